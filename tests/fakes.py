@@ -1,0 +1,96 @@
+"""Small worlds with random weights, and tiny gameplay video: for tests where trained weights are not the point."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from worldsim.actions import ActionAxis, ActionLayout
+from worldsim.codec import CodecConfig, FrameCodec
+from worldsim.data.dataset_info import DatasetInfo
+from worldsim.data.episodes import EpisodeWriter
+from worldsim.model.denoiser import Denoiser, DenoiserConfig
+from worldsim.model.path import MemoryPhase
+from worldsim.sampler import SamplerConfig
+from worldsim.world import Start, World, WorldConfig
+
+HEIGHT, WIDTH = 32, 48
+TINY_ACTIONS = ActionLayout(
+    (
+        ActionAxis(name="move", buttons=("forward", "backward"), keys=(("up", "w"), ("down", "s"))),
+        ActionAxis(name="strafe", buttons=("left", "right"), keys=(("a",), ("d",))),
+        ActionAxis(name="turn", buttons=("left", "right"), keys=(("left",), ("right",))),
+    )
+)
+
+
+def tiny_codec_config() -> CodecConfig:
+    """Return the shape of a codec of 32x48 frames with latents `[4, 4, 6]`."""
+    return CodecConfig(
+        height=HEIGHT, width=WIDTH, latent_channels=4, widths=[4, 4, 8], encoder_blocks=[0, 0, 1], decoder_blocks=[0, 0, 1]
+    )
+
+
+def tiny_denoiser_config(phase: MemoryPhase = MemoryPhase.PATH) -> DenoiserConfig:
+    """Return the shape of a network of two hybrid layers and one window layer."""
+    return DenoiserConfig(
+        latent_shape=[4, 4, 6], dim=32, ffn_dim=48, num_heads=2, num_layers=3, window_layers=[1], window=2, memory_phase=phase
+    )
+
+
+def tiny_starts(count: int = 3, length: int = 4) -> list[Start]:
+    """Return start moments of smooth random pictures."""
+    generator = torch.Generator().manual_seed(0)
+    starts = []
+    for index in range(count):
+        frames = torch.randint(256, (length, HEIGHT, WIDTH, 3), generator=generator, dtype=torch.uint8)
+        actions = torch.randint(3, (length, 3), generator=generator)
+        starts.append(Start(f"start-{index:02d}", frames, actions))
+    return starts
+
+
+def tiny_world(*, num_starts: int = 3, phase: MemoryPhase = MemoryPhase.PATH, num_steps: int = 2) -> World:
+    """Return a world with random weights that all matter; its frames depend on action, memory and noise."""
+    torch.manual_seed(0)
+    config = WorldConfig(
+        name="tiny",
+        description="random weights",
+        licence="Apache-2.0",
+        frame_rate=10.0,
+        actions=TINY_ACTIONS,
+        denoiser=tiny_denoiser_config(phase),
+        codec=tiny_codec_config(),
+        sampler=SamplerConfig(num_steps=num_steps),
+    )
+    denoiser, codec = Denoiser(config.denoiser), FrameCodec(config.codec)
+    for module in (denoiser, codec):
+        for parameter in module.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    world = World(config, denoiser, codec)
+    world.starts = tiny_starts(num_starts)
+    return world
+
+
+def save_tiny_world(folder: Path) -> Path:
+    """Write `tiny_world` to a folder and return it."""
+    tiny_world().save_pretrained(folder, dtype=torch.float32)
+    return folder
+
+
+def write_tiny_dataset(folder: Path, *, episodes: int = 2, frames: int = 20, actions: ActionLayout = TINY_ACTIONS) -> Path:
+    """Write gameplay video whose picture moves with the action, and return its folder."""
+    info = DatasetInfo(name="tiny", width=WIDTH, height=HEIGHT, frame_rate=10.0, actions=actions)
+    info.save(folder)
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(0, 255, WIDTH * 2, dtype=np.uint8)
+    for episode in range(episodes):
+        shift = 0
+        with EpisodeWriter(folder, f"episode-{episode:03d}", info) as writer:
+            for index in range(frames):
+                picture = np.broadcast_to(np.roll(ramp, shift)[None, :WIDTH, None], (HEIGHT, WIDTH, 3)).copy()
+                action = rng.integers(0, actions.num_values)
+                shift += int(action[-1]) * 2
+                writer.add(picture, None if index == frames - 1 else action)
+    return folder

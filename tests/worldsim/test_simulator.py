@@ -1,0 +1,100 @@
+"""Predict reads, commit writes, and the state is the whole of what comes next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.fakes import tiny_world
+from worldsim.errors import WorldError
+from worldsim.simulator import Simulator
+from worldsim.state import WorldState
+
+ACTIONS = torch.randint(3, (12, 1, 3), generator=torch.Generator().manual_seed(3))
+
+
+def begin(simulator: Simulator, seed: int = 7) -> WorldState:
+    return simulator.start(simulator.world.starts[:1], [seed])
+
+
+def rollout(simulator: Simulator, state: WorldState, actions: torch.Tensor) -> tuple[torch.Tensor, WorldState]:
+    frames = []
+    for action in actions:
+        frame, state = simulator.step(state, action)
+        frames.append(frame)
+    return torch.stack(frames), state
+
+
+def test_predict_leaves_the_state_bit_identical() -> None:
+    simulator = Simulator(tiny_world())
+    state = begin(simulator)
+    before = {name: tensor.clone() for name, tensor in state.tensors().items()}
+    simulator.predict(state, ACTIONS[0])
+    for name, tensor in state.tensors().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_commit_advances_by_one_frame_and_keeps_the_size() -> None:
+    simulator = Simulator(tiny_world())
+    state = begin(simulator)
+    prediction = simulator.predict(state, ACTIONS[0])
+    after = simulator.commit(state, prediction)
+    assert after.frame_index.tolist() == [1]
+    assert after.nbytes == state.nbytes
+    assert torch.equal(after.frames, prediction.frames)
+    assert not torch.equal(after.memory.matrices, state.memory.matrices)
+
+
+def test_rollout_split_through_a_saved_file_equals_one_rollout_bit_for_bit(tmp_path: Path) -> None:
+    simulator = Simulator(tiny_world())
+    whole, _ = rollout(simulator, begin(simulator), ACTIONS)
+    first, state = rollout(simulator, begin(simulator), ACTIONS[:5])
+    state.save(tmp_path / "slot.safetensors", world=simulator.world.identity)
+    loaded = WorldState.load(tmp_path / "slot.safetensors", world=simulator.world.identity)
+    second, _ = rollout(simulator, loaded, ACTIONS[5:])
+    assert torch.equal(torch.cat([first, second]), whole)
+
+
+def test_same_seed_same_bytes_and_another_seed_another_dream() -> None:
+    simulator = Simulator(tiny_world())
+    first, _ = rollout(simulator, begin(simulator, 7), ACTIONS)
+    again, _ = rollout(simulator, begin(simulator, 7), ACTIONS)
+    other, _ = rollout(simulator, begin(simulator, 8), ACTIONS)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_actions_change_the_frame() -> None:
+    simulator = Simulator(tiny_world())
+    state = begin(simulator)
+    left = simulator.predict(state, torch.tensor([[0, 0, 1]]))
+    right = simulator.predict(state, torch.tensor([[0, 0, 2]]))
+    assert not torch.equal(left.frames, right.frames)
+
+
+def test_noise_of_a_frame_does_not_depend_on_how_one_got_there() -> None:
+    simulator = Simulator(tiny_world())
+    state = begin(simulator)
+    _, after = simulator.step(state, ACTIONS[0])
+    frame = simulator.predict(after, ACTIONS[1]).frames
+    for _ in range(3):
+        simulator.predict(state, ACTIONS[2])
+    assert torch.equal(simulator.predict(after, ACTIONS[1]).frames, frame)
+
+
+def test_state_file_of_another_world_is_refused(tmp_path: Path) -> None:
+    simulator = Simulator(tiny_world())
+    begin(simulator).save(tmp_path / "slot.safetensors", world="elsewhere@0000")
+    with pytest.raises(WorldError, match="saved in another world"):
+        WorldState.load(tmp_path / "slot.safetensors", world=simulator.world.identity)
+
+
+def test_half_a_state_file_is_refused(tmp_path: Path) -> None:
+    simulator = Simulator(tiny_world())
+    path = tmp_path / "slot.safetensors"
+    begin(simulator).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(WorldError, match="not a complete saved state"):
+        WorldState.load(path)

@@ -1,0 +1,268 @@
+"""The frame autoencoder: one frame of pixels to a small grid of latents, and back.
+
+The heavy layers work at 1/8, 1/4 and 1/2 of the frame's size; full resolution is only ever reached by
+a pixel shuffle, so that a frame decodes in a few milliseconds on a CPU.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldsim.errors import WorldError
+
+# B batch, C latent channels, H W frame height and width, h w latent height and width
+
+DOWNSAMPLING = 8
+
+
+@dataclass(kw_only=True, slots=True)
+class CodecConfig:
+    """Shape of a `FrameCodec`.
+
+    Attributes:
+        height: Frame height in pixels.
+        width: Frame width in pixels.
+        latent_channels: Numbers kept for each square of 8 x 8 pixels.
+        size_multiple: Frames are padded inside to a multiple of this many pixels: 8 times the patch size
+            of the model that reads the latents.
+        widths: Channels at 1/2, 1/4 and 1/8 of the frame's size.
+        encoder_blocks: Residual blocks of the encoder at 1/2, 1/4 and 1/8.
+        decoder_blocks: Residual blocks of the decoder at 1/2, 1/4 and 1/8.
+        latent_bound: Raw latents stay inside +-latent_bound.
+    """
+
+    height: int = 120
+    width: int = 160
+    latent_channels: int = 16
+    size_multiple: int = 16
+    widths: list[int] = field(default_factory=lambda: [48, 96, 192])
+    encoder_blocks: list[int] = field(default_factory=lambda: [1, 2, 2])
+    decoder_blocks: list[int] = field(default_factory=lambda: [2, 2, 2])
+    latent_bound: float = 3.0
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that no codec can have."""
+        for name in ("height", "width", "latent_channels", "size_multiple"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"codec {name} must be at least 1, got {getattr(self, name)}")
+        if self.size_multiple % DOWNSAMPLING:
+            raise ValueError(
+                f"codec size_multiple must be a multiple of {DOWNSAMPLING}, got {self.size_multiple}"
+            )
+        for name, least in (("widths", 1), ("encoder_blocks", 0), ("decoder_blocks", 0)):
+            values = getattr(self, name)
+            if len(values) != 3 or min(values) < least:
+                raise ValueError(f"codec {name} must be 3 numbers of at least {least}, got {list(values)}")
+        if self.latent_bound <= 0:
+            raise ValueError(f"codec latent_bound must be positive, got {self.latent_bound}")
+
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        """Height and width in pixels after padding."""
+        height = -(-self.height // self.size_multiple) * self.size_multiple
+        width = -(-self.width // self.size_multiple) * self.size_multiple
+        return height, width
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside a skip.
+
+    There is no normalisation: it would cost as much as a convolution at batch 1 on a CPU. Starting each
+    branch at zero keeps the signal's size through any depth, which is what normalisation would be for.
+    """
+
+    def __init__(self, width: int) -> None:
+        """Build a block of `width` channels in and out."""
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[B, width, h, w]` to the same shape."""
+        return x + self.conv2(F.silu(self.conv1(F.silu(x))))
+
+
+def _blocks(width: int, count: int) -> list[nn.Module]:
+    return [ResidualBlock(width) for _ in range(count)]
+
+
+def build_encoder(config: CodecConfig) -> nn.Sequential:
+    """Return the network from `[B, 3, H, W]` images in [-1, 1] to `[B, C, h, w]`, not yet bounded."""
+    half, quarter, eighth = config.widths
+    blocks = config.encoder_blocks
+    return nn.Sequential(
+        nn.PixelUnshuffle(2),
+        nn.Conv2d(12, half, 3, padding=1),
+        *_blocks(half, blocks[0]),
+        nn.Conv2d(half, quarter, 2, stride=2),
+        *_blocks(quarter, blocks[1]),
+        nn.Conv2d(quarter, eighth, 2, stride=2),
+        *_blocks(eighth, blocks[2]),
+        nn.SiLU(),
+        nn.Conv2d(eighth, config.latent_channels, 3, padding=1),
+    )
+
+
+def build_decoder(config: CodecConfig) -> nn.Sequential:
+    """Return the network from `[B, C, h, w]` to `[B, 3, H, W]` images, nominally in [-1, 1]."""
+    half, quarter, eighth = config.widths
+    blocks = config.decoder_blocks
+    return nn.Sequential(
+        nn.Conv2d(config.latent_channels, eighth, 3, padding=1),
+        *_blocks(eighth, blocks[2]),
+        nn.Conv2d(eighth, 4 * quarter, 1),
+        nn.PixelShuffle(2),
+        *_blocks(quarter, blocks[1]),
+        nn.Conv2d(quarter, 4 * half, 1),
+        nn.PixelShuffle(2),
+        *_blocks(half, blocks[0]),
+        nn.SiLU(),
+        nn.Conv2d(half, 12, 3, padding=1),
+        nn.PixelShuffle(2),
+    )
+
+
+class FrameCodec(nn.Module):
+    """Encode frames to latents of unit variance and decode them again.
+
+    "Raw" latents are what the encoder returns, inside +-`latent_bound`; latents are raw ones less
+    `latent_mean`, over `latent_std` (both `[C]`, buffers saved with the weights, set by `calibrate`).
+
+    The bound is a tanh rather than a penalty: it holds for every frame, leaves no weight to tune, and tells
+    `decode` which latents no encoder could have made. Noise on the latents in training
+    (`training.codec_loss`) fills the range inside it.
+    """
+
+    latent_mean: Tensor
+    latent_std: Tensor
+
+    def __init__(self, config: CodecConfig) -> None:
+        """Build an untrained codec, with latents as the encoder returns them until `calibrate` is called."""
+        super().__init__()
+        self.config = config
+        self.encoder = build_encoder(config)
+        self.decoder = build_decoder(config)
+        self.register_buffer("latent_mean", torch.zeros(config.latent_channels))
+        self.register_buffer("latent_std", torch.ones(config.latent_channels))
+        self.to(memory_format=torch.channels_last)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one frame's latents."""
+        height, width = self.config.padded_size
+        return self.config.latent_channels, height // DOWNSAMPLING, width // DOWNSAMPLING
+
+    def forward(self, images: Tensor, latent_noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Do what `reconstruct` does; wrappers that distribute training call this."""
+        return self.reconstruct(images, latent_noise)
+
+    def reconstruct(self, images: Tensor, latent_noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Encode and decode images, with gradients.
+
+        Args:
+            images: `[B, 3, H, W]`, floating point in [0, 1].
+            latent_noise: `[B, C, h, w]`, in units of each channel's standard deviation over this batch;
+                added to the raw latents before they are decoded.
+
+        Returns:
+            The images decoded again, fp32, same shape, not clamped; the raw latents `[B, C, h, w]` without
+            the noise.
+        """
+        raw = self._encode_images(images)
+        noisy = raw
+        if latent_noise is not None:
+            # The scale carries no gradient: shrinking all latents must not look like less noise.
+            scale = raw.detach().float().std(dim=(0, 2, 3), keepdim=True)
+            noisy = raw + (latent_noise * scale).to(raw.dtype)
+        return self._decode_images(noisy).float(), raw
+
+    @torch.no_grad()
+    def encode(self, frames: Tensor) -> Tensor:
+        """Encode frames.
+
+        Args:
+            frames: `[B, H, W, 3]`, uint8.
+
+        Returns:
+            Latents `[B, C, h, w]`, fp32, of unit variance per channel once calibrated.
+
+        Raises:
+            TypeError: The frames are not uint8.
+            WorldError: The frames have another size.
+        """
+        self._check_frames(frames)
+        images = frames.movedim(-1, 1).to(self.latent_mean.dtype) / 255
+        raw = self._encode_images(images).float()
+        mean, std = self._statistics()
+        return (raw - mean) / std
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode latents.
+
+        Args:
+            latents: `[B, C, h, w]`, floating point, of unit variance per channel.
+
+        Returns:
+            Frames `[B, H, W, 3]`, uint8, on the latents' device.
+
+        Raises:
+            WorldError: The latents have another shape.
+        """
+        if latents.ndim != 4 or tuple(latents.shape[1:]) != self.latent_shape:
+            raise WorldError(f"expected latents [batch, *{self.latent_shape}], got {tuple(latents.shape)}")
+        mean, std = self._statistics()
+        bound = self.config.latent_bound
+        raw = (latents.float() * std + mean).clamp(-bound, bound)
+        images = self._decode_images(raw.to(self.latent_mean.dtype))
+        frames = (images.float() * 255 + 0.5).clamp(0, 255.5).to(torch.uint8)
+        return frames.movedim(1, -1).contiguous()
+
+    @torch.no_grad()
+    def calibrate(self, latents_sample: Tensor) -> None:
+        """Set `latent_mean` and `latent_std` from raw latents of many frames.
+
+        Args:
+            latents_sample: `[N, C, h, w]`, raw latents as `reconstruct` returns them.
+
+        Raises:
+            WorldError: The sample is empty, has other channels, or holds a channel without variance or
+                with values that are not finite.
+        """
+        sample = latents_sample.detach().double()
+        if sample.ndim != 4 or sample.shape[1] != self.config.latent_channels or sample.numel() == 0:
+            expected = f"[N, {self.config.latent_channels}, h, w]"
+            raise WorldError(f"calibration expects raw latents {expected}, got {tuple(sample.shape)}")
+        std, mean = torch.std_mean(sample, dim=(0, 2, 3), correction=0)
+        if not (torch.isfinite(std).all() and (std > 1e-4).all()):
+            raise WorldError(
+                f"calibration needs latents that vary in every channel, got deviations {std.tolist()}"
+            )
+        self.latent_mean.copy_(mean)
+        self.latent_std.copy_(std)
+
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        return self.latent_mean.float().view(1, -1, 1, 1), self.latent_std.float().view(1, -1, 1, 1)
+
+    def _check_frames(self, frames: Tensor) -> None:
+        if frames.dtype != torch.uint8:
+            raise TypeError(f"frames must be uint8, got {frames.dtype}")
+        expected = (self.config.height, self.config.width, 3)
+        if frames.ndim != 4 or tuple(frames.shape[1:]) != expected:
+            raise WorldError(f"expected frames [batch, *{expected}], got {tuple(frames.shape)}")
+
+    def _encode_images(self, images: Tensor) -> Tensor:
+        height, width = self.config.padded_size
+        bottom, right = height - self.config.height, width - self.config.width
+        if bottom or right:
+            images = F.pad(images, (0, right, 0, bottom), mode="replicate")
+        images = (images * 2 - 1).contiguous(memory_format=torch.channels_last)
+        bound = self.config.latent_bound
+        return bound * torch.tanh(self.encoder(images) / bound)
+
+    def _decode_images(self, raw: Tensor) -> Tensor:
+        images = self.decoder(raw.contiguous(memory_format=torch.channels_last))
+        return images[:, :, : self.config.height, : self.config.width] * 0.5 + 0.5

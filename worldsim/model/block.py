@@ -1,0 +1,58 @@
+"""The transformer block of Wan 2.1: adaLN modulation from time, attention, GELU MLP."""
+
+# G any leading sizes, N tokens per frame, D model width
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from worldsim.model.attention import HybridAttention, Rotary, WindowAttention
+
+
+class Block(nn.Module):
+    """One layer; `self_attn` is a `HybridAttention` or a `WindowAttention`."""
+
+    def __init__(self, dim: int, ffn_dim: int, self_attn: HybridAttention | WindowAttention) -> None:
+        super().__init__()
+        self.self_attn = self_attn
+        self.ffn = nn.Sequential(nn.Linear(dim, ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(ffn_dim, dim))
+        self.modulation = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
+
+    def modulate(self, conditioning: Tensor) -> tuple[Tensor, ...]:
+        """Return shift, scale and gate of attention and MLP, each `[G, 1, D]`, of `[G, 6, D]`."""
+        return tuple((self.modulation[0] + conditioning).unsqueeze(-2).unbind(-3))
+
+    def attention_input(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """Return the normalised and modulated tokens."""
+        return functional.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+
+    def finish(self, x: Tensor, attended: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
+        """Add the attention's output and the MLP's."""
+        _, _, gate, ffn_shift, ffn_scale, ffn_gate = modulation
+        x = x + attended * gate
+        return x + self.ffn(self.attention_input(x, ffn_shift, ffn_scale)) * ffn_gate
+
+    def forward(
+        self, x: Tensor, conditioning: Tensor, carried: Tensor, rotary: Rotary
+    ) -> tuple[Tensor, Tensor | None]:
+        """Run all frames of both streams at once (training).
+
+        Args:
+            x: `[B, F, S, N, D]`.
+            conditioning: `[B, F, S, 6, D]`.
+            carried: The state before the first frame of a hybrid layer `[B, H, K, V]`; for a window layer which
+                cached frames each frame sees, `[F, W + 1]` bool.
+            rotary: Angles of the frames.
+
+        Returns:
+            The tokens and, for a hybrid layer, its final state.
+        """
+        modulation = self.modulate(conditioning)
+        entered = self.attention_input(x, modulation[0], modulation[1])
+        if isinstance(self.self_attn, HybridAttention):
+            attended, final = self.self_attn.forward_sequence(entered, carried, rotary)
+        else:
+            attended, final = self.self_attn.forward_sequence(entered, carried, rotary), None
+        return self.finish(x, attended, modulation), final

@@ -1,0 +1,338 @@
+"""The network: an action-conditioned diffusion transformer whose memory of past frames is a value.
+
+Two forms of one function. Frame by frame (`observe`, `denoise`, `commit`) is what play runs; `forward` runs whole
+sequences at once for training. A test holds them equal.
+"""
+
+# B batch, F frames, S streams (clean, noisy), N tokens per frame, D model width, A action axes, G leading sizes
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from worldsim.errors import WorldError
+from worldsim.model.attention import HybridAttention, Rotary, WindowAttention, at_least_fp32
+from worldsim.model.block import Block
+from worldsim.model.memory import MemoryState, push_window, window_is_visible
+from worldsim.model.path import MemoryPhase, build_motion, wrap
+from worldsim.model.rotary import place_angles
+
+PATCH = 2
+TIME_FREQUENCIES = 256
+TIMESTEPS = 1000
+"""Wan-family models count noise levels 0..1 as timesteps 0..1000."""
+
+
+@dataclass(kw_only=True, slots=True)
+class DenoiserConfig:
+    """Shape of the network.
+
+    Attributes:
+        latent_shape: Channels, height and width of a frame's latents.
+        num_values: Number of values of each action axis.
+        dim: Model width.
+        ffn_dim: Width of the MLP.
+        num_heads: Heads per layer.
+        num_layers: Number of layers.
+        window_layers: Indices of the layers that keep a softmax window instead of a recurrent state.
+        window: Frames that a window layer sees beside the current one.
+        memory_phase: What turns the memory's keys.
+        half_lives: Shortest and longest half-life of the heads at the start, in frames.
+    """
+
+    latent_shape: list[int] = field(default_factory=lambda: [16, 16, 20])
+    num_values: list[int] = field(default_factory=lambda: [3, 3, 3])
+    dim: int = 384
+    ffn_dim: int = 1280
+    num_heads: int = 6
+    num_layers: int = 10
+    window_layers: list[int] = field(default_factory=lambda: [3, 7])
+    window: int = 6
+    memory_phase: MemoryPhase = MemoryPhase.PATH
+    half_lives: list[float] = field(default_factory=lambda: [4.0, 4096.0])
+
+    def __post_init__(self) -> None:
+        self.memory_phase = MemoryPhase(self.memory_phase)
+        if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
+            raise WorldError(f"dim {self.dim} must be an even multiple of num_heads {self.num_heads}")
+        if len(self.latent_shape) != 3 or self.latent_shape[1] % PATCH or self.latent_shape[2] % PATCH:
+            raise WorldError(f"latent_shape must be channels, even height, even width; got {self.latent_shape}")
+        if any(not 0 <= layer < self.num_layers for layer in self.window_layers):
+            raise WorldError(f"window_layers {self.window_layers} must lie in 0..{self.num_layers - 1}")
+        if self.window < 1:
+            raise WorldError(f"window must be at least 1 frame, got {self.window}")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens in a frame."""
+        return self.latent_shape[1] // PATCH, self.latent_shape[2] // PATCH
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """Number of tokens in a frame."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def head_width(self) -> int:
+        """Features of one head."""
+        return self.dim // self.num_heads
+
+
+@dataclass(frozen=True, slots=True)
+class FrameContext:
+    """What all passes over one frame share.
+
+    Attributes:
+        action: `[B, D]`, embedding of the action that leads to the frame.
+        phase: `[B, head_width / 2]`, the path up to and including this frame.
+        rotary: Angles of the frame's tokens.
+        visible: `[B, W + 1]`, which cached frames a window layer sees.
+    """
+
+    action: Tensor
+    phase: Tensor
+    rotary: Rotary
+    visible: Tensor
+
+
+class Head(nn.Module):
+    """Wan's output layer: modulated norm, then one linear map to the patch."""
+
+    def __init__(self, dim: int, out: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(dim, out)
+        self.modulation = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """Map `[G, N, D]` with time embedding `[G, D]` to `[G, N, out]`."""
+        shift, scale = (self.modulation[0] + time.unsqueeze(-2)).unsqueeze(-2).unbind(-3)
+        return self.head(functional.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift)
+
+
+class Denoiser(nn.Module):
+    """Predict the velocity of the next frame's latents from the action and the memory."""
+
+    place: Tensor
+    time_frequencies: Tensor
+
+    def __init__(self, config: DenoiserConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim, channels = config.dim, config.latent_shape[0]
+        # Wan patches video: its weight has a time axis of 1, and a checkpoint's tensor fits as it is.
+        self.patch_embedding = nn.Conv3d(channels, dim, (1, PATCH, PATCH), stride=(1, PATCH, PATCH))
+        self.time_embedding = nn.Sequential(nn.Linear(TIME_FREQUENCIES, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.action_embedding = nn.ModuleList(nn.Embedding(count, dim) for count in config.num_values)
+        self.motion = build_motion(config.memory_phase, self.latent_shape, dim, config.head_width)
+        self.blocks = nn.ModuleList(Block(dim, config.ffn_dim, self._build_attention(i)) for i in range(config.num_layers))
+        self.head = Head(dim, PATCH * PATCH * channels)
+        self.register_buffer("place", place_angles(*config.grid, config.head_width).float(), persistent=False)
+        half = torch.arange(TIME_FREQUENCIES // 2, dtype=torch.float64) / (TIME_FREQUENCIES // 2)
+        self.register_buffer("time_frequencies", (10_000.0**-half).float(), persistent=False)
+        self._initialise()
+
+    def _build_attention(self, layer: int) -> HybridAttention | WindowAttention:
+        config = self.config
+        if layer in config.window_layers:
+            return WindowAttention(config.dim, config.num_heads, config.window)
+        shortest, longest = config.half_lives
+        return HybridAttention(config.dim, config.num_heads, config.tokens_per_frame, (shortest, longest))
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        for block in self.layers():
+            for linear in (block.self_attn.q, block.self_attn.k, block.self_attn.v, block.self_attn.o):
+                nn.init.xavier_uniform_(linear.weight)
+                nn.init.zeros_(linear.bias)
+        for linear in (self.time_embedding[0], self.time_embedding[2]):
+            nn.init.normal_(linear.weight, std=0.02)  # pyright: ignore[reportArgumentType]
+        for embedding in self.action_embedding:
+            # Zero at the start: a model that knew no actions keeps working the moment they are attached.
+            nn.init.zeros_(embedding.weight)  # pyright: ignore[reportArgumentType]
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one frame's latents."""
+        channels, height, width = self.config.latent_shape
+        return channels, height, width
+
+    def layers(self) -> list[Block]:
+        """Return the blocks, typed."""
+        return [block for block in self.blocks if isinstance(block, Block)]
+
+    def initial_memory(self, batch_size: int) -> MemoryState:
+        """Return an empty memory on the model's device: zero matrices, an empty window, the path at its origin."""
+        config = self.config
+        weight = self.patch_embedding.weight
+        num_window = len(config.window_layers)
+        heads, width = config.num_heads, config.head_width
+        window = (num_window, batch_size, config.window + 1, config.tokens_per_frame, heads, width)
+        device = weight.device
+        return MemoryState(
+            matrices=torch.zeros(config.num_layers - num_window, batch_size, heads, width, width, device=device),
+            window_keys=torch.zeros(window, dtype=weight.dtype, device=device),
+            window_values=torch.zeros(window, dtype=weight.dtype, device=device),
+            phase=torch.zeros(batch_size, width // 2, device=device),
+            latents=torch.zeros(batch_size, *self.latent_shape, dtype=weight.dtype, device=device),
+            num_committed=torch.zeros(batch_size, dtype=torch.int64, device=device),
+        )
+
+    def embed_actions(self, actions: Tensor) -> Tensor:
+        """Return `[G, D]` of `[G, A]` int64: the sum of the axes' embeddings."""
+        tables = [table.weight for table in self.action_embedding if isinstance(table, nn.Embedding)]
+        return torch.stack([functional.embedding(actions[..., i], t) for i, t in enumerate(tables)]).sum(0)
+
+    def embed_time(self, noise_levels: Tensor) -> Tensor:
+        """Return `[G, D]` of noise levels `[G]` in [0, 1]."""
+        angles = noise_levels.float().unsqueeze(-1) * TIMESTEPS * self.time_frequencies
+        features = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        return self.time_embedding(features.to(self.patch_embedding.weight.dtype))
+
+    def patchify(self, latents: Tensor) -> Tensor:
+        """Return tokens `[G, N, D]` of latents `[G, C, h, w]`."""
+        patches = latents.unflatten(-1, (-1, PATCH)).unflatten(-3, (-1, PATCH))  # [G, C, rows, P, columns, P]
+        patches = patches.movedim((-4, -2), (-5, -4))  # [G, rows, columns, C, P, P]
+        weight = self.patch_embedding.weight.flatten(1)  # [D, C * P * P]
+        return functional.linear(patches.flatten(-3), weight, self.patch_embedding.bias).flatten(-3, -2)
+
+    def unpatchify(self, tokens: Tensor) -> Tensor:
+        """Return latents `[G, C, h, w]` of output tokens `[G, N, P * P * C]`; the inverse order of Wan's head."""
+        rows, columns = self.config.grid
+        x = tokens.unflatten(-1, (PATCH, PATCH, -1)).unflatten(-4, (rows, columns))  # [G, rows, cols, P, P, C]
+        x = x.movedim(-1, -5).transpose(-3, -2)  # [G, C, rows, P, cols, P]
+        return x.flatten(-2).flatten(-3, -2)
+
+    def rotary(self, phase: Tensor) -> Rotary:
+        """Return the angles of tokens after a path `phase` `[G, head_width / 2]`."""
+        dtype = self.patch_embedding.weight.dtype
+        turned = self.place + phase.unsqueeze(-2)
+        return Rotary((self.place.cos().to(dtype), self.place.sin().to(dtype)), (turned.cos(), turned.sin()))
+
+    def observe(self, actions: Tensor, memory: MemoryState) -> FrameContext:
+        """Prepare the frame that `actions` `[B, A]` lead to; reads the memory, never changes it."""
+        action = self.embed_actions(actions)
+        turn = at_least_fp32(self.motion(memory.latents, action))
+        phase = wrap(memory.phase + torch.where((memory.num_committed > 0)[:, None], turn, 0.0))
+        visible = window_is_visible(memory.num_committed, self.config.window)
+        return FrameContext(action, phase, self.rotary(phase), visible)
+
+    def denoise(self, noisy_latents: Tensor, noise_level: Tensor, context: FrameContext, memory: MemoryState) -> Tensor:
+        """Predict the velocity of the frame; reads the memory, never changes it.
+
+        Args:
+            noisy_latents: `[B, C, h, w]`, `(1 - t) latents + t noise`.
+            noise_level: `[B]`, t in [0, 1]; 1 is pure noise.
+            context: From `observe`.
+            memory: State after the last committed frame.
+
+        Returns:
+            `noise - latents`, shaped as `noisy_latents`.
+        """
+        x, time, _ = self._pass(noisy_latents, noise_level, context, memory)
+        return self.unpatchify(self.head(x, time))
+
+    def commit(self, latents: Tensor, noise_level: Tensor, context: FrameContext, memory: MemoryState) -> MemoryState:
+        """Write a finished frame into the memory.
+
+        Args:
+            latents: `[B, C, h, w]`, the clean frame.
+            noise_level: `[B]`, how noisy `latents` are taken to be; 0 is clean.
+            context: From `observe` with the same memory.
+            memory: State before this frame; left as it was.
+
+        Returns:
+            State after this frame.
+        """
+        _, _, written = self._pass(latents, noise_level, context, memory)
+        matrices, keys, values, hybrid = [], [], [], 0
+        for block, terms in zip(self.layers(), written, strict=True):
+            if isinstance(block.self_attn, HybridAttention):
+                matrices.append(block.self_attn.commit(terms, memory.matrices[hybrid], context.rotary))  # pyright: ignore
+                hybrid += 1
+            else:
+                keys.append(terms[0])
+                values.append(terms[1])
+        count = memory.num_committed
+        return MemoryState(
+            matrices=torch.stack(matrices) if matrices else memory.matrices,
+            window_keys=push_window(memory.window_keys, torch.stack(keys), count) if keys else memory.window_keys,
+            window_values=push_window(memory.window_values, torch.stack(values), count) if keys else memory.window_values,
+            phase=context.phase,
+            latents=latents.to(memory.latents.dtype),
+            num_committed=count + 1,
+        )
+
+    def _pass(
+        self, latents: Tensor, noise_level: Tensor, context: FrameContext, memory: MemoryState
+    ) -> tuple[Tensor, Tensor, list[tuple[Tensor, ...]]]:
+        """Run the blocks over one frame; returns tokens, time embedding and what each layer would write."""
+        time = self.embed_time(noise_level) + context.action
+        conditioning = self.time_projection(time).unflatten(-1, (6, -1))
+        x = self.patchify(latents.to(time.dtype))
+        written: list[tuple[Tensor, ...]] = []
+        hybrid = window = 0
+        for block in self.layers():
+            modulation = block.modulate(conditioning)
+            entered = block.attention_input(x, modulation[0], modulation[1])
+            attention = block.self_attn
+            if isinstance(attention, HybridAttention):
+                attended, terms = attention(entered, memory.matrices[hybrid], context.rotary)
+                hybrid += 1
+            else:
+                cache = (memory.window_keys[window], memory.window_values[window])
+                attended, terms = attention(entered, cache, context.visible, context.rotary)
+                window += 1
+            written.append(terms)
+            x = block.finish(x, attended, modulation)
+        return x, time, written
+
+    def forward(self, clean: Tensor, noisy: Tensor, levels: Tensor, actions: Tensor) -> Tensor:
+        """Predict the velocities of whole sequences that begin with an empty memory, all frames at once.
+
+        Args:
+            clean: `[B, F, C, h, w]`, the frames as play would have committed them (perhaps slightly noised).
+            noisy: `[B, F, C, h, w]`, the frames to denoise; noisy frame f reads what clean frames before f wrote.
+            levels: `[B, F, 2]`, noise levels of the two.
+            actions: `[B, F, A]`, the action that leads to each frame.
+
+        Returns:
+            Velocity of the noisy frames, `[B, F, C, h, w]`.
+        """
+        action = self.embed_actions(actions)  # [B, F, D]
+        rotary = self.rotary(self.path_phases(clean, action))
+        time = self.embed_time(levels) + action.unsqueeze(2)  # [B, F, 2, D]
+        conditioning = self.time_projection(time).unflatten(-1, (6, -1))
+        x = self.patchify(torch.stack([clean, noisy], dim=2).to(self.patch_embedding.weight.dtype))
+        frames = torch.arange(clean.shape[1], device=clean.device)
+        visible = window_is_visible(frames, self.config.window)
+        heads, width = self.config.num_heads, self.config.head_width
+        empty = at_least_fp32(x.new_zeros(clean.shape[0], heads, width, width))
+        for block in self.layers():
+            carried = empty if isinstance(block.self_attn, HybridAttention) else visible
+            x, _ = block(x, conditioning, carried, rotary)
+        return self.unpatchify(self.head(x[:, :, 1], time[:, :, 1]))
+
+    def path_phases(self, clean: Tensor, action: Tensor) -> Tensor:
+        """Return the path's angles at every frame, `[B, F, head_width / 2]` fp32; the first frame is the origin."""
+        turns = at_least_fp32(self.motion(clean[:, :-1].to(self.patch_embedding.weight.dtype), action[:, 1:]))
+        return functional.pad(turns.cumsum(1), (0, 0, 1, 0))
+
+    @torch.no_grad()
+    def half_lives(self) -> Tensor:
+        """Return each hybrid layer's half-lives at the gates' resting point, in frames, `[layers, heads]`."""
+        rows = []
+        for block in self.layers():
+            attention = block.self_attn
+            if isinstance(attention, HybridAttention):
+                rate = attention.A_log.double().exp() * functional.softplus(attention.dt_bias.double())
+                rows.append(math.log(2) / (rate * self.config.tokens_per_frame))
+        return torch.stack(rows) if rows else torch.zeros(0, self.config.num_heads)
+

@@ -1,0 +1,107 @@
+"""The phase of the memory's keys: where the player is, not what time it is.
+
+A token's position in the memory branch is its place in the frame plus the path so far, p_f = p_{f-1} + u_f. The path is
+kept as the angles that it turns each feature pair by, wrapped to 2 pi, so that it neither grows nor loses precision:
+frame 1,000,000 turns keys exactly as frame 10 does.
+"""
+
+# B batch, F frames, C latent channels, D head width, P coordinates of the path
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+
+import torch
+from torch import Tensor, nn
+
+from worldsim.model.rotary import frequencies, split_width
+
+NUM_FREE_COORDINATES = 4
+
+
+class MemoryPhase(StrEnum):
+    """What turns the memory's keys from one frame to the next."""
+
+    NONE = "none"
+    TIME = "time"
+    PATH = "path"
+
+
+def wrap(angles: Tensor) -> Tensor:
+    """Return `angles` in [-pi, pi)."""
+    return torch.remainder(angles + math.pi, 2 * math.pi) - math.pi
+
+
+def coordinate_frequencies(head_width: int) -> Tensor:
+    """Return how fast each coordinate of the path turns each pair, `[2 + NUM_FREE_COORDINATES, head_width / 2]`.
+
+    The first two coordinates are a shift of the picture in tokens, down and to the right; they turn the pairs that hold
+    a token's row and column. The free ones share the pairs that time turns in a video model.
+    """
+    time, height, width = split_width(head_width)
+    table = torch.zeros(2 + NUM_FREE_COORDINATES, head_width // 2, dtype=torch.float64)
+    table[0, time // 2 : (time + height) // 2] = frequencies(height)
+    table[1, (time + height) // 2 :] = frequencies(width)
+    owner = torch.arange(time // 2) % NUM_FREE_COORDINATES
+    table[2 + owner, torch.arange(time // 2)] = frequencies(time)
+    return table
+
+
+class ConstantMotion(nn.Module):
+    """The same turn every frame: none at all, or one unit of time (the paper's clock)."""
+
+    turn: Tensor
+
+    def __init__(self, head_width: int, *, per_frame: float) -> None:
+        super().__init__()
+        turn = torch.zeros(head_width // 2, dtype=torch.float64)
+        time = split_width(head_width)[0]
+        turn[: time // 2] = per_frame * frequencies(time)
+        self.register_buffer("turn", wrap(turn).float(), persistent=False)
+
+    def forward(self, latents: Tensor, action: Tensor) -> Tensor:
+        """Return the turn of one frame, `[..., head_width / 2]` fp32."""
+        return self.turn.expand(*latents.shape[:-3], -1)
+
+
+class PathMotion(nn.Module):
+    """Predict the player's displacement from the action and the committed frame before it."""
+
+    table: Tensor
+
+    def __init__(self, latent_shape: tuple[int, int, int], dim: int, head_width: int, hidden: int = 192) -> None:
+        super().__init__()
+        channels, height, width = latent_shape
+        self.pool = nn.AvgPool2d(4)
+        self.view = nn.Linear(channels * (height // 4) * (width // 4), hidden)
+        self.intent = nn.Linear(dim, hidden, bias=False)
+        self.out = nn.Linear(hidden, 2 + NUM_FREE_COORDINATES)
+        # Starts at rest, yet within reach: a unit is one token, a turn of the head moves the picture by about one.
+        nn.init.zeros_(self.out.bias)
+        nn.init.normal_(self.out.weight, std=0.02)
+        self.register_buffer("table", coordinate_frequencies(head_width).float(), persistent=False)
+
+    def displacement(self, latents: Tensor, action: Tensor) -> Tensor:
+        """Return u_f, `[..., P]` in tokens (rows, columns, free), from the last frame's latents and the action."""
+        pooled = self.pool(latents.flatten(0, -4)).flatten(1).unflatten(0, latents.shape[:-3])
+        return self.out(nn.functional.silu(self.view(pooled) + self.intent(action)))
+
+    def forward(self, latents: Tensor, action: Tensor) -> Tensor:
+        """Return the turn of one frame, `[..., head_width / 2]` fp32.
+
+        Args:
+            latents: `[..., C, h, w]`, the committed frame before this one.
+            action: `[..., dim]`, the embedding of the action that leads to this frame.
+        """
+        displacement = self.displacement(latents, action)
+        return displacement.to(torch.promote_types(displacement.dtype, torch.float32)) @ self.table
+
+
+def build_motion(
+    phase: MemoryPhase, latent_shape: tuple[int, int, int], dim: int, head_width: int
+) -> ConstantMotion | PathMotion:
+    """Return the module that says how far a frame turns the memory's keys."""
+    if phase is MemoryPhase.PATH:
+        return PathMotion(latent_shape, dim, head_width)
+    return ConstantMotion(head_width, per_frame=1.0 if phase is MemoryPhase.TIME else 0.0)

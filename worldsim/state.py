@@ -1,0 +1,94 @@
+"""Where a world stands: a value that can be copied, saved, loaded and branched from."""
+
+# B batch
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from worldsim.errors import WorldError
+from worldsim.model.memory import MemoryState
+
+MEMORY_PREFIX = "memory."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorldState:
+    """Everything that the next frame depends on, beside the weights and the action.
+
+    Noise is drawn from `(seed, frame_index)`, so these two numbers are the whole state of the random generator
+    (docs/decisions/0003).
+
+    Attributes:
+        memory: What the model remembers; its size never changes.
+        frame_index: `[B]` int64, frames dreamt since the start.
+        seed: `[B]` int64, seeds of the noise.
+        frames: `[B, H, W, 3]` uint8, the frame shown last, on the CPU.
+    """
+
+    memory: MemoryState
+    frame_index: Tensor
+    seed: Tensor
+    frames: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every tensor by its name in a file."""
+        own = {"frame_index": self.frame_index, "seed": self.seed, "frames": self.frames}
+        return own | {MEMORY_PREFIX + name: tensor for name, tensor in self.memory.tensors().items()}
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all tensors in bytes."""
+        return sum(tensor.nbytes for tensor in self.tensors().values())
+
+    def to(self, device: torch.device | str) -> WorldState:
+        """Return the same state with its memory on another device."""
+        memory = replace(self.memory, **{name: t.to(device) for name, t in self.memory.tensors().items()})
+        return replace(self, memory=memory)
+
+    def save(self, path: Path | str, *, world: str = "") -> None:
+        """Write the state as safetensors, completely or not at all.
+
+        Args:
+            path: File to write; its folder must exist.
+            world: Identity of the world it belongs to (`World.identity`), checked by `load`.
+        """
+        path = Path(path)
+        part = path.with_name(path.name + ".part")
+        try:
+            save_file({n: t.contiguous() for n, t in self.tensors().items()}, part, metadata={"world": world})
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path | str, *, world: str = "") -> WorldState:
+        """Read a state that `save` wrote; its tensors are on the CPU.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            WorldError: If it is not a complete state, or belongs to another world than `world`.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no saved state {path}")
+        try:
+            with safe_open(path, framework="pt") as file:
+                owner = (file.metadata() or {}).get("world", "")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        except (SafetensorError, OSError) as error:
+            raise WorldError(f"{path} is not a complete saved state: {error}") from error
+        if world and owner != world:
+            raise WorldError(f"{path} was saved in another world ({owner or 'unknown'}), this one is {world}")
+        memory = {name.removeprefix(MEMORY_PREFIX): t for name, t in tensors.items() if name.startswith(MEMORY_PREFIX)}
+        own = {name: t for name, t in tensors.items() if not name.startswith(MEMORY_PREFIX)}
+        try:
+            return cls(memory=MemoryState(**memory), **own)
+        except TypeError as error:
+            raise WorldError(f"{path} holds other tensors than a saved state: {sorted(tensors)}") from error

@@ -1,0 +1,376 @@
+"""A world as a folder: weights in safetensors, everything else in JSON, every file under a checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from worldsim.actions import ActionLayout
+from worldsim.codec import CodecConfig, FrameCodec
+from worldsim.data.episodes import EpisodeWriter, list_episodes, read_episode
+from worldsim.data.dataset_info import DatasetInfo
+from worldsim.errors import WorldError
+from worldsim.model.denoiser import Denoiser, DenoiserConfig
+from worldsim.sampler import SamplerConfig
+
+FORMAT = 1
+CONFIG_FILE, MODEL_FILE, CODEC_FILE, CARD_FILE, STARTS_FOLDER = (
+    "config.json",
+    "model.safetensors",
+    "codec.safetensors",
+    "README.md",
+    "starts",
+)
+SHIPPED = Path(__file__).parent / "assets" / "worlds"
+PICKLES = {".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin"}
+
+Config = TypeVar("Config")
+
+
+@dataclass(kw_only=True, slots=True)
+class WorldConfig:
+    """What `config.json` says beside the checksums.
+
+    Attributes:
+        name: Name of the world.
+        description: One sentence for a menu.
+        licence: Licence of the weights.
+        frame_rate: Frames per second of the game it was learned from.
+        actions: The buttons.
+        denoiser: Shape of the network.
+        codec: Shape of the frame autoencoder.
+        sampler: How its frames are best drawn.
+        provenance: Where data and weights came from: data, training, compute; free-form JSON.
+    """
+
+    name: str
+    description: str = ""
+    licence: str = ""
+    frame_rate: float = 17.5
+    actions: ActionLayout
+    denoiser: DenoiserConfig
+    codec: CodecConfig
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def height(self) -> int:
+        """Height of a frame in pixels."""
+        return self.codec.height
+
+    @property
+    def width(self) -> int:
+        """Width of a frame in pixels."""
+        return self.codec.width
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object that `from_json` reads."""
+        return {
+            "format": FORMAT,
+            "name": self.name,
+            "description": self.description,
+            "licence": self.licence,
+            "frame_rate": self.frame_rate,
+            "actions": self.actions.to_json(),
+            "denoiser": asdict(self.denoiser),
+            "codec": asdict(self.codec),
+            "sampler": asdict(self.sampler),
+            "provenance": self.provenance,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> WorldConfig:
+        """Build from `to_json`'s object.
+
+        Raises:
+            WorldError: If a field is missing, unknown or of the wrong form.
+        """
+        if data.get("format") != FORMAT:
+            raise WorldError(f"world format {data.get('format')!r} is not known, expected {FORMAT}")
+        try:
+            return cls(
+                name=data["name"],
+                description=data.get("description", ""),
+                licence=data.get("licence", ""),
+                frame_rate=float(data["frame_rate"]),
+                actions=ActionLayout.from_json(data["actions"]),
+                denoiser=DenoiserConfig(**data["denoiser"]),
+                codec=CodecConfig(**data["codec"]),
+                sampler=SamplerConfig(**data["sampler"]),
+                provenance=dict(data.get("provenance", {})),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise WorldError(f"the world's description is not of the expected form: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A moment to begin from: real frames to watch, the last of which is where play begins.
+
+    Attributes:
+        name: Name for a menu.
+        frames: `[T, H, W, 3]` uint8.
+        actions: `[T, A]` int64; action i leads from frame i to i + 1, the last one is not used.
+    """
+
+    name: str
+    frames: Tensor
+    actions: Tensor
+
+
+class World:
+    """A learned game: network, codec, start moments and their description."""
+
+    def __init__(
+        self, config: WorldConfig, denoiser: Denoiser, codec: FrameCodec, folder: Path | None = None
+    ) -> None:
+        if denoiser.latent_shape != codec.latent_shape:
+            raise WorldError(
+                f"world {config.name!r}: the network works on latents {denoiser.latent_shape}, "
+                f"its codec makes {codec.latent_shape}"
+            )
+        if tuple(config.denoiser.num_values) != config.actions.num_values:
+            raise WorldError(
+                f"world {config.name!r}: the network knows axes of {config.denoiser.num_values} values, "
+                f"its buttons make {list(config.actions.num_values)}"
+            )
+        self.config = config
+        self.denoiser = denoiser.eval().requires_grad_(False)
+        self.codec = codec.eval().requires_grad_(False)
+        self.folder = folder
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.denoiser.patch_embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are stored and computed in."""
+        return self.denoiser.patch_embedding.weight.dtype
+
+    @cached_property
+    def identity(self) -> str:
+        """Name and a digest of the weights: what a saved state belongs to."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.denoiser.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.bfloat16().view(torch.int16).cpu().numpy().tobytes())
+        return f"{self.config.name}@{digest.hexdigest()[:16]}"
+
+    @cached_property
+    def starts(self) -> list[Start]:
+        """The start moments, decoded when first asked for."""
+        if self.folder is None or not (self.folder / STARTS_FOLDER).is_dir():
+            return []
+        return read_starts(self.folder / STARTS_FOLDER)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> World:
+        """Move the weights; tables of angles and frequencies keep their precision."""
+        for parameter in self.denoiser.parameters():
+            parameter.data = parameter.data.to(dtype)
+        self.denoiser.to(device)
+        self.codec.to(device=device, dtype=dtype)
+        return self
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> World:
+        """Load a world.
+
+        Args:
+            name_or_path: Name of a world that ships (`shipped_worlds`), a folder, or a Hugging Face id `owner/name`.
+            device: Where to put the weights.
+            dtype: What to compute in.
+
+        Raises:
+            WorldError: If there is no such world, or a file of it is missing, altered or not what it should be.
+        """
+        folder = find_world(name_or_path)
+        config, checksums = read_config(folder)
+        for name in (MODEL_FILE, CODEC_FILE):
+            check_file(folder / name, checksums.get(name))
+        denoiser = load_weights(lambda: Denoiser(config.denoiser), folder / MODEL_FILE)
+        codec = load_weights(lambda: FrameCodec(config.codec), folder / CODEC_FILE)
+        return cls(config, denoiser, codec, folder).to(device, dtype)
+
+    def save_pretrained(
+        self, folder: Path | str, *, starts: list[Start] | None = None, dtype: torch.dtype = torch.bfloat16
+    ) -> None:
+        """Write the world as a folder, completely or not at all.
+
+        Args:
+            folder: Where to; an existing world there is replaced.
+            starts: Start moments; by default those it has.
+            dtype: What to store the weights in.
+        """
+        folder = Path(folder)
+        starts = self.starts if starts is None else starts
+        part = folder.with_name(folder.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        try:
+            part.mkdir(parents=True)
+            save_weights(self.denoiser, part / MODEL_FILE, dtype)
+            save_weights(self.codec, part / CODEC_FILE, dtype)
+            if starts:
+                write_starts(part / STARTS_FOLDER, starts, self.config)
+            card = self.folder / CARD_FILE if self.folder else None
+            if card is not None and card.is_file():
+                shutil.copy(card, part / CARD_FILE)
+            write_config(part, self.config)
+            _swap_folder(part, folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def shipped_worlds() -> list[str]:
+    """Return the names of the worlds that come with the package."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG_FILE}"))
+
+
+def find_world(name_or_path: str | Path) -> Path:
+    """Return the folder of a world; see `World.from_pretrained`."""
+    path = Path(name_or_path).expanduser()
+    if path.suffix in PICKLES and (path.is_file() or not path.exists()):
+        raise WorldError(f"{path} is a pickle; a world is a folder of safetensors and JSON files")
+    if path.is_dir():
+        if not (path / CONFIG_FILE).is_file():
+            raise WorldError(f"{path} is not a world: it has no {CONFIG_FILE}")
+        return path
+    if path.exists():
+        raise WorldError(f"{path} is not a world: a world is a folder of safetensors and JSON files")
+    name = str(name_or_path)
+    if name in shipped_worlds():
+        return SHIPPED / name
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return _download(name)
+    raise WorldError(f"there is no world {name!r}; those that ship are {', '.join(shipped_worlds()) or 'none'}")
+
+
+def _download(repo_id: str) -> Path:
+    """Fetch a world from the Hugging Face hub."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        patterns = [CONFIG_FILE, "*.safetensors", CARD_FILE, f"{STARTS_FOLDER}/*"]
+        return Path(snapshot_download(repo_id, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise WorldError(f"there is no folder {repo_id} and the hub has no world of that id: {first_line}") from error
+
+
+def sha256_of(path: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_file(path: Path, expected: str | None) -> None:
+    """Raise `WorldError` unless the file exists and has the checksum that `config.json` names."""
+    if not path.is_file():
+        pickles = [p.name for p in path.parent.iterdir() if p.suffix in PICKLES]
+        hint = f" (it holds {pickles[0]}, a pickle, which is never loaded)" if pickles else ""
+        raise WorldError(f"{path.parent} is not a complete world: it has no {path.name}{hint}")
+    if expected is None:
+        raise WorldError(f"{path.parent / CONFIG_FILE} names no checksum for {path.name}")
+    if sha256_of(path) != expected:
+        raise WorldError(f"{path} is damaged or was altered: its SHA-256 is not the one in {CONFIG_FILE}")
+
+
+def read_config(folder: Path) -> tuple[WorldConfig, dict[str, str]]:
+    """Read a world's `config.json`; returns the description and the checksums of its files."""
+    path = folder / CONFIG_FILE
+    try:
+        data = json.loads(path.read_text())
+        return WorldConfig.from_json(data), dict(data.get("files", {}))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise WorldError(f"{path} is not JSON: {error}") from error
+    except WorldError as error:
+        raise WorldError(f"{path}: {error}") from error
+
+
+def write_config(folder: Path, config: WorldConfig) -> None:
+    """Write `config.json` with the checksums of all files beside it."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (CONFIG_FILE, CARD_FILE))
+    data = config.to_json() | {"files": {p.relative_to(folder).as_posix(): sha256_of(p) for p in files}}
+    (folder / CONFIG_FILE).write_text(json.dumps(data, indent=2) + "\n")
+
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def load_weights(build: Callable[[], Module], path: Path) -> Module:
+    """Build a module and fill it from a safetensors file; every tensor must fit."""
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise WorldError(f"{path} is not a safetensors file: {error}") from error
+    module = build()
+    try:
+        module.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise WorldError(f"{path} does not fit the shapes in {CONFIG_FILE}: {reason}") from error
+    return module
+
+
+def save_weights(module: nn.Module, path: Path, dtype: torch.dtype) -> None:
+    """Write a module's tensors in `dtype`."""
+    tensors = {name: t.detach().to("cpu", dtype).contiguous() for name, t in module.state_dict().items()}
+    save_file(tensors, path)
+
+
+def read_starts(folder: Path) -> list[Start]:
+    """Read start moments from a folder of gameplay video, one per episode."""
+    info = DatasetInfo.load(folder)
+    starts = []
+    for name in list_episodes(folder):
+        episode = read_episode(folder, name, info)
+        starts.append(Start(name, torch.from_numpy(episode.frames), torch.from_numpy(episode.actions)))
+    return starts
+
+
+def write_starts(folder: Path, starts: list[Start], config: WorldConfig) -> None:
+    """Write start moments as gameplay video."""
+    info = DatasetInfo(
+        name=f"{config.name}-starts",
+        width=config.width,
+        height=config.height,
+        frame_rate=config.frame_rate,
+        actions=config.actions,
+        source="start moments from held-out episodes",
+        licence=config.licence,
+    )
+    info.save(folder)
+    for start in starts:
+        with EpisodeWriter(folder, start.name, info) as writer:
+            for frame, action in zip(start.frames[:-1].numpy(), start.actions[:-1].numpy(), strict=True):
+                writer.add(frame, action)
+            writer.add(start.frames[-1].numpy(), None)
+
+
+def _swap_folder(new: Path, target: Path) -> None:
+    """Put `new` in the place of `target`, keeping the old one until the new one stands."""
+    old = target.with_name(target.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
