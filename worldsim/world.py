@@ -1,41 +1,39 @@
-"""A world as a folder: weights in safetensors, everything else in JSON, every file under a checksum."""
+"""A world as a folder: weights in safetensors, everything else in JSON, every file of them under a checksum."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
 from worldsim.actions import ActionLayout
 from worldsim.codec import CodecConfig, FrameCodec
-from worldsim.data.episodes import EpisodeWriter, list_episodes, read_episode
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser, DenoiserConfig
 from worldsim.sampler import SamplerConfig
+from worldsim.starts import Start, read_starts, write_starts
+from worldsim.weights import (
+    CODEC_FILE,
+    CONFIG_FILE,
+    PICKLES,
+    check_file,
+    load_weights,
+    save_weights,
+    sha256_of,
+    swap_folder,
+)
 
 FORMAT = 1
-CONFIG_FILE, MODEL_FILE, CODEC_FILE, CARD_FILE, STARTS_FOLDER = (
-    "config.json",
-    "model.safetensors",
-    "codec.safetensors",
-    "README.md",
-    "starts",
-)
+MODEL_FILE, CARD_FILE, STARTS_FOLDER = "model.safetensors", "README.md", "starts"
 SHIPPED = Path(__file__).parent / "assets" / "worlds"
-PICKLES = {".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin"}
-
-Config = TypeVar("Config")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -112,21 +110,6 @@ class WorldConfig:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise WorldError(f"the world's description is not of the expected form: {error}") from error
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """A moment to begin from: real frames to watch, the last of which is where play begins.
-
-    Attributes:
-        name: Name for a menu.
-        frames: `[T, H, W, 3]` uint8.
-        actions: `[T, A]` int64; action i leads from frame i to i + 1, the last one is not used.
-    """
-
-    name: str
-    frames: Tensor
-    actions: Tensor
 
 
 class World:
@@ -229,14 +212,26 @@ class World:
             save_weights(self.denoiser, part / MODEL_FILE, dtype)
             save_weights(self.codec, part / CODEC_FILE, dtype)
             if starts:
-                write_starts(part / STARTS_FOLDER, starts, self.config)
+                write_starts(part / STARTS_FOLDER, starts, self._starts_info())
             card = self.folder / CARD_FILE if self.folder else None
             if card is not None and card.is_file():
                 shutil.copy(card, part / CARD_FILE)
             write_config(part, self.config)
-            _swap_folder(part, folder)
+            swap_folder(part, folder)
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+    def _starts_info(self) -> DatasetInfo:
+        config = self.config
+        return DatasetInfo(
+            name=f"{config.name}-starts",
+            width=config.width,
+            height=config.height,
+            frame_rate=config.frame_rate,
+            actions=config.actions,
+            source="start moments from held-out episodes",
+            licence=config.licence,
+        )
 
 
 def shipped_worlds() -> list[str]:
@@ -276,24 +271,6 @@ def _download(repo_id: str) -> Path:
         raise WorldError(f"there is no folder {repo_id} and the hub has no world of that id: {first_line}") from error
 
 
-def sha256_of(path: Path) -> str:
-    """Return a file's SHA-256 in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def check_file(path: Path, expected: str | None) -> None:
-    """Raise `WorldError` unless the file exists and has the checksum that `config.json` names."""
-    if not path.is_file():
-        pickles = [p.name for p in path.parent.iterdir() if p.suffix in PICKLES]
-        hint = f" (it holds {pickles[0]}, a pickle, which is never loaded)" if pickles else ""
-        raise WorldError(f"{path.parent} is not a complete world: it has no {path.name}{hint}")
-    if expected is None:
-        raise WorldError(f"{path.parent / CONFIG_FILE} names no checksum for {path.name}")
-    if sha256_of(path) != expected:
-        raise WorldError(f"{path} is damaged or was altered: its SHA-256 is not the one in {CONFIG_FILE}")
-
-
 def read_config(folder: Path) -> tuple[WorldConfig, dict[str, str]]:
     """Read a world's `config.json`; returns the description and the checksums of its files."""
     path = folder / CONFIG_FILE
@@ -311,66 +288,3 @@ def write_config(folder: Path, config: WorldConfig) -> None:
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (CONFIG_FILE, CARD_FILE))
     data = config.to_json() | {"files": {p.relative_to(folder).as_posix(): sha256_of(p) for p in files}}
     (folder / CONFIG_FILE).write_text(json.dumps(data, indent=2) + "\n")
-
-
-Module = TypeVar("Module", bound=nn.Module)
-
-
-def load_weights(build: Callable[[], Module], path: Path) -> Module:
-    """Build a module and fill it from a safetensors file; every tensor must fit."""
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise WorldError(f"{path} is not a safetensors file: {error}") from error
-    module = build()
-    try:
-        module.load_state_dict(tensors, strict=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise WorldError(f"{path} does not fit the shapes in {CONFIG_FILE}: {reason}") from error
-    return module
-
-
-def save_weights(module: nn.Module, path: Path, dtype: torch.dtype) -> None:
-    """Write a module's tensors in `dtype`."""
-    tensors = {name: t.detach().to("cpu", dtype).contiguous() for name, t in module.state_dict().items()}
-    save_file(tensors, path)
-
-
-def read_starts(folder: Path) -> list[Start]:
-    """Read start moments from a folder of gameplay video, one per episode."""
-    info = DatasetInfo.load(folder)
-    starts = []
-    for name in list_episodes(folder):
-        episode = read_episode(folder, name, info)
-        starts.append(Start(name, torch.from_numpy(episode.frames), torch.from_numpy(episode.actions)))
-    return starts
-
-
-def write_starts(folder: Path, starts: list[Start], config: WorldConfig) -> None:
-    """Write start moments as gameplay video."""
-    info = DatasetInfo(
-        name=f"{config.name}-starts",
-        width=config.width,
-        height=config.height,
-        frame_rate=config.frame_rate,
-        actions=config.actions,
-        source="start moments from held-out episodes",
-        licence=config.licence,
-    )
-    info.save(folder)
-    for start in starts:
-        with EpisodeWriter(folder, start.name, info) as writer:
-            for frame, action in zip(start.frames[:-1].numpy(), start.actions[:-1].numpy(), strict=True):
-                writer.add(frame, action)
-            writer.add(start.frames[-1].numpy(), None)
-
-
-def _swap_folder(new: Path, target: Path) -> None:
-    """Put `new` in the place of `target`, keeping the old one until the new one stands."""
-    old = target.with_name(target.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    new.rename(target)
-    shutil.rmtree(old, ignore_errors=True)

@@ -12,7 +12,8 @@ import torch
 from tests.fakes import save_tiny_world, tiny_world
 from worldsim.errors import WorldError
 from worldsim.simulator import Simulator
-from worldsim.world import CODEC_FILE, CONFIG_FILE, MODEL_FILE, World
+from worldsim.weights import CODEC_FILE, CONFIG_FILE
+from worldsim.world import MODEL_FILE, World
 
 
 def test_a_saved_world_dreams_the_same(tmp_path: Path) -> None:

@@ -54,6 +54,11 @@ class PerHeadLinear(nn.Module):
         return torch.einsum("...hd,hed->...he", x, weight)
 
 
+def _normalise(norm: nn.RMSNorm, x: Tensor) -> Tensor:
+    """Apply a norm in the dtype of `x`: under autocast its weight is wider, and the fused form wants one dtype."""
+    return functional.rms_norm(x, norm.normalized_shape, norm.weight.to(x.dtype), norm.eps).to(x.dtype)
+
+
 class Attention(nn.Module):
     """The projections every layer has: those of a Wan self-attention."""
 
@@ -70,8 +75,7 @@ class Attention(nn.Module):
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return q, k, v `[G, N, H, D]` of `x` `[G, N, H * D]`; positions not yet applied."""
         v = self.v(x)
-        # autocast leaves norms in fp32; attention wants one dtype
-        q, k = self.norm_q(self.q(x)).to(v.dtype), self.norm_k(self.k(x)).to(v.dtype)
+        q, k = _normalise(self.norm_q, self.q(x)), _normalise(self.norm_k, self.k(x))
         heads = (self.num_heads, -1)
         return q.unflatten(-1, heads), k.unflatten(-1, heads), v.unflatten(-1, heads)
 

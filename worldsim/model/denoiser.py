@@ -41,7 +41,7 @@ class DenoiserConfig:
         num_layers: Number of layers.
         window_layers: Indices of the layers that keep a softmax window instead of a recurrent state.
         window: Frames that a window layer sees beside the current one.
-        memory_phase: What turns the memory's keys.
+        memory_phase: What turns the memory's keys: none, time or path (`MemoryPhase`).
         half_lives: Shortest and longest half-life of the heads at the start, in frames.
     """
 
@@ -53,11 +53,14 @@ class DenoiserConfig:
     num_layers: int = 10
     window_layers: list[int] = field(default_factory=lambda: [3, 7])
     window: int = 6
-    memory_phase: MemoryPhase = MemoryPhase.PATH
+    memory_phase: str = "path"
     half_lives: list[float] = field(default_factory=lambda: [4.0, 4096.0])
 
     def __post_init__(self) -> None:
-        self.memory_phase = MemoryPhase(self.memory_phase)
+        if self.memory_phase not in list(MemoryPhase):
+            known = ", ".join(MemoryPhase)
+            raise WorldError(f"memory_phase is one of {known}; got {self.memory_phase!r}")
+        self.memory_phase = str(self.memory_phase)
         if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
             raise WorldError(f"dim {self.dim} must be an even multiple of num_heads {self.num_heads}")
         if len(self.latent_shape) != 3 or self.latent_shape[1] % PATCH or self.latent_shape[2] % PATCH:
@@ -131,7 +134,7 @@ class Denoiser(nn.Module):
         self.time_embedding = nn.Sequential(nn.Linear(TIME_FREQUENCIES, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         self.action_embedding = nn.ModuleList(nn.Embedding(count, dim) for count in config.num_values)
-        self.motion = build_motion(config.memory_phase, self.latent_shape, dim, config.head_width)
+        self.motion = build_motion(MemoryPhase(config.memory_phase), self.latent_shape, dim, config.head_width)
         self.blocks = nn.ModuleList(Block(dim, config.ffn_dim, self._build_attention(i)) for i in range(config.num_layers))
         self.head = Head(dim, PATCH * PATCH * channels)
         self.register_buffer("place", place_angles(*config.grid, config.head_width).float(), persistent=False)

@@ -1,0 +1,167 @@
+"""Play a world in a window, or without a display let a program play: `python play.py`.
+
+Hydra reads `conf/play.yaml`; every setting there can be given as `name=value`, `--cfg job` lists them.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before PyTorch is loaded: threads that wait for each other sleep instead of spinning. With other programs
+# busy on the same two cores, spinning made a step 40 times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import policies
+from training.entry import entry
+from worldsim.errors import WorldError
+
+if TYPE_CHECKING:  # they bring PyTorch, which a wrong setting need not wait for
+    from worldsim.env import ARL2WorldEnv
+    from worldsim.session import PlaySession
+
+HEADLESS_FRAMES = 300
+HEADLESS_RECORD = "play.mp4"
+
+
+@dataclass(kw_only=True, slots=True)
+class PlayConfig:
+    """What to play and how; `conf/play.yaml` says what each means."""
+
+    world: str | None = None
+    start: str | None = None
+    seed: int = 0
+    policy: str = "auto"
+    steps: int = 0
+    headless: bool | None = None
+    record: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    denoising_steps: int | None = None
+    scale: int = 0
+    fps: float | None = None
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        numbers = {
+            "seed": self.seed,
+            "steps": self.steps,
+            "scale": self.scale,
+            "fps": self.fps or 0,
+            "threads": self.threads,
+        }
+        for name, value in numbers.items():
+            if value < 0:
+                raise WorldError(f"{name} must be at least 0, got {value}")
+
+
+@entry("play", PlayConfig)
+def main(config: PlayConfig) -> None:
+    """Build the environment and the player, open the window or do without."""
+    from worldsim.headless import choose_headless
+
+    headless = choose_headless(config.headless)
+    if headless and config.policy == "keyboard":
+        raise WorldError("policy=keyboard needs a window, and there is none")
+    env = build_env(config)
+    with play_session(config, env, headless=headless) as session:
+        (run_headless if headless else run_window)(config, session)
+
+
+def build_env(config: PlayConfig) -> ARL2WorldEnv:
+    """Load the world and say where it computes, and why."""
+    from worldsim.device import set_threads
+    from worldsim.env import ARL2WorldEnv
+
+    num_threads = set_threads(config.threads)
+    env = ARL2WorldEnv(
+        config.world, device=config.device, dtype=config.dtype, denoising_steps=config.denoising_steps
+    )
+    world, steps = env.world.config, env.simulator.sampler.num_steps
+    size = f"{world.width} x {world.height} at {world.frame_rate:g} frames/s"
+    print(f"world {world.name}: {size}, {steps} denoising steps")
+    print(f"computing on {env.device_choice}, {num_threads} threads", flush=True)
+    return env
+
+
+@contextmanager
+def play_session(config: PlayConfig, env: ARL2WorldEnv, *, headless: bool) -> Iterator[PlaySession]:
+    """Give what is played and recorded; however it ends, finish the recording, and say what was measured."""
+    from worldsim.recording import Recording
+    from worldsim.session import PlaySession
+
+    path = (HEADLESS_RECORD if headless else "") if config.record is None else config.record
+    recording = Recording(Path(path), env.world.config) if path else None
+    session = PlaySession(env, recording, seed=config.seed)
+    try:
+        with session:
+            yield session
+    finally:
+        if recording is not None:
+            recording.close()
+        env.close()
+        if session.num_frames:
+            print(session.summary())
+            for path in recording.paths if recording is not None else ():
+                print(f"recorded           {path}")
+
+
+def run_headless(config: PlayConfig, session: PlaySession) -> None:
+    """Let the policy play, as fast as it goes."""
+    from tqdm import tqdm
+
+    from worldsim.headless import has_display, play_headless
+
+    num_values = session.env.world.config.actions.num_values
+    name = default_policy(num_values) if config.policy == "auto" else config.policy
+    num_frames = config.steps or HEADLESS_FRAMES
+    why = "headless" if has_display() else "no display found"
+    written = "" if session.recording is None else f" and {session.recording.path} is written"
+    print(f"{why}: the {name} player walks {num_frames} frames{written}", flush=True)
+    policy = make_policy(name, session)
+    session.reset(config.start)
+    policy.reset(config.seed)
+    for _ in tqdm(play_headless(session, policy, num_frames), total=num_frames, unit="frame"):
+        pass
+
+
+def run_window(config: PlayConfig, session: PlaySession) -> None:
+    """Open the window; beside the person there is always a policy to hand over to."""
+    from worldsim.viewer import Viewer
+
+    actions = session.env.world.config.actions
+    person_plays = config.policy in ("auto", "keyboard")
+    name = default_policy(actions.num_values) if person_plays else config.policy
+    viewer = Viewer(
+        session,
+        policies.KeyboardPolicy(actions.num_values, [axis.keys for axis in actions.axes]),
+        make_policy(name, session),
+        policy_name=name,
+        policy_plays=not person_plays,
+        frame_rate=config.fps,
+        scale=config.scale,
+        seed=config.seed,
+    )
+    viewer.run(config.steps, config.start)
+
+
+def default_policy(num_values: tuple[int, ...]) -> str:
+    """Return who explores a world of such axes."""
+    return "scripted" if num_values == (3, 3, 3) else "random"
+
+
+def make_policy(name: str, session: PlaySession) -> policies.Policy:
+    """Build a policy by its name, or from a recording."""
+    num_values = session.env.world.config.actions.num_values
+    if name.endswith(".jsonl"):
+        return policies.make("recorded", num_values=num_values, path=name)
+    return policies.make(name, num_values=num_values)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""What every test gets: no window, no network, fixed seeds, two threads."""
+
+from __future__ import annotations
+
+import os
+
+# Before pygame and huggingface_hub are imported: they read their environment once.
+os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import random
+import select
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(2)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the `gpu` tests where there is no GPU; `-rs` makes the summary name them."""
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="needs a CUDA GPU, and torch sees none")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def fixed_seeds() -> None:
+    """Start every test from the same global random state, whichever tests ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def real_window_environment() -> Iterator[dict[str, str]]:
+    """Give the environment of a subprocess that opens a real window, on a screen of its own (Xvfb).
+
+    A subprocess, because SDL chooses its driver once and this process has chosen none.
+    """
+    if shutil.which("Xvfb") is None:
+        pytest.skip("a real window needs Xvfb (Debian and Ubuntu: apt-get install xvfb)")
+    reading, writing = os.pipe()
+    command = ["Xvfb", "-displayfd", str(writing), "-screen", "0", "1024x768x24", "-nolisten", "tcp"]
+    server = subprocess.Popen(command, pass_fds=[writing], stderr=subprocess.DEVNULL)
+    os.close(writing)
+    try:
+        ready, _, _ = select.select([reading], [], [], 20)
+        display = os.read(reading, 16).decode().strip() if ready else ""
+        assert display, "Xvfb did not start within 20 seconds"
+        environment = {key: value for key, value in os.environ.items() if key != "SDL_VIDEODRIVER"}
+        yield environment | {"DISPLAY": f":{display}"}
+    finally:
+        os.close(reading)
+        server.terminate()
+        server.wait(timeout=10)

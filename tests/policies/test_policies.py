@@ -1,0 +1,148 @@
+"""Every policy keeps the protocol; the scripted one does what its tables say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import policies
+from policies.scripted import STUCK_FRAMES
+
+NUM_VALUES = (3, 3, 3)
+KEYS = ((("up", "w"), ("down", "s")), (("a",), ("d",)), (("left",), ("right",)))
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    path = tmp_path / "a.jsonl"
+    actions: list[list[int] | None] = [[1, 0, 2], [0, 2, 0], None]
+    path.write_text("".join(json.dumps({"action": action}) + "\n" for action in actions))
+    return path
+
+
+def changing_picture(index: int) -> np.ndarray:
+    rng = np.random.default_rng(index)
+    return np.repeat(rng.integers(0, 256, (1, 160, 3), dtype=np.uint8), 120, axis=0)
+
+
+def play(policy: policies.Policy, count: int, seed: int = 0, still: bool = False) -> np.ndarray:
+    policy.reset(seed)
+    return np.stack([policy.act(changing_picture(0 if still else index)) for index in range(count)])
+
+
+@pytest.mark.parametrize("name", sorted(policies.POLICIES))
+def test_policy_keeps_the_protocol(name: str, recording: Path) -> None:
+    options = {"keyboard": {"keys": KEYS}, "recorded": {"path": recording}}.get(name, {})
+    policy = policies.make(name, num_values=NUM_VALUES, **options)
+    actions = play(policy, 300, seed=5)
+    assert actions.shape == (300, 3)
+    assert actions.dtype == np.int64
+    assert (actions >= 0).all() and (actions < NUM_VALUES).all()
+    assert (play(policy, 300, seed=5) == actions).all(), "the same seed gave other actions"
+
+
+@pytest.mark.parametrize("name", ["random", "scripted"])
+def test_another_seed_gives_other_actions(name: str) -> None:
+    policy = policies.make(name, num_values=NUM_VALUES)
+    assert (play(policy, 300, seed=1) != play(policy, 300, seed=2)).any()
+
+
+def test_changing_the_returned_action_changes_nothing() -> None:
+    policy = policies.make("scripted", num_values=NUM_VALUES)
+    expected = play(policy, 50)
+    policy.reset(0)
+    for index in range(50):
+        action = policy.act(changing_picture(index))
+        assert (action == expected[index]).all()
+        action += 1
+
+
+def test_unknown_policy_is_named() -> None:
+    with pytest.raises(ValueError, match="there is no policy 'psychic'; known are keyboard, random"):
+        policies.make("psychic", num_values=NUM_VALUES)
+
+
+def test_scripted_balances_its_buttons() -> None:
+    actions = np.concatenate(
+        [play(policies.make("scripted", num_values=NUM_VALUES), 1000, seed) for seed in range(60)]
+    )
+    move, strafe, turn = (np.bincount(actions[:, axis], minlength=3) / len(actions) for axis in range(3))
+    assert 0.15 < move[2] < 0.25, "backward"
+    assert 0.3 < move[1] < 0.6, "forward"
+    assert abs(strafe[1] - strafe[2]) < 0.03, "strafing left and right"
+    assert abs(turn[1] - turn[2]) < 0.03, "turning left and right"
+    assert min(strafe[1:]) > 0.06
+    assert min(turn[1:]) > 0.15
+    assert 0.04 < (actions == 0).all(axis=1).mean() < 0.09, "no button at all"
+
+
+def test_scripted_holds_its_actions() -> None:
+    actions = play(policies.make("scripted", num_values=NUM_VALUES), 3000)
+    changes = np.flatnonzero((np.diff(actions, axis=0) != 0).any(axis=1))
+    assert 6 < np.diff(changes).mean() < 20
+
+
+def test_scripted_turns_away_when_the_picture_stands_still() -> None:
+    """Against a wall it does not press on for longer than it takes to notice."""
+    actions = play(policies.make("scripted", num_values=NUM_VALUES), 2000, still=True)
+    walking = (actions[:, 0] != 0) | (actions[:, 1] != 0)
+    turning = actions[:, 2] != 0
+    longest = max(len(run) for run in "".join("w" if w else " " for w in walking).split())
+    assert longest <= STUCK_FRAMES + 1 + 10, "it kept walking into the wall"
+    assert turning.mean() > 0.35
+
+
+def test_scripted_refuses_other_axes() -> None:
+    with pytest.raises(ValueError, match=r"three axes \(move, strafe, turn\).*\[2, 5\]"):
+        policies.make("scripted", num_values=(2, 5))
+
+
+def test_recorded_plays_the_file_then_nothing(recording: Path) -> None:
+    policy = policies.make("recorded", num_values=NUM_VALUES, path=str(recording))
+    assert play(policy, 4).tolist() == [[1, 0, 2], [0, 2, 0], [0, 0, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "{}", '{"action": [1, 0]}', '{"action": [1, 0, 3]}', '{"action": null}']
+)
+def test_recorded_names_the_bad_line(recording: Path, line: str) -> None:
+    lines = recording.read_text().splitlines()
+    recording.write_text("\n".join([lines[0], line, lines[2]]))
+    with pytest.raises(ValueError, match=r"a\.jsonl line 2"):
+        policies.make("recorded", num_values=NUM_VALUES, path=recording)
+
+
+def test_recorded_names_the_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"b\.jsonl"):
+        policies.make("recorded", num_values=NUM_VALUES, path=tmp_path / "b.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("held", "action"),
+    [
+        ((), [0, 0, 0]),
+        (("up",), [1, 0, 0]),
+        (("up", "w"), [1, 0, 0]),
+        (("up", "s"), [0, 0, 0]),
+        (("w", "d", "left"), [1, 2, 1]),
+        (("left", "right", "down"), [2, 0, 0]),
+        (("f1", "a"), [0, 1, 0]),
+    ],
+)
+def test_keyboard_turns_held_keys_into_an_action(held: tuple[str, ...], action: list[int]) -> None:
+    policy = policies.KeyboardPolicy(NUM_VALUES, KEYS)
+    policy.held = set(held)
+    assert policy.act(changing_picture(0)).tolist() == action
+
+
+def test_keyboard_refuses_a_key_with_two_meanings() -> None:
+    with pytest.raises(ValueError, match="key 'up' is used twice"):
+        policies.KeyboardPolicy((3,), ((("up",), ("up",)),))
+
+
+def test_keyboard_refuses_a_table_of_other_axes() -> None:
+    with pytest.raises(ValueError, match=r"values, but the world's have \[3, 3\]"):
+        policies.KeyboardPolicy((3, 3), KEYS)

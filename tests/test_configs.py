@@ -1,0 +1,149 @@
+"""Every file in `conf/` composes, becomes its typed configuration, and refuses a key that nobody reads.
+
+An entry point is a module of `training/`, or `play.py`, whose `main` was decorated with
+`training.entry.entry`: the decorator leaves `config_name` and `config_class` on it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from training.entry import entry
+
+ROOT = Path(__file__).resolve().parents[1]
+CONF = ROOT / "conf"
+
+
+def entry_points() -> dict[str, type]:
+    """Return the configuration class of every entry point, by the name of its configuration."""
+    modules = [
+        f"training.{path.stem}"
+        for path in sorted((ROOT / "training").glob("*.py"))
+        if path.stem != "__init__"
+    ]
+    found = {}
+    for module in [*modules, "play"]:
+        main = getattr(importlib.import_module(module), "main", None)
+        if hasattr(main, "config_name"):
+            found[main.config_name] = main.config_class
+    return found
+
+
+@pytest.fixture(scope="module")
+def entries() -> dict[str, type]:
+    found = entry_points()
+    assert found, "no entry point was found in training/ or play.py"
+    return found
+
+
+@contextmanager
+def hydra_at_conf() -> Iterator[None]:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def composed(name: str, *overrides: str) -> DictConfig:
+    with hydra_at_conf():
+        return compose(name, overrides=list(overrides))
+
+
+def converted(name: str, *overrides: str) -> Any:
+    """Compose and convert as an entry point does, giving what the user has to give (`???`)."""
+    missing = sorted(OmegaConf.missing_keys(composed(name, *overrides)))
+    return OmegaConf.to_object(composed(name, *overrides, *(f"{key}=given_by_the_user" for key in missing)))
+
+
+def group_options() -> Iterator[tuple[str, str]]:
+    """Yield group and option of every YAML below `conf/`, for example `("experiment", "smoke")`."""
+    for path in sorted(CONF.rglob("*.yaml")):
+        group = path.parent.relative_to(CONF).as_posix()
+        if group != ".":
+            yield group, path.stem
+
+
+def chosen_groups(name: str) -> set[str]:
+    """Return the groups that the configuration `name` lists in its defaults, at any depth."""
+    with hydra_at_conf():
+        choices = compose(name, return_hydra_config=True).hydra.runtime.choices
+    return {str(group).partition("@")[0] for group in choices}
+
+
+def test_every_top_level_file_is_the_configuration_of_an_entry_point(entries: dict[str, type]) -> None:
+    assert {path.stem for path in CONF.glob("*.yaml")} == set(entries)
+
+
+def test_every_entry_point_composes_and_converts(entries: dict[str, type]) -> None:
+    for name, config_class in entries.items():
+        assert is_dataclass(config_class), f"{config_class} of {name} is not a dataclass"
+        assert isinstance(converted(name), config_class), f"conf/{name}.yaml does not start from its schema"
+
+
+def test_every_option_composes_where_its_group_is_chosen(entries: dict[str, type]) -> None:
+    problems = []
+    for name in entries:
+        groups = chosen_groups(name)
+        for group, option in group_options():
+            if group in groups:
+                problems += failure(name, f"{group}={option}")
+    assert not problems, "\n".join(problems)
+
+
+def test_every_other_option_can_be_added_to_an_entry_point(entries: dict[str, type]) -> None:
+    """An experiment belongs to no configuration's defaults: it is added, `+experiment=smoke`."""
+    chosen = set().union(*(chosen_groups(name) for name in entries))
+    problems = []
+    for group, option in group_options():
+        if group not in chosen:
+            failures = [failure(name, f"+{group}={option}") for name in entries]
+            if all(failures):
+                problems.append(f"conf/{group}/{option}.yaml fits no entry point:")
+                problems += [f"  {line}" for lines in failures for line in lines]
+    assert not problems, "\n".join(problems)
+
+
+def failure(name: str, override: str) -> list[str]:
+    """Return what is wrong with `override` for the entry point `name`, nothing if it converts."""
+    try:
+        converted(name, override)
+    except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
+        return [f"{name} {override}: {type(error).__name__}: {error}"]
+    return []
+
+
+@pytest.mark.parametrize("override", ["no_such_key=1", "+no_such_key=1"])
+def test_unknown_key_ends_every_command_in_one_sentence(
+    entries: dict[str, type],
+    override: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Through the door that every command uses, with nothing behind it."""
+    monkeypatch.chdir(tmp_path)
+    for name, config_class in entries.items():
+        given = [f"{key}=given_by_the_user" for key in sorted(OmegaConf.missing_keys(composed(name)))]
+        quiet = [f"hydra.run.dir={tmp_path}", "hydra/job_logging=disabled", "hydra/hydra_logging=disabled"]
+        monkeypatch.setattr("sys.argv", [name, override, *given, *quiet])
+        ran: list[Any] = []
+        GlobalHydra.instance().clear()
+        with pytest.raises(SystemExit) as stop:
+            entry(name, config_class)(ran.append)()
+        error = capsys.readouterr().err
+        assert stop.value.code == 1, f"{name} {override} did not fail"
+        assert not ran, f"{name} {override} ran"
+        assert error.startswith("error: "), error
+        assert "no_such_key" in error, error
+        assert error.count("\n") == 1, error

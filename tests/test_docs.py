@@ -1,0 +1,129 @@
+"""The documentation tells the truth: its commands, its tree and its links exist."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+PACKAGES = ("worldsim", "policies", "kernels", "training")
+NOT_OURS = {"outputs", "runs", "data", "build", "dist", "node_modules"}
+
+
+@dataclass(frozen=True)
+class TreeEntry:
+    path: str
+    has_children: bool
+
+
+def documents() -> list[Path]:
+    """Return every Markdown file of the project."""
+    return [
+        path
+        for path in sorted(ROOT.rglob("*.md"))
+        if not any(part.startswith(".") or part in NOT_OURS for part in path.relative_to(ROOT).parts[:-1])
+    ]
+
+
+def fenced_blocks(text: str) -> list[str]:
+    return re.findall(r"^```\w*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def code(text: str) -> str:
+    """Return what a document shows as code: its fenced blocks and its code spans, one to a line."""
+    outside = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    return "\n".join([*fenced_blocks(text), *re.findall(r"`([^`\n]+)`", outside)])
+
+
+def annotated_tree() -> list[TreeEntry]:
+    """Read the README's tree: two spaces a level, the name, two spaces or more, what it is for."""
+    block = next(
+        block for block in fenced_blocks(README.read_text(encoding="utf-8")) if "\nworldsim/ " in block
+    )
+    levels: list[tuple[int, str]] = []
+    parents: list[str] = []
+    for line in block.splitlines():
+        name = line.split()[0]
+        depth = (len(line) - len(line.lstrip())) // 2
+        parents = [*parents[:depth], name]
+        levels.append((depth, "".join(parents)))
+    following = [*(depth for depth, _ in levels[1:]), 0]
+    return [TreeEntry(path, next_ > depth) for (depth, path), next_ in zip(levels, following, strict=True)]
+
+
+def project_modules() -> Iterator[str]:
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            if path.name != "__init__.py":
+                yield path.relative_to(ROOT).as_posix()
+    yield "play.py"
+
+
+def test_readme_has_its_two_commands() -> None:
+    blocks = "\n".join(fenced_blocks(README.read_text(encoding="utf-8"))).splitlines()
+    assert "pip install -e . && python play.py" in blocks
+    assert 'pip install -e ".[dev]" && pytest' in blocks
+
+
+def test_every_module_that_a_document_runs_exists() -> None:
+    for document in documents():
+        for module in re.findall(
+            r"python -m ((?:training|worldsim|kernels)[\w.]*)", document.read_text("utf-8")
+        ):
+            path = ROOT / (module.replace(".", "/") + ".py")
+            assert path.exists(), (
+                f"{document.relative_to(ROOT)} runs python -m {module}, which does not exist"
+            )
+
+
+def test_every_make_target_that_a_document_names_exists() -> None:
+    targets = set(
+        re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    for document in documents():
+        for target in re.findall(
+            r"^make ([a-z-]+)", code(document.read_text(encoding="utf-8")), re.MULTILINE
+        ):
+            assert target in targets, f"{document.relative_to(ROOT)} says make {target}, which does not exist"
+
+
+def test_every_name_in_the_tree_exists() -> None:
+    missing = [entry.path for entry in annotated_tree() if not (ROOT / entry.path).exists()]
+    assert not missing, f"the README's tree names what does not exist: {', '.join(missing)}"
+
+
+def test_every_module_is_in_the_tree() -> None:
+    """A folder with no lines below it stands for all it holds; one with lines below it lists every module."""
+    entries = annotated_tree()
+    listed = {entry.path for entry in entries}
+    whole_folders = tuple(
+        entry.path for entry in entries if entry.path.endswith("/") and not entry.has_children
+    )
+    missing = [
+        path for path in project_modules() if path not in listed and not path.startswith(whole_folders)
+    ]
+    assert not missing, f"the README's tree leaves out: {', '.join(missing)}"
+
+
+def test_every_relative_link_resolves() -> None:
+    broken = []
+    for document in documents():
+        text = re.sub(
+            r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+        )
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            if re.match(r"[a-z]+:", target) or target.startswith("#"):
+                continue
+            if not (document.parent / target.partition("#")[0]).exists():
+                broken.append(f"{document.relative_to(ROOT)} -> {target}")
+    assert not broken, "links that lead nowhere:\n" + "\n".join(broken)
+
+
+def test_contributing_guide_and_decisions_stay_short() -> None:
+    limits = {ROOT / "CONTRIBUTING.md": 150} | dict.fromkeys((ROOT / "docs/decisions").glob("0*.md"), 40)
+    for path, limit in limits.items():
+        length = len(path.read_text(encoding="utf-8").splitlines())
+        assert length <= limit, f"{path.relative_to(ROOT)} has {length} lines, more than {limit}"

@@ -1,0 +1,167 @@
+"""The command itself, from the outside: what it prints, what it writes, how it ends."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from play import PlayConfig, main
+from tests.fakes import save_tiny_world
+from worldsim.data.episodes import verify
+from worldsim.errors import WorldError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_world(tmp_path_factory.mktemp("worlds") / "tiny")
+
+
+def command(*settings: str) -> list[str]:
+    return [sys.executable, str(ROOT / "play.py"), *settings]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if "DISPLAY" not in name}
+    return kept | {"PYTHONPATH": str(ROOT), "SDL_VIDEODRIVER": "dummy"} | changes
+
+
+def play(folder: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*settings),
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_without_a_display_the_scripted_player_walks_and_is_recorded(world: Path, tmp_path: Path) -> None:
+    result = play(tmp_path, f"world={world}", "dtype=float32")
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0] == "world tiny: 48 x 32 at 10 frames/s, 2 denoising steps"
+    assert re.fullmatch(r"computing on \w+(:\d)? float32 \(.*dtype as asked\), \d+ threads", lines[1])
+    assert lines[2] == "no display found: the scripted player walks 300 frames and play.mp4 is written"
+    for measure in ("frames/s", "p50", "p90", "p99", "first frame", "process memory", "world memory"):
+        assert measure in result.stdout
+    assert verify(tmp_path) == 301
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset.json", "play.jsonl", "play.mp4"]
+
+
+def test_same_command_plays_the_same(world: Path, tmp_path: Path) -> None:
+    settings = [f"world={world}", "device=cpu", "policy=random", "seed=5", "steps=10"]
+    for name in ("first", "second"):
+        assert play(tmp_path, *settings, f"record={name}.mp4").returncode == 0
+    assert (tmp_path / "first.jsonl").read_bytes() == (tmp_path / "second.jsonl").read_bytes()
+    assert (tmp_path / "first.mp4").read_bytes() == (tmp_path / "second.mp4").read_bytes()
+    repeated = play(tmp_path, *settings[:2], "seed=5", "steps=10", "policy=first.jsonl", "record=third.mp4")
+    assert repeated.returncode == 0, repeated.stderr
+    assert (tmp_path / "first.jsonl").read_bytes() == (tmp_path / "third.jsonl").read_bytes()
+
+
+def test_an_empty_record_records_nothing(world: Path, tmp_path: Path) -> None:
+    result = play(tmp_path, f"world={world}", "steps=2", "record=")
+    assert result.returncode == 0, result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["world=nowhere"], "there is no world 'nowhere'"),
+        (["no_such_key=1"], "no_such_key"),
+        (["steps=-1"], "steps must be at least 0, got -1"),
+        (["world={world}", "start=99"], "there is no start '99'"),
+        (["world={world}", "policy=clever"], "there is no policy 'clever'"),
+        (["world={world}", "policy=gone.jsonl"], "there is no recording gone.jsonl"),
+        (["world={world}", "policy=keyboard"], "policy=keyboard needs a window"),
+        (["world={world}", "headless=false"], "there is no display"),
+        (["world={world}", "device=tpu"], "device must be auto"),
+        (["world={world}", "dtype=int8"], "dtype must be auto"),
+        (["world={world}", "denoising_steps=0"], "denoising steps must be 1"),
+        (["world={world}", "record=walk.avi"], "ends in .mp4"),
+        (["world={world}", "record=file/walk.mp4"], "cannot record to file/walk.mp4"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_bad_input_ends_in_one_sentence(
+    world: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    settings: list[str],
+    message: str,
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    monkeypatch.setattr("sys.argv", ["play.py", *(setting.format(world=world) for setting in settings)])
+    GlobalHydra.instance().clear()
+    with pytest.raises(SystemExit) as stop:
+        main()
+    error = capsys.readouterr().err
+    assert stop.value.code == 1
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"], "something was left behind"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_play_leaves_a_valid_recording(world: Path, tmp_path: Path, number: int) -> None:
+    process = subprocess.Popen(
+        command(f"world={world}", "steps=1000000"),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "is written" in line:
+            break
+    time.sleep(1)
+    process.send_signal(number)
+    output, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in error
+    assert "Traceback" not in error
+    assert "frames/s" in output
+    assert verify(tmp_path) > 1
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_negative_numbers_are_refused() -> None:
+    for name in ("seed", "steps", "scale", "fps", "threads"):
+        with pytest.raises(WorldError, match=f"{name} must be at least 0"):
+            PlayConfig(**{name: -1})
+
+
+def test_a_real_window_opens_and_closes(
+    world: Path, tmp_path: Path, real_window_environment: dict[str, str]
+) -> None:
+    result = subprocess.run(
+        command(f"world={world}", "steps=5", "record=walk.mp4"),
+        cwd=tmp_path,
+        env=real_window_environment | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "5 frames in" in result.stdout
+    assert verify(tmp_path) == 6

@@ -1,0 +1,197 @@
+"""Recording the real game: small collections through the same command that users run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from worldsim.data import doom
+from worldsim.data.doom import DOOM_BUTTONS, DOOM_ROOMS_ACTIONS, DoomRooms, press_buttons
+from worldsim.data.episodes import DatasetInfo, list_episodes, read_episode, verify
+from worldsim.errors import WorldError
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ["num_frames=150", "heldout_frames=40", "episode_frames=40"]
+
+
+def command(out: Path, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", "training.collect", f"out={out}", *overrides]
+
+
+def collect(out: Path, *overrides: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(out, *overrides), cwd=ROOT, capture_output=True, text=True, timeout=120, check=check
+    )
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Return a small collection made by one worker, and what the command printed."""
+    out = tmp_path_factory.mktemp("collect") / "doom"
+    return out, collect(out, *SMALL, "num_workers=1").stdout
+
+
+def test_collection_is_valid_and_large_enough(collection: tuple[Path, str]) -> None:
+    out, printed = collection
+    assert 150 <= verify(out / "train") < 150 + 40
+    assert 40 <= verify(out / "heldout") < 40 + 40
+    info = DatasetInfo.load(out / "train")
+    assert (info.width, info.height, info.frame_rate) == (160, 120, 17.5)
+    assert info.actions == DOOM_ROOMS_ACTIONS
+    assert f"{verify(out / 'train')} frames" in printed
+    assert "backward" in printed
+
+
+def test_episode_holds_poses_rewards_and_a_picture(collection: tuple[Path, str]) -> None:
+    episode = read_episode(collection[0] / "train", "episode-000000")
+    assert episode.poses is not None and episode.rewards is not None and episode.terminated is not None
+    assert episode.frames.std() > 10
+    assert len(np.unique(episode.poses, axis=0)) > 5, "nobody moved"
+
+
+def test_heldout_episodes_are_other_episodes(collection: tuple[Path, str]) -> None:
+    out = collection[0]
+    heldout = read_episode(out / "heldout", "episode-000000")
+    for name in list_episodes(out / "train"):
+        episode = read_episode(out / "train", name)
+        assert episode.actions.shape != heldout.actions.shape or (episode.actions != heldout.actions).any()
+
+
+def test_number_of_workers_changes_nothing(collection: tuple[Path, str], tmp_path: Path) -> None:
+    collect(tmp_path / "doom", *SMALL, "num_workers=3")
+    assert digest(tmp_path / "doom") == digest(collection[0])
+
+
+def test_same_command_continues(collection: tuple[Path, str], tmp_path: Path) -> None:
+    """A run that was killed left a finished episode and half of another."""
+    out = tmp_path / "doom"
+    collect(out, "num_frames=40", "heldout_frames=40", "episode_frames=40", "num_workers=1")
+    kept = (out / "train" / "episode-000000.mp4").stat().st_mtime_ns
+    (out / "train" / "episode-000001.mp4.part").write_bytes(b"half")
+    collect(out, *SMALL, "num_workers=2")
+    assert digest(out) == digest(collection[0])
+    assert (out / "train" / "episode-000000.mp4").stat().st_mtime_ns == kept, "recorded again"
+
+
+def test_other_settings_are_refused_in_the_same_folder(collection: tuple[Path, str]) -> None:
+    before = digest(collection[0])
+    done = collect(collection[0], *SMALL, "seed=1", check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and "other settings" in done.stderr
+    assert digest(collection[0]) == before
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill"])
+def test_stopped_run_leaves_valid_files(tmp_path: Path, stop: signal.Signals) -> None:
+    out = tmp_path / "doom"
+    process = subprocess.Popen(
+        command(out, "num_frames=100000", "heldout_frames=0", "episode_frames=60", "num_workers=2"),
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for(lambda: len(list(out.glob("train/*.jsonl"))) >= 2)
+    os.killpg(process.pid, stop)  # as a terminal does: to everything it started
+    _, printed = process.communicate(timeout=30)
+    if stop == signal.SIGINT:
+        assert process.returncode == 130
+        assert "Traceback" not in printed
+        assert "interrupted" in printed
+    wait_for(lambda: not list(out.glob("train/*.part")))
+    assert verify(out / "train") >= 2
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["episode_frames=1"], "episode_frames must be at least 2, got 1"),
+        (["seed=2000"], "seed must be 0 to 1999, got 2000"),
+        (["policy=recorded"], "policy must be scripted or random, got 'recorded'"),
+        (["num_frames=many"], "num_frames=many"),
+        (["num_frame=1"], "num_frame"),
+        (["+num_frame=1"], "num_frame"),
+    ],
+)
+def test_bad_setting_ends_in_one_sentence(tmp_path: Path, overrides: list[str], message: str) -> None:
+    done = collect(tmp_path / "doom", *overrides, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert message in done.stderr
+    assert not (tmp_path / "doom").exists()
+
+
+def test_folder_that_cannot_be_written_ends_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    done = collect(tmp_path / "file", *SMALL, "num_workers=1", check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: Not a directory: ") and done.stderr.count("\n") == 1
+
+
+def test_missing_vizdoom_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vizdoom", None)
+    with pytest.raises(WorldError, match=r'pip install -e "\.\[doom\]"'):
+        DoomRooms()
+
+
+def test_actions_press_the_right_buttons() -> None:
+    pressed = press_buttons(np.array([2, 0, 1]))
+    assert [name for name, down in zip(DOOM_BUTTONS, pressed, strict=True) if down] == [
+        "MOVE_BACKWARD",
+        "TURN_LEFT",
+    ]
+
+
+def test_real_game_is_deterministic_and_obeys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with DoomRooms() as game:
+        first = game.reset(2**32 - 1)
+        turned = [game.step(np.array([0, 0, 1])) for _ in range(5)]
+        again = game.reset(2**32 - 1)
+        assert (first.frame == again.frame).all() and first.pose == again.pose
+        assert first.frame.shape == (doom.HEIGHT, doom.WIDTH, 3)
+        assert (turned[-1].pose[2] - first.pose[2]) % 360 == pytest.approx(26.4, abs=0.5), "left is up"
+        with pytest.raises(WorldError, match="'move' takes 0 to 2"):
+            game.step(np.array([3, 0, 0]))
+    assert not list(tmp_path.iterdir()), "the engine left files in the working folder"
+
+
+@pytest.mark.parametrize("seed", [213, 247], ids=["with the reward", "a frame after the reward"])
+def test_reaching_the_goal_ends_the_episode(seed: int) -> None:
+    """From these seeds the goal lies straight ahead."""
+    with DoomRooms() as game:
+        seen = game.reset(seed)
+        rewards = []
+        while not seen.terminated and len(rewards) < 40:
+            last_frame = seen.frame
+            seen = game.step(np.array([1, 0, 0]))
+            rewards.append(seen.reward)
+        assert seen.terminated
+        assert sum(rewards[-2:]) == pytest.approx(1, abs=0.001)
+        assert (seen.frame == last_frame).all()
+        with pytest.raises(WorldError, match="call reset first"):
+            game.step(np.array([0, 0, 0]))

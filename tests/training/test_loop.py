@@ -1,0 +1,128 @@
+"""The loop learns, resumes exactly, and stops before a bad update. A tiny module stands in for the model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from training.fabric import FabricConfig, make_fabric
+from training.loop import LoopConfig, Training, fit, learning_rate_factor, prepare, seed_of
+from training.run import RunFolder
+from worldsim.errors import WorldError
+
+
+@dataclass(kw_only=True, slots=True)
+class ToyConfig:
+    """What a run of the toy is made of."""
+
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    width: int = 4
+
+
+class Toy(nn.Module):
+    """Learns to return its input; records the losses it gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.losses: list[float] = []
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        loss = (self.linear(x) - x).square().mean()
+        self.losses.append(loss.item())
+        return {"loss": loss}
+
+
+def batch_at(step: int) -> tuple[Tensor]:
+    return (torch.randn(8, 4, generator=torch.Generator().manual_seed(seed_of(0, step))),)
+
+
+def run_toy(folder: Path, num_steps: int, *, precision: str = "bf16-mixed", batch=batch_at) -> tuple[Toy, Training]:
+    torch.manual_seed(0)
+    config = ToyConfig(loop=LoopConfig(num_steps=num_steps, warmup_steps=2, decay_fraction=0.0, log_every=5))
+    run = RunFolder(folder, config)
+    fabric = make_fabric(FabricConfig(accelerator="cpu", precision=precision), folder)
+    toy = Toy()
+    training = prepare(fabric, toy, [torch.optim.AdamW(toy.parameters(), lr=1e-2)], 0.99)
+    fit(fabric, training, batch, config.loop, run, frames_per_batch=8, on_checkpoint=lambda _: {"one": 1.0})
+    return toy, training
+
+
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
+    toy, _ = run_toy(tmp_path, 200)
+    assert sum(toy.losses[-10:]) < 0.2 * sum(toy.losses[:10])
+
+
+def test_a_resumed_run_repeats_the_losses_bit_for_bit(tmp_path: Path) -> None:
+    whole, finished = run_toy(tmp_path / "whole", 30)
+    run_toy(tmp_path / "killed", 12)
+    rest, resumed = run_toy(tmp_path / "killed", 30)
+    assert rest.losses == whole.losses[12:]
+    for name, tensor in finished.average.state_dict().items():
+        assert torch.equal(tensor, resumed.average.state_dict()[name]), name
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
+    def poisoned(step: int) -> tuple[Tensor]:
+        return (torch.full((8, 4), float("nan")),) if step == 3 else batch_at(step)
+
+    torch.manual_seed(0)
+    fabric = make_fabric(FabricConfig(accelerator="cpu"), tmp_path)
+    toy = Toy()
+    training = prepare(fabric, toy, [torch.optim.AdamW(toy.parameters(), lr=1e-2)], 0.99)
+    config = LoopConfig(num_steps=10, warmup_steps=1)
+    run = RunFolder(tmp_path, ToyConfig(loop=config))
+    with pytest.raises(WorldError, match="the loss is nan at step 3; no update was made"):
+        fit(fabric, training, poisoned, config, run, frames_per_batch=8, on_checkpoint=lambda _: {})
+    assert training.step == 3
+    assert all(torch.isfinite(parameter).all() for parameter in toy.parameters())
+
+
+def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
+    def interrupted(step: int) -> tuple[Tensor]:
+        if step == 7:
+            raise KeyboardInterrupt
+        return batch_at(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_toy(tmp_path / "run", 20, batch=interrupted)
+    rest, training = run_toy(tmp_path / "run", 20)
+    assert len(rest.losses) == 13
+    assert training.step == 20
+
+
+def test_a_folder_with_another_runs_settings_is_refused(tmp_path: Path) -> None:
+    RunFolder(tmp_path, ToyConfig(width=4))
+    with pytest.raises(WorldError, match="width was 4 and is 5"):
+        RunFolder(tmp_path, ToyConfig(width=5))
+    assert json.loads((tmp_path / "run.json").read_text())["width"] == 4
+
+
+def test_only_one_checkpoint_is_kept_and_none_is_half_written(tmp_path: Path) -> None:
+    run_toy(tmp_path, 5)
+    run_toy(tmp_path, 9)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000009"]
+
+
+def test_learning_rate_warms_up_holds_and_decays_to_zero() -> None:
+    config = LoopConfig(num_steps=100, warmup_steps=10, decay_fraction=0.5)
+    assert learning_rate_factor(0, 0.0, config) == pytest.approx(0.1)
+    assert learning_rate_factor(30, 0.0, config) == 1.0
+    assert learning_rate_factor(75, 0.0, config) == pytest.approx(0.5)
+    assert learning_rate_factor(100, 0.0, config) == 0.0
+
+
+def test_learning_rate_can_follow_the_clock() -> None:
+    config = LoopConfig(num_steps=100, warmup_steps=10, decay_fraction=0.5, train_seconds=60.0)
+    assert learning_rate_factor(5000, 30.0, config) == 1.0
+    assert learning_rate_factor(5000, 45.0, config) == pytest.approx(0.5)
+
+
+def test_fabric_settings_that_cannot_be_met_are_one_clear_sentence(tmp_path: Path) -> None:
+    with pytest.raises(WorldError, match="fabric settings"):
+        make_fabric(FabricConfig(accelerator="cpu", strategy="no-such-strategy"), tmp_path)

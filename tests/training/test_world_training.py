@@ -1,0 +1,156 @@
+"""From gameplay video to a world on disk, at toy size: learns, resumes exactly, refuses what does not fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.fakes import TINY_ACTIONS, save_tiny_world, tiny_codec_config, tiny_denoiser_config, write_tiny_dataset
+from training.codec import TrainCodecConfig, train_codec
+from training.fabric import FabricConfig
+from training.finetune import FinetuneConfig
+from training.finetune import main as finetune
+from training.frames import DataConfig, choose_episodes
+from training.loop import LoopConfig
+from training.objective import FlowMatching, ObjectiveConfig, spoil
+from training.pretrain import PretrainConfig, build_world
+from training.pretrain import main as pretrain
+from training.validation import ValidationConfig
+from worldsim.actions import ActionLayout
+from worldsim.codec import FrameCodec
+from worldsim.errors import WorldError
+from worldsim.model.denoiser import Denoiser
+from worldsim.simulator import Simulator
+from worldsim.weights import load_codec, save_codec
+from worldsim.world import World
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataConfig:
+    folder = write_tiny_dataset(tmp_path / "data")
+    return DataConfig(train=[str(folder)], heldout=[str(folder)], num_workers=1)
+
+
+def pretrain_config(tmp_path: Path, data: DataConfig, num_steps: int, out: str = "run") -> PretrainConfig:
+    codec = tmp_path / "codec"
+    if not codec.exists():
+        torch.manual_seed(0)
+        save_codec(FrameCodec(tiny_codec_config()), codec)
+    return PretrainConfig(
+        name="toy",
+        out=str(tmp_path / out),
+        data=data,
+        codec=str(codec),
+        model=tiny_denoiser_config(),
+        objective=ObjectiveConfig(own_context_share=0.5),
+        loop=LoopConfig(num_steps=num_steps, warmup_steps=2, decay_fraction=0.0, log_every=1, checkpoint_seconds=1e9),
+        fabric=FabricConfig(accelerator="cpu"),
+        validation=ValidationConfig(num_rollouts=2, context_frames=2, horizons=[1, 2]),
+        batch_size=2,
+        sequence_length=6,
+        num_starts=2,
+        start_frames=4,
+    )
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return World.from_pretrained(folder / "world").denoiser.state_dict()
+
+
+def test_pretraining_writes_a_world_that_can_be_stepped(tmp_path: Path, data: DataConfig) -> None:
+    pretrain.run(pretrain_config(tmp_path, data, 3))
+    world = World.from_pretrained(tmp_path / "run" / "world")
+    assert world.config.name == "toy"
+    assert len(world.starts) == 2
+    simulator = Simulator(world)
+    frames, _ = simulator.step(simulator.start(world.starts[:1], [0]), torch.tensor([[1, 0, 2]]))
+    assert frames.shape == (1, world.config.height, world.config.width, 3)
+
+
+def test_a_resumed_pretraining_ends_with_the_same_weights_bit_for_bit(tmp_path: Path, data: DataConfig) -> None:
+    pretrain.run(pretrain_config(tmp_path, data, 6, "whole"))
+    pretrain.run(pretrain_config(tmp_path, data, 3, "killed"))
+    pretrain.run(pretrain_config(tmp_path, data, 6, "killed"))
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, resumed[name]), name
+
+
+def test_finetuning_starts_from_a_world_and_keeps_its_description(tmp_path: Path, data: DataConfig) -> None:
+    base = save_tiny_world(tmp_path / "world")
+    settings = pretrain_config(tmp_path, data, 2, "fine")
+    names = ("out", "data", "objective", "loop", "fabric", "validation", "batch_size", "sequence_length")
+    config = FinetuneConfig(
+        init=str(base), num_starts=2, start_frames=4, **{name: getattr(settings, name) for name in names}
+    )
+    finetune.run(config)
+    before, after = World.from_pretrained(base), World.from_pretrained(tmp_path / "fine" / "world")
+    assert replace(after.config) == before.config
+    assert after.identity != before.identity
+
+
+def test_finetuning_on_other_buttons_is_refused(tmp_path: Path, data: DataConfig) -> None:
+    other = write_tiny_dataset(tmp_path / "other", actions=ActionLayout(TINY_ACTIONS.axes[:2]))
+    with pytest.raises(WorldError, match="turn/left"):
+        choose_episodes([str(other)], 0, TINY_ACTIONS)
+
+
+def test_the_codec_learns_and_is_exported(tmp_path: Path, data: DataConfig) -> None:
+    def score(steps: int) -> float:
+        return train_codec(
+            TrainCodecConfig(
+                out=str(tmp_path / f"codec-{steps}"),
+                data=data,
+                codec=tiny_codec_config(),
+                loop=LoopConfig(num_steps=steps, warmup_steps=1, decay_fraction=0.0, ema_decay=0.0),
+                fabric=FabricConfig(accelerator="cpu", precision="32-true"),
+                batch_size=8,
+                learning_rate=5e-3,
+            )
+        )
+
+    assert score(60) > score(1) + 1.0
+    assert load_codec(tmp_path / "codec-60" / "codec").latent_shape == (4, 4, 6)
+
+
+def test_the_world_model_learns_to_predict(tmp_path: Path, data: DataConfig) -> None:
+    config = pretrain_config(tmp_path, data, 1)
+    denoiser = build_world(config, choose_episodes(data.train, 0)[0].info).denoiser.requires_grad_(True)
+    module = FlowMatching(denoiser, ObjectiveConfig())
+    optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(2, 1, 4, 4, 6, generator=generator).expand(-1, 6, -1, -1, -1)
+    actions = torch.zeros(2, 6, 3, dtype=torch.int64)
+    losses = []
+    for _ in range(120):
+        loss = module(latents, actions, generator)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
+
+
+def test_own_context_replaces_clean_frames_without_gradients_through_them() -> None:
+    torch.manual_seed(0)
+    module = FlowMatching(Denoiser(tiny_denoiser_config()), ObjectiveConfig(own_context_share=0.5))
+    generator = torch.Generator().manual_seed(0)
+    latents, actions = torch.randn(2, 5, 4, 4, 6), torch.zeros(2, 5, 3, dtype=torch.int64)
+    spoiled = spoil(latents, module.config, generator)
+    own = module._predict_context(latents[:1], spoiled, actions[:1], generator)
+    assert own.shape == (1, 5, 4, 4, 6)
+    assert not own.requires_grad
+    assert torch.equal(own[:, 0], latents[:1, 0])
+    assert not torch.equal(own[:, 1:], latents[:1, 1:])
+
+
+def test_spoiled_frames_follow_the_flow() -> None:
+    latents = torch.randn(4, 6, 4, 4, 6)
+    spoiled = spoil(latents, ObjectiveConfig(), torch.Generator().manual_seed(0))
+    level = spoiled.levels[..., 1, None, None, None]
+    torch.testing.assert_close(spoiled.noisy - level * spoiled.velocity, latents)
+    assert (spoiled.levels[..., 0] <= 0.3).all()
+    assert 0 < (spoiled.levels[..., 1] == 1).float().mean() < 1

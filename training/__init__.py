@@ -1,0 +1,1 @@
+"""Commands that record, train and measure; Hydra lives here."""

@@ -1,0 +1,94 @@
+"""What the frame autoencoder is trained to do, as pure functions of images."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(kw_only=True, slots=True)
+class CodecLossConfig:
+    """Weights of the terms of the codec's loss.
+
+    Attributes:
+        l1_weight: Mean absolute error; keeps edges sharp.
+        mse_weight: Mean squared error; what PSNR measures. At 30 dB it is about 20 times smaller than the
+            absolute error, hence the weight.
+        gradient_weight: Mean absolute error of the differences between neighbouring pixels.
+        latent_noise: Largest standard deviation of the noise put on the latents in training, in units of the
+            latents' own: the size of error that decoding should shrug off.
+    """
+
+    l1_weight: float = 1.0
+    mse_weight: float = 10.0
+    gradient_weight: float = 0.5
+    latent_noise: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse negative weights, and a loss of nothing."""
+        for name in ("l1_weight", "mse_weight", "gradient_weight", "latent_noise"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"codec loss {name} must not be negative, got {getattr(self, name)}")
+        if self.l1_weight + self.mse_weight + self.gradient_weight == 0:
+            raise ValueError("codec loss needs at least one weight above 0")
+
+
+def gradient_difference(reconstructed: Tensor, images: Tensor) -> Tensor:
+    """Return the mean absolute error of horizontal and vertical pixel differences.
+
+    Args:
+        reconstructed: `[B, 3, H, W]`, H and W at least 2.
+        images: Same shape.
+    """
+    error = reconstructed - images
+    vertical = (error[:, :, 1:] - error[:, :, :-1]).abs().mean()
+    horizontal = (error[:, :, :, 1:] - error[:, :, :, :-1]).abs().mean()
+    return (vertical + horizontal) / 2
+
+
+def reconstruction_terms(reconstructed: Tensor, images: Tensor) -> dict[str, Tensor]:
+    """Return the terms of the loss, unweighted scalars in fp32: `l1`, `mse` and `gradient`.
+
+    Args:
+        reconstructed: `[B, 3, H, W]`, not clamped, so that values outside [0, 1] are still pulled back.
+        images: Same shape, in [0, 1].
+    """
+    reconstructed, images = reconstructed.float(), images.float()
+    return {
+        "l1": F.l1_loss(reconstructed, images),
+        "mse": F.mse_loss(reconstructed, images),
+        "gradient": gradient_difference(reconstructed, images),
+    }
+
+
+def reconstruction_loss(reconstructed: Tensor, images: Tensor, config: CodecLossConfig) -> Tensor:
+    """Return the weighted sum of `reconstruction_terms`, a scalar."""
+    terms = reconstruction_terms(reconstructed, images)
+    return (
+        config.l1_weight * terms["l1"]
+        + config.mse_weight * terms["mse"]
+        + config.gradient_weight * terms["gradient"]
+    )
+
+
+def sample_latent_noise(
+    batch_size: int, latent_shape: tuple[int, int, int], config: CodecLossConfig, generator: torch.Generator
+) -> Tensor:
+    """Draw the noise of one batch for `FrameCodec.reconstruct`.
+
+    Each frame gets its own level, uniform from 0 to `latent_noise`: clean latents must stay exact, and the
+    errors of play have every size.
+
+    Args:
+        batch_size: B.
+        latent_shape: (C, h, w).
+        config: Gives the largest level.
+        generator: Decides the numbers and, by its device, where they live.
+
+    Returns:
+        `[B, C, h, w]`, fp32, in units of the latents' standard deviation.
+    """
+    device = generator.device
+    levels = torch.rand(batch_size, 1, 1, 1, generator=generator, device=device) * config.latent_noise
+    return torch.randn(batch_size, *latent_shape, generator=generator, device=device) * levels

@@ -1,0 +1,121 @@
+"""How every command starts: Hydra at the door, typed configuration behind it, one sentence on failure."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from worldsim.errors import WorldError
+
+CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "conf"
+CONFIG_ERRORS = (HydraException, OmegaConfBaseException)
+# What a person can put right. Anything else is a fault of the program and keeps its traceback.
+USER_ERRORS = (ValueError, OSError, OmegaConfBaseException)
+FULL_ERROR = "HYDRA_FULL_ERROR"
+
+Config = TypeVar("Config")
+
+
+class Command(Generic[Config]):
+    """A function of a typed configuration, callable as a command: it reads `sys.argv`.
+
+    Attributes:
+        run: The function itself.
+        config_name: The configuration file, without `.yaml`.
+        config_class: The class of the configuration.
+    """
+
+    def __init__(self, run: Callable[[Config], None], config_name: str, config_class: type[Config]) -> None:
+        self.run = run
+        self.config_name = config_name
+        self.config_class = config_class
+        ConfigStore.instance().store(name=f"{config_name}_schema", node=config_class)
+
+    def __call__(self) -> None:
+        """Parse, convert, run; exit with 1 and one sentence if the user can put it right."""
+
+        def task(config: DictConfig) -> None:
+            # Leaving by SystemExit keeps Hydra from printing its own report of the same error.
+            _exit_on_error(lambda: self.run(self.convert(config)), () if wants_traceback else USER_ERRORS)
+
+        command = hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name=self.config_name)
+        wants_traceback = os.environ.get(FULL_ERROR) == "1"
+        os.environ[FULL_ERROR] = "1"  # Hydra then raises its errors instead of printing them at length
+        try:
+            _exit_on_error(command(task), () if wants_traceback else CONFIG_ERRORS)
+        finally:
+            if not wants_traceback:
+                del os.environ[FULL_ERROR]
+
+    def convert(self, config: DictConfig) -> Config:
+        """Return the composed configuration as the dataclass it started from.
+
+        Raises:
+            WorldError: If a key was added (`+key=value`) that nobody reads.
+        """
+        refuse_unknown_keys(config)
+        converted = OmegaConf.to_object(config)
+        assert isinstance(converted, self.config_class), f"conf/{self.config_name}.yaml lacks its schema"
+        return converted
+
+
+def entry(name: str, config_class: type[Config]) -> Callable[[Callable[[Config], None]], Command[Config]]:
+    """Make a command out of a function of a typed configuration.
+
+    Registers `config_class` as the schema `NAME_schema`, which `conf/NAME.yaml` starts from. The command
+    exits with 0; with 1 and one sentence on stderr for an error of the user's; with 130 after Ctrl-C. With
+    `HYDRA_FULL_ERROR=1` in the environment errors keep their tracebacks.
+
+    Args:
+        name: The configuration file, without `.yaml`.
+        config_class: Dataclass of the configuration.
+    """
+    return lambda function: Command(function, name, config_class)
+
+
+def refuse_unknown_keys(config: DictConfig, path: str = "") -> None:
+    """Raise `WorldError` if a node holds a key that its dataclass does not have, at any depth."""
+    node_class = OmegaConf.get_type(config)
+    known = {field.name for field in fields(node_class)} if is_dataclass(node_class) else None
+    for key in config:
+        if known is not None and key not in known:
+            raise WorldError(f"there is no setting '{path}{key}' (--cfg job lists every setting)")
+        if not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
+            refuse_unknown_keys(config[key], f"{path}{key}.")
+
+
+def describe_error(error: BaseException) -> str:
+    """Return one line that says what is wrong."""
+    if isinstance(error, CONFIG_ERRORS):
+        reasons = [_first_line(error)]
+        if error.__cause__ is not None:
+            reasons.append(_first_line(error.__cause__))
+        return f"{': '.join(reasons)} (--cfg job lists every setting)"
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.strerror}: {error.filename}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _exit_on_error(run: Callable[[], Any], errors: tuple[type[BaseException], ...]) -> None:
+    try:
+        run()
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(130)
+    except errors as error:
+        print(f"error: {describe_error(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".:")

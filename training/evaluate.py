@@ -1,0 +1,246 @@
+"""Measure a world against the real game: `python -m training.evaluate world=doom-rooms profile=quick`.
+
+Writes OUT/report.json, and of the roll-outs a filmstrip, a video and a plot; prints where the world stands
+beside what it must reach. The report is written anew after each part: a stopped run keeps what it has.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from training.entry import entry
+from worldsim.device import choose_device, set_threads
+from worldsim.errors import WorldError
+from worldsim.evaluation import report
+from worldsim.evaluation.bars import format_table, judge
+from worldsim.evaluation.clips import Recordings
+from worldsim.evaluation.controllability import PAIRS, opposite_action_test
+from worldsim.evaluation.cost import startup_seconds, step_cost
+from worldsim.evaluation.idle import idle_hold
+from worldsim.evaluation.rollouts import (
+    RolloutSettings,
+    predict_next,
+    roll_out,
+    summarize_next,
+    summarize_rollouts,
+)
+from worldsim.simulator import Simulator
+from worldsim.world import World, shipped_worlds
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("cost", "rollout", "controllability", "idle")
+
+
+@dataclass(kw_only=True, slots=True)
+class EvaluateConfig:
+    """What to measure; `conf/evaluate.yaml` and `conf/profile` say what each setting means."""
+
+    world: str | None = None
+    data: str = "data/doom-rooms/heldout"
+    out: str = "outputs/evaluate"
+    parts: list[str] = field(default_factory=lambda: list(PARTS))
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
+    denoising_steps: int | None = None
+    num_episodes: int = 0
+    context_frames: int = 32
+    batch_size: int = 0
+    threads: int = 0
+    num_rollouts: int = 64
+    horizon: int = 128
+    num_next_clips: int = 16
+    next_frames: int = 64
+    num_action_starts: int = 64
+    num_idle_starts: int = 4
+    idle_frames: int = 500
+    cost_frames: int = 2000
+    startup_runs: int = 3
+
+    def __post_init__(self) -> None:
+        unknown = [part for part in self.parts if part not in PARTS]
+        if unknown or not self.parts:
+            raise WorldError(f"parts must be some of {', '.join(PARTS)}, got {', '.join(unknown) or 'none'}")
+        for name in ("seed", "num_episodes", "batch_size", "threads", "startup_runs"):
+            if getattr(self, name) < 0:
+                raise WorldError(f"{name} must be at least 0, got {getattr(self, name)}")
+        counts = ("context_frames", "num_rollouts", "horizon", "num_next_clips", "next_frames")
+        for name in (*counts, "num_action_starts", "num_idle_starts", "idle_frames", "cost_frames"):
+            if getattr(self, name) < 1:
+                raise WorldError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@entry("evaluate", EvaluateConfig)
+def main(config: EvaluateConfig) -> None:
+    """Measure the parts that were asked for, write the report after each, print the table."""
+    out = prepare_folder(Path(config.out))
+    evaluation = Evaluation(config, out)
+    # In this order: the cost is measured before decoded video fills the memory.
+    for part in [part for part in PARTS if part in config.parts]:
+        evaluation.measure(part)
+    rollout = evaluation.parts.get("rollout")
+    if rollout is not None:
+        print(f"\n{report.format_horizons(rollout)}")
+    print(f"\n{format_table(judge(evaluation.parts))}")
+    startup = evaluation.parts.get("cost", {}).get("startup", {})
+    if "error" in startup:
+        print(f"\nstart-up was not measured: {startup['error']}")
+    print(f"\nwritten to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+
+
+def prepare_folder(out: Path) -> Path:
+    """Create a folder and make sure that it can be written to, before an hour of work and not after."""
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(out)) from error
+    return out
+
+
+class Evaluation:
+    """A world, the real game beside it, and what was measured so far.
+
+    Attributes:
+        parts: Reports by part.
+    """
+
+    def __init__(self, config: EvaluateConfig, out: Path) -> None:
+        choice = choose_device(config.device, config.dtype)
+        set_threads(config.threads)
+        self.config, self.out = config, out
+        self.world = World.from_pretrained(
+            config.world or first_world(), device=choice.device, dtype=choice.dtype
+        )
+        described = self.world.config
+        self.recordings = Recordings(
+            Path(config.data), described.actions, (described.height, described.width), config.num_episodes
+        )
+        sampler = described.sampler
+        if config.denoising_steps is not None:
+            sampler = replace(sampler, num_steps=config.denoising_steps)
+        self.simulator = Simulator(self.world, sampler)
+        self.batch_size = config.batch_size or (64 if choice.device.type == "cuda" else 16)
+        self.parts: dict[str, Any] = {}
+        self._run = report.describe_run(
+            [shlex.quote(word) for word in sys.orig_argv], choice.device, choice.dtype
+        )
+        # Too short episodes are found now, not after the parts that could do with them.
+        horizon = max(config.horizon, config.next_frames) if "rollout" in config.parts else 0
+        self.recordings.choose(config.context_frames + horizon, 1, config.seed)
+        frames = sum(self.recordings.lengths)
+        print(f"world {self.world.identity}, {sampler.num_steps} denoising steps, on {choice}")
+        print(f"{len(self.recordings.episodes)} episodes, {frames} frames in {config.data}", flush=True)
+
+    def measure(self, part: str) -> None:
+        """Measure one part and write the report so far."""
+        measures: dict[str, Callable[[], dict[str, Any]]] = {
+            "cost": self._cost,
+            "rollout": self._rollout,
+            "controllability": self._controllability,
+            "idle": self._idle,
+        }
+        began = time.perf_counter()
+        self.parts[part] = measures[part]()
+        self.parts[part]["measured_in_seconds"] = round(time.perf_counter() - began, 1)
+        head = self._run | {
+            "world": self.world.identity,
+            "data": {"folder": self.config.data, "source": self.recordings.info.source},
+            "sampler": asdict(self.simulator.sampler),
+            "settings": asdict(self.config),
+        }
+        report.write_json(self.out / report.REPORT_FILE, head | {"bars": judge(self.parts)} | self.parts)
+
+    def _cost(self) -> dict[str, Any]:
+        config = self.config
+        clips = self.recordings.choose(config.context_frames, 1, config.seed)
+        start = next(self.recordings.batches(clips, config.context_frames, 1))
+        steps = step_cost(
+            self.simulator,
+            start,
+            context_frames=config.context_frames,
+            num_frames=config.cost_frames,
+            seed=config.seed,
+            show_progress=True,
+        )
+        if config.startup_runs:
+            steps["startup"] = startup_seconds(self._play_command(), ROOT, config.startup_runs)
+        return steps
+
+    def _play_command(self) -> list[str]:
+        assert self.world.folder is not None
+        folder = str(self.world.folder.resolve()).replace("'", "\\'")
+        return [
+            *(sys.executable, "play.py", f"world='{folder}'", "headless=true", "steps=1", "record=''"),
+            *(f"device={self.config.device}", f"dtype={self.config.dtype}", f"threads={self.config.threads}"),
+        ]
+
+    def _rollout(self) -> dict[str, Any]:
+        config = self.config
+        settings = RolloutSettings(
+            context_frames=config.context_frames,
+            horizon=config.horizon,
+            batch_size=self.batch_size,
+            seed=config.seed,
+            show_progress=True,
+        )
+        clips = self.recordings.choose(settings.length, config.num_rollouts, config.seed)
+        scores = roll_out(self.simulator, self.recordings, clips, settings)
+        summary = summarize_rollouts(scores)
+        report.write_filmstrip(self.out / report.FILM_FILE, scores.examples)
+        report.write_video(self.out / report.VIDEO_FILE, scores.examples, self.world.config.frame_rate)
+        report.write_curve(self.out / report.CURVE_FILE, summary["psnr_curve_db"])
+        settings = replace(settings, horizon=config.next_frames)
+        clips = self.recordings.choose(settings.length, config.num_next_clips, config.seed + 1)
+        summary["next_frame"] = summarize_next(predict_next(self.simulator, self.recordings, clips, settings))
+        return summary
+
+    def _controllability(self) -> dict[str, Any]:
+        config, found = self.config, {}
+        for pair in PAIRS:
+            if pair.is_in(self.world.config.actions):
+                found[pair.axis] = opposite_action_test(
+                    self.simulator,
+                    self.recordings,
+                    pair,
+                    num_starts=config.num_action_starts,
+                    context_frames=config.context_frames,
+                    batch_size=self.batch_size,
+                    seed=config.seed,
+                    show_progress=True,
+                )
+            else:
+                print(f"not tested: the world has no {pair.axis} {pair.positive} and {pair.negative}")
+        return found
+
+    def _idle(self) -> dict[str, Any]:
+        config = self.config
+        return idle_hold(
+            self.simulator,
+            self.recordings,
+            num_starts=config.num_idle_starts,
+            num_frames=config.idle_frames,
+            context_frames=config.context_frames,
+            batch_size=self.batch_size,
+            seed=config.seed,
+            show_progress=True,
+        )
+
+
+def first_world() -> str:
+    """Return the name of the first world that ships."""
+    worlds = shipped_worlds()
+    if not worlds:
+        raise WorldError("no world ships with this copy; give world=, the folder of one")
+    return worlds[0]
+
+
+if __name__ == "__main__":
+    main()

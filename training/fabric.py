@@ -1,0 +1,53 @@
+"""Device, precision and distribution as configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.loggers import TensorBoardLogger
+
+from worldsim.errors import WorldError
+
+
+@dataclass(kw_only=True, slots=True)
+class FabricConfig:
+    """What `lightning_fabric.Fabric` takes.
+
+    Attributes:
+        accelerator: auto, cpu, cuda, mps.
+        devices: Number of devices, as a number or `auto`.
+        num_nodes: Machines.
+        strategy: auto, ddp, fsdp.
+        precision: 32-true, bf16-mixed, 16-mixed, bf16-true.
+        compile: Compile the model block by block (worth it on a GPU).
+    """
+
+    accelerator: str = "auto"
+    devices: str = "1"
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "bf16-mixed"
+    compile: bool = False
+
+
+def make_fabric(config: FabricConfig, folder: Path) -> Fabric:
+    """Build and launch Fabric; event files for TensorBoard go to `folder / events`."""
+    # Keeps fp32 products (the memory's maps) on tensor cores where there are some; no effect on a CPU.
+    torch.set_float32_matmul_precision("high")
+    try:
+        fabric = Fabric(
+            accelerator=config.accelerator,
+            devices=int(config.devices) if config.devices.isdigit() else config.devices,
+            num_nodes=config.num_nodes,
+            strategy=config.strategy,
+            precision=config.precision,  # pyright: ignore[reportArgumentType]
+            loggers=TensorBoardLogger(root_dir=folder, name="events", version=""),
+        )
+    except (ValueError, RuntimeError) as error:
+        raise WorldError(f"fabric settings can't be used here: {error}") from error
+    fabric.launch()
+    fabric.print(f"training on {fabric.device} in {config.precision}, strategy {config.strategy}")
+    return fabric

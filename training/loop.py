@@ -1,0 +1,219 @@
+"""The one training loop: codec, pretraining and finetuning all run through `fit`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
+
+from training.run import RunFolder
+from worldsim.errors import WorldError
+
+
+@dataclass(kw_only=True, slots=True)
+class LoopConfig:
+    """How long and how carefully to train.
+
+    Attributes:
+        num_steps: Updates in all.
+        warmup_steps: Updates over which the learning rate rises from 0.
+        decay_fraction: Last part of the run, over which the learning rate falls to 0.
+        clip_norm: Largest norm of the gradient.
+        ema_decay: Weight of the old in the moving average of the weights, once it is warm.
+        log_every: Updates between two entries in the event file.
+        checkpoint_seconds: Seconds between two checkpoints.
+        train_seconds: Length by the clock instead of by `num_steps`, for a machine that is lent by the minute; the
+            learning rate follows the clock, so such a run does not repeat bit for bit. 0 is off.
+        seed: Decides every random number of the run.
+    """
+
+    num_steps: int = 1000
+    warmup_steps: int = 100
+    decay_fraction: float = 0.3
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+    log_every: int = 20
+    checkpoint_seconds: float = 180.0
+    train_seconds: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 1:
+            raise WorldError(f"loop.num_steps must be at least 1, got {self.num_steps}")
+        if not 0 <= self.decay_fraction <= 1:
+            raise WorldError(f"loop.decay_fraction must lie in [0, 1], got {self.decay_fraction}")
+        if not 0 <= self.ema_decay < 1:
+            raise WorldError(f"loop.ema_decay must lie in [0, 1), got {self.ema_decay}")
+
+
+def learning_rate_factor(step: int, seconds: float, config: LoopConfig) -> float:
+    """Return what to multiply learning rates by at an update: warm-up, then constant, then linear to 0."""
+    warm = (step + 1) / max(1, config.warmup_steps)
+    left = 1 - (seconds / config.train_seconds if config.train_seconds else step / config.num_steps)
+    return max(0.0, min(warm, left / max(config.decay_fraction, 1e-9), 1.0))
+
+
+def seed_of(*numbers: int) -> int:
+    """Mix some numbers (seed, step, rank) into one seed for a generator."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+def make_average(module: nn.Module, decay: float) -> AveragedModel:
+    """Return the moving average of a module's weights; young averages follow faster."""
+
+    @torch.no_grad()
+    def update(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
+        weight = 1 - min(decay, (1 + float(count)) / (10 + float(count)))
+        torch._foreach_lerp_(list(averaged), list(current), weight)
+
+    return AveragedModel(module, multi_avg_fn=update)
+
+
+@dataclass(slots=True)
+class Training:
+    """What a checkpoint holds.
+
+    Attributes:
+        module: Returns a dict of losses, `loss` among them, for a batch; wrapped by Fabric.
+        average: Moving average of its weights.
+        optimizers: Optimizers, wrapped by Fabric; their groups keep their own learning rate as `base_lr`.
+        step: Updates done.
+        seconds: Time spent on them.
+    """
+
+    module: Any
+    average: AveragedModel
+    optimizers: Sequence[Any]
+    step: int = 0
+    seconds: float = 0.0
+
+    def is_done(self, config: LoopConfig) -> bool:
+        """Whether the run has reached its length."""
+        return self.seconds >= config.train_seconds if config.train_seconds else self.step >= config.num_steps
+
+    def state(self) -> dict[str, Any]:
+        """Return what Fabric saves and restores."""
+        state: dict[str, Any] = {"module": self.module, "average": self.average}
+        state |= {"step": self.step, "seconds": self.seconds}
+        return state | {f"optimizer_{index}": optimizer for index, optimizer in enumerate(self.optimizers)}
+
+
+def prepare(
+    fabric: Fabric, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer], ema_decay: float
+) -> Training:
+    """Hand a module and its optimizers to Fabric."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["base_lr"] = group["lr"]
+    average = make_average(module, ema_decay).to(fabric.device)
+    wrapped, *rest = fabric.setup(module, *optimizers)
+    return Training(wrapped, average, rest)
+
+
+def update(fabric: Fabric, training: Training, batch: Sequence[Any], config: LoopConfig) -> dict[str, Tensor]:
+    """Do one update and return its losses.
+
+    Raises:
+        WorldError: If the loss is not finite; the weights are then as they were.
+    """
+    factor = learning_rate_factor(training.step, training.seconds, config)
+    for optimizer in training.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        optimizer.zero_grad()
+    losses: dict[str, Tensor] = dict(training.module(*batch))
+    fabric.backward(losses["loss"])
+    # After the backward pass has been queued: waiting for the loss then costs an accelerator nothing.
+    if not torch.isfinite(losses["loss"]):
+        raise WorldError(f"the loss is {losses['loss'].item()} at step {training.step}; no update was made")
+    for index, optimizer in enumerate(training.optimizers):
+        norm = fabric.clip_gradients(training.module, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
+        if norm is not None:
+            losses[f"gradient_norm_{index}"] = norm
+        optimizer.step()
+    training.average.update_parameters(training.module.module)
+    training.step += 1
+    return losses
+
+
+def fit(
+    fabric: Fabric,
+    training: Training,
+    batch_at: Callable[[int], Sequence[Any]],
+    config: LoopConfig,
+    run: RunFolder,
+    *,
+    frames_per_batch: int,
+    on_checkpoint: Callable[[Training], dict[str, float]],
+) -> None:
+    """Train until `config.num_steps`, resuming from the run's newest checkpoint.
+
+    Args:
+        fabric: Device, precision and strategy.
+        training: From `prepare`.
+        batch_at: Arguments of the module at a step; must depend on nothing but the step, so that a resumed run
+            repeats the losses of one that was never killed.
+        config: Length and care.
+        run: Where checkpoints go.
+        frames_per_batch: For the throughput in the progress bar.
+        on_checkpoint: Called after each checkpoint; returns numbers to log.
+    """
+    resume(fabric, training, run)
+    last = last_save = time.monotonic()
+    with tqdm(
+        total=None if config.train_seconds else config.num_steps, initial=training.step, unit="step", smoothing=0.1, disable=fabric.global_rank != 0
+    ) as bar:
+        try:
+            while not training.is_done(config):
+                losses = update(fabric, training, batch_at(training.step), config)
+                bar.update()
+                if training.step % config.log_every == 0:
+                    _log(fabric, training, losses, bar, frames_per_batch)
+                now = time.monotonic()
+                training.seconds += now - last
+                last = now
+                if now - last_save > config.checkpoint_seconds:
+                    _checkpoint(fabric, training, run, on_checkpoint)
+                    last_save = time.monotonic()
+        except KeyboardInterrupt:
+            run.save(fabric, training.state(), training.step)
+            raise
+    _checkpoint(fabric, training, run, on_checkpoint)
+
+
+def resume(fabric: Fabric, training: Training, run: RunFolder) -> None:
+    """Load the run's newest checkpoint, if there is one."""
+    path = run.latest()
+    if path is None:
+        return
+    state = training.state()
+    fabric.load(path, state, weights_only=True)
+    training.step, training.seconds = state["step"], state["seconds"]
+    fabric.print(f"resuming {run.path} at step {training.step}")
+
+
+def _log(fabric: Fabric, training: Training, losses: dict[str, Tensor], bar: tqdm, frames_per_batch: int) -> None:
+    values = {name: float(value.detach()) for name, value in losses.items()}
+    rate = bar.format_dict["rate"] or 0.0
+    frames_per_second = rate * frames_per_batch * fabric.world_size
+    bar.set_postfix_str(f"loss {values['loss']:.4f}, {frames_per_second:,.0f} frames/s", refresh=False)
+    factor = training.optimizers[0].param_groups[0]["lr"]
+    fabric.log_dict(values | {"frames_per_second": frames_per_second, "learning_rate": factor}, training.step)
+
+
+def _checkpoint(
+    fabric: Fabric, training: Training, run: RunFolder, on_checkpoint: Callable[[Training], dict[str, float]]
+) -> None:
+    run.save(fabric, training.state(), training.step)
+    numbers = on_checkpoint(training)
+    if numbers:
+        fabric.log_dict(numbers, training.step)
+        fabric.print(f"step {training.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))

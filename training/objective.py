@@ -1,0 +1,135 @@
+"""What the world model is trained to do: rectified flow over a clean and a noisy stream of the same frames."""
+
+# B batch, F frames, C h w latent size, A action axes
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from worldsim.errors import WorldError
+from worldsim.model.denoiser import Denoiser
+
+
+@dataclass(kw_only=True, slots=True)
+class ObjectiveConfig:
+    """How frames are spoiled in training.
+
+    Attributes:
+        pure_noise_probability: Share of noisy frames that are nothing but noise, where every roll-out starts.
+        context_noise: Largest noise level of clean frames, so that play survives its own errors.
+        context_noise_probability: Share of clips whose clean frames are noised at all.
+        own_context_share: Share of the clips of a batch whose clean frames are the model's own one-step predictions.
+    """
+
+    pure_noise_probability: float = 0.3
+    context_noise: float = 0.3
+    context_noise_probability: float = 0.8
+    own_context_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        shares = (self.pure_noise_probability, self.context_noise_probability, self.own_context_share)
+        if not all(0 <= share <= 1 for share in shares):
+            raise WorldError(f"the objective's probabilities and shares must lie in [0, 1], got {shares}")
+        if not 0 <= self.context_noise < 1:
+            raise WorldError(f"objective.context_noise must lie in [0, 1), got {self.context_noise}")
+
+
+@dataclass(frozen=True, slots=True)
+class Spoiled:
+    """A batch with its noise drawn.
+
+    Attributes:
+        clean: `[B, F, C, h, w]`, what is committed.
+        noisy: `[B, F, C, h, w]`, what is denoised.
+        levels: `[B, F, 2]`, the noise levels of the two.
+        velocity: `[B, F, C, h, w]`, the target.
+    """
+
+    clean: Tensor
+    noisy: Tensor
+    levels: Tensor
+    velocity: Tensor
+
+
+def mix(latents: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
+    """Return `(1 - t) latents + t noise` for levels t `[B, F]`."""
+    levels = levels[..., None, None, None]
+    return (1 - levels) * latents + levels * noise
+
+
+def spoil(latents: Tensor, config: ObjectiveConfig, generator: torch.Generator) -> Spoiled:
+    """Draw noise levels and noise for latents `[B, F, C, h, w]`."""
+    batch, frames = latents.shape[:2]
+    device = latents.device
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, device=device)
+
+    level = torch.randn(batch, frames, generator=generator, device=device).sigmoid()
+    level = torch.where(uniform(batch, frames) < config.pure_noise_probability, 1.0, level)
+    context_level = config.context_noise * uniform(batch, frames)
+    context_level = torch.where(uniform(batch, 1) < config.context_noise_probability, context_level, 0.0)
+    noise = torch.randn(latents.shape, generator=generator, device=device)
+    context_noise = torch.randn(latents.shape, generator=generator, device=device)
+    return Spoiled(
+        clean=mix(latents, context_noise, context_level),
+        noisy=mix(latents, noise, level),
+        levels=torch.stack([context_level, level], dim=-1),
+        velocity=noise - latents,
+    )
+
+
+class FlowMatching(nn.Module):
+    """Mean squared error of the predicted velocity."""
+
+    def __init__(self, denoiser: Denoiser, config: ObjectiveConfig) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.config = config
+
+    def forward(self, latents: Tensor, actions: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the losses of a batch.
+
+        Args:
+            latents: `[B, F, C, h, w]`, unit variance.
+            actions: `[B, F, A]`, the action that leads to each frame.
+            generator: Decides noise and levels; on the latents' device.
+
+        Returns:
+            `loss`, and for the log the loss at pure noise, `loss_pure`.
+        """
+        latents = latents.float()
+        spoiled = spoil(latents, self.config, generator)
+        clean, levels = spoiled.clean, spoiled.levels
+        num_own = round(self.config.own_context_share * len(latents))
+        if num_own:
+            own = self._predict_context(latents[:num_own], spoiled, actions[:num_own], generator)
+            clean = torch.cat([own, clean[num_own:]])
+            levels = levels.clone()
+            levels[:num_own, :, 0] = 0.0
+        velocity = self.denoiser(clean, spoiled.noisy, levels, actions)
+        # The first frame has nothing to go by; the second is the first that the player's action led to.
+        error = (velocity.float() - spoiled.velocity)[:, 1:].square().mean(dim=(2, 3, 4))
+        is_pure = levels[:, 1:, 1] == 1
+        pure = (error * is_pure).sum() / is_pure.sum().clamp(min=1)
+        return {"loss": error.mean(), "loss_pure": pure.detach()}
+
+    @torch.no_grad()
+    def _predict_context(
+        self, latents: Tensor, spoiled: Spoiled, actions: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Return the model's own predictions of the clips, to stand in the place of their clean frames.
+
+        One pass predicts all frames from noise, each after the true ones before it; as context they carry the very
+        errors that play makes, at the price of a forward pass.
+        """
+        clips = len(latents)
+        noise = torch.randn(latents.shape, generator=generator, device=latents.device)
+        levels = spoiled.levels[:clips].clone()
+        levels[..., 1] = 1.0
+        own = noise - self.denoiser(spoiled.clean[:clips], noise, levels, actions).float()
+        own[:, 0] = latents[:, 0]
+        return own

@@ -1,0 +1,63 @@
+"""Train a world model from nothing: `python -m training.pretrain`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from training.entry import entry
+from training.frames import choose_episodes
+from training.run import RunFolder
+from training.world_model import TrainWorldConfig, train_world
+from worldsim.data.dataset_info import DatasetInfo
+from worldsim.model.denoiser import Denoiser, DenoiserConfig
+from worldsim.weights import load_codec
+from worldsim.world import World, WorldConfig
+
+
+@dataclass(kw_only=True, slots=True)
+class PretrainConfig(TrainWorldConfig):
+    """Settings of `python -m training.pretrain`, beside those of every training.
+
+    Attributes:
+        name: Name of the world.
+        codec: Folder of a trained codec, or of a world whose codec to use.
+        model: Shape of the network; latent shape and buttons are filled in from the codec and the data.
+    """
+
+    name: str = "world"
+    codec: str
+    model: DenoiserConfig = field(default_factory=DenoiserConfig)
+
+
+def build_world(config: PretrainConfig, info: DatasetInfo) -> World:
+    """Return an untrained world for a data set."""
+    codec = load_codec(Path(config.codec))
+    model = replace(
+        config.model, latent_shape=list(codec.latent_shape), num_values=list(info.actions.num_values)
+    )
+    torch.manual_seed(config.loop.seed)
+    description = WorldConfig(
+        name=config.name,
+        licence=info.licence,
+        frame_rate=info.frame_rate,
+        actions=info.actions,
+        denoiser=model,
+        codec=codec.config,
+        provenance={"data": info.source},
+    )
+    return World(description, Denoiser(model), codec)
+
+
+@entry("pretrain", PretrainConfig)
+def main(config: PretrainConfig) -> None:
+    """Train a world model from nothing."""
+    info = choose_episodes(config.data.train, 1)[0].info
+    world = build_world(config, info)
+    train_world(config, world, RunFolder(config.out, config))
+
+
+if __name__ == "__main__":
+    main()

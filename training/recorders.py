@@ -1,0 +1,148 @@
+"""Worker processes that play the real game and write episodes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import policies
+from worldsim.data.doom import DOOM_ROOMS_ACTIONS, DoomRooms
+from worldsim.data.episodes import DatasetInfo, EpisodeWriter
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpisodeTask:
+    """One episode to record into a folder that has its `dataset.json`."""
+
+    folder: Path
+    name: str
+    seed: int
+
+
+class Recorders:
+    """A pool of worker processes, each with its own game; a context manager.
+
+    Leaving it stops the workers; episodes that are not finished leave nothing behind.
+
+    Args:
+        num_workers: Number of processes.
+        policy: Name of the policy that plays.
+        episode_frames: Greatest number of frames of an episode.
+    """
+
+    def __init__(self, num_workers: int, *, policy: str, episode_frames: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._busy: dict[Connection, EpisodeTask] = {}
+        self._idle: list[Connection] = []
+        self._processes: list[BaseProcess] = []
+        # Ctrl-C is for the parent, which then stops its workers; a process inherits what is ignored.
+        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            for _ in range(num_workers):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=run_worker, args=(theirs, policy, episode_frames))
+                process.start()
+                theirs.close()  # only the worker holds it now, so that its death is seen here
+                self._idle.append(ours)
+                self._processes.append(process)
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+    @property
+    def num_idle(self) -> int:
+        """Workers that wait for a task."""
+        return len(self._idle)
+
+    def submit(self, task: EpisodeTask) -> None:
+        """Give a task to an idle worker."""
+        connection = self._idle.pop()
+        self._busy[connection] = task
+        connection.send(task)
+
+    def wait(self) -> list[int]:
+        """Wait until at least one task is done; return the numbers of frames recorded.
+
+        Raises:
+            OSError: If a worker could not write.
+            RuntimeError: If a worker died.
+        """
+        finished = []
+        for connection in wait(list(self._busy)):
+            assert isinstance(connection, Connection)
+            task = self._busy.pop(connection)
+            try:
+                result = connection.recv()
+            except EOFError as error:
+                raise RuntimeError(f"the process that recorded {task.folder / task.name} died") from error
+            self._idle.append(connection)
+            if isinstance(result, Exception):
+                raise result
+            finished.append(result)
+        return finished
+
+    def __enter__(self) -> Recorders:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for connection in [*self._idle, *self._busy]:
+            connection.close()  # the worker notices within a few frames
+        for process in self._processes:
+            process.join(timeout=10)
+            if process.is_alive():
+                process.terminate()
+                process.join()
+
+
+class Stopped(Exception):
+    """The parent wants no more, or is gone."""
+
+
+def run_worker(connection: Connection, policy_name: str, episode_frames: int) -> None:
+    """Record the episodes that arrive on `connection` until it is closed."""
+    if sys.platform != "win32":
+        os.setsid()  # the engine would end at the terminal's Ctrl-C, before its parent could say so
+    policy = policies.make(policy_name, num_values=DOOM_ROOMS_ACTIONS.num_values)
+
+    def stop_if_asked() -> None:
+        if connection.poll():  # nothing is sent during an episode: the other end has been closed
+            raise Stopped
+
+    with DoomRooms() as game, suppress(EOFError, ConnectionError, Stopped):
+        while True:
+            task = connection.recv()
+            try:
+                result = record_episode(game, policy, task, episode_frames, stop_if_asked)
+            except OSError as error:  # the disk; the parent reports it
+                result = error
+            connection.send(result)
+
+
+def record_episode(
+    game: DoomRooms,
+    policy: policies.Policy,
+    task: EpisodeTask,
+    episode_frames: int,
+    check: Callable[[], None] = lambda: None,
+) -> int:
+    """Play one episode, write it, and return its number of frames; `check` runs every few frames."""
+    info = DatasetInfo.load(task.folder)
+    policy.reset(task.seed)
+    seen = game.reset(task.seed)
+    with EpisodeWriter(task.folder, task.name, info) as writer:
+        while True:
+            is_last = seen.terminated or writer.num_frames == episode_frames - 1
+            action = None if is_last else policy.act(seen.frame)
+            writer.add(seen.frame, action, reward=seen.reward, terminated=seen.terminated, pose=seen.pose)
+            if action is None:
+                return writer.num_frames
+            if writer.num_frames % 32 == 0:
+                check()
+            seen = game.step(action)

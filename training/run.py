@@ -1,0 +1,85 @@
+"""A run's folder: its configuration, its checkpoints, and how it goes on after it was killed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric import Fabric
+
+from worldsim.errors import WorldError
+
+CONFIG_FILE = "run.json"
+FREE_SETTINGS = ("loop.num_steps", "loop.train_seconds", "loop.checkpoint_seconds", "loop.log_every")
+"""Settings that a resumed run may change: none of them changes what a step computes, given its learning rate."""
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+class RunFolder:
+    """Where a training run lives; the same command finds it again and goes on.
+
+    Args:
+        path: The folder; created if missing.
+        config: The run's typed configuration, kept as JSON and compared on resume.
+
+    Raises:
+        WorldError: If the folder holds a run with other settings.
+    """
+
+    def __init__(self, path: Path | str, config: Any) -> None:
+        assert is_dataclass(config) and not isinstance(config, type)
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        settings = json.loads(json.dumps(asdict(config)))
+        known = self.path / CONFIG_FILE
+        if known.is_file():
+            self._check_same(json.loads(known.read_text()), settings)
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        part = known.with_name(CONFIG_FILE + ".part")
+        part.write_text(json.dumps(settings, indent=2) + "\n")
+        part.replace(known)
+
+    def _check_same(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        old, new = _flatten(before), _flatten(now)
+        differing = [k for k in sorted(old | new) if old.get(k) != new.get(k) and k not in FREE_SETTINGS]
+        if differing:
+            changes = ", ".join(f"{k} was {old.get(k)} and is {new.get(k)}" for k in differing[:3])
+            raise WorldError(f"{self.path} holds a run with other settings ({changes}); choose another out= folder")
+
+    def latest(self) -> Path | None:
+        """Return the newest checkpoint, if there is one."""
+        found = sorted(p for p in self.checkpoints.glob("step-*") if p.suffix != ".part")
+        return found[-1] if found else None
+
+    def save(self, fabric: Fabric, state: Mapping[str, Any], step: int) -> None:
+        """Write a checkpoint, completely or not at all, and drop the one before."""
+        target = self.checkpoints / f"step-{step:08d}"
+        part = target.with_name(target.name + ".part")
+        _remove(part)
+        fabric.save(part, dict(state))
+        fabric.barrier()
+        if fabric.global_rank == 0:
+            _remove(target)
+            part.replace(target)
+            for old in self.checkpoints.glob("step-*"):
+                if old != target:
+                    _remove(old)
+        fabric.barrier()
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint, which is a file, or a folder where a strategy writes shards."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

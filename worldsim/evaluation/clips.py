@@ -1,0 +1,156 @@
+"""Pieces of recorded play that a world is compared with: chosen by a seed, decoded a batch at a time."""
+
+# B batch, T frames, A action axes, H W frame size
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldsim.actions import ActionLayout
+from worldsim.data.dataset_info import DatasetInfo
+from worldsim.data.episodes import Episode, EpisodeTable, read_table
+from worldsim.data.sequences import EpisodeReference, load_episodes
+from worldsim.errors import WorldError
+from worldsim.simulator import Simulator
+from worldsim.starts import Start
+from worldsim.state import WorldState
+
+CACHE_BYTES = 3 * 2**29
+"""Of decoded episodes: every measurement goes through all of them again, and decoding is slow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A piece of a recorded episode, not decoded.
+
+    Attributes:
+        episode: Index of the episode in its `Recordings`.
+        begin: Its first frame.
+    """
+
+    episode: int
+    begin: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClipBatch:
+    """Decoded clips of one length.
+
+    Attributes:
+        clips: The B clips.
+        first: Place of the first of them among all that were asked for.
+        frames: `[B, T, H, W, 3]` uint8.
+        actions: `[B, T, A]` int64; action i leads from frame i to i + 1.
+    """
+
+    clips: Sequence[Clip]
+    first: int
+    frames: Tensor
+    actions: Tensor
+
+    def begin_dreams(self, simulator: Simulator, context_frames: int, seed: int) -> WorldState:
+        """Let a batch of dreams watch the first `context_frames` frames; each has its own noise."""
+        starts = [
+            Start(f"clip-{self.first + row}", frames[:context_frames], actions[:context_frames])
+            for row, (frames, actions) in enumerate(zip(self.frames, self.actions, strict=True))
+        ]
+        return simulator.start(starts, [seed + self.first + row for row in range(len(starts))])
+
+
+class Recordings:
+    """Recorded episodes of the real game, in the size and with the buttons of a world.
+
+    Args:
+        folder: Dataset folder.
+        actions: The world's buttons.
+        size: Height and width of the world's frames; video of another size is scaled.
+        num_episodes: Use only the first so many; 0 means all.
+
+    Raises:
+        FileNotFoundError: If there is no such folder or a file is missing.
+        WorldError: If it holds no episode, one that cannot be read, or other buttons.
+    """
+
+    def __init__(
+        self, folder: Path, actions: ActionLayout, size: tuple[int, int], num_episodes: int = 0
+    ) -> None:
+        self.folder = folder
+        self.info = DatasetInfo.load(folder)
+        found: list[EpisodeReference] = load_episodes([folder], actions)
+        self.episodes = found[: num_episodes or None]
+        self.size = size
+        largest = max(self.lengths) * size[0] * size[1] * 3
+        self._read = lru_cache(maxsize=max(1, CACHE_BYTES // largest))(self._decode)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Frames of each episode."""
+        return [episode.num_frames for episode in self.episodes]
+
+    def name(self, clip: Clip) -> str:
+        """Return the name of a clip's episode."""
+        return self.episodes[clip.episode].name
+
+    def tables(self) -> list[EpisodeTable]:
+        """Read actions and poses of every episode, without frames."""
+        return [read_table(e.folder, e.name, e.info.actions) for e in self.episodes]
+
+    def choose(self, length: int, count: int, seed: int) -> list[Clip]:
+        """Choose places at random, all equally likely, sorted by episode.
+
+        Args:
+            length: Frames of a clip.
+            count: How many; fewer where there are not so many places.
+            seed: Decides which.
+
+        Raises:
+            WorldError: If no episode is that long.
+        """
+        places = [
+            Clip(episode, begin)
+            for episode, frames in enumerate(self.lengths)
+            for begin in range(frames - length + 1)
+        ]
+        if not places:
+            raise WorldError(
+                f"the episodes in {self.folder} are too short: {length} frames are needed, "
+                f"the longest has {max(self.lengths)}"
+            )
+        return pick(places, count, seed)
+
+    def batches(self, clips: Sequence[Clip], length: int, batch_size: int) -> Iterator[ClipBatch]:
+        """Decode clips, `batch_size` at a time, in order."""
+        for first in range(0, len(clips), batch_size):
+            chunk = clips[first : first + batch_size]
+            frames, actions = [], []
+            for clip in chunk:
+                episode = self._read(clip.episode)
+                place = slice(clip.begin, clip.begin + length)
+                frames.append(episode.frames[place])
+                actions.append(episode.actions[place])
+            yield ClipBatch(
+                chunk, first, torch.from_numpy(np.stack(frames)), torch.from_numpy(np.stack(actions))
+            )
+
+    def mean_frame(self, clips: Sequence[Clip], length: int) -> Tensor:
+        """Return the mean of the first `length` frames of all clips, `[H, W, 3]` uint8."""
+        total = torch.zeros(*self.size, 3, dtype=torch.float64)
+        for batch in self.batches(clips, length, 1):
+            total += batch.frames[0].to(torch.float64).mean(dim=0)
+        return (total / len(clips)).round().to(torch.uint8)
+
+    def _decode(self, index: int) -> Episode:
+        return self.episodes[index].read(size=self.size)
+
+
+def pick(places: Sequence[Clip], count: int, seed: int) -> list[Clip]:
+    """Choose `count` places at random without repetition, sorted by episode."""
+    chosen = np.random.default_rng(seed).permutation(len(places))[:count]
+    return [places[index] for index in sorted(chosen.tolist())]

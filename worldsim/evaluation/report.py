@@ -1,0 +1,177 @@
+"""What an evaluation leaves behind: `report.json`, a filmstrip, a video and a plot of PSNR."""
+
+# F frames, H W frame size
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.image import imsave
+from torch import Tensor
+
+from worldsim.data.video import VideoWriter
+from worldsim.evaluation.bars import align
+from worldsim.evaluation.rollouts import FILM_FRAMES, Example
+
+REPORT_FILE, FILM_FILE, VIDEO_FILE, CURVE_FILE = (
+    "report.json",
+    "filmstrip.png",
+    "real-and-dream.mp4",
+    "psnr.png",
+)
+GAP = 2
+"""Pixels between pictures."""
+
+
+def describe_run(command: Sequence[str], device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Return when, where and how a report is made."""
+    return {
+        "command": " ".join(command),
+        "commit": git_commit(Path(__file__).parent),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "hardware": {
+            "processor": processor_name(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        },
+        "dtype": str(dtype).removeprefix("torch."),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+
+
+def git_commit(folder: Path) -> str | None:
+    """Return the commit of a checkout, with `+changes` if files differ from it; None outside of one."""
+    try:
+        commit = _git(folder, "rev-parse", "--short=12", "HEAD")
+        return f"{commit}+changes" if _git(folder, "status", "--porcelain") else commit
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def processor_name() -> str:
+    """Return the name of the processor as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def write_json(path: Path, report: Mapping[str, Any]) -> None:
+    """Write a report, completely or not at all; a number that is not finite becomes null."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(json.dumps(_finite(report), indent=2, allow_nan=False) + "\n")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def write_filmstrip(path: Path, examples: Sequence[Example]) -> None:
+    """Draw for each example three rows: real, dream, real through the codec, at `FILM_FRAMES`."""
+    strips = []
+    for example in examples:
+        places = [frame - 1 for frame in FILM_FRAMES if frame <= len(example.real)]
+        strips.append(
+            _rows([_row(frames[places]) for frames in (example.real, example.dream, example.codec)])
+        )
+    part = path.with_name(path.name + ".part")
+    try:
+        imsave(part, _rows(strips, gap=4 * GAP), format="png")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _row(frames: Tensor) -> np.ndarray:
+    """Lay frames `[F, H, W, 3]` side by side."""
+    return np.ascontiguousarray(_rows([frame.swapaxes(0, 1) for frame in frames.numpy()]).swapaxes(0, 1))
+
+
+def _rows(pictures: Sequence[np.ndarray], gap: int = GAP) -> np.ndarray:
+    """Stack pictures of one width with white between them."""
+    white = np.full((gap, *pictures[0].shape[1:]), 255, dtype=np.uint8)
+    stacked = [part for picture in pictures for part in (picture, white)]
+    return np.concatenate(stacked[:-1])
+
+
+def write_video(path: Path, examples: Sequence[Example], frame_rate: float) -> None:
+    """Write the examples one after the other, the real game on the left and the dream on the right."""
+    height, width = examples[0].real.shape[1:3]
+    part = path.with_name(path.name + ".part")
+    even_height, even_width = height + height % 2, 2 * (width + GAP // 2)
+    try:
+        with VideoWriter(part, height=even_height, width=even_width, frame_rate=frame_rate) as video:
+            for example in examples:
+                for real, dream in zip(example.real, example.dream, strict=True):
+                    picture = np.full((even_height, even_width, 3), 255, dtype=np.uint8)
+                    picture[:height, :width] = real.numpy()
+                    picture[:height, -width:] = dream.numpy()
+                    video.write(picture)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_curve(path: Path, curves: Mapping[str, Sequence[float]]) -> None:
+    """Plot PSNR in dB over the horizon in frames, by method."""
+    # pyplot would choose a window system.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for method, values in curves.items():
+        axes.plot(range(1, len(values) + 1), values, label=method.replace("_", " "))
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("frames after the last real one")
+    axes.set_ylabel("PSNR against the real game, dB")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    part = path.with_name(path.name + ".part")
+    try:
+        figure.savefig(part, format="png", dpi=120)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def format_horizons(rollout: Mapping[str, Any]) -> str:
+    """Return PSNR at each horizon, and in brackets the mean up to it, as a table by method."""
+    horizons = rollout["horizons"]
+    methods = list(rollout["psnr_curve_db"])
+    cells = [("PSNR in dB at frame (mean up to it)", *horizons)]
+    for method in methods:
+        row = [method.replace("_", " ")]
+        for values in horizons.values():
+            here, up_to = (values[key][method]["mean"] for key in ("psnr_db", "psnr_mean_up_to_db"))
+            row.append(f"{here:.2f} ({up_to:.2f})")
+        cells.append(tuple(row))
+    return align(cells)

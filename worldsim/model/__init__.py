@@ -1,0 +1,1 @@
+"""The network: a diffusion transformer with a memory."""

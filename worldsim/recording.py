@@ -1,0 +1,108 @@
+"""Record what is played as gameplay video that a world can learn from."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from worldsim.data.dataset_info import INFO_FILE, DatasetInfo
+from worldsim.data.episodes import EpisodeWriter
+from worldsim.errors import WorldError
+from worldsim.world import WorldConfig
+
+SUFFIX = ".mp4"
+MIN_FREE_BYTES = 8 * 2**20
+
+
+class Recording:
+    """Write FILE.mp4 beside FILE.jsonl; after a reset go on in FILE-2, FILE-3: an episode has no jumps.
+
+    Use as a context manager: however it is left, what was played so far becomes a valid episode. A file
+    appears under its name only when it is whole.
+
+    Args:
+        path: The first video, ending in `.mp4`.
+        world: What is played.
+
+    Raises:
+        WorldError: If nothing can be written there, or the folder holds gameplay of another form.
+    """
+
+    def __init__(self, path: Path, world: WorldConfig) -> None:
+        if path.suffix != SUFFIX:
+            raise WorldError(f"a recording is a file that ends in {SUFFIX}, got {str(path)!r}")
+        self.path = path
+        self.paths: list[Path] = []
+        self._info_is_ours = not (path.parent / INFO_FILE).exists()
+        self._info = DatasetInfo(
+            name=f"{world.name}-played",
+            width=world.width,
+            height=world.height,
+            frame_rate=world.frame_rate,
+            actions=world.actions,
+            source=f"dreamt by the world {world.name}",
+            licence=world.licence,
+        )
+        try:
+            # Opened at once: a folder that cannot be written to is found before play, not after it.
+            self._writer: EpisodeWriter | None = self._open()
+            self._check_space()
+        except OSError as error:
+            raise WorldError(f"cannot record to {path}: {error.strerror or error}") from error
+
+    def add(self, frame: np.ndarray, action: np.ndarray) -> None:
+        """Append a frame `[H, W, 3]` uint8 and the action `[A]` that led on from it."""
+        if self._writer is None:
+            self._writer = self._open()
+        try:
+            self._writer.add(frame, action)
+        except OSError as error:
+            raise WorldError(f"cannot record to {self._next_path()}: {error.strerror or error}") from error
+
+    def end_episode(self, last_frame: np.ndarray | None) -> None:
+        """Finish the file; the next frame added begins another one. Without frames there is none."""
+        if self._writer is None or self._writer.num_frames == 0:
+            return
+        writer, path = self._writer, self._next_path()
+        self._writer = None
+        try:
+            with writer:  # finishes the file, or removes it if even that is not possible
+                if last_frame is not None:
+                    writer.add(last_frame, None)
+        except OSError as error:
+            raise WorldError(f"cannot record to {path}: {error.strerror or error}") from error
+        self.paths.append(path)
+
+    def close(self) -> None:
+        """Finish the file with the frames it has."""
+        try:
+            self.end_episode(None)
+            if self._writer is not None:
+                self._writer.close()  # nothing was played: it leaves nothing
+                self._writer = None
+        finally:
+            if self._info_is_ours and not self.paths:
+                (self.path.parent / INFO_FILE).unlink(missing_ok=True)
+
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _next_path(self) -> Path:
+        number = len(self.paths) + 1
+        return self.path if number == 1 else self.path.with_name(f"{self.path.stem}-{number}{SUFFIX}")
+
+    def _open(self) -> EpisodeWriter:
+        path = self._next_path()
+        if path.is_dir():
+            raise WorldError(f"cannot record to {path}: it is a folder")
+        return EpisodeWriter(path.parent, path.stem, self._info, keep_on_error=True)
+
+    def _check_space(self) -> None:
+        if shutil.disk_usage(self.path.parent).free < MIN_FREE_BYTES:
+            self.close()
+            raise WorldError(f"cannot record to {self.path}: the disk is full")

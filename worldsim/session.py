@@ -1,0 +1,125 @@
+"""One game being played: the environment, who plays, what is recorded and what it costs."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+
+from worldsim.env import ARL2WorldEnv
+from worldsim.recording import Recording
+from worldsim.timing import Percentiles, StepTimes, process_memory_bytes, seconds_since_start
+
+
+class Player(Protocol):
+    """Chooses an action from the picture on the screen."""
+
+    def reset(self, seed: int) -> None:
+        """Start a new episode."""
+        ...
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        """Return the next action, `[axes]` int64, for `observation`, `[H, W, 3]` uint8."""
+        ...
+
+
+class PlaySession:
+    """Step an environment, measure each step, record it. A context manager that finishes the recording.
+
+    Args:
+        env: The environment, not reset yet.
+        recording: Where to, or None.
+        seed: Decides everything that the environment draws.
+
+    Attributes:
+        observation: The frame shown last, `[H, W, 3]` uint8.
+        info: What the environment says about it.
+        times: What the steps cost.
+        num_frames: How many were drawn.
+    """
+
+    def __init__(self, env: ARL2WorldEnv, recording: Recording | None = None, *, seed: int = 0) -> None:
+        self.env = env
+        self.recording = recording
+        self.times = StepTimes()
+        self.num_frames = 0
+        self.observation = np.zeros(env.observation_space.shape or (), dtype=np.uint8)
+        self.info: dict[str, Any] = {"frame_index": 0, "start": ""}
+        self._seed: int | None = seed
+        self._first_frame_seconds = 0.0
+        self._first_step_at = 0.0
+        self._last_step_at = 0.0
+        self._action = env.world.config.actions.noop()
+        self._predict_seconds = 0.0
+
+    def reset(self, start: int | str | None = None) -> None:
+        """Begin an episode at a start moment; None draws one."""
+        self._end_episode()
+        options = None if start is None else {"start": start}
+        self.observation, self.info = self.env.reset(seed=self._seed, options=options)
+        self._seed = None  # later episodes continue the stream
+
+    def begin(self, action: np.ndarray) -> np.ndarray:
+        """Return the frame `[H, W, 3]` uint8 that `action` leads to; show it, then call `finish`."""
+        started = time.perf_counter()
+        frame = self.env.begin_step(action)
+        self._predict_seconds = time.perf_counter() - started
+        self._action = action
+        if not self._first_frame_seconds:
+            self._first_frame_seconds = seconds_since_start()
+            self._first_step_at = started
+        return frame
+
+    def finish(self) -> None:
+        """Remember the frame, and record the one before it with the action that led on."""
+        started = time.perf_counter()
+        frame, _, _, _, self.info = self.env.finish_step()
+        self._last_step_at = time.perf_counter()
+        self.times.add(self._predict_seconds, self._last_step_at - started)
+        if self.recording is not None:
+            self.recording.add(self.observation, self._action)
+        self.observation = frame
+        self.num_frames += 1
+
+    def summary(self) -> str:
+        """Return what was measured, in a few lines."""
+        if not self.num_frames:
+            return "no frame was played"
+        predict, commit = self.times.predict_ms(), self.times.commit_ms()
+        seconds = self._last_step_at - self._first_step_at
+        memory = process_memory_bytes()
+        lines = [
+            f"{self.num_frames} frames in {seconds:.1f} s: {self.num_frames / seconds:.1f} frames/s",
+            f"step               {Percentiles.of(predict + commit)}",
+            f"  denoise, decode  {Percentiles.of(predict)}",
+            f"  commit           {Percentiles.of(commit)}",
+            f"start-up           {self._first_frame_seconds:.1f} s to the first frame",
+            f"process memory     {'unknown' if memory is None else f'{memory / 2**20:.0f} MiB'}",
+            f"world memory       {self.env.memory_bytes:,} bytes",
+        ]
+        return "\n".join(lines)
+
+    def __enter__(self) -> PlaySession:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end_episode()
+
+    def _end_episode(self) -> None:
+        if self.recording is not None:
+            self.recording.end_episode(self.observation)
+
+
+@contextmanager
+def steady_memory() -> Iterator[None]:
+    """Keep Python's garbage collector from walking over everything loaded so far while frames are due."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
