@@ -5,12 +5,6 @@ Hydra reads `conf/play.yaml`; every setting there can be given as `name=value`, 
 
 from __future__ import annotations
 
-import os
-
-# Before PyTorch is loaded: threads that wait for each other sleep instead of spinning. With other programs
-# busy on the same two cores, spinning made a step 40 times slower.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """One frame's commit as an affine map of the state, without a loop over tokens.
 
-Nobody reads the state inside a frame, so its N tokens act together as `S' = M S + N` (DESIGN: "A frame is one affine
-map"). With `c_t` the running sum of the log decays, the decay factors out of the product of Householder-like terms and
-the inverse below contains no gate, so it is as safe at g = 0 as at g = -20:
+Nobody reads the state inside a frame, so its N tokens act together as `S' = M S + N` (DESIGN: "A frame is
+one affine map"). With `c_t` the running sum of the log decays, the decay factors out of the product of
+Householder-like terms and the inverse below contains no gate, so it is as safe at g = 0 as at g = -20:
 
     A   = (I + tril(diag(beta) K K^T, -1))^-1
     X   = diag(beta) A^T K
@@ -14,6 +14,8 @@ the inverse below contains no gate, so it is as safe at g = 0 as at g = -20:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -24,14 +26,17 @@ BLOCK = 16
 def _doubled_inverse(lower: Tensor, width: int) -> Tensor:
     """Invert the diagonal blocks of `I + lower`: `[..., T, T]` -> `[..., T / width, width, width]`.
 
-    Two neighbouring inverted blocks P, Q and the block C below P give the inverse of the pair: [[P, 0], [-Q C P, Q]].
+    Two neighbouring inverted blocks P, Q and the block C below P give the inverse of the pair:
+    [[P, 0], [-Q C P, Q]].
     """
     inverse = lower.new_ones(*lower.shape[:-1], 1, 1)  # blocks of width 1
     size = 1
     while size < width:
         count = lower.shape[-1] // (2 * size)
         pairs = lower.unflatten(-1, (count, 2, size)).unflatten(-4, (count, 2, size))
-        below = pairs[..., 1, :, :, 0, :].diagonal(dim1=-4, dim2=-2).movedim(-1, -3)  # [..., count, size, size]
+        below = (
+            pairs[..., 1, :, :, 0, :].diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
+        )  # [..., count, size, size]
         first, second = inverse.unflatten(-3, (count, 2)).unbind(-3)
         corner = -(second @ below @ first)
         top = torch.cat([first, torch.zeros_like(first)], dim=-1)
@@ -43,8 +48,8 @@ def _doubled_inverse(lower: Tensor, width: int) -> Tensor:
 def _unit_lower_inverse(lower: Tensor) -> Tensor:
     """Return `(I + lower)^-1` for a strictly lower triangular `[..., T, T]`.
 
-    Doubling inside blocks, then forward substitution over blocks. Each step multiplies by true inverses; powers of
-    `lower`, which overflow for similar keys and beta near 2, are never formed.
+    Doubling inside blocks, then forward substitution over blocks. Each step multiplies by true inverses;
+    powers of `lower`, which overflow for similar keys and beta near 2, are never formed.
     """
     tokens = lower.shape[-1]
     padded = -(-tokens // BLOCK) * BLOCK
@@ -62,14 +67,16 @@ def _unit_lower_inverse(lower: Tensor) -> Tensor:
 
 
 class _UnitLowerInverse(torch.autograd.Function):
-    """`(I + lower)^-1` with the backward pass in closed form: two products instead of a walk through the blocks."""
+    """`(I + lower)^-1`, whose backward pass in closed form is two products."""
 
     @staticmethod
     def forward(lower: Tensor) -> Tensor:
         return _unit_lower_inverse(lower)
 
     @staticmethod
-    def setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor], output: Tensor) -> None:
+    def setup_context(
+        ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor], output: Tensor
+    ) -> None:
         ctx.save_for_backward(output)
 
     @staticmethod
@@ -79,13 +86,25 @@ class _UnitLowerInverse(torch.autograd.Function):
         return -(transposed @ grads[0] @ transposed).tril(-1)
 
 
-def _write_terms(k: Tensor, v: Tensor, g: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _solve(lower: Tensor, k: Tensor) -> Tensor:
+    """Return `A^T K`, with gradients, for many small frames at once."""
+    inverse: Tensor = _UnitLowerInverse.apply(lower)  # pyright: ignore[reportAssignmentType]
+    return inverse.mT @ k
+
+
+def _solve_few(lower: Tensor, k: Tensor) -> Tensor:
+    """Return `A^T K` by back substitution: three times faster than the inverse for the frame of one world."""
+    return torch.linalg.solve_triangular(lower.mT, k, upper=True, unitriangular=True)
+
+
+def _write_terms(
+    k: Tensor, v: Tensor, g: Tensor, beta: Tensor, solve: Callable[[Tensor, Tensor], Tensor] = _solve
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return `K`, `X`, the decayed values and the frame's total decay, heads before tokens."""
     k, v = k.transpose(-3, -2), v.transpose(-3, -2)  # [..., H, N, K], [..., H, N, V]
     g, beta = g.transpose(-2, -1), beta.transpose(-2, -1).unsqueeze(-1)  # [..., H, N], [..., H, N, 1]
     lower = (beta * (k @ k.mT)).tril(-1)
-    inverse: Tensor = _UnitLowerInverse.apply(lower)  # pyright: ignore[reportAssignmentType]
-    x = beta * (inverse.mT @ k)
+    x = beta * solve(lower, k)
     elapsed = g.cumsum(-1)
     total = elapsed[..., -1:]
     values = (total - elapsed).exp().unsqueeze(-1) * v
@@ -124,7 +143,7 @@ def commit(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> Tens
     Returns:
         The state after the frame, `[B, H, K, V]`; `state` is left as it was.
     """
-    keys, x, values, decay = _write_terms(k, v, g, beta)
+    keys, x, values, decay = _write_terms(k, v, g, beta, _solve_few)
     return decay * state + x.mT @ (values - decay * (keys @ state))
 
 

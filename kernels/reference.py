@@ -1,7 +1,7 @@
 """The gated delta rule token by token: slow, readable, and right in any precision.
 
-Source: Gated DeltaNet (arXiv 2412.06464, eq. 10) as ARL2 (arXiv 2605.16579) uses it: the state is read before a frame
-and written once after it.
+Source: Gated DeltaNet (arXiv 2412.06464, eq. 10) as ARL2 (arXiv 2605.16579) uses it: the state is read
+before a frame and written once after it.
 """
 
 # B batch, N tokens of one frame, H heads, K key width, V value width

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import training  # noqa: F401 - bounds the spinning of PyTorch's threads, which reads it when it is loaded
+
 # Before pygame and huggingface_hub are imported: they read their environment once.
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("SDL_AUDIODRIVER", "dummy")

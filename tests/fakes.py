@@ -1,4 +1,4 @@
-"""Small worlds with random weights, and tiny gameplay video: for tests where trained weights are not the point."""
+"""Small worlds with random weights, and tiny gameplay video: where trained weights are not the point."""
 
 from __future__ import annotations
 
@@ -29,14 +29,26 @@ TINY_ACTIONS = ActionLayout(
 def tiny_codec_config() -> CodecConfig:
     """Return the shape of a codec of 32x48 frames with latents `[4, 4, 6]`."""
     return CodecConfig(
-        height=HEIGHT, width=WIDTH, latent_channels=4, widths=[4, 4, 8], encoder_blocks=[0, 0, 1], decoder_blocks=[0, 0, 1]
+        height=HEIGHT,
+        width=WIDTH,
+        latent_channels=4,
+        widths=[4, 4, 8],
+        encoder_blocks=[0, 0, 1],
+        decoder_blocks=[0, 0, 1],
     )
 
 
 def tiny_denoiser_config(phase: MemoryPhase = MemoryPhase.PATH) -> DenoiserConfig:
     """Return the shape of a network of two hybrid layers and one window layer."""
     return DenoiserConfig(
-        latent_shape=[4, 4, 6], dim=32, ffn_dim=48, num_heads=2, num_layers=3, window_layers=[1], window=2, memory_phase=phase
+        latent_shape=[4, 4, 6],
+        dim=32,
+        ffn_dim=48,
+        num_heads=2,
+        num_layers=3,
+        window_layers=[1],
+        window=2,
+        memory_phase=phase,
     )
 
 
@@ -79,7 +91,9 @@ def save_tiny_world(folder: Path) -> Path:
     return folder
 
 
-def write_tiny_dataset(folder: Path, *, episodes: int = 2, frames: int = 20, actions: ActionLayout = TINY_ACTIONS) -> Path:
+def write_tiny_dataset(
+    folder: Path, *, episodes: int = 2, frames: int = 20, actions: ActionLayout = TINY_ACTIONS
+) -> Path:
     """Write gameplay video whose picture moves with the action, and return its folder."""
     info = DatasetInfo(name="tiny", width=WIDTH, height=HEIGHT, frame_rate=10.0, actions=actions)
     info.save(folder)

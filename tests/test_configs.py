@@ -114,6 +114,12 @@ def test_every_other_option_can_be_added_to_an_entry_point(entries: dict[str, ty
     assert not problems, "\n".join(problems)
 
 
+def test_an_experiment_has_the_final_word_over_the_file_it_is_chosen_in() -> None:
+    config = composed("pretrain", "experiment=smoke")
+    assert (config.out, config.loop.num_steps, config.batch_size) == ("runs/smoke", 50, 2)
+    assert composed("pretrain", "experiment=smoke", "batch_size=3").batch_size == 3
+
+
 def failure(name: str, override: str) -> list[str]:
     """Return what is wrong with `override` for the entry point `name`, nothing if it converts."""
     try:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from worldsim.data.dataset_info import DatasetInfo
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -28,8 +36,20 @@ def documents() -> list[Path]:
     ]
 
 
-def fenced_blocks(text: str) -> list[str]:
-    return re.findall(r"^```\w*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+def fenced_blocks(text: str, language: str = r"\w*") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def readme_commands() -> Iterator[tuple[str, list[str]]]:
+    """Yield the module and the settings of every command of ours in the README."""
+    for block in fenced_blocks(README.read_text(encoding="utf-8"), "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            for command in line.split("&&"):
+                match shlex.split(command, comments=True):
+                    case ["python", "-m", module, *settings]:
+                        yield module, settings
+                    case ["python", "play.py", *settings]:
+                        yield "play", settings
 
 
 def code(text: str) -> str:
@@ -77,6 +97,29 @@ def test_every_module_that_a_document_runs_exists() -> None:
             assert path.exists(), (
                 f"{document.relative_to(ROOT)} runs python -m {module}, which does not exist"
             )
+
+
+def test_every_setting_that_the_readme_gives_a_command_exists() -> None:
+    for name, overrides in readme_commands():
+        main = importlib.import_module(name).main
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            main.convert(compose(main.config_name, overrides=overrides))
+
+
+def test_the_readme_gives_each_command_of_training() -> None:
+    named = {name for name, _ in readme_commands()}
+    assert named == {
+        f"training.{name}" for name in ("collect", "codec", "pretrain", "finetune", "evaluate")
+    } | {"play"}
+
+
+def test_python_in_the_readme_compiles_and_its_json_is_a_dataset() -> None:
+    text = README.read_text(encoding="utf-8")
+    for block in fenced_blocks(text, "python"):
+        compile(block, "README.md", "exec")
+    (example,) = fenced_blocks(text, "json")
+    assert DatasetInfo.from_json(json.loads(example)).actions.num_values == (3, 2)
 
 
 def test_every_make_target_that_a_document_names_exists() -> None:

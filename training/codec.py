@@ -118,7 +118,15 @@ def train_codec(config: TrainCodecConfig) -> float:
         result["psnr_heldout_db"] = export_codec(training, heldout, run.path / "codec")
         return result
 
-    fit(fabric, training, batch_at, config.loop, run, frames_per_batch=config.batch_size, on_checkpoint=on_checkpoint)
+    fit(
+        fabric,
+        training,
+        batch_at,
+        config.loop,
+        run,
+        frames_per_batch=config.batch_size,
+        on_checkpoint=on_checkpoint,
+    )
     fabric.print(f"codec in {run.path / 'codec'}, held-out PSNR {result['psnr_heldout_db']:.2f} dB")
     return result["psnr_heldout_db"]
 

@@ -71,7 +71,7 @@ class LatentVideo:
 
     Attributes:
         latents: `[T, C, h, w]` fp16.
-        leading: `[T, A]` int64, the action that leads to each frame; nothing pressed for the first of an episode.
+        leading: `[T, A]` int64, the action that leads to each frame; none for the first of an episode.
         lengths: Frames of each episode.
     """
 
@@ -84,7 +84,7 @@ class LatentVideo:
         return LatentVideo(self.latents.to(device), self.leading.to(device), self.lengths)
 
     def sequences(self, starts: np.ndarray, length: int) -> tuple[Tensor, Tensor]:
-        """Return latents `[B, length, C, h, w]` and actions `[B, length, A]` from global start frames `[B]`."""
+        """Return latents `[B, length, C, h, w]` and actions `[B, length, A]` from frames `starts` [B] on."""
         device = self.latents.device
         index = torch.from_numpy(starts).to(device)[:, None] + torch.arange(length, device=device)
         return self.latents[index], self.leading[index]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from training.run import RunFolder
@@ -30,7 +30,7 @@ class LoopConfig:
         ema_decay: Weight of the old in the moving average of the weights, once it is warm.
         log_every: Updates between two entries in the event file.
         checkpoint_seconds: Seconds between two checkpoints.
-        train_seconds: Length by the clock instead of by `num_steps`, for a machine that is lent by the minute; the
+        train_seconds: Length by the clock instead of by `num_steps`, for a machine lent by the minute; the
             learning rate follows the clock, so such a run does not repeat bit for bit. 0 is off.
         seed: Decides every random number of the run.
     """
@@ -71,8 +71,8 @@ def make_average(module: nn.Module, decay: float) -> AveragedModel:
 
     @torch.no_grad()
     def update(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
-        weight = 1 - min(decay, (1 + float(count)) / (10 + float(count)))
-        torch._foreach_lerp_(list(averaged), list(current), weight)
+        decay_now = min(decay, (1 + float(count)) / (10 + float(count)))
+        get_ema_multi_avg_fn(decay_now)(list(averaged), list(current), count)
 
     return AveragedModel(module, multi_avg_fn=update)
 
@@ -135,7 +135,9 @@ def update(fabric: Fabric, training: Training, batch: Sequence[Any], config: Loo
     if not torch.isfinite(losses["loss"]):
         raise WorldError(f"the loss is {losses['loss'].item()} at step {training.step}; no update was made")
     for index, optimizer in enumerate(training.optimizers):
-        norm = fabric.clip_gradients(training.module, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
+        norm = fabric.clip_gradients(
+            training.module, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False
+        )
         if norm is not None:
             losses[f"gradient_norm_{index}"] = norm
         optimizer.step()
@@ -159,8 +161,8 @@ def fit(
     Args:
         fabric: Device, precision and strategy.
         training: From `prepare`.
-        batch_at: Arguments of the module at a step; must depend on nothing but the step, so that a resumed run
-            repeats the losses of one that was never killed.
+        batch_at: Arguments of the module at a step; must depend on nothing but the step, so that a
+            resumed run repeats the losses of one that was never killed.
         config: Length and care.
         run: Where checkpoints go.
         frames_per_batch: For the throughput in the progress bar.
@@ -169,7 +171,11 @@ def fit(
     resume(fabric, training, run)
     last = last_save = time.monotonic()
     with tqdm(
-        total=None if config.train_seconds else config.num_steps, initial=training.step, unit="step", smoothing=0.1, disable=fabric.global_rank != 0
+        total=None if config.train_seconds else config.num_steps,
+        initial=training.step,
+        unit="step",
+        smoothing=0.1,
+        disable=fabric.global_rank != 0,
     ) as bar:
         try:
             while not training.is_done(config):
@@ -200,7 +206,9 @@ def resume(fabric: Fabric, training: Training, run: RunFolder) -> None:
     fabric.print(f"resuming {run.path} at step {training.step}")
 
 
-def _log(fabric: Fabric, training: Training, losses: dict[str, Tensor], bar: tqdm, frames_per_batch: int) -> None:
+def _log(
+    fabric: Fabric, training: Training, losses: dict[str, Tensor], bar: tqdm, frames_per_batch: int
+) -> None:
     values = {name: float(value.detach()) for name, value in losses.items()}
     rate = bar.format_dict["rate"] or 0.0
     frames_per_second = rate * frames_per_batch * fabric.world_size
@@ -216,4 +224,6 @@ def _checkpoint(
     numbers = on_checkpoint(training)
     if numbers:
         fabric.log_dict(numbers, training.step)
-        fabric.print(f"step {training.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
+        fabric.print(
+            f"step {training.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+        )

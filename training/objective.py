@@ -1,4 +1,4 @@
-"""What the world model is trained to do: rectified flow over a clean and a noisy stream of the same frames."""
+"""What the world model learns: rectified flow over a clean and a noisy stream of the same frames."""
 
 # B batch, F frames, C h w latent size, A action axes
 
@@ -21,7 +21,8 @@ class ObjectiveConfig:
         pure_noise_probability: Share of noisy frames that are nothing but noise, where every roll-out starts.
         context_noise: Largest noise level of clean frames, so that play survives its own errors.
         context_noise_probability: Share of clips whose clean frames are noised at all.
-        own_context_share: Share of the clips of a batch whose clean frames are the model's own one-step predictions.
+        own_context_share: Share of the clips of a batch whose clean frames are the model's own one-step
+            predictions (docs/decisions/0009).
     """
 
     pure_noise_probability: float = 0.3
@@ -123,8 +124,8 @@ class FlowMatching(nn.Module):
     ) -> Tensor:
         """Return the model's own predictions of the clips, to stand in the place of their clean frames.
 
-        One pass predicts all frames from noise, each after the true ones before it; as context they carry the very
-        errors that play makes, at the price of a forward pass.
+        One pass predicts all frames from noise, each after the true ones before it; as context they carry the
+        very errors that play makes, at the price of a forward pass.
         """
         clips = len(latents)
         noise = torch.randn(latents.shape, generator=generator, device=latents.device)

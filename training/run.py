@@ -15,7 +15,7 @@ from worldsim.errors import WorldError
 
 CONFIG_FILE = "run.json"
 FREE_SETTINGS = ("loop.num_steps", "loop.train_seconds", "loop.checkpoint_seconds", "loop.log_every")
-"""Settings that a resumed run may change: none of them changes what a step computes, given its learning rate."""
+"""Settings that a resumed run may change: given its learning rate, none changes what a step computes."""
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -54,7 +54,9 @@ class RunFolder:
         differing = [k for k in sorted(old | new) if old.get(k) != new.get(k) and k not in FREE_SETTINGS]
         if differing:
             changes = ", ".join(f"{k} was {old.get(k)} and is {new.get(k)}" for k in differing[:3])
-            raise WorldError(f"{self.path} holds a run with other settings ({changes}); choose another out= folder")
+            raise WorldError(
+                f"{self.path} holds a run with other settings ({changes}); choose another out= folder"
+            )
 
     def latest(self) -> Path | None:
         """Return the newest checkpoint, if there is one."""

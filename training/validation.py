@@ -36,7 +36,7 @@ class ValidationConfig:
 
 @torch.no_grad()
 def validate(world: World, video: LatentVideo, config: ValidationConfig) -> dict[str, float]:
-    """Return PSNR in dB of free roll-outs under the recorded actions, against the codec's picture of the truth.
+    """Return PSNR in dB of free roll-outs under the recorded actions, against the codec's reconstructions.
 
     Args:
         world: On the video's device.
@@ -51,7 +51,9 @@ def validate(world: World, video: LatentVideo, config: ValidationConfig) -> dict
     for frame in range(config.context_frames):
         context = world.denoiser.observe(actions[:, frame], memory)
         memory = world.denoiser.commit(latents[:, frame], clean, context, memory)
-    return _roll_out(world, memory, latents[:, config.context_frames :], actions[:, config.context_frames :], config)
+    return _roll_out(
+        world, memory, latents[:, config.context_frames :], actions[:, config.context_frames :], config
+    )
 
 
 def _roll_out(
@@ -67,7 +69,9 @@ def _roll_out(
         dream = sample(lambda x, t, c=context, m=memory: world.denoiser.denoise(x, t, c, m), noise, sampler)
         memory = world.denoiser.commit(dream, clean, context, memory)
         if frame + 1 in config.horizons:
-            scores[f"psnr_{frame + 1}_db"] = _psnr(world.codec.decode(dream), world.codec.decode(truth[:, frame]))
+            scores[f"psnr_{frame + 1}_db"] = _psnr(
+                world.codec.decode(dream), world.codec.decode(truth[:, frame])
+            )
     return scores
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 
 from training.fabric import FabricConfig, make_fabric
@@ -70,6 +71,16 @@ def take_starts(references: Sequence[EpisodeReference], count: int, length: int)
     return starts
 
 
+def describe_training(training: Training, config: TrainWorldConfig, num_frames: int, fabric: Fabric) -> str:
+    """Return one sentence for the world's card: what this run learned from and what it took."""
+    seen = training.step * config.batch_size * config.sequence_length * fabric.world_size
+    device = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else fabric.device.type
+    return (
+        f"{training.step:,} updates on {seen:,} frames, in sequences of {config.sequence_length}, drawn from "
+        f"{num_frames:,} recorded ones: {training.seconds / 60:.1f} minutes on {fabric.world_size} x {device}"
+    )
+
+
 def log_half_lives(denoiser: Denoiser) -> dict[str, float]:
     """Return median, 10th and 90th percentile over all heads of the memory's half-lives, in frames."""
     half_lives = denoiser.half_lives().flatten()
@@ -98,10 +109,14 @@ def train_world(config: TrainWorldConfig, world: World, run: RunFolder) -> None:
         for block in denoiser.layers():
             block.compile(dynamic=False)
 
+    earlier = list(world.config.provenance.get("training", []))
+
     def on_checkpoint(training: Training) -> dict[str, float]:
         average = training.average.module.denoiser
         assert isinstance(average, Denoiser)
-        exported = World(replace(world.config), average, world.codec, world.folder)
+        spent = describe_training(training, config, len(video.latents), fabric)
+        provenance = world.config.provenance | {"training": [*earlier, spent]}
+        exported = World(replace(world.config, provenance=provenance), average, world.codec, world.folder)
         if fabric.global_rank == 0:
             exported.save_pretrained(run.path / "world", starts=starts)
         average.requires_grad_(False)

@@ -75,9 +75,9 @@ class ActionLayout:
         """
         array = np.asarray(action)
         if array.shape != (len(self.axes),) or array.dtype.kind not in "iu":
+            names = ", ".join(axis.name for axis in self.axes)
             raise WorldError(
-                f"an action is {len(self.axes)} whole numbers (one each for {', '.join(a.name for a in self.axes)}), "
-                f"got {action!r}"
+                f"an action is {len(self.axes)} whole numbers (one each for {names}), got {action!r}"
             )
         for axis, value, count in zip(self.axes, array, self.num_values, strict=True):
             if not 0 <= value < count:
@@ -86,14 +86,17 @@ class ActionLayout:
 
     def describe(self, action: np.ndarray) -> str:
         """Return the names of the pressed buttons, for example `forward+left`, or `nothing`."""
-        pressed = [axis.buttons[value - 1] for axis, value in zip(self.axes, action, strict=True) if value > 0]
+        pressed = [
+            axis.buttons[value - 1] for axis, value in zip(self.axes, action, strict=True) if value > 0
+        ]
         return "+".join(pressed) or "nothing"
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads."""
         return {
             "axes": [
-                {"name": a.name, "buttons": list(a.buttons), "keys": [list(k) for k in a.keys]} for a in self.axes
+                {"name": a.name, "buttons": list(a.buttons), "keys": [list(k) for k in a.keys]}
+                for a in self.axes
             ]
         }
 
@@ -114,5 +117,7 @@ class ActionLayout:
                 for axis in data["axes"]
             )
         except (KeyError, TypeError) as error:
-            raise WorldError(f"the action layout is not of the expected form: {error!r} in {data!r}") from error
+            raise WorldError(
+                f"the action layout is not of the expected form: {error!r} in {data!r}"
+            ) from error
         return cls(axes)

@@ -24,8 +24,8 @@ class SamplerConfig:
         num_steps: Denoising passes per frame.
         shift: Warps the schedule; above 1 spends more of it near pure noise (Wan 2.1 uses 5 for video).
         noise_scale: Standard deviation of the starting noise; 1 is what the model was trained with.
-        commit_level: Noise level that a finished frame is said to have when it is committed. No noise is added; a
-            small level tells the network to trust its own frames a little less.
+        commit_level: Noise level that a finished frame is said to have when it is committed. No noise is
+            added; a small level tells the network to trust its own frames a little less.
     """
 
     num_steps: int = 2
@@ -45,7 +45,7 @@ class SamplerConfig:
 
 
 def noise_schedule(num_steps: int, shift: float) -> list[float]:
-    """Return `num_steps + 1` noise levels from 1 to 0: `t' = s t / (1 + (s - 1) t)` (SD3, arXiv 2403.03206, eq. 23)."""
+    """Return `num_steps + 1` levels from 1 to 0: `t' = s t / (1 + (s - 1) t)` (arXiv 2403.03206, eq. 23)."""
     levels = [1 - step / num_steps for step in range(num_steps + 1)]
     return [shift * level / (1 + (shift - 1) * level) for level in levels]
 
@@ -62,11 +62,14 @@ def draw_noise(seeds: Tensor, frame_index: Tensor, shape: tuple[int, ...]) -> Te
     return torch.from_numpy(np.stack(rows))
 
 
-def sample(predict_velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, config: SamplerConfig) -> Tensor:
+def sample(
+    predict_velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, config: SamplerConfig
+) -> Tensor:
     """Integrate the flow from noise to data.
 
     Args:
-        predict_velocity: Function of noisy latents `[B, ...]` and noise levels `[B]` to the velocity `noise - data`.
+        predict_velocity: Function of noisy latents `[B, ...]` and noise levels `[B]` to the velocity `noise
+            - data`.
         noise: `[B, ...]`, fp32, standard normal.
         config: Steps and schedule.
 

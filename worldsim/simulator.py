@@ -52,7 +52,9 @@ class Simulator:
         """
         lengths = {len(start.frames) for start in starts}
         if len(lengths) != 1 or len(starts) != len(seeds):
-            raise WorldError(f"a batch needs starts of one length and a seed each, got {lengths} and {len(seeds)}")
+            raise WorldError(
+                f"a batch needs starts of one length and a seed each, got {lengths} and {len(seeds)}"
+            )
         frames = torch.stack([start.frames for start in starts])  # [B, T, H, W, 3]
         actions = torch.stack([start.actions for start in starts])
         state = WorldState(
@@ -109,5 +111,7 @@ class Simulator:
         world = self.world
         latents = world.codec.encode(frames.to(world.device)).float()
         context = world.denoiser.observe(actions.to(world.device), state.memory)
-        memory = world.denoiser.commit(latents, torch.zeros(len(frames), device=world.device), context, state.memory)
+        memory = world.denoiser.commit(
+            latents, torch.zeros(len(frames), device=world.device), context, state.memory
+        )
         return replace(state, memory=memory, frame_index=state.frame_index + 1, frames=frames.cpu())

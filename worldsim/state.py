@@ -22,8 +22,8 @@ MEMORY_PREFIX = "memory."
 class WorldState:
     """Everything that the next frame depends on, beside the weights and the action.
 
-    Noise is drawn from `(seed, frame_index)`, so these two numbers are the whole state of the random generator
-    (docs/decisions/0003).
+    Noise is drawn from `(seed, frame_index)`, so these two numbers are the whole state of the random
+    generator (docs/decisions/0003).
 
     Attributes:
         memory: What the model remembers; its size never changes.
@@ -86,7 +86,11 @@ class WorldState:
             raise WorldError(f"{path} is not a complete saved state: {error}") from error
         if world and owner != world:
             raise WorldError(f"{path} was saved in another world ({owner or 'unknown'}), this one is {world}")
-        memory = {name.removeprefix(MEMORY_PREFIX): t for name, t in tensors.items() if name.startswith(MEMORY_PREFIX)}
+        memory = {
+            name.removeprefix(MEMORY_PREFIX): t
+            for name, t in tensors.items()
+            if name.startswith(MEMORY_PREFIX)
+        }
         own = {name: t for name, t in tensors.items() if not name.startswith(MEMORY_PREFIX)}
         try:
             return cls(memory=MemoryState(**memory), **own)

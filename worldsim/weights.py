@@ -37,7 +37,7 @@ def check_file(path: Path, expected: str | None) -> None:
         hint = f" (it holds {pickles[0]}, a pickle, which is never loaded)" if pickles else ""
         raise WorldError(f"{path.parent} is not a complete world: it has no {path.name}{hint}")
     if expected is None:
-        raise WorldError(f"{path.parent / CONFIG_FILE} names no checksum for {path.name}")
+        raise WorldError(f"the world's {CONFIG_FILE} names no checksum for {path}")
     if sha256_of(path) != expected:
         raise WorldError(f"{path} is damaged or was altered: its SHA-256 is not the one in {CONFIG_FILE}")
 

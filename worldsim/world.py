@@ -1,4 +1,4 @@
-"""A world as a folder: weights in safetensors, everything else in JSON, every file of them under a checksum."""
+"""A world as a folder: weights in safetensors, everything else in JSON, every file with its checksum."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from worldsim.actions import ActionLayout
+from worldsim.card import world_card
 from worldsim.codec import CodecConfig, FrameCodec
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
@@ -143,6 +144,11 @@ class World:
         """What the weights are stored and computed in."""
         return self.denoiser.patch_embedding.weight.dtype
 
+    @property
+    def num_parameters(self) -> int:
+        """Number of weights of network and codec."""
+        return sum(p.numel() for module in (self.denoiser, self.codec) for p in module.parameters())
+
     @cached_property
     def identity(self) -> str:
         """Name and a digest of the weights: what a saved state belongs to."""
@@ -157,6 +163,9 @@ class World:
         """The start moments, decoded when first asked for."""
         if self.folder is None or not (self.folder / STARTS_FOLDER).is_dir():
             return []
+        checksums = read_config(self.folder)[1]
+        for path in sorted((self.folder / STARTS_FOLDER).iterdir()):
+            check_file(path, checksums.get(path.relative_to(self.folder).as_posix()))
         return read_starts(self.folder / STARTS_FOLDER)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> World:
@@ -164,6 +173,7 @@ class World:
         for parameter in self.denoiser.parameters():
             parameter.data = parameter.data.to(dtype)
         self.denoiser.to(device)
+        self.denoiser.pack()
         self.codec.to(device=device, dtype=dtype)
         return self
 
@@ -178,12 +188,13 @@ class World:
         """Load a world.
 
         Args:
-            name_or_path: Name of a world that ships (`shipped_worlds`), a folder, or a Hugging Face id `owner/name`.
+            name_or_path: Name of a world that ships (`shipped_worlds`), a folder, or a Hugging Face id
+                `owner/name`.
             device: Where to put the weights.
             dtype: What to compute in.
 
         Raises:
-            WorldError: If there is no such world, or a file of it is missing, altered or not what it should be.
+            WorldError: If there is no such world, or a file of it is missing, altered or of another kind.
         """
         folder = find_world(name_or_path)
         config, checksums = read_config(folder)
@@ -213,9 +224,7 @@ class World:
             save_weights(self.codec, part / CODEC_FILE, dtype)
             if starts:
                 write_starts(part / STARTS_FOLDER, starts, self._starts_info())
-            card = self.folder / CARD_FILE if self.folder else None
-            if card is not None and card.is_file():
-                shutil.copy(card, part / CARD_FILE)
+            (part / CARD_FILE).write_text(world_card(self.config, self.num_parameters))
             write_config(part, self.config)
             swap_folder(part, folder)
         finally:
@@ -255,7 +264,9 @@ def find_world(name_or_path: str | Path) -> Path:
         return SHIPPED / name
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return _download(name)
-    raise WorldError(f"there is no world {name!r}; those that ship are {', '.join(shipped_worlds()) or 'none'}")
+    raise WorldError(
+        f"there is no world {name!r}; those that ship are {', '.join(shipped_worlds()) or 'none'}"
+    )
 
 
 def _download(repo_id: str) -> Path:
@@ -268,7 +279,9 @@ def _download(repo_id: str) -> Path:
         return Path(snapshot_download(repo_id, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         first_line = str(error).strip().splitlines()[0]
-        raise WorldError(f"there is no folder {repo_id} and the hub has no world of that id: {first_line}") from error
+        raise WorldError(
+            f"there is no folder {repo_id} and the hub has no world of that id: {first_line}"
+        ) from error
 
 
 def read_config(folder: Path) -> tuple[WorldConfig, dict[str, str]]:

@@ -1,4 +1,4 @@
-"""The blocked form equals the token-by-token recurrence, forward and backward, in every regime of the gates."""
+"""The blocked form equals the token-by-token recurrence, forward and backward, whatever the gates do."""
 
 from __future__ import annotations
 

@@ -42,7 +42,9 @@ def batch_at(step: int) -> tuple[Tensor]:
     return (torch.randn(8, 4, generator=torch.Generator().manual_seed(seed_of(0, step))),)
 
 
-def run_toy(folder: Path, num_steps: int, *, precision: str = "bf16-mixed", batch=batch_at) -> tuple[Toy, Training]:
+def run_toy(
+    folder: Path, num_steps: int, *, precision: str = "bf16-mixed", batch=batch_at
+) -> tuple[Toy, Training]:
     torch.manual_seed(0)
     config = ToyConfig(loop=LoopConfig(num_steps=num_steps, warmup_steps=2, decay_fraction=0.0, log_every=5))
     run = RunFolder(folder, config)

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.fakes import TINY_ACTIONS, save_tiny_world, tiny_codec_config, tiny_denoiser_config, write_tiny_dataset
+from tests.fakes import (
+    TINY_ACTIONS,
+    save_tiny_world,
+    tiny_codec_config,
+    tiny_denoiser_config,
+    write_tiny_dataset,
+)
 from training.codec import TrainCodecConfig, train_codec
 from training.fabric import FabricConfig
 from training.finetune import FinetuneConfig
@@ -46,7 +52,9 @@ def pretrain_config(tmp_path: Path, data: DataConfig, num_steps: int, out: str =
         codec=str(codec),
         model=tiny_denoiser_config(),
         objective=ObjectiveConfig(own_context_share=0.5),
-        loop=LoopConfig(num_steps=num_steps, warmup_steps=2, decay_fraction=0.0, log_every=1, checkpoint_seconds=1e9),
+        loop=LoopConfig(
+            num_steps=num_steps, warmup_steps=2, decay_fraction=0.0, log_every=1, checkpoint_seconds=1e9
+        ),
         fabric=FabricConfig(accelerator="cpu"),
         validation=ValidationConfig(num_rollouts=2, context_frames=2, horizons=[1, 2]),
         batch_size=2,
@@ -70,7 +78,9 @@ def test_pretraining_writes_a_world_that_can_be_stepped(tmp_path: Path, data: Da
     assert frames.shape == (1, world.config.height, world.config.width, 3)
 
 
-def test_a_resumed_pretraining_ends_with_the_same_weights_bit_for_bit(tmp_path: Path, data: DataConfig) -> None:
+def test_a_resumed_pretraining_ends_with_the_same_weights_bit_for_bit(
+    tmp_path: Path, data: DataConfig
+) -> None:
     pretrain.run(pretrain_config(tmp_path, data, 6, "whole"))
     pretrain.run(pretrain_config(tmp_path, data, 3, "killed"))
     pretrain.run(pretrain_config(tmp_path, data, 6, "killed"))
@@ -88,7 +98,8 @@ def test_finetuning_starts_from_a_world_and_keeps_its_description(tmp_path: Path
     )
     finetune.run(config)
     before, after = World.from_pretrained(base), World.from_pretrained(tmp_path / "fine" / "world")
-    assert replace(after.config) == before.config
+    assert replace(after.config, provenance={}) == before.config
+    assert "2 updates" in after.config.provenance["training"][0]
     assert after.identity != before.identity
 
 

@@ -19,7 +19,9 @@ def begin(simulator: Simulator, seed: int = 7) -> WorldState:
     return simulator.start(simulator.world.starts[:1], [seed])
 
 
-def rollout(simulator: Simulator, state: WorldState, actions: torch.Tensor) -> tuple[torch.Tensor, WorldState]:
+def rollout(
+    simulator: Simulator, state: WorldState, actions: torch.Tensor
+) -> tuple[torch.Tensor, WorldState]:
     frames = []
     for action in actions:
         frame, state = simulator.step(state, action)

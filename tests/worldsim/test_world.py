@@ -82,7 +82,9 @@ def test_weights_that_do_not_fit_the_description_are_refused(tmp_path: Path) -> 
         World.from_pretrained(folder)
 
 
-def test_saving_over_a_world_that_fails_keeps_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saving_over_a_world_that_fails_keeps_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = save_tiny_world(tmp_path / "world")
 
     def full_disk(*_: object) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from worldsim.model.attention import HybridAttention, Rotary, WindowAttention
+from worldsim.model.linear import FeedForward
 
 
 class Block(nn.Module):
@@ -17,22 +18,28 @@ class Block(nn.Module):
     def __init__(self, dim: int, ffn_dim: int, self_attn: HybridAttention | WindowAttention) -> None:
         super().__init__()
         self.self_attn = self_attn
-        self.ffn = nn.Sequential(nn.Linear(dim, ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(ffn_dim, dim))
+        self.ffn = FeedForward(dim, ffn_dim)
         self.modulation = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
 
+    def pack(self, num_rows: int) -> None:
+        """Reorder weights for inference where this machine can; see `worldsim.model.linear`."""
+        self.self_attn.pack(num_rows)
+        self.ffn.pack(num_rows)
+
     def modulate(self, conditioning: Tensor) -> tuple[Tensor, ...]:
-        """Return shift, scale and gate of attention and MLP, each `[G, 1, D]`, of `[G, 6, D]`."""
-        return tuple((self.modulation[0] + conditioning).unsqueeze(-2).unbind(-3))
+        """Return shift, 1 + scale and gate of attention and MLP, each `[G, 1, D]`, of `[G, 6, D]` in fp32."""
+        shift, scale, gate, *ffn = (self.modulation[0] + conditioning).unsqueeze(-2).unbind(-3)
+        return shift, 1 + scale, gate, ffn[0], 1 + ffn[1], ffn[2]
 
     def attention_input(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         """Return the normalised and modulated tokens."""
-        return functional.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
+        return torch.addcmul(shift, functional.layer_norm(x, x.shape[-1:], eps=1e-6), scale)
 
     def finish(self, x: Tensor, attended: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
         """Add the attention's output and the MLP's."""
         _, _, gate, ffn_shift, ffn_scale, ffn_gate = modulation
-        x = x + attended * gate
-        return x + self.ffn(self.attention_input(x, ffn_shift, ffn_scale)) * ffn_gate
+        x = torch.addcmul(x, attended.to(x.dtype), gate)
+        return torch.addcmul(x, self.ffn(self.attention_input(x, ffn_shift, ffn_scale)).to(x.dtype), ffn_gate)
 
     def forward(
         self, x: Tensor, conditioning: Tensor, carried: Tensor, rotary: Rotary
@@ -40,10 +47,10 @@ class Block(nn.Module):
         """Run all frames of both streams at once (training).
 
         Args:
-            x: `[B, F, S, N, D]`.
+            x: `[B, F, S, N, D]`, at least fp32.
             conditioning: `[B, F, S, 6, D]`.
-            carried: The state before the first frame of a hybrid layer `[B, H, K, V]`; for a window layer which
-                cached frames each frame sees, `[F, W + 1]` bool.
+            carried: The state before the first frame of a hybrid layer `[B, H, K, V]`; for a window layer
+                which cached frames each frame sees, `[F, W + 1]` bool.
             rotary: Angles of the frames.
 
         Returns:

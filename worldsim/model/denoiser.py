@@ -1,10 +1,11 @@
 """The network: an action-conditioned diffusion transformer whose memory of past frames is a value.
 
-Two forms of one function. Frame by frame (`observe`, `denoise`, `commit`) is what play runs; `forward` runs whole
-sequences at once for training. A test holds them equal.
+Two forms of one function. Frame by frame (`observe`, `denoise`, `commit`) is what play runs; `forward` runs
+whole sequences at once for training. A test holds them equal.
 """
 
-# B batch, F frames, S streams (clean, noisy), N tokens per frame, D model width, A action axes, G leading sizes
+# B batch, F frames, S streams (clean, noisy), N tokens per frame, D model width, A action axes, G leading
+# sizes
 
 from __future__ import annotations
 
@@ -15,12 +16,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import kernels
 from worldsim.errors import WorldError
-from worldsim.model.attention import HybridAttention, Rotary, WindowAttention, at_least_fp32
+from worldsim.model.attention import (
+    Cached,
+    HybridAttention,
+    Rotary,
+    WindowAttention,
+    Written,
+    age_angles,
+    at_least_fp32,
+)
 from worldsim.model.block import Block
+from worldsim.model.linear import Linear
 from worldsim.model.memory import MemoryState, push_window, window_is_visible
 from worldsim.model.path import MemoryPhase, build_motion, wrap
-from worldsim.model.rotary import place_angles
+from worldsim.model.rotary import place_angles, rotate, turns
 
 PATCH = 2
 TIME_FREQUENCIES = 256
@@ -64,7 +75,9 @@ class DenoiserConfig:
         if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
             raise WorldError(f"dim {self.dim} must be an even multiple of num_heads {self.num_heads}")
         if len(self.latent_shape) != 3 or self.latent_shape[1] % PATCH or self.latent_shape[2] % PATCH:
-            raise WorldError(f"latent_shape must be channels, even height, even width; got {self.latent_shape}")
+            raise WorldError(
+                f"latent_shape must be channels, even height, even width; got {self.latent_shape}"
+            )
         if any(not 0 <= layer < self.num_layers for layer in self.window_layers):
             raise WorldError(f"window_layers {self.window_layers} must lie in 0..{self.num_layers - 1}")
         if self.window < 1:
@@ -94,13 +107,15 @@ class FrameContext:
         action: `[B, D]`, embedding of the action that leads to the frame.
         phase: `[B, head_width / 2]`, the path up to and including this frame.
         rotary: Angles of the frame's tokens.
-        visible: `[B, W + 1]`, which cached frames a window layer sees.
+        mask: `[B, 1, 1, (W + 2) * N]` bool, which tokens a window layer sees: cached ones, then its own.
+        window_keys: `[L, B, W + 1, N, H, D]`, the cached keys turned by their age.
     """
 
     action: Tensor
     phase: Tensor
     rotary: Rotary
-    visible: Tensor
+    mask: Tensor
+    window_keys: Tensor
 
 
 class Head(nn.Module):
@@ -108,7 +123,7 @@ class Head(nn.Module):
 
     def __init__(self, dim: int, out: int) -> None:
         super().__init__()
-        self.head = nn.Linear(dim, out)
+        self.head = Linear(dim, out)
         self.modulation = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -116,13 +131,14 @@ class Head(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """Map `[G, N, D]` with time embedding `[G, D]` to `[G, N, out]`."""
         shift, scale = (self.modulation[0] + time.unsqueeze(-2)).unsqueeze(-2).unbind(-3)
-        return self.head(functional.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift)
+        return self.head(torch.addcmul(shift, functional.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale))
 
 
 class Denoiser(nn.Module):
     """Predict the velocity of the next frame's latents from the action and the memory."""
 
     place: Tensor
+    age: Tensor
     time_frequencies: Tensor
 
     def __init__(self, config: DenoiserConfig) -> None:
@@ -131,13 +147,19 @@ class Denoiser(nn.Module):
         dim, channels = config.dim, config.latent_shape[0]
         # Wan patches video: its weight has a time axis of 1, and a checkpoint's tensor fits as it is.
         self.patch_embedding = nn.Conv3d(channels, dim, (1, PATCH, PATCH), stride=(1, PATCH, PATCH))
-        self.time_embedding = nn.Sequential(nn.Linear(TIME_FREQUENCIES, dim), nn.SiLU(), nn.Linear(dim, dim))
-        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.time_embedding = nn.Sequential(Linear(TIME_FREQUENCIES, dim), nn.SiLU(), Linear(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), Linear(dim, 6 * dim))
         self.action_embedding = nn.ModuleList(nn.Embedding(count, dim) for count in config.num_values)
-        self.motion = build_motion(MemoryPhase(config.memory_phase), self.latent_shape, dim, config.head_width)
-        self.blocks = nn.ModuleList(Block(dim, config.ffn_dim, self._build_attention(i)) for i in range(config.num_layers))
+        self.motion = build_motion(
+            MemoryPhase(config.memory_phase), self.latent_shape, dim, config.head_width
+        )
+        self.blocks = nn.ModuleList(
+            Block(dim, config.ffn_dim, self._build_attention(i)) for i in range(config.num_layers)
+        )
         self.head = Head(dim, PATCH * PATCH * channels)
         self.register_buffer("place", place_angles(*config.grid, config.head_width).float(), persistent=False)
+        age = turns(age_angles(config.head_width, config.window)).float()[:, None]  # [W + 1, 1, D / 2, 2]
+        self.register_buffer("age", age, persistent=False)
         half = torch.arange(TIME_FREQUENCIES // 2, dtype=torch.float64) / (TIME_FREQUENCIES // 2)
         self.register_buffer("time_frequencies", (10_000.0**-half).float(), persistent=False)
         self._initialise()
@@ -171,8 +193,17 @@ class Denoiser(nn.Module):
         """Return the blocks, typed."""
         return [block for block in self.blocks if isinstance(block, Block)]
 
+    def pack(self) -> None:
+        """Reorder weights for inference on this machine; call again after they have changed or moved."""
+        for block in self.layers():
+            block.pack(self.config.tokens_per_frame)
+        for module in (*self.time_embedding, *self.time_projection):
+            if isinstance(module, Linear):
+                module.pack(1)
+        self.head.head.pack(self.config.tokens_per_frame)
+
     def initial_memory(self, batch_size: int) -> MemoryState:
-        """Return an empty memory on the model's device: zero matrices, an empty window, the path at its origin."""
+        """Return an empty memory on the model's device: no matrices, no window, the path at its origin."""
         config = self.config
         weight = self.patch_embedding.weight
         num_window = len(config.window_layers)
@@ -180,7 +211,9 @@ class Denoiser(nn.Module):
         window = (num_window, batch_size, config.window + 1, config.tokens_per_frame, heads, width)
         device = weight.device
         return MemoryState(
-            matrices=torch.zeros(config.num_layers - num_window, batch_size, heads, width, width, device=device),
+            matrices=torch.zeros(
+                config.num_layers - num_window, batch_size, heads, width, width, device=device
+            ),
             window_keys=torch.zeros(window, dtype=weight.dtype, device=device),
             window_values=torch.zeros(window, dtype=weight.dtype, device=device),
             phase=torch.zeros(batch_size, width // 2, device=device),
@@ -197,27 +230,28 @@ class Denoiser(nn.Module):
         """Return `[G, D]` of noise levels `[G]` in [0, 1]."""
         angles = noise_levels.float().unsqueeze(-1) * TIMESTEPS * self.time_frequencies
         features = torch.cat([angles.cos(), angles.sin()], dim=-1)
-        return self.time_embedding(features.to(self.patch_embedding.weight.dtype))
+        return at_least_fp32(self.time_embedding(features))
 
     def patchify(self, latents: Tensor) -> Tensor:
-        """Return tokens `[G, N, D]` of latents `[G, C, h, w]`."""
+        """Return tokens `[G, N, D]`, at least fp32, of latents `[G, C, h, w]`."""
         patches = latents.unflatten(-1, (-1, PATCH)).unflatten(-3, (-1, PATCH))  # [G, C, rows, P, columns, P]
         patches = patches.movedim((-4, -2), (-5, -4))  # [G, rows, columns, C, P, P]
         weight = self.patch_embedding.weight.flatten(1)  # [D, C * P * P]
-        return functional.linear(patches.flatten(-3), weight, self.patch_embedding.bias).flatten(-3, -2)
+        tokens = functional.linear(patches.flatten(-3).to(weight.dtype), weight, self.patch_embedding.bias)
+        return at_least_fp32(tokens).flatten(-3, -2)
 
     def unpatchify(self, tokens: Tensor) -> Tensor:
-        """Return latents `[G, C, h, w]` of output tokens `[G, N, P * P * C]`; the inverse order of Wan's head."""
+        """Return latents `[G, C, h, w]` of output tokens `[G, N, P * P * C]`, in Wan's order."""
         rows, columns = self.config.grid
-        x = tokens.unflatten(-1, (PATCH, PATCH, -1)).unflatten(-4, (rows, columns))  # [G, rows, cols, P, P, C]
+        x = tokens.unflatten(-1, (PATCH, PATCH, -1)).unflatten(
+            -4, (rows, columns)
+        )  # [G, rows, cols, P, P, C]
         x = x.movedim(-1, -5).transpose(-3, -2)  # [G, C, rows, P, cols, P]
         return x.flatten(-2).flatten(-3, -2)
 
     def rotary(self, phase: Tensor) -> Rotary:
         """Return the angles of tokens after a path `phase` `[G, head_width / 2]`."""
-        dtype = self.patch_embedding.weight.dtype
-        turned = self.place + phase.unsqueeze(-2)
-        return Rotary((self.place.cos().to(dtype), self.place.sin().to(dtype)), (turned.cos(), turned.sin()))
+        return Rotary(turns(self.place), turns(self.place + phase.unsqueeze(-2)))
 
     def observe(self, actions: Tensor, memory: MemoryState) -> FrameContext:
         """Prepare the frame that `actions` `[B, A]` lead to; reads the memory, never changes it."""
@@ -225,9 +259,14 @@ class Denoiser(nn.Module):
         turn = at_least_fp32(self.motion(memory.latents, action))
         phase = wrap(memory.phase + torch.where((memory.num_committed > 0)[:, None], turn, 0.0))
         visible = window_is_visible(memory.num_committed, self.config.window)
-        return FrameContext(action, phase, self.rotary(phase), visible)
+        keys = rotate(memory.window_keys, self.age).to(memory.window_keys.dtype)
+        own = visible.new_ones(len(visible), 1)
+        mask = torch.cat([visible, own], dim=1).repeat_interleave(self.config.tokens_per_frame, dim=1)
+        return FrameContext(action, phase, self.rotary(phase), mask[:, None, None], keys)
 
-    def denoise(self, noisy_latents: Tensor, noise_level: Tensor, context: FrameContext, memory: MemoryState) -> Tensor:
+    def denoise(
+        self, noisy_latents: Tensor, noise_level: Tensor, context: FrameContext, memory: MemoryState
+    ) -> Tensor:
         """Predict the velocity of the frame; reads the memory, never changes it.
 
         Args:
@@ -242,7 +281,9 @@ class Denoiser(nn.Module):
         x, time, _ = self._pass(noisy_latents, noise_level, context, memory)
         return self.unpatchify(self.head(x, time))
 
-    def commit(self, latents: Tensor, noise_level: Tensor, context: FrameContext, memory: MemoryState) -> MemoryState:
+    def commit(
+        self, latents: Tensor, noise_level: Tensor, context: FrameContext, memory: MemoryState
+    ) -> MemoryState:
         """Write a finished frame into the memory.
 
         Args:
@@ -255,19 +296,28 @@ class Denoiser(nn.Module):
             State after this frame.
         """
         _, _, written = self._pass(latents, noise_level, context, memory)
-        matrices, keys, values, hybrid = [], [], [], 0
-        for block, terms in zip(self.layers(), written, strict=True):
-            if isinstance(block.self_attn, HybridAttention):
-                matrices.append(block.self_attn.commit(terms, memory.matrices[hybrid], context.rotary))  # pyright: ignore
-                hybrid += 1
-            else:
-                keys.append(terms[0])
-                values.append(terms[1])
+        keys = [w.k for w in written if isinstance(w, Cached)]
+        values = [w.v for w in written if isinstance(w, Cached)]
+        terms = [
+            block.self_attn.write_terms(w, context.rotary)
+            for block, w in zip(self.layers(), written, strict=True)
+            if isinstance(block.self_attn, HybridAttention) and isinstance(w, Written)
+        ]
+        matrices = memory.matrices
+        if terms:
+            k, v, g, beta = (
+                torch.cat(term) for term in zip(*terms, strict=True)
+            )  # layers beside rows: [L * B, ...]
+            matrices = kernels.commit(k, v, g, beta, matrices.flatten(0, 1)).unflatten(0, matrices.shape[:2])
         count = memory.num_committed
         return MemoryState(
-            matrices=torch.stack(matrices) if matrices else memory.matrices,
-            window_keys=push_window(memory.window_keys, torch.stack(keys), count) if keys else memory.window_keys,
-            window_values=push_window(memory.window_values, torch.stack(values), count) if keys else memory.window_values,
+            matrices=matrices,
+            window_keys=push_window(memory.window_keys, torch.stack(keys), count)
+            if keys
+            else memory.window_keys,
+            window_values=push_window(memory.window_values, torch.stack(values), count)
+            if keys
+            else memory.window_values,
             phase=context.phase,
             latents=latents.to(memory.latents.dtype),
             num_committed=count + 1,
@@ -275,12 +325,12 @@ class Denoiser(nn.Module):
 
     def _pass(
         self, latents: Tensor, noise_level: Tensor, context: FrameContext, memory: MemoryState
-    ) -> tuple[Tensor, Tensor, list[tuple[Tensor, ...]]]:
+    ) -> tuple[Tensor, Tensor, list[Written | Cached]]:
         """Run the blocks over one frame; returns tokens, time embedding and what each layer would write."""
         time = self.embed_time(noise_level) + context.action
-        conditioning = self.time_projection(time).unflatten(-1, (6, -1))
-        x = self.patchify(latents.to(time.dtype))
-        written: list[tuple[Tensor, ...]] = []
+        conditioning = at_least_fp32(self.time_projection(time)).unflatten(-1, (6, -1))
+        x = self.patchify(latents)
+        written: list[Written | Cached] = []
         hybrid = window = 0
         for block in self.layers():
             modulation = block.modulate(conditioning)
@@ -290,8 +340,8 @@ class Denoiser(nn.Module):
                 attended, terms = attention(entered, memory.matrices[hybrid], context.rotary)
                 hybrid += 1
             else:
-                cache = (memory.window_keys[window], memory.window_values[window])
-                attended, terms = attention(entered, cache, context.visible, context.rotary)
+                cache = (context.window_keys[window], memory.window_values[window])
+                attended, terms = attention(entered, cache, context.mask, context.rotary)
                 window += 1
             written.append(terms)
             x = block.finish(x, attended, modulation)
@@ -302,7 +352,8 @@ class Denoiser(nn.Module):
 
         Args:
             clean: `[B, F, C, h, w]`, the frames as play would have committed them (perhaps slightly noised).
-            noisy: `[B, F, C, h, w]`, the frames to denoise; noisy frame f reads what clean frames before f wrote.
+            noisy: `[B, F, C, h, w]`, the frames to denoise; noisy frame f reads what clean frames before f
+                wrote.
             levels: `[B, F, 2]`, noise levels of the two.
             actions: `[B, F, A]`, the action that leads to each frame.
 
@@ -312,8 +363,8 @@ class Denoiser(nn.Module):
         action = self.embed_actions(actions)  # [B, F, D]
         rotary = self.rotary(self.path_phases(clean, action))
         time = self.embed_time(levels) + action.unsqueeze(2)  # [B, F, 2, D]
-        conditioning = self.time_projection(time).unflatten(-1, (6, -1))
-        x = self.patchify(torch.stack([clean, noisy], dim=2).to(self.patch_embedding.weight.dtype))
+        conditioning = at_least_fp32(self.time_projection(time)).unflatten(-1, (6, -1))
+        x = self.patchify(torch.stack([clean, noisy], dim=2))
         frames = torch.arange(clean.shape[1], device=clean.device)
         visible = window_is_visible(frames, self.config.window)
         heads, width = self.config.num_heads, self.config.head_width
@@ -324,7 +375,7 @@ class Denoiser(nn.Module):
         return self.unpatchify(self.head(x[:, :, 1], time[:, :, 1]))
 
     def path_phases(self, clean: Tensor, action: Tensor) -> Tensor:
-        """Return the path's angles at every frame, `[B, F, head_width / 2]` fp32; the first frame is the origin."""
+        """Return the path's angles at every frame, `[B, F, head_width / 2]` fp32; the first is the origin."""
         turns = at_least_fp32(self.motion(clean[:, :-1].to(self.patch_embedding.weight.dtype), action[:, 1:]))
         return functional.pad(turns.cumsum(1), (0, 0, 1, 0))
 
@@ -338,4 +389,3 @@ class Denoiser(nn.Module):
                 rate = attention.A_log.double().exp() * functional.softplus(attention.dt_bias.double())
                 rows.append(math.log(2) / (rate * self.config.tokens_per_frame))
         return torch.stack(rows) if rows else torch.zeros(0, self.config.num_heads)
-

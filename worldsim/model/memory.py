@@ -1,6 +1,7 @@
 """What the model remembers between frames, as a value."""
 
-# B batch, L layers of the kind, H heads, K key width, V value width, W window frames, N tokens per frame, D head width
+# B batch, L layers of the kind, H heads, K key width, V value width, W window frames, N tokens per frame, D
+# head width
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ class MemoryState:
 
     Attributes:
         matrices: `[L, B, H, K, V]` fp32, the recurrent state of each hybrid layer.
-        window_keys: `[L, B, W + 1, N, H, D]`, keys of the sink (slot 0, the first committed frame) and of the last W
-            frames, oldest first, turned by their place in the frame only.
+        window_keys: `[L, B, W + 1, N, H, D]`, keys of the sink (slot 0, the first committed frame) and of
+            the last W frames, oldest first, turned by their place in the frame only.
         window_values: The values beside them.
         phase: `[B, D / 2]` fp32 in [-pi, pi), the angles of the path so far.
         latents: `[B, C, h, w]`, the frame committed last.
@@ -60,7 +61,7 @@ def push_window(cache: Tensor, new: Tensor, num_committed: Tensor) -> Tensor:
 
 
 def window_is_visible(num_committed: Tensor, window: int) -> Tensor:
-    """Return which cached frames the next frame sees, `[B, W + 1]` bool; the sink only once it has left the window."""
+    """Return which cached frames are seen, `[B, W + 1]` bool; the sink only once it has left the window."""
     age = torch.arange(window, 0, -1, device=num_committed.device)  # oldest first
     recent = age <= num_committed[:, None]
     return torch.cat([(num_committed > window)[:, None], recent], dim=1)

@@ -1,8 +1,9 @@
 """The phase of the memory's keys: where the player is, not what time it is.
 
-A token's position in the memory branch is its place in the frame plus the path so far, p_f = p_{f-1} + u_f. The path is
-kept as the angles that it turns each feature pair by, wrapped to 2 pi, so that it neither grows nor loses precision:
-frame 1,000,000 turns keys exactly as frame 10 does.
+A token's position in the memory branch is its place in the frame plus the path so far, p_f = p_{f-1} + u_f.
+The path is kept as the angles that it turns each feature pair by, wrapped to 2 pi, so that it neither grows
+nor loses
+precision: frame 1,000,000 turns keys exactly as frame 10 does.
 """
 
 # B batch, F frames, C latent channels, D head width, P coordinates of the path
@@ -34,10 +35,10 @@ def wrap(angles: Tensor) -> Tensor:
 
 
 def coordinate_frequencies(head_width: int) -> Tensor:
-    """Return how fast each coordinate of the path turns each pair, `[2 + NUM_FREE_COORDINATES, head_width / 2]`.
+    """Return how fast each coordinate of the path turns each pair, `[P, head_width / 2]`.
 
-    The first two coordinates are a shift of the picture in tokens, down and to the right; they turn the pairs that hold
-    a token's row and column. The free ones share the pairs that time turns in a video model.
+    The first two coordinates are a shift of the picture in tokens, down and to the right; they turn the
+    pairs that hold a token's row and column. The free ones share the pairs that time turns in a video model.
     """
     time, height, width = split_width(head_width)
     table = torch.zeros(2 + NUM_FREE_COORDINATES, head_width // 2, dtype=torch.float64)
@@ -70,21 +71,28 @@ class PathMotion(nn.Module):
 
     table: Tensor
 
-    def __init__(self, latent_shape: tuple[int, int, int], dim: int, head_width: int, hidden: int = 192) -> None:
+    def __init__(
+        self, latent_shape: tuple[int, int, int], dim: int, head_width: int, hidden: int = 192
+    ) -> None:
         super().__init__()
         channels, height, width = latent_shape
         self.pool = nn.AvgPool2d(4)
         self.view = nn.Linear(channels * (height // 4) * (width // 4), hidden)
         self.intent = nn.Linear(dim, hidden, bias=False)
         self.out = nn.Linear(hidden, 2 + NUM_FREE_COORDINATES)
-        # Starts at rest, yet within reach: a unit is one token, a turn of the head moves the picture by about one.
+        # Starts at rest, yet within reach: a unit is one token, a turn of the head moves the picture by
+        # about one.
         nn.init.zeros_(self.out.bias)
         nn.init.normal_(self.out.weight, std=0.02)
         self.register_buffer("table", coordinate_frequencies(head_width).float(), persistent=False)
 
     def displacement(self, latents: Tensor, action: Tensor) -> Tensor:
-        """Return u_f, `[..., P]` in tokens (rows, columns, free), from the last frame's latents and the action."""
-        pooled = self.pool(latents.flatten(0, -4)).flatten(1).unflatten(0, latents.shape[:-3])
+        """Return u_f, `[..., P]` in tokens (rows, columns, free), of the last latents and the action."""
+        pooled = (
+            self.pool(latents.to(self.view.weight.dtype).flatten(0, -4))
+            .flatten(1)
+            .unflatten(0, latents.shape[:-3])
+        )
         return self.out(nn.functional.silu(self.view(pooled) + self.intent(action)))
 
     def forward(self, latents: Tensor, action: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Training's parallel form equals play's frame-by-frame form; denoising changes nothing; time never runs out."""
+"""Training's parallel form equals play's frame by frame; denoising changes nothing; time never runs out."""
 
 from __future__ import annotations
 
@@ -78,7 +78,9 @@ def test_denoising_leaves_the_memory_bit_identical() -> None:
     denoiser = make_denoiser(MemoryPhase.PATH).float()
     memory = denoiser.initial_memory(1)
     actions = torch.tensor([[1, 0, 2]])
-    memory = denoiser.commit(draw(1, 4, 8, 8).float(), torch.zeros(1), denoiser.observe(actions, memory), memory)
+    memory = denoiser.commit(
+        draw(1, 4, 8, 8).float(), torch.zeros(1), denoiser.observe(actions, memory), memory
+    )
     before = {name: tensor.clone() for name, tensor in memory.tensors().items()}
     denoiser.denoise(draw(1, 4, 8, 8).float(), torch.ones(1), denoiser.observe(actions, memory), memory)
     for name, tensor in memory.tensors().items():
@@ -122,9 +124,15 @@ def test_half_lives_are_spread_over_the_heads_at_the_start() -> None:
     config = DenoiserConfig(half_lives=[4.0, 4096.0])
     half_lives = Denoiser(config).half_lives()
     assert half_lives.shape == (8, 6)
-    torch.testing.assert_close(half_lives[0, [0, -1]], torch.tensor([4.0, 4096.0]).double(), rtol=1e-3, atol=0.0)
+    torch.testing.assert_close(
+        half_lives[0, [0, -1]], torch.tensor([4.0, 4096.0]).double(), rtol=1e-3, atol=0.0
+    )
 
 
 def test_actions_are_ignored_until_trained() -> None:
-    denoiser = Denoiser(DenoiserConfig(latent_shape=[4, 8, 8], dim=32, ffn_dim=48, num_heads=2, num_layers=2, window_layers=[1]))
+    denoiser = Denoiser(
+        DenoiserConfig(
+            latent_shape=[4, 8, 8], dim=32, ffn_dim=48, num_heads=2, num_layers=2, window_layers=[1]
+        )
+    )
     assert denoiser.embed_actions(torch.tensor([[2, 1, 0]])).abs().max() == 0
