@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from training.codec_loss import CodecLossConfig, reconstruction_loss, sample_latent_noise
 from training.entry import entry
 from training.fabric import FabricConfig, make_fabric
-from training.frames import DataConfig, choose_episodes, load_frames
+from training.frames import DataConfig, choose_episodes, digest_of, load_frames
 from training.loop import LoopConfig, Training, fit, prepare, seed_of
 from training.run import RunFolder
 from worldsim.codec import CodecConfig, FrameCodec
 from worldsim.errors import WorldError
+from worldsim.evaluation.metrics import psnr
 from worldsim.weights import save_codec
 
 VALIDATION_FRAMES = 512
@@ -48,6 +49,10 @@ class TrainCodecConfig:
     batch_size: int = 64
     learning_rate: float = 1e-3
 
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise WorldError(f"batch_size must be at least 1, got {self.batch_size}")
+
 
 class Reconstruction(nn.Module):
     """The codec's loss as a module that Fabric can wrap."""
@@ -65,14 +70,8 @@ class Reconstruction(nn.Module):
         return {"loss": reconstruction_loss(reconstructed, images, self.config)}
 
 
-def psnr(reconstructed: Tensor, frames: Tensor) -> float:
-    """Return the mean over frames of the PSNR in dB of uint8 pictures `[B, H, W, 3]`."""
-    error = (reconstructed.float() - frames.float()).square().mean(dim=(1, 2, 3)) / 255**2
-    return float((-10 * error.clamp(min=1e-6).log10()).mean())
-
-
-def export_codec(training: Training, frames: Tensor, folder: Path) -> float:
-    """Write the averaged codec and return its PSNR in dB on held-out `frames`."""
+def export_codec(training: Training, frames: Tensor, folder: Path, *, write: bool) -> float:
+    """Write the averaged codec, if this process is to, and return its PSNR in dB on held-out `frames`."""
     codec = training.average.module.codec
     assert isinstance(codec, FrameCodec)
     codec.eval()
@@ -80,8 +79,9 @@ def export_codec(training: Training, frames: Tensor, folder: Path) -> float:
         images = frames.movedim(-1, 1).float() / 255
         codec.calibrate(torch.cat([codec.reconstruct(batch)[1].float() for batch in images.split(64)]))
         decoded = torch.cat([codec.decode(codec.encode(batch)) for batch in frames.split(64)])
-    save_codec(codec, folder)
-    return psnr(decoded, frames)
+    if write:
+        save_codec(codec, folder)
+    return float(psnr(decoded, frames).mean())
 
 
 def train_codec(config: TrainCodecConfig) -> float:
@@ -92,10 +92,11 @@ def train_codec(config: TrainCodecConfig) -> float:
     workers = config.data.num_workers
     chosen = choose_episodes(config.data.train, config.data.max_frames)
     frames = load_frames(chosen, size, workers).to(fabric.device)
-    heldout_episodes = choose_episodes(config.data.heldout, 40 * VALIDATION_FRAMES, chosen[0].info.actions)
+    heldout_episodes = choose_episodes(config.data.heldout, 8 * VALIDATION_FRAMES, chosen[0].info.actions)
     heldout = load_frames(heldout_episodes, size, workers)
     stride = max(1, len(heldout) // VALIDATION_FRAMES)
     heldout = heldout[::stride][:VALIDATION_FRAMES].to(fabric.device)
+    run.check_inputs(fabric, train=digest_of(None, chosen))
     if len(frames) < config.batch_size:
         raise WorldError(f"a batch needs {config.batch_size} frames, {config.data.train} hold {len(frames)}")
 
@@ -115,7 +116,9 @@ def train_codec(config: TrainCodecConfig) -> float:
     result = {"psnr_heldout_db": 0.0}
 
     def on_checkpoint(training: Training) -> dict[str, float]:
-        result["psnr_heldout_db"] = export_codec(training, heldout, run.path / "codec")
+        result["psnr_heldout_db"] = export_codec(
+            training, heldout, run.path / "codec", write=fabric.global_rank == 0
+        )
         return result
 
     fit(

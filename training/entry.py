@@ -102,7 +102,7 @@ def describe_error(error: BaseException) -> str:
             reasons.append(_first_line(error.__cause__))
         return f"{': '.join(reasons)} (--cfg job lists every setting)"
     if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.strerror}: {error.filename}"
+        return f"{error.strerror}: {error.filename2 or error.filename}"
     return " ".join(str(error).split()) or type(error).__name__
 
 

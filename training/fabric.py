@@ -11,6 +11,8 @@ from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
 from worldsim.errors import WorldError
 
+PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
+
 
 @dataclass(kw_only=True, slots=True)
 class FabricConfig:
@@ -21,7 +23,8 @@ class FabricConfig:
         devices: Number of devices, as a number or `auto`.
         num_nodes: Machines.
         strategy: auto, ddp, fsdp.
-        precision: 32-true, bf16-mixed, 16-mixed, bf16-true.
+        precision: 32-true, bf16-mixed or bf16-true. Not 16-mixed: its loss scaling expects gradients that are
+            not finite now and then, and those stop a run here.
         compile: Compile the model block by block (worth it on a GPU).
     """
 
@@ -31,6 +34,10 @@ class FabricConfig:
     strategy: str = "auto"
     precision: str = "bf16-mixed"
     compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise WorldError(f"fabric.precision is one of {', '.join(PRECISIONS)}; got {self.precision!r}")
 
 
 def make_fabric(config: FabricConfig, folder: Path) -> Fabric:
@@ -46,7 +53,7 @@ def make_fabric(config: FabricConfig, folder: Path) -> Fabric:
             precision=config.precision,  # pyright: ignore[reportArgumentType]
             loggers=TensorBoardLogger(root_dir=folder, name="events", version=""),
         )
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         raise WorldError(f"fabric settings can't be used here: {error}") from error
     fabric.launch()
     fabric.print(f"training on {fabric.device} in {config.precision}, strategy {config.strategy}")

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from worldsim.actions import ActionLayout
 from worldsim.codec import FrameCodec
 from worldsim.data.sequences import EpisodeReference, SequenceIndex, load_episodes, read_episodes
 from worldsim.errors import WorldError
+from worldsim.weights import write_tensors
 
 ENCODE_BATCH = 256
 
@@ -101,7 +102,6 @@ def encode_episodes(
 ) -> LatentVideo:
     """Decode and encode episodes; the latents stay on `device`."""
     half = torch.float32 if device.type == "cpu" else torch.bfloat16
-    codec = codec.to(device).eval()
     total = sum(reference.num_frames for reference in references)
     latents = torch.empty(total, *codec.latent_shape, dtype=torch.float16, device=device)
     leading, position = [], 0
@@ -115,13 +115,14 @@ def encode_episodes(
     return LatentVideo(latents, torch.cat(leading).to(device), [r.num_frames for r in references])
 
 
-def _digest(codec: FrameCodec, references: Sequence[EpisodeReference]) -> str:
+def digest_of(codec: FrameCodec | None, references: Sequence[EpisodeReference]) -> str:
+    """Return a digest of a codec's weights, if given, and of which episodes there are."""
     digest = hashlib.sha256()
-    for tensor in codec.state_dict().values():
+    for tensor in codec.state_dict().values() if codec else ():
         digest.update(tensor.cpu().float().numpy().tobytes())
     for reference in references:
         video = reference.folder / f"{reference.name}.mp4"
-        digest.update(f"{video.resolve()} {reference.num_frames} {video.stat().st_mtime_ns}".encode())
+        digest.update(f"{reference.name} {reference.num_frames} {video.stat().st_size}".encode())
     return digest.hexdigest()[:16]
 
 
@@ -133,19 +134,21 @@ def latent_video(
     num_workers: int = 0,
     cache: Path | None = None,
 ) -> LatentVideo:
-    """Encode episodes, or read them from the cache if they were encoded by the same codec before."""
+    """Encode episodes, or read them from the cache if they were encoded by the same codec before.
+
+    The codec is moved to `device` in either case.
+    """
+    codec.to(device).eval()
     if cache is None:
         return encode_episodes(codec, references, device, num_workers)
-    path = cache / f"latents-{_digest(codec, references)}.safetensors"
+    path = cache / f"latents-{digest_of(codec, references)}.safetensors"
     if path.is_file():
         tensors = load_file(path)
         lengths = [reference.num_frames for reference in references]
         return LatentVideo(tensors["latents"], tensors["leading"], lengths).to(device)
     video = encode_episodes(codec, references, device, num_workers)
     cache.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    save_file({"latents": video.latents.cpu(), "leading": video.leading.cpu()}, part)
-    part.replace(path)
+    write_tensors({"latents": video.latents, "leading": video.leading}, path)
     return video
 
 

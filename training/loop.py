@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from training.run import RunFolder
 from worldsim.errors import WorldError
+from worldsim.interrupt import defer_interrupt
 
 
 @dataclass(kw_only=True, slots=True)
@@ -48,6 +49,8 @@ class LoopConfig:
     def __post_init__(self) -> None:
         if self.num_steps < 1:
             raise WorldError(f"loop.num_steps must be at least 1, got {self.num_steps}")
+        if self.log_every < 1:
+            raise WorldError(f"loop.log_every must be at least 1, got {self.log_every}")
         if not 0 <= self.decay_fraction <= 1:
             raise WorldError(f"loop.decay_fraction must lie in [0, 1], got {self.decay_fraction}")
         if not 0 <= self.ema_decay < 1:
@@ -122,7 +125,7 @@ def update(fabric: Fabric, training: Training, batch: Sequence[Any], config: Loo
     """Do one update and return its losses.
 
     Raises:
-        WorldError: If the loss is not finite; the weights are then as they were.
+        WorldError: If the loss or a gradient is not finite; the weights are then as they were.
     """
     factor = learning_rate_factor(training.step, training.seconds, config)
     for optimizer in training.optimizers:
@@ -131,19 +134,27 @@ def update(fabric: Fabric, training: Training, batch: Sequence[Any], config: Loo
         optimizer.zero_grad()
     losses: dict[str, Tensor] = dict(training.module(*batch))
     fabric.backward(losses["loss"])
-    # After the backward pass has been queued: waiting for the loss then costs an accelerator nothing.
-    if not torch.isfinite(losses["loss"]):
-        raise WorldError(f"the loss is {losses['loss'].item()} at step {training.step}; no update was made")
     for index, optimizer in enumerate(training.optimizers):
         norm = fabric.clip_gradients(
             training.module, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False
         )
         if norm is not None:
             losses[f"gradient_norm_{index}"] = norm
+    # Every device must decide alike, or the others would wait for the one that stopped.
+    check_finite(fabric.all_gather(losses), training.step)
+    for optimizer in training.optimizers:
         optimizer.step()
     training.average.update_parameters(training.module.module)
     training.step += 1
     return losses
+
+
+def check_finite(values: Any, step: int) -> None:
+    """Raise `WorldError` if a number of a step is not finite."""
+    for name, value in values.items():
+        if not torch.isfinite(value).all():
+            found = value.flatten()[~torch.isfinite(value.flatten())][0].item()
+            raise WorldError(f"the {name.replace('_', ' ')} is {found} at step {step}; no update was made")
 
 
 def fit(
@@ -169,7 +180,10 @@ def fit(
         on_checkpoint: Called after each checkpoint; returns numbers to log.
     """
     resume(fabric, training, run)
-    last = last_save = time.monotonic()
+    if training.step and training.is_done(config):
+        fabric.print(f"{run.path} is finished: {training.step} steps")
+        return
+    last_save = time.monotonic()
     with tqdm(
         total=None if config.train_seconds else config.num_steps,
         initial=training.step,
@@ -179,14 +193,17 @@ def fit(
     ) as bar:
         try:
             while not training.is_done(config):
-                losses = update(fabric, training, batch_at(training.step), config)
+                begun = time.monotonic()
+                with defer_interrupt():  # Ctrl-C between two optimizers would leave half an update
+                    losses = update(fabric, training, batch_at(training.step), config)
+                    training.seconds += time.monotonic() - begun
                 bar.update()
                 if training.step % config.log_every == 0:
                     _log(fabric, training, losses, bar, frames_per_batch)
-                now = time.monotonic()
-                training.seconds += now - last
-                last = now
-                if now - last_save > config.checkpoint_seconds:
+                # One clock decides for all devices: a checkpoint is something they do together.
+                due = time.monotonic() - last_save > config.checkpoint_seconds
+                due, training.seconds = fabric.broadcast((due, training.seconds))
+                if due:
                     _checkpoint(fabric, training, run, on_checkpoint)
                     last_save = time.monotonic()
         except KeyboardInterrupt:
@@ -213,8 +230,10 @@ def _log(
     rate = bar.format_dict["rate"] or 0.0
     frames_per_second = rate * frames_per_batch * fabric.world_size
     bar.set_postfix_str(f"loss {values['loss']:.4f}, {frames_per_second:,.0f} frames/s", refresh=False)
-    factor = training.optimizers[0].param_groups[0]["lr"]
-    fabric.log_dict(values | {"frames_per_second": frames_per_second, "learning_rate": factor}, training.step)
+    learning_rate = training.optimizers[0].param_groups[0]["lr"]
+    fabric.log_dict(
+        values | {"frames_per_second": frames_per_second, "learning_rate": learning_rate}, training.step
+    )
 
 
 def _checkpoint(

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from training.entry import entry
-from training.frames import choose_episodes
 from training.run import RunFolder
 from training.world_model import TrainWorldConfig, train_world
 from worldsim.data.dataset_info import DatasetInfo
+from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser, DenoiserConfig
 from worldsim.weights import load_codec
 from worldsim.world import World, WorldConfig
@@ -54,7 +54,9 @@ def build_world(config: PretrainConfig, info: DatasetInfo) -> World:
 @entry("pretrain", PretrainConfig)
 def main(config: PretrainConfig) -> None:
     """Train a world model from nothing."""
-    info = choose_episodes(config.data.train, 1)[0].info
+    if not config.data.train:
+        raise WorldError("data.train names no folder of gameplay video")
+    info = DatasetInfo.load(Path(config.data.train[0]))
     world = build_world(config, info)
     train_world(config, world, RunFolder(config.out, config))
 

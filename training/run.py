@@ -14,7 +14,15 @@ from lightning_fabric import Fabric
 from worldsim.errors import WorldError
 
 CONFIG_FILE = "run.json"
-FREE_SETTINGS = ("loop.num_steps", "loop.train_seconds", "loop.checkpoint_seconds", "loop.log_every")
+FREE_SETTINGS = (
+    "out",
+    "data.num_workers",
+    "data.cache_latents",
+    "loop.num_steps",
+    "loop.train_seconds",
+    "loop.checkpoint_seconds",
+    "loop.log_every",
+)
 """Settings that a resumed run may change: given its learning rate, none changes what a step computes."""
 
 
@@ -40,17 +48,33 @@ class RunFolder:
         assert is_dataclass(config) and not isinstance(config, type)
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
-        settings = json.loads(json.dumps(asdict(config)))
+        self._settings: dict[str, Any] = json.loads(json.dumps(asdict(config)))
         known = self.path / CONFIG_FILE
-        if known.is_file():
-            self._check_same(json.loads(known.read_text()), settings)
+        if known.is_file() and self.latest() is not None:
+            self._check_same(json.loads(known.read_text()))
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        part = known.with_name(CONFIG_FILE + ".part")
-        part.write_text(json.dumps(settings, indent=2) + "\n")
-        part.replace(known)
 
-    def _check_same(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        old, new = _flatten(before), _flatten(now)
+    def check_inputs(self, fabric: Fabric, **inputs: str) -> None:
+        """Remember what the run learns from, or refuse if a resumed run would learn from something else.
+
+        Args:
+            fabric: Its first process writes.
+            inputs: A digest for each thing that the settings only name, such as the data.
+        """
+        self._settings["inputs"] = inputs
+        known = self.path / CONFIG_FILE
+        if known.is_file() and self.latest() is not None:
+            self._check_same(json.loads(known.read_text()))
+        if fabric.global_rank == 0:
+            part = known.with_name(CONFIG_FILE + ".part")
+            part.write_text(json.dumps(self._settings, indent=2) + "\n")
+            part.replace(known)
+        fabric.barrier()
+
+    def _check_same(self, before: Mapping[str, Any]) -> None:
+        old, new = _flatten(before), _flatten(self._settings)
+        if "inputs" not in self._settings:
+            old = {key: value for key, value in old.items() if not key.startswith("inputs.")}
         differing = [k for k in sorted(old | new) if old.get(k) != new.get(k) and k not in FREE_SETTINGS]
         if differing:
             changes = ", ".join(f"{k} was {old.get(k)} and is {new.get(k)}" for k in differing[:3])
@@ -68,10 +92,15 @@ class RunFolder:
         target = self.checkpoints / f"step-{step:08d}"
         part = target.with_name(target.name + ".part")
         _remove(part)
-        fabric.save(part, dict(state))
+        try:
+            fabric.save(part, dict(state))
+        except OSError as error:
+            _remove(part)
+            raise OSError(error.errno, error.strerror, str(target)) from error
         fabric.barrier()
         if fabric.global_rank == 0:
-            _remove(target)
+            if target.is_dir():  # a file is replaced in one step, a folder of shards cannot be
+                _remove(target)
             part.replace(target)
             for old in self.checkpoints.glob("step-*"):
                 if old != target:

@@ -6,10 +6,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from training.frames import LatentVideo, fixed_starts
+from worldsim.errors import WorldError
+from worldsim.evaluation.metrics import psnr
 from worldsim.model.memory import MemoryState
 from worldsim.sampler import SamplerConfig, draw_noise, sample
 from worldsim.world import World
@@ -33,18 +36,43 @@ class ValidationConfig:
     horizons: list[int] = field(default_factory=lambda: [1, 8, 32])
     num_steps: int = 2
 
+    def __post_init__(self) -> None:
+        if not self.horizons or min(self.horizons) < 1:
+            raise WorldError(f"validation.horizons must be frame numbers from 1, got {list(self.horizons)}")
+        if self.num_rollouts < 1 or self.context_frames < 1:
+            raise WorldError(
+                "validation.num_rollouts and validation.context_frames must be at least 1, "
+                f"got {self.num_rollouts} and {self.context_frames}"
+            )
+
+    @property
+    def length(self) -> int:
+        """Frames of a sequence."""
+        return self.context_frames + max(self.horizons)
+
+
+def validation_places(video: LatentVideo, config: ValidationConfig) -> np.ndarray:
+    """Return where the roll-outs begin in the held-out video.
+
+    Raises:
+        WorldError: If no held-out episode is long enough.
+    """
+    return fixed_starts(video.lengths, config.length, config.num_rollouts)
+
 
 @torch.no_grad()
-def validate(world: World, video: LatentVideo, config: ValidationConfig) -> dict[str, float]:
+def validate(
+    world: World, video: LatentVideo, places: np.ndarray, config: ValidationConfig
+) -> dict[str, float]:
     """Return PSNR in dB of free roll-outs under the recorded actions, against the codec's reconstructions.
 
     Args:
         world: On the video's device.
         video: Held-out episodes.
+        places: From `validation_places`.
         config: How many and how long.
     """
-    length = config.context_frames + max(config.horizons)
-    latents, actions = video.sequences(fixed_starts(video.lengths, length, config.num_rollouts), length)
+    latents, actions = video.sequences(places, config.length)
     latents = latents.float()
     memory = world.denoiser.initial_memory(len(latents))
     clean = torch.zeros(len(latents), device=latents.device)
@@ -69,12 +97,6 @@ def _roll_out(
         dream = sample(lambda x, t, c=context, m=memory: world.denoiser.denoise(x, t, c, m), noise, sampler)
         memory = world.denoiser.commit(dream, clean, context, memory)
         if frame + 1 in config.horizons:
-            scores[f"psnr_{frame + 1}_db"] = _psnr(
-                world.codec.decode(dream), world.codec.decode(truth[:, frame])
-            )
+            seen, expected = world.codec.decode(dream), world.codec.decode(truth[:, frame])
+            scores[f"psnr_{frame + 1}_db"] = float(psnr(seen, expected).mean())
     return scores
-
-
-def _psnr(frames: Tensor, expected: Tensor) -> float:
-    error = (frames.float() - expected.float()).square().mean(dim=(1, 2, 3)) / 255**2
-    return float((-10 * error.clamp(min=1e-6).log10()).mean())

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +14,14 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from training.fabric import FabricConfig, make_fabric
-from training.frames import DataConfig, LatentVideo, choose_episodes, fixed_starts, latent_video
+from training.frames import DataConfig, LatentVideo, choose_episodes, digest_of, fixed_starts, latent_video
 from training.loop import LoopConfig, Training, fit, prepare, seed_of
 from training.objective import FlowMatching, ObjectiveConfig
 from training.optimizers import OptimizerConfig, make_optimizers
 from training.run import RunFolder
-from training.validation import ValidationConfig, validate
+from training.validation import ValidationConfig, validate, validation_places
 from worldsim.data.sequences import EpisodeReference, SequenceIndex
+from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
 from worldsim.starts import Start
 from worldsim.world import World
@@ -55,16 +57,29 @@ class TrainWorldConfig:
     num_starts: int = 16
     start_frames: int = 32
 
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise WorldError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.sequence_length < 2:
+            raise WorldError(f"sequence_length must be at least 2 frames, got {self.sequence_length}")
+        if self.num_starts < 1 or self.start_frames < 1:
+            raise WorldError(
+                "num_starts and start_frames must be at least 1, "
+                f"got {self.num_starts} and {self.start_frames}"
+            )
 
-def take_starts(references: Sequence[EpisodeReference], count: int, length: int) -> list[Start]:
-    """Cut start moments out of episodes, spread evenly over all of them."""
+
+def take_starts(
+    references: Sequence[EpisodeReference], count: int, length: int, size: tuple[int, int]
+) -> list[Start]:
+    """Cut start moments out of episodes, spread evenly over all of them, scaled to `size` (height, width)."""
     lengths = [reference.num_frames for reference in references]
     ends = np.cumsum(lengths)
     starts = []
     for index, position in enumerate(fixed_starts(lengths, length, count)):
         episode = int(np.searchsorted(ends, position, side="right"))
         first = int(position - (ends[episode] - lengths[episode]))
-        recording = references[episode].read()
+        recording = references[episode].read(size=size)
         window = slice(first, first + length)
         frames = torch.from_numpy(recording.frames[window].copy())
         starts.append(Start(f"start-{index:02d}", frames, torch.from_numpy(recording.actions[window].copy())))
@@ -79,6 +94,12 @@ def describe_training(training: Training, config: TrainWorldConfig, num_frames: 
         f"{training.step:,} updates on {seen:,} frames, in sequences of {config.sequence_length}, drawn from "
         f"{num_frames:,} recorded ones: {training.seconds / 60:.1f} minutes on {fabric.world_size} x {device}"
     )
+
+
+def add_provenance(provenance: Mapping[str, Any], name: str, entry: str) -> dict[str, Any]:
+    """Return a world's provenance with one more entry under a name."""
+    known = provenance.get(name, [])
+    return {**provenance, name: [*(known if isinstance(known, list) else [known]), entry]}
 
 
 def log_half_lives(denoiser: Denoiser) -> dict[str, float]:
@@ -100,7 +121,10 @@ def train_world(config: TrainWorldConfig, world: World, run: RunFolder) -> None:
     workers = config.data.num_workers
     video = latent_video(world.codec, train, fabric.device, num_workers=workers, cache=cache)
     heldout_video = latent_video(world.codec, heldout, fabric.device, num_workers=workers, cache=cache)
-    starts = take_starts(heldout, config.num_starts, config.start_frames)
+    size = (world.config.height, world.config.width)
+    starts = take_starts(heldout, config.num_starts, config.start_frames, size)
+    places = validation_places(heldout_video, config.validation)
+    run.check_inputs(fabric, train=digest_of(world.codec, train), heldout=digest_of(world.codec, heldout))
 
     denoiser = world.denoiser.requires_grad_(True).train()
     optimizers = make_optimizers(denoiser, config.optimizer)
@@ -109,18 +133,15 @@ def train_world(config: TrainWorldConfig, world: World, run: RunFolder) -> None:
         for block in denoiser.layers():
             block.compile(dynamic=False)
 
-    earlier = list(world.config.provenance.get("training", []))
-
     def on_checkpoint(training: Training) -> dict[str, float]:
         average = training.average.module.denoiser
         assert isinstance(average, Denoiser)
         spent = describe_training(training, config, len(video.latents), fabric)
-        provenance = world.config.provenance | {"training": [*earlier, spent]}
+        provenance = add_provenance(world.config.provenance, "training", spent)
         exported = World(replace(world.config, provenance=provenance), average, world.codec, world.folder)
         if fabric.global_rank == 0:
             exported.save_pretrained(run.path / "world", starts=starts)
-        average.requires_grad_(False)
-        return validate(exported, heldout_video, config.validation) | log_half_lives(average)
+        return validate(exported, heldout_video, places, config.validation) | log_half_lives(average)
 
     fit(
         fabric,

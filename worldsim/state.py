@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from worldsim.errors import WorldError
 from worldsim.model.memory import MemoryState
+from worldsim.weights import write_tensors
 
 MEMORY_PREFIX = "memory."
 
@@ -58,14 +58,11 @@ class WorldState:
         Args:
             path: File to write; its folder must exist.
             world: Identity of the world it belongs to (`World.identity`), checked by `load`.
+
+        Raises:
+            OSError: If it cannot be written.
         """
-        path = Path(path)
-        part = path.with_name(path.name + ".part")
-        try:
-            save_file({n: t.contiguous() for n, t in self.tensors().items()}, part, metadata={"world": world})
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        write_tensors(self.tensors(), Path(path), {"world": world})
 
     @classmethod
     def load(cls, path: Path | str, *, world: str = "") -> WorldState:

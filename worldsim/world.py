@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -27,6 +28,8 @@ from worldsim.weights import (
     PICKLES,
     check_file,
     load_weights,
+    read_checksums,
+    read_object,
     save_weights,
     sha256_of,
     swap_folder,
@@ -62,6 +65,13 @@ class WorldConfig:
     codec: CodecConfig
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("name", "description", "licence"):
+            if not isinstance(getattr(self, name), str):
+                raise WorldError(f"a world's {name} must be text, got {getattr(self, name)!r}")
+        if not 0 < self.frame_rate < math.inf:
+            raise WorldError(f"a world's frame_rate must be positive, got {self.frame_rate}")
 
     @property
     def height(self) -> int:
@@ -109,7 +119,11 @@ class WorldConfig:
                 sampler=SamplerConfig(**data["sampler"]),
                 provenance=dict(data.get("provenance", {})),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except KeyError as error:
+            raise WorldError(f"the world's description has no field {error}") from error
+        except WorldError:
+            raise
+        except (TypeError, ValueError) as error:
             raise WorldError(f"the world's description is not of the expected form: {error}") from error
 
 
@@ -160,13 +174,19 @@ class World:
 
     @cached_property
     def starts(self) -> list[Start]:
-        """The start moments, decoded when first asked for."""
-        if self.folder is None or not (self.folder / STARTS_FOLDER).is_dir():
+        """The start moments, decoded when first asked for.
+
+        Raises:
+            WorldError: If one is missing or altered, or there are files that `config.json` does not list.
+        """
+        if self.folder is None:
             return []
-        checksums = read_config(self.folder)[1]
-        for path in sorted((self.folder / STARTS_FOLDER).iterdir()):
-            check_file(path, checksums.get(path.relative_to(self.folder).as_posix()))
-        return read_starts(self.folder / STARTS_FOLDER)
+        folder, checksums = self.folder / STARTS_FOLDER, read_config(self.folder)[1]
+        names = {name for name in checksums if name.startswith(f"{STARTS_FOLDER}/")}
+        names |= {path.relative_to(self.folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        for name in sorted(names):
+            check_file(self.folder / name, checksums.get(name))
+        return read_starts(folder) if names else []
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> World:
         """Move the weights; tables of angles and frequencies keep their precision."""
@@ -213,6 +233,9 @@ class World:
             folder: Where to; an existing world there is replaced.
             starts: Start moments; by default those it has.
             dtype: What to store the weights in.
+
+        Raises:
+            OSError: If it cannot be written; a world that was there stays.
         """
         folder = Path(folder)
         starts = self.starts if starts is None else starts
@@ -287,11 +310,10 @@ def _download(repo_id: str) -> Path:
 def read_config(folder: Path) -> tuple[WorldConfig, dict[str, str]]:
     """Read a world's `config.json`; returns the description and the checksums of its files."""
     path = folder / CONFIG_FILE
+    data = read_object(path)
+    checksums = read_checksums(data, path)
     try:
-        data = json.loads(path.read_text())
-        return WorldConfig.from_json(data), dict(data.get("files", {}))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise WorldError(f"{path} is not JSON: {error}") from error
+        return WorldConfig.from_json(data), checksums
     except WorldError as error:
         raise WorldError(f"{path}: {error}") from error
 

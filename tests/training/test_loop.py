@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,14 +46,19 @@ def batch_at(step: int) -> tuple[Tensor]:
 
 
 def run_toy(
-    folder: Path, num_steps: int, *, precision: str = "bf16-mixed", batch=batch_at
+    folder: Path,
+    num_steps: int,
+    *,
+    batch: Callable[[int], tuple[Tensor]] = batch_at,
+    optimizer: type[torch.optim.AdamW] = torch.optim.AdamW,
 ) -> tuple[Toy, Training]:
     torch.manual_seed(0)
     config = ToyConfig(loop=LoopConfig(num_steps=num_steps, warmup_steps=2, decay_fraction=0.0, log_every=5))
     run = RunFolder(folder, config)
-    fabric = make_fabric(FabricConfig(accelerator="cpu", precision=precision), folder)
+    fabric = make_fabric(FabricConfig(accelerator="cpu"), folder)
+    run.check_inputs(fabric, train="one")
     toy = Toy()
-    training = prepare(fabric, toy, [torch.optim.AdamW(toy.parameters(), lr=1e-2)], 0.99)
+    training = prepare(fabric, toy, [optimizer(toy.parameters(), lr=1e-2)], 0.99)
     fit(fabric, training, batch, config.loop, run, frames_per_batch=8, on_checkpoint=lambda _: {"one": 1.0})
     return toy, training
 
@@ -85,6 +93,92 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> No
     assert all(torch.isfinite(parameter).all() for parameter in toy.parameters())
 
 
+def test_a_gradient_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
+    class Steep(Toy):
+        """Gives a finite loss whose gradient is infinite once its input is zero."""
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"loss": super().forward(x)["loss"] + (self.linear.weight.sum() * x.sum()).abs().sqrt()}
+
+    def zeros(_: int) -> tuple[Tensor]:
+        return (torch.zeros(8, 4),)
+
+    torch.manual_seed(0)
+    fabric = make_fabric(FabricConfig(accelerator="cpu", precision="32-true"), tmp_path)
+    toy = Steep()
+    training = prepare(fabric, toy, [torch.optim.AdamW(toy.parameters(), lr=1e-2)], 0.99)
+    before = {name: tensor.clone() for name, tensor in toy.state_dict().items()}
+    config = LoopConfig(num_steps=3, warmup_steps=1)
+    run = RunFolder(tmp_path, ToyConfig(loop=config))
+    with pytest.raises(WorldError, match="the gradient norm 0 is nan at step 0; no update was made"):
+        fit(
+            fabric,
+            training,
+            lambda _: (torch.zeros(8, 4),),
+            config,
+            run,
+            frames_per_batch=8,
+            on_checkpoint=dict,
+        )
+    assert run.latest() is None
+    for name, tensor in toy.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_ctrl_c_inside_an_update_waits_for_its_end(tmp_path: Path) -> None:
+    whole, _ = run_toy(tmp_path / "whole", 12)
+
+    class Interrupting(torch.optim.AdamW):
+        """Presses Ctrl-C in the middle of the fifth update."""
+
+        calls = 0
+
+        def step(self, closure: Any = None) -> Any:
+            self.calls += 1
+            if self.calls == 5:
+                signal.raise_signal(signal.SIGINT)
+            return super().step(closure)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_toy(tmp_path / "run", 12, optimizer=Interrupting)
+    rest, _ = run_toy(tmp_path / "run", 12)
+    assert rest.losses == whole.losses[5:]
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
+    run_toy(tmp_path, 4)
+    before = (tmp_path / "checkpoints" / "step-00000004").stat().st_mtime_ns
+    again, training = run_toy(tmp_path, 4)
+    assert again.losses == []
+    assert training.step == 4
+    assert (tmp_path / "checkpoints" / "step-00000004").stat().st_mtime_ns == before
+
+
+def test_a_start_that_failed_does_not_claim_the_folder(tmp_path: Path) -> None:
+    RunFolder(tmp_path, ToyConfig(width=4))
+    run_toy(tmp_path, 2)  # other settings, and nothing to lose yet
+
+
+def test_other_inputs_are_refused_on_resume(tmp_path: Path) -> None:
+    run_toy(tmp_path, 2)
+    fabric = make_fabric(FabricConfig(accelerator="cpu"), tmp_path)
+    config = ToyConfig(loop=LoopConfig(num_steps=2, warmup_steps=2, decay_fraction=0.0, log_every=5))
+    RunFolder(tmp_path, config).check_inputs(fabric, train="one")
+    with pytest.raises(WorldError, match=r"inputs\.train was one and is two"):
+        RunFolder(tmp_path, config).check_inputs(fabric, train="two")
+
+
+def test_a_full_disk_leaves_no_half_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(_: object, path: Path, *__: object) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device", "/somewhere/else")
+
+    monkeypatch.setattr("lightning_fabric.Fabric.save", full_disk)
+    with pytest.raises(OSError, match="step-00000003"):
+        run_toy(tmp_path, 3)
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
 def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
     def interrupted(step: int) -> tuple[Tensor]:
         if step == 7:
@@ -99,9 +193,11 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
 
 
 def test_a_folder_with_another_runs_settings_is_refused(tmp_path: Path) -> None:
-    RunFolder(tmp_path, ToyConfig(width=4))
+    run_toy(tmp_path, 2)
     with pytest.raises(WorldError, match="width was 4 and is 5"):
-        RunFolder(tmp_path, ToyConfig(width=5))
+        RunFolder(
+            tmp_path, ToyConfig(loop=LoopConfig(warmup_steps=2, decay_fraction=0.0, log_every=5), width=5)
+        )
     assert json.loads((tmp_path / "run.json").read_text())["width"] == 4
 
 

@@ -13,6 +13,7 @@ from tests.fakes import (
     save_tiny_world,
     tiny_codec_config,
     tiny_denoiser_config,
+    tiny_world,
     write_tiny_dataset,
 )
 from training.codec import TrainCodecConfig, train_codec
@@ -30,6 +31,7 @@ from worldsim.codec import FrameCodec
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
 from worldsim.simulator import Simulator
+from worldsim.starts import Start
 from worldsim.weights import load_codec, save_codec
 from worldsim.world import World
 
@@ -98,9 +100,39 @@ def test_finetuning_starts_from_a_world_and_keeps_its_description(tmp_path: Path
     )
     finetune.run(config)
     before, after = World.from_pretrained(base), World.from_pretrained(tmp_path / "fine" / "world")
-    assert replace(after.config, provenance={}) == before.config
+    assert replace(after.config, provenance={}) == replace(before.config, provenance={})
     assert "2 updates" in after.config.provenance["training"][0]
     assert after.identity != before.identity
+
+
+def test_finetuning_on_video_of_another_size_scales_it(tmp_path: Path, data: DataConfig) -> None:
+    base = tiny_world()
+    base.config.codec.height, base.config.codec.width = 32, 64
+    config = replace(base.config, denoiser=replace(base.config.denoiser, latent_shape=[4, 4, 8]))
+    torch.manual_seed(0)
+    wide = World(config, Denoiser(config.denoiser), FrameCodec(config.codec))
+    starts = [
+        Start("one", torch.zeros(4, 32, 64, 3, dtype=torch.uint8), torch.zeros(4, 3, dtype=torch.int64))
+    ]
+    wide.save_pretrained(tmp_path / "wide", starts=starts)
+    settings = pretrain_config(tmp_path, data, 1, "fine")
+    names = ("out", "data", "objective", "loop", "fabric", "validation", "batch_size", "sequence_length")
+    chosen = {name: getattr(settings, name) for name in names}
+    finetune.run(
+        FinetuneConfig(init=str(tmp_path / "wide"), name="other", num_starts=2, start_frames=4, **chosen)
+    )
+    world = World.from_pretrained(tmp_path / "fine" / "world")
+    assert world.starts[0].frames.shape == (4, 32, 64, 3)
+    assert world.config.name == "other"
+    assert "finetuned on tiny" in world.config.provenance["data"][0]
+
+
+def test_held_out_video_that_is_too_short_is_found_before_training(tmp_path: Path, data: DataConfig) -> None:
+    config = pretrain_config(tmp_path, data, 1)
+    config.validation.horizons = [100]
+    with pytest.raises(WorldError, match="no episode is as long as a sequence of 102 frames"):
+        pretrain.run(config)
+    assert not (tmp_path / "run" / "world").exists()
 
 
 def test_finetuning_on_other_buttons_is_refused(tmp_path: Path, data: DataConfig) -> None:

@@ -100,3 +100,14 @@ def test_half_a_state_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(WorldError, match="not a complete saved state"):
         WorldState.load(path)
+
+
+def test_state_that_cannot_be_written_is_named(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    simulator = Simulator(tiny_world())
+    state = simulator.start(simulator.world.starts[:1] * 8, list(range(8)))
+    with pytest.raises(OSError, match=r"No such file.*slot\.safetensors"):
+        state.save(tmp_path / "nowhere" / "slot.safetensors")
+    request.getfixturevalue("largest_file_50_kb")
+    with pytest.raises(OSError, match=r"File too large.*slot\.safetensors"):
+        state.save(tmp_path / "slot.safetensors")
+    assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from tests.fakes import save_tiny_world, tiny_world
 from worldsim.errors import WorldError
 from worldsim.simulator import Simulator
 from worldsim.weights import CODEC_FILE, CONFIG_FILE
-from worldsim.world import MODEL_FILE, World
+from worldsim.world import MODEL_FILE, STARTS_FOLDER, World
 
 
 def test_a_saved_world_dreams_the_same(tmp_path: Path) -> None:
@@ -82,16 +83,84 @@ def test_weights_that_do_not_fit_the_description_are_refused(tmp_path: Path) -> 
         World.from_pretrained(folder)
 
 
-def test_saving_over_a_world_that_fails_keeps_the_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ((), [], "JSON object"),
+        (("name",), None, "name"),
+        (("frame_rate",), 0, "frame_rate"),
+        (("frame_rate",), float("nan"), "frame_rate"),
+        (("actions",), [], "action layout"),
+        (("denoiser",), [], "form"),
+        (("denoiser", "num_heads"), 0, "num_heads"),
+        (("denoiser", "half_lives"), [4], "half_lives"),
+        (("denoiser", "dim"), "wide", "dim"),
+        (("codec", "widths"), 5, "form"),
+        (("codec", "heads"), 5, "heads"),
+        (("files",), ["a"], "files"),
+        (("files",), {"model.safetensors": 1}, "files"),
+    ],
+)
+def test_damaged_description_is_named(
+    tmp_path: Path, path: tuple[str, ...], value: object, message: str
 ) -> None:
     folder = save_tiny_world(tmp_path / "world")
+    data = json.loads((folder / CONFIG_FILE).read_text())
+    node = {"": data}
+    for key, inner in zip(("", *path), path, strict=False):
+        node = node[key]
+        assert inner in node or inner == "heads"
+    node[path[-1] if path else ""] = value
+    (folder / CONFIG_FILE).write_text(json.dumps(data if path else value))
+    with pytest.raises(WorldError, match=rf"config\.json.*{message}"):
+        World.from_pretrained(folder)
 
-    def full_disk(*_: object) -> None:
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("worldsim.world.save_weights", full_disk)
-    with pytest.raises(OSError, match="No space"):
-        tiny_world().save_pretrained(folder)
+def test_missing_field_of_a_description_is_named(tmp_path: Path) -> None:
+    folder = save_tiny_world(tmp_path / "world")
+    data = json.loads((folder / CONFIG_FILE).read_text())
+    del data["sampler"]
+    (folder / CONFIG_FILE).write_text(json.dumps(data))
+    with pytest.raises(WorldError, match=r"config\.json.*no field 'sampler'"):
+        World.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "names", [["start-01.mp4", "start-01.jsonl"], ["start-01.mp4"], ["dataset.json"], None]
+)
+def test_deleted_start_is_named(tmp_path: Path, names: list[str] | None) -> None:
+    folder = save_tiny_world(tmp_path / "world")
+    if names is None:
+        shutil.rmtree(folder / STARTS_FOLDER)
+    for name in names or ():
+        (folder / STARTS_FOLDER / name).unlink()
+    with pytest.raises(WorldError, match=rf"no ({'|'.join(names or ['dataset.json'])})"):
+        _ = World.from_pretrained(folder).starts
+
+
+@pytest.mark.parametrize("name", ["start-99.jsonl", "more/start-99.jsonl"])
+def test_start_that_the_description_does_not_list_is_refused(tmp_path: Path, name: str) -> None:
+    folder = save_tiny_world(tmp_path / "world")
+    path = folder / STARTS_FOLDER / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('{"action": null}\n')
+    with pytest.raises(WorldError, match=r"no checksum for .*start-99\.jsonl"):
+        _ = World.from_pretrained(folder).starts
+
+
+@pytest.mark.usefixtures("largest_file_50_kb")
+def test_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=f"File too large.*{MODEL_FILE}"):
+        tiny_world().save_pretrained(tmp_path / "world", dtype=torch.float32)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_saving_over_a_world_that_fails_keeps_the_old_one(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    folder = save_tiny_world(tmp_path / "world")
+    request.getfixturevalue("largest_file_50_kb")
+    with pytest.raises(OSError, match="File too large"):
+        tiny_world().save_pretrained(folder, dtype=torch.float32)
     World.from_pretrained(folder)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["world"]

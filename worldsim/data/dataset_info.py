@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,13 @@ class DatasetInfo:
     actions: ActionLayout
     source: str = ""
     licence: str = ""
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.height < 1 or not 0 < self.frame_rate < math.inf:
+            raise WorldError(
+                f"gameplay video needs a positive size and frame rate, got {self.width} x {self.height} "
+                f"at {self.frame_rate} a second"
+            )
 
     @property
     def shape_and_buttons(self) -> tuple[int, int, tuple[str, ...]]:

@@ -22,9 +22,9 @@ import numpy as np
 
 from worldsim.actions import ActionLayout
 from worldsim.data.dataset_info import INFO_FILE, PART_SUFFIX, DatasetInfo
-from worldsim.data.interrupts import defer_interrupt
 from worldsim.data.video import VideoWriter, count_frames, read_video
 from worldsim.errors import WorldError
+from worldsim.interrupt import defer_interrupt
 
 __all__ = [
     "DatasetInfo",

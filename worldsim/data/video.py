@@ -129,6 +129,9 @@ def count_frames(path: Path) -> int:
 def read_video(path: Path, *, size: tuple[int, int] | None = None) -> np.ndarray:
     """Decode a whole video.
 
+    Damage inside a picture is noticed where it breaks the rules of the format. Bytes that still decode, only
+    to another picture, pass: a video carries no checksums.
+
     Args:
         path: The file.
         size: Scale every frame to this (height, width); None keeps the size of the video.
@@ -138,7 +141,7 @@ def read_video(path: Path, *, size: tuple[int, int] | None = None) -> np.ndarray
 
     Raises:
         FileNotFoundError: If there is no such file.
-        WorldError: If it is no readable video.
+        WorldError: If it is no readable video, or the decoder finds a damaged frame.
     """
     with _open(path) as container:
         video = container.streams.video[0]
@@ -151,6 +154,8 @@ def read_video(path: Path, *, size: tuple[int, int] | None = None) -> np.ndarray
         count = 0
         try:
             for picture in container.decode(video):
+                if picture.is_corrupt:  # FFmpeg patches such a frame with parts of others and goes on
+                    raise WorldError(f"{path} is damaged in frame {count}")
                 rgb = reformatter.reformat(
                     picture, width, height, format="rgb24", interpolation=flags, threads=1
                 )

@@ -72,16 +72,22 @@ class DenoiserConfig:
             known = ", ".join(MemoryPhase)
             raise WorldError(f"memory_phase is one of {known}; got {self.memory_phase!r}")
         self.memory_phase = str(self.memory_phase)
+        for name in ("latent_shape", "num_values", "dim", "ffn_dim", "num_heads", "num_layers", "window"):
+            counts = value if isinstance(value := getattr(self, name), list | tuple) else [value]
+            if not counts or not all(isinstance(count, int) and count >= 1 for count in counts):
+                raise WorldError(f"{name} takes whole numbers of at least 1, got {value}")
         if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
             raise WorldError(f"dim {self.dim} must be an even multiple of num_heads {self.num_heads}")
         if len(self.latent_shape) != 3 or self.latent_shape[1] % PATCH or self.latent_shape[2] % PATCH:
             raise WorldError(
                 f"latent_shape must be channels, even height, even width; got {self.latent_shape}"
             )
-        if any(not 0 <= layer < self.num_layers for layer in self.window_layers):
-            raise WorldError(f"window_layers {self.window_layers} must lie in 0..{self.num_layers - 1}")
-        if self.window < 1:
-            raise WorldError(f"window must be at least 1 frame, got {self.window}")
+        layers = list(self.window_layers)
+        if len(set(layers)) < len(layers) or not set(layers) <= set(range(self.num_layers)):
+            raise WorldError(f"window_layers {layers} must be different and in 0..{self.num_layers - 1}")
+        numbers = [value for value in self.half_lives if isinstance(value, int | float)]
+        if len(self.half_lives) != 2 or len(numbers) != 2 or not 0 < numbers[0] <= numbers[1] < math.inf:
+            raise WorldError(f"half_lives must be two positive numbers, shorter first; got {self.half_lives}")
 
     @property
     def grid(self) -> tuple[int, int]:

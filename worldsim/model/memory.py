@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Self
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -41,10 +40,6 @@ class MemoryState:
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    def detach(self) -> Self:
-        """Return the same values without their history of gradients."""
-        return replace(self, **{name: tensor.detach() for name, tensor in self.tensors().items()})
 
 
 def push_window(cache: Tensor, new: Tensor, num_committed: Tensor) -> Tensor:

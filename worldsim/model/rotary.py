@@ -17,7 +17,7 @@ def split_width(head_width: int) -> tuple[int, int, int]:
 
 
 def frequencies(width: int) -> Tensor:
-    """Return each feature pair's angle per unit of position, `[width / 2]` fp64, 1 down to about 1 / theta."""
+    """Return each feature pair's angle per unit of place, `[width / 2]` fp64, 1 down to about 1 / theta."""
     return THETA ** -(torch.arange(0, width, 2, dtype=torch.float64) / width)
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -133,15 +132,6 @@ def test_ctrl_c_at_any_moment_leaves_a_valid_episode(tmp_path: Path, moment: int
         assert verify(tmp_path) == count_episode_frames(tmp_path, "a")
 
 
-@pytest.fixture
-def largest_file_50_kb() -> Iterator[None]:
-    """A disk on which no file can grow further, which is how a full one looks to a writer."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.usefixtures("largest_file_50_kb")
 def test_full_disk_is_named_and_leaves_no_episode(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (100, 48, 64, 3), dtype=np.uint8)
@@ -208,6 +198,25 @@ def test_unreadable_video_is_named(tmp_path: Path, damage: Callable[[bytes], byt
             read(tmp_path, "a")
 
 
+def test_damage_that_the_decoder_notices_is_refused(tmp_path: Path) -> None:
+    """FFmpeg hides damage inside a picture by repeating what was there before, and only says so on asking."""
+    noise = np.random.default_rng(0).integers(0, 256, (NUM_FRAMES, 48, 64, 3), dtype=np.uint8)
+    with EpisodeWriter(tmp_path, "a", INFO) as writer:
+        for frame in noise:
+            writer.add(frame, some_actions()[0])
+    video = tmp_path / "a.mp4"
+    whole = video.read_bytes()
+    refused = 0
+    for place in range(5000, 25000, 1000):  # compressed data of the first pictures
+        video.write_bytes(whole[:place] + bytes(64) + whole[place + 64 :])
+        try:
+            read_episode(tmp_path, "a")
+        except WorldError as error:
+            refused += 1
+            assert "a.mp4" in str(error)
+    assert refused >= 5
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -254,7 +263,8 @@ def test_folder_above_the_dataset_is_recognised(tmp_path: Path) -> None:
 def test_damaged_dataset_file_is_named(tmp_path: Path) -> None:
     INFO.save(tmp_path)
     data = json.loads((tmp_path / "dataset.json").read_text())
-    for bad in ("{", json.dumps(data | {"format": 9}), json.dumps({"format": 1}), "[]"):
+    damaged = [data | {"format": 9}, {"format": 1}, [], data | {"frame_rate": 0}, data | {"width": 0}]
+    for bad in ("{", *(json.dumps(value) for value in damaged)):
         (tmp_path / "dataset.json").write_text(bad)
         with pytest.raises(WorldError, match=r"dataset\.json: "):
             list_episodes(tmp_path)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser, DenoiserConfig
 from worldsim.model.memory import MemoryState
 from worldsim.model.path import MemoryPhase
@@ -136,3 +138,30 @@ def test_actions_are_ignored_until_trained() -> None:
         )
     )
     assert denoiser.embed_actions(torch.tensor([[2, 1, 0]])).abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"num_heads": 0}, "num_heads"),
+        ({"dim": -384}, "dim"),
+        ({"ffn_dim": 0}, "ffn_dim"),
+        ({"num_layers": 0, "window_layers": []}, "num_layers"),
+        ({"dim": 384.0}, "dim"),
+        ({"window": 0}, "window"),
+        ({"latent_shape": [16, 0, 20]}, "latent_shape"),
+        ({"latent_shape": [16, 16]}, "latent_shape"),
+        ({"num_values": []}, "num_values"),
+        ({"num_values": [3, 0]}, "num_values"),
+        ({"window_layers": [3, 3]}, "window_layers"),
+        ({"window_layers": [10]}, "window_layers"),
+        ({"half_lives": [4.0]}, "half_lives"),
+        ({"half_lives": [0.0, 4.0]}, "half_lives"),
+        ({"half_lives": [8.0, 4.0]}, "half_lives"),
+        ({"half_lives": [8.0, float("inf")]}, "half_lives"),
+        ({"half_lives": ["a", "b"]}, "half_lives"),
+    ],
+)
+def test_shape_that_no_network_can_have_is_named(change: dict[str, Any], name: str) -> None:
+    with pytest.raises(WorldError, match=name):
+        DenoiserConfig(**change)
