@@ -1,7 +1,7 @@
 """One frame's commit as an affine map of the state, without a loop over tokens.
 
-Nobody reads the state inside a frame, so its N tokens act together as `S' = M S + N` (DESIGN: "A frame is
-one affine map"). With `c_t` the running sum of the log decays, the decay factors out of the product of
+Nobody reads the state inside a frame, so its N tokens act together as `S' = M S + N`: a frame is
+one affine map. With `c_t` the running sum of the log decays, the decay factors out of the product of
 Householder-like terms and the inverse below contains no gate, so it is as safe at g = 0 as at g = -20:
 
     A   = (I + tril(diag(beta) K K^T, -1))^-1

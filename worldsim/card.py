@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from worldsim.world import WorldConfig
 
-TITLES = {"data": "Data", "training": "Training", "limits": "Limits"}
+TITLES = {"data": "Data", "training": "Training", "measured": "Measured", "limits": "Limits"}
 
 
 def _section(value: Any) -> str:

@@ -214,7 +214,7 @@ class HybridAttention(Attention):
         out = self.local(qk, v, rotary) + self.recall(q, gate, state, rotary)
         return self.o(out.flatten(-2)), Written(k, v, a, b)
 
-    def forward_sequence(self, x: Tensor, state: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor]:
+    def forward_sequence(self, x: Tensor, state: Tensor, rotary: Rotary) -> Tensor:
         """Do the same for all frames at once; both streams read what the clean frames before them wrote.
 
         Args:
@@ -223,16 +223,16 @@ class HybridAttention(Attention):
             rotary: Angles with `memory` `[B, F, N, D / 2, 2]`.
 
         Returns:
-            The output, shaped as `x`, and the state after the last frame.
+            The output, shaped as `x`.
         """
         qk, v, (gate, a, b) = self.project(x)
         q, k = qk.unbind(-3)
         with torch.autocast(x.device.type, enabled=False):
             written = Written(k[:, :, 0], v[:, :, 0], a[:, :, 0], b[:, :, 0])
-            states, final = kernels.scan_frames(*self.write_terms(written, rotary), state)
+            states, _ = kernels.scan_frames(*self.write_terms(written, rotary), state)
         streams = Rotary(rotary.place, rotary.memory.unsqueeze(2))
         out = self.local(qk, v, rotary) + self.recall(q, gate, states.unsqueeze(2), streams)
-        return self.o(out.flatten(-2)), final
+        return self.o(out.flatten(-2))
 
 
 def age_angles(head_width: int, window: int) -> Tensor:

@@ -41,9 +41,7 @@ class Block(nn.Module):
         x = torch.addcmul(x, attended.to(x.dtype), gate)
         return torch.addcmul(x, self.ffn(self.attention_input(x, ffn_shift, ffn_scale)).to(x.dtype), ffn_gate)
 
-    def forward(
-        self, x: Tensor, conditioning: Tensor, carried: Tensor, rotary: Rotary
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, conditioning: Tensor, carried: Tensor, rotary: Rotary) -> Tensor:
         """Run all frames of both streams at once (training).
 
         Args:
@@ -54,12 +52,8 @@ class Block(nn.Module):
             rotary: Angles of the frames.
 
         Returns:
-            The tokens and, for a hybrid layer, its final state.
+            The tokens, shaped as `x`.
         """
         modulation = self.modulate(conditioning)
         entered = self.attention_input(x, modulation[0], modulation[1])
-        if isinstance(self.self_attn, HybridAttention):
-            attended, final = self.self_attn.forward_sequence(entered, carried, rotary)
-        else:
-            attended, final = self.self_attn.forward_sequence(entered, carried, rotary), None
-        return self.finish(x, attended, modulation), final
+        return self.finish(x, self.self_attn.forward_sequence(entered, carried, rotary), modulation)

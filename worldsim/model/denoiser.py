@@ -377,7 +377,7 @@ class Denoiser(nn.Module):
         empty = at_least_fp32(x.new_zeros(clean.shape[0], heads, width, width))
         for block in self.layers():
             carried = empty if isinstance(block.self_attn, HybridAttention) else visible
-            x, _ = block(x, conditioning, carried, rotary)
+            x = block(x, conditioning, carried, rotary)
         return self.unpatchify(self.head(x[:, :, 1], time[:, :, 1]))
 
     def path_phases(self, clean: Tensor, action: Tensor) -> Tensor:
