@@ -11,7 +11,8 @@ from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.codec import CodecConfig, FrameCodec
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.data.episodes import EpisodeWriter
-from worldsim.model.denoiser import Denoiser, DenoiserConfig
+from worldsim.model.denoiser import Denoiser
+from worldsim.model.denoiser_config import DenoiserConfig
 from worldsim.model.path import MemoryPhase
 from worldsim.sampler import SamplerConfig
 from worldsim.world import Start, World, WorldConfig

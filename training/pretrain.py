@@ -12,7 +12,8 @@ from training.run import RunFolder
 from training.world_model import TrainWorldConfig, train_world
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
-from worldsim.model.denoiser import Denoiser, DenoiserConfig
+from worldsim.model.denoiser import Denoiser
+from worldsim.model.denoiser_config import DenoiserConfig
 from worldsim.weights import load_codec
 from worldsim.world import World, WorldConfig
 

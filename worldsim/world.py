@@ -19,7 +19,8 @@ from worldsim.card import world_card
 from worldsim.codec import CodecConfig, FrameCodec
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
-from worldsim.model.denoiser import Denoiser, DenoiserConfig
+from worldsim.model.denoiser import Denoiser
+from worldsim.model.denoiser_config import DenoiserConfig
 from worldsim.sampler import SamplerConfig
 from worldsim.starts import Start, read_starts, write_starts
 from worldsim.weights import (

@@ -10,14 +10,13 @@ whole sequences at once for training. A test holds them equal.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 import kernels
-from worldsim.errors import WorldError
 from worldsim.model.attention import (
     Cached,
     HybridAttention,
@@ -28,81 +27,15 @@ from worldsim.model.attention import (
     at_least_fp32,
 )
 from worldsim.model.block import Block
+from worldsim.model.denoiser_config import PATCH, DenoiserConfig
 from worldsim.model.linear import Linear
 from worldsim.model.memory import MemoryState, push_window, window_is_visible
 from worldsim.model.path import MemoryPhase, build_motion, wrap
 from worldsim.model.rotary import place_angles, rotate, turns
 
-PATCH = 2
 TIME_FREQUENCIES = 256
 TIMESTEPS = 1000
 """Wan-family models count noise levels 0..1 as timesteps 0..1000."""
-
-
-@dataclass(kw_only=True, slots=True)
-class DenoiserConfig:
-    """Shape of the network.
-
-    Attributes:
-        latent_shape: Channels, height and width of a frame's latents.
-        num_values: Number of values of each action axis.
-        dim: Model width.
-        ffn_dim: Width of the MLP.
-        num_heads: Heads per layer.
-        num_layers: Number of layers.
-        window_layers: Indices of the layers that keep a softmax window instead of a recurrent state.
-        window: Frames that a window layer sees beside the current one.
-        memory_phase: What turns the memory's keys: none, time or path (`MemoryPhase`).
-        half_lives: Shortest and longest half-life of the heads at the start, in frames.
-    """
-
-    latent_shape: list[int] = field(default_factory=lambda: [16, 16, 20])
-    num_values: list[int] = field(default_factory=lambda: [3, 3, 3])
-    dim: int = 384
-    ffn_dim: int = 1280
-    num_heads: int = 6
-    num_layers: int = 10
-    window_layers: list[int] = field(default_factory=lambda: [3, 7])
-    window: int = 6
-    memory_phase: str = "path"
-    half_lives: list[float] = field(default_factory=lambda: [4.0, 4096.0])
-
-    def __post_init__(self) -> None:
-        if self.memory_phase not in list(MemoryPhase):
-            known = ", ".join(MemoryPhase)
-            raise WorldError(f"memory_phase is one of {known}; got {self.memory_phase!r}")
-        self.memory_phase = str(self.memory_phase)
-        for name in ("latent_shape", "num_values", "dim", "ffn_dim", "num_heads", "num_layers", "window"):
-            counts = value if isinstance(value := getattr(self, name), list | tuple) else [value]
-            if not counts or not all(isinstance(count, int) and count >= 1 for count in counts):
-                raise WorldError(f"{name} takes whole numbers of at least 1, got {value}")
-        if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
-            raise WorldError(f"dim {self.dim} must be an even multiple of num_heads {self.num_heads}")
-        if len(self.latent_shape) != 3 or self.latent_shape[1] % PATCH or self.latent_shape[2] % PATCH:
-            raise WorldError(
-                f"latent_shape must be channels, even height, even width; got {self.latent_shape}"
-            )
-        layers = list(self.window_layers)
-        if len(set(layers)) < len(layers) or not set(layers) <= set(range(self.num_layers)):
-            raise WorldError(f"window_layers {layers} must be different and in 0..{self.num_layers - 1}")
-        numbers = [value for value in self.half_lives if isinstance(value, int | float)]
-        if len(self.half_lives) != 2 or len(numbers) != 2 or not 0 < numbers[0] <= numbers[1] < math.inf:
-            raise WorldError(f"half_lives must be two positive numbers, shorter first; got {self.half_lives}")
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of tokens in a frame."""
-        return self.latent_shape[1] // PATCH, self.latent_shape[2] // PATCH
-
-    @property
-    def tokens_per_frame(self) -> int:
-        """Number of tokens in a frame."""
-        return self.grid[0] * self.grid[1]
-
-    @property
-    def head_width(self) -> int:
-        """Features of one head."""
-        return self.dim // self.num_heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +48,7 @@ class FrameContext:
         rotary: Angles of the frame's tokens.
         mask: `[B, 1, 1, (W + 2) * N]` bool, which tokens a window layer sees: cached ones, then its own.
         window_keys: `[L, B, W + 1, N, H, D]`, the cached keys turned by their age.
+        previous: `[B, N, D]`, what the frame before adds to each token; 0 where the model does not see it.
     """
 
     action: Tensor
@@ -122,6 +56,7 @@ class FrameContext:
     rotary: Rotary
     mask: Tensor
     window_keys: Tensor
+    previous: Tensor | float
 
 
 class Head(nn.Module):
@@ -152,7 +87,11 @@ class Denoiser(nn.Module):
         self.config = config
         dim, channels = config.dim, config.latent_shape[0]
         # Wan patches video: its weight has a time axis of 1, and a checkpoint's tensor fits as it is.
-        self.patch_embedding = nn.Conv3d(channels, dim, (1, PATCH, PATCH), stride=(1, PATCH, PATCH))
+        patch = (1, PATCH, PATCH)
+        self.patch_embedding = nn.Conv3d(channels, dim, patch, stride=patch)
+        self.previous_embedding = (
+            nn.Conv3d(channels, dim, patch, stride=patch, bias=False) if config.previous_frame else None
+        )
         self.time_embedding = nn.Sequential(Linear(TIME_FREQUENCIES, dim), nn.SiLU(), Linear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), Linear(dim, 6 * dim))
         self.action_embedding = nn.ModuleList(nn.Embedding(count, dim) for count in config.num_values)
@@ -185,6 +124,8 @@ class Denoiser(nn.Module):
                 nn.init.zeros_(linear.bias)
         for linear in (self.time_embedding[0], self.time_embedding[2]):
             nn.init.normal_(linear.weight, std=0.02)  # pyright: ignore[reportArgumentType]
+        if self.previous_embedding is not None:  # zero for the same reason as the actions below
+            nn.init.zeros_(self.previous_embedding.weight)
         for embedding in self.action_embedding:
             # Zero at the start: a model that knew no actions keeps working the moment they are attached.
             nn.init.zeros_(embedding.weight)  # pyright: ignore[reportArgumentType]
@@ -240,11 +181,11 @@ class Denoiser(nn.Module):
 
     def patchify(self, latents: Tensor) -> Tensor:
         """Return tokens `[G, N, D]`, at least fp32, of latents `[G, C, h, w]`."""
-        patches = latents.unflatten(-1, (-1, PATCH)).unflatten(-3, (-1, PATCH))  # [G, C, rows, P, columns, P]
-        patches = patches.movedim((-4, -2), (-5, -4))  # [G, rows, columns, C, P, P]
-        weight = self.patch_embedding.weight.flatten(1)  # [D, C * P * P]
-        tokens = functional.linear(patches.flatten(-3).to(weight.dtype), weight, self.patch_embedding.bias)
-        return at_least_fp32(tokens).flatten(-3, -2)
+        return _embed_patches(latents, self.patch_embedding)
+
+    def embed_previous(self, latents: Tensor) -> Tensor | float:
+        """Return what a frame `[G, C, h, w]` adds to the tokens of the next, `[G, N, D]`, at least fp32."""
+        return 0.0 if self.previous_embedding is None else _embed_patches(latents, self.previous_embedding)
 
     def unpatchify(self, tokens: Tensor) -> Tensor:
         """Return latents `[G, C, h, w]` of output tokens `[G, N, P * P * C]`, in Wan's order."""
@@ -268,7 +209,8 @@ class Denoiser(nn.Module):
         keys = rotate(memory.window_keys, self.age).to(memory.window_keys.dtype)
         own = visible.new_ones(len(visible), 1)
         mask = torch.cat([visible, own], dim=1).repeat_interleave(self.config.tokens_per_frame, dim=1)
-        return FrameContext(action, phase, self.rotary(phase), mask[:, None, None], keys)
+        previous = self.embed_previous(memory.latents)
+        return FrameContext(action, phase, self.rotary(phase), mask[:, None, None], keys, previous)
 
     def denoise(
         self, noisy_latents: Tensor, noise_level: Tensor, context: FrameContext, memory: MemoryState
@@ -335,7 +277,7 @@ class Denoiser(nn.Module):
         """Run the blocks over one frame; returns tokens, time embedding and what each layer would write."""
         time = self.embed_time(noise_level) + context.action
         conditioning = at_least_fp32(self.time_projection(time)).unflatten(-1, (6, -1))
-        x = self.patchify(latents)
+        x = self.patchify(latents) + context.previous
         written: list[Written | Cached] = []
         hybrid = window = 0
         for block in self.layers():
@@ -370,7 +312,8 @@ class Denoiser(nn.Module):
         rotary = self.rotary(self.path_phases(clean, action))
         time = self.embed_time(levels) + action.unsqueeze(2)  # [B, F, 2, D]
         conditioning = at_least_fp32(self.time_projection(time)).unflatten(-1, (6, -1))
-        x = self.patchify(torch.stack([clean, noisy], dim=2))
+        before = functional.pad(clean[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0))  # nothing before the first frame
+        x = self.patchify(torch.stack([clean, noisy], dim=2)) + self.embed_previous(before.unsqueeze(2))
         frames = torch.arange(clean.shape[1], device=clean.device)
         visible = window_is_visible(frames, self.config.window)
         heads, width = self.config.num_heads, self.config.head_width
@@ -395,3 +338,12 @@ class Denoiser(nn.Module):
                 rate = attention.A_log.double().exp() * functional.softplus(attention.dt_bias.double())
                 rows.append(math.log(2) / (rate * self.config.tokens_per_frame))
         return torch.stack(rows) if rows else torch.zeros(0, self.config.num_heads)
+
+
+def _embed_patches(latents: Tensor, embedding: nn.Conv3d) -> Tensor:
+    """Return tokens `[G, N, D]`, at least fp32, of latents `[G, C, h, w]`."""
+    patches = latents.unflatten(-1, (-1, PATCH)).unflatten(-3, (-1, PATCH))  # [G, C, rows, P, columns, P]
+    patches = patches.movedim((-4, -2), (-5, -4))  # [G, rows, columns, C, P, P]
+    weight = embedding.weight.flatten(1)  # [D, C * P * P]
+    tokens = functional.linear(patches.flatten(-3).to(weight.dtype), weight, embedding.bias)
+    return at_least_fp32(tokens).flatten(-3, -2)

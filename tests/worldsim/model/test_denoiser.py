@@ -10,14 +10,17 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import WorldError
-from worldsim.model.denoiser import Denoiser, DenoiserConfig
+from worldsim.model.denoiser import Denoiser
+from worldsim.model.denoiser_config import DenoiserConfig
 from worldsim.model.memory import MemoryState
 from worldsim.model.path import MemoryPhase
 
 FRAMES = 9  # longer than the window of 3, so that the sink comes into play
 
 
-def make_denoiser(phase: MemoryPhase, window_layers: list[int] | None = None) -> Denoiser:
+def make_denoiser(
+    phase: MemoryPhase, window_layers: list[int] | None = None, *, previous_frame: bool = True
+) -> Denoiser:
     """Return a small fp64 denoiser all of whose weights matter."""
     torch.manual_seed(0)
     config = DenoiserConfig(
@@ -30,6 +33,7 @@ def make_denoiser(phase: MemoryPhase, window_layers: list[int] | None = None) ->
         window_layers=[1] if window_layers is None else window_layers,
         memory_phase=phase,
         half_lives=[0.5, 20.0],
+        previous_frame=previous_frame,
     )
     denoiser = Denoiser(config).double()
     for parameter in denoiser.parameters():
@@ -48,8 +52,11 @@ def widened(memory: MemoryState) -> MemoryState:
 
 @pytest.mark.parametrize("phase", list(MemoryPhase))
 @pytest.mark.parametrize("window_layers", [[1], []], ids=["with_window", "all_hybrid"])
-def test_parallel_form_equals_frame_by_frame(phase: MemoryPhase, window_layers: list[int]) -> None:
-    denoiser = make_denoiser(phase, window_layers)
+@pytest.mark.parametrize("previous_frame", [True, False], ids=["sees_previous", "memory_alone"])
+def test_parallel_form_equals_frame_by_frame(
+    phase: MemoryPhase, window_layers: list[int], previous_frame: bool
+) -> None:
+    denoiser = make_denoiser(phase, window_layers, previous_frame=previous_frame)
     clean, noisy = draw(2, FRAMES, 4, 8, 8), draw(2, FRAMES, 4, 8, 8, seed=2)
     levels = draw(2, FRAMES, 2, seed=3).sigmoid()
     actions = torch.randint(3, (2, FRAMES, 3), generator=torch.Generator().manual_seed(4))
@@ -63,7 +70,7 @@ def test_parallel_form_equals_frame_by_frame(phase: MemoryPhase, window_layers: 
 
 
 def test_memory_changes_what_is_seen() -> None:
-    denoiser = make_denoiser(MemoryPhase.PATH)
+    denoiser = make_denoiser(MemoryPhase.PATH, previous_frame=False)
     actions = torch.ones(1, 3, dtype=torch.int64)
     velocities = []
     for seed in (5, 6):

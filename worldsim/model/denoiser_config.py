@@ -1,0 +1,81 @@
+"""The shape of the network, as a value that is checked where it is made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from worldsim.errors import WorldError
+from worldsim.model.path import MemoryPhase
+
+PATCH = 2
+"""Side of the square of latents that becomes one token."""
+
+
+@dataclass(kw_only=True, slots=True)
+class DenoiserConfig:
+    """Shape of the network.
+
+    Attributes:
+        latent_shape: Channels, height and width of a frame's latents.
+        num_values: Number of values of each action axis.
+        dim: Model width.
+        ffn_dim: Width of the MLP.
+        num_heads: Heads per layer.
+        num_layers: Number of layers.
+        window_layers: Indices of the layers that keep a softmax window instead of a recurrent state.
+        window: Frames that a window layer sees beside the current one.
+        memory_phase: What turns the memory's keys: none, time or path (`MemoryPhase`).
+        half_lives: Shortest and longest half-life of the heads at the start, in frames.
+        previous_frame: Whether every token is also given the frame before it, at its own place: what does not
+            change need not be recalled (docs/decisions/0011).
+    """
+
+    latent_shape: list[int] = field(default_factory=lambda: [16, 16, 20])
+    num_values: list[int] = field(default_factory=lambda: [3, 3, 3])
+    dim: int = 384
+    ffn_dim: int = 1280
+    num_heads: int = 6
+    num_layers: int = 10
+    window_layers: list[int] = field(default_factory=lambda: [3, 7])
+    window: int = 6
+    memory_phase: str = "path"
+    half_lives: list[float] = field(default_factory=lambda: [4.0, 4096.0])
+    previous_frame: bool = True
+
+    def __post_init__(self) -> None:
+        if self.memory_phase not in list(MemoryPhase):
+            known = ", ".join(MemoryPhase)
+            raise WorldError(f"memory_phase is one of {known}; got {self.memory_phase!r}")
+        self.memory_phase = str(self.memory_phase)
+        for name in ("latent_shape", "num_values", "dim", "ffn_dim", "num_heads", "num_layers", "window"):
+            counts = value if isinstance(value := getattr(self, name), list | tuple) else [value]
+            if not counts or not all(isinstance(count, int) and count >= 1 for count in counts):
+                raise WorldError(f"{name} takes whole numbers of at least 1, got {value}")
+        if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
+            raise WorldError(f"dim {self.dim} must be an even multiple of num_heads {self.num_heads}")
+        if len(self.latent_shape) != 3 or self.latent_shape[1] % PATCH or self.latent_shape[2] % PATCH:
+            raise WorldError(
+                f"latent_shape must be channels, even height, even width; got {self.latent_shape}"
+            )
+        layers = list(self.window_layers)
+        if len(set(layers)) < len(layers) or not set(layers) <= set(range(self.num_layers)):
+            raise WorldError(f"window_layers {layers} must be different and in 0..{self.num_layers - 1}")
+        numbers = [value for value in self.half_lives if isinstance(value, int | float)]
+        if len(self.half_lives) != 2 or len(numbers) != 2 or not 0 < numbers[0] <= numbers[1] < math.inf:
+            raise WorldError(f"half_lives must be two positive numbers, shorter first; got {self.half_lives}")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens in a frame."""
+        return self.latent_shape[1] // PATCH, self.latent_shape[2] // PATCH
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """Number of tokens in a frame."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def head_width(self) -> int:
+        """Features of one head."""
+        return self.dim // self.num_heads
