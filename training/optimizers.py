@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from training.muon import BatchedMuon
+
 
 @dataclass(kw_only=True, slots=True)
 class OptimizerConfig:
@@ -30,7 +32,7 @@ def make_optimizers(denoiser: nn.Module, config: OptimizerConfig) -> list[torch.
         is_projection = any(f".{part}.weight" in name for part in ("q", "k", "v", "o", "ffn.0", "ffn.2"))
         (matrices if "blocks." in name and is_projection else others).append(parameter)
     return [
-        torch.optim.Muon(
+        BatchedMuon(
             matrices, lr=config.muon, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
         ),
         torch.optim.AdamW(others, lr=config.adamw, betas=(0.9, 0.95), weight_decay=0.0),
