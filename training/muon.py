@@ -14,7 +14,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import (
+    Tensor,
+    _foreach_add_,  # pyright: ignore[reportPrivateImportUsage]
+    _foreach_lerp,  # pyright: ignore[reportPrivateImportUsage]
+    _foreach_lerp_,  # pyright: ignore[reportPrivateImportUsage]
+    _foreach_mul_,  # pyright: ignore[reportPrivateImportUsage]
+    nn,
+)
 
 
 def orthogonalise(
@@ -57,14 +64,14 @@ class BatchedMuon(torch.optim.Muon):
         weights: list[Tensor] = list(parameters)
         grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
         momenta = [self._momentum(parameter) for parameter in parameters]
-        torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
-        directions = torch._foreach_lerp(grads, momenta, group["momentum"]) if group["nesterov"] else momenta
+        _foreach_lerp_(momenta, grads, 1 - group["momentum"])
+        directions = _foreach_lerp(grads, momenta, group["momentum"]) if group["nesterov"] else momenta
         updates = orthogonalise(
             torch.stack(list(directions)), group["ns_coefficients"], group["ns_steps"], group["eps"]
         )
-        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        _foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
         rate = group["lr"] * adjustment(weights[0].shape, group["adjust_lr_fn"])
-        torch._foreach_add_(weights, list(updates.to(weights[0].dtype).unbind()), alpha=-rate)
+        _foreach_add_(weights, list(updates.to(weights[0].dtype).unbind()), alpha=-rate)
 
     def _momentum(self, parameter: nn.Parameter) -> Tensor:
         state = self.state[parameter]
