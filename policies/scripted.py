@@ -46,14 +46,14 @@ class Mode:
 MODES = {
     "walk": Mode(share=6.0, move=FORWARD, strafe=(10, 1, 1), turn=(5, 3, 3), repeats=(2, 5)),
     "walk in a curve": Mode(share=2.5, move=FORWARD, turn=EITHER, repeats=(1, 3)),
-    "walk backward": Mode(share=3.6, move=BACKWARD, strafe=(8, 1, 1), turn=(3, 1, 1), repeats=(1, 3)),
+    "walk backward": Mode(share=5.0, move=BACKWARD, strafe=(8, 1, 1), turn=(3, 1, 1), repeats=(1, 3)),
     "strafe": Mode(share=2.5, move=(4, 2, 1), strafe=EITHER, turn=(6, 1, 1), repeats=(1, 3)),
     "look around": Mode(share=2.0, turn=EITHER, hold=(6, 52), repeats=(1, 2)),
     "look away and return": Mode(share=1.5, turn=EITHER, hold=(4, 30), undo=True),
     "walk away and return": Mode(share=1.0, move=EITHER, hold=(8, 25), undo=True),
     "step aside and return": Mode(share=1.0, strafe=EITHER, hold=(6, 20), undo=True),
     "anything": Mode(share=2.0, move=(1, 1, 1), strafe=(1, 1, 1), turn=(1, 1, 1), repeats=(2, 5)),
-    "rest": Mode(share=1.3, hold=(4, 40)),
+    "rest": Mode(share=2.0, hold=(4, 40)),
 }
 # The view bobs while a walking button is held, even against a wall, once in 10 frames of the Doom world; so
 # a picture is compared with the one 10 frames before it, by the means of its columns, which bobbing hardly
