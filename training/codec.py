@@ -21,7 +21,7 @@ from training.run import RunFolder
 from worldsim.codec import CodecConfig, FrameCodec
 from worldsim.errors import WorldError
 from worldsim.evaluation.metrics import psnr
-from worldsim.weights import save_codec
+from worldsim.weights import load_codec, save_codec
 
 VALIDATION_FRAMES = 512
 
@@ -33,7 +33,8 @@ class TrainCodecConfig:
     Attributes:
         out: The run's folder; the codec is written to `out/codec`.
         data: Gameplay video.
-        codec: Shape; its frame size decides what size the video is scaled to.
+        codec: Shape; its frame size decides what size the video is scaled to. Not used with `init`.
+        init: Folder of a codec, or of a world whose codec to go on training; empty starts from nothing.
         loss: Weights of the loss.
         loop: Length and care.
         fabric: Device, precision, distribution.
@@ -49,6 +50,7 @@ class TrainCodecConfig:
     fabric: FabricConfig = field(default_factory=FabricConfig)
     batch_size: int = 64
     learning_rate: float = 1e-3
+    init: str = ""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -95,7 +97,9 @@ def train_codec(config: TrainCodecConfig) -> float:
     """Train, and return the PSNR in dB on held-out frames."""
     run = RunFolder(config.out, config)
     fabric = make_fabric(config.fabric, run.path)
-    size = (config.codec.height, config.codec.width)
+    torch.manual_seed(config.loop.seed)
+    codec = load_codec(Path(config.init)) if config.init else FrameCodec(config.codec)
+    size = (codec.config.height, codec.config.width)
     workers = config.data.num_workers
     chosen = choose_episodes(config.data.train, config.data.max_frames)
     frames = load_frames(chosen, size, workers).to(fabric.device)
@@ -107,8 +111,6 @@ def train_codec(config: TrainCodecConfig) -> float:
     if len(frames) < config.batch_size:
         raise WorldError(f"a batch needs {config.batch_size} frames, {config.data.train} hold {len(frames)}")
 
-    torch.manual_seed(config.loop.seed)
-    codec = FrameCodec(config.codec)
     optimizer = torch.optim.AdamW(codec.parameters(), lr=config.learning_rate, weight_decay=1e-4)
     training = prepare(fabric, Reconstruction(codec, config.loss), [optimizer], config.loop.ema_decay)
     if config.fabric.compile:

@@ -17,6 +17,7 @@ from tests.fakes import (
     write_tiny_dataset,
 )
 from training.codec import TrainCodecConfig, train_codec
+from training.codec_loss import CodecLossConfig
 from training.fabric import FabricConfig
 from training.finetune import FinetuneConfig
 from training.finetune import main as finetune
@@ -157,6 +158,26 @@ def test_the_codec_learns_and_is_exported(tmp_path: Path, data: DataConfig) -> N
 
     assert score(60) > score(1) + 1.0
     assert load_codec(tmp_path / "codec-60" / "codec").latent_shape == (4, 4, 6)
+
+
+def test_a_codec_goes_on_from_another_and_learns_smooth_latents(tmp_path: Path, data: DataConfig) -> None:
+    def score(name: str, steps: int, **changes: object) -> float:
+        config = TrainCodecConfig(
+            out=str(tmp_path / name),
+            data=data,
+            codec=tiny_codec_config(),
+            loss=CodecLossConfig(half_scale_weight=0.5, latent_noise=0.4),
+            loop=LoopConfig(num_steps=steps, warmup_steps=1, decay_fraction=0.0, ema_decay=0.0),
+            fabric=FabricConfig(accelerator="cpu", precision="32-true"),
+            batch_size=8,
+            learning_rate=5e-3,
+        )
+        return train_codec(replace(config, **changes))
+
+    first = score("first", 60)
+    assert first > score("untrained", 1) + 1.0
+    later = score("later", 1, init=str(tmp_path / "first" / "codec"), learning_rate=1e-6)
+    assert later == pytest.approx(first, abs=0.2)
 
 
 def test_the_world_model_learns_to_predict(tmp_path: Path, data: DataConfig) -> None:
