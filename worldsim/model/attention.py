@@ -299,9 +299,11 @@ class WindowAttention(Attention):
 
     def _windows(self, clean: Tensor) -> Tensor:
         """Gather sink and window of every frame: `[B, F, N, H, D]` -> `[B, F, W + 1, N, H, D]`."""
+        frames = clean.shape[1]
         padded = functional.pad(clean, (0, 0, 0, 0, 0, 0, self.window, 0))
-        recent = padded[:, :-1].unfold(1, self.window, 1).movedim(-1, 2)
-        return torch.cat([clean[:, :1].unsqueeze(1).expand_as(recent[:, :, :1]), recent], dim=2)
+        sink = clean[:, :1].expand_as(clean)
+        # Slices, not `unfold`: the backward pass of that adds up by atomic writes.
+        return torch.stack([sink, *(padded[:, i : i + frames] for i in range(self.window))], dim=2)
 
     def _sequence_mask(self, visible: Tensor, streams: int, tokens: int) -> Tensor:
         """Return which keys each query sees: cached frames that exist, its own stream of its own frame."""
