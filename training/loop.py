@@ -18,6 +18,9 @@ from training.run import RunFolder
 from worldsim.errors import WorldError
 from worldsim.interrupt import defer_interrupt
 
+CLOCK_STEPS = 10
+"""Updates after which several devices agree on the time; each agreement makes them wait for each other."""
+
 
 @dataclass(kw_only=True, slots=True)
 class LoopConfig:
@@ -69,15 +72,20 @@ def seed_of(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
-def make_average(module: nn.Module, decay: float) -> AveragedModel:
-    """Return the moving average of a module's weights; young averages follow faster."""
+def make_average(module: nn.Module, decay: float, device: torch.device) -> AveragedModel:
+    """Return the moving average of a module's weights on a device; young averages follow faster."""
 
     @torch.no_grad()
-    def update(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
-        decay_now = min(decay, (1 + float(count)) / (10 + float(count)))
+    def update(averaged: Sequence[Tensor], current: Sequence[Tensor], _: Tensor | int) -> None:
+        count = int(average.n_averaged)
+        decay_now = min(decay, (1 + count) / (10 + count))
         get_ema_multi_avg_fn(decay_now)(list(averaged), list(current), count)
 
-    return AveragedModel(module, multi_avg_fn=update)
+    average = AveragedModel(module, multi_avg_fn=update).to(device)
+    average.n_averaged = (
+        average.n_averaged.cpu()
+    )  # asking an accelerator for it would wait for the whole step
+    return average
 
 
 @dataclass(slots=True)
@@ -116,7 +124,7 @@ def prepare(
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["base_lr"] = group["lr"]
-    average = make_average(module, ema_decay).to(fabric.device)
+    average = make_average(module, ema_decay, fabric.device)
     wrapped, *rest = fabric.setup(module, *optimizers)
     return Training(wrapped, average, rest)
 
@@ -140,8 +148,7 @@ def update(fabric: Fabric, training: Training, batch: Sequence[Any], config: Loo
         )
         if norm is not None:
             losses[f"gradient_norm_{index}"] = norm
-    # Every device must decide alike, or the others would wait for the one that stopped.
-    check_finite(fabric.all_gather(losses), training.step)
+    check_finite(fabric, losses, training.step)
     for optimizer in training.optimizers:
         optimizer.step()
     training.average.update_parameters(training.module.module)
@@ -149,14 +156,17 @@ def update(fabric: Fabric, training: Training, batch: Sequence[Any], config: Loo
     return losses
 
 
-def check_finite(values: Any, step: int) -> None:
-    """Raise `WorldError` if a number of a step is not finite."""
-    together = torch.stack([value.detach().float().sum() for value in values.values()])
-    if torch.isfinite(together).all():  # one question: an accelerator is asked once
+def check_finite(fabric: Fabric, values: dict[str, Tensor], step: int) -> None:
+    """Raise `WorldError` on every device if a number of a step is not finite on one of them."""
+    # Every device must decide alike, or the others would wait for the one that stopped. One tensor: a device
+    # is asked once.
+    own = torch.stack([value.detach().float() for value in values.values()])
+    together = torch.as_tensor(fabric.all_gather(own)).reshape(-1, len(values))  # [devices, numbers]
+    if torch.isfinite(together).all():
         return
-    for name, value in values.items():
-        if not torch.isfinite(value).all():
-            found = value.flatten()[~torch.isfinite(value.flatten())][0].item()
+    for name, column in zip(values, together.unbind(1), strict=True):
+        if not torch.isfinite(column).all():
+            found = column[~torch.isfinite(column)][0].item()
             raise WorldError(f"the {name.replace('_', ' ')} is {found} at step {step}; no update was made")
 
 
@@ -186,7 +196,7 @@ def fit(
     if training.step and training.is_done(config):
         fabric.print(f"{run.path} is finished: {training.step} steps")
         return
-    last_save = time.monotonic()
+    last_save, clock = time.monotonic(), training.seconds
     with tqdm(
         total=None if config.train_seconds else config.num_steps,
         initial=training.step,
@@ -199,13 +209,16 @@ def fit(
                 begun = time.monotonic()
                 with defer_interrupt():  # Ctrl-C between two optimizers would leave half an update
                     losses = update(fabric, training, batch_at(training.step), config)
-                    training.seconds += time.monotonic() - begun
+                    clock += time.monotonic() - begun
                 bar.update()
                 if training.step % config.log_every == 0:
                     _log(fabric, training, losses, bar, frames_per_batch)
-                # One clock decides for all devices: a checkpoint is something they do together.
+                if fabric.world_size > 1 and training.step % CLOCK_STEPS:
+                    continue
+                # One clock decides for all devices: they write a checkpoint together, and learning rates that
+                # differ would lead them apart.
                 due = time.monotonic() - last_save > config.checkpoint_seconds
-                due, training.seconds = fabric.broadcast((due, training.seconds))
+                due, training.seconds = fabric.broadcast((due, clock))
                 if due:
                     _checkpoint(fabric, training, run, on_checkpoint)
                     last_save = time.monotonic()
