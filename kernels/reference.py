@@ -36,6 +36,26 @@ def commit(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> Tens
     return state
 
 
+def scan_frames(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Write frame after frame, and keep the state before each.
+
+    Args:
+        k: `[B, F, N, H, K]`, keys of unit length.
+        v: `[B, F, N, H, V]`, values.
+        g: `[B, F, N, H]`, logarithm of the decay, at most 0.
+        beta: `[B, F, N, H]`, write strength in [0, 2].
+        state: `[B, H, K, V]`, the state before the first frame.
+
+    Returns:
+        States before each frame `[B, F, H, K, V]`, and the final state `[B, H, K, V]`.
+    """
+    before = []
+    for frame in range(k.shape[1]):
+        before.append(state)
+        state = commit(k[:, frame], v[:, frame], g[:, frame], beta[:, frame], state)
+    return torch.stack(before, dim=1), state
+
+
 def read(q: Tensor, state: Tensor) -> Tensor:
     """Read the state with every token of a frame: `S^T q`.
 

@@ -1,0 +1,45 @@
+"""What the operators are measured on: random inputs, and those that break kernels."""
+
+# B batch, F frames, N tokens of one frame, H heads, D width
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize, softplus
+
+REGIMES = ("random", "similar_keys", "no_decay", "hard_decay")
+
+
+def make_inputs(
+    regime: str, shape: tuple[int, int, int, int, int], device: str
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Draw the inputs of `scan_frames`, and gradients of what it returns, in fp32.
+
+    Args:
+        regime: One of `REGIMES`.
+        shape: B, F, N, H, D.
+        device: Where.
+
+    Returns:
+        k, v, g, beta and the first state; gradients of the states before each frame, and of the final one.
+    """
+    generator = torch.Generator(device).manual_seed(0)
+    batch, frames, tokens, heads, width = shape
+
+    def draw(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator, device=device)
+
+    k, v, state = draw(*shape), draw(*shape), draw(batch, heads, width, width)
+    weights = draw(batch, frames, heads, width, width), draw(batch, heads, width, width)
+    # Half-lives from a few tokens to thousands of frames, as the model's heads have them.
+    g = -softplus(draw(*shape[:-1])) * torch.logspace(-5, -0.5, heads, device=device)
+    beta = 1.999 * torch.sigmoid(draw(*shape[:-1]))
+    if regime == "similar_keys":  # cosine about 0.99 and beta near its limit of 2
+        k = draw(batch, frames, 1, heads, width) + 0.1 * k
+        beta, g = torch.full_like(beta, 1.999), torch.zeros_like(g)
+    elif regime == "no_decay":
+        g = torch.zeros_like(g)
+    elif regime == "hard_decay":
+        g = torch.full_like(g, -20.0)
+    return (normalize(k, dim=-1), v, g, beta, state), weights

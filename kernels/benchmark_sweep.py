@@ -1,0 +1,136 @@
+"""Every way to cut the Triton kernels that is worth a measurement, one kernel at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels import triton_launch
+from kernels.triton_launch import DEFAULT, Cut, Frames, LaunchConfig
+
+CUTS = {
+    "invert": [Cut(0, 1), Cut(0, 2)],
+    "build": [Cut(32, 2), Cut(16, 1, 2), Cut(16, 2), Cut(32, 2, 2), Cut(32, 4), Cut(64, 4), Cut(64, 4, 2)],
+    "scan": [Cut(16, 4, 2), Cut(16, 2, 2), Cut(16, 4, 3), Cut(32, 4, 2), Cut(64, 4, 2)],
+    "solve": [Cut(64, 4), Cut(16, 2), Cut(32, 4), Cut(64, 4, 2)],
+    "values": [Cut(0, 4), Cut(0, 4, 2), Cut(0, 8)],
+    "keys": [Cut(32, 4), Cut(16, 2), Cut(16, 2, 2), Cut(32, 4, 2), Cut(64, 8), Cut(32, 4, 1, 168)],
+}
+"""For each kernel the cut that `DEFAULT` has, then the others."""
+
+WIDE = {
+    "invert": [Cut(0, 2), Cut(0, 4)],
+    "build": [Cut(32, 4), Cut(64, 4)],
+    "solve": [Cut(64, 4)],
+    "values": [Cut(0, 4)],
+}
+"""Cuts for steps of 32 tokens instead of 16."""
+
+Outputs = tuple[Tensor, ...]
+Step = Callable[[LaunchConfig], Outputs]
+
+
+def steps(inputs: tuple[Tensor, ...], weights: tuple[Tensor, ...]) -> dict[str, Step]:
+    """Return each kernel as a function of how it is cut, with the operands that it has in training."""
+    k, v, g, beta, state = inputs
+    d_before, d_final = weights
+    frames = Frames(k, v, g, beta, DEFAULT)
+    transition, write = triton_launch.build_maps(frames, *triton_launch.invert(frames))
+    before, _ = triton_launch.scan(frames, transition, write, state)
+    d_write, _ = triton_launch.scan_gradient(frames, transition, d_before, d_final)
+
+    inverses: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def cut(config: LaunchConfig) -> Frames:
+        return Frames(k, v, g, beta, config)
+
+    def inverse(config: LaunchConfig) -> tuple[Tensor, Tensor]:
+        if config.block not in inverses:
+            inverses[config.block] = triton_launch.invert(cut(config))
+        return inverses[config.block]
+
+    z, u = triton_launch.solve(frames, *inverse(DEFAULT), before, d_write)
+    decay = inverse(DEFAULT)[1]
+
+    def scans(config: LaunchConfig) -> Outputs:
+        ahead = triton_launch.scan(cut(config), transition, write, state)
+        return *ahead, *triton_launch.scan_gradient(cut(config), transition, d_before, d_final)
+
+    return {
+        "invert": lambda config: triton_launch.invert(cut(config)),
+        "build": lambda config: triton_launch.build_maps(cut(config), *inverse(config)),
+        "scan": scans,
+        "solve": lambda config: triton_launch.solve(cut(config), *inverse(config), before, d_write),
+        "values": lambda config: triton_launch.value_gradients(
+            cut(config), decay, transition, before, d_write, z
+        ),
+        "keys": lambda config: triton_launch.key_gradients(cut(config), decay, before, d_write, z, u),
+    }
+
+
+def difference(values: Outputs, expected: Outputs) -> float:
+    """Return the largest relative difference of the outputs; infinite if one is not finite."""
+    worst = 0.0
+    for value, right in zip(values, expected, strict=True):
+        if not bool(value.isfinite().all()):
+            return float("inf")
+        worst = max(worst, float(((value - right).norm() / right.norm().clamp_min(1e-30)).detach()))
+    return worst
+
+
+def registers(name: str) -> str:
+    """Return registers and spills of the kernel that was compiled last, where Triton tells."""
+    functions = {
+        "invert": triton_launch.invert_blocks,
+        "build": triton_launch.frame_map_forward,
+        "scan": triton_launch.scan_backward,
+        "solve": triton_launch.frame_map_solve,
+        "values": triton_launch.value_gradient,
+        "keys": triton_launch.key_gradient,
+    }
+    try:
+        compiled = list(functions[name].device_caches[torch.cuda.current_device()][0].values())[-1]
+    except (AttributeError, IndexError, KeyError, TypeError):
+        return "registers unknown"
+    return f"{compiled.n_regs} registers, {compiled.n_spills} spilled"
+
+
+def sweep_cuts(
+    inputs: tuple[Tensor, ...],
+    weights: tuple[Tensor, ...],
+    milliseconds: Callable[[Callable[[], object]], dict[str, float]],
+    say: Callable[[str], None],
+    seconds_left: Callable[[], float],
+) -> tuple[LaunchConfig, list[dict[str, Any]]]:
+    """Time every cut; return the fastest right ones with 16 tokens, as a configuration, and all results."""
+    run = steps(inputs, weights)
+    results: list[dict[str, Any]] = []
+    best: dict[str, tuple[float, Cut]] = {}
+    candidates = [(name, 16, cut) for name, cuts in CUTS.items() for cut in cuts]
+    candidates += [(name, 32, cut) for name, cuts in WIDE.items() for cut in cuts]
+    expected = {name: run[name](DEFAULT) for name in CUTS}
+    for name, block, cut in candidates:
+        if seconds_left() < 8:
+            say(f"no time left for {name} {cut}")
+            continue
+        config = replace(DEFAULT, block=block, gradient_block=block, **{name: cut})
+        try:
+            # The inverses have another shape with other blocks; those are checked through what reads them.
+            shown = name == "invert" and block != DEFAULT.block
+            error = 0.0 if shown else difference(run[name](config), expected[name])
+            took = milliseconds(lambda name=name, config=config: run[name](config))["median_ms"]
+        except Exception as problem:
+            say(f"{name:7s} C {block} {cut}: {type(problem).__name__}: {str(problem)[:300]}")
+            results.append({"kernel": name, "block": block, "cut": str(cut), "failed": str(problem)[:300]})
+            continue
+        say(f"{name:7s} C {block} {cut}: {took:.3f} ms, differs by {error:.1e}, {registers(name)}")
+        results.append(
+            {"kernel": name, "block": block, "cut": str(cut), "median_ms": took, "difference": error}
+        )
+        if block == DEFAULT.block and error < 1e-4 and took < best.get(name, (float("inf"), cut))[0]:
+            best[name] = (took, cut)
+    return replace(DEFAULT, **{name: cut for name, (_, cut) in best.items()}), results

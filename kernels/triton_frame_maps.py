@@ -1,0 +1,151 @@
+"""Triton kernels that turn a frame's writes into one affine map of the state.
+
+The algebra is that of `kernels.frame_maps`, taken C tokens at a time from the last to the first. With
+`T_i = I - sum_{j > i} X_j^T K_j` over the blocks after block i, the solution of `(I + L)^T Z = K` is
+
+    Z_i = A_ii^T K_i T_i^T,    X_i = diag(beta_i) Z_i,    T_{i-1} = T_i - X_i^T K_i,    M = e^{c_N} T_{-1}
+
+so that nothing of size N x N is ever formed and only the C x C blocks on the diagonal, `A_ii`, are inverted.
+Every product is laid out so that no result of a product has to be transposed: compilers have got that wrong
+on Hopper (flash-linear-attention issue 640). Transposed operands are read transposed from memory.
+"""
+
+# P frames of all sequences, N tokens of one frame, H heads, K key width, V value width, C tokens of a block,
+# R rows of the state that one program computes
+
+# pyright: reportIndexIssue=false, reportOptionalMemberAccess=false, reportAttributeAccessIssue=false
+# Inside a kernel the names stand for Triton's blocks, whose operators Triton does not declare.
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def load_rows(pointer, tokens, features, stride, num_tokens):
+    """Return the tokens' features `[C, width]` in fp32; tokens beyond the frame are 0."""
+    offsets = tokens[:, None] * stride + features[None, :]
+    return tl.load(pointer + offsets, mask=(tokens < num_tokens)[:, None], other=0.0).to(tl.float32)
+
+
+@triton.jit
+def load_columns(pointer, tokens, features, stride, num_tokens):
+    """Return the tokens' features transposed, `[width, C]`, in fp32; tokens beyond the frame are 0."""
+    offsets = tokens[None, :] * stride + features[:, None]
+    return tl.load(pointer + offsets, mask=(tokens < num_tokens)[None, :], other=0.0).to(tl.float32)
+
+
+@triton.jit
+def load_gate(pointer, tokens, num_heads, num_tokens):
+    """Return one head's gate of the tokens `[C]`; tokens beyond the frame neither decay nor write."""
+    return tl.load(pointer + tokens * num_heads, mask=tokens < num_tokens, other=0.0)
+
+
+@triton.jit
+def invert_blocks(
+    k_pointer,
+    g_pointer,
+    beta_pointer,
+    inverse_pointer,  # [P, H, blocks, C, C]
+    decay_pointer,  # [P, N, H]
+    k_frame,
+    k_token,
+    k_head,
+    num_tokens: tl.constexpr,
+    num_heads: tl.constexpr,
+    key_width: tl.constexpr,
+    padded: tl.constexpr,
+    block: tl.constexpr,
+    levels: tl.constexpr,
+    precision: tl.constexpr,
+):
+    """Invert the diagonal blocks of `I + L`, write `e^{c_N - c_t}`; one program per frame, head and block.
+
+    Two neighbouring inverted blocks P, Q and the block B below P give the inverse of the pair,
+    [[P, 0], [-Q B P, Q]]: products of true inverses, no powers of L, which overflow for similar keys.
+    """
+    frame_head = tl.program_id(0)
+    frame, head = (frame_head // num_heads).to(tl.int64), frame_head % num_heads
+    index = tl.program_id(1)
+    row, column = tl.arange(0, block)[:, None], tl.arange(0, block)[None, :]
+    tokens = index * block + tl.arange(0, block)
+    features = tl.arange(0, key_width)
+    keys = k_pointer + frame * k_frame + head * k_head
+    gates = frame * num_tokens * num_heads + head
+    beta = load_gate(beta_pointer + gates, tokens, num_heads, num_tokens)
+    k = load_rows(keys, tokens, features, k_token, num_tokens)
+    kt = load_columns(keys, tokens, features, k_token, num_tokens)
+    lower = beta[:, None] * tl.dot(k, kt, input_precision=precision)  # [C, C]
+    pairs = (row // 2 == column // 2) & (row > column)
+    inverse = tl.where(row == column, 1.0, 0.0) - tl.where(pairs, lower, 0.0)
+    for level in tl.static_range(1, levels):
+        size = 2**level
+        same_pair = row // (2 * size) == column // (2 * size)
+        below = same_pair & (row // size > column // size)
+        corner = tl.dot(tl.where(below, lower, 0.0), inverse, input_precision=precision)
+        inverse -= tl.dot(inverse, corner, input_precision=precision)
+    out = inverse_pointer + (frame_head.to(tl.int64) * tl.num_programs(1) + index) * block * block
+    tl.store(out + row * block + column, inverse)
+    # Summed from the logarithms after t: a difference of sums would lose digits after a hard decay.
+    every = tl.arange(0, padded)
+    g = load_gate(g_pointer + gates, every, num_heads, num_tokens)
+    decay = tl.exp(tl.sum(tl.where(every[None, :] > tokens[:, None], g[None, :], 0.0), axis=1))
+    tl.store(decay_pointer + gates + tokens * num_heads, decay, mask=tokens < num_tokens)
+
+
+@triton.jit
+def frame_map_forward(
+    k_pointer,
+    v_pointer,
+    g_pointer,
+    beta_pointer,
+    inverse_pointer,  # [P, H, blocks, C, C]
+    decay_pointer,  # [P, N, H]
+    transition_pointer,  # [P, H, K, K]
+    write_pointer,  # [P, H, K, V]
+    k_frame,
+    k_token,
+    k_head,
+    v_frame,
+    v_token,
+    v_head,
+    num_tokens: tl.constexpr,
+    num_heads: tl.constexpr,
+    key_width: tl.constexpr,
+    value_width: tl.constexpr,
+    block: tl.constexpr,
+    rows: tl.constexpr,
+    precision: tl.constexpr,
+):
+    """Write M and N; one program per frame, head and R rows of the two, which depend on no other row."""
+    frame_head = tl.program_id(0)
+    frame, head = (frame_head // num_heads).to(tl.int64), frame_head % num_heads
+    row = tl.program_id(1) * rows + tl.arange(0, rows)
+    features, values = tl.arange(0, key_width), tl.arange(0, value_width)
+    within = tl.arange(0, block)
+    blocks: tl.constexpr = (num_tokens + block - 1) // block
+    k_pointer += frame * k_frame + head * k_head
+    v_pointer += frame * v_frame + head * v_head
+    g_pointer += frame * num_tokens * num_heads + head
+    beta_pointer += frame * num_tokens * num_heads + head
+    decay_pointer += frame * num_tokens * num_heads + head
+    inverse_pointer += frame_head.to(tl.int64) * blocks * block * block
+    transition = tl.where(row[:, None] == features[None, :], 1.0, 0.0)  # [R, K], T_i of the legend
+    write = tl.zeros([rows, value_width], tl.float32)
+    for step in range(blocks):
+        index = blocks - 1 - step
+        tokens = index * block + within
+        k = load_rows(k_pointer, tokens, features, k_token, num_tokens)  # [C, K]
+        kt = load_columns(k_pointer, tokens, features, k_token, num_tokens)  # [K, C]
+        v = load_rows(v_pointer, tokens, values, v_token, num_tokens)  # [C, V]
+        v *= load_gate(decay_pointer, tokens, num_heads, num_tokens)[:, None]
+        inverse = tl.load(inverse_pointer + index * block * block + within[:, None] * block + within[None, :])
+        zt = tl.dot(tl.dot(transition, kt, input_precision=precision), inverse, input_precision=precision)
+        xt = zt * load_gate(beta_pointer, tokens, num_heads, num_tokens)[None, :]  # [R, C]
+        write = tl.dot(xt, v, write, input_precision=precision)
+        transition = tl.dot(-xt, k, transition, input_precision=precision)
+    transition *= tl.load(decay_pointer) * tl.exp(tl.load(g_pointer))  # e^{c_N}
+    out = frame_head.to(tl.int64) * key_width + row[:, None]
+    tl.store(transition_pointer + out * key_width + features[None, :], transition)
+    tl.store(write_pointer + out * value_width + values[None, :], write)

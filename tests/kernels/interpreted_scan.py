@@ -1,0 +1,122 @@
+"""Runs the Triton form in Triton's interpreter and prints its errors; `test_triton_scan.py` reads them.
+
+A process of its own: TRITON_INTERPRET is read when the kernels are defined, and would hold for every test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import replace
+
+os.environ["TRITON_INTERPRET"] = "1"
+
+import torch
+from torch import Tensor
+
+import kernels
+from kernels import reference, triton_launch
+from kernels.benchmark_inputs import REGIMES, make_inputs
+from kernels.benchmark_sweep import CUTS, WIDE, difference, steps
+from kernels.operators import scan_frames_gradient, scan_frames_triton
+
+SHAPES = {
+    "20 tokens": (1, 2, 20, 2, 16),
+    "33 tokens": (1, 2, 33, 2, 32),
+    "48 tokens": (2, 2, 48, 2, 16),
+}
+
+
+def gradients(
+    inputs: tuple[Tensor, ...], weights: tuple[Tensor, ...], form: str
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    leaves = [tensor.detach().requires_grad_() for tensor in inputs]
+    outputs = kernels.scan_frames(*leaves, form=form)
+    return tuple(t.detach() for t in outputs), torch.autograd.grad(outputs, leaves, weights)
+
+
+def errors(inputs: tuple[Tensor, ...], weights: tuple[Tensor, ...]) -> dict[str, float]:
+    wide = tuple(tensor.double() for tensor in inputs)
+    expected = gradients(wide, tuple(tensor.double() for tensor in weights), "reference")
+    got = gradients(inputs, weights, "triton")
+    names = ("before", "final", "dk", "dv", "dg", "dbeta", "dstate")
+    pairs = zip(names, (*got[0], *got[1]), (*expected[0], *expected[1]), strict=True)
+    return {name: difference((value.double(),), (right,)) for name, value, right in pairs}
+
+
+def widths_differ() -> dict[str, float]:
+    """Values wider than keys, laid out as `torch.einsum` leaves them: heads first in memory."""
+    (k, v, g, beta, state), weights = make_inputs("random", (1, 2, 20, 2, 32), "cpu")
+    v = v.movedim(3, 0).contiguous().movedim(0, 3)
+    k = torch.nn.functional.normalize(k[..., :16], dim=-1)
+    return errors((k, v, g, beta, state[:, :, :16]), (weights[0][..., :16, :], weights[1][..., :16, :]))
+
+
+def only_final_is_used() -> dict[str, float]:
+    """The states before the frames without a gradient."""
+    inputs, weights = make_inputs("random", (1, 2, 20, 2, 16), "cpu")
+    leaves = [tensor.requires_grad_() for tensor in inputs]
+    got = torch.autograd.grad(kernels.scan_frames(*leaves, form="triton")[1], leaves, weights[1])
+    wide = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    expected = torch.autograd.grad(reference.scan_frames(*wide)[1], wide, weights[1].double())
+    return {"gradients": difference(tuple(t.double() for t in got), expected)}
+
+
+def cuts() -> dict[str, float]:
+    """Every cut that the benchmark may choose, against the default one."""
+    default = triton_launch.DEFAULT
+    inputs, weights = make_inputs("similar_keys", (1, 1, 33, 1, 32), "cpu")
+    run = steps(inputs, weights)
+    results = {}
+    for block, table in ((16, CUTS), (32, WIDE)):
+        for name, candidates in table.items():
+            if name == "invert" and block == 32:
+                continue  # seen through what reads it
+            for size in {cut.size for cut in candidates}:
+                cut = replace(candidates[0], size=size)
+                config = replace(default, block=block, gradient_block=block, **{name: cut})
+                results[f"{name} {block} {size}"] = difference(run[name](config), run[name](default))
+    return results
+
+
+def opcheck() -> dict[str, float]:
+    """PyTorch's own test of an operator: schema, fake tensors, autograd, dynamic shapes."""
+    inputs, weights = make_inputs("random", (1, 2, 20, 1, 16), "cpu")
+    leaves = tuple(tensor.requires_grad_() for tensor in inputs)
+    torch.library.opcheck(scan_frames_triton, leaves)
+    before, _, transitions = scan_frames_triton(*(tensor.detach() for tensor in inputs))
+    saved = tuple(tensor.detach() for tensor in inputs[:4])
+    torch.library.opcheck(scan_frames_gradient, (*saved, before, transitions, *weights))
+    return {"passed": 0.0}
+
+
+def compiled() -> dict[str, float]:
+    """One graph around the operator, forward and backward."""
+
+    def block(*inputs: Tensor) -> tuple[Tensor, ...]:
+        before, final = kernels.scan_frames(2 * inputs[0], *inputs[1:], form="triton")
+        return before + 1.0, final
+
+    inputs, weights = make_inputs("random", (1, 2, 20, 1, 16), "cpu")
+    results = []
+    for function in (block, torch.compile(block, fullgraph=True, backend="aot_eager")):
+        leaves = [tensor.detach().clone().requires_grad_() for tensor in (0.5 * inputs[0], *inputs[1:])]
+        outputs = function(*leaves)
+        results.append((*outputs, *torch.autograd.grad(outputs, leaves, weights)))
+    return {"compiled": difference(results[1], results[0])}
+
+
+def main() -> None:
+    report = {
+        f"{label}, {regime}": errors(*make_inputs(regime, shape, "cpu"))
+        for label, shape in SHAPES.items()
+        for regime in REGIMES
+    }
+    for check in (widths_differ, only_final_is_used, cuts, opcheck, compiled):
+        report[check.__name__] = check()
+    sys.stdout.write(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""The Triton form equals the token-by-token recurrence: in the interpreter, and on a GPU if there is one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import kernels
+from kernels.benchmark_inputs import REGIMES, make_inputs
+
+ROOT = Path(__file__).resolve().parents[2]
+TOLERANCE = 1e-5  # fp32, keys of cosine 0.99 included; the interpreter multiplies in fp32
+TOLERANCE_ON_GPU = 1e-3
+
+
+@pytest.fixture(scope="module")
+def interpreted() -> dict[str, dict[str, float]]:
+    """Return the errors that the interpreter found, by case and by tensor."""
+    pytest.importorskip("triton", reason="Triton is not installed: it is a Linux package")
+    script = Path(__file__).with_name("interpreted_scan.py")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
+    run = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("tokens", [20, 33, 48])
+def test_outputs_and_gradients_equal_those_of_the_recurrence(
+    interpreted: dict[str, dict[str, float]], tokens: int, regime: str
+) -> None:
+    errors = interpreted[f"{tokens} tokens, {regime}"]
+    assert len(errors) == 7
+    assert all(error < TOLERANCE for error in errors.values()), errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["widths_differ", "only_final_is_used", "cuts", "opcheck", "compiled"])
+def test_the_operator_holds(interpreted: dict[str, dict[str, float]], case: str) -> None:
+    errors = interpreted[case]
+    assert errors
+    assert all(error < TOLERANCE for error in errors.values()), errors
+
+
+def test_asking_for_triton_on_a_cpu_says_what_to_do() -> None:
+    pytest.importorskip("triton", reason="Triton is not installed: it is a Linux package")
+    inputs, _ = make_inputs("random", (1, 1, 4, 1, 16), "cpu")
+    with pytest.raises(ValueError, match="form='torch'"):
+        kernels.scan_frames(*inputs, form="triton")
+
+
+def test_a_width_that_triton_does_not_take_is_named() -> None:
+    inputs, _ = make_inputs("random", (1, 1, 4, 1, 24), "cpu")
+    with pytest.raises(ValueError, match="width 24"):
+        kernels.scan_frames(*inputs, form="triton")
+
+
+def test_fp64_is_not_for_triton() -> None:
+    inputs, _ = make_inputs("random", (1, 1, 4, 1, 16), "cpu")
+    with pytest.raises(ValueError, match="float64"):
+        kernels.scan_frames(*(tensor.double() for tensor in inputs), form="triton")
+
+
+def test_importing_the_operators_does_not_import_triton() -> None:
+    command = "import sys, kernels; sys.exit('triton' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", command], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("regime", REGIMES)
+def test_the_gpu_agrees_with_fp64_at_the_true_frame(regime: str) -> None:
+    inputs, weights = make_inputs(regime, (2, 32, 80, 6, 64), "cuda")
+    results = []
+    for form, dtype in (("triton", torch.float32), ("torch", torch.float64)):
+        leaves = [tensor.to(dtype).requires_grad_() for tensor in inputs]
+        outputs = kernels.scan_frames(*leaves, form=form)
+        gradients = torch.autograd.grad(outputs, leaves, [weight.to(dtype) for weight in weights])
+        results.append([tensor.detach().double() for tensor in (*outputs, *gradients)])
+    for value, expected in zip(*results, strict=True):
+        assert value.isfinite().all()
+        assert (value - expected).norm() <= TOLERANCE_ON_GPU * expected.norm().clamp_min(1e-30)
