@@ -1,7 +1,12 @@
-"""Every way to cut the Triton kernels that is worth a measurement, one kernel at a time."""
+"""Every way to cut the Triton kernels that is worth a measurement, one kernel at a time.
+
+`python -m kernels.benchmark_sweep 2 8` compiles the third of eight shares of them into Triton's disk cache,
+and measures nothing: the benchmark has other processes do that, so that its own time goes into measuring.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,15 +15,22 @@ import torch
 from torch import Tensor
 
 from kernels import triton_launch
+from kernels.benchmark_inputs import make_inputs
 from kernels.triton_launch import DEFAULT, Cut, Frames, LaunchConfig
 
 CUTS = {
     "invert": [Cut(0, 1), Cut(0, 2)],
-    "build": [Cut(32, 2), Cut(16, 1, 2), Cut(16, 2), Cut(32, 2, 2), Cut(32, 4), Cut(64, 4), Cut(64, 4, 2)],
+    "build": [
+        *(Cut(32, 2), Cut(16, 1, 2), Cut(16, 2), Cut(32, 2, 2), Cut(32, 4), Cut(64, 4), Cut(64, 4, 2)),
+        *(Cut(32, 2, 1, 168), Cut(64, 4, 1, 128)),
+    ],
     "scan": [Cut(16, 4, 2), Cut(16, 2, 2), Cut(16, 4, 3), Cut(32, 4, 2), Cut(64, 4, 2)],
-    "solve": [Cut(64, 4), Cut(16, 2), Cut(32, 4), Cut(64, 4, 2)],
-    "values": [Cut(0, 4), Cut(0, 4, 2), Cut(0, 8)],
-    "keys": [Cut(32, 4), Cut(16, 2), Cut(16, 2, 2), Cut(32, 4, 2), Cut(64, 8), Cut(32, 4, 1, 168)],
+    "solve": [Cut(64, 4), Cut(16, 2), Cut(32, 4), Cut(64, 4, 2), Cut(64, 4, 1, 168), Cut(64, 4, 1, 128)],
+    "values": [Cut(0, 4), Cut(0, 4, 2), Cut(0, 8), Cut(0, 4, 1, 128)],
+    "keys": [
+        *(Cut(32, 4), Cut(16, 2), Cut(16, 2, 2), Cut(32, 4, 2), Cut(64, 8)),
+        *(Cut(32, 4, 1, 168), Cut(32, 4, 1, 128), Cut(64, 8, 1, 128)),
+    ],
 }
 """For each kernel the cut that `DEFAULT` has, then the others."""
 
@@ -32,6 +44,18 @@ WIDE = {
 
 Outputs = tuple[Tensor, ...]
 Step = Callable[[LaunchConfig], Outputs]
+
+
+def candidates() -> list[tuple[str, int, Cut]]:
+    """Return kernel, tokens of a step and cut of everything that is measured."""
+    narrow = [(name, 16, cut) for name, cuts in CUTS.items() for cut in cuts]
+    return narrow + [(name, 32, cut) for name, cuts in WIDE.items() for cut in cuts]
+
+
+def cut_as(name: str, block: int, cut: Cut) -> LaunchConfig:
+    """Return `DEFAULT` but for one kernel."""
+    changed: dict[str, Any] = {"block": block, "gradient_block": block, name: cut}
+    return replace(DEFAULT, **changed)
 
 
 def steps(inputs: tuple[Tensor, ...], weights: tuple[Tensor, ...]) -> dict[str, Step]:
@@ -110,14 +134,12 @@ def sweep_cuts(
     run = steps(inputs, weights)
     results: list[dict[str, Any]] = []
     best: dict[str, tuple[float, Cut]] = {}
-    candidates = [(name, 16, cut) for name, cuts in CUTS.items() for cut in cuts]
-    candidates += [(name, 32, cut) for name, cuts in WIDE.items() for cut in cuts]
     expected = {name: run[name](DEFAULT) for name in CUTS}
-    for name, block, cut in candidates:
+    for name, block, cut in candidates():
         if seconds_left() < 8:
             say(f"no time left for {name} {cut}")
             continue
-        config = replace(DEFAULT, block=block, gradient_block=block, **{name: cut})
+        config = cut_as(name, block, cut)
         try:
             # The inverses have another shape with other blocks; those are checked through what reads them.
             shown = name == "invert" and block != DEFAULT.block
@@ -134,3 +156,17 @@ def sweep_cuts(
         if block == DEFAULT.block and error < 1e-4 and took < best.get(name, (float("inf"), cut))[0]:
             best[name] = (took, cut)
     return replace(DEFAULT, **{name: cut for name, (_, cut) in best.items()}), results
+
+
+def compile_share(share: int, shares: int) -> None:
+    """Run some of the candidates once, on one sequence: its kernels are those of many."""
+    run = steps(*make_inputs("random", (1, 32, 80, 6, 64), "cuda"))
+    for name, block, cut in candidates()[share::shares]:
+        try:
+            run[name](cut_as(name, block, cut))
+        except Exception as problem:  # the benchmark meets it again, and reports it
+            sys.stderr.write(f"{name} {cut}: {type(problem).__name__}\n")
+
+
+if __name__ == "__main__":
+    compile_share(int(sys.argv[1]), int(sys.argv[2]))

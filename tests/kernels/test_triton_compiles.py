@@ -45,13 +45,16 @@ KERNELS = {
 CUTS: dict[str, Cut] = {name: getattr(DEFAULT, name.removesuffix("_gradient")) for name in KERNELS}
 
 
-def compile_kernel(kernel: Any, cut: Cut, capability: int) -> Any:
-    sizes = SIZES | {"rows": cut.size, "columns": cut.size, "stages": cut.stages}
+def compile_kernel(kernel: Any, cut: Cut, capability: int, width: int = 64, value_type: str = "fp32") -> Any:
+    size = min(cut.size, width)
+    sizes = SIZES | {"rows": size, "columns": size, "stages": cut.stages}
+    sizes |= {"key_width": width, "value_width": width}
     constants = {name: value for name, value in sizes.items() if name in kernel.arg_names}
     signature: dict[str, str] = {}
     attributes = {}
     for index, name in enumerate(kernel.arg_names):
-        signature[name] = "*fp32" if name.endswith("_pointer") else "i32"
+        pointer = f"*{value_type}" if name in ("v_pointer", "dv_pointer") else "*fp32"
+        signature[name] = pointer if name.endswith("_pointer") else "i32"
         attributes[(index,)] = [["tt.divisibility", 16]]
         if name in constants:
             signature[name] = "constexpr"
@@ -88,3 +91,14 @@ def test_kernel_compiles_and_fits(
     spilled = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", told)
     assert spilled is not None, told
     assert spilled.groups() == ("0", "0"), told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [16, 32])
+@pytest.mark.parametrize("name", sorted(KERNELS))
+def test_kernel_compiles_for_narrow_heads_and_half_precision_values(
+    name: str, width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    compiled = compile_kernel(KERNELS[name], CUTS[name], 90, width, "bf16")
+    assert compiled.metadata.shared <= SHARED_MEMORY[90]
