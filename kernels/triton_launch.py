@@ -61,11 +61,11 @@ class LaunchConfig:
     gradient_block: int = 16
     precision: str = "tf32x3"
     invert: Cut = Cut(0, 1)
-    build: Cut = Cut(32, 2)
-    scan: Cut = Cut(16, 4, 2)
+    build: Cut = Cut(32, 2, 2)
+    scan: Cut = Cut(64, 4, 2)
     solve: Cut = Cut(64, 4)
-    values: Cut = Cut(0, 4)
-    keys: Cut = Cut(32, 4)
+    values: Cut = Cut(0, 4, 2)
+    keys: Cut = Cut(32, 4, 2)
 
 
 DEFAULT = LaunchConfig()

@@ -226,6 +226,7 @@ class HybridAttention(Attention):
             The output, shaped as `x`.
         """
         qk, v, (gate, a, b) = self.project(x)
+        qk = qk.to(v.dtype)  # in mixed precision, what is kept for the gradient is then half as large
         q, k = qk.unbind(-3)
         with torch.autocast(x.device.type, enabled=False):
             written = Written(k[:, :, 0], v[:, :, 0], a[:, :, 0], b[:, :, 0])
@@ -289,7 +290,7 @@ class WindowAttention(Attention):
             rotary: Angles of the frames.
         """
         qk, v, _ = self.project(x)
-        q, k = rotate_by_place(qk, rotary).to(v.dtype).unbind(-3)
+        q, k = rotate_by_place(qk.to(v.dtype), rotary).to(v.dtype).unbind(-3)
         past = rotate(self._windows(k[:, :, 0]), self.age).to(k.dtype)
         keys = torch.cat([past.flatten(2, 3), k.flatten(2, 3)], dim=2)
         values = torch.cat([self._windows(v[:, :, 0]).flatten(2, 3), v.flatten(2, 3)], dim=2)
