@@ -122,7 +122,8 @@ def collect_split(
                 if (folder / f"{name}.jsonl").exists():
                     frames = count_episode_frames(folder, name)
                     known_frames += frames
-                    bar.initial += frames  # not counted in frames per second
+                    if not bar.disable:
+                        bar.initial += frames  # not counted in frames per second
                     bar.update(frames)
                 else:
                     seed = first_seed + config.seed * SEEDS_PER_RUN + index

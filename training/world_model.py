@@ -86,6 +86,14 @@ def take_starts(
     return starts
 
 
+def own_share(references: Sequence[EpisodeReference], fabric: Fabric) -> list[EpisodeReference]:
+    """Return the episodes that this device learns from, so that each is decoded once and held once."""
+    own = list(references[fabric.global_rank :: fabric.world_size])
+    if not own:
+        raise WorldError(f"{fabric.world_size} devices need an episode each, the data hold {len(references)}")
+    return own
+
+
 def describe_training(training: Training, config: TrainWorldConfig, num_frames: int, fabric: Fabric) -> str:
     """Return one sentence for the world's card: what this run learned from and what it took."""
     seen = training.step * config.batch_size * config.sequence_length * fabric.world_size
@@ -119,7 +127,8 @@ def train_world(config: TrainWorldConfig, world: World, run: RunFolder) -> None:
     heldout = choose_episodes(config.data.heldout, config.validation.max_frames, actions)
     cache = run.path / "cache" if config.data.cache_latents else None
     workers = config.data.num_workers
-    video = latent_video(world.codec, train, fabric.device, num_workers=workers, cache=cache)
+    own = own_share(train, fabric)
+    video = latent_video(world.codec, own, fabric.device, num_workers=workers, cache=cache)
     heldout_video = latent_video(world.codec, heldout, fabric.device, num_workers=workers, cache=cache)
     size = (world.config.height, world.config.width)
     starts = take_starts(heldout, config.num_starts, config.start_frames, size)
@@ -136,7 +145,7 @@ def train_world(config: TrainWorldConfig, world: World, run: RunFolder) -> None:
     def on_checkpoint(training: Training) -> dict[str, float]:
         average = training.average.module.denoiser
         assert isinstance(average, Denoiser)
-        spent = describe_training(training, config, len(video.latents), fabric)
+        spent = describe_training(training, config, sum(r.num_frames for r in train), fabric)
         provenance = add_provenance(world.config.provenance, "training", spent)
         exported = World(replace(world.config, provenance=provenance), average, world.codec, world.folder)
         if fabric.global_rank == 0:

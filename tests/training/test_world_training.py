@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 
 from tests.fakes import (
     TINY_ACTIONS,
@@ -27,6 +29,7 @@ from training.objective import FlowMatching, ObjectiveConfig, spoil
 from training.pretrain import PretrainConfig, build_world
 from training.pretrain import main as pretrain
 from training.validation import ValidationConfig
+from training.world_model import own_share
 from worldsim.actions import ActionLayout
 from worldsim.codec import FrameCodec
 from worldsim.errors import WorldError
@@ -218,3 +221,18 @@ def test_spoiled_frames_follow_the_flow() -> None:
     torch.testing.assert_close(spoiled.noisy - level * spoiled.velocity, latents)
     assert (spoiled.levels[..., 0] <= 0.3).all()
     assert 0 < (spoiled.levels[..., 1] == 1).float().mean() < 1
+
+
+def test_each_device_learns_from_episodes_of_its_own(data: DataConfig) -> None:
+    episodes = choose_episodes(data.train, 0)
+    shares = [own_share(episodes, fabric_of(rank, 2)) for rank in range(2)]
+    assert sorted(e.name for share in shares for e in share) == sorted(e.name for e in episodes)
+    with pytest.raises(WorldError, match="devices need an episode each"):
+        own_share(episodes[:1], fabric_of(1, 2))
+
+
+def fabric_of(rank: int, world_size: int) -> Fabric:
+    """Return what `own_share` asks of one device among several."""
+    fabric = Mock(spec=Fabric)
+    fabric.global_rank, fabric.world_size = rank, world_size
+    return fabric
