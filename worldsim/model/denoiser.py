@@ -26,7 +26,7 @@ from worldsim.model.attention import (
     age_angles,
     at_least_fp32,
 )
-from worldsim.model.block import Block
+from worldsim.model.block import Block, modulated_norm
 from worldsim.model.denoiser_config import PATCH, DenoiserConfig
 from worldsim.model.linear import Linear
 from worldsim.model.memory import MemoryState, push_window, window_is_visible
@@ -46,16 +46,19 @@ class FrameContext:
         action: `[B, D]`, embedding of the action that leads to the frame.
         phase: `[B, head_width / 2]`, the path up to and including this frame.
         rotary: Angles of the frame's tokens.
-        mask: `[B, 1, 1, (W + 2) * N]` bool, which tokens a window layer sees: cached ones, then its own.
-        window_keys: `[L, B, W + 1, N, H, D]`, the cached keys turned by their age.
+        mask: `[B, 1, 1, (W + 2) * N]` bool, which tokens a window layer sees: cached ones, then its own. None
+            if it sees all, which is so once the window is full.
+        window_keys: `[L, B, H, (W + 1) * N, D]`, the cached keys turned by their age, heads first.
+        window_values: The values beside them.
         previous: `[B, N, D]`, what the frame before adds to each token; 0 where the model does not see it.
     """
 
     action: Tensor
     phase: Tensor
     rotary: Rotary
-    mask: Tensor
+    mask: Tensor | None
     window_keys: Tensor
+    window_values: Tensor
     previous: Tensor | float
 
 
@@ -72,7 +75,7 @@ class Head(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """Map `[G, N, D]` with time embedding `[G, D]` to `[G, N, out]`."""
         shift, scale = (self.modulation[0] + time.unsqueeze(-2)).unsqueeze(-2).unbind(-3)
-        return self.head(torch.addcmul(shift, functional.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale))
+        return self.head(modulated_norm(x, shift, 1 + scale))
 
 
 class Denoiser(nn.Module):
@@ -205,12 +208,17 @@ class Denoiser(nn.Module):
         action = self.embed_actions(actions)
         turn = at_least_fp32(self.motion(memory.latents, action))
         phase = wrap(memory.phase + torch.where((memory.num_committed > 0)[:, None], turn, 0.0))
-        visible = window_is_visible(memory.num_committed, self.config.window)
         keys = rotate(memory.window_keys, self.age).to(memory.window_keys.dtype)
-        own = visible.new_ones(len(visible), 1)
-        mask = torch.cat([visible, own], dim=1).repeat_interleave(self.config.tokens_per_frame, dim=1)
-        previous = self.embed_previous(memory.latents)
-        return FrameContext(action, phase, self.rotary(phase), mask[:, None, None], keys, previous)
+        keys, values = (t.flatten(2, 3).transpose(2, 3).contiguous() for t in (keys, memory.window_values))
+        mask, previous = self._window_mask(memory), self.embed_previous(memory.latents)
+        return FrameContext(action, phase, self.rotary(phase), mask, keys, values, previous)
+
+    def _window_mask(self, memory: MemoryState) -> Tensor | None:
+        visible = window_is_visible(memory.num_committed, self.config.window)
+        if visible.all():
+            return None
+        seen = functional.pad(visible, (0, 1), value=True)  # the frame itself
+        return seen.repeat_interleave(self.config.tokens_per_frame, dim=1)[:, None, None]
 
     def denoise(
         self, noisy_latents: Tensor, noise_level: Tensor, context: FrameContext, memory: MemoryState
@@ -282,13 +290,13 @@ class Denoiser(nn.Module):
         hybrid = window = 0
         for block in self.layers():
             modulation = block.modulate(conditioning)
-            entered = block.attention_input(x, modulation[0], modulation[1])
+            entered = modulated_norm(x, modulation[0], modulation[1])
             attention = block.self_attn
             if isinstance(attention, HybridAttention):
                 attended, terms = attention(entered, memory.matrices[hybrid], context.rotary)
                 hybrid += 1
             else:
-                cache = (context.window_keys[window], memory.window_values[window])
+                cache = (context.window_keys[window], context.window_values[window])
                 attended, terms = attention(entered, cache, context.mask, context.rotary)
                 window += 1
             written.append(terms)
