@@ -262,6 +262,11 @@ class HybridAttention(Attention):
         out = local + self.recall(q, gate, state, rotary)
         return self.o(out.flatten(-2)), Written(k, v, a, b)
 
+    def remember(self, x: Tensor, rotary: Rotary) -> Written:
+        """Return what `forward` hands on to be written, without attending."""
+        qk, v, (_, a, b) = self.project(x)
+        return Written(qk[..., 1, :, :], v, a, b)
+
     def forward_sequence(self, x: Tensor, state: Tensor, rotary: Rotary) -> Tensor:
         """Do the same for all frames at once; both streams read what the clean frames before them wrote.
 
@@ -331,6 +336,12 @@ class WindowAttention(Attention):
         values = torch.cat([cache[1], v.transpose(1, 2)], dim=2)
         out = attend_in_play(q.transpose(1, 2), keys, values, mask)
         return self.o(out.transpose(1, 2).flatten(-2)), Cached(k, v)
+
+    def remember(self, x: Tensor, rotary: Rotary) -> Cached:
+        """Return what `forward` hands on to be cached, without attending."""
+        qk, v, _ = self.project(x)
+        dtype = self.o.weight.dtype
+        return Cached(rotate_by_place(qk, rotary)[..., 1, :, :].to(dtype), v.to(dtype))
 
     def forward_sequence(self, x: Tensor, visible: Tensor, rotary: Rotary) -> Tensor:
         """Do the same for all frames of sequences that begin with an empty window.

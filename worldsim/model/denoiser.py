@@ -234,7 +234,8 @@ class Denoiser(nn.Module):
         Returns:
             `noise - latents`, shaped as `noisy_latents`.
         """
-        x, time, _ = self._pass(noisy_latents, noise_level, context, memory)
+        x, time, conditioning = self._enter(noisy_latents, noise_level, context)
+        x, _ = self._run(self.layers(), x, conditioning, context, memory)
         return self.unpatchify(self.head(x, time))
 
     def commit(
@@ -251,23 +252,17 @@ class Denoiser(nn.Module):
         Returns:
             State after this frame.
         """
-        _, _, written = self._pass(latents, noise_level, context, memory)
+        *layers, last = self.layers()
+        x, _, conditioning = self._enter(latents, noise_level, context)
+        x, written = self._run(layers, x, conditioning, context, memory)
+        # The last layer only takes in: nobody reads what it would say.
+        shift, scale, *_ = last.modulate(conditioning)
+        written.append(last.self_attn.remember(modulated_norm(x, shift, scale), context.rotary))
         keys = [w.k for w in written if isinstance(w, Cached)]
         values = [w.v for w in written if isinstance(w, Cached)]
-        terms = [
-            block.self_attn.write_terms(w, context.rotary)
-            for block, w in zip(self.layers(), written, strict=True)
-            if isinstance(block.self_attn, HybridAttention) and isinstance(w, Written)
-        ]
-        matrices = memory.matrices
-        if terms:
-            k, v, g, beta = (
-                torch.cat(term) for term in zip(*terms, strict=True)
-            )  # layers beside rows: [L * B, ...]
-            matrices = kernels.commit(k, v, g, beta, matrices.flatten(0, 1)).unflatten(0, matrices.shape[:2])
         count = memory.num_committed
         return MemoryState(
-            matrices=matrices,
+            matrices=self._write(written, context, memory.matrices),
             window_keys=push_window(memory.window_keys, torch.stack(keys), count)
             if keys
             else memory.window_keys,
@@ -279,29 +274,46 @@ class Denoiser(nn.Module):
             num_committed=count + 1,
         )
 
-    def _pass(
-        self, latents: Tensor, noise_level: Tensor, context: FrameContext, memory: MemoryState
-    ) -> tuple[Tensor, Tensor, list[Written | Cached]]:
-        """Run the blocks over one frame; returns tokens, time embedding and what each layer would write."""
+    def _write(self, written: list[Written | Cached], context: FrameContext, matrices: Tensor) -> Tensor:
+        """Return the states of the hybrid layers, `[L, B, H, K, V]`, after one frame."""
+        terms = [
+            block.self_attn.write_terms(w, context.rotary)
+            for block, w in zip(self.layers(), written, strict=True)
+            if isinstance(block.self_attn, HybridAttention) and isinstance(w, Written)
+        ]
+        if not terms:
+            return matrices
+        k, v, g, beta = (
+            torch.cat(term) for term in zip(*terms, strict=True)
+        )  # layers beside rows: [L * B, ...]
+        return kernels.commit(k, v, g, beta, matrices.flatten(0, 1)).unflatten(0, matrices.shape[:2])
+
+    def _enter(
+        self, latents: Tensor, noise_level: Tensor, context: FrameContext
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return tokens `[B, N, D]`, time embedding `[B, D]` and what modulates the layers, `[B, 6, D]`."""
         time = self.embed_time(noise_level) + context.action
         conditioning = at_least_fp32(self.time_projection(time)).unflatten(-1, (6, -1))
-        x = self.patchify(latents) + context.previous
+        return self.patchify(latents) + context.previous, time, conditioning
+
+    def _run(
+        self, layers: list[Block], x: Tensor, conditioning: Tensor, context: FrameContext, memory: MemoryState
+    ) -> tuple[Tensor, list[Written | Cached]]:
+        """Run the first layers over one frame; returns the tokens and what each layer would write."""
         written: list[Written | Cached] = []
-        hybrid = window = 0
-        for block in self.layers():
+        matrices = iter(memory.matrices)
+        caches = zip(context.window_keys, context.window_values, strict=True)
+        for block in layers:
             modulation = block.modulate(conditioning)
             entered = modulated_norm(x, modulation[0], modulation[1])
             attention = block.self_attn
             if isinstance(attention, HybridAttention):
-                attended, terms = attention(entered, memory.matrices[hybrid], context.rotary)
-                hybrid += 1
+                attended, terms = attention(entered, next(matrices), context.rotary)
             else:
-                cache = (context.window_keys[window], context.window_values[window])
-                attended, terms = attention(entered, cache, context.mask, context.rotary)
-                window += 1
+                attended, terms = attention(entered, next(caches), context.mask, context.rotary)
             written.append(terms)
             x = block.finish(x, attended, modulation)
-        return x, time, written
+        return x, written
 
     def forward(self, clean: Tensor, noisy: Tensor, levels: Tensor, actions: Tensor) -> Tensor:
         """Predict the velocities of whole sequences that begin with an empty memory, all frames at once.
