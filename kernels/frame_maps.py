@@ -156,7 +156,7 @@ def commit(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> Tens
         The state after the frame, `[B, H, K, V]`; `state` is left as it was.
     """
     keys, x, values, decay = _write_terms(k, v, g, beta, _solve_few)
-    return decay * state + x.mT @ (values - decay * (keys @ state))
+    return torch.addcmul(x.mT @ torch.addcmul(values, decay, keys @ state, value=-1), decay, state)
 
 
 def scan_frames(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -283,9 +283,10 @@ class Denoiser(nn.Module):
         ]
         if not terms:
             return matrices
-        k, v, g, beta = (
-            torch.cat(term) for term in zip(*terms, strict=True)
-        )  # layers beside rows: [L * B, ...]
+        k, v, g, beta = zip(*terms, strict=True)
+        # Layers beside rows, [L * B, ...]; in memory heads before tokens, as the products read them.
+        k, v = (torch.cat([t.transpose(1, 2) for t in term]).transpose(1, 2) for term in (k, v))
+        g, beta = torch.cat(g), torch.cat(beta)
         return kernels.commit(k, v, g, beta, matrices.flatten(0, 1)).unflatten(0, matrices.shape[:2])
 
     def _enter(
