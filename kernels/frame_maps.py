@@ -86,15 +86,28 @@ class _UnitLowerInverse(torch.autograd.Function):
         return -(transposed @ grads[0] @ transposed).tril(-1)
 
 
-def _solve(lower: Tensor, k: Tensor) -> Tensor:
-    """Return `A^T K`, with gradients, for many small frames at once."""
-    inverse: Tensor = _UnitLowerInverse.apply(lower)  # pyright: ignore[reportAssignmentType]
+def _solve(product: Tensor, k: Tensor) -> Tensor:
+    """Return `A^T K` of `diag(beta) K K^T`, with gradients, for many small frames at once."""
+    inverse: Tensor = _UnitLowerInverse.apply(product.tril(-1))  # pyright: ignore[reportAssignmentType]
     return inverse.mT @ k
 
 
-def _solve_few(lower: Tensor, k: Tensor) -> Tensor:
-    """Return `A^T K` by back substitution: three times faster than the inverse for the frame of one world."""
-    return torch.linalg.solve_triangular(lower.mT, k, upper=True, unitriangular=True)
+def _solve_few(product: Tensor, k: Tensor) -> Tensor:
+    """Return the same by back substitution over blocks: for the frame of one world faster than the inverse.
+
+    Only blocks are substituted number by number, the rest are products: PyTorch's own substitution of a whole
+    frame runs on one thread and takes twice as long even there.
+    """
+    upper = product.mT  # A^T inverts what is above the diagonal, and nothing reads the rest
+    identity = torch.eye(BLOCK, dtype=k.dtype, device=k.device)
+    solved = k[..., :0, :]
+    for start in reversed(range(0, k.shape[-2], BLOCK)):
+        block = k[..., start : start + BLOCK, :]
+        width = block.shape[-2]
+        own, later = upper[..., start : start + width, start:].tensor_split([width], dim=-1)
+        inverse = torch.linalg.solve_triangular(own, identity[:width, :width], upper=True, unitriangular=True)
+        solved = torch.cat([inverse @ (block - later @ solved), solved], dim=-2)
+    return solved
 
 
 def _write_terms(
@@ -103,8 +116,7 @@ def _write_terms(
     """Return `K`, `X`, the decayed values and the frame's total decay, heads before tokens."""
     k, v = k.transpose(-3, -2), v.transpose(-3, -2)  # [..., H, N, K], [..., H, N, V]
     g, beta = g.transpose(-2, -1), beta.transpose(-2, -1).unsqueeze(-1)  # [..., H, N], [..., H, N, 1]
-    lower = (beta * (k @ k.mT)).tril(-1)
-    x = beta * solve(lower, k)
+    x = beta * solve(beta * (k @ k.mT), k)
     elapsed = g.cumsum(-1)
     total = elapsed[..., -1:]
     values = (total - elapsed).exp().unsqueeze(-1) * v
@@ -144,7 +156,7 @@ def commit(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> Tens
         The state after the frame, `[B, H, K, V]`; `state` is left as it was.
     """
     keys, x, values, decay = _write_terms(k, v, g, beta, _solve_few)
-    return decay * state + x.mT @ (values - decay * (keys @ state))
+    return torch.addcmul(x.mT @ torch.addcmul(values, decay, keys @ state, value=-1), decay, state)
 
 
 def scan_frames(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -62,26 +62,37 @@ class Cached(NamedTuple):
 class PerHeadLinear(nn.Module):
     """One D x D map per head, identity at the start; its weight is shaped as a grouped 1x1 convolution's."""
 
+    packed: Tensor | None = None
+
     def __init__(self, num_heads: int, head_width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.eye(head_width).repeat(num_heads, 1).unsqueeze(-1))  # [H * D, D, 1]
 
+    def pack(self) -> None:
+        """Keep the weight in fp32 where a CPU gains by it: products this small are not faster in bf16."""
+        self.packed = self._by_head().detach().float() if can_pack(self.weight) else None
+
+    def _by_head(self) -> Tensor:
+        return self.weight.squeeze(-1).unflatten(0, (-1, self.weight.shape[1])).mT  # [H, D in, D out]
+
     def forward(self, x: Tensor) -> Tensor:
-        """Map `[..., H, D]` to the same shape."""
-        weight = self.weight.squeeze(-1).unflatten(0, (-1, self.weight.shape[1]))  # [H, D out, D in]
-        return torch.einsum("...hd,hed->...he", x.to(weight.dtype), weight)
+        """Map `[..., H, D]` to the same shape, whose memory holds heads before tokens."""
+        weight = self._by_head() if self.packed is None else self.packed
+        heads_first = x.to(weight.dtype).flatten(0, -3).transpose(0, 1)  # [H, G, D]
+        return torch.bmm(heads_first, weight).transpose(0, 1).unflatten(0, x.shape[:-2])
 
 
 def _normalise(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """RMSNorm over the full width, in fp32. Spelt out: PyTorch's is eight times slower in bf16 on a CPU."""
     wide = at_least_fp32(x)
-    return wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight
+    return wide * (torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight)
 
 
 class Attention(nn.Module):
     """The projections every layer has: those of a Wan self-attention."""
 
     packed: Packed | None = None
+    packed_norms: Tensor | None = None
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -100,7 +111,15 @@ class Attention(nn.Module):
     def pack(self, num_rows: int) -> None:
         """Reorder weights for inference where this machine can; see `worldsim.model.linear`."""
         self.o.pack(num_rows)
-        self.packed = Packed(self.inputs(), num_rows) if can_pack(self.q.weight) else None
+        is_packed = can_pack(self.q.weight)
+        self.packed = Packed(self.inputs(), num_rows) if is_packed else None
+        self.packed_norms = self._norms().detach() if is_packed else None
+
+    def _norms(self) -> Tensor:
+        """Return the weights of q's and k's norms, `[2, H * D]` fp32; q's holds the softmax's scale too."""
+        scale = (self.q.out_features // self.num_heads) ** -0.5
+        q, k = at_least_fp32(self.norm_q.weight), at_least_fp32(self.norm_k.weight)
+        return torch.stack([q * scale, k])
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Apply `inputs` to the tokens.
@@ -109,18 +128,18 @@ class Attention(nn.Module):
             x: `[G, N, H * D]`.
 
         Returns:
-            q and k `[G, N, 2, H, D]`, normalised, at least fp32, positions not yet applied; v `[G, N, H,
-            D]`; what the other layers gave, `[G, N, H]` each.
+            q, scaled for the softmax, and k `[G, N, 2, H, D]`, normalised, at least fp32, positions not yet
+            applied; v `[G, N, H, D]`; what the other layers gave, `[G, N, H]` each.
         """
         width = self.q.out_features
         if self.packed is not None:
-            out = self.packed(x.to(self.q.weight.dtype))
+            out = self.packed(x.to(self.q.weight.dtype)).float()  # once for all that read it in fp32
             qk, v = out[..., : 2 * width], out[..., 2 * width : 3 * width]
             gates = list(out[..., 3 * width :].split(self.num_heads, dim=-1))
         else:
             q, k, v, *gates = (layer(x) for layer in self.inputs())
             qk = torch.cat([q, k], dim=-1)
-        weight = torch.stack([self.norm_q.weight, self.norm_k.weight])
+        weight = self._norms() if self.packed_norms is None else self.packed_norms
         qk = _normalise(qk.unflatten(-1, (2, width)), weight, 1e-6)
         return qk.unflatten(-1, (self.num_heads, -1)), v.unflatten(-1, (self.num_heads, -1)), gates
 
@@ -131,13 +150,30 @@ def rotate_by_place(qk: Tensor, rotary: Rotary) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Softmax attention over `[..., tokens, H, D]`; `mask` `[..., 1, queries, keys]` is True where seen."""
+    """Softmax attention over `[..., tokens, H, D]`; `mask` `[..., 1, queries, keys]` is True where seen.
+
+    The queries are scaled already.
+    """
     lead = q.shape[:-3]
     q, k, v = (t.flatten(0, -4).transpose(1, 2) for t in (q, k, v))
     if mask is not None and mask.dim() > 4:
         mask = mask.flatten(0, -4)
-    out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
     return out.transpose(1, 2).unflatten(0, lead)
+
+
+def attend_in_play(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Do what `attend` does for one frame of few tokens, heads first: `[B, H, tokens, D]`, no gradients.
+
+    Spelt out on a CPU: for as few tokens as a frame has, PyTorch's fused form takes twice as long there. The
+    scores stay in fp32: rounding them to bf16 would be the largest error of the whole step.
+    """
+    if q.device.type != "cpu":
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+    scores = at_least_fp32(q) @ at_least_fp32(k).mT  # [B, H, queries, keys]
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)
+    return scores.softmax(-1).to(v.dtype) @ v
 
 
 class HybridAttention(Attention):
@@ -176,6 +212,12 @@ class HybridAttention(Attention):
         for gate in (self.a_proj, self.b_proj, self.gate_proj):
             nn.init.xavier_uniform_(gate.weight, gain=2**-2.5)
 
+    def pack(self, num_rows: int) -> None:
+        """Reorder weights for inference where this machine can; see `worldsim.model.linear`."""
+        super().pack(num_rows)
+        for phi in (self.phi_q, self.phi_k, self.phi_v):
+            phi.pack()
+
     def inputs(self) -> list[Linear]:
         """Return the layers that read the normalised tokens: q, k, v, then gate, decay and write strength."""
         return [*super().inputs(), self.gate_proj, self.a_proj, self.b_proj]
@@ -190,8 +232,11 @@ class HybridAttention(Attention):
 
     def recall(self, q: Tensor, gate: Tensor, states: Tensor, rotary: Rotary) -> Tensor:
         """Return the gated reading of the state, `[G, N, H, D]`, at least fp32."""
-        queries = functional.normalize(rotate(self.phi_q(q), rotary.memory), dim=-1)
-        return (torch.sigmoid(gate) * q.shape[-1] ** -0.5).unsqueeze(-1) * kernels.read(queries, states)
+        queries = rotate(self.phi_q(q), rotary.memory)
+        length = torch.linalg.vector_norm(queries, dim=-1).clamp_min(1e-12)
+        # The gate scales the unit queries instead of what they read: one pass less.
+        weight = torch.sigmoid(gate) * q.shape[-1] ** -0.5 / length
+        return kernels.read(queries * weight.unsqueeze(-1), states)
 
     def local(self, qk: Tensor, v: Tensor, rotary: Rotary) -> Tensor:
         """Return the softmax over the frame's own tokens, `[G, N, H, D]`."""
@@ -211,8 +256,16 @@ class HybridAttention(Attention):
         """
         qk, v, (gate, a, b) = self.project(x)
         q, k = qk.unbind(-3)
-        out = self.local(qk, v, rotary) + self.recall(q, gate, state, rotary)
+        turned = rotate_by_place(qk, rotary).to(v.dtype)
+        heads_first = (part.transpose(-3, -2) for part in (*turned.unbind(-3), v))
+        local = attend_in_play(*heads_first).transpose(-3, -2)
+        out = local + self.recall(q, gate, state, rotary)
         return self.o(out.flatten(-2)), Written(k, v, a, b)
+
+    def remember(self, x: Tensor, rotary: Rotary) -> Written:
+        """Return what `forward` hands on to be written, without attending."""
+        qk, v, (_, a, b) = self.project(x)
+        return Written(qk[..., 1, :, :], v, a, b)
 
     def forward_sequence(self, x: Tensor, state: Tensor, rotary: Rotary) -> Tensor:
         """Do the same for all frames at once; both streams read what the clean frames before them wrote.
@@ -262,24 +315,34 @@ class WindowAttention(Attention):
         )
 
     def forward(
-        self, x: Tensor, cache: tuple[Tensor, Tensor], mask: Tensor, rotary: Rotary
+        self, x: Tensor, cache: tuple[Tensor, Tensor], mask: Tensor | None, rotary: Rotary
     ) -> tuple[Tensor, Cached]:
         """Attend over one frame and the cached ones.
 
         Args:
             x: `[B, N, H * D]`.
-            cache: Keys (turned by place and age) and values of sink and window, `[B, W + 1, N, H, D]` each.
-            mask: `[B, 1, 1, (W + 2) * N]` bool, which cached tokens exist; the frame's own are last.
+            cache: Keys (turned by place and age) and values of sink and window, heads first: `[B, H, (W + 1)
+                * N, D]` each.
+            mask: `[B, 1, 1, (W + 2) * N]` bool, which cached tokens exist; the frame's own are last. None if
+                all do.
             rotary: Angles of this frame.
 
         Returns:
             The layer's output, and the frame's own keys and values for the cache.
         """
         qk, v, _ = self.project(x)
-        q, k = rotate_by_place(qk, rotary).to(v.dtype).unbind(-3)
-        keys = torch.cat([cache[0].flatten(1, 2), k], dim=1)
-        values = torch.cat([cache[1].flatten(1, 2), v], dim=1)
-        return self.o(attend(q, keys, values, mask).flatten(-2)), Cached(k, v)
+        q, k = rotate_by_place(qk, rotary).to(cache[0].dtype).unbind(-3)
+        v = v.to(cache[1].dtype)
+        keys = torch.cat([cache[0], k.transpose(1, 2)], dim=2)
+        values = torch.cat([cache[1], v.transpose(1, 2)], dim=2)
+        out = attend_in_play(q.transpose(1, 2), keys, values, mask)
+        return self.o(out.transpose(1, 2).flatten(-2)), Cached(k, v)
+
+    def remember(self, x: Tensor, rotary: Rotary) -> Cached:
+        """Return what `forward` hands on to be cached, without attending."""
+        qk, v, _ = self.project(x)
+        dtype = self.o.weight.dtype
+        return Cached(rotate_by_place(qk, rotary)[..., 1, :, :].to(dtype), v.to(dtype))
 
     def forward_sequence(self, x: Tensor, visible: Tensor, rotary: Rotary) -> Tensor:
         """Do the same for all frames of sequences that begin with an empty window.

@@ -12,6 +12,14 @@ from worldsim.model.attention import HybridAttention, Rotary, WindowAttention
 from worldsim.model.linear import FeedForward
 
 
+def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Return LayerNorm of tokens `[..., N, D]`, times `scale` plus `shift`, which are `[..., 1, D]`."""
+    width = x.shape[-1:]
+    if scale.numel() == width.numel():  # one frame: they are the norm's own weight and bias, in one pass
+        return functional.layer_norm(x, width, scale.flatten(), shift.flatten(), eps=1e-6)
+    return torch.addcmul(shift, functional.layer_norm(x, width, eps=1e-6), scale)
+
+
 class Block(nn.Module):
     """One layer; `self_attn` is a `HybridAttention` or a `WindowAttention`."""
 
@@ -31,15 +39,11 @@ class Block(nn.Module):
         shift, scale, gate, *ffn = (self.modulation[0] + conditioning).unsqueeze(-2).unbind(-3)
         return shift, 1 + scale, gate, ffn[0], 1 + ffn[1], ffn[2]
 
-    def attention_input(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        """Return the normalised and modulated tokens."""
-        return torch.addcmul(shift, functional.layer_norm(x, x.shape[-1:], eps=1e-6), scale)
-
     def finish(self, x: Tensor, attended: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
         """Add the attention's output and the MLP's."""
         _, _, gate, ffn_shift, ffn_scale, ffn_gate = modulation
         x = torch.addcmul(x, attended.to(x.dtype), gate)
-        return torch.addcmul(x, self.ffn(self.attention_input(x, ffn_shift, ffn_scale)).to(x.dtype), ffn_gate)
+        return torch.addcmul(x, self.ffn(modulated_norm(x, ffn_shift, ffn_scale)).to(x.dtype), ffn_gate)
 
     def forward(self, x: Tensor, conditioning: Tensor, carried: Tensor, rotary: Rotary) -> Tensor:
         """Run all frames of both streams at once (training).
@@ -55,5 +59,5 @@ class Block(nn.Module):
             The tokens, shaped as `x`.
         """
         modulation = self.modulate(conditioning)
-        entered = self.attention_input(x, modulation[0], modulation[1])
+        entered = modulated_norm(x, modulation[0], modulation[1])
         return self.finish(x, self.self_attn.forward_sequence(entered, carried, rotary), modulation)

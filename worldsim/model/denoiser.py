@@ -26,7 +26,7 @@ from worldsim.model.attention import (
     age_angles,
     at_least_fp32,
 )
-from worldsim.model.block import Block
+from worldsim.model.block import Block, modulated_norm
 from worldsim.model.denoiser_config import PATCH, DenoiserConfig
 from worldsim.model.linear import Linear
 from worldsim.model.memory import MemoryState, push_window, window_is_visible
@@ -46,16 +46,19 @@ class FrameContext:
         action: `[B, D]`, embedding of the action that leads to the frame.
         phase: `[B, head_width / 2]`, the path up to and including this frame.
         rotary: Angles of the frame's tokens.
-        mask: `[B, 1, 1, (W + 2) * N]` bool, which tokens a window layer sees: cached ones, then its own.
-        window_keys: `[L, B, W + 1, N, H, D]`, the cached keys turned by their age.
+        mask: `[B, 1, 1, (W + 2) * N]` bool, which tokens a window layer sees: cached ones, then its own. None
+            if it sees all, which is so once the window is full.
+        window_keys: `[L, B, H, (W + 1) * N, D]`, the cached keys turned by their age, heads first.
+        window_values: The values beside them.
         previous: `[B, N, D]`, what the frame before adds to each token; 0 where the model does not see it.
     """
 
     action: Tensor
     phase: Tensor
     rotary: Rotary
-    mask: Tensor
+    mask: Tensor | None
     window_keys: Tensor
+    window_values: Tensor
     previous: Tensor | float
 
 
@@ -72,7 +75,7 @@ class Head(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """Map `[G, N, D]` with time embedding `[G, D]` to `[G, N, out]`."""
         shift, scale = (self.modulation[0] + time.unsqueeze(-2)).unsqueeze(-2).unbind(-3)
-        return self.head(torch.addcmul(shift, functional.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale))
+        return self.head(modulated_norm(x, shift, 1 + scale))
 
 
 class Denoiser(nn.Module):
@@ -205,12 +208,17 @@ class Denoiser(nn.Module):
         action = self.embed_actions(actions)
         turn = at_least_fp32(self.motion(memory.latents, action))
         phase = wrap(memory.phase + torch.where((memory.num_committed > 0)[:, None], turn, 0.0))
-        visible = window_is_visible(memory.num_committed, self.config.window)
         keys = rotate(memory.window_keys, self.age).to(memory.window_keys.dtype)
-        own = visible.new_ones(len(visible), 1)
-        mask = torch.cat([visible, own], dim=1).repeat_interleave(self.config.tokens_per_frame, dim=1)
-        previous = self.embed_previous(memory.latents)
-        return FrameContext(action, phase, self.rotary(phase), mask[:, None, None], keys, previous)
+        keys, values = (t.flatten(2, 3).transpose(2, 3).contiguous() for t in (keys, memory.window_values))
+        mask, previous = self._window_mask(memory), self.embed_previous(memory.latents)
+        return FrameContext(action, phase, self.rotary(phase), mask, keys, values, previous)
+
+    def _window_mask(self, memory: MemoryState) -> Tensor | None:
+        visible = window_is_visible(memory.num_committed, self.config.window)
+        if visible.all():
+            return None
+        seen = functional.pad(visible, (0, 1), value=True)  # the frame itself
+        return seen.repeat_interleave(self.config.tokens_per_frame, dim=1)[:, None, None]
 
     def denoise(
         self, noisy_latents: Tensor, noise_level: Tensor, context: FrameContext, memory: MemoryState
@@ -226,7 +234,8 @@ class Denoiser(nn.Module):
         Returns:
             `noise - latents`, shaped as `noisy_latents`.
         """
-        x, time, _ = self._pass(noisy_latents, noise_level, context, memory)
+        x, time, conditioning = self._enter(noisy_latents, noise_level, context)
+        x, _ = self._run(self.layers(), x, conditioning, context, memory)
         return self.unpatchify(self.head(x, time))
 
     def commit(
@@ -243,23 +252,17 @@ class Denoiser(nn.Module):
         Returns:
             State after this frame.
         """
-        _, _, written = self._pass(latents, noise_level, context, memory)
+        *layers, last = self.layers()
+        x, _, conditioning = self._enter(latents, noise_level, context)
+        x, written = self._run(layers, x, conditioning, context, memory)
+        # The last layer only takes in: nobody reads what it would say.
+        shift, scale, *_ = last.modulate(conditioning)
+        written.append(last.self_attn.remember(modulated_norm(x, shift, scale), context.rotary))
         keys = [w.k for w in written if isinstance(w, Cached)]
         values = [w.v for w in written if isinstance(w, Cached)]
-        terms = [
-            block.self_attn.write_terms(w, context.rotary)
-            for block, w in zip(self.layers(), written, strict=True)
-            if isinstance(block.self_attn, HybridAttention) and isinstance(w, Written)
-        ]
-        matrices = memory.matrices
-        if terms:
-            k, v, g, beta = (
-                torch.cat(term) for term in zip(*terms, strict=True)
-            )  # layers beside rows: [L * B, ...]
-            matrices = kernels.commit(k, v, g, beta, matrices.flatten(0, 1)).unflatten(0, matrices.shape[:2])
         count = memory.num_committed
         return MemoryState(
-            matrices=matrices,
+            matrices=self._write(written, context, memory.matrices),
             window_keys=push_window(memory.window_keys, torch.stack(keys), count)
             if keys
             else memory.window_keys,
@@ -271,29 +274,47 @@ class Denoiser(nn.Module):
             num_committed=count + 1,
         )
 
-    def _pass(
-        self, latents: Tensor, noise_level: Tensor, context: FrameContext, memory: MemoryState
-    ) -> tuple[Tensor, Tensor, list[Written | Cached]]:
-        """Run the blocks over one frame; returns tokens, time embedding and what each layer would write."""
+    def _write(self, written: list[Written | Cached], context: FrameContext, matrices: Tensor) -> Tensor:
+        """Return the states of the hybrid layers, `[L, B, H, K, V]`, after one frame."""
+        terms = [
+            block.self_attn.write_terms(w, context.rotary)
+            for block, w in zip(self.layers(), written, strict=True)
+            if isinstance(block.self_attn, HybridAttention) and isinstance(w, Written)
+        ]
+        if not terms:
+            return matrices
+        k, v, g, beta = zip(*terms, strict=True)
+        # Layers beside rows, [L * B, ...]; in memory heads before tokens, as the products read them.
+        k, v = (torch.cat([t.transpose(1, 2) for t in term]).transpose(1, 2) for term in (k, v))
+        g, beta = torch.cat(g), torch.cat(beta)
+        return kernels.commit(k, v, g, beta, matrices.flatten(0, 1)).unflatten(0, matrices.shape[:2])
+
+    def _enter(
+        self, latents: Tensor, noise_level: Tensor, context: FrameContext
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return tokens `[B, N, D]`, time embedding `[B, D]` and what modulates the layers, `[B, 6, D]`."""
         time = self.embed_time(noise_level) + context.action
         conditioning = at_least_fp32(self.time_projection(time)).unflatten(-1, (6, -1))
-        x = self.patchify(latents) + context.previous
+        return self.patchify(latents) + context.previous, time, conditioning
+
+    def _run(
+        self, layers: list[Block], x: Tensor, conditioning: Tensor, context: FrameContext, memory: MemoryState
+    ) -> tuple[Tensor, list[Written | Cached]]:
+        """Run the first layers over one frame; returns the tokens and what each layer would write."""
         written: list[Written | Cached] = []
-        hybrid = window = 0
-        for block in self.layers():
+        matrices = iter(memory.matrices)
+        caches = zip(context.window_keys, context.window_values, strict=True)
+        for block in layers:
             modulation = block.modulate(conditioning)
-            entered = block.attention_input(x, modulation[0], modulation[1])
+            entered = modulated_norm(x, modulation[0], modulation[1])
             attention = block.self_attn
             if isinstance(attention, HybridAttention):
-                attended, terms = attention(entered, memory.matrices[hybrid], context.rotary)
-                hybrid += 1
+                attended, terms = attention(entered, next(matrices), context.rotary)
             else:
-                cache = (context.window_keys[window], memory.window_values[window])
-                attended, terms = attention(entered, cache, context.mask, context.rotary)
-                window += 1
+                attended, terms = attention(entered, next(caches), context.mask, context.rotary)
             written.append(terms)
             x = block.finish(x, attended, modulation)
-        return x, time, written
+        return x, written
 
     def forward(self, clean: Tensor, noisy: Tensor, levels: Tensor, actions: Tensor) -> Tensor:
         """Predict the velocities of whole sequences that begin with an empty memory, all frames at once.
