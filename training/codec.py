@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from training.codec_loss import CodecLossConfig, reconstruction_loss, sample_latent_noise
 from training.entry import entry
@@ -69,14 +68,8 @@ class Reconstruction(nn.Module):
         """Return the loss of frames `[B, H, W, 3]` uint8."""
         images = frames.movedim(-1, 1).float() / 255
         noise = sample_latent_noise(len(frames), self.codec.latent_shape, self.config, generator)
-        reconstructed, raw = self.codec(images, noise)
-        loss = reconstruction_loss(reconstructed, images, self.config)
-        if self.config.half_scale_weight:
-            small = functional.avg_pool2d(images, 2)
-            loss = loss + self.config.half_scale_weight * reconstruction_loss(
-                self.codec.decode_half(raw), small, self.config
-            )
-        return {"loss": loss}
+        reconstructed, _ = self.codec(images, noise)
+        return {"loss": reconstruction_loss(reconstructed, images, self.config)}
 
 
 def export_codec(training: Training, frames: Tensor, folder: Path, *, write: bool) -> float:

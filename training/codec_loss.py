@@ -18,20 +18,16 @@ class CodecLossConfig:
         gradient_weight: Mean absolute error of the differences between neighbouring pixels.
         latent_noise: Largest standard deviation of the noise put on the latents in training, in units of the
             latents' own: the size of error that decoding should shrug off.
-        half_scale_weight: Weight of the same loss at half the size, from latents averaged over squares of 2 x
-            2; makes latents smooth.
     """
 
     l1_weight: float = 1.0
     mse_weight: float = 10.0
     gradient_weight: float = 0.5
     latent_noise: float = 0.1
-    half_scale_weight: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse negative weights, and a loss of nothing."""
-        names = ("l1_weight", "mse_weight", "gradient_weight", "latent_noise", "half_scale_weight")
-        for name in names:
+        for name in ("l1_weight", "mse_weight", "gradient_weight", "latent_noise"):
             if getattr(self, name) < 0:
                 raise ValueError(f"codec loss {name} must not be negative, got {getattr(self, name)}")
         if self.l1_weight + self.mse_weight + self.gradient_weight == 0:

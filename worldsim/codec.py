@@ -207,15 +207,6 @@ class FrameCodec(nn.Module):
             noisy = raw + (latent_noise * scale).to(raw.dtype)
         return self._decode_images(noisy).float(), raw
 
-    def decode_half(self, raw: Tensor) -> Tensor:
-        """Decode raw latents `[B, C, h, w]`, shrunk by 2, to images `[B, 3, H / 2, W / 2]`.
-
-        A codec whose latents can be shrunk like a picture has smooth ones (arXiv 2502.14831). Differentiable;
-        odd sizes are rounded down.
-        """
-        height, width = self.config.height // 2, self.config.width // 2
-        return self._decode_images(F.avg_pool2d(raw, 2))[:, :, :height, :width].float()
-
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
         """Encode frames.

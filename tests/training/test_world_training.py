@@ -19,7 +19,6 @@ from tests.fakes import (
     write_tiny_dataset,
 )
 from training.codec import TrainCodecConfig, train_codec
-from training.codec_loss import CodecLossConfig
 from training.fabric import FabricConfig
 from training.finetune import FinetuneConfig
 from training.finetune import main as finetune
@@ -163,13 +162,12 @@ def test_the_codec_learns_and_is_exported(tmp_path: Path, data: DataConfig) -> N
     assert load_codec(tmp_path / "codec-60" / "codec").latent_shape == (4, 4, 6)
 
 
-def test_a_codec_goes_on_from_another_and_learns_smooth_latents(tmp_path: Path, data: DataConfig) -> None:
+def test_a_codec_goes_on_from_another(tmp_path: Path, data: DataConfig) -> None:
     def score(name: str, steps: int, **changes: object) -> float:
         config = TrainCodecConfig(
             out=str(tmp_path / name),
             data=data,
             codec=tiny_codec_config(),
-            loss=CodecLossConfig(half_scale_weight=0.5, latent_noise=0.4),
             loop=LoopConfig(num_steps=steps, warmup_steps=1, decay_fraction=0.0, ema_decay=0.0),
             fabric=FabricConfig(accelerator="cpu", precision="32-true"),
             batch_size=8,
