@@ -23,12 +23,15 @@ class ObjectiveConfig:
         context_noise_probability: Share of clips whose clean frames are noised at all.
         own_context_share: Share of the clips of a batch whose clean frames are the model's own one-step
             predictions (docs/decisions/0009).
+        own_context_depth: How many times at most such a clip is predicted, each time after the frames drawn
+            the time before: the errors of so many frames add up. Equal parts of the clips get 1 to this.
     """
 
     pure_noise_probability: float = 0.3
     context_noise: float = 0.3
     context_noise_probability: float = 0.8
     own_context_share: float = 0.0
+    own_context_depth: int = 1
 
     def __post_init__(self) -> None:
         shares = (self.pure_noise_probability, self.context_noise_probability, self.own_context_share)
@@ -36,6 +39,8 @@ class ObjectiveConfig:
             raise WorldError(f"the objective's probabilities and shares must lie in [0, 1], got {shares}")
         if not 0 <= self.context_noise < 1:
             raise WorldError(f"objective.context_noise must lie in [0, 1), got {self.context_noise}")
+        if self.own_context_depth < 1:
+            raise WorldError(f"objective.own_context_depth must be at least 1, got {self.own_context_depth}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +130,17 @@ class FlowMatching(nn.Module):
         """Return the model's own predictions of the clips, to stand in the place of their clean frames.
 
         One pass predicts all frames from noise, each after the true ones before it; as context they carry the
-        very errors that play makes, at the price of a forward pass.
+        very errors that play makes, at the price of a forward pass. A second pass, after these frames, makes
+        the errors of two frames, and so on: after as many passes as frames it is a free roll-out.
         """
-        clips = len(latents)
-        noise = torch.randn(latents.shape, generator=generator, device=latents.device)
-        levels = spoiled.levels[:clips].clone()
+        clips, depth = len(latents), self.config.own_context_depth
+        own, levels = spoiled.clean[:clips], spoiled.levels[:clips].clone()
         levels[..., 1] = 1.0
-        own = noise - self.denoiser(spoiled.clean[:clips], noise, levels, actions).float()
-        own[:, 0] = latents[:, 0]
+        noise = torch.randn(latents.shape, generator=generator, device=latents.device)
+        for done in range(depth):
+            drawn = noise - self.denoiser(own, noise, levels, actions).float()
+            drawn[:, 0] = latents[:, 0]
+            kept = clips * done // depth  # predicted often enough; a pass over all keeps one shape to compile
+            own = torch.cat([own[:kept], drawn[kept:]])
+            levels[..., 0] = 0.0  # what it has drawn it takes for clean, as in play
         return own

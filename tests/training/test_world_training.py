@@ -212,6 +212,25 @@ def test_own_context_replaces_clean_frames_without_gradients_through_them() -> N
     assert not torch.equal(own[:, 1:], latents[:1, 1:])
 
 
+def test_own_context_as_deep_as_the_clip_is_a_free_rollout() -> None:
+    frames = 5
+    denoiser = tiny_world().denoiser.float()
+    module = FlowMatching(denoiser, ObjectiveConfig(own_context_share=1.0, own_context_depth=frames))
+    latents, actions = torch.randn(frames, frames, 4, 4, 6), torch.randint(3, (frames, frames, 3))
+    spoiled = spoil(latents, module.config, torch.Generator().manual_seed(0))
+    own = module._predict_context(latents, spoiled, actions, torch.Generator().manual_seed(1))[-1:]
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))[-1:]
+    memory, clean, pure = denoiser.initial_memory(1), torch.zeros(1), torch.ones(1)
+    frame = latents[-1:, 0]
+    for index in range(frames):
+        context = denoiser.observe(actions[-1:, index], memory)
+        if index:
+            frame = noise[:, index] - denoiser.denoise(noise[:, index], pure, context, memory)
+        torch.testing.assert_close(own[:, index], frame, rtol=1e-3, atol=1e-3)
+        memory = denoiser.commit(frame, clean, context, memory)
+    assert (own[:, -1] - latents[-1:, -1]).abs().max() > 0.1
+
+
 def test_spoiled_frames_follow_the_flow() -> None:
     latents = torch.randn(4, 6, 4, 4, 6)
     spoiled = spoil(latents, ObjectiveConfig(), torch.Generator().manual_seed(0))
