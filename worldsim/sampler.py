@@ -14,6 +14,8 @@ from torch import Tensor
 from worldsim.errors import WorldError
 
 MAX_STEPS = 64
+DRAW_FRAME, COMMIT_FRAME = 0, 1
+"""What a frame needs noise for: to begin drawing it, and to commit it."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -24,8 +26,9 @@ class SamplerConfig:
         num_steps: Denoising passes per frame.
         shift: Warps the schedule; above 1 spends more of it near pure noise (Wan 2.1 uses 5 for video).
         noise_scale: Standard deviation of the starting noise; 1 is what the model was trained with.
-        commit_level: Noise level that a finished frame is said to have when it is committed. No noise is
-            added; a small level tells the network to trust its own frames a little less.
+        commit_level: Noise level at which a finished frame is committed: so much noise is mixed in, as in
+            training, and the network is told. It then draws anew what it would otherwise copy, its own errors
+            included (docs/decisions/0012).
     """
 
     num_steps: int = 2
@@ -50,14 +53,22 @@ def noise_schedule(num_steps: int, shift: float) -> list[float]:
     return [shift * level / (1 + (shift - 1) * level) for level in levels]
 
 
-def draw_noise(seeds: Tensor, frame_index: Tensor, shape: tuple[int, ...]) -> Tensor:
+def draw_noise(
+    seeds: Tensor, frame_index: Tensor, shape: tuple[int, ...], purpose: int = DRAW_FRAME
+) -> Tensor:
     """Return standard normal noise `[B, *shape]` fp32 on the CPU, decided by each row's seed and frame alone.
 
     Philox is counter-based: any frame's noise can be drawn without drawing those before it.
+
+    Args:
+        seeds: `[B]` int64, at least 0.
+        frame_index: `[B]` int64, at least 0.
+        shape: Of one row.
+        purpose: `DRAW_FRAME` or `COMMIT_FRAME`: what one frame needs noise for twice must not be the same.
     """
     rows = []
     for seed, frame in zip(seeds.tolist(), frame_index.tolist(), strict=True):
-        generator = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, frame]))
+        generator = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, purpose, frame]))
         rows.append(generator.standard_normal(shape, dtype=np.float32))
     return torch.from_numpy(np.stack(rows))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import FrameContext
-from worldsim.sampler import SamplerConfig, draw_noise, sample
+from worldsim.sampler import COMMIT_FRAME, SamplerConfig, draw_noise, sample
 from worldsim.state import WorldState
 from worldsim.world import Start, World
 
@@ -82,8 +82,14 @@ class Simulator:
     @torch.inference_mode()
     def commit(self, state: WorldState, prediction: Prediction) -> WorldState:
         """Remember a predicted frame; returns the state after it and leaves the old one as it was."""
-        level = torch.full((len(state.seed),), self.sampler.commit_level, device=self.world.device)
-        memory = self.world.denoiser.commit(prediction.latents, level, prediction.context, state.memory)
+        latents, level = prediction.latents, self.sampler.commit_level
+        if level:
+            noise = draw_noise(state.seed, state.frame_index, latents.shape[1:], COMMIT_FRAME).to(
+                latents.device
+            )
+            latents = (1 - level) * latents + level * noise
+        levels = torch.full((len(latents),), level, device=latents.device)
+        memory = self.world.denoiser.commit(latents, levels, prediction.context, state.memory)
         return replace(state, memory=memory, frame_index=state.frame_index + 1, frames=prediction.frames)
 
     def step(self, state: WorldState, actions: Tensor) -> tuple[Tensor, WorldState]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import WorldError
-from worldsim.sampler import SamplerConfig, draw_noise, noise_schedule, sample
+from worldsim.sampler import COMMIT_FRAME, DRAW_FRAME, SamplerConfig, draw_noise, noise_schedule, sample
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 SHAPE = (2, 3, 4)
@@ -40,6 +40,13 @@ def interpolate(velocity: Velocity, noise: Tensor, levels: list[float]) -> Tenso
         denoised = x - level * velocity(x, torch.full((len(x),), level, dtype=torch.float64))
         x = following / level * x + (1 - following / level) * denoised
     return x
+
+
+def test_a_frame_is_drawn_and_committed_with_different_noise() -> None:
+    seeds, frames = torch.tensor([3]), torch.tensor([5])
+    drawn, committed = (draw_noise(seeds, frames, SHAPE, use) for use in (DRAW_FRAME, COMMIT_FRAME))
+    assert torch.equal(drawn, draw_noise(seeds, frames, SHAPE))
+    assert not (drawn == committed).any()
 
 
 @pytest.mark.parametrize("shift", [0.5, 1.0, 5.0])

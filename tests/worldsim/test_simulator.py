@@ -9,6 +9,7 @@ import torch
 
 from tests.fakes import tiny_world
 from worldsim.errors import WorldError
+from worldsim.sampler import COMMIT_FRAME, SamplerConfig, draw_noise
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 
@@ -49,14 +50,26 @@ def test_commit_advances_by_one_frame_and_keeps_the_size() -> None:
     assert not torch.equal(after.memory.matrices, state.memory.matrices)
 
 
-def test_rollout_split_through_a_saved_file_equals_one_rollout_bit_for_bit(tmp_path: Path) -> None:
-    simulator = Simulator(tiny_world())
+@pytest.mark.parametrize("commit_level", [0.0, 0.2])
+def test_rollout_split_through_a_saved_file_equals_one_rollout_bit_for_bit(
+    tmp_path: Path, commit_level: float
+) -> None:
+    simulator = Simulator(tiny_world(), SamplerConfig(commit_level=commit_level))
     whole, _ = rollout(simulator, begin(simulator), ACTIONS)
     first, state = rollout(simulator, begin(simulator), ACTIONS[:5])
     state.save(tmp_path / "slot.safetensors", world=simulator.world.identity)
     loaded = WorldState.load(tmp_path / "slot.safetensors", world=simulator.world.identity)
     second, _ = rollout(simulator, loaded, ACTIONS[5:])
     assert torch.equal(torch.cat([first, second]), whole)
+
+
+def test_a_frame_is_committed_as_noisy_as_the_sampler_says() -> None:
+    simulator = Simulator(tiny_world(), SamplerConfig(commit_level=0.25))
+    state = begin(simulator)
+    prediction = simulator.predict(state, ACTIONS[0])
+    committed = simulator.commit(state, prediction).memory.latents
+    noise = draw_noise(state.seed, state.frame_index, prediction.latents.shape[1:], COMMIT_FRAME)
+    torch.testing.assert_close(committed.float(), 0.75 * prediction.latents + 0.25 * noise)
 
 
 def test_same_seed_same_bytes_and_another_seed_another_dream() -> None:
