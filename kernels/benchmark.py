@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from kernels.benchmark_inputs import REGIMES, make_inputs
-from kernels.frame_maps import scan_frames as scan_frames_torch
 from kernels.operators import scan_frames_triton
+from kernels.torch_scan import scan_frames as scan_frames_torch
 
 Result = dict[str, Any]
 Scan = Callable[..., tuple[Tensor, ...]]

@@ -14,7 +14,7 @@ import kernels
 from kernels import reference
 from kernels.benchmark_inputs import make_inputs
 from kernels.dispatch import choose_form
-from kernels.frame_maps import scan_frames as scan_frames_torch
+from kernels.torch_scan import scan_frames as scan_frames_torch
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,14 +33,14 @@ def test_the_reference_can_be_asked_for() -> None:
 
 def test_cuda_chooses_triton_unless_it_computes_in_fp64() -> None:
     with torch.device("meta"):
-        assert choose_form(torch.empty(1)) == "torch"
+        assert choose_form("scan_frames", torch.empty(1)) == "torch"
     with torch._subclasses.FakeTensorMode():
-        assert choose_form(torch.empty(1, device="cuda")) == "triton"
-        assert choose_form(torch.empty(1, device="cuda", dtype=torch.float64)) == "torch"
+        assert choose_form("scan_frames", torch.empty(1, device="cuda")) == "triton"
+        assert choose_form("scan_frames", torch.empty(1, device="cuda", dtype=torch.float64)) == "torch"
 
 
 def test_the_environment_chooses() -> None:
-    command = "import torch, kernels.dispatch as d; print(d.choose_form(torch.empty(1)))"
+    command = "import torch, kernels.dispatch as d; print(d.choose_form('scan_frames', torch.empty(1)))"
     environment = os.environ | {"ARL2_KERNELS": "reference"}
     run = subprocess.run(
         [sys.executable, "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
@@ -50,7 +50,7 @@ def test_the_environment_chooses() -> None:
 
 def test_an_unknown_form_is_named() -> None:
     with pytest.raises(ValueError, match="'cuda', expected one of auto"):
-        choose_form(torch.empty(1), "cuda")
+        choose_form("scan_frames", torch.empty(1), "cuda")
 
 
 @pytest.mark.parametrize("wrong", ["v", "g", "beta", "state"])

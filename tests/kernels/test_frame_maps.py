@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import commit, frame_maps, read, reference, scan_frames
+from kernels import commit, read, reference, scan_frames
+from kernels.frame_maps import frame_maps
 
 REGIMES = ["random", "similar_keys", "no_decay", "hard_decay", "no_write"]
 
@@ -62,10 +63,10 @@ def test_commit_in_fp32_stays_near_fp64_even_for_similar_keys(regime: str) -> No
 
 def test_commit_then_read_equals_the_recurrence_read() -> None:
     k, v, g, beta, state = make_inputs("random", 80, torch.float64)
-    q = torch.nn.functional.normalize(torch.randn_like(k[:, 0]), dim=-1)
+    q, gate, local = torch.randn_like(k[:, 0]), torch.rand_like(g[:, 0]), torch.randn_like(v[:, 0])
     frame = (k[:, 0], v[:, 0], g[:, 0], beta[:, 0])
-    expected = reference.read(q, reference.commit(*frame, state))
-    torch.testing.assert_close(read(q, commit(*frame, state)), expected, rtol=1e-9, atol=1e-9)
+    expected = reference.read(q, reference.commit(*frame, state), gate, local)
+    torch.testing.assert_close(read(q, commit(*frame, state), gate, local), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_scan_over_frames_equals_one_commit_after_another() -> None:
