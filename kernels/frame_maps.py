@@ -18,7 +18,10 @@ import torch
 from torch import Tensor
 
 BLOCK = 16
-"""Width at which the inverse stops doubling and goes on by substitution."""
+"""Tokens that are substituted number by number; between blocks of them there are products."""
+
+SPAN = 128
+"""Tokens that `commit` takes at once: the products over pairs of tokens grow with their square."""
 
 
 def block_inverses(product: Tensor) -> list[Tensor]:
@@ -105,6 +108,11 @@ def commit(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> Tens
     Returns:
         The state after the frame, `[B, H, K, V]`; `state` is left as it was.
     """
+    if k.shape[1] > SPAN:
+        for start in range(0, k.shape[1], SPAN):
+            span = slice(start, start + SPAN)
+            state = commit(k[:, span], v[:, span], g[:, span], beta[:, span], state)
+        return state
     keys, x, values, decay = _write_terms(k, v, g, beta)
     return torch.addcmul(x.mT @ torch.addcmul(values, decay, keys @ state, value=-1), decay, state)
 
