@@ -61,6 +61,18 @@ MEMORY_KERNELS = {
     "read": triton_read.read_forward,
     "gradient": triton_read.read_gradient,
 }
+
+
+def cuts_of(config: triton_memory.MemoryConfig) -> dict[str, Cut]:
+    return {
+        "whole": config.whole,
+        "build": config.build,
+        "chain": config.chain,
+        "read": config.read,
+        "gradient": config.gradient,
+    }
+
+
 HALVES = ("k_pointer", "v_pointer", "q_pointer", "local_pointer", "dk_pointer", "dv_pointer", "dq_pointer")
 
 
@@ -122,7 +134,7 @@ def test_commit_and_read_compile_and_fit(
 ) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     config = triton_memory.DEFAULT if width == 64 else triton_memory.WIDE
-    cut = getattr(config, name)
+    cut = cuts_of(config)[name]
     block = cut.size if name in ("read", "gradient") else triton_memory.BLOCK
     compiled = compile_kernel(MEMORY_KERNELS[name], cut, capability, width, "bf16", block=block)
     assert compiled.metadata.shared <= SHARED_MEMORY[capability]
@@ -155,7 +167,7 @@ def test_every_cut_that_the_benchmark_measures_compiles(
         wanted.append((MEMORY_KERNELS["chain"], config.chain, 128, {}))
     for config in read_configs():
         for name in ("read", "gradient"):
-            cut = getattr(config, name)
+            cut = cuts_of(config)[name]
             changed = {"precision": config.precision, "block": cut.size}
             wanted.append((MEMORY_KERNELS[name], cut, 64, changed))
     for kernel, cut, width, changed in wanted:
