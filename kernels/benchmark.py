@@ -1,292 +1,75 @@
-"""Measures the operators on the GPU that is there: `python -m kernels.benchmark`.
+"""Measures the operators on what there is, CUDA or CPU: `python -m kernels.benchmark`.
 
-Errors against fp64 first, then times: the form in PyTorch beside the one in Triton, forward and with the
-gradient, and every way to cut each Triton kernel. No section depends on another: one that fails says so.
+Errors against fp64, then times, the most important rows first. Every section stands alone: one that fails
+says so, and one that no time is left for is left out. With the package flash-linear-attention (extra `bench`)
+its forms run beside ours on the same inputs.
 """
-
-# B batch, F frames, N tokens of one frame, H heads, D width
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-import statistics
-import subprocess
-import sys
-import time
-import traceback
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from kernels.benchmark_inputs import REGIMES, make_inputs
-from kernels.frame_maps import scan_frames as scan_frames_torch
-from kernels.operators import scan_frames_triton
-
-Result = dict[str, Any]
-Scan = Callable[..., tuple[Tensor, ...]]
-NAMES = ("before", "final", "dk", "dv", "dg", "dbeta", "dstate")
-
-
-class Report:
-    """What was measured so far, the time that is left, and where both go."""
-
-    def __init__(self, path: Path | None, seconds: float) -> None:
-        self.path = path
-        self.deadline = time.monotonic() + seconds
-        self.results: Result = {}
-
-    def seconds_left(self) -> float:
-        """Return how long the run may still take."""
-        return self.deadline - time.monotonic()
-
-    def run(self, name: str, section: Callable[[Report], Result], needed: float = 0.0) -> None:
-        """Run a section; what goes wrong in it is printed and kept, and the next one runs."""
-        say(f"\n== {name} ({self.seconds_left():.0f} s left)")
-        if self.seconds_left() < needed:
-            say(f"left out: it needs {needed:.0f} s")
-            self.results[name] = {"left_out": True}
-            return
-        try:
-            self.results[name] = section(self)
-        except Exception:
-            self.results[name] = {"failed": traceback.format_exc()}
-            say(traceback.format_exc())
-        if self.path is not None:
-            self.path.write_text(json.dumps(self.results, indent=1, default=str), encoding="utf-8")
-
-
-def say(text: str) -> None:
-    """Print at once: a run that is cut short has shown what it knows."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
-def with_gradients(scan: Scan, inputs: tuple[Tensor, ...], weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Return the two outputs of `scan`, and the gradients of its five inputs for `weights`."""
-    leaves = [tensor.detach().requires_grad_() for tensor in inputs]
-    before, final = scan(*leaves)[:2]
-    gradients = torch.autograd.grad((before, final), leaves, weights)
-    return before.detach(), final.detach(), *gradients
-
-
-def with_config(config: Any) -> Scan:
-    """Return the outputs and gradients of the Triton form cut as in `config`, without autograd."""
-    from kernels import triton_launch
-
-    def run(inputs: tuple[Tensor, ...], weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        k, v, g, beta, state = inputs
-        before, final, transition = triton_launch.forward(k, v, g, beta, state, config)
-        d_before, d_final = weights
-        incoming = (before, transition, d_before, d_final)
-        return before, final, *triton_launch.backward(k, v, g, beta, *incoming, config=config)
-
-    return run
-
-
-def relative_errors(values: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> dict[str, float]:
-    """Return the relative Frobenius error of each, infinite where a number is not finite."""
-    errors = {}
-    for name, value, right in zip(NAMES, values, expected, strict=True):
-        error = (value.double() - right).norm() / right.norm().clamp_min(1e-30)
-        errors[name] = float(error) if bool(value.isfinite().all()) else float("inf")
-    return errors
-
-
-def show_errors(label: str, errors: dict[str, float]) -> None:
-    """Print one line of errors."""
-    say(f"{label:34s}" + "".join(f" {name} {error:8.1e}" for name, error in errors.items()))
-
-
-def check_errors(report: Report) -> Result:
-    """Compare both forms in fp32 with fp64 autograd, at the true frame and on inputs that break kernels."""
-    from kernels.triton_launch import DEFAULT
-
-    results: Result = {}
-    for regime in REGIMES:
-        inputs, weights = make_inputs(regime, (2, 32, 80, 6, 64), "cuda")
-        expected = with_gradients(
-            scan_frames_torch, tuple(t.double() for t in inputs), tuple(t.double() for t in weights)
-        )
-        forms = {
-            "triton": lambda i, w: with_gradients(scan_frames_triton, i, w),
-            "triton, tf32": with_config(replace(DEFAULT, precision="tf32")),
-            "torch": lambda i, w: with_gradients(scan_frames_torch, i, w),
-        }
-        for form, run in forms.items():
-            errors = relative_errors(run(inputs, weights), expected)
-            show_errors(f"{regime}, {form}", errors)
-            results[f"{regime}, {form}"] = errors
-        half = (inputs[0], inputs[1].bfloat16(), *inputs[2:])
-        values = with_gradients(scan_frames_triton, half, weights)
-        rounded = with_gradients(
-            scan_frames_torch, tuple(t.double() for t in half), tuple(t.double() for t in weights)
-        )
-        errors = relative_errors(values, rounded)
-        show_errors(f"{regime}, triton, bf16 v", errors)
-        results[f"{regime}, triton, bf16 v"] = errors
-    return results
-
-
-def milliseconds(run: Callable[[], object], repeats: int = 10) -> dict[str, float]:
-    """Return median, p10 and p90 of one call's time on the GPU, after two calls to warm up."""
-    for _ in range(2):
-        run()
-    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
-    for start, end in events:
-        start.record()
-        run()
-        end.record()
-    torch.cuda.synchronize()
-    times = sorted(start.elapsed_time(end) for start, end in events)
-    last = repeats - 1
-    return {
-        "median_ms": statistics.median(times),
-        "p10_ms": times[round(0.1 * last)],
-        "p90_ms": times[round(0.9 * last)],
-    }
-
-
-def time_form(label: str, scan: Scan, inputs: tuple[Tensor, ...], weights: tuple[Tensor, ...]) -> Result:
-    """Measure forward, forward + backward, and the memory that the latter takes."""
-    torch.cuda.empty_cache()
-    with torch.no_grad():
-        ahead = milliseconds(lambda: scan(*inputs))
-    torch.cuda.reset_peak_memory_stats()
-    held = torch.cuda.memory_allocated()
-    both = milliseconds(lambda: with_gradients(scan, inputs, weights))
-    peak = (torch.cuda.max_memory_allocated() - held) / 2**30
-    say(
-        f"{label:28s} forward {ahead['median_ms']:9.3f} ms   with gradient {both['median_ms']:9.3f} ms "
-        f"(p10 {both['p10_ms']:.3f}, p90 {both['p90_ms']:.3f})   peak {peak:.2f} GiB"
-    )
-    return {"forward": ahead, "forward_backward": both, "peak_memory_gib": peak}
-
-
-def copy_bandwidth() -> float:
-    """Return what copying 1 GiB achieves, in GB/s, reads and writes counted."""
-    source = torch.empty(2**28, device="cuda")
-    target = torch.empty_like(source)
-    return 2 * source.nbytes / milliseconds(lambda: target.copy_(source))["median_ms"] / 1e6
-
-
-def time_forms(report: Report) -> Result:
-    """Time both forms without compilation, beside the floor that memory traffic sets."""
-    from kernels.triton_launch import DEFAULT
-
-    inputs, weights = make_inputs("random", (32, 32, 80, 6, 64), "cuda")
-    bandwidth = copy_bandwidth()
-    states = weights[0].nbytes
-    read = sum(tensor.nbytes for tensor in inputs)
-    floors = {"forward": read + states, "forward_backward": 3 * read + 3 * states}
-    say(
-        f"copy {bandwidth:.0f} GB/s; floors "
-        + str({n: f"{b / bandwidth / 1e6:.3f} ms" for n, b in floors.items()})
-    )
-    results: Result = {"copy_gb_s": bandwidth, "floor_bytes": floors}
-    results["triton"] = time_form("triton", scan_frames_triton, inputs, weights)
-    results["torch"] = time_form("torch", scan_frames_torch, inputs, weights)
-    for precision in ("tf32x3", "tf32"):
-        run = with_config(replace(DEFAULT, precision=precision))
-        both = milliseconds(lambda run=run: run(inputs, weights))
-        say(f"triton, {precision}, without autograd: with gradient {both['median_ms']:.3f} ms")
-        results[f"triton, {precision}, without autograd"] = both
-    return results
-
-
-def time_compiled(report: Report) -> Result:
-    """Time the form in PyTorch under torch.compile."""
-    inputs, weights = make_inputs("random", (32, 32, 80, 6, 64), "cuda")
-    return {"torch": time_form("torch, compiled", torch.compile(scan_frames_torch), inputs, weights)}
-
-
-def compile_around(report: Report) -> Result:
-    """Compile a function that calls the Triton form, as one graph, and compare its gradients."""
-    from kernels.dispatch import scan_frames
-
-    inputs, weights = make_inputs("random", (2, 32, 80, 6, 64), "cuda")
-
-    def block(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> tuple[Tensor, ...]:
-        before, final = scan_frames(torch.nn.functional.normalize(k, dim=-1), 2 * v, g, beta, state)
-        return before + 1.0, final
-
-    expected = tuple(t.double() for t in with_gradients(block, inputs, weights))
-    errors = relative_errors(with_gradients(torch.compile(block, fullgraph=True), inputs, weights), expected)
-    show_errors("compiled against eager", errors)
-    return errors
-
-
-def sweep(report: Report) -> Result:
-    """Time every way to cut each kernel, then the whole form with the best of each."""
-    from kernels.benchmark_sweep import sweep_cuts
-
-    inputs, weights = make_inputs("random", (32, 32, 80, 6, 64), "cuda")
-    best, results = sweep_cuts(inputs, weights, milliseconds, say, report.seconds_left)
-    small, small_weights = make_inputs("similar_keys", (2, 32, 80, 6, 64), "cuda")
-    expected = with_gradients(
-        scan_frames_torch, tuple(t.double() for t in small), tuple(t.double() for t in small_weights)
-    )
-    errors = relative_errors(with_config(best)(small, small_weights), expected)
-    show_errors("best cuts, similar_keys", errors)
-    run = with_config(best)
-    both = milliseconds(lambda: run(inputs, weights))
-    say(f"best cuts, forward + backward without autograd: {both['median_ms']:.3f} ms\n{best}")
-    return {"cuts": results, "best": asdict(best), "errors": errors, "forward_backward": both}
+from kernels import benchmark_memory as memory
+from kernels import benchmark_scan as scan
+from kernels.benchmark_report import Report, Result, say
 
 
 def describe(report: Report) -> Result:
     """Say what the numbers were measured with."""
-    import triton
-
-    about = {
-        "device": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "triton": triton.__version__,
-    }
+    about: Result = {"device": report.device, "torch": torch.__version__, "threads": torch.get_num_threads()}
+    if report.device == "cuda":
+        about |= {"device": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    for package in ("triton", "flash-linear-attention"):
+        try:
+            about[package] = version(package)
+        except PackageNotFoundError:
+            about[package] = "not installed"
     say(str(about))
     return about
 
 
-def start_compilers(shares: int) -> list[subprocess.Popen[bytes]]:
-    """Start processes that fill Triton's cache on disk with what `sweep` measures."""
-    command = [sys.executable, "-m", "kernels.benchmark_sweep"]
-    return [subprocess.Popen([*command, str(share), str(shares)]) for share in range(shares)]
+def run_on_cpu(report: Report) -> None:
+    """Run the sections that a CPU answers."""
+    report.run("commit and read", memory.cpu_rows)
+    report.run("scan", memory.cpu_scan, needed=10.0)
+    report.run("commit: errors against fp64", memory.commit_errors)
+    report.run("commit: errors over frames", memory.errors_over_frames, needed=15.0)
 
 
-def await_compilers(compilers: list[subprocess.Popen[bytes]], report: Report) -> Result:
-    """Wait until nothing else runs on the GPU; what is not ready by then is compiled when it is needed."""
-    for process in compilers:
-        try:
-            process.wait(timeout=max(1.0, report.seconds_left() - 45))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    return {"exit_codes": [process.returncode for process in compilers]}
+def run_on_cuda(report: Report) -> None:
+    """Run the sections that need a card."""
+    compilers = scan.start_compilers(min(8, max(1, (os.cpu_count() or 1) - 2)))
+    report.run("commit: errors against fp64", memory.commit_errors)
+    report.run("scan: errors against fp64", scan.check_errors)
+    report.run("compilers", lambda report: scan.await_compilers(compilers, report))
+    report.run("commit: wide heads", partial(memory.commit_times, memory.WIDE))
+    report.run("commit: narrow heads", partial(memory.commit_times, memory.NARROW))
+    report.run("commit: cuts", memory.commit_cuts)
+    report.run("read", memory.read_times, needed=10.0)
+    report.run("commit: errors over frames", memory.errors_over_frames, needed=15.0)
+    report.run("scan: times", scan.time_forms, needed=5.0)
+    report.run("scan: wide heads", scan.time_wide, needed=10.0)
+    report.run("scan: torch.compile around the operator", scan.compile_around, needed=10.0)
+    report.run("scan: cuts", scan.sweep, needed=20.0)
+    report.run("scan: torch form, compiled", scan.time_compiled, needed=20.0)
 
 
 def main() -> None:
     """Run all sections."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=None, help="where to write the results as JSON")
-    parser.add_argument("--seconds", type=float, default=85.0, help="time that all of it may take")
+    parser.add_argument("--seconds", type=float, default=115.0, help="time that all of it may take")
     arguments = parser.parse_args()
-    if not torch.cuda.is_available():
-        raise SystemExit("kernels.benchmark needs a CUDA GPU, and torch sees none")
-    report = Report(arguments.out, arguments.seconds)
+    report = Report(arguments.out, arguments.seconds, "cuda" if torch.cuda.is_available() else "cpu")
     report.run("environment", describe)
-    compilers = start_compilers(min(8, max(1, (os.cpu_count() or 1) - 2)))
-    report.run("errors against fp64", check_errors)
-    report.run("compilers", lambda report: await_compilers(compilers, report))
-    report.run("times", time_forms)
-    report.run("torch.compile around the operator", compile_around)
-    report.run("cuts", sweep)
-    report.run("torch form, compiled", time_compiled, needed=20.0)
+    (run_on_cuda if report.device == "cuda" else run_on_cpu)(report)
     say("\nJSON " + json.dumps(report.results, default=str))
 
 

@@ -1,6 +1,6 @@
 """What the operators are measured on: random inputs, and those that break kernels."""
 
-# B batch, F frames, N tokens of one frame, H heads, D width
+# B batch, F frames, N tokens of one frame, H heads, D width; "..." any leading sizes
 
 from __future__ import annotations
 
@@ -43,3 +43,24 @@ def make_inputs(
     elif regime == "hard_decay":
         g = torch.full_like(g, -20.0)
     return (normalize(k, dim=-1), v, g, beta, state), weights
+
+
+def make_frame(
+    regime: str, shape: tuple[int, int, int, int], device: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Draw k, v, g, beta and the state, the inputs of `commit`, in fp32; `shape` is B, N, H, D."""
+    batch, tokens, heads, width = shape
+    (k, v, g, beta, state), _ = make_inputs(regime, (batch, 1, tokens, heads, width), device)
+    return k.squeeze(1), v.squeeze(1), g.squeeze(1), beta.squeeze(1), state
+
+
+def make_reading(shape: tuple[int, ...], device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Draw q, the state, the gate and the local attention, in fp32; q has the `shape` `[..., N, H, D]`."""
+    generator = torch.Generator(device).manual_seed(0)
+    *lead, _, heads, width = shape
+
+    def draw(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator, device=device)
+
+    q, state = normalize(draw(*shape), dim=-1), draw(*lead, heads, width, width)
+    return q, state, torch.sigmoid(draw(*shape[:-1])), draw(*shape)

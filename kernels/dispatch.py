@@ -1,54 +1,110 @@
-"""Chooses the form in which an operator runs: token by token, in PyTorch, or in Triton.
+"""The operators, and the form in which each runs: token by token, in PyTorch, or in Triton.
 
-The choice is an argument; without one it is the environment variable ARL2_KERNELS (`auto`, `reference`,
-`torch` or `triton`), and without that `auto`: Triton on CUDA, PyTorch elsewhere.
+The form is an argument; without one it is the environment variable ARL2_KERNELS (`auto`, `reference`, `torch`
+or `triton`), and without that `auto`: PyTorch on a CPU, and on CUDA what `ON_CUDA` says. What was chosen, and
+why, is logged once. Nothing falls back: asking for Triton where it cannot run is an error.
 """
 
-# B batch, F frames, N tokens of one frame, H heads, K key width, V value width
+# B batch, F frames, N tokens of one frame, H heads, K key width, V value width; "..." any leading sizes
 
 from __future__ import annotations
 
+import logging
 import os
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from kernels.frame_maps import scan_frames as scan_frames_torch
-from kernels.operators import check_triton_can_run, scan_frames_triton
-from kernels.reference import scan_frames as scan_frames_reference
+from kernels import frame_maps, reference, torch_scan
+from kernels.checks import check_read, check_write
+from kernels.operators import check_triton_can_read, check_triton_can_write, scan_frames_triton
+from kernels.operators_memory import commit_triton, read_triton
 
 FORMS = ("auto", "reference", "torch", "triton")
 
 DEFAULT_FORM = os.environ.get("ARL2_KERNELS", "auto")
 
+ON_CUDA = {
+    "scan_frames": ("triton", "twice as fast as the torch form on an H100"),
+    "commit": ("torch", "the Triton form has not been measured on a card yet"),
+    "read": ("torch", "the Triton form has not been measured on a card yet"),
+}
+"""What `auto` means on CUDA, and why."""
 
-def choose_form(k: Tensor, form: str | None = None) -> str:
-    """Return the form that computes with `k`: `reference`, `torch` or `triton`."""
+
+@cache
+def _announce(operator: str, form: str, reason: str) -> None:
+    logging.getLogger("kernels").info("%s: the %s form (%s)", operator, form, reason)
+
+
+def _choose(operator: str, x: Tensor, form: str | None) -> tuple[str, str]:
+    """Return the form, and the reason in words."""
+    source = "ARL2_KERNELS" if form is None else "the argument"
     form = DEFAULT_FORM if form is None else form
     if form not in FORMS:
         raise ValueError(f"form (or ARL2_KERNELS) is {form!r}, expected one of {', '.join(FORMS)}")
     if form != "auto":
-        return form
-    # Who computes in fp64 wants its digits, which tensor cores do not give.
-    return "triton" if k.device.type == "cuda" and k.dtype != torch.float64 else "torch"
+        return form, f"{source} asks for it"
+    if x.device.type != "cuda":
+        return "torch", f"on {x.device.type}"
+    if x.dtype == torch.float64:  # who computes in fp64 wants its digits, which tensor cores do not give
+        return "torch", "on CUDA, in fp64"
+    return ON_CUDA[operator]
 
 
-def _check(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> None:
-    """Raise a ValueError that names the argument whose shape does not fit `k`."""
-    if k.dim() != 5:
-        raise ValueError(f"k has shape {tuple(k.shape)}, expected [batch, frames, tokens, heads, width]")
-    batch, _, _, heads, width = k.shape
-    expected = {
-        "v": (v, (*k.shape[:-1], v.shape[-1])),
-        "g": (g, k.shape[:-1]),
-        "beta": (beta, k.shape[:-1]),
-        "state": (state, (batch, heads, width, v.shape[-1])),
-    }
-    for name, (tensor, shape) in expected.items():
-        if tensor.shape != torch.Size(shape):
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)} with this k")
-        if tensor.device != k.device:
-            raise ValueError(f"{name} is on {tensor.device}, expected {k.device}, where k is")
+def choose_form(operator: str, x: Tensor, form: str | None = None) -> str:
+    """Return the form in which `operator` computes with `x`: `reference`, `torch` or `triton`."""
+    chosen, reason = _choose(operator, x, form)
+    if not torch.compiler.is_compiling():
+        _announce(operator, chosen, reason)
+    return chosen
+
+
+def commit(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor, form: str | None = None) -> Tensor:
+    """Write one frame's tokens into the state, and return it; nobody reads it in between.
+
+    Args:
+        k: `[B, N, H, K]`, keys of unit length.
+        v: `[B, N, H, V]`, values.
+        g: `[B, N, H]`, logarithm of the decay, at most 0; fp32 or fp64.
+        beta: `[B, N, H]`, write strength in [0, 2]; fp32 or fp64.
+        state: `[B, H, K, V]`, the state before the frame, fp32 or fp64; left as it was.
+        form: One of `FORMS`, or None for the environment's choice.
+
+    Returns:
+        The state after the frame, `[B, H, K, V]`.
+    """
+    check_write(k, v, g, beta, state, "batch, tokens, heads, width")
+    chosen = choose_form("commit", k, form)
+    if chosen == "triton":
+        check_triton_can_write(k, v, g, beta, state)
+        return commit_triton(k, v, g, beta, state)
+    k, v = k.to(state.dtype), v.to(state.dtype)
+    module = reference if chosen == "reference" else frame_maps
+    return module.commit(k, v, g, beta, state)
+
+
+def read(q: Tensor, state: Tensor, gate: Tensor, local: Tensor, form: str | None = None) -> Tensor:
+    """Return `local + gate * K^-0.5 * S^T q`, for every token and head.
+
+    Args:
+        q: `[..., N, H, K]`, queries.
+        state: `[..., H, K, V]`, the state that all tokens of a frame read.
+        gate: `[..., N, H]`, a factor: what the gate lets through, and 1 / |q| unless q is of unit length.
+        local: `[..., N, H, V]`, what the reading is added to.
+        form: One of `FORMS`, or None for the environment's choice.
+
+    Returns:
+        `[..., N, H, V]`, in the widest dtype of q, gate and local.
+    """
+    check_read(q, state, gate, local)
+    chosen = choose_form("read", q, form)
+    if chosen == "triton":
+        check_triton_can_read(q, state, gate, local)
+        return read_triton(q, state, gate, local)
+    module = reference if chosen == "reference" else frame_maps
+    return module.read(q, state, gate, local)
 
 
 def scan_frames(
@@ -61,20 +117,20 @@ def scan_frames(
     Args:
         k: `[B, F, N, H, K]`, keys of unit length.
         v: `[B, F, N, H, V]`, values.
-        g: `[B, F, N, H]`, logarithm of the decay, at most 0.
-        beta: `[B, F, N, H]`, write strength in [0, 2].
-        state: `[B, H, K, V]`, the state before the first frame.
+        g: `[B, F, N, H]`, logarithm of the decay, at most 0; fp32 or fp64.
+        beta: `[B, F, N, H]`, write strength in [0, 2]; fp32 or fp64.
+        state: `[B, H, K, V]`, the state before the first frame, fp32 or fp64.
         form: One of `FORMS`, or None for the environment's choice.
 
     Returns:
         States before each frame `[B, F, H, K, V]`, and the final state `[B, H, K, V]`.
     """
-    _check(k, v, g, beta, state)
-    chosen = choose_form(k, form)
+    check_write(k, v, g, beta, state, "batch, frames, tokens, heads, width")
+    chosen = choose_form("scan_frames", k, form)
     if chosen == "triton":
-        check_triton_can_run(k, v, g, beta, state)
+        check_triton_can_write(k, v, g, beta, state)
         before, final, _ = scan_frames_triton(k, v, g, beta, state)
         return before, final
-    if chosen == "reference":
-        return scan_frames_reference(k, v, g, beta, state)
-    return scan_frames_torch(k, v, g, beta, state)
+    k, v = k.to(state.dtype), v.to(state.dtype)
+    module = reference if chosen == "reference" else torch_scan
+    return module.scan_frames(k, v, g, beta, state)

@@ -14,86 +14,43 @@ Householder-like terms and the inverse below contains no gate, so it is as safe 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 BLOCK = 16
-"""Width at which the inverse stops doubling and goes on by substitution."""
+"""Tokens that are substituted number by number; between blocks of them there are products."""
+
+SPAN = 128
+"""Tokens that `commit` takes at once: the products over pairs of tokens grow with their square."""
 
 
-def _doubled_inverse(lower: Tensor, width: int) -> Tensor:
-    """Invert the diagonal blocks of `I + lower`: `[..., T, T]` -> `[..., T / width, width, width]`.
+def block_inverses(product: Tensor) -> list[Tensor]:
+    """Invert the diagonal blocks of `I + tril(product, -1)`, `[..., N, N]`: `[..., C, C]` each.
 
-    Two neighbouring inverted blocks P, Q and the block C below P give the inverse of the pair:
-    [[P, 0], [-Q C P, Q]].
+    By substitution: powers of L, which overflow for similar keys and beta near 2, are never formed.
     """
-    inverse = lower.new_ones(*lower.shape[:-1], 1, 1)  # blocks of width 1
-    size = 1
-    while size < width:
-        count = lower.shape[-1] // (2 * size)
-        pairs = lower.unflatten(-1, (count, 2, size)).unflatten(-4, (count, 2, size))
-        below = (
-            pairs[..., 1, :, :, 0, :].diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
-        )  # [..., count, size, size]
-        first, second = inverse.unflatten(-3, (count, 2)).unbind(-3)
-        corner = -(second @ below @ first)
-        top = torch.cat([first, torch.zeros_like(first)], dim=-1)
-        inverse = torch.cat([top, torch.cat([corner, second], dim=-1)], dim=-2)
-        size *= 2
-    return inverse
+    identity = torch.eye(BLOCK, dtype=product.dtype, device=product.device)
+    inverses = []
+    for start in range(0, product.shape[-1], BLOCK):
+        own = product[..., start : start + BLOCK, start : start + BLOCK]
+        width = own.shape[-1]
+        unit = identity[:width, :width].expand_as(own)
+        inverses.append(torch.linalg.solve_triangular(own, unit, upper=False, unitriangular=True))
+    return inverses
 
 
-def _unit_lower_inverse(lower: Tensor) -> Tensor:
-    """Return `(I + lower)^-1` for a strictly lower triangular `[..., T, T]`.
+def decays(g: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `e^{c_N - c_t}` `[..., N]` and `e^{c_N}` `[..., 1]` of the log decays `[..., N]`.
 
-    Doubling inside blocks, then forward substitution over blocks. Each step multiplies by true inverses;
-    powers of `lower`, which overflow for similar keys and beta near 2, are never formed.
+    Summed from the logarithms after t: a difference of sums would lose digits after a hard decay.
     """
-    tokens = lower.shape[-1]
-    padded = -(-tokens // BLOCK) * BLOCK
-    if padded != tokens:
-        lower = torch.nn.functional.pad(lower, (0, padded - tokens, 0, padded - tokens))
-    diagonal = _doubled_inverse(lower, BLOCK).unbind(-3)
-    rows = [torch.nn.functional.pad(diagonal[0], (0, padded - BLOCK))]
-    for index in range(1, padded // BLOCK):
-        start = index * BLOCK
-        above = torch.cat(rows, dim=-2)  # [..., start, padded]
-        left = -diagonal[index] @ (lower[..., start : start + BLOCK, :start] @ above)
-        own = torch.nn.functional.pad(diagonal[index], (start, padded - start - BLOCK))
-        rows.append(left + own)
-    return torch.cat(rows, dim=-2)[..., :tokens, :tokens]
-
-
-class _UnitLowerInverse(torch.autograd.Function):
-    """`(I + lower)^-1`, whose backward pass in closed form is two products."""
-
-    @staticmethod
-    def forward(lower: Tensor) -> Tensor:
-        return _unit_lower_inverse(lower)
-
-    @staticmethod
-    def setup_context(
-        ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor], output: Tensor
-    ) -> None:
-        ctx.save_for_backward(output)
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> Tensor:
-        (inverse,) = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
-        transposed = inverse.mT
-        return -(transposed @ grads[0] @ transposed).tril(-1)
+    remaining = g.flip(-1).cumsum(-1).flip(-1)  # of token t and all after it
+    factors = torch.nn.functional.pad(remaining, (0, 1)).exp()
+    return factors[..., 1:], factors[..., :1]
 
 
 def _solve(product: Tensor, k: Tensor) -> Tensor:
-    """Return `A^T K` of `diag(beta) K K^T`, with gradients, for many small frames at once."""
-    inverse: Tensor = _UnitLowerInverse.apply(product.tril(-1))  # pyright: ignore[reportAssignmentType]
-    return inverse.mT @ k
-
-
-def _solve_few(product: Tensor, k: Tensor) -> Tensor:
-    """Return the same by back substitution over blocks: for the frame of one world faster than the inverse.
+    """Return `A^T K` of `diag(beta) K K^T` by back substitution over blocks, differentiable.
 
     Only blocks are substituted number by number, the rest are products: PyTorch's own substitution of a whole
     frame runs on one thread and takes twice as long even there.
@@ -110,17 +67,13 @@ def _solve_few(product: Tensor, k: Tensor) -> Tensor:
     return solved
 
 
-def _write_terms(
-    k: Tensor, v: Tensor, g: Tensor, beta: Tensor, solve: Callable[[Tensor, Tensor], Tensor] = _solve
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _write_terms(k: Tensor, v: Tensor, g: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return `K`, `X`, the decayed values and the frame's total decay, heads before tokens."""
     k, v = k.transpose(-3, -2), v.transpose(-3, -2)  # [..., H, N, K], [..., H, N, V]
     g, beta = g.transpose(-2, -1), beta.transpose(-2, -1).unsqueeze(-1)  # [..., H, N], [..., H, N, 1]
-    x = beta * solve(beta * (k @ k.mT), k)
-    elapsed = g.cumsum(-1)
-    total = elapsed[..., -1:]
-    values = (total - elapsed).exp().unsqueeze(-1) * v
-    return k, x, values, total.exp().unsqueeze(-1)
+    x = beta * _solve(beta * (k @ k.mT), k)
+    decay, total = decays(g)
+    return k, x, decay.unsqueeze(-1) * v, total.unsqueeze(-1)
 
 
 def frame_maps(k: Tensor, v: Tensor, g: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,42 +108,27 @@ def commit(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> Tens
     Returns:
         The state after the frame, `[B, H, K, V]`; `state` is left as it was.
     """
-    keys, x, values, decay = _write_terms(k, v, g, beta, _solve_few)
+    if k.shape[1] > SPAN:
+        for start in range(0, k.shape[1], SPAN):
+            span = slice(start, start + SPAN)
+            state = commit(k[:, span], v[:, span], g[:, span], beta[:, span], state)
+        return state
+    keys, x, values, decay = _write_terms(k, v, g, beta)
     return torch.addcmul(x.mT @ torch.addcmul(values, decay, keys @ state, value=-1), decay, state)
 
 
-def scan_frames(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the state before every frame and the one after the last.
-
-    All frames' maps are built in parallel; only a product per frame is sequential.
-
-    Args:
-        k: `[B, F, N, H, K]`, keys of unit length.
-        v: `[B, F, N, H, V]`, values.
-        g: `[B, F, N, H]`, logarithm of the decay, at most 0.
-        beta: `[B, F, N, H]`, write strength in [0, 2].
-        state: `[B, H, K, V]`, the state before the first frame.
-
-    Returns:
-        States before each frame `[B, F, H, K, V]`, and the final state `[B, H, K, V]`.
-    """
-    transitions, writes = frame_maps(k, v, g, beta)
-    before = []
-    # unbind once: indexing per frame would fill a whole zero tensor for every frame in the backward pass.
-    for transition, write in zip(transitions.unbind(1), writes.unbind(1), strict=True):
-        before.append(state)
-        state = transition @ state + write
-    return torch.stack(before, dim=1), state
-
-
-def read(q: Tensor, state: Tensor) -> Tensor:
+def read(q: Tensor, state: Tensor, gate: Tensor, local: Tensor) -> Tensor:
     """Read the state with every token of a frame; same contract as `kernels.reference.read`.
 
     Args:
-        q: `[..., N, H, K]`, queries of unit length.
+        q: `[..., N, H, K]`, queries.
         state: `[..., H, K, V]`.
+        gate: `[..., N, H]`, a factor of each token and head.
+        local: `[..., N, H, V]`, what the reading is added to.
 
     Returns:
-        `[..., N, H, V]`, in the dtype of `q`.
+        `[..., N, H, V]`.
     """
-    return (q.transpose(-3, -2) @ state.to(q.dtype)).transpose(-3, -2)
+    # The gate scales the queries instead of what they read: one pass less.
+    weighted = q * (gate * q.shape[-1] ** -0.5).unsqueeze(-1)
+    return local + (weighted.transpose(-3, -2) @ state.to(weighted.dtype)).transpose(-3, -2)

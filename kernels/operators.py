@@ -7,48 +7,61 @@ Triton is imported by the first call, not by this module: it does not exist on e
 
 from __future__ import annotations
 
-import logging
 from functools import cache
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-WIDTHS = (16, 32, 64)
-"""Key and value widths that the Triton form is built and tested for."""
+WIDTHS = (16, 32, 64, 128)
+"""Key and value widths that the Triton forms are built and tested for."""
 
 
 @cache
-def _launcher() -> ModuleType:
-    """Import the kernels, or say why they cannot run."""
+def launcher() -> ModuleType:
+    """Import the kernels' launches, or say why they cannot run."""
     try:
         from kernels import triton_launch
     except ImportError as error:
         message = "the Triton form needs the package triton (Linux): pip install triton, or form='torch'"
         raise RuntimeError(message) from error
-    where = "Triton's interpreter" if triton_launch.INTERPRETED else "CUDA"
-    logging.getLogger(__name__).info("scan_frames: the Triton form, on %s", where)
     return triton_launch
 
 
-def check_triton_can_run(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> None:
-    """Raise a ValueError that says what the Triton form cannot take, and what to do instead."""
-    for name, width in (("k", k.shape[-1]), ("v", v.shape[-1])):
-        if width not in WIDTHS:
+def _check_widths(**tensors: Tensor) -> None:
+    for name, tensor in tensors.items():
+        if tensor.shape[-1] not in WIDTHS:
             raise ValueError(
-                f"{name} has width {width}, but the Triton form takes {WIDTHS}: use form='torch'"
+                f"{name} has width {tensor.shape[-1]}, but the Triton form takes {WIDTHS}: use form='torch'"
             )
-    for name, tensor in (("k", k), ("g", g), ("beta", beta), ("state", state)):
-        if tensor.dtype != torch.float32:
-            raise ValueError(f"{name} is {tensor.dtype}, but the Triton form takes float32: use form='torch'")
-    if v.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise ValueError(f"v is {v.dtype}, but the Triton form takes 32 or 16 bit: use form='torch'")
 
 
-def _check_device(module: ModuleType, k: Tensor) -> None:
-    if k.device.type != "cuda" and not module.INTERPRETED:
+def _check_dtypes(dtypes: tuple[torch.dtype, ...], **tensors: Tensor) -> None:
+    for name, tensor in tensors.items():
+        if tensor.dtype not in dtypes:
+            known = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+            raise ValueError(f"{name} is {tensor.dtype}, but the Triton form takes {known}: use form='torch'")
+
+
+def check_triton_can_write(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> None:
+    """Raise a ValueError that says what the Triton form cannot take, and what to do instead."""
+    _check_widths(k=k, v=v)
+    _check_dtypes((torch.float32,), g=g, beta=beta, state=state)
+    _check_dtypes((torch.float32, torch.bfloat16, torch.float16), k=k, v=v)
+
+
+def check_triton_can_read(q: Tensor, state: Tensor, gate: Tensor, local: Tensor) -> None:
+    """Raise a ValueError that says what the Triton form cannot take, and what to do instead."""
+    _check_widths(q=q, local=local)
+    _check_dtypes((torch.float32,), state=state, gate=gate)
+    _check_dtypes((torch.float32, torch.bfloat16, torch.float16), q=q, local=local)
+
+
+def check_device(module: ModuleType, name: str, tensor: Tensor) -> None:
+    """Raise a ValueError unless the Triton form can reach `tensor`."""
+    if tensor.device.type != "cuda" and not module.INTERPRETED:
         raise ValueError(
-            f"k is on {k.device}, but the Triton form runs on CUDA: use form='torch', "
+            f"{name} is on {tensor.device}, but the Triton form runs on CUDA: use form='torch', "
             "or set TRITON_INTERPRET=1 before the start to run it slowly on a CPU"
         )
 
@@ -58,8 +71,8 @@ def scan_frames_triton(
     k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return what `kernels.scan_frames` does, and the frames' M `[B, F, H, K, K]`, for the gradient."""
-    module = _launcher()
-    _check_device(module, k)
+    module = launcher()
+    check_device(module, "k", k)
     return module.forward(k, v, g, beta, state)
 
 
@@ -85,8 +98,8 @@ def scan_frames_gradient(
     d_final: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of k, v, g, beta and the first state."""
-    module = _launcher()
-    _check_device(module, k)
+    module = launcher()
+    check_device(module, "k", k)
     return module.backward(k, v, g, beta, before, transitions, d_before, d_final)
 
 

@@ -56,14 +56,19 @@ def scan_frames(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) ->
     return torch.stack(before, dim=1), state
 
 
-def read(q: Tensor, state: Tensor) -> Tensor:
-    """Read the state with every token of a frame: `S^T q`.
+def read(q: Tensor, state: Tensor, gate: Tensor, local: Tensor) -> Tensor:
+    """Read the state with every token of a frame, and add that to the local attention.
+
+    `out = local + gate * K^-0.5 * S^T q`.
 
     Args:
-        q: `[B, N, H, K]`, queries of unit length.
-        state: `[B, H, K, V]`.
+        q: `[..., N, H, K]`, queries.
+        state: `[..., H, K, V]`.
+        gate: `[..., N, H]`, a factor of each token and head.
+        local: `[..., N, H, V]`, what the reading is added to.
 
     Returns:
-        `[B, N, H, V]`.
+        `[..., N, H, V]`.
     """
-    return torch.einsum("bnhk,bhkv->bnhv", q, state)
+    memory = torch.einsum("...nhk,...hkv->...nhv", q, state.to(q.dtype))
+    return local + gate.unsqueeze(-1) * q.shape[-1] ** -0.5 * memory

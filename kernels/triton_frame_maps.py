@@ -14,6 +14,7 @@ on Hopper (flash-linear-attention issue 640). Transposed operands are read trans
 # R rows of the state that one program computes
 
 # pyright: reportIndexIssue=false, reportOptionalMemberAccess=false, reportAttributeAccessIssue=false
+# pyright: reportGeneralTypeIssues=false
 # Inside a kernel the names stand for Triton's blocks, whose operators Triton does not declare.
 
 from __future__ import annotations
@@ -43,6 +44,35 @@ def load_gate(pointer, tokens, num_heads, num_tokens):
 
 
 @triton.jit
+def multiply(left, right, start, precision: tl.constexpr):
+    """Return `start + left @ right` in fp32; "fp16" rounds the operands, the other names are `tl.dot`'s."""
+    if precision == "fp16":
+        out = tl.dot(left.to(tl.float16), right.to(tl.float16), start)
+    else:
+        out = tl.dot(left, right, start, input_precision=precision)
+    return out
+
+
+@triton.jit
+def invert_block(lower, block: tl.constexpr, levels: tl.constexpr, precision: tl.constexpr):
+    """Invert `I + tril(lower, -1)`, `[C, C]`.
+
+    Two neighbouring inverted blocks P, Q and the block B below P give the inverse of the pair,
+    [[P, 0], [-Q B P, Q]]: products of true inverses, no powers of L, which overflow for similar keys.
+    """
+    row, column = tl.arange(0, block)[:, None], tl.arange(0, block)[None, :]
+    pairs = (row // 2 == column // 2) & (row > column)
+    inverse = tl.where(row == column, 1.0, 0.0) - tl.where(pairs, lower, 0.0)
+    for level in tl.static_range(1, levels):
+        size = 2**level
+        same_pair = row // (2 * size) == column // (2 * size)
+        below = same_pair & (row // size > column // size)
+        corner = tl.dot(tl.where(below, lower, 0.0), inverse, input_precision=precision)
+        inverse -= tl.dot(inverse, corner, input_precision=precision)
+    return inverse
+
+
+@triton.jit
 def invert_blocks(
     k_pointer,
     g_pointer,
@@ -60,11 +90,7 @@ def invert_blocks(
     levels: tl.constexpr,
     precision: tl.constexpr,
 ):
-    """Invert the diagonal blocks of `I + L`, write `e^{c_N - c_t}`; one program per frame, head and block.
-
-    Two neighbouring inverted blocks P, Q and the block B below P give the inverse of the pair,
-    [[P, 0], [-Q B P, Q]]: products of true inverses, no powers of L, which overflow for similar keys.
-    """
+    """Invert the diagonal blocks of `I + L`, write `e^{c_N - c_t}`; one program per frame, head and block."""
     frame_head = tl.program_id(0)
     frame, head = (frame_head // num_heads).to(tl.int64), frame_head % num_heads
     index = tl.program_id(1)
@@ -77,14 +103,7 @@ def invert_blocks(
     k = load_rows(keys, tokens, features, k_token, num_tokens)
     kt = load_columns(keys, tokens, features, k_token, num_tokens)
     lower = beta[:, None] * tl.dot(k, kt, input_precision=precision)  # [C, C]
-    pairs = (row // 2 == column // 2) & (row > column)
-    inverse = tl.where(row == column, 1.0, 0.0) - tl.where(pairs, lower, 0.0)
-    for level in tl.static_range(1, levels):
-        size = 2**level
-        same_pair = row // (2 * size) == column // (2 * size)
-        below = same_pair & (row // size > column // size)
-        corner = tl.dot(tl.where(below, lower, 0.0), inverse, input_precision=precision)
-        inverse -= tl.dot(inverse, corner, input_precision=precision)
+    inverse = invert_block(lower, block, levels, precision)
     out = inverse_pointer + (frame_head.to(tl.int64) * tl.num_programs(1) + index) * block * block
     tl.store(out + row * block + column, inverse)
     # Summed from the logarithms after t: a difference of sums would lose digits after a hard decay.
@@ -141,10 +160,11 @@ def frame_map_forward(
         v = load_rows(v_pointer, tokens, values, v_token, num_tokens)  # [C, V]
         v *= load_gate(decay_pointer, tokens, num_heads, num_tokens)[:, None]
         inverse = tl.load(inverse_pointer + index * block * block + within[:, None] * block + within[None, :])
-        zt = tl.dot(tl.dot(transition, kt, input_precision=precision), inverse, input_precision=precision)
+        zeros = tl.zeros([rows, block], tl.float32)
+        zt = multiply(multiply(transition, kt, zeros, precision), inverse, zeros, precision)
         xt = zt * load_gate(beta_pointer, tokens, num_heads, num_tokens)[None, :]  # [R, C]
-        write = tl.dot(xt, v, write, input_precision=precision)
-        transition = tl.dot(-xt, k, transition, input_precision=precision)
+        write = multiply(xt, v, write, precision)
+        transition = multiply(-xt, k, transition, precision)
     transition *= tl.load(decay_pointer) * tl.exp(tl.load(g_pointer))  # e^{c_N}
     out = frame_head.to(tl.int64) * key_width + row[:, None]
     tl.store(transition_pointer + out * key_width + features[None, :], transition)

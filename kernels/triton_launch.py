@@ -70,6 +70,16 @@ class LaunchConfig:
 
 DEFAULT = LaunchConfig()
 
+WIDE = LaunchConfig(
+    build=Cut(32, 8), scan=Cut(16, 8, 2), solve=Cut(32, 8), values=Cut(0, 8, 2), keys=Cut(32, 8, 2)
+)
+"""For heads of 128, compiled but not yet measured: what `DEFAULT` has would spill, or leave more on chip."""
+
+
+def default_for(k: Tensor, v: Tensor) -> LaunchConfig:
+    """Return how the work is cut unless somebody says otherwise."""
+    return WIDE if max(k.shape[-1], v.shape[-1]) > 64 else DEFAULT
+
 
 class Frames:
     """The inputs of all frames, with the sizes and strides that the kernels take."""
@@ -292,7 +302,7 @@ def forward(
     k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor, config: LaunchConfig | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the states before each frame, the final state, and the frames' `M`, which `backward` needs."""
-    frames = Frames(k, v, g, beta, config or DEFAULT)
+    frames = Frames(k, v, g, beta, config or default_for(k, v))
     transition, write = build_maps(frames, *invert(frames))
     before, final = scan(frames, transition, write, state)
     return before, final, transition
@@ -310,7 +320,7 @@ def backward(
     config: LaunchConfig | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of k, v, g, beta and the first state."""
-    frames = Frames(k, v, g, beta, config or DEFAULT)
+    frames = Frames(k, v, g, beta, config or default_for(k, v))
     d_write, d_state = scan_gradient(frames, transition, d_before, d_final)
     inverse, decay = invert(frames)
     z, u = solve(frames, inverse, decay, before, d_write)

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import kernels
-from kernels import reference
-from kernels.benchmark_inputs import make_inputs
+from kernels import dispatch, reference
+from kernels.benchmark_inputs import make_frame, make_inputs, make_reading
 from kernels.dispatch import choose_form
-from kernels.frame_maps import scan_frames as scan_frames_torch
+from kernels.torch_scan import scan_frames as scan_frames_torch
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,14 +33,14 @@ def test_the_reference_can_be_asked_for() -> None:
 
 def test_cuda_chooses_triton_unless_it_computes_in_fp64() -> None:
     with torch.device("meta"):
-        assert choose_form(torch.empty(1)) == "torch"
+        assert choose_form("scan_frames", torch.empty(1)) == "torch"
     with torch._subclasses.FakeTensorMode():
-        assert choose_form(torch.empty(1, device="cuda")) == "triton"
-        assert choose_form(torch.empty(1, device="cuda", dtype=torch.float64)) == "torch"
+        assert choose_form("scan_frames", torch.empty(1, device="cuda")) == "triton"
+        assert choose_form("scan_frames", torch.empty(1, device="cuda", dtype=torch.float64)) == "torch"
 
 
 def test_the_environment_chooses() -> None:
-    command = "import torch, kernels.dispatch as d; print(d.choose_form(torch.empty(1)))"
+    command = "import torch, kernels.dispatch as d; print(d.choose_form('scan_frames', torch.empty(1)))"
     environment = os.environ | {"ARL2_KERNELS": "reference"}
     run = subprocess.run(
         [sys.executable, "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
@@ -50,7 +50,7 @@ def test_the_environment_chooses() -> None:
 
 def test_an_unknown_form_is_named() -> None:
     with pytest.raises(ValueError, match="'cuda', expected one of auto"):
-        choose_form(torch.empty(1), "cuda")
+        choose_form("scan_frames", torch.empty(1), "cuda")
 
 
 @pytest.mark.parametrize("wrong", ["v", "g", "beta", "state"])
@@ -61,3 +61,62 @@ def test_a_shape_that_does_not_fit_is_named(wrong: str, form: str) -> None:
     inputs[wrong] = inputs[wrong][:, :1]
     with pytest.raises(ValueError, match=f"^{wrong} has shape"):
         kernels.scan_frames(**inputs, form=form)
+
+
+def bad_inputs() -> list[tuple[str, str, dict[str, torch.Tensor], str]]:
+    """Return operator, what is wrong, arguments, and the expected message."""
+    names = ("k", "v", "g", "beta", "state")
+    frame = dict(zip(names, make_frame("random", (1, 4, 2, 16), "cpu"), strict=True))
+    reading = dict(zip(("q", "state", "gate", "local"), make_reading((1, 4, 2, 16), "cpu"), strict=True))
+    cases = []
+    for operator, arguments in (("commit", frame), ("read", reading)):
+        first = next(iter(arguments))
+        for name in list(arguments)[1:]:
+            longer = torch.cat([arguments[name]] * 2, dim=1)
+            cases.append((operator, "shape", arguments | {name: longer}, f"^{name} has shape"))
+            elsewhere = arguments[name].to("meta")
+            cases.append((operator, "device", arguments | {name: elsewhere}, f"^{name} is on meta"))
+        turned = arguments["state"].mT.contiguous().mT
+        cases.append(
+            (operator, "stride", arguments | {"state": turned}, r"^state has stride 16 .*contiguous")
+        )
+        turned = arguments[first].mT.contiguous().mT
+        cases.append((operator, "stride", arguments | {first: turned}, rf"^{first} has stride 2 "))
+        cases.append((operator, "axes", arguments | {first: arguments[first][0, 0]}, f"^{first} has shape"))
+        whole = arguments[first].long()
+        cases.append((operator, "dtype", arguments | {first: whole}, f"^{first} is torch.int64"))
+    for name in ("g", "beta", "state"):
+        cases.append(("commit", "dtype", frame | {name: frame[name].half()}, f"^{name} is torch.float16"))
+    hole = frame["k"].clone()
+    hole[0, 1] = torch.nan
+    cases.append(("commit", "NaN", frame | {"k": hole}, "^k holds NaN"))
+    return cases
+
+
+@pytest.mark.parametrize("form", ["reference", "torch", "triton"])
+def test_bad_input_is_named_by_every_form_alike(form: str) -> None:
+    for operator, _, arguments, message in bad_inputs():
+        with pytest.raises(ValueError, match=message):
+            getattr(kernels, operator)(**arguments, form=form)
+
+
+def test_nan_in_the_keys_of_a_scan_is_named() -> None:
+    inputs, _ = make_inputs("random", (1, 2, 5, 2, 16), "cpu")
+    inputs[0][0, 1, 2] = torch.nan
+    with pytest.raises(ValueError, match="^k holds NaN"):
+        kernels.scan_frames(*inputs)
+
+
+def test_the_choice_is_told_once_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
+    dispatch._announce.cache_clear()
+    with caplog.at_level("INFO", logger="kernels"):
+        for _ in range(2):
+            kernels.commit(*make_frame("random", (1, 4, 2, 16), "cpu"))
+    assert [record.getMessage() for record in caplog.records] == ["commit: the torch form (on cpu)"]
+
+
+def test_keys_and_values_in_half_precision_are_written_into_a_state_in_fp32() -> None:
+    k, v, g, beta, state = make_frame("random", (1, 20, 2, 16), "cpu")
+    written = kernels.commit(k.bfloat16(), v.bfloat16(), g, beta, state)
+    assert written.dtype == torch.float32
+    assert torch.equal(written, kernels.commit(k.bfloat16().float(), v.bfloat16().float(), g, beta, state))

@@ -230,13 +230,19 @@ class HybridAttention(Attention):
         decay = -rate * functional.softplus(a + bias)
         return keys, at_least_fp32(self.phi_v(v)), decay, MAX_BETA * torch.sigmoid(b)
 
-    def recall(self, q: Tensor, gate: Tensor, states: Tensor, rotary: Rotary) -> Tensor:
-        """Return the gated reading of the state, `[G, N, H, D]`, at least fp32."""
+    def recall(self, q: Tensor, gate: Tensor, state: Tensor, local: Tensor, rotary: Rotary) -> Tensor:
+        """Return `local` plus the gated reading of the state, `[G, N, H, D]`, at least fp32.
+
+        In training q, gate and local are `[B, F, S, N, ...]`, and both streams of a frame read its `state`.
+        """
         queries = rotate(self.phi_q(q), rotary.memory)
         length = torch.linalg.vector_norm(queries, dim=-1).clamp_min(1e-12)
-        # The gate scales the unit queries instead of what they read: one pass less.
-        weight = torch.sigmoid(gate) * q.shape[-1] ** -0.5 / length
-        return kernels.read(queries * weight.unsqueeze(-1), states)
+        weight = torch.sigmoid(gate) / length
+        if q.dim() == state.dim():
+            return kernels.read(queries, state, weight, local)
+        # To the state, the streams' tokens are those of one frame.
+        queries, weight, local = (tensor.flatten(2, 3) for tensor in (queries, weight, local))
+        return kernels.read(queries, state, weight, local).unflatten(2, q.shape[2:4])
 
     def local(self, qk: Tensor, v: Tensor, rotary: Rotary) -> Tensor:
         """Return the softmax over the frame's own tokens, `[G, N, H, D]`."""
@@ -259,7 +265,7 @@ class HybridAttention(Attention):
         turned = rotate_by_place(qk, rotary).to(v.dtype)
         heads_first = (part.transpose(-3, -2) for part in (*turned.unbind(-3), v))
         local = attend_in_play(*heads_first).transpose(-3, -2)
-        out = local + self.recall(q, gate, state, rotary)
+        out = self.recall(q, gate, state, local, rotary)
         return self.o(out.flatten(-2)), Written(k, v, a, b)
 
     def remember(self, x: Tensor, rotary: Rotary) -> Written:
@@ -285,7 +291,7 @@ class HybridAttention(Attention):
             written = Written(k[:, :, 0], v[:, :, 0], a[:, :, 0], b[:, :, 0])
             states, _ = kernels.scan_frames(*self.write_terms(written, rotary), state)
         streams = Rotary(rotary.place, rotary.memory.unsqueeze(2))
-        out = self.local(qk, v, rotary) + self.recall(q, gate, states.unsqueeze(2), streams)
+        out = self.recall(q, gate, states, self.local(qk, v, rotary), streams)
         return self.o(out.flatten(-2))
 
 

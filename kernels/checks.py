@@ -1,0 +1,84 @@
+"""What the operators take, checked alike before every form.
+
+Shapes, devices, dtypes and layout are checked at every call; they cost no look at the numbers. NaN in the
+keys is looked for on a CPU only, and not while compiling: on a GPU the answer would have to be waited for.
+There a NaN shows in the state, which is NaN from then on.
+"""
+
+# B batch, F frames, N tokens of one frame, H heads, K key width, V value width
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+WIDE = (torch.float32, torch.float64)
+FLOATS = (*WIDE, torch.bfloat16, torch.float16)
+
+
+def check_layout(like: Tensor, tensors: dict[str, tuple[Tensor, tuple[int, ...]]], first: str) -> None:
+    """Raise a ValueError that names the argument which does not fit `like`, the argument called `first`."""
+    for name, (tensor, shape) in tensors.items():
+        if tensor.shape != torch.Size(shape):
+            raise ValueError(
+                f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)} with this {first}"
+            )
+        if tensor.device != like.device:
+            raise ValueError(f"{name} is on {tensor.device}, expected {like.device}, where {first} is")
+        if tensor.dtype not in FLOATS:
+            raise ValueError(f"{name} is {tensor.dtype}, expected a floating type of at most 64 bit")
+
+
+def check_adjacent(**tensors: Tensor) -> None:
+    """Raise a ValueError for a tensor whose features do not lie side by side in memory."""
+    for name, tensor in tensors.items():
+        if tensor.stride(-1) != 1 and tensor.shape[-1] > 1:
+            raise ValueError(
+                f"{name} has stride {tensor.stride(-1)} over its features, expected 1: "
+                f"call {name}.contiguous()"
+            )
+
+
+def check_no_nan(k: Tensor) -> None:
+    """Raise a ValueError for NaN in the keys, on a CPU."""
+    if k.device.type == "cpu" and not torch.compiler.is_compiling() and bool(k.detach().sum().isnan()):
+        raise ValueError("k holds NaN, expected keys of unit length: was a key of length 0 divided by it?")
+
+
+def check_write(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor, axes: str) -> None:
+    """Check the arguments of `commit` or `scan_frames`; `axes` names those of k."""
+    if k.dim() != len(axes.split(", ")):
+        raise ValueError(f"k has shape {tuple(k.shape)}, expected [{axes}]")
+    width = v.shape[-1] if v.dim() else 0
+    *lead, heads, key_width = k.shape
+    expected = {
+        "k": (k, tuple(k.shape)),
+        "v": (v, (*lead, heads, width)),
+        "g": (g, (*lead, heads)),
+        "beta": (beta, (*lead, heads)),
+        "state": (state, (k.shape[0], heads, key_width, width)),
+    }
+    check_layout(k, expected, "k")
+    if 0 in k.shape or width == 0:
+        raise ValueError(f"k has shape {tuple(k.shape)} and v width {width}, expected at least 1 of each")
+    for name, tensor in (("g", g), ("beta", beta), ("state", state)):
+        if tensor.dtype not in WIDE:
+            raise ValueError(f"{name} is {tensor.dtype}, expected float32 or float64")
+    check_adjacent(k=k, v=v, state=state)
+    check_no_nan(k)
+
+
+def check_read(q: Tensor, state: Tensor, gate: Tensor, local: Tensor) -> None:
+    """Check the arguments of `read`."""
+    if q.dim() < 3:
+        raise ValueError(f"q has shape {tuple(q.shape)}, expected [..., tokens, heads, width]")
+    width = state.shape[-1] if state.dim() else 0
+    *lead, tokens, heads, key_width = q.shape
+    expected = {
+        "q": (q, tuple(q.shape)),
+        "state": (state, (*lead, heads, key_width, width)),
+        "gate": (gate, (*lead, tokens, heads)),
+        "local": (local, (*lead, tokens, heads, width)),
+    }
+    check_layout(q, expected, "q")
+    check_adjacent(q=q, state=state, local=local)

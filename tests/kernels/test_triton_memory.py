@@ -1,0 +1,103 @@
+"""`commit` and `read` in Triton equal the reference: in the interpreter, and on a GPU if there is one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import kernels
+from kernels.benchmark_inputs import REGIMES, make_frame, make_reading
+
+ROOT = Path(__file__).resolve().parents[2]
+TOLERANCE = 1e-5  # fp32, keys of cosine 0.99 included
+TOLERANCE_FP16 = 1e-2  # operands of 11 bit, keys of cosine 0.99 and beta 1.999
+TOLERANCE_ON_GPU = 1e-3
+
+
+@pytest.fixture(scope="module")
+def interpreted() -> dict[str, dict[str, float]]:
+    """Return the errors that the interpreter found, by case and by tensor."""
+    pytest.importorskip("triton", reason="Triton is not installed: it is a Linux package")
+    script = Path(__file__).with_name("interpreted_memory.py")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
+    run = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("tokens", [1, 20, 33])
+def test_commit_and_its_gradients_equal_the_recurrence(
+    interpreted: dict[str, dict[str, float]], tokens: int, regime: str
+) -> None:
+    errors = interpreted[f"commit, {tokens} tokens, {regime}"]
+    assert len(errors) == 6
+    assert all(error < TOLERANCE for error in errors.values()), errors
+
+
+@pytest.mark.slow
+def test_fp16_operands_stay_near(interpreted: dict[str, dict[str, float]]) -> None:
+    errors = interpreted["commit_cuts_fp16"]
+    assert errors
+    assert all(error < TOLERANCE_FP16 for error in errors.values()), errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "case",
+    [
+        "read, 3 axes",
+        "read, 5 axes",
+        "commit_cuts",
+        "read_cuts",
+        "half_precision",
+        "opcheck",
+        "compiled",
+    ],
+)
+def test_the_operators_hold(interpreted: dict[str, dict[str, float]], case: str) -> None:
+    errors = interpreted[case]
+    assert errors
+    assert all(error < TOLERANCE for error in errors.values()), errors
+
+
+def test_asking_for_triton_on_a_cpu_says_what_to_do() -> None:
+    pytest.importorskip("triton", reason="Triton is not installed: it is a Linux package")
+    with pytest.raises(ValueError, match="k is on cpu.*form='torch'"):
+        kernels.commit(*make_frame("random", (1, 4, 1, 16), "cpu"), form="triton")
+    with pytest.raises(ValueError, match="q is on cpu.*form='torch'"):
+        kernels.read(*make_reading((1, 4, 1, 16), "cpu"), form="triton")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("shape", [(3, 80, 6, 64), (1, 1560, 2, 128)])
+def test_the_gpu_commits_as_fp64_does(regime: str, shape: tuple[int, int, int, int]) -> None:
+    inputs = make_frame(regime, shape, "cuda")
+    got = kernels.commit(*inputs, form="triton").double()
+    expected = kernels.commit(*(tensor.double() for tensor in inputs), form="torch")
+    assert got.isfinite().all()
+    assert (got - expected).norm() <= TOLERANCE_ON_GPU * expected.norm()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("width", [16, 32, 64, 128])
+def test_the_gpu_reads_as_fp64_does(width: int) -> None:
+    inputs = make_reading((2, 3, 80, 6, width), "cuda")
+    results = []
+    for form, dtype in (("triton", torch.float32), ("torch", torch.float64)):
+        leaves = [tensor.to(dtype).requires_grad_() for tensor in inputs]
+        out = kernels.read(*leaves, form=form)
+        gradients = torch.autograd.grad(out.square().sum(), leaves)
+        results.append([tensor.detach().double() for tensor in (out, *gradients)])
+    for value, expected in zip(*results, strict=True):
+        assert (value - expected).norm() <= TOLERANCE_ON_GPU * expected.norm()
