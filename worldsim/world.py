@@ -239,20 +239,25 @@ class World:
             OSError: If it cannot be written; a world that was there stays.
         """
         folder = Path(folder)
-        starts = self.starts if starts is None else starts
         part = folder.with_name(folder.name + ".part")
         shutil.rmtree(part, ignore_errors=True)
         try:
             part.mkdir(parents=True)
             save_weights(self.denoiser, part / MODEL_FILE, dtype)
             save_weights(self.codec, part / CODEC_FILE, dtype)
-            if starts:
-                write_starts(part / STARTS_FOLDER, starts, self._starts_info())
+            self._save_starts(part / STARTS_FOLDER, starts)
             (part / CARD_FILE).write_text(world_card(self.config, self.num_parameters))
             write_config(part, self.config)
             swap_folder(part, folder)
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+    def _save_starts(self, target: Path, starts: list[Start] | None) -> None:
+        own = self.starts  # read, and so checked
+        if starts is None and own and self.folder is not None:
+            shutil.copytree(self.folder / STARTS_FOLDER, target)  # encoded once more they would be less sharp
+        elif chosen := own if starts is None else starts:
+            write_starts(target, chosen, self._starts_info())
 
     def _starts_info(self) -> DatasetInfo:
         config = self.config

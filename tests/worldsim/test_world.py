@@ -164,3 +164,13 @@ def test_saving_over_a_world_that_fails_keeps_the_old_one(
         tiny_world().save_pretrained(folder, dtype=torch.float32)
     World.from_pretrained(folder)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["world"]
+
+
+def test_start_moments_are_copied_not_encoded_again(tmp_path: Path) -> None:
+    tiny_world().save_pretrained(tmp_path / "first")
+    World.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "second")
+    names = sorted(path.name for path in (tmp_path / "first" / "starts").glob("*.mp4"))
+    assert names
+    for name in names:
+        first, second = (tmp_path / world / "starts" / name for world in ("first", "second"))
+        assert first.read_bytes() == second.read_bytes()
