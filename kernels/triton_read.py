@@ -1,8 +1,8 @@
 """Triton kernels that read the state with every token, and the gradient of that.
 
 out    = local + diag(w) Q S,    w = scale * gate
-dQ     = diag(w) B,    dgate = scale * rowsum(B * Q),    B = dOut S^T
-dS     = (diag(w) Q)^T dOut,    dlocal = dOut
+dQ     = diag(w) B,    dgate = scale * rowsum(B * Q),    B = dO S^T
+dS     = (diag(w) Q)^T dO,    dlocal = dO
 """
 
 # P frames of all sequences, N tokens of one frame, H heads, K key width, V value width, C tokens of a step
