@@ -66,8 +66,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=None, help="where to write the results as JSON")
     parser.add_argument("--seconds", type=float, default=115.0, help="time that all of it may take")
+    parser.add_argument("--only", default="", help="run the sections whose name contains this")
     arguments = parser.parse_args()
-    report = Report(arguments.out, arguments.seconds, "cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    report = Report(arguments.out, arguments.seconds, device, arguments.only)
     report.run("environment", describe)
     (run_on_cuda if report.device == "cuda" else run_on_cpu)(report)
     say("\nJSON " + json.dumps(report.results, default=str))

@@ -26,8 +26,8 @@ def say(text: str) -> None:
 class Report:
     """What was measured so far, the time that is left, and where both go."""
 
-    def __init__(self, path: Path | None, seconds: float, device: str) -> None:
-        self.path, self.device = path, device
+    def __init__(self, path: Path | None, seconds: float, device: str, only: str = "") -> None:
+        self.path, self.device, self.only = path, device, only
         self.deadline = time.monotonic() + seconds
         self.results: Result = {}
 
@@ -37,6 +37,8 @@ class Report:
 
     def run(self, name: str, section: Callable[[Report], Result], needed: float = 0.0) -> None:
         """Run a section; what goes wrong in it is printed and kept, and the next one runs."""
+        if self.only not in name:
+            return
         say(f"\n== {name} ({self.seconds_left():.0f} s left)")
         if self.seconds_left() < needed:
             say(f"left out: it needs {needed:.0f} s")
