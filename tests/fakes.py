@@ -39,15 +39,18 @@ def tiny_codec_config() -> CodecConfig:
     )
 
 
-def tiny_denoiser_config(phase: MemoryPhase = MemoryPhase.PATH) -> DenoiserConfig:
-    """Return the shape of a network of two hybrid layers and one window layer."""
+def tiny_denoiser_config(
+    phase: MemoryPhase = MemoryPhase.PATH, *, is_teacher: bool = False
+) -> DenoiserConfig:
+    """Return the shape of a network of two hybrid layers and one window layer, or of three full layers."""
     return DenoiserConfig(
         latent_shape=[4, 4, 6],
         dim=32,
         ffn_dim=48,
         num_heads=2,
         num_layers=3,
-        window_layers=[1],
+        window_layers=[] if is_teacher else [1],
+        full_layers=[0, 1, 2] if is_teacher else [],
         window=2,
         memory_phase=phase,
     )
@@ -64,7 +67,13 @@ def tiny_starts(count: int = 3, length: int = 4) -> list[Start]:
     return starts
 
 
-def tiny_world(*, num_starts: int = 3, phase: MemoryPhase = MemoryPhase.PATH, num_steps: int = 2) -> World:
+def tiny_world(
+    *,
+    num_starts: int = 3,
+    phase: MemoryPhase = MemoryPhase.PATH,
+    num_steps: int = 2,
+    is_teacher: bool = False,
+) -> World:
     """Return a world with random weights that all matter; its frames depend on action, memory and noise."""
     torch.manual_seed(0)
     config = WorldConfig(
@@ -73,7 +82,7 @@ def tiny_world(*, num_starts: int = 3, phase: MemoryPhase = MemoryPhase.PATH, nu
         licence="Apache-2.0",
         frame_rate=10.0,
         actions=TINY_ACTIONS,
-        denoiser=tiny_denoiser_config(phase),
+        denoiser=tiny_denoiser_config(phase, is_teacher=is_teacher),
         codec=tiny_codec_config(),
         sampler=SamplerConfig(num_steps=num_steps),
     )

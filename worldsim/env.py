@@ -83,7 +83,7 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
 
     @property
     def memory_bytes(self) -> int:
-        """Size of everything the world remembers, in bytes; it never changes."""
+        """Size of everything the world remembers, in bytes; constant unless it has full layers."""
         return self._current_state("memory_bytes").nbytes
 
     def reset(
@@ -173,21 +173,18 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         Raises:
             WorldError: If it is not a state of one game of this world.
         """
-        expected = self._empty_state()
+        empty = self._empty_state()
+        shapes, expected = state.shapes(), empty.shapes()
         problems = [
-            f"{name} is {list(tensor.shape)}, expected {list(expected.tensors()[name].shape)}"
-            for name, tensor in state.tensors().items()
-            if tensor.shape != expected.tensors()[name].shape
+            f"{name} is {shapes.get(name, 'missing')}, expected {expected.get(name, 'nothing')}"
+            for name in shapes | expected
+            if shapes.get(name) != expected.get(name)
         ]
         if problems:
             raise WorldError(f"the state is not one of a single game of this world: {'; '.join(problems)}")
-        memory = {
-            name: tensor.to(like.device, like.dtype)
-            for (name, tensor), like in zip(
-                state.memory.tensors().items(), expected.memory.tensors().values(), strict=True
-            )
-        }
-        self._state = replace(state, memory=replace(state.memory, **memory))
+        like = empty.memory.tensors()
+        memory = state.memory.map(lambda name, tensor: tensor.to(like[name].device, like[name].dtype))
+        self._state = replace(state, memory=memory)
         self._pending = None
         self._start_name = ""
 

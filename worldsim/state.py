@@ -12,10 +12,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from worldsim.errors import WorldError
-from worldsim.model.memory import MemoryState
+from worldsim.model.memory import PAST, MemoryState
+from worldsim.model.past_frames import FRAMES_AXIS
 from worldsim.weights import write_tensors
 
 MEMORY_PREFIX = "memory."
+GROWING = {f"{MEMORY_PREFIX}{PAST}{kind}" for kind in ("keys", "values")}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +28,7 @@ class WorldState:
     generator (docs/decisions/0003).
 
     Attributes:
-        memory: What the model remembers; its size never changes.
+        memory: What the model remembers.
         frame_index: `[B]` int64, frames dreamt since the start.
         seed: `[B]` int64, seeds of the noise.
         frames: `[B, H, W, 3]` uint8, the frame shown last, on the CPU.
@@ -49,8 +51,14 @@ class WorldState:
 
     def to(self, device: torch.device | str) -> WorldState:
         """Return the same state with its memory on another device."""
-        memory = replace(self.memory, **{name: t.to(device) for name, t in self.memory.tensors().items()})
-        return replace(self, memory=memory)
+        return replace(self, memory=self.memory.map(lambda _, tensor: tensor.to(device)))
+
+    def shapes(self) -> dict[str, list[int | str]]:
+        """Return the shape of every tensor; an axis that grows from frame to frame is called `frames`."""
+        shapes: dict[str, list[int | str]] = {name: list(t.shape) for name, t in self.tensors().items()}
+        for name in GROWING & shapes.keys():
+            shapes[name][FRAMES_AXIS] = "frames"
+        return shapes
 
     def save(self, path: Path | str, *, world: str = "") -> None:
         """Write the state as safetensors, completely or not at all.
@@ -90,6 +98,6 @@ class WorldState:
         }
         own = {name: t for name, t in tensors.items() if not name.startswith(MEMORY_PREFIX)}
         try:
-            return cls(memory=MemoryState(**memory), **own)
-        except TypeError as error:
+            return cls(memory=MemoryState.from_tensors(memory), **own)
+        except (TypeError, ValueError) as error:
             raise WorldError(f"{path} holds other tensors than a saved state: {sorted(tensors)}") from error

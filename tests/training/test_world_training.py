@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -33,6 +34,7 @@ from worldsim.actions import ActionLayout
 from worldsim.codec import FrameCodec
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
+from worldsim.model.path import MemoryPhase
 from worldsim.simulator import Simulator
 from worldsim.starts import Start
 from worldsim.weights import load_codec, save_codec
@@ -69,12 +71,21 @@ def pretrain_config(tmp_path: Path, data: DataConfig, num_steps: int, out: str =
     )
 
 
+def teacher_config(tmp_path: Path, data: DataConfig, num_steps: int, out: str = "run") -> PretrainConfig:
+    config = pretrain_config(tmp_path, data, num_steps, out)
+    config.model = tiny_denoiser_config(MemoryPhase.NONE, is_teacher=True)
+    return config
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return World.from_pretrained(folder / "world").denoiser.state_dict()
 
 
-def test_pretraining_writes_a_world_that_can_be_stepped(tmp_path: Path, data: DataConfig) -> None:
-    pretrain.run(pretrain_config(tmp_path, data, 3))
+@pytest.mark.parametrize("configure", [pretrain_config, teacher_config], ids=["hybrid", "teacher"])
+def test_pretraining_writes_a_world_that_can_be_stepped(
+    tmp_path: Path, data: DataConfig, configure: Callable[..., PretrainConfig]
+) -> None:
+    pretrain.run(configure(tmp_path, data, 3))
     world = World.from_pretrained(tmp_path / "run" / "world")
     assert world.config.name == "toy"
     assert len(world.starts) == 2
@@ -105,6 +116,18 @@ def test_finetuning_starts_from_a_world_and_keeps_its_description(tmp_path: Path
     before, after = World.from_pretrained(base), World.from_pretrained(tmp_path / "fine" / "world")
     assert replace(after.config, provenance={}) == replace(before.config, provenance={})
     assert "2 updates" in after.config.provenance["training"][0]
+    assert after.identity != before.identity
+
+
+def test_a_teacher_can_be_finetuned(tmp_path: Path, data: DataConfig) -> None:
+    pretrain.run(teacher_config(tmp_path, data, 1))
+    settings = teacher_config(tmp_path, data, 2, "fine")
+    names = ("out", "data", "objective", "loop", "fabric", "validation", "batch_size", "sequence_length")
+    chosen = {name: getattr(settings, name) for name in names}
+    init = tmp_path / "run" / "world"
+    finetune.run(FinetuneConfig(init=str(init), num_starts=2, start_frames=4, **chosen))
+    before, after = World.from_pretrained(init), World.from_pretrained(tmp_path / "fine" / "world")
+    assert after.config.denoiser == before.config.denoiser == settings.model
     assert after.identity != before.identity
 
 
@@ -212,9 +235,10 @@ def test_own_context_replaces_clean_frames_without_gradients_through_them() -> N
     assert not torch.equal(own[:, 1:], latents[:1, 1:])
 
 
-def test_own_context_as_deep_as_the_clip_is_a_free_rollout() -> None:
+@pytest.mark.parametrize("is_teacher", [False, True], ids=["hybrid", "teacher"])
+def test_own_context_as_deep_as_the_clip_is_a_free_rollout(is_teacher: bool) -> None:
     frames = 5
-    denoiser = tiny_world().denoiser.float()
+    denoiser = tiny_world(is_teacher=is_teacher).denoiser.float()
     module = FlowMatching(denoiser, ObjectiveConfig(own_context_share=1.0, own_context_depth=frames))
     latents, actions = torch.randn(frames, frames, 4, 4, 6), torch.randint(3, (frames, frames, 3))
     spoiled = spoil(latents, module.config, torch.Generator().manual_seed(0))

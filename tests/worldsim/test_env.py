@@ -38,6 +38,9 @@ def env(world: World) -> ARL2WorldEnv:
     return ARL2WorldEnv(world, render_mode="rgb_array")
 
 
+both_kinds = pytest.mark.parametrize("is_teacher", [False, True], ids=["hybrid", "teacher"])
+
+
 def play(env: ARL2WorldEnv, actions: list[np.ndarray]) -> np.ndarray:
     return np.stack([env.step(action)[0] for action in actions])
 
@@ -185,7 +188,9 @@ def test_step_under_way_is_dropped_by(env: ARL2WorldEnv, interruption: str) -> N
         env.finish_step()
 
 
-def test_saved_state_continues_bit_for_bit_in_another_environment(world: World, tmp_path: Path) -> None:
+@both_kinds
+def test_saved_state_continues_bit_for_bit_in_another_environment(is_teacher: bool, tmp_path: Path) -> None:
+    world = tiny_world(is_teacher=is_teacher)
     actions = [FORWARD, LEFT, LEFT, FORWARD]
     whole = ARL2WorldEnv(world)
     whole.reset(seed=7)
@@ -200,7 +205,9 @@ def test_saved_state_continues_bit_for_bit_in_another_environment(world: World, 
     assert np.array_equal(play(second, actions[2:]), expected[2:])
 
 
-def test_a_state_can_be_returned_to_many_times(env: ARL2WorldEnv) -> None:
+@both_kinds
+def test_a_state_can_be_returned_to_many_times(is_teacher: bool) -> None:
+    env = ARL2WorldEnv(tiny_world(is_teacher=is_teacher))
     env.reset(seed=7)
     play(env, [FORWARD])
     state = env.get_state()
@@ -215,6 +222,14 @@ def test_state_of_a_batch_is_refused(env: ARL2WorldEnv) -> None:
     batch = env.simulator.start(env.world.starts[:2], [1, 2])
     with pytest.raises(WorldError, match=r"single game of this world: .*seed is \[2\], expected \[1\]"):
         env.set_state(batch)
+
+
+def test_state_of_another_kind_of_world_is_refused(env: ARL2WorldEnv) -> None:
+    teacher = ARL2WorldEnv(tiny_world(is_teacher=True))
+    for one, other in ((env, teacher), (teacher, env)):
+        one.reset(seed=7)
+        with pytest.raises(WorldError, match=r"single game of this world: .*past_keys is .*, expected"):
+            other.set_state(one.get_state())
 
 
 def test_changing_an_observation_changes_nothing_else(env: ARL2WorldEnv) -> None:
@@ -294,11 +309,12 @@ def test_version_is_the_packages() -> None:
     assert worldsim.__version__ == project["version"]
 
 
-def test_state_of_another_dtype_is_taken_over(world: World) -> None:
+@both_kinds
+def test_state_of_another_dtype_is_taken_over(is_teacher: bool) -> None:
     """A save slot from a machine that computes in bf16 opens on one that does not."""
-    env = ARL2WorldEnv(world)
+    env = ARL2WorldEnv(tiny_world(is_teacher=is_teacher))
     env.reset(seed=0)
-    other = ARL2WorldEnv(tiny_world().to("cpu", torch.bfloat16))
+    other = ARL2WorldEnv(tiny_world(is_teacher=is_teacher).to("cpu", torch.bfloat16))
     other.set_state(env.get_state())
     frame, *_ = other.step(FORWARD)
     assert np.abs(frame.astype(int) - env.step(FORWARD)[0]).mean() < 20

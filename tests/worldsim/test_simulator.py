@@ -20,6 +20,9 @@ def begin(simulator: Simulator, seed: int = 7) -> WorldState:
     return simulator.start(simulator.world.starts[:1], [seed])
 
 
+both_kinds = pytest.mark.parametrize("is_teacher", [False, True], ids=["hybrid", "teacher"])
+
+
 def rollout(
     simulator: Simulator, state: WorldState, actions: torch.Tensor
 ) -> tuple[torch.Tensor, WorldState]:
@@ -30,8 +33,9 @@ def rollout(
     return torch.stack(frames), state
 
 
-def test_predict_leaves_the_state_bit_identical() -> None:
-    simulator = Simulator(tiny_world())
+@both_kinds
+def test_predict_leaves_the_state_bit_identical(is_teacher: bool) -> None:
+    simulator = Simulator(tiny_world(is_teacher=is_teacher))
     state = begin(simulator)
     before = {name: tensor.clone() for name, tensor in state.tensors().items()}
     simulator.predict(state, ACTIONS[0])
@@ -50,17 +54,55 @@ def test_commit_advances_by_one_frame_and_keeps_the_size() -> None:
     assert not torch.equal(after.memory.matrices, state.memory.matrices)
 
 
+@both_kinds
 @pytest.mark.parametrize("commit_level", [0.0, 0.2])
 def test_rollout_split_through_a_saved_file_equals_one_rollout_bit_for_bit(
-    tmp_path: Path, commit_level: float
+    tmp_path: Path, commit_level: float, is_teacher: bool
 ) -> None:
-    simulator = Simulator(tiny_world(), SamplerConfig(commit_level=commit_level))
+    simulator = Simulator(tiny_world(is_teacher=is_teacher), SamplerConfig(commit_level=commit_level))
     whole, _ = rollout(simulator, begin(simulator), ACTIONS)
     first, state = rollout(simulator, begin(simulator), ACTIONS[:5])
     state.save(tmp_path / "slot.safetensors", world=simulator.world.identity)
     loaded = WorldState.load(tmp_path / "slot.safetensors", world=simulator.world.identity)
     second, _ = rollout(simulator, loaded, ACTIONS[5:])
     assert torch.equal(torch.cat([first, second]), whole)
+
+
+@both_kinds
+def test_branches_of_a_state_are_what_they_are_alone(is_teacher: bool) -> None:
+    simulator = Simulator(tiny_world(is_teacher=is_teacher))
+    left, right = ACTIONS[:4], ACTIONS[4:8]
+    alone = [rollout(simulator, begin(simulator), actions)[0] for actions in (left, right)]
+    states, frames = [begin(simulator)] * 2, ([], [])
+    for actions in zip(left, right, strict=True):  # one step of each in turn
+        for branch, action in enumerate(actions):
+            frame, states[branch] = simulator.step(states[branch], action)
+            frames[branch].append(frame)
+    assert torch.equal(torch.stack(frames[0]), alone[0])
+    assert torch.equal(torch.stack(frames[1]), alone[1])
+
+
+@both_kinds
+def test_committing_twice_from_one_state_gives_the_same_state_twice(is_teacher: bool) -> None:
+    simulator = Simulator(tiny_world(is_teacher=is_teacher))
+    state = begin(simulator)
+    prediction = simulator.predict(state, ACTIONS[0])
+    first = simulator.commit(state, prediction)
+    kept = {name: tensor.clone() for name, tensor in first.tensors().items()}
+    second = simulator.commit(state, prediction)
+    for name, tensor in kept.items():
+        assert torch.equal(first.tensors()[name], tensor), name
+        assert torch.equal(second.tensors()[name], tensor), name
+
+
+def test_a_teachers_state_grows_by_the_same_for_every_frame() -> None:
+    simulator = Simulator(tiny_world(is_teacher=True))
+    state, sizes = begin(simulator), []
+    for action in ACTIONS:
+        _, state = simulator.step(state, action)
+        sizes.append(state.nbytes)
+    assert {new - old for old, new in zip(sizes, sizes[1:], strict=False)} == {sizes[1] - sizes[0]}
+    assert sizes[1] > sizes[0]
 
 
 def test_a_frame_is_committed_as_noisy_as_the_sampler_says() -> None:

@@ -7,9 +7,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention.flex_attention import BlockMask
 
-from worldsim.model.attention import HybridAttention, Rotary, WindowAttention
+from worldsim.model.attention import Rotary
+from worldsim.model.full_attention import FullAttention
+from worldsim.model.hybrid_attention import HybridAttention
 from worldsim.model.linear import FeedForward
+from worldsim.model.window_attention import WindowAttention
+
+AnyAttention = HybridAttention | WindowAttention | FullAttention
+Carried = Tensor | BlockMask | None
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -21,9 +28,9 @@ def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """One layer; `self_attn` is a `HybridAttention` or a `WindowAttention`."""
+    """One layer; `self_attn` is of one of the three kinds of attention."""
 
-    def __init__(self, dim: int, ffn_dim: int, self_attn: HybridAttention | WindowAttention) -> None:
+    def __init__(self, dim: int, ffn_dim: int, self_attn: AnyAttention) -> None:
         super().__init__()
         self.self_attn = self_attn
         self.ffn = FeedForward(dim, ffn_dim)
@@ -45,14 +52,14 @@ class Block(nn.Module):
         x = torch.addcmul(x, attended.to(x.dtype), gate)
         return torch.addcmul(x, self.ffn(modulated_norm(x, ffn_shift, ffn_scale)).to(x.dtype), ffn_gate)
 
-    def forward(self, x: Tensor, conditioning: Tensor, carried: Tensor, rotary: Rotary) -> Tensor:
+    def forward(self, x: Tensor, conditioning: Tensor, carried: Carried, rotary: Rotary) -> Tensor:
         """Run all frames of both streams at once (training).
 
         Args:
             x: `[B, F, S, N, D]`, at least fp32.
             conditioning: `[B, F, S, 6, D]`.
             carried: The state before the first frame of a hybrid layer `[B, H, K, V]`; for a window layer
-                which cached frames each frame sees, `[F, W + 1]` bool.
+                which cached frames each frame sees, `[F, W + 1]` bool; for a full layer its mask, if any.
             rotary: Angles of the frames.
 
         Returns:
@@ -60,4 +67,5 @@ class Block(nn.Module):
         """
         modulation = self.modulate(conditioning)
         entered = modulated_norm(x, modulation[0], modulation[1])
-        return self.finish(x, self.self_attn.forward_sequence(entered, carried, rotary), modulation)
+        attended = self.self_attn.forward_sequence(entered, carried, rotary)  # pyright: ignore[reportArgumentType]
+        return self.finish(x, attended, modulation)

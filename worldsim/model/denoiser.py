@@ -17,21 +17,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import kernels
-from worldsim.model.attention import (
-    Cached,
-    HybridAttention,
-    Rotary,
-    WindowAttention,
-    Written,
-    age_angles,
-    at_least_fp32,
-)
-from worldsim.model.block import Block, modulated_norm
+from worldsim.model.attention import Cached, Rotary, at_least_fp32
+from worldsim.model.block import AnyAttention, Block, Carried, modulated_norm
 from worldsim.model.denoiser_config import PATCH, DenoiserConfig
+from worldsim.model.full_attention import FullAttention, past_mask, sequence_mask, time_angles
+from worldsim.model.hybrid_attention import HybridAttention, Written
 from worldsim.model.linear import Linear
-from worldsim.model.memory import MemoryState, push_window, window_is_visible
+from worldsim.model.memory import MemoryState, empty_memory, push_window, window_is_visible
+from worldsim.model.patches import embed_patches, join_patches
 from worldsim.model.path import MemoryPhase, build_motion, wrap
 from worldsim.model.rotary import place_angles, rotate, turns
+from worldsim.model.window_attention import WindowAttention, age_angles
 
 TIME_FREQUENCIES = 256
 TIMESTEPS = 1000
@@ -50,6 +46,7 @@ class FrameContext:
             if it sees all, which is so once the window is full.
         window_keys: `[L, B, H, (W + 1) * N, D]`, the cached keys turned by their age, heads first.
         window_values: The values beside them.
+        past_mask: `[B, 1, 1, (T + 1) * N]` bool, which tokens a full layer sees; None if it sees all.
         previous: `[B, N, D]`, what the frame before adds to each token; 0 where the model does not see it.
     """
 
@@ -59,6 +56,7 @@ class FrameContext:
     mask: Tensor | None
     window_keys: Tensor
     window_values: Tensor
+    past_mask: Tensor | None
     previous: Tensor | float
 
 
@@ -112,10 +110,12 @@ class Denoiser(nn.Module):
         self.register_buffer("time_frequencies", (10_000.0**-half).float(), persistent=False)
         self._initialise()
 
-    def _build_attention(self, layer: int) -> HybridAttention | WindowAttention:
+    def _build_attention(self, layer: int) -> AnyAttention:
         config = self.config
         if layer in config.window_layers:
             return WindowAttention(config.dim, config.num_heads, config.window)
+        if layer in config.full_layers:
+            return FullAttention(config.dim, config.num_heads)
         shortest, longest = config.half_lives
         return HybridAttention(config.dim, config.num_heads, config.tokens_per_frame, (shortest, longest))
 
@@ -154,22 +154,8 @@ class Denoiser(nn.Module):
 
     def initial_memory(self, batch_size: int) -> MemoryState:
         """Return an empty memory on the model's device: no matrices, no window, the path at its origin."""
-        config = self.config
         weight = self.patch_embedding.weight
-        num_window = len(config.window_layers)
-        heads, width = config.num_heads, config.head_width
-        window = (num_window, batch_size, config.window + 1, config.tokens_per_frame, heads, width)
-        device = weight.device
-        return MemoryState(
-            matrices=torch.zeros(
-                config.num_layers - num_window, batch_size, heads, width, width, device=device
-            ),
-            window_keys=torch.zeros(window, dtype=weight.dtype, device=device),
-            window_values=torch.zeros(window, dtype=weight.dtype, device=device),
-            phase=torch.zeros(batch_size, width // 2, device=device),
-            latents=torch.zeros(batch_size, *self.latent_shape, dtype=weight.dtype, device=device),
-            num_committed=torch.zeros(batch_size, dtype=torch.int64, device=device),
-        )
+        return empty_memory(self.config, batch_size, weight.dtype, weight.device)
 
     def embed_actions(self, actions: Tensor) -> Tensor:
         """Return `[G, D]` of `[G, A]` int64: the sum of the axes' embeddings."""
@@ -184,24 +170,23 @@ class Denoiser(nn.Module):
 
     def patchify(self, latents: Tensor) -> Tensor:
         """Return tokens `[G, N, D]`, at least fp32, of latents `[G, C, h, w]`."""
-        return _embed_patches(latents, self.patch_embedding)
+        return embed_patches(latents, self.patch_embedding)
 
     def embed_previous(self, latents: Tensor) -> Tensor | float:
         """Return what a frame `[G, C, h, w]` adds to the tokens of the next, `[G, N, D]`, at least fp32."""
-        return 0.0 if self.previous_embedding is None else _embed_patches(latents, self.previous_embedding)
+        return 0.0 if self.previous_embedding is None else embed_patches(latents, self.previous_embedding)
 
     def unpatchify(self, tokens: Tensor) -> Tensor:
         """Return latents `[G, C, h, w]` of output tokens `[G, N, P * P * C]`, in Wan's order."""
-        rows, columns = self.config.grid
-        x = tokens.unflatten(-1, (PATCH, PATCH, -1)).unflatten(
-            -4, (rows, columns)
-        )  # [G, rows, cols, P, P, C]
-        x = x.movedim(-1, -5).transpose(-3, -2)  # [G, C, rows, P, cols, P]
-        return x.flatten(-2).flatten(-3, -2)
+        return join_patches(tokens, *self.config.grid)
 
-    def rotary(self, phase: Tensor) -> Rotary:
-        """Return the angles of tokens after a path `phase` `[G, head_width / 2]`."""
-        return Rotary(turns(self.place), turns(self.place + phase.unsqueeze(-2)))
+    def rotary(self, phase: Tensor, frames: range) -> Rotary:
+        """Return the angles of tokens of frames of these numbers, after a path `phase` `[G, D / 2]`."""
+        time = None
+        if self.config.full_layers:
+            angles = time_angles(frames, self.config.head_width).to(self.place)
+            time = turns(self.place + angles.unsqueeze(-2))  # [frames, N, D / 2, 2]
+        return Rotary(turns(self.place), turns(self.place + phase.unsqueeze(-2)), time)
 
     def observe(self, actions: Tensor, memory: MemoryState) -> FrameContext:
         """Prepare the frame that `actions` `[B, A]` lead to; reads the memory, never changes it."""
@@ -211,11 +196,16 @@ class Denoiser(nn.Module):
         keys = rotate(memory.window_keys, self.age).to(memory.window_keys.dtype)
         keys, values = (t.flatten(2, 3).transpose(2, 3).contiguous() for t in (keys, memory.window_values))
         mask, previous = self._window_mask(memory), self.embed_previous(memory.latents)
-        return FrameContext(action, phase, self.rotary(phase), mask, keys, values, previous)
+        count, seen = 0, None
+        if memory.past is not None:
+            count = memory.past.num_frames
+            seen = past_mask(memory.num_committed, count, self.config.tokens_per_frame)
+        rotary = self.rotary(phase, range(count, count + 1))
+        return FrameContext(action, phase, rotary, mask, keys, values, seen, previous)
 
     def _window_mask(self, memory: MemoryState) -> Tensor | None:
         visible = window_is_visible(memory.num_committed, self.config.window)
-        if visible.all():
+        if not self.config.window_layers or visible.all():
             return None
         seen = functional.pad(visible, (0, 1), value=True)  # the frame itself
         return seen.repeat_interleave(self.config.tokens_per_frame, dim=1)[:, None, None]
@@ -258,21 +248,27 @@ class Denoiser(nn.Module):
         # The last layer only takes in: nobody reads what it would say.
         shift, scale, *_ = last.modulate(conditioning)
         written.append(last.self_attn.remember(modulated_norm(x, shift, scale), context.rotary))
-        keys = [w.k for w in written if isinstance(w, Cached)]
-        values = [w.v for w in written if isinstance(w, Cached)]
+        window, full = self._cached(written, WindowAttention), self._cached(written, FullAttention)
+        keys, values, past = memory.window_keys, memory.window_values, memory.past
         count = memory.num_committed
         return MemoryState(
             matrices=self._write(written, context, memory.matrices),
-            window_keys=push_window(memory.window_keys, torch.stack(keys), count)
-            if keys
-            else memory.window_keys,
-            window_values=push_window(memory.window_values, torch.stack(values), count)
-            if keys
-            else memory.window_values,
+            window_keys=push_window(keys, window.k, count) if window else keys,
+            window_values=push_window(values, window.v, count) if window else values,
             phase=context.phase,
             latents=latents.to(memory.latents.dtype),
             num_committed=count + 1,
+            past=past.append(full.k, full.v) if past and full else past,
         )
+
+    def _cached(self, written: list[Written | Cached], kind: type[AnyAttention]) -> Cached | None:
+        """Return what the layers of one kind keep of a frame, `[L, B, N, H, D]`; None without such layers."""
+        kept = [
+            w
+            for block, w in zip(self.layers(), written, strict=True)
+            if isinstance(block.self_attn, kind) and isinstance(w, Cached)
+        ]
+        return Cached(torch.stack([w.k for w in kept]), torch.stack([w.v for w in kept])) if kept else None
 
     def _write(self, written: list[Written | Cached], context: FrameContext, matrices: Tensor) -> Tensor:
         """Return the states of the hybrid layers, `[L, B, H, K, V]`, after one frame."""
@@ -304,12 +300,18 @@ class Denoiser(nn.Module):
         written: list[Written | Cached] = []
         matrices = iter(memory.matrices)
         caches = zip(context.window_keys, context.window_values, strict=True)
+        full = iter(range(len(self.config.full_layers)))
         for block in layers:
             modulation = block.modulate(conditioning)
             entered = modulated_norm(x, modulation[0], modulation[1])
             attention = block.self_attn
             if isinstance(attention, HybridAttention):
                 attended, terms = attention(entered, next(matrices), context.rotary)
+            elif isinstance(attention, FullAttention):
+                assert memory.past is not None
+                attended, terms = attention(
+                    entered, memory.past, next(full), context.past_mask, context.rotary
+                )
             else:
                 attended, terms = attention(entered, next(caches), context.mask, context.rotary)
             written.append(terms)
@@ -330,19 +332,26 @@ class Denoiser(nn.Module):
             Velocity of the noisy frames, `[B, F, C, h, w]`.
         """
         action = self.embed_actions(actions)  # [B, F, D]
-        rotary = self.rotary(self.path_phases(clean, action))
+        rotary = self.rotary(self.path_phases(clean, action), range(clean.shape[1]))
         time = self.embed_time(levels) + action.unsqueeze(2)  # [B, F, 2, D]
         conditioning = at_least_fp32(self.time_projection(time)).unflatten(-1, (6, -1))
         before = functional.pad(clean[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0))  # nothing before the first frame
         x = self.patchify(torch.stack([clean, noisy], dim=2)) + self.embed_previous(before.unsqueeze(2))
-        frames = torch.arange(clean.shape[1], device=clean.device)
-        visible = window_is_visible(frames, self.config.window)
-        heads, width = self.config.num_heads, self.config.head_width
-        empty = at_least_fp32(x.new_zeros(clean.shape[0], heads, width, width))
+        carried = self._carried(x)
         for block in self.layers():
-            carried = empty if isinstance(block.self_attn, HybridAttention) else visible
-            x = block(x, conditioning, carried, rotary)
+            x = block(x, conditioning, carried[type(block.self_attn)], rotary)
         return self.unpatchify(self.head(x[:, :, 1], time[:, :, 1]))
+
+    def _carried(self, x: Tensor) -> dict[type[AnyAttention], Carried]:
+        """Return what each kind of layer is given beside tokens `[B, F, S, N, D]`; see `Block.forward`."""
+        batch, frames, streams, tokens, _ = x.shape
+        heads, width = self.config.num_heads, self.config.head_width
+        on_gpu = x.is_cuda and bool(self.config.full_layers)
+        return {
+            HybridAttention: at_least_fp32(x.new_zeros(batch, heads, width, width)),
+            WindowAttention: window_is_visible(torch.arange(frames, device=x.device), self.config.window),
+            FullAttention: sequence_mask(frames, streams, tokens, x.device) if on_gpu else None,
+        }
 
     def path_phases(self, clean: Tensor, action: Tensor) -> Tensor:
         """Return the path's angles at every frame, `[B, F, head_width / 2]` fp32; the first is the origin."""
@@ -359,12 +368,3 @@ class Denoiser(nn.Module):
                 rate = attention.A_log.double().exp() * functional.softplus(attention.dt_bias.double())
                 rows.append(math.log(2) / (rate * self.config.tokens_per_frame))
         return torch.stack(rows) if rows else torch.zeros(0, self.config.num_heads)
-
-
-def _embed_patches(latents: Tensor, embedding: nn.Conv3d) -> Tensor:
-    """Return tokens `[G, N, D]`, at least fp32, of latents `[G, C, h, w]`."""
-    patches = latents.unflatten(-1, (-1, PATCH)).unflatten(-3, (-1, PATCH))  # [G, C, rows, P, columns, P]
-    patches = patches.movedim((-4, -2), (-5, -4))  # [G, rows, columns, C, P, P]
-    weight = embedding.weight.flatten(1)  # [D, C * P * P]
-    tokens = functional.linear(patches.flatten(-3).to(weight.dtype), weight, embedding.bias)
-    return at_least_fp32(tokens).flatten(-3, -2)

@@ -24,6 +24,7 @@ class DenoiserConfig:
         num_heads: Heads per layer.
         num_layers: Number of layers.
         window_layers: Indices of the layers that keep a softmax window instead of a recurrent state.
+        full_layers: Indices of the layers that see all past frames: their memory grows.
         window: Frames that a window layer sees beside the current one.
         memory_phase: What turns the memory's keys: none, time or path (`MemoryPhase`).
         half_lives: Shortest and longest half-life of the heads at the start, in frames.
@@ -38,6 +39,7 @@ class DenoiserConfig:
     num_heads: int = 6
     num_layers: int = 10
     window_layers: list[int] = field(default_factory=lambda: [3, 7])
+    full_layers: list[int] = field(default_factory=list)
     window: int = 6
     memory_phase: str = "path"
     half_lives: list[float] = field(default_factory=lambda: [4.0, 4096.0])
@@ -58,9 +60,12 @@ class DenoiserConfig:
             raise WorldError(
                 f"latent_shape must be channels, even height, even width; got {self.latent_shape}"
             )
-        layers = list(self.window_layers)
-        if len(set(layers)) < len(layers) or not set(layers) <= set(range(self.num_layers)):
-            raise WorldError(f"window_layers {layers} must be different and in 0..{self.num_layers - 1}")
+        for name in ("window_layers", "full_layers"):
+            layers = list(getattr(self, name))
+            if len(set(layers)) < len(layers) or not set(layers) <= set(range(self.num_layers)):
+                raise WorldError(f"{name} {layers} must be different and in 0..{self.num_layers - 1}")
+        if both := sorted(set(self.window_layers) & set(self.full_layers)):
+            raise WorldError(f"window_layers and full_layers share {both}: a layer is of one kind")
         numbers = [value for value in self.half_lives if isinstance(value, int | float)]
         if len(self.half_lives) != 2 or len(numbers) != 2 or not 0 < numbers[0] <= numbers[1] < math.inf:
             raise WorldError(f"half_lives must be two positive numbers, shorter first; got {self.half_lives}")

@@ -1,19 +1,27 @@
 """What the model remembers between frames, as a value."""
 
-# B batch, L layers of the kind, H heads, K key width, V value width, W window frames, N tokens per frame, D
-# head width
+# B batch, L layers of the kind, H heads, K key width, V value width, W window frames, T past frames, N tokens
+# per frame, D head width
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
+from worldsim.model.denoiser_config import DenoiserConfig
+from worldsim.model.past_frames import PastFrames
+
+PAST = "past_"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryState:
-    """The whole memory of a batch of worlds; its size never changes. No function writes into these tensors.
+    """The whole memory of a batch of worlds. No function writes into what it holds.
+
+    Its size never changes, but for `past`, which only a model with full layers has.
 
     Attributes:
         matrices: `[L, B, H, K, V]` fp32, the recurrent state of each hybrid layer.
@@ -23,6 +31,7 @@ class MemoryState:
         phase: `[B, D / 2]` fp32 in [-pi, pi), the angles of the path so far.
         latents: `[B, C, h, w]`, the frame committed last.
         num_committed: `[B]` int64, how many frames were committed.
+        past: Keys and values of all past frames for the full layers; None without such layers.
     """
 
     matrices: Tensor
@@ -31,15 +40,63 @@ class MemoryState:
     phase: Tensor
     latents: Tensor
     num_committed: Tensor
+    past: PastFrames | None = None
 
     @property
     def nbytes(self) -> int:
-        """Size of all tensors in bytes."""
+        """Size in bytes of all that is remembered; the buffer of `past` holds up to twice its part of it."""
         return sum(tensor.nbytes for tensor in self.tensors().values())
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """Return the tensors by name, those of `past` as `past_keys` and `past_values`."""
+        tensors = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "past"}
+        if self.past is not None:
+            tensors |= {PAST + "keys": self.past.keys, PAST + "values": self.past.values}
+        return tensors
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> MemoryState:
+        """Build from what `tensors` returned.
+
+        Raises:
+            TypeError: If tensors are missing or too many.
+            ValueError: If those of `past` do not belong together.
+        """
+        past = {name.removeprefix(PAST): t for name, t in tensors.items() if name.startswith(PAST)}
+        others = {name: tensor for name, tensor in tensors.items() if not name.startswith(PAST)}
+        return cls(**others, past=PastFrames.of(**past) if past else None)
+
+    def map(self, change: Callable[[str, Tensor], Tensor]) -> MemoryState:
+        """Return the memory with `change(name, tensor)` in the place of every tensor."""
+        before = self.tensors()
+        after = {name: change(name, tensor) for name, tensor in before.items()}
+        if all(after[name] is tensor for name, tensor in before.items() if name.startswith(PAST)):
+            own = {name: tensor for name, tensor in after.items() if not name.startswith(PAST)}
+            return replace(self, **own)  # goes on sharing the past's buffer
+        return self.from_tensors(after)
+
+
+def empty_memory(
+    config: DenoiserConfig, batch_size: int, dtype: torch.dtype, device: torch.device
+) -> MemoryState:
+    """Return the memory before anything happened: no matrices, no frames, the path at its origin."""
+    layers, heads, width = config.num_layers, config.num_heads, config.head_width
+    num_window, num_full = len(config.window_layers), len(config.full_layers)
+    token = (config.tokens_per_frame, heads, width)
+
+    def zeros(*shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+    past = zeros(num_full, batch_size, heads, 0, config.tokens_per_frame, width)
+    return MemoryState(
+        matrices=torch.zeros(layers - num_window - num_full, batch_size, heads, width, width, device=device),
+        window_keys=zeros(num_window, batch_size, config.window + 1, *token),
+        window_values=zeros(num_window, batch_size, config.window + 1, *token),
+        phase=torch.zeros(batch_size, width // 2, device=device),
+        latents=zeros(batch_size, *config.latent_shape),
+        num_committed=torch.zeros(batch_size, dtype=torch.int64, device=device),
+        past=PastFrames.of(past, past) if num_full else None,
+    )
 
 
 def push_window(cache: Tensor, new: Tensor, num_committed: Tensor) -> Tensor:

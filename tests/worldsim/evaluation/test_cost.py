@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world, write_tiny_dataset
+from worldsim.evaluation import cost
 from worldsim.evaluation.clips import Recordings
 from worldsim.evaluation.cost import startup_seconds, state_growth, step_cost, summarize_steps
 from worldsim.simulator import Simulator
@@ -39,6 +40,17 @@ def test_steps_of_a_small_world(tmp_path: Path) -> None:
     assert list(report["memory_at_frame"]) == ["100"]
     assert report["memory_at_frame"]["100"]["state_bytes"] > 0
     assert state_growth(report) is None
+
+
+def test_a_teachers_growing_state_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "EARLY", (10, 20))
+    monkeypatch.setattr(cost, "LATE", (40, 50))
+    recordings = Recordings(write_tiny_dataset(tmp_path), TINY_ACTIONS, (HEIGHT, WIDTH))
+    start = next(recordings.batches(recordings.choose(4, 1, 0), 4, 1))
+    simulator = Simulator(tiny_world(is_teacher=True, num_steps=1))
+    growth = state_growth(step_cost(simulator, start, context_frames=4, num_frames=50, seed=0))
+    one_frame = 2 * 3 * 6 * 32 * 4  # keys and values, layers, tokens, width, bytes
+    assert growth == 40 * one_frame
 
 
 def test_growth_of_the_state_is_its_difference() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import WorldError
-from worldsim.model.attention import attend, attend_in_play
+from worldsim.model.attention import LONG, attend, attend_in_play
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.denoiser_config import DenoiserConfig
 from worldsim.model.linear import can_pack
@@ -22,7 +22,11 @@ FRAMES = 9  # longer than the window of 3, so that the sink comes into play
 
 
 def make_denoiser(
-    phase: MemoryPhase, window_layers: list[int] | None = None, *, previous_frame: bool = True
+    phase: MemoryPhase,
+    window_layers: list[int] | None = None,
+    full_layers: list[int] | None = None,
+    *,
+    previous_frame: bool = True,
 ) -> Denoiser:
     """Return a small fp64 denoiser all of whose weights matter."""
     torch.manual_seed(0)
@@ -34,6 +38,7 @@ def make_denoiser(
         num_layers=3,
         window=3,
         window_layers=[1] if window_layers is None else window_layers,
+        full_layers=full_layers or [],
         memory_phase=phase,
         half_lives=[0.5, 20.0],
         previous_frame=previous_frame,
@@ -54,12 +59,16 @@ def widened(memory: MemoryState) -> MemoryState:
 
 
 @pytest.mark.parametrize("phase", list(MemoryPhase))
-@pytest.mark.parametrize("window_layers", [[1], []], ids=["with_window", "all_hybrid"])
+@pytest.mark.parametrize(
+    ("window_layers", "full_layers"),
+    [([1], []), ([], []), ([], [0, 1, 2]), ([1], [2]), ([2], [0])],
+    ids=["with_window", "all_hybrid", "all_full", "one_of_each_full_last", "one_of_each_full_first"],
+)
 @pytest.mark.parametrize("previous_frame", [True, False], ids=["sees_previous", "memory_alone"])
 def test_parallel_form_equals_frame_by_frame(
-    phase: MemoryPhase, window_layers: list[int], previous_frame: bool
+    phase: MemoryPhase, window_layers: list[int], full_layers: list[int], previous_frame: bool
 ) -> None:
-    denoiser = make_denoiser(phase, window_layers, previous_frame=previous_frame)
+    denoiser = make_denoiser(phase, window_layers, full_layers, previous_frame=previous_frame)
     clean, noisy = draw(2, FRAMES, 4, 8, 8), draw(2, FRAMES, 4, 8, 8, seed=2)
     levels = draw(2, FRAMES, 2, seed=3).sigmoid()
     actions = torch.randint(3, (2, FRAMES, 3), generator=torch.Generator().manual_seed(4))
@@ -97,9 +106,12 @@ def play(denoiser: Denoiser, latents: Tensor, *, wide: bool = False) -> tuple[Te
 @pytest.mark.skipif(
     not can_pack(torch.zeros(1, 1, dtype=torch.bfloat16)), reason="needs a CPU that multiplies bf16 numbers"
 )
+@pytest.mark.parametrize("full_layers", [[], [2]], ids=["constant_memory", "one_full_layer"])
 @pytest.mark.parametrize("frames", [2, FRAMES], ids=["window_filling", "window_full"])
-def test_packed_step_is_as_close_to_the_exact_one_as_the_ordinary_bf16_step(frames: int) -> None:
-    exact = make_denoiser(MemoryPhase.PATH)
+def test_packed_step_is_as_close_to_the_exact_one_as_the_ordinary_bf16_step(
+    frames: int, full_layers: list[int]
+) -> None:
+    exact = make_denoiser(MemoryPhase.PATH, full_layers=full_layers)
     for parameter in exact.parameters():
         parameter.data = parameter.data.bfloat16().double()  # so that only the arithmetic differs
     ordinary, latents = in_bf16(exact), draw(frames, 1, 4, 8, 8)
@@ -121,10 +133,11 @@ def test_packed_step_is_as_close_to_the_exact_one_as_the_ordinary_bf16_step(fram
         assert packed_error < 1.1 * ordinary_error
 
 
+@pytest.mark.parametrize("keys", [9, LONG + 3], ids=["few_keys", "many_keys"])
 @pytest.mark.parametrize("masked", [False, True], ids=["all_seen", "masked"])
-def test_attention_of_play_is_the_attention_of_training(masked: bool) -> None:
-    q, k, v = draw(2, 5, 3, 8), draw(2, 9, 3, 8, seed=2), draw(2, 9, 3, 8, seed=3)
-    mask = (torch.arange(9) % 4 > 0).expand(2, 1, 1, 9) if masked else None
+def test_attention_of_play_is_the_attention_of_training(masked: bool, keys: int) -> None:
+    q, k, v = draw(2, 5, 3, 8), draw(2, keys, 3, 8, seed=2), draw(2, keys, 3, 8, seed=3)
+    mask = (torch.arange(keys) % 4 > 0).expand(2, 1, 1, keys) if masked else None
     heads_first = attend_in_play(*(t.transpose(1, 2) for t in (q, k, v)), mask)
     torch.testing.assert_close(heads_first.transpose(1, 2), attend(q, k, v, mask))
 
@@ -143,8 +156,14 @@ def test_memory_changes_what_is_seen() -> None:
     assert (velocities[0] - velocities[1]).abs().max() > 1e-3
 
 
-def test_denoising_leaves_the_memory_bit_identical() -> None:
-    denoiser = make_denoiser(MemoryPhase.PATH).float()
+with_and_without_full_layer = pytest.mark.parametrize(
+    "full_layers", [[], [2]], ids=["constant_memory", "one_full_layer"]
+)
+
+
+@with_and_without_full_layer
+def test_denoising_leaves_the_memory_bit_identical(full_layers: list[int]) -> None:
+    denoiser = make_denoiser(MemoryPhase.PATH, full_layers=full_layers).float()
     memory = denoiser.initial_memory(1)
     actions = torch.tensor([[1, 0, 2]])
     memory = denoiser.commit(
@@ -189,6 +208,76 @@ def test_frame_one_million_behaves_as_frame_ten(phase: MemoryPhase) -> None:
     assert outputs[1][1].phase.abs().max() <= 3.1416
 
 
+def commit_random(denoiser: Denoiser, memory: MemoryState, *seeds: int) -> MemoryState:
+    """Commit one random frame for every seed."""
+    rows = len(memory.num_committed)
+    actions, clean = torch.ones(rows, 3, dtype=torch.int64), torch.zeros(rows)
+    for seed in seeds:
+        context = denoiser.observe(actions, memory)
+        latents = draw(1, 4, 8, 8, seed=seed).expand(rows, -1, -1, -1).to(memory.latents)
+        memory = denoiser.commit(latents, clean, context, memory)
+    return memory
+
+
+def test_the_memory_of_full_layers_grows_by_a_frame_and_leaves_older_states_as_they_were() -> None:
+    denoiser = make_denoiser(MemoryPhase.NONE, [], [0, 1, 2]).float()
+    memory = commit_random(denoiser, denoiser.initial_memory(1), 1, 2, 3)
+    before = {name: tensor.clone() for name, tensor in memory.tensors().items()}
+    after = commit_random(denoiser, memory, 4)
+    branch = commit_random(denoiser, memory, 5)
+    kept = {name: tensor.clone() for name, tensor in after.tensors().items()}
+    commit_random(denoiser, branch, 6)
+    for state, expected in ((memory, before), (after, kept)):
+        for name, tensor in state.tensors().items():
+            assert torch.equal(tensor, expected[name]), name
+    one_frame = 2 * 3 * denoiser.config.tokens_per_frame * denoiser.config.dim * 4  # keys and values, fp32
+    assert after.nbytes - memory.nbytes == one_frame
+    assert branch.nbytes == after.nbytes
+    assert not torch.equal(branch.tensors()["past_keys"], after.tensors()["past_keys"])
+
+
+def test_a_pass_over_an_older_state_leaves_newer_ones_as_they_were() -> None:
+    denoiser = make_denoiser(MemoryPhase.NONE, [], [0, 1, 2]).float()
+    memory = commit_random(denoiser, denoiser.initial_memory(1), 1, 2, 3)
+    context = denoiser.observe(torch.ones(1, 3, dtype=torch.int64), memory)
+    noisy, level = draw(1, 4, 8, 8, seed=9).float(), torch.ones(1)
+    first = denoiser.denoise(noisy, level, context, memory)
+    newer = commit_random(denoiser, memory, 4)
+    kept = {name: tensor.clone() for name, tensor in newer.tensors().items()}
+    torch.testing.assert_close(denoiser.denoise(noisy, level, context, memory), first)
+    for name, tensor in newer.tensors().items():
+        assert torch.equal(tensor, kept[name]), name
+
+
+def test_a_row_that_begins_later_does_not_see_the_frames_before_it() -> None:
+    denoiser = make_denoiser(MemoryPhase.NONE, [], [0, 1, 2], previous_frame=False)
+    both = commit_random(denoiser, denoiser.initial_memory(2), 1, 2, 3)
+    both = commit_random(denoiser, replace(both, num_committed=torch.tensor([3, 0])), 4, 5)
+    alone = commit_random(denoiser, denoiser.initial_memory(1), 4, 5)
+    noisy = draw(1, 4, 8, 8, seed=9)
+    velocities = [
+        denoiser.denoise(
+            noisy.expand(rows, -1, -1, -1),
+            torch.ones(rows),
+            denoiser.observe(torch.ones(rows, 3, dtype=torch.int64), memory),
+            memory,
+        )
+        for rows, memory in ((2, both), (1, alone))
+    ]
+    torch.testing.assert_close(velocities[0][1], velocities[1][0], rtol=1e-5, atol=1e-5)
+    assert (velocities[0][0] - velocities[0][1]).abs().max() > 1e-3
+
+
+def test_the_memory_is_built_again_from_its_tensors() -> None:
+    denoiser = make_denoiser(MemoryPhase.NONE, [0], [2]).float()
+    memory = commit_random(denoiser, denoiser.initial_memory(1), 1, 2)
+    assert memory.map(lambda _, tensor: tensor.to("cpu")).past is memory.past
+    wider = memory.map(lambda _, tensor: tensor.double() if tensor.is_floating_point() else tensor)
+    for name, tensor in MemoryState.from_tensors(wider.tensors()).tensors().items():
+        assert torch.equal(tensor.to(memory.tensors()[name].dtype), memory.tensors()[name]), name
+    assert "past_keys" not in make_denoiser(MemoryPhase.NONE).initial_memory(1).tensors()
+
+
 def test_half_lives_are_spread_over_the_heads_at_the_start() -> None:
     config = DenoiserConfig(half_lives=[4.0, 4096.0])
     half_lives = Denoiser(config).half_lives()
@@ -222,6 +311,9 @@ def test_actions_are_ignored_until_trained() -> None:
         ({"num_values": [3, 0]}, "num_values"),
         ({"window_layers": [3, 3]}, "window_layers"),
         ({"window_layers": [10]}, "window_layers"),
+        ({"full_layers": [2, 2]}, "full_layers"),
+        ({"full_layers": [-1]}, "full_layers"),
+        ({"full_layers": [2, 3, 7]}, r"share \[3, 7\]"),
         ({"half_lives": [4.0]}, "half_lives"),
         ({"half_lives": [0.0, 4.0]}, "half_lives"),
         ({"half_lives": [8.0, 4.0]}, "half_lives"),
