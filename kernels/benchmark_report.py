@@ -35,9 +35,11 @@ class Report:
         """Return how long the run may still take."""
         return self.deadline - time.monotonic()
 
-    def run(self, name: str, section: Callable[[Report], Result], needed: float = 0.0) -> None:
+    def run(
+        self, name: str, section: Callable[[Report], Result], needed: float = 0.0, *, always: bool = False
+    ) -> None:
         """Run a section; what goes wrong in it is printed and kept, and the next one runs."""
-        if self.only not in name:
+        if self.only not in name and not always:
             return
         say(f"\n== {name} ({self.seconds_left():.0f} s left)")
         if self.seconds_left() < needed:
