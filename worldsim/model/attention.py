@@ -123,21 +123,25 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     """
     lead = q.shape[:-3]
     q, k, v = (t.flatten(0, -4).transpose(1, 2) for t in (q, k, v))
-    if mask is not None and mask.dim() > 4:
-        mask = mask.flatten(0, -4)
-    out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+    if mask is None:
+        out = attend_in_play(q, k, v)
+    else:  # of so many frames at once that the fused form is the faster one on a CPU too
+        mask = mask.flatten(0, -4) if mask.dim() > 4 else mask
+        out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
     return out.transpose(1, 2).unflatten(0, lead)
 
 
 def attend_in_play(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Do what `attend` does for one frame of few tokens, heads first: `[B, H, tokens, D]`, no gradients.
+    """Do what `attend` does for frames of few tokens, heads first: `[B, H, tokens, D]`.
 
-    Spelt out on a CPU: for as few keys as a frame and a window have, PyTorch's fused form takes longer there.
-    The scores stay in fp32: rounding them to bf16 would be the largest error of the whole step.
+    Spelt out on a CPU: for as few keys as a frame and a window have, PyTorch's fused form takes longer there,
+    and its gradient four times as long. The scores stay in fp32, under autocast too: rounding them to bf16
+    would be the largest error of the whole step.
     """
     if q.device.type != "cpu" or k.shape[-2] > LONG:
         return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
-    scores = at_least_fp32(q) @ at_least_fp32(k).mT  # [B, H, queries, keys]
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -math.inf)
-    return scores.softmax(-1).to(v.dtype) @ v
+    with torch.autocast("cpu", enabled=False):
+        scores = at_least_fp32(q) @ at_least_fp32(k).mT  # [B, H, queries, keys]
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -math.inf)
+        return scores.softmax(-1).to(v.dtype) @ v
