@@ -259,6 +259,7 @@ def _checkpoint(
     numbers = on_checkpoint(training)
     if numbers:
         fabric.log_dict(numbers, training.step)
+        shown = {name: value for name, value in numbers.items() if "/" not in name}  # the rest is for plots
         fabric.print(
-            f"step {training.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+            f"step {training.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
         )

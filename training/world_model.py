@@ -15,6 +15,7 @@ from torch import Tensor
 
 from training.fabric import FabricConfig, make_fabric
 from training.frames import DataConfig, LatentVideo, choose_episodes, digest_of, fixed_starts, latent_video
+from training.half_lives import log_half_lives
 from training.loop import LoopConfig, Training, fit, prepare, seed_of
 from training.objective import FlowMatching, ObjectiveConfig
 from training.optimizers import OptimizerConfig, make_optimizers
@@ -108,15 +109,6 @@ def add_provenance(provenance: Mapping[str, Any], name: str, entry: str) -> dict
     """Return a world's provenance with one more entry under a name."""
     known = provenance.get(name, [])
     return {**provenance, name: [*(known if isinstance(known, list) else [known]), entry]}
-
-
-def log_half_lives(denoiser: Denoiser) -> dict[str, float]:
-    """Return median, 10th and 90th percentile over all heads of the memory's half-lives, in frames."""
-    half_lives = denoiser.half_lives().flatten()
-    if half_lives.numel() == 0:
-        return {}
-    low, median, high = (float(half_lives.quantile(q)) for q in (0.1, 0.5, 0.9))
-    return {"half_life_p10": low, "half_life_p50": median, "half_life_p90": high}
 
 
 def train_world(config: TrainWorldConfig, world: World, run: RunFolder) -> None:
