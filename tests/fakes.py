@@ -27,6 +27,20 @@ TINY_ACTIONS = ActionLayout(
     )
 )
 
+TINY_SHAPE = DenoiserConfig(
+    latent_shape=[4, 4, 6],
+    num_values=[2],
+    dim=32,
+    ffn_dim=48,
+    num_heads=2,
+    num_layers=4,
+    window_layers=[],
+    window=2,
+    memory_phase="time",
+    previous_frame=False,
+)
+"""Four layers at the shape of Wan's network made tiny; the kinds of layers are the test's choice."""
+
 
 def tiny_codec_config() -> CodecConfig:
     """Return the shape of a codec of 32x48 frames with latents `[4, 4, 6]`."""
