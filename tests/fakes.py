@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.codec import CodecConfig, FrameCodec
@@ -25,6 +26,20 @@ TINY_ACTIONS = ActionLayout(
         ActionAxis(name="turn", buttons=("left", "right"), keys=(("left",), ("right",))),
     )
 )
+
+TINY_SHAPE = DenoiserConfig(
+    latent_shape=[4, 4, 6],
+    num_values=[2],
+    dim=32,
+    ffn_dim=48,
+    num_heads=2,
+    num_layers=4,
+    window_layers=[],
+    window=2,
+    memory_phase="time",
+    previous_frame=False,
+)
+"""Four layers at the shape of Wan's network made tiny; the kinds of layers are the test's choice."""
 
 
 def tiny_codec_config() -> CodecConfig:
@@ -54,6 +69,39 @@ def tiny_denoiser_config(
         window=2,
         memory_phase=phase,
     )
+
+
+def make_denoiser(
+    phase: MemoryPhase,
+    window_layers: list[int] | None = None,
+    full_layers: list[int] | None = None,
+    *,
+    previous_frame: bool = True,
+) -> Denoiser:
+    """Return a small fp64 denoiser of three layers all of whose weights matter."""
+    torch.manual_seed(0)
+    config = DenoiserConfig(
+        latent_shape=[4, 8, 8],
+        dim=32,
+        ffn_dim=48,
+        num_heads=2,
+        num_layers=3,
+        window=3,
+        window_layers=[1] if window_layers is None else window_layers,
+        full_layers=full_layers or [],
+        memory_phase=phase,
+        half_lives=[0.5, 20.0],
+        previous_frame=previous_frame,
+    )
+    denoiser = Denoiser(config).double()
+    for parameter in denoiser.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return denoiser.eval().requires_grad_(False)
+
+
+def draw(*shape: int, seed: int = 1) -> Tensor:
+    """Return random numbers in fp64."""
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def tiny_starts(count: int = 3, length: int = 4) -> list[Start]:

@@ -110,7 +110,8 @@ def test_every_setting_that_the_readme_gives_a_command_exists() -> None:
 def test_the_readme_gives_each_command_of_training() -> None:
     named = {name for name, _ in readme_commands()}
     assert named == {
-        f"training.{name}" for name in ("collect", "codec", "pretrain", "finetune", "evaluate")
+        f"training.{name}"
+        for name in ("collect", "codec", "pretrain", "finetune", "evaluate", "report_conversion")
     } | {"play"}
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from training.carry import Carry
 from training.run import RunFolder
 from worldsim.errors import WorldError
 from worldsim.interrupt import defer_interrupt
@@ -96,6 +97,8 @@ class Training:
         module: Returns a dict of losses, `loss` among them, for a batch; wrapped by Fabric.
         average: Moving average of its weights.
         optimizers: Optimizers, wrapped by Fabric; their groups keep their own learning rate as `base_lr`.
+        carry: What a step hands to the next; None if nothing. The module is then given it as its last
+            argument, and returns the next one behind the losses.
         step: Updates done.
         seconds: Time spent on them.
     """
@@ -103,6 +106,7 @@ class Training:
     module: Any
     average: AveragedModel
     optimizers: Sequence[Any]
+    carry: Carry | None = None
     step: int = 0
     seconds: float = 0.0
 
@@ -110,10 +114,19 @@ class Training:
         """Whether the run has reached its length."""
         return self.seconds >= config.train_seconds if config.train_seconds else self.step >= config.num_steps
 
-    def state(self) -> dict[str, Any]:
-        """Return what Fabric saves and restores."""
+    def run_module(self, batch: Sequence[Any]) -> tuple[dict[str, Tensor], Carry | None]:
+        """Return the losses of a batch, and what it hands to the next."""
+        if self.carry is None:
+            return dict(self.module(*batch)), None
+        losses, carry = self.module(*batch, self.carry)
+        return dict(losses), carry
+
+    def state(self, fabric: Fabric) -> dict[str, Any]:
+        """Return what Fabric saves and restores; all devices must ask for it."""
         state: dict[str, Any] = {"module": self.module, "average": self.average}
         state |= {"step": self.step, "seconds": self.seconds}
+        if self.carry is not None:
+            state["carry"] = self.carry.gather(fabric)
         return state | {f"optimizer_{index}": optimizer for index, optimizer in enumerate(self.optimizers)}
 
 
@@ -140,7 +153,7 @@ def update(fabric: Fabric, training: Training, batch: Sequence[Any], config: Loo
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         optimizer.zero_grad()
-    losses: dict[str, Tensor] = dict(training.module(*batch))
+    losses, carry = training.run_module(batch)
     fabric.backward(losses["loss"])
     for index, optimizer in enumerate(training.optimizers):
         norm = fabric.clip_gradients(
@@ -152,6 +165,7 @@ def update(fabric: Fabric, training: Training, batch: Sequence[Any], config: Loo
     for optimizer in training.optimizers:
         optimizer.step()
     training.average.update_parameters(training.module.module)
+    training.carry = carry
     training.step += 1
     return losses
 
@@ -185,8 +199,8 @@ def fit(
     Args:
         fabric: Device, precision and strategy.
         training: From `prepare`.
-        batch_at: Arguments of the module at a step; must depend on nothing but the step, so that a
-            resumed run repeats the losses of one that was never killed.
+        batch_at: Arguments of the module at a step, without `training.carry`; must depend on nothing but the
+            step, so that a resumed run repeats the losses of one that was never killed.
         config: Length and care.
         run: Where checkpoints go.
         frames_per_batch: For the throughput in the progress bar.
@@ -223,7 +237,7 @@ def fit(
                     _checkpoint(fabric, training, run, on_checkpoint)
                     last_save = time.monotonic()
         except KeyboardInterrupt:
-            run.save(fabric, training.state(), training.step)
+            run.save(fabric, training.state(fabric), training.step)
             raise
     _checkpoint(fabric, training, run, on_checkpoint)
 
@@ -233,9 +247,11 @@ def resume(fabric: Fabric, training: Training, run: RunFolder) -> None:
     path = run.latest()
     if path is None:
         return
-    state = training.state()
+    state = training.state(fabric)
     fabric.load(path, state, weights_only=True)
     training.step, training.seconds = state["step"], state["seconds"]
+    if training.carry is not None:
+        training.carry = Carry.restore(state["carry"], fabric)
     fabric.print(f"resuming {run.path} at step {training.step}")
 
 
@@ -255,10 +271,11 @@ def _log(
 def _checkpoint(
     fabric: Fabric, training: Training, run: RunFolder, on_checkpoint: Callable[[Training], dict[str, float]]
 ) -> None:
-    run.save(fabric, training.state(), training.step)
+    run.save(fabric, training.state(fabric), training.step)
     numbers = on_checkpoint(training)
     if numbers:
         fabric.log_dict(numbers, training.step)
+        shown = {name: value for name, value in numbers.items() if "/" not in name}  # the rest is for plots
         fabric.print(
-            f"step {training.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+            f"step {training.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
         )

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from training.carry import Carry
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
+from worldsim.model.memory import MemoryState
 
 
 @dataclass(kw_only=True, slots=True)
@@ -88,59 +90,120 @@ def spoil(latents: Tensor, config: ObjectiveConfig, generator: torch.Generator) 
     )
 
 
-class FlowMatching(nn.Module):
-    """Mean squared error of the predicted velocity."""
+class Matching(nn.Module):
+    """Mean squared error of the predicted velocity: what the objectives below share."""
 
     def __init__(self, denoiser: Denoiser, config: ObjectiveConfig) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.config = config
 
-    def forward(self, latents: Tensor, actions: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the losses of a batch.
+    def match(
+        self, latents: Tensor, actions: Tensor, generator: torch.Generator, memory: MemoryState | None
+    ) -> tuple[dict[str, Tensor], MemoryState | None]:
+        """Return the losses of a batch, and the memory after it.
+
+        What is carried on is what the frames that stood as context wrote: noised ones, or the model's own.
 
         Args:
             latents: `[B, F, C, h, w]`, unit variance.
             actions: `[B, F, A]`, the action that leads to each frame.
             generator: Decides noise and levels; on the latents' device.
+            memory: Before the first frame; None begins with nothing, and none is returned then.
 
         Returns:
-            `loss`, and for the log the loss at pure noise, `loss_pure`.
+            `loss`, and for the log the loss at pure noise, `loss_pure`; the memory, without gradients.
         """
         latents = latents.float()
         spoiled = spoil(latents, self.config, generator)
         clean, levels = spoiled.clean, spoiled.levels
         num_own = round(self.config.own_context_share * len(latents))
         if num_own:
-            own = self._predict_context(latents[:num_own], spoiled, actions[:num_own], generator)
+            own = self._predict_context(latents[:num_own], spoiled, actions[:num_own], generator, memory)
             clean = torch.cat([own, clean[num_own:]])
             levels = levels.clone()
             levels[:num_own, :, 0] = 0.0
-        velocity = self.denoiser(clean, spoiled.noisy, levels, actions)
-        # The first frame has nothing to go by; the second is the first that the player's action led to.
-        error = (velocity.float() - spoiled.velocity)[:, 1:].square().mean(dim=(2, 3, 4))
-        is_pure = levels[:, 1:, 1] == 1
-        pure = (error * is_pure).sum() / is_pure.sum().clamp(min=1)
-        return {"loss": error.mean(), "loss_pure": pure.detach()}
+        velocity, memory_after = self._velocity(clean, spoiled.noisy, levels, actions, memory)
+        error = (velocity.float() - spoiled.velocity).square().mean(dim=(2, 3, 4))  # [B, F]
+        # A sequence's first frame has nothing to go by; the second is the first that an action led to.
+        counted = has_past(latents, memory)
+        pure = counted & (levels[..., 1] == 1)
+        losses = {"loss": masked_mean(error, counted), "loss_pure": masked_mean(error, pure).detach()}
+        return losses, memory_after
+
+    def _velocity(
+        self, clean: Tensor, noisy: Tensor, levels: Tensor, actions: Tensor, memory: MemoryState | None
+    ) -> tuple[Tensor, MemoryState | None]:
+        if memory is None:
+            return self.denoiser(clean, noisy, levels, actions), None
+        return self.denoiser.forward_segment(clean, noisy, levels, actions, memory)
 
     @torch.no_grad()
     def _predict_context(
-        self, latents: Tensor, spoiled: Spoiled, actions: Tensor, generator: torch.Generator
+        self,
+        latents: Tensor,
+        spoiled: Spoiled,
+        actions: Tensor,
+        generator: torch.Generator,
+        memory: MemoryState | None = None,
     ) -> Tensor:
         """Return the model's own predictions of the clips, to stand in the place of their clean frames.
 
         One pass predicts all frames from noise, each after the true ones before it; as context they carry the
         very errors that play makes, at the price of a forward pass. A second pass, after these frames, makes
-        the errors of two frames, and so on: after as many passes as frames it is a free roll-out.
+        the errors of two frames, and so on: after as many passes as frames it is a free roll-out. A frame
+        that has nothing before it, the first of a sequence, stays true.
         """
         clips, depth = len(latents), self.config.own_context_depth
         own, levels = spoiled.clean[:clips], spoiled.levels[:clips].clone()
+        memory = memory.first_rows(clips) if memory is not None else None
+        is_drawn = has_past(latents, memory)[..., None, None, None]
         levels[..., 1] = 1.0
         noise = torch.randn(latents.shape, generator=generator, device=latents.device)
         for done in range(depth):
-            drawn = noise - self.denoiser(own, noise, levels, actions).float()
-            drawn[:, 0] = latents[:, 0]
+            drawn = noise - self._velocity(own, noise, levels, actions, memory)[0].float()
+            drawn = torch.where(is_drawn, drawn, latents)
             kept = clips * done // depth  # predicted often enough; a pass over all keeps one shape to compile
             own = torch.cat([own[:kept], drawn[kept:]])
             levels[..., 0] = 0.0  # what it has drawn it takes for clean, as in play
         return own
+
+
+def has_past(latents: Tensor, memory: MemoryState | None) -> Tensor:
+    """Return which frames of `[B, F, C, h, w]` have one before them, `[B, F]` bool."""
+    past = torch.ones(latents.shape[:2], dtype=torch.bool, device=latents.device)
+    past[:, 0] = False if memory is None else memory.num_committed > 0
+    return past
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of the values where `mask` is True, 0 where it nowhere is."""
+    return (values * mask).sum() / mask.sum().clamp(min=1)
+
+
+class FlowMatching(Matching):
+    """The objective on sequences that begin with an empty memory."""
+
+    def forward(self, latents: Tensor, actions: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the losses of a batch; see `Matching.match`."""
+        return self.match(latents, actions, generator, None)[0]
+
+
+class SegmentMatching(Matching):
+    """The objective on segments that go on from the memory of those of the step before."""
+
+    def forward(
+        self, latents: Tensor, actions: Tensor, generator: torch.Generator, is_new: Tensor, carry: Carry
+    ) -> tuple[dict[str, Tensor], Carry]:
+        """Return the losses of a batch, and what the next one goes on from; see `Matching.match`.
+
+        Args:
+            latents: `[B, F, C, h, w]`.
+            actions: `[B, F, A]`.
+            generator: Decides noise and levels.
+            is_new: `[B]` bool, which rows begin a sequence, and so with an empty memory.
+            carry: From the step before.
+        """
+        losses, memory = self.match(latents, actions, generator, carry.memory.begin_anew(is_new))
+        assert memory is not None
+        return losses, Carry(memory)

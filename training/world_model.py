@@ -13,16 +13,20 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from training.carry import Carry
 from training.fabric import FabricConfig, make_fabric
 from training.frames import DataConfig, LatentVideo, choose_episodes, digest_of, fixed_starts, latent_video
+from training.half_lives import log_half_lives
 from training.loop import LoopConfig, Training, fit, prepare, seed_of
-from training.objective import FlowMatching, ObjectiveConfig
+from training.objective import FlowMatching, ObjectiveConfig, SegmentMatching
 from training.optimizers import OptimizerConfig, make_optimizers
 from training.run import RunFolder
+from training.segments import places_at
 from training.validation import ValidationConfig, validate, validation_places
 from worldsim.data.sequences import EpisodeReference, SequenceIndex
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
+from worldsim.model.segment import check_constant_memory
 from worldsim.starts import Start
 from worldsim.world import World
 
@@ -40,7 +44,9 @@ class TrainWorldConfig:
         fabric: Device, precision, distribution.
         validation: What is measured at every checkpoint.
         batch_size: Sequences per update and device.
-        sequence_length: Frames of a sequence.
+        sequence_length: Frames of a segment, through all of which gradients flow.
+        segments: How many consecutive segments make one long sequence: the memory is handed from one to the
+            next, without gradients. 1 begins each with an empty memory.
         num_starts: Start moments to give the world, taken from held-out episodes.
         start_frames: Frames to watch before play begins.
     """
@@ -54,6 +60,7 @@ class TrainWorldConfig:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     batch_size: int = 8
     sequence_length: int = 24
+    segments: int = 1
     num_starts: int = 16
     start_frames: int = 32
 
@@ -62,6 +69,8 @@ class TrainWorldConfig:
             raise WorldError(f"batch_size must be at least 1, got {self.batch_size}")
         if self.sequence_length < 2:
             raise WorldError(f"sequence_length must be at least 2 frames, got {self.sequence_length}")
+        if self.segments < 1:
+            raise WorldError(f"segments must be at least 1, got {self.segments}")
         if self.num_starts < 1 or self.start_frames < 1:
             raise WorldError(
                 "num_starts and start_frames must be at least 1, "
@@ -98,8 +107,11 @@ def describe_training(training: Training, config: TrainWorldConfig, num_frames: 
     """Return one sentence for the world's card: what this run learned from and what it took."""
     seen = training.step * config.batch_size * config.sequence_length * fabric.world_size
     device = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else fabric.device.type
+    length = f"{config.segments * config.sequence_length}"
+    if config.segments > 1:
+        length += f" (the memory handed on after every {config.sequence_length})"
     return (
-        f"{training.step:,} updates on {seen:,} frames, in sequences of {config.sequence_length}, drawn from "
+        f"{training.step:,} updates on {seen:,} frames, in sequences of {length}, drawn from "
         f"{num_frames:,} recorded ones: {training.seconds / 60:.1f} minutes on {fabric.world_size} x {device}"
     )
 
@@ -110,17 +122,10 @@ def add_provenance(provenance: Mapping[str, Any], name: str, entry: str) -> dict
     return {**provenance, name: [*(known if isinstance(known, list) else [known]), entry]}
 
 
-def log_half_lives(denoiser: Denoiser) -> dict[str, float]:
-    """Return median, 10th and 90th percentile over all heads of the memory's half-lives, in frames."""
-    half_lives = denoiser.half_lives().flatten()
-    if half_lives.numel() == 0:
-        return {}
-    low, median, high = (float(half_lives.quantile(q)) for q in (0.1, 0.5, 0.9))
-    return {"half_life_p10": low, "half_life_p50": median, "half_life_p90": high}
-
-
 def train_world(config: TrainWorldConfig, world: World, run: RunFolder) -> None:
     """Train a world's network on gameplay video and export it to `out/world` at every checkpoint."""
+    if config.segments > 1:
+        check_constant_memory(world.config.denoiser)
     fabric = make_fabric(config.fabric, run.path)
     actions = world.config.actions
     train = choose_episodes(config.data.train, config.data.max_frames, actions)
@@ -131,13 +136,17 @@ def train_world(config: TrainWorldConfig, world: World, run: RunFolder) -> None:
     video = latent_video(world.codec, own, fabric.device, num_workers=workers, cache=cache)
     heldout_video = latent_video(world.codec, heldout, fabric.device, num_workers=workers, cache=cache)
     size = (world.config.height, world.config.width)
+    batch_at = make_batches(video, config, fabric.global_rank)
     starts = take_starts(heldout, config.num_starts, config.start_frames, size)
     places = validation_places(heldout_video, config.validation)
     run.check_inputs(fabric, train=digest_of(world.codec, train), heldout=digest_of(world.codec, heldout))
 
     denoiser = world.denoiser.requires_grad_(True).train()
     optimizers = make_optimizers(denoiser, config.optimizer)
-    training = prepare(fabric, FlowMatching(denoiser, config.objective), optimizers, config.loop.ema_decay)
+    objective = FlowMatching if config.segments == 1 else SegmentMatching
+    training = prepare(fabric, objective(denoiser, config.objective), optimizers, config.loop.ema_decay)
+    if config.segments > 1:
+        training.carry = Carry(denoiser.initial_memory(config.batch_size))
     if config.fabric.compile:
         for block in denoiser.layers():
             block.compile(dynamic=False)
@@ -155,7 +164,7 @@ def train_world(config: TrainWorldConfig, world: World, run: RunFolder) -> None:
     fit(
         fabric,
         training,
-        make_batches(video, config, fabric.global_rank),
+        batch_at,
         config.loop,
         run,
         frames_per_batch=config.batch_size * config.sequence_length,
@@ -166,15 +175,27 @@ def train_world(config: TrainWorldConfig, world: World, run: RunFolder) -> None:
 
 def make_batches(
     video: LatentVideo, config: TrainWorldConfig, rank: int
-) -> Callable[[int], tuple[Tensor, Tensor, torch.Generator]]:
-    """Return the function that draws a step's sequences from the step's number alone."""
-    index = SequenceIndex(video.lengths, config.sequence_length)
+) -> Callable[[int], tuple[Tensor | torch.Generator, ...]]:
+    """Return the function that draws a step's sequences, or segments of longer ones, from its number alone.
 
-    def batch_at(step: int) -> tuple[Tensor, Tensor, torch.Generator]:
-        seed = seed_of(config.loop.seed, step, rank)
-        starts = index.sample(np.random.default_rng(seed), config.batch_size)
-        generator = torch.Generator(video.latents.device).manual_seed(seed)
-        latents, actions = video.sequences(starts, config.sequence_length)
-        return latents, actions, generator
+    It gives latents `[B, F, C, h, w]`, actions `[B, F, A]` and a generator; and where a sequence has several
+    segments also which rows begin a sequence, `[B]` bool.
+    """
+    batch_size, length, segments = config.batch_size, config.sequence_length, config.segments
+    index = SequenceIndex(video.lengths, segments * length)
+    device = video.latents.device
+
+    def sequences_of(block: int) -> np.ndarray:
+        return index.sample(np.random.default_rng(seed_of(config.loop.seed, block, rank)), batch_size)
+
+    def batch_at(step: int) -> tuple[Tensor | torch.Generator, ...]:
+        block, segment = places_at(step, segments, batch_size)
+        drawn = {number: sequences_of(number) for number in set(block.tolist())}
+        starts = np.array([drawn[number][row] for row, number in enumerate(block.tolist())])
+        latents, actions = video.sequences(starts + segment * length, length)
+        generator = torch.Generator(device).manual_seed(seed_of(config.loop.seed, step, rank))
+        if segments == 1:
+            return latents, actions, generator
+        return latents, actions, generator, torch.from_numpy(segment == 0).to(device)
 
     return batch_at

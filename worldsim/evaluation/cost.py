@@ -1,22 +1,26 @@
 """What a step costs in time and memory, and whether that stays so."""
 
+# F steps, B batch, A action axes
+
 from __future__ import annotations
 
 import re
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from worldsim.evaluation.clips import ClipBatch
 from worldsim.session import steady_memory
 from worldsim.simulator import Simulator
+from worldsim.state import WorldState
 from worldsim.timing import Percentiles, process_memory_bytes
 
 EARLY, LATE = (100, 200), (1900, 2000)
@@ -48,27 +52,100 @@ def step_cost(
     Returns:
         A JSON object; times in milliseconds, memory in bytes.
     """
-    device, layout = simulator.world.device, simulator.world.config.actions
+    actions = random_actions(simulator, len(start.clips), num_frames, seed)
+    state = start.begin_dreams(simulator, context_frames, seed)
+    trace = trace_steps(simulator, state, actions, show_progress=show_progress)
+    marks = [frame for frame in (EARLY[0], LATE[1]) if frame <= num_frames]
+    return summarize_steps(trace.predict_ms, trace.commit_ms) | {
+        "batch_size": len(start.clips),
+        "memory_at_frame": {str(frame): trace.memory_at(frame) for frame in marks},
+    }
+
+
+def random_actions(simulator: Simulator, batch_size: int, num_frames: int, seed: int) -> Tensor:
+    """Return random actions that are held for a few frames each, `[F, B, A]` int64, alike in all rows."""
+    layout = simulator.world.config.actions
     held = np.random.default_rng(seed).integers(
         0, layout.num_values, size=(num_frames // 8 + 1, len(layout.axes))
     )
-    actions = torch.from_numpy(np.repeat(held, 8, axis=0)).expand(len(start.clips), -1, -1).movedim(1, 0)
-    state = start.begin_dreams(simulator, context_frames, seed)
-    predict_ms, commit_ms = np.zeros(num_frames), np.zeros(num_frames)
-    memory: dict[str, Any] = {}
+    actions = torch.from_numpy(np.repeat(held, 8, axis=0)[:num_frames])
+    return actions.expand(batch_size, -1, -1).movedim(1, 0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepTrace:
+    """What each of F steps cost, and what was held after it.
+
+    Attributes:
+        predict_ms: `[F]`.
+        commit_ms: `[F]`.
+        state_bytes: `[F]` int64, what is remembered.
+        process_bytes: `[F]` int64, memory of the process; 0 where it is not known.
+        device_bytes: `[F]` int64, tensors on the GPU; None without one.
+        device_peak_bytes: `[F]` int64, the most that these took since the first step.
+    """
+
+    predict_ms: np.ndarray
+    commit_ms: np.ndarray
+    state_bytes: np.ndarray
+    process_bytes: np.ndarray
+    device_bytes: np.ndarray | None
+    device_peak_bytes: np.ndarray | None
+
+    @property
+    def step_ms(self) -> np.ndarray:
+        """Return the times of whole steps, `[F]`."""
+        return self.predict_ms + self.commit_ms
+
+    @property
+    def peak_bytes(self) -> np.ndarray:
+        """Return the most that was held up to each step, `[F]`: on a GPU there, else by the process."""
+        held = self.process_bytes if self.device_peak_bytes is None else self.device_peak_bytes
+        return np.maximum.accumulate(held)
+
+    def memory_at(self, frame: int) -> dict[str, int | None]:
+        """Return the bytes that were held after step number `frame`, counted from 1."""
+        report: dict[str, int | None] = {"process_bytes": int(self.process_bytes[frame - 1]) or None}
+        if self.device_bytes is not None:
+            report["device_bytes"] = int(self.device_bytes[frame - 1])
+        return report | {"state_bytes": int(self.state_bytes[frame - 1])}
+
+
+def trace_steps(
+    simulator: Simulator, state: WorldState, actions: Tensor, *, show_progress: bool = False
+) -> StepTrace:
+    """Step a batch of dreams and measure each step.
+
+    Args:
+        simulator: Of the world.
+        state: Where the dreams begin.
+        actions: `[F, B, A]` int64, of each step.
+        show_progress: Show a progress bar.
+    """
+    device = simulator.world.device
+    rows: list[tuple[float, float]] = []
+    held: list[tuple[int, ...]] = []
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     with steady_memory():
-        for index in tqdm(range(num_frames), desc="step time", unit="frame", disable=not show_progress):
+        for action in tqdm(actions, desc="step time", unit="frame", disable=not show_progress):
             began = now(device)
-            prediction = simulator.predict(state, actions[index])
+            prediction = simulator.predict(state, action)
             drawn = now(device)
             state = simulator.commit(state, prediction)
-            predict_ms[index], commit_ms[index] = 1000 * (drawn - began), 1000 * (now(device) - drawn)
-            if index + 1 in (EARLY[0], LATE[1]):
-                memory[str(index + 1)] = memory_in_use(device) | {"state_bytes": state.nbytes}
-    return summarize_steps(predict_ms, commit_ms) | {
-        "batch_size": len(start.clips),
-        "memory_at_frame": memory,
-    }
+            rows.append((1000 * (drawn - began), 1000 * (now(device) - drawn)))
+            held.append((state.nbytes, process_memory_bytes() or 0, *device_memory(device)))
+    predict_ms, commit_ms = np.array(rows).T
+    state_bytes, process_bytes, *on_device = np.array(held, dtype=np.int64).T
+    allocated, peak = on_device or (None, None)
+    return StepTrace(
+        predict_ms=predict_ms,
+        commit_ms=commit_ms,
+        state_bytes=state_bytes,
+        process_bytes=process_bytes,
+        device_bytes=allocated,
+        device_peak_bytes=peak,
+    )
 
 
 def now(device: torch.device) -> float:
@@ -78,12 +155,11 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def memory_in_use(device: torch.device) -> dict[str, int | None]:
-    """Return the bytes that the process and, on a GPU, its tensors hold."""
-    report: dict[str, int | None] = {"process_bytes": process_memory_bytes()}
-    if device.type == "cuda":
-        report["device_bytes"] = torch.cuda.memory_allocated(device)
-    return report
+def device_memory(device: torch.device) -> tuple[int, ...]:
+    """Return the bytes that a GPU's tensors take and have taken at most; nothing without a GPU."""
+    if device.type != "cuda":
+        return ()
+    return torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
 
 
 def summarize_steps(predict_ms: np.ndarray, commit_ms: np.ndarray) -> dict[str, Any]:

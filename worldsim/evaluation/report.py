@@ -140,7 +140,27 @@ def write_video(path: Path, examples: Sequence[Example], frame_rate: float) -> N
 
 
 def write_curve(path: Path, curves: Mapping[str, Sequence[float]]) -> None:
-    """Plot PSNR in dB over the horizon in frames, by method."""
+    """Plot PSNR in dB over the horizon in frames, by method, on an axis that doubles."""
+    named = {method.replace("_", " "): values for method, values in curves.items()}
+    labels = ("frames after the last real one", "PSNR against the real game, dB")
+    write_plot(path, named, labels, is_doubling=True)
+
+
+def write_plot(
+    path: Path,
+    curves: Mapping[str, Sequence[float] | np.ndarray],
+    labels: tuple[str, str],
+    *,
+    is_doubling: bool = False,
+) -> None:
+    """Plot curves over the frames 1, 2, 3 and so on.
+
+    Args:
+        path: PNG file.
+        curves: By name.
+        labels: Of the two axes, frames first.
+        is_doubling: Whether equal distances on the axis of frames are factors instead of differences.
+    """
     # pyplot would choose a window system.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -148,11 +168,12 @@ def write_curve(path: Path, curves: Mapping[str, Sequence[float]]) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for method, values in curves.items():
-        axes.plot(range(1, len(values) + 1), values, label=method.replace("_", " "))
-    axes.set_xscale("log", base=2)
-    axes.set_xlabel("frames after the last real one")
-    axes.set_ylabel("PSNR against the real game, dB")
+    for name, values in curves.items():
+        axes.plot(range(1, len(values) + 1), values, label=name)
+    if is_doubling:
+        axes.set_xscale("log", base=2)
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
     axes.grid(alpha=0.3)
     axes.legend()
     part = path.with_name(path.name + ".part")

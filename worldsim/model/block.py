@@ -1,4 +1,4 @@
-"""The transformer block of Wan 2.1: adaLN modulation from time, attention, GELU MLP."""
+"""The transformer block of Wan 2.1: adaLN modulation from time, attention, GELU MLP; and its output layer."""
 
 # G any leading sizes, N tokens per frame, D model width
 
@@ -9,14 +9,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention.flex_attention import BlockMask
 
-from worldsim.model.attention import Rotary
+from worldsim.model.attention import Cached, Rotary
 from worldsim.model.full_attention import FullAttention
 from worldsim.model.hybrid_attention import HybridAttention
-from worldsim.model.linear import FeedForward
-from worldsim.model.window_attention import WindowAttention
+from worldsim.model.linear import FeedForward, Linear
+from worldsim.model.window_attention import WindowAttention, WindowBefore
 
 AnyAttention = HybridAttention | WindowAttention | FullAttention
-Carried = Tensor | BlockMask | None
+Carried = Tensor | WindowBefore | BlockMask | None
+"""What a layer is given beside the tokens of a segment; see `Block.forward`."""
+HandedOn = Tensor | Cached | None
+"""What a layer hands on to the next segment."""
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -52,20 +55,50 @@ class Block(nn.Module):
         x = torch.addcmul(x, attended.to(x.dtype), gate)
         return torch.addcmul(x, self.ffn(modulated_norm(x, ffn_shift, ffn_scale)).to(x.dtype), ffn_gate)
 
-    def forward(self, x: Tensor, conditioning: Tensor, carried: Carried, rotary: Rotary) -> Tensor:
+    def forward(
+        self, x: Tensor, conditioning: Tensor, carried: Carried, rotary: Rotary
+    ) -> tuple[Tensor, HandedOn]:
         """Run all frames of both streams at once (training).
 
         Args:
             x: `[B, F, S, N, D]`, at least fp32.
             conditioning: `[B, F, S, 6, D]`.
-            carried: The state before the first frame of a hybrid layer `[B, H, K, V]`; for a window layer
-                which cached frames each frame sees, `[F, W + 1]` bool; for a full layer its mask, if any.
+            carried: The state before the first frame of a hybrid layer `[B, H, K, V]`; what a window layer
+                has cached; for a full layer its mask, if any.
             rotary: Angles of the frames.
 
         Returns:
-            The tokens, shaped as `x`.
+            The tokens, shaped as `x`; and of a hybrid layer the state after the last frame, of a window layer
+            what it has cached then, of a full layer None.
         """
         modulation = self.modulate(conditioning)
         entered = modulated_norm(x, modulation[0], modulation[1])
-        attended = self.self_attn.forward_sequence(entered, carried, rotary)  # pyright: ignore[reportArgumentType]
-        return self.finish(x, attended, modulation)
+        attended, handed_on = self._attend(entered, carried, rotary)
+        return self.finish(x, attended, modulation), handed_on
+
+    def _attend(self, entered: Tensor, carried: Carried, rotary: Rotary) -> tuple[Tensor, HandedOn]:
+        attention = self.self_attn
+        if isinstance(attention, FullAttention):
+            assert carried is None or isinstance(carried, BlockMask)
+            return attention.forward_sequence(entered, carried, rotary), None
+        if isinstance(attention, WindowAttention):
+            assert isinstance(carried, WindowBefore)
+            return attention.forward_sequence(entered, carried, rotary)
+        assert isinstance(carried, Tensor)
+        return attention.forward_sequence(entered, carried, rotary)
+
+
+class Head(nn.Module):
+    """Wan's output layer: modulated norm, then one linear map to the patch."""
+
+    def __init__(self, dim: int, out: int) -> None:
+        super().__init__()
+        self.head = Linear(dim, out)
+        self.modulation = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """Map `[G, N, D]` with time embedding `[G, D]` to `[G, N, out]`."""
+        shift, scale = (self.modulation[0] + time.unsqueeze(-2)).unsqueeze(-2).unbind(-3)
+        return self.head(modulated_norm(x, shift, 1 + scale))

@@ -1,7 +1,7 @@
 """The network: an action-conditioned diffusion transformer whose memory of past frames is a value.
 
 Two forms of one function. Frame by frame (`observe`, `denoise`, `commit`) is what play runs; `forward` runs
-whole sequences at once for training. A test holds them equal.
+whole sequences at once for training, `forward_segment` goes on from a memory. Tests hold them equal.
 """
 
 # B batch, F frames, S streams (clean, noisy), N tokens per frame, D model width, A action axes, G leading
@@ -18,15 +18,16 @@ from torch.nn import functional
 
 import kernels
 from worldsim.model.attention import Cached, Rotary, at_least_fp32
-from worldsim.model.block import AnyAttention, Block, Carried, modulated_norm
+from worldsim.model.block import AnyAttention, Block, HandedOn, Head, modulated_norm
 from worldsim.model.denoiser_config import PATCH, DenoiserConfig
-from worldsim.model.full_attention import FullAttention, past_mask, sequence_mask, time_angles
+from worldsim.model.full_attention import FullAttention, past_mask, time_angles
 from worldsim.model.hybrid_attention import HybridAttention, Written
 from worldsim.model.linear import Linear
 from worldsim.model.memory import MemoryState, empty_memory, push_window, window_is_visible
 from worldsim.model.patches import embed_patches, join_patches
 from worldsim.model.path import MemoryPhase, build_motion, wrap
 from worldsim.model.rotary import place_angles, rotate, turns
+from worldsim.model.segment import check_constant_memory, deal_out, put_together
 from worldsim.model.window_attention import WindowAttention, age_angles
 
 TIME_FREQUENCIES = 256
@@ -58,22 +59,6 @@ class FrameContext:
     window_values: Tensor
     past_mask: Tensor | None
     previous: Tensor | float
-
-
-class Head(nn.Module):
-    """Wan's output layer: modulated norm, then one linear map to the patch."""
-
-    def __init__(self, dim: int, out: int) -> None:
-        super().__init__()
-        self.head = Linear(dim, out)
-        self.modulation = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """Map `[G, N, D]` with time embedding `[G, D]` to `[G, N, out]`."""
-        shift, scale = (self.modulation[0] + time.unsqueeze(-2)).unsqueeze(-2).unbind(-3)
-        return self.head(modulated_norm(x, shift, 1 + scale))
 
 
 class Denoiser(nn.Module):
@@ -331,32 +316,59 @@ class Denoiser(nn.Module):
         Returns:
             Velocity of the noisy frames, `[B, F, C, h, w]`.
         """
+        return self._run_all(clean, noisy, levels, actions, self.initial_memory(len(clean)))[0]
+
+    def forward_segment(
+        self, clean: Tensor, noisy: Tensor, levels: Tensor, actions: Tensor, memory: MemoryState
+    ) -> tuple[Tensor, MemoryState]:
+        """Predict the velocities of sequences that go on from a memory, all frames at once.
+
+        Args:
+            clean: As in `forward`, and so are `noisy`, `levels` and `actions`.
+            noisy: The frames to denoise.
+            levels: Noise levels.
+            actions: Actions.
+            memory: State before the first frame; rows may have committed different numbers of frames.
+
+        Returns:
+            Velocity of the noisy frames, `[B, F, C, h, w]`, and the state after the last clean frame, without
+            gradients.
+
+        Raises:
+            WorldError: If the model has full layers.
+        """
+        check_constant_memory(self.config)
+        velocity, handed_on, phase = self._run_all(clean, noisy, levels, actions, memory)
+        return velocity, put_together(memory, handed_on, wrap(phase), clean)
+
+    def _run_all(
+        self, clean: Tensor, noisy: Tensor, levels: Tensor, actions: Tensor, memory: MemoryState
+    ) -> tuple[Tensor, list[HandedOn], Tensor]:
+        """Return the velocity, what each layer hands on, and the path at the last frame, `[B, D / 2]`."""
         action = self.embed_actions(actions)  # [B, F, D]
-        rotary = self.rotary(self.path_phases(clean, action), range(clean.shape[1]))
+        before = torch.cat([memory.latents.to(clean.dtype)[:, None], clean[:, :-1]], dim=1)
+        phases = self.path_phases(before, action, memory)
+        rotary = self.rotary(phases, range(clean.shape[1]))
         time = self.embed_time(levels) + action.unsqueeze(2)  # [B, F, 2, D]
         conditioning = at_least_fp32(self.time_projection(time)).unflatten(-1, (6, -1))
-        before = functional.pad(clean[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0))  # nothing before the first frame
         x = self.patchify(torch.stack([clean, noisy], dim=2)) + self.embed_previous(before.unsqueeze(2))
-        carried = self._carried(x)
-        for block in self.layers():
-            x = block(x, conditioning, carried[type(block.self_attn)], rotary)
-        return self.unpatchify(self.head(x[:, :, 1], time[:, :, 1]))
+        handed_on: list[HandedOn] = []
+        for block, carried in zip(self.layers(), deal_out(self.layers(), memory, x), strict=True):
+            x, kept = block(x, conditioning, carried, rotary)
+            handed_on.append(kept)
+        return self.unpatchify(self.head(x[:, :, 1], time[:, :, 1])), handed_on, phases[:, -1]
 
-    def _carried(self, x: Tensor) -> dict[type[AnyAttention], Carried]:
-        """Return what each kind of layer is given beside tokens `[B, F, S, N, D]`; see `Block.forward`."""
-        batch, frames, streams, tokens, _ = x.shape
-        heads, width = self.config.num_heads, self.config.head_width
-        on_gpu = x.is_cuda and bool(self.config.full_layers)
-        return {
-            HybridAttention: at_least_fp32(x.new_zeros(batch, heads, width, width)),
-            WindowAttention: window_is_visible(torch.arange(frames, device=x.device), self.config.window),
-            FullAttention: sequence_mask(frames, streams, tokens, x.device) if on_gpu else None,
-        }
+    def path_phases(self, before: Tensor, action: Tensor, memory: MemoryState) -> Tensor:
+        """Return the path's angles at every frame, `[B, F, head_width / 2]`, at least fp32.
 
-    def path_phases(self, clean: Tensor, action: Tensor) -> Tensor:
-        """Return the path's angles at every frame, `[B, F, head_width / 2]` fp32; the first is the origin."""
-        turns = at_least_fp32(self.motion(clean[:, :-1].to(self.patch_embedding.weight.dtype), action[:, 1:]))
-        return functional.pad(turns.cumsum(1), (0, 0, 1, 0))
+        Args:
+            before: `[B, F, C, h, w]`, the clean frame before each.
+            action: `[B, F, D]`, embeddings of the actions.
+            memory: Before the first frame. Where it is empty, that frame is the path's origin.
+        """
+        turns = at_least_fp32(self.motion(before.to(self.patch_embedding.weight.dtype), action))
+        first = torch.where((memory.num_committed > 0)[:, None, None], turns[:, :1], 0.0)
+        return memory.phase[:, None] + torch.cat([first, turns[:, 1:]], dim=1).cumsum(1)
 
     @torch.no_grad()
     def half_lives(self) -> Tensor:

@@ -84,3 +84,9 @@ class DenoiserConfig:
     def head_width(self) -> int:
         """Features of one head."""
         return self.dim // self.num_heads
+
+    @property
+    def layer_counts(self) -> dict[str, int]:
+        """Number of layers of each kind."""
+        window, full = len(self.window_layers), len(self.full_layers)
+        return {"hybrid": self.num_layers - window - full, "window": window, "full": full}

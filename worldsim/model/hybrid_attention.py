@@ -152,7 +152,7 @@ class HybridAttention(Attention):
         qk, v, (_, a, b) = self.project(x)
         return Written(qk[..., 1, :, :], v, a, b)
 
-    def forward_sequence(self, x: Tensor, state: Tensor, rotary: Rotary) -> Tensor:
+    def forward_sequence(self, x: Tensor, state: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor]:
         """Do the same for all frames at once; both streams read what the clean frames before them wrote.
 
         Args:
@@ -161,14 +161,14 @@ class HybridAttention(Attention):
             rotary: Angles with `memory` `[B, F, N, D / 2, 2]`.
 
         Returns:
-            The output, shaped as `x`.
+            The output, shaped as `x`, and the state after the last frame, without gradients.
         """
         qk, v, (gate, a, b) = self.project(x)
         qk = qk.to(v.dtype)  # in mixed precision, what is kept for the gradient is then half as large
         q, k = qk.unbind(-3)
         with torch.autocast(x.device.type, enabled=False):
             written = Written(k[:, :, 0], v[:, :, 0], a[:, :, 0], b[:, :, 0])
-            states, _ = kernels.scan_frames(*self.write_terms(written, rotary), state)
+            states, final = kernels.scan_frames(*self.write_terms(written, rotary), state)
         streams = Rotary(rotary.place, rotary.memory.unsqueeze(2))
         out = self.recall(q, gate, states, self.local(qk, v, rotary), streams)
-        return self.o(out.flatten(-2))
+        return self.o(out.flatten(-2)), final.detach()

@@ -15,6 +15,8 @@ from worldsim.model.denoiser_config import DenoiserConfig
 from worldsim.model.past_frames import PastFrames
 
 PAST = "past_"
+PER_ROW = ("phase", "latents", "num_committed")
+"""Tensors whose first axis is the batch; the others hold layers first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,11 +26,11 @@ class MemoryState:
     Its size never changes, but for `past`, which only a model with full layers has.
 
     Attributes:
-        matrices: `[L, B, H, K, V]` fp32, the recurrent state of each hybrid layer.
+        matrices: `[L, B, H, K, V]`, at least fp32, the recurrent state of each hybrid layer.
         window_keys: `[L, B, W + 1, N, H, D]`, keys of the sink (slot 0, the first committed frame) and of
             the last W frames, oldest first, turned by their place in the frame only.
         window_values: The values beside them.
-        phase: `[B, D / 2]` fp32 in [-pi, pi), the angles of the path so far.
+        phase: `[B, D / 2]`, at least fp32, in [-pi, pi), the angles of the path so far.
         latents: `[B, C, h, w]`, the frame committed last.
         num_committed: `[B]` int64, how many frames were committed.
         past: Keys and values of all past frames for the full layers; None without such layers.
@@ -75,6 +77,20 @@ class MemoryState:
             return replace(self, **own)  # goes on sharing the past's buffer
         return self.from_tensors(after)
 
+    def first_rows(self, count: int) -> MemoryState:
+        """Return the memory of the first so many rows of the batch."""
+        return self.map(lambda name, tensor: tensor[:count] if name in PER_ROW else tensor[:, :count])
+
+    def begin_anew(self, rows: Tensor) -> MemoryState:
+        """Return the memory with nothing in the rows where `rows` `[B]` bool is True."""
+
+        def cleared(name: str, tensor: Tensor) -> Tensor:
+            mask = rows if name in PER_ROW else rows[None]
+            mask = mask.reshape(*mask.shape, *(1,) * (tensor.dim() - mask.dim()))
+            return torch.where(mask, torch.zeros_like(tensor), tensor)
+
+        return self.map(cleared)
+
 
 def empty_memory(
     config: DenoiserConfig, batch_size: int, dtype: torch.dtype, device: torch.device
@@ -87,12 +103,15 @@ def empty_memory(
     def zeros(*shape: int) -> Tensor:
         return torch.zeros(shape, dtype=dtype, device=device)
 
+    wide = torch.promote_types(dtype, torch.float32)  # of what adds up over all frames
     past = zeros(num_full, batch_size, heads, 0, config.tokens_per_frame, width)
     return MemoryState(
-        matrices=torch.zeros(layers - num_window - num_full, batch_size, heads, width, width, device=device),
+        matrices=torch.zeros(
+            layers - num_window - num_full, batch_size, heads, width, width, dtype=wide, device=device
+        ),
         window_keys=zeros(num_window, batch_size, config.window + 1, *token),
         window_values=zeros(num_window, batch_size, config.window + 1, *token),
-        phase=torch.zeros(batch_size, width // 2, device=device),
+        phase=torch.zeros(batch_size, width // 2, dtype=wide, device=device),
         latents=zeros(batch_size, *config.latent_shape),
         num_committed=torch.zeros(batch_size, dtype=torch.int64, device=device),
         past=PastFrames.of(past, past) if num_full else None,

@@ -55,6 +55,13 @@ class PastFrames:
             raise ValueError(f"keys {list(keys.shape)} and values {list(values.shape)} of past frames differ")
         return cls(_Buffer(torch.stack([keys, values]), keys.shape[3]), keys.shape[3])
 
+    def reserve(self, num_frames: int) -> PastFrames:
+        """Return the same frames in a buffer with room for so many in all: it is not copied until then."""
+        old = self._buffer.data[:, :, :, :, : self.num_frames]
+        data = old.new_empty(*old.shape[:4], num_frames + 1, *old.shape[5:])  # one for `with_own`
+        data[:, :, :, :, : self.num_frames] = old
+        return PastFrames(_Buffer(data, self.num_frames), self.num_frames)
+
     @property
     def keys(self) -> Tensor:
         """Keys `[L, B, H, T, N, D]`, for reading only."""

@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from worldsim.model.attention import Attention, Cached, Rotary, attend, attend_in_play, rotate_both
 from worldsim.model.rotary import frequencies, rotate, split_width, turns
@@ -19,6 +20,22 @@ def age_angles(head_width: int, window: int) -> Tensor:
     angles = torch.zeros(window + 1, head_width // 2, dtype=torch.float64)
     angles[:, : time // 2] = -age[:, None] * frequencies(time)
     return angles
+
+
+class WindowBefore(NamedTuple):
+    """What a window layer is given of the frames before a segment.
+
+    Attributes:
+        k: `[B, W + 1, N, H, D]`, keys of the sink and of the last W frames, as in `MemoryState.window_keys`.
+        v: The values beside them.
+        visible: `[B, F, W + 1]` bool, which of the cached frames each frame of the segment sees.
+        is_empty: `[B]` bool, whether nothing was committed before: the sink is then the first frame.
+    """
+
+    k: Tensor
+    v: Tensor
+    visible: Tensor
+    is_empty: Tensor
 
 
 class WindowAttention(Attention):
@@ -67,33 +84,54 @@ class WindowAttention(Attention):
         dtype = self.o.weight.dtype
         return Cached(rotate_both(qk, rotary.place)[..., 1, :, :].to(dtype), v.to(dtype))
 
-    def forward_sequence(self, x: Tensor, visible: Tensor, rotary: Rotary) -> Tensor:
-        """Do the same for all frames of sequences that begin with an empty window.
+    def forward_sequence(self, x: Tensor, before: WindowBefore, rotary: Rotary) -> tuple[Tensor, Cached]:
+        """Do the same for all frames of a segment at once.
 
         Args:
             x: `[B, F, S, N, H * D]`, stream 0 clean.
-            visible: `[F, W + 1]` bool.
+            before: What is cached of the frames before the segment.
             rotary: Angles of the frames.
+
+        Returns:
+            The output, shaped as `x`, and what is cached after the segment, shaped as in `before`, without
+            gradients.
         """
         qk, v, _ = self.project(x)
         q, k = rotate_both(qk.to(v.dtype), rotary.place).to(v.dtype).unbind(-3)
-        past = rotate(self._windows(k[:, :, 0]), self.age).to(k.dtype)
-        keys = torch.cat([past.flatten(2, 3), k.flatten(2, 3)], dim=2)
-        values = torch.cat([self._windows(v[:, :, 0]).flatten(2, 3), v.flatten(2, 3)], dim=2)
-        mask = self._sequence_mask(visible, x.shape[2], x.shape[3])  # [F, 1, S * N, keys]
-        out = attend(q.flatten(2, 3), keys, values, mask.expand(x.shape[0], *mask.shape))
-        return self.o(out.unflatten(2, x.shape[2:4]).flatten(-2))
+        past_keys, keys_after = self._windows(k[:, :, 0], before.k, before.is_empty)
+        past_values, values_after = self._windows(v[:, :, 0], before.v, before.is_empty)
+        past_keys = rotate(past_keys, self.age).to(k.dtype)
+        keys = torch.cat([past_keys.flatten(2, 3), k.flatten(2, 3)], dim=2)
+        values = torch.cat([past_values.flatten(2, 3), v.flatten(2, 3)], dim=2)
+        mask = self._sequence_mask(before.visible, x.shape[2], x.shape[3])
+        out = attend(q.flatten(2, 3), keys, values, mask)
+        return self.o(out.unflatten(2, x.shape[2:4]).flatten(-2)), Cached(keys_after, values_after)
 
-    def _windows(self, clean: Tensor) -> Tensor:
-        """Gather sink and window of every frame: `[B, F, N, H, D]` -> `[B, F, W + 1, N, H, D]`."""
-        frames = clean.shape[1]
-        padded = functional.pad(clean, (0, 0, 0, 0, 0, 0, self.window, 0))
-        sink = clean[:, :1].expand_as(clean)
+    def _windows(self, clean: Tensor, before: Tensor, is_empty: Tensor) -> tuple[Tensor, Tensor]:
+        """Gather sink and window of every frame, and what is cached after the last.
+
+        Args:
+            clean: `[B, F, N, H, D]`.
+            before: `[B, W + 1, N, H, D]`, what is cached before the first frame.
+            is_empty: `[B]` bool, whether that is nothing.
+
+        Returns:
+            `[B, F, W + 1, N, H, D]`, and the same as `before` after the segment.
+        """
+        frames, cached = clean.shape[1], before.to(clean.dtype)
+        sink = torch.where(is_empty[:, None, None, None, None], clean[:, :1], cached[:, :1])
+        joined = torch.cat([cached[:, 1:], clean], dim=1)  # [B, W + F, N, H, D]
         # Slices, not `unfold`: the backward pass of that adds up by atomic writes.
-        return torch.stack([sink, *(padded[:, i : i + frames] for i in range(self.window))], dim=2)
+        windows = [joined[:, i : i + frames] for i in range(self.window)]
+        after = torch.cat([sink, joined[:, frames:]], dim=1).detach()
+        return torch.stack([sink.expand_as(clean), *windows], dim=2), after.to(before.dtype)
 
     def _sequence_mask(self, visible: Tensor, streams: int, tokens: int) -> Tensor:
-        """Return which keys each query sees: cached frames that exist, its own stream of its own frame."""
+        """Return which keys each query sees, `[B, F, 1, S * N, (W + 1 + S) * N]` bool.
+
+        These are the cached frames that exist, and its own stream of its own frame.
+        """
         own = torch.eye(streams, dtype=torch.bool, device=visible.device)
-        seen = torch.cat([visible[:, None].expand(-1, streams, -1), own.expand(len(visible), -1, -1)], dim=-1)
-        return seen.repeat_interleave(tokens, dim=1).repeat_interleave(tokens, dim=2).unsqueeze(1)
+        cached = visible.unsqueeze(2).expand(-1, -1, streams, -1)  # [B, F, S, W + 1]
+        seen = torch.cat([cached, own.expand(*visible.shape[:2], -1, -1)], dim=-1)
+        return seen.repeat_interleave(tokens, dim=2).repeat_interleave(tokens, dim=3).unsqueeze(2)

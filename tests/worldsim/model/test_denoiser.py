@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.fakes import draw, make_denoiser
 from worldsim.errors import WorldError
 from worldsim.model.attention import LONG, attend, attend_in_play
 from worldsim.model.denoiser import Denoiser
@@ -19,38 +20,6 @@ from worldsim.model.memory import MemoryState
 from worldsim.model.path import MemoryPhase
 
 FRAMES = 9  # longer than the window of 3, so that the sink comes into play
-
-
-def make_denoiser(
-    phase: MemoryPhase,
-    window_layers: list[int] | None = None,
-    full_layers: list[int] | None = None,
-    *,
-    previous_frame: bool = True,
-) -> Denoiser:
-    """Return a small fp64 denoiser all of whose weights matter."""
-    torch.manual_seed(0)
-    config = DenoiserConfig(
-        latent_shape=[4, 8, 8],
-        dim=32,
-        ffn_dim=48,
-        num_heads=2,
-        num_layers=3,
-        window=3,
-        window_layers=[1] if window_layers is None else window_layers,
-        full_layers=full_layers or [],
-        memory_phase=phase,
-        half_lives=[0.5, 20.0],
-        previous_frame=previous_frame,
-    )
-    denoiser = Denoiser(config).double()
-    for parameter in denoiser.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    return denoiser.eval().requires_grad_(False)
-
-
-def draw(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def widened(memory: MemoryState) -> MemoryState:

@@ -12,7 +12,7 @@ from worldsim.model.memory import window_is_visible
 from worldsim.model.past_frames import PastFrames
 from worldsim.model.path import wrap
 from worldsim.model.rotary import place_angles, turns
-from worldsim.model.window_attention import WindowAttention
+from worldsim.model.window_attention import WindowAttention, WindowBefore
 
 HEADS, WIDTH, ROWS, COLUMNS = 2, 16, 2, 3
 TOKENS = ROWS * COLUMNS
@@ -97,7 +97,10 @@ def test_window_and_full_layer_exchange_their_weights_and_agree_while_nothing_le
     x = random(2, frames, 2, TOKENS, HEADS * WIDTH)
     angles = rotary(range(frames))
     ours = layer.forward_sequence(x, None, angles)
-    theirs = other.forward_sequence(x, window_is_visible(torch.arange(frames), window), angles)
+    visible = window_is_visible(torch.arange(frames), window).expand(2, -1, -1)
+    nothing = torch.zeros(2, window + 1, TOKENS, HEADS, WIDTH, dtype=torch.float64)
+    before = WindowBefore(nothing, nothing, visible, torch.ones(2, dtype=torch.bool))
+    theirs, _ = other.forward_sequence(x, before, angles)
     torch.testing.assert_close(ours, theirs, rtol=0.0, atol=1e-6)  # the window's table of ages is fp32
 
 

@@ -1,0 +1,174 @@
+"""One command from worlds to tables and plots, at toy size; what cannot be compared is refused first."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.fakes import TINY_SHAPE, tiny_world, write_tiny_dataset
+from training import report_conversion
+from training.report_conversion import Comparison, ReportConversionConfig, main
+from worldsim.actions import ActionLayout
+from worldsim.device import DeviceChoice
+from worldsim.errors import WorldError
+from worldsim.evaluation import paper_shape
+from worldsim.model.denoiser import Denoiser
+from worldsim.world import World
+
+SMALL: dict[str, Any] = {
+    "context_frames": 4,
+    "num_rollouts": 3,
+    "horizon": 9,
+    "early_frame": 3,
+    "late_frame": 8,
+    "total_frames": 6,
+    "device": "cpu",
+    "dtype": "float32",
+    "threads": 1,
+}
+CPU = DeviceChoice(torch.device("cpu"), torch.float32, "for the test")
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return a teacher, a hybrid world with its codec, one with another codec, one with other buttons."""
+    folder = tmp_path_factory.mktemp("worlds")
+    teacher, hybrid, other_codec, other_buttons = (tiny_world(is_teacher=index == 0) for index in range(4))
+    for world in (hybrid, other_buttons):
+        world.codec.load_state_dict(teacher.codec.state_dict())
+    config = other_buttons.config
+    config.actions = ActionLayout(config.actions.axes[:2])
+    config.denoiser.num_values = [3, 3]
+    other_buttons = World(config, Denoiser(config.denoiser), other_buttons.codec)
+    found = {"teacher": teacher, "hybrid": hybrid, "codec": other_codec, "buttons": other_buttons}
+    for name, world in found.items():
+        world.save_pretrained(folder / name, starts=[], dtype=torch.float32)
+    return {name: str(folder / name) for name in found}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_tiny_dataset(tmp_path_factory.mktemp("data"), episodes=3, frames=20))
+
+
+def config(places: dict[str, str], data: str, out: Path, **changes: Any) -> ReportConversionConfig:
+    settings = {"teacher": places["teacher"], "worlds": [f"100 %:{places['hybrid']}"], "zeroed": ["100 %"]}
+    return ReportConversionConfig(data=data, out=str(out), **(SMALL | settings | changes))
+
+
+def test_worlds_are_compared_from_end_to_end(places: dict[str, str], data: str, tmp_path: Path) -> None:
+    main.run(config(places, data, tmp_path / "out"))
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"conversion.md", "conversion.json", "psnr.png", "step-time.png", "bytes.png"}
+    report = json.loads((tmp_path / "out" / "conversion.json").read_text())
+    assert list(report["worlds"]) == ["teacher", "100 %", "100 %, state zeroed"]
+    teacher, hybrid, zeroed = report["worlds"].values()
+    assert teacher["layers"] == {"hybrid": 0, "window": 0, "full": 3}
+    assert teacher["quality"]["over_teacher_db"]["8"]["mean"] == 0.0
+    assert hybrid["quality"]["over_teacher_db"]["8"]["mean"] != 0.0
+    assert zeroed["quality"]["over_original_db"]["8"]["mean"] != 0.0
+    assert "cost" not in zeroed
+    one_frame = 2 * 3 * 6 * 32 * 4  # keys and values, layers, tokens, width, bytes
+    assert teacher["cost"]["state_bytes"]["late"] - teacher["cost"]["state_bytes"]["early"] == 5 * one_frame
+    assert hybrid["cost"]["state_bytes"]["late"] == hybrid["cost"]["state_bytes"]["early"]
+    assert len(hybrid["cost"]["step_ms_curve"]) == 18
+    text = (tmp_path / "out" / "conversion.md").read_text()
+    assert "| 100 %, state zeroed | `tiny@" in text
+    assert text.count("| 100 %, state zeroed |") == 4  # what it is, PSNR, against the teacher, against itself
+    found = report["worlds"]["teacher"]["quality"]
+    described = f"over 3 places in {found['num_episodes']} held-out episodes of {data}, after 4 real frames"
+    assert described in " ".join(text.split())
+    assert "not drawn alike" not in text
+    assert "paper's shape" not in text
+
+
+def test_the_same_seed_gives_the_same_quality(places: dict[str, str], data: str, tmp_path: Path) -> None:
+    qualities = []
+    for _ in range(2):
+        comparison = Comparison(config(places, data, tmp_path), CPU)
+        for _ in comparison.measure():
+            pass
+        qualities.append({name: world["quality"] for name, world in comparison.report["worlds"].items()})
+    assert qualities[0] == qualities[1]
+
+
+def test_what_was_measured_before_a_stop_is_kept(
+    places: dict[str, str], data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Comparison, "_quality", stop)
+    with pytest.raises(KeyboardInterrupt):
+        main.run(config(places, data, tmp_path))
+    text = (tmp_path / "conversion.md").read_text()
+    assert "## What a step costs" in text
+    assert "## How well it predicts" not in text
+    assert {path.suffix for path in tmp_path.iterdir()} == {".md", ".json", ".png"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"worlds": ["a:codec"], "zeroed": []}, "a has another codec than the teacher"),
+        ({"worlds": ["a:buttons"], "zeroed": []}, "a has the buttons .* the teacher has"),
+        ({"worlds": ["a:nowhere"], "zeroed": []}, "there is no world 'nowhere'"),
+        ({"worlds": ["a:teacher"], "zeroed": ["a"]}, "a has no hybrid layers"),
+        ({"horizon": 100}, "104 frames are needed, the longest has 20"),
+        ({"worlds": [], "zeroed": []}, "belong together"),
+        ({"teacher": None}, "nothing to compare"),
+        ({"paper_shape": True}, "paper_shape=true needs a CUDA GPU, and the device is cpu"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else value[:20],
+)
+def test_what_cannot_be_measured_is_refused_before_any_work(
+    places: dict[str, str], data: str, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    if worlds := changes.get("worlds"):
+        name, place = worlds[0].split(":")
+        changes = changes | {"worlds": [f"{name}:{places.get(place, place)}"]}
+    with pytest.raises(WorldError, match=message):
+        main.run(config(places, data, tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"worlds": ["no-name"], "zeroed": []}, "worlds takes NAME:WORLD, .* got 'no-name'"),
+        ({"worlds": ["a:x", "a:y"], "zeroed": []}, "got 'a' again"),
+        ({"worlds": ["teacher:x"], "zeroed": []}, "got 'teacher' again"),
+        ({"zeroed": ["b"]}, "zeroed names b, which worlds does not"),
+        ({"late_frame": 3}, "late_frame 3 must be after early_frame 3"),
+        ({"num_rollouts": 0}, "num_rollouts must be at least 1, got 0"),
+    ],
+    ids=["no_name", "twice", "teacher", "unknown_zeroed", "late_frame", "num_rollouts"],
+)
+def test_settings_are_checked(
+    places: dict[str, str], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(WorldError, match=message):
+        config(places, "data", tmp_path, **changes)
+
+
+def test_the_papers_shape_alone_at_a_tiny_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paper_shape, "PAPER_SHAPE", TINY_SHAPE)
+    settings = ReportConversionConfig(paper_shape=True, paper_frames=41, paper_steps=2)
+    comparison = Comparison(settings, CPU)
+    for _ in comparison.measure():
+        report_conversion.write_conversion(tmp_path, comparison.report)
+    shape = json.loads((tmp_path / "conversion.json").read_text())["paper_shape"]
+    assert shape["latent_frames"] == 11
+    assert [part["frames_done"] for part in shape["models"].values()] == [11, 11, 11]
+    text = (tmp_path / "conversion.md").read_text()
+    assert "\n6 tokens a frame of latents" in text
+    assert text.count("| 75 % hybrid, 25 % ") == 2
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "conversion.md",
+        "conversion.json",
+        "paper-shape.png",
+    }

@@ -1,0 +1,239 @@
+"""Compare a softmax world with what it was converted to: `python -m training.report_conversion`.
+
+Writes OUT/conversion.md, its numbers and its plots, anew after each measurement: a stopped run keeps what it
+has.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from training.entry import entry
+from training.evaluate import prepare_folder
+from worldsim.device import DeviceChoice, choose_device, set_threads
+from worldsim.errors import WorldError
+from worldsim.evaluation import paper_shape
+from worldsim.evaluation.clips import Recordings
+from worldsim.evaluation.conversion import (
+    AROUND,
+    HORIZONS,
+    Contestant,
+    check_can_forget,
+    check_comparable,
+    chosen_sampler,
+    describe,
+    summarize_cost,
+    summarize_quality,
+    summarize_references,
+)
+from worldsim.evaluation.conversion_report import write_conversion
+from worldsim.evaluation.cost import random_actions, trace_steps
+from worldsim.evaluation.report import describe_run
+from worldsim.evaluation.rollouts import FrameScores, RolloutSettings, roll_out
+from worldsim.world import World
+
+TEACHER = "teacher"
+
+
+@dataclass(kw_only=True, slots=True)
+class ReportConversionConfig:
+    """What to compare; `conf/report_conversion.yaml` says what each setting means."""
+
+    teacher: str | None = None
+    worlds: list[str] = field(default_factory=list)
+    zeroed: list[str] = field(default_factory=list)
+    data: str = "data/doom-rooms/heldout"
+    out: str = "outputs/conversion"
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: int = 0
+    denoising_steps: int | None = None
+    commit_level: float | None = None
+    context_frames: int = 32
+    num_rollouts: int = 64
+    horizon: int = max(HORIZONS)
+    batch_size: int = 0
+    early_frame: int = 81
+    late_frame: int = 1005
+    total_frames: int = 921
+    paper_shape: bool = False
+    paper_frames: int = 921
+    paper_steps: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("seed", "threads", "batch_size"):
+            if getattr(self, name) < 0:
+                raise WorldError(f"{name} must be at least 0, got {getattr(self, name)}")
+        counts = ("context_frames", "num_rollouts", "horizon", "early_frame", "total_frames")
+        for name in (*counts, "paper_frames", "paper_steps"):
+            if getattr(self, name) < 1:
+                raise WorldError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.late_frame <= self.early_frame:
+            raise WorldError(f"late_frame {self.late_frame} must be after early_frame {self.early_frame}")
+        names = self.named_worlds()
+        if unknown := [name for name in self.zeroed if name not in names]:
+            raise WorldError(f"zeroed names {', '.join(unknown)}, which worlds does not")
+
+    def named_worlds(self) -> dict[str, str]:
+        """Return the worlds to compare with the teacher by their names.
+
+        Raises:
+            WorldError: If one has no name, or a name is given twice.
+        """
+        found: dict[str, str] = {}
+        for given in self.worlds:
+            name, _, place = (part.strip() for part in given.partition(":"))
+            if not name or not place:
+                raise WorldError(f"worlds takes NAME:WORLD, NAME:WORLD and so on, got {given!r}")
+            if name in (TEACHER, *found):
+                raise WorldError(f"worlds needs names that differ, also from {TEACHER!r}; got {name!r} again")
+            found[name] = place
+        return found
+
+    @property
+    def cost_frames(self) -> int:
+        """Steps to time."""
+        return max(self.late_frame + AROUND, self.total_frames)
+
+
+@entry("report_conversion", ReportConversionConfig)
+def main(config: ReportConversionConfig) -> None:
+    """Check everything, measure, write what was measured after each part."""
+    choice = choose_device(config.device, config.dtype)
+    set_threads(config.threads)
+    check_settings(config, choice)
+    comparison = Comparison(config, choice)
+    out = prepare_folder(Path(config.out))
+    for _ in comparison.measure():
+        write_conversion(out, comparison.report)
+    print(f"written to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+
+
+def check_settings(config: ReportConversionConfig, choice: DeviceChoice) -> None:
+    """Raise `WorldError` where nothing was asked for, or what can't be done here."""
+    if config.teacher is None and not config.paper_shape:
+        raise WorldError("nothing to compare: give teacher= and worlds=, or paper_shape=true")
+    if (config.teacher is None) != (not config.worlds):
+        raise WorldError("teacher= and worlds= belong together: the worlds are compared with the teacher")
+    if config.paper_shape and choice.device.type != "cuda":
+        raise WorldError(f"paper_shape=true needs a CUDA GPU, and the device is {choice.device}")
+
+
+class Comparison:
+    """The worlds, the real game beside them, and what was measured so far.
+
+    Attributes:
+        report: For `write_conversion`.
+    """
+
+    def __init__(self, config: ReportConversionConfig, choice: DeviceChoice) -> None:
+        self.config, self.choice = config, choice
+        self.contestants: list[Contestant] = []
+        command = ["python", *(shlex.quote(word) for word in sys.orig_argv[1:])]
+        self.report: dict[str, Any] = describe_run(command, choice.device, choice.dtype)
+        self.report |= {"settings": asdict(config), "worlds": {}}
+        if config.teacher is not None:
+            self._prepare(config.teacher)
+
+    def _load(self, place: str) -> World:
+        return World.from_pretrained(place, device=self.choice.device, dtype=self.choice.dtype)
+
+    def _prepare(self, teacher_place: str) -> None:
+        """Find out now, and not after an hour, whether all can be measured."""
+        config, teacher = self.config, self._load(teacher_place)
+        for name, place in {TEACHER: teacher_place, **config.named_worlds()}.items():
+            world = self._load(place)
+            check_comparable(teacher, name, world)
+            self._add(name, place, world)
+            if name in config.zeroed:
+                check_can_forget(name, world)
+                self._add(f"{name}, state zeroed", place, world, original=name)
+        described = teacher.config
+        self.recordings = Recordings(
+            Path(config.data), described.actions, (described.height, described.width)
+        )
+        self.settings = RolloutSettings(
+            context_frames=config.context_frames,
+            horizon=config.horizon,
+            batch_size=config.batch_size or (64 if self.choice.device.type == "cuda" else 16),
+            seed=config.seed,
+            num_examples=0,
+            show_progress=True,
+        )
+        self.clips = self.recordings.choose(self.settings.length, config.num_rollouts, config.seed)
+        self.report["data"] = {"folder": config.data, "source": self.recordings.info.source}
+
+    def _add(self, name: str, place: str, world: World, *, original: str | None = None) -> None:
+        load = partial(self._load, place)
+        self.contestants.append(
+            Contestant(name=name, load=load, is_zeroed=original is not None, original=original or name)
+        )
+        sampler = chosen_sampler(world, self.config.denoising_steps, self.config.commit_level)
+        self.report["worlds"][name] = describe(world, sampler)
+
+    def measure(self) -> Iterator[None]:
+        """Measure one thing after the other; `report` has grown each time."""
+        # In this order: the cost is measured before decoded video fills the memory.
+        for contestant in self.contestants:
+            if not contestant.is_zeroed:  # it would cost the same
+                print(f"{contestant.name}: step times", flush=True)
+                self.report["worlds"][contestant.name]["cost"] = self._cost(contestant)
+                yield
+        scores: dict[str, FrameScores] = {}
+        for contestant in self.contestants:
+            print(f"{contestant.name}: roll-outs", flush=True)
+            self._quality(contestant, scores)
+            yield
+        if self.config.paper_shape:
+            yield from self._paper_shape()
+
+    def _cost(self, contestant: Contestant) -> dict[str, Any]:
+        config = self.config
+        simulator = contestant.simulator(config.denoising_steps, config.commit_level)
+        start = next(self.recordings.batches(self.clips[:1], self.settings.length, 1))
+        state = start.begin_dreams(simulator, 1, config.seed)  # frames are counted from the first
+        actions = random_actions(simulator, 1, config.cost_frames, config.seed)
+        trace = trace_steps(simulator, state, actions, show_progress=True)
+        return summarize_cost(trace, config.early_frame, config.late_frame, config.total_frames)
+
+    def _quality(self, contestant: Contestant, scores: dict[str, FrameScores]) -> None:
+        """Roll out, and compare with the roll-outs of those before."""
+        simulator = contestant.simulator(self.config.denoising_steps, self.config.commit_level)
+        own = roll_out(simulator, self.recordings, self.clips, self.settings)
+        scores[contestant.name] = own
+        if contestant.name == TEACHER:
+            self.report["references"] = summarize_references(own)
+        original = scores[contestant.original] if contestant.is_zeroed else None
+        quality = summarize_quality(own, scores[TEACHER], original)
+        self.report["worlds"][contestant.name]["quality"] = quality
+
+    def _paper_shape(self) -> Iterator[None]:
+        config, shape = self.config, paper_shape.PAPER_SHAPE
+        frames = paper_shape.latent_frames(config.paper_frames)
+        names = ("dim", "num_layers", "num_heads", "tokens_per_frame")
+        part: dict[str, Any] = {name: getattr(shape, name) for name in names}
+        part |= {"video_frames": config.paper_frames, "latent_frames": frames}
+        part |= {"denoising_steps": config.paper_steps, "models": {}}
+        self.report["paper_shape"] = part
+        for name, model in paper_shape.models_of(shape).items():
+            print(f"at the paper's shape: {name}", flush=True)
+            part["models"][name] = paper_shape.measure_shape(
+                model,
+                num_frames=frames,
+                num_steps=config.paper_steps,
+                device=self.choice.device,
+                dtype=self.choice.dtype,
+                show_progress=True,
+            )
+            yield
+
+
+if __name__ == "__main__":
+    main()
