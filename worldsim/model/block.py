@@ -65,7 +65,13 @@ class Block(nn.Module):
         Returns:
             The tokens, shaped as `x`.
         """
+        return self.trace(x, conditioning, carried, rotary)[0]
+
+    def trace(
+        self, x: Tensor, conditioning: Tensor, carried: Carried, rotary: Rotary
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Do what `forward` does; returns also what the attention was given and gave, shaped as `x`."""
         modulation = self.modulate(conditioning)
         entered = modulated_norm(x, modulation[0], modulation[1])
         attended = self.self_attn.forward_sequence(entered, carried, rotary)  # pyright: ignore[reportArgumentType]
-        return self.finish(x, attended, modulation)
+        return self.finish(x, attended, modulation), entered, attended

@@ -10,6 +10,7 @@ whole sequences at once for training. A test holds them equal.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,9 @@ from worldsim.model.window_attention import WindowAttention, age_angles
 TIME_FREQUENCIES = 256
 TIMESTEPS = 1000
 """Wan-family models count noise levels 0..1 as timesteps 0..1000."""
+
+RunBlock = Callable[[int, Tensor, Tensor, Carried, Rotary], Tensor]
+"""Takes a layer's number and what `Block.forward` takes; returns the tokens after the layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,7 +322,14 @@ class Denoiser(nn.Module):
             x = block.finish(x, attended, modulation)
         return x, written
 
-    def forward(self, clean: Tensor, noisy: Tensor, levels: Tensor, actions: Tensor) -> Tensor:
+    def forward(
+        self,
+        clean: Tensor,
+        noisy: Tensor,
+        levels: Tensor,
+        actions: Tensor,
+        run_block: RunBlock | None = None,
+    ) -> Tensor:
         """Predict the velocities of whole sequences that begin with an empty memory, all frames at once.
 
         Args:
@@ -327,6 +338,7 @@ class Denoiser(nn.Module):
                 wrote.
             levels: `[B, F, 2]`, noise levels of the two.
             actions: `[B, F, A]`, the action that leads to each frame.
+            run_block: Runs a layer of a given number and returns its tokens, for who wants to look into it.
 
         Returns:
             Velocity of the noisy frames, `[B, F, C, h, w]`.
@@ -338,8 +350,9 @@ class Denoiser(nn.Module):
         before = functional.pad(clean[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0))  # nothing before the first frame
         x = self.patchify(torch.stack([clean, noisy], dim=2)) + self.embed_previous(before.unsqueeze(2))
         carried = self._carried(x)
-        for block in self.layers():
-            x = block(x, conditioning, carried[type(block.self_attn)], rotary)
+        for index, block in enumerate(self.layers()):
+            given = (x, conditioning, carried[type(block.self_attn)], rotary)
+            x = block(*given) if run_block is None else run_block(index, *given)
         return self.unpatchify(self.head(x[:, :, 1], time[:, :, 1]))
 
     def _carried(self, x: Tensor) -> dict[type[AnyAttention], Carried]:
