@@ -10,15 +10,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 
+from training.conversion_card import (
+    describe_half_lives,
+    describe_layers,
+    describe_rollouts,
+    describe_share,
+)
 from training.distillation import LayerDistillation, VelocityDistillation
 from training.entry import entry
 from training.fabric import make_fabric
-from training.loop import Training
 from training.lora import LoraConfig, add_lora, folded, lora_parameters
 from training.run import RunFolder
 from training.selection import choose_layers
@@ -29,9 +34,7 @@ from training.stage import (
     StageConfig,
     StageSettings,
     TeacherConfig,
-    describe_share,
     heldout_losses,
-    layer_half_lives,
     load_footage,
     load_teacher,
     roll_out,
@@ -128,16 +131,18 @@ class Conversion:
 
 
 def check_out(config: ConvertConfig, teacher: World) -> None:
-    """Raise `WorldError` if the converted world would take the place of another one."""
+    """Raise `WorldError` if the world would take the place of another, or stage 2 has no stage 1."""
     out = Path(config.out)
     target = out / "world"
     if teacher.folder is not None and target.resolve() == teacher.folder.resolve():
         raise WorldError(f"{target} is the teacher itself; choose another out= folder")
     if target.exists() and not (out / "stage2").is_dir():
         raise WorldError(f"{target} is a world that no conversion made; choose another out= folder")
+    if 1 not in config.stages and not (out / "stage1" / "world" / CONFIG_FILE).is_file():
+        raise WorldError(f"{out} holds no finished stage 1 for stage 2 to go on from")
 
 
-def converted(conversion: Conversion, start: World, denoiser: Denoiser, entries: Mapping[str, Any]) -> World:
+def converted(conversion: Conversion, start: World, denoiser: Denoiser, entries: Mapping[str, str]) -> World:
     """Return a student as a world, its provenance that of `start` with more said about the conversion."""
     known = start.config.provenance.get("conversion", {})
     told = {**known, **entries, **describe_half_lives(denoiser)}
@@ -150,125 +155,111 @@ def converted(conversion: Conversion, start: World, denoiser: Denoiser, entries:
     return World(description, denoiser, conversion.teacher.codec, conversion.teacher.folder)
 
 
-def describe_half_lives(denoiser: Denoiser) -> dict[str, str]:
-    """Return what a card says about each layer's memory."""
-    return {
-        f"half-lives of layer {layer}": f"median {median:.3g} frames, p10 {low:.3g}, p90 {high:.3g}"
-        for layer, (low, median, high) in layer_half_lives(denoiser).items()
-    }
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a stage came to.
+
+    Attributes:
+        student: The moving average of what was trained.
+        told: For the card: length, what was trained, held-out loss before and after.
+        is_done: Whether the run was found finished and its world written.
+    """
+
+    student: Denoiser
+    told: str
+    is_done: bool
 
 
-def describe_rollouts(scores: Mapping[str, float]) -> str:
-    """Return the PSNR of roll-outs as text."""
-    return ", ".join(f"{value:.2f} dB after {horizon} frames" for horizon, value in scores.items())
-
-
-def finish(
-    conversion: Conversion, training: Training, settings: StageSettings, before: float, share: str
-) -> str:
-    """Return what a card says about a stage: its length, what it trained, the held-out loss."""
-    losses = heldout_losses(conversion.fabric, training.average.module, conversion.footage, settings)
-    spent = describe_training(training, settings, conversion.footage.num_frames, conversion.fabric)
-    return f"{spent}; {share}; held-out loss {before:.4g} before and {losses['loss']:.4g} after"
-
-
-def train_and_measure(
+def run_stage(
     conversion: Conversion,
     module: Distillation,
-    trained: Mapping[str, torch.nn.Parameter],
+    trained: Mapping[str, nn.Parameter],
     settings: StageSettings,
     run: RunFolder,
-) -> tuple[Training, str, bool]:
-    """Train a stage; returns it, what the card says of it, and whether anything was done."""
-    fabric, student = conversion.fabric, module.denoiser
-    latest = run.latest()
-    before = heldout_losses(fabric, module.to(fabric.device), conversion.footage, settings)
-    added = sum(parameter.numel() for parameter in lora_parameters(student).values())
-    share = describe_share(trained, sum(p.numel() for p in student.parameters()) - added)
-    fabric.print(f"{settings.out}: {share}; held-out loss before training {before['loss']:.4g}")
-
-    def compile_blocks() -> None:
-        # The first stage goes through the layers by itself, and compiles what it calls.
-        if conversion.config.fabric.compile and isinstance(module, VelocityDistillation):
-            for block in (*conversion.teacher.denoiser.layers(), *student.layers()):
-                block.compile(dynamic=False)
-
-    training = train_stage(
-        fabric, module, trained, settings, run, conversion.footage, compile_blocks=compile_blocks
-    )
-    told = finish(conversion, training, settings, before["loss"], share)
-    return training, told, run.latest() != latest
+    target: Path,
+) -> Outcome:
+    """Train a stage whose world goes to `target`; measures its loss on held-out video before and after."""
+    fabric, footage, student = conversion.fabric, conversion.footage, module.denoiser
+    latest, is_written = run.latest(), target.exists()  # asked before one process may write
+    before = heldout_losses(fabric, module.to(fabric.device), footage, settings)["loss"]
+    num_added = sum(parameter.numel() for parameter in lora_parameters(student).values())
+    share = describe_share(trained, sum(p.numel() for p in student.parameters()) - num_added)
+    fabric.print(f"{run.path}: {share}; held-out loss before training {before:.4g}")
+    training = train_stage(fabric, module, trained, settings, run, footage)
+    after = heldout_losses(fabric, training.average.module, footage, settings)["loss"]
+    spent = describe_training(training, settings, footage.num_frames, fabric)
+    told = f"{spent}; {share}; held-out loss {before:.4g} before and {after:.4g} after"
+    return Outcome(student_of(training), told, is_written and run.latest() == latest)
 
 
 def run_stage1(conversion: Conversion, run: RunFolder, settings: StageSettings) -> None:
     """Let each new layer learn from the one it replaces; writes `stage1/world`."""
     config, teacher, fabric = conversion.config, conversion.teacher, conversion.fabric
+    layers, footage, validation = conversion.layers, conversion.footage, conversion.config.validation
     run.check_inputs(fabric, **conversion.inputs)
     torch.manual_seed(settings.loop.seed)
     student = convert(teacher.denoiser, conversion.shape, config.hybrid.memory_scale)
     module = LayerDistillation(
-        teacher.denoiser, student, conversion.layers, config.objective, compile=config.fabric.compile
+        teacher.denoiser, student, layers, config.objective, compile=config.fabric.compile
     )
-    training, told, has_moved = train_and_measure(conversion, module, new_parameters(student), settings, run)
     target = run.path / "world"
-    if target.exists() and not has_moved:
+    outcome = run_stage(conversion, module, new_parameters(student), settings, run, target)
+    if outcome.is_done:
         return
-    world = converted(conversion, teacher, student_of(training), {})
-    scores = {
-        "roll-outs of the teacher": describe_rollouts(
-            roll_out(teacher, conversion.footage, config.validation)
-        ),
-        "roll-outs after stage 1": describe_rollouts(roll_out(world, conversion.footage, config.validation)),
-    }
-    fabric.print(f"teacher: {scores['rollouts_teacher']}\nstage 1: {scores['rollouts_after_stage_1']}")
     entries = {
         "teacher": f"{teacher.config.name}, SHA-256 {conversion.inputs['teacher']}",
-        "hybrid layers": conversion.layers,
-        "other layers": describe_rest(conversion.shape),
-        "stage 1": told,
-        **scores,
+        **describe_layers(layers, conversion.shape),
+        "stage 1": outcome.told,
+        "roll-outs of the teacher": describe_rollouts(roll_out(teacher, footage, validation)),
     }
-    if fabric.global_rank == 0:
-        # In fp32: stage 2 goes on from it, and what neither trains stays what it was.
-        converted(conversion, world, world.denoiser, entries).save_pretrained(target, dtype=torch.float32)
-    fabric.barrier()
-
-
-def describe_rest(shape: DenoiserConfig) -> str:
-    """Return what a card says about the layers that are not hybrid."""
-    kinds = []
-    if shape.window_layers:
-        kinds.append(f"layers {shape.window_layers}: window of {shape.window} frames, and the first")
-    if shape.full_layers:
-        kinds.append(f"layers {shape.full_layers}: all past frames, in a cache that grows")
-    return "; ".join(kinds) or "none"
+    world = converted(conversion, teacher, outcome.student, entries)
+    scores = describe_rollouts(roll_out(world, footage, validation))
+    fabric.print(f"teacher: {entries['roll-outs of the teacher']}\nafter stage 1: {scores}")
+    # In fp32: stage 2 goes on from it, and what neither stage trains stays what it was.
+    save(conversion, world, {"roll-outs after stage 1": scores}, target, torch.float32)
 
 
 def run_stage2(conversion: Conversion, run: RunFolder, settings: StageSettings) -> None:
     """Let the whole student learn the teacher's velocity; writes `world`."""
-    config, teacher, fabric = conversion.config, conversion.teacher, conversion.fabric
-    start = World.from_pretrained(run.path.parent / "stage1" / "world")
+    config, fabric = conversion.config, conversion.fabric
+    start = World.from_pretrained(Path(config.out) / "stage1" / "world")
     if start.config.denoiser != conversion.shape:
         raise WorldError(
             f"{start.folder} was made for other layers or another memory; choose another out= folder"
         )
     run.check_inputs(fabric, **conversion.inputs, stage1=start.identity)
-    student = start.denoiser
+    student, teacher = start.denoiser, conversion.teacher.denoiser
     torch.manual_seed(settings.loop.seed)
     add_lora(student, config.stage2.lora)
     trained = new_parameters(student) | lora_parameters(student)
-    module = VelocityDistillation(teacher.denoiser, student, config.objective, settings.data_weight)
-    training, told, has_moved = train_and_measure(conversion, module, trained, settings, run)
+    module = VelocityDistillation(teacher, student, config.objective, settings.data_weight)
     target = Path(config.out) / "world"
-    if target.exists() and not has_moved:
+    outcome = run_stage(conversion, module, trained, settings, run, target)
+    if outcome.is_done:
         return
-    denoiser = folded(student_of(training))
-    world = converted(conversion, start, denoiser, {"stage 2": told})
+    world = converted(conversion, start, folded(outcome.student), {"stage 2": outcome.told})
     scores = describe_rollouts(roll_out(world, conversion.footage, config.validation))
-    fabric.print(f"stage 2: {scores}")
-    if fabric.global_rank == 0:
-        converted(conversion, world, denoiser, {"roll-outs after stage 2": scores}).save_pretrained(target)
-    fabric.barrier()
+    fabric.print(f"after stage 2: {scores}")
+    save(conversion, world, {"roll-outs after stage 2": scores}, target, torch.bfloat16)
+
+
+def save(
+    conversion: Conversion, world: World, entries: Mapping[str, str], target: Path, dtype: torch.dtype
+) -> None:
+    """Write a world with more said about its conversion; returns when it is there for all processes."""
+    if conversion.fabric.global_rank == 0:
+        converted(conversion, world, world.denoiser, entries).save_pretrained(target, dtype=dtype)
+    conversion.fabric.barrier()
+
+
+def settings_of(config: ConvertConfig) -> dict[int, StageSettings]:
+    """Return the settings of the stages that are to run."""
+    out, second = Path(config.out), config.stage2
+    stages = {
+        1: stage_settings(config, config.stage1, out / "stage1"),
+        2: stage_settings(config, second, out / "stage2", lora=second.lora, data_weight=second.data_weight),
+    }
+    return {stage: stages[stage] for stage in sorted(set(config.stages))}
 
 
 @entry("convert", ConvertConfig)
@@ -279,29 +270,19 @@ def main(config: ConvertConfig) -> None:
     shape = student_config(teacher.config.denoiser, layers, config.hybrid, Rest(config.rest), config.window)
     check_out(config, teacher)
     episodes = Episodes.of(config, teacher)
-    out = Path(config.out)
-    if 1 not in config.stages and not (out / "stage1" / "world" / CONFIG_FILE).is_file():
-        raise WorldError(f"{out} holds no finished stage 1 for stage 2 to go on from")
-    settings = {
-        1: stage_settings(config, config.stage1, out / "stage1"),
-        2: stage_settings(
-            config,
-            config.stage2,
-            out / "stage2",
-            lora=config.stage2.lora,
-            data_weight=config.stage2.data_weight,
-        ),
-    }
-    runs = {stage: RunFolder(settings[stage].out, settings[stage]) for stage in sorted(config.stages)}
-    footage, fabric = None, None
+    runs = {stage: RunFolder(chosen.out, chosen) for stage, chosen in settings_of(config).items()}
+    footage = None
     for stage, run in runs.items():
         fabric = make_fabric(config.fabric, run.path)
         footage = footage or load_footage(config, teacher, episodes, fabric)
         conversion = Conversion(config, teacher, layers, shape, footage, fabric)
         fabric.print(f"stage {stage}: layers {', '.join(map(str, layers))} become hybrid")
-        (run_stage1 if stage == 1 else run_stage2)(conversion, run, settings[stage])
-    if fabric is not None and 2 in config.stages:
-        fabric.print(f"world in {out / 'world'}; play it with: python play.py world={out / 'world'}")
+        if stage == 1:
+            run_stage1(conversion, run, settings_of(config)[stage])
+        else:
+            run_stage2(conversion, run, settings_of(config)[stage])
+            target = Path(config.out) / "world"
+            fabric.print(f"world in {target}; play it with: python play.py world={target}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -82,9 +81,12 @@ def lora_parameters(denoiser: Denoiser) -> dict[str, nn.Parameter]:
 
 @torch.no_grad()
 def folded(denoiser: Denoiser) -> Denoiser:
-    """Return a copy whose weights hold the low-rank changes: an ordinary model, which says the same."""
-    copied = copy.deepcopy(denoiser)
-    for module in list(copied.modules()):
-        if parametrize.is_parametrized(module, "weight"):
-            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
-    return copied
+    """Return an ordinary model whose weights hold the low-rank changes; it says the same."""
+    # Not `remove_parametrizations` on a copy: it would take them from the class that both share.
+    state = {k: v.clone() for k, v in denoiser.state_dict().items() if ".parametrizations." not in k}
+    for name, module in denoiser.named_modules():
+        if parametrize.is_parametrized(module, "weight") and isinstance(module, Linear):
+            state[f"{name}.weight"] = module.weight.clone()
+    plain = Denoiser(denoiser.config).to(denoiser.patch_embedding.weight.device)
+    plain.load_state_dict(state, strict=True, assign=True)
+    return plain

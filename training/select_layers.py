@@ -121,10 +121,10 @@ def main(config: SelectLayersConfig) -> None:
     fabric = make_fabric(config.fabric, out)
     latest = run.latest()
     candidates, footage, before, after = train_candidates(config, teacher, episodes, fabric, run)
-    if run.latest() != latest:
-        (out / SCORES_FILE).unlink(missing_ok=True)  # they were those of other candidates
     if fabric.global_rank != 0:
         return
+    if run.latest() != latest:
+        (out / SCORES_FILE).unlink(missing_ok=True)  # they were those of other candidates
     scores = score_swaps(config, teacher, candidates, footage, out / SCORES_FILE)
     selection = Selection(
         teacher=teacher.config.name,

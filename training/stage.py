@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -231,12 +231,6 @@ def student_of(training: Training) -> Denoiser:
     return student
 
 
-def describe_share(trained: Mapping[str, nn.Parameter], num_total: int) -> str:
-    """Return how many parameters are trained and what part of the network that is."""
-    count = sum(parameter.numel() for parameter in trained.values())
-    return f"{count:,} of {num_total:,} parameters trained ({100 * count / num_total:.1f} %)"
-
-
 def train_stage(
     fabric: Fabric,
     module: Distillation,
@@ -244,8 +238,6 @@ def train_stage(
     settings: StageSettings,
     run: RunFolder,
     footage: Footage,
-    *,
-    compile_blocks: Callable[[], None] = lambda: None,
 ) -> Training:
     """Train some parameters of a student, going on from the run's newest checkpoint.
 
@@ -256,7 +248,6 @@ def train_stage(
         settings: Length and care.
         run: The stage's folder, its inputs checked.
         footage: The video.
-        compile_blocks: Called once Fabric has taken the module.
 
     Returns:
         The finished training; see `student_of`.
@@ -266,7 +257,10 @@ def train_stage(
         parameter.requires_grad_(True)
     optimizers = make_partial_optimizers(list(trained.values()), settings.optimizer)
     training = prepare(fabric, module, optimizers, settings.loop.ema_decay)
-    compile_blocks()
+    if settings.fabric.compile and isinstance(module, VelocityDistillation):
+        # The first stage goes through the layers by itself, and compiles what it calls.
+        for block in (*module.teacher.denoiser.layers(), *module.denoiser.layers()):
+            block.compile(dynamic=False)
 
     def on_checkpoint(training: Training) -> dict[str, float]:
         student = student_of(training)
