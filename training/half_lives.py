@@ -10,9 +10,16 @@ from worldsim.model.hybrid_attention import HybridAttention
 PERCENTILES = (10, 50, 90)
 
 
-def percentiles(half_lives: Tensor, name: str) -> dict[str, float]:
-    """Return 10th percentile, median and 90th percentile of half-lives, as `{name}_p10` and so on."""
-    return {f"{name}_p{p}": float(half_lives.quantile(p / 100)) for p in PERCENTILES}
+def percentiles(half_lives: Tensor) -> list[float]:
+    """Return 10th percentile, median and 90th percentile of half-lives."""
+    return [float(half_lives.quantile(p / 100)) for p in PERCENTILES]
+
+
+def layer_half_lives(denoiser: Denoiser) -> dict[int, list[float]]:
+    """Return the percentiles of each hybrid layer's half-lives in frames, by the layer's number."""
+    layers = [i for i, b in enumerate(denoiser.layers()) if isinstance(b.self_attn, HybridAttention)]
+    rows = denoiser.half_lives()  # [layers, heads]
+    return {layer: percentiles(row) for layer, row in zip(layers, rows, strict=True)}
 
 
 def log_half_lives(denoiser: Denoiser) -> dict[str, float]:
@@ -21,11 +28,13 @@ def log_half_lives(denoiser: Denoiser) -> dict[str, float]:
     The names are `half_life_p50`, and `half_life/layer_03_p50` with the layer's number in the network. A
     model without hybrid layers has none.
     """
-    layers = [i for i, b in enumerate(denoiser.layers()) if isinstance(b.self_attn, HybridAttention)]
+    layers = layer_half_lives(denoiser)
     if not layers:
         return {}
-    half_lives = denoiser.half_lives()  # [layers, heads]
-    values = percentiles(half_lives.flatten(), "half_life")
-    for number, row in zip(layers, half_lives, strict=True):
-        values |= percentiles(row, f"half_life/layer_{number:02d}")
-    return values
+    named = {"half_life": percentiles(denoiser.half_lives().flatten())}
+    named |= {f"half_life/layer_{layer:02d}": values for layer, values in layers.items()}
+    return {
+        f"{name}_p{p}": value
+        for name, values in named.items()
+        for p, value in zip(PERCENTILES, values, strict=True)
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,21 @@ class OptimizerConfig:
     muon: float = 2e-3
     adamw: float = 1e-3
     weight_decay: float = 0.01
+
+
+def make_partial_optimizers(
+    parameters: Sequence[nn.Parameter], config: OptimizerConfig
+) -> list[torch.optim.Optimizer]:
+    """Return AdamW for a few parameters of a model; with `config.muon` above 0, Muon for their matrices."""
+    matrices = [parameter for parameter in parameters if parameter.dim() == 2 and config.muon > 0]
+    others = [parameter for parameter in parameters if parameter.dim() != 2 or config.muon == 0]
+    optimizers: list[torch.optim.Optimizer] = []
+    if matrices:
+        rate, decay = config.muon, config.weight_decay
+        optimizers.append(BatchedMuon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+    if others:
+        optimizers.append(torch.optim.AdamW(others, lr=config.adamw, betas=(0.9, 0.95), weight_decay=0.0))
+    return optimizers
 
 
 def make_optimizers(denoiser: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from worldsim.world import WorldConfig
 
-TITLES = {"data": "Data", "training": "Training", "measured": "Measured", "limits": "Limits"}
+TITLES = {
+    "data": "Data",
+    "training": "Training",
+    "conversion": "Conversion",
+    "measured": "Measured",
+    "limits": "Limits",
+}
 
 
 def _section(value: Any) -> str:

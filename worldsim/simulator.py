@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import WorldError
-from worldsim.model.denoiser import FrameContext
+from worldsim.model.frame_context import FrameContext
 from worldsim.sampler import COMMIT_FRAME, SamplerConfig, draw_noise, sample
 from worldsim.state import WorldState
 from worldsim.world import Start, World

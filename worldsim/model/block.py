@@ -71,10 +71,16 @@ class Block(nn.Module):
             The tokens, shaped as `x`; and of a hybrid layer the state after the last frame, of a window layer
             what it has cached then, of a full layer None.
         """
+        return self.trace(x, conditioning, carried, rotary)[:2]
+
+    def trace(
+        self, x: Tensor, conditioning: Tensor, carried: Carried, rotary: Rotary
+    ) -> tuple[Tensor, HandedOn, Tensor, Tensor]:
+        """Do what `forward` does; returns also what the attention was given and gave, shaped as `x`."""
         modulation = self.modulate(conditioning)
         entered = modulated_norm(x, modulation[0], modulation[1])
         attended, handed_on = self._attend(entered, carried, rotary)
-        return self.finish(x, attended, modulation), handed_on
+        return self.finish(x, attended, modulation), handed_on, entered, attended
 
     def _attend(self, entered: Tensor, carried: Carried, rotary: Rotary) -> tuple[Tensor, HandedOn]:
         attention = self.self_attn

@@ -10,7 +10,7 @@ whole sequences at once for training, `forward_segment` goes on from a memory. T
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,9 @@ from torch.nn import functional
 
 import kernels
 from worldsim.model.attention import Cached, Rotary, at_least_fp32
-from worldsim.model.block import AnyAttention, Block, HandedOn, Head, modulated_norm
+from worldsim.model.block import AnyAttention, Block, Carried, HandedOn, Head, modulated_norm
 from worldsim.model.denoiser_config import PATCH, DenoiserConfig
+from worldsim.model.frame_context import FrameContext
 from worldsim.model.full_attention import FullAttention, past_mask, time_angles
 from worldsim.model.hybrid_attention import HybridAttention, Written
 from worldsim.model.linear import Linear
@@ -34,31 +35,8 @@ TIME_FREQUENCIES = 256
 TIMESTEPS = 1000
 """Wan-family models count noise levels 0..1 as timesteps 0..1000."""
 
-
-@dataclass(frozen=True, slots=True)
-class FrameContext:
-    """What all passes over one frame share.
-
-    Attributes:
-        action: `[B, D]`, embedding of the action that leads to the frame.
-        phase: `[B, head_width / 2]`, the path up to and including this frame.
-        rotary: Angles of the frame's tokens.
-        mask: `[B, 1, 1, (W + 2) * N]` bool, which tokens a window layer sees: cached ones, then its own. None
-            if it sees all, which is so once the window is full.
-        window_keys: `[L, B, H, (W + 1) * N, D]`, the cached keys turned by their age, heads first.
-        window_values: The values beside them.
-        past_mask: `[B, 1, 1, (T + 1) * N]` bool, which tokens a full layer sees; None if it sees all.
-        previous: `[B, N, D]`, what the frame before adds to each token; 0 where the model does not see it.
-    """
-
-    action: Tensor
-    phase: Tensor
-    rotary: Rotary
-    mask: Tensor | None
-    window_keys: Tensor
-    window_values: Tensor
-    past_mask: Tensor | None
-    previous: Tensor | float
+RunBlock = Callable[[int, Tensor, Tensor, Carried, Rotary], Tensor]
+"""Takes a layer's number and what `Block.forward` takes; returns the tokens after the layer."""
 
 
 class Denoiser(nn.Module):
@@ -303,7 +281,14 @@ class Denoiser(nn.Module):
             x = block.finish(x, attended, modulation)
         return x, written
 
-    def forward(self, clean: Tensor, noisy: Tensor, levels: Tensor, actions: Tensor) -> Tensor:
+    def forward(
+        self,
+        clean: Tensor,
+        noisy: Tensor,
+        levels: Tensor,
+        actions: Tensor,
+        run_block: RunBlock | None = None,
+    ) -> Tensor:
         """Predict the velocities of whole sequences that begin with an empty memory, all frames at once.
 
         Args:
@@ -312,11 +297,13 @@ class Denoiser(nn.Module):
                 wrote.
             levels: `[B, F, 2]`, noise levels of the two.
             actions: `[B, F, A]`, the action that leads to each frame.
+            run_block: Runs a layer of a given number and returns its tokens, for who wants to look into it.
 
         Returns:
             Velocity of the noisy frames, `[B, F, C, h, w]`.
         """
-        return self._run_all(clean, noisy, levels, actions, self.initial_memory(len(clean)))[0]
+        memory = self.initial_memory(len(clean))
+        return self._run_all(clean, noisy, levels, actions, memory, run_block)[0]
 
     def forward_segment(
         self, clean: Tensor, noisy: Tensor, levels: Tensor, actions: Tensor, memory: MemoryState
@@ -342,7 +329,13 @@ class Denoiser(nn.Module):
         return velocity, put_together(memory, handed_on, wrap(phase), clean)
 
     def _run_all(
-        self, clean: Tensor, noisy: Tensor, levels: Tensor, actions: Tensor, memory: MemoryState
+        self,
+        clean: Tensor,
+        noisy: Tensor,
+        levels: Tensor,
+        actions: Tensor,
+        memory: MemoryState,
+        run_block: RunBlock | None = None,
     ) -> tuple[Tensor, list[HandedOn], Tensor]:
         """Return the velocity, what each layer hands on, and the path at the last frame, `[B, D / 2]`."""
         action = self.embed_actions(actions)  # [B, F, D]
@@ -353,7 +346,11 @@ class Denoiser(nn.Module):
         conditioning = at_least_fp32(self.time_projection(time)).unflatten(-1, (6, -1))
         x = self.patchify(torch.stack([clean, noisy], dim=2)) + self.embed_previous(before.unsqueeze(2))
         handed_on: list[HandedOn] = []
-        for block, carried in zip(self.layers(), deal_out(self.layers(), memory, x), strict=True):
+        dealt = deal_out(self.layers(), memory, x)
+        for index, (block, carried) in enumerate(zip(self.layers(), dealt, strict=True)):
+            if run_block is not None:
+                x = run_block(index, x, conditioning, carried, rotary)
+                continue
             x, kept = block(x, conditioning, carried, rotary)
             handed_on.append(kept)
         return self.unpatchify(self.head(x[:, :, 1], time[:, :, 1])), handed_on, phases[:, -1]

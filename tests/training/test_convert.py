@@ -1,0 +1,312 @@
+"""A softmax world becomes a hybrid one in two stages, exactly resumed; what does not fit is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import training.stage
+from tests.fakes import TINY_ACTIONS, save_tiny_world, tiny_world, write_tiny_dataset
+from training.convert import ConvertConfig, Stage2Config
+from training.convert import main as convert_world
+from training.distillation import LayerDistillation, VelocityDistillation
+from training.fabric import FabricConfig
+from training.frames import DataConfig
+from training.loop import LoopConfig
+from training.lora import LoraConfig, add_lora
+from training.objective import ObjectiveConfig
+from training.optimizers import OptimizerConfig, make_partial_optimizers
+from training.selection import LayerScore, Selection, teacher_digest
+from training.stage import StageConfig
+from training.validation import ValidationConfig
+from worldsim.actions import ActionLayout
+from worldsim.errors import WorldError
+from worldsim.model.conversion import HybridConfig, Rest, convert, new_parameters, student_config
+from worldsim.model.path import MemoryPhase
+from worldsim.simulator import Simulator
+from worldsim.world import MODEL_FILE, World
+
+LAYERS = [0, 2]
+
+
+def save_tiny_teacher(folder: Path) -> Path:
+    teacher = tiny_world(is_teacher=True, phase=MemoryPhase.NONE)
+    teacher.save_pretrained(folder, dtype=torch.float32)
+    return folder
+
+
+def convert_config(root: Path, out: str, num_steps: int = 4, **changes: Any) -> ConvertConfig:
+    """Return a conversion of `root / teacher` in short stages."""
+
+    def loop() -> LoopConfig:
+        return LoopConfig(
+            num_steps=num_steps, warmup_steps=1, decay_fraction=0.0, log_every=1, checkpoint_seconds=1e9
+        )
+
+    config = ConvertConfig(
+        out=str(root / out),
+        teacher=str(root / "teacher"),
+        data=DataConfig(train=[str(root / "data")], heldout=[str(root / "data")], num_workers=1),
+        layers=LAYERS,
+        window=2,
+        objective=ObjectiveConfig(own_context_share=0.5),
+        stage1=StageConfig(loop=loop(), batch_size=2, sequence_length=6),
+        stage2=Stage2Config(loop=loop(), batch_size=2, sequence_length=6, lora=LoraConfig(rank=2)),
+        fabric=FabricConfig(accelerator="cpu"),
+        validation=ValidationConfig(num_rollouts=2, context_frames=2, horizons=[1, 2]),
+    )
+    return replace(config, **changes)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder with a teacher, gameplay video, and a finished conversion, `whole`."""
+    folder = tmp_path_factory.mktemp("conversion")
+    save_tiny_teacher(folder / "teacher")
+    write_tiny_dataset(folder / "data")
+    convert_world.run(convert_config(folder, "whole"))
+    return folder
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return World.from_pretrained(folder).denoiser.state_dict()
+
+
+def test_a_converted_world_is_an_ordinary_world_with_a_memory_that_does_not_grow(root: Path) -> None:
+    world = World.from_pretrained(root / "whole" / "world")
+    assert world.config.denoiser.window_layers == [1]
+    assert len(world.starts) == 3  # its teacher's
+    simulator = Simulator(world)
+    state = simulator.start(world.starts[:1], [0])
+    sizes = []
+    for _ in range(3):
+        frames, state = simulator.step(state, torch.tensor([[1, 0, 2]]))
+        sizes.append(state.memory.nbytes)
+    assert frames.shape == (1, world.config.height, world.config.width, 3)
+    assert len(set(sizes)) == 1
+
+
+def test_the_card_tells_teacher_layers_stages_and_half_lives(root: Path) -> None:
+    told = World.from_pretrained(root / "whole" / "world").config.provenance["conversion"]
+    assert told["teacher"] == f"tiny, SHA-256 {teacher_digest(World.from_pretrained(root / 'teacher'))}"
+    assert told["hybrid layers"] == "0, 2"
+    assert told["other layers"] == "1 see 2 frames before their own, and the first"
+    for stage in ("stage 1", "stage 2"):
+        assert "4 updates on 48 frames" in told[stage]
+        assert "parameters trained" in told[stage]
+        assert "held-out loss" in told[stage]
+    for layer in LAYERS:
+        assert told[f"half-lives of layer {layer}"].startswith("median ")
+    names = ("of the teacher", "after stage 1", "after stage 2")
+    assert all("dB at frame 2" in told[f"roll-outs {name}"] for name in names)
+    assert "## Conversion" in (root / "whole" / "world" / "README.md").read_text()
+
+
+def test_stage_1_changes_nothing_but_the_new_parameters(root: Path) -> None:
+    teacher, student = weights(root / "teacher"), weights(root / "whole" / "stage1" / "world")
+    assert set(teacher) < set(student)
+    for name, tensor in teacher.items():
+        assert torch.equal(student[name], tensor), name
+    fresh = new_parameters(fresh_student(seed=0))
+    moved = {name for name, parameter in fresh.items() if not torch.equal(student[name], parameter)}
+    assert moved == set(fresh)
+
+
+def test_stage_2_changes_the_new_parameters_and_the_adapted_weights_only(root: Path) -> None:
+    before, after = weights(root / "whole" / "stage1" / "world"), weights(root / "whole" / "world")
+    # A finished world is stored in bf16.
+    changed = {name for name in after if not torch.equal(after[name], before[name].bfloat16().float())}
+    parts = [f"self_attn.{part}" for part in "qkv"] + ["ffn.0", "ffn.2"]
+    adapted = {f"blocks.{layer}.{part}.weight" for layer in LAYERS for part in parts}
+    assert adapted <= changed <= adapted | set(new_parameters(fresh_student()))
+
+
+def fresh_student(seed: int = 0) -> Any:
+    """Return the student that the conversion of the tiny teacher begins with."""
+    teacher = tiny_world(is_teacher=True, phase=MemoryPhase.NONE).denoiser
+    hybrid = HybridConfig()
+    shape = student_config(teacher.config, LAYERS, hybrid, Rest.WINDOW, 2)
+    torch.manual_seed(seed)
+    return convert(teacher, shape, hybrid.memory_scale)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_conversion_killed_in_either_stage_ends_with_the_same_weights(
+    root: Path, stage: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_batches = training.stage.make_batches
+
+    def killed(video: Any, settings: Any, rank: int) -> Callable[[int], Any]:
+        batch_at = make_batches(video, settings, rank)
+
+        def stop_at(step: int) -> Any:
+            if settings.out.endswith(f"stage{stage}") and step == 2:
+                raise KeyboardInterrupt
+            return batch_at(step)
+
+        return stop_at
+
+    config = convert_config(root, f"killed-{stage}")
+    with monkeypatch.context() as patch:
+        patch.setattr(training.stage, "make_batches", killed)
+        with pytest.raises(KeyboardInterrupt):
+            convert_world.run(config)
+    assert not (Path(config.out) / "world").exists()
+    convert_world.run(config)
+    whole, resumed = weights(root / "whole" / "world"), weights(Path(config.out) / "world")
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, resumed[name]), name
+
+
+def test_stages_can_run_one_at_a_time(root: Path) -> None:
+    convert_world.run(convert_config(root, "apart", stages=[1]))
+    assert not (root / "apart" / "world").exists()
+    convert_world.run(convert_config(root, "apart", stages=[2]))
+    whole, apart = weights(root / "whole" / "world"), weights(root / "apart" / "world")
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, apart[name]), name
+
+
+def test_a_finished_conversion_is_left_as_it_is(root: Path) -> None:
+    files = [root / "whole" / part / MODEL_FILE for part in ("world", "stage1/world")]
+    before = [file.stat().st_mtime_ns for file in files]
+    convert_world.run(convert_config(root, "whole"))
+    assert [file.stat().st_mtime_ns for file in files] == before
+
+
+def test_the_layers_left_over_can_keep_the_full_cache(root: Path) -> None:
+    convert_world.run(convert_config(root, "full", 1, rest="full"))
+    world = World.from_pretrained(root / "full" / "world")
+    assert (world.config.denoiser.full_layers, world.config.denoiser.window_layers) == ([1], [])
+
+
+def distil(module: LayerDistillation | VelocityDistillation, rate: float) -> list[float]:
+    """Train what requires a gradient on one random clip; returns the losses."""
+    (optimizer,) = make_partial_optimizers(
+        [p for p in module.parameters() if p.requires_grad], OptimizerConfig(muon=0.0, adamw=rate)
+    )
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(2, 5, 4, 4, 6, generator=generator)
+    actions, losses = torch.randint(3, (2, 5, 3), generator=generator), []
+    for _ in range(30):
+        loss = module(latents, actions, torch.Generator().manual_seed(1))["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_the_new_layers_learn_to_say_what_the_old_ones_said() -> None:
+    teacher = tiny_world(is_teacher=True, phase=MemoryPhase.NONE).denoiser
+    student = fresh_student().requires_grad_(False)
+    for parameter in new_parameters(student).values():
+        parameter.requires_grad_(True)
+    losses = distil(LayerDistillation(teacher, student, LAYERS, ObjectiveConfig()), 3e-2)
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_the_whole_student_learns_its_teachers_velocity() -> None:
+    teacher = tiny_world(is_teacher=True, phase=MemoryPhase.NONE).denoiser
+    student = fresh_student()
+    add_lora(student, LoraConfig(rank=4))
+    losses = distil(VelocityDistillation(teacher, student, ObjectiveConfig(), 0.0), 3e-3)
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_teacher_as_its_own_student_has_nothing_to_learn_but_the_data() -> None:
+    teacher = tiny_world(is_teacher=True, phase=MemoryPhase.NONE).denoiser
+    latents, actions = torch.randn(2, 4, 4, 4, 6), torch.randint(3, (2, 4, 3))
+    parts = [
+        VelocityDistillation(teacher, teacher, ObjectiveConfig(), weight)(
+            latents, actions, torch.Generator().manual_seed(0)
+        )
+        for weight in (0.0, 0.25)
+    ]
+    assert parts[0]["loss"] == 0
+    torch.testing.assert_close(parts[1]["loss"], 0.25 * parts[1]["loss_data"])
+    assert parts[1]["loss_data"] > 1
+
+
+def bad_selection(root: Path) -> str:
+    scores = [
+        LayerScore(layer=i, psnr_change_db={"1": -1.0}, loss_before=1.0, loss_after=0.5) for i in (0, 1)
+    ]
+    path = root / "other-selection.json"
+    Selection(teacher="other", teacher_sha256="0" * 64, baseline_db={"1": 20.0}, scores=scores).save(path)
+    return str(path)
+
+
+def test_a_selection_made_for_another_teacher_is_refused(root: Path) -> None:
+    config = convert_config(root, "refused", layers=[], selection=bad_selection(root))
+    with pytest.raises(WorldError, match=r"made for another teacher: other with weights 0000.*, not tiny"):
+        convert_world.run(config)
+    assert not Path(config.out).exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"layers": [0, 5]}, "layers names layers 5; the teacher has layers 0 to 2"),
+        ({"layers": [0], "selection": "some.json"}, "both say which layers"),
+        ({"layers": [], "selection": "none.json"}, r"there is no selection none\.json"),
+        ({"stages": [2]}, "holds no finished stage 1"),
+        ({"share": 0.0}, r"share must lie in \(0, 1\]"),
+        ({"rest": "some"}, "rest is one of window, full; got 'some'"),
+        ({"stages": [3]}, "stages are 1, 2 or both"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_settings_that_do_not_fit_the_teacher_are_refused(
+    root: Path, changes: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(WorldError, match=reason):
+        convert_world.run(convert_config(root, "refused", **changes))
+    assert not (root / "refused").exists()
+
+
+def test_a_world_that_is_hybrid_already_is_refused(root: Path) -> None:
+    hybrid = save_tiny_world(root / "hybrid")
+    with pytest.raises(WorldError, match=r"hybrid is hybrid already \(layers 0, 2\)"):
+        convert_world.run(convert_config(root, "refused", teacher=str(hybrid)))
+    assert not (root / "refused").exists()
+
+
+def test_a_teacher_whose_weights_do_not_fit_its_shape_is_refused(root: Path) -> None:
+    damaged = save_tiny_teacher(root / "damaged")
+    description = json.loads((damaged / "config.json").read_text())
+    description["denoiser"]["ffn_dim"] = 64
+    (damaged / "config.json").write_text(json.dumps(description))
+    with pytest.raises(WorldError, match="does not fit the shapes in config.json"):
+        convert_world.run(convert_config(root, "refused", teacher=str(damaged)))
+    assert not (root / "refused").exists()
+
+
+def test_video_with_other_buttons_is_refused(root: Path) -> None:
+    other = str(write_tiny_dataset(root / "other", actions=ActionLayout(TINY_ACTIONS.axes[:2])))
+    data = DataConfig(train=[other], heldout=[other])
+    with pytest.raises(WorldError, match="turn/left"):
+        convert_world.run(convert_config(root, "refused", data=data))
+    assert not (root / "refused").exists()
+
+
+def test_no_world_that_is_there_is_overwritten(root: Path) -> None:
+    own = save_tiny_teacher(root / "mine" / "world")
+    before = (own / MODEL_FILE).stat().st_mtime_ns
+    with pytest.raises(WorldError, match="is the teacher itself"):
+        convert_world.run(convert_config(root, "mine", teacher=str(own)))
+    with pytest.raises(WorldError, match="is a world that no conversion made"):
+        convert_world.run(convert_config(root, "mine"))
+    assert (own / MODEL_FILE).stat().st_mtime_ns == before
+
+
+def test_a_folder_with_other_layers_is_refused(root: Path) -> None:
+    with pytest.raises(WorldError, match=r"inputs\.layers was 0,2 and is 0,1"):
+        convert_world.run(convert_config(root, "whole", layers=[0, 1]))

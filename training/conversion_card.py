@@ -1,0 +1,42 @@
+"""What a converted world's card says about its conversion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from training.half_lives import layer_half_lives
+from worldsim.model.denoiser import Denoiser
+from worldsim.model.denoiser_config import DenoiserConfig
+
+
+def describe_share(trained: Mapping[str, nn.Parameter], num_total: int) -> str:
+    """Return how many parameters are trained and what part of the network that is."""
+    count = sum(parameter.numel() for parameter in trained.values())
+    return f"{count:,} of {num_total:,} parameters trained ({100 * count / num_total:.1f} %)"
+
+
+def describe_layers(layers: Sequence[int], shape: DenoiserConfig) -> dict[str, str]:
+    """Return which layers became hybrid, and what the others are."""
+    kinds = []
+    if shape.window_layers:
+        window = f"see {shape.window} frames before their own, and the first"
+        kinds.append(f"{', '.join(map(str, shape.window_layers))} {window}")
+    if shape.full_layers:
+        full = "see all past frames, in a cache that grows"
+        kinds.append(f"{', '.join(map(str, shape.full_layers))} {full}")
+    return {"hybrid layers": ", ".join(map(str, layers)), "other layers": "; ".join(kinds) or "none"}
+
+
+def describe_half_lives(denoiser: Denoiser) -> dict[str, str]:
+    """Return how long each hybrid layer remembers."""
+    return {
+        f"half-lives of layer {layer}": f"median {median:.3g} frames, p10 {low:.3g}, p90 {high:.3g}"
+        for layer, (low, median, high) in layer_half_lives(denoiser).items()
+    }
+
+
+def describe_rollouts(scores: Mapping[str, float]) -> str:
+    """Return the PSNR of roll-outs by horizon."""
+    return "PSNR " + ", ".join(f"{value:.2f} dB at frame {horizon}" for horizon, value in scores.items())

@@ -1,0 +1,289 @@
+"""Turn a softmax world into a hybrid one: `python -m training.convert teacher=WORLD`.
+
+Two stages. In the first each new layer learns to say what the layer it replaces says, on the teacher's own
+inputs, all layers at once. In the second the whole student learns the teacher's velocity, with low-rank
+changes of the weights that it took over. Each has a folder of its own below `out`, and goes on after a kill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from training.conversion_card import (
+    describe_half_lives,
+    describe_layers,
+    describe_rollouts,
+    describe_share,
+)
+from training.distillation import LayerDistillation, VelocityDistillation
+from training.entry import entry
+from training.fabric import make_fabric
+from training.lora import LoraConfig, add_lora, folded, lora_parameters
+from training.run import RunFolder
+from training.selection import choose_layers
+from training.stage import (
+    Distillation,
+    Episodes,
+    Footage,
+    StageConfig,
+    StageSettings,
+    TeacherConfig,
+    heldout_losses,
+    load_footage,
+    load_teacher,
+    roll_out,
+    stage_settings,
+    student_of,
+    train_stage,
+)
+from training.world_model import describe_training
+from worldsim.errors import WorldError
+from worldsim.model.conversion import Rest, convert, new_parameters, student_config
+from worldsim.model.denoiser import Denoiser
+from worldsim.model.denoiser_config import DenoiserConfig
+from worldsim.world import CONFIG_FILE, World
+
+STAGES = (1, 2)
+
+
+@dataclass(kw_only=True, slots=True)
+class Stage2Config(StageConfig):
+    """How stage 2 is trained.
+
+    Attributes:
+        lora: How much the weights that were taken over may change.
+        data_weight: Share of the loss that comes from the video itself instead of the teacher.
+    """
+
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    data_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.data_weight <= 1:
+            raise WorldError(f"stage2.data_weight must lie in [0, 1], got {self.data_weight}")
+
+
+@dataclass(kw_only=True, slots=True)
+class ConvertConfig(TeacherConfig):
+    """Settings of `python -m training.convert`, beside those of every command with a teacher.
+
+    Attributes:
+        name: Name of the converted world; empty keeps the teacher's.
+        layers: Which layers become hybrid, by number; empty takes `share` of them.
+        selection: File from `python -m training.select_layers`: the layers that hurt least are taken; empty
+            takes layers that leave the others evenly spread.
+        share: How many layers become hybrid, rounded down.
+        rest: What becomes of the others: window (constant memory) or full (the cache that grows).
+        window: Frames that a window layer sees beside the current one.
+        stages: Which stages to run.
+        stage2: How the whole student learns.
+    """
+
+    name: str = ""
+    layers: list[int] = field(default_factory=list)
+    selection: str = ""
+    share: float = 0.75
+    rest: str = "window"
+    window: int = 6
+    stages: list[int] = field(default_factory=lambda: list(STAGES))
+    stage2: Stage2Config = field(default_factory=Stage2Config)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise WorldError(f"share must lie in (0, 1], got {self.share}")
+        if self.rest not in list(Rest):
+            raise WorldError(f"rest is one of {', '.join(Rest)}; got {self.rest!r}")
+        if not self.stages or not set(self.stages) <= set(STAGES):
+            raise WorldError(f"stages are 1, 2 or both, got {list(self.stages)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What both stages share.
+
+    Attributes:
+        config: The command's settings.
+        teacher: The softmax world, on the device.
+        layers: Those that become hybrid.
+        shape: The student's.
+        footage: Recorded play.
+        fabric: Device, precision and strategy of the stage at hand.
+    """
+
+    config: ConvertConfig
+    teacher: World
+    layers: list[int]
+    shape: DenoiserConfig
+    footage: Footage
+    fabric: Fabric
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """What a stage's folder is bound to, beside its settings."""
+        chosen = {"layers": ",".join(map(str, self.layers)), "rest": self.config.rest}
+        return self.footage.inputs | chosen | {"window": str(self.shape.window)}
+
+
+def check_out(config: ConvertConfig, teacher: World) -> None:
+    """Raise `WorldError` if the world would take the place of another, or stage 2 has no stage 1."""
+    out = Path(config.out)
+    target = out / "world"
+    if teacher.folder is not None and target.resolve() == teacher.folder.resolve():
+        raise WorldError(f"{target} is the teacher itself; choose another out= folder")
+    if target.exists() and not (out / "stage2").is_dir():
+        raise WorldError(f"{target} is a world that no conversion made; choose another out= folder")
+    if 1 not in config.stages and not (out / "stage1" / "world" / CONFIG_FILE).is_file():
+        raise WorldError(f"{out} holds no finished stage 1 for stage 2 to go on from")
+
+
+def converted(conversion: Conversion, start: World, denoiser: Denoiser, entries: Mapping[str, str]) -> World:
+    """Return a student as a world, its provenance that of `start` with more said about the conversion."""
+    known = start.config.provenance.get("conversion", {})
+    told = {**known, **entries, **describe_half_lives(denoiser)}
+    description = replace(
+        start.config,
+        name=conversion.config.name or conversion.teacher.config.name,
+        denoiser=conversion.shape,
+        provenance={**start.config.provenance, "conversion": told},
+    )
+    return World(description, denoiser, conversion.teacher.codec, conversion.teacher.folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a stage came to.
+
+    Attributes:
+        student: The moving average of what was trained.
+        told: For the card: length, what was trained, held-out loss before and after.
+        is_done: Whether the run was found finished and its world written.
+    """
+
+    student: Denoiser
+    told: str
+    is_done: bool
+
+
+def run_stage(
+    conversion: Conversion,
+    module: Distillation,
+    trained: Mapping[str, nn.Parameter],
+    settings: StageSettings,
+    run: RunFolder,
+    target: Path,
+) -> Outcome:
+    """Train a stage whose world goes to `target`; measures its loss on held-out video before and after."""
+    fabric, footage, student = conversion.fabric, conversion.footage, module.denoiser
+    latest, is_written = run.latest(), target.exists()  # asked before one process may write
+    before = heldout_losses(fabric, module.to(fabric.device), footage, settings)["loss"]
+    num_added = sum(parameter.numel() for parameter in lora_parameters(student).values())
+    share = describe_share(trained, sum(p.numel() for p in student.parameters()) - num_added)
+    fabric.print(f"{run.path}: {share}; held-out loss before training {before:.4g}")
+    training = train_stage(fabric, module, trained, settings, run, footage)
+    after = heldout_losses(fabric, training.average.module, footage, settings)["loss"]
+    spent = describe_training(training, settings, footage.num_frames, fabric)
+    told = f"{spent}; {share}; held-out loss {before:.4g} before and {after:.4g} after"
+    return Outcome(student_of(training), told, is_written and run.latest() == latest)
+
+
+def run_stage1(conversion: Conversion, run: RunFolder, settings: StageSettings) -> None:
+    """Let each new layer learn from the one it replaces; writes `stage1/world`."""
+    config, teacher, fabric = conversion.config, conversion.teacher, conversion.fabric
+    layers, footage, validation = conversion.layers, conversion.footage, conversion.config.validation
+    run.check_inputs(fabric, **conversion.inputs)
+    torch.manual_seed(settings.loop.seed)
+    student = convert(teacher.denoiser, conversion.shape, config.hybrid.memory_scale)
+    module = LayerDistillation(
+        teacher.denoiser, student, layers, config.objective, compile=config.fabric.compile
+    )
+    target = run.path / "world"
+    outcome = run_stage(conversion, module, new_parameters(student), settings, run, target)
+    if outcome.is_done:
+        return
+    entries = {
+        "teacher": f"{teacher.config.name}, SHA-256 {conversion.inputs['teacher']}",
+        **describe_layers(layers, conversion.shape),
+        "stage 1": outcome.told,
+        "roll-outs of the teacher": describe_rollouts(roll_out(teacher, footage, validation)),
+    }
+    world = converted(conversion, teacher, outcome.student, entries)
+    scores = describe_rollouts(roll_out(world, footage, validation))
+    fabric.print(f"teacher: {entries['roll-outs of the teacher']}\nafter stage 1: {scores}")
+    # In fp32: stage 2 goes on from it, and what neither stage trains stays what it was.
+    save(conversion, world, {"roll-outs after stage 1": scores}, target, torch.float32)
+
+
+def run_stage2(conversion: Conversion, run: RunFolder, settings: StageSettings) -> None:
+    """Let the whole student learn the teacher's velocity; writes `world`."""
+    config, fabric = conversion.config, conversion.fabric
+    start = World.from_pretrained(Path(config.out) / "stage1" / "world")
+    if start.config.denoiser != conversion.shape:
+        raise WorldError(
+            f"{start.folder} was made for other layers or another memory; choose another out= folder"
+        )
+    run.check_inputs(fabric, **conversion.inputs, stage1=start.identity)
+    student, teacher = start.denoiser, conversion.teacher.denoiser
+    torch.manual_seed(settings.loop.seed)
+    add_lora(student, config.stage2.lora)
+    trained = new_parameters(student) | lora_parameters(student)
+    module = VelocityDistillation(teacher, student, config.objective, settings.data_weight)
+    target = Path(config.out) / "world"
+    outcome = run_stage(conversion, module, trained, settings, run, target)
+    if outcome.is_done:
+        return
+    world = converted(conversion, start, folded(outcome.student), {"stage 2": outcome.told})
+    scores = describe_rollouts(roll_out(world, conversion.footage, config.validation))
+    fabric.print(f"after stage 2: {scores}")
+    save(conversion, world, {"roll-outs after stage 2": scores}, target, torch.bfloat16)
+
+
+def save(
+    conversion: Conversion, world: World, entries: Mapping[str, str], target: Path, dtype: torch.dtype
+) -> None:
+    """Write a world with more said about its conversion; returns when it is there for all processes."""
+    if conversion.fabric.global_rank == 0:
+        converted(conversion, world, world.denoiser, entries).save_pretrained(target, dtype=dtype)
+    conversion.fabric.barrier()
+
+
+def settings_of(config: ConvertConfig) -> dict[int, StageSettings]:
+    """Return the settings of the stages that are to run."""
+    out, second = Path(config.out), config.stage2
+    stages = {
+        1: stage_settings(config, config.stage1, out / "stage1"),
+        2: stage_settings(config, second, out / "stage2", lora=second.lora, data_weight=second.data_weight),
+    }
+    return {stage: stages[stage] for stage in sorted(set(config.stages))}
+
+
+@entry("convert", ConvertConfig)
+def main(config: ConvertConfig) -> None:
+    """Turn a softmax world into a hybrid one."""
+    teacher = load_teacher(config.teacher)
+    layers = choose_layers(teacher, list(config.layers), config.selection, config.share)
+    shape = student_config(teacher.config.denoiser, layers, config.hybrid, Rest(config.rest), config.window)
+    check_out(config, teacher)
+    episodes = Episodes.of(config, teacher)
+    runs = {stage: RunFolder(chosen.out, chosen) for stage, chosen in settings_of(config).items()}
+    footage = None
+    for stage, run in runs.items():
+        fabric = make_fabric(config.fabric, run.path)
+        footage = footage or load_footage(config, teacher, episodes, fabric)
+        conversion = Conversion(config, teacher, layers, shape, footage, fabric)
+        fabric.print(f"stage {stage}: layers {', '.join(map(str, layers))} become hybrid")
+        if stage == 1:
+            run_stage1(conversion, run, settings_of(config)[stage])
+        else:
+            run_stage2(conversion, run, settings_of(config)[stage])
+            target = Path(config.out) / "world"
+            fabric.print(f"world in {target}; play it with: python play.py world={target}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Measure which layers of a softmax world can be replaced: `python -m training.select_layers teacher=WORLD`.
+
+A new layer learns from nothing but the teacher's inputs, so that one pass trains a candidate for every layer.
+Then each layer alone is replaced by its candidate, and the roll-outs of the whole are scored.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from tqdm import tqdm
+
+from training.distillation import LayerDistillation
+from training.entry import entry
+from training.fabric import make_fabric
+from training.run import RunFolder
+from training.selection import LayerScore, Selection, teacher_digest
+from training.stage import (
+    Episodes,
+    Footage,
+    TeacherConfig,
+    heldout_losses,
+    load_footage,
+    load_teacher,
+    roll_out,
+    stage_settings,
+    student_of,
+    train_stage,
+)
+from worldsim.model.conversion import Rest, convert, new_parameters, student_config, take_layer
+from worldsim.model.denoiser import Denoiser
+from worldsim.weights import read_object
+from worldsim.world import World
+
+SELECTION_FILE, SCORES_FILE = "selection.json", "scores.json"
+
+
+@dataclass(kw_only=True, slots=True)
+class SelectLayersConfig(TeacherConfig):
+    """Settings of `python -m training.select_layers`: those of every command with a teacher."""
+
+
+def swapped(teacher: World, layer: int, candidates: Denoiser, config: SelectLayersConfig) -> World:
+    """Return the teacher with one layer replaced by its candidate."""
+    original = teacher.config.denoiser
+    shape = student_config(original, [layer], config.hybrid, Rest.FULL, original.window)
+    student = convert(teacher.denoiser, shape, config.hybrid.memory_scale)
+    take_layer(student, layer, candidates)
+    return World(
+        replace(teacher.config, denoiser=shape), student.to(teacher.device), teacher.codec, teacher.folder
+    )
+
+
+def train_candidates(
+    config: SelectLayersConfig, teacher: World, episodes: Episodes, fabric: Fabric, run: RunFolder
+) -> tuple[Denoiser, Footage, dict[str, float], dict[str, float]]:
+    """Train a candidate for every layer; returns them, the video, and their losses before and after."""
+    settings = stage_settings(config, config.stage1, run.path)
+    footage = load_footage(config, teacher, episodes, fabric)
+    run.check_inputs(fabric, **footage.inputs)
+    layers = list(range(teacher.config.denoiser.num_layers))
+    shape = student_config(
+        teacher.config.denoiser, layers, config.hybrid, Rest.FULL, teacher.config.denoiser.window
+    )
+    torch.manual_seed(settings.loop.seed)
+    student = convert(teacher.denoiser, shape, config.hybrid.memory_scale)
+    module = LayerDistillation(
+        teacher.denoiser, student, layers, config.objective, compile=config.fabric.compile
+    )
+    before = heldout_losses(fabric, module.to(fabric.device), footage, settings)
+    training = train_stage(fabric, module, new_parameters(student), settings, run, footage)
+    after = heldout_losses(fabric, training.average.module, footage, settings)
+    return student_of(training), footage, before, after
+
+
+def score_swaps(
+    config: SelectLayersConfig,
+    teacher: World,
+    candidates: Denoiser,
+    footage: Footage,
+    known: Path,
+) -> dict[str, dict[str, float]]:
+    """Return the PSNR of the teacher (`teacher`) and of each single swap (its number) by horizon.
+
+    Those that `known` holds from a run that was killed are not measured again.
+    """
+    scores = read_object(known) if known.is_file() else {}
+    names = ["teacher", *map(str, range(teacher.config.denoiser.num_layers))]
+    for name in tqdm([name for name in names if name not in scores], unit="roll-out"):
+        world = teacher if name == "teacher" else swapped(teacher, int(name), candidates, config)
+        scores[name] = roll_out(world, footage, config.validation)
+        part = known.with_name(known.name + ".part")
+        part.write_text(json.dumps(scores, indent=2) + "\n")
+        part.replace(known)
+    return scores
+
+
+def describe(selection: Selection) -> str:
+    """Return a table of the layers, the one that hurt least first."""
+    horizons = list(selection.baseline_db)
+    by_layer = {score.layer: score for score in selection.scores}
+    lines = ["layer  loss before  after  change of PSNR in dB after " + ", ".join(horizons) + " frames"]
+    for layer in selection.ranking:
+        score = by_layer[layer]
+        changes = "  ".join(f"{score.psnr_change_db[horizon]:+.3f}" for horizon in horizons)
+        lines.append(f"{layer:5d}  {score.loss_before:11.4f}  {score.loss_after:.4f}  {changes}")
+    return "\n".join(lines)
+
+
+@entry("select_layers", SelectLayersConfig)
+def main(config: SelectLayersConfig) -> None:
+    """Measure which layers of a softmax world can be replaced."""
+    teacher = load_teacher(config.teacher)
+    episodes = Episodes.of(config, teacher)
+    out = Path(config.out)
+    run = RunFolder(out, stage_settings(config, config.stage1, out))
+    fabric = make_fabric(config.fabric, out)
+    latest = run.latest()
+    candidates, footage, before, after = train_candidates(config, teacher, episodes, fabric, run)
+    if fabric.global_rank != 0:
+        return
+    if run.latest() != latest:
+        (out / SCORES_FILE).unlink(missing_ok=True)  # they were those of other candidates
+    scores = score_swaps(config, teacher, candidates, footage, out / SCORES_FILE)
+    selection = Selection(
+        teacher=teacher.config.name,
+        teacher_sha256=teacher_digest(teacher),
+        baseline_db=scores["teacher"],
+        scores=[
+            LayerScore(
+                layer=layer,
+                psnr_change_db={h: scores[str(layer)][h] - psnr for h, psnr in scores["teacher"].items()},
+                loss_before=before[f"layer_{layer:02d}"],
+                loss_after=after[f"layer_{layer:02d}"],
+            )
+            for layer in range(teacher.config.denoiser.num_layers)
+        ],
+    )
+    selection.save(out / SELECTION_FILE)
+    print(f"{describe(selection)}\nranking in {out / SELECTION_FILE}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,268 @@
+"""One stage of a conversion: a student that learns from its teacher, in the one training loop."""
+
+# B batch, F frames
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from training.distillation import LayerDistillation, VelocityDistillation
+from training.fabric import FabricConfig
+from training.frames import DataConfig, LatentVideo, choose_episodes, digest_of, fixed_starts, latent_video
+from training.half_lives import log_half_lives
+from training.loop import LoopConfig, Training, fit, prepare
+from training.lora import LoraConfig
+from training.objective import ObjectiveConfig
+from training.optimizers import OptimizerConfig, make_partial_optimizers
+from training.run import RunFolder
+from training.selection import teacher_digest
+from training.validation import ValidationConfig, validate, validation_places
+from training.world_model import TrainWorldConfig, make_batches, own_share
+from worldsim.data.sequences import EpisodeReference
+from worldsim.model.conversion import HybridConfig, check_softmax
+from worldsim.model.denoiser import Denoiser
+from worldsim.world import World
+
+Distillation = LayerDistillation | VelocityDistillation
+
+
+@dataclass(kw_only=True, slots=True)
+class StageConfig:
+    """How one stage is trained.
+
+    Attributes:
+        loop: Length and care.
+        optimizer: Learning rates: `adamw` of all that is trained; with `muon` above 0, that of its matrices.
+        batch_size: Sequences per update and device.
+        sequence_length: Frames of a sequence.
+    """
+
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(muon=0.0, adamw=3e-3))
+    batch_size: int = 8
+    sequence_length: int = 24
+
+
+@dataclass(kw_only=True, slots=True)
+class TeacherConfig:
+    """What every command that works on a teacher is told.
+
+    Attributes:
+        out: The run's folder.
+        teacher: The softmax model: a shipped name, a folder, or a hub id.
+        data: Gameplay video with the teacher's buttons.
+        hybrid: How the new layers' memory begins.
+        stage1: How the new layers learn from the layers that they replace.
+        objective: How frames are spoiled.
+        fabric: Device, precision, distribution.
+        validation: The roll-outs that are measured.
+    """
+
+    out: str
+    teacher: str
+    data: DataConfig
+    hybrid: HybridConfig = field(default_factory=HybridConfig)
+    stage1: StageConfig = field(default_factory=StageConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    fabric: FabricConfig = field(default_factory=FabricConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+
+
+@dataclass(kw_only=True, slots=True)
+class StageSettings(TrainWorldConfig):
+    """All that decides what a stage computes: what its run's folder is compared by.
+
+    Attributes:
+        hybrid: How the new layers' memory began.
+        lora: Of stage 2.
+        data_weight: Of stage 2.
+    """
+
+    hybrid: HybridConfig = field(default_factory=HybridConfig)
+    lora: LoraConfig | None = None
+    data_weight: float = 0.0
+
+
+def stage_settings(
+    config: TeacherConfig,
+    stage: StageConfig,
+    out: Path,
+    *,
+    lora: LoraConfig | None = None,
+    data_weight: float = 0.0,
+) -> StageSettings:
+    """Return the settings of one stage of a command."""
+    return StageSettings(
+        out=str(out),
+        data=config.data,
+        objective=config.objective,
+        optimizer=stage.optimizer,
+        loop=stage.loop,
+        fabric=config.fabric,
+        validation=config.validation,
+        batch_size=stage.batch_size,
+        sequence_length=stage.sequence_length,
+        hybrid=config.hybrid,
+        lora=lora,
+        data_weight=data_weight,
+    )
+
+
+def load_teacher(name: str) -> World:
+    """Load a world all of whose layers are softmax layers.
+
+    Raises:
+        WorldError: If there is no such world, its weights do not fit its shape, or it is hybrid already.
+    """
+    teacher = World.from_pretrained(name)
+    check_softmax(teacher.config.denoiser, name)
+    return teacher
+
+
+@dataclass(frozen=True, slots=True)
+class Episodes:
+    """Recorded play with a teacher's buttons; nothing is decoded yet."""
+
+    train: Sequence[EpisodeReference]
+    heldout: Sequence[EpisodeReference]
+
+    @classmethod
+    def of(cls, config: TeacherConfig, teacher: World) -> Episodes:
+        """List the episodes; raises `WorldError` if they have other buttons than the teacher."""
+        actions, data = teacher.config.actions, config.data
+        return cls(
+            choose_episodes(data.train, data.max_frames, actions),
+            choose_episodes(data.heldout, config.validation.max_frames, actions),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Footage:
+    """Recorded play as the teacher's latents.
+
+    Attributes:
+        train: What this device learns from.
+        heldout: What is measured on.
+        places: Where roll-outs begin in it.
+        num_frames: Frames of all episodes to learn from.
+        inputs: Digests of the teacher and of the data, for `RunFolder.check_inputs`.
+    """
+
+    train: LatentVideo
+    heldout: LatentVideo
+    places: np.ndarray
+    num_frames: int
+    inputs: dict[str, str]
+
+
+def load_footage(config: TeacherConfig, teacher: World, episodes: Episodes, fabric: Fabric) -> Footage:
+    """Encode the episodes by the teacher's codec; moves the teacher to the device."""
+    teacher.denoiser.to(fabric.device)
+    cache = Path(config.out) / "cache" if config.data.cache_latents else None
+    own = own_share(episodes.train, fabric)
+    workers = config.data.num_workers
+    heldout = latent_video(teacher.codec, episodes.heldout, fabric.device, num_workers=workers, cache=cache)
+    return Footage(
+        train=latent_video(teacher.codec, own, fabric.device, num_workers=workers, cache=cache),
+        heldout=heldout,
+        places=validation_places(heldout, config.validation),
+        num_frames=sum(reference.num_frames for reference in episodes.train),
+        inputs={
+            "teacher": teacher_digest(teacher),
+            "train": digest_of(teacher.codec, episodes.train),
+            "heldout": digest_of(teacher.codec, episodes.heldout),
+        },
+    )
+
+
+def roll_out(world: World, footage: Footage, config: ValidationConfig) -> dict[str, float]:
+    """Return the PSNR of a world's roll-outs by horizon in frames, as text: JSON has no other keys."""
+    scores = validate(world, footage.heldout, footage.places, config)
+    return {str(horizon): scores[f"psnr_{horizon}_db"] for horizon in config.horizons}
+
+
+@torch.no_grad()
+def heldout_losses(
+    fabric: Fabric, module: nn.Module, footage: Footage, settings: StageSettings
+) -> dict[str, float]:
+    """Return the losses of a stage on fixed sequences of held-out video, with fixed noise.
+
+    Args:
+        fabric: For its precision.
+        module: The stage's module, not wrapped.
+        footage: The video.
+        settings: Length of the sequences; as many as there are roll-outs are taken.
+    """
+    length, video = settings.sequence_length, footage.heldout
+    starts = fixed_starts(video.lengths, length, settings.validation.num_rollouts)
+    batches = np.array_split(starts, -(-len(starts) // settings.batch_size))
+    generator = torch.Generator(video.latents.device).manual_seed(0)
+    sums: dict[str, float] = {}
+    for chosen in batches:
+        with fabric.autocast():
+            losses = module(*video.sequences(chosen, length), generator)
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0.0) + float(value) * len(chosen) / len(starts)
+    return sums
+
+
+def student_of(training: Training) -> Denoiser:
+    """Return the moving average of a stage's student."""
+    student = training.average.module.denoiser
+    assert isinstance(student, Denoiser)
+    return student
+
+
+def train_stage(
+    fabric: Fabric,
+    module: Distillation,
+    trained: Mapping[str, nn.Parameter],
+    settings: StageSettings,
+    run: RunFolder,
+    footage: Footage,
+) -> Training:
+    """Train some parameters of a student, going on from the run's newest checkpoint.
+
+    Args:
+        fabric: Device, precision and strategy.
+        module: Holds the student.
+        trained: What may change; nothing else does.
+        settings: Length and care.
+        run: The stage's folder, its inputs checked.
+        footage: The video.
+
+    Returns:
+        The finished training; see `student_of`.
+    """
+    module.requires_grad_(False)
+    for parameter in trained.values():
+        parameter.requires_grad_(True)
+    optimizers = make_partial_optimizers(list(trained.values()), settings.optimizer)
+    training = prepare(fabric, module, optimizers, settings.loop.ema_decay)
+    if settings.fabric.compile and isinstance(module, VelocityDistillation):
+        # The first stage goes through the layers by itself, and compiles what it calls.
+        for block in (*module.teacher.denoiser.layers(), *module.denoiser.layers()):
+            block.compile(dynamic=False)
+
+    def on_checkpoint(training: Training) -> dict[str, float]:
+        student = student_of(training)
+        losses = heldout_losses(fabric, training.average.module, footage, settings)
+        return {f"heldout_{k}": v for k, v in losses.items()} | log_half_lives(student)
+
+    fit(
+        fabric,
+        training,
+        make_batches(footage.train, settings, fabric.global_rank),
+        settings.loop,
+        run,
+        frames_per_batch=settings.batch_size * settings.sequence_length,
+        on_checkpoint=on_checkpoint,
+    )
+    return training

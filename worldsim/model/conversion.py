@@ -1,0 +1,142 @@
+"""From a softmax model to a hybrid one: the shape, the weights it takes over, and what is new in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+import torch
+from torch import nn
+
+from worldsim.errors import WorldError
+from worldsim.model.attention import Attention
+from worldsim.model.denoiser import Denoiser
+from worldsim.model.denoiser_config import DenoiserConfig
+from worldsim.model.hybrid_attention import HybridAttention
+
+
+class Rest(StrEnum):
+    """What becomes of the softmax layers that are not replaced."""
+
+    WINDOW = "window"
+    FULL = "full"
+
+
+@dataclass(kw_only=True, slots=True)
+class HybridConfig:
+    """How the new layers' memory begins.
+
+    Attributes:
+        memory_phase: What turns the memory's keys: none, time or path (`MemoryPhase`).
+        half_lives: Shortest and longest half-life of a layer's heads, in frames.
+        memory_scale: Size of `phi_v`, and so of what a new layer's memory says, compared with a fresh
+            layer's. At 0 a new layer begins as softmax inside the frame.
+    """
+
+    memory_phase: str = "path"
+    half_lives: list[float] = field(default_factory=lambda: [4.0, 4096.0])
+    memory_scale: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.memory_scale <= 1:
+            raise WorldError(f"hybrid.memory_scale must lie in [0, 1], got {self.memory_scale}")
+
+
+def check_softmax(config: DenoiserConfig, name: str) -> None:
+    """Raise `WorldError` if a model named `name` has hybrid layers: then it is no teacher."""
+    softmax = {*config.window_layers, *config.full_layers}
+    if hybrid := sorted(set(range(config.num_layers)) - softmax):
+        layers = ", ".join(map(str, hybrid))
+        raise WorldError(f"{name} is hybrid already (layers {layers}): a teacher has softmax layers only")
+
+
+def check_layers(layers: Sequence[int], num_layers: int, name: str) -> None:
+    """Raise `WorldError` unless the layers are different layers of the teacher; `name` is the setting."""
+    outside = sorted({layer for layer in layers if not 0 <= layer < num_layers})
+    if outside:
+        numbers = ", ".join(map(str, outside))
+        raise WorldError(f"{name} names layers {numbers}; the teacher has layers 0 to {num_layers - 1}")
+    if len(set(layers)) < len(layers):
+        raise WorldError(f"{name} names a layer twice: {list(layers)}")
+
+
+def spread_layers(num_layers: int, num_hybrid: int) -> list[int]:
+    """Return which layers to replace so that the others lie evenly, for who has not measured it."""
+    num_kept = num_layers - num_hybrid
+    kept = {(2 * index + 1) * num_layers // (2 * num_kept) for index in range(num_kept)}
+    return [layer for layer in range(num_layers) if layer not in kept]
+
+
+def student_config(
+    teacher: DenoiserConfig, layers: Sequence[int], hybrid: HybridConfig, rest: Rest, window: int
+) -> DenoiserConfig:
+    """Return the shape of a teacher of which `layers` became hybrid.
+
+    Args:
+        teacher: Shape of a model with softmax layers only.
+        layers: Which to replace.
+        hybrid: How their memory begins.
+        rest: What becomes of the other full layers; layers that are windows already stay as they are.
+        window: Frames that a window layer sees beside the current one.
+    """
+    if rest is Rest.WINDOW and teacher.window_layers and window != teacher.window:
+        raise WorldError(
+            f"the teacher has window layers of {teacher.window} frames; a model has one window, got {window}"
+        )
+    kept = [layer for layer in teacher.full_layers if layer not in layers]
+    windows = [layer for layer in teacher.window_layers if layer not in layers]
+    return replace(
+        teacher,
+        window_layers=sorted(windows + kept) if rest is Rest.WINDOW else windows,
+        full_layers=kept if rest is Rest.FULL else [],
+        window=window if rest is Rest.WINDOW else teacher.window,
+        memory_phase=hybrid.memory_phase,
+        half_lives=list(hybrid.half_lives),
+    )
+
+
+@torch.no_grad()
+def convert(teacher: Denoiser, config: DenoiserConfig, memory_scale: float) -> Denoiser:
+    """Return a student of the shape of `student_config`, with the teacher's weights wherever it has some.
+
+    What is new is drawn from PyTorch's global generator, as in a fresh model.
+
+    Args:
+        teacher: Left as it is.
+        config: The student's shape.
+        memory_scale: See `HybridConfig`.
+    """
+    student = Denoiser(config)
+    for block in student.layers():
+        if isinstance(block.self_attn, HybridAttention):
+            # The gate has no bias to begin shut with; the value's map does the same in the same place.
+            block.self_attn.phi_v.weight.mul_(memory_scale)
+    new = set(new_parameters(student))
+    weights = {k: v for k, v in teacher.state_dict().items() if k in student.state_dict() and k not in new}
+    missing = [name for name in student.state_dict() if name not in weights and name not in new]
+    if missing:
+        raise WorldError(f"the teacher has no weight {missing[0]}, which its student needs")
+    try:
+        student.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise WorldError(f"the teacher's weights do not fit: {' '.join(str(error).split())}") from error
+    return student
+
+
+def new_parameters(student: Denoiser) -> dict[str, nn.Parameter]:
+    """Return what a hybrid model has and a softmax model has not: gates, maps, decay, and the path."""
+    taken_over = {name.partition(".")[0] for name, _ in Attention(2, 1).named_parameters()}
+    found = {f"motion.{name}": parameter for name, parameter in student.motion.named_parameters()}
+    for index, block in enumerate(student.layers()):
+        for name, parameter in block.self_attn.named_parameters():
+            if name.partition(".")[0] not in taken_over:
+                found[f"blocks.{index}.self_attn.{name}"] = parameter
+    return found
+
+
+@torch.no_grad()
+def take_layer(student: Denoiser, layer: int, trained: Denoiser) -> None:
+    """Give a student the attention of one layer, and the path, of another one trained for it."""
+    student.layers()[layer].self_attn.load_state_dict(trained.layers()[layer].self_attn.state_dict())
+    student.motion.load_state_dict(trained.motion.state_dict())

@@ -1,0 +1,37 @@
+"""What the denoising passes and the commit of one frame share, worked out once."""
+
+# B batch, L layers of the kind, H heads, D model or head width, W window frames, T past frames, N tokens per frame
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from worldsim.model.attention import Rotary
+
+
+@dataclass(frozen=True, slots=True)
+class FrameContext:
+    """What all passes over one frame share.
+
+    Attributes:
+        action: `[B, D]`, embedding of the action that leads to the frame.
+        phase: `[B, head_width / 2]`, the path up to and including this frame.
+        rotary: Angles of the frame's tokens.
+        mask: `[B, 1, 1, (W + 2) * N]` bool, which tokens a window layer sees: cached ones, then its own. None
+            if it sees all, which is so once the window is full.
+        window_keys: `[L, B, H, (W + 1) * N, D]`, the cached keys turned by their age, heads first.
+        window_values: The values beside them.
+        past_mask: `[B, 1, 1, (T + 1) * N]` bool, which tokens a full layer sees; None if it sees all.
+        previous: `[B, N, D]`, what the frame before adds to each token; 0 where the model does not see it.
+    """
+
+    action: Tensor
+    phase: Tensor
+    rotary: Rotary
+    mask: Tensor | None
+    window_keys: Tensor
+    window_values: Tensor
+    past_mask: Tensor | None
+    previous: Tensor | float
