@@ -231,6 +231,18 @@ def student_of(training: Training) -> Denoiser:
     return student
 
 
+def measure_student(
+    fabric: Fabric, training: Training, settings: StageSettings, footage: Footage
+) -> dict[str, float]:
+    """Return the losses on held-out video and the half-lives of all heads; logs those of each layer."""
+    student = student_of(training)
+    for layer, (low, median, high) in layer_half_lives(student).items():
+        name = f"half_life_layer_{layer:02d}"
+        fabric.log_dict({f"{name}_p10": low, f"{name}_p50": median, f"{name}_p90": high}, training.step)
+    losses = heldout_losses(fabric, training.average.module, footage, settings)
+    return {f"heldout_{name}": value for name, value in losses.items()} | log_half_lives(student)
+
+
 def train_stage(
     fabric: Fabric,
     module: Distillation,
@@ -262,15 +274,6 @@ def train_stage(
         for block in (*module.teacher.denoiser.layers(), *module.denoiser.layers()):
             block.compile(dynamic=False)
 
-    def on_checkpoint(training: Training) -> dict[str, float]:
-        student = student_of(training)
-        for layer, (low, median, high) in layer_half_lives(student).items():
-            name = f"half_life_layer_{layer:02d}"
-            numbers = {f"{name}_p10": low, f"{name}_p50": median, f"{name}_p90": high}
-            fabric.log_dict(numbers, training.step)
-        losses = heldout_losses(fabric, training.average.module, footage, settings)
-        return {f"heldout_{k}": v for k, v in losses.items()} | log_half_lives(student)
-
     fit(
         fabric,
         training,
@@ -278,6 +281,6 @@ def train_stage(
         settings.loop,
         run,
         frames_per_batch=settings.batch_size * settings.sequence_length,
-        on_checkpoint=on_checkpoint,
+        on_checkpoint=lambda training: measure_student(fabric, training, settings, footage),
     )
     return training
