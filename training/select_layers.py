@@ -36,7 +36,7 @@ from worldsim.model.denoiser import Denoiser
 from worldsim.weights import read_object
 from worldsim.world import World
 
-SELECTION_FILE, SCORES_FILE = "selection.json", "scores.json"
+SELECTION_FILE = "selection.json"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -111,6 +111,27 @@ def describe(selection: Selection) -> str:
     return "\n".join(lines)
 
 
+def selection_of(
+    teacher: World, scores: dict[str, dict[str, float]], before: dict[str, float], after: dict[str, float]
+) -> Selection:
+    """Return what was measured of each layer, beside the teacher's own scores."""
+    baseline = scores["teacher"]
+
+    def score(layer: int) -> LayerScore:
+        change = {horizon: scores[str(layer)][horizon] - psnr for horizon, psnr in baseline.items()}
+        name = f"layer_{layer:02d}"
+        return LayerScore(
+            layer=layer, psnr_change_db=change, loss_before=before[name], loss_after=after[name]
+        )
+
+    return Selection(
+        teacher=teacher.config.name,
+        teacher_sha256=teacher_digest(teacher),
+        baseline_db=baseline,
+        scores=[score(layer) for layer in range(teacher.config.denoiser.num_layers)],
+    )
+
+
 @entry("select_layers", SelectLayersConfig)
 def main(config: SelectLayersConfig) -> None:
     """Measure which layers of a softmax world can be replaced."""
@@ -119,27 +140,14 @@ def main(config: SelectLayersConfig) -> None:
     out = Path(config.out)
     run = RunFolder(out, stage_settings(config, config.stage1, out))
     fabric = make_fabric(config.fabric, out)
-    latest = run.latest()
     candidates, footage, before, after = train_candidates(config, teacher, episodes, fabric, run)
     if fabric.global_rank != 0:
         return
-    if run.latest() != latest:
-        (out / SCORES_FILE).unlink(missing_ok=True)  # they were those of other candidates
-    scores = score_swaps(config, teacher, candidates, footage, out / SCORES_FILE)
-    selection = Selection(
-        teacher=teacher.config.name,
-        teacher_sha256=teacher_digest(teacher),
-        baseline_db=scores["teacher"],
-        scores=[
-            LayerScore(
-                layer=layer,
-                psnr_change_db={h: scores[str(layer)][h] - psnr for h, psnr in scores["teacher"].items()},
-                loss_before=before[f"layer_{layer:02d}"],
-                loss_after=after[f"layer_{layer:02d}"],
-            )
-            for layer in range(teacher.config.denoiser.num_layers)
-        ],
-    )
+    checkpoint = run.latest()
+    assert checkpoint is not None
+    known = out / f"scores-{checkpoint.name}.json"  # of these candidates, not of longer trained ones
+    scores = score_swaps(config, teacher, candidates, footage, known)
+    selection = selection_of(teacher, scores, before, after)
     selection.save(out / SELECTION_FILE)
     print(f"{describe(selection)}\nranking in {out / SELECTION_FILE}")
 

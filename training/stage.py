@@ -220,6 +220,15 @@ def student_of(training: Training) -> Denoiser:
     return student
 
 
+def measure_student(
+    fabric: Fabric, training: Training, settings: StageSettings, footage: Footage
+) -> dict[str, float]:
+    """Return the losses on held-out video and the memory's half-lives."""
+    student = student_of(training)
+    losses = heldout_losses(fabric, training.average.module, footage, settings)
+    return {f"heldout_{name}": value for name, value in losses.items()} | log_half_lives(student)
+
+
 def train_stage(
     fabric: Fabric,
     module: Distillation,
@@ -251,11 +260,6 @@ def train_stage(
         for block in (*module.teacher.denoiser.layers(), *module.denoiser.layers()):
             block.compile(dynamic=False)
 
-    def on_checkpoint(training: Training) -> dict[str, float]:
-        student = student_of(training)
-        losses = heldout_losses(fabric, training.average.module, footage, settings)
-        return {f"heldout_{k}": v for k, v in losses.items()} | log_half_lives(student)
-
     fit(
         fabric,
         training,
@@ -263,6 +267,6 @@ def train_stage(
         settings.loop,
         run,
         frames_per_batch=settings.batch_size * settings.sequence_length,
-        on_checkpoint=on_checkpoint,
+        on_checkpoint=lambda training: measure_student(fabric, training, settings, footage),
     )
     return training

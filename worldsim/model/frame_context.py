@@ -1,6 +1,7 @@
 """What the denoising passes and the commit of one frame share, worked out once."""
 
-# B batch, L layers of the kind, H heads, D model or head width, W window frames, T past frames, N tokens per frame
+# B batch, L layers of the kind, H heads, D model or head width, W window frames, T past frames, N tokens per
+# frame
 
 from __future__ import annotations
 
