@@ -27,8 +27,8 @@ DEFAULT_FORM = os.environ.get("ARL2_KERNELS", "auto")
 
 ON_CUDA = {
     "scan_frames": ("triton", "twice as fast as the torch form on an H100"),
-    "commit": ("torch", "the Triton form has not been measured on a card yet"),
-    "read": ("torch", "the Triton form has not been measured on a card yet"),
+    "commit": ("triton", "five times as fast as the torch form for one frame on an H100"),
+    "read": ("torch", "what the Triton form does to a compiled training step has not been measured"),
 }
 """What `auto` means on CUDA, and why."""
 
