@@ -23,8 +23,8 @@ PSNR in dB against the real game of free roll-outs under the recorded actions, o
 {num_episodes} held-out episodes of {folder}, after {context_frames} real frames. In brackets
 the 95 % interval, from resampling episodes."""
 ZEROED = """\
-What is lost when the recurrent states are empty before every frame, against the same world with them. The
-window, the path and the frame before it keep."""
+The difference to the same world when its recurrent states are emptied before every frame: what they are used
+for. The window, the path and the frame before it stay."""
 COST = """\
 One dream under random actions; frames are counted from its start. A step time is the median of the {steps}
 steps around the frame. Peak memory is that of the GPU's tensors, weights included; on a CPU it is that of the
