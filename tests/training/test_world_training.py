@@ -23,13 +23,13 @@ from training.codec import TrainCodecConfig, train_codec
 from training.fabric import FabricConfig
 from training.finetune import FinetuneConfig
 from training.finetune import main as finetune
+from training.footage import own_share
 from training.frames import DataConfig, choose_episodes
 from training.loop import LoopConfig
 from training.objective import FlowMatching, ObjectiveConfig, spoil
 from training.pretrain import PretrainConfig, build_world
 from training.pretrain import main as pretrain
 from training.validation import ValidationConfig
-from training.world_model import own_share
 from worldsim.actions import ActionLayout
 from worldsim.codec import FrameCodec
 from worldsim.errors import WorldError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from worldsim.evaluation.paper_shape import (
 )
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.denoiser_config import DenoiserConfig
+from worldsim.model.memory import MemoryState
 from worldsim.model.past_frames import PastFrames
 from worldsim.sampler import SamplerConfig
 
@@ -27,7 +29,7 @@ CPU = torch.device("cpu")
 STEPS = SamplerConfig(num_steps=1)
 
 
-def measure(config: DenoiserConfig, num_frames: int = 12) -> dict[str, object]:
+def measure(config: DenoiserConfig, num_frames: int = 12) -> dict[str, Any]:
     return measure_shape(config, num_frames=num_frames, num_steps=2, device=CPU, dtype=torch.float32)
 
 
@@ -53,8 +55,8 @@ def test_only_full_layers_grow() -> None:
     for config, full_layers in ((teacher, 4), (half_grown, 1), (constant, 0)):
         short, long = measure(config, 3), measure(config, 12)
         assert long["frames_done"] == 12
-        assert long["state_bytes"] - short["state_bytes"] == 9 * full_layers * one_frame  # type: ignore[operator]
-        assert len(long["step_ms_curve"]) == 12  # type: ignore[arg-type]
+        assert long["state_bytes"] - short["state_bytes"] == 9 * full_layers * one_frame
+        assert len(long["step_ms_curve"]) == 12
         assert long["peak_bytes"] is None  # there is no GPU here
 
 
@@ -92,11 +94,11 @@ def test_running_out_of_memory_is_a_result(monkeypatch: pytest.MonkeyPatch) -> N
     denoiser = build_random(TINY_SHAPE, CPU, torch.float32)
     commit, calls = Denoiser.commit, []
 
-    def full(self: Denoiser, *arguments: object) -> object:
+    def full(self: Denoiser, *arguments: Any) -> MemoryState:
         calls.append(1)
         if len(calls) == 4:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return commit(self, *arguments)  # type: ignore[arg-type]
+        return commit(self, *arguments)
 
     monkeypatch.setattr(Denoiser, "commit", full)
     report = generate(denoiser, 6, STEPS, CPU)
@@ -118,9 +120,9 @@ def test_a_shape_is_warmed_up_before_it_is_measured(monkeypatch: pytest.MonkeyPa
     generated: list[int] = []
     original = paper_shape.generate
 
-    def counting(denoiser: Denoiser, num_frames: int, *rest: object, **options: object) -> dict[str, object]:
+    def counting(denoiser: Denoiser, num_frames: int, *rest: Any, **options: Any) -> dict[str, Any]:
         generated.append(num_frames)
-        return original(denoiser, num_frames, *rest, **options)  # type: ignore[arg-type]
+        return original(denoiser, num_frames, *rest, **options)
 
     monkeypatch.setattr(paper_shape, "generate", counting)
     measure(replace(TINY_SHAPE, num_layers=1), 3)

@@ -36,6 +36,12 @@ def cut(batch: Batch, lengths: Sequence[int]) -> Iterator[Batch]:
     yield from zip(*(t.split(list(lengths), dim=1) for t in batch), strict=True)
 
 
+def rows_of(batch: Batch, part: slice) -> Batch:
+    """Return some rows of a batch."""
+    clean, noisy, levels, actions = batch
+    return clean[part], noisy[part], levels[part], actions[part]
+
+
 def play(denoiser: Denoiser, batch: Batch, memory: MemoryState) -> tuple[Tensor, MemoryState]:
     """Return the velocities of all frames one after the other, and the memory after them."""
     clean, noisy, levels, actions = batch
@@ -98,8 +104,10 @@ def test_a_row_that_begins_anew_and_one_that_goes_on_equal_play(
     mixed = memory.begin_anew(torch.tensor([False, True]))
     assert mixed.num_committed.tolist() == [5, 0]
     velocity, after = denoiser.forward_segment(*second, mixed)
-    alone = [play(denoiser, tuple(t[1:] for t in second), denoiser.initial_memory(1))]  # type: ignore[arg-type]
-    alone.insert(0, play(denoiser, tuple(t[:1] for t in second), memory.first_rows(1)))  # type: ignore[arg-type]
+    alone = [
+        play(denoiser, rows_of(second, slice(1)), memory.first_rows(1)),
+        play(denoiser, rows_of(second, slice(1, None)), denoiser.initial_memory(1)),
+    ]
     torch.testing.assert_close(velocity, torch.cat([velocities for velocities, _ in alone]), **EXACT)
     assert_same(after.first_rows(1), alone[0][1])
     assert after.num_committed.tolist() == [10, 5]
