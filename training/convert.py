@@ -24,18 +24,17 @@ from training.conversion_card import (
 from training.distillation import LayerDistillation, VelocityDistillation
 from training.entry import entry
 from training.fabric import make_fabric
+from training.footage import Episodes, Footage
 from training.lora import LoraConfig, add_lora, folded, lora_parameters
 from training.run import RunFolder
-from training.selection import choose_layers
+from training.selection import choose_layers, teacher_digest
 from training.stage import (
     Distillation,
-    Episodes,
-    Footage,
     StageConfig,
     StageSettings,
     TeacherConfig,
     heldout_losses,
-    load_footage,
+    load_for,
     load_teacher,
     roll_out,
     stage_settings,
@@ -127,7 +126,8 @@ class Conversion:
     def inputs(self) -> dict[str, str]:
         """What a stage's folder is bound to, beside its settings."""
         chosen = {"layers": ",".join(map(str, self.layers)), "rest": self.config.rest}
-        return self.footage.inputs | chosen | {"window": str(self.shape.window)}
+        given = {"teacher": teacher_digest(self.teacher)} | self.footage.digests
+        return given | chosen | {"window": str(self.shape.window)}
 
 
 def check_out(config: ConvertConfig, teacher: World) -> None:
@@ -269,12 +269,12 @@ def main(config: ConvertConfig) -> None:
     layers = choose_layers(teacher, list(config.layers), config.selection, config.share)
     shape = student_config(teacher.config.denoiser, layers, config.hybrid, Rest(config.rest), config.window)
     check_out(config, teacher)
-    episodes = Episodes.of(config, teacher)
+    episodes = Episodes.of(config.data, config.validation, teacher.config.actions)
     runs = {stage: RunFolder(chosen.out, chosen) for stage, chosen in settings_of(config).items()}
     footage = None
     for stage, run in runs.items():
         fabric = make_fabric(config.fabric, run.path)
-        footage = footage or load_footage(config, teacher, episodes, fabric)
+        footage = footage or load_for(config, teacher, episodes, fabric)
         conversion = Conversion(config, teacher, layers, shape, footage, fabric)
         fabric.print(f"stage {stage}: layers {', '.join(map(str, layers))} become hybrid")
         if stage == 1:

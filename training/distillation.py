@@ -126,18 +126,11 @@ class VelocityDistillation(FlowMatching):
             `loss`, and for the log its parts: `loss_teacher` and `loss_data`, mean squared errors of the
             velocity against the teacher's and against the true one.
         """
-        latents = latents.float()
-        spoiled = spoil(latents, self.config, generator)
-        clean, levels = spoiled.clean, spoiled.levels
-        num_own = round(self.config.own_context_share * len(latents))
-        if num_own:
-            own = self._predict_context(latents[:num_own], spoiled, actions[:num_own], generator)
-            clean = torch.cat([own, clean[num_own:]])
-            levels = levels.clone()
-            levels[:num_own, :, 0] = 0.0
+        spoiled = self.spoil_clips(latents.float(), actions, generator, None)
+        given = (spoiled.clean, spoiled.noisy, spoiled.levels, actions)
         with torch.no_grad():
-            expected = self.teacher.denoiser(clean, spoiled.noisy, levels, actions).float()
-        velocity = self.denoiser(clean, spoiled.noisy, levels, actions).float()
+            expected = self.teacher.denoiser(*given).float()
+        velocity = self.denoiser(*given).float()
         # The first frame has nothing to go by, as in pretraining.
         from_teacher = (velocity - expected)[:, 1:].square().mean()
         from_data = (velocity - spoiled.velocity)[:, 1:].square().mean()

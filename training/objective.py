@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -115,21 +115,28 @@ class Matching(nn.Module):
             `loss`, and for the log the loss at pure noise, `loss_pure`; the memory, without gradients.
         """
         latents = latents.float()
-        spoiled = spoil(latents, self.config, generator)
-        clean, levels = spoiled.clean, spoiled.levels
-        num_own = round(self.config.own_context_share * len(latents))
-        if num_own:
-            own = self._predict_context(latents[:num_own], spoiled, actions[:num_own], generator, memory)
-            clean = torch.cat([own, clean[num_own:]])
-            levels = levels.clone()
-            levels[:num_own, :, 0] = 0.0
-        velocity, memory_after = self._velocity(clean, spoiled.noisy, levels, actions, memory)
+        spoiled = self.spoil_clips(latents, actions, generator, memory)
+        given = (spoiled.clean, spoiled.noisy, spoiled.levels)
+        velocity, memory_after = self._velocity(*given, actions, memory)
         error = (velocity.float() - spoiled.velocity).square().mean(dim=(2, 3, 4))  # [B, F]
         # A sequence's first frame has nothing to go by; the second is the first that an action led to.
         counted = has_past(latents, memory)
-        pure = counted & (levels[..., 1] == 1)
+        pure = counted & (spoiled.levels[..., 1] == 1)
         losses = {"loss": masked_mean(error, counted), "loss_pure": masked_mean(error, pure).detach()}
         return losses, memory_after
+
+    def spoil_clips(
+        self, latents: Tensor, actions: Tensor, generator: torch.Generator, memory: MemoryState | None
+    ) -> Spoiled:
+        """Return a batch with its noise drawn; a share of its clips has the model's own frames as context."""
+        spoiled = spoil(latents, self.config, generator)
+        num_own = round(self.config.own_context_share * len(latents))
+        if not num_own:
+            return spoiled
+        own = self._predict_context(latents[:num_own], spoiled, actions[:num_own], generator, memory)
+        levels = spoiled.levels.clone()
+        levels[:num_own, :, 0] = 0.0
+        return replace(spoiled, clean=torch.cat([own, spoiled.clean[num_own:]]), levels=levels)
 
     def _velocity(
         self, clean: Tensor, noisy: Tensor, levels: Tensor, actions: Tensor, memory: MemoryState | None

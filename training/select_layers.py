@@ -17,14 +17,13 @@ from tqdm import tqdm
 from training.distillation import LayerDistillation
 from training.entry import entry
 from training.fabric import make_fabric
+from training.footage import Episodes, Footage
 from training.run import RunFolder
 from training.selection import LayerScore, Selection, teacher_digest
 from training.stage import (
-    Episodes,
-    Footage,
     TeacherConfig,
     heldout_losses,
-    load_footage,
+    load_for,
     load_teacher,
     roll_out,
     stage_settings,
@@ -60,8 +59,8 @@ def train_candidates(
 ) -> tuple[Denoiser, Footage, dict[str, float], dict[str, float]]:
     """Train a candidate for every layer; returns them, the video, and their losses before and after."""
     settings = stage_settings(config, config.stage1, run.path)
-    footage = load_footage(config, teacher, episodes, fabric)
-    run.check_inputs(fabric, **footage.inputs)
+    footage = load_for(config, teacher, episodes, fabric)
+    run.check_inputs(fabric, teacher=teacher_digest(teacher), **footage.digests)
     layers = list(range(teacher.config.denoiser.num_layers))
     shape = student_config(
         teacher.config.denoiser, layers, config.hybrid, Rest.FULL, teacher.config.denoiser.window
@@ -136,7 +135,7 @@ def selection_of(
 def main(config: SelectLayersConfig) -> None:
     """Measure which layers of a softmax world can be replaced."""
     teacher = load_teacher(config.teacher)
-    episodes = Episodes.of(config, teacher)
+    episodes = Episodes.of(config.data, config.validation, teacher.config.actions)
     out = Path(config.out)
     run = RunFolder(out, stage_settings(config, config.stage1, out))
     fabric = make_fabric(config.fabric, out)

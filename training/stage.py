@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,17 +15,16 @@ from torch import nn
 
 from training.distillation import LayerDistillation, VelocityDistillation
 from training.fabric import FabricConfig
-from training.frames import DataConfig, LatentVideo, choose_episodes, digest_of, fixed_starts, latent_video
+from training.footage import Episodes, Footage, load_footage
+from training.frames import DataConfig, fixed_starts
 from training.half_lives import log_half_lives
 from training.loop import LoopConfig, Training, fit, prepare
 from training.lora import LoraConfig
 from training.objective import ObjectiveConfig
 from training.optimizers import OptimizerConfig, make_partial_optimizers
 from training.run import RunFolder
-from training.selection import teacher_digest
-from training.validation import ValidationConfig, validate, validation_places
-from training.world_model import TrainWorldConfig, make_batches, own_share
-from worldsim.data.sequences import EpisodeReference
+from training.validation import ValidationConfig, validate
+from training.world_model import TrainWorldConfig, make_batches
 from worldsim.model.conversion import HybridConfig, check_softmax
 from worldsim.model.denoiser import Denoiser
 from worldsim.world import World
@@ -126,60 +125,10 @@ def load_teacher(name: str) -> World:
     return teacher
 
 
-@dataclass(frozen=True, slots=True)
-class Episodes:
-    """Recorded play with a teacher's buttons; nothing is decoded yet."""
-
-    train: Sequence[EpisodeReference]
-    heldout: Sequence[EpisodeReference]
-
-    @classmethod
-    def of(cls, config: TeacherConfig, teacher: World) -> Episodes:
-        """List the episodes; raises `WorldError` if they have other buttons than the teacher."""
-        actions, data = teacher.config.actions, config.data
-        return cls(
-            choose_episodes(data.train, data.max_frames, actions),
-            choose_episodes(data.heldout, config.validation.max_frames, actions),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Footage:
-    """Recorded play as the teacher's latents.
-
-    Attributes:
-        train: What this device learns from.
-        heldout: What is measured on.
-        places: Where roll-outs begin in it.
-        num_frames: Frames of all episodes to learn from.
-        inputs: Digests of the teacher and of the data, for `RunFolder.check_inputs`.
-    """
-
-    train: LatentVideo
-    heldout: LatentVideo
-    places: np.ndarray
-    num_frames: int
-    inputs: dict[str, str]
-
-
-def load_footage(config: TeacherConfig, teacher: World, episodes: Episodes, fabric: Fabric) -> Footage:
+def load_for(config: TeacherConfig, teacher: World, episodes: Episodes, fabric: Fabric) -> Footage:
     """Encode the episodes by the teacher's codec; moves the teacher to the device."""
     teacher.denoiser.to(fabric.device)
-    cache = Path(config.out) / "cache" if config.data.cache_latents else None
-    own = own_share(episodes.train, fabric)
-    workers = config.data.num_workers
-    heldout = latent_video(teacher.codec, episodes.heldout, fabric.device, num_workers=workers, cache=cache)
-    return Footage(
-        train=latent_video(teacher.codec, own, fabric.device, num_workers=workers, cache=cache),
-        heldout=heldout,
-        places=validation_places(heldout, config.validation),
-        num_frames=sum(reference.num_frames for reference in episodes.train),
-        inputs={
-            "teacher": teacher_digest(teacher),
-            "train": digest_of(teacher.codec, episodes.train),
-            "heldout": digest_of(teacher.codec, episodes.heldout),
-        },
-    )
+    return load_footage(teacher.codec, episodes, config.data, config.validation, fabric, Path(config.out))
 
 
 def roll_out(world: World, footage: Footage, config: ValidationConfig) -> dict[str, float]:

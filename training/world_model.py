@@ -15,14 +15,15 @@ from torch import Tensor
 
 from training.carry import Carry
 from training.fabric import FabricConfig, make_fabric
-from training.frames import DataConfig, LatentVideo, choose_episodes, digest_of, fixed_starts, latent_video
+from training.footage import Episodes, load_footage
+from training.frames import DataConfig, LatentVideo, fixed_starts
 from training.half_lives import log_half_lives
 from training.loop import LoopConfig, Training, fit, prepare, seed_of
 from training.objective import FlowMatching, ObjectiveConfig, SegmentMatching
 from training.optimizers import OptimizerConfig, make_optimizers
 from training.run import RunFolder
 from training.segments import places_at
-from training.validation import ValidationConfig, validate, validation_places
+from training.validation import ValidationConfig, validate
 from worldsim.data.sequences import EpisodeReference, SequenceIndex
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
@@ -95,14 +96,6 @@ def take_starts(
     return starts
 
 
-def own_share(references: Sequence[EpisodeReference], fabric: Fabric) -> list[EpisodeReference]:
-    """Return the episodes that this device learns from, so that each is decoded once and held once."""
-    own = list(references[fabric.global_rank :: fabric.world_size])
-    if not own:
-        raise WorldError(f"{fabric.world_size} devices need an episode each, the data hold {len(references)}")
-    return own
-
-
 def describe_training(training: Training, config: TrainWorldConfig, num_frames: int, fabric: Fabric) -> str:
     """Return one sentence for the world's card: what this run learned from and what it took."""
     seen = training.step * config.batch_size * config.sequence_length * fabric.world_size
@@ -127,19 +120,12 @@ def train_world(config: TrainWorldConfig, world: World, run: RunFolder) -> None:
     if config.segments > 1:
         check_constant_memory(world.config.denoiser)
     fabric = make_fabric(config.fabric, run.path)
-    actions = world.config.actions
-    train = choose_episodes(config.data.train, config.data.max_frames, actions)
-    heldout = choose_episodes(config.data.heldout, config.validation.max_frames, actions)
-    cache = run.path / "cache" if config.data.cache_latents else None
-    workers = config.data.num_workers
-    own = own_share(train, fabric)
-    video = latent_video(world.codec, own, fabric.device, num_workers=workers, cache=cache)
-    heldout_video = latent_video(world.codec, heldout, fabric.device, num_workers=workers, cache=cache)
+    episodes = Episodes.of(config.data, config.validation, world.config.actions)
+    footage = load_footage(world.codec, episodes, config.data, config.validation, fabric, run.path)
     size = (world.config.height, world.config.width)
-    batch_at = make_batches(video, config, fabric.global_rank)
-    starts = take_starts(heldout, config.num_starts, config.start_frames, size)
-    places = validation_places(heldout_video, config.validation)
-    run.check_inputs(fabric, train=digest_of(world.codec, train), heldout=digest_of(world.codec, heldout))
+    batch_at = make_batches(footage.train, config, fabric.global_rank)
+    starts = take_starts(episodes.heldout, config.num_starts, config.start_frames, size)
+    run.check_inputs(fabric, **footage.digests)
 
     denoiser = world.denoiser.requires_grad_(True).train()
     optimizers = make_optimizers(denoiser, config.optimizer)
@@ -154,12 +140,13 @@ def train_world(config: TrainWorldConfig, world: World, run: RunFolder) -> None:
     def on_checkpoint(training: Training) -> dict[str, float]:
         average = training.average.module.denoiser
         assert isinstance(average, Denoiser)
-        spent = describe_training(training, config, sum(r.num_frames for r in train), fabric)
+        spent = describe_training(training, config, footage.num_frames, fabric)
         provenance = add_provenance(world.config.provenance, "training", spent)
         exported = World(replace(world.config, provenance=provenance), average, world.codec, world.folder)
         if fabric.global_rank == 0:
             exported.save_pretrained(run.path / "world", starts=starts)
-        return validate(exported, heldout_video, places, config.validation) | log_half_lives(average)
+        scores = validate(exported, footage.heldout, footage.places, config.validation)
+        return scores | log_half_lives(average)
 
     fit(
         fabric,
