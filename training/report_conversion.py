@@ -1,14 +1,15 @@
 """Compare a softmax world with what it was converted to: `python -m training.report_conversion`.
 
 Writes OUT/conversion.md, its numbers and its plots, anew after each measurement: a stopped run keeps what it
-has.
+has. A part that another run measured of the same worlds stays, so that roll-outs can be measured on a GPU and
+the cost of a step on the processor that people play on.
 """
 
 from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,13 +33,17 @@ from worldsim.evaluation.conversion import (
     summarize_quality,
     summarize_references,
 )
-from worldsim.evaluation.conversion_report import write_conversion
+from worldsim.evaluation.conversion_report import NUMBERS_FILE, write_conversion
 from worldsim.evaluation.cost import random_actions, trace_steps
 from worldsim.evaluation.report import describe_run
 from worldsim.evaluation.rollouts import FrameScores, RolloutSettings, roll_out
+from worldsim.weights import read_object
 from worldsim.world import World
 
 TEACHER = "teacher"
+PARTS = ("cost", "rollouts", "paper_shape")
+KEYS = {"cost": "cost", "rollouts": "quality"}
+"""Under which key of a world its measurements of a part are."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -63,7 +68,7 @@ class ReportConversionConfig:
     early_frame: int = 81
     late_frame: int = 1005
     total_frames: int = 921
-    paper_shape: bool = False
+    parts: list[str] = field(default_factory=lambda: ["cost", "rollouts"])
     paper_frames: int = 921
     paper_steps: int = 4
 
@@ -77,6 +82,8 @@ class ReportConversionConfig:
                 raise WorldError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.late_frame <= self.early_frame:
             raise WorldError(f"late_frame {self.late_frame} must be after early_frame {self.early_frame}")
+        if not self.parts or not set(self.parts) <= set(PARTS):
+            raise WorldError(f"parts are some of {', '.join(PARTS)}; got {', '.join(self.parts) or 'none'}")
         names = self.named_worlds()
         if unknown := [name for name in self.zeroed if name not in names]:
             raise WorldError(f"zeroed names {', '.join(unknown)}, which worlds does not")
@@ -110,6 +117,9 @@ def main(config: ReportConversionConfig) -> None:
     set_threads(config.threads)
     check_settings(config, choice)
     comparison = Comparison(config, choice)
+    known = Path(config.out) / NUMBERS_FILE
+    if known.is_file():
+        comparison.keep(read_object(known), known)
     out = prepare_folder(Path(config.out))
     for _ in comparison.measure():
         write_conversion(out, comparison.report)
@@ -118,12 +128,12 @@ def main(config: ReportConversionConfig) -> None:
 
 def check_settings(config: ReportConversionConfig, choice: DeviceChoice) -> None:
     """Raise `WorldError` where nothing was asked for, or what can't be done here."""
-    if config.teacher is None and not config.paper_shape:
-        raise WorldError("nothing to compare: give teacher= and worlds=, or paper_shape=true")
+    if config.teacher is None and config.parts != ["paper_shape"]:
+        raise WorldError("nothing to compare: give teacher= and worlds=, or parts=[paper_shape] alone")
     if (config.teacher is None) != (not config.worlds):
         raise WorldError("teacher= and worlds= belong together: the worlds are compared with the teacher")
-    if config.paper_shape and choice.device.type != "cuda":
-        raise WorldError(f"paper_shape=true needs a CUDA GPU, and the device is {choice.device}")
+    if "paper_shape" in config.parts and choice.device.type != "cuda":
+        raise WorldError(f"the part paper_shape needs a CUDA GPU, and the device is {choice.device}")
 
 
 class Comparison:
@@ -137,8 +147,8 @@ class Comparison:
         self.config, self.choice = config, choice
         self.contestants: list[Contestant] = []
         command = ["python", *(shlex.quote(word) for word in sys.orig_argv[1:])]
-        self.report: dict[str, Any] = describe_run(command, choice.device, choice.dtype)
-        self.report |= {"settings": asdict(config), "worlds": {}}
+        self.run = describe_run(command, choice.device, choice.dtype) | {"settings": asdict(config)}
+        self.report: dict[str, Any] = {"runs": {}, "worlds": {}}
         if config.teacher is not None:
             self._prepare(config.teacher)
 
@@ -168,7 +178,7 @@ class Comparison:
             show_progress=True,
         )
         self.clips = self.recordings.choose(self.settings.length, config.num_rollouts, config.seed)
-        self.report["data"] = {"folder": config.data, "source": self.recordings.info.source}
+        self.run["data"] = {"folder": config.data, "source": self.recordings.info.source}
 
     def _add(self, name: str, place: str, world: World, *, original: str | None = None) -> None:
         load = partial(self._load, place)
@@ -178,21 +188,56 @@ class Comparison:
         sampler = chosen_sampler(world, self.config.denoising_steps, self.config.commit_level)
         self.report["worlds"][name] = describe(world, sampler)
 
+    def keep(self, known: Mapping[str, Any], path: Path) -> None:
+        """Take over the parts that another run measured of these worlds and that this one does not measure.
+
+        Args:
+            known: What it wrote.
+            path: Where it is written, for errors.
+
+        Raises:
+            WorldError: If it compared other worlds, drawn otherwise, or says nothing about its runs.
+        """
+        if not isinstance(known.get("runs"), dict):
+            raise WorldError(f"{path} does not say by which runs it was made; choose another out= folder")
+        kept = {part: run for part, run in known["runs"].items() if part not in self.config.parts}
+        if "paper_shape" in kept:
+            self.report["paper_shape"] = known["paper_shape"]
+        if "rollouts" in kept:
+            self.report["references"] = known["references"]
+        of_worlds = [KEYS[part] for part in kept if part in KEYS]
+        for name, world in self.report["worlds"].items() if of_worlds else ():
+            before = known["worlds"].get(name, {})
+            if differing := [key for key, value in world.items() if before.get(key, value) != value]:
+                raise WorldError(
+                    f"{path} compares another world under the name {name!r}: {differing[0]} was "
+                    f"{before[differing[0]]} and is {world[differing[0]]}; choose another out= folder"
+                )
+            world |= {key: before[key] for key in of_worlds if key in before}
+        self.report["runs"] = kept
+
     def measure(self) -> Iterator[None]:
         """Measure one thing after the other; `report` has grown each time."""
         # In this order: the cost is measured before decoded video fills the memory.
+        measures = {"cost": self._costs, "rollouts": self._rollouts, "paper_shape": self._paper_shape}
+        for part in PARTS:
+            if part in self.config.parts:
+                self.report["runs"][part] = self.run
+                yield from measures[part]()
+
+    def _costs(self) -> Iterator[None]:
         for contestant in self.contestants:
             if not contestant.is_zeroed:  # it would cost the same
                 print(f"{contestant.name}: step times", flush=True)
                 self.report["worlds"][contestant.name]["cost"] = self._cost(contestant)
                 yield
+
+    def _rollouts(self) -> Iterator[None]:
         scores: dict[str, FrameScores] = {}
         for contestant in self.contestants:
             print(f"{contestant.name}: roll-outs", flush=True)
             self._quality(contestant, scores)
             yield
-        if self.config.paper_shape:
-            yield from self._paper_shape()
 
     def _cost(self, contestant: Contestant) -> dict[str, Any]:
         config = self.config

@@ -63,7 +63,8 @@ def config(places: dict[str, str], data: str, out: Path, **changes: Any) -> Repo
 def test_worlds_are_compared_from_end_to_end(places: dict[str, str], data: str, tmp_path: Path) -> None:
     main.run(config(places, data, tmp_path / "out"))
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"conversion.md", "conversion.json", "psnr.png", "step-time.png", "bytes.png"}
+    plots = ("psnr", "step-time", "bytes")
+    assert names == {"conversion.md", "conversion.json", *(f"conversion-{plot}.png" for plot in plots)}
     report = json.loads((tmp_path / "out" / "conversion.json").read_text())
     assert list(report["worlds"]) == ["teacher", "100 %", "100 %, state zeroed"]
     teacher, hybrid, zeroed = report["worlds"].values()
@@ -111,6 +112,38 @@ def test_what_was_measured_before_a_stop_is_kept(
     assert {path.suffix for path in tmp_path.iterdir()} == {".md", ".json", ".png"}
 
 
+def test_parts_of_several_runs_come_together(places: dict[str, str], data: str, tmp_path: Path) -> None:
+    main.run(config(places, data, tmp_path, parts=["rollouts"]))
+    first = json.loads((tmp_path / "conversion.json").read_text())
+    more = [f"100 %:{places['hybrid']}", f"again:{places['hybrid']}"]
+    main.run(config(places, data, tmp_path, parts=["cost"], worlds=more))
+    both = json.loads((tmp_path / "conversion.json").read_text())
+    assert set(both["runs"]) == {"rollouts", "cost"}
+    assert both["runs"]["rollouts"] == first["runs"]["rollouts"]
+    assert both["references"] == first["references"]
+    for name in ("teacher", "100 %", "100 %, state zeroed"):
+        assert both["worlds"][name]["quality"] == first["worlds"][name]["quality"]
+    assert set(both["worlds"]["again"]) >= {"cost", "identity"}
+    assert "quality" not in both["worlds"]["again"]
+    text = (tmp_path / "conversion.md").read_text()
+    assert "Roll-outs by `" in text and "Step times and bytes by `" in text
+    assert "## How well it predicts" in text and "## What a step costs" in text
+
+
+def test_what_was_measured_of_another_world_is_not_mixed_in(
+    places: dict[str, str], data: str, tmp_path: Path
+) -> None:
+    main.run(config(places, data, tmp_path, parts=["cost"]))
+    before = (tmp_path / "conversion.json").read_bytes()
+    other = {"worlds": [f"100 %:{places['teacher']}"], "zeroed": []}
+    with pytest.raises(WorldError, match=r"compares another world under the name '100 %': identity was tiny@"):
+        main.run(config(places, data, tmp_path, parts=["rollouts"], **other))
+    assert (tmp_path / "conversion.json").read_bytes() == before
+    (tmp_path / "conversion.json").write_text("{}")
+    with pytest.raises(WorldError, match="does not say by which runs"):
+        main.run(config(places, data, tmp_path, parts=["rollouts"]))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -121,7 +154,7 @@ def test_what_was_measured_before_a_stop_is_kept(
         ({"horizon": 100}, "104 frames are needed, the longest has 20"),
         ({"worlds": [], "zeroed": []}, "belong together"),
         ({"teacher": None}, "nothing to compare"),
-        ({"paper_shape": True}, "paper_shape=true needs a CUDA GPU, and the device is cpu"),
+        ({"parts": ["paper_shape"]}, "the part paper_shape needs a CUDA GPU, and the device is cpu"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else value[:20],
 )
@@ -145,8 +178,9 @@ def test_what_cannot_be_measured_is_refused_before_any_work(
         ({"zeroed": ["b"]}, "zeroed names b, which worlds does not"),
         ({"late_frame": 3}, "late_frame 3 must be after early_frame 3"),
         ({"num_rollouts": 0}, "num_rollouts must be at least 1, got 0"),
+        ({"parts": ["speed"]}, "parts are some of cost, rollouts, paper_shape; got speed"),
     ],
-    ids=["no_name", "twice", "teacher", "unknown_zeroed", "late_frame", "num_rollouts"],
+    ids=["no_name", "twice", "teacher", "unknown_zeroed", "late_frame", "num_rollouts", "parts"],
 )
 def test_settings_are_checked(
     places: dict[str, str], tmp_path: Path, changes: dict[str, Any], message: str
@@ -157,7 +191,7 @@ def test_settings_are_checked(
 
 def test_the_papers_shape_alone_at_a_tiny_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paper_shape, "PAPER_SHAPE", TINY_SHAPE)
-    settings = ReportConversionConfig(paper_shape=True, paper_frames=41, paper_steps=2)
+    settings = ReportConversionConfig(parts=["paper_shape"], paper_frames=41, paper_steps=2)
     comparison = Comparison(settings, CPU)
     for _ in comparison.measure():
         report_conversion.write_conversion(tmp_path, comparison.report)
@@ -170,5 +204,5 @@ def test_the_papers_shape_alone_at_a_tiny_shape(tmp_path: Path, monkeypatch: pyt
     assert {path.name for path in tmp_path.iterdir()} == {
         "conversion.md",
         "conversion.json",
-        "paper-shape.png",
+        "conversion-paper-shape.png",
     }

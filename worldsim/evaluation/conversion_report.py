@@ -14,9 +14,12 @@ from worldsim.evaluation.report import write_json, write_plot
 from worldsim.evaluation.rollouts import CODEC, COPY
 
 NUMBERS_FILE, TEXT_FILE = "conversion.json", "conversion.md"
-PSNR_FILE, TIME_FILE, BYTES_FILE, SHAPE_FILE = "psnr.png", "step-time.png", "bytes.png", "paper-shape.png"
+PSNR_FILE, TIME_FILE = "conversion-psnr.png", "conversion-step-time.png"
+BYTES_FILE, SHAPE_FILE = "conversion-bytes.png", "conversion-paper-shape.png"
 REFERENCES = {CODEC: "the real frames through the codec", COPY: "the last real frame, standing still"}
 MIB, GIB = 2**20, 2**30
+PARTS = {"rollouts": "Roll-outs", "cost": "Step times and bytes", "paper_shape": "The paper's shape"}
+"""What a report says of the runs that made it, in this order."""
 
 QUALITY = """\
 PSNR in dB against the real game of free roll-outs under the recorded actions, over {num_rollouts} places in
@@ -81,20 +84,27 @@ def _measured(report: Report, part: str) -> dict[str, Report]:
 
 def format_conversion(report: Report) -> str:
     """Return the report as Markdown; its pictures are beside it."""
-    hardware = report["hardware"]
-    where = hardware["device"]
-    if where == "cpu":
-        where = f"{hardware['processor']}, threads: {hardware['threads']}"
     parts = [
         "# What converting a softmax world costs, and what it saves",
-        f"Made by `{report['command']}`\nat commit {report['commit']} on {report['date']}: {where}, "
-        f"{report['dtype']}, PyTorch {report['versions']['torch']}. `{NUMBERS_FILE}` holds every number.",
+        *(_made(report["runs"][part], named) for part, named in PARTS.items() if part in report["runs"]),
+        f"`{NUMBERS_FILE}` holds every number.",
     ]
     if report["worlds"]:
         parts += [_worlds(report), *_quality(report), *_cost(report)]
     if "paper_shape" in report:
         parts += _paper_shape(report["paper_shape"])
     return "\n\n".join(parts) + "\n"
+
+
+def _made(run: Report, part: str) -> str:
+    hardware = run["hardware"]
+    where = hardware["device"]
+    if where == "cpu":
+        where = f"{hardware['processor']}, threads: {hardware['threads']}"
+    return (
+        f"{part} by `{run['command']}`\nat commit {run['commit']} on {run['date']}: {where}, "
+        f"{run['dtype']}, PyTorch {run['versions']['torch']}."
+    )
 
 
 def _worlds(report: Report) -> str:
@@ -122,11 +132,12 @@ def _quality(report: Report) -> list[str]:
     if not measured:
         return []
     teacher, *_ = measured.values()
+    run = report["runs"]["rollouts"]
     references = {REFERENCES[name]: part for name, part in report["references"].items()}
     others = dict(list(measured.items())[1:])
     parts = [
         "## How well it predicts",
-        QUALITY.format(**{**report["settings"], **report["data"], **teacher}),
+        QUALITY.format(**{**run["settings"], **run["data"], **teacher}),
         _horizon_table(measured | references, "psnr_db"),
     ]
     if others:
