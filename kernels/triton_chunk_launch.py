@@ -21,7 +21,7 @@ class Chunks:
     Attributes:
         size: C, tokens of a chunk.
         segment: Chunks of a segment; 0 leaves the frame whole, for `apply_chunks`.
-        copies: Whether keys and values are copied in the dtype of the products, and not converted by each reader.
+        copies: Whether keys and values are copied in the dtype of the products, once for all readers.
         prepare: `prepare_chunks`; its size is `size`.
         apply: `apply_chunks`, by columns.
         build: `build_segments`, by rows.
@@ -186,7 +186,7 @@ def chain(frame: Prepared, maps: tuple[Tensor, Tensor], state: Tensor, out: Tens
 def commit_chunks(
     terms: tuple[Tensor, ...], state: Tensor, out: Tensor, cut: Chunks, precision: str, merges: str
 ) -> None:
-    """Fill `out` with the state after `k v g beta`, laid out as for `kernels.commit`; `state` is contiguous."""
+    """Fill `out` with the state after `k v g beta`, laid out as for `kernels.commit`."""
     frame = prepare(terms, cut, precision, merges)
     if cut.segment == 0:
         apply(frame, state, out, cut.apply)

@@ -1,7 +1,7 @@
 """Triton kernels that write many tokens into the state, C at a time, when only the final state is wanted.
 
-`prepare_chunks` does for every chunk, all at once, what depends on no other chunk (`kernels.frame_maps` for one
-chunk; `Gamma` decays to its end, `gamma` over the whole of it):
+`prepare_chunks` does for every chunk, all at once, what depends on no other (`kernels.frame_maps` for one of
+them; `Gamma` decays to its end, `gamma` over the whole of it):
 
     X^T = K^T A diag(beta),    A = (I + tril(diag(beta) K K^T, -1))^-1
 
@@ -20,8 +20,8 @@ at most 2 long. Values and states have no such limit; powers of two scale them, 
 No result of a product is transposed: compilers have got that wrong on Hopper (flash-linear-attention 640).
 """
 
-# B batch, N tokens, H heads, K key width, V value width, C tokens of a chunk, R rows of the maps and W columns
-# of the state that one program computes
+# B batch, N tokens, H heads, K key width, V value width, C tokens of a chunk, R rows of the maps and
+# W columns of the state that one program computes
 
 # pyright: reportIndexIssue=false, reportOptionalMemberAccess=false, reportAttributeAccessIssue=false
 # pyright: reportGeneralTypeIssues=false, reportArgumentType=false
@@ -51,7 +51,7 @@ def power_of_two(exponent):
 
 @triton.jit
 def load_tile(pointer, tokens, features, stride, num_tokens: tl.constexpr, scale, dtype: tl.constexpr):
-    """Return the tokens' features `[C, width]` in `dtype`, scaled unless they are of it; beyond the last 0."""
+    """Return the tokens' features `[C, width]` in `dtype`, scaled if they were not of it; else 0."""
     offsets = tokens[:, None] * stride + features[None, :]
     tile = tl.load(pointer + offsets, mask=(tokens < num_tokens)[:, None], other=0.0)
     if pointer.dtype.element_ty != dtype:
@@ -95,30 +95,34 @@ def prepare_chunks(
     within = tl.arange(0, block)
     tokens, features, values = chunk * block + within, tl.arange(0, key_width), tl.arange(0, value_width)
     dtype: tl.constexpr = xt_pointer.dtype.element_ty
-    k = load_tile(k_pointer + batch * k_batch + head * k_head, tokens, features, k_token, num_tokens, 1.0, dtype)
-    v = load_tile(
-        v_pointer + batch * v_batch + head * v_head, tokens, values, v_token, num_tokens, 1.0, tl.float32
-    )
+    k_pointer += batch * k_batch + head * k_head
+    v_pointer += batch * v_batch + head * v_head
+    k = load_tile(k_pointer, tokens, features, k_token, num_tokens, 1.0, dtype)
+    # Values first, and keys again later: held meanwhile, they would leave the inversion too few registers.
+    v = load_tile(v_pointer, tokens, values, v_token, num_tokens, 1.0, tl.float32)
     beta = load_gate(beta_pointer + batch * num_tokens * num_heads + head, tokens, num_heads, num_tokens)
-    g = load_gate(g_pointer + batch * num_tokens * num_heads + head, tokens, num_heads, num_tokens) * LOG2E
-    kt = tl.trans(k)  # of what was loaded, not of a result
-    lower = beta[:, None] * multiply(k, kt, tl.zeros([block, block], tl.float32), precision)
+    if copy_keys:
+        keys_pointer += matrix * block * key_width
+        tl.store(keys_pointer + within[:, None] * key_width + features[None, :], k)
+    exponent = exponent_of(tl.max(tl.abs(v)))
+    tl.store(exponent_pointer + matrix, exponent)
+    if copy_values:
+        scaled = (v * power_of_two(-exponent)).to(dtype)
+        values_pointer += matrix * block * value_width
+        tl.store(values_pointer + within[:, None] * value_width + values[None, :], scaled)
+    # The transpose of what was loaded, not of a result.
+    lower = beta[:, None] * multiply(k, tl.trans(k), tl.zeros([block, block], tl.float32), precision)
     inverse = invert_block(lower, block, levels, merge_precision)
+    offsets = tokens[None, :] * k_token + features[:, None]
+    kt = tl.load(k_pointer + offsets, mask=(tokens < num_tokens)[None, :], other=0.0).to(tl.float32).to(dtype)
     xt = multiply_keys(kt, inverse, tl.zeros([key_width, block], tl.float32), precision) * beta[None, :]
     square = features[:, None] * block + within[None, :]
     tl.store(xt_pointer + matrix * key_width * block + square, xt.to(dtype))
+    g = load_gate(g_pointer + batch * num_tokens * num_heads + head, tokens, num_heads, num_tokens) * LOG2E
     # Summed from the logarithms after t: a difference of sums would lose digits after a hard decay.
     later = tl.sum(tl.where(within[None, :] > within[:, None], g[None, :], 0.0), axis=1)
     tl.store(later_pointer + matrix * block + within, later)
     tl.store(total_pointer + matrix, tl.sum(g))
-    exponent = exponent_of(tl.max(tl.abs(v)))
-    tl.store(exponent_pointer + matrix, exponent)
-    out = (matrix * block + within)[:, None]
-    if copy_keys:
-        tl.store(keys_pointer + out * key_width + features[None, :], k)
-    if copy_values:
-        scaled = (v * power_of_two(-exponent)).to(dtype)
-        tl.store(values_pointer + out * value_width + values[None, :], scaled)
 
 
 @triton.jit

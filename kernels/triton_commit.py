@@ -1,6 +1,6 @@
 """A Triton kernel that writes few tokens into the state in one launch, with the state on the chip.
 
-C tokens at a time (`kernels.frame_maps` for one block; `Gamma` decays to its end, `gamma` over the whole of it):
+C tokens at a time (`kernels.frame_maps` for one block; `Gamma` decays to its end, `gamma` over all of it):
 
     S <- gamma S + X^T (diag(Gamma) V - gamma K S),    X = diag(beta) A^T K
 
@@ -11,7 +11,7 @@ Many tokens are for `kernels.triton_chunks`.
 # program computes
 
 # pyright: reportIndexIssue=false, reportOptionalMemberAccess=false, reportAttributeAccessIssue=false
-# pyright: reportGeneralTypeIssues=false, reportArgumentType=false
+# pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportAssignmentType=false
 # Inside a kernel the names stand for Triton's blocks, whose operators Triton does not declare.
 
 from __future__ import annotations
@@ -60,8 +60,11 @@ def commit_forward(
     beta_pointer += batch * num_tokens * num_heads + head
     tile = batch_head * key_width * value_width + row[:, None] * value_width + column[None, :]
     state = tl.load(state_pointer + tile)  # [K, W]
-    # No entry of the state exceeds the length of its column, which a token lengthens by at most 2 |v|.
+    # No entry of the state exceeds the length of its column, which a token lengthens by at most 2 |v|. It is
+    # held scaled by 2^-exponent, so that operands stay below 2^14, of the 2^16 that fp16 holds.
     bound = 12.0 * tl.max(tl.abs(state))  # sqrt(128) < 12
+    exponent = exponent_of(bound) - 13
+    state *= power_of_two(-exponent)
     for index in tl.range((num_tokens + block - 1) // block, num_stages=stages):
         tokens = index * block + within
         k = load_tile(k_pointer, tokens, row, k_token, num_tokens, 1.0, dtype)  # [C, K]
@@ -75,10 +78,10 @@ def commit_forward(
         inverse = invert_block(lower, block, levels, merge_precision)  # [C, C]
         xt = multiply_keys(kt, inverse, tl.zeros([key_width, block], tl.float32), precision) * beta[None, :]
         bound += 2.0 * block * tl.max(tl.abs(v))
-        exponent = exponent_of(bound) - 13  # operands below 2^14, of the 2^16 that fp16 holds
-        scale = power_of_two(-exponent)
-        recalled = multiply(k, state * scale, tl.zeros([block, columns], tl.float32), precision)  # [C, W]
-        missing = v * (after * scale)[:, None] - gamma * recalled
-        added = multiply(xt, missing, tl.zeros([key_width, columns], tl.float32), precision)
-        state = gamma * state + power_of_two(exponent) * added
-    tl.store(out_pointer + tile, state)
+        larger = exponent_of(bound) - 13
+        state *= power_of_two(tl.maximum(exponent - larger, -126))
+        exponent = larger
+        recalled = multiply(k, state, tl.zeros([block, columns], tl.float32), precision)  # [C, W]
+        missing = v * (after * power_of_two(-exponent))[:, None] - gamma * recalled
+        state = multiply(xt, missing, gamma * state, precision)
+    tl.store(out_pointer + tile, state * power_of_two(exponent))

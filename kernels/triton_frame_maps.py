@@ -55,7 +55,7 @@ def multiply(left, right, start, precision: tl.constexpr):
 
 @triton.jit
 def multiply_keys(keys, right, start, precision: tl.constexpr):
-    """Return `start + keys @ right`; in "fp16" `right` is split in two, because among similar keys it cancels."""
+    """Return `start + keys @ right`; in "fp16" `right` is split in two: similar keys make it cancel."""
     if precision == "fp16":
         high = right.to(tl.float16)
         low = (right - high.to(tl.float32)).to(tl.float16)
@@ -67,7 +67,7 @@ def multiply_keys(keys, right, start, precision: tl.constexpr):
 
 @triton.jit
 def multiply_split(left, right):
-    """Return `left @ right` to about 20 bits: each operand as the sum of two in fp16, the least part left out."""
+    """Return `left @ right` to about 20 bits: operands as sums of two in fp16, the least product left out."""
     left_high, right_high = left.to(tl.float16), right.to(tl.float16)
     left_low = (left - left_high.to(tl.float32)).to(tl.float16)
     right_low = (right - right_high.to(tl.float32)).to(tl.float16)
@@ -84,15 +84,14 @@ def invert_block(lower, block: tl.constexpr, levels: tl.constexpr, precision: tl
     what rounding did to A the square.
     """
     row, column = tl.arange(0, block)[:, None], tl.arange(0, block)[None, :]
-    pairs = (row // 2 == column // 2) & (row > column)
+    # The highest bit in which two tokens differ says at which level their blocks are merged.
+    level_of = tl.where(row > column, row ^ column, 0)
     identity = tl.where(row == column, 1.0, 0.0)
     zeros = tl.zeros([block, block], tl.float32)
-    inverse = identity - tl.where(pairs, lower, 0.0)
-    for level in tl.static_range(1, levels):
-        size = 2**level
-        same_pair = row // (2 * size) == column // (2 * size)
-        below = same_pair & (row // size > column // size)
-        corner = multiply(tl.where(below, lower, 0.0), inverse, zeros, precision)
+    inverse = identity - tl.where(level_of == 1, lower, 0.0)
+    for level in range(1, levels):  # not unrolled: masks of all levels at once would take the registers
+        below = tl.where(level_of >> level == 1, lower, 0.0)
+        corner = multiply(below, inverse, zeros, precision)
         inverse -= multiply(inverse, corner, zeros, precision)
     if precision == "fp16":
         missing = identity - inverse - multiply_split(tl.where(row > column, lower, 0.0), inverse)

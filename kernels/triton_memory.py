@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from torch import Tensor
@@ -35,37 +36,39 @@ class MemoryConfig:
     few: int = 160
     block: int = 16
     whole: Cut = Cut(16, 4)
-    chunks: Chunks = Chunks(size=32, apply=Cut(16, 4), build=Cut(32, 4), chain=Cut(16, 8, 2))
+    chunks: Chunks = Chunks(16, 0, False, Cut(16, 4), Cut(16, 4), Cut(32, 4), Cut(16, 8, 2))
     read: Cut = Cut(32, 4)
     gradient: Cut = Cut(32, 4)
 
 
 DEFAULT = MemoryConfig()
-HALF = MemoryConfig(precision="fp16", merges="fp16", whole=Cut(64, 2), chunks=Chunks(), read=Cut(64, 4))
-"""For keys and values of 16 bits, whose rounding exceeds that of fp16 operands."""
-
-
-def split(programs: int, chunks: int, rows: int) -> int:
-    """Return the chunks of a segment: as many segments as a card of 132 processors runs at once, 0 for one.
-
-    Args:
-        programs: Sequences times heads.
-        chunks: Chunks of the frame.
-        rows: Groups of rows of a segment's map.
-    """
-    segments = min(132 // (programs * rows), chunks // 3)
-    return -(-chunks // segments) if segments > 1 else 0
+HALF = MemoryConfig("fp16", "fp16", whole=Cut(64, 2, 2), chunks=Chunks(), read=Cut(64, 4))
+"""For operands that come in 16 bits: what rounding them to fp16 costs is below what they had lost before."""
 
 
 def default_for(x: Tensor, y: Tensor) -> MemoryConfig:
-    """Return how the work on two `[B, N, H, width]` is cut unless somebody says otherwise."""
+    """Return how the work on two `[..., N, H, width]` is cut unless somebody says otherwise."""
     config = DEFAULT if torch.float32 in (x.dtype, y.dtype) else HALF
-    if x.dim() != 4 or x.shape[1] <= config.few:
-        return config
-    chunks = -(-x.shape[1] // config.chunks.size)
-    groups = -(-x.shape[-1] // config.chunks.build.size)
-    segment = split(x.shape[0] * x.shape[2], chunks, groups)
+    if x.shape[-1] > 64:  # twice the numbers have to be held
+        config = replace(config, whole=Cut(32, 2) if config is HALF else config.whole, gradient=Cut(16, 8))
+    *lead, tokens, heads, width = x.shape
+    chunks = -(-tokens // config.chunks.size)
+    groups = -(-width // config.chunks.build.size)
+    segment = split(prod(lead) * heads * groups, chunks)
     return replace(config, chunks=replace(config.chunks, segment=segment))
+
+
+def split(programs: int, chunks: int) -> int:
+    """Return the chunks of a segment, 0 for a frame left whole.
+
+    As many segments as a card of about 132 processors computes at once, each of at least 3 chunks.
+
+    Args:
+        programs: What one segment takes.
+        chunks: Chunks of the frame.
+    """
+    segments = min(132 // programs, chunks // 3)
+    return -(-chunks // segments) if segments > 1 else 0
 
 
 def commit(
@@ -159,6 +162,6 @@ def read_backward(
 
 
 def _span(programs: int, tokens: int, block: int) -> int:
-    """Return how many tokens one program takes, whole blocks: few programs share a frame among more of them."""
+    """Return how many tokens one program takes, in whole blocks: if programs are few, a frame has several."""
     shares = max(1, min(264 // programs, tokens // 64))
     return -(-tokens // (shares * block)) * block

@@ -45,8 +45,11 @@ def test_commit_and_its_gradients_equal_the_recurrence(
 
 
 @pytest.mark.slow
-def test_fp16_operands_stay_near(interpreted: dict[str, dict[str, float]]) -> None:
-    errors = interpreted["commit_cuts_fp16"]
+@pytest.mark.parametrize(
+    "case", ["commit_cuts_fp16", "half_precision_fp16", "beyond_fp16", "over_frames_fp16"]
+)
+def test_fp16_operands_stay_near(interpreted: dict[str, dict[str, float]], case: str) -> None:
+    errors = interpreted[case]
     assert errors
     assert all(error < TOLERANCE_FP16 for error in errors.values()), errors
 
@@ -57,7 +60,9 @@ def test_fp16_operands_stay_near(interpreted: dict[str, dict[str, float]]) -> No
     [
         "read, 3 axes",
         "read, 5 axes",
+        "read, many tokens",
         "commit_cuts",
+        "many_tokens",
         "read_cuts",
         "half_precision",
         "opcheck",
