@@ -36,7 +36,7 @@ class MemoryConfig:
     few: int = 160
     block: int = 16
     whole: Cut = Cut(16, 4)
-    chunks: Chunks = Chunks(16, 0, False, Cut(16, 4), Cut(16, 4), Cut(32, 4), Cut(16, 8, 2))
+    chunks: Chunks = Chunks(16, 0, False, Cut(16, 4), Cut(16, 4), Cut(32, 8), Cut(16, 8, 2))
     read: Cut = Cut(32, 4)
     gradient: Cut = Cut(32, 4)
 
