@@ -95,6 +95,24 @@ def test_the_gpu_commits_as_fp64_does(regime: str, shape: tuple[int, int, int, i
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["whole", "chunks"])
+@pytest.mark.parametrize("regime", REGIMES)
+def test_the_gpu_commits_bf16_as_fp64_does_with_every_cut(regime: str, kind: str) -> None:
+    from kernels import triton_memory
+    from kernels.benchmark_cuts import commit_configs
+
+    shape = (3, 80, 6, 64) if kind == "whole" else (1, 1560, 2, 128)
+    k, v, *rest = make_frame(regime, shape, "cuda")
+    inputs = (k.bfloat16(), v.bfloat16(), *rest)
+    expected = kernels.commit(*(tensor.double() for tensor in inputs), form="torch")
+    for config in commit_configs()[kind]:
+        got = triton_memory.commit(*inputs, config).double()
+        tolerance = TOLERANCE_FP16 if config.precision == "fp16" else TOLERANCE_ON_GPU
+        assert got.isfinite().all(), config
+        assert (got - expected).norm() <= tolerance * expected.norm(), config
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("width", [16, 32, 64, 128])
 def test_the_gpu_reads_as_fp64_does(width: int) -> None:
     inputs = make_reading((2, 3, 80, 6, width), "cuda")
