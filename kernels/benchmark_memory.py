@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import astuple
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ from kernels.benchmark_report import (
 )
 
 if TYPE_CHECKING:  # importing it needs Triton, which is not everywhere
+    from kernels.triton_launch import Cut
     from kernels.triton_memory import MemoryConfig
 
 Shape = tuple[int, int, int, int]
@@ -38,47 +39,6 @@ NARROW: list[Shape] = [(256, 64, 6, 64), (1, 80, 6, 64), (256, 128, 8, 64), (32,
 
 ON_CPU: list[Shape] = [(1, 80, 6, 64), (8, 80, 6, 64), (1, 1560, 12, 128)]
 """One layer, the eight layers of the shipped world at once, and a frame of the large model."""
-
-
-def commit_configs() -> dict[str, list[MemoryConfig]]:
-    """Return every way to cut a commit that is measured: of a frame whole, and in segments."""
-    from kernels.triton_memory import DEFAULT, WIDE, Cut
-
-    wholes = [Cut(16, 4), Cut(16, 2), Cut(32, 4), Cut(64, 4), Cut(64, 8)]
-    whole = [replace(DEFAULT, precision=p, whole=cut) for cut in wholes for p in ("tf32x3", "fp16")]
-    cuts = [
-        (156, Cut(32, 8), Cut(16, 8, 2)),
-        (120, Cut(32, 8), Cut(16, 8, 2)),
-        (312, Cut(32, 8), Cut(16, 8, 2)),
-    ]
-    cuts += [
-        (156, Cut(16, 4), Cut(16, 8, 2)),
-        (156, Cut(32, 4), Cut(32, 8, 2)),
-        (78, Cut(32, 8), Cut(16, 8, 2)),
-    ]
-    segments = [
-        replace(WIDE, precision=p, segment_tokens=tokens, build=build, chain=chain)
-        for tokens, build, chain in cuts
-        for p in ("tf32x3", "fp16")
-    ]
-    return {"whole": whole, "segments": segments}
-
-
-def read_configs() -> list[MemoryConfig]:
-    """Return every way to cut a reading that is measured."""
-    from kernels.triton_memory import DEFAULT, Cut
-
-    reads = [
-        (Cut(32, 4), Cut(16, 4)),
-        (Cut(16, 4), Cut(16, 8)),
-        (Cut(64, 4), Cut(32, 4)),
-        (Cut(32, 8), Cut(32, 8)),
-    ]
-    return [
-        replace(DEFAULT, precision=p, read=read, gradient=gradient)
-        for read, gradient in reads
-        for p in ("tf32x3", "fp16")
-    ]
 
 
 def commit_bytes(inputs: tuple[Tensor, ...]) -> int:
@@ -104,11 +64,10 @@ def forms(device: str) -> dict[str, Commit]:
         return {"torch": partial(kernels.commit, form="torch")}
     from kernels import triton_memory
 
-    def rounded(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> Tensor:
-        config = replace(triton_memory.default_for(k, v), precision="fp16")
-        return triton_memory.commit(k, v, g, beta, state, config)
+    def exactly(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> Tensor:
+        return triton_memory.commit(k, v, g, beta, state, triton_memory.default_for(k.float(), v.float()))
 
-    ours = {"triton": partial(kernels.commit, form="triton"), "triton, fp16 operands": rounded}
+    ours = {"triton": partial(kernels.commit, form="triton"), "triton, tf32x3": exactly}
     return ours | peers() | {"torch": partial(kernels.commit, form="torch")}
 
 
@@ -187,17 +146,28 @@ def commit_times(shapes: list[Shape], report: Report) -> Result:
                     n, graph_milliseconds(lambda: c(*i)), f
                 ),
             )
+        say_ratios(shape, results)
     return results
+
+
+def say_ratios(shape: Shape, results: Result) -> None:
+    """Print how many times faster than each peer the Triton form is."""
+    ours = results[f"commit {shape}, triton"].get("median_ms")
+    for name in peers():
+        theirs = results[f"commit {shape}, {name}"].get("median_ms")
+        if ours and theirs:
+            say(f"commit {shape}: {theirs / ours:.2f} times as fast as {name}")
 
 
 def cut_shapes() -> dict[str, list[Shape]]:
     """Return the shapes at which cuts are measured."""
-    return {"segments": WIDE[:2], "whole": NARROW[:2]}
+    return {"whole": [NARROW[0], NARROW[2], NARROW[1]], "chunks": WIDE[:2]}
 
 
 def compile_share(share: int, shares: int) -> None:
     """Run some of the cuts once, so that Triton's cache on disk has them when they are measured."""
     from kernels import triton_memory
+    from kernels.benchmark_cuts import commit_configs
 
     jobs = [
         (shape, config)
@@ -212,9 +182,25 @@ def compile_share(share: int, shares: int) -> None:
             triton_memory.commit(k, v, g, beta, state, config)
 
 
+def describe(config: MemoryConfig) -> str:
+    """Return what of a commit's configuration matters, short enough for a line."""
+
+    def short(cut: Cut) -> str:
+        return "/".join(str(part) for part in astuple(cut) if part is not None)
+
+    few, many = config.few, config.chunks
+    if few:
+        return f"{config.precision} {config.merges} C {config.block} whole {short(config.whole)}"
+    text = f"{config.precision} C {many.size} {'copies ' if many.copies else ''}prepare {short(many.prepare)}"
+    if many.segment == 0:
+        return f"{text} apply {short(many.apply)}"
+    return f"{text} segment {many.segment} build {short(many.build)} chain {short(many.chain)}"
+
+
 def commit_cuts(report: Report) -> Result:
-    """Time every way to cut a commit, at two shapes of each kind."""
+    """Time every way to cut a commit, at the shapes of its kind."""
     from kernels import triton_memory
+    from kernels.benchmark_cuts import commit_configs
 
     results: Result = {}
     for kind, shapes in cut_shapes().items():
@@ -225,8 +211,7 @@ def commit_cuts(report: Report) -> Result:
                 if report.seconds_left() < 12:
                     say("no time left")
                     return results
-                label = f"{shape} {config.precision} {config.segment_tokens if kind == 'segments' else ''}"
-                label += f" {config.build} {config.chain}" if kind == "segments" else f" {config.whole}"
+                label = f"{shape} {describe(config)}"
                 run = partial(triton_memory.commit, *inputs, config)
 
                 def measure(
@@ -242,6 +227,7 @@ def commit_cuts(report: Report) -> Result:
 def read_times(report: Report) -> Result:
     """Time reading: Triton's cuts, forward and gradient, beside the torch form, eager and compiled."""
     from kernels import triton_memory
+    from kernels.benchmark_cuts import read_configs
 
     results: Result = {}
     for shape in ((1024, 160, 6, 64), (1, 4680, 12, 128)):

@@ -181,10 +181,10 @@ def sweep(report: Report) -> Result:
     return {"cuts": results, "best": asdict(best), "errors": errors, "forward_backward": both}
 
 
-def start_compilers(shares: int) -> list[subprocess.Popen[bytes]]:
-    """Start processes that fill Triton's cache on disk with what `sweep` measures."""
+def start_compilers(shares: int, only: str) -> list[subprocess.Popen[bytes]]:
+    """Start processes that fill Triton's cache on disk with the cuts that are measured."""
     command = [sys.executable, "-m", "kernels.benchmark_sweep"]
-    return [subprocess.Popen([*command, str(share), str(shares)]) for share in range(shares)]
+    return [subprocess.Popen([*command, str(share), str(shares), only]) for share in range(shares)]
 
 
 def await_compilers(compilers: list[subprocess.Popen[bytes]], report: Report) -> Result:

@@ -1,7 +1,8 @@
 """Every way to cut the Triton kernels that is worth a measurement, one kernel at a time.
 
 `python -m kernels.benchmark_sweep 2 8` compiles the third of eight shares of them into Triton's disk cache,
-and measures nothing: the benchmark has other processes do that, so that its own time goes into measuring.
+and measures nothing: the benchmark has other processes do that, so that its own time goes into measuring. A
+third argument is that of the benchmark's `--only`.
 """
 
 from __future__ import annotations
@@ -168,13 +169,15 @@ def compile_share(share: int, shares: int) -> None:
             sys.stderr.write(f"{name} {cut}: {type(problem).__name__}\n")
 
 
-def main(share: int, shares: int) -> None:
+def main(share: int, shares: int, only: str = "") -> None:
     """Compile a share of what the benchmark measures, the commits first, as it does."""
     from kernels import benchmark_memory
 
-    benchmark_memory.compile_share(share, shares)
-    compile_share(share, shares)
+    if only in "commit: cuts":
+        benchmark_memory.compile_share(share, shares)
+    if only in "scan: cuts":
+        compile_share(share, shares)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

@@ -27,10 +27,13 @@ DEFAULT_FORM = os.environ.get("ARL2_KERNELS", "auto")
 
 ON_CUDA = {
     "scan_frames": ("triton", "twice as fast as the torch form on an H100"),
-    "commit": ("triton", "five times as fast as the torch form for one frame on an H100"),
-    "read": ("torch", "what the Triton form does to a compiled training step has not been measured"),
+    "commit": ("triton", "twice as fast as flash-linear-attention on an H100, at (1, 1560, 12, 128)"),
+    "read": ("triton", "3 times as fast as the torch form on an H100, at (1024, 160, 6, 64)"),
 }
 """What `auto` means on CUDA, and why."""
+
+INSIDE_A_GRAPH = {"read": ("torch", "inside a compiled graph: what it fuses there has not been compared yet")}
+"""What it means instead in what `torch.compile` compiles."""
 
 
 @cache
@@ -50,6 +53,8 @@ def _choose(operator: str, x: Tensor, form: str | None) -> tuple[str, str]:
         return "torch", f"on {x.device.type}"
     if x.dtype == torch.float64:  # who computes in fp64 wants its digits, which tensor cores do not give
         return "torch", "on CUDA, in fp64"
+    if operator in INSIDE_A_GRAPH and torch.compiler.is_compiling():
+        return INSIDE_A_GRAPH[operator]
     return ON_CUDA[operator]
 
 

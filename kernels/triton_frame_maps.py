@@ -54,21 +54,48 @@ def multiply(left, right, start, precision: tl.constexpr):
 
 
 @triton.jit
+def multiply_keys(keys, right, start, precision: tl.constexpr):
+    """Return `start + keys @ right`; in "fp16" `right` is split in two: similar keys make it cancel."""
+    if precision == "fp16":
+        high = right.to(tl.float16)
+        low = (right - high.to(tl.float32)).to(tl.float16)
+        out = tl.dot(keys.to(tl.float16), high, tl.dot(keys.to(tl.float16), low, start))
+    else:
+        out = tl.dot(keys, right, start, input_precision=precision)
+    return out
+
+
+@triton.jit
+def multiply_split(left, right):
+    """Return `left @ right` to about 20 bits: operands as sums of two in fp16, the least product left out."""
+    left_high, right_high = left.to(tl.float16), right.to(tl.float16)
+    left_low = (left - left_high.to(tl.float32)).to(tl.float16)
+    right_low = (right - right_high.to(tl.float32)).to(tl.float16)
+    return tl.dot(left_high, right_high, tl.dot(left_high, right_low, tl.dot(left_low, right_high)))
+
+
+@triton.jit
 def invert_block(lower, block: tl.constexpr, levels: tl.constexpr, precision: tl.constexpr):
     """Invert `I + tril(lower, -1)`, `[C, C]`.
 
     Two neighbouring inverted blocks P, Q and the block B below P give the inverse of the pair,
     [[P, 0], [-Q B P, Q]]: products of true inverses, no powers of L, which overflow for similar keys.
+    In "fp16" one step of Newton, `A + A (I - (I + L) A)`, follows, with the bracket to 20 bits: it leaves of
+    what rounding did to A the square.
     """
     row, column = tl.arange(0, block)[:, None], tl.arange(0, block)[None, :]
-    pairs = (row // 2 == column // 2) & (row > column)
-    inverse = tl.where(row == column, 1.0, 0.0) - tl.where(pairs, lower, 0.0)
-    for level in tl.static_range(1, levels):
-        size = 2**level
-        same_pair = row // (2 * size) == column // (2 * size)
-        below = same_pair & (row // size > column // size)
-        corner = tl.dot(tl.where(below, lower, 0.0), inverse, input_precision=precision)
-        inverse -= tl.dot(inverse, corner, input_precision=precision)
+    # The highest bit in which two tokens differ says at which level their blocks are merged.
+    level_of = tl.where(row > column, row ^ column, 0)
+    identity = tl.where(row == column, 1.0, 0.0)
+    zeros = tl.zeros([block, block], tl.float32)
+    inverse = identity - tl.where(level_of == 1, lower, 0.0)
+    for level in range(1, levels):  # not unrolled: masks of all levels at once would take the registers
+        below = tl.where(level_of >> level == 1, lower, 0.0)
+        corner = multiply(below, inverse, zeros, precision)
+        inverse -= multiply(inverse, corner, zeros, precision)
+    if precision == "fp16":
+        missing = identity - inverse - multiply_split(tl.where(row > column, lower, 0.0), inverse)
+        inverse = multiply(inverse, missing, inverse, precision)
     return inverse
 
 

@@ -1,18 +1,18 @@
 """Allocates what the Triton kernels of `commit` and `read` write, and launches them."""
 
-# B batch, P frames of all sequences, F segments, N tokens, H heads, K key width, V value width,
-# C tokens of a step
+# B batch, P frames of all sequences, N tokens, H heads, K key width, V value width, C tokens of a step
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from torch import Tensor
 
-from kernels import triton_launch
-from kernels.triton_commit import chain, commit_forward
-from kernels.triton_launch import Cut, Frames, LaunchConfig, launch
+from kernels.triton_chunk_launch import Chunks, commit_chunks, sizes
+from kernels.triton_commit import commit_forward
+from kernels.triton_launch import Cut, launch
 from kernels.triton_read import read_forward, read_gradient
 
 
@@ -22,46 +22,54 @@ class MemoryConfig:
 
     Attributes:
         precision: How operands are multiplied: "tf32x3" (about fp32), "tf32", "ieee" or "fp16".
+        merges: The same for the products that invert; "fp16" with a step of refinement.
+        few: A frame of at most as many tokens is written by `commit_forward`.
+        block: Tokens of a step of `commit_forward`.
         whole: `commit_forward`, by columns.
-        segment_tokens: About as many tokens are one segment; a frame of at most twice as many is not cut.
-        build: `frame_map_forward` for the segments, by rows.
-        chain: `chain`, by columns.
+        chunks: How more tokens are cut.
         read: `read_forward`; its size is the tokens of a program.
         gradient: `read_gradient`; its size is the tokens of a step.
     """
 
     precision: str = "tf32x3"
+    merges: str = "tf32x3"
+    few: int = 160
+    block: int = 16
     whole: Cut = Cut(16, 4)
-    segment_tokens: int = 156
-    build: Cut = Cut(32, 4)
-    chain: Cut = Cut(16, 4, 2)
+    chunks: Chunks = Chunks(16, 0, False, Cut(16, 4), Cut(16, 4), Cut(32, 8), Cut(16, 8, 2))
     read: Cut = Cut(32, 4)
-    gradient: Cut = Cut(16, 4)
+    gradient: Cut = Cut(32, 4)
 
 
 DEFAULT = MemoryConfig()
-WIDE = MemoryConfig(build=Cut(32, 8), chain=Cut(16, 8, 2), read=Cut(32, 8), gradient=Cut(16, 8))
-"""For heads of 128: twice the warps, because twice the numbers have to be held."""
+HALF = MemoryConfig("fp16", "fp16", whole=Cut(64, 2, 2), chunks=Chunks(), read=Cut(64, 4))
+"""For operands that come in 16 bits: what rounding them to fp16 costs is below what they had lost before."""
 
 
 def default_for(x: Tensor, y: Tensor) -> MemoryConfig:
-    """Return how the work is cut unless somebody says otherwise."""
-    return WIDE if max(x.shape[-1], y.shape[-1]) > 64 else DEFAULT
+    """Return how the work on two `[..., N, H, width]` is cut unless somebody says otherwise."""
+    config = DEFAULT if torch.float32 in (x.dtype, y.dtype) else HALF
+    if x.shape[-1] > 64:  # twice the numbers have to be held
+        wide = {"whole": Cut(32, 2)} if config is HALF else {"read": Cut(32, 8)}
+        config = replace(config, gradient=Cut(16, 8), **wide)
+    *lead, tokens, heads, width = x.shape
+    chunks = -(-tokens // config.chunks.size)
+    groups = -(-width // config.chunks.build.size)
+    segment = split(prod(lead) * heads * groups, chunks)
+    return replace(config, chunks=replace(config.chunks, segment=segment))
 
 
-BLOCK = 16
-"""C, tokens that one step of a commit takes."""
+def split(programs: int, chunks: int) -> int:
+    """Return the chunks of a segment, 0 for a frame left whole.
 
-SCALED = {"tf32x3": "tf32x3", "tf32": "tf32", "ieee": "ieee", "fp16": "tf32x3"}
-"""How inverses are formed and segments merged: there, rounding to 16 bit costs most."""
+    As many segments as a card of about 132 processors computes at once, each of at least 3 chunks.
 
-
-def count_segments(tokens: int, segment_tokens: int) -> int:
-    """Return in how many equal segments to cut so many tokens: the divisor nearest to the wish, 1 for few."""
-    if tokens <= 2 * segment_tokens:
-        return 1
-    divisors = [count for count in range(1, tokens + 1) if tokens % count == 0]
-    return min(divisors, key=lambda count: abs(tokens / count - segment_tokens))
+    Args:
+        programs: What one segment takes.
+        chunks: Chunks of the frame.
+    """
+    segments = min(132 // programs, chunks // 3)
+    return -(-chunks // segments) if segments > 1 else 0
 
 
 def commit(
@@ -69,64 +77,25 @@ def commit(
 ) -> Tensor:
     """Return the state after `k v` `[B, N, H, width]` and `g beta` `[B, N, H]`, `[B, H, K, V]`."""
     config = config or default_for(k, v)
-    count = count_segments(k.shape[1], config.segment_tokens)
-    if count > 1:
-        return _commit_segments(k, v, g, beta, state, count, config)
-    batch, tokens, heads, key_width = k.shape
-    value_width, out = v.shape[-1], torch.empty_like(state, memory_format=torch.contiguous_format)
-    columns = min(config.whole.size, value_width)
+    out = torch.empty_like(state, memory_format=torch.contiguous_format)
+    g, beta, state = g.contiguous(), beta.contiguous(), state.contiguous()
+    if k.shape[1] > config.few:
+        commit_chunks((k, v, g, beta), state, out, config.chunks, config.precision, config.merges)
+        return out
+    columns = min(config.whole.size, v.shape[-1])
     launch(
         commit_forward,
-        (batch * heads, value_width // columns),
-        k,
-        v,
-        g.contiguous(),
-        beta.contiguous(),
-        state.contiguous(),
-        out,
-        *k.stride()[:3],
-        *v.stride()[:3],
-        num_tokens=tokens,
-        num_heads=heads,
-        key_width=key_width,
-        value_width=value_width,
-        block=BLOCK,
-        levels=BLOCK.bit_length() - 1,
+        (k.shape[0] * k.shape[2], v.shape[-1] // columns),
+        *(k, v, g, beta, state, out),
+        *(*k.stride()[:3], *v.stride()[:3]),
+        **sizes(k, v),
+        block=config.block,
+        levels=config.block.bit_length() - 1,
         columns=columns,
         precision=config.precision,
-        merge_precision=SCALED[config.precision],
+        merge_precision=config.merges,
+        stages=config.whole.stages,
         **config.whole.options(),
-    )
-    return out
-
-
-def _commit_segments(
-    k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor, count: int, config: MemoryConfig
-) -> Tensor:
-    """Do the same in three launches: invert blocks, build the segments' maps, chain them."""
-    exact = LaunchConfig(block=BLOCK, precision=SCALED[config.precision], build=config.build)
-    segment_k, segment_v, segment_g, segment_beta = (x.unflatten(1, (count, -1)) for x in (k, v, g, beta))
-    frames = Frames(segment_k, segment_v, segment_g, segment_beta, exact)
-    inverse, decay = triton_launch.invert(frames)
-    frames.config = replace(exact, precision=config.precision)
-    transition, write = triton_launch.build_maps(frames, inverse, decay)
-    out = torch.empty_like(state, memory_format=torch.contiguous_format)
-    columns = min(config.chain.size, v.shape[-1])
-    launch(
-        chain,
-        (frames.batch * frames.heads, v.shape[-1] // columns),
-        transition,
-        write,
-        state.contiguous(),
-        out,
-        num_segments=count,
-        num_heads=frames.heads,
-        key_width=k.shape[-1],
-        value_width=v.shape[-1],
-        columns=columns,
-        precision=exact.precision,
-        stages=config.chain.stages,
-        **config.chain.options(),
     )
     return out
 
@@ -172,18 +141,13 @@ def read_backward(
     config = config or default_for(q, d_out)
     frames = _frames_of(q)
     num_frames, tokens, heads, key_width = frames.shape
-    dq, d_state = q.new_empty(q.shape), state.new_empty(state.shape)
-    d_gate = gate.new_empty(gate.shape)
+    dq, d_gate = q.new_empty(q.shape), gate.new_empty(gate.shape)
+    span = _span(num_frames * heads, tokens, config.gradient.size)
+    d_states = state.new_empty(-(-tokens // span), *state.shape)  # what each span of tokens adds
     launch(
         read_gradient,
-        (num_frames * heads,),
-        frames,
-        state.contiguous(),
-        gate.contiguous(),
-        d_out.contiguous(),
-        dq,
-        d_state,
-        d_gate,
+        (num_frames * heads, len(d_states)),
+        *(frames, state.contiguous(), gate.contiguous(), d_out.contiguous(), dq, d_states, d_gate),
         *frames.stride()[:3],
         key_width**-0.5,
         num_tokens=tokens,
@@ -191,7 +155,14 @@ def read_backward(
         key_width=key_width,
         value_width=d_out.shape[-1],
         block=config.gradient.size,
+        span=span,
         precision=config.precision,
         **config.gradient.options(),
     )
-    return dq, d_state, d_gate
+    return dq, d_states[0] if len(d_states) == 1 else d_states.sum(0), d_gate
+
+
+def _span(programs: int, tokens: int, block: int) -> int:
+    """Return how many tokens one program takes, in whole blocks: if programs are few, a frame has several."""
+    shares = max(1, min(264 // programs, tokens // 64))
+    return -(-tokens // (shares * block)) * block

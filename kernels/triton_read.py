@@ -15,6 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from kernels.triton_chunks import exponent_of, power_of_two
 from kernels.triton_frame_maps import load_columns, load_gate, load_rows, multiply
 
 
@@ -50,7 +51,13 @@ def read_forward(
     local = load_rows(local_pointer, tokens, values, local_token, num_tokens)
     matrix = frame_head * key_width * value_width
     state = tl.load(state_pointer + matrix + features[:, None] * value_width + values[None, :])
-    read = multiply(q * (scale * gate)[:, None], state, local, precision)
+    if precision == "fp16":  # a state knows no limit, but fp16 does
+        exponent = exponent_of(tl.max(tl.abs(state)))
+        zeros = tl.zeros([block, value_width], tl.float32)
+        read = multiply(q, state * power_of_two(-exponent), zeros, precision)
+        read = local + read * (scale * power_of_two(exponent) * gate)[:, None]
+    else:
+        read = multiply(q * (scale * gate)[:, None], state, local, precision)
     out = ((frame * num_tokens + tokens) * num_heads + head)[:, None] * value_width + values[None, :]
     tl.store(out_pointer + out, read, mask=(tokens < num_tokens)[:, None])
 
@@ -62,7 +69,7 @@ def read_gradient(
     gate_pointer,  # [P, N, H]
     d_out_pointer,  # [P, N, H, V]
     dq_pointer,  # [P, N, H, K]
-    d_state_pointer,  # [P, H, K, V]
+    d_state_pointer,  # [N / span, P, H, K, V], what each span of tokens adds
     d_gate_pointer,  # [P, N, H]
     q_frame,
     q_token,
@@ -73,9 +80,10 @@ def read_gradient(
     key_width: tl.constexpr,
     value_width: tl.constexpr,
     block: tl.constexpr,
+    span: tl.constexpr,
     precision: tl.constexpr,
 ):
-    """Store the gradients of q, the state and the gate; one program per frame and head."""
+    """Store the gradients of q, the state and the gate; one program per frame, head and span of tokens."""
     frame_head = tl.program_id(0).to(tl.int64)
     frame, head = frame_head // num_heads, frame_head % num_heads
     features, values = tl.arange(0, key_width), tl.arange(0, value_width)
@@ -85,8 +93,9 @@ def read_gradient(
     matrix = frame_head * key_width * value_width
     state_t = tl.load(state_pointer + matrix + features[None, :] * value_width + values[:, None])  # [V, K]
     d_state = tl.zeros([key_width, value_width], tl.float32)
-    for index in range((num_tokens + block - 1) // block):
-        tokens = index * block + tl.arange(0, block)
+    first = tl.program_id(1) * span
+    for start in range(0, span, block):
+        tokens = first + start + tl.arange(0, block)
         inside = tokens < num_tokens
         weight = scale * load_gate(gate_pointer + gates, tokens, num_heads, num_tokens)
         d_out = load_rows(d_out_pointer, tokens, values, num_heads * value_width, num_tokens)  # [C, V]
@@ -97,4 +106,5 @@ def read_gradient(
         tl.store(d_gate_pointer + gates + tokens * num_heads, scale * tl.sum(back * q, axis=1), mask=inside)
         qt = load_columns(q_pointer, tokens, features, q_token, num_tokens) * weight[None, :]  # [K, C]
         d_state = multiply(qt, d_out, d_state, precision)
+    matrix += tl.program_id(1) * tl.num_programs(0).to(tl.int64) * key_width * value_width
     tl.store(d_state_pointer + matrix + features[:, None] * value_width + values[None, :], d_state)

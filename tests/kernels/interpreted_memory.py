@@ -18,10 +18,13 @@ from torch import Tensor
 
 import kernels
 from kernels import triton_memory
-from kernels.benchmark_inputs import REGIMES, make_frame, make_reading
-from kernels.benchmark_memory import commit_configs, read_configs
+from kernels.benchmark_cuts import commit_configs, read_configs
+from kernels.benchmark_inputs import REGIMES, make_frame, make_inputs, make_reading
 from kernels.benchmark_sweep import difference
 from kernels.operators_memory import commit_triton, read_gradient, read_triton
+from kernels.triton_memory import HALF, MemoryConfig
+
+SEGMENTED = replace(HALF, few=0, chunks=replace(HALF.chunks, size=32, segment=2))
 
 
 def compare(operator: str, inputs: tuple[Tensor, ...]) -> dict[str, float]:
@@ -46,24 +49,68 @@ def commits() -> dict[str, dict[str, float]]:
     }
 
 
+def small(config: MemoryConfig) -> MemoryConfig:
+    """The same with several segments for few chunks."""
+    return replace(config, chunks=replace(config.chunks, segment=min(config.chunks.segment, 2)))
+
+
 def commit_cuts(with_fp16: bool = False) -> dict[str, float]:
-    """Every cut that the benchmark may choose, whole and in segments."""
-    inputs = make_frame("similar_keys", (1, 60, 2, 32), "cpu")
+    """Every cut that the benchmark may choose, of few tokens at once and of many in chunks."""
+    inputs = make_frame("similar_keys", (1, 150, 2, 32), "cpu")
     expected = kernels.commit(*(tensor.double() for tensor in inputs), form="reference")
     results = {}
-    for kind, configs in commit_configs().items():
-        for config in configs:
-            if (config.precision == "fp16") != with_fp16:
-                continue
-            few = replace(config, segment_tokens=20 if kind == "segments" else 60)
-            error = difference((triton_memory.commit(*inputs, few).double(),), (expected,))
-            results[f"{few}"] = error
+    for config in dict.fromkeys(small(c) for configs in commit_configs().values() for c in configs):
+        if (config.precision == "fp16") == with_fp16:
+            results[f"{config}"] = difference((triton_memory.commit(*inputs, config).double(),), (expected,))
     return results
 
 
 def commit_cuts_fp16() -> dict[str, float]:
     """The same with operands rounded to fp16, on keys of cosine 0.99: what that costs."""
     return commit_cuts(with_fp16=True)
+
+
+def many_tokens() -> dict[str, float]:
+    """Chunks, applied and in segments, on every kind of input; the last chunk and segment are not full."""
+    results = {}
+    for regime in REGIMES:
+        inputs = make_frame(regime, (2, 100, 2, 16), "cpu")
+        expected = kernels.commit(*(tensor.double() for tensor in inputs), form="reference")
+        for segment, copies in ((0, True), (2, True), (2, False)):
+            chunks = replace(triton_memory.DEFAULT.chunks, segment=segment, copies=copies)
+            config = replace(triton_memory.DEFAULT, few=0, chunks=chunks)
+            got = triton_memory.commit(*inputs, config).double()
+            results[f"{regime} {segment} {copies}"] = difference((got,), (expected,))
+    return results
+
+
+def beyond_fp16() -> dict[str, float]:
+    """Values and states that fp16 cannot hold, or only with lost digits, with operands of fp16."""
+    k, v, g, beta, state = make_frame("random", (1, 100, 2, 16), "cpu")
+    results = {}
+    for size, config in product((1e-20, 1e6, 1e25), (HALF, replace(HALF, few=0), SEGMENTED)):
+        inputs = (k, size * v, g, beta, size * state)
+        expected = kernels.commit(*(tensor.double() for tensor in inputs), form="reference")
+        got = triton_memory.commit(*inputs, config).double()
+        results[f"{size} {config}"] = difference((got,), (expected,))
+    q, state, gate, local = make_reading((2, 20, 2, 16), "cpu")
+    expected = kernels.read(*(t.double() for t in (q, 1e6 * state, gate, local)), form="reference")
+    got = triton_memory.read(q, 1e6 * state, gate, local, HALF).double()
+    return results | {"read": difference((got,), (expected,))}
+
+
+def over_frames_fp16() -> dict[str, float]:
+    """The state after 21 frames of values in fp16, going on from its own."""
+    results = {}
+    for regime in REGIMES:
+        (k, v, g, beta, state), _ = make_inputs(regime, (1, 21, 20, 2, 16), "cpu")
+        k, v, exact = k.half(), v.half(), state.double()
+        for frame in range(21):
+            terms = [tensor[:, frame].contiguous() for tensor in (k, v, g, beta)]
+            exact = kernels.commit(*(tensor.double() for tensor in terms), exact, form="reference")
+            state = kernels.commit(*terms, state, form="triton")
+        results[regime] = difference((state.double(),), (exact,))
+    return results
 
 
 def read_cuts() -> dict[str, float]:
@@ -78,6 +125,20 @@ def read_cuts() -> dict[str, float]:
 
 def half_precision() -> dict[str, float]:
     """Keys, values, queries and local attention in fp16, against the same numbers in fp64."""
+    k, v, *rest = make_frame("random", (1, 20, 2, 16), "cpu")
+    write = (k.half(), v.half(), *rest)
+    expected = kernels.commit(*(tensor.double() for tensor in write), form="reference")
+    q, state, gate, local = make_reading((1, 2, 20, 2, 16), "cpu")
+    reading = (q.half(), state, gate, local.half())
+    expected_read = kernels.read(*(tensor.double() for tensor in reading), form="reference")
+    return {
+        "commit": difference((triton_memory.commit(*write, triton_memory.DEFAULT).double(),), (expected,)),
+        "read": difference((triton_memory.read(*reading, triton_memory.DEFAULT).double(),), (expected_read,)),
+    }
+
+
+def half_precision_fp16() -> dict[str, float]:
+    """The same as it runs unless somebody says otherwise: operands in fp16 too."""
     k, v, *rest = make_frame("random", (1, 20, 2, 16), "cpu")
     write = (k.half(), v.half(), *rest)
     expected = kernels.commit(*(tensor.double() for tensor in write), form="reference")
@@ -121,7 +182,9 @@ def compiled() -> dict[str, float]:
 def main() -> None:
     report = commits() | {"read, 3 axes": compare("read", make_reading((20, 2, 16), "cpu"))}
     report["read, 5 axes"] = compare("read", make_reading((2, 3, 33, 2, 32), "cpu"))
-    for check in (commit_cuts, commit_cuts_fp16, read_cuts, half_precision, opcheck, compiled):
+    report["read, many tokens"] = compare("read", make_reading((1, 150, 1, 16), "cpu"))
+    exactly = (commit_cuts, many_tokens, read_cuts, half_precision, opcheck, compiled)
+    for check in (*exactly, commit_cuts_fp16, half_precision_fp16, beyond_fp16, over_frames_fp16):
         report[check.__name__] = check()
     sys.stdout.write(json.dumps(report))
 

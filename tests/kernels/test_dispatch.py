@@ -36,7 +36,16 @@ def test_cuda_chooses_triton_unless_it_computes_in_fp64() -> None:
         assert choose_form("scan_frames", torch.empty(1)) == "torch"
     with torch._subclasses.FakeTensorMode():
         assert choose_form("scan_frames", torch.empty(1, device="cuda")) == "triton"
+        assert choose_form("commit", torch.empty(1, device="cuda")) == "triton"
+        assert choose_form("read", torch.empty(1, device="cuda")) == "triton"
         assert choose_form("scan_frames", torch.empty(1, device="cuda", dtype=torch.float64)) == "torch"
+
+
+def test_a_compiled_graph_keeps_reading_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    with torch._subclasses.FakeTensorMode():
+        assert choose_form("commit", torch.empty(1, device="cuda")) == "triton"
+        assert choose_form("read", torch.empty(1, device="cuda")) == "torch"
 
 
 def test_the_environment_chooses() -> None:

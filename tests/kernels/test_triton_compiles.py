@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 triton = pytest.importorskip("triton", reason="Triton is not installed: it is a Linux package")
 
 from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.backends.nvidia.compiler import get_ptxas  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from kernels import (  # noqa: E402
+    triton_chunks,
     triton_commit,
     triton_frame_maps,
     triton_gradients,
@@ -26,14 +29,21 @@ from kernels import (  # noqa: E402
     triton_read,
     triton_scan,
 )
-from kernels.benchmark_memory import commit_configs, read_configs  # noqa: E402
+from kernels.benchmark_cuts import commit_configs, read_configs  # noqa: E402
 from kernels.benchmark_sweep import candidates  # noqa: E402
 from kernels.triton_launch import DEFAULT, WIDE, Cut  # noqa: E402
 
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
 SIZES = {
     "num_frames": 32,
-    "num_segments": 13,
+    "chunks": 74,
+    "segments": 5,
+    "segment_chunks": 15,
+    "copies": False,
+    "copy_keys": False,
+    "copy_values": False,
+    "headroom": 0,
+    "span": 96,
     "num_tokens": 80,
     "num_heads": 6,
     "key_width": 64,
@@ -56,28 +66,53 @@ KERNELS = {
 CUTS: dict[str, Cut] = {name: getattr(DEFAULT, name.removesuffix("_gradient")) for name in KERNELS}
 MEMORY_KERNELS = {
     "whole": triton_commit.commit_forward,
-    "build": triton_frame_maps.frame_map_forward,
-    "chain": triton_commit.chain,
+    "prepare": triton_chunks.prepare_chunks,
+    "apply": triton_chunks.apply_chunks,
+    "build": triton_chunks.build_segments,
+    "chain": triton_chunks.chain_segments,
     "read": triton_read.read_forward,
     "gradient": triton_read.read_gradient,
 }
 
 
 def cuts_of(config: triton_memory.MemoryConfig) -> dict[str, Cut]:
-    return {
-        "whole": config.whole,
-        "build": config.build,
-        "chain": config.chain,
-        "read": config.read,
-        "gradient": config.gradient,
-    }
+    many = config.chunks
+    of_many = {"prepare": many.prepare, "apply": many.apply, "build": many.build, "chain": many.chain}
+    return of_many | {"whole": config.whole, "read": config.read, "gradient": config.gradient}
+
+
+def compile_memory_kernel(
+    name: str, config: triton_memory.MemoryConfig, capability: int, width: int, value_type: str
+) -> Any:
+    """Compile one kernel as `commit` or `read` launches it for frames of this type and configuration."""
+    cut, many = cuts_of(config)[name], config.chunks
+    blocks = {"whole": config.block, "read": cut.size, "gradient": cut.size}
+    block = blocks.get(name, many.size)
+    product = "fp16" if config.precision == "fp16" else "fp32"
+    copied = many.copies and name in ("prepare", "apply", "build")
+    types = dict.fromkeys(("xt_pointer", "keys_pointer", "values_pointer", "transition_pointer"), product)
+    types["exponent_pointer"] = "i32"
+    if copied and name != "prepare":
+        types["k_pointer"] = product
+        types["v_pointer"] = product if name == "build" else value_type
+    changed = {"block": block, "levels": block.bit_length() - 1, "precision": config.precision}
+    changed |= {"merge_precision": config.merges, "copies": copied, "copy_keys": copied}
+    changed |= {"copy_values": copied and many.segment > 0, "padded": 128 if name != "build" else 16}
+    kernel = MEMORY_KERNELS[name]
+    return compile_kernel(kernel, cut, capability, width, value_type, types, **changed)
 
 
 HALVES = ("k_pointer", "v_pointer", "q_pointer", "local_pointer", "dk_pointer", "dv_pointer", "dq_pointer")
 
 
 def compile_kernel(
-    kernel: Any, cut: Cut, capability: int, width: int = 64, value_type: str = "fp32", **changed: Any
+    kernel: Any,
+    cut: Cut,
+    capability: int,
+    width: int = 64,
+    value_type: str = "fp32",
+    types: dict[str, str] | None = None,
+    **changed: Any,
 ) -> Any:
     size = min(cut.size, width)
     sizes = SIZES | {"rows": size, "columns": size, "stages": cut.stages} | changed
@@ -86,8 +121,8 @@ def compile_kernel(
     signature: dict[str, str] = {}
     attributes = {}
     for index, name in enumerate(kernel.arg_names):
-        pointer = f"*{value_type}" if name in HALVES else "*fp32"
-        signature[name] = pointer if name.endswith("_pointer") else "i32"
+        pointed = (types or {}).get(name, value_type if name in HALVES else "fp32")
+        signature[name] = f"*{pointed}" if name.endswith("_pointer") else "i32"
         attributes[(index,)] = [["tt.divisibility", 16]]
         if name == "scale":
             signature[name] = "fp32"
@@ -103,9 +138,9 @@ def bytes_spilled(compiled: Any, capability: int, folder: Path) -> int:
     """Ask the assembler how much of the kernel did not fit into registers."""
     listing = folder / "kernel.ptx"
     listing.write_text(compiled.asm["ptx"], encoding="utf-8")
-    assembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+    assembler = get_ptxas(capability).path  # which of several an architecture takes differs between releases
     architecture = f"sm_{capability}" + ("a" if capability == 90 else "")
-    command = [str(assembler), "-v", "--gpu-name", architecture, str(listing), "-o", str(folder / "kernel")]
+    command = [assembler, "-v", "--gpu-name", architecture, str(listing), "-o", str(folder / "kernel")]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     spilled = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", told)
     assert spilled is not None, told
@@ -128,18 +163,26 @@ def test_kernel_compiles_and_fits(
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", sorted(SHARED_MEMORY))
 @pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("name", sorted(MEMORY_KERNELS))
 def test_commit_and_read_compile_and_fit(
-    name: str, width: int, capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    dtype: torch.dtype,
+    width: int,
+    capability: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    config = triton_memory.DEFAULT if width == 64 else triton_memory.WIDE
-    cut = cuts_of(config)[name]
-    block = cut.size if name in ("read", "gradient") else triton_memory.BLOCK
-    compiled = compile_kernel(MEMORY_KERNELS[name], cut, capability, width, "bf16", block=block)
+    x = torch.empty(1, 4680, 12, width, dtype=dtype)
+    y = x.float() if name == "gradient" else x  # gradients come in fp32
+    config = triton_memory.default_for(x, y)
+    value_type = "fp32" if dtype == torch.float32 else "bf16"
+    compiled = compile_memory_kernel(name, config, capability, width, value_type)
     assert compiled.metadata.shared <= SHARED_MEMORY[capability]
-    # Heads of 128 are there to be played: their gradient, and few tokens at once, may spill.
-    if capability == 90 and (width == 64 or name in ("build", "chain", "read")):
+    # Heads of 128 are there to be played: their gradient, and few tokens at once in fp32, may spill.
+    exempt = width == 128 and (name == "gradient" or (dtype == torch.float32 and name == "whole"))
+    if capability == 90 and not exempt:
         assert bytes_spilled(compiled, capability, tmp_path) == 0
 
 
@@ -160,19 +203,27 @@ def test_every_cut_that_the_benchmark_measures_compiles(
     wanted: list[tuple[Any, Cut, int, dict[str, Any]]] = []
     for name, block, cut in candidates():
         wanted.append((KERNELS[name], cut, 64, {"block": block, "levels": block.bit_length() - 1}))
-    for config in commit_configs()["whole"]:
-        wanted.append((MEMORY_KERNELS["whole"], config.whole, 64, {"precision": config.precision}))
-    for config in commit_configs()["segments"]:
-        wanted.append((MEMORY_KERNELS["build"], config.build, 128, {"precision": config.precision}))
-        wanted.append((MEMORY_KERNELS["chain"], config.chain, 128, {}))
-    for config in read_configs():
-        for name in ("read", "gradient"):
-            cut = cuts_of(config)[name]
-            changed = {"precision": config.precision, "block": cut.size}
-            wanted.append((MEMORY_KERNELS[name], cut, 64, changed))
     for kernel, cut, width, changed in wanted:
         compiled = compile_kernel(kernel, cut, 90, width, **changed)
         assert compiled.metadata.shared <= SHARED_MEMORY[90], (kernel, cut)
+
+
+@pytest.mark.slow
+def test_every_cut_of_commit_and_read_that_the_benchmark_measures_compiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    wanted = [(name, config, 64) for config in read_configs() for name in ("read", "gradient")]
+    for kind, configs in commit_configs().items():
+        for config in configs:
+            if config.few > 0:
+                wanted.append(("whole", config, 64))
+                continue
+            rest = ("build", "chain") if config.chunks.segment else ("apply",)
+            wanted += [(name, config, 64 if kind == "whole" else 128) for name in ("prepare", *rest)]
+    for name, config, width in wanted:
+        compiled = compile_memory_kernel(name, config, 90, width, "bf16")
+        assert compiled.metadata.shared <= SHARED_MEMORY[90], (name, config)
 
 
 @pytest.mark.slow

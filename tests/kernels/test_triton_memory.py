@@ -45,8 +45,11 @@ def test_commit_and_its_gradients_equal_the_recurrence(
 
 
 @pytest.mark.slow
-def test_fp16_operands_stay_near(interpreted: dict[str, dict[str, float]]) -> None:
-    errors = interpreted["commit_cuts_fp16"]
+@pytest.mark.parametrize(
+    "case", ["commit_cuts_fp16", "half_precision_fp16", "beyond_fp16", "over_frames_fp16"]
+)
+def test_fp16_operands_stay_near(interpreted: dict[str, dict[str, float]], case: str) -> None:
+    errors = interpreted[case]
     assert errors
     assert all(error < TOLERANCE_FP16 for error in errors.values()), errors
 
@@ -57,7 +60,9 @@ def test_fp16_operands_stay_near(interpreted: dict[str, dict[str, float]]) -> No
     [
         "read, 3 axes",
         "read, 5 axes",
+        "read, many tokens",
         "commit_cuts",
+        "many_tokens",
         "read_cuts",
         "half_precision",
         "opcheck",
@@ -87,6 +92,24 @@ def test_the_gpu_commits_as_fp64_does(regime: str, shape: tuple[int, int, int, i
     expected = kernels.commit(*(tensor.double() for tensor in inputs), form="torch")
     assert got.isfinite().all()
     assert (got - expected).norm() <= TOLERANCE_ON_GPU * expected.norm()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["whole", "chunks"])
+@pytest.mark.parametrize("regime", REGIMES)
+def test_the_gpu_commits_bf16_as_fp64_does_with_every_cut(regime: str, kind: str) -> None:
+    from kernels import triton_memory
+    from kernels.benchmark_cuts import commit_configs
+
+    shape = (3, 80, 6, 64) if kind == "whole" else (1, 1560, 2, 128)
+    k, v, *rest = make_frame(regime, shape, "cuda")
+    inputs = (k.bfloat16(), v.bfloat16(), *rest)
+    expected = kernels.commit(*(tensor.double() for tensor in inputs), form="torch")
+    for config in commit_configs()[kind]:
+        got = triton_memory.commit(*inputs, config).double()
+        tolerance = TOLERANCE_FP16 if config.precision == "fp16" else TOLERANCE_ON_GPU
+        assert got.isfinite().all(), config
+        assert (got - expected).norm() <= tolerance * expected.norm(), config
 
 
 @pytest.mark.gpu
