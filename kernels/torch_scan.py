@@ -112,7 +112,12 @@ class _ScanFrames(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]: the decorator hides the names
         ctx: FunctionCtx, *grads: Tensor
     ) -> tuple[Tensor, ...]:
-        d_before, d_final = grads
+        # torch.compile traces this inside the caller's autocast, which would round some of the products.
+        with torch.autocast(grads[0].device.type, enabled=False):
+            return _ScanFrames._gradients(ctx, *grads)
+
+    @staticmethod
+    def _gradients(ctx: FunctionCtx, d_before: Tensor, d_final: Tensor) -> tuple[Tensor, ...]:
         k, v, g, beta, z, transitions, states = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
         frames, decay, total = _enter(k, v, g, beta)
         gradients = torch.cat([d_before.transpose(0, 1), d_final.unsqueeze(0)]).flatten(1, 2)
