@@ -180,7 +180,7 @@ def run_stage(
 ) -> Outcome:
     """Train a stage whose world goes to `target`; measures its loss on held-out video before and after."""
     fabric, footage, student = conversion.fabric, conversion.footage, module.denoiser
-    latest, is_written = run.latest(), target.exists()  # asked before one process may write
+    latest, is_exported = run.latest(), run.is_exported(target)  # asked before one process may write
     before = heldout_losses(fabric, module.to(fabric.device), footage, settings)["loss"]
     num_added = sum(parameter.numel() for parameter in lora_parameters(student).values())
     share = describe_share(trained, sum(p.numel() for p in student.parameters()) - num_added)
@@ -189,7 +189,7 @@ def run_stage(
     after = heldout_losses(fabric, training.average.module, footage, settings)["loss"]
     spent = describe_training(training, settings, footage.num_frames, fabric)
     told = f"{spent}; {share}; held-out loss {before:.4g} before and {after:.4g} after"
-    return Outcome(student_of(training), told, is_written and run.latest() == latest)
+    return Outcome(student_of(training), told, is_exported and run.latest() == latest)
 
 
 def run_stage1(conversion: Conversion, run: RunFolder, settings: StageSettings) -> None:
@@ -216,7 +216,7 @@ def run_stage1(conversion: Conversion, run: RunFolder, settings: StageSettings) 
     scores = describe_rollouts(roll_out(world, footage, validation))
     fabric.print(f"teacher: {entries['roll-outs of the teacher']}\nafter stage 1: {scores}")
     # In fp32: stage 2 goes on from it, and what neither stage trains stays what it was.
-    save(conversion, world, {"roll-outs after stage 1": scores}, target, torch.float32)
+    save(conversion, run, world, {"roll-outs after stage 1": scores}, target, torch.float32)
 
 
 def run_stage2(conversion: Conversion, run: RunFolder, settings: StageSettings) -> None:
@@ -240,15 +240,21 @@ def run_stage2(conversion: Conversion, run: RunFolder, settings: StageSettings) 
     world = converted(conversion, start, folded(outcome.student), {"stage 2": outcome.told})
     scores = describe_rollouts(roll_out(world, conversion.footage, config.validation))
     fabric.print(f"after stage 2: {scores}")
-    save(conversion, world, {"roll-outs after stage 2": scores}, target, torch.bfloat16)
+    save(conversion, run, world, {"roll-outs after stage 2": scores}, target, torch.bfloat16)
 
 
 def save(
-    conversion: Conversion, world: World, entries: Mapping[str, str], target: Path, dtype: torch.dtype
+    conversion: Conversion,
+    run: RunFolder,
+    world: World,
+    entries: Mapping[str, str],
+    target: Path,
+    dtype: torch.dtype,
 ) -> None:
     """Write a world with more said about its conversion; returns when it is there for all processes."""
     if conversion.fabric.global_rank == 0:
         converted(conversion, world, world.denoiser, entries).save_pretrained(target, dtype=dtype)
+        run.mark_exported()
     conversion.fabric.barrier()
 
 

@@ -14,6 +14,8 @@ from lightning_fabric import Fabric
 from worldsim.errors import WorldError
 
 CONFIG_FILE = "run.json"
+EXPORTED_FILE = "exported"
+"""Holds the name of the checkpoint whose world was written."""
 FREE_SETTINGS = (
     "out",
     "data.num_workers",
@@ -86,6 +88,22 @@ class RunFolder:
         """Return the newest checkpoint, if there is one."""
         found = sorted(p for p in self.checkpoints.glob("step-*") if p.suffix != ".part")
         return found[-1] if found else None
+
+    def is_exported(self, world: Path) -> bool:
+        """Return whether a world is there and comes from the newest checkpoint, as `mark_exported` told."""
+        mark, checkpoint = self.path / EXPORTED_FILE, self.latest()
+        if checkpoint is None or not (world.exists() and mark.is_file()):
+            return False
+        return mark.read_text().strip() == checkpoint.name
+
+    def mark_exported(self) -> None:
+        """Remember that the newest checkpoint's world was written; a longer run will write it anew."""
+        checkpoint = self.latest()
+        assert checkpoint is not None
+        mark = self.path / EXPORTED_FILE
+        part = mark.with_name(mark.name + ".part")
+        part.write_text(checkpoint.name + "\n")
+        part.replace(mark)
 
     def save(self, fabric: Fabric, state: Mapping[str, Any], step: int) -> None:
         """Write a checkpoint, completely or not at all, and drop the one before."""

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import training.convert
 import training.stage
 from tests.fakes import TINY_ACTIONS, save_tiny_world, tiny_world, write_tiny_dataset
 from training.convert import ConvertConfig, Stage2Config
@@ -179,6 +180,27 @@ def test_a_finished_conversion_is_left_as_it_is(root: Path) -> None:
     before = [file.stat().st_mtime_ns for file in files]
     convert_world.run(convert_config(root, "whole"))
     assert [file.stat().st_mtime_ns for file in files] == before
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_longer_stage_killed_before_its_world_is_written_writes_it_later(
+    root: Path, stage: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = convert_config(root, f"longer-{stage}", num_steps=1, stages=[1] if stage == 1 else [1, 2])
+    convert_world.run(config)
+    (config.stage1 if stage == 1 else config.stage2).loop.num_steps = 2
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.convert, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            convert_world.run(config)
+    convert_world.run(config)
+    place = Path(config.out) / ("stage1/world" if stage == 1 else "world")
+    told = World.from_pretrained(place).config.provenance["conversion"]
+    assert told[f"stage {stage}"].startswith("2 updates on 24 frames")
 
 
 def test_the_layers_left_over_can_keep_the_full_cache(root: Path) -> None:
