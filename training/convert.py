@@ -26,7 +26,7 @@ from training.entry import entry
 from training.fabric import make_fabric
 from training.footage import Episodes, Footage
 from training.lora import LoraConfig, add_lora, folded, lora_parameters
-from training.run import RunFolder
+from training.run import RunFolder, newest_checkpoint, step_of
 from training.selection import choose_layers, teacher_digest
 from training.stage import (
     Distillation,
@@ -131,7 +131,7 @@ class Conversion:
 
 
 def check_out(config: ConvertConfig, teacher: World) -> None:
-    """Raise `WorldError` if the world would take the place of another, or stage 2 has no stage 1."""
+    """Raise `WorldError` if a world would take the place of another, or stage 2 has no stage 1."""
     out = Path(config.out)
     target = out / "world"
     if teacher.folder is not None and target.resolve() == teacher.folder.resolve():
@@ -140,6 +140,14 @@ def check_out(config: ConvertConfig, teacher: World) -> None:
         raise WorldError(f"{target} is a world that no conversion made; choose another out= folder")
     if 1 not in config.stages and not (out / "stage1" / "world" / CONFIG_FILE).is_file():
         raise WorldError(f"{out} holds no finished stage 1 for stage 2 to go on from")
+    first, second = (newest_checkpoint(out / name) for name in ("stage1", "stage2"))
+    wanted = 0 if config.stage1.loop.train_seconds else config.stage1.loop.num_steps
+    if 1 in config.stages and first and second and step_of(first) < wanted:
+        # It would replace the world that stage 2 goes on from, and only then stage 2 would refuse it.
+        raise WorldError(
+            f"stage 2 in {out} goes on from {step_of(first)} updates of stage 1, and stage1.loop.num_steps "
+            f"is {wanted}; choose another out= folder"
+        )
 
 
 def converted(conversion: Conversion, start: World, denoiser: Denoiser, entries: Mapping[str, str]) -> World:

@@ -203,6 +203,17 @@ def test_a_longer_stage_killed_before_its_world_is_written_writes_it_later(
     assert told[f"stage {stage}"].startswith("2 updates on 24 frames")
 
 
+def test_what_stage_2_goes_on_from_is_not_replaced(root: Path) -> None:
+    file = root / "whole" / "stage1" / "world" / MODEL_FILE
+    before = file.stat().st_mtime_ns
+    longer = convert_config(root, "whole")
+    longer.stage1.loop.num_steps = 5
+    for stages in ([1, 2], [1]):
+        with pytest.raises(WorldError, match=r"from 4 updates of stage 1, and .* is 5; choose another out="):
+            convert_world.run(replace(longer, stages=stages))
+    assert file.stat().st_mtime_ns == before
+
+
 def test_the_layers_left_over_can_keep_the_full_cache(root: Path) -> None:
     convert_world.run(convert_config(root, "full", 1, rest="full"))
     world = World.from_pretrained(root / "full" / "world")
