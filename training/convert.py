@@ -24,7 +24,7 @@ from training.conversion_card import (
 from training.distillation import LayerDistillation, VelocityDistillation
 from training.entry import entry
 from training.fabric import make_fabric
-from training.footage import Episodes, Footage
+from training.footage import Footage
 from training.lora import LoraConfig, add_lora, folded, lora_parameters
 from training.run import RunFolder, newest_checkpoint, step_of
 from training.selection import choose_layers, teacher_digest
@@ -34,6 +34,7 @@ from training.stage import (
     StageSettings,
     TeacherConfig,
     heldout_losses,
+    list_episodes,
     load_for,
     load_teacher,
     roll_out,
@@ -283,7 +284,8 @@ def main(config: ConvertConfig) -> None:
     layers = choose_layers(teacher, list(config.layers), config.selection, config.share)
     shape = student_config(teacher.config.denoiser, layers, config.hybrid, Rest(config.rest), config.window)
     check_out(config, teacher)
-    episodes = Episodes.of(config.data, config.validation, teacher.config.actions)
+    stages = {1: config.stage1, 2: config.stage2}
+    episodes = list_episodes(config, teacher, {f"stage{number}": stages[number] for number in config.stages})
     runs = {stage: RunFolder(chosen.out, chosen) for stage, chosen in settings_of(config).items()}
     footage = None
     for stage, run in runs.items():

@@ -330,6 +330,19 @@ def test_video_with_other_buttons_is_refused(root: Path) -> None:
     assert not (root / "refused").exists()
 
 
+@pytest.mark.parametrize("setting", ["stage1.sequence_length", "stage2.sequence_length", "validation"])
+def test_video_that_is_too_short_for_a_stage_is_refused_before_the_first(root: Path, setting: str) -> None:
+    config = convert_config(root, "refused")
+    if setting == "validation":
+        config.validation = replace(config.validation, horizons=[1, 19])
+    else:
+        (config.stage1 if "1" in setting else config.stage2).sequence_length = 21
+    message = f"^{setting}: sequences of 21 frames fit into no episode of data.heldout; the longest has 20"
+    with pytest.raises(WorldError, match=message):
+        convert_world.run(config)
+    assert not (root / "refused").exists()
+
+
 def test_no_world_that_is_there_is_overwritten(root: Path) -> None:
     own = save_tiny_teacher(root / "mine" / "world")
     before = (own / MODEL_FILE).stat().st_mtime_ns
