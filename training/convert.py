@@ -16,7 +16,6 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from training.conversion_card import (
-    describe_half_lives,
     describe_layers,
     describe_rollouts,
     describe_share,
@@ -25,6 +24,7 @@ from training.distillation import LayerDistillation, VelocityDistillation
 from training.entry import entry
 from training.fabric import make_fabric
 from training.footage import Footage
+from training.half_lives import tell_half_lives
 from training.lora import LoraConfig, add_lora, folded, lora_parameters
 from training.run import RunFolder, newest_checkpoint, step_of
 from training.selection import choose_layers, teacher_digest
@@ -154,12 +154,12 @@ def check_out(config: ConvertConfig, teacher: World) -> None:
 def converted(conversion: Conversion, start: World, denoiser: Denoiser, entries: Mapping[str, str]) -> World:
     """Return a student as a world, its provenance that of `start` with more said about the conversion."""
     known = start.config.provenance.get("conversion", {})
-    told = {**known, **entries, **describe_half_lives(denoiser)}
+    provenance = {**start.config.provenance, "conversion": {**known, **entries}}
     description = replace(
         start.config,
         name=conversion.config.name or conversion.teacher.config.name,
         denoiser=conversion.shape,
-        provenance={**start.config.provenance, "conversion": told},
+        provenance=tell_half_lives(provenance, denoiser),
     )
     return World(description, denoiser, conversion.teacher.codec, conversion.teacher.folder)
 

@@ -95,7 +95,8 @@ def test_a_converted_world_is_an_ordinary_world_with_a_memory_that_does_not_grow
 
 
 def test_the_card_tells_teacher_layers_stages_and_half_lives(root: Path) -> None:
-    told = World.from_pretrained(root / "whole" / "world").config.provenance["conversion"]
+    provenance = World.from_pretrained(root / "whole" / "world").config.provenance
+    told = provenance["conversion"]
     assert told["teacher"] == f"tiny, SHA-256 {teacher_digest(World.from_pretrained(root / 'teacher'))}"
     assert told["hybrid layers"] == "0, 2"
     assert told["other layers"] == "1 see 2 frames before their own, and the first"
@@ -104,7 +105,7 @@ def test_the_card_tells_teacher_layers_stages_and_half_lives(root: Path) -> None
         assert "parameters trained" in told[stage]
         assert "held-out loss" in told[stage]
     for layer in LAYERS:
-        assert told[f"half-lives of layer {layer}"].startswith("median ")
+        assert provenance["memory"][f"half-lives of layer {layer}"].startswith("median ")
     names = ("of the teacher", "after stage 1", "after stage 2")
     assert all("dB at frame 2" in told[f"roll-outs {name}"] for name in names)
     assert "## Conversion" in (root / "whole" / "world" / "README.md").read_text()
