@@ -79,6 +79,8 @@ def test_worlds_are_compared_from_end_to_end(places: dict[str, str], data: str, 
     assert len(hybrid["cost"]["step_ms_curve"]) == 18
     text = (tmp_path / "out" / "conversion.md").read_text()
     assert "| 100 %, state zeroed | `tiny@" in text
+    for reference in ("through the codec", "standing still", "a picture of nothing"):
+        assert f"{reference} | " in text
     assert text.count("| 100 %, state zeroed |") == 4  # what it is, PSNR, against the teacher, against itself
     found = report["worlds"]["teacher"]["quality"]
     described = f"over 3 places in {found['num_episodes']} held-out episodes of {data}, after 4 real frames"
