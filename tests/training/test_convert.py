@@ -247,6 +247,25 @@ def test_the_new_layers_learn_to_say_what_the_old_ones_said() -> None:
     assert losses[-1] < 0.7 * losses[0]
 
 
+def test_a_student_as_its_own_teacher_has_nothing_to_learn_layer_by_layer() -> None:
+    """Stage 1 runs the new layers by itself: path, order of frames and streams must be the network's own."""
+    student = fresh_student()
+    with torch.no_grad():
+        for parameter in new_parameters(student).values():
+            parameter += 0.1 * torch.randn_like(parameter)
+    module = LayerDistillation(student, student, LAYERS, ObjectiveConfig())
+    latents, actions = torch.randn(2, 4, 4, 4, 6), torch.randint(3, (2, 4, 3))
+    losses = module(latents, actions, torch.Generator().manual_seed(0))
+    assert losses.keys() == {"loss", "layer_00", "layer_02"}
+    assert losses["loss"] < 1e-10
+    # What is compared depends on the path: another one is another loss.
+    moved = fresh_student()
+    moved.load_state_dict(student.state_dict())
+    torch.nn.init.constant_(moved.motion.out.bias, 1.0)
+    other = LayerDistillation(student, moved, LAYERS, ObjectiveConfig())
+    assert other(latents, actions, torch.Generator().manual_seed(0))["loss"] > 1e-6
+
+
 def test_the_whole_student_learns_its_teachers_velocity() -> None:
     teacher = tiny_world(is_teacher=True, phase=MemoryPhase.NONE).denoiser
     student = fresh_student()
