@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from training.half_lives import layer_half_lives
-from worldsim.model.denoiser import Denoiser
 from worldsim.model.denoiser_config import DenoiserConfig
 
 
@@ -27,14 +25,6 @@ def describe_layers(layers: Sequence[int], shape: DenoiserConfig) -> dict[str, s
         full = "see all past frames, in a cache that grows"
         kinds.append(f"{', '.join(map(str, shape.full_layers))} {full}")
     return {"hybrid layers": ", ".join(map(str, layers)), "other layers": "; ".join(kinds) or "none"}
-
-
-def describe_half_lives(denoiser: Denoiser) -> dict[str, str]:
-    """Return how long each hybrid layer remembers."""
-    return {
-        f"half-lives of layer {layer}": f"median {median:.3g} frames, p10 {low:.3g}, p90 {high:.3g}"
-        for layer, (low, median, high) in layer_half_lives(denoiser).items()
-    }
 
 
 def describe_rollouts(scores: Mapping[str, float]) -> str:

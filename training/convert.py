@@ -16,7 +16,6 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from training.conversion_card import (
-    describe_half_lives,
     describe_layers,
     describe_rollouts,
     describe_share,
@@ -24,9 +23,10 @@ from training.conversion_card import (
 from training.distillation import LayerDistillation, VelocityDistillation
 from training.entry import entry
 from training.fabric import make_fabric
-from training.footage import Episodes, Footage
+from training.footage import Footage
+from training.half_lives import tell_half_lives
 from training.lora import LoraConfig, add_lora, folded, lora_parameters
-from training.run import RunFolder
+from training.run import RunFolder, newest_checkpoint, step_of
 from training.selection import choose_layers, teacher_digest
 from training.stage import (
     Distillation,
@@ -34,6 +34,7 @@ from training.stage import (
     StageSettings,
     TeacherConfig,
     heldout_losses,
+    list_episodes,
     load_for,
     load_teacher,
     roll_out,
@@ -131,7 +132,7 @@ class Conversion:
 
 
 def check_out(config: ConvertConfig, teacher: World) -> None:
-    """Raise `WorldError` if the world would take the place of another, or stage 2 has no stage 1."""
+    """Raise `WorldError` if a world would take the place of another, or stage 2 has no stage 1."""
     out = Path(config.out)
     target = out / "world"
     if teacher.folder is not None and target.resolve() == teacher.folder.resolve():
@@ -140,17 +141,25 @@ def check_out(config: ConvertConfig, teacher: World) -> None:
         raise WorldError(f"{target} is a world that no conversion made; choose another out= folder")
     if 1 not in config.stages and not (out / "stage1" / "world" / CONFIG_FILE).is_file():
         raise WorldError(f"{out} holds no finished stage 1 for stage 2 to go on from")
+    first, second = (newest_checkpoint(out / name) for name in ("stage1", "stage2"))
+    wanted = 0 if config.stage1.loop.train_seconds else config.stage1.loop.num_steps
+    if 1 in config.stages and first and second and step_of(first) < wanted:
+        # It would replace the world that stage 2 goes on from, and only then stage 2 would refuse it.
+        raise WorldError(
+            f"stage 2 in {out} goes on from {step_of(first)} updates of stage 1, and stage1.loop.num_steps "
+            f"is {wanted}; choose another out= folder"
+        )
 
 
 def converted(conversion: Conversion, start: World, denoiser: Denoiser, entries: Mapping[str, str]) -> World:
     """Return a student as a world, its provenance that of `start` with more said about the conversion."""
     known = start.config.provenance.get("conversion", {})
-    told = {**known, **entries, **describe_half_lives(denoiser)}
+    provenance = {**start.config.provenance, "conversion": {**known, **entries}}
     description = replace(
         start.config,
         name=conversion.config.name or conversion.teacher.config.name,
         denoiser=conversion.shape,
-        provenance={**start.config.provenance, "conversion": told},
+        provenance=tell_half_lives(provenance, denoiser),
     )
     return World(description, denoiser, conversion.teacher.codec, conversion.teacher.folder)
 
@@ -180,7 +189,7 @@ def run_stage(
 ) -> Outcome:
     """Train a stage whose world goes to `target`; measures its loss on held-out video before and after."""
     fabric, footage, student = conversion.fabric, conversion.footage, module.denoiser
-    latest, is_written = run.latest(), target.exists()  # asked before one process may write
+    latest, is_exported = run.latest(), run.is_exported(target)  # asked before one process may write
     before = heldout_losses(fabric, module.to(fabric.device), footage, settings)["loss"]
     num_added = sum(parameter.numel() for parameter in lora_parameters(student).values())
     share = describe_share(trained, sum(p.numel() for p in student.parameters()) - num_added)
@@ -189,7 +198,7 @@ def run_stage(
     after = heldout_losses(fabric, training.average.module, footage, settings)["loss"]
     spent = describe_training(training, settings, footage.num_frames, fabric)
     told = f"{spent}; {share}; held-out loss {before:.4g} before and {after:.4g} after"
-    return Outcome(student_of(training), told, is_written and run.latest() == latest)
+    return Outcome(student_of(training), told, is_exported and run.latest() == latest)
 
 
 def run_stage1(conversion: Conversion, run: RunFolder, settings: StageSettings) -> None:
@@ -216,7 +225,7 @@ def run_stage1(conversion: Conversion, run: RunFolder, settings: StageSettings) 
     scores = describe_rollouts(roll_out(world, footage, validation))
     fabric.print(f"teacher: {entries['roll-outs of the teacher']}\nafter stage 1: {scores}")
     # In fp32: stage 2 goes on from it, and what neither stage trains stays what it was.
-    save(conversion, world, {"roll-outs after stage 1": scores}, target, torch.float32)
+    save(conversion, run, world, {"roll-outs after stage 1": scores}, target, torch.float32)
 
 
 def run_stage2(conversion: Conversion, run: RunFolder, settings: StageSettings) -> None:
@@ -240,15 +249,21 @@ def run_stage2(conversion: Conversion, run: RunFolder, settings: StageSettings) 
     world = converted(conversion, start, folded(outcome.student), {"stage 2": outcome.told})
     scores = describe_rollouts(roll_out(world, conversion.footage, config.validation))
     fabric.print(f"after stage 2: {scores}")
-    save(conversion, world, {"roll-outs after stage 2": scores}, target, torch.bfloat16)
+    save(conversion, run, world, {"roll-outs after stage 2": scores}, target, torch.bfloat16)
 
 
 def save(
-    conversion: Conversion, world: World, entries: Mapping[str, str], target: Path, dtype: torch.dtype
+    conversion: Conversion,
+    run: RunFolder,
+    world: World,
+    entries: Mapping[str, str],
+    target: Path,
+    dtype: torch.dtype,
 ) -> None:
     """Write a world with more said about its conversion; returns when it is there for all processes."""
     if conversion.fabric.global_rank == 0:
         converted(conversion, world, world.denoiser, entries).save_pretrained(target, dtype=dtype)
+        run.mark_exported()
     conversion.fabric.barrier()
 
 
@@ -269,7 +284,8 @@ def main(config: ConvertConfig) -> None:
     layers = choose_layers(teacher, list(config.layers), config.selection, config.share)
     shape = student_config(teacher.config.denoiser, layers, config.hybrid, Rest(config.rest), config.window)
     check_out(config, teacher)
-    episodes = Episodes.of(config.data, config.validation, teacher.config.actions)
+    stages = {1: config.stage1, 2: config.stage2}
+    episodes = list_episodes(config, teacher, {f"stage{number}": stages[number] for number in config.stages})
     runs = {stage: RunFolder(chosen.out, chosen) for stage, chosen in settings_of(config).items()}
     footage = None
     for stage, run in runs.items():

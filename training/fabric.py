@@ -11,7 +11,7 @@ from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
 from worldsim.errors import WorldError
 
-PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
+PRECISIONS = ("32-true", "bf16-mixed")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -23,8 +23,9 @@ class FabricConfig:
         devices: Number of devices, as a number or `auto`.
         num_nodes: Machines.
         strategy: auto, ddp, fsdp.
-        precision: 32-true, bf16-mixed or bf16-true. Not 16-mixed: its loss scaling expects gradients that are
-            not finite now and then, and those stop a run here.
+        precision: 32-true or bf16-mixed. Not bf16-true: it would round the tables of angles and frequencies.
+            Not 16-mixed: its loss scaling expects gradients that are not finite now and then, and those stop
+            a run here.
         compile: Compile the model block by block (worth it on a GPU).
     """
 

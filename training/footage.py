@@ -32,6 +32,23 @@ class Episodes:
             choose_episodes(data.heldout, validation.max_frames, actions),
         )
 
+    def check_lengths(self, name: str, length: int, *, heldout_only: bool = False) -> None:
+        """Raise `WorldError` if no episode to learn from, or none held out, holds so many frames.
+
+        Args:
+            name: The setting that asks for them.
+            length: Frames of a sequence.
+            heldout_only: For what is only measured.
+        """
+        sets = {"data.heldout": self.heldout} | ({} if heldout_only else {"data.train": self.train})
+        for setting, references in sets.items():
+            longest = max(reference.num_frames for reference in references)
+            if longest < length:
+                raise WorldError(
+                    f"{name}: sequences of {length} frames fit into no episode of {setting}; the longest "
+                    f"has {longest}"
+                )
+
 
 @dataclass(frozen=True, slots=True)
 class Footage:

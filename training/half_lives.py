@@ -1,6 +1,9 @@
-"""How long a world's memory lasts, as numbers for the log."""
+"""How long a world's memory lasts, as numbers for the log and as words for the card."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -38,3 +41,13 @@ def log_half_lives(denoiser: Denoiser) -> dict[str, float]:
         for name, values in named.items()
         for p, value in zip(PERCENTILES, values, strict=True)
     }
+
+
+def tell_half_lives(provenance: Mapping[str, Any], denoiser: Denoiser) -> dict[str, Any]:
+    """Return a world's provenance with the half-lives its layers have now, in the place of older ones."""
+    told = {
+        f"half-lives of layer {layer}": f"median {median:.3g} frames, p10 {low:.3g}, p90 {high:.3g}"
+        for layer, (low, median, high) in layer_half_lives(denoiser).items()
+    }
+    others = {name: value for name, value in provenance.items() if name != "memory"}
+    return others | {"memory": told} if told else others

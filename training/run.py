@@ -13,7 +13,9 @@ from lightning_fabric import Fabric
 
 from worldsim.errors import WorldError
 
-CONFIG_FILE = "run.json"
+CONFIG_FILE, CHECKPOINTS = "run.json", "checkpoints"
+EXPORTED_FILE = "exported"
+"""Holds the name of the checkpoint whose world was written."""
 FREE_SETTINGS = (
     "out",
     "data.num_workers",
@@ -33,6 +35,17 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint of a run's folder, if there is one."""
+    found = sorted(p for p in (folder / CHECKPOINTS).glob("step-*") if p.suffix != ".part")
+    return found[-1] if found else None
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return how many updates a checkpoint had seen."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
 class RunFolder:
     """Where a training run lives; the same command finds it again and goes on.
 
@@ -47,7 +60,7 @@ class RunFolder:
     def __init__(self, path: Path | str, config: Any) -> None:
         assert is_dataclass(config) and not isinstance(config, type)
         self.path = Path(path)
-        self.checkpoints = self.path / "checkpoints"
+        self.checkpoints = self.path / CHECKPOINTS
         self._settings: dict[str, Any] = json.loads(json.dumps(asdict(config)))
         known = self.path / CONFIG_FILE
         if known.is_file() and self.latest() is not None:
@@ -84,8 +97,23 @@ class RunFolder:
 
     def latest(self) -> Path | None:
         """Return the newest checkpoint, if there is one."""
-        found = sorted(p for p in self.checkpoints.glob("step-*") if p.suffix != ".part")
-        return found[-1] if found else None
+        return newest_checkpoint(self.path)
+
+    def is_exported(self, world: Path) -> bool:
+        """Return whether a world is there and comes from the newest checkpoint, as `mark_exported` told."""
+        mark, checkpoint = self.path / EXPORTED_FILE, self.latest()
+        if checkpoint is None or not (world.exists() and mark.is_file()):
+            return False
+        return mark.read_text().strip() == checkpoint.name
+
+    def mark_exported(self) -> None:
+        """Remember that the newest checkpoint's world was written; a longer run will write it anew."""
+        checkpoint = self.latest()
+        assert checkpoint is not None
+        mark = self.path / EXPORTED_FILE
+        part = mark.with_name(mark.name + ".part")
+        part.write_text(checkpoint.name + "\n")
+        part.replace(mark)
 
     def save(self, fabric: Fabric, state: Mapping[str, Any], step: int) -> None:
         """Write a checkpoint, completely or not at all, and drop the one before."""

@@ -23,6 +23,7 @@ from training.selection import LayerScore, Selection, teacher_digest
 from training.stage import (
     TeacherConfig,
     heldout_losses,
+    list_episodes,
     load_for,
     load_teacher,
     roll_out,
@@ -135,7 +136,7 @@ def selection_of(
 def main(config: SelectLayersConfig) -> None:
     """Measure which layers of a softmax world can be replaced."""
     teacher = load_teacher(config.teacher)
-    episodes = Episodes.of(config.data, config.validation, teacher.config.actions)
+    episodes = list_episodes(config, teacher, {"stage1": config.stage1})
     out = Path(config.out)
     run = RunFolder(out, stage_settings(config, config.stage1, out))
     fabric = make_fabric(config.fabric, out)

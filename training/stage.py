@@ -125,6 +125,20 @@ def load_teacher(name: str) -> World:
     return teacher
 
 
+def list_episodes(config: TeacherConfig, teacher: World, stages: Mapping[str, StageConfig]) -> Episodes:
+    """List the episodes for some stages, by the name of their settings.
+
+    Raises:
+        WorldError: If they have other buttons than the teacher, or none is long enough for one of the stages:
+            it would be found out when the stages before it are over.
+    """
+    episodes = Episodes.of(config.data, config.validation, teacher.config.actions)
+    episodes.check_lengths("validation", config.validation.length, heldout_only=True)
+    for name, stage in stages.items():
+        episodes.check_lengths(f"{name}.sequence_length", stage.sequence_length)
+    return episodes
+
+
 def load_for(config: TeacherConfig, teacher: World, episodes: Episodes, fabric: Fabric) -> Footage:
     """Encode the episodes by the teacher's codec; moves the teacher to the device."""
     teacher.denoiser.to(fabric.device)

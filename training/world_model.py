@@ -17,7 +17,7 @@ from training.carry import Carry
 from training.fabric import FabricConfig, make_fabric
 from training.footage import Episodes, load_footage
 from training.frames import DataConfig, LatentVideo, fixed_starts
-from training.half_lives import log_half_lives
+from training.half_lives import log_half_lives, tell_half_lives
 from training.loop import LoopConfig, Training, fit, prepare, seed_of
 from training.objective import FlowMatching, ObjectiveConfig, SegmentMatching
 from training.optimizers import OptimizerConfig, make_optimizers
@@ -142,6 +142,7 @@ def train_world(config: TrainWorldConfig, world: World, run: RunFolder) -> None:
         assert isinstance(average, Denoiser)
         spent = describe_training(training, config, footage.num_frames, fabric)
         provenance = add_provenance(world.config.provenance, "training", spent)
+        provenance = tell_half_lives(provenance, average)
         exported = World(replace(world.config, provenance=provenance), average, world.codec, world.folder)
         if fabric.global_rank == 0:
             exported.save_pretrained(run.path / "world", starts=starts)

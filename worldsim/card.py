@@ -12,6 +12,7 @@ TITLES = {
     "data": "Data",
     "training": "Training",
     "conversion": "Conversion",
+    "memory": "Memory",
     "measured": "Measured",
     "limits": "Limits",
 }

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import training.convert
 import training.stage
 from tests.fakes import TINY_ACTIONS, save_tiny_world, tiny_world, write_tiny_dataset
 from training.convert import ConvertConfig, Stage2Config
@@ -94,7 +95,8 @@ def test_a_converted_world_is_an_ordinary_world_with_a_memory_that_does_not_grow
 
 
 def test_the_card_tells_teacher_layers_stages_and_half_lives(root: Path) -> None:
-    told = World.from_pretrained(root / "whole" / "world").config.provenance["conversion"]
+    provenance = World.from_pretrained(root / "whole" / "world").config.provenance
+    told = provenance["conversion"]
     assert told["teacher"] == f"tiny, SHA-256 {teacher_digest(World.from_pretrained(root / 'teacher'))}"
     assert told["hybrid layers"] == "0, 2"
     assert told["other layers"] == "1 see 2 frames before their own, and the first"
@@ -103,7 +105,7 @@ def test_the_card_tells_teacher_layers_stages_and_half_lives(root: Path) -> None
         assert "parameters trained" in told[stage]
         assert "held-out loss" in told[stage]
     for layer in LAYERS:
-        assert told[f"half-lives of layer {layer}"].startswith("median ")
+        assert provenance["memory"][f"half-lives of layer {layer}"].startswith("median ")
     names = ("of the teacher", "after stage 1", "after stage 2")
     assert all("dB at frame 2" in told[f"roll-outs {name}"] for name in names)
     assert "## Conversion" in (root / "whole" / "world" / "README.md").read_text()
@@ -181,6 +183,38 @@ def test_a_finished_conversion_is_left_as_it_is(root: Path) -> None:
     assert [file.stat().st_mtime_ns for file in files] == before
 
 
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_longer_stage_killed_before_its_world_is_written_writes_it_later(
+    root: Path, stage: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = convert_config(root, f"longer-{stage}", num_steps=1, stages=[1] if stage == 1 else [1, 2])
+    convert_world.run(config)
+    (config.stage1 if stage == 1 else config.stage2).loop.num_steps = 2
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.convert, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            convert_world.run(config)
+    convert_world.run(config)
+    place = Path(config.out) / ("stage1/world" if stage == 1 else "world")
+    told = World.from_pretrained(place).config.provenance["conversion"]
+    assert told[f"stage {stage}"].startswith("2 updates on 24 frames")
+
+
+def test_what_stage_2_goes_on_from_is_not_replaced(root: Path) -> None:
+    file = root / "whole" / "stage1" / "world" / MODEL_FILE
+    before = file.stat().st_mtime_ns
+    longer = convert_config(root, "whole")
+    longer.stage1.loop.num_steps = 5
+    for stages in ([1, 2], [1]):
+        with pytest.raises(WorldError, match=r"from 4 updates of stage 1, and .* is 5; choose another out="):
+            convert_world.run(replace(longer, stages=stages))
+    assert file.stat().st_mtime_ns == before
+
+
 def test_the_layers_left_over_can_keep_the_full_cache(root: Path) -> None:
     convert_world.run(convert_config(root, "full", 1, rest="full"))
     world = World.from_pretrained(root / "full" / "world")
@@ -211,6 +245,25 @@ def test_the_new_layers_learn_to_say_what_the_old_ones_said() -> None:
         parameter.requires_grad_(True)
     losses = distil(LayerDistillation(teacher, student, LAYERS, ObjectiveConfig()), 3e-2)
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_student_as_its_own_teacher_has_nothing_to_learn_layer_by_layer() -> None:
+    """Stage 1 runs the new layers by itself: path, order of frames and streams must be the network's own."""
+    student = fresh_student()
+    with torch.no_grad():
+        for parameter in new_parameters(student).values():
+            parameter += 0.1 * torch.randn_like(parameter)
+    module = LayerDistillation(student, student, LAYERS, ObjectiveConfig())
+    latents, actions = torch.randn(2, 4, 4, 4, 6), torch.randint(3, (2, 4, 3))
+    losses = module(latents, actions, torch.Generator().manual_seed(0))
+    assert losses.keys() == {"loss", "layer_00", "layer_02"}
+    assert losses["loss"] < 1e-10
+    # What is compared depends on the path: another one is another loss.
+    moved = fresh_student()
+    moved.load_state_dict(student.state_dict())
+    torch.nn.init.constant_(moved.motion.out.bias, 1.0)
+    other = LayerDistillation(student, moved, LAYERS, ObjectiveConfig())
+    assert other(latents, actions, torch.Generator().manual_seed(0))["loss"] > 1e-6
 
 
 def test_the_whole_student_learns_its_teachers_velocity() -> None:
@@ -294,6 +347,19 @@ def test_video_with_other_buttons_is_refused(root: Path) -> None:
     data = DataConfig(train=[other], heldout=[other])
     with pytest.raises(WorldError, match="turn/left"):
         convert_world.run(convert_config(root, "refused", data=data))
+    assert not (root / "refused").exists()
+
+
+@pytest.mark.parametrize("setting", ["stage1.sequence_length", "stage2.sequence_length", "validation"])
+def test_video_that_is_too_short_for_a_stage_is_refused_before_the_first(root: Path, setting: str) -> None:
+    config = convert_config(root, "refused")
+    if setting == "validation":
+        config.validation = replace(config.validation, horizons=[1, 19])
+    else:
+        (config.stage1 if "1" in setting else config.stage2).sequence_length = 21
+    message = f"^{setting}: sequences of 21 frames fit into no episode of data.heldout; the longest has 20"
+    with pytest.raises(WorldError, match=message):
+        convert_world.run(config)
     assert not (root / "refused").exists()
 
 

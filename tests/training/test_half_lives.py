@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.fakes import tiny_denoiser_config
-from training.half_lives import log_half_lives
+from training.half_lives import log_half_lives, tell_half_lives
 from worldsim.model.denoiser import Denoiser
 
 
@@ -22,3 +22,15 @@ def test_half_lives_are_logged_for_all_heads_and_for_each_layer() -> None:
 def test_a_model_without_hybrid_layers_has_no_half_lives() -> None:
     config = tiny_denoiser_config(is_teacher=True)
     assert log_half_lives(Denoiser(config)) == {}
+    assert tell_half_lives({"data": "some"}, Denoiser(config)) == {"data": "some"}
+
+
+def test_a_card_tells_the_half_lives_of_now() -> None:
+    config = tiny_denoiser_config()
+    config.half_lives = [8.0, 8.0]
+    before = tell_half_lives({"data": "some"}, Denoiser(config))
+    assert before["memory"]["half-lives of layer 2"] == "median 8 frames, p10 8, p90 8"
+    config.half_lives = [16.0, 16.0]
+    after = tell_half_lives(before, Denoiser(config))
+    assert after["data"] == "some"
+    assert set(after["memory"].values()) == {"median 16 frames, p10 16, p90 16"}

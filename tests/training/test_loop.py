@@ -224,3 +224,9 @@ def test_learning_rate_can_follow_the_clock() -> None:
 def test_fabric_settings_that_cannot_be_met_are_one_clear_sentence(tmp_path: Path) -> None:
     with pytest.raises(WorldError, match="fabric settings"):
         make_fabric(FabricConfig(accelerator="cpu", strategy="no-such-strategy"), tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "bf16-true"])
+def test_a_precision_that_would_stop_or_spoil_a_run_is_refused(precision: str) -> None:
+    with pytest.raises(WorldError, match=f"is one of 32-true, bf16-mixed; got '{precision}'"):
+        FabricConfig(precision=precision)

@@ -79,6 +79,8 @@ def test_worlds_are_compared_from_end_to_end(places: dict[str, str], data: str, 
     assert len(hybrid["cost"]["step_ms_curve"]) == 18
     text = (tmp_path / "out" / "conversion.md").read_text()
     assert "| 100 %, state zeroed | `tiny@" in text
+    for reference in ("through the codec", "standing still", "a picture of nothing"):
+        assert f"{reference} | " in text
     assert text.count("| 100 %, state zeroed |") == 4  # what it is, PSNR, against the teacher, against itself
     found = report["worlds"]["teacher"]["quality"]
     described = f"over 3 places in {found['num_episodes']} held-out episodes of {data}, after 4 real frames"
@@ -136,7 +138,9 @@ def test_what_was_measured_of_another_world_is_not_mixed_in(
     main.run(config(places, data, tmp_path, parts=["cost"]))
     before = (tmp_path / "conversion.json").read_bytes()
     other = {"worlds": [f"100 %:{places['teacher']}"], "zeroed": []}
-    with pytest.raises(WorldError, match=r"compares another world under the name '100 %': identity was tiny@"):
+    with pytest.raises(
+        WorldError, match=r"compares another world under the name '100 %': identity was tiny@"
+    ):
         main.run(config(places, data, tmp_path, parts=["rollouts"], **other))
     assert (tmp_path / "conversion.json").read_bytes() == before
     (tmp_path / "conversion.json").write_text("{}")

@@ -116,6 +116,7 @@ def test_finetuning_starts_from_a_world_and_keeps_its_description(tmp_path: Path
     before, after = World.from_pretrained(base), World.from_pretrained(tmp_path / "fine" / "world")
     assert replace(after.config, provenance={}) == replace(before.config, provenance={})
     assert "2 updates" in after.config.provenance["training"][0]
+    assert after.config.provenance["memory"].keys() == {f"half-lives of layer {layer}" for layer in (0, 2)}
     assert after.identity != before.identity
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from worldsim.errors import WorldError
 from worldsim.evaluation.cost import StepTrace
 from worldsim.evaluation.metrics import bootstrap
-from worldsim.evaluation.rollouts import CODEC, COPY, DREAM, FrameScores
+from worldsim.evaluation.rollouts import CODEC, COPY, DREAM, MEAN, FrameScores
 from worldsim.model.memory import MemoryState
 from worldsim.sampler import SamplerConfig
 from worldsim.simulator import Prediction, Simulator
@@ -144,13 +144,17 @@ def summarize_quality(
 
 
 def summarize_references(scores: FrameScores) -> dict[str, Any]:
-    """Return the same for what a world is measured against: the codec's ceiling and the last real frame."""
+    """Return the same for what a world is measured against: the codec's ceiling, and two standing pictures.
+
+    These are the last real frame and the mean one. Where a dream is no better than the mean, its PSNR says
+    how flat its pictures are, not what they show.
+    """
     return {
         method: {
             "psnr_db": _at_horizons(scores.psnr[method], scores.episodes),
             "psnr_curve_db": scores.psnr[method].mean(axis=0).round(3).tolist(),
         }
-        for method in (CODEC, COPY)
+        for method in (CODEC, COPY, MEAN)
     }
 
 

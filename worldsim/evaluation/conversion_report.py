@@ -11,12 +11,16 @@ import numpy as np
 from worldsim.evaluation.conversion import AROUND, samplers_differ
 from worldsim.evaluation.paper_shape import VIDEO_FRAMES_PER_LATENT
 from worldsim.evaluation.report import write_json, write_plot
-from worldsim.evaluation.rollouts import CODEC, COPY
+from worldsim.evaluation.rollouts import CODEC, COPY, MEAN
 
 NUMBERS_FILE, TEXT_FILE = "conversion.json", "conversion.md"
 PSNR_FILE, TIME_FILE = "conversion-psnr.png", "conversion-step-time.png"
 BYTES_FILE, SHAPE_FILE = "conversion-bytes.png", "conversion-paper-shape.png"
-REFERENCES = {CODEC: "the real frames through the codec", COPY: "the last real frame, standing still"}
+REFERENCES = {
+    CODEC: "the real frames through the codec",
+    COPY: "the last real frame, standing still",
+    MEAN: "the mean of all frames watched, a picture of nothing",
+}
 MIB, GIB = 2**20, 2**30
 PARTS = {"rollouts": "Roll-outs", "cost": "Step times and bytes", "paper_shape": "The paper's shape"}
 """What a report says of the runs that made it, in this order."""
@@ -24,7 +28,8 @@ PARTS = {"rollouts": "Roll-outs", "cost": "Step times and bytes", "paper_shape":
 QUALITY = """\
 PSNR in dB against the real game of free roll-outs under the recorded actions, over {num_rollouts} places in
 {num_episodes} held-out episodes of {folder}, after {context_frames} real frames. In brackets
-the 95 % interval, from resampling episodes."""
+the 95 % interval, from resampling episodes. PSNR prefers flat pictures: where a world is no better than the
+mean picture, it tells how far the dream has faded, and differences between worlds tell nothing else."""
 ZEROED = """\
 The difference to the same world when its recurrent states are emptied before every frame: what they are used
 for. The window, the path and the frame before it stay."""
