@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from worldsim.data import doom
-from worldsim.data.doom import DOOM_BUTTONS, DOOM_ROOMS_ACTIONS, DoomRooms, press_buttons
+from worldsim.data.doom import DoomGame, press_buttons
 from worldsim.data.episodes import DatasetInfo, list_episodes, read_episode, verify
+from worldsim.data.scenarios import HEIGHT, SCENARIOS, WIDTH
 from worldsim.errors import WorldError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,7 +54,7 @@ def test_collection_is_valid_and_large_enough(collection: tuple[Path, str]) -> N
     assert 40 <= verify(out / "heldout") < 40 + 40
     info = DatasetInfo.load(out / "train")
     assert (info.width, info.height, info.frame_rate) == (160, 120, 17.5)
-    assert info.actions == DOOM_ROOMS_ACTIONS
+    assert info.actions == SCENARIOS["doom-rooms"].actions
     assert f"{verify(out / 'train')} frames" in printed
     assert "backward" in printed
 
@@ -131,7 +131,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
     [
         (["episode_frames=1"], "episode_frames must be at least 2, got 1"),
         (["seed=2000"], "seed must be 0 to 1999, got 2000"),
-        (["policy=recorded"], "policy must be scripted or random, got 'recorded'"),
+        (["policy=recorded"], "policy must be mixed, random or scripted, got 'recorded'"),
         (["num_frames=many"], "num_frames=many"),
         (["num_frame=1"], "num_frame"),
         (["+num_frame=1"], "num_frame"),
@@ -155,12 +155,13 @@ def test_folder_that_cannot_be_written_ends_in_one_sentence(tmp_path: Path) -> N
 def test_missing_vizdoom_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vizdoom", None)
     with pytest.raises(WorldError, match=r'pip install -e "\.\[doom\]"'):
-        DoomRooms()
+        DoomGame("doom-rooms")
 
 
 def test_actions_press_the_right_buttons() -> None:
-    pressed = press_buttons(np.array([2, 0, 1]))
-    assert [name for name, down in zip(DOOM_BUTTONS, pressed, strict=True) if down] == [
+    rooms = SCENARIOS["doom-rooms"]
+    pressed = press_buttons(rooms, np.array([2, 0, 1]))
+    assert [name for name, down in zip(rooms.buttons, pressed, strict=True) if down] == [
         "MOVE_BACKWARD",
         "TURN_LEFT",
     ]
@@ -168,12 +169,12 @@ def test_actions_press_the_right_buttons() -> None:
 
 def test_real_game_is_deterministic_and_obeys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with DoomRooms() as game:
+    with DoomGame("doom-rooms") as game:
         first = game.reset(2**32 - 1)
         turned = [game.step(np.array([0, 0, 1])) for _ in range(5)]
         again = game.reset(2**32 - 1)
         assert (first.frame == again.frame).all() and first.pose == again.pose
-        assert first.frame.shape == (doom.HEIGHT, doom.WIDTH, 3)
+        assert first.frame.shape == (HEIGHT, WIDTH, 3)
         assert (turned[-1].pose[2] - first.pose[2]) % 360 == pytest.approx(26.4, abs=0.5), "left is up"
         with pytest.raises(WorldError, match="'move' takes 0 to 2"):
             game.step(np.array([3, 0, 0]))
@@ -183,7 +184,7 @@ def test_real_game_is_deterministic_and_obeys(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("seed", [213, 247], ids=["with the reward", "a frame after the reward"])
 def test_reaching_the_goal_ends_the_episode(seed: int) -> None:
     """From these seeds the goal lies straight ahead."""
-    with DoomRooms() as game:
+    with DoomGame("doom-rooms") as game:
         seen = game.reset(seed)
         rewards = []
         while not seen.terminated and len(rewards) < 40:
