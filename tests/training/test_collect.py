@@ -9,11 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import policies
+from training.collect import CollectConfig
+from training.recorders import EpisodeTask, record_episode
 from worldsim.data.doom import DoomGame, press_buttons
 from worldsim.data.episodes import DatasetInfo, list_episodes, read_episode, verify
 from worldsim.data.scenarios import HEIGHT, SCENARIOS, WIDTH
@@ -74,6 +78,43 @@ def test_heldout_episodes_are_other_episodes(collection: tuple[Path, str]) -> No
         assert episode.actions.shape != heldout.actions.shape or (episode.actions != heldout.actions).any()
 
 
+@pytest.mark.parametrize("scenario", ["doom-take-cover", "doom-health"])
+def test_a_mortal_players_episodes_are_recorded_to_the_end(scenario: str, tmp_path: Path) -> None:
+    settings = [f"scenario={scenario}", "policy=mixed", "num_frames=500", "heldout_frames=0", "num_workers=2"]
+    printed = collect(tmp_path / "doom", *settings).stdout
+    folder = tmp_path / "doom" / "train"
+    names, info = list_episodes(folder), DatasetInfo.load(folder)
+    assert info.name == scenario and info.actions == SCENARIOS[scenario].actions
+    assert "mixed players (random 0.5, scripted 0.5)" in info.source
+    assert f"({len(names)} died)" in printed
+    returns = []
+    for name in names:
+        episode = read_episode(folder, name)
+        assert episode.rewards is not None and episode.terminated is not None
+        assert episode.terminated.tolist() == [False] * (len(episode) - 1) + [True]
+        returns.append(episode.rewards.sum())
+        assert (episode.rewards[1:-1] == 2).all() and episode.rewards[-1] in (1, 2, -98, -99)
+    assert f"return {np.mean(returns):.1f} +- " in printed
+
+
+def test_a_game_that_is_cut_off_has_not_ended(tmp_path: Path) -> None:
+    info = SCENARIOS["doom-take-cover"].dataset_info("a test")
+    info.save(tmp_path)
+    task = EpisodeTask(folder=tmp_path, name="episode", seed=0)
+    with DoomGame(replace(SCENARIOS["doom-take-cover"], max_tics=40)) as game:
+        policy = policies.make("random", num_values=info.actions.num_values)
+        assert record_episode(game, policy, task, episode_frames=1051) == 21
+    episode = read_episode(tmp_path, "episode")
+    assert episode.terminated is not None and not episode.terminated.any()
+    assert episode.rewards is not None and episode.rewards.sum() == 40
+
+
+def test_out_is_named_after_the_scenario() -> None:
+    assert CollectConfig().folder == Path("data/doom-rooms")
+    assert CollectConfig(scenario="doom-health").folder == Path("data/doom-health")
+    assert CollectConfig(scenario="doom-health", out="elsewhere").folder == Path("elsewhere")
+
+
 def test_number_of_workers_changes_nothing(collection: tuple[Path, str], tmp_path: Path) -> None:
     collect(tmp_path / "doom", *SMALL, "num_workers=3")
     assert digest(tmp_path / "doom") == digest(collection[0])
@@ -132,6 +173,10 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
         (["episode_frames=1"], "episode_frames must be at least 2, got 1"),
         (["seed=2000"], "seed must be 0 to 1999, got 2000"),
         (["policy=recorded"], "policy must be mixed, random or scripted, got 'recorded'"),
+        (["policy=keyboard"], "policy must be mixed, random or scripted, got 'keyboard'"),
+        (["scenario=quake"], "there is no scenario 'quake'; known are doom-health, doom-rooms"),
+        (["policy=mixed", "shares.random=-1"], "shares must be 0 or more, and not all of them 0, got"),
+        (["policy=mixed", "+shares.ppo=1"], "shares are of random and scripted, got ppo"),
         (["num_frames=many"], "num_frames=many"),
         (["num_frame=1"], "num_frame"),
         (["+num_frame=1"], "num_frame"),
