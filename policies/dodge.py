@@ -1,4 +1,4 @@
-"""A player of Take Cover that sees nothing but the picture: it runs to and fro and dodges fireballs.
+"""A player of Take Cover that sees nothing but the picture: it runs back and forth and dodges fireballs.
 
 A fireball flies straight to where the player stood when it was thrown. The picture tells where each one is,
 how fast it crosses the floor, and where the player stands between the walls. For each way to run, the player
@@ -55,7 +55,7 @@ class Fireball:
 
 
 class DodgePolicy:
-    """Run to and fro and dodge.
+    """Run back and forth, and dodge.
 
     Args:
         num_values: Number of values of each axis; must be (3,): strafe.

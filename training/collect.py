@@ -7,7 +7,6 @@ where it was stopped, and one with more frames goes on from there.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+import policies
 from training.entry import entry
 from training.recorders import EpisodeTask, Recorders, Setup
 from worldsim.data.dataset_info import PART_SUFFIX
@@ -72,8 +72,6 @@ class CollectConfig:
             raise WorldError(f"policy must be mixed, {' or '.join(PLAYERS)}, got {self.policy!r}")
         if unknown := self.shares.keys() - set(PLAYERS):
             raise WorldError(f"shares are of {' and '.join(PLAYERS)}, got {', '.join(sorted(unknown))}")
-        if any(not 0 <= share < math.inf for share in self.shares.values()) or not sum(self.shares.values()):
-            raise WorldError(f"shares must be 0 or more, and not all of them 0, got {self.shares}")
         find_scenario(self.scenario)
 
     @property
@@ -86,7 +84,8 @@ class CollectConfig:
         return Setup(
             scenario=self.scenario,
             policy=self.policy,
-            options={"shares": self.shares} if self.policy == "mixed" else {},
+            policy_options={"scenario": self.scenario}
+            | ({"shares": self.shares} if self.policy == "mixed" else {}),
             episode_frames=self.episode_frames or find_scenario(self.scenario).episode_frames,
         )
 
@@ -95,6 +94,8 @@ class CollectConfig:
 def main(config: CollectConfig) -> None:
     """Record both splits and print what they hold."""
     version, scenario, setup = import_vizdoom().__version__, find_scenario(config.scenario), config.setup()
+    # The workers build their own; what is wrong with one is said here, before anything is written.
+    policies.make(setup.policy, num_values=scenario.actions.num_values, **setup.policy_options)
     wanted = {"heldout": config.heldout_frames, "train": config.num_frames}
     num_workers = config.num_workers or os.cpu_count() or 1
     with Recorders(num_workers, setup) as recorders:

@@ -35,13 +35,13 @@ class Setup:
     Attributes:
         scenario: Name of the game.
         policy: Name of the policy that plays.
-        options: Arguments of the policy, for `policies.make`.
+        policy_options: Further arguments of `policies.make`.
         episode_frames: Greatest number of frames of an episode.
     """
 
     scenario: str
     policy: str
-    options: dict[str, Any] = field(default_factory=dict)
+    policy_options: dict[str, Any] = field(default_factory=dict)
     episode_frames: int
 
 
@@ -133,7 +133,7 @@ def run_worker(connection: Connection, setup: Setup) -> None:
 
     with DoomGame(setup.scenario) as game, suppress(EOFError, ConnectionError, Stopped):
         num_values = game.scenario.actions.num_values
-        policy = policies.make(setup.policy, num_values=num_values, scenario=setup.scenario, **setup.options)
+        policy = policies.make(setup.policy, num_values=num_values, **setup.policy_options)
         while True:
             task = connection.recv()
             try:

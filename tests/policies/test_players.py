@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import count
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from worldsim.data.doom import DoomGame
 from worldsim.data.scenarios import SCENARIOS
 
 GREY, BROWN, FIRE, WHITE = (75, 75, 75), (111, 87, 67), (255, 255, 115), (200, 200, 200)
+STEPS = count()
 
 
 def grey_floor() -> np.ndarray:
@@ -28,16 +30,12 @@ def with_fireball(middle: int, width: int) -> np.ndarray:
 
 def green_floor(medikit: int | None = None, width: int = 8) -> np.ndarray:
     """Paint a floor that no step leaves as it was."""
-    rng = np.random.default_rng(green_floor.calls)
-    green_floor.calls += 1
+    rng = np.random.default_rng(next(STEPS))
     picture = np.zeros((120, 160, 3), dtype=np.uint8)
     picture[60:112, :, 1:] = rng.integers(20, 90, (1, 160, 2))
     if medikit is not None:
         picture[70:76, medikit - width // 2 : medikit + width // 2] = WHITE
     return picture
-
-
-green_floor.calls = 0
 
 
 @pytest.mark.parametrize("name", ["doom-take-cover", "doom-health"])
