@@ -111,8 +111,7 @@ def run_headless(config: PlayConfig, session: PlaySession) -> None:
 
     from worldsim.headless import has_display, play_headless
 
-    num_values = session.env.world.config.actions.num_values
-    name = default_policy(num_values) if config.policy == "auto" else config.policy
+    name = default_policy(session) if config.policy == "auto" else config.policy
     num_frames = config.steps or HEADLESS_FRAMES
     why = "headless" if has_display() else "no display found"
     written = "" if session.recording is None else f" and {session.recording.path} is written"
@@ -130,7 +129,7 @@ def run_window(config: PlayConfig, session: PlaySession) -> None:
 
     actions = session.env.world.config.actions
     person_plays = config.policy in ("auto", "keyboard")
-    name = default_policy(actions.num_values) if person_plays else config.policy
+    name = default_policy(session) if person_plays else config.policy
     viewer = Viewer(
         session,
         policies.KeyboardPolicy(actions.num_values, [axis.keys for axis in actions.axes]),
@@ -144,17 +143,19 @@ def run_window(config: PlayConfig, session: PlaySession) -> None:
     viewer.run(config.steps, config.start)
 
 
-def default_policy(num_values: tuple[int, ...]) -> str:
-    """Return who explores a world of such axes."""
-    return "scripted" if num_values == (3, 3, 3) else "random"
+def default_policy(session: PlaySession) -> str:
+    """Return who plays when nobody else does."""
+    world = session.env.world.config
+    return "scripted" if policies.find_scripted(world.actions.num_values, world.name) else "random"
 
 
 def make_policy(name: str, session: PlaySession) -> policies.Policy:
     """Build a policy by its name, or from a recording."""
-    num_values = session.env.world.config.actions.num_values
+    world = session.env.world.config
+    num_values = world.actions.num_values
     if name.endswith(".jsonl"):
         return policies.make("recorded", num_values=num_values, path=name)
-    return policies.make(name, num_values=num_values)
+    return policies.make(name, num_values=num_values, scenario=world.name)
 
 
 if __name__ == "__main__":

@@ -2,37 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from policies.base import Policy
+from policies.dodge import DodgePolicy
+from policies.forage import ForagePolicy
 from policies.keyboard import KeyboardPolicy
+from policies.mixed import MixedPolicy
 from policies.random import RandomPolicy
 from policies.recorded import RecordedPolicy
 from policies.scripted import ScriptedPolicy
 
-__all__ = ["POLICIES", "KeyboardPolicy", "Policy", "RandomPolicy", "RecordedPolicy", "ScriptedPolicy", "make"]
+__all__ = [
+    "POLICIES",
+    "SCRIPTED",
+    "DodgePolicy",
+    "ForagePolicy",
+    "KeyboardPolicy",
+    "MixedPolicy",
+    "Policy",
+    "RandomPolicy",
+    "RecordedPolicy",
+    "ScriptedPolicy",
+    "find_scripted",
+    "make",
+]
 
+# The scripted player of each scenario.
+SCRIPTED: dict[str, type[ScriptedPolicy] | type[DodgePolicy] | type[ForagePolicy]] = {
+    "doom-rooms": ScriptedPolicy,
+    "doom-take-cover": DodgePolicy,
+    "doom-health": ForagePolicy,
+}
+SHARES: Mapping[str, float] = MappingProxyType({"random": 0.5, "scripted": 0.5})
+
+
+def find_scripted(num_values: Sequence[int], scenario: str = "") -> Callable[..., Policy] | None:
+    """Return the scripted player for a world of such axes, that of `scenario` if there are several."""
+    fitting = {name: player for name, player in SCRIPTED.items() if tuple(num_values) == player.NUM_VALUES}
+    return fitting.get(scenario) or next(iter(fitting.values()), None)
+
+
+def make_scripted(num_values: Sequence[int], *, scenario: str = "") -> Policy:
+    """Build the scripted player that fits."""
+    player = find_scripted(num_values, scenario)
+    if player is None:
+        known = ", ".join(str(list(player.NUM_VALUES)) for player in SCRIPTED.values())
+        raise ValueError(
+            f"there is no scripted player for axes of {list(num_values)} values, only for {known}"
+        )
+    return player(num_values)
+
+
+def make_mixed(
+    num_values: Sequence[int],
+    *,
+    scenario: str = "",
+    shares: Mapping[str, float] = SHARES,
+    options: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> Policy:
+    """Build all players that have a share, each with its own `options`."""
+    players = {
+        name: make(name, num_values=num_values, scenario=scenario, **options.get(name, {})) for name in shares
+    }
+    return MixedPolicy(players, shares)
+
+
+# These are also told the scenario that is played.
+FOR_SCENARIO: dict[str, Callable[..., Policy]] = {"mixed": make_mixed, "scripted": make_scripted}
 POLICIES: dict[str, Callable[..., Policy]] = {
     "keyboard": KeyboardPolicy,
     "random": RandomPolicy,
     "recorded": RecordedPolicy,
-    "scripted": ScriptedPolicy,
+    **FOR_SCENARIO,
 }
 
 
-def make(name: str, *, num_values: Sequence[int], **options: Any) -> Policy:
+def make(name: str, *, num_values: Sequence[int], scenario: str = "", **options: Any) -> Policy:
     """Build a policy by name.
 
     Args:
         name: A key of `POLICIES`.
         num_values: Number of values of each axis of the world's actions.
+        scenario: Name of the scenario, or of the world made from it, where it is known.
         **options: Further arguments of the policy: `keys` for `keyboard`, `path` for `recorded`,
-            `hold_frames` for `random`.
+            `hold_frames` for `random`, `shares` and `options` (by player) for `mixed`.
 
     Raises:
         ValueError: If there is no such policy, or the world's axes do not suit it.
     """
     if name not in POLICIES:
         raise ValueError(f"there is no policy {name!r}; known are {', '.join(sorted(POLICIES))}")
+    if name in FOR_SCENARIO:
+        options["scenario"] = scenario
     return POLICIES[name](num_values, **options)

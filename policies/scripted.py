@@ -76,8 +76,10 @@ class ScriptedPolicy:
         num_values: Number of values of each axis; must be (3, 3, 3): move, strafe and turn.
     """
 
+    NUM_VALUES = (3, 3, 3)
+
     def __init__(self, num_values: Sequence[int]) -> None:
-        if tuple(num_values) != (3, 3, 3):
+        if tuple(num_values) != self.NUM_VALUES:
             raise ValueError(
                 "the scripted player needs three axes (move, strafe, turn) of three values each, "
                 f"got axes of {list(num_values)} values"

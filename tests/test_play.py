@@ -9,14 +9,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from play import PlayConfig, main
+import policies
+from play import PlayConfig, default_policy, main, make_policy
 from tests.fakes import save_tiny_world
 from worldsim.data.episodes import verify
 from worldsim.errors import WorldError
+from worldsim.session import PlaySession
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -142,6 +146,24 @@ def test_interrupted_play_leaves_a_valid_recording(world: Path, tmp_path: Path, 
     assert "frames/s" in output
     assert verify(tmp_path) > 1
     assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("name", "num_values", "player", "policy"),
+    [
+        ("doom-take-cover", (3,), "scripted", policies.DodgePolicy),
+        ("my-acid-floor", (2, 3), "scripted", policies.ForagePolicy),
+        ("my-game", (3, 2), "random", policies.RandomPolicy),
+    ],
+)
+def test_who_plays_depends_on_the_buttons(
+    name: str, num_values: tuple[int, ...], player: str, policy: type
+) -> None:
+    world = SimpleNamespace(name=name, actions=SimpleNamespace(num_values=num_values))
+    config = SimpleNamespace(config=world)
+    session = cast(PlaySession, SimpleNamespace(env=SimpleNamespace(world=config)))
+    assert default_policy(session) == player
+    assert type(make_policy(player, session)) is policy
 
 
 def test_negative_numbers_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""Record episodes of the real game: `python -m training.collect out=data/doom-rooms num_frames=200000`.
+"""Record episodes of a real game: `python -m training.collect scenario=doom-take-cover policy=mixed`.
 
 Writes two dataset folders, OUT/train and OUT/heldout, whose episodes come from different seeds. Episode
 number i of a folder depends on the seed and on i alone, not on the workers; the same command continues
@@ -8,23 +8,26 @@ where it was stopped, and one with more frames goes on from there.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from policies import POLICIES
+import policies
 from training.entry import entry
-from training.recorders import EpisodeTask, Recorders
+from training.recorders import EpisodeTask, Recorders, Setup
 from worldsim.data.dataset_info import PART_SUFFIX
-from worldsim.data.doom import DOOM_ROOMS_ACTIONS, doom_rooms_info, import_vizdoom
-from worldsim.data.episodes import DatasetInfo, count_episode_frames, read_table
+from worldsim.data.doom import import_vizdoom
+from worldsim.data.episodes import DatasetInfo, EpisodeTable, count_episode_frames, read_table
+from worldsim.data.scenarios import Scenario, find_scenario
 from worldsim.errors import WorldError
 
 # Each split owns half of the 32-bit seeds, each `seed` a million of them.
 SPLIT_SEEDS = {"heldout": 2_000_000_000, "train": 0}
 SEEDS_PER_RUN = 1_000_000
+PLAYERS = ("random", "scripted")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -32,22 +35,26 @@ class CollectConfig:
     """What to record.
 
     Attributes:
-        out: Folder that gets the dataset folders `train` and `heldout`.
+        scenario: Which game: doom-rooms, doom-take-cover or doom-health.
+        out: Folder that gets the dataset folders `train` and `heldout`; None is data/SCENARIO.
         num_frames: Least number of training frames.
         heldout_frames: Least number of held-out frames.
-        episode_frames: Frames of an episode that does not end earlier by reaching the goal.
+        episode_frames: Greatest number of frames of an episode; None is the scenario's own.
         seed: Which million of seeds, 0 to 1999.
         num_workers: Worker processes; 0 means one per core.
-        policy: Who plays: scripted or random.
+        policy: Who plays: scripted, random, or mixed.
+        shares: Of `mixed`: how large a share of the episodes each player plays.
     """
 
-    out: str = "data/doom-rooms"
+    scenario: str = "doom-rooms"
+    out: str | None = None
     num_frames: int = 200_000
     heldout_frames: int = 20_000
-    episode_frames: int = 1050
+    episode_frames: int | None = None
     seed: int = 0
     num_workers: int = 0
     policy: str = "scripted"
+    shares: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PLAYERS, 0.5))
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -57,49 +64,73 @@ class CollectConfig:
             ("num_workers", 0),
         ):
             value = getattr(self, name)
-            if value < least:
+            if value is not None and value < least:
                 raise WorldError(f"{name} must be at least {least}, got {value}")
         if not 0 <= self.seed < 2000:
             raise WorldError(f"seed must be 0 to 1999, got {self.seed}")
-        if self.policy not in POLICIES or self.policy in ("keyboard", "recorded"):
-            raise WorldError(f"policy must be scripted or random, got {self.policy!r}")
+        if self.policy not in ("mixed", *PLAYERS):
+            raise WorldError(f"policy must be mixed, {' or '.join(PLAYERS)}, got {self.policy!r}")
+        if unknown := self.shares.keys() - set(PLAYERS):
+            raise WorldError(f"shares are of {' and '.join(PLAYERS)}, got {', '.join(sorted(unknown))}")
+        find_scenario(self.scenario)
+
+    @property
+    def folder(self) -> Path:
+        """Where the splits are."""
+        return Path(self.out or f"data/{self.scenario}")
+
+    def setup(self) -> Setup:
+        """Return what is played, and by whom."""
+        return Setup(
+            scenario=self.scenario,
+            policy=self.policy,
+            policy_options={"scenario": self.scenario}
+            | ({"shares": self.shares} if self.policy == "mixed" else {}),
+            episode_frames=self.episode_frames or find_scenario(self.scenario).episode_frames,
+        )
 
 
 @entry("collect", CollectConfig)
 def main(config: CollectConfig) -> None:
     """Record both splits and print what they hold."""
-    version = import_vizdoom().__version__
+    version, scenario, setup = import_vizdoom().__version__, find_scenario(config.scenario), config.setup()
+    # The workers build their own; what is wrong with one is said here, before anything is written.
+    policies.make(setup.policy, num_values=scenario.actions.num_values, **setup.policy_options)
     wanted = {"heldout": config.heldout_frames, "train": config.num_frames}
     num_workers = config.num_workers or os.cpu_count() or 1
-    with Recorders(num_workers, policy=config.policy, episode_frames=config.episode_frames) as recorders:
+    with Recorders(num_workers, setup) as recorders:
         for split, num_frames in wanted.items():
             if num_frames:
-                folder = Path(config.out) / split
-                prepare_folder(folder, describe_source(config, split, version))
-                collect_split(recorders, folder, config, SPLIT_SEEDS[split], num_frames)
+                folder = config.folder / split
+                prepare_folder(folder, scenario.dataset_info(describe_source(config, split, version)))
+                first_seed = SPLIT_SEEDS[split] + config.seed * SEEDS_PER_RUN
+                collect_split(recorders, folder, setup.episode_frames, first_seed, num_frames)
     for split, num_frames in wanted.items():
         if num_frames:
-            print(summarize(Path(config.out) / split))
+            print(summarize(config.folder / split, scenario))
 
 
 def describe_source(config: CollectConfig, split: str, version: str) -> str:
     """Return how a split is made; equal texts mean that episodes of equal number are equal."""
+    setup, game = config.setup(), find_scenario(config.scenario).config
+    shares = ", ".join(f"{name} {share:g}" for name, share in sorted(config.shares.items()))
+    player = f"mixed players ({shares})" if config.policy == "mixed" else f"{config.policy} player"
     return (
-        f"ViZDoom {version} my_way_home, {config.policy} player, seed {config.seed} ({split}), "
-        f"up to {config.episode_frames} frames an episode"
+        f"ViZDoom {version} {game}, {player}, seed {config.seed} ({split}), "
+        f"up to {setup.episode_frames} frames an episode"
     )
 
 
-def prepare_folder(folder: Path, source: str) -> None:
+def prepare_folder(folder: Path, info: DatasetInfo) -> None:
     """Write `dataset.json` and remove what a killed run left.
 
     Raises:
         WorldError: If the folder was recorded with other settings.
     """
-    info = doom_rooms_info(source)
     if (folder / "dataset.json").exists() and (found := DatasetInfo.load(folder)) != info:
         raise WorldError(
-            f"{folder} was recorded with other settings ({found.source}; now: {source}); give another out"
+            f"{folder} was recorded with other settings ({found.source}; now: {info.source}); "
+            "give another out"
         )
     info.save(folder)
     for part in folder.glob(f"*{PART_SUFFIX}"):
@@ -107,7 +138,7 @@ def prepare_folder(folder: Path, source: str) -> None:
 
 
 def collect_split(
-    recorders: Recorders, folder: Path, config: CollectConfig, first_seed: int, num_frames: int
+    recorders: Recorders, folder: Path, episode_frames: int, first_seed: int, num_frames: int
 ) -> None:
     """Record the first episodes of a split that together have at least `num_frames` frames.
 
@@ -117,7 +148,7 @@ def collect_split(
     known_frames = running = index = 0
     with tqdm(desc=f"recording {folder.name}", total=num_frames, unit="frame", unit_scale=True) as bar:
         while True:
-            while recorders.num_idle and known_frames + running * config.episode_frames < num_frames:
+            while recorders.num_idle and known_frames + running * episode_frames < num_frames:
                 name = f"episode-{index:06d}"
                 if (folder / f"{name}.jsonl").exists():
                     frames = count_episode_frames(folder, name)
@@ -126,8 +157,7 @@ def collect_split(
                         bar.initial += frames  # not counted in frames per second
                     bar.update(frames)
                 else:
-                    seed = first_seed + config.seed * SEEDS_PER_RUN + index
-                    recorders.submit(EpisodeTask(folder=folder, name=name, seed=seed))
+                    recorders.submit(EpisodeTask(folder=folder, name=name, seed=first_seed + index))
                     running += 1
                 index += 1
             if not running:
@@ -138,23 +168,35 @@ def collect_split(
                 bar.update(frames)
 
 
-def summarize(folder: Path) -> str:
-    """Return a short table: episodes, frames, size on disk, and how often each button is held."""
-    tables = [read_table(folder, path.stem, DOOM_ROOMS_ACTIONS) for path in sorted(folder.glob("*.jsonl"))]
+def summarize(folder: Path, scenario: Scenario) -> str:
+    """Return a short table: episodes, frames, returns, size on disk, and how often each button is held."""
+    tables = [read_table(folder, path.stem, scenario.actions) for path in sorted(folder.glob("*.jsonl"))]
     actions = np.concatenate([table.actions[:-1] for table in tables])
     num_frames = sum(len(table.actions) for table in tables)
     size = sum(path.stat().st_size for path in folder.iterdir())
     ended = sum(bool(table.terminated is not None and table.terminated.any()) for table in tables)
     lines = [
-        f"{folder}: {len(tables)} episodes ({ended} reached the goal), {num_frames} frames, "
-        f"{size / 2**20:.0f} MiB, {size / num_frames:.0f} bytes a frame"
+        f"{folder}: {len(tables)} episodes ({ended} {scenario.ending}), {num_frames} frames, "
+        f"{size / 2**20:.0f} MiB, {size / num_frames:.0f} bytes a frame",
+        f"  {describe_returns(tables)}",
     ]
-    for column, axis in enumerate(DOOM_ROOMS_ACTIONS.axes):
+    for column, axis in enumerate(scenario.actions.axes):
         shares = np.bincount(actions[:, column], minlength=len(axis.buttons) + 1) / len(actions)
         named = zip(("nothing", *axis.buttons), shares, strict=True)
         lines.append(f"  {axis.name:7}" + "  ".join(f"{button} {share:6.1%}" for button, share in named))
     lines.append(f"  no button at all {(actions == 0).all(axis=1).mean():.1%}")
     return "\n".join(lines)
+
+
+def describe_returns(tables: Sequence[EpisodeTable]) -> str:
+    """Return means and standard deviations over episodes of their length and of the sum of their rewards."""
+    steps = [len(table.actions) - 1 for table in tables]
+    returns = [float(table.rewards.sum()) for table in tables if table.rewards is not None]
+    spread = ", ".join(
+        f"{what} {np.mean(values):.1f} +- {np.std(values, ddof=min(1, len(values) - 1)):.1f}"
+        for what, values in (("steps", steps), ("return", returns))
+    )
+    return f"{spread} an episode"
 
 
 if __name__ == "__main__":

@@ -8,13 +8,14 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import policies
-from worldsim.data.doom import DOOM_ROOMS_ACTIONS, DoomRooms
+from worldsim.data.doom import DoomGame
 from worldsim.data.episodes import DatasetInfo, EpisodeWriter
 
 
@@ -27,6 +28,23 @@ class EpisodeTask:
     seed: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setup:
+    """What is played, and by whom: the same for all episodes.
+
+    Attributes:
+        scenario: Name of the game.
+        policy: Name of the policy that plays.
+        policy_options: Further arguments of `policies.make`.
+        episode_frames: Greatest number of frames of an episode.
+    """
+
+    scenario: str
+    policy: str
+    policy_options: dict[str, Any] = field(default_factory=dict)
+    episode_frames: int
+
+
 class Recorders:
     """A pool of worker processes, each with its own game; a context manager.
 
@@ -34,11 +52,10 @@ class Recorders:
 
     Args:
         num_workers: Number of processes.
-        policy: Name of the policy that plays.
-        episode_frames: Greatest number of frames of an episode.
+        setup: What they play.
     """
 
-    def __init__(self, num_workers: int, *, policy: str, episode_frames: int) -> None:
+    def __init__(self, num_workers: int, setup: Setup) -> None:
         context = multiprocessing.get_context("spawn")
         self._busy: dict[Connection, EpisodeTask] = {}
         self._idle: list[Connection] = []
@@ -48,7 +65,7 @@ class Recorders:
         try:
             for _ in range(num_workers):
                 ours, theirs = context.Pipe()
-                process = context.Process(target=run_worker, args=(theirs, policy, episode_frames))
+                process = context.Process(target=run_worker, args=(theirs, setup))
                 process.start()
                 theirs.close()  # only the worker holds it now, so that its death is seen here
                 self._idle.append(ours)
@@ -105,28 +122,29 @@ class Stopped(Exception):
     """The parent wants no more, or is gone."""
 
 
-def run_worker(connection: Connection, policy_name: str, episode_frames: int) -> None:
+def run_worker(connection: Connection, setup: Setup) -> None:
     """Record the episodes that arrive on `connection` until it is closed."""
     if sys.platform != "win32":
         os.setsid()  # the engine would end at the terminal's Ctrl-C, before its parent could say so
-    policy = policies.make(policy_name, num_values=DOOM_ROOMS_ACTIONS.num_values)
 
     def stop_if_asked() -> None:
         if connection.poll():  # nothing is sent during an episode: the other end has been closed
             raise Stopped
 
-    with DoomRooms() as game, suppress(EOFError, ConnectionError, Stopped):
+    with DoomGame(setup.scenario) as game, suppress(EOFError, ConnectionError, Stopped):
+        num_values = game.scenario.actions.num_values
+        policy = policies.make(setup.policy, num_values=num_values, **setup.policy_options)
         while True:
             task = connection.recv()
             try:
-                result = record_episode(game, policy, task, episode_frames, stop_if_asked)
+                result = record_episode(game, policy, task, setup.episode_frames, stop_if_asked)
             except OSError as error:  # the disk; the parent reports it
                 result = error
             connection.send(result)
 
 
 def record_episode(
-    game: DoomRooms,
+    game: DoomGame,
     policy: policies.Policy,
     task: EpisodeTask,
     episode_frames: int,
@@ -138,7 +156,7 @@ def record_episode(
     seen = game.reset(task.seed)
     with EpisodeWriter(task.folder, task.name, info) as writer:
         while True:
-            is_last = seen.terminated or writer.num_frames == episode_frames - 1
+            is_last = seen.terminated or seen.truncated or writer.num_frames == episode_frames - 1
             action = None if is_last else policy.act(seen.frame)
             writer.add(seen.frame, action, reward=seen.reward, terminated=seen.terminated, pose=seen.pose)
             if action is None:

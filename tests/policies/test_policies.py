@@ -61,7 +61,7 @@ def test_changing_the_returned_action_changes_nothing() -> None:
 
 
 def test_unknown_policy_is_named() -> None:
-    with pytest.raises(ValueError, match="there is no policy 'psychic'; known are keyboard, random"):
+    with pytest.raises(ValueError, match="there is no policy 'psychic'; known are keyboard, mixed, random"):
         policies.make("psychic", num_values=NUM_VALUES)
 
 
@@ -97,6 +97,8 @@ def test_scripted_turns_away_when_the_picture_stands_still() -> None:
 
 def test_scripted_refuses_other_axes() -> None:
     with pytest.raises(ValueError, match=r"three axes \(move, strafe, turn\).*\[2, 5\]"):
+        policies.ScriptedPolicy((2, 5))
+    with pytest.raises(ValueError, match=r"no scripted player for axes of \[2, 5\] values, only for \[3, 3"):
         policies.make("scripted", num_values=(2, 5))
 
 

@@ -9,14 +9,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from worldsim.data import doom
-from worldsim.data.doom import DOOM_BUTTONS, DOOM_ROOMS_ACTIONS, DoomRooms, press_buttons
+import policies
+from training.collect import CollectConfig
+from training.recorders import EpisodeTask, record_episode
+from worldsim.data.doom import DoomGame, press_buttons
 from worldsim.data.episodes import DatasetInfo, list_episodes, read_episode, verify
+from worldsim.data.scenarios import HEIGHT, SCENARIOS, WIDTH
 from worldsim.errors import WorldError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,7 +58,7 @@ def test_collection_is_valid_and_large_enough(collection: tuple[Path, str]) -> N
     assert 40 <= verify(out / "heldout") < 40 + 40
     info = DatasetInfo.load(out / "train")
     assert (info.width, info.height, info.frame_rate) == (160, 120, 17.5)
-    assert info.actions == DOOM_ROOMS_ACTIONS
+    assert info.actions == SCENARIOS["doom-rooms"].actions
     assert f"{verify(out / 'train')} frames" in printed
     assert "backward" in printed
 
@@ -72,6 +76,43 @@ def test_heldout_episodes_are_other_episodes(collection: tuple[Path, str]) -> No
     for name in list_episodes(out / "train"):
         episode = read_episode(out / "train", name)
         assert episode.actions.shape != heldout.actions.shape or (episode.actions != heldout.actions).any()
+
+
+@pytest.mark.parametrize("scenario", ["doom-take-cover", "doom-health"])
+def test_a_mortal_players_episodes_are_recorded_to_the_end(scenario: str, tmp_path: Path) -> None:
+    settings = [f"scenario={scenario}", "policy=mixed", "num_frames=500", "heldout_frames=0", "num_workers=2"]
+    printed = collect(tmp_path / "doom", *settings).stdout
+    folder = tmp_path / "doom" / "train"
+    names, info = list_episodes(folder), DatasetInfo.load(folder)
+    assert info.name == scenario and info.actions == SCENARIOS[scenario].actions
+    assert "mixed players (random 0.5, scripted 0.5)" in info.source
+    assert f"({len(names)} died)" in printed
+    returns = []
+    for name in names:
+        episode = read_episode(folder, name)
+        assert episode.rewards is not None and episode.terminated is not None
+        assert episode.terminated.tolist() == [False] * (len(episode) - 1) + [True]
+        returns.append(episode.rewards.sum())
+        assert (episode.rewards[1:-1] == 2).all() and episode.rewards[-1] in (1, 2, -98, -99)
+    assert f"return {np.mean(returns):.1f} +- " in printed
+
+
+def test_a_game_that_is_cut_off_has_not_ended(tmp_path: Path) -> None:
+    info = SCENARIOS["doom-take-cover"].dataset_info("a test")
+    info.save(tmp_path)
+    task = EpisodeTask(folder=tmp_path, name="episode", seed=0)
+    with DoomGame(replace(SCENARIOS["doom-take-cover"], max_tics=40)) as game:
+        policy = policies.make("random", num_values=info.actions.num_values)
+        assert record_episode(game, policy, task, episode_frames=1051) == 21
+    episode = read_episode(tmp_path, "episode")
+    assert episode.terminated is not None and not episode.terminated.any()
+    assert episode.rewards is not None and episode.rewards.sum() == 40
+
+
+def test_out_is_named_after_the_scenario() -> None:
+    assert CollectConfig().folder == Path("data/doom-rooms")
+    assert CollectConfig(scenario="doom-health").folder == Path("data/doom-health")
+    assert CollectConfig(scenario="doom-health", out="elsewhere").folder == Path("elsewhere")
 
 
 def test_number_of_workers_changes_nothing(collection: tuple[Path, str], tmp_path: Path) -> None:
@@ -131,7 +172,11 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
     [
         (["episode_frames=1"], "episode_frames must be at least 2, got 1"),
         (["seed=2000"], "seed must be 0 to 1999, got 2000"),
-        (["policy=recorded"], "policy must be scripted or random, got 'recorded'"),
+        (["policy=recorded"], "policy must be mixed, random or scripted, got 'recorded'"),
+        (["policy=keyboard"], "policy must be mixed, random or scripted, got 'keyboard'"),
+        (["scenario=quake"], "there is no scenario 'quake'; known are doom-health, doom-rooms"),
+        (["policy=mixed", "shares.random=-1"], "shares must be 0 or more, and not all of them 0, got"),
+        (["policy=mixed", "+shares.ppo=1"], "shares are of random and scripted, got ppo"),
         (["num_frames=many"], "num_frames=many"),
         (["num_frame=1"], "num_frame"),
         (["+num_frame=1"], "num_frame"),
@@ -155,12 +200,13 @@ def test_folder_that_cannot_be_written_ends_in_one_sentence(tmp_path: Path) -> N
 def test_missing_vizdoom_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vizdoom", None)
     with pytest.raises(WorldError, match=r'pip install -e "\.\[doom\]"'):
-        DoomRooms()
+        DoomGame("doom-rooms")
 
 
 def test_actions_press_the_right_buttons() -> None:
-    pressed = press_buttons(np.array([2, 0, 1]))
-    assert [name for name, down in zip(DOOM_BUTTONS, pressed, strict=True) if down] == [
+    rooms = SCENARIOS["doom-rooms"]
+    pressed = press_buttons(rooms, np.array([2, 0, 1]))
+    assert [name for name, down in zip(rooms.buttons, pressed, strict=True) if down] == [
         "MOVE_BACKWARD",
         "TURN_LEFT",
     ]
@@ -168,12 +214,12 @@ def test_actions_press_the_right_buttons() -> None:
 
 def test_real_game_is_deterministic_and_obeys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with DoomRooms() as game:
+    with DoomGame("doom-rooms") as game:
         first = game.reset(2**32 - 1)
         turned = [game.step(np.array([0, 0, 1])) for _ in range(5)]
         again = game.reset(2**32 - 1)
         assert (first.frame == again.frame).all() and first.pose == again.pose
-        assert first.frame.shape == (doom.HEIGHT, doom.WIDTH, 3)
+        assert first.frame.shape == (HEIGHT, WIDTH, 3)
         assert (turned[-1].pose[2] - first.pose[2]) % 360 == pytest.approx(26.4, abs=0.5), "left is up"
         with pytest.raises(WorldError, match="'move' takes 0 to 2"):
             game.step(np.array([3, 0, 0]))
@@ -183,7 +229,7 @@ def test_real_game_is_deterministic_and_obeys(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("seed", [213, 247], ids=["with the reward", "a frame after the reward"])
 def test_reaching_the_goal_ends_the_episode(seed: int) -> None:
     """From these seeds the goal lies straight ahead."""
-    with DoomRooms() as game:
+    with DoomGame("doom-rooms") as game:
         seen = game.reset(seed)
         rewards = []
         while not seen.terminated and len(rewards) < 40:

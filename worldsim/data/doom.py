@@ -1,7 +1,7 @@
-"""The real game behind the Doom world: ViZDoom's `my_way_home`, rooms to walk through.
+"""The real games behind the Doom worlds, played in ViZDoom, headless.
 
-Nothing is drawn over the game's picture: no HUD, no crosshair, no messages. The weapon is off as well; it
-would be a part of the picture that never moves, and in this scenario the player has none to show.
+Nothing of the game's own is drawn over its picture: no HUD, no crosshair, no messages. The weapon is off as
+well; it would be a part of the picture that never moves. Where a scenario says so, a bar of health is drawn.
 """
 
 from __future__ import annotations
@@ -14,23 +14,13 @@ from types import ModuleType, TracebackType
 
 import numpy as np
 
-from worldsim.actions import ActionAxis, ActionLayout
-from worldsim.data.episodes import DatasetInfo
+from worldsim.data.scenarios import Scenario, find_scenario
 from worldsim.errors import WorldError
 
-DOOM_ROOMS_ACTIONS = ActionLayout(
-    (
-        ActionAxis(name="move", buttons=("forward", "backward"), keys=(("up", "w"), ("down", "s"))),
-        ActionAxis(name="strafe", buttons=("left", "right"), keys=(("a",), ("d",))),
-        ActionAxis(name="turn", buttons=("left", "right"), keys=(("left",), ("right",))),
-    )
-)
-TICS_PER_FRAME = 2
-FRAME_RATE = 35 / TICS_PER_FRAME
-HEIGHT, WIDTH = 120, 160
-# In the order of DOOM_ROOMS_ACTIONS.buttons.
-DOOM_BUTTONS = ("MOVE_FORWARD", "MOVE_BACKWARD", "MOVE_LEFT", "MOVE_RIGHT", "TURN_LEFT", "TURN_RIGHT")
-LICENCE = "Freedoom art (BSD-3-Clause) in the my_way_home scenario of ViZDoom (MIT)"
+# The bar fills one row of the codec's cells of 8 x 8 pixels, so that it shares a cell with nothing else.
+BAR_HEIGHT = 8
+BAR_COLOUR = (64, 224, 64)
+FULL_HEALTH = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,72 +29,84 @@ class DoomObservation:
 
     Attributes:
         frame: `[120, 160, 3]` uint8. When the game has ended there is no picture any more; this is the
-            last one before the end.
+            last one before the end, under an empty bar where health is shown.
         pose: x, y in map units and the angle in degrees, counter-clockwise from east; belongs to `frame`.
-        reward: Given by the step that led here. The goal's reward of 1 can come one frame before the end.
-        terminated: Whether the goal was reached.
+        reward: Given by the step that led here, over all of its tics. The goal's reward of 1 in doom-rooms
+            can come one frame before the end.
+        terminated: Whether the game ended: the goal was reached, or the player died.
+        truncated: Whether it was cut off at the scenario's `max_tics`.
     """
 
     frame: np.ndarray
     pose: tuple[float, float, float]
     reward: float
     terminated: bool
+    truncated: bool = False
 
 
-class DoomRooms:
-    """The game itself, headless; a context manager.
+class DoomGame:
+    """A real game; a context manager.
+
+    Args:
+        scenario: What is played, or its name.
 
     Raises:
-        WorldError: If ViZDoom is not installed.
+        WorldError: If there is no such scenario or ViZDoom is not installed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, scenario: Scenario | str) -> None:
+        self.scenario = find_scenario(scenario) if isinstance(scenario, str) else scenario
         vizdoom = import_vizdoom()
-        self._folder = tempfile.TemporaryDirectory(prefix="doom-rooms-")
+        self._health = vizdoom.GameVariable.HEALTH
+        self._folder = tempfile.TemporaryDirectory(prefix=f"{self.scenario.name}-")
         self._game = vizdoom.DoomGame()
-        self._game.load_config(str(Path(vizdoom.scenarios_path) / "my_way_home.cfg"))
-        # Freedoom, whatever WAD the environment points to: its pictures may be shared.
-        self._game.set_doom_game_path(str(Path(vizdoom.scenarios_path).parent / "freedoom2.wad"))
-        self._game.set_doom_config_path(str(Path(self._folder.name) / "vizdoom.ini"))
-        self._game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
-        self._game.set_screen_format(vizdoom.ScreenFormat.RGB24)
-        self._game.set_available_buttons([getattr(vizdoom.Button, name) for name in DOOM_BUTTONS])
-        variable = vizdoom.GameVariable
-        self._game.set_available_game_variables([variable.POSITION_X, variable.POSITION_Y, variable.ANGLE])
-        self._game.set_mode(vizdoom.Mode.PLAYER)
-        self._game.set_episode_timeout(0)  # the caller decides when to stop: only the goal ends an episode
-        self._game.set_window_visible(False)
-        self._game.set_sound_enabled(False)
-        for hide in ("hud", "crosshair", "weapon", "messages"):
-            getattr(self._game, f"set_render_{hide}")(False)
+        self._configure(vizdoom)
         with contextlib.chdir(self._folder.name):  # the engine leaves a folder where it is started
             self._game.init()
         self._last: DoomObservation | None = None
+        self._tics = 0
 
     def reset(self, seed: int) -> DoomObservation:
         """Start an episode; the same seed, 0 to 2^32 - 1, gives the same place and the same game."""
         self._game.set_seed(seed)
         self._game.new_episode()
+        self._tics = 0
         self._last = self._observe(0.0)
         return self._last
 
     def step(self, action: np.ndarray) -> DoomObservation:
-        """Hold an action, `[3]` of `DOOM_ROOMS_ACTIONS`, for one frame (two engine tics)."""
-        if self._last is None or self._last.terminated:
+        """Hold an action, `[axes]` of the scenario's layout, for one frame: `tics_per_frame` engine tics.
+
+        Raises:
+            WorldError: If the action does not fit, or no episode is under way.
+        """
+        if self._last is None or self._last.terminated or self._last.truncated:
             raise WorldError("the game has not been started or has ended: call reset first")
-        reward = self._game.make_action(press_buttons(action), TICS_PER_FRAME)
+        reward = self._game.make_action(press_buttons(self.scenario, action), self.scenario.tics_per_frame)
+        self._tics += self.scenario.tics_per_frame
         if self._game.is_episode_finished():
-            self._last = DoomObservation(self._last.frame, self._last.pose, reward, True)
+            frame = self._draw(self._last.frame)
+            self._last = DoomObservation(frame, self._last.pose, reward, True)
         else:
             self._last = self._observe(reward)
         return self._last
+
+    @property
+    def total_reward(self) -> float:
+        """What the engine itself has added up since `reset`."""
+        return self._game.get_total_reward()
+
+    @property
+    def health(self) -> float:
+        """The player's health, 100 when unhurt; at most 0 when dead."""
+        return self._game.get_game_variable(self._health)
 
     def close(self) -> None:
         """End the engine's process."""
         self._game.close()
         self._folder.cleanup()
 
-    def __enter__(self) -> DoomRooms:
+    def __enter__(self) -> DoomGame:
         return self
 
     def __exit__(
@@ -112,29 +114,52 @@ class DoomRooms:
     ) -> None:
         self.close()
 
+    def _configure(self, vizdoom: ModuleType) -> None:
+        game, scenarios = self._game, Path(vizdoom.scenarios_path)
+        game.load_config(str(scenarios / f"{self.scenario.config}.cfg"))
+        # Freedoom, whatever WAD the environment points to: its pictures may be shared.
+        game.set_doom_game_path(str(scenarios.parent / "freedoom2.wad"))
+        game.set_doom_config_path(str(Path(self._folder.name) / "vizdoom.ini"))
+        game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
+        game.set_screen_format(vizdoom.ScreenFormat.RGB24)
+        game.set_available_buttons([getattr(vizdoom.Button, name) for name in self.scenario.buttons])
+        variable = vizdoom.GameVariable
+        game.set_available_game_variables([variable.POSITION_X, variable.POSITION_Y, variable.ANGLE])
+        game.set_mode(vizdoom.Mode.PLAYER)
+        # A timeout of the engine's would end the game without a picture, as death does: we count ourselves.
+        game.set_episode_timeout(0)
+        game.set_window_visible(False)
+        game.set_sound_enabled(False)
+        for hide in ("hud", "crosshair", "weapon", "messages"):
+            getattr(game, f"set_render_{hide}")(False)
+        if self.scenario.shows_health:
+            game.set_render_screen_flashes(True)
+
     def _observe(self, reward: float) -> DoomObservation:
         state = self._game.get_state()
         x, y, angle = (float(value) for value in state.game_variables)
-        return DoomObservation(state.screen_buffer.copy(), (x, y, angle), reward, False)
+        truncated = 0 < self.scenario.max_tics <= self._tics
+        return DoomObservation(self._draw(state.screen_buffer), (x, y, angle), reward, False, truncated)
+
+    def _draw(self, picture: np.ndarray) -> np.ndarray:
+        frame = picture.copy()
+        if self.scenario.shows_health:
+            draw_health(frame, self.health)
+        return frame
 
 
-def press_buttons(action: np.ndarray) -> list[bool]:
-    """Return which of `DOOM_BUTTONS` an action of `DOOM_ROOMS_ACTIONS` holds down."""
-    valid = DOOM_ROOMS_ACTIONS.validate(action)
-    return [value == pressed for value in valid for pressed in (1, 2)]
+def draw_health(frame: np.ndarray, health: float) -> None:
+    """Draw a bar over the lowest 8 rows of `frame` `[height, width, 3]`: the whole width is full health."""
+    length = round(frame.shape[1] * min(max(health, 0.0), FULL_HEALTH) / FULL_HEALTH)
+    frame[-BAR_HEIGHT:] = 0
+    frame[-BAR_HEIGHT + 1 :, :length] = BAR_COLOUR  # a dark line parts it from a floor that may be green
 
 
-def doom_rooms_info(source: str) -> DatasetInfo:
-    """Describe a dataset recorded from `DoomRooms`; `source` says how."""
-    return DatasetInfo(
-        name="doom-rooms",
-        width=WIDTH,
-        height=HEIGHT,
-        frame_rate=FRAME_RATE,
-        actions=DOOM_ROOMS_ACTIONS,
-        source=source,
-        licence=LICENCE,
-    )
+def press_buttons(scenario: Scenario, action: np.ndarray) -> list[bool]:
+    """Return which of the scenario's buttons an action holds down."""
+    layout = scenario.actions
+    pairs = zip(layout.axes, layout.validate(action), strict=True)
+    return [value == button for axis, value in pairs for button in range(1, len(axis.buttons) + 1)]
 
 
 def import_vizdoom() -> ModuleType:

@@ -1,0 +1,45 @@
+"""A player that is another one in each episode."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from policies.base import Policy
+
+# Beside the seed itself, so that who plays is independent of what the players draw from the same seed.
+STREAM = 1
+
+
+class MixedPolicy:
+    """Let one of several players play an episode; its seed decides which.
+
+    Args:
+        players: The players by name.
+        shares: For each name, how often that player plays, relative to the others.
+
+    Raises:
+        ValueError: If the shares are not of these players, or none is positive.
+    """
+
+    def __init__(self, players: Mapping[str, Policy], shares: Mapping[str, float]) -> None:
+        values = list(shares.values())
+        if players.keys() != shares.keys():
+            raise ValueError(f"shares of {sorted(shares)} do not fit the players {sorted(players)}")
+        if any(not 0 <= share < math.inf for share in values) or not sum(values):
+            raise ValueError(f"shares must be 0 or more, and not all of them 0, got {dict(shares)}")
+        self._players = [players[name] for name in shares]
+        self._shares = np.array(values) / sum(values)
+        self.reset(0)
+
+    def reset(self, seed: int) -> None:
+        """Choose who plays this episode."""
+        choice = np.random.default_rng((seed, STREAM)).choice(len(self._players), p=self._shares)
+        self.player = self._players[int(choice)]
+        self.player.reset(seed)
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        """Return the chosen player's next action, `[axes]` int64."""
+        return self.player.act(observation)
