@@ -40,6 +40,7 @@ class PlaySession:
         info: What the environment says about it.
         times: What the steps cost.
         num_frames: How many were drawn.
+        has_ended: Whether the episode ended with that frame: `reset` comes next.
     """
 
     def __init__(self, env: ARL2WorldEnv, recording: Recording | None = None, *, seed: int = 0) -> None:
@@ -47,6 +48,7 @@ class PlaySession:
         self.recording = recording
         self.times = StepTimes()
         self.num_frames = 0
+        self.has_ended = False
         self.observation = np.zeros(env.observation_space.shape or (), dtype=np.uint8)
         self.info: dict[str, Any] = {"frame_index": 0, "start": ""}
         self._seed: int | None = seed
@@ -61,6 +63,7 @@ class PlaySession:
         self._end_episode()
         options = None if start is None else {"start": start}
         self.observation, self.info = self.env.reset(seed=self._seed, options=options)
+        self.has_ended = False
         self._seed = None  # later episodes continue the stream
 
     def begin(self, action: np.ndarray) -> np.ndarray:
@@ -77,7 +80,7 @@ class PlaySession:
     def finish(self) -> None:
         """Remember the frame, and record the one before it with the action that led on."""
         started = time.perf_counter()
-        frame, _, _, _, self.info = self.env.finish_step()
+        frame, _, self.has_ended, _, self.info = self.env.finish_step()
         self._last_step_at = time.perf_counter()
         self.times.add(self._predict_seconds, self._last_step_at - started)
         if self.recording is not None:
