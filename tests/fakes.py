@@ -175,3 +175,29 @@ def write_tiny_dataset(
                 shift += int(action[-1]) * 2
                 writer.add(picture, None if index == frames - 1 else action)
     return folder
+
+
+def write_outcome_dataset(
+    folder: Path, *, episodes: int = 12, frames: int = 24, seed: int = 0, ends: bool = True
+) -> Path:
+    """Write gameplay video that shows what it brings, and return its folder.
+
+    A white left half is worth 2, a black one nothing. All but every third episode end, with a frame whose right
+    half is white; the others are cut off.
+    """
+    info = DatasetInfo(name="tiny", width=WIDTH, height=HEIGHT, frame_rate=10.0, actions=TINY_ACTIONS)
+    info.save(folder)
+    rng = np.random.default_rng(seed)
+    for episode in range(episodes):
+        is_cut = not ends or episode % 3 == 2
+        length = frames + episode
+        with EpisodeWriter(folder, f"episode-{episode:03d}", info) as writer:
+            for index in range(length):
+                is_last, is_good = index == length - 1, rng.random() < 0.3
+                picture = np.full((HEIGHT, WIDTH, 3), 60, np.uint8)
+                picture[:, : WIDTH // 2] = 255 if is_good else 0
+                picture[:, WIDTH // 2 :] = 255 if is_last and not is_cut else 60
+                action = None if is_last else rng.integers(0, TINY_ACTIONS.num_values)
+                reward = 2.0 * is_good
+                writer.add(picture, action, reward=reward, terminated=is_last and not is_cut)
+    return folder

@@ -40,8 +40,8 @@ def choose_headless(asked: bool | None) -> bool:
 def play_headless(session: PlaySession, player: Player, num_frames: int) -> Iterator[int]:
     """Let a player play; yields the number of frames so far.
 
-    The session must have been reset. Where the world ends an episode, the next begins at a start moment that is
-    drawn. Ctrl-C ends it between two frames, as `KeyboardInterrupt`.
+    The session must have been reset. Where the world ends an episode, the next begins at a start moment that
+    is drawn. Ctrl-C ends it between two frames, as `KeyboardInterrupt`.
     """
     with StopRequest() as stop, steady_memory():
         for count in range(1, num_frames + 1):

@@ -130,7 +130,7 @@ def run_segment(
     module = SegmentMatching(denoiser, config)
     generator = torch.Generator().manual_seed(seed)
     latents, actions = random_batch(rows=len(is_new))
-    losses, carry = module(latents, actions, generator, torch.tensor(is_new), Carry(memory))
+    losses, carry = module(latents, actions, generator, torch.tensor(is_new), carry=Carry(memory))
     return losses, carry.memory
 
 

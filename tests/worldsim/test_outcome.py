@@ -18,6 +18,7 @@ from worldsim.env import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.headless import play_headless
 from worldsim.model.denoiser import Denoiser
+from worldsim.model.linear import Linear
 from worldsim.model.memory import MemoryState
 from worldsim.model.outcome_heads import PRIOR_END, OutcomeHeads
 from worldsim.model.path import MemoryPhase
@@ -37,12 +38,16 @@ def ending(world: World, is_end: bool) -> World:
     heads = world.denoiser.outcome
     assert heads is not None
     for head, value in ((heads.reward, 1.0), (heads.end, 20.0 if is_end else -20.0)):
-        torch.nn.init.zeros_(head[-1].weight)
-        torch.nn.init.constant_(head[-1].bias, value)
+        last = head[-1]
+        assert isinstance(last, Linear)
+        torch.nn.init.zeros_(last.weight)
+        torch.nn.init.constant_(last.bias, value)
     return world
 
 
-def commit_all(denoiser: Denoiser, clean: torch.Tensor, levels: torch.Tensor, actions: torch.Tensor):
+def commit_all(denoiser: Denoiser, clean: torch.Tensor, levels: torch.Tensor, actions: torch.Tensor
+) -> tuple[torch.Tensor, MemoryState]:
+    """Return the summaries of frames committed one after the other, `[B, F, D]`, and the memory."""
     memory = denoiser.initial_memory(len(clean))
     summaries = []
     for frame in range(clean.shape[1]):

@@ -24,7 +24,13 @@ class OutcomeHeads(nn.Module):
     Args:
         dim: Model width.
         num_heads: How many weighted means of the tokens are taken, each of its own features.
+
+    Attributes:
+        is_detached: Whether gradients stop before the tokens: the network under the heads then learns nothing
+            from them.
     """
+
+    is_detached: bool = False
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -54,6 +60,7 @@ class OutcomeHeads(nn.Module):
         A mean over all tokens would drown the one that shows a fireball: each token is first judged by
         itself, then each of H heads weighs the tokens in its own way.
         """
+        tokens = tokens.detach() if self.is_detached else tokens
         entered = functional.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)
         weights = at_least_fp32(self.score(entered)).softmax(-2)  # [G, N, H]
         values = at_least_fp32(self.value(entered, gelu=True)).unflatten(-1, (weights.shape[-1], -1))

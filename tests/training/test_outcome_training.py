@@ -1,0 +1,352 @@
+"""Outcome heads learn rewards and ends from gameplay video, are calibrated, and refuse video without them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tests.fakes import (
+    save_tiny_world,
+    tiny_codec_config,
+    tiny_denoiser_config,
+    tiny_world,
+    write_outcome_dataset,
+    write_tiny_dataset,
+)
+from training.calibration import NEVER, calibrate, judge_video
+from training.fabric import FabricConfig, make_fabric
+from training.finetune import FinetuneConfig
+from training.finetune import main as finetune
+from training.frames import (
+    DataConfig,
+    LatentVideo,
+    OutcomeTargets,
+    choose_episodes,
+    digest_of,
+    latent_video,
+)
+from training.loop import LoopConfig
+from training.objective import FlowMatching, ObjectiveConfig
+from training.optimizers import OptimizerConfig
+from training.outcome_loss import OutcomeLoss, OutcomeLossConfig, reward_units
+from training.pretrain import PretrainConfig
+from training.pretrain import main as pretrain
+from training.validation import ValidationConfig
+from training.world_model import TrainWorldConfig, make_batches
+from worldsim.codec import FrameCodec
+from worldsim.errors import WorldError
+from worldsim.evaluation.outcome import summarize_outcomes
+from worldsim.outcome import OutcomeConfig
+from worldsim.simulator import Simulator
+from worldsim.starts import Start
+from worldsim.weights import save_codec
+from worldsim.world import World
+
+CPU = torch.device("cpu")
+
+
+def config_of(
+    tmp_path: Path, folders: tuple[Path, Path], num_steps: int, **changes: object
+) -> PretrainConfig:
+    codec = tmp_path / "codec"
+    if not codec.exists():
+        torch.manual_seed(0)
+        save_codec(FrameCodec(tiny_codec_config()), codec)
+    config = PretrainConfig(
+        name="toy",
+        out=str(tmp_path / "run"),
+        data=DataConfig(train=[str(folders[0])], heldout=[str(folders[1])], num_workers=1),
+        codec=str(codec),
+        model=tiny_denoiser_config(outcome_heads=True),
+        objective=ObjectiveConfig(own_context_share=0.25),
+        optimizer=OptimizerConfig(muon=5e-3, adamw=5e-3),
+        loop=LoopConfig(num_steps=num_steps, warmup_steps=5, ema_decay=0.95, checkpoint_seconds=1e9),
+        fabric=FabricConfig(accelerator="cpu", precision="32-true"),
+        validation=ValidationConfig(num_rollouts=2, context_frames=2, horizons=[1, 2]),
+        batch_size=8,
+        sequence_length=8,
+        num_starts=2,
+        start_frames=4,
+    )
+    return replace(config, **changes)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    heldout = write_outcome_dataset(tmp_path / "heldout", episodes=6, seed=1)
+    return write_outcome_dataset(tmp_path / "train"), heldout
+
+
+def video_of(folder: Path, codec: FrameCodec | None = None) -> LatentVideo:
+    torch.manual_seed(0)
+    return latent_video(
+        codec or FrameCodec(tiny_codec_config()), choose_episodes([str(folder)], 0), CPU, num_workers=1
+    )
+
+
+def test_a_small_world_learns_rewards_and_ends_that_it_can_see(
+    tmp_path: Path, folders: tuple[Path, Path]
+) -> None:
+    pretrain.run(config_of(tmp_path, folders, 150))
+    world = World.from_pretrained(tmp_path / "run" / "world")
+    meaning = world.config.outcome
+    assert meaning is not None
+    assert 0.3 < meaning.reward_mean < 0.9
+    assert 0.7 < meaning.reward_scale < 1.1
+    unseen = video_of(write_outcome_dataset(tmp_path / "unseen", episodes=9, seed=2), world.codec)
+    episodes = judge_video(world, unseen, meaning)
+    report = summarize_outcomes(episodes, meaning.end_threshold)
+    assert report["num_episodes"] == 9
+    assert report["ends"]["num_ends"] == 6
+    assert report["ends"]["at_threshold"]["recall"] == 1.0
+    assert report["ends"]["at_threshold"]["precision"] == 1.0
+    per_step = report["rewards"]["per_step"]
+    assert per_step["root_mean_square_error"] < 0.3 * per_step["root_mean_square_error_of_mean"]
+    check_simulator(world, tmp_path / "unseen", episodes[0].probabilities, episodes[0].judged_rewards)
+
+
+def check_simulator(world: World, folder: Path, probabilities: np.ndarray, rewards: np.ndarray) -> None:
+    """Play the first episode through the simulator: it says what calibration saw."""
+    simulator = Simulator(world)
+    episode = choose_episodes([str(folder)], 0)[0].read()
+    frames, actions = torch.from_numpy(episode.frames), torch.from_numpy(episode.actions)
+    state = simulator.start([Start("first", frames[:1], actions[:1])], [0])
+    for index in range(1, len(frames)):
+        state = simulator.commit_frames(state, frames[index][None], actions[index - 1][None])
+        outcome = simulator.outcome(state)
+        assert outcome is not None
+        assert outcome.end[0].item() == pytest.approx(probabilities[index - 1], abs=0.02)
+        assert outcome.reward[0].item() == pytest.approx(rewards[index - 1], abs=0.05)
+    assert outcome.end[0] >= world.config.end_threshold
+
+
+def test_a_world_without_heads_gets_some_by_finetuning(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+    base = save_tiny_world(tmp_path / "base")
+    settings = config_of(tmp_path, folders, 2)
+    names = ("data", "loop", "fabric", "validation", "batch_size", "sequence_length", "num_starts")
+    given = {name: getattr(settings, name) for name in (*names, "start_frames")}
+    finetune.run(FinetuneConfig(init=str(base), out=str(tmp_path / "a"), outcome_heads=True, **given))
+    world = World.from_pretrained(tmp_path / "a" / "world")
+    assert world.config.outcome is not None
+    assert world.config.outcome.reward_scale != 1.0
+    finetune.run(FinetuneConfig(init=str(tmp_path / "a" / "world"), out=str(tmp_path / "b"), **given))
+    again = World.from_pretrained(tmp_path / "b" / "world")
+    assert again.config.outcome is not None
+    assert again.config.outcome.reward_mean == world.config.outcome.reward_mean
+    assert again.identity != world.identity
+    finetune.run(FinetuneConfig(init=str(base), out=str(tmp_path / "c"), **given))
+    assert World.from_pretrained(tmp_path / "c" / "world").config.outcome is None
+
+
+@pytest.mark.parametrize("lacking", ["train", "heldout"])
+def test_video_without_rewards_is_refused_before_anything_is_encoded(
+    tmp_path: Path, folders: tuple[Path, Path], lacking: str
+) -> None:
+    plain = write_tiny_dataset(tmp_path / "plain")
+    chosen = (plain, folders[1]) if lacking == "train" else (folders[0], plain)
+    with pytest.raises(WorldError, match=r"plain/episode-000\.jsonl records no reward"):
+        pretrain.run(config_of(tmp_path, chosen, 1))
+    assert not (tmp_path / "run" / "cache").exists()
+    without = config_of(tmp_path, chosen, 1, model=tiny_denoiser_config(), out=str(tmp_path / "without"))
+    pretrain.run(without)
+    assert World.from_pretrained(tmp_path / "without" / "world").config.outcome is None
+
+
+def test_rewards_and_ends_are_kept_beside_the_latents(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+    codec, cache = FrameCodec(tiny_codec_config()), tmp_path / "cache"
+    episodes = choose_episodes([str(folders[0])], 0)
+    encoded = latent_video(codec, episodes, CPU, num_workers=1, cache=cache)
+    again = latent_video(codec, episodes, CPU, num_workers=1, cache=cache)
+    for name in ("latents", "leading", "rewards", "ends"):
+        assert torch.equal(getattr(encoded, name), getattr(again, name)), name
+    rewards, ends = again.outcomes()
+    assert set(rewards.tolist()) == {0.0, 2.0}
+    assert int(ends.sum()) == 8
+    assert again.ended_episodes().tolist() == [True, True, False] * 4
+
+
+def test_a_cache_of_an_older_form_is_not_misread(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+    codec, cache = FrameCodec(tiny_codec_config()), tmp_path / "cache"
+    episodes = choose_episodes([str(folders[0])], 0)
+    fresh = latent_video(codec, episodes, CPU, num_workers=1)
+    cache.mkdir()
+    old = {"latents": torch.zeros_like(fresh.latents), "leading": fresh.leading}
+    save_file(old, cache / f"latents-{digest_of(codec, episodes)}.safetensors")
+    found = latent_video(codec, episodes, CPU, num_workers=1, cache=cache)
+    assert torch.equal(found.latents, fresh.latents)
+    assert found.rewards is not None
+    (kept,) = cache.glob("video-*")
+    assert set(load_file(kept)) == {"latents", "leading", "rewards", "ends"}
+
+
+def test_rewards_added_to_video_that_stays_are_read(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+    codec, cache = FrameCodec(tiny_codec_config()), tmp_path / "cache"
+    episodes = choose_episodes([str(folders[0])], 0)
+    latent_video(codec, episodes, CPU, num_workers=1, cache=cache)
+    table = folders[0] / "episode-000.jsonl"
+    table.write_text(table.read_text().replace('"reward": 2.0', '"reward": 7.0'))
+    rewards, _ = latent_video(codec, episodes, CPU, num_workers=1, cache=cache).outcomes()
+    assert 7.0 in rewards.tolist()
+
+
+def test_video_of_which_one_episode_says_nothing_has_no_outcomes(tmp_path: Path) -> None:
+    write_outcome_dataset(tmp_path / "data", episodes=2)
+    table = tmp_path / "data" / "episode-001.jsonl"
+    table.write_text(table.read_text().replace('"terminated": false', '"other": false'))
+    video = video_of(tmp_path / "data")
+    assert video.rewards is not None
+    assert video.ends is None
+    with pytest.raises(WorldError, match="has nothing to learn them from"):
+        video.outcomes()
+
+
+def counted_video(*lengths: int, ended: list[bool]) -> LatentVideo:
+    """Return video whose latents, actions and rewards are the number of the frame."""
+    number = torch.arange(sum(lengths))
+    latents = number.half()[:, None, None, None].expand(-1, 4, 4, 6)
+    ends = torch.zeros(len(number), dtype=torch.bool)
+    ends[torch.tensor(lengths).cumsum(0) - 1] = torch.tensor(ended)
+    return LatentVideo(latents, number[:, None].expand(-1, 3), list(lengths), number.float(), ends)
+
+
+def drawn(video: LatentVideo, steps: int, **changes: int) -> list[tuple[Tensor, OutcomeTargets]]:
+    settings = {"batch_size": 8, "sequence_length": 6} | changes
+    config = TrainWorldConfig(out="", data=DataConfig(train=[], heldout=[]), **settings)
+    batch_at = make_batches(video, config, 0, with_outcomes=True)
+    pairs = []
+    for step in range(steps):
+        batch = batch_at(step)
+        actions, targets = batch[1], batch[-1]
+        assert isinstance(actions, Tensor)
+        assert isinstance(targets, OutcomeTargets)
+        pairs.append((actions[..., 0], targets))
+    return pairs
+
+
+def test_ends_are_drawn_often_and_not_always_as_the_last_frame() -> None:
+    video = counted_video(300, 200, 250, ended=[True, False, True])
+    batches = drawn(video, 200)
+    has_end = torch.cat([targets.ends.any(dim=1) for _, targets in batches])
+    assert 0.2 < has_end.float().mean() < 0.32
+    places = torch.cat([targets.ends.nonzero()[:, 1] for _, targets in batches])
+    assert set(places.tolist()) == {3, 4, 5}
+    for numbers, targets in batches:
+        assert torch.equal(targets.rewards, numbers.float())
+        is_end = (numbers == 299) | (numbers == 749)
+        assert torch.equal(targets.ends, is_end & targets.is_real)
+        # Past the end the last frame stands still, and counts for nothing.
+        assert torch.equal(targets.is_real[:, 1:], numbers.diff(dim=1) == 1)
+        assert targets.is_real[:, 0].all()
+
+
+def test_ends_in_long_sequences_come_in_their_last_segment() -> None:
+    batches = drawn(counted_video(60, 45, ended=[True, True]), 60, segments=3)
+    rows = [row for numbers, targets in batches for row in zip(numbers, targets.ends, strict=True)]
+    assert sum(bool(ends.any()) for _, ends in rows) > 20
+    for numbers, ends in rows:
+        assert numbers[0] // 60 == numbers[-1] // 60, "a sequence runs on into another episode"
+        if ends.any():
+            assert int(numbers[ends][0]) in (59, 104)
+
+
+def test_batches_of_a_world_without_heads_are_as_they_were() -> None:
+    video = counted_video(300, 200, ended=[True, True])
+    config = TrainWorldConfig(out="", data=DataConfig(train=[], heldout=[]), batch_size=4, sequence_length=6)
+    latents, actions, generator = make_batches(video, config, 0)(3)
+    assert isinstance(actions, Tensor)
+    assert (actions[..., 0].diff(dim=1) == 1).all()
+    without_ends = replace(config, outcome=OutcomeLossConfig(end_share=0.0))
+    theirs, _, _, _ = make_batches(video, without_ends, 0, with_outcomes=True)(3)
+    assert isinstance(latents, Tensor)
+    assert isinstance(theirs, Tensor)
+    assert torch.equal(latents, theirs)
+    assert isinstance(generator, torch.Generator)
+
+
+def test_reward_units_are_mean_and_deviation_of_what_actions_led_to(tmp_path: Path) -> None:
+    fabric = make_fabric(FabricConfig(accelerator="cpu"), tmp_path)
+    video = counted_video(3, 2, ended=[True, True])
+    units = reward_units(video, fabric)
+    assert units.reward_mean == pytest.approx(np.mean([1, 2, 4]))
+    assert units.reward_scale == pytest.approx(np.std([1, 2, 4]))
+    video.rewards = torch.full((5,), 1.0)
+    assert reward_units(video, fabric) == OutcomeConfig(reward_mean=1.0, reward_scale=1.0)
+
+
+def losses_of(detach: bool, targets: OutcomeTargets | None) -> tuple[dict[str, Tensor], FlowMatching]:
+    torch.manual_seed(0)
+    world = tiny_world(outcome=OutcomeConfig(reward_mean=1.0, reward_scale=2.0))
+    denoiser = world.denoiser.float().requires_grad_(True)
+    assert denoiser.outcome is not None
+    assert world.config.outcome is not None
+    outcome = OutcomeLoss(denoiser.outcome, world.config.outcome, OutcomeLossConfig(detach=detach))
+    module = FlowMatching(denoiser, ObjectiveConfig(), outcome)
+    generator = torch.Generator().manual_seed(5)
+    latents = torch.randn(2, 5, 4, 4, 6, generator=generator)
+    actions = torch.randint(3, (2, 5, 3), generator=generator)
+    losses = module(latents, actions, generator, targets)
+    losses["loss"].backward()
+    return losses, module
+
+
+def some_targets() -> OutcomeTargets:
+    ends = torch.zeros(2, 5, dtype=torch.bool)
+    ends[0, 3] = True
+    is_real = torch.ones(2, 5, dtype=torch.bool)
+    is_real[0, 4] = False
+    return OutcomeTargets(torch.arange(10.0).reshape(2, 5), ends, is_real)
+
+
+def test_detached_heads_leave_the_picture_alone() -> None:
+    targets = some_targets()._replace(is_real=torch.ones(2, 5, dtype=torch.bool))
+    (plain, without), (together, detached), (_, attached) = (
+        losses_of(False, None),
+        losses_of(True, targets),
+        losses_of(False, targets),
+    )
+    assert torch.equal(plain["loss"], together["loss_picture"])
+    assert together["loss"] > together["loss_picture"]
+    gradients = [
+        {n: p.grad for n, p in module.denoiser.named_parameters() if p.grad is not None}
+        for module in (without, detached, attached)
+    ]
+    for name, gradient in gradients[0].items():
+        assert torch.equal(gradient, gradients[1][name]), name
+    changed = [n for n, g in gradients[0].items() if not torch.equal(g, gradients[2][n])]
+    assert any(name.startswith("blocks.0.") for name in changed)
+    assert gradients[1]["outcome.value.weight"].abs().sum() > 0
+
+
+def test_what_lies_past_an_end_counts_for_nothing() -> None:
+    targets = some_targets()
+    other = targets._replace(rewards=targets.rewards.clone())
+    other.rewards[0, 4] = 1e6
+    ours, theirs = losses_of(False, targets)[0], losses_of(False, other)[0]
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    other.rewards[0, 3] = 1e6
+    assert losses_of(False, other)[0]["loss_reward"] > ours["loss_reward"]
+
+
+def test_the_first_frame_has_no_outcome() -> None:
+    targets = some_targets()
+    other = targets._replace(rewards=targets.rewards.clone())
+    other.rewards[:, 0] = 1e6
+    assert torch.equal(losses_of(False, targets)[0]["loss"], losses_of(False, other)[0]["loss"])
+
+
+def test_a_world_whose_heldout_episodes_never_end_never_ends(tmp_path: Path) -> None:
+    world = tiny_world(outcome=OutcomeConfig(end_scale=3.0))
+    folder = write_outcome_dataset(tmp_path / "data", episodes=2, frames=6, ends=False)
+    video = video_of(folder, world.codec)
+    assert world.config.outcome is not None
+    meaning, numbers = calibrate(world, video, world.config.outcome)
+    assert meaning.end_threshold == NEVER
+    assert meaning.end_scale == 3.0
+    assert "end_recall" not in numbers
+    assert numbers["reward_error"] > 0
