@@ -182,8 +182,8 @@ def write_outcome_dataset(
 ) -> Path:
     """Write gameplay video that shows what it brings, and return its folder.
 
-    A white left half is worth 2, a black one nothing. All but every third episode end, with a frame whose right
-    half is white; the others are cut off.
+    A white left half is worth 2, a black one nothing. All but every third episode end, with a frame whose
+    right half is white; the others are cut off.
     """
     info = DatasetInfo(name="tiny", width=WIDTH, height=HEIGHT, frame_rate=10.0, actions=TINY_ACTIONS)
     info.save(folder)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,36 +22,58 @@ NEVER = 1.0
 """Threshold of a world whose held-out episodes all go on."""
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the heads say of the frames of one episode but the first.
+
+    Attributes:
+        episode: Its number.
+        place: Where these frames are in the video.
+        rewards: `[T]` fp64, in units of training.
+        logits: `[T]` fp64, of an end, before calibration.
+    """
+
+    episode: int
+    place: slice
+    rewards: Tensor
+    logits: Tensor
+
+
 @torch.no_grad()
-def judge_video(world: World, video: LatentVideo, meaning: OutcomeConfig) -> list[JudgedEpisode]:
-    """Show a world whole recorded episodes, step by step, and note what it says of every frame but the first.
+def listen(world: World, video: LatentVideo) -> list[Said]:
+    """Show a world whole recorded episodes, step by step, and note what it says.
 
     Args:
         world: With outcome heads, on the video's device.
         video: With rewards and ends.
-        meaning: Turns what the heads say into rewards and probabilities.
     """
-    rewards, ends = (tensor.cpu().numpy() for tensor in video.outcomes())
     first = np.cumsum([0, *video.lengths[:-1]])
     # Like lengths together: a batch runs as long as its longest episode.
     order = [episode for episode in np.argsort(video.lengths, kind="stable") if video.lengths[episode] > 1]
-    judged: dict[int, JudgedEpisode] = {}
+    said: list[Said] = []
     for begin in range(0, len(order), EPISODES_AT_A_TIME):
         chunk = [int(episode) for episode in order[begin : begin + EPISODES_AT_A_TIME]]
-        said, logits = _judge_batch(world, video, first[chunk], max(video.lengths[e] for e in chunk))
+        rewards, logits = _judge_batch(world, video, first[chunk], max(video.lengths[e] for e in chunk))
         for row, episode in enumerate(chunk):
-            count = video.lengths[episode] - 1
-            place = slice(first[episode] + 1, first[episode] + 1 + count)
-            logit = logits[row, :count]
-            judged[episode] = JudgedEpisode(
-                name=str(episode),
-                rewards=rewards[place],
-                judged_rewards=meaning.rewards(said[row, :count]).numpy(),
-                ends=ends[place],
-                logits=logit.numpy(),
-                probabilities=meaning.end_probability(logit).numpy(),
-            )
-    return [judged[episode] for episode in sorted(judged)]
+            count, begun = video.lengths[episode] - 1, int(first[episode]) + 1
+            place = slice(begun, begun + count)
+            said.append(Said(episode, place, rewards[row, :count], logits[row, :count]))
+    return sorted(said, key=lambda one: one.episode)
+
+
+def judged_episodes(said: Sequence[Said], video: LatentVideo, meaning: OutcomeConfig) -> list[JudgedEpisode]:
+    """Put what was said beside what was recorded, once it is known what the numbers mean."""
+    rewards, ends = (tensor.cpu().numpy() for tensor in video.outcomes())
+    return [
+        JudgedEpisode(
+            name=str(one.episode),
+            rewards=rewards[one.place],
+            judged_rewards=meaning.rewards(one.rewards).numpy(),
+            ends=ends[one.place],
+            probabilities=meaning.end_probability(one.logits).numpy(),
+        )
+        for one in said
+    ]
 
 
 def _judge_batch(world: World, video: LatentVideo, starts: np.ndarray, length: int) -> tuple[Tensor, Tensor]:
@@ -86,12 +108,12 @@ def calibrate(
     Returns:
         What the heads' numbers mean, and numbers for the log.
     """
-    episodes = judge_video(world, video, meaning)
-    ends = np.concatenate([episode.ends for episode in episodes])
+    said = listen(world, video)
+    ends = torch.cat([video.outcomes()[1][one.place] for one in said]).cpu().numpy()
     if ends.any():
-        scale, bias = fit_end_calibration(np.concatenate([episode.logits for episode in episodes]), ends)
+        scale, bias = fit_end_calibration(torch.cat([one.logits for one in said]).numpy(), ends)
         meaning = replace(meaning, end_scale=scale, end_bias=bias)
-        episodes = _calibrated(episodes, meaning)
+    episodes = judged_episodes(said, video, meaning)
     point = choose_threshold(episodes)
     threshold = NEVER if point is None else min(max(point.threshold, 1e-6), 1.0)
     meaning = replace(meaning, end_threshold=threshold)
@@ -103,10 +125,3 @@ def calibrate(
         numbers |= {"outcome/end_bias": meaning.end_bias}
         numbers |= {"outcome/calibration_error": report["ends"]["calibration_error"]}
     return meaning, numbers
-
-
-def _calibrated(episodes: Sequence[JudgedEpisode], meaning: OutcomeConfig) -> list[JudgedEpisode]:
-    return [
-        replace(episode, probabilities=meaning.end_probability(torch.from_numpy(episode.logits)).numpy())
-        for episode in episodes
-    ]

@@ -1,4 +1,4 @@
-"""Outcome heads: the same in training and in play, part of the state, and what the environment makes of them."""
+"""Outcome heads: the same in training and play, part of the state, and what an environment makes of them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def ending(world: World, is_end: bool) -> World:
     return world
 
 
-def commit_all(denoiser: Denoiser, clean: torch.Tensor, levels: torch.Tensor, actions: torch.Tensor
+def commit_all(
+    denoiser: Denoiser, clean: torch.Tensor, levels: torch.Tensor, actions: torch.Tensor
 ) -> tuple[torch.Tensor, MemoryState]:
     """Return the summaries of frames committed one after the other, `[B, F, D]`, and the memory."""
     memory = denoiser.initial_memory(len(clean))

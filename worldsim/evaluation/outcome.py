@@ -14,7 +14,7 @@ of 2, `.` not flagged, `x` flagged and `|` the end:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,6 @@ class JudgedEpisode:
         rewards: `[T]`, as the game gave them.
         judged_rewards: `[T]`, as the world expects them.
         ends: `[T]` bool, with which frame the game ended.
-        logits: `[T]`, what the end head says, before calibration.
         probabilities: `[T]`, of an end, after calibration.
     """
 
@@ -45,7 +44,6 @@ class JudgedEpisode:
     rewards: np.ndarray
     judged_rewards: np.ndarray
     ends: np.ndarray
-    logits: np.ndarray
     probabilities: np.ndarray
 
 
@@ -263,3 +261,30 @@ def summarize_outcomes(episodes: Sequence[JudgedEpisode], threshold: float) -> d
         "ends": summarize_ends(episodes, threshold),
         "rewards": summarize_rewards(episodes),
     }
+
+
+def format_outcomes(report: Mapping[str, Any]) -> str:
+    """Return what `summarize_outcomes` reports in a few lines."""
+    ends, rewards = report["ends"], report["rewards"]
+    at, best, step, episode = (
+        ends["at_threshold"],
+        ends["recall_at_90_precision"],
+        rewards["per_step"],
+        rewards["per_episode"],
+    )
+    lines = [
+        f"{ends['num_ends']} ends in {report['num_episodes']} episodes, {report['num_frames']} frames",
+        f"at the world's threshold {at['threshold']:.3g}: {at['found']} found, {at['false_alarms']} false "
+        f"alarms (precision {at['precision']:.2f}, recall {at['recall']:.2f})",
+    ]
+    if best is not None:
+        ends_of = "" if best["low"] is None else f" ({best['low']:.2f} to {best['high']:.2f})"
+        lines.append(f"recall at 90 % precision {best['mean']:.2f}{ends_of}")
+    lines += [
+        f"calibration error {ends['calibration_error']:.4f}, {ends['expected_ends']:.1f} ends expected",
+        f"reward of a step: off by {step['root_mean_square_error']:.3g} (root mean square), "
+        f"{step['root_mean_square_error_of_mean']:.3g} if its mean {step['mean']:.3g} were expected",
+        f"reward of an episode: off by {episode['mean_absolute_error']['mean']:.3g} on average, "
+        f"{episode['mean_absolute_error_of_mean']:.3g} by the mean; it is {episode['mean']:.3g}",
+    ]
+    return "\n".join(lines)

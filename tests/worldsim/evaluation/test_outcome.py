@@ -25,7 +25,7 @@ def judged(
     happened = np.zeros(len(values), dtype=bool)
     happened[-1] = ends
     given = np.full(len(values), rewards)
-    return JudgedEpisode(name, given, given + 0.5, happened, values, values)
+    return JudgedEpisode(name, given, given + 0.5, happened, values)
 
 
 def flags(text: str) -> tuple[np.ndarray, np.ndarray]:
