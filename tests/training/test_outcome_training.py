@@ -144,6 +144,24 @@ def test_a_world_without_heads_gets_some_by_finetuning(tmp_path: Path, folders: 
     assert World.from_pretrained(tmp_path / "c" / "world").config.outcome is None
 
 
+def test_heads_learn_over_segments_and_a_killed_run_goes_on_bit_for_bit(
+    tmp_path: Path, folders: tuple[Path, Path]
+) -> None:
+    def run(name: str, num_steps: int) -> None:
+        loop = LoopConfig(num_steps=num_steps, warmup_steps=2, decay_fraction=0.0, checkpoint_seconds=1e9)
+        changes = {"out": str(tmp_path / name), "segments": 2, "batch_size": 4, "loop": loop}
+        pretrain.run(config_of(tmp_path, folders, num_steps, **changes))
+
+    run("whole", 5)
+    run("killed", 3)
+    (checkpoint,) = (tmp_path / "killed" / "checkpoints").iterdir()
+    assert "summary" in torch.load(checkpoint, weights_only=True)["carry"]
+    run("killed", 5)
+    whole, resumed = (World.from_pretrained(tmp_path / name / "world") for name in ("whole", "killed"))
+    assert whole.identity == resumed.identity
+    assert whole.config.outcome == resumed.config.outcome
+
+
 @pytest.mark.parametrize("lacking", ["train", "heldout"])
 def test_video_without_rewards_is_refused_before_anything_is_encoded(
     tmp_path: Path, folders: tuple[Path, Path], lacking: str

@@ -14,6 +14,8 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
 from tests.fakes import draw, make_denoiser, tiny_world
+from worldsim.card import world_card
+from worldsim.data.episodes import read_episode
 from worldsim.env import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.headless import play_headless
@@ -23,6 +25,7 @@ from worldsim.model.memory import MemoryState
 from worldsim.model.outcome_heads import PRIOR_END, OutcomeHeads
 from worldsim.model.path import MemoryPhase
 from worldsim.outcome import OutcomeConfig
+from worldsim.recording import Recording
 from worldsim.session import PlaySession
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
@@ -275,6 +278,28 @@ def test_play_goes_on_after_an_end() -> None:
     assert player.num_resets == 2
     assert session.info["frame_index"] == 1
     assert session.has_ended
+
+
+def test_what_is_played_is_recorded_with_what_it_brought(tmp_path: Path) -> None:
+    world = ending(tiny_world(outcome=SCALES), is_end=True)
+    with (
+        Recording(tmp_path / "dream.mp4", world.config) as recording,
+        PlaySession(ARL2WorldEnv(world), recording) as session,
+    ):
+        session.reset()
+        list(play_headless(session, Still(), 2))
+    for name in ("dream", "dream-2"):
+        episode = read_episode(tmp_path, name)
+        assert episode.rewards is not None
+        assert episode.terminated is not None
+        assert episode.rewards.tolist() == [0.0, 5.0]
+        assert episode.terminated.tolist() == [False, True]
+
+
+def test_the_card_says_that_there_are_rewards() -> None:
+    card = world_card(tiny_world(outcome=SCALES).config, 1)
+    assert "- Reward: learned, 2 a frame on average; an episode ends at a probability of 0.6" in card
+    assert "always 0" in world_card(tiny_world().config, 1)
 
 
 def test_memory_without_heads_and_with_them_differ_in_the_summary_alone() -> None:
