@@ -50,12 +50,22 @@ class OutcomeLoss:
         heads: Of the network that is trained.
         meaning: Units of its rewards.
         config: Weights.
+        end_frequency: How much rarer ends are in the video than among the frames that are drawn. The reward
+            of an end counts so much, else a step that might be one would be expected to bring too much of it:
+            no calibration comes after. That of the end's probability does, so it needs no such weight.
     """
 
-    def __init__(self, heads: OutcomeHeads, meaning: OutcomeConfig, config: OutcomeLossConfig) -> None:
+    def __init__(
+        self,
+        heads: OutcomeHeads,
+        meaning: OutcomeConfig,
+        config: OutcomeLossConfig,
+        end_frequency: float = 1.0,
+    ) -> None:
         heads.is_detached = config.detach
         self.meaning = meaning
         self.config = config
+        self.end_frequency = end_frequency
 
     def __call__(
         self, heads: OutcomeHeads, summary: Tensor, targets: OutcomeTargets, counted: Tensor
@@ -71,7 +81,8 @@ class OutcomeLoss:
         judged, logit = heads(summary)
         wanted = self.meaning.standardised(targets.rewards)
         num_counted = counted.sum().clamp(min=1)
-        reward = ((judged - wanted).square() * counted).sum() / num_counted
+        weight = torch.where(targets.ends, self.end_frequency, 1.0) * counted
+        reward = ((judged - wanted).square() * weight).sum() / num_counted
         end = functional.binary_cross_entropy_with_logits(logit, targets.ends.float(), reduction="none")
         end = (end * counted).sum() / num_counted
         loss = self.config.reward_weight * reward + self.config.end_weight * end

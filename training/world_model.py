@@ -15,6 +15,7 @@ from torch import Tensor
 
 from training.calibration import calibrate
 from training.carry import Carry
+from training.ends import EndDraws
 from training.fabric import FabricConfig, make_fabric
 from training.footage import Episodes, Footage, load_footage
 from training.frames import DataConfig, LatentVideo, OutcomeTargets, check_outcomes, fixed_starts
@@ -160,7 +161,8 @@ def train_world(
     objective = FlowMatching if config.segments == 1 else SegmentMatching
     outcome = None
     if denoiser.outcome is not None and world.config.outcome is not None:
-        outcome = OutcomeLoss(denoiser.outcome, world.config.outcome, config.outcome)
+        frequency = end_draws(footage.train, config).frequency
+        outcome = OutcomeLoss(denoiser.outcome, world.config.outcome, config.outcome, frequency)
     module = objective(denoiser, config.objective, outcome)
     training = prepare(fabric, module, optimizers, config.loop.ema_decay)
     if config.segments > 1:
@@ -195,6 +197,12 @@ def train_world(
     fabric.print(f"world in {run.path / 'world'}; play it with: python play.py world={run.path / 'world'}")
 
 
+def end_draws(video: LatentVideo, config: TrainWorldConfig) -> EndDraws:
+    """Return what sees to it that a training's sequences hold ends."""
+    index = SequenceIndex(video.lengths, config.segments * config.sequence_length)
+    return EndDraws(video, index, config.outcome.end_share, config.sequence_length)
+
+
 def make_batches(
     video: LatentVideo, config: TrainWorldConfig, rank: int, *, with_outcomes: bool = False
 ) -> Callable[[int], tuple[Tensor | torch.Generator | OutcomeTargets, ...]]:
@@ -212,12 +220,12 @@ def make_batches(
     batch_size, length, segments = config.batch_size, config.sequence_length, config.segments
     index = SequenceIndex(video.lengths, segments * length)
     device = video.latents.device
-    at_ends = index.last_starts(video.ended_episodes()) if with_outcomes else np.empty(0, dtype=np.int64)
+    ends = end_draws(video, config) if with_outcomes else None
 
     def sequences_of(block: int) -> np.ndarray:
         rng = np.random.default_rng(seed_of(config.loop.seed, block, rank))
         starts = index.sample(rng, batch_size)
-        return draw_ends(starts, at_ends, config, rng) if len(at_ends) else starts
+        return starts if ends is None else ends.replace(starts, rng)
 
     def batch_at(step: int) -> tuple[Tensor | torch.Generator | OutcomeTargets, ...]:
         block, segment = places_at(step, segments, batch_size)
@@ -231,22 +239,3 @@ def make_batches(
         return latents, actions, generator, *is_new, targets
 
     return batch_at
-
-
-def draw_ends(
-    starts: np.ndarray, at_ends: np.ndarray, config: TrainWorldConfig, rng: np.random.Generator
-) -> np.ndarray:
-    """Replace a share of the places `starts` `[B]` by ones whose sequence holds the end of an episode.
-
-    Such a sequence runs up to half a segment past the end, else every end would be the last frame of a
-    sequence, and the network could tell ends by how long it has been running.
-
-    Args:
-        starts: Where sequences begin.
-        at_ends: Where sequences begin that end with their episode.
-        config: The share, and the length of a segment.
-        rng: Decides which.
-    """
-    is_end = rng.random(len(starts)) < config.outcome.end_share
-    past = rng.integers(max(1, config.sequence_length // 2), size=len(starts))
-    return np.where(is_end, rng.choice(at_ends, size=len(starts)) + past, starts)

@@ -38,7 +38,7 @@ from training.outcome_loss import OutcomeLoss, OutcomeLossConfig, reward_units
 from training.pretrain import PretrainConfig
 from training.pretrain import main as pretrain
 from training.validation import ValidationConfig
-from training.world_model import TrainWorldConfig, make_batches
+from training.world_model import TrainWorldConfig, end_draws, make_batches
 from worldsim.codec import FrameCodec
 from worldsim.errors import WorldError
 from worldsim.evaluation.outcome import summarize_outcomes
@@ -261,6 +261,42 @@ def test_ends_are_drawn_often_and_not_always_as_the_last_frame() -> None:
         # Past the end the last frame stands still, and counts for nothing.
         assert torch.equal(targets.is_real[:, 1:], numbers.diff(dim=1) == 1)
         assert targets.is_real[:, 0].all()
+
+
+@pytest.mark.parametrize("segments", [1, 3])
+def test_how_much_rarer_ends_are_than_in_the_draws_is_known(segments: int) -> None:
+    lengths, ended = (60, 45, 80, 33), [True, True, False, True]
+    video = counted_video(*lengths, ended=ended)
+    config = TrainWorldConfig(
+        out="", data=DataConfig(train=[], heldout=[]), batch_size=8, sequence_length=6, segments=segments
+    )
+    batches = drawn(video, 600, segments=segments)
+    # Rows begin out of step, and the first frame of a sequence has no past.
+    num_sequences = 600 * 8 / segments
+    counted = sum(int(targets.is_real.sum()) for _, targets in batches) - num_sequences
+    share = sum(int(targets.ends.sum()) for _, targets in batches) / counted
+    recorded = sum(ended) / (sum(lengths) - len(lengths))
+    assert end_draws(video, config).frequency == pytest.approx(recorded / share, rel=0.08)
+    without_ends = counted_video(60, ended=[False])
+    assert end_draws(without_ends, config).frequency == 1.0
+
+
+def test_an_expected_reward_is_not_that_of_the_frames_that_were_drawn() -> None:
+    world = tiny_world(outcome=OutcomeConfig())
+    heads, meaning = world.denoiser.outcome, world.config.outcome
+    assert heads is not None
+    assert meaning is not None
+    heads.requires_grad_(True)
+    # Nothing tells a frame that ends from another. One in 10 was recorded, every second one is drawn.
+    summary, ends = torch.ones(1, 20, 32), torch.arange(20)[None] % 2 == 0
+    targets = OutcomeTargets(torch.where(ends, -50.0, 1.0), ends, torch.ones(1, 20, dtype=torch.bool))
+    loss = OutcomeLoss(heads, meaning, OutcomeLossConfig(), end_frequency=(0.1 / 0.9) / (0.5 / 0.5))
+    optimizer = torch.optim.Adam(heads.parameters(), lr=0.1)
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss(heads, summary, targets, targets.is_real)["loss_outcome"].backward()
+        optimizer.step()
+    assert heads(summary)[0].mean().item() == pytest.approx(0.1 * -50 + 0.9 * 1, abs=0.3)
 
 
 def test_ends_in_long_sequences_come_in_their_last_segment() -> None:
