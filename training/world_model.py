@@ -34,6 +34,9 @@ from worldsim.model.segment import check_constant_memory
 from worldsim.starts import Start
 from worldsim.world import World
 
+Batch = tuple[Tensor | torch.Generator | OutcomeTargets, ...]
+"""What a training's module is given at a step."""
+
 
 @dataclass(kw_only=True, slots=True)
 class TrainWorldConfig:
@@ -205,7 +208,7 @@ def end_draws(video: LatentVideo, config: TrainWorldConfig) -> EndDraws:
 
 def make_batches(
     video: LatentVideo, config: TrainWorldConfig, rank: int, *, with_outcomes: bool = False
-) -> Callable[[int], tuple[Tensor | torch.Generator | OutcomeTargets, ...]]:
+) -> Callable[[int], Batch]:
     """Return the function that draws a step's sequences, or segments of longer ones, from its number alone.
 
     It gives latents `[B, F, C, h, w]`, actions `[B, F, A]` and a generator; where a sequence has several
@@ -227,7 +230,7 @@ def make_batches(
         starts = index.sample(rng, batch_size)
         return starts if ends is None else ends.replace(starts, rng)
 
-    def batch_at(step: int) -> tuple[Tensor | torch.Generator | OutcomeTargets, ...]:
+    def batch_at(step: int) -> Batch:
         block, segment = places_at(step, segments, batch_size)
         drawn = {number: sequences_of(number) for number in set(block.tolist())}
         starts = np.array([drawn[number][row] for row, number in enumerate(block.tolist())])

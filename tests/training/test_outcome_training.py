@@ -123,7 +123,7 @@ def check_simulator(world: World, folder: Path, probabilities: np.ndarray, rewar
         assert outcome is not None
         assert outcome.end[0].item() == pytest.approx(probabilities[index - 1], abs=0.02)
         assert outcome.reward[0].item() == pytest.approx(rewards[index - 1], abs=0.05)
-    assert outcome.end[0] >= world.config.end_threshold
+        assert (outcome.end[0] >= world.config.end_threshold) == (index == len(frames) - 1)
 
 
 def test_a_world_without_heads_gets_some_by_finetuning(tmp_path: Path, folders: tuple[Path, Path]) -> None:
@@ -233,9 +233,10 @@ def counted_video(*lengths: int, ended: list[bool]) -> LatentVideo:
     return LatentVideo(latents, number[:, None].expand(-1, 3), list(lengths), number.float(), ends)
 
 
-def drawn(video: LatentVideo, steps: int, **changes: int) -> list[tuple[Tensor, OutcomeTargets]]:
-    settings = {"batch_size": 8, "sequence_length": 6} | changes
-    config = TrainWorldConfig(out="", data=DataConfig(train=[], heldout=[]), **settings)
+def drawn(video: LatentVideo, steps: int, *, segments: int = 1) -> list[tuple[Tensor, OutcomeTargets]]:
+    config = TrainWorldConfig(
+        out="", data=DataConfig(train=[], heldout=[]), batch_size=8, sequence_length=6, segments=segments
+    )
     batch_at = make_batches(video, config, 0, with_outcomes=True)
     pairs = []
     for step in range(steps):
