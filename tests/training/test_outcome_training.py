@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,6 +74,15 @@ def config_of(
     return replace(config, **changes)
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Do without threads that wait for each other: at this size they save nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
     heldout = write_outcome_dataset(tmp_path / "heldout", episodes=6, seed=1)
@@ -89,7 +99,7 @@ def video_of(folder: Path, codec: FrameCodec | None = None) -> LatentVideo:
 def test_a_small_world_learns_rewards_and_ends_that_it_can_see(
     tmp_path: Path, folders: tuple[Path, Path]
 ) -> None:
-    pretrain.run(config_of(tmp_path, folders, 150))
+    pretrain.run(config_of(tmp_path, folders, 90))
     world = World.from_pretrained(tmp_path / "run" / "world")
     meaning = world.config.outcome
     assert meaning is not None
