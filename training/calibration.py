@@ -19,7 +19,7 @@ from worldsim.world import World
 
 EPISODES_AT_A_TIME = 32
 NEVER = 1.0
-"""Threshold of a world whose held-out episodes all go on."""
+"""Threshold of a world whose held-out episodes all go on, or whose head can't tell which frame ends one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ def calibrate(
         scale, bias = fit_end_calibration(torch.cat([one.logits for one in said]).numpy(), ends)
         meaning = replace(meaning, end_scale=scale, end_bias=bias)
     episodes = judged_episodes(said, video, meaning)
-    point = choose_threshold(episodes)
+    point = choose_threshold(episodes) if meaning.end_scale > 0 else None
     threshold = NEVER if point is None else min(max(point.threshold, 1e-6), 1.0)
     meaning = replace(meaning, end_threshold=threshold)
     report = summarize_outcomes(episodes, threshold)

@@ -39,6 +39,7 @@ from training.validation import ValidationConfig
 from worldsim.codec import FrameCodec
 from worldsim.errors import WorldError
 from worldsim.evaluation.outcome import summarize_outcomes
+from worldsim.model.linear import Linear
 from worldsim.outcome import OutcomeConfig
 from worldsim.simulator import Simulator
 from worldsim.starts import Start
@@ -228,6 +229,22 @@ def test_video_of_which_one_episode_says_nothing_has_no_outcomes(tmp_path: Path)
     assert video.ends is None
     with pytest.raises(WorldError, match="has nothing to learn them from"):
         video.outcomes()
+
+
+def test_a_world_whose_head_tells_nothing_apart_never_ends(tmp_path: Path) -> None:
+    world = tiny_world(outcome=OutcomeConfig())
+    heads = world.denoiser.outcome
+    assert heads is not None
+    assert world.config.outcome is not None
+    last = heads.end[-1]
+    assert isinstance(last, Linear)
+    torch.nn.init.zeros_(last.weight)
+    video = video_of(write_outcome_dataset(tmp_path / "data", episodes=3, frames=6), world.codec)
+    meaning, _ = calibrate(world, video, world.config.outcome)
+    assert meaning.end_threshold == NEVER
+    shares = [float(meaning.end_probability(torch.tensor(logit))) for logit in (-3.0, 3.0)]
+    assert shares[0] == shares[1]
+    assert 0.05 < shares[0] < 0.3, "two of 18 frames end"
 
 
 def test_a_world_whose_heldout_episodes_never_end_never_ends(tmp_path: Path) -> None:
