@@ -15,6 +15,7 @@ from worldsim.data.episodes import EpisodeWriter
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.denoiser_config import DenoiserConfig
 from worldsim.model.path import MemoryPhase
+from worldsim.outcome import OutcomeConfig
 from worldsim.sampler import SamplerConfig
 from worldsim.world import Start, World, WorldConfig
 
@@ -55,7 +56,7 @@ def tiny_codec_config() -> CodecConfig:
 
 
 def tiny_denoiser_config(
-    phase: MemoryPhase = MemoryPhase.PATH, *, is_teacher: bool = False
+    phase: MemoryPhase = MemoryPhase.PATH, *, is_teacher: bool = False, outcome_heads: bool = False
 ) -> DenoiserConfig:
     """Return the shape of a network of two hybrid layers and one window layer, or of three full layers."""
     return DenoiserConfig(
@@ -68,6 +69,7 @@ def tiny_denoiser_config(
         full_layers=[0, 1, 2] if is_teacher else [],
         window=2,
         memory_phase=phase,
+        outcome_heads=outcome_heads,
     )
 
 
@@ -77,6 +79,7 @@ def make_denoiser(
     full_layers: list[int] | None = None,
     *,
     previous_frame: bool = True,
+    outcome_heads: bool = False,
 ) -> Denoiser:
     """Return a small fp64 denoiser of three layers all of whose weights matter."""
     torch.manual_seed(0)
@@ -92,6 +95,7 @@ def make_denoiser(
         memory_phase=phase,
         half_lives=[0.5, 20.0],
         previous_frame=previous_frame,
+        outcome_heads=outcome_heads,
     )
     denoiser = Denoiser(config).double()
     for parameter in denoiser.parameters():
@@ -121,8 +125,12 @@ def tiny_world(
     phase: MemoryPhase = MemoryPhase.PATH,
     num_steps: int = 2,
     is_teacher: bool = False,
+    outcome: OutcomeConfig | None = None,
 ) -> World:
-    """Return a world with random weights that all matter; its frames depend on action, memory and noise."""
+    """Return a world with random weights that all matter; its frames depend on action, memory and noise.
+
+    It has outcome heads if `outcome` says what their numbers mean.
+    """
     torch.manual_seed(0)
     config = WorldConfig(
         name="tiny",
@@ -130,9 +138,10 @@ def tiny_world(
         licence="Apache-2.0",
         frame_rate=10.0,
         actions=TINY_ACTIONS,
-        denoiser=tiny_denoiser_config(phase, is_teacher=is_teacher),
+        denoiser=tiny_denoiser_config(phase, is_teacher=is_teacher, outcome_heads=outcome is not None),
         codec=tiny_codec_config(),
         sampler=SamplerConfig(num_steps=num_steps),
+        outcome=outcome,
     )
     denoiser, codec = Denoiser(config.denoiser), FrameCodec(config.codec)
     for module in (denoiser, codec):
@@ -165,4 +174,30 @@ def write_tiny_dataset(
                 action = rng.integers(0, actions.num_values)
                 shift += int(action[-1]) * 2
                 writer.add(picture, None if index == frames - 1 else action)
+    return folder
+
+
+def write_outcome_dataset(
+    folder: Path, *, episodes: int = 12, frames: int = 24, seed: int = 0, ends: bool = True
+) -> Path:
+    """Write gameplay video that shows what it brings, and return its folder.
+
+    A white left half is worth 2, a black one nothing. All but every third episode end, with a frame whose
+    right half is white; the others are cut off.
+    """
+    info = DatasetInfo(name="tiny", width=WIDTH, height=HEIGHT, frame_rate=10.0, actions=TINY_ACTIONS)
+    info.save(folder)
+    rng = np.random.default_rng(seed)
+    for episode in range(episodes):
+        is_cut = not ends or episode % 3 == 2
+        length = frames + episode
+        with EpisodeWriter(folder, f"episode-{episode:03d}", info) as writer:
+            for index in range(length):
+                is_last, is_good = index == length - 1, rng.random() < 0.3
+                picture = np.full((HEIGHT, WIDTH, 3), 60, np.uint8)
+                picture[:, : WIDTH // 2] = 255 if is_good else 0
+                picture[:, WIDTH // 2 :] = 255 if is_last and not is_cut else 60
+                action = None if is_last else rng.integers(0, TINY_ACTIONS.num_values)
+                reward = 2.0 * is_good
+                writer.add(picture, action, reward=reward, terminated=is_last and not is_cut)
     return folder

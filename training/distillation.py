@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from training.objective import FlowMatching, ObjectiveConfig, Spoiled, spoil
+from training.objective import Matching, ObjectiveConfig, Spoiled, spoil
 from worldsim.model.attention import Rotary
 from worldsim.model.block import Block, Carried
 from worldsim.model.denoiser import Denoiser
@@ -101,7 +101,7 @@ class LayerDistillation(nn.Module):
         return pairs
 
 
-class VelocityDistillation(FlowMatching):
+class VelocityDistillation(Matching):
     """Stage 2: the student learns the velocity that the frozen teacher predicts of the same frames.
 
     Args:

@@ -24,6 +24,8 @@ from worldsim.evaluation.clips import Recordings
 from worldsim.evaluation.controllability import PAIRS, opposite_action_test
 from worldsim.evaluation.cost import startup_seconds, step_cost
 from worldsim.evaluation.idle import idle_hold
+from worldsim.evaluation.judging import DRAWN, GIVEN, judge_recordings, why_not_judged
+from worldsim.evaluation.outcome import format_outcomes, summarize_outcomes
 from worldsim.evaluation.rollouts import (
     RolloutSettings,
     predict_next,
@@ -35,7 +37,7 @@ from worldsim.simulator import Simulator
 from worldsim.world import World, shipped_worlds
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("cost", "rollout", "controllability", "idle")
+PARTS = ("cost", "rollout", "controllability", "idle", "outcome")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -61,6 +63,7 @@ class EvaluateConfig:
     num_action_starts: int = 64
     num_idle_starts: int = 4
     idle_frames: int = 500
+    outcome_drawn: bool = True
     cost_frames: int = 2000
     startup_runs: int = 3
 
@@ -88,6 +91,9 @@ def main(config: EvaluateConfig) -> None:
     rollout = evaluation.parts.get("rollout")
     if rollout is not None:
         print(f"\n{report.format_horizons(rollout)}")
+    for kind, judged in evaluation.parts.get("outcome", {}).items():
+        if kind in (GIVEN, DRAWN):
+            print(f"\noutcomes of frames that were {kind}\n{format_outcomes(judged)}")
     print(f"\n{format_table(judge(evaluation.parts))}")
     startup = evaluation.parts.get("cost", {}).get("startup", {})
     if "error" in startup:
@@ -132,6 +138,9 @@ class Evaluation:
         self._run = report.describe_run(
             [shlex.quote(word) for word in sys.orig_argv], choice.device, choice.dtype
         )
+        problem = why_not_judged(self.simulator, self.recordings) if "outcome" in config.parts else None
+        if problem and config.parts == ["outcome"]:
+            raise WorldError(problem)
         # Too short episodes are found now, not after the parts that could do with them.
         horizon = max(config.horizon, config.next_frames) if "rollout" in config.parts else 0
         self.recordings.choose(config.context_frames + horizon, 1, config.seed)
@@ -146,6 +155,7 @@ class Evaluation:
             "rollout": self._rollout,
             "controllability": self._controllability,
             "idle": self._idle,
+            "outcome": self._outcome,
         }
         began = time.perf_counter()
         self.parts[part] = measures[part]()
@@ -232,6 +242,22 @@ class Evaluation:
             seed=config.seed,
             show_progress=True,
         )
+
+    def _outcome(self) -> dict[str, Any]:
+        problem = why_not_judged(self.simulator, self.recordings)
+        if problem:
+            print(f"not measured: {problem}")
+            return {}
+        judged = judge_recordings(
+            self.simulator,
+            self.recordings,
+            batch_size=self.batch_size,
+            with_drawn=self.config.outcome_drawn,
+            seed=self.config.seed,
+            show_progress=True,
+        )
+        threshold = self.world.config.end_threshold
+        return {kind: summarize_outcomes(episodes, threshold) for kind, episodes in judged.items()}
 
 
 def first_world() -> str:

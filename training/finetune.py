@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from training.entry import entry
 from training.run import RunFolder
 from training.world_model import TrainWorldConfig, add_provenance, train_world
 from worldsim.data.dataset_info import DatasetInfo
+from worldsim.model.denoiser import Denoiser
+from worldsim.outcome import OutcomeConfig
 from worldsim.world import World
 
 
@@ -19,10 +23,23 @@ class FinetuneConfig(TrainWorldConfig):
     Attributes:
         init: The world to start from: a shipped name, a folder, or a hub id.
         name: Name of the new world; empty keeps the old one's.
+        outcome_heads: Give the world heads for reward and end, if it has none; where it has some they go on
+            learning in any case.
     """
 
     init: str
     name: str = ""
+    outcome_heads: bool = False
+
+
+def add_outcome_heads(world: World, seed: int) -> World:
+    """Return a world without outcome heads with untrained ones; it draws the same frames."""
+    shape = replace(world.config.denoiser, outcome_heads=True)
+    torch.manual_seed(seed)
+    denoiser = Denoiser(shape)
+    denoiser.load_state_dict(denoiser.state_dict() | world.denoiser.state_dict())
+    described = replace(world.config, denoiser=shape, outcome=OutcomeConfig())
+    return World(described, denoiser, world.codec, world.folder)
 
 
 @entry("finetune", FinetuneConfig)
@@ -35,7 +52,10 @@ def main(config: FinetuneConfig) -> None:
         learned = f"finetuned on {info.name} ({source}; {licence})"
         world.config.provenance = add_provenance(world.config.provenance, "data", learned)
     world.config.name = config.name or world.config.name
-    train_world(config, world, RunFolder(config.out, config))
+    has_new_heads = config.outcome_heads and not world.config.denoiser.outcome_heads
+    if has_new_heads:
+        world = add_outcome_heads(world, config.loop.seed)
+    train_world(config, world, RunFolder(config.out, config), has_new_heads=has_new_heads)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,11 +17,16 @@ from torch import Tensor
 
 from worldsim.actions import ActionLayout
 from worldsim.codec import FrameCodec
+from worldsim.data.episodes import read_table
 from worldsim.data.sequences import EpisodeReference, SequenceIndex, load_episodes, read_episodes
 from worldsim.errors import WorldError
 from worldsim.weights import write_tensors
 
 ENCODE_BATCH = 256
+NO_OUTCOMES = (
+    "{} records no reward or does not say whether the game ended ('reward' and 'terminated' on every line of "
+    "its jsonl): a world with outcome heads has nothing to learn them from"
+)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -66,6 +72,20 @@ def load_frames(references: Sequence[EpisodeReference], size: tuple[int, int], n
     return frames
 
 
+class OutcomeTargets(NamedTuple):
+    """What the outcome heads are to say of sequences.
+
+    Attributes:
+        rewards: `[B, F]` float32, in the game's units.
+        ends: `[B, F]` bool, with which frames the game ended.
+        is_real: `[B, F]` bool; False where an episode was over and its last frame is repeated.
+    """
+
+    rewards: Tensor
+    ends: Tensor
+    is_real: Tensor
+
+
 @dataclass(slots=True)
 class LatentVideo:
     """Encoded episodes end to end.
@@ -74,21 +94,70 @@ class LatentVideo:
         latents: `[T, C, h, w]` fp16.
         leading: `[T, A]` int64, the action that leads to each frame; none for the first of an episode.
         lengths: Frames of each episode.
+        rewards: `[T]` float32, given on the way to each frame; None if one of the episodes records none.
+        ends: `[T]` bool, whether the game ended with each frame; None if one of the episodes does not say.
     """
 
     latents: Tensor
     leading: Tensor
     lengths: list[int]
+    rewards: Tensor | None = None
+    ends: Tensor | None = None
 
     def to(self, device: torch.device) -> LatentVideo:
         """Return the same video on a device."""
-        return LatentVideo(self.latents.to(device), self.leading.to(device), self.lengths)
+        rewards, ends = (None if t is None else t.to(device) for t in (self.rewards, self.ends))
+        return LatentVideo(self.latents.to(device), self.leading.to(device), self.lengths, rewards, ends)
 
     def sequences(self, starts: np.ndarray, length: int) -> tuple[Tensor, Tensor]:
         """Return latents `[B, length, C, h, w]` and actions `[B, length, A]` from frames `starts` [B] on."""
-        device = self.latents.device
-        index = torch.from_numpy(starts).to(device)[:, None] + torch.arange(length, device=device)
+        index, _ = self._places(starts, length, 0)
         return self.latents[index], self.leading[index]
+
+    def judged_sequences(
+        self, starts: np.ndarray, length: int, skipped: np.ndarray
+    ) -> tuple[Tensor, Tensor, OutcomeTargets]:
+        """Return pieces of sequences, which may run past the end of their episode: it then stands still.
+
+        Args:
+            starts: `[B]`, where each sequence begins.
+            length: Frames of a piece.
+            skipped: `[B]`, frames of each sequence before its piece.
+
+        Returns:
+            Latents and actions as from `sequences`, and what is to be said of the frames.
+
+        Raises:
+            WorldError: If rewards or ends were not recorded.
+        """
+        rewards, ends = self.outcomes()
+        index, is_real = self._places(starts, length, skipped)
+        targets = OutcomeTargets(rewards[index], ends[index] & is_real, is_real)
+        return self.latents[index], self.leading[index], targets
+
+    def outcomes(self) -> tuple[Tensor, Tensor]:
+        """Return rewards and ends.
+
+        Raises:
+            WorldError: If they were not recorded.
+        """
+        if self.rewards is None or self.ends is None:
+            raise WorldError(NO_OUTCOMES.format("an episode"))
+        return self.rewards, self.ends
+
+    def ended_episodes(self) -> np.ndarray:
+        """Return which episodes ended with their last frame, `[E]` bool, instead of being cut off."""
+        _, ends = self.outcomes()
+        return ends[torch.tensor(self.lengths).cumsum(0) - 1].cpu().numpy()
+
+    def _places(self, starts: np.ndarray, length: int, skipped: np.ndarray | int) -> tuple[Tensor, Tensor]:
+        """Return the numbers of the frames, `[B, length]`, and which of them are not past their episode."""
+        ends = np.cumsum(self.lengths)
+        last = ends[np.searchsorted(ends, starts, side="right")] - 1
+        wanted = (starts + skipped)[:, None] + np.arange(length)
+        found = torch.from_numpy(np.minimum(wanted, last[:, None]))
+        is_real = torch.from_numpy(wanted <= last[:, None])
+        return found.to(self.latents.device), is_real.to(self.latents.device)
 
 
 def leading_actions(actions: np.ndarray) -> Tensor:
@@ -105,6 +174,8 @@ def encode_episodes(
     total = sum(reference.num_frames for reference in references)
     latents = torch.empty(total, *codec.latent_shape, dtype=torch.float16, device=device)
     leading, position = [], 0
+    rewards: list[Tensor | None] = []
+    ends: list[Tensor | None] = []
     size = (codec.config.height, codec.config.width)
     for episode in read_episodes(references, num_workers=num_workers, size=size, show_progress=True):
         for frames in torch.from_numpy(episode.frames).split(ENCODE_BATCH):
@@ -112,7 +183,23 @@ def encode_episodes(
                 latents[position : position + len(frames)] = codec.encode(frames.to(device)).half()
             position += len(frames)
         leading.append(leading_actions(episode.actions))
-    return LatentVideo(latents, torch.cat(leading).to(device), [r.num_frames for r in references])
+        rewards.append(None if episode.rewards is None else torch.from_numpy(episode.rewards))
+        ends.append(None if episode.terminated is None else torch.from_numpy(episode.terminated))
+    lengths = [reference.num_frames for reference in references]
+    return LatentVideo(latents, torch.cat(leading), lengths, _joined(rewards), _joined(ends)).to(device)
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    found = [part for part in parts if part is not None]
+    return torch.cat(found) if len(found) == len(parts) else None
+
+
+def check_outcomes(references: Sequence[EpisodeReference]) -> None:
+    """Raise `WorldError` for the first episode that lacks rewards or ends; decodes nothing."""
+    for reference in references:
+        table = read_table(reference.folder, reference.name, reference.info.actions)
+        if table.rewards is None or table.terminated is None:
+            raise WorldError(NO_OUTCOMES.format(reference.folder / f"{reference.name}.jsonl"))
 
 
 def digest_of(codec: FrameCodec | None, references: Sequence[EpisodeReference]) -> str:
@@ -123,6 +210,14 @@ def digest_of(codec: FrameCodec | None, references: Sequence[EpisodeReference]) 
     for reference in references:
         video = reference.folder / f"{reference.name}.mp4"
         digest.update(f"{reference.name} {reference.num_frames} {video.stat().st_size}".encode())
+    return digest.hexdigest()[:16]
+
+
+def digest_of_tables(references: Sequence[EpisodeReference]) -> str:
+    """Return a digest of what the episodes' jsonl files say: rewards may be added to video that stays."""
+    digest = hashlib.sha256()
+    for reference in references:
+        digest.update((reference.folder / f"{reference.name}.jsonl").read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -141,14 +236,14 @@ def latent_video(
     codec.to(device).eval()
     if cache is None:
         return encode_episodes(codec, references, device, num_workers)
-    path = cache / f"latents-{digest_of(codec, references)}.safetensors"
+    path = cache / f"video-{digest_of(codec, references)}-{digest_of_tables(references)}.safetensors"
     if path.is_file():
-        tensors = load_file(path)
         lengths = [reference.num_frames for reference in references]
-        return LatentVideo(tensors["latents"], tensors["leading"], lengths).to(device)
+        return LatentVideo(lengths=lengths, **load_file(path)).to(device)
     video = encode_episodes(codec, references, device, num_workers)
     cache.mkdir(parents=True, exist_ok=True)
-    write_tensors({"latents": video.latents, "leading": video.leading}, path)
+    tensors = {name: getattr(video, name) for name in ("latents", "leading", "rewards", "ends")}
+    write_tensors({name: tensor for name, tensor in tensors.items() if tensor is not None}, path)
     return video
 
 

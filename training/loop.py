@@ -97,8 +97,8 @@ class Training:
         module: Returns a dict of losses, `loss` among them, for a batch; wrapped by Fabric.
         average: Moving average of its weights.
         optimizers: Optimizers, wrapped by Fabric; their groups keep their own learning rate as `base_lr`.
-        carry: What a step hands to the next; None if nothing. The module is then given it as its last
-            argument, and returns the next one behind the losses.
+        carry: What a step hands to the next; None if nothing. The module is otherwise given it as `carry`,
+            and returns the next one behind the losses.
         step: Updates done.
         seconds: Time spent on them.
     """
@@ -118,7 +118,7 @@ class Training:
         """Return the losses of a batch, and what it hands to the next."""
         if self.carry is None:
             return dict(self.module(*batch)), None
-        losses, carry = self.module(*batch, self.carry)
+        losses, carry = self.module(*batch, carry=self.carry)
         return dict(losses), carry
 
     def state(self, fabric: Fabric) -> dict[str, Any]:

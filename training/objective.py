@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from training.carry import Carry
+from training.frames import OutcomeTargets
+from training.outcome_loss import OutcomeLoss
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.memory import MemoryState
+from worldsim.model.segment import SequencePass, check_constant_memory, put_together
 
 
 @dataclass(kw_only=True, slots=True)
@@ -91,15 +94,29 @@ def spoil(latents: Tensor, config: ObjectiveConfig, generator: torch.Generator) 
 
 
 class Matching(nn.Module):
-    """Mean squared error of the predicted velocity: what the objectives below share."""
+    """Mean squared error of the predicted velocity: what the objectives below share.
 
-    def __init__(self, denoiser: Denoiser, config: ObjectiveConfig) -> None:
+    Args:
+        denoiser: What learns.
+        config: How frames are spoiled.
+        outcome: What its outcome heads learn; None teaches none.
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, config: ObjectiveConfig, outcome: OutcomeLoss | None = None
+    ) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.config = config
+        self.outcome = outcome
 
     def match(
-        self, latents: Tensor, actions: Tensor, generator: torch.Generator, memory: MemoryState | None
+        self,
+        latents: Tensor,
+        actions: Tensor,
+        generator: torch.Generator,
+        memory: MemoryState | None,
+        targets: OutcomeTargets | None = None,
     ) -> tuple[dict[str, Tensor], MemoryState | None]:
         """Return the losses of a batch, and the memory after it.
 
@@ -110,19 +127,31 @@ class Matching(nn.Module):
             actions: `[B, F, A]`, the action that leads to each frame.
             generator: Decides noise and levels; on the latents' device.
             memory: Before the first frame; None begins with nothing, and none is returned then.
+            targets: What the outcome heads are to say; frames that are not real count nowhere.
 
         Returns:
-            `loss`, and for the log the loss at pure noise, `loss_pure`; the memory, without gradients.
+            `loss`, and for the log the loss at pure noise, `loss_pure`, and those of the heads; the memory,
+            without gradients.
         """
         latents = latents.float()
         spoiled = self.spoil_clips(latents, actions, generator, memory)
         given = (spoiled.clean, spoiled.noisy, spoiled.levels)
-        velocity, memory_after = self._velocity(*given, actions, memory)
-        error = (velocity.float() - spoiled.velocity).square().mean(dim=(2, 3, 4))  # [B, F]
+        passed, memory_after = self._run(*given, actions, memory)
+        error = (passed.velocity.float() - spoiled.velocity).square().mean(dim=(2, 3, 4))  # [B, F]
         # A sequence's first frame has nothing to go by; the second is the first that an action led to.
         counted = has_past(latents, memory)
+        if targets is not None:
+            counted = counted & targets.is_real
         pure = counted & (spoiled.levels[..., 1] == 1)
         losses = {"loss": masked_mean(error, counted), "loss_pure": masked_mean(error, pure).detach()}
+        if targets is not None and self.outcome is not None:
+            heads, summary = self.denoiser.outcome, passed.summary
+            assert heads is not None
+            assert summary is not None
+            judged = self.outcome(heads, summary, targets, counted)
+            losses["loss_picture"] = losses["loss"].detach()
+            losses["loss"] = losses["loss"] + judged.pop("loss_outcome")
+            losses |= judged
         return losses, memory_after
 
     def spoil_clips(
@@ -138,12 +167,16 @@ class Matching(nn.Module):
         levels[:num_own, :, 0] = 0.0
         return replace(spoiled, clean=torch.cat([own, spoiled.clean[num_own:]]), levels=levels)
 
-    def _velocity(
+    def _run(
         self, clean: Tensor, noisy: Tensor, levels: Tensor, actions: Tensor, memory: MemoryState | None
-    ) -> tuple[Tensor, MemoryState | None]:
+    ) -> tuple[SequencePass, MemoryState | None]:
+        denoiser = self.denoiser
         if memory is None:
-            return self.denoiser(clean, noisy, levels, actions), None
-        return self.denoiser.forward_segment(clean, noisy, levels, actions, memory)
+            empty = denoiser.initial_memory(len(clean))
+            return denoiser.run_sequences(clean, noisy, levels, actions, empty), None
+        check_constant_memory(denoiser.config)
+        passed = denoiser.run_sequences(clean, noisy, levels, actions, memory)
+        return passed, put_together(memory, passed, clean)
 
     @torch.no_grad()
     def _predict_context(
@@ -168,7 +201,7 @@ class Matching(nn.Module):
         levels[..., 1] = 1.0
         noise = torch.randn(latents.shape, generator=generator, device=latents.device)
         for done in range(depth):
-            drawn = noise - self._velocity(own, noise, levels, actions, memory)[0].float()
+            drawn = noise - self._run(own, noise, levels, actions, memory)[0].velocity.float()
             drawn = torch.where(is_drawn, drawn, latents)
             kept = clips * done // depth  # predicted often enough; a pass over all keeps one shape to compile
             own = torch.cat([own[:kept], drawn[kept:]])
@@ -191,16 +224,29 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 class FlowMatching(Matching):
     """The objective on sequences that begin with an empty memory."""
 
-    def forward(self, latents: Tensor, actions: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def forward(
+        self,
+        latents: Tensor,
+        actions: Tensor,
+        generator: torch.Generator,
+        targets: OutcomeTargets | None = None,
+    ) -> dict[str, Tensor]:
         """Return the losses of a batch; see `Matching.match`."""
-        return self.match(latents, actions, generator, None)[0]
+        return self.match(latents, actions, generator, None, targets)[0]
 
 
 class SegmentMatching(Matching):
     """The objective on segments that go on from the memory of those of the step before."""
 
     def forward(
-        self, latents: Tensor, actions: Tensor, generator: torch.Generator, is_new: Tensor, carry: Carry
+        self,
+        latents: Tensor,
+        actions: Tensor,
+        generator: torch.Generator,
+        is_new: Tensor,
+        targets: OutcomeTargets | None = None,
+        *,
+        carry: Carry,
     ) -> tuple[dict[str, Tensor], Carry]:
         """Return the losses of a batch, and what the next one goes on from; see `Matching.match`.
 
@@ -209,8 +255,10 @@ class SegmentMatching(Matching):
             actions: `[B, F, A]`.
             generator: Decides noise and levels.
             is_new: `[B]` bool, which rows begin a sequence, and so with an empty memory.
+            targets: What the outcome heads are to say.
             carry: From the step before.
         """
-        losses, memory = self.match(latents, actions, generator, carry.memory.begin_anew(is_new))
+        before = carry.memory.begin_anew(is_new)
+        losses, memory = self.match(latents, actions, generator, before, targets)
         assert memory is not None
         return losses, Carry(memory)

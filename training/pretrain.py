@@ -14,6 +14,7 @@ from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.denoiser_config import DenoiserConfig
+from worldsim.outcome import OutcomeConfig
 from worldsim.weights import load_codec
 from worldsim.world import World, WorldConfig
 
@@ -47,6 +48,7 @@ def build_world(config: PretrainConfig, info: DatasetInfo) -> World:
         actions=info.actions,
         denoiser=model,
         codec=codec.config,
+        outcome=OutcomeConfig() if model.outcome_heads else None,
         provenance={"data": info.source},
     )
     return World(description, Denoiser(model), codec)
@@ -59,7 +61,8 @@ def main(config: PretrainConfig) -> None:
         raise WorldError("data.train names no folder of gameplay video")
     info = DatasetInfo.load(Path(config.data.train[0]))
     world = build_world(config, info)
-    train_world(config, world, RunFolder(config.out, config))
+    run = RunFolder(config.out, config)
+    train_world(config, world, run, has_new_heads=config.model.outcome_heads)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,17 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from training.calibration import calibrate
 from training.carry import Carry
+from training.ends import EndDraws
 from training.fabric import FabricConfig, make_fabric
-from training.footage import Episodes, load_footage
-from training.frames import DataConfig, LatentVideo, fixed_starts
+from training.footage import Episodes, Footage, load_footage
+from training.frames import DataConfig, LatentVideo, OutcomeTargets, check_outcomes, fixed_starts
 from training.half_lives import log_half_lives, tell_half_lives
 from training.loop import LoopConfig, Training, fit, prepare, seed_of
 from training.objective import FlowMatching, ObjectiveConfig, SegmentMatching
 from training.optimizers import OptimizerConfig, make_optimizers
+from training.outcome_loss import OutcomeLoss, OutcomeLossConfig, reward_units
 from training.run import RunFolder
 from training.segments import places_at
 from training.validation import ValidationConfig, validate
@@ -31,6 +34,9 @@ from worldsim.model.segment import check_constant_memory
 from worldsim.starts import Start
 from worldsim.world import World
 
+Batch = tuple[Tensor | torch.Generator | OutcomeTargets, ...]
+"""What a training's module is given at a step."""
+
 
 @dataclass(kw_only=True, slots=True)
 class TrainWorldConfig:
@@ -40,6 +46,7 @@ class TrainWorldConfig:
         out: The run's folder; the world is written to `out/world`.
         data: Gameplay video.
         objective: What is learned.
+        outcome: What outcome heads learn, in a world that has some.
         optimizer: Learning rates.
         loop: Length and care.
         fabric: Device, precision, distribution.
@@ -55,6 +62,7 @@ class TrainWorldConfig:
     out: str
     data: DataConfig
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    outcome: OutcomeLossConfig = field(default_factory=OutcomeLossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     fabric: FabricConfig = field(default_factory=FabricConfig)
@@ -115,22 +123,51 @@ def add_provenance(provenance: Mapping[str, Any], name: str, entry: str) -> dict
     return {**provenance, name: [*(known if isinstance(known, list) else [known]), entry]}
 
 
-def train_world(config: TrainWorldConfig, world: World, run: RunFolder) -> None:
-    """Train a world's network on gameplay video and export it to `out/world` at every checkpoint."""
+def set_reward_units(world: World, footage: Footage, fabric: Fabric) -> None:
+    """Give a world with untrained outcome heads the units of the rewards that it is going to learn."""
+    world.config.outcome = reward_units(footage.train, fabric)
+    if not footage.train.ended_episodes().any():
+        fabric.print("no episode to learn from ends: this world will not learn when one does")
+
+
+def train_world(
+    config: TrainWorldConfig, world: World, run: RunFolder, *, has_new_heads: bool = False
+) -> None:
+    """Train a world's network on gameplay video and export it to `out/world` at every checkpoint.
+
+    Args:
+        config: Settings.
+        world: Trained in place.
+        run: Where to.
+        has_new_heads: Whether its outcome heads have learned nothing yet, not even the rewards' units.
+
+    Raises:
+        WorldError: If the world has outcome heads and the video lacks what they learn from.
+    """
     if config.segments > 1:
         check_constant_memory(world.config.denoiser)
     fabric = make_fabric(config.fabric, run.path)
     episodes = Episodes.of(config.data, config.validation, world.config.actions)
+    has_heads = world.config.denoiser.outcome_heads
+    if has_heads:
+        check_outcomes([*episodes.train, *episodes.heldout])
     footage = load_footage(world.codec, episodes, config.data, config.validation, fabric, run.path)
     size = (world.config.height, world.config.width)
-    batch_at = make_batches(footage.train, config, fabric.global_rank)
+    if has_new_heads:
+        set_reward_units(world, footage, fabric)
+    batch_at = make_batches(footage.train, config, fabric.global_rank, with_outcomes=has_heads)
     starts = take_starts(episodes.heldout, config.num_starts, config.start_frames, size)
     run.check_inputs(fabric, **footage.digests)
 
     denoiser = world.denoiser.requires_grad_(True).train()
     optimizers = make_optimizers(denoiser, config.optimizer)
     objective = FlowMatching if config.segments == 1 else SegmentMatching
-    training = prepare(fabric, objective(denoiser, config.objective), optimizers, config.loop.ema_decay)
+    outcome = None
+    if denoiser.outcome is not None and world.config.outcome is not None:
+        frequency = end_draws(footage.train, config).frequency
+        outcome = OutcomeLoss(denoiser.outcome, world.config.outcome, config.outcome, frequency)
+    module = objective(denoiser, config.objective, outcome)
+    training = prepare(fabric, module, optimizers, config.loop.ema_decay)
     if config.segments > 1:
         training.carry = Carry(denoiser.initial_memory(config.batch_size))
     if config.fabric.compile:
@@ -144,9 +181,12 @@ def train_world(config: TrainWorldConfig, world: World, run: RunFolder) -> None:
         provenance = add_provenance(world.config.provenance, "training", spent)
         provenance = tell_half_lives(provenance, average)
         exported = World(replace(world.config, provenance=provenance), average, world.codec, world.folder)
+        scores: dict[str, float] = {}
+        if exported.config.outcome is not None:
+            exported.config.outcome, scores = calibrate(exported, footage.heldout, exported.config.outcome)
         if fabric.global_rank == 0:
             exported.save_pretrained(run.path / "world", starts=starts)
-        scores = validate(exported, footage.heldout, footage.places, config.validation)
+        scores |= validate(exported, footage.heldout, footage.places, config.validation)
         return scores | log_half_lives(average)
 
     fit(
@@ -161,29 +201,45 @@ def train_world(config: TrainWorldConfig, world: World, run: RunFolder) -> None:
     fabric.print(f"world in {run.path / 'world'}; play it with: python play.py world={run.path / 'world'}")
 
 
+def end_draws(video: LatentVideo, config: TrainWorldConfig) -> EndDraws:
+    """Return what sees to it that a training's sequences hold ends."""
+    index = SequenceIndex(video.lengths, config.segments * config.sequence_length)
+    return EndDraws(video, index, config.outcome.end_share, config.sequence_length)
+
+
 def make_batches(
-    video: LatentVideo, config: TrainWorldConfig, rank: int
-) -> Callable[[int], tuple[Tensor | torch.Generator, ...]]:
+    video: LatentVideo, config: TrainWorldConfig, rank: int, *, with_outcomes: bool = False
+) -> Callable[[int], Batch]:
     """Return the function that draws a step's sequences, or segments of longer ones, from its number alone.
 
-    It gives latents `[B, F, C, h, w]`, actions `[B, F, A]` and a generator; and where a sequence has several
-    segments also which rows begin a sequence, `[B]` bool.
+    It gives latents `[B, F, C, h, w]`, actions `[B, F, A]` and a generator; where a sequence has several
+    segments also which rows begin a sequence, `[B]` bool; and last what the outcome heads are to say.
+
+    Args:
+        video: To draw from.
+        config: Settings.
+        rank: Of the device: each draws its own.
+        with_outcomes: Whether there are outcome heads. Some sequences then hold the end of an episode.
     """
     batch_size, length, segments = config.batch_size, config.sequence_length, config.segments
     index = SequenceIndex(video.lengths, segments * length)
     device = video.latents.device
+    ends = end_draws(video, config) if with_outcomes else None
 
     def sequences_of(block: int) -> np.ndarray:
-        return index.sample(np.random.default_rng(seed_of(config.loop.seed, block, rank)), batch_size)
+        rng = np.random.default_rng(seed_of(config.loop.seed, block, rank))
+        starts = index.sample(rng, batch_size)
+        return starts if ends is None else ends.replace(starts, rng)
 
-    def batch_at(step: int) -> tuple[Tensor | torch.Generator, ...]:
+    def batch_at(step: int) -> Batch:
         block, segment = places_at(step, segments, batch_size)
         drawn = {number: sequences_of(number) for number in set(block.tolist())}
         starts = np.array([drawn[number][row] for row, number in enumerate(block.tolist())])
-        latents, actions = video.sequences(starts + segment * length, length)
         generator = torch.Generator(device).manual_seed(seed_of(config.loop.seed, step, rank))
-        if segments == 1:
-            return latents, actions, generator
-        return latents, actions, generator, torch.from_numpy(segment == 0).to(device)
+        is_new = () if segments == 1 else (torch.from_numpy(segment == 0).to(device),)
+        if not with_outcomes:
+            return *video.sequences(starts + segment * length, length), generator, *is_new
+        latents, actions, targets = video.judged_sequences(starts, length, segment * length)
+        return latents, actions, generator, *is_new, targets
 
     return batch_at

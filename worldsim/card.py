@@ -29,6 +29,16 @@ def _section(value: Any) -> str:
     return str(value)
 
 
+def _reward(config: WorldConfig) -> str:
+    outcome = config.outcome
+    if outcome is None:
+        return "always 0; episodes never end by themselves"
+    return (
+        f"learned, {outcome.reward_mean:.3g} a frame on average; "
+        f"an episode ends at a probability of {outcome.end_threshold:.3g}"
+    )
+
+
 def world_card(config: WorldConfig, num_parameters: int) -> str:
     """Return the Markdown of a world's README.
 
@@ -49,7 +59,7 @@ def world_card(config: WorldConfig, num_parameters: int) -> str:
                 size,
                 f"- Memory phase: {config.denoiser.memory_phase}",
                 f"- Denoising steps: {config.sampler.num_steps}",
-                "- Reward: always 0; episodes never end by themselves",
+                f"- Reward: {_reward(config)}",
                 f"- Licence: {config.licence or 'not stated'}",
             ]
         ),

@@ -30,9 +30,14 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
 
     Observations are frames, `[H, W, 3]` uint8; actions are one whole number for each axis of the world's
     buttons. Everything random is decided by `reset(seed=...)`: the same world, seed, actions, device and
-    dtype give the same bytes. The reward is always 0 and an episode never ends by itself. `info` holds
-    `frame_index`, the number of frames dreamt since the start, and `start`, the name of the start moment
-    (empty after `set_state`).
+    dtype give the same bytes. `info` holds `frame_index`, the number of frames dreamt since the start, and
+    `start`, the name of the start moment (empty after `set_state`).
+
+    In a world with outcome heads the reward is the one that is to be expected on the way to the frame, in the
+    game's own units, and `terminated` is True once the probability that the game ended there reaches the
+    world's `end_threshold`; then only `reset` or `set_state` goes on. Whether an episode has ended is part of
+    the state: one that is restored after its end has still ended. In a world without such heads the reward is
+    always 0 and an episode never ends by itself. `truncated` is always False: see `gym.wrappers.TimeLimit`.
 
     Args:
         world: Name of a world that ships, a folder, an id on the Hugging Face Hub, or a loaded world; by
@@ -72,6 +77,7 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         self.action_space = config.actions.space()
         self._state: WorldState | None = None
         self._pending: Prediction | None = None
+        self._has_ended = False
         self._start_name = ""
         self._window: Window | None = None
         self._clock = FrameClock(config.frame_rate)
@@ -106,6 +112,7 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         start = self.world.starts[drawn if chosen is None else chosen]
         self._pending = None
         self._state = self.simulator.start([start], [noise_seed])
+        self._has_ended = False  # whatever the heads say of the moment that play begins at
         self._start_name = start.name
         if self.render_mode == "human":
             self._show()
@@ -129,10 +136,12 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
             Frame, `[H, W, 3]` uint8.
 
         Raises:
-            ResetNeeded: If there was no `reset` or `set_state` before.
+            ResetNeeded: If there was no `reset` or `set_state` before, or the episode has ended.
             WorldError: If the action is outside the space.
         """
         state = self._current_state("step")
+        if self._has_ended:
+            raise ResetNeeded("step was called after the episode had ended (terminated was True): call reset")
         actions = torch.from_numpy(self.world.config.actions.validate(action))
         self._pending = self.simulator.predict(state, actions[None])
         if self.render_mode == "human":
@@ -151,7 +160,8 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         self._pending = None
         if self.render_mode == "human":
             self._clock.wait()
-        return self._observation(), NO_REWARD, False, False, self._info()
+        reward, self._has_ended = self._judge(self._state)
+        return self._observation(), reward, self._has_ended, False, self._info()
 
     def get_state(self) -> WorldState:
         """Return where the world stands: a value to keep, save, and come back to.
@@ -185,6 +195,7 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         like = empty.memory.tensors()
         memory = state.memory.map(lambda name, tensor: tensor.to(like[name].device, like[name].dtype))
         self._state = replace(state, memory=memory)
+        self._has_ended = bool(state.frame_index[0] > 0) and self._judge(self._state)[1]
         self._pending = None
         self._start_name = ""
 
@@ -212,6 +223,13 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
     def _observation(self) -> np.ndarray:
         frames = self._pending.frames if self._pending is not None else self._current_state("render").frames
         return frames[0].numpy().copy()  # a copy: who changes it must not change what the world remembers
+
+    def _judge(self, state: WorldState) -> tuple[float, bool]:
+        """Return the reward of the frame committed last, and whether the episode ended with it."""
+        outcome = self.simulator.outcome(state)
+        if outcome is None:
+            return NO_REWARD, False
+        return float(outcome.reward[0]), bool(outcome.end[0] >= self.world.config.end_threshold)
 
     def _info(self) -> dict[str, Any]:
         return {"frame_index": int(self._current_state("info").frame_index[0]), "start": self._start_name}

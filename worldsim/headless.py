@@ -40,7 +40,8 @@ def choose_headless(asked: bool | None) -> bool:
 def play_headless(session: PlaySession, player: Player, num_frames: int) -> Iterator[int]:
     """Let a player play; yields the number of frames so far.
 
-    The session must have been reset. Ctrl-C ends it between two frames, as `KeyboardInterrupt`.
+    The session must have been reset. Where the world ends an episode, the next begins at a start moment that
+    is drawn. Ctrl-C ends it between two frames, as `KeyboardInterrupt`.
     """
     with StopRequest() as stop, steady_memory():
         for count in range(1, num_frames + 1):
@@ -48,4 +49,7 @@ def play_headless(session: PlaySession, player: Player, num_frames: int) -> Iter
                 return
             session.begin(player.act(session.observation))
             session.finish()
+            if session.has_ended and count < num_frames:
+                session.reset()
+                player.reset(count)
             yield count

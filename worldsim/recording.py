@@ -52,17 +52,36 @@ class Recording:
         except OSError as error:
             raise WorldError(f"cannot record to {path}: {error.strerror or error}") from error
 
-    def add(self, frame: np.ndarray, action: np.ndarray) -> None:
-        """Append a frame `[H, W, 3]` uint8 and the action `[A]` that led on from it."""
+    def add(
+        self,
+        frame: np.ndarray,
+        action: np.ndarray,
+        *,
+        reward: float | None = None,
+        terminated: bool | None = None,
+    ) -> None:
+        """Append a frame `[H, W, 3]` uint8, the action `[A]` that led on from it, and what it had brought."""
         if self._writer is None:
             self._writer = self._open()
         try:
-            self._writer.add(frame, action)
+            self._writer.add(frame, action, reward=reward, terminated=terminated)
         except OSError as error:
             raise WorldError(f"cannot record to {self._next_path()}: {error.strerror or error}") from error
 
-    def end_episode(self, last_frame: np.ndarray | None) -> None:
-        """Finish the file; the next frame added begins another one. Without frames there is none."""
+    def end_episode(
+        self,
+        last_frame: np.ndarray | None,
+        *,
+        reward: float | None = None,
+        terminated: bool | None = None,
+    ) -> None:
+        """Finish the file; the next frame added begins another one. Without frames there is none.
+
+        Args:
+            last_frame: `[H, W, 3]` uint8, from which no action led on; None if the frame added last was it.
+            reward: Given on the way to it.
+            terminated: Whether the game ended with it.
+        """
         if self._writer is None or self._writer.num_frames == 0:
             return
         writer, path = self._writer, self._next_path()
@@ -70,7 +89,7 @@ class Recording:
         try:
             with writer:  # finishes the file, or removes it if even that is not possible
                 if last_frame is not None:
-                    writer.add(last_frame, None)
+                    writer.add(last_frame, None, reward=reward, terminated=terminated)
         except OSError as error:
             raise WorldError(f"cannot record to {path}: {error.strerror or error}") from error
         self.paths.append(path)

@@ -40,6 +40,7 @@ class PlaySession:
         info: What the environment says about it.
         times: What the steps cost.
         num_frames: How many were drawn.
+        has_ended: Whether the episode ended with that frame: `reset` comes next.
     """
 
     def __init__(self, env: ARL2WorldEnv, recording: Recording | None = None, *, seed: int = 0) -> None:
@@ -47,12 +48,14 @@ class PlaySession:
         self.recording = recording
         self.times = StepTimes()
         self.num_frames = 0
+        self.has_ended = False
         self.observation = np.zeros(env.observation_space.shape or (), dtype=np.uint8)
         self.info: dict[str, Any] = {"frame_index": 0, "start": ""}
         self._seed: int | None = seed
         self._first_frame_seconds = 0.0
         self._first_step_at = 0.0
         self._last_step_at = 0.0
+        self._reward: float | None = None  # on the way to `observation`; None in a world that gives none
         self._action = env.world.config.actions.noop()
         self._predict_seconds = 0.0
 
@@ -61,6 +64,8 @@ class PlaySession:
         self._end_episode()
         options = None if start is None else {"start": start}
         self.observation, self.info = self.env.reset(seed=self._seed, options=options)
+        self.has_ended = False
+        self._reward = 0.0 if self._is_judged else None
         self._seed = None  # later episodes continue the stream
 
     def begin(self, action: np.ndarray) -> np.ndarray:
@@ -77,12 +82,13 @@ class PlaySession:
     def finish(self) -> None:
         """Remember the frame, and record the one before it with the action that led on."""
         started = time.perf_counter()
-        frame, _, _, _, self.info = self.env.finish_step()
+        frame, reward, has_ended, _, self.info = self.env.finish_step()
         self._last_step_at = time.perf_counter()
         self.times.add(self._predict_seconds, self._last_step_at - started)
         if self.recording is not None:
-            self.recording.add(self.observation, self._action)
-        self.observation = frame
+            self.recording.add(self.observation, self._action, **self._outcome())
+        self.observation, self.has_ended = frame, has_ended
+        self._reward = reward if self._is_judged else None
         self.num_frames += 1
 
     def summary(self) -> str:
@@ -111,7 +117,15 @@ class PlaySession:
 
     def _end_episode(self) -> None:
         if self.recording is not None:
-            self.recording.end_episode(self.observation)
+            self.recording.end_episode(self.observation, **self._outcome())
+
+    @property
+    def _is_judged(self) -> bool:
+        return self.env.world.config.outcome is not None
+
+    def _outcome(self) -> dict[str, Any]:
+        """Return what a recording says of the frame shown last, in a world that says something of it."""
+        return {"reward": self._reward, "terminated": self.has_ended} if self._is_judged else {}
 
 
 @contextmanager

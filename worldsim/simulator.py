@@ -12,6 +12,7 @@ from torch import Tensor
 
 from worldsim.errors import WorldError
 from worldsim.model.frame_context import FrameContext
+from worldsim.outcome import Outcome
 from worldsim.sampler import COMMIT_FRAME, SamplerConfig, draw_noise, sample
 from worldsim.state import WorldState
 from worldsim.world import Start, World
@@ -91,6 +92,19 @@ class Simulator:
         levels = torch.full((len(latents),), level, device=latents.device)
         memory = self.world.denoiser.commit(latents, levels, prediction.context, state.memory)
         return replace(state, memory=memory, frame_index=state.frame_index + 1, frames=prediction.frames)
+
+    @torch.inference_mode()
+    def outcome(self, state: WorldState) -> Outcome | None:
+        """Judge the frames committed last; None in a world without outcome heads.
+
+        Args:
+            state: Of B dreams.
+        """
+        heads, meaning = self.world.denoiser.outcome, self.world.config.outcome
+        if heads is None or meaning is None:
+            return None
+        assert state.memory.summary is not None, "the state belongs to a world without outcome heads"
+        return meaning.outcome(*heads(state.memory.summary))
 
     def step(self, state: WorldState, actions: Tensor) -> tuple[Tensor, WorldState]:
         """Predict, then commit.

@@ -126,6 +126,9 @@ class Viewer:
         self._draw(frame)
         self.session.finish()
         self._status.note_frame(is_single=self.is_paused)
+        if self.session.has_ended:
+            self._restart(None)
+            self._status.restart()
 
     def _obey(self, command: Command) -> None:
         match command:

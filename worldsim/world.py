@@ -21,6 +21,7 @@ from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.denoiser_config import DenoiserConfig
+from worldsim.outcome import OutcomeConfig
 from worldsim.sampler import SamplerConfig
 from worldsim.starts import Start, read_starts, write_starts
 from worldsim.weights import (
@@ -54,6 +55,7 @@ class WorldConfig:
         denoiser: Shape of the network.
         codec: Shape of the frame autoencoder.
         sampler: How its frames are best drawn.
+        outcome: What the numbers of its outcome heads mean; None in a world without such heads.
         provenance: Where data and weights came from: data, training, compute; free-form JSON.
     """
 
@@ -65,6 +67,7 @@ class WorldConfig:
     denoiser: DenoiserConfig
     codec: CodecConfig
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    outcome: OutcomeConfig | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -73,6 +76,16 @@ class WorldConfig:
                 raise WorldError(f"a world's {name} must be text, got {getattr(self, name)!r}")
         if not 0 < self.frame_rate < math.inf:
             raise WorldError(f"a world's frame_rate must be positive, got {self.frame_rate}")
+        if self.denoiser.outcome_heads != (self.outcome is not None):
+            heads = "has" if self.denoiser.outcome_heads else "has no"
+            raise WorldError(
+                f"world {self.name!r}: its network {heads} outcome heads, its description says otherwise"
+            )
+
+    @property
+    def end_threshold(self) -> float:
+        """Probability of an end from which on an episode has ended; infinite in a world without heads."""
+        return math.inf if self.outcome is None else self.outcome.end_threshold
 
     @property
     def height(self) -> int:
@@ -86,7 +99,7 @@ class WorldConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads."""
-        return {
+        data = {
             "format": FORMAT,
             "name": self.name,
             "description": self.description,
@@ -98,6 +111,7 @@ class WorldConfig:
             "sampler": asdict(self.sampler),
             "provenance": self.provenance,
         }
+        return data if self.outcome is None else data | {"outcome": asdict(self.outcome)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> WorldConfig:
@@ -118,6 +132,7 @@ class WorldConfig:
                 denoiser=DenoiserConfig(**data["denoiser"]),
                 codec=CodecConfig(**data["codec"]),
                 sampler=SamplerConfig(**data["sampler"]),
+                outcome=OutcomeConfig(**data["outcome"]) if "outcome" in data else None,
                 provenance=dict(data.get("provenance", {})),
             )
         except KeyError as error:

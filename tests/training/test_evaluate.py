@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from tests.fakes import save_tiny_world, write_tiny_dataset
+from tests.fakes import save_tiny_world, tiny_world, write_outcome_dataset, write_tiny_dataset
 from training.evaluate import PARTS, EvaluateConfig, Evaluation, main
 from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.data.video import read_video
+from worldsim.outcome import OutcomeConfig
 
 SMALL: dict[str, Any] = {
     "context_frames": 4,
@@ -69,7 +70,34 @@ def test_a_part_alone_is_measured_and_the_others_said_not_to_be(
     main.run(config(world, data, tmp_path, parts=["idle"]))
     assert {path.name for path in tmp_path.iterdir()} == {"report.json"}
     assert set(PARTS) & set(json.loads((tmp_path / "report.json").read_text())) == {"idle"}
-    assert capsys.readouterr().out.count("not measured") == 10
+    assert capsys.readouterr().out.count("not measured") == 11
+
+
+def test_rewards_and_ends_of_a_world_that_judges_them_are_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_outcome_dataset(tmp_path / "data", episodes=3, frames=8)
+    tiny_world(outcome=OutcomeConfig(end_threshold=0.3)).save_pretrained(tmp_path / "world")
+    main.run(config(tmp_path / "world", folder, tmp_path / "out", parts=["outcome"]))
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    for kind in ("given", "drawn"):
+        assert report["outcome"][kind]["num_frames"] == 7 + 8 + 9
+        assert report["outcome"][kind]["ends"]["num_ends"] == 2
+        assert report["outcome"][kind]["ends"]["at_threshold"]["threshold"] == 0.3
+    (bar,) = [bar for bar in report["bars"] if bar["name"].startswith("ends found")]
+    assert bar["value"] == 100 * report["outcome"]["given"]["ends"]["recall_at_90_precision"]["mean"]
+    printed = capsys.readouterr().out
+    assert "2 ends in 3 episodes, 24 frames" in printed
+    assert printed.count("not measured") == 11
+
+
+def test_a_world_without_heads_is_not_measured_by_them(
+    world: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main.run(config(world, data, tmp_path, parts=["idle", "outcome"]))
+    assert "not measured: world 'tiny' has no outcome heads" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="world 'tiny' has no outcome heads"):
+        main.run(config(world, data, tmp_path, parts=["outcome"]))
 
 
 def test_same_seed_gives_the_same_numbers(world: Path, data: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from training.pretrain import PretrainConfig
 from training.pretrain import main as pretrain
 from training.segments import places_at
 from training.validation import ValidationConfig
-from training.world_model import TrainWorldConfig, make_batches
+from training.world_model import Batch, TrainWorldConfig, make_batches
 from worldsim.codec import FrameCodec
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
@@ -45,7 +45,7 @@ def training_config(**changes: int) -> TrainWorldConfig:
     return TrainWorldConfig(out="", data=DataConfig(train=[], heldout=[]), **settings)
 
 
-def numbers_and_new_rows(batch: tuple[Tensor | torch.Generator, ...]) -> tuple[Tensor, Tensor]:
+def numbers_and_new_rows(batch: Batch) -> tuple[Tensor, Tensor]:
     """Return the number of each frame, `[B, F]`, once latents and actions agree, and which rows are new."""
     latents, actions, _, is_new = batch
     assert isinstance(latents, Tensor)
@@ -130,7 +130,7 @@ def run_segment(
     module = SegmentMatching(denoiser, config)
     generator = torch.Generator().manual_seed(seed)
     latents, actions = random_batch(rows=len(is_new))
-    losses, carry = module(latents, actions, generator, torch.tensor(is_new), Carry(memory))
+    losses, carry = module(latents, actions, generator, torch.tensor(is_new), carry=Carry(memory))
     return losses, carry.memory
 
 

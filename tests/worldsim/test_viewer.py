@@ -17,6 +17,7 @@ from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.data.episodes import list_episodes, verify
 from worldsim.env import ARL2WorldEnv
 from worldsim.errors import WorldError
+from worldsim.outcome import OutcomeConfig
 from worldsim.recording import Recording
 from worldsim.session import PlaySession
 from worldsim.viewer import Viewer
@@ -29,8 +30,8 @@ SCALE = 4
 class Spy(ARL2WorldEnv):
     """Notes the order of what the viewer asks for."""
 
-    def __init__(self) -> None:
-        super().__init__(tiny_world())
+    def __init__(self, outcome: OutcomeConfig | None = None) -> None:
+        super().__init__(tiny_world(outcome=outcome))
         self.actions: list[list[int]] = []
         self.calls: list[str] = []
 
@@ -321,3 +322,13 @@ def test_ctrl_c_inside_a_step_finishes_frame_and_recording(
             with pytest.raises(KeyboardInterrupt):
                 viewer.run(start=0)
     assert verify(tmp_path) == 3
+
+
+@pytest.mark.parametrize(("threshold", "frames_since_start"), [(1e-6, 0), (1.0, 2)], ids=["ends", "goes_on"])
+def test_after_an_end_another_episode_begins(threshold: float, frames_since_start: int) -> None:
+    for viewer in open_viewer(Spy(OutcomeConfig(end_threshold=threshold))):
+        viewer.advance()
+        viewer.advance()
+        assert viewer.session.num_frames == 2
+        assert viewer.session.info["frame_index"] == frames_since_start
+        assert not viewer.session.has_ended

@@ -123,6 +123,7 @@ class SequenceIndex:
                 f"no episode is as long as a sequence of {sequence_length} frames; the longest has {longest}"
             )
         self.sequence_length = sequence_length
+        self._lengths = lengths
         self._offsets = np.cumsum(lengths) - lengths
         self._ends = np.cumsum(counts)
         self._begins = self._ends - counts
@@ -138,3 +139,15 @@ class SequenceIndex:
     def sample(self, generator: np.random.Generator, batch_size: int) -> np.ndarray:
         """Return `[batch]` int64 global start positions, uniform over all valid starts."""
         return self.start(generator.integers(len(self), size=batch_size))
+
+    def last_starts(self, episodes: np.ndarray) -> np.ndarray:
+        """Return where a sequence ends with the last frame of its episode.
+
+        Args:
+            episodes: `[E]` bool, which episodes are asked for.
+
+        Returns:
+            Global start positions, int64, one for each of those episodes that is long enough.
+        """
+        fits = self._ends > self._begins
+        return (self._offsets + self._lengths - self.sequence_length)[fits & episodes]

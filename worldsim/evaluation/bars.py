@@ -82,6 +82,11 @@ def _opposite(axis: str) -> Bar:
     )
 
 
+def _ends_found(part: Report) -> Report | None:
+    found = part.get("given", {}).get("ends", {}).get("recall_at_90_precision")
+    return found and {key: 100 * value for key, value in found.items() if value is not None}
+
+
 def _mean(estimate: Report | None) -> float | None:
     return estimate["mean"] if estimate else None
 
@@ -162,6 +167,16 @@ BARS = (
         must=30.0,
         aim=10.0,
         higher_is_better=False,
+    ),
+    Bar(
+        name="ends found at 90 % precision, within 2 frames",
+        part="outcome",
+        read=lambda part: _mean(_ends_found(part)),
+        interval=lambda part: _ends(_ends_found(part)),
+        unit="%",
+        must=70.0,
+        aim=95.0,
+        higher_is_better=True,
     ),
 )
 

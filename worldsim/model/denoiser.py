@@ -25,10 +25,11 @@ from worldsim.model.full_attention import FullAttention, past_mask, time_angles
 from worldsim.model.hybrid_attention import HybridAttention, Written
 from worldsim.model.linear import Linear
 from worldsim.model.memory import MemoryState, empty_memory, push_window, window_is_visible
+from worldsim.model.outcome_heads import OutcomeHeads
 from worldsim.model.patches import embed_patches, join_patches
 from worldsim.model.path import MemoryPhase, build_motion, wrap
 from worldsim.model.rotary import place_angles, rotate, turns
-from worldsim.model.segment import check_constant_memory, deal_out, put_together
+from worldsim.model.segment import SequencePass, check_constant_memory, deal_out, put_together
 from worldsim.model.window_attention import WindowAttention, age_angles
 
 TIME_FREQUENCIES = 256
@@ -66,6 +67,7 @@ class Denoiser(nn.Module):
             Block(dim, config.ffn_dim, self._build_attention(i)) for i in range(config.num_layers)
         )
         self.head = Head(dim, PATCH * PATCH * channels)
+        self.outcome = OutcomeHeads(dim, config.num_heads) if config.outcome_heads else None
         self.register_buffer("place", place_angles(*config.grid, config.head_width).float(), persistent=False)
         age = turns(age_angles(config.head_width, config.window)).float()[:, None]  # [W + 1, 1, D / 2, 2]
         self.register_buffer("age", age, persistent=False)
@@ -114,6 +116,8 @@ class Denoiser(nn.Module):
             if isinstance(module, Linear):
                 module.pack(1)
         self.head.head.pack(self.config.tokens_per_frame)
+        if self.outcome is not None:
+            self.outcome.pack(self.config.tokens_per_frame)
 
     def initial_memory(self, batch_size: int) -> MemoryState:
         """Return an empty memory on the model's device: no matrices, no window, the path at its origin."""
@@ -222,6 +226,7 @@ class Denoiser(nn.Module):
             latents=latents.to(memory.latents.dtype),
             num_committed=count + 1,
             past=past.append(full.k, full.v) if past and full else past,
+            summary=None if self.outcome is None else self.outcome.pool(x),
         )
 
     def _cached(self, written: list[Written | Cached], kind: type[AnyAttention]) -> Cached | None:
@@ -303,7 +308,7 @@ class Denoiser(nn.Module):
             Velocity of the noisy frames, `[B, F, C, h, w]`.
         """
         memory = self.initial_memory(len(clean))
-        return self._run_all(clean, noisy, levels, actions, memory, run_block)[0]
+        return self.run_sequences(clean, noisy, levels, actions, memory, run_block).velocity
 
     def forward_segment(
         self, clean: Tensor, noisy: Tensor, levels: Tensor, actions: Tensor, memory: MemoryState
@@ -325,10 +330,10 @@ class Denoiser(nn.Module):
             WorldError: If the model has full layers.
         """
         check_constant_memory(self.config)
-        velocity, handed_on, phase = self._run_all(clean, noisy, levels, actions, memory)
-        return velocity, put_together(memory, handed_on, wrap(phase), clean)
+        passed = self.run_sequences(clean, noisy, levels, actions, memory)
+        return passed.velocity, put_together(memory, passed, clean)
 
-    def _run_all(
+    def run_sequences(
         self,
         clean: Tensor,
         noisy: Tensor,
@@ -336,8 +341,8 @@ class Denoiser(nn.Module):
         actions: Tensor,
         memory: MemoryState,
         run_block: RunBlock | None = None,
-    ) -> tuple[Tensor, list[HandedOn], Tensor]:
-        """Return the velocity, what each layer hands on, and the path at the last frame, `[B, D / 2]`."""
+    ) -> SequencePass:
+        """Return all that the network says of sequences; see `forward` and `forward_segment`."""
         action = self.embed_actions(actions)  # [B, F, D]
         before = torch.cat([memory.latents.to(clean.dtype)[:, None], clean[:, :-1]], dim=1)
         phases = self.path_phases(before, action, memory)
@@ -346,14 +351,18 @@ class Denoiser(nn.Module):
         conditioning = at_least_fp32(self.time_projection(time)).unflatten(-1, (6, -1))
         x = self.patchify(torch.stack([clean, noisy], dim=2)) + self.embed_previous(before.unsqueeze(2))
         handed_on: list[HandedOn] = []
-        dealt = deal_out(self.layers(), memory, x)
+        entered, dealt = x, deal_out(self.layers(), memory, x)
         for index, (block, carried) in enumerate(zip(self.layers(), dealt, strict=True)):
+            entered = x
             if run_block is not None:
                 x = run_block(index, x, conditioning, carried, rotary)
                 continue
             x, kept = block(x, conditioning, carried, rotary)
             handed_on.append(kept)
-        return self.unpatchify(self.head(x[:, :, 1], time[:, :, 1])), handed_on, phases[:, -1]
+        velocity = self.unpatchify(self.head(x[:, :, 1], time[:, :, 1]))
+        # Of what enters the last layer: a commit does not run it to its end.
+        summary = None if self.outcome is None else self.outcome.pool(entered[:, :, 0])
+        return SequencePass(velocity, handed_on, phases[:, -1], summary)
 
     def path_phases(self, before: Tensor, action: Tensor, memory: MemoryState) -> Tensor:
         """Return the path's angles at every frame, `[B, F, head_width / 2]`, at least fp32.

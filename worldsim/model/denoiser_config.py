@@ -30,6 +30,7 @@ class DenoiserConfig:
         half_lives: Shortest and longest half-life of the heads at the start, in frames.
         previous_frame: Whether every token is also given the frame before it, at its own place: what does not
             change need not be recalled (docs/decisions/0011).
+        outcome_heads: Whether heads on the commit pass judge reward and end (docs/decisions/0017).
     """
 
     latent_shape: list[int] = field(default_factory=lambda: [16, 16, 20])
@@ -44,6 +45,7 @@ class DenoiserConfig:
     memory_phase: str = "path"
     half_lives: list[float] = field(default_factory=lambda: [4.0, 4096.0])
     previous_frame: bool = True
+    outcome_heads: bool = False
 
     def __post_init__(self) -> None:
         if self.memory_phase not in list(MemoryPhase):

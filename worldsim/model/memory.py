@@ -15,7 +15,7 @@ from worldsim.model.denoiser_config import DenoiserConfig
 from worldsim.model.past_frames import PastFrames
 
 PAST = "past_"
-PER_ROW = ("phase", "latents", "num_committed")
+PER_ROW = ("phase", "latents", "num_committed", "summary")
 """Tensors whose first axis is the batch; the others hold layers first."""
 
 
@@ -34,6 +34,8 @@ class MemoryState:
         latents: `[B, C, h, w]`, the frame committed last.
         num_committed: `[B]` int64, how many frames were committed.
         past: Keys and values of all past frames for the full layers; None without such layers.
+        summary: `[B, D]`, at least fp32, what the outcome heads judge: features of the frame committed last.
+            None in a model without such heads.
     """
 
     matrices: Tensor
@@ -43,6 +45,7 @@ class MemoryState:
     latents: Tensor
     num_committed: Tensor
     past: PastFrames | None = None
+    summary: Tensor | None = None
 
     @property
     def nbytes(self) -> int:
@@ -51,7 +54,8 @@ class MemoryState:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors by name, those of `past` as `past_keys` and `past_values`."""
-        tensors = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "past"}
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "past"}
+        tensors = {name: tensor for name, tensor in own.items() if tensor is not None}
         if self.past is not None:
             tensors |= {PAST + "keys": self.past.keys, PAST + "values": self.past.values}
         return tensors
@@ -115,6 +119,9 @@ def empty_memory(
         latents=zeros(batch_size, *config.latent_shape),
         num_committed=torch.zeros(batch_size, dtype=torch.int64, device=device),
         past=PastFrames.of(past, past) if num_full else None,
+        summary=torch.zeros(batch_size, config.dim, dtype=wide, device=device)
+        if config.outcome_heads
+        else None,
     )
 
 

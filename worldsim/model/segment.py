@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +17,24 @@ from worldsim.model.block import Block, Carried, HandedOn
 from worldsim.model.denoiser_config import DenoiserConfig
 from worldsim.model.full_attention import FullAttention, sequence_mask
 from worldsim.model.memory import MemoryState, window_is_visible
+from worldsim.model.path import wrap
 from worldsim.model.window_attention import WindowAttention, WindowBefore
+
+
+class SequencePass(NamedTuple):
+    """What the network says of whole sequences.
+
+    Attributes:
+        velocity: `[B, F, C, h, w]`, of the noisy frames.
+        handed_on: From each layer; see `Block.forward`.
+        phase: `[B, D / 2]`, the path at the last frame.
+        summary: `[B, F, D]`, what the outcome heads judge of the clean frames; None without such heads.
+    """
+
+    velocity: Tensor
+    handed_on: Sequence[HandedOn]
+    phase: Tensor
+    summary: Tensor | None
 
 
 def check_constant_memory(config: DenoiserConfig) -> None:
@@ -56,25 +74,23 @@ def deal_out(layers: Sequence[Block], memory: MemoryState, x: Tensor) -> list[Ca
     return carried
 
 
-def put_together(
-    memory: MemoryState, handed_on: Sequence[HandedOn], phase: Tensor, clean: Tensor
-) -> MemoryState:
+def put_together(memory: MemoryState, passed: SequencePass, clean: Tensor) -> MemoryState:
     """Return the memory after a segment, without gradients.
 
     Args:
         memory: Before the segment, of a model without full layers.
-        handed_on: From each layer.
-        phase: `[B, D / 2]`, the path at the last frame, in [-pi, pi).
+        passed: What the network said of the segment.
         clean: `[B, F, C, h, w]`, the segment's frames as they were committed.
     """
-    states = [part for part in handed_on if isinstance(part, Tensor)]
-    windows = [part for part in handed_on if isinstance(part, Cached)]
+    states = [part for part in passed.handed_on if isinstance(part, Tensor)]
+    windows = [part for part in passed.handed_on if isinstance(part, Cached)]
     return replace(
         memory,
         matrices=torch.stack(states) if states else memory.matrices,
         window_keys=torch.stack([cached.k for cached in windows]) if windows else memory.window_keys,
         window_values=torch.stack([cached.v for cached in windows]) if windows else memory.window_values,
-        phase=phase.detach(),
+        phase=wrap(passed.phase).detach(),
         latents=clean[:, -1].detach().to(memory.latents.dtype),
         num_committed=memory.num_committed + clean.shape[1],
+        summary=None if passed.summary is None else passed.summary[:, -1].detach(),
     )

@@ -23,12 +23,13 @@ from worldsim.model.conversion import (
 )
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.path import MemoryPhase
+from worldsim.outcome import OutcomeConfig
 
 FRAMES = 4
 
 
-def tiny_teacher() -> Denoiser:
-    return tiny_world(is_teacher=True, phase=MemoryPhase.NONE).denoiser.double()
+def tiny_teacher(outcome: OutcomeConfig | None = None) -> Denoiser:
+    return tiny_world(is_teacher=True, phase=MemoryPhase.NONE, outcome=outcome).denoiser.double()
 
 
 def student_of(
@@ -45,8 +46,9 @@ def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return clean, noisy, levels, torch.randint(3, (2, FRAMES, 3), generator=generator)
 
 
-def test_a_student_takes_over_every_weight_that_its_teacher_has() -> None:
-    teacher = tiny_teacher()
+@pytest.mark.parametrize("outcome", [None, OutcomeConfig()], ids=["plain", "outcome_heads"])
+def test_a_student_takes_over_every_weight_that_its_teacher_has(outcome: OutcomeConfig | None) -> None:
+    teacher = tiny_teacher(outcome)
     student = student_of(teacher, [0, 2])
     new = new_parameters(student)
     assert (student.config.window_layers, student.config.full_layers) == ([1], [])

@@ -1,0 +1,127 @@
+"""From what a world's heads say of held-out episodes to what their numbers mean: part of every export."""
+
+# E episodes, B of them at a time, T frames, C h w latent size, A action axes
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.frames import LatentVideo
+from worldsim.evaluation.calibration import fit_end_calibration
+from worldsim.evaluation.outcome import JudgedEpisode, choose_threshold, summarize_outcomes
+from worldsim.outcome import OutcomeConfig
+from worldsim.world import World
+
+EPISODES_AT_A_TIME = 32
+NEVER = 1.0
+"""Threshold of a world whose held-out episodes all go on, or whose head can't tell which frame ends one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the heads say of the frames of one episode but the first.
+
+    Attributes:
+        episode: Its number.
+        place: Where these frames are in the video.
+        rewards: `[T]` fp64, in units of training.
+        logits: `[T]` fp64, of an end, before calibration.
+    """
+
+    episode: int
+    place: slice
+    rewards: Tensor
+    logits: Tensor
+
+
+@torch.no_grad()
+def listen(world: World, video: LatentVideo) -> list[Said]:
+    """Show a world whole recorded episodes, step by step, and note what it says.
+
+    Args:
+        world: With outcome heads, on the video's device.
+        video: With rewards and ends.
+    """
+    first = np.cumsum([0, *video.lengths[:-1]])
+    # Like lengths together: a batch runs as long as its longest episode.
+    order = [episode for episode in np.argsort(video.lengths, kind="stable") if video.lengths[episode] > 1]
+    said: list[Said] = []
+    for begin in range(0, len(order), EPISODES_AT_A_TIME):
+        chunk = [int(episode) for episode in order[begin : begin + EPISODES_AT_A_TIME]]
+        rewards, logits = _judge_batch(world, video, first[chunk], max(video.lengths[e] for e in chunk))
+        for row, episode in enumerate(chunk):
+            count, begun = video.lengths[episode] - 1, int(first[episode]) + 1
+            place = slice(begun, begun + count)
+            said.append(Said(episode, place, rewards[row, :count], logits[row, :count]))
+    return sorted(said, key=lambda one: one.episode)
+
+
+def judged_episodes(said: Sequence[Said], video: LatentVideo, meaning: OutcomeConfig) -> list[JudgedEpisode]:
+    """Put what was said beside what was recorded, once it is known what the numbers mean."""
+    rewards, ends = (tensor.cpu().numpy() for tensor in video.outcomes())
+    return [
+        JudgedEpisode(
+            name=str(one.episode),
+            rewards=rewards[one.place],
+            judged_rewards=meaning.rewards(one.rewards).numpy(),
+            ends=ends[one.place],
+            probabilities=meaning.end_probability(one.logits).numpy(),
+        )
+        for one in said
+    ]
+
+
+def _judge_batch(world: World, video: LatentVideo, starts: np.ndarray, length: int) -> tuple[Tensor, Tensor]:
+    """Return what the heads say of the frames after the first, `[B, length - 1]` fp64 on the CPU each."""
+    denoiser, heads = world.denoiser, world.denoiser.outcome
+    assert heads is not None
+    memory = denoiser.initial_memory(len(starts))
+    clean = torch.zeros(len(starts), device=video.latents.device)
+    columns: list[tuple[Tensor, Tensor]] = []
+    for frame in range(length):
+        # Where an episode is over its last frame is repeated; nobody looks at what is said of it.
+        latents, actions, _ = video.judged_sequences(starts, 1, np.full(len(starts), frame))
+        context = denoiser.observe(actions[:, 0], memory)
+        memory = denoiser.commit(latents[:, 0].float(), clean, context, memory)
+        assert memory.summary is not None
+        if frame:
+            columns.append(heads(memory.summary))
+    said, logits = (torch.stack(column, dim=1).double().cpu() for column in zip(*columns, strict=True))
+    return said, logits
+
+
+def calibrate(
+    world: World, video: LatentVideo, meaning: OutcomeConfig
+) -> tuple[OutcomeConfig, dict[str, float]]:
+    """Fit scale and bias of the end's logit, and choose the threshold, on held-out episodes.
+
+    Args:
+        world: With outcome heads, on the video's device.
+        video: Held-out episodes with rewards and ends.
+        meaning: Gives the rewards' units; the rest of it is replaced.
+
+    Returns:
+        What the heads' numbers mean, and numbers for the log.
+    """
+    said = listen(world, video)
+    ends = torch.cat([video.outcomes()[1][one.place] for one in said]).cpu().numpy()
+    if ends.any():
+        scale, bias = fit_end_calibration(torch.cat([one.logits for one in said]).numpy(), ends)
+        meaning = replace(meaning, end_scale=scale, end_bias=bias)
+    episodes = judged_episodes(said, video, meaning)
+    point = choose_threshold(episodes) if meaning.end_scale > 0 else None
+    threshold = NEVER if point is None else min(max(point.threshold, 1e-6), 1.0)
+    meaning = replace(meaning, end_threshold=threshold)
+    report = summarize_outcomes(episodes, threshold)
+    numbers = {"reward_error": report["rewards"]["per_step"]["root_mean_square_error"]}
+    if point is not None:
+        numbers |= {"end_recall": point.recall, "end_precision": point.precision}
+        numbers |= {"outcome/end_threshold": threshold, "outcome/end_scale": meaning.end_scale}
+        numbers |= {"outcome/end_bias": meaning.end_bias}
+        numbers |= {"outcome/calibration_error": report["ends"]["calibration_error"]}
+    return meaning, numbers

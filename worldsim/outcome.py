@@ -1,0 +1,78 @@
+"""What a frame brought: the reward, and whether the episode ended with it."""
+
+# B batch, G any leading sizes
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from worldsim.errors import WorldError
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the frames committed last brought.
+
+    Attributes:
+        reward: `[B]` float32 on the CPU, the reward to expect on the way to the frame, in the game's units.
+        end: `[B]` float32 on the CPU, the calibrated probability, 0 to 1, that the episode ended with the
+            frame.
+    """
+
+    reward: Tensor
+    end: Tensor
+
+
+@dataclass(kw_only=True, slots=True)
+class OutcomeConfig:
+    """What turns the heads' numbers into rewards and probabilities, and when an episode ends.
+
+    The first two are the statistics of the rewards that were learned from, the others were fitted on held-out
+    episodes (docs/decisions/0017).
+
+    Attributes:
+        reward_mean: Reward where the head says 0.
+        reward_scale: How much more it is where the head says 1.
+        end_scale: What the logit of the end is multiplied by,
+        end_bias: and what is then added to it.
+        end_threshold: Probability from which on an episode has ended, above 0 and at most 1.
+    """
+
+    reward_mean: float = 0.0
+    reward_scale: float = 1.0
+    end_scale: float = 1.0
+    end_bias: float = 0.0
+    end_threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in (field.name for field in fields(self)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise WorldError(f"a world's outcome.{name} must be a finite number, got {value!r}")
+        if self.reward_scale <= 0:
+            raise WorldError(f"a world's outcome.reward_scale must be positive, got {self.reward_scale}")
+        if self.end_scale < 0:
+            raise WorldError(f"a world's outcome.end_scale must not be negative, got {self.end_scale}")
+        if not 0 < self.end_threshold <= 1:
+            raise WorldError(f"a world's outcome.end_threshold must lie in (0, 1], got {self.end_threshold}")
+
+    def rewards(self, judged: Tensor) -> Tensor:
+        """Return rewards `[G]` of what the reward head says, `[G]`."""
+        return self.reward_mean + self.reward_scale * judged
+
+    def standardised(self, rewards: Tensor) -> Tensor:
+        """Return what the reward head should say, `[G]`, where the rewards are `[G]`."""
+        return (rewards - self.reward_mean) / self.reward_scale
+
+    def end_probability(self, logit: Tensor) -> Tensor:
+        """Return calibrated probabilities `[G]` of what the end head says, `[G]`."""
+        return torch.sigmoid(self.end_scale * logit + self.end_bias)
+
+    def outcome(self, judged: Tensor, logit: Tensor) -> Outcome:
+        """Return the outcome that the heads' numbers, `[B]` each, mean."""
+        end = self.end_probability(logit.double())
+        return Outcome(self.rewards(judged.double()).float().cpu(), end.float().cpu())
