@@ -12,6 +12,7 @@ from torch import Tensor
 
 from worldsim.errors import WorldError
 from worldsim.model.frame_context import FrameContext
+from worldsim.outcome import Outcome
 from worldsim.sampler import COMMIT_FRAME, SamplerConfig, draw_noise, sample
 from worldsim.state import WorldState
 from worldsim.world import Start, World
@@ -22,7 +23,7 @@ class Prediction:
     """A frame that was drawn but not yet remembered.
 
     Attributes:
-        frames: `[B, H, W, 3]` uint8, on the CPU.
+        frames: `[B, H, W, 3]` uint8, on the simulator's `frames_device`.
         latents: `[B, C, h, w]`, on the world's device.
         context: What the passes over this frame share; `commit` needs it again.
     """
@@ -33,11 +34,23 @@ class Prediction:
 
 
 class Simulator:
-    """Steps a batch of dreams of one world. Holds no state of theirs: it is passed in and returned."""
+    """Steps a batch of dreams of one world. Holds no state of theirs: it is passed in and returned.
 
-    def __init__(self, world: World, sampler: SamplerConfig | None = None) -> None:
+    Args:
+        world: The world.
+        sampler: How its frames are drawn, instead of the world's own way.
+        frames_device: Where frames are returned and kept.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        sampler: SamplerConfig | None = None,
+        frames_device: torch.device | str = "cpu",
+    ) -> None:
         self.world = world
         self.sampler = sampler if sampler is not None else world.config.sampler
+        self.frames_device = torch.device(frames_device)
 
     @torch.inference_mode()
     def start(self, starts: Sequence[Start], seeds: Sequence[int]) -> WorldState:
@@ -61,7 +74,7 @@ class Simulator:
             memory=self.world.denoiser.initial_memory(len(starts)),
             frame_index=torch.zeros(len(starts), dtype=torch.int64),
             seed=torch.tensor(list(seeds), dtype=torch.int64),
-            frames=frames[:, -1],
+            frames=frames[:, -1].to(self.frames_device),
         )
         leading = torch.cat([torch.zeros_like(actions[:, :1]), actions[:, :-1]], dim=1)
         for index in range(frames.shape[1]):
@@ -77,7 +90,7 @@ class Simulator:
         latents = sample(
             lambda noisy, level: world.denoiser.denoise(noisy, level, context, memory), noise, self.sampler
         )
-        return Prediction(world.codec.decode(latents).cpu(), latents, context)
+        return Prediction(world.codec.decode(latents).to(self.frames_device), latents, context)
 
     @torch.inference_mode()
     def commit(self, state: WorldState, prediction: Prediction) -> WorldState:
@@ -91,6 +104,15 @@ class Simulator:
         levels = torch.full((len(latents),), level, device=latents.device)
         memory = self.world.denoiser.commit(latents, levels, prediction.context, state.memory)
         return replace(state, memory=memory, frame_index=state.frame_index + 1, frames=prediction.frames)
+
+    @torch.inference_mode()
+    def outcome(self, state: WorldState) -> Outcome | None:
+        """Judge the frames committed last; None in a world without outcome heads.
+
+        Args:
+            state: Of B dreams.
+        """
+        return None
 
     def step(self, state: WorldState, actions: Tensor) -> tuple[Tensor, WorldState]:
         """Predict, then commit.
@@ -120,4 +142,4 @@ class Simulator:
         memory = world.denoiser.commit(
             latents, torch.zeros(len(frames), device=world.device), context, state.memory
         )
-        return replace(state, memory=memory, frame_index=state.frame_index + 1, frames=frames.cpu())
+        return replace(state, memory=memory, frame_index=state.frame_index + 1, frames=frames.to(self.frames_device))
