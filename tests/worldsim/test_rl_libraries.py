@@ -15,7 +15,7 @@ from gymnasium.wrappers import FrameStackObservation, GrayscaleObservation, Reco
 from gymnasium.wrappers import vector as vector_wrappers
 
 from tests.fakes import HEIGHT, WIDTH, tiny_world
-from worldsim.data.video import VideoReader
+from worldsim.data.video import count_frames
 from worldsim.env import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.outcome import Outcome
@@ -92,11 +92,6 @@ def test_videos_are_recorded(world: World, tmp_path: Path) -> None:
     for kind, num_frames in (("single", 4), ("vector", 5)):
         (file,) = (tmp_path / kind).glob("*.mp4")
         assert abs(count_frames(file) - num_frames) <= 1, f"{kind}: the start and every step are a frame each"
-
-
-def count_frames(file: Path) -> int:
-    with VideoReader(file) as reader:
-        return sum(1 for _ in reader)
 
 
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
