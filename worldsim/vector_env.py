@@ -1,6 +1,6 @@
 """Many dreams of one world as a Gymnasium vector environment: `gym.make_vec("ARL2World-v0", num_envs=8)`.
 
-One forward pass steps all dreams. What is asked of a batch is read in `worldsim.vector_requests`.
+One forward pass steps all dreams (on a CPU, one for each thread). What is asked of a batch is read in `worldsim.vector_requests`.
 """
 
 # N environments, H W frame size, A action axes
@@ -20,6 +20,7 @@ from gymnasium.vector.utils import batch_space
 
 from worldsim.env_world import EnvWorld
 from worldsim.errors import WorldError
+from worldsim.row_threads import RowThreads
 from worldsim.state import WorldState
 from worldsim.vector_requests import (
     Seeds,
@@ -43,7 +44,7 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
     `[N]`, terminations and truncations `[N]` bool; `infos` as Gymnasium's own vector environments give them, with
     `frame_index` and `start`. Row i with seed s is the dream of the single environment with seed s; products of
     more rows round otherwise, so the two drift apart as dreams in another dtype do. The same calls with the
-    same N give the same bytes.
+    same N and number of threads give the same bytes.
 
     Without outcome heads every reward is 0 and no episode terminates: the first `reset` warns of that.
 
@@ -105,6 +106,7 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
         self.single_action_space = self._env_world.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
+        self._rows = RowThreads(self.simulator, num_envs)
         self._rngs, self._rng_seeds = self._new_rngs([None] * num_envs)
         self._state: WorldState | None = None
         self._finished = np.zeros(num_envs, dtype=np.bool_)
@@ -188,7 +190,7 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
             )
         if renewed is None or not renewed.all():
             # All rows, whether they go on or not: the batch, and with it the rounding, stays the same.
-            state = self.simulator.step(state, valid)[1]
+            state = self._rows.step(state, valid)
         if renewed is not None and renewed.any():
             state = self._begin(state, renewed)
         return self._result(state, renewed)
@@ -245,8 +247,9 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
         return tuple(self._current_state("render").frames.cpu().numpy().copy())
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Let go of the dreams; `close` calls it once."""
+        """Let go of the dreams and end the threads; `close` calls it once."""
         self._state = None
+        self._rows.close()
 
     def _check_open(self, caller: str) -> None:
         if self.closed:

@@ -18,8 +18,10 @@ from tests.fakes import HEIGHT, WIDTH, save_tiny_world, tiny_world
 from worldsim.env import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.outcome import Outcome
+from worldsim.session import steady_memory
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
+from worldsim.timing import process_memory_bytes
 from worldsim.vector_env import ARL2WorldVectorEnv
 from worldsim.world import World, WorldConfig
 
@@ -488,3 +490,23 @@ def test_wrong_resets_are_named_and_change_nothing(
 def test_mask_before_any_reset_is_refused(world: World) -> None:
     with pytest.raises(ResetNeeded, match="reset_mask"):
         make(world).reset(options={"reset_mask": np.array([True, False, False, False])})
+
+
+@pytest.mark.slow
+def test_a_thousand_steps_stay_finite_and_take_no_more_memory(world: World) -> None:
+    """Issue: 100,000 steps; `python -m training.evaluate benchmark=env` with `env_steps=100000` runs them."""
+    envs = make(world, num_envs=2, max_episode_steps=97, autoreset_mode="SameStep")
+    envs.reset(seed=0)
+    rng, held = np.random.default_rng(0), []
+    with steady_memory():
+        for step in range(1000):
+            observations, *_, infos = envs.step(rng.integers(0, 3, (2, 3)))
+            if step in (200, 999):
+                held.append((envs.memory_bytes, process_memory_bytes() or 0))
+    memory = envs.get_state().memory.tensors()
+    assert all(tensor.isfinite().all() for tensor in memory.values())
+    assert observations.std() > 0
+    assert infos["frame_index"].tolist() == [1000 % 97] * 2
+    (early, process_early), (late, process_late) = held
+    assert late == early
+    assert process_late - process_early < 8 * 2**20

@@ -83,7 +83,11 @@ class MemoryState:
 
     def first_rows(self, count: int) -> MemoryState:
         """Return the memory of the first so many rows of the batch."""
-        return self.map(lambda name, tensor: tensor[:count] if name in PER_ROW else tensor[:, :count])
+        return self.slice_rows(slice(count))
+
+    def slice_rows(self, rows: slice) -> MemoryState:
+        """Return the memory of a piece of the batch, without a copy of it."""
+        return self.map(lambda name, tensor: tensor[rows] if name in PER_ROW else tensor[:, rows])
 
     def rows(self, rows: Tensor) -> MemoryState:
         """Return the memory of some rows of the batch, `[R]` int64, in this order; one may come twice."""
