@@ -14,7 +14,8 @@ class Outcome:
     """What the frames committed last brought.
 
     Attributes:
-        reward: `[B]` float32 on the CPU, the expected reward on the way to the frame, in the game's own units.
+        reward: `[B]` float32 on the CPU, the expected reward on the way to the frame, in the game's
+            own units.
         end: `[B]` float32 on the CPU, the calibrated probability, 0 to 1, that the episode ended with the
             frame.
     """

@@ -42,7 +42,8 @@ class RowThreads:
             ready = threading.Barrier(num_pieces + 1)
 
             def begin() -> None:
-                torch.get_num_threads()  # a thread takes over the common number when it first asks: now, not later
+                # When a thread first asks, it takes over the common number: now, not after its own was set.
+                torch.get_num_threads()
                 torch.set_num_threads(own)
                 ready.wait()
 
@@ -57,7 +58,8 @@ class RowThreads:
         if self._pool is None:
             return self._simulator.step(state, actions)[1]
         futures = [
-            self._pool.submit(self._simulator.step, _rows(state, piece), actions[piece]) for piece in self._pieces
+            self._pool.submit(self._simulator.step, _rows(state, piece), actions[piece])
+            for piece in self._pieces
         ]
         return WorldState.join([future.result()[1] for future in futures])
 

@@ -1,4 +1,7 @@
-"""A vector environment as Stable-Baselines3 wants it: `PPO("CnnPolicy", SB3VecEnv(envs))`. Needs the extra `rl`."""
+"""A vector environment as Stable-Baselines3 wants it: `PPO("CnnPolicy", SB3VecEnv(envs))`.
+
+Needs the extra `rl`.
+"""
 
 # N environments
 
@@ -44,7 +47,7 @@ class SB3VecEnv(VecEnv):
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
 
     def reset(self) -> np.ndarray:
-        """Begin anew everywhere, with what `seed` and `set_options` gave since the last time; `[N, H, W, 3]`."""
+        """Begin anew with what `seed` and `set_options` gave; returns observations `[N, H, W, 3]`."""
         seeds = None if all(seed is None for seed in self._seeds) else self._seeds
         observations, infos = self.envs.reset(seed=seeds, options=self._joined_options())  # type: ignore[arg-type]
         self.reset_infos = _rows_of(infos, self.num_envs)
@@ -66,7 +69,7 @@ class SB3VecEnv(VecEnv):
         if done.any():
             finals = _rows_of(final_info, self.num_envs)
             for row in np.flatnonzero(done):
-                # The infos of a step that ends an episode tell of that episode, those of the next are kept apart.
+                # A step that ends an episode tells of that episode; what tells of the next is kept apart.
                 self.reset_infos[row] = {name: rows[row][name] for name in finals[row] if name in rows[row]}
                 rows[row] |= finals[row] | {"terminal_observation": final_frames[row]}
         return observations, rewards.astype(np.float32), done, rows

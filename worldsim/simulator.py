@@ -142,4 +142,6 @@ class Simulator:
         memory = world.denoiser.commit(
             latents, torch.zeros(len(frames), device=world.device), context, state.memory
         )
-        return replace(state, memory=memory, frame_index=state.frame_index + 1, frames=frames.to(self.frames_device))
+        return replace(
+            state, memory=memory, frame_index=state.frame_index + 1, frames=frames.to(self.frames_device)
+        )

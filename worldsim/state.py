@@ -32,8 +32,8 @@ class WorldState:
         memory: What the model remembers.
         frame_index: `[B]` int64, frames dreamt since the start.
         seed: `[B]` int64, seeds of the noise.
-        frames: `[B, H, W, 3]` uint8, the frame shown last, where the simulator keeps them: on the CPU unless it
-            was told otherwise.
+        frames: `[B, H, W, 3]` uint8, the frame shown last, where the simulator keeps them: on the CPU unless
+            it was told otherwise.
     """
 
     memory: MemoryState
@@ -68,7 +68,7 @@ class WorldState:
 
     @torch.inference_mode()
     def with_rows(self, rows: Sequence[int], others: WorldState) -> WorldState:
-        """Return the state with the dreams of `others` in the place of some of its own; both stay as they are.
+        """Return the state with the dreams of `others` in the place of some; both stay as they are.
 
         Not for a memory that grows, whose rows are of different lengths.
         """

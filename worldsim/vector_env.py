@@ -1,6 +1,7 @@
 """Many dreams of one world as a Gymnasium vector environment: `gym.make_vec("ARL2World-v0", num_envs=8)`.
 
-One forward pass steps all dreams (on a CPU, one for each thread). What is asked of a batch is read in `worldsim.vector_requests`.
+One forward pass steps all dreams; on a CPU, one for each thread. What may be asked of them is read in
+`worldsim.vector_requests`.
 """
 
 # N environments, H W frame size, A action axes
@@ -40,11 +41,11 @@ OUTPUTS = ("numpy", "torch")
 class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
     """N dreams of a learned world, stepped together.
 
-    Observations are frames, `[N, H, W, 3]` uint8; actions `[N, A]`, whole numbers of the world's axes; rewards
-    `[N]`, terminations and truncations `[N]` bool; `infos` as Gymnasium's own vector environments give them, with
-    `frame_index` and `start`. Row i with seed s is the dream of the single environment with seed s; products of
-    more rows round otherwise, so the two drift apart as dreams in another dtype do. The same calls with the
-    same N and number of threads give the same bytes.
+    Observations are frames, `[N, H, W, 3]` uint8; actions `[N, A]`, whole numbers of the world's axes;
+    rewards `[N]`, terminations and truncations `[N]` bool; `infos` are those of Gymnasium's own vector
+    environments, with `frame_index` and `start`. Row i with seed s is the dream of the single environment
+    with seed s; products of more rows round otherwise, so that the two drift apart slowly. The same calls
+    with the same N and number of threads give the same bytes.
 
     Without outcome heads every reward is 0 and no episode terminates: the first `reset` warns of that.
 
@@ -140,8 +141,8 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
 
         Args:
             seed: s gives environment i the seed s + i; or one for each, None to go on with its stream.
-            options: `start`, the number or the name of a start moment, or one for each environment (None draws);
-                `reset_mask`, `[N]` bool, which environments begin anew: the others stay where they are.
+            options: `start`, the number or the name of a start moment, or one for each environment (None
+                draws it); `reset_mask`, `[N]` bool, which environments begin anew: the others go on.
 
         Raises:
             WorldError: If there is no such start moment, or an option is unknown.
@@ -329,7 +330,9 @@ def _check_settings(
     if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
         raise WorldError(f"num_envs must be a whole number of at least 1, got {num_envs!r}")
     if render_mode not in (None, "rgb_array"):
-        raise WorldError(f"render_mode of a vector environment must be rgb_array or None, got {render_mode!r}")
+        raise WorldError(
+            f"render_mode of a vector environment must be rgb_array or None, got {render_mode!r}"
+        )
     if max_episode_steps is not None and max_episode_steps < 1:
         raise WorldError(f"max_episode_steps must be at least 1, got {max_episode_steps}")
     if output not in OUTPUTS:

@@ -136,7 +136,9 @@ def test_what_was_measured_of_another_world_is_not_mixed_in(
     main.run(config(places, data, tmp_path, parts=["cost"]))
     before = (tmp_path / "conversion.json").read_bytes()
     other = {"worlds": [f"100 %:{places['teacher']}"], "zeroed": []}
-    with pytest.raises(WorldError, match=r"compares another world under the name '100 %': identity was tiny@"):
+    with pytest.raises(
+        WorldError, match=r"compares another world under the name '100 %': identity was tiny@"
+    ):
         main.run(config(places, data, tmp_path, parts=["rollouts"], **other))
     assert (tmp_path / "conversion.json").read_bytes() == before
     (tmp_path / "conversion.json").write_text("{}")

@@ -11,19 +11,18 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.error import ClosedEnvironmentError, InvalidAction, ResetNeeded
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.error import ResetNeeded
+from gymnasium.vector import AutoresetMode
 
 from tests.fakes import HEIGHT, WIDTH, save_tiny_world, tiny_world
 from worldsim.env import ARL2WorldEnv
 from worldsim.errors import WorldError
-from worldsim.outcome import Outcome
 from worldsim.session import steady_memory
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 from worldsim.timing import process_memory_bytes
 from worldsim.vector_env import ARL2WorldVectorEnv
-from worldsim.world import World, WorldConfig
+from worldsim.world import World
 
 N = 4
 MODES = tuple(AutoresetMode)
@@ -52,14 +51,6 @@ def make(world: World, num_envs: int = N, **settings: Any) -> ARL2WorldVectorEnv
 
 def play(envs: Any, actions: np.ndarray) -> np.ndarray:
     return np.stack([np.asarray(envs.step(action)[0]) for action in actions])
-
-
-class KnownOutcomes(Simulator):
-    """Every frame brings its number, frame 3 of an even seed ends the episode."""
-
-    def outcome(self, state: WorldState) -> Outcome:
-        is_end = (state.frame_index == 3) & (state.seed % 2 == 0)
-        return Outcome(state.frame_index.float(), torch.where(is_end, 0.9, 0.1))
 
 
 def test_make_vec_finds_the_batched_environment(tmp_path: Path) -> None:
@@ -190,120 +181,6 @@ def test_what_is_kept_of_starts_is_bounded(world: World, monkeypatch: pytest.Mon
     assert np.array_equal(first[2], world.starts[2].frames[-1].numpy())
 
 
-def as_python(infos: dict[str, Any]) -> dict[str, Any]:
-    """Return infos that `==` can compare."""
-    plain: dict[str, Any] = {}
-    for name, value in infos.items():
-        if isinstance(value, dict):
-            plain[name] = as_python(value)
-        elif value.dtype == object:
-            plain[name] = [v.tobytes() if isinstance(v, np.ndarray) else v for v in value]
-        else:
-            plain[name] = value.tolist()
-    return plain
-
-
-@pytest.mark.parametrize("mode", MODES, ids=[mode.value for mode in MODES])
-def test_episodes_end_as_those_of_gymnasiums_own_vector_environment(world: World, mode: AutoresetMode) -> None:
-    """Frames may round otherwise; flags, rewards, infos and start frames may not."""
-    theirs = SyncVectorEnv(
-        [lambda: gym.wrappers.TimeLimit(ARL2WorldEnv(world), 3)] * N, autoreset_mode=mode
-    )
-    ours = make(world, max_episode_steps=3, autoreset_mode=mode)
-    first = [envs.reset(seed=9) for envs in (ours, theirs)]
-    for number, action in enumerate(ACTIONS[:9]):
-        results = [envs.step(action) for envs in (ours, theirs)]
-        compare(*results)
-        done = results[0][2] | results[0][3]
-        if mode is DISABLED and done.any():
-            # One half, then the other: each gets the same mask.
-            masks = [np.arange(N) % 2 == half for half in (0, 1)]
-            for mask in masks:
-                resets = [envs.reset(options={"reset_mask": mask.copy()}) for envs in (ours, theirs)]
-                compare(*resets)
-        assert done.all() == (number % (4 if mode is NEXT_STEP else 3) == 2)
-    assert np.array_equal(first[0][0], first[1][0])
-
-
-def compare(ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> None:
-    assert np.abs(ours[0].astype(int) - theirs[0]).max() <= ROW_TOLERANCE[torch.float32]
-    for own, other in zip(ours[1:-1], theirs[1:-1], strict=True):
-        assert own.dtype == other.dtype
-        assert own.tolist() == other.tolist()
-    own_infos, other_infos = dict(ours[-1]), dict(theirs[-1])
-    own_final, other_final = (infos.pop("final_obs", np.array([])) for infos in (own_infos, other_infos))
-    assert as_python(own_infos) == as_python(other_infos)
-    for own, other in zip(own_final, other_final, strict=True):
-        assert np.abs(own.astype(int) - other).max() <= ROW_TOLERANCE[torch.float32]
-
-
-def ending(world: World, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> ARL2WorldVectorEnv:
-    """Return environments in which rows 0 and 2 end by themselves with their third frame."""
-    monkeypatch.setattr("worldsim.env_world.Simulator", KnownOutcomes)
-    monkeypatch.setattr(WorldConfig, "end_threshold", 0.5)
-    envs = make(world, **settings)
-    seeds = iter([10, 11, 12, 13, 101, 103, 105, 107])
-    monkeypatch.setattr(envs._env_world, "draw", lambda rng, start: (0, next(seeds)))
-    envs.reset()
-    return envs
-
-
-def test_rewards_and_ends_come_from_the_simulator(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    envs = ending(world, monkeypatch, autoreset_mode="SameStep")
-    shown = [envs.step(action) for action in ACTIONS[:4]]
-    assert [step[1].tolist() for step in shown] == [[1.0] * N, [2.0] * N, [3.0] * N, [1.0, 4.0, 1.0, 4.0]]
-    assert [step[2].any() for step in shown] == [False, False, True, False]
-    assert shown[2][2].tolist() == [True, False, True, False]
-    assert not any(step[3].any() for step in shown)
-    observations, *_, infos = shown[2]
-    assert infos["_final_obs"].tolist() == infos["_final_info"].tolist() == [True, False, True, False]
-    assert infos["final_info"]["frame_index"].tolist() == [3, 0, 3, 0]
-    assert infos["frame_index"].tolist() == [0, 3, 0, 3]
-    assert np.array_equal(observations[0], world.starts[0].frames[-1].numpy())
-    assert not np.array_equal(infos["final_obs"][0], observations[0])
-    assert infos["final_obs"][1] is None
-
-
-def test_next_step_begins_anew_without_the_action_or_a_reward(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    envs = ending(world, monkeypatch)
-    *_, (last, _, terminated, _, infos) = [envs.step(action) for action in ACTIONS[:3]]
-    assert terminated.tolist() == [True, False, True, False]
-    assert "final_obs" not in infos
-    observations, rewards, terminated, _, infos = envs.step(ACTIONS[3])
-    assert rewards.tolist() == [0.0, 4.0, 0.0, 4.0]
-    assert not terminated.any()
-    assert infos["frame_index"].tolist() == [0, 4, 0, 4]
-    assert np.array_equal(observations[0], world.starts[0].frames[-1].numpy())
-    assert not np.array_equal(last[0], observations[0])
-
-
-def test_finished_environment_is_not_stepped_with_autoreset_disabled(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    envs = ending(world, monkeypatch, autoreset_mode="Disabled")
-    play(envs, ACTIONS[:3])
-    state = envs.get_state()
-    with pytest.raises(ResetNeeded, match="environments 0, 2 have ended"):
-        envs.step(ACTIONS[3])
-    envs.set_state(state)
-    with pytest.raises(ResetNeeded, match="environments 0, 2 have ended"):
-        envs.step(ACTIONS[3])
-    envs.reset(options={"reset_mask": np.array([True, False, True, False])})
-    _, rewards, *_ = envs.step(ACTIONS[3])
-    assert rewards.tolist() == [1.0, 4.0, 1.0, 4.0]
-
-
-def test_an_end_at_the_last_step_is_both_terminated_and_truncated(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    envs = ending(world, monkeypatch, max_episode_steps=3)
-    *_, (_, _, terminated, truncated, _) = [envs.step(action) for action in ACTIONS[:3]]
-    assert terminated.tolist() == [True, False, True, False]
-    assert truncated.tolist() == [True] * N
-
-
 def test_torch_output_is_the_same_in_tensors(world: World) -> None:
     arrays, tensors = (
         make(world, max_episode_steps=2, autoreset_mode="SameStep", output=o) for o in ("numpy", "torch")
@@ -398,98 +275,6 @@ def test_noise_scale_changes_the_dream(world: World) -> None:
     assert not np.array_equal(frames[1], frames[2])
     with pytest.raises(WorldError, match="noise_scale"):
         make(world, noise_scale=-1.0)
-
-
-@pytest.mark.parametrize("call", ["step", "get_state", "memory_bytes"])
-def test_nothing_works_before_reset_or_after_close(world: World, call: str) -> None:
-    envs = make(world)
-
-    def use() -> None:
-        value = getattr(envs, call)
-        value(*([ACTIONS[0]] if call == "step" else []))
-
-    with pytest.raises(ResetNeeded, match=f"{call} was called before reset"):
-        use()
-    envs.reset(seed=0)
-    state = envs.get_state()
-    envs.close()
-    envs.close()
-    for again in (use, envs.reset, lambda: envs.set_state(state)):
-        with pytest.raises(ClosedEnvironmentError, match="was called after close"):
-            again()
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"num_envs": 0}, "num_envs must be a whole number of at least 1, got 0"),
-        ({"num_envs": 2.0}, "num_envs must be"),
-        ({"render_mode": "human"}, "render_mode"),
-        ({"max_episode_steps": 0}, "max_episode_steps must be at least 1"),
-        ({"autoreset_mode": "Never"}, "NextStep, SameStep, Disabled"),
-        ({"output": "jax"}, "output must be numpy or torch"),
-        ({"denoising_steps": 0}, "denoising steps"),
-        ({"device": "cpu"}, "a loaded world stays where it is"),
-    ],
-)
-def test_wrong_settings_are_named(world: World, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(WorldError, match=message):
-        make(world, **settings)
-
-
-def test_world_whose_memory_grows_is_refused() -> None:
-    with pytest.raises(WorldError, match="keeps all past frames.*vectorization_mode='sync'"):
-        make(tiny_world(is_teacher=True))
-
-
-@pytest.mark.parametrize(
-    ("actions", "message"),
-    [
-        (np.zeros((N, 2), dtype=int), r"whole numbers \[4, 3\].*got int64 \[4, 2\]"),
-        (np.zeros((N - 1, 3), dtype=int), r"got int64 \[3, 3\]"),
-        (np.zeros((N, 3)), "got float64"),
-        (np.array([[0, 0, 0]] * 3 + [[0, 3, 0]]), "'strafe' takes 0 to 2, got 3 in environment 3"),
-        (np.array([[0, 0, -1]] + [[0, 0, 0]] * 3), "'turn' takes 0 to 2, got -1 in environment 0"),
-    ],
-)
-def test_wrong_actions_are_named_and_change_nothing(world: World, actions: np.ndarray, message: str) -> None:
-    envs = make(world)
-    envs.reset(seed=0)
-    before = envs.get_state()
-    with pytest.raises(InvalidAction, match=message):
-        envs.step(actions)
-    assert envs.get_state() is before
-
-
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        ({"options": {"reset_mask": [True] * N}}, TypeError, "array of bool, got list"),
-        ({"options": {"reset_mask": np.ones(N, dtype=int)}}, TypeError, "array of bool, got int64"),
-        ({"options": {"reset_mask": np.ones(N + 1, dtype=bool)}}, ValueError, r"shape \(4,\), got \(5,\)"),
-        ({"options": {"reset_mask": np.zeros(N, dtype=bool)}}, ValueError, "nothing to reset"),
-        ({"options": {"start": 9}}, WorldError, "there is no start 9"),
-        ({"options": {"start": [0, 1]}}, WorldError, "one for each of 4 environments, got 2"),
-        ({"options": {"level": 1}}, WorldError, "'reset_mask' and 'start', not 'level'"),
-        ({"seed": [1, 2]}, ValueError, "one for each of 4 environments, got 2"),
-        ({"seed": -1}, gym.error.Error, "Seed must be greater or equal to zero"),
-    ],
-)
-def test_wrong_resets_are_named_and_change_nothing(
-    world: World, call: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    envs = make(world)
-    envs.reset(seed=0)
-    before, seeds = envs.get_state(), envs.np_random_seed
-    with pytest.raises(error, match=message):
-        envs.reset(**call)
-    assert envs.get_state() is before
-    assert envs.np_random_seed == seeds == (0, 1, 2, 3)
-
-
-def test_mask_before_any_reset_is_refused(world: World) -> None:
-    with pytest.raises(ResetNeeded, match="reset_mask"):
-        make(world).reset(options={"reset_mask": np.array([True, False, False, False])})
 
 
 @pytest.mark.slow
