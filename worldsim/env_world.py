@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -62,7 +63,7 @@ class EnvWorld:
         self.start_names = tuple(start.name for start in self.world.starts)
         self._watched: OrderedDict[int, WorldState] = OrderedDict()
 
-    def find_start(self, start: object) -> int | None:
+    def find_start(self, start: Any) -> int | None:
         """Return the number of a start moment that is given by number or name; None if none is given.
 
         Raises:

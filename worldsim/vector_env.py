@@ -213,7 +213,8 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
             self._finished = done
         self._state = state
         infos |= self._infos(state, np.ones(self.num_envs, dtype=np.bool_))
-        return self._observations(state), *map(self._array, (rewards, terminated, truncated)), infos
+        rewards, terminated, truncated = map(self._array, (rewards, terminated, truncated))
+        return self._observations(state), rewards, terminated, truncated, infos
 
     def get_state(self) -> WorldState:
         """Return where all dreams stand: a value to keep, save, and come back to; `rows` takes some of it.
@@ -298,7 +299,7 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
         return {
             "frame_index": np.where(mask, state.frame_index.numpy(), 0),
             "_frame_index": mask.copy(),
-            "start": np.where(mask, self._start_of, None),
+            "start": np.where(mask, self._start_of, np.array(None)),
             "_start": mask.copy(),
         }
 
