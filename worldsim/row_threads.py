@@ -19,12 +19,14 @@ from worldsim.model.memory import MemoryState
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 
-MAX_PIECES = 4
-"""Python itself runs one thread at a time: more pieces wait for it more than they compute."""
+MAX_WORKERS = 4
+"""Python itself runs one thread at a time: more of them wait for it more than they compute."""
+MAX_ROWS = 8
+"""Rows of a piece: what more of them work on leaves the processor's cache."""
 
 
 class RowThreads:
-    """Steps B dreams in pieces; on a GPU, with one thread or for one dream, all at once.
+    """Steps B dreams in pieces of at most `MAX_ROWS`; on a GPU all at once.
 
     Args:
         simulator: Of the world.
@@ -32,41 +34,47 @@ class RowThreads:
     """
 
     def __init__(self, simulator: Simulator, batch_size: int) -> None:
-        threads = torch.get_num_threads() if simulator.world.device.type == "cpu" else 1
-        num_pieces = min(threads, batch_size, MAX_PIECES)
+        is_cpu = simulator.world.device.type == "cpu"
+        threads = torch.get_num_threads() if is_cpu else 1
+        num_workers = min(threads, batch_size, MAX_WORKERS)
+        num_pieces = max(num_workers, -(-batch_size // MAX_ROWS)) if is_cpu else 1
         self._simulator = simulator
         self._pieces = list(_pieces(batch_size, num_pieces))
-        self._pool: ThreadPoolExecutor | None = None
-        if num_pieces > 1:
-            own = max(1, threads // num_pieces)
-            ready = threading.Barrier(num_pieces + 1)
-
-            def begin() -> None:
-                # When a thread first asks, it takes over the common number: now, not after its own was set.
-                torch.get_num_threads()
-                torch.set_num_threads(own)
-                ready.wait()
-
-            self._pool = ThreadPoolExecutor(num_pieces, "dreams", initializer=begin)
-            for _ in range(num_pieces):
-                self._pool.submit(int)
-            ready.wait()
-            torch.set_num_threads(threads)  # what threads that come later begin with
+        self._pool = _start_workers(num_workers, threads) if num_workers > 1 else None
 
     def step(self, state: WorldState, actions: Tensor) -> WorldState:
         """Return the state after the frames that `actions` `[B, A]` lead to; `state` stays as it was."""
-        if self._pool is None:
+        if len(self._pieces) == 1:
             return self._simulator.step(state, actions)[1]
-        futures = [
-            self._pool.submit(self._simulator.step, _rows(state, piece), actions[piece])
-            for piece in self._pieces
-        ]
-        return WorldState.join([future.result()[1] for future in futures])
+        pieces = [(_rows(state, piece), actions[piece]) for piece in self._pieces]
+        run = map if self._pool is None else self._pool.map
+        return WorldState.join(list(run(self._step_piece, *zip(*pieces, strict=True))))
+
+    def _step_piece(self, state: WorldState, actions: Tensor) -> WorldState:
+        return self._simulator.step(state, actions)[1]
 
     def close(self) -> None:
         """End the threads."""
         if self._pool is not None:
             self._pool.shutdown()
+
+
+def _start_workers(num_workers: int, threads: int) -> ThreadPoolExecutor:
+    """Return a pool whose workers share out the threads that PyTorch may use."""
+    ready = threading.Barrier(num_workers + 1)
+
+    def begin() -> None:
+        # When a thread first asks, it takes over the common number: now, not after its own was set.
+        torch.get_num_threads()
+        torch.set_num_threads(max(1, threads // num_workers))
+        ready.wait()
+
+    pool = ThreadPoolExecutor(num_workers, "dreams", initializer=begin)
+    for _ in range(num_workers):
+        pool.submit(int)  # a worker is only started when there is work and none is idle
+    ready.wait()
+    torch.set_num_threads(threads)  # what threads that come later begin with
+    return pool
 
 
 def _pieces(batch_size: int, num_pieces: int) -> Iterator[slice]:

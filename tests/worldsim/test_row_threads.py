@@ -13,7 +13,7 @@ from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 from worldsim.world import World
 
-ACTIONS = torch.randint(3, (5, 3), generator=torch.Generator().manual_seed(3))
+ACTIONS = torch.randint(3, (19, 3), generator=torch.Generator().manual_seed(3))
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def begin(simulator: Simulator, count: int) -> WorldState:
     return simulator.start([simulator.world.starts[row % 3] for row in range(count)], list(range(count)))
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 5])
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 19])
 def test_pieces_are_the_whole(world: World, batch_size: int, num_threads: int) -> None:
     simulator = Simulator(world)
     rows, state = RowThreads(simulator, batch_size), begin(simulator, batch_size)
