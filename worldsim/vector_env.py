@@ -44,8 +44,8 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
     Observations are frames, `[N, H, W, 3]` uint8; actions `[N, A]`, whole numbers of the world's axes;
     rewards `[N]`, terminations and truncations `[N]` bool; `infos` are those of Gymnasium's own vector
     environments, with `frame_index` and `start`. Row i with seed s is the dream of the single environment
-    with seed s; products of more rows round otherwise, so that the two drift apart slowly. The same calls
-    with the same N and number of threads give the same bytes.
+    with seed s; products of more rows may round otherwise, and the two then drift apart slowly. The same
+    calls with the same N and number of threads give the same bytes.
 
     Without outcome heads every reward is 0 and no episode terminates: the first `reset` warns of that.
 
