@@ -141,7 +141,8 @@ class EnvWorld:
         outcome = self.simulator.outcome(state)
         if outcome is None:
             return np.zeros(len(state.seed)), np.zeros(len(state.seed), dtype=np.bool_)
-        ended = outcome.end >= self.world.config.end_threshold
+        threshold = self.world.config.end_threshold  # pyright: ignore[reportAttributeAccessIssue]
+        ended = outcome.end >= threshold
         return outcome.reward.double().numpy(), ended.numpy()
 
 

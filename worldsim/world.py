@@ -75,11 +75,6 @@ class WorldConfig:
             raise WorldError(f"a world's frame_rate must be positive, got {self.frame_rate}")
 
     @property
-    def end_threshold(self) -> float:
-        """Probability of an end from which on an episode has ended; infinite in a world without heads."""
-        return math.inf
-
-    @property
     def height(self) -> int:
         """Height of a frame in pixels."""
         return self.codec.height

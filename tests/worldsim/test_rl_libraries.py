@@ -22,7 +22,7 @@ from worldsim.outcome import Outcome
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 from worldsim.vector_env import ARL2WorldVectorEnv
-from worldsim.world import World
+from worldsim.world import World, WorldConfig
 
 N = 3
 WALK = np.array([1, 0, 0])
@@ -44,6 +44,7 @@ class OneReward(Simulator):
 @pytest.fixture(autouse=True)
 def rewards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("worldsim.env_world.Simulator", OneReward)
+    monkeypatch.setattr(WorldConfig, "end_threshold", 0.5, raising=False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="moviepy|imageio|pkg_resources")
         yield
