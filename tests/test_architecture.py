@@ -32,6 +32,7 @@ ONLY_IN = {
     "hydra": ("training/*", "play.py"),
     "omegaconf": ("training/*", "play.py"),
     "pygame": ("worldsim/viewer*",),
+    "stable_baselines3": ("worldsim/sb3.py", "training/*", "policies/*"),
     "triton": ("kernels/*",),
 }
 
@@ -94,7 +95,8 @@ def test_library_stays_behind_its_door(library: str) -> None:
 
 def test_every_third_party_import_is_a_declared_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    requirements = project["dependencies"] + project["optional-dependencies"]["doom"]
+    extras = project["optional-dependencies"]
+    requirements = project["dependencies"] + extras["doom"] + extras["rl"]
     declared = {normalise(re.split(r"[\s\[<>=!~;]", requirement)[0]) for requirement in requirements}
     declared |= {"omegaconf", "triton"}  # part of hydra-core's interface; comes with torch where it exists
     ours = {*PACKAGES, "play"}

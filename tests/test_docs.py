@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import re
 import shlex
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+from tests.fakes import tiny_world
 from worldsim.data.dataset_info import DatasetInfo
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -170,3 +175,20 @@ def test_contributing_guide_and_decisions_stay_short() -> None:
     for path, limit in limits.items():
         length = len(path.read_text(encoding="utf-8").splitlines())
         assert length <= limit, f"{path.relative_to(ROOT)} has {length} lines, more than {limit}"
+
+
+def test_the_program_on_the_page_about_agents_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a small world in the place of the shipped one; without SB3, up to where it is imported."""
+    pieces = re.findall(
+        r"^```python( sb3)?\n(.*?)^```",
+        (ROOT / "docs/agents.md").read_text("utf-8"),
+        re.MULTILINE | re.DOTALL,
+    )
+    has_sb3 = importlib.util.find_spec("stable_baselines3") is not None
+    program = "\n".join(block for needs_sb3, block in pieces if has_sb3 or not needs_sb3)
+    assert program.count('"doom-rooms"') >= 6
+    folder = tmp_path / "world"
+    tiny_world(num_starts=4).save_pretrained(folder, dtype=torch.float32)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*no outcome heads")
+        exec(compile(program.replace('"doom-rooms"', repr(str(folder))), "docs/agents.md", "exec"), {})

@@ -2,6 +2,7 @@
 
 Writes OUT/report.json, and of the roll-outs a filmstrip, a video and a plot; prints where the world stands
 beside what it must reach. The report is written anew after each part: a stopped run keeps what it has.
+`benchmark=env` measures how fast environments step instead.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from training.benchmark_env import benchmark_env
 from training.entry import entry
 from worldsim.device import choose_device, set_threads
 from worldsim.errors import WorldError
@@ -37,6 +39,7 @@ from worldsim.simulator import Simulator
 from worldsim.world import World, shipped_worlds
 
 ROOT = Path(__file__).resolve().parent.parent
+BENCHMARKS = ("env",)
 PARTS = ("cost", "rollout", "controllability", "idle", "outcome")
 
 
@@ -47,6 +50,7 @@ class EvaluateConfig:
     world: str | None = None
     data: str = "data/doom-rooms/heldout"
     out: str = "outputs/evaluate"
+    benchmark: str | None = None
     parts: list[str] = field(default_factory=lambda: list(PARTS))
     seed: int = 0
     device: str = "auto"
@@ -66,6 +70,8 @@ class EvaluateConfig:
     outcome_drawn: bool = True
     cost_frames: int = 2000
     startup_runs: int = 3
+    env_counts: list[int] = field(default_factory=lambda: [1, 8, 64, 256])
+    env_frames: int = 768
 
     def __post_init__(self) -> None:
         unknown = [part for part in self.parts if part not in PARTS]
@@ -74,8 +80,19 @@ class EvaluateConfig:
         for name in ("seed", "num_episodes", "batch_size", "threads", "startup_runs"):
             if getattr(self, name) < 0:
                 raise WorldError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.benchmark not in (None, *BENCHMARKS):
+            raise WorldError(f"benchmark must be {' or '.join(BENCHMARKS)}, or null, got {self.benchmark!r}")
+        if not self.env_counts or min(self.env_counts) < 1:
+            raise WorldError(f"env_counts must be numbers of at least 1, got {self.env_counts}")
         counts = ("context_frames", "num_rollouts", "horizon", "num_next_clips", "next_frames")
-        for name in (*counts, "num_action_starts", "num_idle_starts", "idle_frames", "cost_frames"):
+        for name in (
+            *counts,
+            "num_action_starts",
+            "num_idle_starts",
+            "idle_frames",
+            "cost_frames",
+            "env_frames",
+        ):
             if getattr(self, name) < 1:
                 raise WorldError(f"{name} must be at least 1, got {getattr(self, name)}")
 
@@ -84,6 +101,19 @@ class EvaluateConfig:
 def main(config: EvaluateConfig) -> None:
     """Measure the parts that were asked for, write the report after each, print the table."""
     out = prepare_folder(Path(config.out))
+    if config.benchmark == "env":
+        set_threads(config.threads)
+        benchmark_env(
+            config.world or first_world(),
+            out,
+            config.env_counts,
+            num_frames=config.env_frames,
+            seed=config.seed,
+            device=config.device,
+            dtype=config.dtype,
+            denoising_steps=config.denoising_steps,
+        )
+        return
     evaluation = Evaluation(config, out)
     # In this order: the cost is measured before decoded video fills the memory.
     for part in [part for part in PARTS if part in config.parts]:

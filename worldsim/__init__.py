@@ -12,4 +12,8 @@ __version__ = "0.1.0"
 ENV_ID = "ARL2World-v0"
 
 if ENV_ID not in registry:
-    register(id=ENV_ID, entry_point="worldsim.env:ARL2WorldEnv")
+    register(
+        id=ENV_ID,
+        entry_point="worldsim.env:ARL2WorldEnv",
+        vector_entry_point="worldsim.vector_env:ARL2WorldVectorEnv",
+    )

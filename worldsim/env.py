@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +11,15 @@ import numpy as np
 import torch
 from gymnasium.error import ResetNeeded
 
-from worldsim.device import DeviceChoice, choose_device
+from worldsim.env_world import EnvWorld
 from worldsim.errors import WorldError
-from worldsim.simulator import Prediction, Simulator
+from worldsim.simulator import Prediction
 from worldsim.state import WorldState
 from worldsim.timing import FrameClock
-from worldsim.world import World, shipped_worlds
+from worldsim.world import World
 
 if TYPE_CHECKING:
     from worldsim.viewer_window import Window
-
-NO_REWARD = 0.0
 
 
 class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
@@ -46,6 +43,8 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         device: `auto`, `cpu`, `cuda` or `cuda:N`; a loaded world stays where it is.
         dtype: `auto`, `bfloat16` or `float32`; a loaded world stays as it is.
         denoising_steps: Denoising passes a frame, instead of the world's own number.
+        noise_scale: Standard deviation of the noise that frames are drawn from, instead of the world's own;
+            above 1 a dream varies more than the game.
 
     Raises:
         WorldError: If the world, or one of the settings, is not there or not valid.
@@ -60,21 +59,18 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
         denoising_steps: int | None = None,
+        noise_scale: float | None = None,
     ) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise WorldError(f"render_mode must be human, rgb_array or None, got {render_mode!r}")
         self.render_mode = render_mode
-        self.device_choice, self.world = _load(world, device, dtype)
-        if not self.world.starts:
-            raise WorldError(f"world {self.world.config.name!r} has no start moments to begin from")
+        self._env_world = EnvWorld(world, device, dtype, denoising_steps, noise_scale)
+        self.device_choice, self.world = self._env_world.device_choice, self._env_world.world
+        self.simulator = self._env_world.simulator
         config = self.world.config
-        sampler = config.sampler
-        if denoising_steps is not None:
-            sampler = replace(sampler, num_steps=denoising_steps)
-        self.simulator = Simulator(self.world, sampler)
         self.metadata = self.metadata | {"render_fps": config.frame_rate}
-        self.observation_space = gym.spaces.Box(0, 255, (config.height, config.width, 3), np.uint8)
-        self.action_space = config.actions.space()
+        self.observation_space = self._env_world.observation_space
+        self.action_space = self._env_world.action_space
         self._state: WorldState | None = None
         self._pending: Prediction | None = None
         self._has_ended = False
@@ -85,7 +81,7 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
     @property
     def start_names(self) -> tuple[str, ...]:
         """Names of the start moments, in order."""
-        return tuple(start.name for start in self.world.starts)
+        return self._env_world.start_names
 
     @property
     def memory_bytes(self) -> int:
@@ -106,14 +102,11 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         """
         chosen = self._find_start(options or {})
         super().reset(seed=seed)
-        # Both are drawn in any case, so that choosing a start leaves the stream as it is.
-        drawn = int(self.np_random.integers(len(self.world.starts)))
-        noise_seed = int(self.np_random.integers(2**63 - 1))
-        start = self.world.starts[drawn if chosen is None else chosen]
+        start, noise_seed = self._env_world.draw(self.np_random, chosen)
         self._pending = None
-        self._state = self.simulator.start([start], [noise_seed])
+        self._state = self._env_world.begin([start], [noise_seed])
         self._has_ended = False  # whatever the heads say of the moment that play begins at
-        self._start_name = start.name
+        self._start_name = self.start_names[start]
         if self.render_mode == "human":
             self._show()
         return self._observation(), self._info()
@@ -183,18 +176,7 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         Raises:
             WorldError: If it is not a state of one game of this world.
         """
-        empty = self._empty_state()
-        shapes, expected = state.shapes(), empty.shapes()
-        problems = [
-            f"{name} is {shapes.get(name, 'missing')}, expected {expected.get(name, 'nothing')}"
-            for name in shapes | expected
-            if shapes.get(name) != expected.get(name)
-        ]
-        if problems:
-            raise WorldError(f"the state is not one of a single game of this world: {'; '.join(problems)}")
-        like = empty.memory.tensors()
-        memory = state.memory.map(lambda name, tensor: tensor.to(like[name].device, like[name].dtype))
-        self._state = replace(state, memory=memory)
+        self._state = self._env_world.adopt(state, 1)
         self._has_ended = bool(state.frame_index[0] > 0) and self._judge(self._state)[1]
         self._pending = None
         self._start_name = ""
@@ -226,10 +208,8 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
 
     def _judge(self, state: WorldState) -> tuple[float, bool]:
         """Return the reward of the frame committed last, and whether the episode ended with it."""
-        outcome = self.simulator.outcome(state)
-        if outcome is None:
-            return NO_REWARD, False
-        return float(outcome.reward[0]), bool(outcome.end[0] >= self.world.config.end_threshold)
+        rewards, ended = self._env_world.judge(state)
+        return float(rewards[0]), bool(ended[0])
 
     def _info(self) -> dict[str, Any]:
         return {"frame_index": int(self._current_state("info").frame_index[0]), "start": self._start_name}
@@ -238,27 +218,7 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         unknown = sorted(set(options) - {"start"})
         if unknown:
             raise WorldError(f"reset knows the option 'start', not {', '.join(map(repr, unknown))}")
-        start = options.get("start")
-        if start is None:
-            return None
-        names = self.start_names
-        if isinstance(start, str) and start in names:
-            return names.index(start)
-        is_number = isinstance(start, int | np.integer) and not isinstance(start, bool)
-        is_digits = isinstance(start, str) and start.isdecimal()
-        if (is_number or is_digits) and 0 <= int(start) < len(names):
-            return int(start)
-        known = f"0 to {len(names) - 1} or one of {', '.join(names)}"
-        raise WorldError(f"there is no start {start!r}: it is {known}")
-
-    def _empty_state(self) -> WorldState:
-        config = self.world.config
-        return WorldState(
-            memory=self.world.denoiser.initial_memory(1),
-            frame_index=torch.zeros(1, dtype=torch.int64),
-            seed=torch.zeros(1, dtype=torch.int64),
-            frames=torch.zeros(1, config.height, config.width, 3, dtype=torch.uint8),
-        )
+        return self._env_world.find_start(options.get("start"))
 
     def _show(self) -> None:
         if self._window is None:
@@ -268,19 +228,3 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
             self._window = Window(config.width, config.height, title=config.name)
         self._window.discard_events()
         self._window.show(self._observation())
-
-
-def _load(
-    world: str | Path | World | None, device: str | torch.device, dtype: str | torch.dtype
-) -> tuple[DeviceChoice, World]:
-    if isinstance(world, World):
-        if (str(device), dtype) != ("auto", "auto"):
-            raise WorldError("a loaded world stays where it is: device and dtype go with a name or a folder")
-        return DeviceChoice(world.device, world.dtype, "the world was loaded so"), world
-    if world is None or world == "":
-        worlds = shipped_worlds()
-        if not worlds:
-            raise WorldError("no world ships with this copy: name one, world=FOLDER")
-        world = worlds[0]
-    choice = choose_device(device, dtype)
-    return choice, World.from_pretrained(world, device=choice.device, dtype=choice.dtype)

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +16,8 @@ from torch import Tensor
 from worldsim.errors import WorldError
 
 MAX_STEPS = 64
+MANY_ROWS, MAX_NOISE_THREADS = 64, 8
+"""Rows from which on their noise is drawn in threads, and in how many."""
 DRAW_FRAME, COMMIT_FRAME = 0, 1
 """What a frame needs noise for: to begin drawing it, and to commit it."""
 
@@ -66,11 +70,21 @@ def draw_noise(
         shape: Of one row.
         purpose: `DRAW_FRAME` or `COMMIT_FRAME`: what one frame needs noise for twice must not be the same.
     """
-    rows = []
-    for seed, frame in zip(seeds.tolist(), frame_index.tolist(), strict=True):
+    noise = torch.empty(len(seeds), *shape, dtype=torch.float32)
+    keys = zip(seeds.tolist(), frame_index.tolist(), noise.numpy(), strict=True)
+
+    def fill(key: tuple[int, int, np.ndarray]) -> None:
+        seed, frame, row = key
         generator = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, purpose, frame]))
-        rows.append(generator.standard_normal(shape, dtype=np.float32))
-    return torch.from_numpy(np.stack(rows))
+        generator.standard_normal(dtype=np.float32, out=row)
+
+    if len(noise) < MANY_ROWS:
+        for key in keys:
+            fill(key)
+    else:  # a GPU would wait for it
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_NOISE_THREADS)) as pool:
+            list(pool.map(fill, keys))
+    return noise
 
 
 def sample(

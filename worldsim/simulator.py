@@ -23,7 +23,7 @@ class Prediction:
     """A frame that was drawn but not yet remembered.
 
     Attributes:
-        frames: `[B, H, W, 3]` uint8, on the CPU.
+        frames: `[B, H, W, 3]` uint8, on the simulator's `frames_device`.
         latents: `[B, C, h, w]`, on the world's device.
         context: What the passes over this frame share; `commit` needs it again.
     """
@@ -34,11 +34,23 @@ class Prediction:
 
 
 class Simulator:
-    """Steps a batch of dreams of one world. Holds no state of theirs: it is passed in and returned."""
+    """Steps a batch of dreams of one world. Holds no state of theirs: it is passed in and returned.
 
-    def __init__(self, world: World, sampler: SamplerConfig | None = None) -> None:
+    Args:
+        world: The world.
+        sampler: How its frames are drawn, instead of the world's own way.
+        frames_device: Where frames are returned and kept.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        sampler: SamplerConfig | None = None,
+        frames_device: torch.device | str = "cpu",
+    ) -> None:
         self.world = world
         self.sampler = sampler if sampler is not None else world.config.sampler
+        self.frames_device = torch.device(frames_device)
 
     @torch.inference_mode()
     def start(self, starts: Sequence[Start], seeds: Sequence[int]) -> WorldState:
@@ -62,7 +74,7 @@ class Simulator:
             memory=self.world.denoiser.initial_memory(len(starts)),
             frame_index=torch.zeros(len(starts), dtype=torch.int64),
             seed=torch.tensor(list(seeds), dtype=torch.int64),
-            frames=frames[:, -1],
+            frames=frames[:, -1].to(self.frames_device),
         )
         leading = torch.cat([torch.zeros_like(actions[:, :1]), actions[:, :-1]], dim=1)
         for index in range(frames.shape[1]):
@@ -78,7 +90,7 @@ class Simulator:
         latents = sample(
             lambda noisy, level: world.denoiser.denoise(noisy, level, context, memory), noise, self.sampler
         )
-        return Prediction(world.codec.decode(latents).cpu(), latents, context)
+        return Prediction(world.codec.decode(latents).to(self.frames_device), latents, context)
 
     @torch.inference_mode()
     def commit(self, state: WorldState, prediction: Prediction) -> WorldState:
@@ -134,4 +146,6 @@ class Simulator:
         memory = world.denoiser.commit(
             latents, torch.zeros(len(frames), device=world.device), context, state.memory
         )
-        return replace(state, memory=memory, frame_index=state.frame_index + 1, frames=frames.cpu())
+        return replace(
+            state, memory=memory, frame_index=state.frame_index + 1, frames=frames.to(self.frames_device)
+        )

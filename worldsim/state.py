@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,7 +32,8 @@ class WorldState:
         memory: What the model remembers.
         frame_index: `[B]` int64, frames dreamt since the start.
         seed: `[B]` int64, seeds of the noise.
-        frames: `[B, H, W, 3]` uint8, the frame shown last, on the CPU.
+        frames: `[B, H, W, 3]` uint8, the frame shown last, where the simulator keeps them: on the CPU unless
+            it was told otherwise.
     """
 
     memory: MemoryState
@@ -52,6 +54,42 @@ class WorldState:
     def to(self, device: torch.device | str) -> WorldState:
         """Return the same state with its memory on another device."""
         return replace(self, memory=self.memory.map(lambda _, tensor: tensor.to(device)))
+
+    @torch.inference_mode()
+    def rows(self, rows: Sequence[int]) -> WorldState:
+        """Return the state of some dreams of the batch, in this order; one may come twice, to branch it."""
+        index = torch.tensor(list(rows), dtype=torch.int64)
+        return WorldState(
+            memory=self.memory.rows(index.to(self.memory.latents.device)),
+            frame_index=self.frame_index[index],
+            seed=self.seed[index],
+            frames=self.frames[index.to(self.frames.device)],
+        )
+
+    @torch.inference_mode()
+    def with_rows(self, rows: Sequence[int], others: WorldState) -> WorldState:
+        """Return the state with the dreams of `others` in the place of some; both stay as they are.
+
+        Not for a memory that grows, whose rows are of different lengths.
+        """
+        index = torch.tensor(list(rows), dtype=torch.int64)
+        return WorldState(
+            memory=self.memory.with_rows(index.to(self.memory.latents.device), others.memory),
+            frame_index=self.frame_index.index_copy(0, index, others.frame_index),
+            seed=self.seed.index_copy(0, index, others.seed),
+            frames=self.frames.index_copy(0, index.to(self.frames.device), others.frames),
+        )
+
+    @staticmethod
+    @torch.inference_mode()
+    def join(states: Sequence[WorldState]) -> WorldState:
+        """Return one state of the dreams of all, in order."""
+        return WorldState(
+            memory=MemoryState.join([state.memory for state in states]),
+            frame_index=torch.cat([state.frame_index for state in states]),
+            seed=torch.cat([state.seed for state in states]),
+            frames=torch.cat([state.frames for state in states]),
+        )
 
     def shapes(self) -> dict[str, list[int | str]]:
         """Return the shape of every tensor; an axis that grows from frame to frame is called `frames`."""

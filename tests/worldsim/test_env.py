@@ -18,7 +18,7 @@ from gymnasium.utils.env_checker import check_env
 
 import worldsim
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, save_tiny_world, tiny_world
-from worldsim import env as env_module
+from worldsim import env_world
 from worldsim.env import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.state import WorldState
@@ -268,7 +268,7 @@ def test_wrong_settings_are_named(world: World) -> None:
 
 
 def test_without_a_shipped_world_one_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(env_module, "shipped_worlds", list)
+    monkeypatch.setattr(env_world, "shipped_worlds", list)
     with pytest.raises(WorldError, match="no world ships with this copy"):
         ARL2WorldEnv()
 

@@ -175,3 +175,10 @@ def test_half_precision_velocities_are_summed_in_fp32() -> None:
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(WorldError, match="must"):
         SamplerConfig(**settings)
+
+
+def test_noise_of_many_rows_is_that_of_each() -> None:
+    seeds, frames = torch.arange(100), torch.arange(100) + 3
+    noise = draw_noise(seeds, frames, SHAPE)
+    alone = [noise_of(seed, frame) for seed, frame in zip(seeds.tolist(), frames.tolist(), strict=True)]
+    assert torch.equal(noise, torch.stack(alone))

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -17,6 +17,10 @@ from worldsim.model.past_frames import PastFrames
 PAST = "past_"
 PER_ROW = ("phase", "latents", "num_committed", "summary")
 """Tensors whose first axis is the batch; the others hold layers first."""
+
+
+def _batch_axis(name: str) -> int:
+    return 0 if name in PER_ROW else 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +87,28 @@ class MemoryState:
 
     def first_rows(self, count: int) -> MemoryState:
         """Return the memory of the first so many rows of the batch."""
-        return self.map(lambda name, tensor: tensor[:count] if name in PER_ROW else tensor[:, :count])
+        return self.slice_rows(slice(count))
+
+    def slice_rows(self, rows: slice) -> MemoryState:
+        """Return the memory of a piece of the batch, without a copy of it."""
+        return self.map(lambda name, tensor: tensor[rows] if name in PER_ROW else tensor[:, rows])
+
+    def rows(self, rows: Tensor) -> MemoryState:
+        """Return the memory of some rows of the batch, `[R]` int64, in this order; one may come twice."""
+        return self.map(lambda name, tensor: tensor.index_select(_batch_axis(name), rows))
+
+    def with_rows(self, rows: Tensor, others: MemoryState) -> MemoryState:
+        """Return the memory with the rows of `others`, R of them, in the place of rows `[R]` int64."""
+        theirs = others.tensors()
+        return self.map(lambda name, tensor: tensor.index_copy(_batch_axis(name), rows, theirs[name]))
+
+    @staticmethod
+    def join(memories: Sequence[MemoryState]) -> MemoryState:
+        """Return one memory of the rows of all, in order."""
+        all_tensors = [memory.tensors() for memory in memories]
+        return memories[0].map(
+            lambda name, _: torch.cat([tensors[name] for tensors in all_tensors], dim=_batch_axis(name))
+        )
 
     def begin_anew(self, rows: Tensor) -> MemoryState:
         """Return the memory with nothing in the rows where `rows` `[B]` bool is True."""

@@ -1,0 +1,129 @@
+"""What is asked of a batch wrongly ends in one clear sentence, and changes nothing."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.error import ClosedEnvironmentError, InvalidAction, ResetNeeded
+
+from tests.fakes import tiny_world
+from worldsim.errors import WorldError
+from worldsim.vector_env import ARL2WorldVectorEnv
+from worldsim.world import World
+
+N = 4
+ACTIONS = np.random.default_rng(3).integers(0, 3, (12, N, 3))
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return tiny_world()
+
+
+@pytest.fixture(autouse=True)
+def without_the_warning() -> Iterator[None]:
+    """Most tests need no rewards."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*no outcome heads")
+        yield
+
+
+def make(world: World, num_envs: int = N, **settings: Any) -> ARL2WorldVectorEnv:
+    return ARL2WorldVectorEnv(num_envs, world, **settings)
+
+
+@pytest.mark.parametrize("call", ["step", "get_state", "memory_bytes"])
+def test_nothing_works_before_reset_or_after_close(world: World, call: str) -> None:
+    envs = make(world)
+
+    def use() -> None:
+        value = getattr(envs, call)
+        value(*([ACTIONS[0]] if call == "step" else []))
+
+    with pytest.raises(ResetNeeded, match=f"{call} was called before reset"):
+        use()
+    envs.reset(seed=0)
+    state = envs.get_state()
+    envs.close()
+    envs.close()
+    for again in (use, envs.reset, lambda: envs.set_state(state)):
+        with pytest.raises(ClosedEnvironmentError, match="was called after close"):
+            again()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_envs": 0}, "num_envs must be a whole number of at least 1, got 0"),
+        ({"num_envs": 2.0}, "num_envs must be"),
+        ({"render_mode": "human"}, "render_mode"),
+        ({"max_episode_steps": 0}, "max_episode_steps must be at least 1"),
+        ({"autoreset_mode": "Never"}, "NextStep, SameStep, Disabled"),
+        ({"output": "jax"}, "output must be numpy or torch"),
+        ({"denoising_steps": 0}, "denoising steps"),
+        ({"device": "cpu"}, "a loaded world stays where it is"),
+    ],
+)
+def test_wrong_settings_are_named(world: World, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(WorldError, match=message):
+        make(world, **settings)
+
+
+def test_world_whose_memory_grows_is_refused() -> None:
+    with pytest.raises(WorldError, match="keeps all past frames.*vectorization_mode='sync'"):
+        make(tiny_world(is_teacher=True))
+
+
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        (np.zeros((N, 2), dtype=int), r"whole numbers \[4, 3\].*got int64 \[4, 2\]"),
+        (np.zeros((N - 1, 3), dtype=int), r"got int64 \[3, 3\]"),
+        (np.zeros((N, 3)), "got float64"),
+        (np.array([[0, 0, 0]] * 3 + [[0, 3, 0]]), "'strafe' takes 0 to 2, got 3 in environment 3"),
+        (np.array([[0, 0, -1]] + [[0, 0, 0]] * 3), "'turn' takes 0 to 2, got -1 in environment 0"),
+    ],
+)
+def test_wrong_actions_are_named_and_change_nothing(world: World, actions: np.ndarray, message: str) -> None:
+    envs = make(world)
+    envs.reset(seed=0)
+    before = envs.get_state()
+    with pytest.raises(InvalidAction, match=message):
+        envs.step(actions)
+    assert envs.get_state() is before
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        ({"options": {"reset_mask": [True] * N}}, TypeError, "array of bool, got list"),
+        ({"options": {"reset_mask": np.ones(N, dtype=int)}}, TypeError, "array of bool, got int64"),
+        ({"options": {"reset_mask": np.ones(N + 1, dtype=bool)}}, ValueError, r"shape \(4,\), got \(5,\)"),
+        ({"options": {"reset_mask": np.zeros(N, dtype=bool)}}, ValueError, "nothing to reset"),
+        ({"options": {"start": 9}}, WorldError, "there is no start 9"),
+        ({"options": {"start": [0, 1]}}, WorldError, "one for each of 4 environments, got 2"),
+        ({"options": {"level": 1}}, WorldError, "'reset_mask' and 'start', not 'level'"),
+        ({"seed": [1, 2]}, ValueError, "one for each of 4 environments, got 2"),
+        ({"seed": -1}, gym.error.Error, "Seed must be greater or equal to zero"),
+    ],
+)
+def test_wrong_resets_are_named_and_change_nothing(
+    world: World, call: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    envs = make(world)
+    envs.reset(seed=0)
+    before, seeds = envs.get_state(), envs.np_random_seed
+    with pytest.raises(error, match=message):
+        envs.reset(**call)
+    assert envs.get_state() is before
+    assert envs.np_random_seed == seeds == (0, 1, 2, 3)
+
+
+def test_mask_before_any_reset_is_refused(world: World) -> None:
+    with pytest.raises(ResetNeeded, match="reset_mask"):
+        make(world).reset(options={"reset_mask": np.array([True, False, False, False])})

@@ -1,0 +1,180 @@
+"""What the single and the batched environment share: a loaded world, its spaces, and where dreams begin."""
+
+# N dreams, H W frame size
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from worldsim.device import DeviceChoice, choose_device
+from worldsim.errors import WorldError
+from worldsim.sampler import SamplerConfig
+from worldsim.simulator import Simulator
+from worldsim.state import WorldState
+from worldsim.world import World, WorldConfig, shipped_worlds
+
+MAX_WATCHED_BYTES = 2**29
+"""How much is kept of states after start moments, so that a second reset need not watch the frames again."""
+
+
+class EnvWorld:
+    """A loaded world as environments need it.
+
+    Args:
+        world: Name of a world that ships, a folder, an id on the Hugging Face Hub, or a loaded world; by
+            default the first that ships.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`; a loaded world stays where it is.
+        dtype: `auto`, `bfloat16` or `float32`; a loaded world stays as it is.
+        denoising_steps: Denoising passes a frame, instead of the world's own number.
+        noise_scale: Standard deviation of the noise that frames are drawn from, instead of the world's own.
+        keep_frames_on_device: Leave frames where they are decoded instead of bringing them to the CPU.
+
+    Raises:
+        WorldError: If the world, or one of the settings, is not there or not valid.
+    """
+
+    def __init__(
+        self,
+        world: str | Path | World | None = None,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+        denoising_steps: int | None = None,
+        noise_scale: float | None = None,
+        *,
+        keep_frames_on_device: bool = False,
+    ) -> None:
+        self.device_choice, self.world = _load(world, device, dtype)
+        config = self.world.config
+        if not self.world.starts:
+            raise WorldError(f"world {config.name!r} has no start moments to begin from")
+        sampler = _change_sampler(config.sampler, denoising_steps, noise_scale)
+        frames_device = self.world.device if keep_frames_on_device else "cpu"
+        self.simulator = Simulator(self.world, sampler, frames_device)
+        self.observation_space = gym.spaces.Box(0, 255, (config.height, config.width, 3), np.uint8)
+        self.action_space = config.actions.space()
+        self.start_names = tuple(start.name for start in self.world.starts)
+        self._watched: OrderedDict[int, WorldState] = OrderedDict()
+
+    def find_start(self, start: Any) -> int | None:
+        """Return the number of a start moment that is given by number or name; None if none is given.
+
+        Raises:
+            WorldError: If there is no such start moment.
+        """
+        if start is None:
+            return None
+        names = self.start_names
+        if isinstance(start, str) and start in names:
+            return names.index(start)
+        is_number = isinstance(start, int | np.integer) and not isinstance(start, bool)
+        is_digits = isinstance(start, str) and start.isdecimal()
+        if (is_number or is_digits) and 0 <= int(start) < len(names):
+            return int(start)
+        known = f"0 to {len(names) - 1} or one of {', '.join(names)}"
+        raise WorldError(f"there is no start {start!r}: it is {known}")
+
+    def draw(self, rng: np.random.Generator, start: int | None) -> tuple[int, int]:
+        """Return the number of a start moment, drawn unless `start` is given, and a seed of the noise."""
+        # Both are drawn in any case, so that choosing a start leaves the stream as it is.
+        drawn = int(rng.integers(len(self.start_names)))
+        noise_seed = int(rng.integers(2**63 - 1))
+        return drawn if start is None else start, noise_seed
+
+    def begin(self, starts: Sequence[int], seeds: Sequence[int]) -> WorldState:
+        """Return the state of dreams that have watched their start moments.
+
+        Args:
+            starts: Number of the start moment of each dream.
+            seeds: Seed of each dream's noise.
+        """
+        # Each is watched alone: what is kept then depends on nothing that was watched beside it.
+        watched = {start: self._watch(start) for start in dict.fromkeys(starts)}
+        states = [watched[start] for start in starts]
+        joined = states[0] if len(states) == 1 else WorldState.join(states)
+        return replace(joined, seed=torch.tensor(list(seeds), dtype=torch.int64))
+
+    def _watch(self, number: int) -> WorldState:
+        if number not in self._watched:
+            self._watched[number] = self.simulator.start([self.world.starts[number]], [0])
+        self._watched.move_to_end(number)
+        state = self._watched[number]
+        while len(self._watched) > 1 and len(self._watched) * state.nbytes > MAX_WATCHED_BYTES:
+            self._watched.popitem(last=False)
+        return state
+
+    def adopt(self, state: WorldState, num_dreams: int) -> WorldState:
+        """Return a state of so many dreams of this world on this device and in this dtype.
+
+        Raises:
+            WorldError: If it is not such a state.
+        """
+        empty = empty_state(self.world, num_dreams)
+        shapes, expected = state.shapes(), empty.shapes()
+        problems = [
+            f"{name} is {shapes.get(name, 'missing')}, expected {expected.get(name, 'nothing')}"
+            for name in shapes | expected
+            if shapes.get(name) != expected.get(name)
+        ]
+        if problems:
+            kind = "a single game" if num_dreams == 1 else f"{num_dreams} games"
+            raise WorldError(f"the state is not one of {kind} of this world: {'; '.join(problems)}")
+        like = empty.memory.tensors()
+        memory = state.memory.map(lambda name, tensor: tensor.to(like[name].device, like[name].dtype))
+        frames = state.frames.to(self.simulator.frames_device)
+        return replace(
+            state, memory=memory, frames=frames, frame_index=state.frame_index.cpu(), seed=state.seed.cpu()
+        )
+
+    def judge(self, state: WorldState) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rewards `[N]` float64 and the ends `[N]` bool of the frames committed last.
+
+        Without outcome heads they are 0 and False.
+        """
+        outcome = self.simulator.outcome(state)
+        if outcome is None:
+            return np.zeros(len(state.seed)), np.zeros(len(state.seed), dtype=np.bool_)
+        ended = outcome.end >= self.world.config.end_threshold
+        return outcome.reward.double().numpy(), ended.numpy()
+
+
+def empty_state(world: World, num_dreams: int) -> WorldState:
+    """Return a state of dreams before anything happened."""
+    config: WorldConfig = world.config
+    return WorldState(
+        memory=world.denoiser.initial_memory(num_dreams),
+        frame_index=torch.zeros(num_dreams, dtype=torch.int64),
+        seed=torch.zeros(num_dreams, dtype=torch.int64),
+        frames=torch.zeros(num_dreams, config.height, config.width, 3, dtype=torch.uint8),
+    )
+
+
+def _change_sampler(
+    sampler: SamplerConfig, denoising_steps: int | None, noise_scale: float | None
+) -> SamplerConfig:
+    if denoising_steps is not None:
+        sampler = replace(sampler, num_steps=denoising_steps)
+    return sampler if noise_scale is None else replace(sampler, noise_scale=noise_scale)
+
+
+def _load(
+    world: str | Path | World | None, device: str | torch.device, dtype: str | torch.dtype
+) -> tuple[DeviceChoice, World]:
+    if isinstance(world, World):
+        if (str(device), dtype) != ("auto", "auto"):
+            raise WorldError("a loaded world stays where it is: device and dtype go with a name or a folder")
+        return DeviceChoice(world.device, world.dtype, "the world was loaded so"), world
+    if world is None or world == "":
+        worlds = shipped_worlds()
+        if not worlds:
+            raise WorldError("no world ships with this copy: name one, world=FOLDER")
+        world = worlds[0]
+    choice = choose_device(device, dtype)
+    return choice, World.from_pretrained(world, device=choice.device, dtype=choice.dtype)
