@@ -28,7 +28,7 @@ def benchmark_env(
     dtype: str,
     denoising_steps: int | None,
 ) -> None:
-    """Measure, print a table, write OUT/env.json; the real game is measured where ViZDoom is installed."""
+    """Measure, print a table, write OUT/env.json; the real game of that name is measured where it can be."""
     choice = choose_device(device, dtype)
     loaded = World.from_pretrained(world, device=choice.device, dtype=choice.dtype)
     print(f"world {loaded.identity}, on {choice}", flush=True)
@@ -37,7 +37,7 @@ def benchmark_env(
     )
     missing = ""
     try:
-        measured["real game"] = measure_game(GAME_STEPS, seed)
+        measured["real game"] = measure_game(loaded.config.name, GAME_STEPS, seed)
     except WorldError as error:
         missing = str(error)
     head: dict[str, Any] = report.describe_run(

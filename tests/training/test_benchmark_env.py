@@ -50,13 +50,13 @@ def test_environments_are_measured_without_any_data(
     assert "the real game was not measured: it is not here" in shown
 
 
-def no_game(num_steps: int, seed: int) -> None:
+def no_game(scenario: str, num_steps: int, seed: int) -> None:
     raise WorldError("it is not here")
 
 
 def test_the_real_game_is_measured() -> None:
     pytest.importorskip("vizdoom", reason='needs ViZDoom: pip install -e ".[doom]"')
-    row = benchmark_env.measure_game(50, seed=0)
+    row = benchmark_env.measure_game("doom-take-cover", 50, seed=0)
     assert row["num_steps"] == 50
     assert row["steps_per_second"] > 1
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from worldsim.data.doom import DOOM_ROOMS_ACTIONS, DoomRooms
+from worldsim.data.doom import DoomGame
 from worldsim.env import ARL2WorldEnv
 from worldsim.evaluation.cost import now
 from worldsim.session import steady_memory
@@ -144,20 +144,21 @@ def summarize(measured: Sequence[tuple[float, int]], num_envs: int) -> dict[str,
     }
 
 
-def measure_game(num_steps: int, seed: int) -> dict[str, Any]:
-    """Time the real game behind `doom-rooms`, headless, in this process.
+def measure_game(scenario: str, num_steps: int, seed: int) -> dict[str, Any]:
+    """Time a real game, headless, in this process.
 
     Raises:
-        WorldError: If ViZDoom is not installed.
+        WorldError: If there is no such scenario or ViZDoom is not installed.
     """
-    with DoomRooms() as game:
+    with DoomGame(scenario) as game:
         game.reset(seed)
 
         def step(actions: np.ndarray) -> None:
-            if game.step(actions[0]).terminated:
+            seen = game.step(actions[0])
+            if seen.terminated or seen.truncated:
                 game.reset(seed)
 
-        stepper = Stepper(1, step, DOOM_ROOMS_ACTIONS.num_values, seed)
+        stepper = Stepper(1, step, game.scenario.actions.num_values, seed)
         seconds = []
         for _ in range(num_steps):
             began = time.perf_counter()
