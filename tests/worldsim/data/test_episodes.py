@@ -117,6 +117,8 @@ def test_interrupted_recording_is_kept_when_asked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("moment", range(5))
 def test_ctrl_c_at_any_moment_leaves_a_valid_episode(tmp_path: Path, moment: int) -> None:
     """The signal arrives in the middle of whatever the recording is doing then."""
+    # A suite that a shell started in the background inherits a Ctrl-C that is ignored: it would never end.
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.setitimer(signal.ITIMER_REAL, 0.02 + 0.0037 * moment)
     previous = signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
@@ -128,6 +130,7 @@ def test_ctrl_c_at_any_moment_leaves_a_valid_episode(tmp_path: Path, moment: int
                 writer.add(smooth_frames()[writer.num_frames % NUM_FRAMES], some_actions()[0])
     finally:
         signal.signal(signal.SIGALRM, previous)
+        signal.signal(signal.SIGINT, interrupt)
     if "a.mp4" in files(tmp_path):
         assert verify(tmp_path) == count_episode_frames(tmp_path, "a")
 
