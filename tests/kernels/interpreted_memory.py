@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import product
 
 os.environ["TRITON_INTERPRET"] = "1"
@@ -123,7 +125,7 @@ def read_cuts() -> dict[str, float]:
     }
 
 
-def half_precision() -> dict[str, float]:
+def half_errors(commit: Callable[..., Tensor], read: Callable[..., Tensor]) -> dict[str, float]:
     """Keys, values, queries and local attention in fp16, against the same numbers in fp64."""
     k, v, *rest = make_frame("random", (1, 20, 2, 16), "cpu")
     write = (k.half(), v.half(), *rest)
@@ -132,23 +134,22 @@ def half_precision() -> dict[str, float]:
     reading = (q.half(), state, gate, local.half())
     expected_read = kernels.read(*(tensor.double() for tensor in reading), form="reference")
     return {
-        "commit": difference((triton_memory.commit(*write, triton_memory.DEFAULT).double(),), (expected,)),
-        "read": difference((triton_memory.read(*reading, triton_memory.DEFAULT).double(),), (expected_read,)),
+        "commit": difference((commit(*write).double(),), (expected,)),
+        "read": difference((read(*reading).double(),), (expected_read,)),
     }
+
+
+def half_precision() -> dict[str, float]:
+    """Inputs in fp16, operands as exact as those of fp32."""
+    return half_errors(
+        partial(triton_memory.commit, config=triton_memory.DEFAULT),
+        partial(triton_memory.read, config=triton_memory.DEFAULT),
+    )
 
 
 def half_precision_fp16() -> dict[str, float]:
     """The same as it runs unless somebody says otherwise: operands in fp16 too."""
-    k, v, *rest = make_frame("random", (1, 20, 2, 16), "cpu")
-    write = (k.half(), v.half(), *rest)
-    expected = kernels.commit(*(tensor.double() for tensor in write), form="reference")
-    q, state, gate, local = make_reading((1, 2, 20, 2, 16), "cpu")
-    reading = (q.half(), state, gate, local.half())
-    expected_read = kernels.read(*(tensor.double() for tensor in reading), form="reference")
-    return {
-        "commit": difference((kernels.commit(*write, form="triton").double(),), (expected,)),
-        "read": difference((kernels.read(*reading, form="triton").double(),), (expected_read,)),
-    }
+    return half_errors(partial(kernels.commit, form="triton"), partial(kernels.read, form="triton"))
 
 
 def opcheck() -> dict[str, float]:

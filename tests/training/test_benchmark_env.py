@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,6 +66,6 @@ def test_the_real_game_is_measured() -> None:
     ("setting", "message"),
     [({"benchmark": "speed"}, "benchmark must be env"), ({"env_counts": [0]}, "env_counts")],
 )
-def test_wrong_settings_are_named(setting: dict[str, object], message: str) -> None:
+def test_wrong_settings_are_named(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(WorldError, match=message):
-        EvaluateConfig(**setting)  # type: ignore[arg-type]
+        EvaluateConfig(**setting)

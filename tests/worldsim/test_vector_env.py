@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 
 from tests.fakes import HEIGHT, WIDTH, save_tiny_world, tiny_world
+from tests.vector_envs import ACTIONS, N, make
 from worldsim.env import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.session import steady_memory
@@ -24,29 +24,17 @@ from worldsim.timing import process_memory_bytes
 from worldsim.vector_env import ARL2WorldVectorEnv
 from worldsim.world import World
 
-N = 4
 MODES = tuple(AutoresetMode)
 NEXT_STEP, SAME_STEP, DISABLED = MODES
-ACTIONS = np.random.default_rng(3).integers(0, 3, (12, N, 3))
 # What products of more rows change in 12 frames of the tiny world, in steps of 1/255. Measured: 1 and 3.
 ROW_TOLERANCE = {torch.float32: 2, torch.bfloat16: 6}
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*no outcome heads")  # most tests need no rewards
 
 
 @pytest.fixture(scope="module")
 def world() -> World:
     return tiny_world()
-
-
-@pytest.fixture(autouse=True)
-def without_the_warning() -> Iterator[None]:
-    """Most tests need no rewards."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*no outcome heads")
-        yield
-
-
-def make(world: World, num_envs: int = N, **settings: Any) -> ARL2WorldVectorEnv:
-    return ARL2WorldVectorEnv(num_envs, world, **settings)
 
 
 def play(envs: Any, actions: np.ndarray) -> np.ndarray:

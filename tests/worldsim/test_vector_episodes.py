@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +12,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from tests.fakes import tiny_world
+from tests.vector_envs import ACTIONS, N, make
 from worldsim.env import ARL2WorldEnv
 from worldsim.outcome import Outcome
 from worldsim.simulator import Simulator
@@ -21,28 +20,16 @@ from worldsim.state import WorldState
 from worldsim.vector_env import ARL2WorldVectorEnv
 from worldsim.world import World, WorldConfig
 
-N = 4
 MODES = tuple(AutoresetMode)
 DISABLED, NEXT_STEP = AutoresetMode.DISABLED, AutoresetMode.NEXT_STEP
-ACTIONS = np.random.default_rng(3).integers(0, 3, (12, N, 3))
 ROW_TOLERANCE = 2  # in steps of 1/255; see test_vector_env.py
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*no outcome heads")  # most tests need no rewards
 
 
 @pytest.fixture(scope="module")
 def world() -> World:
     return tiny_world()
-
-
-@pytest.fixture(autouse=True)
-def without_the_warning() -> Iterator[None]:
-    """Most tests need no rewards."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*no outcome heads")
-        yield
-
-
-def make(world: World, num_envs: int = N, **settings: Any) -> ARL2WorldVectorEnv:
-    return ARL2WorldVectorEnv(num_envs, world, **settings)
 
 
 class KnownOutcomes(Simulator):

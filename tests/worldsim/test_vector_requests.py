@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
@@ -12,29 +10,16 @@ import pytest
 from gymnasium.error import ClosedEnvironmentError, InvalidAction, ResetNeeded
 
 from tests.fakes import tiny_world
+from tests.vector_envs import ACTIONS, N, make
 from worldsim.errors import WorldError
-from worldsim.vector_env import ARL2WorldVectorEnv
 from worldsim.world import World
 
-N = 4
-ACTIONS = np.random.default_rng(3).integers(0, 3, (12, N, 3))
+pytestmark = pytest.mark.filterwarnings("ignore:.*no outcome heads")  # most tests need no rewards
 
 
 @pytest.fixture(scope="module")
 def world() -> World:
     return tiny_world()
-
-
-@pytest.fixture(autouse=True)
-def without_the_warning() -> Iterator[None]:
-    """Most tests need no rewards."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*no outcome heads")
-        yield
-
-
-def make(world: World, num_envs: int = N, **settings: Any) -> ARL2WorldVectorEnv:
-    return ARL2WorldVectorEnv(num_envs, world, **settings)
 
 
 @pytest.mark.parametrize("call", ["step", "get_state", "memory_bytes"])
