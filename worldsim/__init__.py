@@ -1,7 +1,7 @@
 """A learned game: dream it frame by frame, step it as a Gymnasium environment, play it.
 
-Importing this package registers the environments `ARL2World-v0`, a world, and `DoomGame-v0`, the real game beside
-it, and loads nothing else: PyTorch comes with the modules that compute.
+Importing this package registers the environments `ARL2World-v0`, a world, and `DoomGame-v0`, the real game
+beside it, and loads nothing else: PyTorch comes with the modules that compute.
 """
 
 from gymnasium.envs.registration import register, registry

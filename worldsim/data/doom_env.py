@@ -24,9 +24,9 @@ class DoomEnv(gym.Env[np.ndarray, np.ndarray]):
     """A game of ViZDoom with the spaces, the rewards and the ends that a world of it has.
 
     Observations are frames, `[120, 160, 3]` uint8; actions are one whole number for each axis of the
-    scenario's buttons, held for `tics_per_frame` engine tics. The reward adds up those tics, in the game's own
-    units. `terminated` is True when the game ended, `truncated` after the scenario's `max_tics`. `info` holds
-    `frame_index`, the number of frames since the start, and `game_seed`, which decides the whole game.
+    scenario's buttons, held for `tics_per_frame` engine tics. The reward adds up those tics, in the game's
+    own units. `terminated` is True when the game ended, `truncated` after the scenario's `max_tics`. `info`
+    holds `frame_index`, the number of frames since the start, and `game_seed`, which decides the game.
 
     Args:
         scenario: What is played, or its name.
@@ -38,9 +38,7 @@ class DoomEnv(gym.Env[np.ndarray, np.ndarray]):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 17.5}
 
-    def __init__(
-        self, scenario: Scenario | str = "doom-take-cover", render_mode: str | None = None
-    ) -> None:
+    def __init__(self, scenario: Scenario | str = "doom-take-cover", render_mode: str | None = None) -> None:
         if render_mode not in (None, "rgb_array"):
             raise WorldError(f"render_mode of a real game must be rgb_array or None, got {render_mode!r}")
         self.render_mode = render_mode
