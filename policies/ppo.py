@@ -232,6 +232,15 @@ def load_policy(folder: Path) -> tuple[PolicyDescription, ActorNetwork]:
     return description, network.eval().requires_grad_(False)
 
 
+def policy_digest(folder: Path) -> str:
+    """Return the first digits of the SHA-256 of a policy's weights.
+
+    Raises:
+        FileNotFoundError: If there are none.
+    """
+    return _sha256(folder / WEIGHTS_FILE)[:16]
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,8 +13,6 @@ from worldsim.vector_env import ARL2WorldVectorEnv
 from worldsim.world import World, find_world, read_config
 
 GPU_ENVS, CPU_ENVS = 256, 8
-POLICY_FOLDER = "policy"
-"""Of a world: the policy that learned in it."""
 WATCHED_AT_ONCE = 32
 FRAMES_LEFT = 18
 """About a second of play that a start moment from a recording must have left: who dies within it learns
@@ -81,8 +79,3 @@ def scenario_of(world: str) -> str:
             f"but the game {described.name} of {list(needed)}"
         )
     return described.name
-
-
-def policy_folder(config: RLConfig) -> Path:
-    """Return the folder of the learned policy: the given one, or the one that ships with the world."""
-    return Path(config.policy_folder) if config.policy_folder else find_world(config.world) / POLICY_FOLDER

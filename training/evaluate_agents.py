@@ -12,12 +12,12 @@ from typing import Any
 from policies.ppo import DESCRIPTION_FILE, load_policy
 from training.agent_scores import Contender, format_scores, play_dreams, play_games
 from training.agent_settings import RLConfig
-from training.dreams import load_dreams, policy_folder, scenario_of
+from training.dreams import load_dreams, scenario_of
 from worldsim.data.scenarios import SCENARIOS
 from worldsim.device import choose_device, set_threads
 from worldsim.errors import WorldError
 from worldsim.evaluation import report
-from worldsim.world import find_world, read_config
+from worldsim.world import find_world, policy_folder, read_config
 
 DREAMS_AT_ONCE = 256
 
@@ -80,7 +80,10 @@ def make_contender(label: str, config: RLConfig, scenario: str, num_values: tupl
     options: dict[str, Any] = {}
     name = label
     if label == "ppo":
-        options = {"folder": policy_folder(config), "deterministic": config.deterministic}
+        options = {
+            "folder": policy_folder(config.policy_folder, config.world),
+            "deterministic": config.deterministic,
+        }
     elif label == "to-and-fro":
         options = {"period_frames": config.period_frames}
     elif label not in ("random", "scripted"):
