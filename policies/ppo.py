@@ -103,7 +103,7 @@ class PolicyDescription:
     """
 
     scenario: str
-    actions: list[Any]
+    actions: dict[str, Any]
     num_values: list[int]
     sight: Sight
     training: dict[str, Any] = field(default_factory=dict)
@@ -133,7 +133,7 @@ class PolicyDescription:
         try:
             return cls(
                 scenario=str(data["scenario"]),
-                actions=list(data["actions"]),
+                actions=dict(data["actions"]),
                 num_values=[int(count) for count in data["num_values"]],
                 sight=Sight.from_json(data["sight"]),
                 training=dict(data["training"]),
@@ -186,8 +186,8 @@ class PPOPolicy:
     def act(self, observation: np.ndarray) -> np.ndarray:
         """Return the next action, `[axes]` int64, for `observation`, `[height, width, 3]` uint8."""
         frames = torch.from_numpy(np.ascontiguousarray(observation))[None].to(self._device)
-        first = self._seen is None
-        self._seen = self._sight.begin(frames) if first else self._sight.follow(self._seen, frames)
+        seen = self._seen
+        self._seen = self._sight.begin(frames) if seen is None else self._sight.follow(seen, frames)
         generator = None if self._deterministic else self._generator
         return self.network.choose(self._seen, generator)[0].cpu().numpy()
 

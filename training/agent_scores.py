@@ -92,12 +92,14 @@ def _spread(values: np.ndarray) -> dict[str, Any]:
 
 def format_scores(scores: dict[str, dict[str, Any]]) -> str:
     """Return the summaries of several policies, by their label, as a table."""
-    rows = [("policy", "episodes", "mean return", "std", "median", "95 % interval", "mean tics")]
+    rows: list[tuple[str, ...]] = [
+        ("policy", "episodes", "mean return", "std", "median", "95 % interval", "mean tics")
+    ]
     for label, summary in scores.items():
         found = summary["return"]
         interval = "" if found["low"] is None else f"{found['low']:.1f} to {found['high']:.1f}"
         std = "" if found["std"] is None else f"{found['std']:.1f}"
-        numbers = [f"{found['mean']:.1f}", std, f"{found['median']:.1f}", interval]
+        numbers = (f"{found['mean']:.1f}", std, f"{found['median']:.1f}", interval)
         rows.append((label, str(summary["episodes"]), *numbers, f"{summary['tics']['mean']:.1f}"))
     return align(rows)
 
@@ -220,8 +222,8 @@ class LearnedTeam:
 
     def act(self, frames: Tensor) -> Tensor:
         """Return actions of all at once."""
-        first = self._seen is None
-        self._seen = self._sight.begin(frames) if first else self._sight.follow(self._seen, frames)
+        seen = self._seen
+        self._seen = self._sight.begin(frames) if seen is None else self._sight.follow(seen, frames)
         return self._network.choose(self._seen, None if self._deterministic else self._generator)
 
 

@@ -89,6 +89,10 @@ class RLConfig:
     period_frames: int = 60
     episodes: int = 100
     num_workers: int = 0
+    steps: int = 0
+    headless: bool | None = None
+    record: str | None = None
+    scale: int = 0
 
     def __post_init__(self) -> None:
         for name, known in (("mode", MODES), ("env", ENVS)):
@@ -107,6 +111,8 @@ class RLConfig:
             ("period_frames", 2),
             ("episodes", 1),
             ("num_workers", 0),
+            ("steps", 0),
+            ("scale", 0),
         ):
             if getattr(self, name) < least:
                 raise WorldError(f"{name} must be at least {least}, got {getattr(self, name)}")

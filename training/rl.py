@@ -2,6 +2,7 @@
 
     python -m training.rl world=doom-take-cover starts=data/doom-take-cover/train out=runs/dream
     python -m training.rl mode=evaluate env=real world=doom-take-cover policies=[runs/dream/policy,random]
+    python -m training.rl mode=watch env=real world=doom-take-cover policy=runs/dream/policy
 
 Training leaves OUT/policy, which plays without Stable-Baselines3, OUT/progress.csv and a checkpoint; a killed
 run continues when the same command is given again. Evaluation prints a table and writes OUT/ENV.json.
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 from training.agent_settings import RLConfig
 from training.entry import entry
-from worldsim.errors import WorldError
 
 
 @entry("rl", RLConfig)
@@ -27,7 +27,9 @@ def main(config: RLConfig) -> None:
 
         evaluate_agents(config)
     else:
-        raise WorldError("mode=watch: not yet")
+        from training.watch_agent import watch_agent
+
+        watch_agent(config)
 
 
 if __name__ == "__main__":

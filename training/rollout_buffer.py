@@ -36,9 +36,9 @@ class DeviceRolloutBuffer(RolloutBuffer):
         self.generator_ready = False
         self.pos, self.full = 0, False
 
-    def add(
+    def add(  # type: ignore[override] - a tensor instead of an array
         self,
-        obs: dict[str, Tensor],  # type: ignore[override] - a tensor instead of an array
+        obs: dict[str, Tensor],
         action: np.ndarray,
         reward: np.ndarray,
         episode_start: np.ndarray,

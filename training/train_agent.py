@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # they bring Stable-Baselines3, which is not always there
 FREE_SETTINGS = (
     *("mode", "out", "threads", "device", "dtype", "total_steps", "max_minutes", "checkpoint_minutes"),
     *("policies", "policy", "policy_folder", "deterministic", "period_frames", "episodes", "num_workers"),
+    *("steps", "headless", "record", "scale"),
 )
 """Settings that a resumed run may change."""
 

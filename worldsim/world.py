@@ -323,7 +323,10 @@ def policy_folder(given: str | Path | None, world: str | Path) -> Path:
     """
     if given:
         return Path(given).expanduser()
-    folder = find_world(world) / POLICY_FOLDER
+    try:
+        folder = find_world(world) / POLICY_FOLDER
+    except WorldError as error:
+        raise WorldError(f"{error}; policy_folder= names a learned policy that is elsewhere") from error
     if not folder.is_dir():
         raise WorldError(f"the world {world} comes without a learned policy: give policy_folder=")
     return folder
