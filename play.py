@@ -31,6 +31,7 @@ class PlayConfig:
     start: str | None = None
     seed: int = 0
     policy: str = "auto"
+    policy_folder: str | None = None
     steps: int = 0
     headless: bool | None = None
     record: str | None = None
@@ -116,7 +117,7 @@ def run_headless(config: PlayConfig, session: PlaySession) -> None:
     why = "headless" if has_display() else "no display found"
     written = "" if session.recording is None else f" and {session.recording.path} is written"
     print(f"{why}: the {name} player walks {num_frames} frames{written}", flush=True)
-    policy = make_policy(name, session)
+    policy = make_policy(name, session, config.policy_folder)
     session.reset(config.start)
     policy.reset(config.seed)
     for _ in tqdm(play_headless(session, policy, num_frames), total=num_frames, unit="frame"):
@@ -133,7 +134,7 @@ def run_window(config: PlayConfig, session: PlaySession) -> None:
     viewer = Viewer(
         session,
         policies.KeyboardPolicy(actions.num_values, [axis.keys for axis in actions.axes]),
-        make_policy(name, session),
+        make_policy(name, session, config.policy_folder),
         policy_name=name,
         policy_plays=not person_plays,
         frame_rate=config.fps,
@@ -149,12 +150,17 @@ def default_policy(session: PlaySession) -> str:
     return "scripted" if policies.find_scripted(world.actions.num_values, world.name) else "random"
 
 
-def make_policy(name: str, session: PlaySession) -> policies.Policy:
-    """Build a policy by its name, or from a recording."""
+def make_policy(name: str, session: PlaySession, folder: str | None = None) -> policies.Policy:
+    """Build a policy by its name, or from a recording; a learned one from its folder, or the world's own."""
     world = session.env.world.config
     num_values = world.actions.num_values
     if name.endswith(".jsonl"):
         return policies.make("recorded", num_values=num_values, path=name)
+    if name == "ppo":
+        from worldsim.world import policy_folder
+
+        found = policy_folder(folder, session.env.world.folder or world.name)
+        return policies.make(name, num_values=num_values, folder=found)
     return policies.make(name, num_values=num_values, scenario=world.name)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +15,7 @@ from policies.mixed import MixedPolicy
 from policies.random import RandomPolicy
 from policies.recorded import RecordedPolicy
 from policies.scripted import ScriptedPolicy
+from policies.to_and_fro import ToAndFroPolicy
 
 __all__ = [
     "POLICIES",
@@ -26,6 +28,7 @@ __all__ = [
     "RandomPolicy",
     "RecordedPolicy",
     "ScriptedPolicy",
+    "ToAndFroPolicy",
     "find_scripted",
     "make",
 ]
@@ -70,12 +73,21 @@ def make_mixed(
     return MixedPolicy(players, shares)
 
 
+def make_learned(num_values: Sequence[int], *, folder: str | Path, **options: Any) -> Policy:
+    """Read a policy that was trained with PPO."""
+    from policies.ppo import PPOPolicy  # it brings PyTorch, which the other players need not wait for
+
+    return PPOPolicy(num_values, folder, **options)
+
+
 # These are also told the scenario that is played.
 FOR_SCENARIO: dict[str, Callable[..., Policy]] = {"mixed": make_mixed, "scripted": make_scripted}
 POLICIES: dict[str, Callable[..., Policy]] = {
     "keyboard": KeyboardPolicy,
+    "ppo": make_learned,
     "random": RandomPolicy,
     "recorded": RecordedPolicy,
+    "to-and-fro": ToAndFroPolicy,
     **FOR_SCENARIO,
 }
 
@@ -88,7 +100,8 @@ def make(name: str, *, num_values: Sequence[int], scenario: str = "", **options:
         num_values: Number of values of each axis of the world's actions.
         scenario: Name of the scenario, or of the world made from it, where it is known.
         **options: Further arguments of the policy: `keys` for `keyboard`, `path` for `recorded`,
-            `hold_frames` for `random`, `shares` and `options` (by player) for `mixed`.
+            `hold_frames` for `random`, `folder` and `deterministic` for `ppo`, `period_frames` for
+            `to-and-fro`, `shares` and `options` (by player) for `mixed`.
 
     Raises:
         ValueError: If there is no such policy, or the world's axes do not suit it.

@@ -27,7 +27,8 @@ from worldsim.errors import WorldError
 # Each split owns half of the 32-bit seeds, each `seed` a million of them.
 SPLIT_SEEDS = {"heldout": 2_000_000_000, "train": 0}
 SEEDS_PER_RUN = 1_000_000
-PLAYERS = ("random", "scripted")
+PLAYERS = ("random", "scripted", "ppo", "to-and-fro")
+DEFAULT_SHARES = ("random", "scripted")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -42,8 +43,10 @@ class CollectConfig:
         episode_frames: Greatest number of frames of an episode; None is the scenario's own.
         seed: Which million of seeds, 0 to 1999.
         num_workers: Worker processes; 0 means one per core.
-        policy: Who plays: scripted, random, or mixed.
+        policy: Who plays: scripted, random, ppo, to-and-fro, or mixed.
         shares: Of `mixed`: how large a share of the episodes each player plays.
+        policy_folder: Of `ppo`: its folder; None is the one that ships with the world of the scenario's name.
+            It draws its actions here, instead of pressing what is likeliest.
     """
 
     scenario: str = "doom-rooms"
@@ -54,7 +57,8 @@ class CollectConfig:
     seed: int = 0
     num_workers: int = 0
     policy: str = "scripted"
-    shares: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PLAYERS, 0.5))
+    shares: dict[str, float] = field(default_factory=lambda: dict.fromkeys(DEFAULT_SHARES, 0.5))
+    policy_folder: str | None = None
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -69,9 +73,9 @@ class CollectConfig:
         if not 0 <= self.seed < 2000:
             raise WorldError(f"seed must be 0 to 1999, got {self.seed}")
         if self.policy not in ("mixed", *PLAYERS):
-            raise WorldError(f"policy must be mixed, {' or '.join(PLAYERS)}, got {self.policy!r}")
+            raise WorldError(f"policy must be mixed or one of {', '.join(PLAYERS)}, got {self.policy!r}")
         if unknown := self.shares.keys() - set(PLAYERS):
-            raise WorldError(f"shares are of {' and '.join(PLAYERS)}, got {', '.join(sorted(unknown))}")
+            raise WorldError(f"shares are of {', '.join(PLAYERS)}, got {', '.join(sorted(unknown))}")
         find_scenario(self.scenario)
 
     @property
@@ -79,13 +83,30 @@ class CollectConfig:
         """Where the splits are."""
         return Path(self.out or f"data/{self.scenario}")
 
+    @property
+    def players(self) -> dict[str, float]:
+        """Shares of those who play, if they are `mixed`."""
+        return {name: share for name, share in self.shares.items() if share}
+
+    @property
+    def learned(self) -> Path | None:
+        """Folder of the learned player; None if it does not play."""
+        if self.policy != "ppo" and not (self.policy == "mixed" and "ppo" in self.players):
+            return None
+        from worldsim.world import policy_folder  # it brings PyTorch, which the others need not wait for
+
+        return policy_folder(self.policy_folder, self.scenario)
+
     def setup(self) -> Setup:
         """Return what is played, and by whom."""
+        # It draws its actions: a world has to know what comes of those it takes seldom, too.
+        options = {} if self.learned is None else {"folder": str(self.learned), "deterministic": False}
+        if self.policy == "mixed":
+            options = {"shares": self.players} | ({"options": {"ppo": options}} if options else {})
         return Setup(
             scenario=self.scenario,
             policy=self.policy,
-            policy_options={"scenario": self.scenario}
-            | ({"shares": self.shares} if self.policy == "mixed" else {}),
+            policy_options={"scenario": self.scenario} | options,
             episode_frames=self.episode_frames or find_scenario(self.scenario).episode_frames,
         )
 
@@ -113,8 +134,12 @@ def main(config: CollectConfig) -> None:
 def describe_source(config: CollectConfig, split: str, version: str) -> str:
     """Return how a split is made; equal texts mean that episodes of equal number are equal."""
     setup, game = config.setup(), find_scenario(config.scenario).config
-    shares = ", ".join(f"{name} {share:g}" for name, share in sorted(config.shares.items()))
+    shares = ", ".join(f"{name} {share:g}" for name, share in sorted(config.players.items()))
     player = f"mixed players ({shares})" if config.policy == "mixed" else f"{config.policy} player"
+    if config.learned is not None:
+        from policies.ppo import policy_digest
+
+        player += f" (ppo {policy_digest(config.learned)})"
     return (
         f"ViZDoom {version} {game}, {player}, seed {config.seed} ({split}), "
         f"up to {setup.episode_frames} frames an episode"

@@ -124,6 +124,7 @@ class Stopped(Exception):
 
 def run_worker(connection: Connection, setup: Setup) -> None:
     """Record the episodes that arrive on `connection` until it is closed."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # of PyTorch, which a learned player brings
     if sys.platform != "win32":
         os.setsid()  # the engine would end at the terminal's Ctrl-C, before its parent could say so
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -52,14 +52,16 @@ class RunFolder:
     Args:
         path: The folder; created if missing.
         config: The run's typed configuration, kept as JSON and compared on resume.
+        free_settings: Settings that a resumed run may change.
 
     Raises:
         WorldError: If the folder holds a run with other settings.
     """
 
-    def __init__(self, path: Path | str, config: Any) -> None:
+    def __init__(self, path: Path | str, config: Any, free_settings: Collection[str] = FREE_SETTINGS) -> None:
         assert is_dataclass(config) and not isinstance(config, type)
         self.path = Path(path)
+        self._free_settings = free_settings
         self.checkpoints = self.path / CHECKPOINTS
         self._settings: dict[str, Any] = json.loads(json.dumps(asdict(config)))
         known = self.path / CONFIG_FILE
@@ -88,7 +90,9 @@ class RunFolder:
         old, new = _flatten(before), _flatten(self._settings)
         if "inputs" not in self._settings:
             old = {key: value for key, value in old.items() if not key.startswith("inputs.")}
-        differing = [k for k in sorted(old | new) if old.get(k) != new.get(k) and k not in FREE_SETTINGS]
+        differing = [
+            k for k in sorted(old | new) if old.get(k) != new.get(k) and k not in self._free_settings
+        ]
         if differing:
             changes = ", ".join(f"{k} was {old.get(k)} and is {new.get(k)}" for k in differing[:3])
             raise WorldError(

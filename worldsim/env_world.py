@@ -18,6 +18,7 @@ from worldsim.device import DeviceChoice, choose_device
 from worldsim.errors import WorldError
 from worldsim.sampler import SamplerConfig
 from worldsim.simulator import Simulator
+from worldsim.starts import Start
 from worldsim.state import WorldState
 from worldsim.world import World, WorldConfig, shipped_worlds
 
@@ -36,6 +37,7 @@ class EnvWorld:
         denoising_steps: Denoising passes a frame, instead of the world's own number.
         noise_scale: Standard deviation of the noise that frames are drawn from, instead of the world's own.
         keep_frames_on_device: Leave frames where they are decoded instead of bringing them to the CPU.
+        starts: Start moments to begin from, instead of the world's own.
 
     Raises:
         WorldError: If the world, or one of the settings, is not there or not valid.
@@ -50,18 +52,21 @@ class EnvWorld:
         noise_scale: float | None = None,
         *,
         keep_frames_on_device: bool = False,
+        starts: Sequence[Start] | None = None,
     ) -> None:
         self.device_choice, self.world = _load(world, device, dtype)
         config = self.world.config
-        if not self.world.starts:
+        self._starts = self.world.starts if starts is None else list(starts)
+        if not self._starts:
             raise WorldError(f"world {config.name!r} has no start moments to begin from")
         sampler = _change_sampler(config.sampler, denoising_steps, noise_scale)
         frames_device = self.world.device if keep_frames_on_device else "cpu"
         self.simulator = Simulator(self.world, sampler, frames_device)
         self.observation_space = gym.spaces.Box(0, 255, (config.height, config.width, 3), np.uint8)
         self.action_space = config.actions.space()
-        self.start_names = tuple(start.name for start in self.world.starts)
+        self.start_names = tuple(start.name for start in self._starts)
         self._watched: OrderedDict[int, WorldState] = OrderedDict()
+        self._all_watched: WorldState | None = None
 
     def find_start(self, start: Any) -> int | None:
         """Return the number of a start moment that is given by number or name; None if none is given.
@@ -95,15 +100,33 @@ class EnvWorld:
             starts: Number of the start moment of each dream.
             seeds: Seed of each dream's noise.
         """
+        noise_seeds = torch.tensor(list(seeds), dtype=torch.int64)
+        if self._all_watched is not None:
+            return replace(self._all_watched.rows(starts), seed=noise_seeds)
         # Each is watched alone: what is kept then depends on nothing that was watched beside it.
         watched = {start: self._watch(start) for start in dict.fromkeys(starts)}
         states = [watched[start] for start in starts]
         joined = states[0] if len(states) == 1 else WorldState.join(states)
-        return replace(joined, seed=torch.tensor(list(seeds), dtype=torch.int64))
+        return replace(joined, seed=noise_seeds)
+
+    def watch_all(self, batch_size: int) -> None:
+        """Watch all start moments now, `batch_size` at a time, and keep what is remembered of each.
+
+        Dreams then begin in milliseconds, wherever they begin. What is kept may round otherwise than that of
+        a moment watched alone.
+
+        Raises:
+            WorldError: If the start moments are not all of one length.
+        """
+        chunks = [
+            self._starts[first : first + batch_size] for first in range(0, len(self._starts), batch_size)
+        ]
+        watched = [self.simulator.start(chunk, [0] * len(chunk)) for chunk in chunks]
+        self._all_watched = WorldState.join(watched)
 
     def _watch(self, number: int) -> WorldState:
         if number not in self._watched:
-            self._watched[number] = self.simulator.start([self.world.starts[number]], [0])
+            self._watched[number] = self.simulator.start([self._starts[number]], [0])
         self._watched.move_to_end(number)
         state = self._watched[number]
         while len(self._watched) > 1 and len(self._watched) * state.nbytes > MAX_WATCHED_BYTES:

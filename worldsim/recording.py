@@ -24,27 +24,19 @@ class Recording:
 
     Args:
         path: The first video, ending in `.mp4`.
-        world: What is played.
+        played: What is played: a world, or the description of the dataset that a real game's episodes make.
 
     Raises:
         WorldError: If nothing can be written there, or the folder holds gameplay of another form.
     """
 
-    def __init__(self, path: Path, world: WorldConfig) -> None:
+    def __init__(self, path: Path, played: WorldConfig | DatasetInfo) -> None:
         if path.suffix != SUFFIX:
             raise WorldError(f"a recording is a file that ends in {SUFFIX}, got {str(path)!r}")
         self.path = path
         self.paths: list[Path] = []
         self._info_is_ours = not (path.parent / INFO_FILE).exists()
-        self._info = DatasetInfo(
-            name=f"{world.name}-played",
-            width=world.width,
-            height=world.height,
-            frame_rate=world.frame_rate,
-            actions=world.actions,
-            source=f"dreamt by the world {world.name}",
-            licence=world.licence,
-        )
+        self._info = played if isinstance(played, DatasetInfo) else _dreamt(played)
         try:
             # Opened at once: a folder that cannot be written to is found before play, not after it.
             self._writer: EpisodeWriter | None = self._open()
@@ -125,3 +117,15 @@ class Recording:
         if shutil.disk_usage(self.path.parent).free < MIN_FREE_BYTES:
             self.close()
             raise WorldError(f"cannot record to {self.path}: the disk is full")
+
+
+def _dreamt(world: WorldConfig) -> DatasetInfo:
+    return DatasetInfo(
+        name=f"{world.name}-played",
+        width=world.width,
+        height=world.height,
+        frame_rate=world.frame_rate,
+        actions=world.actions,
+        source=f"dreamt by the world {world.name}",
+        licence=world.licence,
+    )

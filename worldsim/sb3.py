@@ -7,11 +7,12 @@ Needs the extra `rl`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
@@ -30,17 +31,19 @@ class SB3VecEnv(VecEnv):
 
     Args:
         envs: Environment, wrapped or not, with `autoreset_mode="SameStep"` and NumPy output.
+        keeps_tensors: Take one with `output="torch"` as well and leave its observations as they are, for a
+            wrapper that makes of them what SB3 takes; `terminal_observation` is a tensor then.
 
     Raises:
-        WorldError: If it has another autoreset mode, or gives tensors.
+        WorldError: If it has another autoreset mode, or gives tensors that are not wanted.
     """
 
-    def __init__(self, envs: VectorEnv[Any, Any, Any]) -> None:
+    def __init__(self, envs: VectorEnv[Any, Any, Any], *, keeps_tensors: bool = False) -> None:
         mode = envs.metadata.get("autoreset_mode")
         if mode is not AutoresetMode.SAME_STEP:
             found = mode.value if isinstance(mode, AutoresetMode) else mode
             raise WorldError(f"SB3 needs environments with autoreset_mode='SameStep', these have {found!r}")
-        if getattr(envs.unwrapped, "output", "numpy") != "numpy":
+        if not keeps_tensors and getattr(envs.unwrapped, "output", "numpy") != "numpy":
             raise WorldError("SB3 needs environments with output='numpy', these give tensors")
         self.envs = envs
         self._actions: np.ndarray | None = None
@@ -62,10 +65,11 @@ class SB3VecEnv(VecEnv):
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, Infos]:
         """Step; returns observations, rewards `[N]` float32, dones `[N]` bool, and an info for each row."""
         observations, rewards, terminated, truncated, infos = self.envs.step(self._actions)
+        rewards, terminated, truncated = map(_to_numpy, (rewards, terminated, truncated))
         final_frames, final_info = infos.pop("final_obs", None), infos.pop("final_info", {})
         rows, done = _rows_of(infos, self.num_envs), terminated | truncated
-        for row, info in enumerate(rows):
-            info["TimeLimit.truncated"] = bool(truncated[row] and not terminated[row])
+        for info, is_cut in zip(rows, (truncated & ~terminated).tolist(), strict=True):
+            info["TimeLimit.truncated"] = is_cut
         if done.any():
             finals = _rows_of(final_info, self.num_envs)
             for row in np.flatnonzero(done):
@@ -123,24 +127,19 @@ class SB3VecEnv(VecEnv):
         return {name: [options.get(name) for options in self._options] for name in sorted(names)}
 
 
+def _to_numpy(values: Any) -> np.ndarray:
+    return values.cpu().numpy() if isinstance(values, torch.Tensor) else values
+
+
 def _rows_of(infos: dict[str, Any], num_envs: int) -> Infos:
     """Return Gymnasium's dictionary of arrays as one dictionary for each environment."""
     rows: Infos = [{} for _ in range(num_envs)]
     for name, values in infos.items():
         if name.startswith("_"):
             continue
-        pick = _picker(values, num_envs)
-        for row in _rows_with(infos.get(f"_{name}"), num_envs):
-            rows[row][name] = pick(row)
+        # `tolist`: one call for all rows, and plain numbers instead of NumPy's.
+        listed = _rows_of(values, num_envs) if isinstance(values, dict) else values.tolist()
+        mask = infos.get(f"_{name}")
+        for row in range(num_envs) if mask is None else np.flatnonzero(mask).tolist():
+            rows[row][name] = listed[row]
     return rows
-
-
-def _picker(values: Any, num_envs: int) -> Callable[[int], Any]:
-    if isinstance(values, dict):
-        nested = _rows_of(values, num_envs)
-        return lambda row: nested[row]
-    return lambda row: values[row].item() if isinstance(values[row], np.generic) else values[row]
-
-
-def _rows_with(mask: np.ndarray | None, num_envs: int) -> Iterable[int]:
-    return range(num_envs) if mask is None else (int(row) for row in np.flatnonzero(mask))

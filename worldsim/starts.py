@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from worldsim.actions import ActionLayout
 from worldsim.data.dataset_info import DatasetInfo
-from worldsim.data.episodes import EpisodeWriter, list_episodes, read_episode
+from worldsim.data.episodes import EpisodeWriter, count_episode_frames, list_episodes, read_episode
+from worldsim.errors import WorldError
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,66 @@ def read_starts(folder: Path) -> list[Start]:
     for name in list_episodes(folder):
         episode = read_episode(folder, name, info)
         starts.append(Start(name, torch.from_numpy(episode.frames), torch.from_numpy(episode.actions)))
+    return starts
+
+
+def draw_starts(
+    folder: Path,
+    count: int,
+    num_frames: int,
+    *,
+    actions: ActionLayout,
+    size: tuple[int, int],
+    seed: int,
+    frames_left: int = 1,
+) -> list[Start]:
+    """Draw start moments from recorded episodes: an episode first, then a place in it, all equally likely.
+
+    Args:
+        folder: Dataset folder.
+        count: How many.
+        num_frames: Real frames to watch at each.
+        actions: The world's buttons.
+        size: Height and width of the world's frames; video of another size is scaled.
+        seed: Decides which.
+        frames_left: Least number of frames that the real episode went on for afterwards.
+
+    Raises:
+        FileNotFoundError: If there is no such folder or a file is missing.
+        WorldError: If it has other buttons, no episode is long enough, or one cannot be read.
+    """
+    info = DatasetInfo.load(folder)
+    if info.actions.num_values != actions.num_values:
+        raise WorldError(
+            f"{folder} was played with axes of {list(info.actions.num_values)} values, the world has "
+            f"{list(actions.num_values)}: no start moments can be taken from it"
+        )
+    needed = num_frames + frames_left
+    lengths = {name: count_episode_frames(folder, name) for name in list_episodes(folder)}
+    names = [name for name, length in lengths.items() if length >= needed]
+    if not names:
+        raise WorldError(
+            f"the episodes in {folder} are too short to begin from: {needed} frames are needed, "
+            f"the longest has {max(lengths.values())}"
+        )
+    rng = np.random.default_rng(seed)
+    places = sorted(
+        (name, int(rng.integers(lengths[name] - needed + 1))) for name in rng.choice(names, count).tolist()
+    )
+    starts: list[Start] = []
+    for name, group in groupby(places, key=lambda place: place[0]):  # each is decoded once
+        episode = read_episode(folder, name, info, size=None if size == (info.height, info.width) else size)
+        for _, begin in group:
+            piece = slice(begin, begin + num_frames)
+            # A copy: a view would keep the whole episode.
+            frames, pressed = episode.frames[piece].copy(), episode.actions[piece].copy()
+            starts.append(
+                Start(
+                    f"{name}-{begin:05d}-{len(starts):04d}",
+                    torch.from_numpy(frames),
+                    torch.from_numpy(pressed),
+                )
+            )
     return starts
 
 

@@ -8,6 +8,7 @@ One forward pass steps all dreams; on a CPU, one for each thread. What may be as
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from gymnasium.vector.utils import batch_space
 from worldsim.env_world import EnvWorld
 from worldsim.errors import WorldError
 from worldsim.row_threads import RowThreads
+from worldsim.starts import Start
 from worldsim.state import WorldState
 from worldsim.vector_requests import (
     Seeds,
@@ -60,6 +62,8 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
         max_episode_steps: Frames after which an episode is truncated; None for never.
         autoreset_mode: Of Gymnasium: `NextStep`, `SameStep` or `Disabled`.
         output: `numpy`, or `torch` for tensors on the world's device (rewards then fp32); `infos` stay NumPy.
+        starts: Start moments to begin from, instead of the world's own; `worldsim.starts.draw_starts` takes
+            some from recorded episodes.
 
     Raises:
         WorldError: If the world, or one of the settings, is not there or not valid.
@@ -83,13 +87,20 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
         max_episode_steps: int | None = None,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         output: str = "numpy",
+        starts: Sequence[Start] | None = None,
     ) -> None:
         _check_settings(num_envs, render_mode, max_episode_steps, output)
         self.autoreset_mode = read_autoreset_mode(autoreset_mode)
         self.num_envs, self.render_mode = num_envs, render_mode
         self.max_episode_steps, self.output = max_episode_steps, output
         self._env_world = EnvWorld(
-            world, device, dtype, denoising_steps, noise_scale, keep_frames_on_device=output == "torch"
+            world,
+            device,
+            dtype,
+            denoising_steps,
+            noise_scale,
+            keep_frames_on_device=output == "torch",
+            starts=starts,
         )
         self.world, self.simulator = self._env_world.world, self._env_world.simulator
         self.device_choice = self._env_world.device_choice
@@ -133,6 +144,21 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
     def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override] - as SyncVectorEnv's
         """What they were seeded with."""
         return tuple(self._rng_seeds)
+
+    def watch_starts(self, batch_size: int = 32) -> None:
+        """Watch all start moments now, `batch_size` at a time: every later reset then takes milliseconds.
+
+        Each costs `memory_bytes / num_envs` for as long as the environment lives. Without this call a moment
+        is watched when a dream first begins there, and forgotten where there are too many.
+
+        Raises:
+            WorldError: If they are not all of one length, or the batch is empty.
+            ClosedEnvironmentError: After `close`.
+        """
+        self._check_open("watch_starts")
+        if batch_size < 1:
+            raise WorldError(f"batch_size must be at least 1, got {batch_size}")
+        self._env_world.watch_all(batch_size)
 
     def reset(  # type: ignore[override] - Gymnasium's own vector environments take lists of seeds, too
         self, *, seed: Seeds = None, options: dict[str, Any] | None = None

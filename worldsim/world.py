@@ -39,6 +39,8 @@ from worldsim.weights import (
 
 FORMAT = 1
 MODEL_FILE, CARD_FILE, STARTS_FOLDER = "model.safetensors", "README.md", "starts"
+POLICY_FOLDER = "policy"
+"""Of a world: a policy that learned to play it, if there is one; `policies.ppo` reads it."""
 SHIPPED = Path(__file__).parent / "assets" / "worlds"
 
 
@@ -313,13 +315,30 @@ def find_world(name_or_path: str | Path) -> Path:
     )
 
 
+def policy_folder(given: str | Path | None, world: str | Path) -> Path:
+    """Return the folder of a learned policy: the one that is given, or the one that is part of a world.
+
+    Raises:
+        WorldError: If none is given and there is no such world, or it has no policy.
+    """
+    if given:
+        return Path(given).expanduser()
+    try:
+        folder = find_world(world) / POLICY_FOLDER
+    except WorldError as error:
+        raise WorldError(f"{error}; policy_folder= names a learned policy that is elsewhere") from error
+    if not folder.is_dir():
+        raise WorldError(f"the world {world} comes without a learned policy: give policy_folder=")
+    return folder
+
+
 def _download(repo_id: str) -> Path:
     """Fetch a world from the Hugging Face hub."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        patterns = [CONFIG_FILE, "*.safetensors", CARD_FILE, f"{STARTS_FOLDER}/*"]
+        patterns = [CONFIG_FILE, "*.safetensors", CARD_FILE, f"{STARTS_FOLDER}/*", f"{POLICY_FOLDER}/*.json"]
         return Path(snapshot_download(repo_id, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         first_line = str(error).strip().splitlines()[0]

@@ -172,11 +172,20 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
     [
         (["episode_frames=1"], "episode_frames must be at least 2, got 1"),
         (["seed=2000"], "seed must be 0 to 1999, got 2000"),
-        (["policy=recorded"], "policy must be mixed, random or scripted, got 'recorded'"),
-        (["policy=keyboard"], "policy must be mixed, random or scripted, got 'keyboard'"),
+        (
+            ["policy=recorded"],
+            "policy must be mixed or one of random, scripted, ppo, to-and-fro, got 'recorded'",
+        ),
+        (
+            ["policy=keyboard"],
+            "policy must be mixed or one of random, scripted, ppo, to-and-fro, got 'keyboard'",
+        ),
         (["scenario=quake"], "there is no scenario 'quake'; known are doom-health, doom-rooms"),
         (["policy=mixed", "shares.random=-1"], "shares must be 0 or more, and not all of them 0, got"),
-        (["policy=mixed", "+shares.ppo=1"], "shares are of random and scripted, got ppo"),
+        (
+            ["policy=mixed", "+shares.keyboard=1"],
+            "shares are of random, scripted, ppo, to-and-fro, got keyboard",
+        ),
         (["num_frames=many"], "num_frames=many"),
         (["num_frame=1"], "num_frame"),
         (["+num_frame=1"], "num_frame"),

@@ -1,0 +1,246 @@
+"""A player that learned: a small network from the last frames to the buttons, trained with PPO.
+
+Its folder holds `policy.safetensors` and `policy.json`; nothing but PyTorch is needed to play it. How it is
+trained is in `training.rl`.
+"""
+
+# B batch, A action axes, F frames seen, h w size they are seen in
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from policies.sight import Sight
+
+FORMAT = 1
+WEIGHTS_FILE, DESCRIPTION_FILE = "policy.safetensors", "policy.json"
+NUM_FEATURES = 256
+
+
+class SightEncoder(nn.Module):
+    """From what is seen to features: the three convolutions of Mnih et al. (2015), and a layer on top.
+
+    Args:
+        sight: What is seen.
+
+    Raises:
+        ValueError: If that is too small for the convolutions, which need 36 x 36.
+    """
+
+    num_features = NUM_FEATURES
+
+    def __init__(self, sight: Sight) -> None:
+        super().__init__()
+        if min(sight.height, sight.width) < 36:
+            raise ValueError(f"a player must see at least 36 x 36, got {sight.height} x {sight.width}")
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(sight.shape[0], 32, kernel_size=8, stride=4),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, kernel_size=4, stride=2),
+            nn.ReLU(),
+            nn.Conv2d(64, 64, kernel_size=3),
+            nn.ReLU(),
+            nn.Flatten(),
+        )
+        with torch.no_grad():
+            width = self.convolutions(torch.zeros(1, *sight.shape)).shape[1]
+        self.linear = nn.Sequential(nn.Linear(width, NUM_FEATURES), nn.ReLU())
+
+    def forward(self, seen: Tensor) -> Tensor:
+        """Return features `[B, NUM_FEATURES]` of what is seen, `[B, F * 3, h, w]`, 0 to 1."""
+        return self.linear(self.convolutions(seen))
+
+
+class ActorNetwork(nn.Module):
+    """What decides: the encoder, and for each axis a logit for each of its values.
+
+    Args:
+        sight: What is seen.
+        num_values: Number of values of each axis.
+    """
+
+    def __init__(self, sight: Sight, num_values: Sequence[int]) -> None:
+        super().__init__()
+        self.num_values = list(num_values)
+        self.encoder = SightEncoder(sight)
+        self.head = nn.Linear(NUM_FEATURES, sum(num_values))
+
+    def forward(self, seen: Tensor) -> Tensor:
+        """Return logits `[B, sum(num_values)]` of what is seen, `[B, F * 3, h, w]` uint8."""
+        return self.head(self.encoder(seen.float() / 255))
+
+    @torch.inference_mode()
+    def choose(self, seen: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return actions, `[B, A]` int64: the likeliest, or drawn with a generator on the same device."""
+        axes = self(seen).split(self.num_values, dim=1)
+        if generator is None:
+            return torch.stack([logits.argmax(dim=1) for logits in axes], dim=1)
+        drawn = [torch.multinomial(logits.softmax(dim=1), 1, generator=generator) for logits in axes]
+        return torch.cat(drawn, dim=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PolicyDescription:
+    """What `policy.json` says beside the checksum.
+
+    Attributes:
+        scenario: Name of the game, or of the world made from it, that it plays.
+        actions: The buttons, as the world's own description has them.
+        num_values: Number of values of each axis of those.
+        sight: What it sees.
+        training: Where it was trained, for how many steps, with which seed; free-form JSON.
+    """
+
+    scenario: str
+    actions: dict[str, Any]
+    num_values: list[int]
+    sight: Sight
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object that `from_json` reads."""
+        return {
+            "format": FORMAT,
+            "kind": "ppo",
+            "scenario": self.scenario,
+            "actions": self.actions,
+            "num_values": self.num_values,
+            "sight": self.sight.to_json(),
+            "training": self.training,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> PolicyDescription:
+        """Build from `to_json`'s object.
+
+        Raises:
+            ValueError: If a field is missing or of the wrong form.
+        """
+        if (data.get("format"), data.get("kind")) != (FORMAT, "ppo"):
+            found = f"format {data.get('format')!r} of kind {data.get('kind')!r}"
+            raise ValueError(f"expected a policy of format {FORMAT} and of kind 'ppo', got {found}")
+        try:
+            return cls(
+                scenario=str(data["scenario"]),
+                actions=dict(data["actions"]),
+                num_values=[int(count) for count in data["num_values"]],
+                sight=Sight.from_json(data["sight"]),
+                training=dict(data["training"]),
+            )
+        except KeyError as error:
+            raise ValueError(f"there is no field {error}") from error
+        except TypeError as error:
+            raise ValueError(f"a field is not of the expected form: {error}") from error
+
+
+class PPOPolicy:
+    """Play as was learned.
+
+    Args:
+        num_values: Number of values of each axis of the world's actions.
+        folder: The policy's folder.
+        deterministic: Press what is likeliest, instead of drawing from the probabilities.
+        device: Where to compute; one frame at a time a CPU is fast enough.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or a file of it is missing.
+        ValueError: If it is damaged, or learned with other axes.
+    """
+
+    def __init__(
+        self,
+        num_values: Sequence[int],
+        folder: str | Path,
+        *,
+        deterministic: bool = True,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.description, self.network = load_policy(Path(folder))
+        if self.description.num_values != list(num_values):
+            raise ValueError(
+                f"the policy in {folder} learned {self.description.scenario}, with axes of "
+                f"{self.description.num_values} values, but here they have {list(num_values)}"
+            )
+        self._sight = self.description.sight
+        self._device = torch.device(device)
+        self.network.to(self._device)
+        self._deterministic = deterministic
+        self.reset(0)
+
+    def reset(self, seed: int) -> None:
+        """Start a new episode; the seed decides what is drawn."""
+        self._generator = torch.Generator(self._device).manual_seed(seed)
+        self._seen: Tensor | None = None
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        """Return the next action, `[axes]` int64, for `observation`, `[height, width, 3]` uint8."""
+        frames = torch.from_numpy(np.ascontiguousarray(observation))[None].to(self._device)
+        seen = self._seen
+        self._seen = self._sight.begin(frames) if seen is None else self._sight.follow(seen, frames)
+        generator = None if self._deterministic else self._generator
+        return self.network.choose(self._seen, generator)[0].cpu().numpy()
+
+
+def save_policy(folder: Path, network: ActorNetwork, description: PolicyDescription) -> None:
+    """Write a policy's two files into a folder, which is created if it is missing.
+
+    Raises:
+        OSError: If they cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / WEIGHTS_FILE
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    try:
+        save_file(tensors, weights)
+    except SafetensorError as error:
+        raise OSError(f"{weights} cannot be written: {error}") from error
+    data = description.to_json() | {"files": {WEIGHTS_FILE: _sha256(weights)}}
+    (folder / DESCRIPTION_FILE).write_text(json.dumps(data, indent=2) + "\n")
+
+
+def load_policy(folder: Path) -> tuple[PolicyDescription, ActorNetwork]:
+    """Read a policy that `save_policy` wrote, onto the CPU.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or a file of it is missing.
+        ValueError: If it is damaged, altered or of another kind.
+    """
+    path, weights = folder / DESCRIPTION_FILE, folder / WEIGHTS_FILE
+    for file in (path, weights):
+        if not file.is_file():
+            raise FileNotFoundError(f"{folder} is not the folder of a learned policy: it has no {file.name}")
+    try:
+        data = json.loads(path.read_text())
+        description = PolicyDescription.from_json(data)
+        if data["files"][WEIGHTS_FILE] != _sha256(weights):
+            raise ValueError(f"the SHA-256 of {WEIGHTS_FILE} is another: it is damaged or was altered")
+        network = ActorNetwork(description.sight, description.num_values)
+        network.load_state_dict(load_file(weights))
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{path} describes no policy: {' '.join(str(error).split())}") from error
+    return description, network.eval().requires_grad_(False)
+
+
+def policy_digest(folder: Path) -> str:
+    """Return the first digits of the SHA-256 of a policy's weights.
+
+    Raises:
+        FileNotFoundError: If there are none.
+    """
+    return _sha256(folder / WEIGHTS_FILE)[:16]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

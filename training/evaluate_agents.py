@@ -1,0 +1,117 @@
+"""Measure policies in the real game or in a dream: `python -m training.rl mode=evaluate`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from policies.ppo import DESCRIPTION_FILE, load_policy
+from training.agent_scores import Contender, Episodes, format_scores, play_dreams, play_games
+from training.agent_settings import RLConfig
+from training.dreams import load_dreams, scenario_of
+from worldsim.data.scenarios import SCENARIOS
+from worldsim.device import choose_device, set_threads
+from worldsim.errors import WorldError
+from worldsim.evaluation import report
+from worldsim.world import find_world, policy_folder, read_config
+
+DREAMS_AT_ONCE = 256
+
+
+def evaluate_agents(config: RLConfig) -> None:
+    """Let every policy play the same episodes; print a table and write OUT/ENV.json.
+
+    Raises:
+        WorldError: If a policy, the world or the game is not there, or they do not fit each other.
+    """
+    set_threads(config.threads)
+    out = Path(config.out or f"outputs/rl-{Path(config.world).name}")
+    choice = choose_device(config.device, config.dtype)
+    described: dict[str, Any] = report.describe_run(
+        [shlex.quote(word) for word in sys.orig_argv], choice.device, choice.dtype
+    )
+    contenders = make_contenders(config)
+    out.mkdir(parents=True, exist_ok=True)  # what cannot be written is found now
+    played_in, played = (play_real if config.env == "real" else play_dreamt)(config, contenders)
+    scenario = SCENARIOS.get(contenders[0].scenario)
+    scores = {
+        contender.label: played[contender.label].summary(scenario.tics_per_frame if scenario else 1)
+        | {"training": training_of(contender)}
+        for contender in contenders
+    }
+    path = out / f"{config.env}.json"
+    head = described | {"played_in": played_in, "settings": asdict(config)}
+    report.write_json(path, head | {"policies": scores})
+    print(f"\n{played_in}, {config.episodes} episodes\n{format_scores(scores)}\n\nwritten to {path}")
+
+
+def play_real(config: RLConfig, contenders: Sequence[Contender]) -> tuple[str, dict[str, Episodes]]:
+    """Play the real game; returns what was played, and the episodes by label."""
+    scenario = contenders[0].scenario
+    played = play_games(
+        contenders,
+        config.episodes,
+        scenario=scenario,
+        max_episode_steps=config.max_episode_steps,
+        num_workers=config.num_workers or os.cpu_count() or 1,
+    )
+    return f"the real game {scenario}", played
+
+
+def play_dreamt(config: RLConfig, contenders: Sequence[Contender]) -> tuple[str, dict[str, Episodes]]:
+    """Play in the world; returns what was played, and the episodes by label."""
+    envs = load_dreams(config, min(config.num_envs or DREAMS_AT_ONCE, config.episodes))
+    try:
+        return f"a dream of {envs.world.identity}", play_dreams(contenders, config.episodes, envs)
+    finally:
+        envs.close()
+
+
+def make_contenders(config: RLConfig) -> list[Contender]:
+    """Return the policies that the settings name, each once."""
+    if config.env == "real":
+        name = scenario_of(config.world)
+        num_values = SCENARIOS[name].actions.num_values
+    else:
+        world = read_config(find_world(config.world))[0]
+        name, num_values = world.name, world.actions.num_values
+    labels = dict.fromkeys(config.policies or [config.policy])
+    return [make_contender(label, config, name, num_values) for label in labels]
+
+
+def make_contender(label: str, config: RLConfig, scenario: str, num_values: Sequence[int]) -> Contender:
+    """Return the policy that a setting names, having built it once.
+
+    Raises:
+        WorldError: If there is none of that name, and no folder.
+    """
+    name, options = label, {}
+    if label == "ppo":
+        options = {
+            "folder": policy_folder(config.policy_folder, config.world),
+            "deterministic": config.deterministic,
+        }
+    elif label == "to-and-fro":
+        options = {"period_frames": config.period_frames}
+    elif label not in ("random", "scripted"):
+        if not (Path(label) / DESCRIPTION_FILE).is_file():
+            raise WorldError(
+                "policy must be ppo, random, scripted, to-and-fro or the folder of a learned policy, "
+                f"got {label!r}"
+            )
+        name, options = "ppo", {"folder": label, "deterministic": config.deterministic}
+    contender = Contender(label=label, policy=name, num_values=num_values, scenario=scenario, options=options)
+    contender.build()  # what is wrong with it is said here, not by a worker
+    return contender
+
+
+def training_of(contender: Contender) -> dict[str, Any] | None:
+    """Return what a learned policy says about its training."""
+    if contender.policy != "ppo":
+        return None
+    return load_policy(Path(contender.options["folder"]))[0].training

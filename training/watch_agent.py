@@ -1,0 +1,82 @@
+"""Watch a policy in a dream or in the real game: `python -m training.rl mode=watch env=real`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+
+from training.agent_settings import RLConfig
+from training.dreams import scenario_of
+from training.evaluate_agents import make_contender
+from worldsim.data.dataset_info import DatasetInfo
+from worldsim.data.doom_env import DoomEnv
+from worldsim.data.scenarios import find_scenario
+from worldsim.device import set_threads
+from worldsim.env import ARL2WorldEnv
+from worldsim.headless import choose_headless
+from worldsim.recording import Recording
+from worldsim.spectator import Spectator
+from worldsim.world import WorldConfig
+
+HEADLESS_RECORD = "rl.mp4"
+
+
+def watch_agent(config: RLConfig) -> None:
+    """Show the policy in a window until it is closed, or without a display record an episode.
+
+    Raises:
+        WorldError: If the policy, the world or the game is not there, or nothing can be recorded.
+    """
+    headless = choose_headless(config.headless)
+    set_threads(config.threads)
+    path = (HEADLESS_RECORD if headless else "") if config.record is None else config.record
+    with ExitStack() as stack:
+        env, played = begin_env(config)
+        stack.enter_context(closing(env))
+        contender = make_contender(config.policy, config, played.name, played.actions.num_values)
+        recording = stack.enter_context(Recording(Path(path), played)) if path else None
+        window = None
+        if not headless:
+            from worldsim.viewer_window import Window
+
+            title = f"{played.name} ({config.env})"
+            window = Window(played.width, played.height, title=title, scale=config.scale, has_strip=True)
+            stack.enter_context(closing(window))
+        spectator = Spectator(
+            env,
+            contender.build(),
+            played.actions,
+            name=contender.label,
+            window=window,
+            recording=recording,
+            frame_rate=played.frame_rate,
+        )
+        for episode in spectator.watch(config.seed, config.steps):
+            how = "ended after" if episode.terminated else "cut off after" if episode.truncated else "watched"
+            print(f"{how} {episode.num_frames} frames, return {episode.total_reward:.1f}", flush=True)
+            if headless and not config.steps:
+                break
+    for written in recording.paths if recording is not None else ():
+        print(f"recorded {written}")
+
+
+def begin_env(config: RLConfig) -> tuple[gym.Env[np.ndarray, np.ndarray], WorldConfig | DatasetInfo]:
+    """Return the environment, with a limit on its episodes, and a description of what is played."""
+    if config.env == "real":
+        scenario = find_scenario(scenario_of(config.world))
+        env: gym.Env[np.ndarray, np.ndarray] = DoomEnv(scenario)
+        played: WorldConfig | DatasetInfo = scenario.dataset_info(f"the real game, played by {config.policy}")
+    else:
+        dream = ARL2WorldEnv(
+            config.world,
+            device=config.device,
+            dtype=config.dtype,
+            denoising_steps=config.denoising_steps,
+            noise_scale=config.noise_scale,
+        )
+        env, played = dream, dream.world.config
+        print(f"computing on {dream.device_choice}", flush=True)
+    return gym.wrappers.TimeLimit(env, config.max_episode_steps), played
