@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from policies.ppo import ActorNetwork, PolicyDescription, save_policy
+from policies.sight import Sight
 from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.codec import CodecConfig, FrameCodec
 from worldsim.data.dataset_info import DatasetInfo
@@ -150,6 +153,21 @@ def tiny_world(
     world = World(config, denoiser, codec)
     world.starts = tiny_starts(num_starts)
     return world
+
+
+def save_untrained_policy(
+    folder: Path, num_values: Sequence[int] = TINY_ACTIONS.num_values, scenario: str = "tiny"
+) -> Path:
+    """Write a policy with random weights that presses now this, now that, and return its folder."""
+    torch.manual_seed(0)
+    network = ActorNetwork(Sight(), num_values)
+    for parameter in network.head.parameters():
+        parameter.data *= 30
+    description = PolicyDescription(
+        scenario=scenario, actions={}, num_values=list(num_values), sight=Sight(), training={"steps": 0}
+    )
+    save_policy(folder, network, description)
+    return folder
 
 
 def save_tiny_world(folder: Path) -> Path:

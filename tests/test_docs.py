@@ -115,7 +115,9 @@ def test_every_setting_that_the_readme_gives_a_command_exists() -> None:
 def test_the_readme_gives_each_command_of_training() -> None:
     named = {name for name, _ in readme_commands()}
     world_model = ("codec", "pretrain", "finetune", "select_layers", "convert")
-    named_there = {f"training.{name}" for name in ("collect", *world_model, "evaluate", "report_conversion")}
+    named_there = {
+        f"training.{name}" for name in ("collect", *world_model, "evaluate", "report_conversion", "rl")
+    }
     assert named == named_there | {"play"}
 
 

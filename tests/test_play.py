@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 import policies
 from play import PlayConfig, default_policy, main, make_policy
-from tests.fakes import save_tiny_world
+from tests.fakes import save_tiny_world, save_untrained_policy
 from worldsim.data.episodes import verify
 from worldsim.errors import WorldError
 from worldsim.session import PlaySession
@@ -95,6 +96,8 @@ def test_an_empty_record_records_nothing(world: Path, tmp_path: Path) -> None:
         (["world={world}", "device=tpu"], "device must be auto"),
         (["world={world}", "dtype=int8"], "dtype must be auto"),
         (["world={world}", "denoising_steps=0"], "denoising steps must be 1"),
+        (["world={world}", "policy=ppo"], "comes without a learned policy: give policy_folder="),
+        (["world={world}", "policy=ppo", "policy_folder=nowhere"], "not the folder of a learned policy"),
         (["world={world}", "record=walk.avi"], "ends in .mp4"),
         (["world={world}", "record=file/walk.mp4"], "cannot record to file/walk.mp4"),
     ],
@@ -164,6 +167,15 @@ def test_who_plays_depends_on_the_buttons(
     session = cast(PlaySession, SimpleNamespace(env=SimpleNamespace(world=config)))
     assert default_policy(session) == player
     assert type(make_policy(player, session)) is policy
+
+
+def test_a_learned_player_plays_from_the_worlds_folder(world: Path, tmp_path: Path) -> None:
+    own = shutil.copytree(world, tmp_path / "own")
+    save_untrained_policy(own / "policy")
+    result = play(tmp_path, f"world={own}", "policy=ppo", "steps=4")
+    assert result.returncode == 0, result.stderr
+    assert "the ppo player walks 4 frames" in result.stdout
+    assert verify(tmp_path) == 5
 
 
 def test_negative_numbers_are_refused() -> None:

@@ -19,6 +19,7 @@ from lightning_fabric import Fabric
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
@@ -178,7 +179,7 @@ class Agent:
 
     def export(self) -> None:
         """Write the policy, without anything of SB3."""
-        network = actor_of(self.ppo, self._sight)
+        network = actor_of(self.ppo.policy, self._sight)
         target = self.policy_folder
         part = target.with_name(target.name + ".part")
         shutil.rmtree(part, ignore_errors=True)
@@ -200,15 +201,15 @@ class Agent:
         print(f"resuming {self.run.path} at step {self.clock.steps}")
 
 
-def actor_of(ppo: PPO, sight: Sight) -> ActorNetwork:
-    """Return what decides in an agent of SB3's, as the network that plays without SB3."""
-    tensors = ppo.policy.state_dict()
+def actor_of(policy: BasePolicy, sight: Sight) -> ActorNetwork:
+    """Return what decides in a policy of SB3, as the network that plays without SB3."""
+    tensors = policy.state_dict()
     own = {
         f"encoder.{name.removeprefix(ENCODER)}": t for name, t in tensors.items() if name.startswith(ENCODER)
     }
     own |= {f"head.{name.removeprefix(HEAD)}": t for name, t in tensors.items() if name.startswith(HEAD)}
-    assert isinstance(ppo.action_space, gym.spaces.MultiDiscrete)
-    network = ActorNetwork(sight, ppo.action_space.nvec.tolist())
+    assert isinstance(policy.action_space, gym.spaces.MultiDiscrete)
+    network = ActorNetwork(sight, policy.action_space.nvec.tolist())
     network.load_state_dict({name: tensor.detach().cpu() for name, tensor in own.items()})
     return network
 

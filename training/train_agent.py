@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +75,7 @@ def train_agent(config: RLConfig) -> None:
             sight=sight,
             device=device,
             seed=config.seed,
-            describe=lambda clock: describe_policy(config, lessons, sight, clock),
+            describe=describe_policy(config, lessons, sight),
         )
         run.check_inputs(agent.fabric, source=lessons.source)
         if agent.clock.left > 0:
@@ -110,12 +111,10 @@ def prepare_lessons(config: RLConfig, sight: Sight, device: torch.device) -> Les
     return Lessons(envs=envs, scenario=scenario, actions=actions, source=f"the real game {scenario}")
 
 
-def describe_policy(config: RLConfig, lessons: Lessons, sight: Sight, clock: Clock) -> PolicyDescription:
-    """Return what `policy.json` says."""
+def describe_policy(config: RLConfig, lessons: Lessons, sight: Sight) -> Callable[[Clock], PolicyDescription]:
+    """Return what says, at any time of the training, what `policy.json` says."""
     training: dict[str, Any] = {
         "learned_from": lessons.source,
-        "steps": clock.steps,
-        "minutes": round(clock.seconds / 60, 2),
         "seed": config.seed,
         "num_envs": lessons.envs.num_envs,
         "max_episode_steps": config.max_episode_steps,
@@ -130,12 +129,12 @@ def describe_policy(config: RLConfig, lessons: Lessons, sight: Sight, clock: Clo
             "starts": config.starts,
             "num_starts": config.num_starts if config.starts is not None else None,
         }
-    return PolicyDescription(
+    return lambda clock: PolicyDescription(
         scenario=lessons.scenario,
         actions=lessons.actions.to_json(),
         num_values=list(lessons.actions.num_values),
         sight=sight,
-        training=training,
+        training={"steps": clock.steps, "minutes": round(clock.seconds / 60, 2)} | training,
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 
 import policies
 from policies.scripted import STUCK_FRAMES
+from tests.fakes import save_untrained_policy
 
 NUM_VALUES = (3, 3, 3)
 KEYS = ((("up", "w"), ("down", "s")), (("a",), ("d",)), (("left",), ("right",)))
@@ -35,13 +36,18 @@ def play(policy: policies.Policy, count: int, seed: int = 0, still: bool = False
 
 @pytest.mark.parametrize("name", sorted(policies.POLICIES))
 def test_policy_keeps_the_protocol(name: str, recording: Path) -> None:
-    options = {"keyboard": {"keys": KEYS}, "recorded": {"path": recording}}.get(name, {})
+    options = {
+        "keyboard": {"keys": KEYS},
+        "ppo": {"folder": save_untrained_policy(recording.parent / "policy", NUM_VALUES)},
+        "recorded": {"path": recording},
+    }.get(name, {})
     policy = policies.make(name, num_values=NUM_VALUES, **options)
-    actions = play(policy, 300, seed=5)
-    assert actions.shape == (300, 3)
+    count = 30 if name == "ppo" else 300  # a network takes its time
+    actions = play(policy, count, seed=5)
+    assert actions.shape == (count, 3)
     assert actions.dtype == np.int64
     assert (actions >= 0).all() and (actions < NUM_VALUES).all()
-    assert (play(policy, 300, seed=5) == actions).all(), "the same seed gave other actions"
+    assert (play(policy, count, seed=5) == actions).all(), "the same seed gave other actions"
 
 
 @pytest.mark.parametrize("name", ["random", "scripted"])
@@ -61,7 +67,7 @@ def test_changing_the_returned_action_changes_nothing() -> None:
 
 
 def test_unknown_policy_is_named() -> None:
-    with pytest.raises(ValueError, match="there is no policy 'psychic'; known are keyboard, mixed, random"):
+    with pytest.raises(ValueError, match="there is no policy 'psychic'; known are keyboard, mixed, ppo"):
         policies.make("psychic", num_values=NUM_VALUES)
 
 
@@ -148,3 +154,22 @@ def test_keyboard_refuses_a_key_with_two_meanings() -> None:
 def test_keyboard_refuses_a_table_of_other_axes() -> None:
     with pytest.raises(ValueError, match=r"values, but the world's have \[3, 3\]"):
         policies.KeyboardPolicy((3, 3), KEYS)
+
+
+def test_to_and_fro_changes_sides_each_half_period() -> None:
+    actions = play(policies.make("to-and-fro", num_values=(2, 3), period_frames=8), 40)
+    assert (actions[:, 0] == 0).all()
+    changes = np.flatnonzero(np.diff(actions[:, 1]))
+    assert set(actions[:, 1]) == {1, 2} and (np.diff(changes) == 4).all()
+
+
+def test_to_and_fro_begins_anywhere_in_its_period() -> None:
+    policy = policies.make("to-and-fro", num_values=(3,), period_frames=20)
+    assert len({tuple(play(policy, 20, seed)[:, 0]) for seed in range(20)}) > 5
+
+
+def test_to_and_fro_refuses_what_it_cannot_do() -> None:
+    with pytest.raises(ValueError, match=r"needs an axis of three values, got \[2, 5\]"):
+        policies.make("to-and-fro", num_values=(2, 5))
+    with pytest.raises(ValueError, match="period_frames must be at least 2, got 1"):
+        policies.make("to-and-fro", num_values=(3,), period_frames=1)

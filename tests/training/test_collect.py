@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 
 import policies
+from policies.ppo import policy_digest
+from tests.fakes import save_untrained_policy
 from training.collect import CollectConfig
 from training.recorders import EpisodeTask, record_episode
 from worldsim.data.doom import DoomGame, press_buttons
@@ -24,6 +26,7 @@ from worldsim.data.scenarios import HEIGHT, SCENARIOS, WIDTH
 from worldsim.errors import WorldError
 
 ROOT = Path(__file__).resolve().parents[2]
+EPISODES = [f"episode-{number:06d}" for number in range(4)]
 SMALL = ["num_frames=150", "heldout_frames=40", "episode_frames=40"]
 
 
@@ -95,6 +98,28 @@ def test_a_mortal_players_episodes_are_recorded_to_the_end(scenario: str, tmp_pa
         returns.append(episode.rewards.sum())
         assert (episode.rewards[1:-1] == 2).all() and episode.rewards[-1] in (1, 2, -98, -99)
     assert f"return {np.mean(returns):.1f} +- " in printed
+
+
+def test_a_learned_player_records_what_it_draws(tmp_path: Path) -> None:
+    folder = save_untrained_policy(tmp_path / "policy", [3], "doom-take-cover")
+    shares = "shares={random:0.0,scripted:0.0,ppo:0.5,to-and-fro:0.5}"
+    game = ["scenario=doom-take-cover", "num_frames=120", "heldout_frames=0", "num_workers=2"]
+    collect(tmp_path / "doom", *game, "policy=mixed", shares, f"policy_folder={folder}", "episode_frames=30")
+    info = DatasetInfo.load(tmp_path / "doom" / "train")
+    assert f"mixed players (ppo 0.5, to-and-fro 0.5) (ppo {policy_digest(folder)})" in info.source
+    pressed = [read_episode(tmp_path / "doom" / "train", name).actions[:-1, 0].tolist() for name in EPISODES]
+    assert any(0 in actions for actions in pressed), "only who runs to and fro always presses"
+    assert any(0 not in actions for actions in pressed)
+
+
+def test_a_missing_policy_is_named() -> None:
+    with pytest.raises(
+        WorldError, match="the world doom-rooms comes without a learned policy: give policy_fo"
+    ):
+        CollectConfig(policy="ppo").setup()
+    setup = CollectConfig(policy="ppo", policy_folder="nowhere").setup()
+    with pytest.raises(FileNotFoundError, match="nowhere is not the folder of a learned policy"):
+        policies.make(setup.policy, num_values=(3, 3, 3), **setup.policy_options)
 
 
 def test_a_game_that_is_cut_off_has_not_ended(tmp_path: Path) -> None:

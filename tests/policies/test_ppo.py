@@ -1,0 +1,153 @@
+"""A learned policy: what it sees, that it plays as SB3 would, and what its folder holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from policies.ppo import ActorNetwork, PPOPolicy, load_policy, policy_digest
+from policies.sight import Sight
+from tests.fakes import save_untrained_policy
+
+
+def frames(count: int, height: int = 120, width: int = 160) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+
+
+def scenes(count: int) -> np.ndarray:
+    """Return pictures of 6 x 8 patches, which do not all look alike from afar."""
+    return frames(count, 6, 8).repeat(20, axis=1).repeat(20, axis=2)
+
+
+def blocks(pictures: np.ndarray) -> np.ndarray:
+    """Return the means of blocks of 2 x 2 pixels, `[B, 3, h, w]`, rounded to even as PyTorch does."""
+    count, height, width, _ = pictures.shape
+    means = pictures.reshape(count, height // 2, 2, width // 2, 2, 3).astype(np.float64).mean(axis=(2, 4))
+    return np.rint(means).astype(np.uint8).transpose(0, 3, 1, 2)
+
+
+def test_frames_are_seen_as_means_of_their_pixels() -> None:
+    pictures = frames(4)
+    assert np.array_equal(Sight().shrink(torch.from_numpy(pictures)).numpy(), blocks(pictures))
+
+
+def test_the_last_frames_are_seen_oldest_first() -> None:
+    sight, pictures = Sight(), torch.from_numpy(frames(5))
+    seen = sight.begin(pictures[:1])
+    small = blocks(pictures.numpy())
+    assert np.array_equal(seen[0].numpy(), np.concatenate([small[0]] * 3)), "it stood still before"
+    for index in range(1, 5):
+        seen = sight.follow(seen, pictures[index : index + 1])
+    assert np.array_equal(seen[0].numpy(), np.concatenate(small[2:5]))
+    assert seen.shape[1:] == sight.shape and seen.dtype is torch.uint8
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_it_plays_what_sb3_plays(deterministic: bool, tmp_path: Path) -> None:
+    pytest.importorskip("stable_baselines3", reason='needs Stable-Baselines3: pip install -e ".[rl]"')
+    import gymnasium as gym
+    from stable_baselines3.common.policies import MultiInputActorCriticPolicy
+
+    from policies.ppo import PolicyDescription, save_policy
+    from training.agent import Extractor, actor_of
+    from training.agent_envs import SEEN
+
+    sight = Sight()
+    theirs = MultiInputActorCriticPolicy(
+        gym.spaces.Dict({SEEN: gym.spaces.Box(0, 255, sight.shape, np.uint8)}),
+        gym.spaces.MultiDiscrete([3, 2, 3]),
+        lambda _: 3e-4,
+        net_arch=[],
+        features_extractor_class=Extractor,
+        features_extractor_kwargs={"sight": sight},
+    )
+    theirs.action_net.weight.data *= 100  # SB3 begins with all actions equally likely
+    description = PolicyDescription(scenario="tiny", actions={}, num_values=[3, 2, 3], sight=sight)
+    save_policy(tmp_path / "policy", actor_of(theirs, sight), description)
+    ours = PPOPolicy([3, 2, 3], tmp_path / "policy", deterministic=deterministic)
+    pictures = scenes(20)
+    ours.reset(7)
+    own = np.stack([ours.act(picture) for picture in pictures])
+    torch.manual_seed(7)
+    seen, expected = None, []
+    for picture in torch.from_numpy(pictures)[:, None]:
+        seen = sight.begin(picture) if seen is None else sight.follow(seen, picture)
+        expected.append(theirs.predict({SEEN: seen.numpy()}, deterministic=deterministic)[0][0])
+    assert np.array_equal(own, expected)
+    assert len(np.unique(own, axis=0)) > 1, "it always does the same"
+
+
+def test_the_seed_decides_what_is_drawn(tmp_path: Path) -> None:
+    policy = PPOPolicy([3, 3, 3], save_untrained_policy(tmp_path / "policy"), deterministic=False)
+    pictures = scenes(15)
+
+    def play(seed: int) -> list[list[int]]:
+        policy.reset(seed)
+        return [policy.act(picture).tolist() for picture in pictures]
+
+    assert play(1) == play(1)
+    assert play(1) != play(2)
+
+
+def test_a_policy_refuses_other_axes_and_names_what_it_learned(tmp_path: Path) -> None:
+    folder = save_untrained_policy(tmp_path / "policy", [3], "doom-take-cover")
+    with pytest.raises(ValueError, match=r"learned doom-take-cover, with axes of \[3\] values.*\[2, 3\]"):
+        PPOPolicy([2, 3], folder)
+
+
+def test_a_folder_holds_no_pickle_and_comes_back_as_it_was(tmp_path: Path) -> None:
+    folder = save_untrained_policy(tmp_path / "policy")
+    assert sorted(path.name for path in folder.iterdir()) == ["policy.json", "policy.safetensors"]
+    description, network = load_policy(folder)
+    assert description.to_json() | {"files": {"policy.safetensors": 0}} == json.loads(
+        (folder / "policy.json").read_text()
+    ) | {"files": {"policy.safetensors": 0}}
+    assert load_file(folder / "policy.safetensors").keys() == network.state_dict().keys()
+    assert len(policy_digest(folder)) == 16
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 2}, "expected a policy of format 1"),
+        ({"kind": "dqn"}, "of kind 'dqn'"),
+        ({"num_values": None}, "not of the expected form"),
+        ({"sight": {"height": 0}}, "height of what a player sees must be at least 1, got 0"),
+        ({"sight": {"depth": 3}}, "not described as expected"),
+        ({"sight": {"height": 20}}, "at least 36 x 36, got 20 x 80"),
+        ({"num_values": [4]}, "size mismatch"),
+    ],
+)
+def test_a_wrong_description_is_named(change: dict[str, object], message: str, tmp_path: Path) -> None:
+    folder = save_untrained_policy(tmp_path / "policy")
+    path = folder / "policy.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=message) as error:
+        load_policy(folder)
+    assert str(path) in str(error.value)
+
+
+def test_altered_weights_and_missing_files_are_named(tmp_path: Path) -> None:
+    folder = save_untrained_policy(tmp_path / "policy")
+    tensors = load_file(folder / "policy.safetensors")
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, folder / "policy.safetensors")
+    with pytest.raises(ValueError, match="damaged or was altered"):
+        load_policy(folder)
+    (folder / "policy.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"it has no policy\.safetensors"):
+        load_policy(folder)
+    with pytest.raises(FileNotFoundError, match="is not the folder of a learned policy"):
+        load_policy(tmp_path / "elsewhere")
+
+
+def test_likeliest_actions_are_the_largest_logits() -> None:
+    network = ActorNetwork(Sight(), [3, 2])
+    seen = torch.from_numpy(frames(6, 60, 80).transpose(0, 3, 1, 2)).repeat(1, 3, 1, 1)
+    logits = network(seen)
+    expected = torch.stack([logits[:, :3].argmax(1), logits[:, 3:].argmax(1)], dim=1)
+    assert torch.equal(network.choose(seen), expected)
