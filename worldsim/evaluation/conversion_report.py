@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from worldsim.evaluation.conversion import AROUND, samplers_differ
+from worldsim.evaluation.markdown import estimate, markdown_table
+from worldsim.evaluation.memory_report import format_memory, write_memory_plot
 from worldsim.evaluation.paper_shape import VIDEO_FRAMES_PER_LATENT
 from worldsim.evaluation.report import write_json, write_plot
 from worldsim.evaluation.rollouts import CODEC, COPY, MEAN
@@ -22,17 +24,24 @@ REFERENCES = {
     MEAN: "the mean of all frames watched, a picture of nothing",
 }
 MIB, GIB = 2**20, 2**30
-PARTS = {"rollouts": "Roll-outs", "cost": "Step times and bytes", "paper_shape": "The paper's shape"}
+PARTS = {
+    "rollouts": "Roll-outs",
+    "memory": "The use of the state",
+    "cost": "Step times and bytes",
+    "paper_shape": "The paper's shape",
+}
 """What a report says of the runs that made it, in this order."""
 
 QUALITY = """\
 PSNR in dB against the real game of free roll-outs under the recorded actions, over {num_rollouts} places in
-{num_episodes} held-out episodes of {folder}, after {context_frames} real frames. In brackets
-the 95 % interval, from resampling episodes. PSNR prefers flat pictures: where a world is no better than the
-mean picture, it tells how far the dream has faded, and differences between worlds tell nothing else."""
+{num_episodes} held-out episodes of {folder}, after {context_frames} real frames. Mean / median;
+in brackets the 95 % interval of the mean, from resampling episodes. PSNR prefers flat pictures: where a world
+is no better than the mean picture, it tells how far the dream has faded, and differences between worlds tell
+nothing else."""
 ZEROED = """\
-The difference to the same world when its recurrent states are emptied before every frame: what they are used
-for. The window, the path and the frame before it stay."""
+The difference to the same world when its recurrent states are emptied before every frame; the window, the
+path and the frame before it stay. Far from the last real frame this tells drift, not memory: a dream that
+fades to a flat picture gains by it."""
 COST = """\
 One dream under random actions; frames are counted from its start. A step time is the median of the {steps}
 steps around the frame. Peak memory is that of the GPU's tensors, weights included; on a CPU it is that of the
@@ -66,6 +75,8 @@ def write_plots(out: Path, report: Report) -> None:
         references = {REFERENCES[name]: part["psnr_curve_db"] for name, part in report["references"].items()}
         labels = ("frames after the last real one", "PSNR against the real game, dB")
         write_plot(out / PSNR_FILE, quality | references, labels, is_doubling=True)
+    if memory := _measured(report, "memory"):
+        write_memory_plot(out, memory)
     cost = _measured(report, "cost")
     if cost:
         times = {name: smooth(part["step_ms_curve"]) for name, part in cost.items()}
@@ -95,7 +106,7 @@ def format_conversion(report: Report) -> str:
         f"`{NUMBERS_FILE}` holds every number.",
     ]
     if report["worlds"]:
-        parts += [_worlds(report), *_quality(report), *_cost(report)]
+        parts += [_worlds(report), *_quality(report), *_memory(report), *_cost(report)]
     if "paper_shape" in report:
         parts += _paper_shape(report["paper_shape"])
     return "\n\n".join(parts) + "\n"
@@ -160,6 +171,13 @@ def _horizon_table(parts: Mapping[str, Report], key: str) -> str:
     return markdown_table(("world", *(f"frame {place}" for place in horizons)), rows)
 
 
+def _memory(report: Report) -> list[str]:
+    if "memory" not in report["runs"]:
+        return []
+    settings = report["runs"]["memory"]["settings"]
+    return format_memory(_measured(report, "memory"), report.get("returns"), settings)
+
+
 def _cost(report: Report) -> list[str]:
     measured = _measured(report, "cost")
     if not measured:
@@ -215,16 +233,3 @@ def _shape_row(name: str, part: Report, teacher: Report | None) -> tuple[str, ..
         *(f"{peak / GIB:.2f}" if peak else "-", saved, f"{part['state_bytes'] / GIB:.2f}"),
         *("-" if part[key] is None else f"{part[key]:.0f}" for key in ("first_step_ms", "last_step_ms")),
     )
-
-
-def estimate(value: Report) -> str:
-    """Return a mean with its interval."""
-    if value["low"] is None:
-        return f"{value['mean']:.2f}"
-    return f"{value['mean']:.2f} ({value['low']:.2f} to {value['high']:.2f})"
-
-
-def markdown_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table; the first column is text, the others are numbers."""
-    lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
