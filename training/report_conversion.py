@@ -47,6 +47,7 @@ from worldsim.evaluation.memory_use import (
 from worldsim.evaluation.report import describe_run
 from worldsim.evaluation.returns import ReturnClip, ReturnSettings, choose_returns
 from worldsim.evaluation.rollouts import FrameScores, RolloutSettings, roll_out
+from worldsim.model.conversion import check_softmax
 from worldsim.weights import read_object
 from worldsim.world import World
 
@@ -80,8 +81,8 @@ class ReportConversionConfig:
     total_frames: int = 921
     memory_frames: int = 128
     return_distance: float = 32.0
-    return_angle: float = 15.0
-    return_absence: int = 32
+    return_angle: float = 4.0
+    return_absence: int = 16
     parts: list[str] = field(default_factory=lambda: ["cost", "rollouts", "memory"])
     paper_frames: int = 921
     paper_steps: int = 4
@@ -184,6 +185,7 @@ class Comparison:
     def _prepare(self, teacher_place: str) -> None:
         """Find out now, and not after an hour, whether all can be measured."""
         config, teacher = self.config, self._load(teacher_place)
+        check_softmax(teacher.config.denoiser, teacher_place)
         for name, place in {TEACHER: teacher_place, **config.named_worlds()}.items():
             world = self._load(place)
             check_comparable(teacher, name, world)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 import training.convert
 import training.stage
 from tests.fakes import TINY_ACTIONS, save_tiny_world, tiny_world, write_tiny_dataset
-from training.convert import ConvertConfig, Stage2Config
+from training.convert import ConvertConfig, Stage2Config, check_out, shape_of
 from training.convert import main as convert_world
 from training.distillation import LayerDistillation, VelocityDistillation
 from training.fabric import FabricConfig
@@ -216,7 +217,7 @@ def test_what_stage_2_goes_on_from_is_not_replaced(root: Path) -> None:
 
 
 def test_the_layers_left_over_can_keep_the_full_cache(root: Path) -> None:
-    convert_world.run(convert_config(root, "full", 1, rest="full"))
+    convert_world.run(convert_config(root, "full", 1, rest="full", window=None))
     world = World.from_pretrained(root / "full" / "world")
     assert (world.config.denoiser.full_layers, world.config.denoiser.window_layers) == ([1], [])
 
@@ -312,6 +313,10 @@ def test_a_selection_made_for_another_teacher_is_refused(root: Path) -> None:
         ({"layers": [], "selection": "none.json"}, r"there is no selection none\.json"),
         ({"stages": [2]}, "holds no finished stage 1"),
         ({"share": 0.0}, r"share must lie in \(0, 1\]"),
+        ({"share": 0.5}, r"layers \[0, 2\] and share 0.5 both say how many"),
+        ({"rest": "full"}, "window 2 says nothing with rest=full"),
+        ({"layers": [0, 1, 2]}, "window 2 says nothing when every layer is hybrid"),
+        ({"window": 0}, "window must be at least 1, got 0"),
         ({"rest": "some"}, "rest is one of window, full; got 'some'"),
         ({"stages": [3]}, "stages are 1, 2 or both"),
     ],
@@ -368,9 +373,56 @@ def test_no_world_that_is_there_is_overwritten(root: Path) -> None:
     before = (own / MODEL_FILE).stat().st_mtime_ns
     with pytest.raises(WorldError, match="is the teacher itself"):
         convert_world.run(convert_config(root, "mine", teacher=str(own)))
-    with pytest.raises(WorldError, match="is a world that no conversion made"):
+    with pytest.raises(WorldError, match=r"is a world that no conversion in .*mine made"):
         convert_world.run(convert_config(root, "mine"))
     assert (own / MODEL_FILE).stat().st_mtime_ns == before
+
+
+def test_a_world_that_came_to_a_conversion_killed_in_stage_1_is_not_overwritten(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    config = convert_config(root, "visited", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(training.convert, "run_stage1", killed)
+        with pytest.raises(KeyboardInterrupt):
+            convert_world.run(config)
+    assert (root / "visited" / "stage2").is_dir()
+    other = save_tiny_world(root / "visited" / "world")
+    before = (other / MODEL_FILE).stat().st_mtime_ns
+    with pytest.raises(WorldError, match=r"is a world that no conversion in .*visited made; choose another"):
+        convert_world.run(config)
+    assert (other / MODEL_FILE).stat().st_mtime_ns == before
+
+
+def test_a_converted_world_that_was_trained_further_is_not_overwritten(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "whole", tmp_path / "whole")
+    finished = tmp_path / "whole" / "world"
+    check_out(convert_config(tmp_path, "whole"), World.from_pretrained(root / "teacher"))
+    description = json.loads((finished / "config.json").read_text())
+    description["provenance"]["training"] = ["7 updates"]
+    (finished / "config.json").write_text(json.dumps(description))
+    with pytest.raises(WorldError, match="is a world that no conversion in"):
+        check_out(convert_config(tmp_path, "whole"), World.from_pretrained(root / "teacher"))
+
+
+def test_a_name_that_a_finished_conversion_does_not_have_is_refused(root: Path) -> None:
+    file = root / "whole" / "world" / MODEL_FILE
+    before = file.stat().st_mtime_ns
+    convert_world.run(convert_config(root, "whole", name="tiny"))  # the one it has
+    with pytest.raises(WorldError, match=r"was converted under the name 'tiny', which name=other does not"):
+        convert_world.run(convert_config(root, "whole", name="other"))
+    assert file.stat().st_mtime_ns == before
+
+
+def test_without_a_window_the_teachers_own_is_taken() -> None:
+    config = ConvertConfig(out="", teacher="", data=DataConfig(train=[], heldout=[]))
+    full = tiny_world(is_teacher=True).config.denoiser
+    assert shape_of(config, full, [0]).window == 6
+    mixed = replace(full, window_layers=[1], full_layers=[0, 2], window=3)
+    assert shape_of(config, mixed, [0]).window == 3
 
 
 def test_a_folder_with_other_layers_is_refused(root: Path) -> None:

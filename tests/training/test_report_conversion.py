@@ -165,6 +165,10 @@ def test_what_was_measured_of_another_world_is_not_mixed_in(
         ({"horizon": 100}, "104 frames are needed, the longest has 20"),
         ({"worlds": [], "zeroed": []}, "belong together"),
         ({"teacher": None}, "nothing to compare"),
+        (
+            {"teacher": "hybrid"},
+            r"hybrid is hybrid already \(layers 0, 2\): a teacher has softmax layers only",
+        ),
         ({"parts": ["paper_shape"]}, "the part paper_shape needs a CUDA GPU, and the device is cpu"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else value[:20],
@@ -175,6 +179,8 @@ def test_what_cannot_be_measured_is_refused_before_any_work(
     if worlds := changes.get("worlds"):
         name, place = worlds[0].split(":")
         changes = changes | {"worlds": [f"{name}:{places.get(place, place)}"]}
+    if changes.get("teacher") in places:
+        changes = changes | {"teacher": places[changes["teacher"]]}
     with pytest.raises(WorldError, match=message):
         main.run(config(places, data, tmp_path / "out", **changes))
     assert not (tmp_path / "out").exists()

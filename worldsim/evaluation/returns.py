@@ -31,8 +31,8 @@ class ReturnSettings:
     """
 
     distance: float = 32.0
-    angle_degrees: float = 15.0
-    absence: int = 32
+    angle_degrees: float = 4.0
+    absence: int = 16
     view_degrees: float = 90.0
     context_frames: int = 128
     longest: int = 32
