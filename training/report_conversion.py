@@ -20,6 +20,7 @@ from training.evaluate import prepare_folder
 from worldsim.device import DeviceChoice, choose_device, set_threads
 from worldsim.errors import WorldError
 from worldsim.evaluation import paper_shape
+from worldsim.evaluation.attention_speed import fastest_attention, measure_attention
 from worldsim.evaluation.clips import Recordings
 from worldsim.evaluation.conversion import (
     AROUND,
@@ -348,17 +349,21 @@ class Comparison:
         part: dict[str, Any] = {name: getattr(shape, name) for name in names}
         part |= {"video_frames": config.paper_frames, "latent_frames": frames}
         part |= {"denoising_steps": config.paper_steps, "models": {}}
+        device, dtype = self.choice.device, self.choice.dtype
+        speed = measure_attention(shape, frames, config.paper_steps + 1, device, dtype)
+        part["attention"] = speed.to_json()
         self.report["paper_shape"] = part
         for name, model in paper_shape.models_of(shape).items():
             print(f"at the paper's shape: {name}", flush=True)
-            part["models"][name] = paper_shape.measure_shape(
-                model,
-                num_frames=frames,
-                num_steps=config.paper_steps,
-                device=self.choice.device,
-                dtype=self.choice.dtype,
-                show_progress=True,
-            )
+            with fastest_attention(speed):
+                part["models"][name] = paper_shape.measure_shape(
+                    model,
+                    num_frames=frames,
+                    num_steps=config.paper_steps,
+                    device=device,
+                    dtype=dtype,
+                    show_progress=True,
+                )
             yield
 
 

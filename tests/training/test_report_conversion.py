@@ -219,7 +219,11 @@ def test_the_papers_shape_alone_at_a_tiny_shape(tmp_path: Path, monkeypatch: pyt
     shape = json.loads((tmp_path / "conversion.json").read_text())["paper_shape"]
     assert shape["latent_frames"] == 11
     assert [part["frames_done"] for part in shape["models"].values()] == [11, 11, 11]
+    assert shape["attention"]["past_frames"] == 11
+    assert shape["attention"]["fastest"] in ("flash", "math")  # what a CPU has
     text = (tmp_path / "conversion.md").read_text()
+    assert f"has on that device, {shape['attention']['fastest']}: " in text
+    assert "in 2 denoising steps and a commit" in " ".join(text.split())
     assert "\n6 tokens a frame of latents" in text
     assert text.count("| 75 % hybrid, 25 % ") == 2
     assert {path.name for path in tmp_path.iterdir()} == {
