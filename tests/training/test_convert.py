@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import shutil
+import socket
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -61,7 +65,7 @@ def convert_config(root: Path, out: str, num_steps: int = 4, **changes: Any) -> 
         objective=ObjectiveConfig(own_context_share=0.5),
         stage1=StageConfig(loop=loop(), batch_size=2, sequence_length=6),
         stage2=Stage2Config(loop=loop(), batch_size=2, sequence_length=6, lora=LoraConfig(rank=2)),
-        fabric=FabricConfig(accelerator="cpu"),
+        fabric=FabricConfig(accelerator="cpu", precision="32-true"),
         validation=ValidationConfig(num_rollouts=2, context_frames=2, horizons=[1, 2]),
     )
     return replace(config, **changes)
@@ -428,3 +432,52 @@ def test_without_a_window_the_teachers_own_is_taken() -> None:
 def test_a_folder_with_other_layers_is_refused(root: Path) -> None:
     with pytest.raises(WorldError, match=r"inputs\.layers was 0,2 and is 0,1"):
         convert_world.run(convert_config(root, "whole", layers=[0, 1]))
+
+
+def run_on_two_devices(config: ConvertConfig) -> list[int | None]:
+    """Run a conversion as two processes of one machine, as a launcher would; returns their exit codes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def process(rank: int) -> None:
+        torch.set_num_threads(1)  # a forked process has none of its parent's threads
+        place = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "NODE_RANK": "0",
+            "LOCAL_RANK": str(rank),
+        }
+        os.environ.update(place)
+        convert_world.run(config)
+        torch.distributed.destroy_process_group()
+
+    # Forked, because starting Python and PyTorch anew would take longer than all the rest.
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=process, args=(rank,), daemon=True) for rank in range(2)]
+    for each in processes:
+        each.start()
+    for each in processes:
+        each.join(timeout=60)
+    codes = [each.exitcode for each in processes]
+    for each in processes:
+        each.kill()
+    return codes
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs processes that fork")
+def test_two_devices_convert_one_world_together(root: Path) -> None:
+    ddp = FabricConfig(accelerator="cpu", devices="2", strategy="ddp", precision="32-true")
+    together = convert_config(root, "together", 2, fabric=ddp)
+    assert run_on_two_devices(together) == [0, 0]
+    told = World.from_pretrained(root / "together" / "world").config.provenance["conversion"]
+    for stage in ("stage 1", "stage 2"):
+        assert "2 updates on 48 frames" in told[stage]  # twice as many as on one device
+        assert "on 2 x cpu" in told[stage]
+    teacher, student = weights(root / "teacher"), weights(root / "together" / "stage1" / "world")
+    for name, tensor in teacher.items():
+        assert torch.equal(student[name], tensor), name
+    file = root / "together" / "world" / MODEL_FILE
+    before = file.stat().st_mtime_ns
+    assert run_on_two_devices(together) == [0, 0]
+    assert file.stat().st_mtime_ns == before
