@@ -63,7 +63,7 @@ def small(config: MemoryConfig) -> MemoryConfig:
 
 def commit_cuts(with_fp16: bool = False) -> dict[str, float]:
     """Every cut that the benchmark may choose, of few tokens at once and of many in chunks."""
-    # The exact cuts come near to their tolerance, on these numbers; those of fp16 are far from it, and many more.
+    # On these numbers the exact cuts come near to their tolerance; those of fp16 do not, and are many more.
     inputs = make_frame("similar_keys", (1, 150, 1 if with_fp16 else 2, 32), "cpu")
     expected = kernels.commit(*(tensor.double() for tensor in inputs), form="reference")
     results = {}

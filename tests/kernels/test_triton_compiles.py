@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,14 @@ MEMORY_KERNELS = {
     "read": triton_read.read_forward,
     "gradient": triton_read.read_gradient,
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what was compiled for all tests of this file, and for none but them: several ask for the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        yield
 
 
 def cuts_of(config: triton_memory.MemoryConfig) -> dict[str, Cut]:
@@ -150,10 +159,7 @@ def bytes_spilled(compiled: Any, capability: int, folder: Path) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", sorted(SHARED_MEMORY))
 @pytest.mark.parametrize("name", sorted(KERNELS))
-def test_kernel_compiles_and_fits(
-    name: str, capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+def test_kernel_compiles_and_fits(name: str, capability: int, tmp_path: Path) -> None:
     compiled = compile_kernel(KERNELS[name], CUTS[name], capability)
     assert compiled.metadata.shared <= SHARED_MEMORY[capability]
     if capability == 90:
@@ -171,9 +177,7 @@ def test_commit_and_read_compile_and_fit(
     width: int,
     capability: int,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     x = torch.empty(1, 4680, 12, width, dtype=dtype)
     y = x.float() if name == "gradient" else x  # gradients come in fp32
     config = triton_memory.default_for(x, y)
@@ -188,18 +192,14 @@ def test_commit_and_read_compile_and_fit(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(KERNELS))
-def test_the_scan_compiles_for_wide_heads(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+def test_the_scan_compiles_for_wide_heads(name: str) -> None:
     compiled = compile_kernel(KERNELS[name], getattr(WIDE, name.removesuffix("_gradient")), 90, 128)
     assert compiled.metadata.shared <= SHARED_MEMORY[90]
 
 
 @pytest.mark.slow
-def test_every_cut_that_the_benchmark_measures_compiles(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_cut_that_the_benchmark_measures_compiles() -> None:
     """As one test: a kernel that several choices share is compiled once."""
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     wanted: list[tuple[Any, Cut, int, dict[str, Any]]] = []
     for name, block, cut in candidates():
         wanted.append((KERNELS[name], cut, 64, {"block": block, "levels": block.bit_length() - 1}))
@@ -209,10 +209,7 @@ def test_every_cut_that_the_benchmark_measures_compiles(
 
 
 @pytest.mark.slow
-def test_every_cut_of_commit_and_read_that_the_benchmark_measures_compiles(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+def test_every_cut_of_commit_and_read_that_the_benchmark_measures_compiles() -> None:
     wanted = [(name, config, 64) for config in read_configs() for name in ("read", "gradient")]
     for kind, configs in commit_configs().items():
         for config in configs:
@@ -229,9 +226,6 @@ def test_every_cut_of_commit_and_read_that_the_benchmark_measures_compiles(
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [16, 32])
 @pytest.mark.parametrize("name", sorted(KERNELS))
-def test_kernel_compiles_for_narrow_heads_and_half_precision_values(
-    name: str, width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+def test_kernel_compiles_for_narrow_heads_and_half_precision_values(name: str, width: int) -> None:
     compiled = compile_kernel(KERNELS[name], CUTS[name], 90, width, "bf16")
     assert compiled.metadata.shared <= SHARED_MEMORY[90]

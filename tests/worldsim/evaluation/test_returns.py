@@ -32,8 +32,8 @@ def test_a_full_turn_brings_the_first_place_back() -> None:
 
 def test_headings_meet_at_the_full_circle() -> None:
     poses = turning(30, 13)
-    poses[:, 2] = (poses[:, 2] + 355) % 360
-    poses[12, 2] = 3  # of 355
+    poses[:, 2] = (poses[:, 2] + 358) % 360
+    poses[12, 2] = 1  # of 358
     assert [place.back for place in find_returns(poses, CIRCLE)] == [12]
 
 
