@@ -195,6 +195,25 @@ def write_tiny_dataset(
     return folder
 
 
+def write_turning_dataset(
+    folder: Path, *, episodes: int = 2, frames: int = 60, has_poses: bool = True
+) -> Path:
+    """Write gameplay video of a player who turns on the spot by 30 degrees a frame, and return its folder.
+
+    A heading is always the same grey, another one for each.
+    """
+    info = DatasetInfo(name="tiny", width=WIDTH, height=HEIGHT, frame_rate=10.0, actions=TINY_ACTIONS)
+    info.save(folder)
+    for episode in range(episodes):
+        with EpisodeWriter(folder, f"episode-{episode:03d}", info) as writer:
+            for index in range(frames):
+                heading = index % 12
+                picture = np.full((HEIGHT, WIDTH, 3), 40 + 18 * (5 * heading % 12), np.uint8)
+                pose = (0.0, 0.0, 30.0 * heading) if has_poses else None
+                writer.add(picture, None if index == frames - 1 else np.array([0, 0, 2]), pose=pose)
+    return folder
+
+
 def write_outcome_dataset(
     folder: Path, *, episodes: int = 12, frames: int = 24, seed: int = 0, ends: bool = True
 ) -> Path:

@@ -8,6 +8,27 @@ from torch import nn
 
 from worldsim.model.denoiser_config import DenoiserConfig
 
+ADDED = ("conversion", "memory", "measured", "limits")
+"""Sections in which a converted world's card may differ from that after stage 1; people add the last two."""
+
+
+def follows_from(provenance: object, before: object) -> bool:
+    """Whether a world's provenance is that of a world after stage 1, with stage 2 told and nothing else.
+
+    Args:
+        provenance: Of a world that stands where a conversion would write its own.
+        before: Of what stage 1 of that conversion wrote.
+    """
+    if not isinstance(provenance, Mapping) or not isinstance(before, Mapping):
+        return False
+    told, expected = provenance.get("conversion"), before.get("conversion")
+    if not isinstance(told, Mapping) or not isinstance(expected, Mapping) or "stage 2" not in told:
+        return False
+    others, same = (
+        {name: entry for name, entry in each.items() if name not in ADDED} for each in (provenance, before)
+    )
+    return others == same and all(told.get(name) == entry for name, entry in expected.items())
+
 
 def describe_share(trained: Mapping[str, nn.Parameter], num_total: int) -> str:
     """Return how many parameters are trained and what part of the network that is."""

@@ -7,7 +7,7 @@ changes of the weights that it took over. Each has a folder of its own below `ou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from training.conversion_card import (
     describe_layers,
     describe_rollouts,
     describe_share,
+    follows_from,
 )
 from training.distillation import LayerDistillation, VelocityDistillation
 from training.entry import entry
@@ -47,9 +48,11 @@ from worldsim.errors import WorldError
 from worldsim.model.conversion import Rest, convert, new_parameters, student_config
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.denoiser_config import DenoiserConfig
+from worldsim.weights import read_object
 from worldsim.world import CONFIG_FILE, World
 
 STAGES = (1, 2)
+DEFAULT_SHARE, DEFAULT_WINDOW = 0.75, 6
 
 
 @dataclass(kw_only=True, slots=True)
@@ -78,9 +81,10 @@ class ConvertConfig(TeacherConfig):
         layers: Which layers become hybrid, by number; empty takes `share` of them.
         selection: File from `python -m training.select_layers`: the layers that hurt least are taken; empty
             takes layers that leave the others evenly spread.
-        share: How many layers become hybrid, rounded down.
+        share: How many layers become hybrid, rounded down; None is `DEFAULT_SHARE`. Not beside `layers`.
         rest: What becomes of the others: window (constant memory) or full (the cache that grows).
-        window: Frames that a window layer sees beside the current one.
+        window: Frames that a window layer sees beside the current one; None is the teacher's where it has
+            window layers, `DEFAULT_WINDOW` otherwise. Only where a layer becomes or stays a window.
         stages: Which stages to run.
         stage2: How the whole student learns.
     """
@@ -88,15 +92,22 @@ class ConvertConfig(TeacherConfig):
     name: str = ""
     layers: list[int] = field(default_factory=list)
     selection: str = ""
-    share: float = 0.75
+    share: float | None = None
     rest: str = "window"
-    window: int = 6
+    window: int | None = None
     stages: list[int] = field(default_factory=lambda: list(STAGES))
     stage2: Stage2Config = field(default_factory=Stage2Config)
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
+        if self.share is not None and not 0 < self.share <= 1:
             raise WorldError(f"share must lie in (0, 1], got {self.share}")
+        if self.layers and self.share is not None:
+            raise WorldError(
+                f"layers {list(self.layers)} and share {self.share} both say how many layers become hybrid: "
+                "give one of them"
+            )
+        if self.window is not None and self.window < 1:
+            raise WorldError(f"window must be at least 1, got {self.window}")
         if self.rest not in list(Rest):
             raise WorldError(f"rest is one of {', '.join(Rest)}; got {self.rest!r}")
         if not self.stages or not set(self.stages) <= set(STAGES):
@@ -131,14 +142,51 @@ class Conversion:
         return given | chosen | {"window": str(self.shape.window)}
 
 
+def shape_of(config: ConvertConfig, teacher: DenoiserConfig, layers: Sequence[int]) -> DenoiserConfig:
+    """Return the student's shape; raises `WorldError` where a window is asked for that no layer has."""
+    window = config.window
+    if window is None:
+        window = teacher.window if teacher.window_layers else DEFAULT_WINDOW
+    shape = student_config(teacher, layers, config.hybrid, Rest(config.rest), window)
+    if config.window is not None and (config.rest == Rest.FULL or not shape.window_layers):
+        why = f"with rest={config.rest}" if config.rest == Rest.FULL else "when every layer is hybrid"
+        raise WorldError(
+            f"window {config.window} says nothing {why}: no layer becomes a window; leave it out"
+        )
+    return shape
+
+
+def check_target(config: ConvertConfig, target: Path, start: Path) -> None:
+    """Raise `WorldError` if a world where the converted one goes is another, or has another name.
+
+    Args:
+        config: The command's settings.
+        target: Folder of that world.
+        start: Where stage 1 of this conversion writes its own, from whose provenance the other's follows.
+    """
+    known, before = (
+        read_object(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
+        for folder in (target, start)
+    )
+    if not follows_from(known.get("provenance"), before.get("provenance")):
+        raise WorldError(
+            f"{target} is a world that no conversion in {config.out} made; choose another out= folder"
+        )
+    if config.name and known.get("name") != config.name:
+        raise WorldError(
+            f"{target} was converted under the name {known.get('name')!r}, which name={config.name} does not "
+            "change; choose another out= folder"
+        )
+
+
 def check_out(config: ConvertConfig, teacher: World) -> None:
     """Raise `WorldError` if a world would take the place of another, or stage 2 has no stage 1."""
     out = Path(config.out)
     target = out / "world"
     if teacher.folder is not None and target.resolve() == teacher.folder.resolve():
         raise WorldError(f"{target} is the teacher itself; choose another out= folder")
-    if target.exists() and not (out / "stage2").is_dir():
-        raise WorldError(f"{target} is a world that no conversion made; choose another out= folder")
+    if target.exists():
+        check_target(config, target, out / "stage1" / "world")
     if 1 not in config.stages and not (out / "stage1" / "world" / CONFIG_FILE).is_file():
         raise WorldError(f"{out} holds no finished stage 1 for stage 2 to go on from")
     first, second = (newest_checkpoint(out / name) for name in ("stage1", "stage2"))
@@ -281,8 +329,9 @@ def settings_of(config: ConvertConfig) -> dict[int, StageSettings]:
 def main(config: ConvertConfig) -> None:
     """Turn a softmax world into a hybrid one."""
     teacher = load_teacher(config.teacher)
-    layers = choose_layers(teacher, list(config.layers), config.selection, config.share)
-    shape = student_config(teacher.config.denoiser, layers, config.hybrid, Rest(config.rest), config.window)
+    share = DEFAULT_SHARE if config.share is None else config.share
+    layers = choose_layers(teacher, list(config.layers), config.selection, share)
+    shape = shape_of(config, teacher.config.denoiser, layers)
     check_out(config, teacher)
     stages = {1: config.stage1, 2: config.stage2}
     episodes = list_episodes(config, teacher, {f"stage{number}": stages[number] for number in config.stages})

@@ -9,7 +9,15 @@ from pathlib import Path
 import numpy as np
 from lightning_fabric import Fabric
 
-from training.frames import DataConfig, LatentVideo, choose_episodes, digest_of, latent_video
+from training.frames import (
+    DataConfig,
+    LatentVideo,
+    choose_episodes,
+    digest_of,
+    latent_video,
+    precision_on,
+)
+from training.latent_cache import LatentCache
 from training.validation import ValidationConfig, validation_places
 from worldsim.actions import ActionLayout
 from worldsim.codec import FrameCodec
@@ -83,12 +91,14 @@ def load_footage(
     data: DataConfig,
     validation: ValidationConfig,
     fabric: Fabric,
-    folder: Path,
 ) -> Footage:
-    """Encode episodes on the device, or read what was encoded before from `folder / cache`."""
+    """Encode episodes on the device, or read what any command encoded before by the same codec."""
+    cache = None
+    if data.cache_latents:
+        folder = Path(data.cache_folder) if data.cache_folder else None
+        cache = LatentCache(codec, precision_on(fabric.device), folder)
 
     def encode(references: Sequence[EpisodeReference]) -> LatentVideo:
-        cache = folder / "cache" if data.cache_latents else None
         return latent_video(codec, references, fabric.device, num_workers=data.num_workers, cache=cache)
 
     train, heldout = encode(own_share(episodes.train, fabric)), encode(episodes.heldout)

@@ -7,20 +7,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from training.latent_cache import LatentCache
 from worldsim.actions import ActionLayout
 from worldsim.codec import FrameCodec
 from worldsim.data.episodes import read_table
 from worldsim.data.sequences import EpisodeReference, SequenceIndex, load_episodes, read_episodes
 from worldsim.errors import WorldError
-from worldsim.weights import write_tensors
 
 ENCODE_BATCH = 256
 NO_OUTCOMES = (
@@ -38,7 +36,8 @@ class DataConfig:
         heldout: Folders to measure on.
         max_frames: Use at most this many frames of `train`, whole episodes, in order; 0 is all.
         num_workers: Decoding threads; 0 is one per core.
-        cache_latents: Keep the encoded video beside the run, so that a resumed run need not encode it again.
+        cache_latents: Keep the encoded video, so that no other command encodes it by the same codec again.
+        cache_folder: Where to; empty is a folder `latents` beside the video. What lies there may be deleted.
     """
 
     train: list[str]
@@ -46,6 +45,7 @@ class DataConfig:
     max_frames: int = 0
     num_workers: int = 0
     cache_latents: bool = True
+    cache_folder: str = ""
 
 
 def choose_episodes(
@@ -166,31 +166,60 @@ def leading_actions(actions: np.ndarray) -> Tensor:
 
 
 @torch.no_grad()
+def encode_frames(codec: FrameCodec, frames: np.ndarray, device: torch.device) -> Tensor:
+    """Return the latents `[T, C, h, w]` fp16 of frames `[T, H, W, 3]`, on the device of the codec."""
+    precision = precision_on(device)
+    parts = []
+    for chunk in torch.from_numpy(frames).split(ENCODE_BATCH):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision is torch.bfloat16):
+            parts.append(codec.encode(chunk.to(device)).half())
+    return torch.cat(parts)
+
+
+def precision_on(device: torch.device) -> torch.dtype:
+    """Return in which number format a codec encodes there."""
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
 def encode_episodes(
-    codec: FrameCodec, references: Sequence[EpisodeReference], device: torch.device, num_workers: int
-) -> LatentVideo:
-    """Decode and encode episodes; the latents stay on `device`."""
-    half = torch.float32 if device.type == "cpu" else torch.bfloat16
+    codec: FrameCodec,
+    references: Sequence[EpisodeReference],
+    device: torch.device,
+    num_workers: int,
+    cache: LatentCache | None,
+) -> Tensor:
+    """Return the latents of all episodes end to end, `[T, C, h, w]` fp16 on `device`.
+
+    Those in the cache are read, the others decoded, encoded, and kept there.
+    """
     total = sum(reference.num_frames for reference in references)
     latents = torch.empty(total, *codec.latent_shape, dtype=torch.float16, device=device)
-    leading, position = [], 0
-    rewards: list[Tensor | None] = []
-    ends: list[Tensor | None] = []
+    missing: list[tuple[EpisodeReference, slice]] = []
+    position = 0
+    for reference in references:
+        place = slice(position, position := position + reference.num_frames)
+        known = cache.load(reference) if cache is not None else None
+        if known is None:
+            missing.append((reference, place))
+        else:
+            latents[place] = known.to(device)
+    if not missing:
+        return latents
+    if cache is not None:
+        cache.check_writable([reference for reference, _ in missing])
     size = (codec.config.height, codec.config.width)
-    for episode in read_episodes(references, num_workers=num_workers, size=size, show_progress=True):
-        for frames in torch.from_numpy(episode.frames).split(ENCODE_BATCH):
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half is torch.bfloat16):
-                latents[position : position + len(frames)] = codec.encode(frames.to(device)).half()
-            position += len(frames)
-        leading.append(leading_actions(episode.actions))
-        rewards.append(None if episode.rewards is None else torch.from_numpy(episode.rewards))
-        ends.append(None if episode.terminated is None else torch.from_numpy(episode.terminated))
-    lengths = [reference.num_frames for reference in references]
-    return LatentVideo(latents, torch.cat(leading), lengths, _joined(rewards), _joined(ends)).to(device)
+    episodes = read_episodes(
+        [reference for reference, _ in missing], num_workers=num_workers, size=size, show_progress=True
+    )
+    for (reference, place), episode in zip(missing, episodes, strict=True):
+        latents[place] = encode_frames(codec, episode.frames, device)
+        if cache is not None:
+            cache.save(reference, latents[place])
+    return latents
 
 
-def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
-    found = [part for part in parts if part is not None]
+def _joined(parts: Sequence[np.ndarray | None]) -> Tensor | None:
+    found = [torch.from_numpy(part) for part in parts if part is not None]
     return torch.cat(found) if len(found) == len(parts) else None
 
 
@@ -213,38 +242,28 @@ def digest_of(codec: FrameCodec | None, references: Sequence[EpisodeReference]) 
     return digest.hexdigest()[:16]
 
 
-def digest_of_tables(references: Sequence[EpisodeReference]) -> str:
-    """Return a digest of what the episodes' jsonl files say: rewards may be added to video that stays."""
-    digest = hashlib.sha256()
-    for reference in references:
-        digest.update((reference.folder / f"{reference.name}.jsonl").read_bytes())
-    return digest.hexdigest()[:16]
-
-
 def latent_video(
     codec: FrameCodec,
     references: Sequence[EpisodeReference],
     device: torch.device,
     *,
     num_workers: int = 0,
-    cache: Path | None = None,
+    cache: LatentCache | None = None,
 ) -> LatentVideo:
-    """Encode episodes, or read them from the cache if they were encoded by the same codec before.
+    """Encode episodes, or read those that the same codec encoded before, and what happens in them.
 
     The codec is moved to `device` in either case.
     """
     codec.to(device).eval()
-    if cache is None:
-        return encode_episodes(codec, references, device, num_workers)
-    path = cache / f"video-{digest_of(codec, references)}-{digest_of_tables(references)}.safetensors"
-    if path.is_file():
-        lengths = [reference.num_frames for reference in references]
-        return LatentVideo(lengths=lengths, **load_file(path)).to(device)
-    video = encode_episodes(codec, references, device, num_workers)
-    cache.mkdir(parents=True, exist_ok=True)
-    tensors = {name: getattr(video, name) for name in ("latents", "leading", "rewards", "ends")}
-    write_tensors({name: tensor for name, tensor in tensors.items() if tensor is not None}, path)
-    return video
+    latents = encode_episodes(codec, references, device, num_workers, cache)
+    tables = [read_table(each.folder, each.name, each.info.actions) for each in references]
+    return LatentVideo(
+        latents,
+        torch.cat([leading_actions(table.actions) for table in tables]),
+        [reference.num_frames for reference in references],
+        _joined([table.rewards for table in tables]),
+        _joined([table.terminated for table in tables]),
+    ).to(device)
 
 
 def fixed_starts(lengths: Sequence[int], sequence_length: int, count: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from training.evaluate import prepare_folder
 from worldsim.device import DeviceChoice, choose_device, set_threads
 from worldsim.errors import WorldError
 from worldsim.evaluation import paper_shape
+from worldsim.evaluation.attention_speed import fastest_attention, measure_attention
 from worldsim.evaluation.clips import Recordings
 from worldsim.evaluation.conversion import (
     AROUND,
@@ -29,20 +30,31 @@ from worldsim.evaluation.conversion import (
     check_comparable,
     chosen_sampler,
     describe,
+    estimate_of,
     summarize_cost,
     summarize_quality,
     summarize_references,
 )
 from worldsim.evaluation.conversion_report import NUMBERS_FILE, write_conversion
 from worldsim.evaluation.cost import random_actions, trace_steps
+from worldsim.evaluation.memory_use import (
+    dream_returns,
+    has_state,
+    next_after_forgetting,
+    score_references,
+    summarize_returns,
+    summarize_spans,
+)
 from worldsim.evaluation.report import describe_run
+from worldsim.evaluation.returns import ReturnClip, ReturnSettings, choose_returns
 from worldsim.evaluation.rollouts import FrameScores, RolloutSettings, roll_out
+from worldsim.model.conversion import check_softmax
 from worldsim.weights import read_object
 from worldsim.world import World
 
 TEACHER = "teacher"
-PARTS = ("cost", "rollouts", "paper_shape")
-KEYS = {"cost": "cost", "rollouts": "quality"}
+PARTS = ("cost", "rollouts", "memory", "paper_shape")
+KEYS = {"cost": "cost", "rollouts": "quality", "memory": "memory"}
 """Under which key of a world its measurements of a part are."""
 
 
@@ -68,7 +80,11 @@ class ReportConversionConfig:
     early_frame: int = 81
     late_frame: int = 1005
     total_frames: int = 921
-    parts: list[str] = field(default_factory=lambda: ["cost", "rollouts"])
+    memory_frames: int = 128
+    return_distance: float = 32.0
+    return_angle: float = 4.0
+    return_absence: int = 16
+    parts: list[str] = field(default_factory=lambda: ["cost", "rollouts", "memory"])
     paper_frames: int = 921
     paper_steps: int = 4
 
@@ -77,13 +93,15 @@ class ReportConversionConfig:
             if getattr(self, name) < 0:
                 raise WorldError(f"{name} must be at least 0, got {getattr(self, name)}")
         counts = ("context_frames", "num_rollouts", "horizon", "early_frame", "total_frames")
-        for name in (*counts, "paper_frames", "paper_steps"):
+        for name in (*counts, "memory_frames", "paper_frames", "paper_steps"):
             if getattr(self, name) < 1:
                 raise WorldError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.late_frame <= self.early_frame:
             raise WorldError(f"late_frame {self.late_frame} must be after early_frame {self.early_frame}")
         if not self.parts or not set(self.parts) <= set(PARTS):
             raise WorldError(f"parts are some of {', '.join(PARTS)}; got {', '.join(self.parts) or 'none'}")
+        if "memory" in self.parts:
+            _ = self.returns
         names = self.named_worlds()
         if unknown := [name for name in self.zeroed if name not in names]:
             raise WorldError(f"zeroed names {', '.join(unknown)}, which worlds does not")
@@ -103,6 +121,16 @@ class ReportConversionConfig:
                 raise WorldError(f"worlds needs names that differ, also from {TEACHER!r}; got {name!r} again")
             found[name] = place
         return found
+
+    @property
+    def returns(self) -> ReturnSettings:
+        """Which places count as coming back; raises `WorldError` where none could."""
+        return ReturnSettings(
+            distance=self.return_distance,
+            angle_degrees=self.return_angle,
+            absence=self.return_absence,
+            context_frames=self.memory_frames,
+        )
 
     @property
     def cost_frames(self) -> int:
@@ -158,6 +186,7 @@ class Comparison:
     def _prepare(self, teacher_place: str) -> None:
         """Find out now, and not after an hour, whether all can be measured."""
         config, teacher = self.config, self._load(teacher_place)
+        check_softmax(teacher.config.denoiser, teacher_place)
         for name, place in {TEACHER: teacher_place, **config.named_worlds()}.items():
             world = self._load(place)
             check_comparable(teacher, name, world)
@@ -178,7 +207,29 @@ class Comparison:
             show_progress=True,
         )
         self.clips = self.recordings.choose(self.settings.length, config.num_rollouts, config.seed)
+        self.places: list[ReturnClip] = []
+        if "memory" in config.parts:
+            self._prepare_memory(teacher)
         self.run["data"] = {"folder": config.data, "source": self.recordings.info.source}
+
+    def _prepare_memory(self, teacher: World) -> None:
+        """Choose where memory is measured."""
+        config, recordings = self.config, self.recordings
+        self.memory_clips = recordings.choose(config.memory_frames + 1, config.num_rollouts, config.seed)
+        self.places, told = choose_returns(recordings, config.returns, config.num_rollouts, config.seed)
+        print(told, flush=True)
+        episodes = self._episodes(self.places)
+        references = score_references(teacher, recordings, self.places, config.returns) if episodes else {}
+        self.report["returns"] = {
+            "told": told,
+            "settings": asdict(config.returns),
+            "num_places": len(episodes),
+            "num_episodes": len(set(episodes)),
+            "references": {name: estimate_of(values, episodes) for name, values in references.items()},
+        }
+
+    def _episodes(self, places: Sequence[ReturnClip]) -> list[str]:
+        return [self.recordings.name(place.clip) for place in places]
 
     def _add(self, name: str, place: str, world: World, *, original: str | None = None) -> None:
         load = partial(self._load, place)
@@ -205,6 +256,8 @@ class Comparison:
             self.report["paper_shape"] = known["paper_shape"]
         if "rollouts" in kept:
             self.report["references"] = known["references"]
+        if "memory" in kept:
+            self.report["returns"] = known["returns"]
         of_worlds = [KEYS[part] for part in kept if part in KEYS]
         for name, world in self.report["worlds"].items() if of_worlds else ():
             before = known["worlds"].get(name, {})
@@ -219,7 +272,12 @@ class Comparison:
     def measure(self) -> Iterator[None]:
         """Measure one thing after the other; `report` has grown each time."""
         # In this order: the cost is measured before decoded video fills the memory.
-        measures = {"cost": self._costs, "rollouts": self._rollouts, "paper_shape": self._paper_shape}
+        measures = {
+            "cost": self._costs,
+            "rollouts": self._rollouts,
+            "memory": self._memories,
+            "paper_shape": self._paper_shape,
+        }
         for part in PARTS:
             if part in self.config.parts:
                 self.report["runs"][part] = self.run
@@ -238,6 +296,13 @@ class Comparison:
             print(f"{contestant.name}: roll-outs", flush=True)
             self._quality(contestant, scores)
             yield
+
+    def _memories(self) -> Iterator[None]:
+        for contestant in self.contestants:
+            if not contestant.is_zeroed:  # it has nothing that could be emptied
+                print(f"{contestant.name}: memory", flush=True)
+                self.report["worlds"][contestant.name]["memory"] = self._memory(contestant)
+                yield
 
     def _cost(self, contestant: Contestant) -> dict[str, Any]:
         config = self.config
@@ -259,6 +324,24 @@ class Comparison:
         quality = summarize_quality(own, scores[TEACHER], original)
         self.report["worlds"][contestant.name]["quality"] = quality
 
+    def _memory(self, contestant: Contestant) -> dict[str, Any]:
+        """Empty the states once and see what is lost, anywhere and at places that come back."""
+        config, recordings = self.config, self.recordings
+        simulator = contestant.simulator(config.denoising_steps, config.commit_level)
+        how: dict[str, Any] = {"batch_size": self.settings.batch_size, "seed": config.seed}
+        how["show_progress"] = True
+        scores = next_after_forgetting(simulator, recordings, self.memory_clips, config.memory_frames, **how)
+        report = summarize_spans(scores, [recordings.name(clip) for clip in self.memory_clips])
+        if self.places:
+            # A cache without states begins anew at one frame for all, and here there is one for each place.
+            ways = (False, True) if has_state(simulator.world) else (False,)
+            psnr = [
+                dream_returns(simulator, recordings, self.places, config.returns, forgets=forgets, **how)
+                for forgets in ways
+            ]
+            report["returns"] = summarize_returns(*psnr, episodes=self._episodes(self.places))
+        return report
+
     def _paper_shape(self) -> Iterator[None]:
         config, shape = self.config, paper_shape.PAPER_SHAPE
         frames = paper_shape.latent_frames(config.paper_frames)
@@ -266,17 +349,21 @@ class Comparison:
         part: dict[str, Any] = {name: getattr(shape, name) for name in names}
         part |= {"video_frames": config.paper_frames, "latent_frames": frames}
         part |= {"denoising_steps": config.paper_steps, "models": {}}
+        device, dtype = self.choice.device, self.choice.dtype
+        speed = measure_attention(shape, frames, config.paper_steps + 1, device, dtype)
+        part["attention"] = speed.to_json()
         self.report["paper_shape"] = part
         for name, model in paper_shape.models_of(shape).items():
             print(f"at the paper's shape: {name}", flush=True)
-            part["models"][name] = paper_shape.measure_shape(
-                model,
-                num_frames=frames,
-                num_steps=config.paper_steps,
-                device=self.choice.device,
-                dtype=self.choice.dtype,
-                show_progress=True,
-            )
+            with fastest_attention(speed):
+                part["models"][name] = paper_shape.measure_shape(
+                    model,
+                    num_frames=frames,
+                    num_steps=config.paper_steps,
+                    device=device,
+                    dtype=dtype,
+                    show_progress=True,
+                )
             yield
 
 

@@ -20,6 +20,7 @@ FREE_SETTINGS = (
     "out",
     "data.num_workers",
     "data.cache_latents",
+    "data.cache_folder",
     "loop.num_steps",
     "loop.train_seconds",
     "loop.checkpoint_seconds",

@@ -142,7 +142,7 @@ def list_episodes(config: TeacherConfig, teacher: World, stages: Mapping[str, St
 def load_for(config: TeacherConfig, teacher: World, episodes: Episodes, fabric: Fabric) -> Footage:
     """Encode the episodes by the teacher's codec; moves the teacher to the device."""
     teacher.denoiser.to(fabric.device)
-    return load_footage(teacher.codec, episodes, config.data, config.validation, fabric, Path(config.out))
+    return load_footage(teacher.codec, episodes, config.data, config.validation, fabric)
 
 
 def roll_out(world: World, footage: Footage, config: ValidationConfig) -> dict[str, float]:

@@ -151,7 +151,7 @@ def train_world(
     has_heads = world.config.denoiser.outcome_heads
     if has_heads:
         check_outcomes([*episodes.train, *episodes.heldout])
-    footage = load_footage(world.codec, episodes, config.data, config.validation, fabric, run.path)
+    footage = load_footage(world.codec, episodes, config.data, config.validation, fabric)
     size = (world.config.height, world.config.width)
     if has_new_heads:
         set_reward_units(world, footage, fabric)

@@ -26,6 +26,11 @@ from kernels.benchmark_sweep import difference
 from kernels.operators_memory import commit_triton, read_gradient, read_triton
 from kernels.triton_memory import HALF, MemoryConfig
 
+LEAD = {regime: (1, 1) if regime in ("no_decay", "hard_decay") else (2, 2) for regime in REGIMES}
+"""Batch and heads: each has a program of its own, and the interpreter takes equally long for each.
+
+That all read and write where they should, the others show.
+"""
 SEGMENTED = replace(HALF, few=0, chunks=replace(HALF.chunks, size=32, segment=2))
 
 
@@ -43,12 +48,12 @@ def compare(operator: str, inputs: tuple[Tensor, ...]) -> dict[str, float]:
 
 
 def commits() -> dict[str, dict[str, float]]:
-    return {
-        f"commit, {tokens} tokens, {regime}": compare(
-            "commit", make_frame(regime, (2, tokens, 2, width), "cpu")
-        )
-        for (tokens, width), regime in product(((1, 16), (20, 16), (33, 32)), REGIMES)
-    }
+    results = {}
+    for (tokens, width), regime in product(((1, 16), (20, 16), (33, 32)), REGIMES):
+        batch, heads = LEAD[regime]
+        inputs = make_frame(regime, (batch, tokens, heads, width), "cpu")
+        results[f"commit, {tokens} tokens, {regime}"] = compare("commit", inputs)
+    return results
 
 
 def small(config: MemoryConfig) -> MemoryConfig:
@@ -58,7 +63,8 @@ def small(config: MemoryConfig) -> MemoryConfig:
 
 def commit_cuts(with_fp16: bool = False) -> dict[str, float]:
     """Every cut that the benchmark may choose, of few tokens at once and of many in chunks."""
-    inputs = make_frame("similar_keys", (1, 150, 2, 32), "cpu")
+    # On these numbers the exact cuts come near to their tolerance; those of fp16 do not, and are many more.
+    inputs = make_frame("similar_keys", (1, 150, 1 if with_fp16 else 2, 32), "cpu")
     expected = kernels.commit(*(tensor.double() for tensor in inputs), form="reference")
     results = {}
     for config in dict.fromkeys(small(c) for configs in commit_configs().values() for c in configs):
@@ -75,8 +81,8 @@ def commit_cuts_fp16() -> dict[str, float]:
 def many_tokens() -> dict[str, float]:
     """Chunks, applied and in segments, on every kind of input; the last chunk and segment are not full."""
     results = {}
-    for regime in REGIMES:
-        inputs = make_frame(regime, (2, 100, 2, 16), "cpu")
+    for regime, (batch, heads) in LEAD.items():
+        inputs = make_frame(regime, (batch, 100, heads, 16), "cpu")
         expected = kernels.commit(*(tensor.double() for tensor in inputs), form="reference")
         for segment, copies in ((0, True), (2, True), (2, False)):
             chunks = replace(triton_memory.DEFAULT.chunks, segment=segment, copies=copies)
@@ -88,7 +94,7 @@ def many_tokens() -> dict[str, float]:
 
 def beyond_fp16() -> dict[str, float]:
     """Values and states that fp16 cannot hold, or only with lost digits, with operands of fp16."""
-    k, v, g, beta, state = make_frame("random", (1, 100, 2, 16), "cpu")
+    k, v, g, beta, state = make_frame("random", (1, 100, 1, 16), "cpu")
     results = {}
     for size, config in product((1e-20, 1e6, 1e25), (HALF, replace(HALF, few=0), SEGMENTED)):
         inputs = (k, size * v, g, beta, size * state)
@@ -105,7 +111,7 @@ def over_frames_fp16() -> dict[str, float]:
     """The state after 21 frames of values in fp16, going on from its own."""
     results = {}
     for regime in REGIMES:
-        (k, v, g, beta, state), _ = make_inputs(regime, (1, 21, 20, 2, 16), "cpu")
+        (k, v, g, beta, state), _ = make_inputs(regime, (1, 21, 20, 1, 16), "cpu")
         k, v, exact = k.half(), v.half(), state.double()
         for frame in range(21):
             terms = [tensor[:, frame].contiguous() for tensor in (k, v, g, beta)]

@@ -6,8 +6,12 @@ same cuts take more registers there and some spill; they still have to compile a
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +77,14 @@ MEMORY_KERNELS = {
     "read": triton_read.read_forward,
     "gradient": triton_read.read_gradient,
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what was compiled for all tests of this file, and for none but them: several ask for the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        yield
 
 
 def cuts_of(config: triton_memory.MemoryConfig) -> dict[str, Cut]:
@@ -150,10 +162,7 @@ def bytes_spilled(compiled: Any, capability: int, folder: Path) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", sorted(SHARED_MEMORY))
 @pytest.mark.parametrize("name", sorted(KERNELS))
-def test_kernel_compiles_and_fits(
-    name: str, capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+def test_kernel_compiles_and_fits(name: str, capability: int, tmp_path: Path) -> None:
     compiled = compile_kernel(KERNELS[name], CUTS[name], capability)
     assert compiled.metadata.shared <= SHARED_MEMORY[capability]
     if capability == 90:
@@ -171,9 +180,7 @@ def test_commit_and_read_compile_and_fit(
     width: int,
     capability: int,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     x = torch.empty(1, 4680, 12, width, dtype=dtype)
     y = x.float() if name == "gradient" else x  # gradients come in fp32
     config = triton_memory.default_for(x, y)
@@ -188,50 +195,55 @@ def test_commit_and_read_compile_and_fit(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(KERNELS))
-def test_the_scan_compiles_for_wide_heads(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+def test_the_scan_compiles_for_wide_heads(name: str) -> None:
     compiled = compile_kernel(KERNELS[name], getattr(WIDE, name.removesuffix("_gradient")), 90, 128)
     assert compiled.metadata.shared <= SHARED_MEMORY[90]
 
 
-@pytest.mark.slow
-def test_every_cut_that_the_benchmark_measures_compiles(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As one test: a kernel that several choices share is compiled once."""
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    wanted: list[tuple[Any, Cut, int, dict[str, Any]]] = []
-    for name, block, cut in candidates():
-        wanted.append((KERNELS[name], cut, 64, {"block": block, "levels": block.bit_length() - 1}))
-    for kernel, cut, width, changed in wanted:
-        compiled = compile_kernel(kernel, cut, 90, width, **changed)
-        assert compiled.metadata.shared <= SHARED_MEMORY[90], (kernel, cut)
+def check_all_fit(wanted: Iterable[tuple[Any, ...]], compile_one: Callable[..., Any]) -> None:
+    """Compile what differs, on all cores: Triton leaves Python while it does."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for chosen, compiled in pool.map(lambda each: (each, compile_one(*each)), dict.fromkeys(wanted)):
+            assert compiled.metadata.shared <= SHARED_MEMORY[90], chosen
+
+
+def without_limit(cut: Cut) -> Cut:
+    """Return a cut without its limit of registers: it changes what is spilled, not what compiles."""
+    return replace(cut, registers=None)
 
 
 @pytest.mark.slow
-def test_every_cut_of_commit_and_read_that_the_benchmark_measures_compiles(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+def test_every_cut_that_the_benchmark_measures_compiles() -> None:
+    wanted = [(name, block, without_limit(cut)) for name, block, cut in candidates()]
+
+    def compile_one(name: str, block: int, cut: Cut) -> Any:
+        return compile_kernel(KERNELS[name], cut, 90, 64, block=block, levels=block.bit_length() - 1)
+
+    check_all_fit(wanted, compile_one)
+
+
+@pytest.mark.slow
+def test_every_cut_of_commit_and_read_that_the_benchmark_measures_compiles() -> None:
     wanted = [(name, config, 64) for config in read_configs() for name in ("read", "gradient")]
     for kind, configs in commit_configs().items():
         for config in configs:
             if config.few > 0:
-                wanted.append(("whole", config, 64))
+                wanted.append(("whole", replace(config, whole=without_limit(config.whole)), 64))
                 continue
             rest = ("build", "chain") if config.chunks.segment else ("apply",)
+            chunks = replace(config.chunks, prepare=without_limit(config.chunks.prepare))
+            config = replace(config, chunks=chunks)
             wanted += [(name, config, 64 if kind == "whole" else 128) for name in ("prepare", *rest)]
-    for name, config, width in wanted:
-        compiled = compile_memory_kernel(name, config, 90, width, "bf16")
-        assert compiled.metadata.shared <= SHARED_MEMORY[90], (name, config)
+
+    def compile_one(name: str, config: triton_memory.MemoryConfig, width: int) -> Any:
+        return compile_memory_kernel(name, config, 90, width, "bf16")
+
+    check_all_fit(wanted, compile_one)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [16, 32])
 @pytest.mark.parametrize("name", sorted(KERNELS))
-def test_kernel_compiles_for_narrow_heads_and_half_precision_values(
-    name: str, width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+def test_kernel_compiles_for_narrow_heads_and_half_precision_values(name: str, width: int) -> None:
     compiled = compile_kernel(KERNELS[name], CUTS[name], 90, width, "bf16")
     assert compiled.metadata.shared <= SHARED_MEMORY[90]

@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 import kernels
 from kernels.benchmark_inputs import REGIMES, make_frame, make_reading
 
-ROOT = Path(__file__).resolve().parents[2]
 TOLERANCE = 1e-5  # fp32, keys of cosine 0.99 included
 TOLERANCE_FP16 = 1e-2  # operands of 11 bit, keys of cosine 0.99 and beta 1.999
 TOLERANCE_ON_GPU = 1e-3
-
-
-@pytest.fixture(scope="module")
-def interpreted() -> dict[str, dict[str, float]]:
-    """Return the errors that the interpreter found, by case and by tensor."""
-    pytest.importorskip("triton", reason="Triton is not installed: it is a Linux package")
-    script = Path(__file__).with_name("interpreted_memory.py")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
-    run = subprocess.run(
-        [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("regime", REGIMES)
 @pytest.mark.parametrize("tokens", [1, 20, 33])
 def test_commit_and_its_gradients_equal_the_recurrence(
-    interpreted: dict[str, dict[str, float]], tokens: int, regime: str
+    interpreted_memory: dict[str, dict[str, float]], tokens: int, regime: str
 ) -> None:
-    errors = interpreted[f"commit, {tokens} tokens, {regime}"]
+    errors = interpreted_memory[f"commit, {tokens} tokens, {regime}"]
     assert len(errors) == 6
     assert all(error < TOLERANCE for error in errors.values()), errors
 
@@ -48,8 +28,8 @@ def test_commit_and_its_gradients_equal_the_recurrence(
 @pytest.mark.parametrize(
     "case", ["commit_cuts_fp16", "half_precision_fp16", "beyond_fp16", "over_frames_fp16"]
 )
-def test_fp16_operands_stay_near(interpreted: dict[str, dict[str, float]], case: str) -> None:
-    errors = interpreted[case]
+def test_fp16_operands_stay_near(interpreted_memory: dict[str, dict[str, float]], case: str) -> None:
+    errors = interpreted_memory[case]
     assert errors
     assert all(error < TOLERANCE_FP16 for error in errors.values()), errors
 
@@ -69,8 +49,8 @@ def test_fp16_operands_stay_near(interpreted: dict[str, dict[str, float]], case:
         "compiled",
     ],
 )
-def test_the_operators_hold(interpreted: dict[str, dict[str, float]], case: str) -> None:
-    errors = interpreted[case]
+def test_the_operators_hold(interpreted_memory: dict[str, dict[str, float]], case: str) -> None:
+    errors = interpreted_memory[case]
     assert errors
     assert all(error < TOLERANCE for error in errors.values()), errors
 

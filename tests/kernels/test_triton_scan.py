@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,34 +17,21 @@ TOLERANCE = 1e-5  # fp32, keys of cosine 0.99 included; the interpreter multipli
 TOLERANCE_ON_GPU = 1e-3
 
 
-@pytest.fixture(scope="module")
-def interpreted() -> dict[str, dict[str, float]]:
-    """Return the errors that the interpreter found, by case and by tensor."""
-    pytest.importorskip("triton", reason="Triton is not installed: it is a Linux package")
-    script = Path(__file__).with_name("interpreted_scan.py")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
-    run = subprocess.run(
-        [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("regime", REGIMES)
 @pytest.mark.parametrize("tokens", [20, 33, 48])
 def test_outputs_and_gradients_equal_those_of_the_recurrence(
-    interpreted: dict[str, dict[str, float]], tokens: int, regime: str
+    interpreted_scan: dict[str, dict[str, float]], tokens: int, regime: str
 ) -> None:
-    errors = interpreted[f"{tokens} tokens, {regime}"]
+    errors = interpreted_scan[f"{tokens} tokens, {regime}"]
     assert len(errors) == 7
     assert all(error < TOLERANCE for error in errors.values()), errors
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["widths_differ", "only_final_is_used", "cuts", "opcheck", "compiled"])
-def test_the_operator_holds(interpreted: dict[str, dict[str, float]], case: str) -> None:
-    errors = interpreted[case]
+def test_the_operator_holds(interpreted_scan: dict[str, dict[str, float]], case: str) -> None:
+    errors = interpreted_scan[case]
     assert errors
     assert all(error < TOLERANCE for error in errors.values()), errors
 

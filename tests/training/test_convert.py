@@ -1,8 +1,13 @@
-"""A softmax world becomes a hybrid one in two stages, exactly resumed; what does not fit is refused."""
+"""A softmax world becomes a hybrid one in two stages, exactly resumed, on one device or two."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import shutil
+import socket
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,56 +19,21 @@ from torch import Tensor
 
 import training.convert
 import training.stage
-from tests.fakes import TINY_ACTIONS, save_tiny_world, tiny_world, write_tiny_dataset
-from training.convert import ConvertConfig, Stage2Config
+from tests.conversions import LAYERS, convert_config, save_tiny_teacher
+from tests.fakes import tiny_world, write_tiny_dataset
+from training.convert import ConvertConfig, check_out
 from training.convert import main as convert_world
 from training.distillation import LayerDistillation, VelocityDistillation
 from training.fabric import FabricConfig
-from training.frames import DataConfig
-from training.loop import LoopConfig
 from training.lora import LoraConfig, add_lora
 from training.objective import ObjectiveConfig
 from training.optimizers import OptimizerConfig, make_partial_optimizers
-from training.selection import LayerScore, Selection, teacher_digest
-from training.stage import StageConfig
-from training.validation import ValidationConfig
-from worldsim.actions import ActionLayout
+from training.selection import teacher_digest
 from worldsim.errors import WorldError
 from worldsim.model.conversion import HybridConfig, Rest, convert, new_parameters, student_config
 from worldsim.model.path import MemoryPhase
 from worldsim.simulator import Simulator
 from worldsim.world import MODEL_FILE, World
-
-LAYERS = [0, 2]
-
-
-def save_tiny_teacher(folder: Path) -> Path:
-    teacher = tiny_world(is_teacher=True, phase=MemoryPhase.NONE)
-    teacher.save_pretrained(folder, dtype=torch.float32)
-    return folder
-
-
-def convert_config(root: Path, out: str, num_steps: int = 4, **changes: Any) -> ConvertConfig:
-    """Return a conversion of `root / teacher` in short stages."""
-
-    def loop() -> LoopConfig:
-        return LoopConfig(
-            num_steps=num_steps, warmup_steps=1, decay_fraction=0.0, log_every=1, checkpoint_seconds=1e9
-        )
-
-    config = ConvertConfig(
-        out=str(root / out),
-        teacher=str(root / "teacher"),
-        data=DataConfig(train=[str(root / "data")], heldout=[str(root / "data")], num_workers=1),
-        layers=LAYERS,
-        window=2,
-        objective=ObjectiveConfig(own_context_share=0.5),
-        stage1=StageConfig(loop=loop(), batch_size=2, sequence_length=6),
-        stage2=Stage2Config(loop=loop(), batch_size=2, sequence_length=6, lora=LoraConfig(rank=2)),
-        fabric=FabricConfig(accelerator="cpu"),
-        validation=ValidationConfig(num_rollouts=2, context_frames=2, horizons=[1, 2]),
-    )
-    return replace(config, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +186,7 @@ def test_what_stage_2_goes_on_from_is_not_replaced(root: Path) -> None:
 
 
 def test_the_layers_left_over_can_keep_the_full_cache(root: Path) -> None:
-    convert_world.run(convert_config(root, "full", 1, rest="full"))
+    convert_world.run(convert_config(root, "full", 1, rest="full", window=None))
     world = World.from_pretrained(root / "full" / "world")
     assert (world.config.denoiser.full_layers, world.config.denoiser.window_layers) == ([1], [])
 
@@ -288,91 +258,75 @@ def test_a_teacher_as_its_own_student_has_nothing_to_learn_but_the_data() -> Non
     assert parts[1]["loss_data"] > 1
 
 
-def bad_selection(root: Path) -> str:
-    scores = [
-        LayerScore(layer=i, psnr_change_db={"1": -1.0}, loss_before=1.0, loss_after=0.5) for i in (0, 1)
-    ]
-    path = root / "other-selection.json"
-    Selection(teacher="other", teacher_sha256="0" * 64, baseline_db={"1": 20.0}, scores=scores).save(path)
-    return str(path)
+def test_a_converted_world_that_was_trained_further_is_not_overwritten(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "whole", tmp_path / "whole")
+    finished = tmp_path / "whole" / "world"
+    check_out(convert_config(tmp_path, "whole"), World.from_pretrained(root / "teacher"))
+    description = json.loads((finished / "config.json").read_text())
+    description["provenance"]["training"] = ["7 updates"]
+    (finished / "config.json").write_text(json.dumps(description))
+    with pytest.raises(WorldError, match="is a world that no conversion in"):
+        check_out(convert_config(tmp_path, "whole"), World.from_pretrained(root / "teacher"))
 
 
-def test_a_selection_made_for_another_teacher_is_refused(root: Path) -> None:
-    config = convert_config(root, "refused", layers=[], selection=bad_selection(root))
-    with pytest.raises(WorldError, match=r"made for another teacher: other with weights 0000.*, not tiny"):
-        convert_world.run(config)
-    assert not Path(config.out).exists()
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"layers": [0, 5]}, "layers names layers 5; the teacher has layers 0 to 2"),
-        ({"layers": [0], "selection": "some.json"}, "both say which layers"),
-        ({"layers": [], "selection": "none.json"}, r"there is no selection none\.json"),
-        ({"stages": [2]}, "holds no finished stage 1"),
-        ({"share": 0.0}, r"share must lie in \(0, 1\]"),
-        ({"rest": "some"}, "rest is one of window, full; got 'some'"),
-        ({"stages": [3]}, "stages are 1, 2 or both"),
-    ],
-    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
-)
-def test_settings_that_do_not_fit_the_teacher_are_refused(
-    root: Path, changes: dict[str, Any], reason: str
-) -> None:
-    with pytest.raises(WorldError, match=reason):
-        convert_world.run(convert_config(root, "refused", **changes))
-    assert not (root / "refused").exists()
-
-
-def test_a_world_that_is_hybrid_already_is_refused(root: Path) -> None:
-    hybrid = save_tiny_world(root / "hybrid")
-    with pytest.raises(WorldError, match=r"hybrid is hybrid already \(layers 0, 2\)"):
-        convert_world.run(convert_config(root, "refused", teacher=str(hybrid)))
-    assert not (root / "refused").exists()
-
-
-def test_a_teacher_whose_weights_do_not_fit_its_shape_is_refused(root: Path) -> None:
-    damaged = save_tiny_teacher(root / "damaged")
-    description = json.loads((damaged / "config.json").read_text())
-    description["denoiser"]["ffn_dim"] = 64
-    (damaged / "config.json").write_text(json.dumps(description))
-    with pytest.raises(WorldError, match="does not fit the shapes in config.json"):
-        convert_world.run(convert_config(root, "refused", teacher=str(damaged)))
-    assert not (root / "refused").exists()
-
-
-def test_video_with_other_buttons_is_refused(root: Path) -> None:
-    other = str(write_tiny_dataset(root / "other", actions=ActionLayout(TINY_ACTIONS.axes[:2])))
-    data = DataConfig(train=[other], heldout=[other])
-    with pytest.raises(WorldError, match="turn/left"):
-        convert_world.run(convert_config(root, "refused", data=data))
-    assert not (root / "refused").exists()
-
-
-@pytest.mark.parametrize("setting", ["stage1.sequence_length", "stage2.sequence_length", "validation"])
-def test_video_that_is_too_short_for_a_stage_is_refused_before_the_first(root: Path, setting: str) -> None:
-    config = convert_config(root, "refused")
-    if setting == "validation":
-        config.validation = replace(config.validation, horizons=[1, 19])
-    else:
-        (config.stage1 if "1" in setting else config.stage2).sequence_length = 21
-    message = f"^{setting}: sequences of 21 frames fit into no episode of data.heldout; the longest has 20"
-    with pytest.raises(WorldError, match=message):
-        convert_world.run(config)
-    assert not (root / "refused").exists()
-
-
-def test_no_world_that_is_there_is_overwritten(root: Path) -> None:
-    own = save_tiny_teacher(root / "mine" / "world")
-    before = (own / MODEL_FILE).stat().st_mtime_ns
-    with pytest.raises(WorldError, match="is the teacher itself"):
-        convert_world.run(convert_config(root, "mine", teacher=str(own)))
-    with pytest.raises(WorldError, match="is a world that no conversion made"):
-        convert_world.run(convert_config(root, "mine"))
-    assert (own / MODEL_FILE).stat().st_mtime_ns == before
+def test_a_name_that_a_finished_conversion_does_not_have_is_refused(root: Path) -> None:
+    file = root / "whole" / "world" / MODEL_FILE
+    before = file.stat().st_mtime_ns
+    convert_world.run(convert_config(root, "whole", name="tiny"))  # the one it has
+    with pytest.raises(WorldError, match=r"was converted under the name 'tiny', which name=other does not"):
+        convert_world.run(convert_config(root, "whole", name="other"))
+    assert file.stat().st_mtime_ns == before
 
 
 def test_a_folder_with_other_layers_is_refused(root: Path) -> None:
     with pytest.raises(WorldError, match=r"inputs\.layers was 0,2 and is 0,1"):
         convert_world.run(convert_config(root, "whole", layers=[0, 1]))
+
+
+def run_on_two_devices(config: ConvertConfig) -> list[int | None]:
+    """Run a conversion as two processes of one machine, as a launcher would; returns their exit codes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def process(rank: int) -> None:
+        torch.set_num_threads(1)  # a forked process has none of its parent's threads
+        place = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "NODE_RANK": "0",
+            "LOCAL_RANK": str(rank),
+        }
+        os.environ.update(place)
+        convert_world.run(config)
+        torch.distributed.destroy_process_group()
+
+    # Forked, because starting Python and PyTorch anew would take longer than all the rest.
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=process, args=(rank,), daemon=True) for rank in range(2)]
+    for each in processes:
+        each.start()
+    for each in processes:
+        each.join(timeout=60)
+    codes = [each.exitcode for each in processes]
+    for each in processes:
+        each.kill()
+    return codes
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs processes that fork")
+def test_two_devices_convert_one_world_together(root: Path) -> None:
+    ddp = FabricConfig(accelerator="cpu", devices="2", strategy="ddp", precision="32-true")
+    together = convert_config(root, "together", 2, fabric=ddp)
+    assert run_on_two_devices(together) == [0, 0]
+    told = World.from_pretrained(root / "together" / "world").config.provenance["conversion"]
+    for stage in ("stage 1", "stage 2"):
+        assert "2 updates on 48 frames" in told[stage]  # twice as many as on one device
+        assert "on 2 x cpu" in told[stage]
+    teacher, student = weights(root / "teacher"), weights(root / "together" / "stage1" / "world")
+    for name, tensor in teacher.items():
+        assert torch.equal(student[name], tensor), name
+    file = root / "together" / "world" / MODEL_FILE
+    before = file.stat().st_mtime_ns
+    assert run_on_two_devices(together) == [0, 0]
+    assert file.stat().st_mtime_ns == before

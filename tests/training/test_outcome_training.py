@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from tests.fakes import (
     save_tiny_world,
@@ -27,7 +26,6 @@ from training.frames import (
     DataConfig,
     LatentVideo,
     choose_episodes,
-    digest_of,
     latent_video,
 )
 from training.loop import LoopConfig
@@ -177,47 +175,10 @@ def test_video_without_rewards_is_refused_before_anything_is_encoded(
     chosen = (plain, folders[1]) if lacking == "train" else (folders[0], plain)
     with pytest.raises(WorldError, match=r"plain/episode-000\.jsonl records no reward"):
         pretrain.run(config_of(tmp_path, chosen, 1))
-    assert not (tmp_path / "run" / "cache").exists()
+    assert not list(tmp_path.glob("*/latents"))
     without = config_of(tmp_path, chosen, 1, model=tiny_denoiser_config(), out=str(tmp_path / "without"))
     pretrain.run(without)
     assert World.from_pretrained(tmp_path / "without" / "world").config.outcome is None
-
-
-def test_rewards_and_ends_are_kept_beside_the_latents(tmp_path: Path, folders: tuple[Path, Path]) -> None:
-    codec, cache = FrameCodec(tiny_codec_config()), tmp_path / "cache"
-    episodes = choose_episodes([str(folders[0])], 0)
-    encoded = latent_video(codec, episodes, CPU, num_workers=1, cache=cache)
-    again = latent_video(codec, episodes, CPU, num_workers=1, cache=cache)
-    for name in ("latents", "leading", "rewards", "ends"):
-        assert torch.equal(getattr(encoded, name), getattr(again, name)), name
-    rewards, ends = again.outcomes()
-    assert set(rewards.tolist()) == {0.0, 2.0}
-    assert int(ends.sum()) == 8
-    assert again.ended_episodes().tolist() == [True, True, False] * 4
-
-
-def test_a_cache_of_an_older_form_is_not_misread(tmp_path: Path, folders: tuple[Path, Path]) -> None:
-    codec, cache = FrameCodec(tiny_codec_config()), tmp_path / "cache"
-    episodes = choose_episodes([str(folders[0])], 0)
-    fresh = latent_video(codec, episodes, CPU, num_workers=1)
-    cache.mkdir()
-    old = {"latents": torch.zeros_like(fresh.latents), "leading": fresh.leading}
-    save_file(old, cache / f"latents-{digest_of(codec, episodes)}.safetensors")
-    found = latent_video(codec, episodes, CPU, num_workers=1, cache=cache)
-    assert torch.equal(found.latents, fresh.latents)
-    assert found.rewards is not None
-    (kept,) = cache.glob("video-*")
-    assert set(load_file(kept)) == {"latents", "leading", "rewards", "ends"}
-
-
-def test_rewards_added_to_video_that_stays_are_read(tmp_path: Path, folders: tuple[Path, Path]) -> None:
-    codec, cache = FrameCodec(tiny_codec_config()), tmp_path / "cache"
-    episodes = choose_episodes([str(folders[0])], 0)
-    latent_video(codec, episodes, CPU, num_workers=1, cache=cache)
-    table = folders[0] / "episode-000.jsonl"
-    table.write_text(table.read_text().replace('"reward": 2.0', '"reward": 7.0'))
-    rewards, _ = latent_video(codec, episodes, CPU, num_workers=1, cache=cache).outcomes()
-    assert 7.0 in rewards.tolist()
 
 
 def test_video_of_which_one_episode_says_nothing_has_no_outcomes(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.fakes import TINY_SHAPE, tiny_world, write_tiny_dataset
+from tests.fakes import TINY_SHAPE, tiny_world, write_tiny_dataset, write_turning_dataset
 from training import report_conversion
 from training.report_conversion import Comparison, ReportConversionConfig, main
 from worldsim.actions import ActionLayout
@@ -23,6 +23,8 @@ SMALL: dict[str, Any] = {
     "context_frames": 4,
     "num_rollouts": 3,
     "horizon": 9,
+    "memory_frames": 6,
+    "return_absence": 3,
     "early_frame": 3,
     "late_frame": 8,
     "total_frames": 6,
@@ -63,7 +65,7 @@ def config(places: dict[str, str], data: str, out: Path, **changes: Any) -> Repo
 def test_worlds_are_compared_from_end_to_end(places: dict[str, str], data: str, tmp_path: Path) -> None:
     main.run(config(places, data, tmp_path / "out"))
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    plots = ("psnr", "step-time", "bytes")
+    plots = ("psnr", "step-time", "bytes", "memory")
     assert names == {"conversion.md", "conversion.json", *(f"conversion-{plot}.png" for plot in plots)}
     report = json.loads((tmp_path / "out" / "conversion.json").read_text())
     assert list(report["worlds"]) == ["teacher", "100 %", "100 %, state zeroed"]
@@ -77,7 +79,12 @@ def test_worlds_are_compared_from_end_to_end(places: dict[str, str], data: str, 
     assert teacher["cost"]["state_bytes"]["late"] - teacher["cost"]["state_bytes"]["early"] == 5 * one_frame
     assert hybrid["cost"]["state_bytes"]["late"] == hybrid["cost"]["state_bytes"]["early"]
     assert len(hybrid["cost"]["step_ms_curve"]) == 18
+    assert list(teacher["memory"]["change_db"]) == ["1", "2", "4"]
+    assert list(hybrid["memory"]["change_db"]) == ["0", "1", "2", "4"]
+    assert hybrid["memory"]["change_db"]["0"]["mean"] != 0.0
+    assert "memory" not in zeroed
     text = (tmp_path / "out" / "conversion.md").read_text()
+    assert f"{data} records no poses, so which places come back is not known." in " ".join(text.split())
     assert "| 100 %, state zeroed | `tiny@" in text
     for reference in ("through the codec", "standing still", "a picture of nothing"):
         assert f"{reference} | " in text
@@ -158,6 +165,10 @@ def test_what_was_measured_of_another_world_is_not_mixed_in(
         ({"horizon": 100}, "104 frames are needed, the longest has 20"),
         ({"worlds": [], "zeroed": []}, "belong together"),
         ({"teacher": None}, "nothing to compare"),
+        (
+            {"teacher": "hybrid"},
+            r"hybrid is hybrid already \(layers 0, 2\): a teacher has softmax layers only",
+        ),
         ({"parts": ["paper_shape"]}, "the part paper_shape needs a CUDA GPU, and the device is cpu"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else value[:20],
@@ -168,6 +179,8 @@ def test_what_cannot_be_measured_is_refused_before_any_work(
     if worlds := changes.get("worlds"):
         name, place = worlds[0].split(":")
         changes = changes | {"worlds": [f"{name}:{places.get(place, place)}"]}
+    if changes.get("teacher") in places:
+        changes = changes | {"teacher": places[changes["teacher"]]}
     with pytest.raises(WorldError, match=message):
         main.run(config(places, data, tmp_path / "out", **changes))
     assert not (tmp_path / "out").exists()
@@ -182,9 +195,13 @@ def test_what_cannot_be_measured_is_refused_before_any_work(
         ({"zeroed": ["b"]}, "zeroed names b, which worlds does not"),
         ({"late_frame": 3}, "late_frame 3 must be after early_frame 3"),
         ({"num_rollouts": 0}, "num_rollouts must be at least 1, got 0"),
-        ({"parts": ["speed"]}, "parts are some of cost, rollouts, paper_shape; got speed"),
+        (
+            {"return_absence": 6},
+            "the absence of returning places, 6 frames, must be less than the 6 frames watched",
+        ),
+        ({"parts": ["speed"]}, "parts are some of cost, rollouts, memory, paper_shape; got speed"),
     ],
-    ids=["no_name", "twice", "teacher", "unknown_zeroed", "late_frame", "num_rollouts", "parts"],
+    ids=["no_name", "twice", "teacher", "unknown_zeroed", "late_frame", "num_rollouts", "absence", "parts"],
 )
 def test_settings_are_checked(
     places: dict[str, str], tmp_path: Path, changes: dict[str, Any], message: str
@@ -202,7 +219,11 @@ def test_the_papers_shape_alone_at_a_tiny_shape(tmp_path: Path, monkeypatch: pyt
     shape = json.loads((tmp_path / "conversion.json").read_text())["paper_shape"]
     assert shape["latent_frames"] == 11
     assert [part["frames_done"] for part in shape["models"].values()] == [11, 11, 11]
+    assert shape["attention"]["past_frames"] == 11
+    assert shape["attention"]["fastest"] in ("flash", "math")  # what a CPU has
     text = (tmp_path / "conversion.md").read_text()
+    assert f"has on that device, {shape['attention']['fastest']}: " in text
+    assert "in 2 denoising steps and a commit" in " ".join(text.split())
     assert "\n6 tokens a frame of latents" in text
     assert text.count("| 75 % hybrid, 25 % ") == 2
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -210,3 +231,22 @@ def test_the_papers_shape_alone_at_a_tiny_shape(tmp_path: Path, monkeypatch: pyt
         "conversion.json",
         "conversion-paper-shape.png",
     }
+
+
+def test_places_that_come_back_are_part_of_the_comparison(places: dict[str, str], tmp_path: Path) -> None:
+    turning = str(write_turning_dataset(tmp_path / "turning"))
+    settings = {"parts": ["memory"], "num_rollouts": 2, "memory_frames": 14, "return_absence": 5}
+    main.run(config(places, turning, tmp_path / "out", zeroed=[], **settings))
+    report = json.loads((tmp_path / "out" / "conversion.json").read_text())
+    assert report["returns"]["num_places"] == 2
+    assert report["returns"]["references"].keys() == {"seen", "codec", "last"}
+    teacher, hybrid = (world["memory"]["returns"] for world in report["worlds"].values())
+    assert "change_db" not in teacher
+    assert hybrid["change_db"]["mean"] != 0.0
+    text = (tmp_path / "out" / "conversion.md").read_text()
+    assert "| the real frame seen there before | " in text
+    assert f"places of 2 episodes of {turning} come back." in text
+    main.run(config(places, turning, tmp_path / "out", zeroed=[], **settings | {"parts": ["cost"]}))
+    again = json.loads((tmp_path / "out" / "conversion.json").read_text())
+    assert again["returns"] == report["returns"]
+    assert again["worlds"]["100 %"]["memory"] == report["worlds"]["100 %"]["memory"]

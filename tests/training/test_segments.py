@@ -266,7 +266,7 @@ def test_a_growing_memory_is_refused_before_any_work(tmp_path: Path, long_data: 
     config.model = tiny_denoiser_config(is_teacher=True)
     with pytest.raises(WorldError, match=r"layers \[0, 1, 2\] see all past frames"):
         pretrain.run(config)
-    assert not (tmp_path / "run" / "cache").exists()
+    assert not (tmp_path / "run" / "world").exists()
 
 
 def device(rank: int, parts: list[dict[str, Tensor]]) -> Fabric:

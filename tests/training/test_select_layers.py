@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import training.select_layers
+from tests.conversions import convert_config, save_tiny_teacher
 from tests.fakes import save_tiny_world, write_tiny_dataset
-from tests.training.test_convert import convert_config, save_tiny_teacher
 from training.select_layers import SelectLayersConfig, describe
 from training.select_layers import main as select_layers
 from training.selection import LayerScore, Selection, choose_layers

@@ -161,7 +161,12 @@ def summarize_references(scores: FrameScores) -> dict[str, Any]:
 def _at_horizons(values: np.ndarray, episodes: Sequence[str]) -> dict[str, Any]:
     """Return the mean over clips with its interval, of `[N, F]` values at each horizon."""
     places = [place for place in HORIZONS if place <= values.shape[1]]
-    return {str(place): bootstrap(values[:, place - 1], episodes).to_json() for place in places}
+    return {str(place): estimate_of(values[:, place - 1], episodes) for place in places}
+
+
+def estimate_of(values: np.ndarray, episodes: Sequence[str]) -> dict[str, Any]:
+    """Return the mean over clips with its interval, and the median: one place may decide a mean."""
+    return bootstrap(values, episodes).to_json() | {"median": float(np.median(values))}
 
 
 def summarize_cost(trace: StepTrace, early: int, late: int, total: int) -> dict[str, Any]:

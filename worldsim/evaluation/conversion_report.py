@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from worldsim.evaluation.attention_speed import describe_attention
 from worldsim.evaluation.conversion import AROUND, samplers_differ
+from worldsim.evaluation.markdown import estimate, markdown_table, plural
+from worldsim.evaluation.memory_report import format_memory, write_memory_plot
 from worldsim.evaluation.paper_shape import VIDEO_FRAMES_PER_LATENT
 from worldsim.evaluation.report import write_json, write_plot
 from worldsim.evaluation.rollouts import CODEC, COPY, MEAN
@@ -22,17 +25,24 @@ REFERENCES = {
     MEAN: "the mean of all frames watched, a picture of nothing",
 }
 MIB, GIB = 2**20, 2**30
-PARTS = {"rollouts": "Roll-outs", "cost": "Step times and bytes", "paper_shape": "The paper's shape"}
+PARTS = {
+    "rollouts": "Roll-outs",
+    "memory": "The use of the state",
+    "cost": "Step times and bytes",
+    "paper_shape": "The paper's shape",
+}
 """What a report says of the runs that made it, in this order."""
 
 QUALITY = """\
 PSNR in dB against the real game of free roll-outs under the recorded actions, over {num_rollouts} places in
-{num_episodes} held-out episodes of {folder}, after {context_frames} real frames. In brackets
-the 95 % interval, from resampling episodes. PSNR prefers flat pictures: where a world is no better than the
-mean picture, it tells how far the dream has faded, and differences between worlds tell nothing else."""
+{num_episodes} held-out episodes of {folder}, after {context_frames} real frames. Mean / median;
+in brackets the 95 % interval of the mean, from resampling episodes. PSNR prefers flat pictures: where a world
+is no better than the mean picture, it tells how far the dream has faded, and differences between worlds tell
+nothing else."""
 ZEROED = """\
-The difference to the same world when its recurrent states are emptied before every frame: what they are used
-for. The window, the path and the frame before it stay."""
+The difference to the same world when its recurrent states are emptied before every frame; the window, the
+path and the frame before it stay. Far from the last real frame this tells drift, not memory: a dream that
+fades to a flat picture gains by it."""
 COST = """\
 One dream under random actions; frames are counted from its start. A step time is the median of the {steps}
 steps around the frame. Peak memory is that of the GPU's tensors, weights included; on a CPU it is that of the
@@ -40,7 +50,7 @@ whole process, which measured the worlds one after the other."""
 SHAPE = """\
 Random weights, which cost what others do: width {dim}, {num_layers} layers, {num_heads} heads,
 {tokens_per_frame} tokens a frame of latents, no text. {video_frames} frames of video are {latent_frames} of
-latents, made one at a time in {denoising_steps} denoising steps and a commit; the growing cache has its room
+latents, made one at a time in {steps} and a commit; the growing cache has its room
 from the start. The paper (arXiv 2605.16579) reports a speed-up of 2.26 and 54 % less memory for 921 frames
 with 75 % hybrid layers, the others full, three frames of latents at a time."""
 
@@ -66,6 +76,8 @@ def write_plots(out: Path, report: Report) -> None:
         references = {REFERENCES[name]: part["psnr_curve_db"] for name, part in report["references"].items()}
         labels = ("frames after the last real one", "PSNR against the real game, dB")
         write_plot(out / PSNR_FILE, quality | references, labels, is_doubling=True)
+    if memory := _measured(report, "memory"):
+        write_memory_plot(out, memory)
     cost = _measured(report, "cost")
     if cost:
         times = {name: smooth(part["step_ms_curve"]) for name, part in cost.items()}
@@ -95,7 +107,7 @@ def format_conversion(report: Report) -> str:
         f"`{NUMBERS_FILE}` holds every number.",
     ]
     if report["worlds"]:
-        parts += [_worlds(report), *_quality(report), *_cost(report)]
+        parts += [_worlds(report), *_quality(report), *_memory(report), *_cost(report)]
     if "paper_shape" in report:
         parts += _paper_shape(report["paper_shape"])
     return "\n\n".join(parts) + "\n"
@@ -160,6 +172,13 @@ def _horizon_table(parts: Mapping[str, Report], key: str) -> str:
     return markdown_table(("world", *(f"frame {place}" for place in horizons)), rows)
 
 
+def _memory(report: Report) -> list[str]:
+    if "memory" not in report["runs"]:
+        return []
+    settings = report["runs"]["memory"]["settings"]
+    return format_memory(_measured(report, "memory"), report.get("returns"), settings)
+
+
 def _cost(report: Report) -> list[str]:
     measured = _measured(report, "cost")
     if not measured:
@@ -197,7 +216,8 @@ def _paper_shape(shape: Report) -> list[str]:
     rows = [_shape_row(name, part, teacher) for name, part in models.items()]
     return [
         "## At the paper's shape",
-        SHAPE.format(**shape),
+        SHAPE.format(**shape, steps=plural(shape["denoising_steps"], "denoising step")),
+        *([describe_attention(shape["attention"])] if "attention" in shape else []),
         markdown_table(heading, rows),
         f"![Time of a frame]({SHAPE_FILE})",
     ]
@@ -215,16 +235,3 @@ def _shape_row(name: str, part: Report, teacher: Report | None) -> tuple[str, ..
         *(f"{peak / GIB:.2f}" if peak else "-", saved, f"{part['state_bytes'] / GIB:.2f}"),
         *("-" if part[key] is None else f"{part[key]:.0f}" for key in ("first_step_ms", "last_step_ms")),
     )
-
-
-def estimate(value: Report) -> str:
-    """Return a mean with its interval."""
-    if value["low"] is None:
-        return f"{value['mean']:.2f}"
-    return f"{value['mean']:.2f} ({value['low']:.2f} to {value['high']:.2f})"
-
-
-def markdown_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table; the first column is text, the others are numbers."""
-    lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

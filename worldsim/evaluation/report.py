@@ -152,14 +152,16 @@ def write_plot(
     labels: tuple[str, str],
     *,
     is_doubling: bool = False,
+    frames: Sequence[int] | None = None,
 ) -> None:
-    """Plot curves over the frames 1, 2, 3 and so on.
+    """Plot curves over the frames 1, 2, 3 and so on, or over those that are given.
 
     Args:
         path: PNG file.
         curves: By name.
         labels: Of the two axes, frames first.
         is_doubling: Whether equal distances on the axis of frames are factors instead of differences.
+        frames: Those of the values, in order.
     """
     # pyplot would choose a window system.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -169,7 +171,7 @@ def write_plot(
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for name, values in curves.items():
-        axes.plot(range(1, len(values) + 1), values, label=name)
+        axes.plot(range(1, len(values) + 1) if frames is None else frames, values, label=name)
     if is_doubling:
         axes.set_xscale("log", base=2)
     axes.set_xlabel(labels[0])

@@ -1,0 +1,53 @@
+"""A tiny teacher, and the settings of its conversion in short stages."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.fakes import tiny_world
+from training.convert import ConvertConfig, Stage2Config
+from training.fabric import FabricConfig
+from training.frames import DataConfig
+from training.loop import LoopConfig
+from training.lora import LoraConfig
+from training.objective import ObjectiveConfig
+from training.stage import StageConfig
+from training.validation import ValidationConfig
+from worldsim.model.path import MemoryPhase
+
+LAYERS = [0, 2]
+"""Those that become hybrid."""
+
+
+def save_tiny_teacher(folder: Path) -> Path:
+    """Write a softmax world without a path to a folder and return it."""
+    teacher = tiny_world(is_teacher=True, phase=MemoryPhase.NONE)
+    teacher.save_pretrained(folder, dtype=torch.float32)
+    return folder
+
+
+def convert_config(root: Path, out: str, num_steps: int = 4, **changes: Any) -> ConvertConfig:
+    """Return a conversion of `root / teacher` in short stages."""
+
+    def loop() -> LoopConfig:
+        return LoopConfig(
+            num_steps=num_steps, warmup_steps=1, decay_fraction=0.0, log_every=1, checkpoint_seconds=1e9
+        )
+
+    config = ConvertConfig(
+        out=str(root / out),
+        teacher=str(root / "teacher"),
+        data=DataConfig(train=[str(root / "data")], heldout=[str(root / "data")], num_workers=1),
+        layers=LAYERS,
+        window=2,
+        objective=ObjectiveConfig(own_context_share=0.5),
+        stage1=StageConfig(loop=loop(), batch_size=2, sequence_length=6),
+        stage2=Stage2Config(loop=loop(), batch_size=2, sequence_length=6, lora=LoraConfig(rank=2)),
+        fabric=FabricConfig(accelerator="cpu", precision="32-true"),
+        validation=ValidationConfig(num_rollouts=2, context_frames=2, horizons=[1, 2]),
+    )
+    return replace(config, **changes)

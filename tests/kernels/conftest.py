@@ -1,0 +1,80 @@
+"""Triton's interpreter in processes of its own, which work beside the tests that need nothing of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+Errors = dict[str, dict[str, float]]
+FIXTURES = {"interpreted_memory": "interpreted_memory.py", "interpreted_scan": "interpreted_scan.py"}
+
+
+class Interpretation:
+    """A script that runs in the interpreter and prints what it found as JSON."""
+
+    def __init__(self, script: Path, folder: Path) -> None:
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        self._files: list[IO[str]] = [
+            (folder / f"{script.stem}.{kind}").open("w+") for kind in ("out", "err")
+        ]
+        out, err = self._files
+        self._process = subprocess.Popen(
+            [sys.executable, str(script)], env=environment, stdout=out, stderr=err
+        )
+
+    def errors(self) -> Errors:
+        """Wait for it; return the errors by case and by tensor."""
+        code = self._process.wait()
+        found, complaint = (file.seek(0) or file.read() for file in self._files)
+        assert code == 0, complaint
+        return json.loads(found)
+
+    def close(self) -> None:
+        with suppress(ProcessLookupError):
+            self._process.kill()
+        self._process.wait()
+        for file in self._files:
+            file.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interpretations(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Interpretation]]:
+    """Start what the chosen tests will ask for before the first of this folder: they wait less for it."""
+    wanted = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
+    folder = tmp_path_factory.mktemp("interpreted")
+    running = {}
+    if find_spec("triton") is not None:
+        for name in sorted(wanted & set(FIXTURES)):
+            running[name] = Interpretation(Path(__file__).with_name(FIXTURES[name]), folder)
+    yield running
+    for each in running.values():
+        each.close()
+
+
+def _errors(interpretations: dict[str, Interpretation], name: str) -> Errors:
+    pytest.importorskip("triton", reason="Triton is not installed: it is a Linux package")
+    return interpretations[name].errors()
+
+
+@pytest.fixture(scope="session")
+def interpreted_memory(interpretations: dict[str, Interpretation]) -> Errors:
+    """Return the errors of `commit` and `read` that the interpreter found, by case and by tensor."""
+    return _errors(interpretations, "interpreted_memory")
+
+
+@pytest.fixture(scope="session")
+def interpreted_scan(interpretations: dict[str, Interpretation]) -> Errors:
+    """Return the errors of `scan_frames` that the interpreter found, by case and by tensor."""
+    return _errors(interpretations, "interpreted_scan")
