@@ -8,28 +8,28 @@ from kernels.triton_chunk_launch import Chunks
 from kernels.triton_launch import Cut
 from kernels.triton_memory import DEFAULT, HALF, MemoryConfig
 
-SEGMENTS = Chunks(segment=5)
+SEGMENTS = replace(HALF.chunks, segment=10)
+SMALL = Chunks(16, 20, copies=False, prepare=Cut(16, 2), build=Cut(64, 4, 3))
 
 CHUNKS = [
     SEGMENTS,
-    replace(SEGMENTS, segment=15),
+    SMALL,
+    replace(SMALL, segment=34),
+    replace(SMALL, copies=True),
+    replace(SMALL, prepare=Cut(16, 1)),
+    replace(SMALL, build=Cut(64, 4, 4), chain=Cut(16, 4, 4)),
+    replace(SEGMENTS, copies=True),
+    replace(SEGMENTS, segment=13),
+    replace(SEGMENTS, segment=17),
+    replace(SEGMENTS, segment=21),
+    replace(SEGMENTS, segment=17, build=Cut(64, 4, 4), chain=Cut(16, 4, 4)),
+    replace(SEGMENTS, prepare=Cut(32, 1)),
+    replace(SEGMENTS, build=Cut(128, 8, 3)),
+    Chunks(32, copies=False, prepare=Cut(32, 2), apply=Cut(16, 4, 3)),
     Chunks(),
-    replace(SEGMENTS, copies=False),
-    replace(SEGMENTS, segment=7, build=Cut(128, 8, 2)),
-    replace(SEGMENTS, segment=3, build=Cut(128, 8, 2)),
-    Chunks(apply=Cut(32, 4, 3)),
-    Chunks(apply=Cut(16, 8, 3)),
-    Chunks(copies=False, apply=Cut(16, 4, 2)),
-    replace(SEGMENTS, build=Cut(64, 4, 3)),
-    replace(SEGMENTS, segment=8, build=Cut(64, 8, 2)),
-    replace(SEGMENTS, build=Cut(32, 4, 2)),
-    replace(SEGMENTS, prepare=Cut(64, 8)),
-    replace(SEGMENTS, prepare=Cut(64, 4, 1, 168)),
-    replace(SEGMENTS, chain=Cut(32, 4, 3)),
-    replace(SEGMENTS, chain=Cut(16, 8, 3)),
-    Chunks(32, 10, prepare=Cut(32, 2), build=Cut(64, 4, 3)),
-    Chunks(32, 10, prepare=Cut(32, 4), build=Cut(64, 4, 3)),
-    Chunks(32, prepare=Cut(32, 2), apply=Cut(16, 4, 3)),
+    Chunks(segment=5),
+    Chunks(segment=15),
+    Chunks(segment=7, build=Cut(128, 8, 2)),
 ]
 """For frames of many tokens."""
 

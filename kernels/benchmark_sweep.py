@@ -35,27 +35,18 @@ CUTS = {
 }
 """For each kernel the cut that `DEFAULT` has, then the others."""
 
-WIDE = {
-    "invert": [Cut(0, 2), Cut(0, 4)],
-    "build": [Cut(32, 4), Cut(64, 4)],
-    "solve": [Cut(64, 4)],
-    "values": [Cut(0, 4)],
-}
-"""Cuts for steps of 32 tokens instead of 16."""
-
 Outputs = tuple[Tensor, ...]
 Step = Callable[[LaunchConfig], Outputs]
 
 
-def candidates() -> list[tuple[str, int, Cut]]:
-    """Return kernel, tokens of a step and cut of everything that is measured."""
-    narrow = [(name, 16, cut) for name, cuts in CUTS.items() for cut in cuts]
-    return narrow + [(name, 32, cut) for name, cuts in WIDE.items() for cut in cuts]
+def candidates() -> list[tuple[str, Cut]]:
+    """Return kernel and cut of everything that is measured."""
+    return [(name, cut) for name, cuts in CUTS.items() for cut in cuts]
 
 
-def cut_as(name: str, block: int, cut: Cut) -> LaunchConfig:
+def cut_as(name: str, cut: Cut) -> LaunchConfig:
     """Return `DEFAULT` but for one kernel."""
-    changed: dict[str, Any] = {"block": block, "gradient_block": block, name: cut}
+    changed: dict[str, Any] = {name: cut}
     return replace(DEFAULT, **changed)
 
 
@@ -68,18 +59,12 @@ def steps(inputs: tuple[Tensor, ...], weights: tuple[Tensor, ...]) -> dict[str, 
     before, _ = triton_launch.scan(frames, transition, write, state)
     d_write, _ = triton_launch.scan_gradient(frames, transition, d_before, d_final)
 
-    inverses: dict[int, tuple[Tensor, Tensor]] = {}
+    inverse = triton_launch.invert(frames)
+    z, u = triton_launch.solve(frames, *inverse, before, d_write)
+    decay = inverse[1]
 
     def cut(config: LaunchConfig) -> Frames:
         return Frames(k, v, g, beta, config)
-
-    def inverse(config: LaunchConfig) -> tuple[Tensor, Tensor]:
-        if config.block not in inverses:
-            inverses[config.block] = triton_launch.invert(cut(config))
-        return inverses[config.block]
-
-    z, u = triton_launch.solve(frames, *inverse(DEFAULT), before, d_write)
-    decay = inverse(DEFAULT)[1]
 
     def scans(config: LaunchConfig) -> Outputs:
         ahead = triton_launch.scan(cut(config), transition, write, state)
@@ -87,9 +72,9 @@ def steps(inputs: tuple[Tensor, ...], weights: tuple[Tensor, ...]) -> dict[str, 
 
     return {
         "invert": lambda config: triton_launch.invert(cut(config)),
-        "build": lambda config: triton_launch.build_maps(cut(config), *inverse(config)),
+        "build": lambda config: triton_launch.build_maps(cut(config), *inverse),
         "scan": scans,
-        "solve": lambda config: triton_launch.solve(cut(config), *inverse(config), before, d_write),
+        "solve": lambda config: triton_launch.solve(cut(config), *inverse, before, d_write),
         "values": lambda config: triton_launch.value_gradients(
             cut(config), decay, transition, before, d_write, z
         ),
@@ -131,30 +116,26 @@ def sweep_cuts(
     say: Callable[[str], None],
     seconds_left: Callable[[], float],
 ) -> tuple[LaunchConfig, list[dict[str, Any]]]:
-    """Time every cut; return the fastest right ones with 16 tokens, as a configuration, and all results."""
+    """Time every cut; return the fastest right ones, as a configuration, and all results."""
     run = steps(inputs, weights)
     results: list[dict[str, Any]] = []
     best: dict[str, tuple[float, Cut]] = {}
     expected = {name: run[name](DEFAULT) for name in CUTS}
-    for name, block, cut in candidates():
+    for name, cut in candidates():
         if seconds_left() < 8:
             say(f"no time left for {name} {cut}")
             continue
-        config = cut_as(name, block, cut)
+        config = cut_as(name, cut)
         try:
-            # The inverses have another shape with other blocks; those are checked through what reads them.
-            shown = name == "invert" and block != DEFAULT.block
-            error = 0.0 if shown else difference(run[name](config), expected[name])
+            error = difference(run[name](config), expected[name])
             took = milliseconds(lambda name=name, config=config: run[name](config))["median_ms"]
         except Exception as problem:
-            say(f"{name:7s} C {block} {cut}: {type(problem).__name__}: {str(problem)[:300]}")
-            results.append({"kernel": name, "block": block, "cut": str(cut), "failed": str(problem)[:300]})
+            say(f"{name:7s} {cut}: {type(problem).__name__}: {str(problem)[:300]}")
+            results.append({"kernel": name, "cut": str(cut), "failed": str(problem)[:300]})
             continue
-        say(f"{name:7s} C {block} {cut}: {took:.3f} ms, differs by {error:.1e}, {registers(name)}")
-        results.append(
-            {"kernel": name, "block": block, "cut": str(cut), "median_ms": took, "difference": error}
-        )
-        if block == DEFAULT.block and error < 1e-4 and took < best.get(name, (float("inf"), cut))[0]:
+        say(f"{name:7s} {cut}: {took:.3f} ms, differs by {error:.1e}, {registers(name)}")
+        results.append({"kernel": name, "cut": str(cut), "median_ms": took, "difference": error})
+        if error < 1e-4 and took < best.get(name, (float("inf"), cut))[0]:
             best[name] = (took, cut)
     return replace(DEFAULT, **{name: cut for name, (_, cut) in best.items()}), results
 
@@ -162,9 +143,9 @@ def sweep_cuts(
 def compile_share(share: int, shares: int) -> None:
     """Run some of the candidates once, on one sequence: its kernels are those of many."""
     run = steps(*make_inputs("random", (1, 32, 80, 6, 64), "cuda"))
-    for name, block, cut in candidates()[share::shares]:
+    for name, cut in candidates()[share::shares]:
         try:
-            run[name](cut_as(name, block, cut))
+            run[name](cut_as(name, cut))
         except Exception as problem:  # the benchmark meets it again, and reports it
             sys.stderr.write(f"{name} {cut}: {type(problem).__name__}\n")
 

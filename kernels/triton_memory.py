@@ -42,33 +42,47 @@ class MemoryConfig:
 
 
 DEFAULT = MemoryConfig()
-HALF = MemoryConfig("fp16", "fp16", whole=Cut(64, 2, 2), chunks=Chunks(), read=Cut(64, 4))
+HALF = MemoryConfig(
+    "fp16",
+    "fp16",
+    whole=Cut(32, 1, 2),
+    chunks=Chunks(32, copies=False, prepare=Cut(32, 2), build=Cut(64, 4, 3)),
+    read=Cut(64, 4),
+)
 """For operands that come in 16 bits: what rounding them to fp16 costs is below what they had lost before."""
+MANY_HEADS = 512
+"""Heads of all sequences from which on a card is full with one program for each."""
 
 
 def default_for(x: Tensor, y: Tensor) -> MemoryConfig:
     """Return how the work on two `[..., N, H, width]` is cut unless somebody says otherwise."""
     config = DEFAULT if torch.float32 in (x.dtype, y.dtype) else HALF
-    if x.shape[-1] > 64:  # twice the numbers have to be held
-        wide = {"whole": Cut(32, 2)} if config is HALF else {"read": Cut(32, 8)}
-        config = replace(config, gradient=Cut(16, 8), **wide)
+    is_half = config is HALF
     *lead, tokens, heads, width = x.shape
-    chunks = -(-tokens // config.chunks.size)
+    heads *= prod(lead)
+    if width > 64:  # twice the numbers have to be held
+        wide = {"whole": Cut(32, 2)} if is_half else {"read": Cut(32, 8)}
+        config = replace(config, gradient=Cut(16, 8), **wide)
+    elif is_half and heads >= MANY_HEADS:
+        config = replace(config, whole=Cut(64, 1))
     groups = -(-width // config.chunks.build.size)
-    segment = split(prod(lead) * heads * groups, chunks)
+    # Two programs of fp16 fit a processor of the card's 132, and a short segment is not worth its map.
+    at_once, least = (220, 288) if is_half else (132, 48)
+    segment = split(tokens, config.chunks.size, at_once // (heads * groups), least)
     return replace(config, chunks=replace(config.chunks, segment=segment))
 
 
-def split(programs: int, chunks: int) -> int:
+def split(tokens: int, size: int, most: int, least: int) -> int:
     """Return the chunks of a segment, 0 for a frame left whole.
 
-    As many segments as a card of about 132 processors computes at once, each of at least 3 chunks.
-
     Args:
-        programs: What one segment takes.
-        chunks: Chunks of the frame.
+        tokens: Of the frame.
+        size: Tokens of a chunk.
+        most: Segments at most.
+        least: Tokens of a segment at least.
     """
-    segments = min(132 // programs, chunks // 3)
+    chunks = -(-tokens // size)
+    segments = min(most, chunks * size // least)
     return -(-chunks // segments) if segments > 1 else 0
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 import kernels
 from kernels import reference, triton_launch
 from kernels.benchmark_inputs import REGIMES, make_inputs
-from kernels.benchmark_sweep import CUTS, WIDE, difference, steps
+from kernels.benchmark_sweep import CUTS, difference, steps
 from kernels.operators import scan_frames_gradient, scan_frames_triton
 
 SHAPES = {"20 tokens": (20, 16), "33 tokens": (33, 32), "48 tokens": (48, 16)}
@@ -70,14 +70,10 @@ def cuts() -> dict[str, float]:
     inputs, weights = make_inputs("similar_keys", (1, 1, 33, 1, 32), "cpu")
     run = steps(inputs, weights)
     results = {}
-    for block, table in ((16, CUTS), (32, WIDE)):
-        for name, candidates in table.items():
-            if name == "invert" and block == 32:
-                continue  # seen through what reads it
-            for size in {cut.size for cut in candidates}:
-                cut = replace(candidates[0], size=size)
-                config = replace(default, block=block, gradient_block=block, **{name: cut})
-                results[f"{name} {block} {size}"] = difference(run[name](config), run[name](default))
+    for name, candidates in CUTS.items():
+        for size in {cut.size for cut in candidates}:
+            config = replace(default, **{name: replace(candidates[0], size=size)})
+            results[f"{name} {size}"] = difference(run[name](config), run[name](default))
     return results
 
 

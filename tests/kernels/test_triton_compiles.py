@@ -214,10 +214,10 @@ def without_limit(cut: Cut) -> Cut:
 
 @pytest.mark.slow
 def test_every_cut_that_the_benchmark_measures_compiles() -> None:
-    wanted = [(name, block, without_limit(cut)) for name, block, cut in candidates()]
+    wanted = [(name, without_limit(cut)) for name, cut in candidates()]
 
-    def compile_one(name: str, block: int, cut: Cut) -> Any:
-        return compile_kernel(KERNELS[name], cut, 90, 64, block=block, levels=block.bit_length() - 1)
+    def compile_one(name: str, cut: Cut) -> Any:
+        return compile_kernel(KERNELS[name], cut, 90, 64)
 
     check_all_fit(wanted, compile_one)
 
