@@ -14,6 +14,7 @@ from policies.keyboard import KeyboardPolicy
 from policies.mixed import MixedPolicy
 from policies.random import RandomPolicy
 from policies.recorded import RecordedPolicy
+from policies.returning import ReturningPolicy
 from policies.scripted import ScriptedPolicy
 from policies.to_and_fro import ToAndFroPolicy
 
@@ -27,6 +28,7 @@ __all__ = [
     "Policy",
     "RandomPolicy",
     "RecordedPolicy",
+    "ReturningPolicy",
     "ScriptedPolicy",
     "ToAndFroPolicy",
     "find_scripted",
@@ -73,6 +75,14 @@ def make_mixed(
     return MixedPolicy(players, shares)
 
 
+def make_returning(
+    num_values: Sequence[int], *, scenario: str = "", player: str = "", **options: Any
+) -> Policy:
+    """Build the player that walks back; `player` leads away, by default the scripted one if there is one."""
+    name = player or ("scripted" if find_scripted(num_values, scenario) else "random")
+    return ReturningPolicy(num_values, make(name, num_values=num_values, scenario=scenario), **options)
+
+
 def make_learned(num_values: Sequence[int], *, folder: str | Path, **options: Any) -> Policy:
     """Read a policy that was trained with PPO."""
     from policies.ppo import PPOPolicy  # it brings PyTorch, which the other players need not wait for
@@ -81,7 +91,11 @@ def make_learned(num_values: Sequence[int], *, folder: str | Path, **options: An
 
 
 # These are also told the scenario that is played.
-FOR_SCENARIO: dict[str, Callable[..., Policy]] = {"mixed": make_mixed, "scripted": make_scripted}
+FOR_SCENARIO: dict[str, Callable[..., Policy]] = {
+    "mixed": make_mixed,
+    "returning": make_returning,
+    "scripted": make_scripted,
+}
 POLICIES: dict[str, Callable[..., Policy]] = {
     "keyboard": KeyboardPolicy,
     "ppo": make_learned,
@@ -101,7 +115,8 @@ def make(name: str, *, num_values: Sequence[int], scenario: str = "", **options:
         scenario: Name of the scenario, or of the world made from it, where it is known.
         **options: Further arguments of the policy: `keys` for `keyboard`, `path` for `recorded`,
             `hold_frames` for `random`, `folder` and `deterministic` for `ppo`, `period_frames` for
-            `to-and-fro`, `shares` and `options` (by player) for `mixed`.
+            `to-and-fro`, `player` and `out_frames` for `returning`, `shares` and
+            `options` (by player) for `mixed`.
 
     Raises:
         ValueError: If there is no such policy, or the world's axes do not suit it.

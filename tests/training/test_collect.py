@@ -199,17 +199,17 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
         (["seed=2000"], "seed must be 0 to 1999, got 2000"),
         (
             ["policy=recorded"],
-            "policy must be mixed or one of random, scripted, ppo, to-and-fro, got 'recorded'",
+            "policy must be mixed or one of random, scripted, returning, ppo, to-and-fro, got 'recorded'",
         ),
         (
             ["policy=keyboard"],
-            "policy must be mixed or one of random, scripted, ppo, to-and-fro, got 'keyboard'",
+            "policy must be mixed or one of random, scripted, returning, ppo, to-and-fro, got 'keyboard'",
         ),
         (["scenario=quake"], "there is no scenario 'quake'; known are doom-health, doom-rooms"),
         (["policy=mixed", "shares.random=-1"], "shares must be 0 or more, and not all of them 0, got"),
         (
             ["policy=mixed", "+shares.keyboard=1"],
-            "shares are of random, scripted, ppo, to-and-fro, got keyboard",
+            "shares are of random, scripted, returning, ppo, to-and-fro, got keyboard",
         ),
         (["num_frames=many"], "num_frames=many"),
         (["num_frame=1"], "num_frame"),
