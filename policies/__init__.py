@@ -115,7 +115,7 @@ def make(name: str, *, num_values: Sequence[int], scenario: str = "", **options:
         scenario: Name of the scenario, or of the world made from it, where it is known.
         **options: Further arguments of the policy: `keys` for `keyboard`, `path` for `recorded`,
             `hold_frames` for `random`, `folder` and `deterministic` for `ppo`, `period_frames` for
-            `to-and-fro`, `player` and `out_frames` for `returning`, `shares` and
+            `to-and-fro`, `player`, `out_frames` and `look_share` for `returning`, `shares` and
             `options` (by player) for `mixed`.
 
     Raises:

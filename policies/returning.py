@@ -10,30 +10,39 @@ from policies.base import Policy
 
 # Beside the seed itself, so that where it turns back is independent of what the other player draws.
 STREAM = 2
+REST_FRAMES = 10
 OPPOSITE = np.array([0, 2, 1])
 """For each value of an axis of two opposite buttons, the one that undoes it."""
 
 
 class ReturningPolicy:
-    """Let another player lead some frames away, let go, undo them one by one, the last one first; then anew.
+    """Let another player lead some frames away, then undo them one by one, the last one first; then anew.
 
-    A game may turn faster the longer a key is held, and Doom does: letting go for a frame makes the way back
-    begin as slowly as the way out.
+    Who walks in Doom slides on for half a second, and who turns turns faster the longer a key is held, also
+    from one direction to the other. Sums of walks and turns are undone all the same if the player stands still
+    before and after each way, and lets all keys go for a frame between two actions. Where a wall stops or
+    deflects it on one way, it ends elsewhere; so on some excursions it only looks around.
 
-    Between two such excursions that player goes on by itself for as many frames as an excursion has at least,
-    or it would stay around the place where the episode began.
+    Between two excursions the other player goes on by itself for as many frames as an excursion has at least,
+    or the player would stay around the place where the episode began.
 
     Args:
         num_values: Number of values of each axis; each must be two opposite buttons, or none of them.
         player: Leads away.
         out_frames: Least and greatest number of frames of a way out.
+        look_share: Share of the excursions on which only the last axis is used, and it is turning in worlds
+            that turn.
 
     Raises:
-        ValueError: If an axis has other buttons, or the frames are out of order.
+        ValueError: If an axis has other buttons, the frames are out of order, or the share is none.
     """
 
     def __init__(
-        self, num_values: Sequence[int], player: Policy, out_frames: Sequence[int] = (8, 64)
+        self,
+        num_values: Sequence[int],
+        player: Policy,
+        out_frames: Sequence[int] = (8, 64),
+        look_share: float = 0.5,
     ) -> None:
         if any(count != len(OPPOSITE) for count in num_values):
             raise ValueError(
@@ -43,31 +52,53 @@ class ReturningPolicy:
         least, greatest = out_frames
         if not 1 <= least <= greatest:
             raise ValueError(f"out_frames needs 1 <= least <= greatest, got {list(out_frames)}")
-        self._player, self._out_frames = player, (least, greatest)
+        if not 0 <= look_share <= 1:
+            raise ValueError(f"look_share must lie in [0, 1], got {look_share}")
+        self._player, self._out_frames, self._look_share = player, (least, greatest), look_share
+        self._nothing = np.zeros(len(num_values), dtype=np.int64)
         self.reset(0)
 
     def reset(self, seed: int) -> None:
         """Start a new episode with an excursion."""
         self._rng = np.random.default_rng((seed, STREAM))
         self._player.reset(seed)
-        self._way_back: list[np.ndarray] = []
-        self._wait, self._out = 0, self._draw()
+        self._planned: list[np.ndarray] = []  # the next one last
+        self._last, self._wait = self._nothing, 0
+        self._begin()
 
     def act(self, observation: np.ndarray) -> np.ndarray:
         """Return the next action, `[axes]` int64; the way back does not depend on the picture."""
-        if self._out == 0 and self._way_back:
-            return self._way_back.pop()
-        if self._out == 0:
-            self._wait, self._out = self._out_frames[0], self._draw()
-        action = self._player.act(observation)
+        if self._planned:
+            return self._planned.pop()
         if self._wait:
             self._wait -= 1
-        else:
-            self._out -= 1
-            self._way_back.append(OPPOSITE[action])
-            if self._out == 0:
-                self._way_back.append(np.zeros_like(action))
-        return action
+            if self._wait == 0:
+                self._begin()
+            return self._player.act(observation)
+        action = self._player.act(observation)
+        self._last = self._let_go_between(self._only_last(action) if self._looks else action)
+        self._way_out.append(self._last)
+        if len(self._way_out) == self._length:
+            self._turn_round()
+        return self._last
 
-    def _draw(self) -> int:
-        return int(self._rng.integers(*self._out_frames, endpoint=True))
+    def _begin(self) -> None:
+        self._way_out: list[np.ndarray] = []
+        self._length = int(self._rng.integers(*self._out_frames, endpoint=True))
+        self._looks = bool(self._rng.random() < self._look_share)
+        self._planned, self._last = self._rest(), self._nothing
+
+    def _turn_round(self) -> None:
+        back = [OPPOSITE[action] for action in self._way_out]
+        self._planned = [*self._rest(), *back, *self._rest()]
+        self._wait = self._out_frames[0]
+
+    def _rest(self) -> list[np.ndarray]:
+        return [self._nothing] * REST_FRAMES
+
+    def _only_last(self, action: np.ndarray) -> np.ndarray:
+        return np.concatenate([self._nothing[:-1], action[-1:]])
+
+    def _let_go_between(self, action: np.ndarray) -> np.ndarray:
+        is_another = self._last.any() and (action != self._last).any()
+        return self._nothing if is_another else action

@@ -9,7 +9,7 @@ from worldsim.errors import WorldError
 MODES, ENVS = ("train", "evaluate", "watch"), ("dream", "real")
 LARGEST_SEED = 1_000_000_000
 """Below those of evaluations, however many environments and steps are added to it."""
-UPDATE_STEPS = 16_384
+UPDATE_STEPS, LEAST_STEPS = 4_096, 16
 
 
 @dataclass(kw_only=True, slots=True)
@@ -17,8 +17,8 @@ class PPOConfig:
     """How the agent learns; names as in Stable-Baselines3.
 
     Attributes:
-        n_steps: Steps of each environment between two updates; 0 is as many as make 16,384 of all together,
-            but at least 64.
+        n_steps: Steps of each environment between two updates; 0 is as many as make 4,096 of all together,
+            but at least 16.
         batch_size: Steps that a gradient is computed from.
         n_epochs: How often an update goes through all steps.
         learning_rate: At the beginning; it falls to 0 on the way to the end.
@@ -32,8 +32,8 @@ class PPOConfig:
     """
 
     n_steps: int = 0
-    batch_size: int = 2048
-    n_epochs: int = 3
+    batch_size: int = 512
+    n_epochs: int = 4
     learning_rate: float = 3e-4
     gamma: float = 0.99
     gae_lambda: float = 0.95
@@ -56,7 +56,7 @@ class PPOConfig:
 
     def steps_of(self, num_envs: int) -> int:
         """Return how many steps each of N environments makes between two updates."""
-        return self.n_steps or max(64, UPDATE_STEPS // num_envs)
+        return self.n_steps or max(LEAST_STEPS, UPDATE_STEPS // num_envs)
 
 
 @dataclass(kw_only=True, slots=True)

@@ -7,7 +7,7 @@ import pytest
 
 import policies
 from policies.random import RandomPolicy
-from policies.returning import ReturningPolicy
+from policies.returning import OPPOSITE, REST_FRAMES, ReturningPolicy
 from worldsim.data.doom import DoomGame, import_vizdoom
 from worldsim.errors import WorldError
 
@@ -20,14 +20,23 @@ def played(player: policies.Policy, seed: int, frames: int) -> np.ndarray:
 
 
 def test_the_way_back_undoes_the_way_out_in_reverse() -> None:
-    player = ReturningPolicy((3, 3), RandomPolicy((3, 3), (1, 3)), out_frames=(5, 5))
-    actions = played(player, 1, 30)
-    out, back = actions[:5], actions[6:11]
-    assert not actions[5].any()
-    assert (back[::-1] == np.array([0, 2, 1])[out]).all()
+    player = ReturningPolicy((3, 3), RandomPolicy((3, 3), (1, 3)), out_frames=(5, 5), look_share=0.0)
+    actions = played(player, 1, 3 * REST_FRAMES + 15 + REST_FRAMES + 5)
+    first, rest = REST_FRAMES, REST_FRAMES
+    out = actions[first : first + 5]
+    back = actions[first + 5 + rest : first + 10 + rest]
     assert out.any()
-    # Five frames of the other player alone, then the next excursion.
-    assert (actions[22:27][::-1] == np.array([0, 2, 1])[actions[16:21]]).all()
+    assert (back[::-1] == OPPOSITE[out]).all()
+    assert not actions[:first].any() and not actions[first + 5 : first + 5 + rest].any()
+    assert not actions[first + 10 + rest : first + 10 + 2 * rest].any()
+
+
+def test_keys_are_let_go_between_two_actions() -> None:
+    player = ReturningPolicy((3, 3), RandomPolicy((3, 3), (1, 3)), out_frames=(40, 40), look_share=0.0)
+    out = played(player, 2, REST_FRAMES + 40)[REST_FRAMES:]
+    changed = (out[1:] != out[:-1]).any(axis=1)
+    assert changed.sum() > 4
+    assert not (changed & out[1:].any(axis=1) & out[:-1].any(axis=1)).any()
 
 
 def test_lengths_are_drawn_and_the_same_seed_plays_the_same() -> None:
@@ -51,30 +60,30 @@ def test_frames_out_of_order_are_refused(frames: tuple[int, int]) -> None:
         ReturningPolicy((3,), RandomPolicy((3,)), out_frames=frames)
 
 
-def test_in_the_real_game_it_comes_back_to_where_it_was() -> None:
-    """Turning is undone to the degree; a walk need not be, where a wall is in one way and not the other."""
+def test_on_some_excursions_it_only_looks_around() -> None:
+    def uses_first_axis(look_share: float) -> bool:
+        walker = RandomPolicy((3, 3), (1, 3))
+        player = ReturningPolicy((3, 3), walker, out_frames=(20, 20), look_share=look_share)
+        return bool(played(player, 0, REST_FRAMES + 20)[:, 0].any())
+
+    assert uses_first_axis(0.0)
+    assert not uses_first_axis(1.0)
+    with pytest.raises(ValueError, match="look_share"):
+        uses_first_axis(1.5)
+
+
+def test_in_the_real_game_it_sees_again_what_it_saw() -> None:
     try:
         import_vizdoom()
     except WorldError as error:
         pytest.skip(str(error))
-    player = ReturningPolicy((3, 3, 3), Turning(), out_frames=(20, 20))
+    walker = RandomPolicy((3, 3, 3), (1, 20))
+    player = ReturningPolicy((3, 3, 3), walker, out_frames=(60, 60), look_share=1.0)
     with DoomGame("doom-rooms") as game:
-        seen = game.reset(3)
-        first = seen
+        first = game.reset(3)
         player.reset(0)
-        for frame in range(41):
-            seen = game.step(player.act(seen.frame))
-            if frame == 19:
-                assert abs(seen.pose[2] - first.pose[2]) > 30
-    assert (seen.pose[2] - first.pose[2] + 180) % 360 - 180 == pytest.approx(0, abs=1.0)
-    assert np.abs(seen.frame.astype(int) - first.frame).mean() < 3
-
-
-class Turning:
-    """Turns left."""
-
-    def reset(self, seed: int) -> None:
-        pass
-
-    def act(self, observation: np.ndarray) -> np.ndarray:
-        return np.array([0, 0, 1])
+        seen = [game.step(player.act(PICTURE)) for _ in range(120 + 3 * REST_FRAMES)]
+    turned = np.array([(one.pose[2] - first.pose[2] + 180) % 360 - 180 for one in seen])
+    assert np.abs(turned).max() > 40
+    assert turned[-1] == pytest.approx(0, abs=0.1)
+    assert (seen[-1].frame == first.frame).mean() > 0.99
