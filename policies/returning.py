@@ -19,9 +19,9 @@ class ReturningPolicy:
     """Let another player lead some frames away, then undo them one by one, the last one first; then anew.
 
     Who walks in Doom slides on for half a second, and who turns turns faster the longer a key is held, also
-    from one direction to the other. Sums of walks and turns are undone all the same if the player stands still
-    before and after each way, and lets all keys go for a frame between two actions. Where a wall stops or
-    deflects it on one way, it ends elsewhere; so on some excursions it only looks around.
+    from one direction to the other. Sums of walks and turns are undone all the same if the player stands
+    still before and after each way, and lets all keys go for a frame between two actions. Where a wall stops
+    or deflects it on one way, it ends elsewhere; so on some excursions it only looks around.
 
     Between two excursions the other player goes on by itself for as many frames as an excursion has at least,
     or the player would stay around the place where the episode began.
