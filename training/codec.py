@@ -20,7 +20,8 @@ from training.run import RunFolder
 from worldsim.codec import CodecConfig, FrameCodec
 from worldsim.errors import WorldError
 from worldsim.evaluation.metrics import psnr
-from worldsim.weights import load_codec, save_codec
+from worldsim.weights import save_codec
+from worldsim.world import find_codec
 
 VALIDATION_FRAMES = 512
 
@@ -33,7 +34,8 @@ class TrainCodecConfig:
         out: The run's folder; the codec is written to `out/codec`.
         data: Gameplay video.
         codec: Shape; its frame size decides what size the video is scaled to. Not used with `init`.
-        init: Folder of a codec, or of a world whose codec to go on training; empty starts from nothing.
+        init: Folder of a codec, or folder or shipped name of a world, whose codec to go on training; empty
+            starts from nothing.
         loss: Weights of the loss.
         loop: Length and care.
         fabric: Device, precision, distribution.
@@ -91,7 +93,7 @@ def train_codec(config: TrainCodecConfig) -> float:
     run = RunFolder(config.out, config)
     fabric = make_fabric(config.fabric, run.path)
     torch.manual_seed(config.loop.seed)
-    codec = load_codec(Path(config.init)) if config.init else FrameCodec(config.codec)
+    codec = find_codec(config.init) if config.init else FrameCodec(config.codec)
     size = (codec.config.height, codec.config.width)
     workers = config.data.num_workers
     chosen = choose_episodes(config.data.train, config.data.max_frames)

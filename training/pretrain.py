@@ -15,8 +15,7 @@ from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.denoiser_config import DenoiserConfig
 from worldsim.outcome import OutcomeConfig
-from worldsim.weights import load_codec
-from worldsim.world import World, WorldConfig
+from worldsim.world import World, WorldConfig, find_codec
 
 
 @dataclass(kw_only=True, slots=True)
@@ -25,7 +24,7 @@ class PretrainConfig(TrainWorldConfig):
 
     Attributes:
         name: Name of the world.
-        codec: Folder of a trained codec, or of a world whose codec to use.
+        codec: Folder of a trained codec, or folder or shipped name of a world whose codec to use.
         model: Shape of the network; latent shape and buttons are filled in from the codec and the data.
     """
 
@@ -36,7 +35,7 @@ class PretrainConfig(TrainWorldConfig):
 
 def build_world(config: PretrainConfig, info: DatasetInfo) -> World:
     """Return an untrained world for a data set."""
-    codec = load_codec(Path(config.codec))
+    codec = find_codec(config.codec)
     model = replace(
         config.model, latent_shape=list(codec.latent_shape), num_values=list(info.actions.num_values)
     )

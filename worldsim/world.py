@@ -29,6 +29,7 @@ from worldsim.weights import (
     CONFIG_FILE,
     PICKLES,
     check_file,
+    load_codec,
     load_weights,
     read_checksums,
     read_object,
@@ -330,6 +331,16 @@ def policy_folder(given: str | Path | None, world: str | Path) -> Path:
     if not folder.is_dir():
         raise WorldError(f"the world {world} comes without a learned policy: give policy_folder=")
     return folder
+
+
+def find_codec(name_or_path: str | Path) -> FrameCodec:
+    """Return the codec of a folder that `save_codec` wrote, of a world's folder, or of a world that ships.
+
+    Raises:
+        WorldError: If there is none, or it is damaged.
+    """
+    path, name = Path(name_or_path).expanduser(), str(name_or_path)
+    return load_codec(SHIPPED / name if name in shipped_worlds() and not path.is_dir() else path)
 
 
 def _download(repo_id: str) -> Path:

@@ -14,7 +14,7 @@ from tests.fakes import save_tiny_world, tiny_world
 from worldsim.errors import WorldError
 from worldsim.simulator import Simulator
 from worldsim.weights import CODEC_FILE, CONFIG_FILE
-from worldsim.world import MODEL_FILE, STARTS_FOLDER, World
+from worldsim.world import MODEL_FILE, SHIPPED, STARTS_FOLDER, World, find_codec
 
 
 def test_a_saved_world_dreams_the_same(tmp_path: Path) -> None:
@@ -174,3 +174,11 @@ def test_start_moments_are_copied_not_encoded_again(tmp_path: Path) -> None:
     for name in names:
         first, second = (tmp_path / world / "starts" / name for world in ("first", "second"))
         assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_codec_is_found_by_folder_and_by_the_name_of_a_shipped_world(tmp_path: Path) -> None:
+    by_name, by_folder = find_codec("doom-rooms"), find_codec(SHIPPED / "doom-rooms")
+    assert by_name.config == by_folder.config
+    assert torch.equal(by_name.latent_std, by_folder.latent_std)
+    with pytest.raises(WorldError, match="nowhere holds no codec"):
+        find_codec(tmp_path / "nowhere")
