@@ -9,9 +9,10 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
+from worldsim.device import computes_bf16
 from worldsim.errors import WorldError
 
-PRECISIONS = ("32-true", "bf16-mixed")
+PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -23,9 +24,9 @@ class FabricConfig:
         devices: Number of devices, as a number or `auto`.
         num_nodes: Machines.
         strategy: auto, ddp, fsdp.
-        precision: 32-true or bf16-mixed. Not bf16-true: it would round the tables of angles and frequencies.
-            Not 16-mixed: its loss scaling expects gradients that are not finite now and then, and those stop
-            a run here.
+        precision: 32-true, bf16-mixed, or auto: bf16-mixed where the device computes bf16 directly. Not
+            bf16-true: it would round the tables of angles and frequencies. Not 16-mixed: its loss scaling
+            expects gradients that are not finite now and then, and those stop a run here.
         compile: Compile the model block by block (worth it on a GPU).
     """
 
@@ -33,7 +34,7 @@ class FabricConfig:
     devices: str = "1"
     num_nodes: int = 1
     strategy: str = "auto"
-    precision: str = "bf16-mixed"
+    precision: str = "auto"
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -41,21 +42,31 @@ class FabricConfig:
             raise WorldError(f"fabric.precision is one of {', '.join(PRECISIONS)}; got {self.precision!r}")
 
 
+def choose_precision(config: FabricConfig) -> str:
+    """Return the precision that was asked for, or that suits the device of `auto`."""
+    if config.precision != "auto":
+        return config.precision
+    uses_gpu = config.accelerator not in ("cpu", "mps") and torch.cuda.is_available()
+    device = torch.device("cuda" if uses_gpu else "cpu")
+    return "bf16-mixed" if computes_bf16(device) else "32-true"
+
+
 def make_fabric(config: FabricConfig, folder: Path) -> Fabric:
     """Build and launch Fabric; event files for TensorBoard go to `folder / events`."""
     # Keeps fp32 products (the memory's maps) on tensor cores where there are some; no effect on a CPU.
     torch.set_float32_matmul_precision("high")
+    precision = choose_precision(config)
     try:
         fabric = Fabric(
             accelerator=config.accelerator,
             devices=int(config.devices) if config.devices.isdigit() else config.devices,
             num_nodes=config.num_nodes,
             strategy=config.strategy,
-            precision=config.precision,  # pyright: ignore[reportArgumentType]
+            precision=precision,  # pyright: ignore[reportArgumentType]
             loggers=TensorBoardLogger(root_dir=folder, name="events", version=""),
         )
     except (ValueError, TypeError, RuntimeError) as error:
         raise WorldError(f"fabric settings can't be used here: {error}") from error
     fabric.launch()
-    fabric.print(f"training on {fabric.device} in {config.precision}, strategy {config.strategy}")
+    fabric.print(f"training on {fabric.device} in {precision}, strategy {config.strategy}")
     return fabric

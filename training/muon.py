@@ -23,11 +23,15 @@ from torch import (
     nn,
 )
 
+from worldsim.device import computes_bf16
+
 
 def orthogonalise(
     matrices: Tensor, coefficients: tuple[float, float, float], num_steps: int, eps: float
 ) -> Tensor:
-    """Return `matrices` `[L, R, C]` with all singular values near 1, in bf16 (arXiv 2502.16982, 1).
+    """Return `matrices` `[L, R, C]` with all singular values near 1 (arXiv 2502.16982, 1).
+
+    In bf16, of which it needs no more; in fp32 on a device that would have to imitate bf16.
 
     Args:
         matrices: Any shape.
@@ -37,7 +41,7 @@ def orthogonalise(
     """
     a, b, c = coefficients
     is_tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.bfloat16()
+    x = matrices.bfloat16() if computes_bf16(matrices.device) else matrices.float()
     x = x.mT if is_tall else x  # the smaller of the two Gram matrices
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=eps)
     for _ in range(num_steps):

@@ -86,6 +86,11 @@ def _choose_dtype(dtype: str | torch.dtype, device: torch.device) -> tuple[torch
     return chosen, "dtype as asked, though it has no bf16 instructions" if slow else "dtype as asked"
 
 
+def computes_bf16(device: torch.device) -> bool:
+    """Return whether a device multiplies bf16 numbers directly; others imitate it, far slower than fp32."""
+    return bool(_bf16_instructions(device))
+
+
 def _bf16_instructions(device: torch.device) -> str:
     """Return the name of what multiplies bf16 numbers on a device, or nothing."""
     if device.type == "cuda":

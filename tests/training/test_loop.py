@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.fabric import FabricConfig, make_fabric
+from training.fabric import FabricConfig, choose_precision, make_fabric
 from training.loop import LoopConfig, Training, fit, learning_rate_factor, prepare, seed_of
 from training.run import RunFolder
 from worldsim.errors import WorldError
@@ -228,5 +228,16 @@ def test_fabric_settings_that_cannot_be_met_are_one_clear_sentence(tmp_path: Pat
 
 @pytest.mark.parametrize("precision", ["16-mixed", "bf16-true"])
 def test_a_precision_that_would_stop_or_spoil_a_run_is_refused(precision: str) -> None:
-    with pytest.raises(WorldError, match=f"is one of 32-true, bf16-mixed; got '{precision}'"):
+    with pytest.raises(WorldError, match=f"is one of auto, 32-true, bf16-mixed; got '{precision}'"):
         FabricConfig(precision=precision)
+
+
+@pytest.mark.parametrize(
+    ("instructions", "expected"), [({"avx512_bf16": True}, "bf16-mixed"), ({}, "32-true")]
+)
+def test_auto_computes_in_bf16_where_the_processor_does(
+    monkeypatch: pytest.MonkeyPatch, instructions: dict[str, bool], expected: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
+    assert choose_precision(FabricConfig(accelerator="cpu")) == expected
+    assert choose_precision(FabricConfig(accelerator="cpu", precision="bf16-mixed")) == "bf16-mixed"
