@@ -93,7 +93,7 @@ def many_tokens() -> dict[str, float]:
 
 
 def beyond_fp16() -> dict[str, float]:
-    """Values and states that fp16 cannot hold, or only with lost digits, with operands of fp16."""
+    """Values, states and queries that fp16 cannot hold, or only with lost digits, with operands of fp16."""
     k, v, g, beta, state = make_frame("random", (1, 100, 1, 16), "cpu")
     results = {}
     for size, config in product((1e-20, 1e6, 1e25), (HALF, replace(HALF, few=0), SEGMENTED)):
@@ -102,9 +102,12 @@ def beyond_fp16() -> dict[str, float]:
         got = triton_memory.commit(*inputs, config).double()
         results[f"{size} {config}"] = difference((got,), (expected,))
     q, state, gate, local = make_reading((2, 20, 2, 16), "cpu")
-    expected = kernels.read(*(t.double() for t in (q, 1e6 * state, gate, local)), form="reference")
-    got = triton_memory.read(q, 1e6 * state, gate, local, HALF).double()
-    return results | {"read": difference((got,), (expected,))}
+    for queries, states in ((1.0, 1e6), (1e-8, 1.0), (1e6, 1.0), (1e25, 1e-20)):
+        inputs = (queries * q, states * state, gate / (queries * states), local)
+        expected = kernels.read(*(tensor.double() for tensor in inputs), form="reference")
+        got = triton_memory.read(*inputs, HALF).double()
+        results[f"read, queries {queries}, states {states}"] = difference((got,), (expected,))
+    return results
 
 
 def over_frames_fp16() -> dict[str, float]:

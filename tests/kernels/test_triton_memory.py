@@ -55,6 +55,16 @@ def test_the_operators_hold(interpreted_memory: dict[str, dict[str, float]], cas
     assert all(error < TOLERANCE for error in errors.values()), errors
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_wide_values_are_cut_as_wide_keys_are(dtype: torch.dtype) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed: it is a Linux package")
+    from kernels.triton_memory import default_for
+
+    narrow, wide = (torch.empty(1, 80, 6, width, dtype=dtype) for width in (64, 128))
+    assert default_for(narrow, wide) == default_for(wide, wide)
+    assert default_for(narrow, wide) != default_for(narrow, narrow)
+
+
 def test_asking_for_triton_on_a_cpu_says_what_to_do() -> None:
     pytest.importorskip("triton", reason="Triton is not installed: it is a Linux package")
     with pytest.raises(ValueError, match="k is on cpu.*form='torch'"):
