@@ -46,9 +46,9 @@ def test_a_section_that_does_not_exist_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        run(monkeypatch, "--only", "comit")
+        run(monkeypatch, "--only", "committing")
     complaint = capsys.readouterr().err
-    assert "--only 'comit' is part of no section's name; there are 'commit and read', 'scan'" in complaint
+    assert "--only 'committing' is part of no section's name; there are 'commit and read'" in complaint
 
 
 def test_results_that_cannot_be_written_are_refused_first(

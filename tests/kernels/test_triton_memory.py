@@ -26,7 +26,7 @@ def test_commit_and_its_gradients_equal_the_recurrence(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "case", ["commit_cuts_fp16", "half_precision_fp16", "beyond_fp16", "over_frames_fp16"]
+    "case", ["commit_cuts_fp16", "read_cuts_fp16", "half_precision_fp16", "beyond_fp16", "over_frames_fp16"]
 )
 def test_fp16_operands_stay_near(interpreted_memory: dict[str, dict[str, float]], case: str) -> None:
     errors = interpreted_memory[case]
