@@ -61,10 +61,18 @@ def run_on_cuda(report: Report) -> None:
     report.run("scan: errors against fp64", scan.check_errors)
 
 
+def results_path(text: str) -> Path:
+    """Return where the results go; found out before anything is measured."""
+    path = Path(text)
+    if path.is_dir() or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} names no file in a folder that exists")
+    return path
+
+
 def main() -> None:
     """Run all sections."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=None, help="where to write the results as JSON")
+    parser.add_argument("--out", type=results_path, default=None, help="where to write the results as JSON")
     parser.add_argument("--seconds", type=float, default=115.0, help="time that all of it may take")
     parser.add_argument("--only", default="", help="run the sections whose name contains this")
     arguments = parser.parse_args()
@@ -72,6 +80,9 @@ def main() -> None:
     report = Report(arguments.out, arguments.seconds, device, arguments.only)
     report.run("environment", describe, always=True)
     (run_on_cuda if report.device == "cuda" else run_on_cpu)(report)
+    if not any(report.only in name for name in report.sections):
+        known = ", ".join(repr(name) for name in report.sections)
+        parser.error(f"--only {report.only!r} is part of no section's name; there are {known}")
     say("\nJSON " + json.dumps(report.results, default=str))
 
 

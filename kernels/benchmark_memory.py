@@ -35,7 +35,7 @@ Shape = tuple[int, int, int, int]
 
 WIDE: list[Shape] = [(1, 1560, 12, 128), (1, 4680, 12, 128), (1, 3120, 12, 128)]
 NARROW: list[Shape] = [(256, 64, 6, 64), (1, 80, 6, 64), (256, 128, 8, 64), (32, 80, 6, 64), (1, 64, 8, 64)]
-"""The shapes of the issue, B N H D, the most telling first."""
+"""Frames of the large model and of small ones, B N H D, the most telling first."""
 
 ON_CPU: list[Shape] = [(1, 80, 6, 64), (8, 80, 6, 64), (1, 1560, 12, 128)]
 """One layer, the eight layers of the shipped world at once, and a frame of the large model."""

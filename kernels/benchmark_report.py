@@ -30,6 +30,7 @@ class Report:
         self.path, self.device, self.only = path, device, only
         self.deadline = time.monotonic() + seconds
         self.results: Result = {}
+        self.sections: list[str] = []
 
     def seconds_left(self) -> float:
         """Return how long the run may still take."""
@@ -39,18 +40,20 @@ class Report:
         self, name: str, section: Callable[[Report], Result], needed: float = 0.0, *, always: bool = False
     ) -> None:
         """Run a section; what goes wrong in it is printed and kept, and the next one runs."""
-        if self.only not in name and not always:
-            return
+        if not always:
+            self.sections.append(name)
+            if self.only not in name:
+                return
         say(f"\n== {name} ({self.seconds_left():.0f} s left)")
-        if self.seconds_left() < needed:
+        if self.seconds_left() < needed and not always:
             say(f"left out: it needs {needed:.0f} s")
             self.results[name] = {"left_out": True}
-            return
-        try:
-            self.results[name] = section(self)
-        except Exception:
-            self.results[name] = {"failed": traceback.format_exc()}
-            say(traceback.format_exc())
+        else:
+            try:
+                self.results[name] = section(self)
+            except Exception:
+                self.results[name] = {"failed": traceback.format_exc()}
+                say(traceback.format_exc())
         if self.path is not None:
             self.path.write_text(json.dumps(self.results, indent=1, default=str), encoding="utf-8")
 

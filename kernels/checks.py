@@ -16,6 +16,13 @@ WIDE = (torch.float32, torch.float64)
 FLOATS = (*WIDE, torch.bfloat16, torch.float16)
 
 
+def check_tensors(**arguments: Tensor) -> None:
+    """Raise a TypeError that names the argument which is no tensor."""
+    for name, argument in arguments.items():
+        if not isinstance(argument, Tensor):
+            raise TypeError(f"{name} is a {type(argument).__name__}, expected a tensor of PyTorch")
+
+
 def check_layout(like: Tensor, tensors: dict[str, tuple[Tensor, tuple[int, ...]]], first: str) -> None:
     """Raise a ValueError that names the argument which does not fit `like`, the argument called `first`."""
     for name, (tensor, shape) in tensors.items():
@@ -66,6 +73,7 @@ def _is_sound(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor, dims
 
 def check_write(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor, axes: str) -> None:
     """Check the arguments of `commit` or `scan_frames`; `axes` names those of k."""
+    check_tensors(k=k, v=v, g=g, beta=beta, state=state)
     dims = len(axes.split(", "))
     if _is_sound(k, v, g, beta, state, dims):
         check_no_nan(k)
@@ -93,6 +101,7 @@ def check_write(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor, ax
 
 def check_read(q: Tensor, state: Tensor, gate: Tensor, local: Tensor) -> None:
     """Check the arguments of `read`."""
+    check_tensors(q=q, state=state, gate=gate, local=local)
     if q.dim() < 3:
         raise ValueError(f"q has shape {tuple(q.shape)}, expected [..., tokens, heads, width]")
     width = state.shape[-1] if state.dim() else 0
@@ -104,4 +113,6 @@ def check_read(q: Tensor, state: Tensor, gate: Tensor, local: Tensor) -> None:
         "local": (local, (*lead, tokens, heads, width)),
     }
     check_layout(q, expected, "q")
+    if 0 in q.shape or width == 0:
+        raise ValueError(f"q has shape {tuple(q.shape)} and local width {width}, expected at least 1 of each")
     check_adjacent(q=q, state=state, local=local)

@@ -78,14 +78,18 @@ def commit(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor, form: s
         form: One of `FORMS`, or None for the environment's choice.
 
     Returns:
-        The state after the frame, `[B, H, K, V]`.
+        The state after the frame, `[B, H, K, V]`, in the dtype of `state`.
+
+    Raises:
+        ValueError: A shape, dtype, device or stride does not fit, the form is unknown or cannot take it, or,
+            on a CPU, k holds NaN; the message names the argument.
     """
     check_write(k, v, g, beta, state, "batch, tokens, heads, width")
     chosen = choose_form("commit", k, form)
     if chosen == "triton":
         check_triton_can_write(k, v, g, beta, state)
         return commit_triton(k, v, g, beta, state)
-    k, v = k.to(state.dtype), v.to(state.dtype)
+    k, v, g, beta = (tensor.to(state.dtype) for tensor in (k, v, g, beta))
     module = reference if chosen == "reference" else frame_maps
     return module.commit(k, v, g, beta, state)
 
@@ -95,13 +99,18 @@ def read(q: Tensor, state: Tensor, gate: Tensor, local: Tensor, form: str | None
 
     Args:
         q: `[..., N, H, K]`, queries.
-        state: `[..., H, K, V]`, the state that all tokens of a frame read.
-        gate: `[..., N, H]`, a factor: what the gate lets through, and 1 / |q| unless q is of unit length.
+        state: `[..., H, K, V]`, the state that all tokens of a frame read; Triton takes fp32.
+        gate: `[..., N, H]`, a factor: what the gate lets through, and 1 / |q| unless q is of unit length;
+            Triton takes fp32.
         local: `[..., N, H, V]`, what the reading is added to.
         form: One of `FORMS`, or None for the environment's choice.
 
     Returns:
         `[..., N, H, V]`, in the widest dtype of q, gate and local.
+
+    Raises:
+        ValueError: A shape, dtype, device or stride does not fit, or the form is unknown or cannot take it;
+            the message names the argument.
     """
     check_read(q, state, gate, local)
     chosen = choose_form("read", q, form)
@@ -128,7 +137,11 @@ def scan_frames(
         form: One of `FORMS`, or None for the environment's choice.
 
     Returns:
-        States before each frame `[B, F, H, K, V]`, and the final state `[B, H, K, V]`.
+        States before each frame `[B, F, H, K, V]`, and the final state `[B, H, K, V]`, both in the dtype of
+        `state`.
+
+    Raises:
+        ValueError: As for `commit`.
     """
     check_write(k, v, g, beta, state, "batch, frames, tokens, heads, width")
     chosen = choose_form("scan_frames", k, form)
@@ -136,6 +149,6 @@ def scan_frames(
         check_triton_can_write(k, v, g, beta, state)
         before, final, _ = scan_frames_triton(k, v, g, beta, state)
         return before, final
-    k, v = k.to(state.dtype), v.to(state.dtype)
+    k, v, g, beta = (tensor.to(state.dtype) for tensor in (k, v, g, beta))
     module = reference if chosen == "reference" else torch_scan
     return module.scan_frames(k, v, g, beta, state)

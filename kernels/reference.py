@@ -70,5 +70,6 @@ def read(q: Tensor, state: Tensor, gate: Tensor, local: Tensor) -> Tensor:
     Returns:
         `[..., N, H, V]`.
     """
-    memory = torch.einsum("...nhk,...hkv->...nhv", q, state.to(q.dtype))
+    dtype = torch.promote_types(q.dtype, gate.dtype)  # queries in 16 bits do not make the rest as coarse
+    memory = torch.einsum("...nhk,...hkv->...nhv", q.to(dtype), state.to(dtype))
     return local + gate.unsqueeze(-1) * q.shape[-1] ** -0.5 * memory

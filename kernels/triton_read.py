@@ -51,11 +51,15 @@ def read_forward(
     local = load_rows(local_pointer, tokens, values, local_token, num_tokens)
     matrix = frame_head * key_width * value_width
     state = tl.load(state_pointer + matrix + features[:, None] * value_width + values[None, :])
-    if precision == "fp16":  # a state knows no limit, but fp16 does
+    if precision == "fp16":  # neither states nor queries know a limit, but fp16 does
         exponent = exponent_of(tl.max(tl.abs(state)))
+        exponents = exponent_of(tl.max(tl.abs(q), axis=1))  # [C]
+        q *= power_of_two(-exponents)[:, None]
         zeros = tl.zeros([block, value_width], tl.float32)
         read = multiply(q, state * power_of_two(-exponent), zeros, precision)
-        read = local + read * (scale * power_of_two(exponent) * gate)[:, None]
+        # In this order, because one factor alone may be far from 1: the gate may hold 1 / |q|.
+        weight = scale * (gate * power_of_two(exponents)) * power_of_two(exponent)
+        read = local + read * weight[:, None]
     else:
         read = multiply(q * (scale * gate)[:, None], state, local, precision)
     out = ((frame * num_tokens + tokens) * num_heads + head)[:, None] * value_width + values[None, :]

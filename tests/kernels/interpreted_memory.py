@@ -93,7 +93,7 @@ def many_tokens() -> dict[str, float]:
 
 
 def beyond_fp16() -> dict[str, float]:
-    """Values and states that fp16 cannot hold, or only with lost digits, with operands of fp16."""
+    """Values, states and queries that fp16 cannot hold, or only with lost digits, with operands of fp16."""
     k, v, g, beta, state = make_frame("random", (1, 100, 1, 16), "cpu")
     results = {}
     for size, config in product((1e-20, 1e6, 1e25), (HALF, replace(HALF, few=0), SEGMENTED)):
@@ -102,9 +102,12 @@ def beyond_fp16() -> dict[str, float]:
         got = triton_memory.commit(*inputs, config).double()
         results[f"{size} {config}"] = difference((got,), (expected,))
     q, state, gate, local = make_reading((2, 20, 2, 16), "cpu")
-    expected = kernels.read(*(t.double() for t in (q, 1e6 * state, gate, local)), form="reference")
-    got = triton_memory.read(q, 1e6 * state, gate, local, HALF).double()
-    return results | {"read": difference((got,), (expected,))}
+    for queries, states in ((1.0, 1e6), (1e-8, 1.0), (1e6, 1.0), (1e25, 1e-20)):
+        inputs = (queries * q, states * state, gate / (queries * states), local)
+        expected = kernels.read(*(tensor.double() for tensor in inputs), form="reference")
+        got = triton_memory.read(*inputs, HALF).double()
+        results[f"read, queries {queries}, states {states}"] = difference((got,), (expected,))
+    return results
 
 
 def over_frames_fp16() -> dict[str, float]:
@@ -121,14 +124,27 @@ def over_frames_fp16() -> dict[str, float]:
     return results
 
 
-def read_cuts() -> dict[str, float]:
+def read_cuts(with_fp16: bool = False) -> dict[str, float]:
+    """Every cut of reading that the benchmark may choose, forward and gradient."""
     inputs = make_reading((1, 2, 40, 2, 16), "cpu")
-    expected = kernels.read(*(tensor.double() for tensor in inputs), form="reference")
-    return {
-        str(config): difference((triton_memory.read(*inputs, config).double(),), (expected,))
-        for config in read_configs()
-        if config.precision != "fp16"
-    }
+    leaves = [tensor.double().requires_grad_() for tensor in inputs]
+    expected = kernels.read(*leaves, form="reference")
+    d_out = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
+    gradients = torch.autograd.grad(expected, leaves[:3], d_out.double())
+    results = {}
+    for config in read_configs():
+        if (config.precision == "fp16") == with_fp16:
+            out = triton_memory.read(*inputs, config)
+            got = (out, *triton_memory.read_backward(*inputs[:3], d_out, config))
+            results[str(config)] = difference(
+                tuple(tensor.double() for tensor in got), (expected.detach(), *gradients)
+            )
+    return results
+
+
+def read_cuts_fp16() -> dict[str, float]:
+    """The same with operands rounded to fp16."""
+    return read_cuts(with_fp16=True)
 
 
 def half_errors(commit: Callable[..., Tensor], read: Callable[..., Tensor]) -> dict[str, float]:
@@ -191,7 +207,8 @@ def main() -> None:
     report["read, 5 axes"] = compare("read", make_reading((2, 3, 33, 2, 32), "cpu"))
     report["read, many tokens"] = compare("read", make_reading((1, 150, 1, 16), "cpu"))
     exactly = (commit_cuts, many_tokens, read_cuts, half_precision, opcheck, compiled)
-    for check in (*exactly, commit_cuts_fp16, half_precision_fp16, beyond_fp16, over_frames_fp16):
+    rounded = (commit_cuts_fp16, read_cuts_fp16, half_precision_fp16, beyond_fp16, over_frames_fp16)
+    for check in (*exactly, *rounded):
         report[check.__name__] = check()
     sys.stdout.write(json.dumps(report))
 

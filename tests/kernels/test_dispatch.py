@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -94,6 +95,8 @@ def bad_inputs() -> list[tuple[str, str, dict[str, torch.Tensor], str]]:
         cases.append((operator, "axes", arguments | {first: arguments[first][0, 0]}, f"^{first} has shape"))
         whole = arguments[first].long()
         cases.append((operator, "dtype", arguments | {first: whole}, f"^{first} is torch.int64"))
+        nothing = {name: tensor[:0] for name, tensor in arguments.items()}
+        cases.append((operator, "empty", nothing, f"^{first} has shape .*at least 1 of each"))
     for name in ("g", "beta", "state"):
         cases.append(("commit", "dtype", frame | {name: frame[name].half()}, f"^{name} is torch.float16"))
     hole = frame["k"].clone()
@@ -107,6 +110,41 @@ def test_bad_input_is_named_by_every_form_alike(form: str) -> None:
     for operator, _, arguments, message in bad_inputs():
         with pytest.raises(ValueError, match=message):
             getattr(kernels, operator)(**arguments, form=form)
+
+
+@pytest.mark.parametrize("operator", ["commit", "read"])
+def test_what_is_no_tensor_is_named(operator: str) -> None:
+    shape = (1, 4, 2, 16)
+    arguments = make_frame("random", shape, "cpu") if operator == "commit" else make_reading(shape, "cpu")
+    for index, name in enumerate(inspect.signature(getattr(kernels, operator)).parameters):
+        if name != "form":
+            wrong = [*arguments[:index], arguments[index].numpy(), *arguments[index + 1 :]]
+            with pytest.raises(TypeError, match=f"^{name} is a ndarray, expected a tensor"):
+                getattr(kernels, operator)(*wrong)
+
+
+@pytest.mark.parametrize("form", ["reference", "torch"])
+@pytest.mark.parametrize("wide", ["k", "v", "g", "beta"])
+def test_the_state_says_in_which_dtype_is_written(form: str, wide: str) -> None:
+    names = ("k", "v", "g", "beta", "state")
+    frame = dict(zip(names, make_frame("random", (1, 4, 2, 16), "cpu"), strict=True))
+    mixed = frame | {wide: frame[wide].double()}
+    expected = kernels.commit(**frame, form=form)
+    assert torch.equal(kernels.commit(**mixed, form=form), expected)
+    frames = {name: tensor.unsqueeze(1) for name, tensor in mixed.items()} | {"state": frame["state"]}
+    final = kernels.scan_frames(**frames, form=form)[1]
+    assert final.dtype == torch.float32
+    torch.testing.assert_close(final, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_queries_in_half_precision_are_read_with_by_every_form_as_exactly() -> None:
+    q, state, gate, local = make_reading((1, 20, 2, 16), "cpu")
+    inputs = (q.bfloat16(), state, gate, local.bfloat16())
+    expected = kernels.read(*(tensor.double() for tensor in inputs), form="reference")
+    for form in ("reference", "torch"):
+        got = kernels.read(*inputs, form=form)
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_nan_in_the_keys_of_a_scan_is_named() -> None:

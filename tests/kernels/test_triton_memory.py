@@ -26,7 +26,7 @@ def test_commit_and_its_gradients_equal_the_recurrence(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "case", ["commit_cuts_fp16", "half_precision_fp16", "beyond_fp16", "over_frames_fp16"]
+    "case", ["commit_cuts_fp16", "read_cuts_fp16", "half_precision_fp16", "beyond_fp16", "over_frames_fp16"]
 )
 def test_fp16_operands_stay_near(interpreted_memory: dict[str, dict[str, float]], case: str) -> None:
     errors = interpreted_memory[case]
@@ -53,6 +53,16 @@ def test_the_operators_hold(interpreted_memory: dict[str, dict[str, float]], cas
     errors = interpreted_memory[case]
     assert errors
     assert all(error < TOLERANCE for error in errors.values()), errors
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_wide_values_are_cut_as_wide_keys_are(dtype: torch.dtype) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed: it is a Linux package")
+    from kernels.triton_memory import default_for
+
+    narrow, wide = (torch.empty(1, 80, 6, width, dtype=dtype) for width in (64, 128))
+    assert default_for(narrow, wide) == default_for(wide, wide)
+    assert default_for(narrow, wide) != default_for(narrow, narrow)
 
 
 def test_asking_for_triton_on_a_cpu_says_what_to_do() -> None:

@@ -1,0 +1,62 @@
+"""The benchmark measures what it is asked for, writes it down, and says what it cannot do."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from kernels import benchmark
+from kernels.benchmark_inputs import REGIMES
+
+
+@pytest.fixture(autouse=True)
+def without_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
+    benchmark.main()
+
+
+def test_errors_are_written_as_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    out = tmp_path / "results.json"
+    run(monkeypatch, "--only", "errors against", "--out", str(out))
+    results = json.loads(out.read_text(encoding="utf-8"))
+    assert set(results) == {"environment", "commit: errors against fp64"}
+    errors = results["commit: errors against fp64"]
+    assert len(errors) == 2 * len(REGIMES)
+    assert all(0 < each["error"] < 1e-4 for each in errors.values()), errors
+
+
+def test_what_no_time_is_left_for_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    out = tmp_path / "results.json"
+    run(monkeypatch, "--seconds", "0", "--out", str(out))
+    results = json.loads(out.read_text(encoding="utf-8"))
+    assert results.pop("environment")["device"] == "cpu"
+    assert len(results) == 4
+    assert all(section == {"left_out": True} for section in results.values())
+
+
+def test_a_section_that_does_not_exist_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "--only", "committing")
+    complaint = capsys.readouterr().err
+    assert "--only 'committing' is part of no section's name; there are 'commit and read'" in complaint
+
+
+def test_results_that_cannot_be_written_are_refused_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (tmp_path, tmp_path / "nowhere" / "results.json"):
+        with pytest.raises(SystemExit):
+            run(monkeypatch, "--out", str(path))
+        told = capsys.readouterr()
+        assert "names no file in a folder that exists" in told.err
+        assert told.out == ""
