@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from worldsim.compiled import COMPILE_MODES
 from worldsim.errors import WorldError
 
 MODES, ENVS = ("train", "evaluate", "watch"), ("dream", "real")
@@ -70,6 +71,7 @@ class RLConfig:
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
+    compile: str = "auto"
     threads: int = 0
     num_envs: int = 0
     max_episode_steps: int = 1050
@@ -98,6 +100,8 @@ class RLConfig:
         for name, known in (("mode", MODES), ("env", ENVS)):
             if getattr(self, name) not in known:
                 raise WorldError(f"{name} must be {' or '.join(known)}, got {getattr(self, name)!r}")
+        if self.compile not in COMPILE_MODES:
+            raise WorldError(f"compile must be one of {', '.join(COMPILE_MODES)}, got {self.compile!r}")
         for name, least in (
             ("seed", 0),
             ("threads", 0),

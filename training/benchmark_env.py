@@ -15,6 +15,8 @@ from worldsim.world import World
 
 ENV_REPORT_FILE = "env.json"
 GAME_STEPS = 2000
+MIN_STEPS = {"cpu": 3, "cuda": 60}
+"""Steps from which on a median says something: those of a CPU differ little and take seconds."""
 
 
 def benchmark_env(
@@ -23,17 +25,31 @@ def benchmark_env(
     counts: list[int],
     *,
     num_frames: int,
+    min_steps: int,
+    max_steps: int,
     seed: int,
     device: str,
     dtype: str,
     denoising_steps: int | None,
+    compile: str,
 ) -> None:
-    """Measure, print a table, write OUT/env.json; the real game of that name is measured where it can be."""
+    """Measure, print a table, write OUT/env.json; the real game of that name is measured where it can be.
+
+    Settings are those of `conf/evaluate.yaml`; `min_steps` 0 is what suits the device.
+    """
     choice = choose_device(device, dtype)
     loaded = World.from_pretrained(world, device=choice.device, dtype=choice.dtype)
     print(f"world {loaded.identity}, on {choice}", flush=True)
     measured = measure_throughput(
-        loaded, counts, num_frames=num_frames, seed=seed, denoising_steps=denoising_steps, show_progress=True
+        loaded,
+        counts,
+        num_frames=num_frames,
+        min_steps=min_steps or MIN_STEPS[choice.device.type],
+        max_steps=max_steps,
+        seed=seed,
+        denoising_steps=denoising_steps,
+        compile=compile,
+        show_progress=True,
     )
     missing = ""
     try:

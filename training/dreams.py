@@ -51,9 +51,11 @@ def load_dreams(config: RLConfig, num_envs: int = 0) -> ARL2WorldVectorEnv:
         autoreset_mode="SameStep",
         output="torch",
         starts=starts,
+        compile=config.compile,
     )
     where = f"{len(envs.start_names)} moments of " + (config.starts or "the world's own")
-    print(f"{envs.num_envs} dreams of {world.identity}, beginning at {where}, on {choice}", flush=True)
+    how = f"on {choice}, {envs.compile_choice}"
+    print(f"{envs.num_envs} dreams of {world.identity}, beginning at {where}, {how}", flush=True)
     envs.watch_starts(WATCHED_AT_ONCE)
     return envs
 

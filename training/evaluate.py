@@ -18,6 +18,7 @@ from typing import Any
 
 from training.benchmark_env import benchmark_env
 from training.entry import entry
+from worldsim.compiled import COMPILE_MODES
 from worldsim.device import choose_device, set_threads
 from worldsim.errors import WorldError
 from worldsim.evaluation import report
@@ -40,6 +41,7 @@ from worldsim.world import World, shipped_worlds
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ("env",)
+ENV_STEPS = ("env_min_steps", "env_max_steps")
 PARTS = ("cost", "rollout", "controllability", "idle", "outcome")
 
 
@@ -72,16 +74,25 @@ class EvaluateConfig:
     startup_runs: int = 3
     env_counts: list[int] = field(default_factory=lambda: [1, 8, 64, 256])
     env_frames: int = 768
+    env_min_steps: int = 0
+    env_max_steps: int = 300
+    compile: str = "auto"
 
     def __post_init__(self) -> None:
         unknown = [part for part in self.parts if part not in PARTS]
         if unknown or not self.parts:
             raise WorldError(f"parts must be some of {', '.join(PARTS)}, got {', '.join(unknown) or 'none'}")
-        for name in ("seed", "num_episodes", "batch_size", "threads", "startup_runs"):
+        for name in ("seed", "num_episodes", "batch_size", "threads", "startup_runs", *ENV_STEPS):
             if getattr(self, name) < 0:
                 raise WorldError(f"{name} must be at least 0, got {getattr(self, name)}")
         if self.benchmark not in (None, *BENCHMARKS):
             raise WorldError(f"benchmark must be {' or '.join(BENCHMARKS)}, or null, got {self.benchmark!r}")
+        if 0 < self.env_max_steps < self.env_min_steps:
+            raise WorldError(
+                f"env_max_steps is {self.env_max_steps}, less than env_min_steps, {self.env_min_steps}"
+            )
+        if self.compile not in COMPILE_MODES:
+            raise WorldError(f"compile must be one of {', '.join(COMPILE_MODES)}, got {self.compile!r}")
         if not self.env_counts or min(self.env_counts) < 1:
             raise WorldError(f"env_counts must be numbers of at least 1, got {self.env_counts}")
         counts = ("context_frames", "num_rollouts", "horizon", "num_next_clips", "next_frames")
@@ -108,10 +119,13 @@ def main(config: EvaluateConfig) -> None:
             out,
             config.env_counts,
             num_frames=config.env_frames,
+            min_steps=config.env_min_steps,
+            max_steps=config.env_max_steps,
             seed=config.seed,
             device=config.device,
             dtype=config.dtype,
             denoising_steps=config.denoising_steps,
+            compile=config.compile,
         )
         return
     evaluation = Evaluation(config, out)

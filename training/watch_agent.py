@@ -76,6 +76,7 @@ def begin_env(config: RLConfig) -> tuple[gym.Env[np.ndarray, np.ndarray], WorldC
             dtype=config.dtype,
             denoising_steps=config.denoising_steps,
             noise_scale=config.noise_scale,
+            compile=config.compile,
         )
         env, played = dream, dream.world.config
         print(f"computing on {dream.device_choice}", flush=True)

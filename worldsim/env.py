@@ -45,6 +45,8 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         denoising_steps: Denoising passes a frame, instead of the world's own number.
         noise_scale: Standard deviation of the noise that frames are drawn from, instead of the world's own;
             above 1 a dream varies more than the game.
+        compile: How a GPU is given its kernels: `none` one by one (`auto` here, too), `cudagraphs` all of a
+            frame at once, `inductor` those of `torch.compile`, at once.
 
     Raises:
         WorldError: If the world, or one of the settings, is not there or not valid.
@@ -60,12 +62,14 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         dtype: str | torch.dtype = "auto",
         denoising_steps: int | None = None,
         noise_scale: float | None = None,
+        compile: str = "auto",
     ) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise WorldError(f"render_mode must be human, rgb_array or None, got {render_mode!r}")
         self.render_mode = render_mode
-        self._env_world = EnvWorld(world, device, dtype, denoising_steps, noise_scale)
+        self._env_world = EnvWorld(world, device, dtype, denoising_steps, noise_scale, compile=compile)
         self.device_choice, self.world = self._env_world.device_choice, self._env_world.world
+        self.compile_choice = self._env_world.compile_choice
         self.simulator = self._env_world.simulator
         config = self.world.config
         self.metadata = self.metadata | {"render_fps": config.frame_rate}

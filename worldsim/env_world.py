@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from worldsim.compiled import choose_compile
 from worldsim.device import DeviceChoice, choose_device
 from worldsim.errors import WorldError
 from worldsim.sampler import SamplerConfig
@@ -38,6 +39,8 @@ class EnvWorld:
         noise_scale: Standard deviation of the noise that frames are drawn from, instead of the world's own.
         keep_frames_on_device: Leave frames where they are decoded instead of bringing them to the CPU.
         starts: Start moments to begin from, instead of the world's own.
+        compile: `auto`, `none`, `cudagraphs` or `inductor`; see `worldsim.compiled`.
+        batch_size: Dreams that will be stepped together.
 
     Raises:
         WorldError: If the world, or one of the settings, is not there or not valid.
@@ -53,6 +56,8 @@ class EnvWorld:
         *,
         keep_frames_on_device: bool = False,
         starts: Sequence[Start] | None = None,
+        compile: str = "auto",
+        batch_size: int = 1,
     ) -> None:
         self.device_choice, self.world = _load(world, device, dtype)
         config = self.world.config
@@ -60,8 +65,17 @@ class EnvWorld:
         if not self._starts:
             raise WorldError(f"world {config.name!r} has no start moments to begin from")
         sampler = _change_sampler(config.sampler, denoising_steps, noise_scale)
-        frames_device = self.world.device if keep_frames_on_device else "cpu"
-        self.simulator = Simulator(self.world, sampler, frames_device)
+        device = self.world.device
+        grows = bool(config.denoiser.full_layers)
+        self.compile_choice = choose_compile(compile, device, grows=grows)
+        self.simulator = Simulator(
+            self.world,
+            sampler,
+            device if keep_frames_on_device else "cpu",
+            compile=self.compile_choice.mode,
+            # A CPU has nothing else to do it with, and the few numbers of one dream are drawn at once.
+            noise_ahead=device.type == "cuda" and batch_size > 1,
+        )
         self.observation_space = gym.spaces.Box(0, 255, (config.height, config.width, 3), np.uint8)
         self.action_space = config.actions.space()
         self.start_names = tuple(start.name for start in self._starts)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -71,20 +71,48 @@ def draw_noise(
         purpose: `DRAW_FRAME` or `COMMIT_FRAME`: what one frame needs noise for twice must not be the same.
     """
     noise = torch.empty(len(seeds), *shape, dtype=torch.float32)
-    keys = zip(seeds.tolist(), frame_index.tolist(), noise.numpy(), strict=True)
-
-    def fill(key: tuple[int, int, np.ndarray]) -> None:
-        seed, frame, row = key
-        generator = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, purpose, frame]))
-        generator.standard_normal(dtype=np.float32, out=row)
-
+    rows, keys = noise.numpy(), (seeds.tolist(), frame_index.tolist())
     if len(noise) < MANY_ROWS:
-        for key in keys:
-            fill(key)
+        fill_noise(rows, *keys, purpose)
     else:  # a GPU would wait for it
-        with ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_NOISE_THREADS)) as pool:
-            list(pool.map(fill, keys))
+        threads = noise_threads()
+        with ThreadPoolExecutor(threads) as pool:
+            pieces = (range(first, len(noise), threads) for first in range(threads))
+            list(pool.map(lambda piece: fill_noise(rows, *keys, purpose, piece), pieces))
     return noise
+
+
+def noise_threads() -> int:
+    """Return in how many threads the noise of many rows is drawn."""
+    return min(os.cpu_count() or 1, MAX_NOISE_THREADS)
+
+
+def fill_noise(
+    noise: np.ndarray,
+    seeds: Sequence[int],
+    frames: Sequence[int],
+    purpose: int,
+    rows: Iterable[int] | None = None,
+) -> None:
+    """Write the noise of some rows, as `draw_noise` returns it; other threads go on meanwhile.
+
+    Args:
+        noise: `[B, ...]` fp32, written to.
+        seeds: B of them.
+        frames: B of them.
+        purpose: `DRAW_FRAME` or `COMMIT_FRAME`.
+        rows: Which; all by default.
+    """
+    # One generator, set anew for each row: making one takes five times as long, and no thread can go on then.
+    philox = np.random.Philox(key=0)
+    generator, state = np.random.Generator(philox), philox.state
+    for row in range(len(noise)) if rows is None else rows:
+        state["state"] = {
+            "counter": np.array([0, 0, purpose, frames[row]], dtype=np.uint64),
+            "key": np.array([seeds[row], 0], dtype=np.uint64),
+        }
+        philox.state = state  # nothing is left over from the row before
+        generator.standard_normal(dtype=np.float32, out=noise[row])
 
 
 def sample(

@@ -10,10 +10,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from worldsim.compiled import compiler_of
 from worldsim.errors import WorldError
 from worldsim.model.frame_context import FrameContext
-from worldsim.outcome import Outcome
-from worldsim.sampler import COMMIT_FRAME, SamplerConfig, draw_noise, sample
+from worldsim.model.memory import MemoryState
+from worldsim.noise_ahead import NoiseAhead
+from worldsim.outcome import Outcome, outcome_of
+from worldsim.sampler import COMMIT_FRAME, DRAW_FRAME, SamplerConfig, draw_noise, sample
 from worldsim.state import WorldState
 from worldsim.world import Start, World
 
@@ -40,6 +43,8 @@ class Simulator:
         world: The world.
         sampler: How its frames are drawn, instead of the world's own way.
         frames_device: Where frames are returned and kept.
+        compile: Mode of `worldsim.compiled.CompileChoice`: in which way kernels are launched.
+        noise_ahead: Draw the next frame's noise while this one is computed.
     """
 
     def __init__(
@@ -47,10 +52,24 @@ class Simulator:
         world: World,
         sampler: SamplerConfig | None = None,
         frames_device: torch.device | str = "cpu",
+        *,
+        compile: str = "none",
+        noise_ahead: bool = False,
     ) -> None:
         self.world = world
         self.sampler = sampler if sampler is not None else world.config.sampler
         self.frames_device = torch.device(frames_device)
+        shape = world.denoiser.latent_shape
+        self._noise_ahead = NoiseAhead(shape, world.device) if noise_ahead else None
+        build = compiler_of(compile, world.device)
+        self._is_eager = compile == "none"
+        self._run_predict, self._run_commit = build(self._predict), build(self._commit)
+        self._run_step, self._run_judge = build(self._step), build(self._judge)
+
+    def close(self) -> None:
+        """End the threads that draw noise, if there are any."""
+        if self._noise_ahead is not None:
+            self._noise_ahead.close()
 
     @torch.inference_mode()
     def start(self, starts: Sequence[Start], seeds: Sequence[int]) -> WorldState:
@@ -84,25 +103,16 @@ class Simulator:
     @torch.inference_mode()
     def predict(self, state: WorldState, actions: Tensor) -> Prediction:
         """Draw the frame that `actions` `[B, A]` int64 lead to; reads the memory, never changes it."""
-        world, memory = self.world, state.memory
-        context = world.denoiser.observe(actions.to(world.device), memory)
-        noise = draw_noise(state.seed, state.frame_index, world.denoiser.latent_shape).to(world.device)
-        latents = sample(
-            lambda noisy, level: world.denoiser.denoise(noisy, level, context, memory), noise, self.sampler
-        )
-        return Prediction(world.codec.decode(latents).to(self.frames_device), latents, context)
+        is_full = self.world.denoiser.window_is_full(state.memory)
+        actions, noise = actions.to(self.world.device), self._noise(state, DRAW_FRAME)
+        frames, latents, context = self._run_predict(state.memory, actions, noise, is_full)
+        return Prediction(frames.to(self.frames_device), latents, context)
 
     @torch.inference_mode()
     def commit(self, state: WorldState, prediction: Prediction) -> WorldState:
         """Remember a predicted frame; returns the state after it and leaves the old one as it was."""
-        latents, level = prediction.latents, self.sampler.commit_level
-        if level:
-            noise = draw_noise(state.seed, state.frame_index, latents.shape[1:], COMMIT_FRAME).to(
-                latents.device
-            )
-            latents = (1 - level) * latents + level * noise
-        levels = torch.full((len(latents),), level, device=latents.device)
-        memory = self.world.denoiser.commit(latents, levels, prediction.context, state.memory)
+        noise = self._commit_noise(state)
+        memory = self._run_commit(state.memory, prediction.latents, noise, prediction.context)
         return replace(state, memory=memory, frame_index=state.frame_index + 1, frames=prediction.frames)
 
     @torch.inference_mode()
@@ -112,12 +122,12 @@ class Simulator:
         Args:
             state: Of B dreams.
         """
-        heads, meaning = self.world.denoiser.outcome, self.world.config.outcome
-        if heads is None or meaning is None:
+        if self.world.denoiser.outcome is None or self.world.config.outcome is None:
             return None
         assert state.memory.summary is not None, "the state belongs to a world without outcome heads"
-        return meaning.outcome(*heads(state.memory.summary))
+        return outcome_of(self._run_judge(state.memory.summary))
 
+    @torch.inference_mode()
     def step(self, state: WorldState, actions: Tensor) -> tuple[Tensor, WorldState]:
         """Predict, then commit.
 
@@ -128,8 +138,14 @@ class Simulator:
         Returns:
             Frames `[B, H, W, 3]` uint8 and the state after them.
         """
-        prediction = self.predict(state, actions)
-        return prediction.frames, self.commit(state, prediction)
+        if self._is_eager:
+            prediction = self.predict(state, actions)
+            return prediction.frames, self.commit(state, prediction)
+        is_full = self.world.denoiser.window_is_full(state.memory)
+        actions, noise = actions.to(self.world.device), self._noise(state, DRAW_FRAME)
+        frames, memory = self._run_step(state.memory, actions, noise, self._commit_noise(state), is_full)
+        frames = frames.to(self.frames_device)
+        return frames, replace(state, memory=memory, frame_index=state.frame_index + 1, frames=frames)
 
     @torch.inference_mode()
     def commit_frames(self, state: WorldState, frames: Tensor, actions: Tensor) -> WorldState:
@@ -149,3 +165,50 @@ class Simulator:
         return replace(
             state, memory=memory, frame_index=state.frame_index + 1, frames=frames.to(self.frames_device)
         )
+
+    def _noise(self, state: WorldState, purpose: int) -> Tensor:
+        shape = self.world.denoiser.latent_shape
+        if self._noise_ahead is not None:
+            return self._noise_ahead.draw(state.seed, state.frame_index, purpose)
+        return draw_noise(state.seed, state.frame_index, shape, purpose).to(self.world.device)
+
+    def _commit_noise(self, state: WorldState) -> Tensor | None:
+        return self._noise(state, COMMIT_FRAME) if self.sampler.commit_level else None
+
+    # What follows is compiled: functions of tensors on the device alone, which look at none of their numbers.
+
+    def _predict(
+        self, memory: MemoryState, actions: Tensor, noise: Tensor, window_is_full: bool
+    ) -> tuple[Tensor, Tensor, FrameContext]:
+        """Return the frames, their latents, and what the commit needs again."""
+        denoiser = self.world.denoiser
+        context = denoiser.observe(actions, memory, window_is_full)
+        latents = sample(
+            lambda noisy, level: denoiser.denoise(noisy, level, context, memory), noise, self.sampler
+        )
+        return self.world.codec.decode(latents), latents, context
+
+    def _commit(
+        self, memory: MemoryState, latents: Tensor, noise: Tensor | None, context: FrameContext
+    ) -> MemoryState:
+        level = self.sampler.commit_level
+        if noise is not None:
+            latents = (1 - level) * latents + level * noise
+        levels = torch.full((len(latents),), level, device=latents.device)
+        return self.world.denoiser.commit(latents, levels, context, memory)
+
+    def _step(
+        self,
+        memory: MemoryState,
+        actions: Tensor,
+        noise: Tensor,
+        commit_noise: Tensor | None,
+        window_is_full: bool,
+    ) -> tuple[Tensor, MemoryState]:
+        frames, latents, context = self._predict(memory, actions, noise, window_is_full)
+        return frames, self._commit(memory, latents, commit_noise, context)
+
+    def _judge(self, summary: Tensor) -> Tensor:
+        heads, meaning = self.world.denoiser.outcome, self.world.config.outcome
+        assert heads is not None and meaning is not None, "asked for where there are heads"
+        return meaning.judge(*heads(summary))

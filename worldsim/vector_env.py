@@ -64,6 +64,9 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
         output: `numpy`, or `torch` for tensors on the world's device (rewards then fp32); `infos` stay NumPy.
         starts: Start moments to begin from, instead of the world's own; `worldsim.starts.draw_starts` takes
             some from recorded episodes.
+        compile: How a GPU is given its kernels: `none` one by one, `cudagraphs` all of a step at once,
+            `inductor` those of `torch.compile`, at once; `auto` is `cudagraphs` on a GPU if N is above 1,
+            else `none`.
 
     Raises:
         WorldError: If the world, or one of the settings, is not there or not valid.
@@ -88,6 +91,7 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         output: str = "numpy",
         starts: Sequence[Start] | None = None,
+        compile: str = "auto",
     ) -> None:
         _check_settings(num_envs, render_mode, max_episode_steps, output)
         self.autoreset_mode = read_autoreset_mode(autoreset_mode)
@@ -101,9 +105,12 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
             noise_scale,
             keep_frames_on_device=output == "torch",
             starts=starts,
+            compile=compile,
+            batch_size=num_envs,
         )
         self.world, self.simulator = self._env_world.world, self._env_world.simulator
         self.device_choice = self._env_world.device_choice
+        self.compile_choice = self._env_world.compile_choice
         config = self.world.config
         if config.denoiser.full_layers:
             raise WorldError(
@@ -278,6 +285,7 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
         """Let go of the dreams and end the threads; `close` calls it once."""
         self._state = None
         self._rows.close()
+        self.simulator.close()
 
     def _check_open(self, caller: str) -> None:
         if self.closed:

@@ -12,6 +12,7 @@ from tests.fakes import save_tiny_world
 from training import benchmark_env
 from training.evaluate import EvaluateConfig, main
 from worldsim.errors import WorldError
+from worldsim.evaluation.throughput import steps_of
 
 
 def config(tmp_path: Path) -> EvaluateConfig:
@@ -40,6 +41,7 @@ def test_environments_are_measured_without_any_data(
     assert list(measured) == ["single", "1", "3"]
     assert [row["num_steps"] for row in measured.values()] == [9, 9, 3]
     for row in measured.values():
+        assert row["compile"] == "none"
         assert row["steps_per_second"] * row["step_ms"] == pytest.approx(1000 * row["num_envs"])
     assert measured["3"]["memory_bytes"] == 3 * measured["1"]["memory_bytes"]
     assert measured["3"]["is_finite"] is True
@@ -63,8 +65,24 @@ def test_the_real_game_is_measured() -> None:
 
 
 @pytest.mark.parametrize(
+    ("num_envs", "min_steps", "max_steps", "expected"),
+    [(1, 3, 0, 768), (1, 3, 300, 300), (8, 3, 300, 96), (256, 3, 300, 3), (256, 60, 300, 60), (1, 3, 1, 3)],
+)
+def test_steps_are_bounded_and_come_in_whole_rounds(
+    num_envs: int, min_steps: int, max_steps: int, expected: int
+) -> None:
+    assert steps_of(num_envs, 768, min_steps, max_steps) == expected
+
+
+@pytest.mark.parametrize(
     ("setting", "message"),
-    [({"benchmark": "speed"}, "benchmark must be env"), ({"env_counts": [0]}, "env_counts")],
+    [
+        ({"benchmark": "speed"}, "benchmark must be env"),
+        ({"env_counts": [0]}, "env_counts"),
+        ({"env_min_steps": -1}, "env_min_steps"),
+        ({"env_min_steps": 9, "env_max_steps": 6}, "env_max_steps is 6, less than env_min_steps, 9"),
+        ({"compile": "fast"}, "compile must be one of auto, none, cudagraphs, inductor, got 'fast'"),
+    ],
 )
 def test_wrong_settings_are_named(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(WorldError, match=message):

@@ -201,6 +201,7 @@ def test_an_agent_is_watched_in_a_dream(
     [
         ({"mode": "learn"}, "mode must be train or evaluate or watch, got 'learn'"),
         ({"env": "moon"}, "env must be dream or real, got 'moon'"),
+        ({"compile": "fast"}, "compile must be one of auto, none, cudagraphs, inductor, got 'fast'"),
         ({"episodes": 0}, "episodes must be at least 1, got 0"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"seed": 10**9}, "seed must be below 1000000000"),

@@ -21,6 +21,7 @@ from worldsim.world import World
 
 ROUNDS = 3
 """Times that each is measured, in turn: what else the machine does then slows none alone."""
+WARM_UP_STEPS = 2
 SINGLE = "single"
 HELD_FRAMES = 8
 
@@ -58,8 +59,11 @@ def measure_throughput(
     counts: Sequence[int],
     *,
     num_frames: int,
+    min_steps: int = ROUNDS,
+    max_steps: int = 0,
     seed: int,
     denoising_steps: int | None = None,
+    compile: str = "auto",
     show_progress: bool = False,
 ) -> dict[str, Any]:
     """Time the single environment, and the vector environment of each number of environments.
@@ -67,32 +71,43 @@ def measure_throughput(
     Args:
         world: To dream of.
         counts: Numbers of environments.
-        num_frames: Frames that each of them draws in all, at least 3 steps.
+        num_frames: Frames that each of them draws in all, in steps of all its environments,
+        min_steps: but at least so many steps, 3 or more,
+        max_steps: and at most so many; 0 is no limit.
         seed: Of actions, start moments and noise.
         denoising_steps: Denoising passes a frame, instead of the world's own number.
+        compile: As in `worldsim.env.ARL2WorldEnv`.
         show_progress: Show a progress bar.
 
     Returns:
         A JSON object by `single` and by number of environments.
     """
-    single = ARL2WorldEnv(world, denoising_steps=denoising_steps)
+    single = ARL2WorldEnv(world, denoising_steps=denoising_steps, compile=compile)
     single.reset(seed=seed, options={"start": 0})
     num_values = world.config.actions.num_values
     steppers = {SINGLE: Stepper(1, lambda actions: _step_single(single, actions[0]), num_values, seed)}
     vectors = {}
     for count in counts:
         # Tensors stay on the device: what learns there need not fetch them.
-        envs = ARL2WorldVectorEnv(count, world, denoising_steps=denoising_steps, output="torch")
+        envs = ARL2WorldVectorEnv(
+            count, world, denoising_steps=denoising_steps, output="torch", compile=compile
+        )
         envs.reset(seed=seed, options={"start": 0})
         vectors[str(count)] = envs
         steppers[str(count)] = Stepper(
             count, lambda actions, envs=envs: _step(envs, actions), num_values, seed
         )
-    times = time_in_turn(steppers, num_frames, world, show_progress=show_progress)
+    num_steps = {
+        name: steps_of(stepper.num_envs, num_frames, min_steps, max_steps)
+        for name, stepper in steppers.items()
+    }
+    times = time_in_turn(steppers, num_steps, world, show_progress=show_progress)
     report: dict[str, Any] = {
         name: summarize(values, steppers[name].num_envs) for name, values in times.items()
     }
+    report[SINGLE]["compile"] = single.compile_choice.mode
     for name, envs in vectors.items():
+        report[name]["compile"] = envs.compile_choice.mode
         report[name]["memory_bytes"] = envs.memory_bytes
         memory = envs.get_state().memory.tensors()
         report[name]["is_finite"] = all(bool(tensor.isfinite().all()) for tensor in memory.values())
@@ -111,18 +126,33 @@ def _step_single(env: ARL2WorldEnv, action: np.ndarray) -> None:
         env.reset()
 
 
+def steps_of(num_envs: int, num_frames: int, min_steps: int, max_steps: int) -> int:
+    """Return how many steps N environments make to draw so many frames, a multiple of `ROUNDS`."""
+    steps = max(round(num_frames / num_envs), min_steps)
+    steps = min(steps, max_steps) if max_steps else steps
+    return ROUNDS * max(1, round(steps / ROUNDS))
+
+
 def time_in_turn(
-    steppers: dict[str, Stepper], num_frames: int, world: World, *, show_progress: bool = False
+    steppers: dict[str, Stepper], num_steps: dict[str, int], world: World, *, show_progress: bool = False
 ) -> dict[str, list[tuple[float, int]]]:
-    """Return the seconds of each step, and the bytes that the process held after it, by stepper."""
+    """Return the seconds of each step, and the bytes that the process held after it, by stepper.
+
+    Args:
+        steppers: By name.
+        num_steps: Steps of each, a multiple of `ROUNDS`.
+        world: On the device that is waited for.
+        show_progress: Show a progress bar.
+    """
     measured: dict[str, list[tuple[float, int]]] = {name: [] for name in steppers}
     for stepper in steppers.values():
-        stepper.step()  # the first one allocates
+        for _ in range(WARM_UP_STEPS):
+            stepper.step()  # the first ones allocate, compile and record
     order = [name for _ in range(ROUNDS) for name in steppers]
     with steady_memory():
         for name in tqdm(order, desc="environments", unit="round", disable=not show_progress):
             stepper = steppers[name]
-            for _ in range(max(1, round(num_frames / ROUNDS / stepper.num_envs))):
+            for _ in range(num_steps[name] // ROUNDS):
                 began = now(world.device)
                 stepper.step()
                 measured[name].append((now(world.device) - began, process_memory_bytes() or 0))

@@ -24,7 +24,7 @@ from worldsim.model.frame_context import FrameContext
 from worldsim.model.full_attention import FullAttention, past_mask, time_angles
 from worldsim.model.hybrid_attention import HybridAttention, Written
 from worldsim.model.linear import Linear
-from worldsim.model.memory import MemoryState, empty_memory, push_window, window_is_visible
+from worldsim.model.memory import MemoryState, empty_memory, push_window, window_mask
 from worldsim.model.outcome_heads import OutcomeHeads
 from worldsim.model.patches import embed_patches, join_patches
 from worldsim.model.path import MemoryPhase, build_motion, wrap
@@ -155,27 +155,33 @@ class Denoiser(nn.Module):
             time = turns(self.place + angles.unsqueeze(-2))  # [frames, N, D / 2, 2]
         return Rotary(turns(self.place), turns(self.place + phase.unsqueeze(-2)), time)
 
-    def observe(self, actions: Tensor, memory: MemoryState) -> FrameContext:
-        """Prepare the frame that `actions` `[B, A]` lead to; reads the memory, never changes it."""
+    def observe(
+        self, actions: Tensor, memory: MemoryState, window_is_full: bool | None = None
+    ) -> FrameContext:
+        """Prepare the frame that `actions` `[B, A]` lead to; reads the memory, never changes it.
+
+        `window_is_full` is what the method of that name says of the memory; None asks it.
+        """
         action = self.embed_actions(actions)
         turn = at_least_fp32(self.motion(memory.latents, action))
         phase = wrap(memory.phase + torch.where((memory.num_committed > 0)[:, None], turn, 0.0))
         keys = rotate(memory.window_keys, self.age).to(memory.window_keys.dtype)
         keys, values = (t.flatten(2, 3).transpose(2, 3).contiguous() for t in (keys, memory.window_values))
-        mask, previous = self._window_mask(memory), self.embed_previous(memory.latents)
+        is_full = self.window_is_full(memory) if window_is_full is None else window_is_full
+        tokens, previous = self.config.tokens_per_frame, self.embed_previous(memory.latents)
+        mask = None if is_full else window_mask(memory.num_committed, self.config.window, tokens)
         count, seen = 0, None
         if memory.past is not None:
             count = memory.past.num_frames
-            seen = past_mask(memory.num_committed, count, self.config.tokens_per_frame)
+            seen = past_mask(memory.num_committed, count, tokens)
         rotary = self.rotary(phase, range(count, count + 1))
         return FrameContext(action, phase, rotary, mask, keys, values, seen, previous)
 
-    def _window_mask(self, memory: MemoryState) -> Tensor | None:
-        visible = window_is_visible(memory.num_committed, self.config.window)
-        if not self.config.window_layers or visible.all():
-            return None
-        seen = functional.pad(visible, (0, 1), value=True)  # the frame itself
-        return seen.repeat_interleave(self.config.tokens_per_frame, dim=1)[:, None, None]
+    def window_is_full(self, memory: MemoryState) -> bool:
+        """Return whether the window layers see all that is cached, in all rows; waits for the device."""
+        if not self.config.window_layers:
+            return True
+        return bool((memory.num_committed > self.config.window).all())
 
     def denoise(
         self, noisy_latents: Tensor, noise_level: Tensor, context: FrameContext, memory: MemoryState

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from worldsim.model.denoiser_config import DenoiserConfig
 from worldsim.model.past_frames import PastFrames
@@ -168,3 +169,9 @@ def window_is_visible(num_committed: Tensor, window: int) -> Tensor:
     age = torch.arange(window, 0, -1, device=num_committed.device)  # oldest first
     recent = age <= num_committed[:, None]
     return torch.cat([(num_committed > window)[:, None], recent], dim=1)
+
+
+def window_mask(num_committed: Tensor, window: int, tokens: int) -> Tensor:
+    """Return which tokens a window layer sees, `[B, 1, 1, (W + 2) * N]` bool; the frame's own N are last."""
+    seen = functional.pad(window_is_visible(num_committed, window), (0, 1), value=True)  # the frame itself
+    return seen.repeat_interleave(tokens, dim=1)[:, None, None]

@@ -1,0 +1,193 @@
+"""Functions of tensors whose kernels a GPU is given all at once: many small ones wait for their launches.
+
+A CUDA graph runs a recorded sequence of kernels on tensors that stay where they are. Here a call copies its
+tensors there, replays the graph, and returns copies of what it left: from outside, values go in and come out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Generic, ParamSpec, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from worldsim.errors import WorldError
+
+COMPILE_MODES = ("auto", "none", "cudagraphs", "inductor")
+WARM_UP_CALLS = 2
+"""Before a graph is recorded: Triton and cuBLAS prepare kernels at their first call."""
+MAX_VARIANTS = 64
+"""Batch sizes and worlds that one process may compile the same function for."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Recorded = tuple[Any, Callable[[], None]]
+"""What a recorded function returned, and what runs it again into the same tensors."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompileChoice:
+    """How a batch of dreams is stepped, and why so.
+
+    Attributes:
+        mode: `none`, `cudagraphs` or `inductor`.
+        reason: For the person who wonders.
+    """
+
+    mode: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"compile {self.mode} ({self.reason})"
+
+
+def choose_compile(mode: str, device: torch.device, *, grows: bool) -> CompileChoice:
+    """Choose what was asked for, or what fits.
+
+    Args:
+        mode: `auto`, `none`; `cudagraphs`: the kernels of `none`, launched as one graph; `inductor`: those
+            that `torch.compile` makes, launched the same way.
+        device: Where the world is.
+        grows: Whether the world's memory grows from frame to frame.
+
+    Raises:
+        WorldError: If there is no such mode, or it cannot be had here.
+    """
+    if mode not in COMPILE_MODES:
+        raise WorldError(f"compile must be one of {', '.join(COMPILE_MODES)}, got {mode!r}")
+    if mode in ("cudagraphs", "inductor"):
+        if device.type != "cuda":
+            raise WorldError(f"compile={mode!r} needs a CUDA GPU, but the world is on {device}")
+        if grows:
+            raise WorldError(f"compile={mode!r} needs a memory of constant size, but this world's grows")
+    if mode != "auto":
+        return CompileChoice(mode, "as asked")
+    if device.type != "cuda":
+        return CompileChoice("none", f"on {device.type} launching costs little")
+    # To become `cudagraphs` for batches once that has been measured on a card (docs/decisions/0019).
+    return CompileChoice("none", "graphs have not been measured on a GPU yet")
+
+
+def compiler_of(mode: str, device: torch.device) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Return what makes functions of tensors cheap to launch in a mode of `CompileChoice`."""
+    if mode == "none":
+        return lambda function: function
+    pool = torch.cuda.graph_pool_handle()
+
+    def record(function: Callable[[], Any]) -> Recorded:
+        return record_cuda_graph(function, device, pool)
+
+    def build(function: Callable[P, R]) -> Callable[P, R]:
+        fused = fuse(function) if mode == "inductor" else function
+        return Replayed(fused, device, record)
+
+    return build
+
+
+def fuse(function: Callable[P, R], backend: str = "inductor") -> Callable[P, R]:
+    """Return the function as `torch.compile` makes it, whole, for tensors of fixed shapes."""
+    compiled = torch.compile(function, fullgraph=True, dynamic=False, backend=backend)
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        # Variants are counted over all worlds of a process, and too many are an error.
+        with torch._dynamo.config.patch(recompile_limit=MAX_VARIANTS):
+            return compiled(*args, **kwargs)
+
+    return call
+
+
+class Replayed(Generic[P, R]):
+    """A function of tensors that is recorded once for each shape of its inputs, then replayed.
+
+    It may take and return tensors, tuples and dataclasses of them, and constants, which are part of what is
+    recorded. It must not look at a tensor's numbers. What is returned belongs to the caller: no later call
+    changes it.
+
+    Args:
+        function: With positional arguments only.
+        device: Where it computes; inputs may be elsewhere and are copied there.
+        record: Runs a function and returns what replays it.
+    """
+
+    def __init__(
+        self, function: Callable[P, R], device: torch.device, record: Callable[[Callable[[], Any]], Recorded]
+    ) -> None:
+        self._function, self._device, self._record = function, device, record
+        self._recorded: dict[Hashable, tuple[Any, Any, Callable[[], None]]] = {}
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Return what the function does."""
+        assert not kwargs, "what is recorded is told apart by its positional arguments"
+        signature = _signature(args)
+        if signature not in self._recorded:
+            function, inputs = cast(Callable[..., R], self._function), map_tensors(self._own, args)
+            returned, replay = self._record(lambda: function(*inputs))
+            self._recorded[signature] = inputs, returned, replay
+        inputs, returned, replay = self._recorded[signature]
+        for own, given in zip(tensors_of(inputs), tensors_of(args), strict=True):
+            own.copy_(given, non_blocking=True)
+        replay()
+        return cast(R, map_tensors(torch.clone, returned))
+
+    def _own(self, given: Tensor) -> Tensor:
+        # Contiguous whatever it is a view of: the kernels are then the same, whoever came first.
+        return torch.empty(given.shape, dtype=given.dtype, device=self._device).copy_(given)
+
+
+def record_cuda_graph(function: Callable[[], Any], device: torch.device, pool: Any) -> Recorded:
+    """Record a function as a CUDA graph.
+
+    Args:
+        function: Reads and returns tensors that stay where they are.
+        device: Where it computes.
+        pool: Memory that graphs share which never run beside each other.
+    """
+    with torch.cuda.device(device):
+        ready, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        side.wait_stream(ready)
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP_CALLS):
+                function()
+        ready.wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        # On a stream of this device. Other threads, which draw noise, are free to do what they do.
+        with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
+            returned = function()
+    return returned, graph.replay
+
+
+def map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """Return a value with `change(tensor)` in the place of every tensor in its tuples and dataclasses."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, tuple):
+        return tuple(map_tensors(change, item) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: getattr(value, field.name) for field in fields(value)}
+        return replace(value, **{name: map_tensors(change, part) for name, part in parts.items()})
+    return value
+
+
+def tensors_of(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors of a value in the order of `map_tensors`."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from tensors_of(item)
+    elif is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            yield from tensors_of(getattr(value, field.name))
+
+
+def _signature(value: Any) -> Hashable:
+    """Return what tells recordings apart: kinds, shapes and dtypes, and constants themselves."""
+    if isinstance(value, Tensor):
+        return value.shape, value.dtype
+    if isinstance(value, tuple):
+        return tuple(map(_signature, value))
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value), *(_signature(getattr(value, field.name)) for field in fields(value))
+    return value
