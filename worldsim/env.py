@@ -165,7 +165,8 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         """
         if self._pending is not None:
             raise WorldError("get_state: a step is under way, call finish_step first")
-        return self._current_state("get_state")
+        self._state = self._env_world.named(self._current_state("get_state"))
+        return self._state
 
     def set_state(self, state: WorldState) -> None:
         """Go on from a state that `get_state` of the same world returned, here or in another process.
