@@ -11,7 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from worldsim.env import ARL2WorldEnv
+from worldsim.history import History
 from worldsim.recording import Recording
+from worldsim.state import WorldState
 from worldsim.timing import Percentiles, StepTimes, process_memory_bytes, seconds_since_start
 
 
@@ -34,6 +36,7 @@ class PlaySession:
         env: The environment, not reset yet.
         recording: Where to, or None.
         seed: Decides everything that the environment draws.
+        rewind_bytes: Room for the moments to go back to; 0 keeps none.
 
     Attributes:
         observation: The frame shown last, `[H, W, 3]` uint8.
@@ -41,9 +44,18 @@ class PlaySession:
         times: What the steps cost.
         num_frames: How many were drawn.
         has_ended: Whether the episode ended with that frame: `reset` comes next.
+        start: Name of the start moment of this episode; empty where it is not known.
+        history: The moments to go back to, or None.
     """
 
-    def __init__(self, env: ARL2WorldEnv, recording: Recording | None = None, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        env: ARL2WorldEnv,
+        recording: Recording | None = None,
+        *,
+        seed: int = 0,
+        rewind_bytes: int = 0,
+    ) -> None:
         self.env = env
         self.recording = recording
         self.times = StepTimes()
@@ -51,6 +63,8 @@ class PlaySession:
         self.has_ended = False
         self.observation = np.zeros(env.observation_space.shape or (), dtype=np.uint8)
         self.info: dict[str, Any] = {"frame_index": 0, "start": ""}
+        self.start = ""
+        self.history = History(env.simulator, rewind_bytes) if rewind_bytes else None
         self._seed: int | None = seed
         self._first_frame_seconds = 0.0
         self._first_step_at = 0.0
@@ -64,9 +78,31 @@ class PlaySession:
         self._end_episode()
         options = None if start is None else {"start": start}
         self.observation, self.info = self.env.reset(seed=self._seed, options=options)
-        self.has_ended = False
-        self._reward = 0.0 if self._is_judged else None
         self._seed = None  # later episodes continue the stream
+        self._begin_episode(self.info["start"])
+
+    def go_to(self, state: WorldState, start: str = "", *, is_rewound: bool = False) -> None:
+        """Play on from a state; what is recorded ends here and goes on in another file.
+
+        Args:
+            state: Of one game of this world.
+            start: Name of the start moment of its episode, where it is known.
+            is_rewound: Whether it comes from `history`, which is there already.
+
+        Raises:
+            WorldError: If it is not such a state; play is where it was then.
+        """
+        self.env.set_state(state)
+        self._end_episode()
+        self.observation = state.frames[0].cpu().numpy().copy()
+        self.info = {"frame_index": int(state.frame_index[0]), "start": start}
+        self._begin_episode(start, is_rewound=is_rewound)
+
+    def _begin_episode(self, start: str, *, is_rewound: bool = False) -> None:
+        self.start, self.has_ended = start, self.env.has_ended
+        self._reward = 0.0 if self._is_judged else None
+        if self.history is not None and not is_rewound:
+            self.history.begin(self.env.get_state(), start)
 
     def begin(self, action: np.ndarray) -> np.ndarray:
         """Return the frame `[H, W, 3]` uint8 that `action` leads to; show it, then call `finish`."""
@@ -82,6 +118,7 @@ class PlaySession:
     def finish(self) -> None:
         """Remember the frame, and record the one before it with the action that led on."""
         started = time.perf_counter()
+        prediction = self.env.prediction
         frame, reward, has_ended, _, self.info = self.env.finish_step()
         self._last_step_at = time.perf_counter()
         self.times.add(self._predict_seconds, self._last_step_at - started)
@@ -90,6 +127,9 @@ class PlaySession:
         self.observation, self.has_ended = frame, has_ended
         self._reward = reward if self._is_judged else None
         self.num_frames += 1
+        # Nothing can be played on from an end.
+        if self.history is not None and prediction is not None and not has_ended:
+            self.history.append(self.env.get_state(), prediction.latents, self._action)
 
     def summary(self) -> str:
         """Return what was measured, in a few lines."""
