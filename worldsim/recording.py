@@ -14,6 +14,7 @@ from worldsim.world import WorldConfig
 
 SUFFIX = ".mp4"
 MIN_FREE_BYTES = 8 * 2**20
+FRAMES_BETWEEN_CHECKS = 32
 
 
 class Recording:
@@ -51,12 +52,20 @@ class Recording:
         *,
         reward: float | None = None,
         terminated: bool | None = None,
+        player: str | None = None,
     ) -> None:
-        """Append a frame `[H, W, 3]` uint8, the action `[A]` that led on from it, and what it had brought."""
-        if self._writer is None:
-            self._writer = self._open()
+        """Append a frame `[H, W, 3]` uint8, the action `[A]` that led on from it, and what it had brought.
+
+        `player` is the name of who chose the action.
+        """
         try:
-            self._writer.add(frame, action, reward=reward, terminated=terminated)
+            self._writer = self._writer or self._open()
+        except OSError as error:
+            raise WorldError(f"cannot record to {self._next_path()}: {error.strerror or error}") from error
+        if self._writer.num_frames % FRAMES_BETWEEN_CHECKS == FRAMES_BETWEEN_CHECKS - 1:
+            self._end_before_the_disk_is_full(frame, reward, terminated)
+        try:
+            self._writer.add(frame, action, reward=reward, terminated=terminated, player=player)
         except OSError as error:
             raise WorldError(f"cannot record to {self._next_path()}: {error.strerror or error}") from error
 
@@ -85,6 +94,15 @@ class Recording:
         except OSError as error:
             raise WorldError(f"cannot record to {path}: {error.strerror or error}") from error
         self.paths.append(path)
+
+    def _end_before_the_disk_is_full(
+        self, frame: np.ndarray, reward: float | None, terminated: bool | None
+    ) -> None:
+        """Finish the file while there is room to do so: of one that cannot be finished nothing is left."""
+        if shutil.disk_usage(self.path.parent).free < MIN_FREE_BYTES:
+            path = self._next_path()
+            self.end_episode(frame, reward=reward, terminated=terminated)
+            raise WorldError(f"the disk is almost full: the recording has ended, {path} is complete")
 
     def close(self) -> None:
         """Finish the file with the frames it has."""

@@ -28,6 +28,10 @@ class Player(Protocol):
         """Return the next action, `[axes]` int64, for `observation`, `[H, W, 3]` uint8."""
         ...
 
+    def watch(self, observation: np.ndarray) -> None:
+        """See a frame `[H, W, 3]` uint8 at which somebody else acts."""
+        ...
+
 
 class PlaySession:
     """Step an environment, measure each step, record it. A context manager that finishes the recording.
@@ -71,15 +75,20 @@ class PlaySession:
         self._last_step_at = 0.0
         self._reward: float | None = None  # on the way to `observation`; None in a world that gives none
         self._action = env.world.config.actions.noop()
+        self._player: str | None = None
         self._predict_seconds = 0.0
 
     def reset(self, start: int | str | None = None) -> None:
-        """Begin an episode at a start moment; None draws one."""
-        self._end_episode()
+        """Begin an episode at a start moment; None draws one.
+
+        Raises:
+            WorldError: If there is no such moment; or if the recording of the episode before cannot be
+                finished: the new one has begun then.
+        """
         options = None if start is None else {"start": start}
-        self.observation, self.info = self.env.reset(seed=self._seed, options=options)
+        observation, info = self.env.reset(seed=self._seed, options=options)
         self._seed = None  # later episodes continue the stream
-        self._begin_episode(self.info["start"])
+        self._begin_episode(observation, info)
 
     def go_to(self, state: WorldState, start: str = "", *, is_rewound: bool = False) -> None:
         """Play on from a state; what is recorded ends here and goes on in another file.
@@ -90,46 +99,76 @@ class PlaySession:
             is_rewound: Whether it comes from `history`, which is there already.
 
         Raises:
-            WorldError: If it is not such a state; play is where it was then.
+            WorldError: If it is not such a state, and play is where it was; or if the recording so far
+                cannot be finished, and play goes on from the state.
         """
         self.env.set_state(state)
-        self._end_episode()
-        self.observation = state.frames[0].cpu().numpy().copy()
-        self.info = {"frame_index": int(state.frame_index[0]), "start": start}
-        self._begin_episode(start, is_rewound=is_rewound)
+        info = {"frame_index": int(state.frame_index[0]), "start": start}
+        self._begin_episode(state.frames[0].cpu().numpy().copy(), info, is_rewound=is_rewound)
 
-    def _begin_episode(self, start: str, *, is_rewound: bool = False) -> None:
-        self.start, self.has_ended = start, self.env.has_ended
+    def _begin_episode(
+        self, observation: np.ndarray, info: dict[str, Any], *, is_rewound: bool = False
+    ) -> None:
+        before, outcome = self.observation, self._outcome()
+        self.observation, self.info = observation, info
+        self.start, self.has_ended = info["start"], self.env.has_ended
         self._reward = 0.0 if self._is_judged else None
         if self.history is not None and not is_rewound:
-            self.history.begin(self.env.get_state(), start)
+            self.history.begin(self.env.get_state(), self.start)
+        if self.recording is not None:
+            self.recording.end_episode(before, **outcome)
 
-    def begin(self, action: np.ndarray) -> np.ndarray:
-        """Return the frame `[H, W, 3]` uint8 that `action` leads to; show it, then call `finish`."""
+    def recent_frames(self, count: int) -> list[np.ndarray]:
+        """Return the latest frames of this episode that are known, at most so many, the oldest first."""
+        return [self.observation] if self.history is None else self.history.frames(count)
+
+    def begin(self, action: np.ndarray, player: str | None = None) -> np.ndarray:
+        """Return the frame `[H, W, 3]` uint8 that an action leads to; show it, then call `finish`.
+
+        Args:
+            action: `[A]` int64.
+            player: Name of who chose it, for the recording.
+        """
         started = time.perf_counter()
         frame = self.env.begin_step(action)
         self._predict_seconds = time.perf_counter() - started
-        self._action = action
+        self._action, self._player = action, player
         if not self._first_frame_seconds:
             self._first_frame_seconds = seconds_since_start()
             self._first_step_at = started
         return frame
 
     def finish(self) -> None:
-        """Remember the frame, and record the one before it with the action that led on."""
+        """Remember the frame, and record the one before it with the action that led on.
+
+        Raises:
+            WorldError: If it cannot be recorded; everything else is done then, and play can go on.
+        """
         started = time.perf_counter()
         prediction = self.env.prediction
         frame, reward, has_ended, _, self.info = self.env.finish_step()
         self._last_step_at = time.perf_counter()
         self.times.add(self._predict_seconds, self._last_step_at - started)
-        if self.recording is not None:
-            self.recording.add(self.observation, self._action, **self._outcome())
+        before, outcome = self.observation, self._outcome()
         self.observation, self.has_ended = frame, has_ended
         self._reward = reward if self._is_judged else None
         self.num_frames += 1
         # Nothing can be played on from an end.
         if self.history is not None and prediction is not None and not has_ended:
             self.history.append(self.env.get_state(), prediction.latents, self._action)
+        if self.recording is not None:
+            self.recording.add(before, self._action, player=self._player, **outcome)
+
+    def stop_recording(self) -> None:
+        """Finish what is being recorded, with the frame shown last; later frames are not recorded.
+
+        Raises:
+            WorldError: If it cannot be written.
+        """
+        recording, self.recording = self.recording, None
+        if recording is not None:
+            with recording:
+                recording.end_episode(self.observation, **self._outcome())
 
     def summary(self) -> str:
         """Return what was measured, in a few lines."""

@@ -114,19 +114,20 @@ class WorldState:
         return load(path, world=world)
 
 
-def save(state: WorldState, path: Path | str, *, world: str = "") -> None:
+def save(state: WorldState, path: Path | str, *, world: str = "", **notes: str) -> None:
     """Write a state as safetensors, completely or not at all, with a checksum of its contents.
 
     Args:
         state: What `env.unwrapped.get_state()` returned.
         path: File to write; its folder must exist.
         world: Identity of the world it belongs to, where the state does not say so itself.
+        **notes: Further texts to keep in the file's header, for `read_notes`.
 
     Raises:
         OSError: If it cannot be written.
     """
     tensors = {name: tensor.cpu().contiguous() for name, tensor in state.tensors().items()}
-    metadata = {"world": world or state.world, "sha256": _digest(tensors)}
+    metadata = notes | {"world": world or state.world, "sha256": _digest(tensors)}
     write_tensors(tensors, Path(path), metadata)
 
 
@@ -162,6 +163,19 @@ def load(path: Path | str, *, world: str = "") -> WorldState:
     if said.get("sha256") != _digest(tensors):
         raise WorldError(f"{path} is damaged or was altered: its checksum is not that of its contents")
     return state
+
+
+def read_notes(path: Path | str) -> dict[str, str]:
+    """Return what the header of a saved state says: `world`, `sha256` and the notes given to `save`.
+
+    Raises:
+        WorldError: If it is not a complete state.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise WorldError(f"{path} is not a complete saved state: {error}") from error
 
 
 def _is_memory(name: str) -> bool:
