@@ -13,6 +13,7 @@ import pytest
 
 from policies import KeyboardPolicy, RandomPolicy
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world
+from tests.window import post, press, release, tap
 from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.data.episodes import list_episodes, verify
 from worldsim.env import ARL2WorldEnv
@@ -68,25 +69,6 @@ def open_viewer(env: Spy, folder: Path, recording: Recording | None = None) -> I
     session.reset(0)
     yield viewer
     viewer.window.close()
-
-
-def post(kind: int, name: str, mod: int = 0) -> None:
-    pygame.event.post(pygame.event.Event(kind, key=pygame.key.key_code(name), mod=mod))
-
-
-def press(*names: str) -> None:
-    for name in names:
-        post(pygame.KEYDOWN, name)
-
-
-def release(*names: str) -> None:
-    for name in names:
-        post(pygame.KEYUP, name)
-
-
-def tap(name: str) -> None:
-    press(name)
-    release(name)
 
 
 def test_held_key_reaches_the_environment_until_it_is_released(viewer: Viewer, env: Spy) -> None:
