@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,7 @@ class _Moment:
         latents: `[1, C, h, w]`, what was remembered of it; None where an episode begins.
         action: `[A]` int64, what led to it.
         offset: Frames since a state that stays; 0 for such a one.
+        before: Frames `[H, W, 3]` of the same episode that came before and are no moments to go back to.
     """
 
     frame: Tensor
@@ -38,11 +40,12 @@ class _Moment:
     latents: Tensor | None = None
     action: np.ndarray | None = None
     offset: int = 0
+    before: Sequence[np.ndarray] = ()
 
     @property
     def nbytes(self) -> int:
         """Size of all tensors in bytes."""
-        parts = (self.frame, self.latents, self.state)
+        parts = (self.frame, self.latents, self.state, *self.before)
         return sum(part.nbytes for part in parts if part is not None)
 
 
@@ -69,9 +72,15 @@ class History:
         """Return how many frames one can go back."""
         return max(0, len(self._moments) - 1)
 
-    def begin(self, state: WorldState, start: str) -> None:
-        """Note a moment that does not follow from the one before: an episode's first, or one jumped to."""
-        self._append(_Moment(state.frames, start, state))
+    def begin(self, state: WorldState, start: str, before: Sequence[np.ndarray] = ()) -> None:
+        """Note a moment that does not follow from the one before: an episode's first, or one jumped to.
+
+        Args:
+            state: The moment.
+            start: Name of the start moment of its episode.
+            before: Frames `[H, W, 3]` of its episode that came before it, as far as they are known.
+        """
+        self._append(_Moment(state.frames, start, state, before=before))
 
     def append(self, state: WorldState, latents: Tensor, action: np.ndarray) -> None:
         """Note the next moment.
@@ -118,8 +127,9 @@ class History:
         for moment in reversed(self._moments[-count:]):
             found.append(moment.frame[0].cpu().numpy())
             if moment.latents is None:
+                found += reversed(moment.before)
                 break
-        return found[::-1]
+        return found[:count][::-1]
 
     @torch.inference_mode()
     def _restore_one(self, number: int) -> None:

@@ -36,21 +36,22 @@ class Players:
         """Names of all of them, in order."""
         return tuple(self._players)
 
-    def begin(self, frames: Sequence[np.ndarray] = ()) -> None:
+    def begin(self, frames: Sequence[np.ndarray] = (), name: str | None = None) -> None:
         """Let who plays begin anew: with an episode, or after a jump to the middle of one.
 
         Args:
             frames: `[H, W, 3]` uint8, those shown until now, which somebody else played.
+            name: Of another one who begins beside the one who plays.
         """
-        player = self._players[self.name]
+        player = self._players[name or self.name]
         player.reset(self._seed)
         self._seed += 1
         for frame in frames[:-1]:  # the last one is what it acts on
             player.watch(frame)
 
-    def act(self, observation: np.ndarray) -> np.ndarray:
-        """Return the action of who plays, `[axes]` int64, for `observation`, `[H, W, 3]` uint8."""
-        return self._players[self.name].act(observation)
+    def act(self, observation: np.ndarray, name: str | None = None) -> np.ndarray:
+        """Return an action of who plays, or of another, `[axes]` int64, for `[H, W, 3]` uint8."""
+        return self._players[name or self.name].act(observation)
 
     def switch(self, frames: Sequence[np.ndarray]) -> None:
         """Let the next one take over, who sees the frames it did not play, as `begin` says."""

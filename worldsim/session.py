@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -88,15 +88,25 @@ class PlaySession:
         options = None if start is None else {"start": start}
         observation, info = self.env.reset(seed=self._seed, options=options)
         self._seed = None  # later episodes continue the stream
+        if self.history is not None:
+            self.history.begin(self.env.get_state(), info["start"])
         self._begin_episode(observation, info)
 
-    def go_to(self, state: WorldState, start: str = "", *, is_rewound: bool = False) -> None:
+    def go_to(
+        self,
+        state: WorldState,
+        start: str = "",
+        *,
+        is_rewound: bool = False,
+        before: Sequence[np.ndarray] = (),
+    ) -> None:
         """Play on from a state; what is recorded ends here and goes on in another file.
 
         Args:
             state: Of one game of this world.
             start: Name of the start moment of its episode, where it is known.
             is_rewound: Whether it comes from `history`, which is there already.
+            before: Frames `[H, W, 3]` that came before it, as far as they are known.
 
         Raises:
             WorldError: If it is not such a state, and play is where it was; or if the recording so far
@@ -104,17 +114,15 @@ class PlaySession:
         """
         self.env.set_state(state)
         info = {"frame_index": int(state.frame_index[0]), "start": start}
-        self._begin_episode(state.frames[0].cpu().numpy().copy(), info, is_rewound=is_rewound)
+        if self.history is not None and not is_rewound:
+            self.history.begin(self.env.get_state(), start, before)
+        self._begin_episode(state.frames[0].cpu().numpy().copy(), info)
 
-    def _begin_episode(
-        self, observation: np.ndarray, info: dict[str, Any], *, is_rewound: bool = False
-    ) -> None:
+    def _begin_episode(self, observation: np.ndarray, info: dict[str, Any]) -> None:
         before, outcome = self.observation, self._outcome()
         self.observation, self.info = observation, info
         self.start, self.has_ended = info["start"], self.env.has_ended
         self._reward = 0.0 if self._is_judged else None
-        if self.history is not None and not is_rewound:
-            self.history.begin(self.env.get_state(), self.start)
         if self.recording is not None:
             self.recording.end_episode(before, **outcome)
 

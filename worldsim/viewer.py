@@ -15,6 +15,7 @@ from worldsim.players import NUM_WATCHED, Players
 from worldsim.session import Player, PlaySession, steady_memory
 from worldsim.slots import QUICK
 from worldsim.timing import FrameClock
+from worldsim.viewer_branches import BranchPanes, Kind
 from worldsim.viewer_files import PlayFiles, PlayFolders
 from worldsim.viewer_keys import Command, CommandKeys, HeldKeys, help_rows
 from worldsim.viewer_status import Status
@@ -22,6 +23,16 @@ from worldsim.viewer_window import Row, Window
 
 PAUSE_POLL_MS = 50
 HUMAN = "human"
+# Any other command leaves the panes first.
+COMMANDS_WITH_PANES = {
+    Command.BRANCH,
+    Command.HELP,
+    Command.NEXT_START,
+    Command.PAUSE,
+    Command.RESET,
+    Command.SCREENSHOT,
+    Command.STEP,
+}
 
 
 class KeyboardPlayer(Player, Protocol):
@@ -83,6 +94,7 @@ class Viewer:
         self._rewind_keys = HeldKeys(self._commands.keys[Command.REWIND])
         self._help = help_rows(world.actions, self._commands)
         self._page: list[Row] = []
+        self._panes: BranchPanes | None = None
         self.is_paused, self.is_closed = False, False
         self._wants_step, self._is_rewinding = False, False
         help_keys = self._commands.keys[Command.HELP]
@@ -111,6 +123,8 @@ class Viewer:
     def advance(self) -> None:
         """Answer keys, then show one frame and wait for the next one to be due; while paused only wait."""
         for event in self.window.events():
+            if self._panes is not None and self._panes.handle(event, self.window):
+                self._pick()
             is_held = self._held.handle(event) or self._rewind_keys.handle(event)
             command = None if is_held else self._commands.find(event)
             if command is not None:
@@ -118,6 +132,7 @@ class Viewer:
         if self.is_closed:
             return
         if self._rewind_keys.take():
+            self._leave_panes()
             self._rewind()
         elif self._is_rewinding:
             self._end_rewind()
@@ -128,7 +143,10 @@ class Viewer:
             self.window.wait_for_event(PAUSE_POLL_MS)
         else:
             self._wants_step = False
-            self._play_frame()
+            if self._panes is None:
+                self._play_frame()
+            else:
+                self._play_panes(self._panes)
             self._clock.wait()
 
     def _play_frame(self) -> None:
@@ -145,6 +163,35 @@ class Viewer:
         if self.session.has_ended:
             self._restart(None)
             self._status.restart()
+
+    def _play_panes(self, panes: BranchPanes) -> None:
+        self._keyboard.held = self._held.take()
+        panes.begin()
+        self._draw(self.session.observation)
+        panes.finish()
+        self._status.note_frame(is_single=self.is_paused)
+
+    def _next_panes(self) -> None:
+        """Show branches of one kind, then of the other, then none."""
+        if self._is_rewinding:
+            self._end_rewind()
+        shown = None if self._panes is None else self._panes.kind
+        self._leave_panes()
+        following = {None: Kind.SEEDS, Kind.SEEDS: Kind.PLAYERS, Kind.PLAYERS: None}[shown]
+        if following is not None:
+            self._panes = BranchPanes(self.session, self.players, following)
+
+    def _leave_panes(self) -> None:
+        if self._panes is not None:
+            self._panes = None
+            self.players.begin(self.session.recent_frames(NUM_WATCHED))
+
+    def _pick(self) -> None:
+        panes, self._panes = self._panes, None
+        assert panes is not None
+        with self._saying_errors():
+            panes.pick()
+        self._after_jump()
 
     def _rewind(self) -> None:
         """Show the frame before the one that is shown, and get ready to play on from there."""
@@ -167,7 +214,15 @@ class Viewer:
         self._after_jump()
 
     def _obey(self, command: Command, event: pygame.event.Event) -> None:
+        if self._panes is not None and command not in COMMANDS_WITH_PANES:
+            self._leave_panes()
         match command:
+            case Command.RESET if self._panes is not None:
+                self._pick()
+            case Command.NEXT_START if self._panes is not None:
+                self._panes.choose_next()
+            case Command.BRANCH:
+                self._next_panes()
             case Command.HELP:
                 self._page = [] if self._page is self._help else self._help
             case Command.SLOTS:
@@ -241,4 +296,8 @@ class Viewer:
         who = "you play" if self.players.name == HUMAN else f"{self.players.name} plays"
         doing = "rewinding" if self._is_rewinding else "paused" if self.is_paused else ""
         texts = self._status.texts(doing=doing, who=who)
-        self.window.show(frame, texts, self._page, self._status.message)
+        page, message, panes = self._page, self._status.message, self._panes
+        if panes is None:
+            self.window.show(frame, texts, page, message)
+        else:
+            self.window.show_panes(panes.frames, panes.labels, panes.chosen, texts, page, message)

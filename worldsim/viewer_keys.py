@@ -18,8 +18,8 @@ class Command(Enum):
     HELP = "show or hide this help"
     PAUSE = "pause, go on"
     STEP = "one frame, while paused"
-    RESET = "begin again from this start"
-    NEXT_START = "begin from the next start"
+    RESET = "begin again from this start; of panes, pick one"
+    NEXT_START = "begin from the next start; of panes, choose the next"
     REWIND = "hold to go back, let go to play on from there"
     QUICK_SAVE = "save quickly"
     QUICK_LOAD = "go on from what was saved quickly"
@@ -27,6 +27,7 @@ class Command(Enum):
     LOAD_SLOT = "go on from a slot"
     SLOTS = "show or hide the slots"
     TAKE_OVER = "let the next player take over"
+    BRANCH = "go on in panes: four seeds, then the players; again to leave"
     RECORD = "begin or end a recording"
     SCREENSHOT = "take a screenshot"
     QUIT = "quit"
@@ -48,6 +49,7 @@ COMMAND_KEYS: dict[Command, tuple[str, ...]] = {
     Command.LOAD_SLOT: DIGITS,
     Command.SLOTS: ("f6", "o"),
     Command.TAKE_OVER: ("m", "f4"),
+    Command.BRANCH: ("b", "f7"),
     Command.RECORD: ("r", "f8"),
     Command.SCREENSHOT: ("f12",),
     Command.QUIT: ("escape", "q"),

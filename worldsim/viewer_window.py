@@ -81,6 +81,47 @@ class Window:
         """
         pygame.surfarray.blit_array(self._frame, frame.swapaxes(0, 1))
         pygame.transform.scale(self._frame, self._picture.get_size(), self._picture)
+        self._show_texts(texts, page, message)
+
+    def show_panes(
+        self,
+        frames: np.ndarray,
+        labels: Sequence[str],
+        chosen: int,
+        texts: Sequence[str] = (),
+        page: Sequence[Row] = (),
+        message: str = "",
+    ) -> None:
+        """Show up to four frames in 2 x 2 panes.
+
+        Args:
+            frames: `[panes, H, W, 3]` uint8.
+            labels: What to write into each pane.
+            chosen: Number of the pane to put a border around.
+            texts: For the strip.
+            page: As `show` takes it.
+            message: As `show` takes it.
+        """
+        self._picture.fill(STRIP_COLOUR)
+        for number, (frame, label) in enumerate(zip(frames, labels, strict=True)):
+            pane = self._pane(number)
+            pygame.surfarray.blit_array(self._frame, frame.swapaxes(0, 1))
+            self._picture.blit(pygame.transform.scale(self._frame, pane.size), pane)
+            self._picture.blit(self._font.render(label, True, TEXT_COLOUR, STRIP_COLOUR), pane.move(4, 4))
+            if number == chosen:
+                pygame.draw.rect(self._picture, TEXT_COLOUR, pane, width=2)
+        self._show_texts(texts, page, message)
+
+    def pane_at(self, position: tuple[int, int]) -> int | None:
+        """Return the number of the pane at a place in the window, `(x, y)` pixels; None below the picture."""
+        panes = (number for number in range(4) if self._pane(number).collidepoint(position))
+        return next(panes, None)
+
+    def _pane(self, number: int) -> pygame.Rect:
+        width, height = (size // 2 for size in self._picture.get_size())
+        return pygame.Rect(number % 2 * width, number // 2 * height, width, height)
+
+    def _show_texts(self, texts: Sequence[str], page: Sequence[Row], message: str) -> None:
         if self._strip.height:
             self._draw_strip(texts)
         if page:
