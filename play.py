@@ -94,13 +94,15 @@ def build_env(config: PlayConfig) -> ARL2WorldEnv:
 def play_session(config: PlayConfig, env: ARL2WorldEnv, *, headless: bool) -> Iterator[PlaySession]:
     """Give what is played and recorded; however it ends, finish the recording, and say what was measured."""
     from worldsim.recording import Recording
+    from worldsim.replay import Replay
     from worldsim.session import PlaySession
 
     path = (HEADLESS_RECORD if headless else "") if config.record is None else config.record
+    replay = Replay(Path(config.recording)) if config.policy == "recorded" and config.recording else None
     recording = Recording(Path(path), env.world.config) if path else None
     # Without a window nobody goes back; with one, a player who takes over is shown the latest moments.
     rewind_bytes = 0 if headless else max(1, config.rewind_megabytes * 10**6)
-    session = PlaySession(env, recording, seed=config.seed, rewind_bytes=rewind_bytes)
+    session = PlaySession(env, recording, seed=config.seed, rewind_bytes=rewind_bytes, replay=replay)
     try:
         with session:
             yield session
@@ -112,6 +114,8 @@ def play_session(config: PlayConfig, env: ARL2WorldEnv, *, headless: bool) -> It
             print(session.summary())
             for path in recording.paths if recording is not None else ():
                 print(f"recorded           {path}")
+        if replay is not None and session.num_frames:
+            print(replay.result(env))
 
 
 def run_headless(config: PlayConfig, session: PlaySession) -> None:
@@ -121,14 +125,14 @@ def run_headless(config: PlayConfig, session: PlaySession) -> None:
     from worldsim.headless import has_display, play_headless
 
     name = default_policy(session) if config.policy == "auto" else config.policy
-    num_frames = config.steps or HEADLESS_FRAMES
+    num_frames = config.steps or (session.replay.num_frames if session.replay else HEADLESS_FRAMES)
     why = "headless" if has_display() else "no display found"
     written = "" if session.recording is None else f" and {session.recording.path} is written"
     print(f"{why}: the {name} player walks {num_frames} frames{written}", flush=True)
     policy = make_policy(name, session, config.policy_folder, config.recording)
     session.reset(config.start)
     policy.reset(config.seed)
-    for _ in tqdm(play_headless(session, policy, num_frames), total=num_frames, unit="frame"):
+    for _ in tqdm(play_headless(session, policy, num_frames, name), total=num_frames, unit="frame"):
         pass
 
 

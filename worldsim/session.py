@@ -13,6 +13,7 @@ import numpy as np
 from worldsim.env import ARL2WorldEnv
 from worldsim.history import History
 from worldsim.recording import Recording
+from worldsim.replay import Opening, Replay, play_settings
 from worldsim.state import WorldState
 from worldsim.timing import Percentiles, StepTimes, process_memory_bytes, seconds_since_start
 
@@ -41,6 +42,7 @@ class PlaySession:
         recording: Where to, or None.
         seed: Decides everything that the environment draws.
         rewind_bytes: Room for the moments to go back to; 0 keeps none.
+        replay: A recorded episode: the first one begins where it began, and is compared with it.
 
     Attributes:
         observation: The frame shown last, `[H, W, 3]` uint8.
@@ -59,6 +61,7 @@ class PlaySession:
         *,
         seed: int = 0,
         rewind_bytes: int = 0,
+        replay: Replay | None = None,
     ) -> None:
         self.env = env
         self.recording = recording
@@ -76,6 +79,9 @@ class PlaySession:
         self._reward: float | None = None  # on the way to `observation`; None in a world that gives none
         self._action = env.world.config.actions.noop()
         self._player: str | None = None
+        self._before: WorldState | None = None  # the last step, where it is recorded
+        self.replay = replay
+        self._opening = None if replay is None else replay.opening
         self._predict_seconds = 0.0
 
     def reset(self, start: int | str | None = None) -> None:
@@ -88,6 +94,10 @@ class PlaySession:
         options = None if start is None else {"start": start}
         observation, info = self.env.reset(seed=self._seed, options=options)
         self._seed = None  # later episodes continue the stream
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            self.go_to(opening.state, opening.start)
+            return
         if self.history is not None:
             self.history.begin(self.env.get_state(), info["start"])
         self._begin_episode(observation, info)
@@ -119,6 +129,8 @@ class PlaySession:
         self._begin_episode(state.frames[0].cpu().numpy().copy(), info)
 
     def _begin_episode(self, observation: np.ndarray, info: dict[str, Any]) -> None:
+        if self.replay is not None and self.num_frames:
+            self.replay.stop()
         before, outcome = self.observation, self._outcome()
         self.observation, self.info = observation, info
         self.start, self.has_ended = info["start"], self.env.has_ended
@@ -137,6 +149,7 @@ class PlaySession:
             action: `[A]` int64.
             player: Name of who chose it, for the recording.
         """
+        self._before = None if self.recording is None else self.env.get_state()
         started = time.perf_counter()
         frame = self.env.begin_step(action)
         self._predict_seconds = time.perf_counter() - started
@@ -164,8 +177,11 @@ class PlaySession:
         # Nothing can be played on from an end.
         if self.history is not None and prediction is not None and not has_ended:
             self.history.append(self.env.get_state(), prediction.latents, self._action)
-        if self.recording is not None:
-            self.recording.add(before, self._action, player=self._player, **outcome)
+        if self.replay is not None:
+            self.replay.check(frame, self._action)
+        if self.recording is not None and self._before is not None:
+            opening = Opening(state=self._before, start=self.start, settings=play_settings(self.env))
+            self.recording.add(before, self._action, player=self._player, opening=opening, **outcome)
 
     def stop_recording(self) -> None:
         """Finish what is being recorded, with the frame shown last; later frames are not recorded.

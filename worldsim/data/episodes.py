@@ -7,7 +7,8 @@ Line i of the jsonl is one JSON object about frame i (here broken in two):
 
 `action` is the action taken at frame i, which leads to frame i + 1; it is null on the last frame. `reward`
 is what the game gave on the way to frame i and `terminated` says that the game ended there; both are
-optional, and so are `pose` and `player`, the name of who chose the action.
+optional, and so are `pose`, `player`, the name of who chose the action, and `sha256`, the first digits of the
+checksum of the frame before it was encoded.
 """
 
 from __future__ import annotations
@@ -129,6 +130,7 @@ class EpisodeWriter:
         terminated: bool | None = None,
         pose: tuple[float, float, float] | None = None,
         player: str | None = None,
+        sha256: str | None = None,
     ) -> None:
         """Append a frame and the action taken at it.
 
@@ -139,6 +141,7 @@ class EpisodeWriter:
             terminated: Whether the game ended at this frame.
             pose: x, y and angle in degrees.
             player: Name of who chose the action.
+            sha256: First digits of the SHA-256 of the frame, which the video does not keep exactly.
         """
         if self._pending is not None and self._pending["action"] is None:
             raise WorldError(f"{self._video_path.name}: only the last frame of an episode has no action")
@@ -153,6 +156,8 @@ class EpisodeWriter:
             row["pose"] = {key: round(float(v), 3) for key, v in zip(POSE_KEYS, pose, strict=True)}
         if player is not None:
             row["player"] = player
+        if sha256 is not None:
+            row["sha256"] = sha256
         with defer_interrupt():  # so that video and table never disagree
             self._video.write(frame)
             if self._pending is not None:
