@@ -21,7 +21,7 @@ DIGEST_FIELD = "sha256"
 
 def frame_digest(frame: np.ndarray) -> str:
     """Return the first digits of the SHA-256 of a frame `[H, W, 3]` uint8."""
-    return hashlib.sha256(np.ascontiguousarray(frame)).hexdigest()[:16]
+    return hashlib.sha256(frame.tobytes()).hexdigest()[:16]
 
 
 def play_settings(env: ARL2WorldEnv) -> dict[str, str]:

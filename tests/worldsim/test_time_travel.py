@@ -13,33 +13,16 @@ import pygame
 import pytest
 import torch
 
-from policies import KeyboardPolicy, RandomPolicy
 from policies.ppo import PPOPolicy
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, save_untrained_policy, tiny_world
-from tests.window import post, press, release, tap
+from tests.window import SCALE, advance, open_viewer, post, press, release, same, tap
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.data.episodes import list_episodes, read_table, verify
 from worldsim.data.video import VideoWriter
-from worldsim.env import ARL2WorldEnv
 from worldsim.pictures import read_picture
-from worldsim.session import PlaySession
 from worldsim.state import WorldState
 from worldsim.viewer import Viewer
-from worldsim.viewer_files import PlayFolders
 from worldsim.viewer_keys import COMMAND_KEYS, Command
-from worldsim.world import World
-
-SCALE = 4
-
-
-def open_viewer(folder: Path, world: World | None = None, **programs: object) -> Viewer:
-    session = PlaySession(ARL2WorldEnv(world or tiny_world()), rewind_bytes=2**26)
-    keyboard = KeyboardPolicy(TINY_ACTIONS.num_values, [axis.keys for axis in TINY_ACTIONS.axes])
-    folders = PlayFolders(slots=folder / "slots", recordings=folder / "video", screenshots=folder / "shots")
-    players = {"random": RandomPolicy(TINY_ACTIONS.num_values), **programs}
-    viewer = Viewer(session, keyboard, players, folders, frame_rate=0, scale=SCALE)  # type: ignore[arg-type]
-    viewer._restart(0)
-    return viewer
 
 
 @pytest.fixture
@@ -57,14 +40,6 @@ def smallest_disk() -> Iterator[Callable[[], None]]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def advance(viewer: Viewer, count: int = 1) -> list[WorldState]:
-    states = []
-    for _ in range(count):
-        viewer.advance()
-        states.append(viewer.session.env.get_state())
-    return states
-
-
 def shown(viewer: Viewer) -> np.ndarray:
     """Return the picture in the window, without what may lie over its lower part."""
     return viewer.window.screenshot()[: HEIGHT * SCALE // 2 : SCALE, : WIDTH * SCALE : SCALE]
@@ -72,10 +47,6 @@ def shown(viewer: Viewer) -> np.ndarray:
 
 def is_frame(viewer: Viewer, state: WorldState) -> bool:
     return np.array_equal(shown(viewer), state.frames[0, : HEIGHT // 2].numpy())
-
-
-def same(one: WorldState, other: WorldState) -> bool:
-    return all(torch.equal(tensor, other.tensors()[name]) for name, tensor in one.tensors().items())
 
 
 def tap_with_shift(name: str) -> None:
@@ -316,58 +287,6 @@ def test_a_recording_that_cannot_be_written_ends_in_a_sentence(
     advance(viewer, 2)
     assert viewer.session.info["frame_index"] == 5
     assert not list((tmp_path / "video").glob("*.part"))
-
-
-def test_four_seeds_go_on_side_by_side_and_one_is_picked(viewer: Viewer) -> None:
-    (state,) = advance(viewer)
-    expected = viewer.session.env.simulator
-    tap("b")
-    press("up")
-    for _ in range(3):
-        viewer.advance()
-    actions = torch.tensor([[1, 0, 0]])
-    for _ in range(3):
-        _, state = expected.step(state, actions)
-    panes = viewer._panes
-    assert panes is not None and len(panes.frames) == 4
-    assert len({frame.tobytes() for frame in panes.frames}) == 4
-    assert np.abs(panes.frames[0].astype(int) - state.frames[0].numpy()).max() <= 6, (
-        "the first is not the own"
-    )
-    assert viewer.session.info["frame_index"] == 1
-    half = viewer.window.screenshot()[40 : HEIGHT * 2, WIDTH * 2 : WIDTH * 4 : 2][::2]
-    assert np.array_equal(half, panes.frames[1, 20:]), "the second pane is not where it belongs"
-    tap("tab")
-    tap("space")
-    viewer.advance()
-    picked = panes.frames[1].copy()
-    tap("return")
-    viewer.advance()
-    assert viewer._panes is None
-    assert np.array_equal(viewer.session.observation, picked)
-    assert viewer.session.info == {"frame_index": 4, "start": "start-00"}
-    assert len(viewer.session.recent_frames(9)) == 5, "a player that takes over would not see the branch"
-
-
-def test_players_go_on_side_by_side_and_a_click_picks_who_plays(viewer: Viewer) -> None:
-    advance(viewer)
-    tap("b")
-    viewer.advance()
-    tap("b")
-    viewer.advance()
-    panes = viewer._panes
-    assert panes is not None and panes.labels == ["human", "random"]
-    place = (WIDTH * SCALE * 3 // 4, 10)
-    pygame.event.post(pygame.event.Event(pygame.MOUSEBUTTONDOWN, pos=place, button=1))
-    viewer.advance()
-    assert viewer.players.name == "random"
-    assert viewer.session.info["frame_index"] == 3
-    tap("b")
-    viewer.advance()
-    tap("m")
-    viewer.advance()
-    assert viewer._panes is None, "another command leaves the panes"
-    assert viewer.session.info["frame_index"] == 4
 
 
 def test_screenshot_is_what_the_window_shows(viewer: Viewer, tmp_path: Path) -> None:
