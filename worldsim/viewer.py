@@ -116,7 +116,7 @@ class Viewer:
                 while not (self.is_closed or stop.requested):
                     if num_frames and self.session.num_frames >= num_frames:
                         break
-                    self.advance()
+                    self._advance_while_open()
         finally:
             self.window.close()
 
@@ -148,6 +148,15 @@ class Viewer:
             else:
                 self._play_panes(self._panes)
             self._clock.wait()
+
+    def _advance_while_open(self) -> None:
+        """Advance; a window that was taken away in the middle of it ends the game as closing it does."""
+        try:
+            self.advance()
+        except pygame.error:
+            if self.window.is_open:
+                raise
+            self.is_closed = True
 
     def _play_frame(self) -> None:
         """The order of things: the picture is on the screen before its commit begins."""
@@ -294,6 +303,8 @@ class Viewer:
 
     def _draw(self, frame: np.ndarray) -> None:
         who = "you play" if self.players.name == HUMAN else f"{self.players.name} plays"
+        if self._panes is not None:
+            who = "Tab chooses a pane, Enter picks it"
         doing = "rewinding" if self._is_rewinding else "paused" if self.is_paused else ""
         texts = self._status.texts(doing=doing, who=who)
         page, message, panes = self._page, self._status.message, self._panes

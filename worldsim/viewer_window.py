@@ -17,7 +17,7 @@ AUTO_SIZE = (800, 600)
 TEXT_COLOUR, STRIP_COLOUR, PAGE_COLOUR = (225, 225, 225), (24, 24, 28), (12, 12, 16, 225)
 FONT_SIZE, PADDING = 20, 6
 # Widest text of one line of the strip, to find out how many lines a narrow window needs.
-STRIP_TEXT_WIDTH = 780
+STRIP_TEXT_WIDTH = 1000
 
 Row = tuple["str | np.ndarray", "str | np.ndarray"]
 """Of a page: two columns, each a text or a picture `[h, w, 3]` uint8."""
@@ -66,7 +66,7 @@ class Window:
     @property
     def is_open(self) -> bool:
         """Whether the window is still there."""
-        return pygame.display.get_surface() is self._screen
+        return pygame.display.get_init() and pygame.display.get_surface() is self._screen
 
     def show(
         self, frame: np.ndarray, texts: Sequence[str] = (), page: Sequence[Row] = (), message: str = ""

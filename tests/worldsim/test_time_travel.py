@@ -289,6 +289,32 @@ def test_a_recording_that_cannot_be_written_ends_in_a_sentence(
     assert not list((tmp_path / "video").glob("*.part"))
 
 
+@pytest.mark.parametrize("moment", ["predict", "commit"])
+@pytest.mark.parametrize("way", ["closed", "taken away"])
+def test_a_window_that_goes_in_the_middle_of_a_step_ends_the_game_and_keeps_the_recording(
+    viewer: Viewer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, way: str
+) -> None:
+    simulator = viewer.session.env.simulator
+    method = getattr(simulator, moment)
+
+    def lose_window(*arguments: object) -> object:
+        if viewer.session.num_frames == 3:
+            pygame.event.post(pygame.event.Event(pygame.QUIT)) if way == "closed" else pygame.display.quit()
+        return method(*arguments)
+
+    tap("r")
+    advance(viewer)
+    monkeypatch.setattr(simulator, moment, lose_window)
+    with viewer.session:
+        viewer._advance_while_open()
+        while not viewer.is_closed:
+            viewer._advance_while_open()
+    assert viewer.session.num_frames in (3, 4)
+    viewer.session.stop_recording()
+    assert verify(tmp_path / "video") == viewer.session.num_frames + 1
+    pygame.display.init()
+
+
 def test_screenshot_is_what_the_window_shows(viewer: Viewer, tmp_path: Path) -> None:
     advance(viewer)
     picture = viewer.window.screenshot()
