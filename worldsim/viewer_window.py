@@ -79,6 +79,7 @@ class Window:
             page: Rows to lay over the picture; drawn once, so another page is another object.
             message: A sentence to lay over the bottom of the picture.
         """
+        self._check_open()
         pygame.surfarray.blit_array(self._frame, frame.swapaxes(0, 1))
         pygame.transform.scale(self._frame, self._picture.get_size(), self._picture)
         self._show_texts(texts, page, message)
@@ -102,6 +103,7 @@ class Window:
             page: As `show` takes it.
             message: As `show` takes it.
         """
+        self._check_open()
         self._picture.fill(STRIP_COLOUR)
         for number, (frame, label) in enumerate(zip(frames, labels, strict=True)):
             pane = self._pane(number)
@@ -116,6 +118,10 @@ class Window:
         """Return the number of the pane at a place in the window, `(x, y)` pixels; None below the picture."""
         panes = (number for number in range(4) if self._pane(number).collidepoint(position))
         return next(panes, None)
+
+    def _check_open(self) -> None:
+        if not self.is_open:  # its pixels are gone, and drawing on them would end the process
+            raise pygame.error("the window is gone")
 
     def _pane(self, number: int) -> pygame.Rect:
         width, height = (size // 2 for size in self._picture.get_size())
@@ -147,6 +153,7 @@ class Window:
 
     def screenshot(self) -> np.ndarray:
         """Return everything in the window, `[height, width, 3]` uint8."""
+        self._check_open()
         return pygame.surfarray.array3d(self._screen).swapaxes(0, 1)
 
     def close(self) -> None:
