@@ -99,6 +99,8 @@ def play_session(config: PlayConfig, env: ARL2WorldEnv, *, headless: bool) -> It
 
     path = (HEADLESS_RECORD if headless else "") if config.record is None else config.record
     replay = Replay(Path(config.recording)) if config.policy == "recorded" and config.recording else None
+    if replay is not None:
+        replay.check_world(env)
     recording = Recording(Path(path), env.world.config) if path else None
     # Without a window nobody goes back; with one, a player who takes over is shown the latest moments.
     rewind_bytes = 0 if headless else max(1, config.rewind_megabytes * 10**6)

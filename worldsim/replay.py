@@ -103,6 +103,11 @@ class Replay:
         """Number of frames that are drawn to replay it."""
         return len(self._actions) - 1
 
+    def check_world(self, env: ARL2WorldEnv) -> None:
+        """Raise `WorldError` if it was recorded in another world."""
+        if (then := self.opening.state.world) != env.world.identity:
+            raise WorldError(f"{self.path} was recorded in another world ({then}), not {env.world.identity}")
+
     def check(self, frame: np.ndarray, action: np.ndarray) -> None:
         """Compare the next frame `[H, W, 3]` uint8; an action other than the recorded one ends the replay."""
         number = self._num_equal + 1
