@@ -32,6 +32,7 @@ class PlayConfig:
     seed: int = 0
     policy: str = "auto"
     policy_folder: str | None = None
+    recording: str | None = None
     steps: int = 0
     headless: bool | None = None
     record: str | None = None
@@ -41,6 +42,10 @@ class PlayConfig:
     scale: int = 0
     fps: float | None = None
     threads: int = 0
+    rewind_megabytes: int = 512
+    slots: str = "slots"
+    recordings: str = "recordings"
+    screenshots: str = "screenshots"
 
     def __post_init__(self) -> None:
         numbers = {
@@ -49,6 +54,7 @@ class PlayConfig:
             "scale": self.scale,
             "fps": self.fps or 0,
             "threads": self.threads,
+            "rewind_megabytes": self.rewind_megabytes,
         }
         for name, value in numbers.items():
             if value < 0:
@@ -88,11 +94,17 @@ def build_env(config: PlayConfig) -> ARL2WorldEnv:
 def play_session(config: PlayConfig, env: ARL2WorldEnv, *, headless: bool) -> Iterator[PlaySession]:
     """Give what is played and recorded; however it ends, finish the recording, and say what was measured."""
     from worldsim.recording import Recording
+    from worldsim.replay import Replay
     from worldsim.session import PlaySession
 
     path = (HEADLESS_RECORD if headless else "") if config.record is None else config.record
+    replay = Replay(Path(config.recording)) if config.policy == "recorded" and config.recording else None
+    if replay is not None:
+        replay.check_world(env)
     recording = Recording(Path(path), env.world.config) if path else None
-    session = PlaySession(env, recording, seed=config.seed)
+    # Without a window nobody goes back; with one, a player who takes over is shown the latest moments.
+    rewind_bytes = 0 if headless else max(1, config.rewind_megabytes * 10**6)
+    session = PlaySession(env, recording, seed=config.seed, rewind_bytes=rewind_bytes, replay=replay)
     try:
         with session:
             yield session
@@ -104,6 +116,8 @@ def play_session(config: PlayConfig, env: ARL2WorldEnv, *, headless: bool) -> It
             print(session.summary())
             for path in recording.paths if recording is not None else ():
                 print(f"recorded           {path}")
+        if replay is not None and session.num_frames:
+            print(replay.result(env))
 
 
 def run_headless(config: PlayConfig, session: PlaySession) -> None:
@@ -113,30 +127,37 @@ def run_headless(config: PlayConfig, session: PlaySession) -> None:
     from worldsim.headless import has_display, play_headless
 
     name = default_policy(session) if config.policy == "auto" else config.policy
-    num_frames = config.steps or HEADLESS_FRAMES
+    num_frames = config.steps or (session.replay.num_frames if session.replay else HEADLESS_FRAMES)
     why = "headless" if has_display() else "no display found"
     written = "" if session.recording is None else f" and {session.recording.path} is written"
     print(f"{why}: the {name} player walks {num_frames} frames{written}", flush=True)
-    policy = make_policy(name, session, config.policy_folder)
+    policy = make_policy(name, session, config.policy_folder, config.recording)
     session.reset(config.start)
     policy.reset(config.seed)
-    for _ in tqdm(play_headless(session, policy, num_frames), total=num_frames, unit="frame"):
+    for _ in tqdm(play_headless(session, policy, num_frames, name), total=num_frames, unit="frame"):
         pass
 
 
 def run_window(config: PlayConfig, session: PlaySession) -> None:
-    """Open the window; beside the person there is always a policy to hand over to."""
-    from worldsim.viewer import Viewer
+    """Open the window; beside the person there are always programs to hand over to."""
+    from worldsim.viewer import HUMAN, Viewer
+    from worldsim.viewer_files import PlayFolders
 
     actions = session.env.world.config.actions
     person_plays = config.policy in ("auto", "keyboard")
-    name = default_policy(session) if person_plays else config.policy
     viewer = Viewer(
         session,
         policies.KeyboardPolicy(actions.num_values, [axis.keys for axis in actions.axes]),
-        make_policy(name, session, config.policy_folder),
-        policy_name=name,
-        policy_plays=not person_plays,
+        {
+            name: make_policy(name, session, config.policy_folder, config.recording)
+            for name in available_policies(config, session)
+        },
+        PlayFolders(
+            slots=Path(config.slots),
+            recordings=Path(config.recordings),
+            screenshots=Path(config.screenshots),
+        ),
+        first=HUMAN if person_plays else config.policy,
         frame_rate=config.fps,
         scale=config.scale,
         seed=config.seed,
@@ -150,12 +171,31 @@ def default_policy(session: PlaySession) -> str:
     return "scripted" if policies.find_scripted(world.actions.num_values, world.name) else "random"
 
 
-def make_policy(name: str, session: PlaySession, folder: str | None = None) -> policies.Policy:
+def available_policies(config: PlayConfig, session: PlaySession) -> list[str]:
+    """Return the names of the programs that can play: those that fit the world, and those asked for."""
+    world = session.env.world
+    names = [default_policy(session), "random"]
+    if config.recording:
+        names.append("recorded")
+    if config.policy_folder or (world.folder is not None and (world.folder / "policy").is_dir()):
+        names.append("ppo")
+    if config.policy not in ("auto", "keyboard"):
+        names.append(config.policy)
+    return list(dict.fromkeys(names))
+
+
+def make_policy(
+    name: str, session: PlaySession, folder: str | None = None, recording: str | None = None
+) -> policies.Policy:
     """Build a policy by its name, or from a recording; a learned one from its folder, or the world's own."""
     world = session.env.world.config
     num_values = world.actions.num_values
     if name.endswith(".jsonl"):
         return policies.make("recorded", num_values=num_values, path=name)
+    if name == "recorded":
+        if not recording:
+            raise WorldError("policy=recorded needs recording=FILE, the .mp4 or .jsonl of an episode")
+        return policies.make(name, num_values=num_values, path=Path(recording).with_suffix(".jsonl"))
     if name == "ppo":
         from worldsim.world import policy_folder
 

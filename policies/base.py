@@ -20,3 +20,7 @@ class Policy(Protocol):
     def act(self, observation: np.ndarray) -> np.ndarray:
         """Return the next action, `[axes]` int64, for `observation`, `[height, width, 3]` uint8."""
         ...
+
+    def watch(self, observation: np.ndarray) -> None:
+        """See a frame, `[height, width, 3]` uint8, at which somebody else acts."""
+        ...

@@ -80,14 +80,18 @@ class DodgePolicy:
 
     def act(self, observation: np.ndarray) -> np.ndarray:
         """Return the next action, `[1]` int64, for `observation`, `[height, width, 3]` uint8."""
-        place = find_place(observation)
-        if place is not None:
-            self._place += 0.5 * (place - self._place)
-        self._follow(find_fireballs(observation))
+        self.watch(observation)
         self._draw_whim()
         way, _ = min(PLANS, key=lambda plan: self._danger(*plan))
         self._place, self._speed = run(self._place, self._speed, way)
         return np.array([PRESSES[way]], dtype=np.int64)
+
+    def watch(self, observation: np.ndarray) -> None:
+        """See a frame at which somebody else acts: where one stands, and what flies."""
+        place = find_place(observation)
+        if place is not None:
+            self._place += 0.5 * (place - self._place)
+        self._follow(find_fireballs(observation))
 
     def _draw_whim(self) -> None:
         if self._whim_frames == 0:

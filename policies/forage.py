@@ -59,6 +59,9 @@ class ForagePolicy:
             self._pictures.clear()
         return np.array(action, dtype=np.int64)
 
+    def watch(self, observation: np.ndarray) -> None:
+        """See a frame at which somebody else acts; only what comes of its own walking matters to it."""
+
     def _approach(self, observation: np.ndarray) -> tuple[int, int]:
         medikits = find_medikits(observation)
         if not len(medikits):

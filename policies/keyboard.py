@@ -55,3 +55,6 @@ class KeyboardPolicy:
             if not any(other != value for same, other in pressed if same == axis):
                 action[axis] = value
         return action
+
+    def watch(self, observation: np.ndarray) -> None:
+        """See a frame at which somebody else acts; the picture does not matter."""

@@ -43,3 +43,7 @@ class MixedPolicy:
     def act(self, observation: np.ndarray) -> np.ndarray:
         """Return the chosen player's next action, `[axes]` int64."""
         return self.player.act(observation)
+
+    def watch(self, observation: np.ndarray) -> None:
+        """Let the chosen player see a frame at which somebody else acts."""
+        self.player.watch(observation)

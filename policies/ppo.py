@@ -185,11 +185,19 @@ class PPOPolicy:
 
     def act(self, observation: np.ndarray) -> np.ndarray:
         """Return the next action, `[axes]` int64, for `observation`, `[height, width, 3]` uint8."""
+        seen = self._look(observation)
+        generator = None if self._deterministic else self._generator
+        return self.network.choose(seen, generator)[0].cpu().numpy()
+
+    def watch(self, observation: np.ndarray) -> None:
+        """See a frame at which somebody else acts."""
+        self._look(observation)
+
+    def _look(self, observation: np.ndarray) -> Tensor:
         frames = torch.from_numpy(np.ascontiguousarray(observation))[None].to(self._device)
         seen = self._seen
         self._seen = self._sight.begin(frames) if seen is None else self._sight.follow(seen, frames)
-        generator = None if self._deterministic else self._generator
-        return self.network.choose(self._seen, generator)[0].cpu().numpy()
+        return self._seen
 
 
 def save_policy(folder: Path, network: ActorNetwork, description: PolicyDescription) -> None:

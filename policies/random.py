@@ -35,3 +35,6 @@ class RandomPolicy:
             self._frames_left = int(self._rng.integers(*self._hold_frames, endpoint=True))
         self._frames_left -= 1
         return self._action.copy()
+
+    def watch(self, observation: np.ndarray) -> None:
+        """See a frame at which somebody else acts; the picture does not matter."""

@@ -40,6 +40,9 @@ class RecordedPolicy:
         self._next += 1
         return self._actions[self._next - 1].copy()
 
+    def watch(self, observation: np.ndarray) -> None:
+        """See a frame at which somebody else acts; the picture does not matter."""
+
     def _read(self, path: Path) -> list[np.ndarray]:
         if not path.is_file():
             raise FileNotFoundError(f"there is no recording {path}")

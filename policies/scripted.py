@@ -97,8 +97,7 @@ class ScriptedPolicy:
 
     def act(self, observation: np.ndarray) -> np.ndarray:
         """Return the next action, `[3]` int64, for `observation`, `[height, width, 3]` uint8."""
-        # The green channel stands for brightness; every second row is enough for a column's mean.
-        self._columns.append(observation[::2, :, 1].mean(axis=0))
+        self.watch(observation)
         if self._is_stuck():
             self._plan.clear()
             self._walked_frames = 0
@@ -109,6 +108,11 @@ class ScriptedPolicy:
         action = self._plan.popleft()
         self._walked_frames = self._walked_frames + 1 if action[0] or action[1] else 0
         return action.copy()
+
+    def watch(self, observation: np.ndarray) -> None:
+        """See a frame at which somebody else acts."""
+        # The green channel stands for brightness; every second row is enough for a column's mean.
+        self._columns.append(observation[::2, :, 1].mean(axis=0))
 
     def _is_stuck(self) -> bool:
         if self._walked_frames < STUCK_FRAMES or len(self._columns) <= STUCK_FRAMES:

@@ -43,3 +43,6 @@ class ToAndFroPolicy:
         action[self._axis] = FIRST if is_first else SECOND
         self._frame += 1
         return action
+
+    def watch(self, observation: np.ndarray) -> None:
+        """See a frame at which somebody else acts; the picture does not matter."""

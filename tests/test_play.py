@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -62,7 +63,12 @@ def test_without_a_display_the_scripted_player_walks_and_is_recorded(world: Path
     for measure in ("frames/s", "p50", "p90", "p99", "first frame", "process memory", "world memory"):
         assert measure in result.stdout
     assert verify(tmp_path) == 301
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset.json", "play.jsonl", "play.mp4"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "dataset.json",
+        "play.jsonl",
+        "play.mp4",
+        "play.replay.safetensors",
+    ]
 
 
 def test_same_command_plays_the_same(world: Path, tmp_path: Path) -> None:
@@ -73,7 +79,28 @@ def test_same_command_plays_the_same(world: Path, tmp_path: Path) -> None:
     assert (tmp_path / "first.mp4").read_bytes() == (tmp_path / "second.mp4").read_bytes()
     repeated = play(tmp_path, *settings[:2], "seed=5", "steps=10", "policy=first.jsonl", "record=third.mp4")
     assert repeated.returncode == 0, repeated.stderr
-    assert (tmp_path / "first.jsonl").read_bytes() == (tmp_path / "third.jsonl").read_bytes()
+    first, third = ((tmp_path / f"{name}.jsonl").read_text() for name in ("first", "third"))
+    assert '"player": "random"' in first
+    assert first.replace('"random"', '"first.jsonl"') == third
+
+
+def test_a_recording_replays_to_the_same_bytes_or_says_why_not(world: Path, tmp_path: Path) -> None:
+    settings = [f"world={world}", "device=cpu", "dtype=float32"]
+    assert play(tmp_path, *settings, "policy=random", "seed=5", "steps=10").returncode == 0
+    replay = [*settings, "policy=recorded", "recording=play.mp4", "record="]
+    result = play(tmp_path, *replay)
+    assert result.returncode == 0, result.stderr
+    assert "replayed 10 of 10 frames of play.jsonl, all bit-identical" in result.stdout
+    other = play(tmp_path, *replay, "denoising_steps=1")
+    assert other.returncode == 0, other.stderr
+    assert "denoising_steps was 2, is 1" in other.stdout
+    lines = (tmp_path / "play.jsonl").read_text().splitlines()
+    row = json.loads(lines[4])
+    lines[4] = json.dumps(row | {"sha256": "0" * 16})
+    (tmp_path / "play.jsonl").write_text("\n".join(lines))
+    altered = play(tmp_path, *replay)
+    assert altered.returncode == 1
+    assert "error: play.jsonl: replayed frame 4 is not the recorded one" in altered.stderr
 
 
 def test_an_empty_record_records_nothing(world: Path, tmp_path: Path) -> None:
@@ -91,6 +118,8 @@ def test_an_empty_record_records_nothing(world: Path, tmp_path: Path) -> None:
         (["world={world}", "start=99"], "there is no start '99'"),
         (["world={world}", "policy=clever"], "there is no policy 'clever'"),
         (["world={world}", "policy=gone.jsonl"], "there is no recording gone.jsonl"),
+        (["world={world}", "policy=recorded"], "needs recording=FILE"),
+        (["world={world}", "policy=recorded", "recording=gone.mp4"], "there is no recording gone.jsonl"),
         (["world={world}", "policy=keyboard"], "policy=keyboard needs a window"),
         (["world={world}", "headless=false"], "there is no display"),
         (["world={world}", "device=tpu"], "device must be auto"),

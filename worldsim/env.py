@@ -92,6 +92,16 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         """Size of everything the world remembers, in bytes; constant unless it has full layers."""
         return self._current_state("memory_bytes").nbytes
 
+    @property
+    def prediction(self) -> Prediction | None:
+        """The frame that `begin_step` drew, until `finish_step` has remembered it."""
+        return self._pending
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the episode has ended, so that only `reset` or `set_state` goes on."""
+        return self._has_ended
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
@@ -169,7 +179,8 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         """
         if self._pending is not None:
             raise WorldError("get_state: a step is under way, call finish_step first")
-        return self._current_state("get_state")
+        self._state = self._env_world.named(self._current_state("get_state"))
+        return self._state
 
     def set_state(self, state: WorldState) -> None:
         """Go on from a state that `get_state` of the same world returned, here or in another process.

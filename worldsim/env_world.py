@@ -147,6 +147,10 @@ class EnvWorld:
             self._watched.popitem(last=False)
         return state
 
+    def named(self, state: WorldState) -> WorldState:
+        """Return the state with the identity of this world."""
+        return state if state.world else replace(state, world=self.world.identity)
+
     def adopt(self, state: WorldState, num_dreams: int) -> WorldState:
         """Return a state of so many dreams of this world on this device and in this dtype.
 
@@ -163,6 +167,8 @@ class EnvWorld:
         if problems:
             kind = "a single game" if num_dreams == 1 else f"{num_dreams} games"
             raise WorldError(f"the state is not one of {kind} of this world: {'; '.join(problems)}")
+        if state.world and state.world != self.world.identity:
+            raise WorldError(f"the state belongs to another world ({state.world}), not {self.world.identity}")
         like = empty.memory.tensors()
         memory = state.memory.map(lambda name, tensor: tensor.to(like[name].device, like[name].dtype))
         frames = state.frames.to(self.simulator.frames_device)

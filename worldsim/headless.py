@@ -37,17 +37,20 @@ def choose_headless(asked: bool | None) -> bool:
     return not has_display() if asked is None else asked
 
 
-def play_headless(session: PlaySession, player: Player, num_frames: int) -> Iterator[int]:
+def play_headless(
+    session: PlaySession, player: Player, num_frames: int, name: str | None = None
+) -> Iterator[int]:
     """Let a player play; yields the number of frames so far.
 
     The session must have been reset. Where the world ends an episode, the next begins at a start moment that
-    is drawn. Ctrl-C ends it between two frames, as `KeyboardInterrupt`.
+    is drawn. Ctrl-C ends it between two frames, as `KeyboardInterrupt`. `name` is what recordings
+    call the player.
     """
     with StopRequest() as stop, steady_memory():
         for count in range(1, num_frames + 1):
             if stop.requested:
                 return
-            session.begin(player.act(session.observation))
+            session.begin(player.act(session.observation), name)
             session.finish()
             if session.has_ended and count < num_frames:
                 session.reset()

@@ -10,10 +10,12 @@ import numpy as np
 from worldsim.data.dataset_info import INFO_FILE, DatasetInfo
 from worldsim.data.episodes import EpisodeWriter
 from worldsim.errors import WorldError
+from worldsim.replay import STATE_SUFFIX, Opening, frame_digest
 from worldsim.world import WorldConfig
 
 SUFFIX = ".mp4"
 MIN_FREE_BYTES = 8 * 2**20
+FRAMES_BETWEEN_CHECKS = 32
 
 
 class Recording:
@@ -36,6 +38,7 @@ class Recording:
         self.path = path
         self.paths: list[Path] = []
         self._info_is_ours = not (path.parent / INFO_FILE).exists()
+        self._is_exact = False  # whether this episode can be replayed to the same bytes
         self._info = played if isinstance(played, DatasetInfo) else _dreamt(played)
         try:
             # Opened at once: a folder that cannot be written to is found before play, not after it.
@@ -51,12 +54,36 @@ class Recording:
         *,
         reward: float | None = None,
         terminated: bool | None = None,
+        player: str | None = None,
+        opening: Opening | None = None,
     ) -> None:
-        """Append a frame `[H, W, 3]` uint8, the action `[A]` that led on from it, and what it had brought."""
-        if self._writer is None:
-            self._writer = self._open()
+        """Append a frame `[H, W, 3]` uint8, the action `[A]` that led on from it, and what it had brought.
+
+        Args:
+            frame: `[H, W, 3]` uint8.
+            action: `[A]` whole numbers.
+            reward: Given on the way to the frame.
+            terminated: Whether the game ended there.
+            player: Name of who chose the action.
+            opening: With an episode's first frame, where it begins, so that it can be replayed.
+
+        Raises:
+            WorldError: If it cannot be written.
+        """
         try:
-            self._writer.add(frame, action, reward=reward, terminated=terminated)
+            self._writer = self._writer or self._open()
+        except OSError as error:
+            raise WorldError(f"cannot record to {self._next_path()}: {error.strerror or error}") from error
+        if self._writer.num_frames % FRAMES_BETWEEN_CHECKS == FRAMES_BETWEEN_CHECKS - 1:
+            self._end_before_the_disk_is_full(frame, reward, terminated)
+        try:
+            if self._writer.num_frames == 0 and opening is not None:
+                opening.save(self._opening_path())
+                self._is_exact = True
+            digest = frame_digest(frame) if self._is_exact else None
+            self._writer.add(
+                frame, action, reward=reward, terminated=terminated, player=player, sha256=digest
+            )
         except OSError as error:
             raise WorldError(f"cannot record to {self._next_path()}: {error.strerror or error}") from error
 
@@ -76,15 +103,26 @@ class Recording:
         """
         if self._writer is None or self._writer.num_frames == 0:
             return
-        writer, path = self._writer, self._next_path()
-        self._writer = None
+        writer, path, opening = self._writer, self._next_path(), self._opening_path()
+        digest = frame_digest(last_frame) if self._is_exact and last_frame is not None else None
+        self._writer, self._is_exact = None, False
         try:
             with writer:  # finishes the file, or removes it if even that is not possible
                 if last_frame is not None:
-                    writer.add(last_frame, None, reward=reward, terminated=terminated)
+                    writer.add(last_frame, None, reward=reward, terminated=terminated, sha256=digest)
         except OSError as error:
+            opening.unlink(missing_ok=True)
             raise WorldError(f"cannot record to {path}: {error.strerror or error}") from error
         self.paths.append(path)
+
+    def _end_before_the_disk_is_full(
+        self, frame: np.ndarray, reward: float | None, terminated: bool | None
+    ) -> None:
+        """Finish the file while there is room to do so: of one that cannot be finished nothing is left."""
+        if shutil.disk_usage(self.path.parent).free < MIN_FREE_BYTES:
+            path = self._next_path()
+            self.end_episode(frame, reward=reward, terminated=terminated)
+            raise WorldError(f"the disk is almost full: the recording has ended, {path} is complete")
 
     def close(self) -> None:
         """Finish the file with the frames it has."""
@@ -106,6 +144,9 @@ class Recording:
     def _next_path(self) -> Path:
         number = len(self.paths) + 1
         return self.path if number == 1 else self.path.with_name(f"{self.path.stem}-{number}{SUFFIX}")
+
+    def _opening_path(self) -> Path:
+        return self._next_path().with_suffix(STATE_SUFFIX)
 
     def _open(self) -> EpisodeWriter:
         path = self._next_path()

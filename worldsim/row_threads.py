@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -85,7 +86,8 @@ def _pieces(batch_size: int, num_pieces: int) -> Iterator[slice]:
 def _rows(state: WorldState, piece: slice) -> WorldState:
     """Return some rows of a state without copying them."""
     memory: MemoryState = state.memory.slice_rows(piece)
-    return WorldState(
+    return replace(
+        state,
         memory=memory,
         frame_index=state.frame_index[piece],
         seed=state.seed[piece],

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
 
 from worldsim.env import ARL2WorldEnv
+from worldsim.history import History
 from worldsim.recording import Recording
+from worldsim.replay import Opening, Replay, play_settings
+from worldsim.state import WorldState
 from worldsim.timing import Percentiles, StepTimes, process_memory_bytes, seconds_since_start
 
 
@@ -26,6 +29,10 @@ class Player(Protocol):
         """Return the next action, `[axes]` int64, for `observation`, `[H, W, 3]` uint8."""
         ...
 
+    def watch(self, observation: np.ndarray) -> None:
+        """See a frame `[H, W, 3]` uint8 at which somebody else acts."""
+        ...
+
 
 class PlaySession:
     """Step an environment, measure each step, record it. A context manager that finishes the recording.
@@ -34,6 +41,8 @@ class PlaySession:
         env: The environment, not reset yet.
         recording: Where to, or None.
         seed: Decides everything that the environment draws.
+        rewind_bytes: Room for the moments to go back to; 0 keeps none.
+        replay: A recorded episode: the first one begins where it began, and is compared with it.
 
     Attributes:
         observation: The frame shown last, `[H, W, 3]` uint8.
@@ -41,9 +50,19 @@ class PlaySession:
         times: What the steps cost.
         num_frames: How many were drawn.
         has_ended: Whether the episode ended with that frame: `reset` comes next.
+        start: Name of the start moment of this episode; empty where it is not known.
+        history: The moments to go back to, or None.
     """
 
-    def __init__(self, env: ARL2WorldEnv, recording: Recording | None = None, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        env: ARL2WorldEnv,
+        recording: Recording | None = None,
+        *,
+        seed: int = 0,
+        rewind_bytes: int = 0,
+        replay: Replay | None = None,
+    ) -> None:
         self.env = env
         self.recording = recording
         self.times = StepTimes()
@@ -51,45 +70,129 @@ class PlaySession:
         self.has_ended = False
         self.observation = np.zeros(env.observation_space.shape or (), dtype=np.uint8)
         self.info: dict[str, Any] = {"frame_index": 0, "start": ""}
+        self.start = ""
+        self.history = History(env.simulator, rewind_bytes) if rewind_bytes else None
         self._seed: int | None = seed
         self._first_frame_seconds = 0.0
         self._first_step_at = 0.0
         self._last_step_at = 0.0
         self._reward: float | None = None  # on the way to `observation`; None in a world that gives none
         self._action = env.world.config.actions.noop()
+        self._player: str | None = None
+        self._before: WorldState | None = None  # the last step, where it is recorded
+        self.replay = replay
+        self._opening = None if replay is None else replay.opening
         self._predict_seconds = 0.0
 
     def reset(self, start: int | str | None = None) -> None:
-        """Begin an episode at a start moment; None draws one."""
-        self._end_episode()
-        options = None if start is None else {"start": start}
-        self.observation, self.info = self.env.reset(seed=self._seed, options=options)
-        self.has_ended = False
-        self._reward = 0.0 if self._is_judged else None
-        self._seed = None  # later episodes continue the stream
+        """Begin an episode at a start moment; None draws one.
 
-    def begin(self, action: np.ndarray) -> np.ndarray:
-        """Return the frame `[H, W, 3]` uint8 that `action` leads to; show it, then call `finish`."""
+        Raises:
+            WorldError: If there is no such moment; or if the recording of the episode before cannot be
+                finished: the new one has begun then.
+        """
+        options = None if start is None else {"start": start}
+        observation, info = self.env.reset(seed=self._seed, options=options)
+        self._seed = None  # later episodes continue the stream
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            self.go_to(opening.state, opening.start)
+            return
+        if self.history is not None:
+            self.history.begin(self.env.get_state(), info["start"])
+        self._begin_episode(observation, info)
+
+    def go_to(
+        self,
+        state: WorldState,
+        start: str = "",
+        *,
+        is_rewound: bool = False,
+        before: Sequence[np.ndarray] = (),
+    ) -> None:
+        """Play on from a state; what is recorded ends here and goes on in another file.
+
+        Args:
+            state: Of one game of this world.
+            start: Name of the start moment of its episode, where it is known.
+            is_rewound: Whether it comes from `history`, which is there already.
+            before: Frames `[H, W, 3]` that came before it, as far as they are known.
+
+        Raises:
+            WorldError: If it is not such a state, and play is where it was; or if the recording so far
+                cannot be finished, and play goes on from the state.
+        """
+        self.env.set_state(state)
+        info = {"frame_index": int(state.frame_index[0]), "start": start}
+        if self.history is not None and not is_rewound:
+            self.history.begin(self.env.get_state(), start, before)
+        self._begin_episode(state.frames[0].cpu().numpy().copy(), info)
+
+    def _begin_episode(self, observation: np.ndarray, info: dict[str, Any]) -> None:
+        if self.replay is not None and self.num_frames:
+            self.replay.stop()
+        before, outcome = self.observation, self._outcome()
+        self.observation, self.info = observation, info
+        self.start, self.has_ended = info["start"], self.env.has_ended
+        self._reward = 0.0 if self._is_judged else None
+        if self.recording is not None:
+            self.recording.end_episode(before, **outcome)
+
+    def recent_frames(self, count: int) -> list[np.ndarray]:
+        """Return the latest frames of this episode that are known, at most so many, the oldest first."""
+        return [self.observation] if self.history is None else self.history.frames(count)
+
+    def begin(self, action: np.ndarray, player: str | None = None) -> np.ndarray:
+        """Return the frame `[H, W, 3]` uint8 that an action leads to; show it, then call `finish`.
+
+        Args:
+            action: `[A]` int64.
+            player: Name of who chose it, for the recording.
+        """
+        self._before = None if self.recording is None else self.env.get_state()
         started = time.perf_counter()
         frame = self.env.begin_step(action)
         self._predict_seconds = time.perf_counter() - started
-        self._action = action
+        self._action, self._player = action, player
         if not self._first_frame_seconds:
             self._first_frame_seconds = seconds_since_start()
             self._first_step_at = started
         return frame
 
     def finish(self) -> None:
-        """Remember the frame, and record the one before it with the action that led on."""
+        """Remember the frame, and record the one before it with the action that led on.
+
+        Raises:
+            WorldError: If it cannot be recorded; everything else is done then, and play can go on.
+        """
         started = time.perf_counter()
+        prediction = self.env.prediction
         frame, reward, has_ended, _, self.info = self.env.finish_step()
         self._last_step_at = time.perf_counter()
         self.times.add(self._predict_seconds, self._last_step_at - started)
-        if self.recording is not None:
-            self.recording.add(self.observation, self._action, **self._outcome())
+        before, outcome = self.observation, self._outcome()
         self.observation, self.has_ended = frame, has_ended
         self._reward = reward if self._is_judged else None
         self.num_frames += 1
+        # Nothing can be played on from an end.
+        if self.history is not None and prediction is not None and not has_ended:
+            self.history.append(self.env.get_state(), prediction.latents, self._action)
+        if self.replay is not None:
+            self.replay.check(frame, self._action)
+        if self.recording is not None and self._before is not None:
+            opening = Opening(state=self._before, start=self.start, settings=play_settings(self.env))
+            self.recording.add(before, self._action, player=self._player, opening=opening, **outcome)
+
+    def stop_recording(self) -> None:
+        """Finish what is being recorded, with the frame shown last; later frames are not recorded.
+
+        Raises:
+            WorldError: If it cannot be written.
+        """
+        recording, self.recording = self.recording, None
+        if recording is not None:
+            with recording:
+                recording.end_episode(self.observation, **self._outcome())
 
     def summary(self) -> str:
         """Return what was measured, in a few lines."""

@@ -116,6 +116,19 @@ class Simulator:
         return replace(state, memory=memory, frame_index=state.frame_index + 1, frames=prediction.frames)
 
     @torch.inference_mode()
+    def commit_again(self, state: WorldState, frames: Tensor, latents: Tensor, actions: Tensor) -> WorldState:
+        """Remember a frame that was predicted and remembered before; the state after it has the same bytes.
+
+        Args:
+            state: The one before the frame.
+            frames: `[B, H, W, 3]` uint8, of the prediction.
+            latents: `[B, C, h, w]`, of the prediction.
+            actions: `[B, A]` int64, what led to it.
+        """
+        context = self.world.denoiser.observe(actions.to(self.world.device), state.memory)
+        return self.commit(state, Prediction(frames, latents, context))
+
+    @torch.inference_mode()
     def outcome(self, state: WorldState) -> Outcome | None:
         """Judge the frames committed last; None in a world without outcome heads.
 

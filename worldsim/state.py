@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,12 +35,14 @@ class WorldState:
         seed: `[B]` int64, seeds of the noise.
         frames: `[B, H, W, 3]` uint8, the frame shown last, where the simulator keeps them: on the CPU unless
             it was told otherwise.
+        world: Identity of the world it belongs to (`World.identity`), where it is known: environments say it.
     """
 
     memory: MemoryState
     frame_index: Tensor
     seed: Tensor
     frames: Tensor
+    world: str = ""
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor by its name in a file."""
@@ -59,7 +62,8 @@ class WorldState:
     def rows(self, rows: Sequence[int]) -> WorldState:
         """Return the state of some dreams of the batch, in this order; one may come twice, to branch it."""
         index = torch.tensor(list(rows), dtype=torch.int64)
-        return WorldState(
+        return replace(
+            self,
             memory=self.memory.rows(index.to(self.memory.latents.device)),
             frame_index=self.frame_index[index],
             seed=self.seed[index],
@@ -73,7 +77,8 @@ class WorldState:
         Not for a memory that grows, whose rows are of different lengths.
         """
         index = torch.tensor(list(rows), dtype=torch.int64)
-        return WorldState(
+        return replace(
+            self,
             memory=self.memory.with_rows(index.to(self.memory.latents.device), others.memory),
             frame_index=self.frame_index.index_copy(0, index, others.frame_index),
             seed=self.seed.index_copy(0, index, others.seed),
@@ -89,6 +94,7 @@ class WorldState:
             frame_index=torch.cat([state.frame_index for state in states]),
             seed=torch.cat([state.seed for state in states]),
             frames=torch.cat([state.frames for state in states]),
+            world=states[0].world,
         )
 
     def shapes(self) -> dict[str, list[int | str]]:
@@ -99,43 +105,87 @@ class WorldState:
         return shapes
 
     def save(self, path: Path | str, *, world: str = "") -> None:
-        """Write the state as safetensors, completely or not at all.
-
-        Args:
-            path: File to write; its folder must exist.
-            world: Identity of the world it belongs to (`World.identity`), checked by `load`.
-
-        Raises:
-            OSError: If it cannot be written.
-        """
-        write_tensors(self.tensors(), Path(path), {"world": world})
+        """Write the state; see `save`."""
+        save(self, path, world=world)
 
     @classmethod
     def load(cls, path: Path | str, *, world: str = "") -> WorldState:
-        """Read a state that `save` wrote; its tensors are on the CPU.
+        """Read a state; see `load`."""
+        return load(path, world=world)
 
-        Raises:
-            FileNotFoundError: If there is no such file.
-            WorldError: If it is not a complete state, or belongs to another world than `world`.
-        """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no saved state {path}")
-        try:
-            with safe_open(path, framework="pt") as file:
-                owner = (file.metadata() or {}).get("world", "")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        except (SafetensorError, OSError) as error:
-            raise WorldError(f"{path} is not a complete saved state: {error}") from error
-        if world and owner != world:
-            raise WorldError(f"{path} was saved in another world ({owner or 'unknown'}), this one is {world}")
-        memory = {
-            name.removeprefix(MEMORY_PREFIX): t
-            for name, t in tensors.items()
-            if name.startswith(MEMORY_PREFIX)
-        }
-        own = {name: t for name, t in tensors.items() if not name.startswith(MEMORY_PREFIX)}
-        try:
-            return cls(memory=MemoryState.from_tensors(memory), **own)
-        except (TypeError, ValueError) as error:
-            raise WorldError(f"{path} holds other tensors than a saved state: {sorted(tensors)}") from error
+
+def save(state: WorldState, path: Path | str, *, world: str = "", **notes: str) -> None:
+    """Write a state as safetensors, completely or not at all, with a checksum of its contents.
+
+    Args:
+        state: What `env.unwrapped.get_state()` returned.
+        path: File to write; its folder must exist.
+        world: Identity of the world it belongs to, where the state does not say so itself.
+        **notes: Further texts to keep in the file's header, for `read_notes`.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in state.tensors().items()}
+    metadata = notes | {"world": world or state.world, "sha256": _digest(tensors)}
+    write_tensors(tensors, Path(path), metadata)
+
+
+def load(path: Path | str, *, world: str = "") -> WorldState:
+    """Read a state that `save` wrote; its tensors are on the CPU, and it says which world it belongs to.
+
+    Args:
+        path: The file.
+        world: Identity of the world that it must belong to; without one `set_state` checks it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        WorldError: If it is not a complete state, was altered, or belongs to another world than `world`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no saved state {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            said = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError) as error:
+        raise WorldError(f"{path} is not a complete saved state: {error}") from error
+    owner = said.get("world", "")
+    if world and owner != world:
+        raise WorldError(f"{path} was saved in another world ({owner or 'unknown'}), this one is {world}")
+    memory = {name.removeprefix(MEMORY_PREFIX): t for name, t in tensors.items() if _is_memory(name)}
+    own = {name: tensor for name, tensor in tensors.items() if not _is_memory(name)}
+    try:
+        state = WorldState(memory=MemoryState.from_tensors(memory), world=owner, **own)
+    except (TypeError, ValueError) as error:
+        raise WorldError(f"{path} holds other tensors than a saved state: {sorted(tensors)}") from error
+    if said.get("sha256") != _digest(tensors):
+        raise WorldError(f"{path} is damaged or was altered: its checksum is not that of its contents")
+    return state
+
+
+def read_notes(path: Path | str) -> dict[str, str]:
+    """Return what the header of a saved state says: `world`, `sha256` and the notes given to `save`.
+
+    Raises:
+        WorldError: If it is not a complete state.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise WorldError(f"{path} is not a complete saved state: {error}") from error
+
+
+def _is_memory(name: str) -> bool:
+    return name.startswith(MEMORY_PREFIX)
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of contiguous tensors on the CPU, their names, types and shapes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -256,7 +256,8 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
             ResetNeeded: Before `reset` or `set_state`.
             ClosedEnvironmentError: After `close`.
         """
-        return self._current_state("get_state")
+        self._state = self._env_world.named(self._current_state("get_state"))
+        return self._state
 
     def set_state(self, state: WorldState) -> None:
         """Go on from a state of N dreams of this world, for example from `get_state`.

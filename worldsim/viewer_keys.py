@@ -9,6 +9,7 @@ import pygame
 
 from worldsim.actions import ActionLayout
 from worldsim.errors import WorldError
+from worldsim.viewer_window import Row
 
 
 class Command(Enum):
@@ -17,19 +18,40 @@ class Command(Enum):
     HELP = "show or hide this help"
     PAUSE = "pause, go on"
     STEP = "one frame, while paused"
-    RESET = "begin again from this start"
-    NEXT_START = "begin from the next start"
-    TAKE_OVER = "take over from the policy, hand back"
+    RESET = "begin again from this start; of panes, pick one"
+    NEXT_START = "begin from the next start; of panes, choose the next"
+    REWIND = "hold to go back, let go to play on from there"
+    QUICK_SAVE = "save quickly"
+    QUICK_LOAD = "go on from what was saved quickly"
+    SAVE_SLOT = "save to a slot"
+    LOAD_SLOT = "go on from a slot"
+    SLOTS = "show or hide the slots"
+    TAKE_OVER = "let the next player take over"
+    BRANCH = "go on in panes: four seeds, then the players; again to leave"
+    RECORD = "begin or end a recording"
+    SCREENSHOT = "take a screenshot"
     QUIT = "quit"
 
 
-COMMAND_KEYS = {
+SHIFT = "shift+"
+"""What the name of a key begins with that counts only together with Shift."""
+DIGITS = tuple("0123456789")
+COMMAND_KEYS: dict[Command, tuple[str, ...]] = {
     Command.HELP: ("h", "f1"),
     Command.PAUSE: ("space", "p"),
     Command.STEP: ("n", "."),
     Command.RESET: ("return", "f2"),
     Command.NEXT_START: ("tab", "f3"),
+    Command.REWIND: ("backspace",),
+    Command.QUICK_SAVE: ("f5",),
+    Command.QUICK_LOAD: ("f9",),
+    Command.SAVE_SLOT: tuple(f"{SHIFT}{digit}" for digit in DIGITS),
+    Command.LOAD_SLOT: DIGITS,
+    Command.SLOTS: ("f6", "o"),
     Command.TAKE_OVER: ("m", "f4"),
+    Command.BRANCH: ("b", "f7"),
+    Command.RECORD: ("r", "f8"),
+    Command.SCREENSHOT: ("f12",),
     Command.QUIT: ("escape", "q"),
 }
 # With these held a key belongs to the window system.
@@ -94,12 +116,10 @@ class CommandKeys:
         pygame.display.init()  # key names are not complete before
         taken = {pygame.key.key_code(name) for axis in layout.axes for keys in axis.keys for name in keys}
         self.keys = {
-            command: tuple(name for name in names if pygame.key.key_code(name) not in taken)
+            command: tuple(name for name in names if _code(name)[0] not in taken)
             for command, names in COMMAND_KEYS.items()
         }
-        self._commands = {
-            pygame.key.key_code(name): command for command, names in self.keys.items() for name in names
-        }
+        self._commands = {_code(name): command for command, names in self.keys.items() for name in names}
 
     def find(self, event: pygame.event.Event) -> Command | None:
         """Return what an event commands, if anything."""
@@ -107,12 +127,14 @@ class CommandKeys:
             return Command.QUIT
         if event.type != pygame.KEYDOWN or event.mod & SYSTEM_MODIFIERS:
             return None
-        return self._commands.get(event.key)
+        has_shift = bool(event.mod & pygame.KMOD_SHIFT)
+        with_shift = self._commands.get((event.key, True)) if has_shift else None
+        return with_shift or self._commands.get((event.key, False))
 
 
-def help_rows(layout: ActionLayout, commands: CommandKeys) -> list[tuple[str, str]]:
+def help_rows(layout: ActionLayout, commands: CommandKeys) -> list[Row]:
     """Return the help page: the keys of each button and of each command, and what they do."""
-    rows = [
+    rows: list[Row] = [
         (_join(keys), f"{axis.name} {button}")
         for axis in layout.axes
         for button, keys in zip(axis.buttons, axis.keys, strict=True)
@@ -122,5 +144,13 @@ def help_rows(layout: ActionLayout, commands: CommandKeys) -> list[tuple[str, st
     return rows
 
 
+def _code(name: str) -> tuple[int, bool]:
+    """Return the code of a key, and whether it counts only together with Shift."""
+    return pygame.key.key_code(name.removeprefix(SHIFT)), name.startswith(SHIFT)
+
+
 def _join(names: Iterable[str]) -> str:
+    names = tuple(names)
+    if len(names) == len(DIGITS) and all(name[-1] in DIGITS for name in names):
+        return f"{names[0].removesuffix(DIGITS[0]).capitalize()}{DIGITS[0]} to {DIGITS[-1]}"
     return " or ".join(NAMES_IN_HELP.get(name, name.capitalize()) for name in names)

@@ -17,7 +17,10 @@ AUTO_SIZE = (800, 600)
 TEXT_COLOUR, STRIP_COLOUR, PAGE_COLOUR = (225, 225, 225), (24, 24, 28), (12, 12, 16, 225)
 FONT_SIZE, PADDING = 20, 6
 # Widest text of one line of the strip, to find out how many lines a narrow window needs.
-STRIP_TEXT_WIDTH = 780
+STRIP_TEXT_WIDTH = 1000
+
+Row = tuple["str | np.ndarray", "str | np.ndarray"]
+"""Of a page: two columns, each a text or a picture `[h, w, 3]` uint8."""
 
 
 class Window:
@@ -57,29 +60,80 @@ class Window:
         self._frame = pygame.Surface((width, height), 0, self._screen)
         self._waiting: list[pygame.event.Event] = []
         self._texts: dict[str, pygame.Surface] = {}
-        self._page: tuple[tuple[tuple[str, str], ...], pygame.Surface] | None = None
+        self._page: tuple[Sequence[Row], pygame.Surface] | None = None
+        self._message: tuple[str, pygame.Surface] | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether the window is still there."""
-        return pygame.display.get_surface() is self._screen
+        return pygame.display.get_init() and pygame.display.get_surface() is self._screen
 
     def show(
-        self, frame: np.ndarray, texts: Sequence[str] = (), page: Sequence[tuple[str, str]] = ()
+        self, frame: np.ndarray, texts: Sequence[str] = (), page: Sequence[Row] = (), message: str = ""
     ) -> None:
         """Show a frame.
 
         Args:
             frame: `[H, W, 3]` uint8.
             texts: For the strip.
-            page: Rows of two columns to lay over the picture.
+            page: Rows to lay over the picture; drawn once, so another page is another object.
+            message: A sentence to lay over the bottom of the picture.
         """
+        self._check_open()
         pygame.surfarray.blit_array(self._frame, frame.swapaxes(0, 1))
         pygame.transform.scale(self._frame, self._picture.get_size(), self._picture)
+        self._show_texts(texts, page, message)
+
+    def show_panes(
+        self,
+        frames: np.ndarray,
+        labels: Sequence[str],
+        chosen: int,
+        texts: Sequence[str] = (),
+        page: Sequence[Row] = (),
+        message: str = "",
+    ) -> None:
+        """Show up to four frames in 2 x 2 panes.
+
+        Args:
+            frames: `[panes, H, W, 3]` uint8.
+            labels: What to write into each pane.
+            chosen: Number of the pane to put a border around.
+            texts: For the strip.
+            page: As `show` takes it.
+            message: As `show` takes it.
+        """
+        self._check_open()
+        self._picture.fill(STRIP_COLOUR)
+        for number, (frame, label) in enumerate(zip(frames, labels, strict=True)):
+            pane = self._pane(number)
+            pygame.surfarray.blit_array(self._frame, frame.swapaxes(0, 1))
+            self._picture.blit(pygame.transform.scale(self._frame, pane.size), pane)
+            self._picture.blit(self._font.render(label, True, TEXT_COLOUR, STRIP_COLOUR), pane.move(4, 4))
+            if number == chosen:
+                pygame.draw.rect(self._picture, TEXT_COLOUR, pane, width=2)
+        self._show_texts(texts, page, message)
+
+    def pane_at(self, position: tuple[int, int]) -> int | None:
+        """Return the number of the pane at a place in the window, `(x, y)` pixels; None below the picture."""
+        panes = (number for number in range(4) if self._pane(number).collidepoint(position))
+        return next(panes, None)
+
+    def _check_open(self) -> None:
+        if not self.is_open:  # its pixels are gone, and drawing on them would end the process
+            raise pygame.error("the window is gone")
+
+    def _pane(self, number: int) -> pygame.Rect:
+        width, height = (size // 2 for size in self._picture.get_size())
+        return pygame.Rect(number % 2 * width, number // 2 * height, width, height)
+
+    def _show_texts(self, texts: Sequence[str], page: Sequence[Row], message: str) -> None:
         if self._strip.height:
             self._draw_strip(texts)
         if page:
-            self._draw_page(tuple(page))
+            self._draw_page(page)
+        if message:
+            self._draw_message(message)
         pygame.display.flip()
 
     def events(self) -> list[pygame.event.Event]:
@@ -99,6 +153,7 @@ class Window:
 
     def screenshot(self) -> np.ndarray:
         """Return everything in the window, `[height, width, 3]` uint8."""
+        self._check_open()
         return pygame.surfarray.array3d(self._screen).swapaxes(0, 1)
 
     def close(self) -> None:
@@ -117,23 +172,57 @@ class Window:
             self._screen.blit(surface, (x, y))
             x += surface.get_width() + 3 * PADDING
 
-    def _draw_page(self, rows: tuple[tuple[str, str], ...]) -> None:
-        if self._page is None or self._page[0] != rows:
+    def _draw_message(self, message: str) -> None:
+        if self._message is None or self._message[0] != message:
+            width, _ = self._picture.get_size()
+            text = self._font.render(message, True, TEXT_COLOUR, None, width - 2 * PADDING)
+            surface = pygame.Surface((width, text.get_height() + 2 * PADDING), pygame.SRCALPHA)
+            surface.fill(PAGE_COLOUR)
+            surface.blit(text, (PADDING, PADDING))
+            self._message = (message, surface)
+        surface = self._message[1]
+        self._picture.blit(surface, surface.get_rect(bottomleft=self._picture.get_rect().bottomleft))
+
+    def _draw_page(self, rows: Sequence[Row]) -> None:
+        if self._page is None or self._page[0] is not rows:
             self._page = (rows, self._render_page(rows))
         surface = self._page[1]
         place = surface.get_rect(center=self._picture.get_rect().center)
         self._picture.blit(surface, place)
 
-    def _render_page(self, rows: tuple[tuple[str, str], ...]) -> pygame.Surface:
-        columns = [
-            [self._font.render(text, True, TEXT_COLOUR) for text in column]
-            for column in zip(*rows, strict=True)
+    def _render_page(self, rows: Sequence[Row]) -> pygame.Surface:
+        cells = [[self._render_cell(cell) for cell in row] for row in rows]
+        widths = [
+            max(cell.get_width() for cell in column) + 4 * PADDING for column in zip(*cells, strict=True)
         ]
-        widths = [max(text.get_width() for text in column) + 4 * PADDING for column in columns]
-        row_height = self._line_height + PADDING
-        surface = pygame.Surface((sum(widths), len(rows) * row_height + 4 * PADDING), pygame.SRCALPHA)
+        heights = [max(cell.get_height() for cell in row) + PADDING for row in cells]
+        surface = pygame.Surface((sum(widths), sum(heights) + 4 * PADDING), pygame.SRCALPHA)
         surface.fill(PAGE_COLOUR)
-        for column, x in zip(columns, (0, widths[0]), strict=True):
-            for number, text in enumerate(column):
-                surface.blit(text, (x + 2 * PADDING, 2 * PADDING + number * row_height))
-        return surface
+        y = 2 * PADDING
+        for row, height in zip(cells, heights, strict=True):
+            for cell, x in zip(row, (0, widths[0]), strict=True):
+                surface.blit(cell, (x + 2 * PADDING, y))
+            y += height
+        return self._shrink(surface)
+
+    def _render_cell(self, cell: str | np.ndarray) -> pygame.Surface:
+        if isinstance(cell, str):
+            text = self._font.render(cell, True, TEXT_COLOUR)
+            return text if text.get_height() >= self._line_height else _pad(text, self._line_height)
+        picture = pygame.surfarray.make_surface(cell.swapaxes(0, 1))
+        height = min(picture.get_height(), 2 * self._line_height)
+        return pygame.transform.scale(picture, (picture.get_width() * height // picture.get_height(), height))
+
+    def _shrink(self, surface: pygame.Surface) -> pygame.Surface:
+        """Return a page so that all of it can be seen, also in a small window."""
+        width, height = self._picture.get_size()
+        factor = min(1.0, width / surface.get_width(), height / surface.get_height())
+        if factor == 1:
+            return surface
+        return pygame.transform.smoothscale_by(surface, factor)
+
+
+def _pad(text: pygame.Surface, height: int) -> pygame.Surface:
+    padded = pygame.Surface((text.get_width(), height), pygame.SRCALPHA)
+    padded.blit(text, (0, 0))
+    return padded

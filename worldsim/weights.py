@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -115,7 +116,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str,
     Raises:
         OSError: If the file cannot be written, on a full disk above all; it names `path`.
     """
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # two processes may write the same file
     try:
         save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, part, metadata=metadata)
         part.replace(path)

@@ -36,6 +36,9 @@ class Walker:
             os.kill(os.getpid(), signal.SIGINT)
         return np.array([1, 0, 0])
 
+    def watch(self, observation: np.ndarray) -> None:
+        """Sees nothing."""
+
 
 @pytest.fixture
 def env() -> ARL2WorldEnv:

@@ -270,6 +270,9 @@ class Still:
     def act(self, observation: np.ndarray) -> np.ndarray:
         return np.zeros(3, dtype=np.int64)
 
+    def watch(self, observation: np.ndarray) -> None:
+        """Sees nothing."""
+
 
 def test_play_goes_on_after_an_end() -> None:
     player, session = Still(), PlaySession(ARL2WorldEnv(ending(tiny_world(outcome=SCALES), is_end=True)))

@@ -13,6 +13,7 @@ import pytest
 
 from policies import KeyboardPolicy, RandomPolicy
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world
+from tests.window import post, press, release, tap
 from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.data.episodes import list_episodes, verify
 from worldsim.env import ARL2WorldEnv
@@ -21,6 +22,7 @@ from worldsim.outcome import OutcomeConfig
 from worldsim.recording import Recording
 from worldsim.session import PlaySession
 from worldsim.viewer import Viewer
+from worldsim.viewer_files import PlayFolders
 from worldsim.viewer_keys import Command, CommandKeys, HeldKeys, help_rows
 from worldsim.viewer_window import Window
 
@@ -54,37 +56,19 @@ def env() -> Spy:
 
 
 @pytest.fixture
-def viewer(env: Spy) -> Iterator[Viewer]:
-    yield from open_viewer(env)
+def viewer(env: Spy, tmp_path: Path) -> Iterator[Viewer]:
+    yield from open_viewer(env, tmp_path)
 
 
-def open_viewer(env: Spy, recording: Recording | None = None) -> Iterator[Viewer]:
-    session = PlaySession(env, recording)
+def open_viewer(env: Spy, folder: Path, recording: Recording | None = None) -> Iterator[Viewer]:
+    session = PlaySession(env, recording, rewind_bytes=2**26)
     keyboard = KeyboardPolicy(TINY_ACTIONS.num_values, [axis.keys for axis in TINY_ACTIONS.axes])
     policy = RandomPolicy(TINY_ACTIONS.num_values)
-    viewer = Viewer(session, keyboard, policy, policy_name="random", frame_rate=0, scale=SCALE)
+    folders = PlayFolders(slots=folder / "slots", recordings=folder / "video", screenshots=folder / "shots")
+    viewer = Viewer(session, keyboard, {"random": policy}, folders, frame_rate=0, scale=SCALE)
     session.reset(0)
     yield viewer
     viewer.window.close()
-
-
-def post(kind: int, name: str, mod: int = 0) -> None:
-    pygame.event.post(pygame.event.Event(kind, key=pygame.key.key_code(name), mod=mod))
-
-
-def press(*names: str) -> None:
-    for name in names:
-        post(pygame.KEYDOWN, name)
-
-
-def release(*names: str) -> None:
-    for name in names:
-        post(pygame.KEYUP, name)
-
-
-def tap(name: str) -> None:
-    press(name)
-    release(name)
 
 
 def test_held_key_reaches_the_environment_until_it_is_released(viewer: Viewer, env: Spy) -> None:
@@ -196,7 +180,7 @@ def test_policy_takes_over_and_hands_back_without_a_reset(viewer: Viewer, env: S
     tap("m")
     for _ in range(30):
         viewer.advance()
-    assert viewer.policy_plays
+    assert viewer.players.name == "random"
     assert {tuple(action) for action in env.actions[1:]} != {(1, 0, 0)}
     tap("m")
     viewer.advance()
@@ -293,7 +277,7 @@ def test_scale_is_chosen_to_fit() -> None:
 def test_recording_follows_resets(env: Spy, tmp_path: Path) -> None:
     recording = Recording(tmp_path / "walk.mp4", env.world.config)
     with recording:
-        for viewer in open_viewer(env, recording):
+        for viewer in open_viewer(env, tmp_path, recording):
             for key in ("up", "return", "up", "escape"):
                 viewer.advance()
                 tap(key)
@@ -318,15 +302,17 @@ def test_ctrl_c_inside_a_step_finishes_frame_and_recording(
     monkeypatch.setattr(env.simulator, name, interrupted)
     recording = Recording(tmp_path / "walk.mp4", env.world.config)
     with recording:
-        for viewer in open_viewer(env, recording):
+        for viewer in open_viewer(env, tmp_path, recording):
             with pytest.raises(KeyboardInterrupt):
                 viewer.run(start=0)
     assert verify(tmp_path) == 3
 
 
 @pytest.mark.parametrize(("threshold", "frames_since_start"), [(1e-6, 0), (1.0, 2)], ids=["ends", "goes_on"])
-def test_after_an_end_another_episode_begins(threshold: float, frames_since_start: int) -> None:
-    for viewer in open_viewer(Spy(OutcomeConfig(end_threshold=threshold))):
+def test_after_an_end_another_episode_begins(
+    threshold: float, frames_since_start: int, tmp_path: Path
+) -> None:
+    for viewer in open_viewer(Spy(OutcomeConfig(end_threshold=threshold)), tmp_path):
         viewer.advance()
         viewer.advance()
         assert viewer.session.num_frames == 2

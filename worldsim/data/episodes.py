@@ -3,11 +3,12 @@
 Line i of the jsonl is one JSON object about frame i (here broken in two):
 
     {"action": [1, 0, 2], "reward": 0.0, "terminated": false,
-     "pose": {"x": 1.0, "y": 2.0, "angle_degrees": 90.0}}
+     "pose": {"x": 1.0, "y": 2.0, "angle_degrees": 90.0}, "player": "human"}
 
 `action` is the action taken at frame i, which leads to frame i + 1; it is null on the last frame. `reward`
 is what the game gave on the way to frame i and `terminated` says that the game ended there; both are
-optional, and so is `pose`.
+optional, and so are `pose`, `player`, the name of who chose the action, and `sha256`, the first digits of the
+checksum of the frame before it was encoded.
 """
 
 from __future__ import annotations
@@ -51,12 +52,14 @@ class EpisodeTable:
         rewards: `[T]` float32, given on the way to each frame, or None if not recorded.
         terminated: `[T]` bool, or None if not recorded.
         poses: `[T, 3]` float32 x, y, angle in degrees, or None if not recorded.
+        players: Names of who chose each action, T of them, empty where it is not recorded.
     """
 
     actions: np.ndarray
     rewards: np.ndarray | None = None
     terminated: np.ndarray | None = None
     poses: np.ndarray | None = None
+    players: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,6 +129,8 @@ class EpisodeWriter:
         reward: float | None = None,
         terminated: bool | None = None,
         pose: tuple[float, float, float] | None = None,
+        player: str | None = None,
+        sha256: str | None = None,
     ) -> None:
         """Append a frame and the action taken at it.
 
@@ -135,6 +140,8 @@ class EpisodeWriter:
             reward: Given on the way to this frame.
             terminated: Whether the game ended at this frame.
             pose: x, y and angle in degrees.
+            player: Name of who chose the action.
+            sha256: First digits of the SHA-256 of the frame, which the video does not keep exactly.
         """
         if self._pending is not None and self._pending["action"] is None:
             raise WorldError(f"{self._video_path.name}: only the last frame of an episode has no action")
@@ -147,6 +154,10 @@ class EpisodeWriter:
             row["terminated"] = bool(terminated)
         if pose is not None:
             row["pose"] = {key: round(float(v), 3) for key, v in zip(POSE_KEYS, pose, strict=True)}
+        if player is not None:
+            row["player"] = player
+        if sha256 is not None:
+            row["sha256"] = sha256
         with defer_interrupt():  # so that video and table never disagree
             self._video.write(frame)
             if self._pending is not None:
@@ -230,13 +241,14 @@ def read_table(folder: Path, name: str, actions: ActionLayout) -> EpisodeTable:
         WorldError: If a line is not of the expected form.
     """
     path = folder / f"{name}.jsonl"
-    pressed, rewards, terminated, poses = [], [], [], []
+    pressed, rewards, terminated, poses, players = [], [], [], [], []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         try:
             row = json.loads(line)
             pressed.append(row["action"])
             rewards.append(float(row["reward"]) if "reward" in row else None)
             terminated.append(bool(row["terminated"]) if "terminated" in row else None)
+            players.append(str(row.get("player", "")))
             pose = row.get("pose")
             poses.append(None if pose is None else [float(pose[key]) for key in POSE_KEYS])
         except KeyError as error:
@@ -248,6 +260,7 @@ def read_table(folder: Path, name: str, actions: ActionLayout) -> EpisodeTable:
         rewards=None if None in rewards else np.array(rewards, dtype=np.float32),
         terminated=None if None in terminated else np.array(terminated, dtype=bool),
         poses=None if None in poses else np.array(poses, dtype=np.float32).reshape(-1, 3),
+        players=tuple(players),
     )
 
 
@@ -282,6 +295,7 @@ def read_episode(
         rewards=table.rewards,
         terminated=table.terminated,
         poses=table.poses,
+        players=table.players,
     )
 
 

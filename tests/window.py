@@ -1,0 +1,60 @@
+"""A window to play a tiny world in, and events of its keyboard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pygame
+import torch
+
+from policies import KeyboardPolicy, RandomPolicy
+from tests.fakes import TINY_ACTIONS, tiny_world
+from worldsim.env import ARL2WorldEnv
+from worldsim.session import PlaySession
+from worldsim.state import WorldState
+from worldsim.viewer import Viewer
+from worldsim.viewer_files import PlayFolders
+from worldsim.world import World
+
+SCALE = 4
+
+
+def post(kind: int, name: str, mod: int = 0) -> None:
+    pygame.event.post(pygame.event.Event(kind, key=pygame.key.key_code(name), mod=mod))
+
+
+def press(*names: str) -> None:
+    for name in names:
+        post(pygame.KEYDOWN, name)
+
+
+def release(*names: str) -> None:
+    for name in names:
+        post(pygame.KEYUP, name)
+
+
+def tap(name: str) -> None:
+    press(name)
+    release(name)
+
+
+def open_viewer(folder: Path, world: World | None = None, **programs: object) -> Viewer:
+    session = PlaySession(ARL2WorldEnv(world or tiny_world()), rewind_bytes=2**26)
+    keyboard = KeyboardPolicy(TINY_ACTIONS.num_values, [axis.keys for axis in TINY_ACTIONS.axes])
+    folders = PlayFolders(slots=folder / "slots", recordings=folder / "video", screenshots=folder / "shots")
+    players = {"random": RandomPolicy(TINY_ACTIONS.num_values), **programs}
+    viewer = Viewer(session, keyboard, players, folders, frame_rate=0, scale=SCALE)  # type: ignore[arg-type]
+    viewer._restart(0)
+    return viewer
+
+
+def advance(viewer: Viewer, count: int = 1) -> list[WorldState]:
+    states = []
+    for _ in range(count):
+        viewer.advance()
+        states.append(viewer.session.env.get_state())
+    return states
+
+
+def same(one: WorldState, other: WorldState) -> bool:
+    return all(torch.equal(tensor, other.tensors()[name]) for name, tensor in one.tensors().items())

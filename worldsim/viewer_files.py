@@ -1,0 +1,116 @@
+"""What keys write and read while one plays: save slots, recordings, screenshots. Each says how it went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from worldsim.errors import WorldError
+from worldsim.pictures import write_png
+from worldsim.recording import Recording
+from worldsim.session import PlaySession
+from worldsim.slots import SlotFolder
+from worldsim.viewer_window import Row
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlayFolders:
+    """Where what is saved while one plays goes; made when first needed.
+
+    Attributes:
+        slots: Of all worlds' save slots.
+        recordings: Of gameplay video.
+        screenshots: Of pictures of the window.
+    """
+
+    slots: Path
+    recordings: Path
+    screenshots: Path
+
+
+class PlayFiles:
+    """Writes and reads what a key asks for. No method raises `WorldError`: each returns a sentence.
+
+    Args:
+        session: What is played.
+        folders: Where to.
+    """
+
+    def __init__(self, session: PlaySession, folders: PlayFolders) -> None:
+        world = session.env.world
+        self._session, self._folders = session, folders
+        self._slots = SlotFolder(folders.slots, world.config.name, world.identity)
+
+    def save_slot(self, name: str) -> str:
+        """Save the present moment."""
+
+        def save() -> str:
+            self._slots.save(name, self._session.env.get_state(), self._session.start)
+            return f"saved to slot {name}"
+
+        return _sentence(save)
+
+    def load_slot(self, name: str) -> str:
+        """Play on from what a slot holds."""
+
+        def load() -> str:
+            self._session.go_to(*self._slots.load(name))
+            return f"loaded slot {name}"
+
+        return _sentence(load)
+
+    def slot_rows(self) -> list[Row]:
+        """Return a page that lists the slots."""
+        rows: list[Row] = [
+            (
+                "" if slot.picture is None else slot.picture,
+                f"{slot.name}: {slot.saved_at:%Y-%m-%d %H:%M:%S}  {slot.note}",
+            )
+            for slot in self._slots.list()
+        ]
+        return rows or [("", "no slot holds anything")]
+
+    def toggle_recording(self) -> str:
+        """Begin to record, or finish what is being recorded."""
+        session = self._session
+
+        def toggle() -> str:
+            if (recording := session.recording) is not None:
+                session.stop_recording()
+                return f"recorded {', '.join(map(str, recording.paths)) or 'nothing'}"
+            path = _free_path(self._folders.recordings, "play", ".mp4")
+            session.recording = Recording(path, session.env.world.config)
+            return f"recording to {path}"
+
+        return _sentence(toggle)
+
+    def screenshot(self, picture: np.ndarray) -> str:
+        """Write a picture `[height, width, 3]` uint8."""
+
+        def write() -> str:
+            path = _free_path(self._folders.screenshots, "screenshot", ".png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_png(picture, path)
+            return f"wrote {path}"
+
+        return _sentence(write)
+
+
+def _sentence(do: Callable[[], str]) -> str:
+    try:
+        return do()
+    except WorldError as error:
+        return str(error)
+    except OSError as error:
+        return f"it cannot be written: {error}"
+
+
+def _free_path(folder: Path, stem: str, suffix: str) -> Path:
+    """Return a path that nothing has yet, nor `Recording`'s later parts of it."""
+    number = 1
+    while any(folder.glob(f"{stem}-{number:04d}*")):
+        number += 1
+    return folder / f"{stem}-{number:04d}{suffix}"

@@ -1,0 +1,88 @@
+"""What the strip below the picture says, and the sentence that lies over it for a while."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+from worldsim.session import PlaySession
+
+TEXT_SECONDS = 0.25
+MESSAGE_SECONDS = 4.0
+
+
+class Status:
+    """Texts about what is played; measured a few times a second, so that they can be read.
+
+    Args:
+        session: What is played.
+        hint: What to say last.
+    """
+
+    def __init__(self, session: PlaySession, hint: str) -> None:
+        self._session = session
+        self._hint = hint
+        self._frame_times: deque[float] = deque(maxlen=30)
+        self._texts: list[str] = []
+        self._expires = 0.0
+        self._message, self._message_until = "", 0.0
+
+    def note_frame(self, *, is_single: bool) -> None:
+        """Note that a frame was shown, a single one while paused or one of a row."""
+        self._frame_times.append(time.perf_counter())
+        if is_single:
+            self.restart()
+
+    def restart(self) -> None:
+        """Measure anew: what happened so far says nothing about the frames to come."""
+        self._frame_times.clear()
+        self._expires = 0.0
+
+    def say(self, sentence: str) -> None:
+        """Show a sentence over the picture for a while."""
+        self._message, self._message_until = sentence, time.perf_counter() + MESSAGE_SECONDS
+
+    @property
+    def message(self) -> str:
+        """The sentence to show over the picture at the moment, if any."""
+        return self._message if time.perf_counter() < self._message_until else ""
+
+    def texts(self, *, doing: str, who: str) -> list[str]:
+        """Return the texts of the strip.
+
+        Args:
+            doing: What happens instead of play, `paused` say; empty while frames are played.
+            who: Who plays.
+        """
+        now = time.perf_counter()
+        if now >= self._expires:
+            self._texts = self._measure(doing, who)
+            self._expires = now + TEXT_SECONDS
+        return self._texts
+
+    def _measure(self, doing: str, who: str) -> list[str]:
+        session = self._session
+        texts = [
+            doing or f"{self._frames_per_second():.1f} frames/s",
+            f"step {session.times.latest_p50_ms():.0f} ms",
+            session.env.device_choice.name,
+            f"memory {session.env.memory_bytes / 2**20:.2f} MiB",
+            f"frame {session.info['frame_index']}",
+            self._rewind_text(),
+            who,
+            "recording" if session.recording is not None else "",
+            self._hint,
+        ]
+        return [text for text in texts if text]
+
+    def _rewind_text(self) -> str:
+        history = self._session.history
+        if history is None:
+            return ""
+        seconds = len(history) / self._session.env.world.config.frame_rate
+        return f"rewind {seconds:.0f} s, {history.nbytes / 2**20:.0f} MiB"
+
+    def _frames_per_second(self) -> float:
+        if len(self._frame_times) < 2:
+            return 0.0
+        return (len(self._frame_times) - 1) / (self._frame_times[-1] - self._frame_times[0])
