@@ -7,6 +7,8 @@ from torch import Tensor
 from worldsim.evaluation.small_changes import (
     CELL,
     LARGEST_SHARE,
+    energies,
+    errors,
     outstanding_energy,
     outstanding_error,
     squared_difference,
@@ -91,3 +93,11 @@ def test_cells_at_the_edge_may_be_smaller() -> None:
     assert change.shape == (1, 3, 2)
     assert change[0, 2, 1] == 1
     assert change.sum() == 1
+
+
+def test_sequences_are_measured_frame_after_frame() -> None:
+    first, second, third = with_cells((3, 7)), with_cells((3, 9)), with_cells((3, 9))
+    real = torch.stack([second, third], dim=1)
+    assert energies(first[:, None], real).flatten().tolist() == pytest.approx([0.08, 0])
+    before, copied = torch.stack([first, second], dim=1), torch.stack([first, first], dim=1)
+    assert errors(before, real, copied).flatten().tolist() == pytest.approx([0.08, 0])
