@@ -116,14 +116,14 @@ def test_a_student_is_taught_with_the_same_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("weight", "cap", "message"),
     [
-        ({"change_weight": -1.0}, "change_weight must be at least 0 and finite, got -1.0"),
-        ({"change_weight": float("nan")}, "change_weight must be at least 0 and finite, got nan"),
-        ({"change_cap": 0.0}, "change_cap must be above 0 and finite, got 0.0"),
-        ({"change_cap": float("inf")}, "change_cap must be above 0 and finite, got inf"),
+        (-1.0, 20.0, "change_weight must be at least 0 and finite, got -1.0"),
+        (float("nan"), 20.0, "change_weight must be at least 0 and finite, got nan"),
+        (1.0, 0.0, "change_cap must be above 0 and finite, got 0.0"),
+        (1.0, float("inf"), "change_cap must be above 0 and finite, got inf"),
     ],
 )
-def test_settings_that_weigh_nothing_sensibly_are_refused(settings: dict[str, float], message: str) -> None:
+def test_settings_that_weigh_nothing_sensibly_are_refused(weight: float, cap: float, message: str) -> None:
     with pytest.raises(WorldError, match=message):
-        ObjectiveConfig(**settings)
+        ObjectiveConfig(change_weight=weight, change_cap=cap)
