@@ -34,7 +34,7 @@ class LayerDistillation(nn.Module):
         teacher: On the device of the training.
         student: From `worldsim.model.conversion.convert`.
         layers: Those that became hybrid.
-        config: How frames are spoiled; own contexts are not used here.
+        config: How frames are spoiled; own contexts and weights of cells are not used here.
         compile: Compile teacher and new layers (worth it on a GPU).
     """
 
@@ -108,7 +108,8 @@ class VelocityDistillation(Matching):
         teacher: On the device of the training.
         student: With its low-rank changes attached.
         config: How frames are spoiled. With `own_context_share` the student's own predictions are the
-            context, and the teacher says what follows from them.
+            context, and the teacher says what follows from them. Its `change_weight` weighs both parts of
+            the loss.
         data_weight: Share of the loss that the video itself gives, as in pretraining.
     """
 
@@ -126,13 +127,16 @@ class VelocityDistillation(Matching):
             `loss`, and for the log its parts: `loss_teacher` and `loss_data`, mean squared errors of the
             velocity against the teacher's and against the true one.
         """
-        spoiled = self.spoil_clips(latents.float(), actions, generator, None)
+        latents = latents.float()
+        spoiled = self.spoil_clips(latents, actions, generator, None)
         given = (spoiled.clean, spoiled.noisy, spoiled.levels, actions)
         with torch.no_grad():
             expected = self.teacher.denoiser(*given).float()
         velocity = self.denoiser(*given).float()
         # The first frame has nothing to go by, as in pretraining.
-        from_teacher = (velocity - expected)[:, 1:].square().mean()
-        from_data = (velocity - spoiled.velocity)[:, 1:].square().mean()
+        from_teacher, from_data = (
+            self.frame_means((velocity - target).square(), latents)[:, 1:].mean()
+            for target in (expected, spoiled.velocity)
+        )
         loss = from_teacher + self.data_weight * (from_data - from_teacher)
         return {"loss": loss, "loss_teacher": from_teacher.detach(), "loss_data": from_data.detach()}

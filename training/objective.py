@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from training.carry import Carry
+from training.change_weight import change_weights
 from training.frames import OutcomeTargets
 from training.outcome_loss import OutcomeLoss
 from worldsim.errors import WorldError
@@ -30,6 +32,9 @@ class ObjectiveConfig:
             predictions (docs/decisions/0009).
         own_context_depth: How many times at most such a clip is predicted, each time after the frames drawn
             the time before: the errors of so many frames add up. Equal parts of the clips get 1 to this.
+        change_weight: How much more the velocity's error counts in cells that change more than the rest of
+            their frame, so that small things that move are learned (docs/decisions/0021); 0 weighs all alike.
+        change_cap: Above how many times the mean change of its frame a cell counts no more for it.
     """
 
     pure_noise_probability: float = 0.3
@@ -37,6 +42,8 @@ class ObjectiveConfig:
     context_noise_probability: float = 0.8
     own_context_share: float = 0.0
     own_context_depth: int = 1
+    change_weight: float = 0.0
+    change_cap: float = 20.0
 
     def __post_init__(self) -> None:
         shares = (self.pure_noise_probability, self.context_noise_probability, self.own_context_share)
@@ -46,6 +53,12 @@ class ObjectiveConfig:
             raise WorldError(f"objective.context_noise must lie in [0, 1), got {self.context_noise}")
         if self.own_context_depth < 1:
             raise WorldError(f"objective.own_context_depth must be at least 1, got {self.own_context_depth}")
+        if not 0 <= self.change_weight < math.inf:
+            raise WorldError(
+                f"objective.change_weight must be at least 0 and finite, got {self.change_weight}"
+            )
+        if not 0 < self.change_cap < math.inf:
+            raise WorldError(f"objective.change_cap must be above 0 and finite, got {self.change_cap}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +109,10 @@ def spoil(latents: Tensor, config: ObjectiveConfig, generator: torch.Generator) 
 class Matching(nn.Module):
     """Mean squared error of the predicted velocity: what the objectives below share.
 
+    With `change_weight`, the mean over the cells of a frame is weighted by how much each changes. Where
+    the network sees too little to tell what comes, the velocity that minimises it is then that of a game in
+    which changes are likelier than they are; where it sees enough, it is the same (docs/decisions/0021).
+
     Args:
         denoiser: What learns.
         config: How frames are spoiled.
@@ -137,13 +154,16 @@ class Matching(nn.Module):
         spoiled = self.spoil_clips(latents, actions, generator, memory)
         given = (spoiled.clean, spoiled.noisy, spoiled.levels)
         passed, memory_after = self._run(*given, actions, memory)
-        error = (passed.velocity.float() - spoiled.velocity).square().mean(dim=(2, 3, 4))  # [B, F]
+        squared = (passed.velocity.float() - spoiled.velocity).square()
+        error = self.frame_means(squared, latents)  # [B, F]
         # A sequence's first frame has nothing to go by; the second is the first that an action led to.
         counted = has_past(latents, memory)
         if targets is not None:
             counted = counted & targets.is_real
         pure = counted & (spoiled.levels[..., 1] == 1)
         losses = {"loss": masked_mean(error, counted), "loss_pure": masked_mean(error, pure).detach()}
+        if self.config.change_weight:  # what runs with other weights are compared by
+            losses["loss_unweighted"] = masked_mean(squared.mean(dim=(2, 3, 4)), counted).detach()
         if targets is not None and self.outcome is not None:
             heads, summary = self.denoiser.outcome, passed.summary
             assert heads is not None
@@ -153,6 +173,16 @@ class Matching(nn.Module):
             losses["loss"] = losses["loss"] + judged.pop("loss_outcome")
             losses |= judged
         return losses, memory_after
+
+    def frame_means(self, squared: Tensor, latents: Tensor) -> Tensor:
+        """Return the mean of squared errors `[B, F, C, h, w]` over each frame, `[B, F]`.
+
+        Cells count as `change_weight` says, by how much the clean `latents` change there.
+        """
+        config = self.config
+        if config.change_weight:
+            squared = squared * change_weights(latents, config.change_weight, config.change_cap)
+        return squared.mean(dim=(2, 3, 4))
 
     def spoil_clips(
         self, latents: Tensor, actions: Tensor, generator: torch.Generator, memory: MemoryState | None

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from worldsim.data.video import VideoWriter
 from worldsim.evaluation.bars import align
-from worldsim.evaluation.rollouts import FILM_FRAMES, Example
+from worldsim.evaluation.rollouts import CODEC, DREAM, FILM_FRAMES, Example
 
 REPORT_FILE, FILM_FILE, VIDEO_FILE, CURVE_FILE = (
     "report.json",
@@ -187,7 +187,7 @@ def write_plot(
 
 
 def format_horizons(rollout: Mapping[str, Any]) -> str:
-    """Return PSNR at each horizon, and in brackets the mean up to it, as a table by method."""
+    """Return PSNR at each horizon (and the mean up to it) and small changes around it, as a table."""
     horizons = rollout["horizons"]
     methods = list(rollout["psnr_curve_db"])
     cells = [("PSNR in dB at frame (mean up to it)", *horizons)]
@@ -197,4 +197,8 @@ def format_horizons(rollout: Mapping[str, Any]) -> str:
             here, up_to = (values[key][method]["mean"] for key in ("psnr_db", "psnr_mean_up_to_db"))
             row.append(f"{here:.2f} ({up_to:.2f})")
         cells.append(tuple(row))
+    for method in (DREAM, CODEC):
+        shares = [values["small_changes_share"].get(method) for values in horizons.values()]
+        shown = ["-" if share is None else f"{share:.2f}" for share in shares]
+        cells.append((f"small changes of {method}, share of the game's", *shown))
     return align(cells)

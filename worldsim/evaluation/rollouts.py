@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,17 @@ from tqdm import tqdm
 
 from worldsim.evaluation.clips import Clip, ClipBatch, Recordings
 from worldsim.evaluation.metrics import bootstrap, psnr, ssim
+from worldsim.evaluation.small_changes import energies, errors
 from worldsim.simulator import Simulator
 from worldsim.world import World
 
 HORIZONS = (1, 8, 32, 128)
+AROUND = 4
+"""Small changes come and go: they are summed over the frames up to so many, less one, to either side."""
 FILM_FRAMES = (1, 2, 4, 8, 16, 32, 64, 128)
 DREAM, COPY, MEAN, CODEC = "dream", "copy_last", "mean_frame", "codec"
 """The world; the last context frame forever; the mean context frame; the real frames through the codec."""
+REAL = "real"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,12 +73,21 @@ class FrameScores:
         psnr: `[N, F]` dB by method.
         ssim: `[N, F]` by method, NaN where it was not computed.
         examples: Pictures of the first clips.
+        small_changes: `[N, F]` by method, in the places of a frame that change much more than the rest of it
+            (`worldsim.evaluation.small_changes`): of `roll_out` the squared change of each method's own
+            pictures there, `REAL` among them; of `predict_next` the squared error where the real frame
+            changes so. Empty if it was not measured.
     """
 
     episodes: list[str]
     psnr: dict[str, np.ndarray]
     ssim: dict[str, np.ndarray]
     examples: list[Example]
+    small_changes: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+Scores = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
+"""PSNR, similarity and small changes of a batch, by method."""
 
 
 def roll_out(
@@ -90,7 +103,7 @@ def roll_out(
     """
     mean_frame = recordings.mean_frame(clips, settings.context_frames)
     wanted = _example_places(len(clips), settings.num_examples)
-    collected: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+    collected: list[Scores] = []
     examples = []
     with tqdm(
         total=len(clips) * settings.horizon,
@@ -104,7 +117,18 @@ def roll_out(
                 simulator.world, batch.frames, dream, mean_frame, settings.context_frames
             )
             real = batch.frames[:, settings.context_frames :]
-            collected.append(score(predictions, real, HORIZONS))
+            last = batch.frames[:, settings.context_frames - 1 : settings.context_frames]
+            # A dream begins where the codec's picture of the last real frame leaves off.
+            seen = reconstruct(simulator.world, last)
+            changes = {
+                method: energies(before, frames)
+                for method, before, frames in (
+                    (REAL, last, real),
+                    (DREAM, seen, dream),
+                    (CODEC, seen, predictions[CODEC]),
+                )
+            }
+            collected.append((*score(predictions, real, HORIZONS), changes))
             for row, clip in enumerate(batch.clips):
                 if batch.first + row in wanted:
                     name = f"{recordings.name(clip)} frame {clip.begin + settings.context_frames}"
@@ -119,7 +143,7 @@ def predict_next(
 
     Arguments as for `roll_out`. `COPY` is then the real frame before.
     """
-    collected: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+    collected: list[Scores] = []
     with tqdm(
         total=len(clips) * settings.horizon,
         desc="next frame",
@@ -135,12 +159,14 @@ def predict_next(
                 predicted.append(simulator.predict(state, action).frames)
                 state = simulator.commit_frames(state, batch.frames[:, index], action)
                 bar.update(len(batch.clips))
+            before, real = batch.frames[:, first - 1 : -1], batch.frames[:, first:]
             predictions = {
                 DREAM: torch.stack(predicted, dim=1),
-                COPY: batch.frames[:, first - 1 : -1],
-                CODEC: reconstruct(simulator.world, batch.frames[:, first:]),
+                COPY: before,
+                CODEC: reconstruct(simulator.world, real),
             }
-            collected.append(score(predictions, batch.frames[:, first:], ()))
+            missed = {m: errors(before, real, frames) for m, frames in predictions.items()}
+            collected.append((*score(predictions, real, ()), missed))
     return _gather([recordings.name(clip) for clip in clips], collected, [])
 
 
@@ -211,20 +237,19 @@ def _example_places(count: int, num_examples: int) -> set[int]:
     return {index * count // num_examples for index in range(num_examples)} if num_examples else set()
 
 
-def _gather(
-    episodes: list[str], parts: list[tuple[dict[str, Tensor], dict[str, Tensor]]], examples: list[Example]
-) -> FrameScores:
-    signal, similarity = (
+def _gather(episodes: list[str], parts: list[Scores], examples: list[Example]) -> FrameScores:
+    signal, similarity, changes = (
         {method: torch.cat([part[kind][method] for part in parts]).numpy() for method in parts[0][kind]}
-        for kind in (0, 1)
+        for kind in range(3)
     )
-    return FrameScores(episodes, signal, similarity, examples)
+    return FrameScores(episodes, signal, similarity, examples, changes)
 
 
 def summarize_rollouts(scores: FrameScores) -> dict[str, Any]:
     """Return the report of `roll_out`: at each horizon PSNR there and on average up to there, by method.
 
-    `over_copy_db` is the mean difference of `DREAM` and `COPY` at that frame, clip by clip.
+    `over_copy_db` is the mean difference of `DREAM` and `COPY` at that frame, clip by clip;
+    `small_changes_share` what the pictures of a method have of the real game's small changes around it.
     """
     horizon = scores.psnr[DREAM].shape[1]
     report: dict[str, Any] = {"num_rollouts": len(scores.episodes), "num_episodes": len(set(scores.episodes))}
@@ -242,6 +267,7 @@ def _at_horizon(scores: FrameScores, place: int) -> dict[str, Any]:
         return estimate(difference.mean(axis=1))
 
     here, up_to = slice(place - 1, place), slice(0, place)
+    around = slice(max(0, place - AROUND), place + AROUND - 1)
     return {
         "psnr_db": {m: estimate(values[:, place - 1]) for m, values in scores.psnr.items()},
         "psnr_mean_up_to_db": {
@@ -250,11 +276,26 @@ def _at_horizon(scores: FrameScores, place: int) -> dict[str, Any]:
         "ssim": {m: estimate(values[:, place - 1]) for m, values in scores.ssim.items()},
         "over_copy_db": over_copy(here),
         "over_copy_mean_up_to_db": over_copy(up_to),
+        "small_changes_share": _shares(scores, REAL, around),
     }
 
 
+def _shares(scores: FrameScores, whole: str, frames: slice) -> dict[str, float | None]:
+    """Return the small changes of each method as a share of those of `whole`, over some frames of all clips.
+
+    A share of sums: most clips have little, and few of them nearly all. None where there is nothing to share.
+    """
+    sums = {method: float(values[:, frames].sum()) for method, values in scores.small_changes.items()}
+    total = sums.pop(whole, 0.0)
+    return {method: value / total if total else None for method, value in sums.items()}
+
+
 def summarize_next(scores: FrameScores) -> dict[str, Any]:
-    """Return the report of `predict_next`: the mean over all frames, and how far under the codec it is."""
+    """Return the report of `predict_next`: the mean over all frames, and how far under the codec it is.
+
+    `small_changes_error` is the squared error where small things move, over that of the frame before: 1 is no
+    better than copying, 0 is perfect.
+    """
     per_clip = {method: values.mean(axis=1) for method, values in scores.psnr.items()}
     estimates = {method: bootstrap(values, scores.episodes).to_json() for method, values in per_clip.items()}
     under = bootstrap(per_clip[CODEC] - per_clip[DREAM], scores.episodes)
@@ -263,4 +304,5 @@ def summarize_next(scores: FrameScores) -> dict[str, Any]:
         "num_episodes": len(set(scores.episodes)),
         "psnr_db": estimates,
         "under_codec_db": under.to_json(),
+        "small_changes_error": _shares(scores, COPY, slice(None)),
     }

@@ -10,7 +10,7 @@ import torch
 
 from worldsim.data.video import read_video
 from worldsim.evaluation.bars import BARS, Bar, format_table, judge
-from worldsim.evaluation.report import write_curve, write_filmstrip, write_json, write_video
+from worldsim.evaluation.report import format_horizons, write_curve, write_filmstrip, write_json, write_video
 from worldsim.evaluation.rollouts import Example
 
 
@@ -90,3 +90,16 @@ def test_video_shows_the_real_game_on_the_left(tmp_path: Path) -> None:
 def test_curve_is_a_picture(tmp_path: Path) -> None:
     write_curve(tmp_path / "psnr.png", {"dream": [20.0, 19.0, 18.0], "copy_last": [19.0, 17.0, 15.0]})
     assert matplotlib.image.imread(tmp_path / "psnr.png").ndim == 3
+
+
+def test_small_changes_are_shown_below_the_psnr() -> None:
+    psnr = {"dream": {"mean": 20.0}, "codec": {"mean": 30.0}}
+    at = {"psnr_db": psnr, "psnr_mean_up_to_db": psnr}
+    shares = ({"dream": 0.25, "codec": 0.9}, {"dream": None})
+    horizons = {
+        place: at | {"small_changes_share": share} for place, share in zip(("1", "8"), shares, strict=True)
+    }
+    table = format_horizons({"horizons": horizons, "psnr_curve_db": psnr}).splitlines()
+    assert table[-2].split()[-2:] == ["0.25", "-"]
+    assert table[-1].split()[-2:] == ["0.90", "-"]
+    assert "20.00 (20.00)" in table[2]

@@ -15,6 +15,7 @@ from worldsim.evaluation.rollouts import (
     COPY,
     DREAM,
     MEAN,
+    REAL,
     FrameScores,
     RolloutSettings,
     predict_next,
@@ -24,6 +25,7 @@ from worldsim.evaluation.rollouts import (
     summarize_next,
     summarize_rollouts,
 )
+from worldsim.evaluation.small_changes import energies
 from worldsim.simulator import Simulator
 
 SETTINGS = RolloutSettings(context_frames=4, horizon=8, batch_size=3, num_examples=2)
@@ -120,6 +122,45 @@ def test_summary_reads_the_frame_itself_and_the_mean_up_to_it() -> None:
     assert at_8["psnr_mean_up_to_db"][DREAM]["mean"] == 6.5
     assert at_8["over_copy_db"] == {"mean": 2.0, "low": 2.0, "high": 2.0, "count": 3}
     assert at_8["over_copy_mean_up_to_db"]["mean"] == 2.0
+
+
+def test_small_changes_are_shares_of_sums_around_the_frame() -> None:
+    curve = np.ones((2, 32))
+    changes = {REAL: curve.copy(), DREAM: 0.25 * curve, CODEC: 0.75 * curve}
+    changes[REAL][1, 10], changes[DREAM][1, 10] = 15.0, 14.25  # frame 11, within three frames of frame 8
+    scores = FrameScores(["a", "b"], {DREAM: curve, COPY: curve}, {}, [], changes)
+    shares = {h: at["small_changes_share"] for h, at in summarize_rollouts(scores)["horizons"].items()}
+    assert shares["1"] == shares["32"] == {DREAM: 0.25, CODEC: 0.75}
+    assert shares["8"][DREAM] == pytest.approx((13 * 0.25 + 14.25) / (13 + 15))
+
+
+def test_without_small_changes_there_is_no_share() -> None:
+    curve = np.ones((2, 8))
+    still = {REAL: 0 * curve, DREAM: curve}
+    scores = FrameScores(["a", "b"], {DREAM: curve, COPY: curve}, {}, [], still)
+    assert summarize_rollouts(scores)["horizons"]["8"]["small_changes_share"] == {DREAM: None}
+
+
+def test_small_errors_are_measured_by_those_of_copying() -> None:
+    curve = np.ones((2, 8))
+    missed = {DREAM: 0.5 * curve, COPY: 2 * curve, CODEC: 0.1 * curve}
+    psnr = dict.fromkeys(missed, curve)
+    found = summarize_next(FrameScores(["a", "b"], psnr, {}, [], missed))["small_changes_error"]
+    assert found == pytest.approx({DREAM: 0.25, CODEC: 0.05})
+
+
+def test_changes_of_rollouts_are_measured_from_the_frame_before(recordings: Recordings) -> None:
+    simulator = Simulator(tiny_world())
+    clips = recordings.choose(SETTINGS.length, 2, seed=0)
+    batch = next(recordings.batches(clips, SETTINGS.length, 2))
+    scores = roll_out(simulator, recordings, clips, SETTINGS)
+    expected = energies(batch.frames[:, 3:4], batch.frames[:, 4:])
+    np.testing.assert_array_equal(scores.small_changes[REAL], expected.numpy())
+    assert list(scores.small_changes) == [REAL, DREAM, CODEC]
+    assert scores.small_changes[DREAM].shape == (2, 8)
+    ahead = predict_next(simulator, recordings, clips, SETTINGS)
+    np.testing.assert_array_equal(ahead.small_changes[COPY], expected.numpy())
+    assert (ahead.small_changes[DREAM] >= 0).all()
 
 
 def test_episodes_that_are_too_short_are_named_with_their_length(recordings: Recordings) -> None:
