@@ -69,6 +69,7 @@ class ReturningPolicy:
     def act(self, observation: np.ndarray) -> np.ndarray:
         """Return the next action, `[axes]` int64; the way back does not depend on the picture."""
         if self._planned:
+            self._player.watch(observation)
             return self._planned.pop()
         if self._wait:
             self._wait -= 1
@@ -81,6 +82,12 @@ class ReturningPolicy:
         if len(self._way_out) == self._length:
             self._turn_round()
         return self._last
+
+    def watch(self, observation: np.ndarray) -> None:
+        """See a frame at which somebody else acts: the way back would lead elsewhere, so it begins anew."""
+        self._player.watch(observation)
+        self._wait = 0
+        self._begin()
 
     def _begin(self) -> None:
         self._way_out: list[np.ndarray] = []

@@ -60,6 +60,15 @@ def test_frames_out_of_order_are_refused(frames: tuple[int, int]) -> None:
         ReturningPolicy((3,), RandomPolicy((3,)), out_frames=frames)
 
 
+def test_after_somebody_else_has_played_it_begins_anew() -> None:
+    player = ReturningPolicy((3, 3), RandomPolicy((3, 3), (1, 3)), out_frames=(5, 5))
+    played(player, 1, REST_FRAMES + 7)
+    player.watch(PICTURE)
+    actions = np.stack([player.act(PICTURE) for _ in range(REST_FRAMES + 5)])
+    assert not actions[:REST_FRAMES].any()
+    assert actions[REST_FRAMES:].any()
+
+
 def test_on_some_excursions_it_only_looks_around() -> None:
     def uses_first_axis(look_share: float) -> bool:
         walker = RandomPolicy((3, 3), (1, 3))
