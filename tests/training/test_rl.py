@@ -96,7 +96,7 @@ def test_same_command_goes_on_and_a_finished_run_stays(
     before = (out / "policy" / "policy.safetensors").read_bytes()
     train_agent(settings(world, out, total_steps=64, **begun))
     assert (out / "policy" / "policy.safetensors").read_bytes() == before
-    with pytest.raises(WorldError, match=r"other settings \(ppo.n_epochs was 1 and is 3"):
+    with pytest.raises(WorldError, match=r"other settings \(ppo.n_epochs was 1 and is 4"):
         train_agent(settings(world, out, ppo=PPOConfig(n_steps=8, batch_size=16), **begun))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import resource
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +33,15 @@ def viewer(tmp_path: Path) -> Iterator[Viewer]:
     viewer.window.close()
 
 
-@pytest.fixture
-def smallest_disk() -> Iterator[Callable[[], None]]:
-    """Give a function after which no file can grow beyond 1 kB."""
+@contextmanager
+def smallest_disk() -> Iterator[None]:
+    """Let no file grow beyond 1 kB; not as a fixture, or the log of the tests could not grow either."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def shown(viewer: Viewer) -> np.ndarray:
@@ -155,15 +159,13 @@ def test_an_empty_a_cut_and_a_foreign_slot_are_refused_in_a_sentence(tmp_path: P
     viewer.window.close()
 
 
-def test_a_full_disk_loses_no_slot_and_no_game(
-    viewer: Viewer, tmp_path: Path, smallest_disk: Callable[[], None]
-) -> None:
+def test_a_full_disk_loses_no_slot_and_no_game(viewer: Viewer, tmp_path: Path) -> None:
     (saved,) = advance(viewer)
     tap("f5")
     advance(viewer)
-    smallest_disk()
-    tap("f5")
-    viewer.advance()
+    with smallest_disk():
+        tap("f5")
+        viewer.advance()
     assert "slot quick cannot be saved" in viewer._status.message
     assert sorted(path.name for path in (tmp_path / "slots" / "tiny").iterdir()) == [
         "quick.png",
