@@ -97,7 +97,7 @@ def play_session(config: PlayConfig, env: ARL2WorldEnv, *, headless: bool) -> It
     from worldsim.replay import Replay
     from worldsim.session import PlaySession
 
-    path = (HEADLESS_RECORD if headless else "") if config.record is None else config.record
+    path = recording_path(config, headless=headless)
     replay = Replay(Path(config.recording)) if config.policy == "recorded" and config.recording else None
     if replay is not None:
         replay.check_world(env)
@@ -118,6 +118,18 @@ def play_session(config: PlayConfig, env: ARL2WorldEnv, *, headless: bool) -> It
                 print(f"recorded           {path}")
         if replay is not None and session.num_frames:
             print(replay.result(env))
+
+
+def recording_path(config: PlayConfig, *, headless: bool) -> str:
+    """Return the video to write, '' for none; of a replay only on request, and never over the original."""
+    source = config.policy if config.policy.endswith(".jsonl") else config.recording or ""
+    if config.record is None:
+        path = HEADLESS_RECORD if headless and config.policy != "recorded" else ""
+    else:
+        path = config.record
+    if path and source and Path(path).with_suffix("").resolve() == Path(source).with_suffix("").resolve():
+        raise WorldError(f"record={path} would overwrite {source}, which is played: choose another name")
+    return path
 
 
 def run_headless(config: PlayConfig, session: PlaySession) -> None:

@@ -87,9 +87,11 @@ def test_same_command_plays_the_same(world: Path, tmp_path: Path) -> None:
 def test_a_recording_replays_to_the_same_bytes_or_says_why_not(world: Path, tmp_path: Path) -> None:
     settings = [f"world={world}", "device=cpu", "dtype=float32"]
     assert play(tmp_path, *settings, "policy=random", "seed=5", "steps=10").returncode == 0
-    replay = [*settings, "policy=recorded", "recording=play.mp4", "record="]
+    replay = [*settings, "policy=recorded", "recording=play.mp4"]
+    original = {path.name: path.read_bytes() for path in tmp_path.glob("play.*")}
     result = play(tmp_path, *replay)
     assert result.returncode == 0, result.stderr
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("play.*")} == original
     assert "replayed 10 of 10 frames of play.jsonl, all bit-identical" in result.stdout
     other = play(tmp_path, *replay, "denoising_steps=1")
     assert other.returncode == 0, other.stderr
@@ -101,6 +103,17 @@ def test_a_recording_replays_to_the_same_bytes_or_says_why_not(world: Path, tmp_
     altered = play(tmp_path, *replay)
     assert altered.returncode == 1
     assert "error: play.jsonl: replayed frame 4 is not the recorded one" in altered.stderr
+
+
+@pytest.mark.parametrize("played", [["policy=recorded", "recording=a/../play.jsonl"], ["policy=play.jsonl"]])
+def test_what_is_played_is_never_written_over(world: Path, tmp_path: Path, played: list[str]) -> None:
+    assert play(tmp_path, f"world={world}", "policy=random", "steps=3").returncode == 0
+    (tmp_path / "a").mkdir()
+    original = (tmp_path / "play.jsonl").read_bytes()
+    result = play(tmp_path, f"world={world}", *played, "record=play.mp4", "steps=2")
+    assert result.returncode == 1
+    assert "record=play.mp4 would overwrite" in result.stderr
+    assert (tmp_path / "play.jsonl").read_bytes() == original
 
 
 def test_an_empty_record_records_nothing(world: Path, tmp_path: Path) -> None:
