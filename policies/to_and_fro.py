@@ -20,7 +20,7 @@ class ToAndFroPolicy:
         ValueError: If there is no such axis, or the period is too short.
     """
 
-    def __init__(self, num_values: Sequence[int], period_frames: int = 60) -> None:
+    def __init__(self, num_values: Sequence[int], period_frames: int = 120) -> None:
         axes = [axis for axis, count in enumerate(num_values) if count == 3]
         if not axes:
             raise ValueError(

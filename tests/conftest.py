@@ -44,6 +44,15 @@ def fixed_seeds() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Compute in one thread: a small network would wait for a second thread longer than it computes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def largest_file_50_kb() -> Iterator[None]:
     """Give a disk on which no file can grow further, which is how a full one looks to a writer."""

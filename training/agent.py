@@ -285,6 +285,7 @@ class Progress(BaseCallback):
 def open_progress(path: Path, steps: int) -> TextIO:
     """Open `progress.csv` to go on with, without what came after the checkpoint of so many steps."""
     lines = path.read_text().splitlines() if path.is_file() and steps else []
-    kept = [line for line in lines[1:] if int(line.partition(",")[0]) <= steps]
+    whole = [line for line in lines[1:] if line.count(",") == len(COLUMNS) - 1]  # a kill may cut the last one
+    kept = [line for line in whole if int(line.partition(",")[0]) <= steps]
     path.write_text("\n".join([",".join(COLUMNS), *kept]) + "\n")
     return path.open("a", newline="")

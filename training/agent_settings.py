@@ -88,7 +88,7 @@ class RLConfig:
     policies: list[str] = field(default_factory=list)
     policy_folder: str | None = None
     deterministic: bool = True
-    period_frames: int = 60
+    period_frames: int = 120
     episodes: int = 100
     num_workers: int = 0
     steps: int = 0

@@ -14,6 +14,8 @@ from policies.ppo import ActorNetwork, PPOPolicy, load_policy, policy_digest
 from policies.sight import Sight
 from tests.fakes import save_untrained_policy
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def frames(count: int, height: int = 120, width: int = 160) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, height, width, 3), dtype=np.uint8)

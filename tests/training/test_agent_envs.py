@@ -23,6 +23,8 @@ from stable_baselines3.common.buffers import DictRolloutBuffer
 from training.agent_envs import SEEN, make_dreams
 from training.rollout_buffer import DeviceRolloutBuffer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIGHT, CPU = Sight(height=36, width=48, num_frames=2), torch.device("cpu")
 REWARDS = OutcomeConfig(reward_mean=2.0, reward_scale=0.5, end_threshold=1.0)
 

@@ -38,6 +38,8 @@ from worldsim.errors import WorldError
 from worldsim.outcome import OutcomeConfig
 from worldsim.sb3 import SB3VecEnv
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -52,7 +54,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def settings(world: str, out: Path, **changes: Any) -> RLConfig:
     ppo = PPOConfig(n_steps=8, batch_size=16, n_epochs=1)
-    few: dict[str, Any] = {"num_envs": 2, "total_steps": 32, "max_episode_steps": 5, "ppo": ppo}
+    few: dict[str, Any] = {"num_envs": 2, "total_steps": 32, "max_episode_steps": 5, "ppo": ppo, "threads": 1}
     return RLConfig(world=world, out=str(out), device="cpu", dtype="float32", **(few | changes))
 
 
@@ -104,7 +106,8 @@ def test_rows_after_the_checkpoint_are_written_again(world: str, tmp_path: Path)
     out = tmp_path / "run"
     train_agent(settings(world, out))
     with (out / "progress.csv").open("a") as file:
-        file.write("48,1,2,3,4,5,6,7,8,9,10\n")  # of a run that was killed before it wrote a checkpoint
+        # Of a run that was killed before it wrote a checkpoint, in the middle of a line.
+        file.write("48,1,2,3,4,5,6,7,8,9,10\n48,0.0")
     train_agent(settings(world, out, total_steps=48))
     rows = progress(out)
     assert [int(row["steps"]) for row in rows] == [16, 32, 48] and rows[2]["mean_return"] != "3"

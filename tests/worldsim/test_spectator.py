@@ -19,6 +19,8 @@ from worldsim.recording import Recording
 from worldsim.spectator import Spectator, Watched
 from worldsim.viewer_window import Window
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LIMIT = 3
 
 

@@ -16,6 +16,8 @@ from worldsim.data.episodes import list_episodes, read_episode
 from worldsim.errors import WorldError
 from worldsim.starts import Start, draw_starts
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
