@@ -8,8 +8,7 @@ import pytest
 import policies
 from policies.random import RandomPolicy
 from policies.returning import OPPOSITE, REST_FRAMES, ReturningPolicy
-from worldsim.data.doom import DoomGame, import_vizdoom
-from worldsim.errors import WorldError
+from worldsim.data.doom import DoomGame
 
 PICTURE = np.zeros((120, 160, 3), dtype=np.uint8)
 
@@ -82,10 +81,7 @@ def test_on_some_excursions_it_only_looks_around() -> None:
 
 
 def test_in_the_real_game_it_sees_again_what_it_saw() -> None:
-    try:
-        import_vizdoom()
-    except WorldError as error:
-        pytest.skip(str(error))
+    pytest.importorskip("vizdoom", reason='needs ViZDoom: pip install -e ".[doom]"')
     walker = RandomPolicy((3, 3, 3), (1, 20))
     player = ReturningPolicy((3, 3, 3), walker, out_frames=(60, 60), look_share=1.0)
     with DoomGame("doom-rooms") as game:
