@@ -38,6 +38,7 @@ __all__ = [
 # The scripted player of each scenario.
 SCRIPTED: dict[str, type[ScriptedPolicy] | type[DodgePolicy] | type[ForagePolicy]] = {
     "doom-rooms": ScriptedPolicy,
+    "doom-fresh-rooms": ScriptedPolicy,
     "doom-take-cover": DodgePolicy,
     "doom-health": ForagePolicy,
 }

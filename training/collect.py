@@ -36,7 +36,7 @@ class CollectConfig:
     """What to record.
 
     Attributes:
-        scenario: Which game: doom-rooms, doom-take-cover or doom-health.
+        scenario: Which game: doom-rooms, doom-fresh-rooms, doom-take-cover or doom-health.
         out: Folder that gets the dataset folders `train` and `heldout`; None is data/SCENARIO.
         num_frames: Least number of training frames.
         heldout_frames: Least number of held-out frames.
@@ -133,7 +133,7 @@ def main(config: CollectConfig) -> None:
 
 def describe_source(config: CollectConfig, split: str, version: str) -> str:
     """Return how a split is made; equal texts mean that episodes of equal number are equal."""
-    setup, game = config.setup(), find_scenario(config.scenario).config
+    setup, game = config.setup(), find_scenario(config.scenario).game
     shares = ", ".join(f"{name} {share:g}" for name, share in sorted(config.players.items()))
     player = f"mixed players ({shares})" if config.policy == "mixed" else f"{config.policy} player"
     if config.learned is not None:

@@ -1,0 +1,286 @@
+"""Maps that nobody has seen: rooms on a grid, joined by passages, drawn from a seed.
+
+A map is a value, which `worldsim.data.udmf` writes down for the engine. Lengths are in map units, of which a
+walking player makes up to 16 a frame; x is east, y is north. Every room holds the middle of its cell of the
+grid, so that neighbours face each other and walls of any two are apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from worldsim.data.doom_textures import Textures
+
+VERSION = 1
+"""Changes when the same seed and textures give another map."""
+# Beside the seed itself, so that the map is independent of what a player draws from the same seed.
+STREAM = 3
+GRIDS = ((2, 3), (3, 2), (3, 3), (3, 3), (3, 4), (4, 3))  # columns and rows, all equally likely
+CELL = 448
+REACH = (96, 192)  # from the middle of the cell to a wall
+STEP = 16  # lengths are multiples of this
+JOINED_SHARE = 0.6  # of the neighbours that need no passage to be reached
+PASSAGE_WIDTHS = (80, 96, 112, 128)
+CORNER = 32  # least wall between a passage and a corner
+CEILINGS, PASSAGE_CEILINGS = (112, 128, 144, 160, 192), (80, 88, 96)
+LIGHTS, PASSAGE_LIGHTS = (176, 192, 208, 224, 240), (160, 176, 192)
+ACCENT_SHARE = 0.5  # of the sides of a room, that are of its second texture
+PANEL, PANEL_SHARE, PANEL_WALL = 64, 0.6, 112  # how wide, how often, and on what length of wall at least
+# Editor numbers of things that stand still: columns green and red, tall and short, with heart and skull;
+# lamp, candelabrum, trees, stalagmite, pillar. Torches and other lamps flicker.
+DECORATIONS = (30, 31, 32, 33, 37, 2028, 35, 43, 47, 48)
+MOST_DECORATIONS = 3
+DECORATION_WALL = 40  # from the middle of a decoration to the nearest wall, at least
+CLEARANCE = 64  # from its middle to where one walks: its radius, the player's, and some more
+SIDES = ("west", "north", "east", "south")  # clockwise, as walls are written
+Place = tuple[int, int]  # a point x, y, or a column and a row of the grid
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Area:
+    """A rectangle of floor, with what covers it.
+
+    Attributes:
+        west, south, east, north: Its borders.
+        ceiling: Height above the floor.
+        light: 0 dark to 255 bright.
+        floor_flat, ceiling_flat: Names of textures.
+        walls: Names of textures of the sides: west, north, east, south.
+        panels: On each side, the name of a texture that part of its wall has; empty for none.
+    """
+
+    west: int
+    south: int
+    east: int
+    north: int
+    ceiling: int
+    light: int
+    floor_flat: str
+    ceiling_flat: str
+    walls: tuple[str, str, str, str]
+    panels: tuple[str, str, str, str] = ("", "", "", "")
+
+    @property
+    def middle(self) -> tuple[float, float]:
+        """The point x, y in its middle."""
+        return (self.west + self.east) / 2, (self.south + self.north) / 2
+
+    def contains(self, x: float, y: float) -> bool:
+        """Whether a point lies inside or on the border."""
+        return self.west <= x <= self.east and self.south <= y <= self.north
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Passage:
+    """What joins two rooms, the first one west or south of the second.
+
+    Attributes:
+        rooms: Their numbers.
+        runs_east: Whether it runs from west to east, else from south to north.
+        area: Its floor, which touches both.
+    """
+
+    rooms: tuple[int, int]
+    runs_east: bool
+    area: Area
+
+    def doorway(self, room: int) -> tuple[float, float]:
+        """Return the middle x, y of the opening to one of its rooms."""
+        x, y = self.area.middle
+        is_first = room == self.rooms[0]
+        if self.runs_east:
+            return float(self.area.west if is_first else self.area.east), y
+        return x, float(self.area.south if is_first else self.area.north)
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """Something that stands in a room: its editor number, its place and where it looks, in whole degrees."""
+
+    kind: int
+    x: int
+    y: int
+    angle_degrees: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoomMap:
+    """Rooms, what joins them, and what stands in them.
+
+    Attributes:
+        columns, rows: Of the grid; room number `row * columns + column` is in that cell.
+        rooms: All rooms; every one can be reached.
+        passages: At most one for each two neighbours.
+        decorations: Solid, and out of the way of who walks from passage to passage or to a room's middle.
+        start: Where the player begins.
+    """
+
+    columns: int
+    rows: int
+    rooms: tuple[Area, ...]
+    passages: tuple[Passage, ...]
+    decorations: tuple[Thing, ...]
+    start: Thing
+
+    def neighbours(self, room: int) -> dict[int, Passage]:
+        """Return the rooms that passages lead to from `room`, with the passage to each."""
+        joined = (passage for passage in self.passages if room in passage.rooms)
+        return {passage.rooms[passage.rooms[0] == room]: passage for passage in joined}
+
+
+def generate_rooms(seed: int, textures: Textures) -> RoomMap:
+    """Draw a map; the same seed, 0 or more, and the same textures give the same one."""
+    rng = np.random.default_rng((seed, STREAM))
+    columns, rows = GRIDS[rng.integers(len(GRIDS))]
+    painter = Painter(rng, textures)
+    rooms = tuple(
+        draw_room(rng, painter, (column, row)) for row in range(rows) for column in range(columns)
+    )
+    passages = tuple(
+        draw_passage(rng, painter, rooms, pair, runs_east=pair[1] == pair[0] + 1)
+        for pair in draw_pairs(rng, columns, rows)
+    )
+    decorations: list[Thing] = []
+    for number in range(len(rooms)):
+        decorations += decorate(rng, rooms[number], [p.doorway(number) for p in passages if number in p.rooms])
+    return RoomMap(
+        columns=columns,
+        rows=rows,
+        rooms=rooms,
+        passages=passages,
+        decorations=tuple(decorations),
+        start=draw_start(rng, rooms, decorations),
+    )
+
+
+class Painter:
+    """Hand out textures at random, none twice as long as there are others.
+
+    Args:
+        rng: What draws them.
+        textures: What there is.
+    """
+
+    def __init__(self, rng: np.random.Generator, textures: Textures) -> None:
+        self._rng = rng
+        self._names = {"wall": textures.walls, "flat": textures.flats}
+        self._left: dict[str, list[str]] = {"wall": [], "flat": []}
+
+    def next(self, kind: str) -> str:
+        """Return the name of another texture for a `wall` or a `flat`."""
+        if not self._left[kind]:
+            self._left[kind] = [str(name) for name in self._rng.permutation(self._names[kind])]
+        return self._left[kind].pop()
+
+
+def draw_room(rng: np.random.Generator, painter: Painter, cell: Place) -> Area:
+    """Draw the room of a cell of the grid."""
+    x, y = (CELL * (2 * index + 1) // 2 for index in cell)
+    west, south, east, north = (int(reach) for reach in rng.integers(*REACH, 4, endpoint=True) // STEP * STEP)
+    first, second = painter.next("wall"), painter.next("wall")
+    walls = [second if rng.random() < ACCENT_SHARE else first for _ in SIDES]
+    panels = [painter.next("wall") if rng.random() < PANEL_SHARE else "" for _ in SIDES]
+    return Area(
+        west=x - west,
+        south=y - south,
+        east=x + east,
+        north=y + north,
+        ceiling=int(rng.choice(CEILINGS)),
+        light=int(rng.choice(LIGHTS)),
+        floor_flat=painter.next("flat"),
+        ceiling_flat=painter.next("flat"),
+        walls=(walls[0], walls[1], walls[2], walls[3]),
+        panels=(panels[0], panels[1], panels[2], panels[3]),
+    )
+
+
+def draw_pairs(rng: np.random.Generator, columns: int, rows: int) -> list[tuple[int, int]]:
+    """Draw which neighbours are joined: a tree of all rooms, four rooms in a ring, and some more."""
+    numbers = np.arange(columns * rows).reshape(rows, columns)
+    pairs = [
+        *zip(numbers[:, :-1].ravel().tolist(), numbers[:, 1:].ravel().tolist(), strict=True),
+        *zip(numbers[:-1].ravel().tolist(), numbers[1:].ravel().tolist(), strict=True),
+    ]
+    row, column = int(rng.integers(rows - 1)), int(rng.integers(columns - 1))
+    ring = set(numbers[row : row + 2, column : column + 2].ravel().tolist())
+    group = list(range(columns * rows))  # for each room, the least number of a room that it is joined with
+    joined = []
+    for index in rng.permutation(len(pairs)):
+        first, second = pairs[index]
+        is_needed = group[first] != group[second] or {first, second} <= ring
+        if is_needed or rng.random() < JOINED_SHARE:
+            joined.append((first, second))
+            old, new = max(group[first], group[second]), min(group[first], group[second])
+            group = [new if number == old else number for number in group]
+    return sorted(joined)
+
+
+def draw_passage(
+    rng: np.random.Generator,
+    painter: Painter,
+    rooms: tuple[Area, ...],
+    pair: tuple[int, int],
+    *,
+    runs_east: bool,
+) -> Passage:
+    """Draw the passage between two rooms, somewhere along the walls that face each other."""
+    first, second = rooms[pair[0]], rooms[pair[1]]
+    if runs_east:
+        least, greatest = max(first.south, second.south), min(first.north, second.north)
+    else:
+        least, greatest = max(first.west, second.west), min(first.east, second.east)
+    width = int(rng.choice(PASSAGE_WIDTHS))
+    start = int(rng.integers(least + CORNER, greatest - CORNER - width, endpoint=True)) // STEP * STEP
+    across = (start, start + width)
+    along = (first.east, second.west) if runs_east else (first.north, second.south)
+    (west, east), (south, north) = (along, across) if runs_east else (across, along)
+    wall, flat = painter.next("wall"), painter.next("flat")
+    area = Area(
+        west=west,
+        south=south,
+        east=east,
+        north=north,
+        ceiling=int(rng.choice(PASSAGE_CEILINGS)),
+        light=int(rng.choice(PASSAGE_LIGHTS)),
+        floor_flat=flat,
+        ceiling_flat=painter.next("flat"),
+        walls=(wall, wall, wall, wall),
+    )
+    return Passage(rooms=pair, runs_east=runs_east, area=area)
+
+
+def decorate(rng: np.random.Generator, room: Area, doorways: list[tuple[float, float]]) -> list[Thing]:
+    """Put up to three things into a room, out of the way."""
+    ways = list(combinations([room.middle, *doorways], 2))
+    placed: list[Thing] = []
+    for _ in range(int(rng.integers(MOST_DECORATIONS, endpoint=True))):
+        x = int(rng.integers(room.west + DECORATION_WALL, room.east - DECORATION_WALL, endpoint=True))
+        y = int(rng.integers(room.south + DECORATION_WALL, room.north - DECORATION_WALL, endpoint=True))
+        kind = int(rng.choice(DECORATIONS))
+        is_free = all(distance_to_way((x, y), way) >= CLEARANCE for way in ways)
+        if is_free and all(np.hypot(x - one.x, y - one.y) >= CLEARANCE for one in placed):
+            placed.append(Thing(kind, x, y))
+    return placed
+
+
+def distance_to_way(
+    point: tuple[float, float], way: tuple[tuple[float, float], tuple[float, float]]
+) -> float:
+    """Return how far a point is from a straight way, given by its ends."""
+    start, end, place = np.array(way[0]), np.array(way[1]), np.array(point)
+    length = float(((end - start) ** 2).sum())
+    share = 0.0 if length == 0 else float(np.clip((place - start) @ (end - start) / length, 0, 1))
+    return float(np.linalg.norm(start + share * (end - start) - place))
+
+
+def draw_start(rng: np.random.Generator, rooms: tuple[Area, ...], decorations: list[Thing]) -> Thing:
+    """Draw where the player begins: anywhere in a room where nothing stands, looking anywhere."""
+    room = rooms[rng.integers(len(rooms))]
+    while True:
+        x = int(rng.integers(room.west + DECORATION_WALL, room.east - DECORATION_WALL, endpoint=True))
+        y = int(rng.integers(room.south + DECORATION_WALL, room.north - DECORATION_WALL, endpoint=True))
+        if all(np.hypot(x - one.x, y - one.y) >= CLEARANCE for one in decorations):
+            return Thing(1, x, y, int(rng.integers(360)))
