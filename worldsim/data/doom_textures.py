@@ -8,6 +8,7 @@ Formats: https://doomwiki.org/wiki/TEXTURE1_and_TEXTURE2 and https://doomwiki.or
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,27 +20,42 @@ from worldsim.data.wad import read_wad
 # These change by themselves, are the sky, or hold a place.
 MOVING_WALLS = ("BFALL", "BLOD", "DBRAIN", "FIRE", "GSTFONT", "ROCKRED", "SFALL", "SLADRIP", "WFALL")
 OTHER_WALLS = ("AA", "P-", "SKY", "SW1", "SW2", "T-SKY")
-MOVING_FLATS = ("BLOOD", "FWATER", "LAVA", "NUKAGE", "RROCK05", "RROCK06", "RROCK07", "RROCK08", "SLIME", "SWATER")
+MOVING_FLATS = (
+    "BLOOD",
+    "FWATER",
+    "LAVA",
+    "NUKAGE",
+    "RROCK05",
+    "RROCK06",
+    "RROCK07",
+    "RROCK08",
+    "SLIME",
+    "SWATER",
+)
 OTHER_FLATS = ("F_SKY", "FLTEL")
 WALL_HEIGHT = 128  # of the textures that are made to cover a wall; others are steps, lamps and signs
 LEAST_WIDTH = 64
 FLAT_BYTES = 64 * 64
 HOLE = -1
-# Mean brightness, 0 to 255, below and above which a surface shows nothing in a room that is badly or well lit.
+# Mean brightness, 0 to 255: of what is darker or brighter one sees little, whatever light a room has.
 BRIGHTNESS = (28.0, 190.0)
+LEAST_CONTRAST = 3.0  # standard deviation of the brightness; below it there is nothing to see
+
+
+Colour = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Textures:
-    """Names of textures, sorted.
+    """Names of textures, sorted, with the mean red, green and blue of each, 0 to 255.
 
     Attributes:
         walls: At least 64 wide and 128 high.
         flats: For floors and ceilings, 64 by 64.
     """
 
-    walls: tuple[str, ...]
-    flats: tuple[str, ...]
+    walls: Mapping[str, Colour]
+    flats: Mapping[str, Colour]
 
 
 @lru_cache(maxsize=1)
@@ -52,28 +68,27 @@ def read_textures(path: Path) -> Textures:
     """
     lumps = read_wad(path)
     by_name = dict(lumps)
-    palette = np.frombuffer(by_name["PLAYPAL"][:768], dtype=np.uint8).reshape(256, 3)
-    brightness = palette.mean(axis=1)
-
-    def can_be_seen(pixels: np.ndarray) -> bool:
-        least, greatest = BRIGHTNESS
-        return bool((pixels != HOLE).all()) and least <= brightness[pixels].mean() <= greatest
-
-    walls = {
-        name
-        for name, pixels in draw_textures(by_name)
-        if not name.startswith(MOVING_WALLS + OTHER_WALLS) and can_be_seen(pixels)
-    }
     names = [name for name, _ in lumps]
-    between = lumps[names.index("F_START") + 1 : names.index("F_END")]
-    flats = {
-        name
-        for name, content in between
-        if len(content) == FLAT_BYTES
-        and not name.startswith(MOVING_FLATS + OTHER_FLATS)
-        and can_be_seen(np.frombuffer(content, dtype=np.uint8))
-    }
-    return Textures(tuple(sorted(walls)), tuple(sorted(flats)))
+    flats = [
+        (name, np.frombuffer(content, dtype=np.uint8))
+        for name, content in lumps[names.index("F_START") + 1 : names.index("F_END")]
+        if len(content) == FLAT_BYTES and not name.startswith(MOVING_FLATS + OTHER_FLATS)
+    ]
+    walls = [one for one in draw_textures(by_name) if not one[0].startswith(MOVING_WALLS + OTHER_WALLS)]
+    palette = np.frombuffer(by_name["PLAYPAL"][: 256 * 3], dtype=np.uint8).reshape(256, 3)
+    return Textures(mean_colours(walls, palette), mean_colours(flats, palette))
+
+
+def mean_colours(textures: list[tuple[str, np.ndarray]], palette: np.ndarray) -> dict[str, Colour]:
+    """Return the mean colours of those textures, sorted, that have no holes and show something."""
+    brightness, colours = palette.mean(axis=1), {}
+    for name, pixels in sorted(textures, key=lambda one: one[0]):
+        shown = brightness[pixels]
+        is_seen = BRIGHTNESS[0] <= shown.mean() <= BRIGHTNESS[1] and shown.std() >= LEAST_CONTRAST
+        if is_seen and (pixels != HOLE).all():
+            red, green, blue = (float(value) for value in palette[pixels].reshape(-1, 3).mean(axis=0))
+            colours[name] = (red, green, blue)
+    return colours
 
 
 def draw_textures(lumps: dict[str, bytes]) -> list[tuple[str, np.ndarray]]:

@@ -7,12 +7,14 @@ grid, so that neighbours face each other and walls of any two are apart.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
-from worldsim.data.doom_textures import Textures
+from worldsim.data.doom_textures import Colour, Textures
 
 VERSION = 1
 """Changes when the same seed and textures give another map."""
@@ -27,6 +29,7 @@ PASSAGE_WIDTHS = (80, 96, 112, 128)
 CORNER = 32  # least wall between a passage and a corner
 CEILINGS, PASSAGE_CEILINGS = (112, 128, 144, 160, 192), (80, 88, 96)
 LIGHTS, PASSAGE_LIGHTS = (176, 192, 208, 224, 240), (160, 176, 192)
+CANDIDATES = 8  # textures that a room's own is chosen from
 ACCENT_SHARE = 0.5  # of the sides of a room, that are of its second texture
 PANEL, PANEL_SHARE, PANEL_WALL = 64, 0.6, 112  # how wide, how often, and on what length of wall at least
 # Editor numbers of things that stand still: columns green and red, tall and short, with heart and skull;
@@ -136,16 +139,16 @@ def generate_rooms(seed: int, textures: Textures) -> RoomMap:
     rng = np.random.default_rng((seed, STREAM))
     columns, rows = GRIDS[rng.integers(len(GRIDS))]
     painter = Painter(rng, textures)
-    rooms = tuple(
-        draw_room(rng, painter, (column, row)) for row in range(rows) for column in range(columns)
-    )
+    rooms = tuple(draw_room(rng, painter, (column, row)) for row in range(rows) for column in range(columns))
     passages = tuple(
         draw_passage(rng, painter, rooms, pair, runs_east=pair[1] == pair[0] + 1)
         for pair in draw_pairs(rng, columns, rows)
     )
     decorations: list[Thing] = []
     for number in range(len(rooms)):
-        decorations += decorate(rng, rooms[number], [p.doorway(number) for p in passages if number in p.rooms])
+        decorations += decorate(
+            rng, rooms[number], [p.doorway(number) for p in passages if number in p.rooms]
+        )
     return RoomMap(
         columns=columns,
         rows=rows,
@@ -157,7 +160,7 @@ def generate_rooms(seed: int, textures: Textures) -> RoomMap:
 
 
 class Painter:
-    """Hand out textures at random, none twice as long as there are others.
+    """Hand out textures at random, each once.
 
     Args:
         rng: What draws them.
@@ -165,24 +168,47 @@ class Painter:
     """
 
     def __init__(self, rng: np.random.Generator, textures: Textures) -> None:
-        self._rng = rng
-        self._names = {"wall": textures.walls, "flat": textures.flats}
-        self._left: dict[str, list[str]] = {"wall": [], "flat": []}
+        self.walls = Palette(rng, textures.walls)
+        self.flats = Palette(rng, textures.flats)
 
-    def next(self, kind: str) -> str:
-        """Return the name of another texture for a `wall` or a `flat`."""
-        if not self._left[kind]:
-            self._left[kind] = [str(name) for name in self._rng.permutation(self._names[kind])]
-        return self._left[kind].pop()
+
+class Palette:
+    """Hand out textures of one kind at random, each once.
+
+    Args:
+        rng: What draws them.
+        colours: The mean colour of each, by name.
+    """
+
+    def __init__(self, rng: np.random.Generator, colours: Mapping[str, Colour]) -> None:
+        self._colours = colours
+        self._left = [str(name) for name in rng.permutation(list(colours))]
+        self._prominent: list[str] = []
+
+    def next(self) -> str:
+        """Return the name of any other texture."""
+        return self._left.pop()
+
+    def next_prominent(self) -> str:
+        """Return the name of one that tells its room from the others: of some, the least like theirs."""
+        candidates = self._left[-CANDIDATES:]
+        chosen = max(candidates, key=self._difference)
+        self._left.remove(chosen)
+        self._prominent.append(chosen)
+        return chosen
+
+    def _difference(self, name: str) -> float:
+        others = (self._colours[other] for other in self._prominent)
+        return min((math.dist(self._colours[name], other) for other in others), default=0.0)
 
 
 def draw_room(rng: np.random.Generator, painter: Painter, cell: Place) -> Area:
     """Draw the room of a cell of the grid."""
     x, y = (CELL * (2 * index + 1) // 2 for index in cell)
     west, south, east, north = (int(reach) for reach in rng.integers(*REACH, 4, endpoint=True) // STEP * STEP)
-    first, second = painter.next("wall"), painter.next("wall")
+    first, second = painter.walls.next_prominent(), painter.walls.next()
     walls = [second if rng.random() < ACCENT_SHARE else first for _ in SIDES]
-    panels = [painter.next("wall") if rng.random() < PANEL_SHARE else "" for _ in SIDES]
+    panels = [painter.walls.next() if rng.random() < PANEL_SHARE else "" for _ in SIDES]
     return Area(
         west=x - west,
         south=y - south,
@@ -190,8 +216,8 @@ def draw_room(rng: np.random.Generator, painter: Painter, cell: Place) -> Area:
         north=y + north,
         ceiling=int(rng.choice(CEILINGS)),
         light=int(rng.choice(LIGHTS)),
-        floor_flat=painter.next("flat"),
-        ceiling_flat=painter.next("flat"),
+        floor_flat=painter.flats.next_prominent(),
+        ceiling_flat=painter.flats.next(),
         walls=(walls[0], walls[1], walls[2], walls[3]),
         panels=(panels[0], panels[1], panels[2], panels[3]),
     )
@@ -237,7 +263,7 @@ def draw_passage(
     across = (start, start + width)
     along = (first.east, second.west) if runs_east else (first.north, second.south)
     (west, east), (south, north) = (along, across) if runs_east else (across, along)
-    wall, flat = painter.next("wall"), painter.next("flat")
+    wall = painter.walls.next()
     area = Area(
         west=west,
         south=south,
@@ -245,8 +271,8 @@ def draw_passage(
         north=north,
         ceiling=int(rng.choice(PASSAGE_CEILINGS)),
         light=int(rng.choice(PASSAGE_LIGHTS)),
-        floor_flat=flat,
-        ceiling_flat=painter.next("flat"),
+        floor_flat=painter.flats.next(),
+        ceiling_flat=painter.flats.next(),
         walls=(wall, wall, wall, wall),
     )
     return Passage(rooms=pair, runs_east=runs_east, area=area)
