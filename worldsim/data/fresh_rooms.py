@@ -36,10 +36,13 @@ PANEL, PANEL_SHARE, PANEL_WALL = 64, 0.6, 112  # how wide, how often, and on wha
 # lamp, candelabrum, trees, stalagmite, pillar. Torches and other lamps flicker.
 DECORATIONS = (30, 31, 32, 33, 37, 2028, 35, 43, 47, 48)
 MOST_DECORATIONS = 3
-DECORATION_WALL = 40  # from the middle of a decoration to the nearest wall, at least
 CLEARANCE = 64  # from its middle to where one walks: its radius, the player's, and some more
+WALL_DISTANCE = 40  # from the nearest wall to where something stands or the player starts, at least
+THRESHOLD = 44  # from a wall to the place in front of a passage: the player's radius, and some more
+PLAYER = 1  # editor number of where the player starts
 SIDES = ("west", "north", "east", "south")  # clockwise, as walls are written
 Place = tuple[int, int]  # a point x, y, or a column and a row of the grid
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +70,7 @@ class Area:
     panels: tuple[str, str, str, str] = ("", "", "", "")
 
     @property
-    def middle(self) -> tuple[float, float]:
+    def middle(self) -> Point:
         """The point x, y in its middle."""
         return (self.west + self.east) / 2, (self.south + self.north) / 2
 
@@ -90,13 +93,13 @@ class Passage:
     runs_east: bool
     area: Area
 
-    def doorway(self, room: int) -> tuple[float, float]:
-        """Return the middle x, y of the opening to one of its rooms."""
+    def threshold(self, room: int) -> Point:
+        """Return the point x, y in one of its rooms that is right in front of it."""
         x, y = self.area.middle
         is_first = room == self.rooms[0]
         if self.runs_east:
-            return float(self.area.west if is_first else self.area.east), y
-        return x, float(self.area.south if is_first else self.area.north)
+            return (self.area.west - THRESHOLD if is_first else self.area.east + THRESHOLD), y
+        return x, (self.area.south - THRESHOLD if is_first else self.area.north + THRESHOLD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,7 @@ class RoomMap:
         columns, rows: Of the grid; room number `row * columns + column` is in that cell.
         rooms: All rooms; every one can be reached.
         passages: At most one for each two neighbours.
-        decorations: Solid, and out of the way of who walks from passage to passage or to a room's middle.
+        decorations: Solid, and off the straight ways in a room between passages, its middle and the start.
         start: Where the player begins.
     """
 
@@ -128,10 +131,23 @@ class RoomMap:
     decorations: tuple[Thing, ...]
     start: Thing
 
-    def neighbours(self, room: int) -> dict[int, Passage]:
-        """Return the rooms that passages lead to from `room`, with the passage to each."""
-        joined = (passage for passage in self.passages if room in passage.rooms)
-        return {passage.rooms[passage.rooms[0] == room]: passage for passage in joined}
+    def find_room(self, x: float, y: float) -> int:
+        """Return the number of the room whose cell holds a point; half of a passage belongs to each."""
+        column, row = (int(value // CELL) for value in (x, y))
+        return min(max(row, 0), self.rows - 1) * self.columns + min(max(column, 0), self.columns - 1)
+
+    def neighbours(self, room: int) -> tuple[int, ...]:
+        """Return the rooms that passages lead to from `room`, sorted."""
+        return tuple(sorted(sum(one.rooms) - room for one in self.passages if room in one.rooms))
+
+    def threshold(self, room: int, other: int) -> Point:
+        """Return the point x, y in `room` that is right in front of the passage to `other`.
+
+        From any such point, and from the start, the straight way to any other in the same room is free, and
+        so is the way through the passage.
+        """
+        pair = (min(room, other), max(room, other))
+        return next(passage.threshold(room) for passage in self.passages if passage.rooms == pair)
 
 
 def generate_rooms(seed: int, textures: Textures) -> RoomMap:
@@ -144,18 +160,20 @@ def generate_rooms(seed: int, textures: Textures) -> RoomMap:
         draw_passage(rng, painter, rooms, pair, runs_east=pair[1] == pair[0] + 1)
         for pair in draw_pairs(rng, columns, rows)
     )
+    home = int(rng.integers(len(rooms)))
+    start = Thing(PLAYER, *draw_place(rng, rooms[home]), int(rng.integers(360)))
     decorations: list[Thing] = []
-    for number in range(len(rooms)):
-        decorations += decorate(
-            rng, rooms[number], [p.doorway(number) for p in passages if number in p.rooms]
-        )
+    for number, room in enumerate(rooms):
+        used = [passage.threshold(number) for passage in passages if number in passage.rooms]
+        used += [(float(start.x), float(start.y))] if number == home else []
+        decorations += decorate(rng, room, used)
     return RoomMap(
         columns=columns,
         rows=rows,
         rooms=rooms,
         passages=passages,
         decorations=tuple(decorations),
-        start=draw_start(rng, rooms, decorations),
+        start=start,
     )
 
 
@@ -278,35 +296,29 @@ def draw_passage(
     return Passage(rooms=pair, runs_east=runs_east, area=area)
 
 
-def decorate(rng: np.random.Generator, room: Area, doorways: list[tuple[float, float]]) -> list[Thing]:
-    """Put up to three things into a room, out of the way."""
-    ways = list(combinations([room.middle, *doorways], 2))
+def decorate(rng: np.random.Generator, room: Area, used: list[Point]) -> list[Thing]:
+    """Put up to three things into a room, off the straight ways between its middle and the places `used`."""
+    ways = list(combinations([room.middle, *used], 2))
     placed: list[Thing] = []
     for _ in range(int(rng.integers(MOST_DECORATIONS, endpoint=True))):
-        x = int(rng.integers(room.west + DECORATION_WALL, room.east - DECORATION_WALL, endpoint=True))
-        y = int(rng.integers(room.south + DECORATION_WALL, room.north - DECORATION_WALL, endpoint=True))
+        x, y = draw_place(rng, room)
         kind = int(rng.choice(DECORATIONS))
         is_free = all(distance_to_way((x, y), way) >= CLEARANCE for way in ways)
-        if is_free and all(np.hypot(x - one.x, y - one.y) >= CLEARANCE for one in placed):
+        if is_free and all(math.dist((x, y), (one.x, one.y)) >= CLEARANCE for one in placed):
             placed.append(Thing(kind, x, y))
     return placed
 
 
-def distance_to_way(
-    point: tuple[float, float], way: tuple[tuple[float, float], tuple[float, float]]
-) -> float:
+def draw_place(rng: np.random.Generator, room: Area) -> Place:
+    """Draw a point of a room that is not at a wall."""
+    x = rng.integers(room.west + WALL_DISTANCE, room.east - WALL_DISTANCE, endpoint=True)
+    y = rng.integers(room.south + WALL_DISTANCE, room.north - WALL_DISTANCE, endpoint=True)
+    return int(x), int(y)
+
+
+def distance_to_way(point: Point, way: tuple[Point, Point]) -> float:
     """Return how far a point is from a straight way, given by its ends."""
     start, end, place = np.array(way[0]), np.array(way[1]), np.array(point)
     length = float(((end - start) ** 2).sum())
     share = 0.0 if length == 0 else float(np.clip((place - start) @ (end - start) / length, 0, 1))
     return float(np.linalg.norm(start + share * (end - start) - place))
-
-
-def draw_start(rng: np.random.Generator, rooms: tuple[Area, ...], decorations: list[Thing]) -> Thing:
-    """Draw where the player begins: anywhere in a room where nothing stands, looking anywhere."""
-    room = rooms[rng.integers(len(rooms))]
-    while True:
-        x = int(rng.integers(room.west + DECORATION_WALL, room.east - DECORATION_WALL, endpoint=True))
-        y = int(rng.integers(room.south + DECORATION_WALL, room.north - DECORATION_WALL, endpoint=True))
-        if all(np.hypot(x - one.x, y - one.y) >= CLEARANCE for one in decorations):
-            return Thing(1, x, y, int(rng.integers(360)))
