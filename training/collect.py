@@ -27,7 +27,7 @@ from worldsim.errors import WorldError
 # Each split owns half of the 32-bit seeds, each `seed` a million of them.
 SPLIT_SEEDS = {"heldout": 2_000_000_000, "train": 0}
 SEEDS_PER_RUN = 1_000_000
-PLAYERS = ("random", "scripted", "returning", "ppo", "to-and-fro")
+PLAYERS = ("random", "scripted", "returning", "ppo", "to-and-fro", *policies.TOURS)
 DEFAULT_SHARES = ("random", "scripted")
 
 
@@ -43,7 +43,8 @@ class CollectConfig:
         episode_frames: Greatest number of frames of an episode; None is the scenario's own.
         seed: Which million of seeds, 0 to 1999.
         num_workers: Worker processes; 0 means one per core.
-        policy: Who plays: scripted, random, returning, ppo, to-and-fro, or mixed.
+        policy: Who plays: scripted, random, returning, ppo, to-and-fro, in doom-fresh-rooms also tours,
+            turn-around, leave-and-return and loop; or mixed.
         shares: Of `mixed`: how large a share of the episodes each player plays.
         policy_folder: Of `ppo`: its folder; None is the one that ships with the world of the scenario's name.
             It draws its actions here, instead of pressing what is likeliest.
