@@ -18,7 +18,7 @@ import pytest
 import policies
 from policies.ppo import policy_digest
 from tests.fakes import save_untrained_policy
-from training.collect import CollectConfig
+from training.collect import PLAYERS, CollectConfig
 from training.recorders import EpisodeTask, record_episode
 from worldsim.data.doom import DoomGame, press_buttons
 from worldsim.data.episodes import DatasetInfo, list_episodes, read_episode, verify
@@ -197,20 +197,15 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
     [
         (["episode_frames=1"], "episode_frames must be at least 2, got 1"),
         (["seed=2000"], "seed must be 0 to 1999, got 2000"),
+        (["policy=recorded"], f"policy must be mixed or one of {', '.join(PLAYERS)}, got 'recorded'"),
+        (["policy=keyboard"], f"policy must be mixed or one of {', '.join(PLAYERS)}, got 'keyboard'"),
         (
-            ["policy=recorded"],
-            "policy must be mixed or one of random, scripted, returning, ppo, to-and-fro, got 'recorded'",
+            ["policy=loop"],
+            "players that tour need a map, as games of doom-fresh-rooms tell it: the game 'doom-r",
         ),
-        (
-            ["policy=keyboard"],
-            "policy must be mixed or one of random, scripted, returning, ppo, to-and-fro, got 'keyboard'",
-        ),
-        (["scenario=quake"], "there is no scenario 'quake'; known are doom-health, doom-rooms"),
+        (["scenario=quake"], f"there is no scenario 'quake'; known are {', '.join(sorted(SCENARIOS))}"),
         (["policy=mixed", "shares.random=-1"], "shares must be 0 or more, and not all of them 0, got"),
-        (
-            ["policy=mixed", "+shares.keyboard=1"],
-            "shares are of random, scripted, returning, ppo, to-and-fro, got keyboard",
-        ),
+        (["policy=mixed", "+shares.keyboard=1"], f"shares are of {', '.join(PLAYERS)}, got keyboard"),
         (["num_frames=many"], "num_frames=many"),
         (["num_frame=1"], "num_frame"),
         (["+num_frame=1"], "num_frame"),
