@@ -35,7 +35,7 @@ PANEL, PANEL_SHARE, PANEL_WALL = 64, 0.6, 112  # how wide, how often, and on wha
 # Editor numbers of things that stand still: columns green and red, tall and short, with heart and skull;
 # lamp, candelabrum, trees, stalagmite, pillar. Torches and other lamps flicker.
 DECORATIONS = (30, 31, 32, 33, 37, 2028, 35, 43, 47, 48)
-MOST_DECORATIONS = 3
+MOST_DECORATIONS, TRIES = 3, 12  # in a room; where they are drawn to be put
 CLEARANCE = 64  # from its middle to where one walks: its radius, the player's, and some more
 WALL_DISTANCE = 40  # from the nearest wall to where something stands or the player starts, at least
 THRESHOLD = 44  # from a wall to the place in front of a passage: the player's radius, and some more
@@ -299,13 +299,14 @@ def draw_passage(
 def decorate(rng: np.random.Generator, room: Area, used: list[Point]) -> list[Thing]:
     """Put up to three things into a room, off the straight ways between its middle and the places `used`."""
     ways = list(combinations([room.middle, *used], 2))
+    wanted = int(rng.integers(MOST_DECORATIONS, endpoint=True))
     placed: list[Thing] = []
-    for _ in range(int(rng.integers(MOST_DECORATIONS, endpoint=True))):
-        x, y = draw_place(rng, room)
-        kind = int(rng.choice(DECORATIONS))
-        is_free = all(distance_to_way((x, y), way) >= CLEARANCE for way in ways)
-        if is_free and all(math.dist((x, y), (one.x, one.y)) >= CLEARANCE for one in placed):
-            placed.append(Thing(kind, x, y))
+    for _ in range(TRIES):
+        thing = Thing(int(rng.choice(DECORATIONS)), *draw_place(rng, room))
+        place = (thing.x, thing.y)
+        is_apart = all(math.dist(place, (one.x, one.y)) >= CLEARANCE for one in placed)
+        if len(placed) < wanted and is_apart and all(distance_to_way(place, w) >= CLEARANCE for w in ways):
+            placed.append(thing)
     return placed
 
 
@@ -318,7 +319,9 @@ def draw_place(rng: np.random.Generator, room: Area) -> Place:
 
 def distance_to_way(point: Point, way: tuple[Point, Point]) -> float:
     """Return how far a point is from a straight way, given by its ends."""
-    start, end, place = np.array(way[0]), np.array(way[1]), np.array(point)
-    length = float(((end - start) ** 2).sum())
-    share = 0.0 if length == 0 else float(np.clip((place - start) @ (end - start) / length, 0, 1))
-    return float(np.linalg.norm(start + share * (end - start) - place))
+    (x, y), (end_x, end_y) = way
+    along, across = end_x - x, end_y - y
+    length = along**2 + across**2
+    share = ((point[0] - x) * along + (point[1] - y) * across) / length if length else 0.0
+    share = min(max(share, 0.0), 1.0)
+    return math.dist(point, (x + share * along, y + share * across))
