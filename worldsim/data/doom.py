@@ -171,7 +171,7 @@ class MapFile:
     """A WAD whose only map is written anew before each episode, while the engine has it open.
 
     The engine reads a map when it is loaded, but where a map lies in the file only when it starts; so each
-    is filled up with spaces to the same size. Starting the engine anew takes 50 times as long.
+    is filled up with spaces to the same size. Starting the engine anew would take 20 times as long.
 
     Args:
         folder: Where it lies.
