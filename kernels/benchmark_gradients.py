@@ -1,4 +1,4 @@
-"""Section of the benchmark about the gradient of `commit`: errors against fp64 autograd, times beside peers."""
+"""Section of the benchmark about the gradient of `commit`: errors against fp64 autograd, and times."""
 
 # B batch, N tokens of one frame, H heads, D width
 
@@ -47,9 +47,7 @@ def peer() -> Commit | None:
         return None
 
     def commit(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> Tensor:
-        return rule(
-            q=k, k=k, v=v, g=g, beta=beta, scale=1.0, initial_state=state, output_final_state=True
-        )[1]
+        return rule(q=k, k=k, v=v, g=g, beta=beta, scale=1.0, initial_state=state, output_final_state=True)[1]
 
     return commit
 
