@@ -24,6 +24,7 @@ from worldsim.data.doom import DoomGame, press_buttons
 from worldsim.data.episodes import DatasetInfo, list_episodes, read_episode, verify
 from worldsim.data.scenarios import HEIGHT, SCENARIOS, WIDTH
 from worldsim.errors import WorldError
+from worldsim.evaluation.tours import find_tours
 
 ROOT = Path(__file__).resolve().parents[2]
 EPISODES = [f"episode-{number:06d}" for number in range(4)]
@@ -110,6 +111,26 @@ def test_a_learned_player_records_what_it_draws(tmp_path: Path) -> None:
     pressed = [read_episode(tmp_path / "doom" / "train", name).actions[:-1, 0].tolist() for name in EPISODES]
     assert any(0 in actions for actions in pressed), "only who runs to and fro always presses"
     assert any(0 not in actions for actions in pressed)
+
+
+def test_tours_of_fresh_rooms_are_named_and_as_long_as_asked_for(tmp_path: Path) -> None:
+    settings = ["scenario=doom-fresh-rooms", "policy=mixed", "out_frames=[50,50]", "num_workers=2"]
+    shares = "shares={random:0.0,scripted:0.0,leave-and-return:1.0}"
+    collect(
+        tmp_path / "doom", *settings, shares, "num_frames=140", "heldout_frames=140", "episode_frames=140"
+    )
+    folders = [tmp_path / "doom" / split for split in ("heldout", "train")]
+    first_frames = []
+    for folder in folders:
+        info = DatasetInfo.load(folder)
+        assert "fresh rooms 1, mixed players (leave-and-return 1) (50 to 50 frames out)" in info.source
+        episode = read_episode(folder, "episode-000000", info)
+        (tour,) = find_tours(episode.players)
+        assert tour.end - tour.back == 50 and tour.back - tour.begin == 60, "with a rest in between"
+        assert episode.poses is not None
+        assert np.allclose(episode.poses[tour.begin], episode.poses[tour.end], atol=12)
+        first_frames.append(episode.frames[0])
+    assert (first_frames[0] != first_frames[1]).mean() > 0.5, "held-out maps are other maps"
 
 
 def test_a_missing_policy_is_named() -> None:
@@ -203,6 +224,8 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
             ["policy=loop"],
             "players that tour need a map, as games of doom-fresh-rooms tell it: the game 'doom-r",
         ),
+        (["out_frames=[5,5]"], "out_frames are of returning, leave-and-return, tours, none of whom plays"),
+        (["policy=returning", "out_frames=[9,5]"], "out_frames needs 1 <= least <= greatest, got [9, 5]"),
         (["scenario=quake"], f"there is no scenario 'quake'; known are {', '.join(sorted(SCENARIOS))}"),
         (["policy=mixed", "shares.random=-1"], "shares must be 0 or more, and not all of them 0, got"),
         (["policy=mixed", "+shares.keyboard=1"], f"shares are of {', '.join(PLAYERS)}, got keyboard"),
