@@ -114,7 +114,7 @@ def test_a_learned_player_records_what_it_draws(tmp_path: Path) -> None:
 
 
 def test_tours_of_fresh_rooms_are_named_and_as_long_as_asked_for(tmp_path: Path) -> None:
-    settings = ["scenario=doom-fresh-rooms", "policy=mixed", "out_frames=[50,50]", "num_workers=2"]
+    settings = ["scenario=doom-fresh-rooms", "policy=mixed", "out_frames=[50,50]", "num_workers=1"]
     shares = "shares={random:0.0,scripted:0.0,leave-and-return:1.0}"
     collect(
         tmp_path / "doom", *settings, shares, "num_frames=140", "heldout_frames=140", "episode_frames=140"

@@ -15,7 +15,8 @@ from types import ModuleType, TracebackType
 import numpy as np
 
 from worldsim.data.doom_textures import read_textures
-from worldsim.data.fresh_rooms import RoomMap, generate_rooms
+from worldsim.data.fresh_rooms import generate_rooms
+from worldsim.data.room_map import RoomMap
 from worldsim.data.scenarios import Scenario, find_scenario
 from worldsim.data.udmf import write_udmf
 from worldsim.data.wad import HEADER, encode_wad

@@ -83,10 +83,13 @@ def mean_colours(textures: list[tuple[str, np.ndarray]], palette: np.ndarray) ->
     """Return the mean colours of those textures, sorted, that have no holes and show something."""
     brightness, colours = palette.mean(axis=1), {}
     for name, pixels in sorted(textures, key=lambda one: one[0]):
-        shown = brightness[pixels]
-        is_seen = BRIGHTNESS[0] <= shown.mean() <= BRIGHTNESS[1] and shown.std() >= LEAST_CONTRAST
-        if is_seen and (pixels != HOLE).all():
-            red, green, blue = (float(value) for value in palette[pixels].reshape(-1, 3).mean(axis=0))
+        if pixels.min() == HOLE:
+            continue
+        shares = np.bincount(pixels.ravel(), minlength=len(palette)) / pixels.size  # of each palette entry
+        mean = float(shares @ brightness)
+        contrast = float(shares @ (brightness - mean) ** 2) ** 0.5
+        if BRIGHTNESS[0] <= mean <= BRIGHTNESS[1] and contrast >= LEAST_CONTRAST:
+            red, green, blue = (float(value) for value in shares @ palette)
             colours[name] = (red, green, blue)
     return colours
 

@@ -1,27 +1,25 @@
 """Maps that nobody has seen: rooms on a grid, joined by passages, drawn from a seed.
 
-A map is a value, which `worldsim.data.udmf` writes down for the engine. Lengths are in map units, of which a
-walking player makes up to 16 a frame; x is east, y is north. Every room holds the middle of its cell of the
-grid, so that neighbours face each other and walls of any two are apart.
+Every room holds the middle of its cell of the grid, so that neighbours face each other, and the walls of any
+two are apart. `worldsim.data.udmf` writes a map down for the engine.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
 from worldsim.data.doom_textures import Colour, Textures
+from worldsim.data.room_map import CELL, SIDES, Area, Passage, Point, RoomMap, Thing
 
 VERSION = 1
 """Changes when the same seed and textures give another map."""
 # Beside the seed itself, so that the map is independent of what a player draws from the same seed.
 STREAM = 3
 GRIDS = ((2, 3), (3, 2), (3, 3), (3, 3), (3, 4), (4, 3))  # columns and rows, all equally likely
-CELL = 448
 REACH = (96, 192)  # from the middle of the cell to a wall
 STEP = 16  # lengths are multiples of this
 JOINED_SHARE = 0.6  # of the neighbours that need no passage to be reached
@@ -38,116 +36,8 @@ DECORATIONS = (30, 31, 32, 33, 37, 2028, 35, 43, 47, 48)
 MOST_DECORATIONS, TRIES = 3, 12  # in a room; where they are drawn to be put
 CLEARANCE = 64  # from its middle to where one walks: its radius, the player's, and some more
 WALL_DISTANCE = 40  # from the nearest wall to where something stands or the player starts, at least
-THRESHOLD = 44  # from a wall to the place in front of a passage: the player's radius, and some more
 PLAYER = 1  # editor number of where the player starts
-SIDES = ("west", "north", "east", "south")  # clockwise, as walls are written
 Place = tuple[int, int]  # a point x, y, or a column and a row of the grid
-Point = tuple[float, float]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Area:
-    """A rectangle of floor, with what covers it.
-
-    Attributes:
-        west, south, east, north: Its borders.
-        ceiling: Height above the floor.
-        light: 0 dark to 255 bright.
-        floor_flat, ceiling_flat: Names of textures.
-        walls: Names of textures of the sides: west, north, east, south.
-        panels: On each side, the name of a texture that part of its wall has; empty for none.
-    """
-
-    west: int
-    south: int
-    east: int
-    north: int
-    ceiling: int
-    light: int
-    floor_flat: str
-    ceiling_flat: str
-    walls: tuple[str, str, str, str]
-    panels: tuple[str, str, str, str] = ("", "", "", "")
-
-    @property
-    def middle(self) -> Point:
-        """The point x, y in its middle."""
-        return (self.west + self.east) / 2, (self.south + self.north) / 2
-
-    def contains(self, x: float, y: float) -> bool:
-        """Whether a point lies inside or on the border."""
-        return self.west <= x <= self.east and self.south <= y <= self.north
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Passage:
-    """What joins two rooms, the first one west or south of the second.
-
-    Attributes:
-        rooms: Their numbers.
-        runs_east: Whether it runs from west to east, else from south to north.
-        area: Its floor, which touches both.
-    """
-
-    rooms: tuple[int, int]
-    runs_east: bool
-    area: Area
-
-    def threshold(self, room: int) -> Point:
-        """Return the point x, y in one of its rooms that is right in front of it."""
-        x, y = self.area.middle
-        is_first = room == self.rooms[0]
-        if self.runs_east:
-            return (self.area.west - THRESHOLD if is_first else self.area.east + THRESHOLD), y
-        return x, (self.area.south - THRESHOLD if is_first else self.area.north + THRESHOLD)
-
-
-@dataclass(frozen=True, slots=True)
-class Thing:
-    """Something that stands in a room: its editor number, its place and where it looks, in whole degrees."""
-
-    kind: int
-    x: int
-    y: int
-    angle_degrees: int = 0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RoomMap:
-    """Rooms, what joins them, and what stands in them.
-
-    Attributes:
-        columns, rows: Of the grid; room number `row * columns + column` is in that cell.
-        rooms: All rooms; every one can be reached.
-        passages: At most one for each two neighbours.
-        decorations: Solid, and off the straight ways in a room between passages, its middle and the start.
-        start: Where the player begins.
-    """
-
-    columns: int
-    rows: int
-    rooms: tuple[Area, ...]
-    passages: tuple[Passage, ...]
-    decorations: tuple[Thing, ...]
-    start: Thing
-
-    def find_room(self, x: float, y: float) -> int:
-        """Return the number of the room whose cell holds a point; half of a passage belongs to each."""
-        column, row = (int(value // CELL) for value in (x, y))
-        return min(max(row, 0), self.rows - 1) * self.columns + min(max(column, 0), self.columns - 1)
-
-    def neighbours(self, room: int) -> tuple[int, ...]:
-        """Return the rooms that passages lead to from `room`, sorted."""
-        return tuple(sorted(sum(one.rooms) - room for one in self.passages if room in one.rooms))
-
-    def threshold(self, room: int, other: int) -> Point:
-        """Return the point x, y in `room` that is right in front of the passage to `other`.
-
-        From any such point, and from the start, the straight way to any other in the same room is free, and
-        so is the way through the passage.
-        """
-        pair = (min(room, other), max(room, other))
-        return next(passage.threshold(room) for passage in self.passages if passage.rooms == pair)
 
 
 def generate_rooms(seed: int, textures: Textures) -> RoomMap:

@@ -5,9 +5,10 @@ Format: https://github.com/ZDoom/gzdoom/blob/master/specs/udmf.txt
 
 from __future__ import annotations
 
-from worldsim.data.fresh_rooms import PANEL, PANEL_WALL, SIDES, Area, Passage, RoomMap, Thing
+from worldsim.data.fresh_rooms import PANEL, PANEL_WALL
+from worldsim.data.room_map import SIDES, Area, Passage, RoomMap, Thing
 
-Point = tuple[int, int]
+Corner = tuple[int, int]
 Opening = tuple[int, Passage]  # number of the sector behind it, and the passage
 
 
@@ -38,7 +39,7 @@ class MapText:
     """The parts of a map, written down one by one; points that are used twice are the same vertex."""
 
     def __init__(self) -> None:
-        self._vertices: dict[Point, int] = {}
+        self._vertices: dict[Corner, int] = {}
         self._sectors: list[str] = []
         self._sides: list[str] = []
         self._lines: list[str] = []
@@ -51,12 +52,12 @@ class MapText:
             f'texturefloor="{area.floor_flat}";textureceiling="{area.ceiling_flat}";}}'
         )
 
-    def add_wall(self, start: Point, end: Point, sector: int, texture: str) -> None:
+    def add_wall(self, start: Corner, end: Corner, sector: int, texture: str) -> None:
         """Add a wall; its sector is on the right of who looks from its start to its end."""
         side = self._add_side(f'sector={sector};texturemiddle="{texture}";')
         self._add_line(start, end, f"sidefront={side};blocking=true;")
 
-    def add_opening(self, start: Point, end: Point, sectors: tuple[int, int], texture: str) -> None:
+    def add_opening(self, start: Corner, end: Corner, sectors: tuple[int, int], texture: str) -> None:
         """Add an opening between two sectors, right and left; the texture is above it, on the right."""
         front = self._add_side(f'sector={sectors[0]};texturetop="{texture}";')
         back = self._add_side(f"sector={sectors[1]};")
@@ -74,7 +75,7 @@ class MapText:
         self._sides.append(f"sidedef{{{content}}}")
         return len(self._sides) - 1
 
-    def _add_line(self, start: Point, end: Point, content: str) -> None:
+    def _add_line(self, start: Corner, end: Corner, content: str) -> None:
         first, second = (self._vertices.setdefault(point, len(self._vertices)) for point in (start, end))
         self._lines.append(f"linedef{{v1={first};v2={second};{content}}}")
 
@@ -100,7 +101,7 @@ def add_side(text: MapText, sector: int, area: Area, side: str, opening: Opening
     add_panelled_wall(text, last, end, sector, wall, panel)
 
 
-def add_panelled_wall(text: MapText, start: Point, end: Point, sector: int, wall: str, panel: str) -> None:
+def add_panelled_wall(text: MapText, start: Corner, end: Corner, sector: int, wall: str, panel: str) -> None:
     """Write a wall whose middle is a panel, if it has one and is long enough."""
     length = abs(end[0] - start[0]) + abs(end[1] - start[1])  # one of them is 0
     if not panel or length < PANEL_WALL:
@@ -114,7 +115,7 @@ def add_panelled_wall(text: MapText, start: Point, end: Point, sector: int, wall
     text.add_wall(points[1], end, sector, wall)
 
 
-def ends_of(area: Area, side: str) -> tuple[Point, Point]:
+def ends_of(area: Area, side: str) -> tuple[Corner, Corner]:
     """Return where a side begins and ends, clockwise around the area."""
     corners = {
         "west": ((area.west, area.south), (area.west, area.north)),

@@ -18,11 +18,10 @@ from worldsim.data.fresh_rooms import (
     CORNER,
     GRIDS,
     WALL_DISTANCE,
-    Area,
-    RoomMap,
     distance_to_way,
     generate_rooms,
 )
+from worldsim.data.room_map import Area, RoomMap
 from worldsim.data.udmf import write_udmf
 from worldsim.data.wad import encode_wad, read_wad
 from worldsim.errors import WorldError
