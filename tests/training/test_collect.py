@@ -18,7 +18,7 @@ import pytest
 import policies
 from policies.ppo import policy_digest
 from tests.fakes import save_untrained_policy
-from training.collect import PLAYERS, CollectConfig
+from training.collect import PLAYERS, SPLIT_SEEDS, CollectConfig, describe_source
 from training.recorders import EpisodeTask, record_episode
 from worldsim.data.doom import DoomGame, press_buttons
 from worldsim.data.episodes import DatasetInfo, list_episodes, read_episode, verify
@@ -114,23 +114,27 @@ def test_a_learned_player_records_what_it_draws(tmp_path: Path) -> None:
 
 
 def test_tours_of_fresh_rooms_are_named_and_as_long_as_asked_for(tmp_path: Path) -> None:
-    settings = ["scenario=doom-fresh-rooms", "policy=mixed", "out_frames=[50,50]", "num_workers=1"]
-    shares = "shares={random:0.0,scripted:0.0,leave-and-return:1.0}"
-    collect(
-        tmp_path / "doom", *settings, shares, "num_frames=140", "heldout_frames=140", "episode_frames=140"
-    )
-    folders = [tmp_path / "doom" / split for split in ("heldout", "train")]
+    shares = {"random": 0.0, "leave-and-return": 1.0}
+    config = CollectConfig(scenario="doom-fresh-rooms", policy="mixed", shares=shares, out_frames=[50, 50])
+    source = describe_source(config, "train", "1.3.2")
+    assert "fresh rooms 1, mixed players (leave-and-return 1) (50 to 50 frames out)" in source
+    setup, info = config.setup(), SCENARIOS["doom-fresh-rooms"].dataset_info(source)
+    info.save(tmp_path)
+    player = policies.make(setup.policy, num_values=info.actions.num_values, **setup.policy_options)
     first_frames = []
-    for folder in folders:
-        info = DatasetInfo.load(folder)
-        assert "fresh rooms 1, mixed players (leave-and-return 1) (50 to 50 frames out)" in info.source
-        episode = read_episode(folder, "episode-000000", info)
-        (tour,) = find_tours(episode.players)
-        assert tour.end - tour.back == 50 and tour.back - tour.begin == 60, "with a rest in between"
-        assert episode.poses is not None
-        assert np.allclose(episode.poses[tour.begin], episode.poses[tour.end], atol=12)
-        first_frames.append(episode.frames[0])
+    with DoomGame(setup.scenario) as game:
+        for name, seed in (("first", 0), ("heldout", SPLIT_SEEDS["heldout"]), ("again", 0)):
+            task = EpisodeTask(folder=tmp_path, name=name, seed=seed)
+            assert record_episode(game, player, task, episode_frames=140) == 140
+            episode = read_episode(tmp_path, name, info)
+            (tour,) = find_tours(episode.players)
+            assert tour.end - tour.back == 50 and tour.back - tour.begin == 60, "with a rest in between"
+            assert episode.poses is not None
+            assert np.allclose(episode.poses[tour.begin], episode.poses[tour.end], atol=12)
+            first_frames.append(episode.frames[0])
     assert (first_frames[0] != first_frames[1]).mean() > 0.5, "held-out maps are other maps"
+    assert (tmp_path / "first.jsonl").read_bytes() == (tmp_path / "again.jsonl").read_bytes()
+    assert (tmp_path / "first.mp4").read_bytes() == (tmp_path / "again.mp4").read_bytes()
 
 
 def test_a_missing_policy_is_named() -> None:
