@@ -85,7 +85,7 @@ class Outlook:
         lowest = np.minimum(ceilings[:, :-1], ceilings[:, 1:])
         is_passed = ends[:, :-1] < near[:, None]
         is_blocked = is_passed & (EYE + rise[:, None] * ends[:, :-1] > lowest + SLACK)
-        return (near <= ends[:, -1]) & ~is_blocked.any(axis=1)
+        return (near <= ends[:, -1]) & ~np.any(is_blocked, axis=1)
 
 
 def look(rooms: RoomMap, pose: np.ndarray) -> Outlook:
