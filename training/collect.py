@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -27,7 +28,8 @@ from worldsim.errors import WorldError
 # Each split owns half of the 32-bit seeds, each `seed` a million of them.
 SPLIT_SEEDS = {"heldout": 2_000_000_000, "train": 0}
 SEEDS_PER_RUN = 1_000_000
-PLAYERS = ("random", "scripted", "returning", "ppo", "to-and-fro")
+PLAYERS = ("random", "scripted", "returning", "ppo", "to-and-fro", *policies.TOURS)
+RETURNING = ("returning", "leave-and-return", "tours")
 DEFAULT_SHARES = ("random", "scripted")
 
 
@@ -36,17 +38,20 @@ class CollectConfig:
     """What to record.
 
     Attributes:
-        scenario: Which game: doom-rooms, doom-take-cover or doom-health.
+        scenario: Which game: doom-rooms, doom-fresh-rooms, doom-take-cover or doom-health.
         out: Folder that gets the dataset folders `train` and `heldout`; None is data/SCENARIO.
         num_frames: Least number of training frames.
         heldout_frames: Least number of held-out frames.
         episode_frames: Greatest number of frames of an episode; None is the scenario's own.
         seed: Which million of seeds, 0 to 1999.
         num_workers: Worker processes; 0 means one per core.
-        policy: Who plays: scripted, random, returning, ppo, to-and-fro, or mixed.
+        policy: Who plays: scripted, random, returning, ppo, to-and-fro, in doom-fresh-rooms also tours,
+            turn-around, leave-and-return and loop; or mixed.
         shares: Of `mixed`: how large a share of the episodes each player plays.
         policy_folder: Of `ppo`: its folder; None is the one that ships with the world of the scenario's name.
             It draws its actions here, instead of pressing what is likeliest.
+        out_frames: Of returning, leave-and-return and tours: least and greatest number of frames of a way
+            out; None is the player's own.
     """
 
     scenario: str = "doom-rooms"
@@ -59,6 +64,7 @@ class CollectConfig:
     policy: str = "scripted"
     shares: dict[str, float] = field(default_factory=lambda: dict.fromkeys(DEFAULT_SHARES, 0.5))
     policy_folder: str | None = None
+    out_frames: list[int] | None = None
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -76,6 +82,8 @@ class CollectConfig:
             raise WorldError(f"policy must be mixed or one of {', '.join(PLAYERS)}, got {self.policy!r}")
         if unknown := self.shares.keys() - set(PLAYERS):
             raise WorldError(f"shares are of {', '.join(PLAYERS)}, got {', '.join(sorted(unknown))}")
+        if self.out_frames is not None and not self.returning:
+            raise WorldError(f"out_frames are of {', '.join(RETURNING)}, none of whom plays")
         find_scenario(self.scenario)
 
     @property
@@ -89,6 +97,12 @@ class CollectConfig:
         return {name: share for name, share in self.shares.items() if share}
 
     @property
+    def returning(self) -> list[str]:
+        """Those who play that undo a way out."""
+        playing = self.players if self.policy == "mixed" else [self.policy]
+        return [name for name in RETURNING if name in playing]
+
+    @property
     def learned(self) -> Path | None:
         """Folder of the learned player; None if it does not play."""
         if self.policy != "ppo" and not (self.policy == "mixed" and "ppo" in self.players):
@@ -99,14 +113,20 @@ class CollectConfig:
 
     def setup(self) -> Setup:
         """Return what is played, and by whom."""
-        # It draws its actions: a world has to know what comes of those it takes seldom, too.
-        options = {} if self.learned is None else {"folder": str(self.learned), "deterministic": False}
+        options: dict[str, dict[str, Any]] = {}
+        if self.learned is not None:
+            # It draws its actions: a world has to know what comes of those it takes seldom, too.
+            options["ppo"] = {"folder": str(self.learned), "deterministic": False}
+        if self.out_frames is not None:
+            options |= {name: {"out_frames": self.out_frames} for name in self.returning}
         if self.policy == "mixed":
-            options = {"shares": self.players} | ({"options": {"ppo": options}} if options else {})
+            policy_options = {"shares": self.players, "options": options}
+        else:
+            policy_options = options.get(self.policy, {})
         return Setup(
             scenario=self.scenario,
             policy=self.policy,
-            policy_options={"scenario": self.scenario} | options,
+            policy_options={"scenario": self.scenario} | policy_options,
             episode_frames=self.episode_frames or find_scenario(self.scenario).episode_frames,
         )
 
@@ -133,13 +153,15 @@ def main(config: CollectConfig) -> None:
 
 def describe_source(config: CollectConfig, split: str, version: str) -> str:
     """Return how a split is made; equal texts mean that episodes of equal number are equal."""
-    setup, game = config.setup(), find_scenario(config.scenario).config
+    setup, game = config.setup(), find_scenario(config.scenario).game
     shares = ", ".join(f"{name} {share:g}" for name, share in sorted(config.players.items()))
     player = f"mixed players ({shares})" if config.policy == "mixed" else f"{config.policy} player"
     if config.learned is not None:
         from policies.ppo import policy_digest
 
         player += f" (ppo {policy_digest(config.learned)})"
+    if config.out_frames is not None:
+        player += f" ({' to '.join(map(str, config.out_frames))} frames out)"
     return (
         f"ViZDoom {version} {game}, {player}, seed {config.seed} ({split}), "
         f"up to {setup.episode_frames} frames an episode"

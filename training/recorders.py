@@ -155,11 +155,23 @@ def record_episode(
     info = DatasetInfo.load(task.folder)
     policy.reset(task.seed)
     seen = game.reset(task.seed)
+    navigator = policy if isinstance(policy, policies.Navigator) else None
+    if navigator is not None and game.rooms is not None:
+        navigator.enter(game.rooms)
     with EpisodeWriter(task.folder, task.name, info) as writer:
         while True:
             is_last = seen.terminated or seen.truncated or writer.num_frames == episode_frames - 1
+            if navigator is not None:
+                navigator.locate(seen.pose)
             action = None if is_last else policy.act(seen.frame)
-            writer.add(seen.frame, action, reward=seen.reward, terminated=seen.terminated, pose=seen.pose)
+            writer.add(
+                seen.frame,
+                action,
+                reward=seen.reward,
+                terminated=seen.terminated,
+                pose=seen.pose,
+                player=navigator.activity or None if navigator is not None else None,
+            )
             if action is None:
                 return writer.num_frames
             if writer.num_frames % 32 == 0:
