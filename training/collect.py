@@ -45,6 +45,8 @@ class CollectConfig:
         num_workers: Worker processes; 0 means one per core.
         policy: Who plays: scripted, random, returning, ppo, to-and-fro, or mixed.
         shares: Of `mixed`: how large a share of the episodes each player plays.
+        paired: Let the player draw the same in episodes 0 and 1, 2 and 3 and so on, each in a game of its
+            own: for histories that differ while the actions are the same.
         policy_folder: Of `ppo`: its folder; None is the one that ships with the world of the scenario's name.
             It draws its actions here, instead of pressing what is likeliest.
     """
@@ -59,6 +61,7 @@ class CollectConfig:
     policy: str = "scripted"
     shares: dict[str, float] = field(default_factory=lambda: dict.fromkeys(DEFAULT_SHARES, 0.5))
     policy_folder: str | None = None
+    paired: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -125,7 +128,9 @@ def main(config: CollectConfig) -> None:
                 folder = config.folder / split
                 prepare_folder(folder, scenario.dataset_info(describe_source(config, split, version)))
                 first_seed = SPLIT_SEEDS[split] + config.seed * SEEDS_PER_RUN
-                collect_split(recorders, folder, setup.episode_frames, first_seed, num_frames)
+                collect_split(
+                    recorders, folder, setup.episode_frames, first_seed, num_frames, paired=config.paired
+                )
     for split, num_frames in wanted.items():
         if num_frames:
             print(summarize(config.folder / split, scenario))
@@ -140,6 +145,8 @@ def describe_source(config: CollectConfig, split: str, version: str) -> str:
         from policies.ppo import policy_digest
 
         player += f" (ppo {policy_digest(config.learned)})"
+    if config.paired:
+        player += " who does the same in two games"
     return (
         f"ViZDoom {version} {game}, {player}, seed {config.seed} ({split}), "
         f"up to {setup.episode_frames} frames an episode"
@@ -163,7 +170,13 @@ def prepare_folder(folder: Path, info: DatasetInfo) -> None:
 
 
 def collect_split(
-    recorders: Recorders, folder: Path, episode_frames: int, first_seed: int, num_frames: int
+    recorders: Recorders,
+    folder: Path,
+    episode_frames: int,
+    first_seed: int,
+    num_frames: int,
+    *,
+    paired: bool = False,
 ) -> None:
     """Record the first episodes of a split that together have at least `num_frames` frames.
 
@@ -182,7 +195,11 @@ def collect_split(
                         bar.initial += frames  # not counted in frames per second
                     bar.update(frames)
                 else:
-                    recorders.submit(EpisodeTask(folder=folder, name=name, seed=first_seed + index))
+                    seed = first_seed + index
+                    player_seed = seed - index % 2 if paired else None
+                    recorders.submit(
+                        EpisodeTask(folder=folder, name=name, seed=seed, player_seed=player_seed)
+                    )
                     running += 1
                 index += 1
             if not running:

@@ -121,7 +121,6 @@ class EvaluateConfig:
             if getattr(self, name) < 1:
                 raise WorldError(f"{name} must be at least 1, got {getattr(self, name)}")
 
-
     @property
     def known_parts(self) -> tuple[str, ...]:
         """What can be measured."""
@@ -227,7 +226,9 @@ class Evaluation:
         self._run = report.describe_run(
             [shlex.quote(word) for word in sys.orig_argv], choice.device, choice.dtype
         )
-        problem = why_not_judged(self.simulator, self.recordings) if "outcome" in config.chosen_parts else None
+        problem = (
+            why_not_judged(self.simulator, self.recordings) if "outcome" in config.chosen_parts else None
+        )
         if problem and config.chosen_parts == ["outcome"]:
             raise WorldError(problem)
         # Too short episodes are found now, not after the parts that could do with them.

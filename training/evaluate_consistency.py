@@ -10,11 +10,9 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from worldsim.device import DeviceChoice
 from worldsim.errors import WorldError
@@ -38,11 +36,13 @@ from worldsim.evaluation.consistency.recall import (
     COPY,
     GapScores,
     RecallSettings,
+    TileAccuracy,
     film_frames,
     measure_returns,
     summarize,
     summarize_changes,
 )
+from worldsim.evaluation.consistency.tiles import check_tiles, find_kinds, tile_accuracy_of
 from worldsim.evaluation.conversion import ForgetfulSimulator, check_can_forget, chosen_sampler, describe
 from worldsim.evaluation.report import REPORT_FILE, describe_run, write_json
 from worldsim.simulator import Simulator
@@ -51,6 +51,8 @@ from worldsim.world import World
 
 SUITE = "consistency"
 SUITE_PARTS = ("recall", "interventions", "pairs")
+TILE_EPISODES = 16
+"""Whose real frames tell which kinds of tiles there are."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -67,13 +69,16 @@ class ConsistencyConfig:
     context_frames: int = 32
     distance: float = 0.0
     angle_degrees: float = 0.0
+    tile_pixels: int = 0
     num_films: int = 2
 
     def __post_init__(self) -> None:
         for name in ("gaps", "intervention_gaps", "pair_gaps"):
             if any(gap < 1 for gap in getattr(self, name)):
-                raise WorldError(f"consistency.{name} must be numbers of at least 1, got {getattr(self, name)}")
-        for name, least in (("num_episodes", 0), ("context_frames", 0), ("num_films", 0)):
+                raise WorldError(
+                    f"consistency.{name} must be numbers of at least 1, got {getattr(self, name)}"
+                )
+        for name, least in (("num_episodes", 0), ("context_frames", 0), ("num_films", 0), ("tile_pixels", 0)):
             if getattr(self, name) < least:
                 raise WorldError(f"consistency.{name} must be at least {least}, got {getattr(self, name)}")
         if self.num_episodes == 1:
@@ -128,6 +133,7 @@ class Suite:
         self.settings = RecallSettings(
             batch_size=run.batch_size or (128 if choice.device.type == "cuda" else 32),
             seed=run.seed,
+            tiles=self._tiles(),
             num_films=config.num_films,
             show_progress=True,
         )
@@ -149,7 +155,9 @@ class Suite:
                 first.height,
                 first.width,
             ):
-                raise WorldError(f"{name} has other buttons or frames than {first_name}: they are not comparable")
+                raise WorldError(
+                    f"{name} has other buttons or frames than {first_name}: they are not comparable"
+                )
         self.actions, self.size = first.actions, (first.height, first.width)
         print(f"{', '.join(self.simulators)} on {choice}", flush=True)
 
@@ -183,6 +191,17 @@ class Suite:
         source = sets[0].source if sets else ""
         self.report["data"] = {"folder": str(data), "source": source}
 
+    def _tiles(self) -> TileAccuracy | None:
+        """Return what counts tiles; the kinds of tiles are those that real frames show."""
+        pixels = self.config.tile_pixels
+        if not pixels or not self.recall_sets:
+            return None
+        check_tiles(pixels, self.size)
+        frames = next(next(iter(self.recall_sets.values())).batches(TILE_EPISODES)).real.flatten(0, 1)
+        kinds = find_kinds(frames, pixels)
+        print(f"{len(kinds)} kinds of tiles", flush=True)
+        return tile_accuracy_of(kinds, pixels)
+
     def _open(self, folder: Path, gap: int) -> ReturnSet:
         config = self.config
         return ReturnSet(
@@ -196,7 +215,11 @@ class Suite:
         )
 
     def _few(self, found: ReturnSet) -> str:
-        return "" if len(found) >= MIN_EPISODES else f"; fewer than the {MIN_EPISODES} that reported numbers need"
+        return (
+            ""
+            if len(found) >= MIN_EPISODES
+            else f"; fewer than the {MIN_EPISODES} that reported numbers need"
+        )
 
     def _keep(self, path: Path) -> None:
         """Take over what other runs measured on the same data; measuring a part of a world replaces it.
@@ -208,20 +231,27 @@ class Suite:
         if not path.is_file():
             return
         known = read_object(path)
-        if known.get("suite") != SUITE or known.get("data", {}).get("folder") != self.report["data"]["folder"]:
+        if (
+            known.get("suite") != SUITE
+            or known.get("data", {}).get("folder") != self.report["data"]["folder"]
+        ):
             raise WorldError(f"{path} is a report of something else; choose another out= folder")
         for name, world in self.report["worlds"].items():
             before = known["worlds"].get(name, world)
             for key in ("identity", "denoising_steps"):
                 if before[key] != world[key]:
                     raise WorldError(
-                        f"{path} tells of another world by the name {name!r}: its {key} was {before[key]} and "
-                        f"is {world[key]}; choose another out= folder"
+                        f"{path} tells of another world by the name {name!r}: its {key} was {before[key]} "
+                        f"and is {world[key]}; choose another out= folder"
                     )
-        self.report = known | self.report | {
-            "worlds": known["worlds"] | self.report["worlds"],
-            "runs": known["runs"],
-        }
+        self.report = (
+            known
+            | self.report
+            | {
+                "worlds": known["worlds"] | self.report["worlds"],
+                "runs": known["runs"],
+            }
+        )
 
     def measure(self, part: str) -> None:
         """Measure one part of all worlds and write the report so far."""

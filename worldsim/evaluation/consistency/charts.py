@@ -49,7 +49,11 @@ def line_of(name: str, estimates: Mapping[str, Mapping[str, Any]], *, is_referen
 
 
 def plot_lines(
-    lines: Sequence[Line], labels: tuple[str, str], *, is_log: bool = False, size: tuple[float, float] = (6.4, 3.9)
+    lines: Sequence[Line],
+    labels: tuple[str, str],
+    *,
+    is_log: bool = False,
+    size: tuple[float, float] = (6.4, 3.9),
 ) -> str:
     """Return a plot as an `<svg>` element.
 

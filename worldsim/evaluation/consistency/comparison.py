@@ -1,4 +1,4 @@
-"""Worlds compared at the same episodes: differences, the share of a gap that is closed, and what must be reached.
+"""Worlds compared at the same episodes: differences, and how much of a full memory is recovered.
 
 Everything here is computed from a report's numbers of single episodes, so that worlds measured by several
 commands can be compared afterwards.
@@ -8,7 +8,7 @@ commands can be compared afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -116,14 +116,12 @@ def _recovery(
     recall: Report, name: str, window: str | None, full: str | None, gap: str, part: str, metric: str
 ) -> Any:
     assert window is not None and full is not None, "both are worlds of the report"
-    values = [values_of(recall["worlds"][n], gap, part, metric) for n in (name, window, full)]
-    if any(value is None for value in values):
+    ours, least, most = (values_of(recall["worlds"][n], gap, part, metric) for n in (name, window, full))
+    if ours is None or least is None or most is None:
         return None
-    return recovery_ratio(*(value for value in values if value is not None))
+    return recovery_ratio(ours, least, most)
 
 
 def zeroed_name(name: str) -> str:
     """Return what a world is called whose recurrent states are emptied before every frame."""
     return f"{name}, state zeroed"
-
-

@@ -249,7 +249,9 @@ class ReturnSet:
                 torch.from_numpy(frames),
                 torch.from_numpy(actions),
             )
-            yield ReturnBatch(clips, self.turn, self.gaps[rows.start : rows.stop] > 0, self.names[first:][:count])
+            yield ReturnBatch(
+                clips, self.turn, self.gaps[rows.start : rows.stop] > 0, self.names[first:][:count]
+            )
             first += count
 
 

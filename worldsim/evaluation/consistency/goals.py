@@ -86,9 +86,13 @@ def judge_world(name: str, report: Report, *, window: str | None) -> list[dict[s
     zeroed, other = over.get(zeroed_name(name), {}), over.get(window or "", {})
     goals = [
         Goal(name=at_50, found=_final(recall), aim=39.3, unit="dB"),
-        Goal(name=f"{at_50}, over its state zeroed", found=_final(zeroed), must=5.0, unit="dB", compares=True),
+        Goal(
+            name=f"{at_50}, over its state zeroed", found=_final(zeroed), must=5.0, unit="dB", compares=True
+        ),
         Goal(name=f"{at_50}, over the window", found=_final(other), must=3.0, unit="dB", compares=True),
-        Goal(name=f"recovery ratio at n = {TRAINED_GAP}, last frame", found=_final(ratio), must=0.5, aim=0.71),
+        Goal(
+            name=f"recovery ratio at n = {TRAINED_GAP}, last frame", found=_final(ratio), must=0.5, aim=0.71
+        ),
         Goal(name=at_150, found=_final(recall, LONG_GAP), aim=30.8, unit="dB"),
         Goal(
             name=f"{at_150}, over the window",

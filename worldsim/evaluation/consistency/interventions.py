@@ -41,16 +41,21 @@ class FrozenSimulator(Simulator):
     """Steps a world whose recurrent states are never written; the window and the path go on."""
 
     def __init__(self, simulator: Simulator) -> None:
-        """Take over the world and the settings of another simulator."""
+        """Let another simulator do all but the writing."""
         super().__init__(simulator.world, simulator.sampler, simulator.frames_device)
+        self._simulator = simulator
+
+    def predict(self, state: WorldState, actions: Tensor) -> Prediction:
+        """Draw a frame as the other simulator does."""
+        return self._simulator.predict(state, actions)
 
     def commit(self, state: WorldState, prediction: Prediction) -> WorldState:
         """Remember a predicted frame, but for the recurrent states."""
-        return _with_matrices_of(super().commit(state, prediction), state)
+        return _with_matrices_of(self._simulator.commit(state, prediction), state)
 
     def commit_frames(self, state: WorldState, frames: Tensor, actions: Tensor) -> WorldState:
         """Remember real frames, but for the recurrent states."""
-        return _with_matrices_of(super().commit_frames(state, frames, actions), state)
+        return _with_matrices_of(self._simulator.commit_frames(state, frames, actions), state)
 
 
 def _with_matrices_of(state: WorldState, other: WorldState) -> WorldState:

@@ -1,8 +1,8 @@
 """Paired histories: the same present and another past. Does what is drawn follow the past?
 
 Two episodes have the same actions, but what they saw differs. At the turning point each is given the memory
-of the other and goes back by the same actions. The frame that it then draws is nearer to the real frame of one
-of them: of the one whose memory it has, if memory is what it draws from.
+of the other and goes back by the same actions. The frame that it then draws is nearer to the real frame of
+one of them: of the one whose memory it has, if memory is what it draws from.
 """
 
 # B batch, N episodes, K frames of the way back
@@ -125,7 +125,11 @@ def measure_pairs(simulator: Simulator, pairs: ReturnSet, settings: RecallSettin
 
 
 def _measure_batch(
-    simulator: Simulator, batch: ReturnBatch, exchanges: Sequence[Exchange], settings: RecallSettings, bar: tqdm
+    simulator: Simulator,
+    batch: ReturnBatch,
+    exchanges: Sequence[Exchange],
+    settings: RecallSettings,
+    bar: tqdm,
 ) -> PairScores:
     partner = torch.arange(len(batch.names)) ^ 1
     real = batch.real.to(simulator.frames_device)
@@ -193,8 +197,8 @@ def summarize_pairs(scores: PairScores) -> dict[str, Any]:
 
 def _share(values: np.ndarray, counts: np.ndarray, names: Sequence[str]) -> dict[str, Any] | None:
     """Return the mean over the dreams with frames that count; None where no dream has one."""
-    rows = np.flatnonzero(counts.any(axis=1))
-    if not len(rows):
+    rows = np.flatnonzero(counts.any(axis=1)).tolist()
+    if not rows:
         return None
     means = np.where(counts, values, 0).sum(axis=1)[rows] / counts.sum(axis=1)[rows]
     return bootstrap(means, [names[row] for row in rows]).to_json()

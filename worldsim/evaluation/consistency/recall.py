@@ -1,4 +1,4 @@
-"""Return recall: real frames are watched on the way out, the way back is dreamt and compared with the real one.
+"""Return recall: the way out is watched, the way back is dreamt and compared with the real one.
 
 The dream is given the actions that were recorded. What it draws was in view before and is no more, the longer
 ago the further it is back: frame `k` after the turn was seen about `2 k` frames before.
@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from worldsim.evaluation.conversion import estimate_of
 from worldsim.evaluation.consistency.episodes import ReturnBatch, ReturnSet
 from worldsim.evaluation.consistency.interventions import Way, can_intervene, intervene
+from worldsim.evaluation.conversion import estimate_of
 from worldsim.evaluation.metrics import psnr, ssim
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
@@ -94,7 +94,7 @@ def watch_until(
 
 
 def dream_back(simulator: Simulator, state: WorldState, actions: Tensor, bar: tqdm) -> Tensor:
-    """Dream under actions `[B, K, A]`; returns frames `[B, K, H, W, 3]` uint8 where the simulator keeps them."""
+    """Dream under actions `[B, K, A]`; returns frames `[B, K, H, W, 3]` uint8."""
     frames = []
     for index in range(actions.shape[1]):
         frame, state = simulator.step(state, actions[:, index])
@@ -243,7 +243,9 @@ def summarize(scores: Scores, seen: np.ndarray, names: Sequence[str]) -> dict[st
     return report
 
 
-def summarize_changes(changed: Scores, kept: Scores, seen: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+def summarize_changes(
+    changed: Scores, kept: Scores, seen: np.ndarray, names: Sequence[str]
+) -> dict[str, Any]:
     """Return what an intervention changes, episode by episode: the means with their intervals.
 
     Args:
