@@ -79,8 +79,8 @@ def head(report: Report) -> str:
         + paragraph(
             "Good pictures are no evidence of memory. Here the real game walks away from what was seen and "
             "comes back; the world watches the way out and dreams the way back. What it should draw can only "
-            "come from what it remembers. Small numbers are 95 % intervals from resampling episodes, with one "
-            "dream an episode."
+            "come from what it remembers. Small numbers are 95 % intervals from resampling episodes, one "
+            "dream for each."
         )
         + f"\n<p>Episodes of <code>{text(data['folder'])}</code>. {text(data['source'])}</p>\n"
         + table(heading, rows)
