@@ -165,8 +165,7 @@ class Suite:
         sampler = chosen_sampler(world, self.run.denoising_steps, None)
         self.simulators[name] = kind(world, sampler, frames_device=world.device)
         described = describe(world, sampler)
-        empty = world.denoiser.initial_memory(1)
-        self.report["worlds"][name] = described | {"state_bytes": empty.nbytes, "folder": str(world.folder)}
+        self.report["worlds"][name] = described | {"folder": str(world.folder)}
 
     def _find_episodes(self) -> None:
         """Find out now, and not after an hour, whether all can be measured."""
@@ -268,7 +267,10 @@ class Suite:
         config, report = self.config, self.report
         if "recall" in report:
             report["comparisons"] = compare_worlds(report["recall"], window=config.window, full=config.full)
-        report["goals"] = {name: judge_world(name, report, window=config.window) for name in report["worlds"]}
+        # Those that it is compared with have nothing to reach.
+        others = {config.window, config.full, *(zeroed_name(name) for name in report["worlds"])}
+        candidates = [name for name in report["worlds"] if name not in others]
+        report["goals"] = {name: judge_world(name, report, window=config.window) for name in candidates}
         write_json(self.out / REPORT_FILE, report)
         write_page(self.out, report)
 
@@ -295,6 +297,7 @@ class Suite:
         part["episodes"][gap] = described
         for name, ways in scores.dreams.items():
             found = summarize(ways[Way.KEPT], scores.seen, scores.names)
+            found["memory_bytes"] = scores.memory_bytes[name]
             part["worlds"].setdefault(name, {})[gap] = found
         by_method = scores.references[next(iter(scores.references))]
         for method in (COPY, CODEC):

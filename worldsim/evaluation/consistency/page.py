@@ -68,11 +68,18 @@ def head(report: Report) -> str:
             text(", ".join(f"{count} {kind}" for kind, count in world["layers"].items() if count)),
             f"{world['parameters'] / 1e6:.2f} M",
             text(world["denoising_steps"]),
-            number(world.get("state_bytes", 0) / 1024, 0) + " KiB",
+            memory_text(report, name),
         ]
         for name, world in report["worlds"].items()
     ]
-    heading = ("world", "identity", "layers", "parameters", "denoising steps", "memory after the context")
+    heading = (
+        "world",
+        "identity",
+        "layers",
+        "parameters",
+        "denoising steps",
+        "memory of a dream at the turn",
+    )
     data = report["data"]
     return (
         "<h1>Does it remember?</h1>\n"
@@ -85,6 +92,16 @@ def head(report: Report) -> str:
         + f"\n<p>Episodes of <code>{text(data['folder'])}</code>. {text(data['source'])}</p>\n"
         + table(heading, rows)
     )
+
+
+def memory_text(report: Report, name: str) -> str:
+    """Return how much a dream of a world remembers at the turn, for the shortest and the longest gap."""
+    gaps = report.get("recall", {}).get("worlds", {}).get(name, {})
+    found = {gap: scores["memory_bytes"] / 1024 for gap, scores in gaps.items()}
+    if not found:
+        return "-"
+    sizes = [number(found[gap], 0) for gap in (min(found, key=int), max(found, key=int))]
+    return f"{' to '.join(dict.fromkeys(sizes))} KiB"
 
 
 def goals(report: Report) -> str:

@@ -71,8 +71,8 @@ def pairs(report: Report) -> str:
         paragraph(
             "Two episodes with the same actions and another past exchange at the turn all that is remembered "
             "before the present frame (history), or the recurrent states alone (state). Share of dreams that "
-            "are nearer to the past whose memory they were given. Controls: nothing is exchanged (none), or the "
-            "states are emptied (empty): nothing then leads to the other past."
+            "are nearer to the past whose memory they were given. Controls: nothing is exchanged (none), or "
+            "the states are emptied (empty): nothing then leads to the other past."
         ),
         table(heading, rows),
         plots(*figures),

@@ -65,6 +65,7 @@ class GapScores:
         seen: `[N, K]` bool, whether what a frame shows was seen before.
         dreams: Scores by world and by way.
         references: Scores by `COPY` and by `CODEC`, for each world's codec by world.
+        memory_bytes: What a dream of each world remembers at the turn, in bytes.
         films: Pictures of the first episodes at `film_frames`: `[E, F, H, W, 3]` uint8 by world, of the way
             `Way.KEPT`, and the real ones under the empty name.
     """
@@ -73,6 +74,7 @@ class GapScores:
     seen: np.ndarray
     dreams: dict[str, dict[Way, Scores]]
     references: dict[str, dict[str, Scores]]
+    memory_bytes: dict[str, int]
     films: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -164,9 +166,11 @@ def _measure_batch(
     films = {"": batch.real[:, places].clone()} if is_filmed else {}
     dreams: dict[str, dict[Way, Scores]] = {}
     references: dict[str, dict[str, Scores]] = {}
+    memory_bytes: dict[str, int] = {}
     for name, simulator in simulators.items():
         real = batch.real.to(simulator.frames_device)
         state = watch_until(simulator, batch, settings.seed, bar)
+        memory_bytes[name] = state.memory.nbytes // len(batch.names)
         dreams[name] = {}
         for way in plans[name]:
             frames = dream_back(*intervene(simulator, state, way), batch.actions, bar)
@@ -178,7 +182,7 @@ def _measure_batch(
             method: _numpy(score_frames(frames, real, settings.tiles))
             for method, frames in ((COPY, still), (CODEC, through_codec(simulator.world, real)))
         }
-    return GapScores(batch.names, batch.seen, dreams, references, films)
+    return GapScores(batch.names, batch.seen, dreams, references, memory_bytes, films)
 
 
 def _numpy(scores: Mapping[str, Tensor]) -> Scores:
@@ -198,6 +202,7 @@ def _join(parts: Sequence[GapScores], num_films: int) -> GapScores:
         np.concatenate([part.seen for part in parts]),
         join([part.dreams for part in parts]),
         join([part.references for part in parts]),
+        parts[0].memory_bytes,
         films,
     )
 
