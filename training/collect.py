@@ -48,6 +48,8 @@ class CollectConfig:
         policy: Who plays: scripted, random, returning, ppo, to-and-fro, in doom-fresh-rooms also tours,
             turn-around, leave-and-return and loop; or mixed.
         shares: Of `mixed`: how large a share of the episodes each player plays.
+        paired: Let the player draw the same in episodes 0 and 1, 2 and 3 and so on, each in a game of its
+            own: for histories that differ while the actions are the same.
         policy_folder: Of `ppo`: its folder; None is the one that ships with the world of the scenario's name.
             It draws its actions here, instead of pressing what is likeliest.
         out_frames: Of returning, leave-and-return and tours: least and greatest number of frames of a way
@@ -65,6 +67,7 @@ class CollectConfig:
     shares: dict[str, float] = field(default_factory=lambda: dict.fromkeys(DEFAULT_SHARES, 0.5))
     policy_folder: str | None = None
     out_frames: list[int] | None = None
+    paired: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -145,7 +148,9 @@ def main(config: CollectConfig) -> None:
                 folder = config.folder / split
                 prepare_folder(folder, scenario.dataset_info(describe_source(config, split, version)))
                 first_seed = SPLIT_SEEDS[split] + config.seed * SEEDS_PER_RUN
-                collect_split(recorders, folder, setup.episode_frames, first_seed, num_frames)
+                collect_split(
+                    recorders, folder, setup.episode_frames, first_seed, num_frames, paired=config.paired
+                )
     for split, num_frames in wanted.items():
         if num_frames:
             print(summarize(config.folder / split, scenario))
@@ -162,6 +167,8 @@ def describe_source(config: CollectConfig, split: str, version: str) -> str:
         player += f" (ppo {policy_digest(config.learned)})"
     if config.out_frames is not None:
         player += f" ({' to '.join(map(str, config.out_frames))} frames out)"
+    if config.paired:
+        player += " who does the same in two games"
     return (
         f"ViZDoom {version} {game}, {player}, seed {config.seed} ({split}), "
         f"up to {setup.episode_frames} frames an episode"
@@ -185,7 +192,13 @@ def prepare_folder(folder: Path, info: DatasetInfo) -> None:
 
 
 def collect_split(
-    recorders: Recorders, folder: Path, episode_frames: int, first_seed: int, num_frames: int
+    recorders: Recorders,
+    folder: Path,
+    episode_frames: int,
+    first_seed: int,
+    num_frames: int,
+    *,
+    paired: bool = False,
 ) -> None:
     """Record the first episodes of a split that together have at least `num_frames` frames.
 
@@ -204,7 +217,11 @@ def collect_split(
                         bar.initial += frames  # not counted in frames per second
                     bar.update(frames)
                 else:
-                    recorders.submit(EpisodeTask(folder=folder, name=name, seed=first_seed + index))
+                    seed = first_seed + index
+                    player_seed = seed - index % 2 if paired else None
+                    recorders.submit(
+                        EpisodeTask(folder=folder, name=name, seed=seed, player_seed=player_seed)
+                    )
                     running += 1
                 index += 1
             if not running:

@@ -21,11 +21,19 @@ from worldsim.data.episodes import DatasetInfo, EpisodeWriter
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpisodeTask:
-    """One episode to record into a folder that has its `dataset.json`."""
+    """One episode to record into a folder that has its `dataset.json`.
+
+    Attributes:
+        folder: Dataset folder.
+        name: Of its files.
+        seed: Of the game.
+        player_seed: Of the player, None for the game's: another one lets a player do the same in two games.
+    """
 
     folder: Path
     name: str
     seed: int
+    player_seed: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,7 +161,7 @@ def record_episode(
 ) -> int:
     """Play one episode, write it, and return its number of frames; `check` runs every few frames."""
     info = DatasetInfo.load(task.folder)
-    policy.reset(task.seed)
+    policy.reset(task.seed if task.player_seed is None else task.player_seed)
     seen = game.reset(task.seed)
     navigator = policy if isinstance(policy, policies.Navigator) else None
     if navigator is not None and game.rooms is not None:
