@@ -12,6 +12,7 @@ from policies.dodge import DodgePolicy
 from policies.forage import ForagePolicy
 from policies.keyboard import KeyboardPolicy
 from policies.mixed import MixedPolicy
+from policies.out_and_back import OutAndBackPolicy
 from policies.random import RandomPolicy
 from policies.recorded import RecordedPolicy
 from policies.returning import ReturningPolicy
@@ -25,6 +26,7 @@ __all__ = [
     "ForagePolicy",
     "KeyboardPolicy",
     "MixedPolicy",
+    "OutAndBackPolicy",
     "Policy",
     "RandomPolicy",
     "RecordedPolicy",
@@ -98,6 +100,7 @@ FOR_SCENARIO: dict[str, Callable[..., Policy]] = {
 }
 POLICIES: dict[str, Callable[..., Policy]] = {
     "keyboard": KeyboardPolicy,
+    "out-and-back": OutAndBackPolicy,
     "ppo": make_learned,
     "random": RandomPolicy,
     "recorded": RecordedPolicy,
@@ -115,7 +118,8 @@ def make(name: str, *, num_values: Sequence[int], scenario: str = "", **options:
         scenario: Name of the scenario, or of the world made from it, where it is known.
         **options: Further arguments of the policy: `keys` for `keyboard`, `path` for `recorded`,
             `hold_frames` for `random`, `folder` and `deterministic` for `ppo`, `period_frames` for
-            `to-and-fro`, `player`, `out_frames` and `look_share` for `returning`, `shares` and
+            `to-and-fro`, `player`, `out_frames` and `look_share` for `returning`, `out_frames` and
+            `context_frames` for `out-and-back`, `shares` and
             `options` (by player) for `mixed`.
 
     Raises:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -19,15 +20,14 @@ import policies
 from training.entry import entry
 from training.recorders import EpisodeTask, Recorders, Setup
 from worldsim.data.dataset_info import PART_SUFFIX
-from worldsim.data.doom import import_vizdoom
 from worldsim.data.episodes import DatasetInfo, EpisodeTable, count_episode_frames, read_table
-from worldsim.data.scenarios import Scenario, find_scenario
+from worldsim.data.games import AnyScenario, engine_version, find_game
 from worldsim.errors import WorldError
 
 # Each split owns half of the 32-bit seeds, each `seed` a million of them.
 SPLIT_SEEDS = {"heldout": 2_000_000_000, "train": 0}
 SEEDS_PER_RUN = 1_000_000
-PLAYERS = ("random", "scripted", "returning", "ppo", "to-and-fro")
+PLAYERS = ("random", "scripted", "returning", "ppo", "to-and-fro", "out-and-back")
 DEFAULT_SHARES = ("random", "scripted")
 
 
@@ -36,17 +36,20 @@ class CollectConfig:
     """What to record.
 
     Attributes:
-        scenario: Which game: doom-rooms, doom-take-cover or doom-health.
+        scenario: Which game: doom-rooms, doom-take-cover, doom-health or grid-recall.
         out: Folder that gets the dataset folders `train` and `heldout`; None is data/SCENARIO.
         num_frames: Least number of training frames.
         heldout_frames: Least number of held-out frames.
         episode_frames: Greatest number of frames of an episode; None is the scenario's own.
         seed: Which million of seeds, 0 to 1999.
         num_workers: Worker processes; 0 means one per core.
-        policy: Who plays: scripted, random, returning, ppo, to-and-fro, or mixed.
+        policy: Who plays: scripted, random, returning, ppo, to-and-fro, out-and-back (in grid-recall
+            alone), or mixed.
         shares: Of `mixed`: how large a share of the episodes each player plays.
         policy_folder: Of `ppo`: its folder; None is the one that ships with the world of the scenario's name.
             It draws its actions here, instead of pressing what is likeliest.
+        out_frames: Of `out-and-back`: least and greatest number of moves out, and of moves back.
+        context_frames: Of `out-and-back`: least and greatest number of frames before each walk out.
     """
 
     scenario: str = "doom-rooms"
@@ -59,6 +62,8 @@ class CollectConfig:
     policy: str = "scripted"
     shares: dict[str, float] = field(default_factory=lambda: dict.fromkeys(DEFAULT_SHARES, 0.5))
     policy_folder: str | None = None
+    out_frames: list[int] = field(default_factory=lambda: [4, 50])
+    context_frames: list[int] = field(default_factory=lambda: [4, 24])
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -76,7 +81,7 @@ class CollectConfig:
             raise WorldError(f"policy must be mixed or one of {', '.join(PLAYERS)}, got {self.policy!r}")
         if unknown := self.shares.keys() - set(PLAYERS):
             raise WorldError(f"shares are of {', '.join(PLAYERS)}, got {', '.join(sorted(unknown))}")
-        find_scenario(self.scenario)
+        find_game(self.scenario)
 
     @property
     def folder(self) -> Path:
@@ -97,24 +102,33 @@ class CollectConfig:
 
         return policy_folder(self.policy_folder, self.scenario)
 
+    @property
+    def walks(self) -> dict[str, list[int]]:
+        """How far `out-and-back` goes; empty if it does not play."""
+        if self.policy != "out-and-back" and not (self.policy == "mixed" and "out-and-back" in self.players):
+            return {}
+        return {"out_frames": self.out_frames, "context_frames": self.context_frames}
+
     def setup(self) -> Setup:
         """Return what is played, and by whom."""
         # It draws its actions: a world has to know what comes of those it takes seldom, too.
-        options = {} if self.learned is None else {"folder": str(self.learned), "deterministic": False}
+        learned = {} if self.learned is None else {"folder": str(self.learned), "deterministic": False}
+        options: dict[str, Any] = learned | self.walks
         if self.policy == "mixed":
-            options = {"shares": self.players} | ({"options": {"ppo": options}} if options else {})
+            own = {"ppo": learned, "out-and-back": self.walks}
+            options = {"shares": self.players, "options": {name: own[name] for name in own if own[name]}}
         return Setup(
             scenario=self.scenario,
             policy=self.policy,
             policy_options={"scenario": self.scenario} | options,
-            episode_frames=self.episode_frames or find_scenario(self.scenario).episode_frames,
+            episode_frames=self.episode_frames or find_game(self.scenario).episode_frames,
         )
 
 
 @entry("collect", CollectConfig)
 def main(config: CollectConfig) -> None:
     """Record both splits and print what they hold."""
-    version, scenario, setup = import_vizdoom().__version__, find_scenario(config.scenario), config.setup()
+    version, scenario, setup = engine_version(config.scenario), find_game(config.scenario), config.setup()
     # The workers build their own; what is wrong with one is said here, before anything is written.
     policies.make(setup.policy, num_values=scenario.actions.num_values, **setup.policy_options)
     wanted = {"heldout": config.heldout_frames, "train": config.num_frames}
@@ -133,15 +147,17 @@ def main(config: CollectConfig) -> None:
 
 def describe_source(config: CollectConfig, split: str, version: str) -> str:
     """Return how a split is made; equal texts mean that episodes of equal number are equal."""
-    setup, game = config.setup(), find_scenario(config.scenario).config
+    setup, game = config.setup(), find_game(config.scenario).game
     shares = ", ".join(f"{name} {share:g}" for name, share in sorted(config.players.items()))
     player = f"mixed players ({shares})" if config.policy == "mixed" else f"{config.policy} player"
     if config.learned is not None:
         from policies.ppo import policy_digest
 
         player += f" (ppo {policy_digest(config.learned)})"
+    for name, (least, greatest) in config.walks.items():
+        player += f", {name.replace('_', ' ')} {least} to {greatest}"
     return (
-        f"ViZDoom {version} {game}, {player}, seed {config.seed} ({split}), "
+        f"{version} {game}, {player}, seed {config.seed} ({split}), "
         f"up to {setup.episode_frames} frames an episode"
     )
 
@@ -193,7 +209,7 @@ def collect_split(
                 bar.update(frames)
 
 
-def summarize(folder: Path, scenario: Scenario) -> str:
+def summarize(folder: Path, scenario: AnyScenario) -> str:
     """Return a short table: episodes, frames, returns, size on disk, and how often each button is held."""
     tables = [read_table(folder, path.stem, scenario.actions) for path in sorted(folder.glob("*.jsonl"))]
     actions = np.concatenate([table.actions[:-1] for table in tables])

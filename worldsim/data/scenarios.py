@@ -45,6 +45,11 @@ class Scenario:
         return TICS_PER_SECOND / self.tics_per_frame
 
     @property
+    def game(self) -> str:
+        """What is played, as datasets name it; equal names mean that equal seeds give equal games."""
+        return self.config
+
+    @property
     def licence(self) -> str:
         """Licence of the pictures."""
         return f"Freedoom art (BSD-3-Clause) in the {self.config} scenario of ViZDoom (MIT)"
