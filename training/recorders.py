@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import policies
-from worldsim.data.doom import DoomGame
 from worldsim.data.episodes import DatasetInfo, EpisodeWriter
+from worldsim.data.games import Game, open_game
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,7 +140,7 @@ def run_worker(connection: Connection, setup: Setup) -> None:
         if connection.poll():  # nothing is sent during an episode: the other end has been closed
             raise Stopped
 
-    with DoomGame(setup.scenario) as game, suppress(EOFError, ConnectionError, Stopped):
+    with open_game(setup.scenario) as game, suppress(EOFError, ConnectionError, Stopped):
         num_values = game.scenario.actions.num_values
         policy = policies.make(setup.policy, num_values=num_values, **setup.policy_options)
         while True:
@@ -153,7 +153,7 @@ def run_worker(connection: Connection, setup: Setup) -> None:
 
 
 def record_episode(
-    game: DoomGame,
+    game: Game,
     policy: policies.Policy,
     task: EpisodeTask,
     episode_frames: int,
