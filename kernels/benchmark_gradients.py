@@ -28,7 +28,7 @@ Gradients = tuple[Tensor, ...]
 Commit = Callable[..., Tensor]
 
 NAMES = ("dk", "dv", "dg", "dbeta", "dstate")
-ON_CUDA: list[Shape] = [(1, 1560, 12, 128), (32, 80, 6, 64)]
+ON_CUDA: list[Shape] = [(32, 80, 6, 64), (1, 1560, 12, 128)]
 ON_CPU: list[Shape] = [(1, 80, 6, 64), (1, 320, 2, 128)]
 
 
@@ -97,7 +97,9 @@ def time_forms(forms: dict[str, Commit], shape: Shape, device: str) -> Result:
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     inputs = (k.to(dtype), v.to(dtype), *others)
     weights = torch.ones_like(others[-1])
-    runs = {name: partial(gradients_of, commit, inputs, weights) for name, commit in forms.items()}
+    runs: dict[str, Callable[[], object]] = {
+        name: partial(gradients_of, commit, inputs, weights) for name, commit in forms.items()
+    }
     if device == "cuda":
         times = {name: milliseconds(run) for name, run in runs.items()}
     else:

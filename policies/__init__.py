@@ -13,6 +13,7 @@ from policies.forage import ForagePolicy
 from policies.keyboard import KeyboardPolicy
 from policies.mixed import MixedPolicy
 from policies.navigator import FloorPlan, Navigator
+from policies.out_and_back import OutAndBackPolicy
 from policies.random import RandomPolicy
 from policies.recorded import RecordedPolicy
 from policies.returning import ReturningPolicy
@@ -30,6 +31,7 @@ __all__ = [
     "KeyboardPolicy",
     "MixedPolicy",
     "Navigator",
+    "OutAndBackPolicy",
     "Policy",
     "RandomPolicy",
     "RecordedPolicy",
@@ -122,6 +124,7 @@ FOR_SCENARIO: dict[str, Callable[..., Policy]] = {
 }
 POLICIES: dict[str, Callable[..., Policy]] = {
     "keyboard": KeyboardPolicy,
+    "out-and-back": OutAndBackPolicy,
     "ppo": make_learned,
     "random": RandomPolicy,
     "recorded": RecordedPolicy,
@@ -139,8 +142,9 @@ def make(name: str, *, num_values: Sequence[int], scenario: str = "", **options:
         scenario: Name of the scenario, or of the world made from it, where it is known.
         **options: Further arguments of the policy: `keys` for `keyboard`, `path` for `recorded`,
             `hold_frames` for `random`, `folder` and `deterministic` for `ppo`, `period_frames` for
-            `to-and-fro`, `player`, `out_frames` and `look_share` for `returning`, `out_frames`
-            for `tours` and `leave-and-return`, `shares` and `options` (by player) for `mixed`.
+            `to-and-fro`, `player`, `out_frames` and `look_share` for `returning`, `out_frames` for `tours`
+            and `leave-and-return`, `out_frames` and `context_frames` for `out-and-back`, `shares` and
+            `options` (by player) for `mixed`.
 
     Raises:
         ValueError: If there is no such policy, or the world's axes do not suit it.
