@@ -127,9 +127,8 @@ def find_areas(points: np.ndarray, borders: np.ndarray) -> np.ndarray:
         points: x, y of each.
         borders: West, south, east and north of each area, `[areas, 4]`.
     """
-    is_inside = (points[:, None] >= borders[:, :2]).all(axis=2) & (points[:, None] <= borders[:, 2:]).all(
-        axis=2
-    )
+    west_south, east_north = borders[:, :2], borders[:, 2:]
+    is_inside = np.all((points[:, None] >= west_south) & (points[:, None] <= east_north), axis=2)
     return np.where(is_inside.any(axis=1), is_inside.argmax(axis=1), -1)
 
 
