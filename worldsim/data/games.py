@@ -7,8 +7,6 @@ from typing import Protocol, Self
 
 import numpy as np
 
-from worldsim.actions import ActionLayout
-from worldsim.data.dataset_info import DatasetInfo
 from worldsim.data.grid_recall import GRID_RECALL, GridGame, GridScenario, minigrid_version
 from worldsim.data.scenarios import SCENARIOS, Scenario
 from worldsim.errors import WorldError
