@@ -1,7 +1,7 @@
 """The consistency suite of `training.evaluate`: does a world remember?
 
-Writes OUT/report.json and OUT/report.html anew after each part: a stopped run keeps what it has, and parts or
-worlds that another run measured on the same episodes stay.
+Writes OUT/report.json anew after each part and OUT/report.html at the end: a stopped run keeps what it has, and
+parts or worlds that another run measured on the same episodes stay.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from worldsim.device import DeviceChoice
 from worldsim.errors import WorldError
@@ -36,13 +38,18 @@ from worldsim.evaluation.consistency.recall import (
     COPY,
     GapScores,
     RecallSettings,
-    TileAccuracy,
     film_frames,
     measure_returns,
     summarize,
     summarize_changes,
 )
-from worldsim.evaluation.consistency.tiles import check_tiles, find_kinds, tile_accuracy_of
+from worldsim.evaluation.consistency.tiles import (
+    TileReader,
+    absences,
+    check_tiles,
+    find_kinds,
+    summarize_absences,
+)
 from worldsim.evaluation.conversion import ForgetfulSimulator, check_can_forget, chosen_sampler, describe
 from worldsim.evaluation.report import REPORT_FILE, describe_run, write_json
 from worldsim.simulator import Simulator
@@ -51,6 +58,7 @@ from worldsim.world import World
 
 SUITE = "consistency"
 SUITE_PARTS = ("recall", "interventions", "pairs")
+TRAINED_GAP = 50
 TILE_EPISODES = 16
 """Whose real frames tell which kinds of tiles there are."""
 
@@ -63,7 +71,7 @@ class ConsistencyConfig:
     window: str = "window"
     full: str = "full"
     gaps: list[int] = field(default_factory=list)
-    intervention_gaps: list[int] = field(default_factory=lambda: [50])
+    intervention_gaps: list[int] = field(default_factory=list)
     pair_gaps: list[int] = field(default_factory=list)
     num_episodes: int = MIN_EPISODES
     context_frames: int = 32
@@ -107,8 +115,12 @@ class SuiteRun:
 def measure_consistency(config: ConsistencyConfig, run: SuiteRun, choice: DeviceChoice, out: Path) -> None:
     """Measure the parts that were asked for, write the report after each, print where the worlds stand."""
     suite = Suite(config, run, choice, out)
-    for part in [part for part in SUITE_PARTS if part in run.parts]:
-        suite.measure(part)
+    try:
+        for part in [part for part in SUITE_PARTS if part in run.parts]:
+            suite.measure(part)
+    finally:  # also of what was measured when somebody ends it
+        if suite.report["runs"]:
+            write_page(out, suite.report)
     for name, goals in suite.report["goals"].items():
         print(f"\n{name}\n{format_goals(goals)}")
     print(f"\nwritten to {out}: {REPORT_FILE}, {PAGE_FILE}")
@@ -172,13 +184,11 @@ class Suite:
         config, data, parts = self.config, self.run.data, self.run.parts
         self.recall_sets: dict[int, ReturnSet] = {}
         self.pair_sets: dict[int, ReturnSet] = {}
-        gaps = list(config.gaps) if "recall" in parts else []
-        if "interventions" in parts:
-            gaps += [gap for gap in config.intervention_gaps if gap not in gaps]
         if "recall" in parts or "interventions" in parts:
-            every = [] if "recall" in parts and not config.gaps else gaps
-            for gap, folder in choose_sets(data, RECALL, every).items():
-                self.recall_sets[gap] = self._open(folder, gap)
+            wanted = [self.intervention_gaps] if "interventions" in parts else []
+            wanted += [choose_sets(data, RECALL, config.gaps)] if "recall" in parts else []
+            folders = {gap: folder for found in wanted for gap, folder in found.items()}
+            self.recall_sets = {gap: self._open(folders[gap], gap) for gap in sorted(folders)}
         if "pairs" in parts:
             # Recorded apart, or among the episodes of a gap.
             kind = PAIRS if find_sets(data, PAIRS) else RECALL
@@ -190,16 +200,25 @@ class Suite:
         source = sets[0].source if sets else ""
         self.report["data"] = {"folder": str(data), "source": source}
 
-    def _tiles(self) -> TileAccuracy | None:
-        """Return what counts tiles; the kinds of tiles are those that real frames show."""
+    def _tiles(self) -> TileReader | None:
+        """Return what tells tiles apart; the kinds of tiles are those that real frames show."""
         pixels = self.config.tile_pixels
         if not pixels or not self.recall_sets:
             return None
         check_tiles(pixels, self.size)
         frames = next(next(iter(self.recall_sets.values())).batches(TILE_EPISODES)).real.flatten(0, 1)
-        kinds = find_kinds(frames, pixels)
-        print(f"{len(kinds)} kinds of tiles", flush=True)
-        return tile_accuracy_of(kinds, pixels)
+        tiles = find_kinds(frames, pixels)
+        print(f"{len(tiles.pictures)} kinds of tiles", flush=True)
+        return tiles
+
+    @property
+    def intervention_gaps(self) -> Mapping[int, Path]:
+        """Folders of the gaps at whose turns something is done to the memory."""
+        gaps = self.config.intervention_gaps
+        if not gaps:
+            known = list(choose_sets(self.run.data, RECALL, []))
+            gaps = [TRAINED_GAP if TRAINED_GAP in known else known[0]]
+        return choose_sets(self.run.data, RECALL, gaps)
 
     def _open(self, folder: Path, gap: int) -> ReturnSet:
         config = self.config
@@ -272,7 +291,6 @@ class Suite:
         candidates = [name for name in report["worlds"] if name not in others]
         report["goals"] = {name: judge_world(name, report, window=config.window) for name in candidates}
         write_json(self.out / REPORT_FILE, report)
-        write_page(self.out, report)
 
     def _part(self, part: str) -> dict[str, Any]:
         found = self.report.setdefault(part, {})
@@ -298,6 +316,10 @@ class Suite:
         for name, ways in scores.dreams.items():
             found = summarize(ways[Way.KEPT], scores.seen, scores.names)
             found["memory_bytes"] = scores.memory_bytes[name]
+            if name in scores.right:
+                right = scores.right[name]
+                absent = [absences(poses, returns.turn, right.shape[2:]) for poses in returns.poses()]
+                found["absent_tiles"] = summarize_absences(right, np.stack(absent), scores.names)
             part["worlds"].setdefault(name, {})[gap] = found
         by_method = scores.references[next(iter(scores.references))]
         for method in (COPY, CODEC):
@@ -315,7 +337,7 @@ class Suite:
         able = {name: s for name, s in self.simulators.items() if can_intervene(s)}
         without = [name for name in self.simulators if name not in able]
         part.setdefault("skipped", {}).update(dict.fromkeys(without, "has no recurrent states that stay"))
-        for gap in self.config.intervention_gaps if able else ():
+        for gap in self.intervention_gaps if able else ():
             ways = [Way.KEPT, *INTERVENTIONS]
             scores = measure_returns(able, self.recall_sets[gap], ways, self.settings)
             for name, by_way in scores.dreams.items():

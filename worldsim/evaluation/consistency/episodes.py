@@ -222,11 +222,21 @@ class ReturnSet:
 
     def moves(self) -> list[np.ndarray]:
         """Return the actions of each episode from the beginning of the context to the end, `[T - 1, A]`."""
-        tables = [read_table(e.folder, e.name, e.info.actions) for e in self._episodes]
         return [
             table.actions[way.turn - self.turn : way.turn + self.gap]
-            for table, way in zip(tables, self._ways, strict=True)
+            for table, way in zip(self._tables(), self._ways, strict=True)
         ]
+
+    def poses(self) -> list[np.ndarray]:
+        """Return the poses of each episode from the beginning of the context to the end, `[T, 3]`."""
+        found = []
+        for table, way in zip(self._tables(), self._ways, strict=True):
+            assert table.poses is not None, "the way back was found by them"
+            found.append(table.poses[way.turn - self.turn : way.turn + self.gap + 1])
+        return found
+
+    def _tables(self) -> list[EpisodeTable]:
+        return [read_table(e.folder, e.name, e.info.actions) for e in self._episodes]
 
     def batches(self, batch_size: int, multiple: int = 1) -> Iterator[ReturnBatch]:
         """Decode the episodes in threads, in batches of nearly equal size; never one alone.

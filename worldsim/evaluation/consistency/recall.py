@@ -8,7 +8,7 @@ ago the further it is back: frame `k` after the turn was seen about `2 k` frames
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,14 +19,13 @@ from tqdm import tqdm
 
 from worldsim.evaluation.consistency.episodes import ReturnBatch, ReturnSet
 from worldsim.evaluation.consistency.interventions import Way, can_intervene, intervene
+from worldsim.evaluation.consistency.tiles import TileReader
 from worldsim.evaluation.conversion import estimate_of
 from worldsim.evaluation.metrics import psnr, ssim
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 from worldsim.world import World
 
-TileAccuracy = Callable[[Tensor, Tensor], Tensor]
-"""Takes frames and real frames `[N, H, W, 3]` uint8, returns the share of tiles that are right, `[N]`."""
 COPY, CODEC = "copy_last", "codec"
 """The last real frame, standing still; the real frames through the codec."""
 AVERAGE, FINAL = "average", "final"
@@ -40,14 +39,14 @@ class RecallSettings:
     Attributes:
         batch_size: Dreams at a time, about.
         seed: Of the noise.
-        tiles: Counts the tiles that are right; None where there are none.
+        tiles: Tells tiles apart; None where there are none.
         num_films: Episodes of which pictures are kept.
         show_progress: Show a progress bar.
     """
 
     batch_size: int = 16
     seed: int = 0
-    tiles: TileAccuracy | None = None
+    tiles: TileReader | None = None
     num_films: int = 2
     show_progress: bool = False
 
@@ -66,6 +65,7 @@ class GapScores:
         dreams: Scores by world and by way.
         references: Scores by `COPY` and by `CODEC`, for each world's codec by world.
         memory_bytes: What a dream of each world remembers at the turn, in bytes.
+        right: `[N, K, R, C]` bool by world, which tiles of the way `Way.KEPT` are right; empty without tiles.
         films: Pictures of the first episodes at `film_frames`: `[E, F, H, W, 3]` uint8 by world, of the way
             `Way.KEPT`, and the real ones under the empty name.
     """
@@ -75,6 +75,7 @@ class GapScores:
     dreams: dict[str, dict[Way, Scores]]
     references: dict[str, dict[str, Scores]]
     memory_bytes: dict[str, int]
+    right: dict[str, np.ndarray] = field(default_factory=dict)
     films: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -105,15 +106,22 @@ def dream_back(simulator: Simulator, state: WorldState, actions: Tensor, bar: tq
     return torch.stack(frames, dim=1)
 
 
-def score_frames(frames: Tensor, real: Tensor, tiles: TileAccuracy | None) -> dict[str, Tensor]:
+def score_frames(frames: Tensor, real: Tensor) -> dict[str, Tensor]:
     """Compare frames with real ones, both `[B, K, H, W, 3]` uint8 on one device; `[B, K]` fp32 by metric."""
-    metrics: dict[str, TileAccuracy] = {"psnr_db": psnr, "ssim": ssim}
-    if tiles is not None:
-        metrics["tile_accuracy"] = tiles
     return {
         name: torch.stack([measure(frames[:, k], real[:, k]).cpu() for k in range(real.shape[1])], dim=1)
-        for name, measure in metrics.items()
+        for name, measure in (("psnr_db", psnr), ("ssim", ssim))
     }
+
+
+def _score(frames: Tensor, real: Tensor, tiles: TileReader | None) -> tuple[Scores, np.ndarray | None]:
+    """Return the scores of frames and, where there are tiles, which are right, `[B, K, R, C]` bool."""
+    scores = {name: values.numpy() for name, values in score_frames(frames, real).items()}
+    if tiles is None:
+        return scores, None
+    columns = [tiles.right(frames[:, k], real[:, k]).cpu() for k in range(real.shape[1])]
+    right = torch.stack(columns, dim=1)
+    return scores | {"tile_accuracy": right.float().mean(dim=(2, 3)).numpy()}, right.numpy()
 
 
 def through_codec(world: World, frames: Tensor) -> Tensor:
@@ -167,6 +175,7 @@ def _measure_batch(
     dreams: dict[str, dict[Way, Scores]] = {}
     references: dict[str, dict[str, Scores]] = {}
     memory_bytes: dict[str, int] = {}
+    right: dict[str, np.ndarray] = {}
     for name, simulator in simulators.items():
         real = batch.real.to(simulator.frames_device)
         state = watch_until(simulator, batch, settings.seed, bar)
@@ -174,19 +183,17 @@ def _measure_batch(
         dreams[name] = {}
         for way in plans[name]:
             frames = dream_back(*intervene(simulator, state, way), batch.actions, bar)
-            dreams[name][way] = _numpy(score_frames(frames, real, settings.tiles))
-            if is_filmed and way == Way.KEPT:
+            dreams[name][way], is_right = _score(frames, real, settings.tiles)
+            if way == Way.KEPT and is_right is not None:
+                right[name] = is_right
+            if way == Way.KEPT and is_filmed:
                 films[name] = frames[:, places.to(frames.device)].cpu()
         still = batch.clips.frames[:, batch.turn : batch.turn + 1].to(real.device).expand_as(real)
         references[name] = {
-            method: _numpy(score_frames(frames, real, settings.tiles))
+            method: _score(frames, real, settings.tiles)[0]
             for method, frames in ((COPY, still), (CODEC, through_codec(simulator.world, real)))
         }
-    return GapScores(batch.names, batch.seen, dreams, references, memory_bytes, films)
-
-
-def _numpy(scores: Mapping[str, Tensor]) -> Scores:
-    return {name: values.numpy() for name, values in scores.items()}
+    return GapScores(batch.names, batch.seen, dreams, references, memory_bytes, right, films)
 
 
 def _join(parts: Sequence[GapScores], num_films: int) -> GapScores:
@@ -203,6 +210,7 @@ def _join(parts: Sequence[GapScores], num_films: int) -> GapScores:
         join([part.dreams for part in parts]),
         join([part.references for part in parts]),
         parts[0].memory_bytes,
+        join([part.right for part in parts]),
         films,
     )
 
