@@ -149,6 +149,7 @@ class ReturnSet:
         gaps: `[N, K]` int64, frames from the last time that a frame of the way back was seen up to it, 0
             where it was not seen.
         context_frames: Frames before the way out.
+        recordings: All episodes of the folder, those that do not come back too.
         source: Where the video came from.
         told: A sentence that says what was found.
 
@@ -170,7 +171,7 @@ class ReturnSet:
     ) -> None:
         self.folder, self.gap, self.size = folder, gap, size
         recordings = Recordings(folder, actions, size, num_episodes)
-        self.source = recordings.info.source
+        self.recordings, self.source = recordings, recordings.info.source
         found = [self._find(table, tolerance) for table in recordings.tables()]
         kept = [(e, way) for e, way in zip(recordings.episodes, found, strict=True) if way is not None]
         self.told = f"{len(kept)} of {len(found)} episodes of {folder} come back after {gap} frames"
