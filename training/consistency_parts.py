@@ -122,7 +122,7 @@ def measure_idle(suite: Suite, part: dict[str, Any]) -> None:
             suite.starts.recordings,
             num_starts=config.num_idle,
             num_frames=config.idle_frames,
-            context_frames=max(1, config.context_frames),
+            context_frames=suite.starts.turn,
             batch_size=suite.settings.batch_size,
             seed=suite.run.seed,
             show_progress=True,

@@ -48,9 +48,9 @@ def controllability(report: Report) -> str:
     return section(
         "Controllability",
         paragraph(
-            "From the same state each of two opposite buttons is held; both must move the picture the right way. "
-            "Frames are those of a long dream under random buttons. The last column is what the estimator makes "
-            "of the real game."
+            "From the same state each of two opposite buttons is held; both must move the picture the right "
+            "way. Frames are those of a long dream under random buttons. The last column is what the "
+            "estimator makes of the real game."
         ),
         table(heading, rows),
         plots(plot_lines(lines, ("frame of the dream", "both buttons right"))),
@@ -76,9 +76,9 @@ def drift(report: Report) -> str:
     return section(
         "Drift",
         paragraph(
-            "Long dreams under random buttons, in segments: statistics of their pictures over those of the real "
-            "game. The segment that is furthest off counts. A dream whose motion falls below half of the real "
-            "game's stands still."
+            "Long dreams under random buttons, in segments: statistics of their pictures over those of the "
+            "real game. The segment that is furthest off counts. A dream whose motion falls below half of "
+            "the real game's stands still."
         ),
         table(("dream over real game", "furthest off", "segment", "last - first segment", "moves"), rows),
         plots(plot_lines(lines, ("frame of the dream", "motion over the real game's"))),
@@ -148,8 +148,8 @@ def probe(report: Report) -> str:
         "State probe",
         paragraph(
             "Share of the variance that a ridge regression explains on episodes that it was not fitted to; a "
-            "constant has 0. Read are where the player is since the clip began, and the coarse picture of some "
-            "frames ago. The oracle reads the position from all that was pressed, and a picture from itself."
+            "constant has 0. Read are where the player is since the clip began, and the coarse picture of "
+            "some frames ago. The oracle reads the position from all that was pressed, a picture from itself."
         ),
         table(("read from", *names), rows),
     )
@@ -179,8 +179,8 @@ def cost(report: Report) -> str:
     return section(
         "Cost of a frame",
         paragraph(
-            "One dream. Between the frames of the table the memory is written as in play, but no picture is drawn. "
-            "For the ratio a late state and the one of frame 100 are stepped in turn."
+            "One dream. Between the frames of the table the memory is written as in play, but no picture is "
+            "drawn. For the ratio a late state and the one of frame 100 are stepped in turn."
         ),
         table(("at frame", *(f"{frame:,}" for frame in frames)), rows),
         table(("over frame 100", "late frame", "ms", "bytes"), ratios),
