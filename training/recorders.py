@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import policies
-from worldsim.data.doom import DoomGame
 from worldsim.data.episodes import DatasetInfo, EpisodeWriter
+from worldsim.data.games import Game, open_game
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,7 +140,7 @@ def run_worker(connection: Connection, setup: Setup) -> None:
         if connection.poll():  # nothing is sent during an episode: the other end has been closed
             raise Stopped
 
-    with DoomGame(setup.scenario) as game, suppress(EOFError, ConnectionError, Stopped):
+    with open_game(setup.scenario) as game, suppress(EOFError, ConnectionError, Stopped):
         num_values = game.scenario.actions.num_values
         policy = policies.make(setup.policy, num_values=num_values, **setup.policy_options)
         while True:
@@ -153,7 +153,7 @@ def run_worker(connection: Connection, setup: Setup) -> None:
 
 
 def record_episode(
-    game: DoomGame,
+    game: Game,
     policy: policies.Policy,
     task: EpisodeTask,
     episode_frames: int,
@@ -163,11 +163,23 @@ def record_episode(
     info = DatasetInfo.load(task.folder)
     policy.reset(task.seed if task.player_seed is None else task.player_seed)
     seen = game.reset(task.seed)
+    navigator = policy if isinstance(policy, policies.Navigator) else None
+    if navigator is not None and game.rooms is not None:
+        navigator.enter(game.rooms)
     with EpisodeWriter(task.folder, task.name, info) as writer:
         while True:
             is_last = seen.terminated or seen.truncated or writer.num_frames == episode_frames - 1
+            if navigator is not None:
+                navigator.locate(seen.pose)
             action = None if is_last else policy.act(seen.frame)
-            writer.add(seen.frame, action, reward=seen.reward, terminated=seen.terminated, pose=seen.pose)
+            writer.add(
+                seen.frame,
+                action,
+                reward=seen.reward,
+                terminated=seen.terminated,
+                pose=seen.pose,
+                player=navigator.activity or None if navigator is not None else None,
+            )
             if action is None:
                 return writer.num_frames
             if writer.num_frames % 32 == 0:
