@@ -68,9 +68,8 @@ def _put_recall(part: dict[str, Any], gap: str, returns: ReturnSet, scores: GapS
             absent = [absences(poses, returns.turn, right.shape[2:]) for poses in returns.poses()]
             found["absent_tiles"] = summarize_absences(right, np.stack(absent), scores.names)
         part["worlds"].setdefault(name, {})[gap] = found
-    by_method = scores.references[next(iter(scores.references))]
     for method in (COPY, CODEC):
-        found = summarize(by_method[method], scores.seen, scores.names)
+        found = summarize(scores.references[method], scores.seen, scores.names)
         part.setdefault("references", {}).setdefault(method, {})[gap] = found
 
 

@@ -33,7 +33,12 @@ from worldsim.evaluation.consistency.page import PAGE_FILE, write_page
 from worldsim.evaluation.consistency.pairs import paired
 from worldsim.evaluation.consistency.recall import RecallSettings
 from worldsim.evaluation.consistency.tiles import TileReader, check_tiles, find_kinds
-from worldsim.evaluation.conversion import ForgetfulSimulator, check_can_forget, chosen_sampler, describe
+from worldsim.evaluation.conversion import (
+    ForgetfulSimulator,
+    check_can_forget,
+    chosen_sampler,
+    describe,
+)
 from worldsim.evaluation.report import REPORT_FILE, describe_run, write_json
 from worldsim.simulator import Simulator
 from worldsim.weights import read_object
@@ -67,6 +72,7 @@ class ConsistencyConfig:
     angle_degrees: float = 0.0
     tile_pixels: int = 0
     num_films: int = 2
+    num_long: int = 64
     long_frames: int = 1000
     num_idle: int = MIN_EPISODES
     idle_frames: int = 300
@@ -81,7 +87,7 @@ class ConsistencyConfig:
         for name in ("num_episodes", "context_frames", "num_films", "tile_pixels", "max_gap"):
             if getattr(self, name) < 0:
                 raise WorldError(f"consistency.{name} must be at least 0, got {getattr(self, name)}")
-        for name in ("long_frames", "num_idle", "idle_frames", "cost_frames"):
+        for name in ("long_frames", "num_long", "num_idle", "idle_frames", "cost_frames"):
             if getattr(self, name) < 1:
                 raise WorldError(f"consistency.{name} must be at least 1, got {getattr(self, name)}")
         if self.num_episodes == 1:
@@ -119,6 +125,11 @@ def measure_consistency(config: ConsistencyConfig, run: SuiteRun, choice: Device
     for name, goals in suite.report["goals"].items():
         print(f"\n{name}\n{format_goals(goals)}")
     print(f"\nwritten to {out}: {REPORT_FILE}, {PAGE_FILE}")
+
+
+def _shape(world: World) -> tuple[object, ...]:
+    """Return what worlds that are compared must share."""
+    return world.config.actions.buttons, world.config.height, world.config.width
 
 
 class Suite:
@@ -161,20 +172,10 @@ class Suite:
                 check_can_forget(name, world)
                 self.zeroed.append(zeroed_name(name))
                 self._add(zeroed_name(name), world, ForgetfulSimulator)
-        shapes = {
-            name: (
-                simulator.world.config.actions.buttons,
-                simulator.world.config.height,
-                simulator.world.config.width,
-            )
-            for name, simulator in self.simulators.items()
-        }
-        first_name, first = next(iter(self.simulators.items()))
-        for name, shape in shapes.items():
-            if shape != shapes[first_name]:
-                raise WorldError(
-                    f"{name} has other buttons or frames than {first_name}: they are not comparable"
-                )
+        first = next(iter(self.simulators.values()))
+        for name, simulator in self.simulators.items():
+            if _shape(simulator.world) != _shape(first.world):
+                raise WorldError(f"{name} has other buttons or frames than {next(iter(self.simulators))}")
         described = first.world.config
         self.actions, self.size = described.actions, (described.height, described.width)
         print(f"{', '.join(self.simulators)} on {choice}", flush=True)
@@ -267,7 +268,8 @@ class Suite:
                 seed=self.run.seed,
                 show_progress=True,
             )
-            self._long[name] = dream_long(self.simulators[name], self.starts, settings)
+            starts = self.starts.only(range(min(max(2, self.config.num_long), len(self.starts))))
+            self._long[name] = dream_long(self.simulators[name], starts, settings)
         return self._long[name]
 
     def _keep(self, path: Path) -> None:

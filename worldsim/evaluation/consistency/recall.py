@@ -29,6 +29,7 @@ from worldsim.world import World
 COPY, CODEC = "copy_last", "codec"
 """The last real frame, standing still; the real frames through the codec."""
 AVERAGE, FINAL = "average", "final"
+SSIM_STRIDE = 8
 FILM_FRAMES = (1, 2, 4, 8, 16, 32, 50, 75, 100, 150, 200, 300, 400)
 
 
@@ -63,7 +64,7 @@ class GapScores:
         names: Of the N episodes: what the bootstrap resamples.
         seen: `[N, K]` bool, whether what a frame shows was seen before.
         dreams: Scores by world and by way.
-        references: Scores by `COPY` and by `CODEC`, for each world's codec by world.
+        references: Scores by `COPY` and by `CODEC`, the codec of the first world.
         memory_bytes: What a dream of each world remembers at the turn, in bytes.
         right: `[N, K, R, C]` bool by world, which tiles of the way `Way.KEPT` are right; empty without tiles.
         films: Pictures of the first episodes at `film_frames`: `[E, F, H, W, 3]` uint8 by world, of the way
@@ -73,7 +74,7 @@ class GapScores:
     names: list[str]
     seen: np.ndarray
     dreams: dict[str, dict[Way, Scores]]
-    references: dict[str, dict[str, Scores]]
+    references: dict[str, Scores]
     memory_bytes: dict[str, int]
     right: dict[str, np.ndarray] = field(default_factory=dict)
     films: dict[str, Tensor] = field(default_factory=dict)
@@ -107,11 +108,18 @@ def dream_back(simulator: Simulator, state: WorldState, actions: Tensor, bar: tq
 
 
 def score_frames(frames: Tensor, real: Tensor) -> dict[str, Tensor]:
-    """Compare frames with real ones, both `[B, K, H, W, 3]` uint8 on one device; `[B, K]` fp32 by metric."""
-    return {
-        name: torch.stack([measure(frames[:, k], real[:, k]).cpu() for k in range(real.shape[1])], dim=1)
-        for name, measure in (("psnr_db", psnr), ("ssim", ssim))
-    }
+    """Compare frames with real ones, both `[B, K, H, W, 3]` uint8 on one device.
+
+    Returns:
+        `[B, K]` fp32 by metric. SSIM is NaN but at the last frame and every `SSIM_STRIDE` frames before it:
+        it takes as long as drawing a frame.
+    """
+    count = real.shape[1]
+    signal = torch.stack([psnr(frames[:, k], real[:, k]) for k in range(count)], dim=1).cpu()
+    similarity = torch.full_like(signal, torch.nan)
+    for k in range(count - 1, -1, -SSIM_STRIDE):
+        similarity[:, k] = ssim(frames[:, k], real[:, k]).cpu()
+    return {"psnr_db": signal, "ssim": similarity}
 
 
 def _score(frames: Tensor, real: Tensor, tiles: TileReader | None) -> tuple[Scores, np.ndarray | None]:
@@ -173,7 +181,6 @@ def _measure_batch(
     is_filmed = batch.clips.first < settings.num_films
     films = {"": batch.real[:, places].clone()} if is_filmed else {}
     dreams: dict[str, dict[Way, Scores]] = {}
-    references: dict[str, dict[str, Scores]] = {}
     memory_bytes: dict[str, int] = {}
     right: dict[str, np.ndarray] = {}
     for name, simulator in simulators.items():
@@ -188,11 +195,16 @@ def _measure_batch(
                 right[name] = is_right
             if way == Way.KEPT and is_filmed:
                 films[name] = frames[:, places.to(frames.device)].cpu()
-        still = batch.clips.frames[:, batch.turn : batch.turn + 1].to(real.device).expand_as(real)
-        references[name] = {
-            method: _score(frames, real, settings.tiles)[0]
-            for method, frames in ((COPY, still), (CODEC, through_codec(simulator.world, real)))
-        }
+    # One codec for all: worlds that are compared mostly have the same.
+    world, real = (
+        next(iter(simulators.values())).world,
+        batch.real.to(next(iter(simulators.values())).frames_device),
+    )
+    still = batch.clips.frames[:, batch.turn : batch.turn + 1].to(real.device).expand_as(real)
+    references = {
+        method: _score(frames, real, settings.tiles)[0]
+        for method, frames in ((COPY, still), (CODEC, through_codec(world, real)))
+    }
     return GapScores(batch.names, batch.seen, dreams, references, memory_bytes, right, films)
 
 
@@ -224,11 +236,17 @@ def per_episode(scores: Scores, seen: np.ndarray) -> dict[str, dict[str, np.ndar
         scores: `[N, K]` by metric.
         seen: `[N, K]` bool.
     """
-    counted = np.maximum(seen.sum(axis=1), 1)
     return {
-        AVERAGE: {name: np.where(seen, v, 0).sum(axis=1) / counted for name, v in scores.items()},
+        AVERAGE: {name: _mean_of_known(values, seen, axis=1) for name, values in scores.items()},
         FINAL: {name: values[:, -1] for name, values in scores.items()},
     }
+
+
+def _mean_of_known(values: np.ndarray, seen: np.ndarray, axis: int) -> np.ndarray:
+    """Return means over the frames that were seen and scored, NaN where there are none."""
+    known = seen & ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, values, 0).sum(axis=axis) / known.sum(axis=axis)
 
 
 def summarize(scores: Scores, seen: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
@@ -244,10 +262,8 @@ def summarize(scores: Scores, seen: np.ndarray, names: Sequence[str]) -> dict[st
         part: {name: estimate_of(values, names) for name, values in metrics.items()}
         for part, metrics in singles.items()
     }
-    counted = np.maximum(seen.sum(axis=0), 1)
     report["curve"] = {
-        name: (np.where(seen, values, 0).sum(axis=0) / counted).round(4).tolist()
-        for name, values in scores.items()
+        name: _mean_of_known(values, seen, axis=0).round(4).tolist() for name, values in scores.items()
     }
     report["episodes"] = {
         part: {name: values.round(4).tolist() for name, values in metrics.items()}
