@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,8 @@ from worldsim.errors import WorldError
 
 if TYPE_CHECKING:  # they bring PyTorch, which a wrong setting need not wait for
     from worldsim.env import ARL2WorldEnv
+    from worldsim.game import GameSettings
+    from worldsim.play_files import PlayFolders
     from worldsim.session import PlaySession
 
 HEADLESS_FRAMES = 300
@@ -39,8 +41,13 @@ class PlayConfig:
     device: str = "auto"
     dtype: str = "auto"
     denoising_steps: int | None = None
+    noise_scale: float | None = None
     scale: int = 0
+    full_screen: bool = False
     fps: float | None = None
+    hold_rate: bool = False
+    keys: dict[str, list[str]] = field(default_factory=dict)
+    buttons: dict[str, list[str]] = field(default_factory=dict)
     threads: int = 0
     rewind_megabytes: int = 512
     slots: str = "slots"
@@ -81,7 +88,11 @@ def build_env(config: PlayConfig) -> ARL2WorldEnv:
 
     num_threads = set_threads(config.threads)
     env = ARL2WorldEnv(
-        config.world, device=config.device, dtype=config.dtype, denoising_steps=config.denoising_steps
+        config.world,
+        device=config.device,
+        dtype=config.dtype,
+        denoising_steps=config.denoising_steps,
+        noise_scale=config.noise_scale,
     )
     world, steps = env.world.config, env.simulator.sampler.num_steps
     size = f"{world.width} x {world.height} at {world.frame_rate:g} frames/s"
@@ -152,29 +163,51 @@ def run_headless(config: PlayConfig, session: PlaySession) -> None:
 
 def run_window(config: PlayConfig, session: PlaySession) -> None:
     """Open the window; beside the person there are always programs to hand over to."""
-    from worldsim.viewer import HUMAN, Viewer
-    from worldsim.viewer_files import PlayFolders
+    from worldsim.bindings import bind
+    from worldsim.viewer import Viewer
 
     actions = session.env.world.config.actions
-    person_plays = config.policy in ("auto", "keyboard")
+    bindings = bind(actions, config.keys, config.buttons)
     viewer = Viewer(
         session,
-        policies.KeyboardPolicy(actions.num_values, [axis.keys for axis in actions.axes]),
-        {
-            name: make_policy(name, session, config.policy_folder, config.recording)
-            for name in available_policies(config, session)
-        },
-        PlayFolders(
-            slots=Path(config.slots),
-            recordings=Path(config.recordings),
-            screenshots=Path(config.screenshots),
-        ),
-        first=HUMAN if person_plays else config.policy,
-        frame_rate=config.fps,
+        policies.KeyboardPolicy(actions.num_values, bindings.buttons),
+        programs(config, session),
+        play_folders(config),
+        game_settings(config),
+        bindings=bindings,
         scale=config.scale,
-        seed=config.seed,
+        full_screen=config.full_screen,
     )
     viewer.run(config.steps, config.start)
+
+
+def programs(config: PlayConfig, session: PlaySession) -> dict[str, policies.Policy]:
+    """Return who can play instead of the person, by name."""
+    return {
+        name: make_policy(name, session, config.policy_folder, config.recording)
+        for name in available_policies(config, session)
+    }
+
+
+def play_folders(config: PlayConfig) -> PlayFolders:
+    from worldsim.play_files import PlayFolders
+
+    return PlayFolders(
+        slots=Path(config.slots),
+        recordings=Path(config.recordings),
+        screenshots=Path(config.screenshots),
+    )
+
+
+def game_settings(config: PlayConfig) -> GameSettings:
+    from worldsim.game import HUMAN, GameSettings
+
+    return GameSettings(
+        first=HUMAN if config.policy in ("auto", "keyboard") else config.policy,
+        frame_rate=config.fps,
+        hold_rate=config.hold_rate,
+        seed=config.seed,
+    )
 
 
 def default_policy(session: PlaySession) -> str:

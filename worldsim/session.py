@@ -14,6 +14,7 @@ from worldsim.env import ARL2WorldEnv
 from worldsim.history import History
 from worldsim.recording import Recording
 from worldsim.replay import Opening, Replay, play_settings
+from worldsim.sampler import SamplerConfig
 from worldsim.state import WorldState
 from worldsim.timing import Percentiles, StepTimes, process_memory_bytes, seconds_since_start
 
@@ -182,6 +183,22 @@ class PlaySession:
         if self.recording is not None and self._before is not None:
             opening = Opening(state=self._before, start=self.start, settings=play_settings(self.env))
             self.recording.add(before, self._action, player=self._player, opening=opening, **outcome)
+
+    def change_sampler(self, sampler: SamplerConfig) -> None:
+        """Draw later frames in another way; what is recorded goes on in another file, which can be replayed.
+
+        Raises:
+            WorldError: If the recording so far cannot be finished; frames are drawn in the new way then.
+        """
+        if sampler == self.env.simulator.sampler:
+            return
+        self.env.simulator.change_sampler(sampler)
+        self._end_episode()
+
+    @property
+    def latest_predict_seconds(self) -> float:
+        """What drawing the latest frame took."""
+        return self._predict_seconds
 
     def stop_recording(self) -> None:
         """Finish what is being recorded, with the frame shown last; later frames are not recorded.

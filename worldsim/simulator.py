@@ -61,10 +61,20 @@ class Simulator:
         self.frames_device = torch.device(frames_device)
         shape = world.denoiser.latent_shape
         self._noise_ahead = NoiseAhead(shape, world.device) if noise_ahead else None
-        build = compiler_of(compile, world.device)
+        self._compile = compile
         self._is_eager = compile == "none"
+        self._build()
+
+    def _build(self) -> None:
+        build = compiler_of(self._compile, self.world.device)
         self._run_predict, self._run_commit = build(self._predict), build(self._commit)
         self._run_step, self._run_judge = build(self._step), build(self._judge)
+
+    def change_sampler(self, sampler: SamplerConfig) -> None:
+        """Draw later frames in another way."""
+        self.sampler = sampler
+        if not self._is_eager:
+            self._build()  # the steps are part of what was recorded
 
     def close(self) -> None:
         """End the threads that draw noise, if there are any."""
