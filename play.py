@@ -5,9 +5,9 @@ Hydra reads `conf/play.yaml`; every setting there can be given as `name=value`, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # they bring PyTorch, which a wrong setting need not wait for
 
 HEADLESS_FRAMES = 300
 HEADLESS_RECORD = "play.mp4"
+PICTURE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -76,9 +77,38 @@ def main(config: PlayConfig) -> None:
     headless = choose_headless(config.headless)
     if headless and config.policy == "keyboard":
         raise WorldError("policy=keyboard needs a window, and there is none")
+    if not headless and wants_picker(config):
+        chosen = pick_world()
+        if chosen is None:
+            return
+        config = replace(config, world=chosen[0], start=chosen[1])
     env = build_env(config)
+    if config.start is not None and is_picture(config.start, env.start_names):
+        config = replace(config, start=env.add_start_picture(Path(config.start)))
     with play_session(config, env, headless=headless) as session:
         (run_headless if headless else run_window)(config, session)
+
+
+def wants_picker(config: PlayConfig) -> bool:
+    """Whether there is a person to ask which world to play, and where to begin."""
+    is_open = config.world is None and config.start is None and config.recording is None
+    return is_open and config.policy in ("auto", "keyboard") and not config.steps
+
+
+def pick_world() -> tuple[str, str] | None:
+    """Show the worlds that ship with their start moments; returns what was chosen, None if nothing was."""
+    from worldsim.viewer_picker import Picker, WorldChoice
+    from worldsim.world import shipped_worlds
+
+    if not (names := shipped_worlds()):
+        raise WorldError("no world ships with this copy: name one, world=FOLDER")
+    return Picker([WorldChoice.read(name) for name in names]).choose()
+
+
+def is_picture(start: str, start_names: Sequence[str]) -> bool:
+    """Whether a start is a picture of the player's own, and no start moment of the world."""
+    path = Path(start)
+    return start not in start_names and (path.suffix.lower() in PICTURE_SUFFIXES or path.is_file())
 
 
 def build_env(config: PlayConfig) -> ARL2WorldEnv:

@@ -166,6 +166,12 @@ class Window:
         panes = (number for number in range(4) if self._pane(number).collidepoint(x, y))
         return next(panes, None)
 
+    def frame_position(self, position: tuple[int, int]) -> tuple[int, int] | None:
+        """Return the pixel of the frame, `(x, y)`, at a place in the window; None outside the picture."""
+        x, y = (int((position[axis] - self._place[axis]) // self.scale) for axis in (0, 1))
+        inside = 0 <= x < self._frame_size[0] and 0 <= y < self._frame_size[1]
+        return (x, y) if inside else None
+
     def _check_open(self) -> None:
         if not self.is_open:  # its pixels are gone, and drawing on them would end the process
             raise pygame.error("the window is gone")
