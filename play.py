@@ -50,6 +50,9 @@ class PlayConfig:
     keys: dict[str, list[str]] = field(default_factory=dict)
     buttons: dict[str, list[str]] = field(default_factory=dict)
     threads: int = 0
+    serve: bool = False
+    host: str = "127.0.0.1"
+    port: int = 8765
     rewind_megabytes: int = 512
     slots: str = "slots"
     recordings: str = "recordings"
@@ -62,6 +65,7 @@ class PlayConfig:
             "scale": self.scale,
             "fps": self.fps or 0,
             "threads": self.threads,
+            "port": self.port,
             "rewind_megabytes": self.rewind_megabytes,
         }
         for name, value in numbers.items():
@@ -74,7 +78,9 @@ def main(config: PlayConfig) -> None:
     """Build the environment and the player, open the window or do without."""
     from worldsim.headless import choose_headless
 
-    headless = choose_headless(config.headless)
+    if config.serve:
+        require_server()
+    headless = not config.serve and choose_headless(config.headless)
     if headless and config.policy == "keyboard":
         raise WorldError("policy=keyboard needs a window, and there is none")
     if not headless and wants_picker(config):
@@ -86,13 +92,14 @@ def main(config: PlayConfig) -> None:
     if config.start is not None and is_picture(config.start, env.start_names):
         config = replace(config, start=env.add_start_picture(Path(config.start)))
     with play_session(config, env, headless=headless) as session:
-        (run_headless if headless else run_window)(config, session)
+        run = run_headless if headless else run_server if config.serve else run_window
+        run(config, session)
 
 
 def wants_picker(config: PlayConfig) -> bool:
     """Whether there is a person to ask which world to play, and where to begin."""
     is_open = config.world is None and config.start is None and config.recording is None
-    return is_open and config.policy in ("auto", "keyboard") and not config.steps
+    return is_open and not config.serve and config.policy in ("auto", "keyboard") and not config.steps
 
 
 def pick_world() -> tuple[str, str] | None:
@@ -209,6 +216,34 @@ def run_window(config: PlayConfig, session: PlaySession) -> None:
         full_screen=config.full_screen,
     )
     viewer.run(config.steps, config.start)
+
+
+def require_server() -> None:
+    """Say what is missing before a world is loaded."""
+    from importlib.util import find_spec
+
+    if missing := [name for name in ("aiohttp", "PIL") if find_spec(name) is None]:
+        raise WorldError(f"serve=true needs {' and '.join(missing)}: pip install -e '.[serve]'")
+
+
+def run_server(config: PlayConfig, session: PlaySession) -> None:
+    """Serve the game as a page; who opens it is the person."""
+    from worldsim.bindings import bind
+    from worldsim.server_game import ServedGame
+
+    actions = session.env.world.config.actions
+    bindings = bind(actions, config.keys, config.buttons)
+    game = ServedGame(
+        session,
+        policies.KeyboardPolicy(actions.num_values, bindings.buttons),
+        programs(config, session),
+        play_folders(config),
+        bindings,
+        game_settings(config),
+        host=config.host,
+        port=config.port,
+    )
+    game.run(config.steps, config.start, say=lambda sentence: print(sentence, flush=True))
 
 
 def programs(config: PlayConfig, session: PlaySession) -> dict[str, policies.Policy]:

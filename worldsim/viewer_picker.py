@@ -148,7 +148,7 @@ class Picker:
         keys = "arrow keys choose, Enter plays, Esc leaves"
         if len(self._worlds) > 1:
             keys = f"Tab: next of {len(self._worlds)} worlds, {keys}"
-        return [world.name, world.start_names[self.start], world.description, keys]
+        return [world.name, world.start_names[self.start], keys, world.description]
 
 
 def contact_sheet(pictures: np.ndarray, size: tuple[int, int], chosen: int) -> np.ndarray:
