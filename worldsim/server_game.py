@@ -97,18 +97,18 @@ class ServedGame:
             self._inbox.wait(IDLE_SECONDS)
 
     def _note_presence(self) -> None:
-        is_present = self._inbox.is_present
-        if is_present == self._was_present and self._has_begun:
-            return
-        if is_present and not self._has_begun:
-            self._has_begun, self.game.is_paused = True, False
-        elif is_present:
+        """Begin with the first player; wait for who has gone, and for their first key when they are back."""
+        has_left, is_present = self._inbox.take_departure(), self._inbox.is_present
+        if not self._has_begun:
+            self._has_begun, self.game.is_paused = is_present, not is_present
+        elif has_left:
+            self.game.is_paused, self._waits_for_key = True, False
+        if is_present and (has_left or not self._was_present) and self.game.is_paused:
             self._waits_for_key = True
             self.game.status.say(WELCOME_BACK)
-        else:
-            self._waits_for_key, self.game.is_paused = False, True
+        if is_present != self._was_present or has_left:
+            self.game.restart_measuring()
         self._was_present = is_present
-        self.game.restart_measuring()
 
     def _obey(self, order: Order) -> None:
         if order.command is Command.SLOTS:

@@ -65,7 +65,7 @@ class Inbox:
         self._tapped: set[str] = set()
         self._orders: deque[Order] = deque()
         self._rewinds = self._rewind_tapped = False
-        self._is_present = False
+        self._is_present = self._has_left = False
 
     @property
     def is_present(self) -> bool:
@@ -78,10 +78,17 @@ class Inbox:
             self._is_present = is_present
             self._held, self._rewinds = frozenset(), False
             if not is_present:
+                self._has_left = True
                 self._tapped.clear()
                 self._orders.clear()
                 self._rewind_tapped = False
             self._changed.notify_all()
+
+    def take_departure(self) -> bool:
+        """Return whether somebody has gone since the last call, even if they are back already."""
+        with self._changed:
+            has_left, self._has_left = self._has_left, False
+            return has_left
 
     def hold(self, names: Collection[str]) -> None:
         """Note which keys are down now."""
