@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from kernels import benchmark_gradients as gradients
 from kernels import benchmark_memory as memory
 from kernels import benchmark_scan as scan
 from kernels.benchmark_report import Report, Result, say
@@ -41,6 +42,7 @@ def run_on_cpu(report: Report) -> None:
     report.run("scan", memory.cpu_scan, needed=10.0)
     report.run("commit: errors against fp64", memory.commit_errors)
     report.run("commit: errors over frames", memory.errors_over_frames, needed=15.0)
+    report.run("commit: gradients", gradients.commit_gradients, needed=10.0)
 
 
 def run_on_cuda(report: Report) -> None:
@@ -52,6 +54,7 @@ def run_on_cuda(report: Report) -> None:
     report.run("commit: cuts", memory.commit_cuts)
     report.run("read", memory.read_times, needed=10.0)
     report.run("commit: errors over frames", memory.errors_over_frames, needed=15.0)
+    report.run("commit: gradients", gradients.commit_gradients, needed=15.0)
     report.run("scan: times", scan.time_forms, needed=5.0)
     report.run("scan: wide heads", scan.time_wide, needed=10.0)
     report.run("scan: torch.compile around the operator", scan.compile_around, needed=10.0)

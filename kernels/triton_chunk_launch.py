@@ -72,6 +72,10 @@ class Prepared:
         return *self.k.stride()[:3], *self.v.stride()[:3]
 
 
+MOST_HEADS = 65_535
+"""What CUDA allows in the second and third direction of a launch."""
+
+
 def sizes(k: Tensor, v: Tensor) -> dict[str, Any]:
     """Return the sizes of a frame that its kernels share."""
     return {
@@ -186,7 +190,16 @@ def chain(frame: Prepared, maps: tuple[Tensor, Tensor], state: Tensor, out: Tens
 def commit_chunks(
     terms: tuple[Tensor, ...], state: Tensor, out: Tensor, cut: Chunks, precision: str, merges: str
 ) -> None:
-    """Fill `out` with the state after `k v g beta`, laid out as for `kernels.commit`."""
+    """Fill `out` with the state after `k v g beta`, laid out as for `kernels.commit`.
+
+    Raises:
+        ValueError: If there are more heads of all sequences than one launch can take.
+    """
+    if (count := state.shape[0] * state.shape[1]) > MOST_HEADS:
+        raise ValueError(
+            f"k has {count} heads of all sequences, but frames of so many tokens are committed for at most "
+            f"{MOST_HEADS} at once: commit the batch in parts"
+        )
     frame = prepare(terms, cut, precision, merges)
     if cut.segment == 0:
         apply(frame, state, out, cut.apply)

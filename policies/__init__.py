@@ -12,25 +12,33 @@ from policies.dodge import DodgePolicy
 from policies.forage import ForagePolicy
 from policies.keyboard import KeyboardPolicy
 from policies.mixed import MixedPolicy
+from policies.navigator import FloorPlan, Navigator
+from policies.out_and_back import OutAndBackPolicy
 from policies.random import RandomPolicy
 from policies.recorded import RecordedPolicy
 from policies.returning import ReturningPolicy
 from policies.scripted import ScriptedPolicy
 from policies.to_and_fro import ToAndFroPolicy
+from policies.tours import KINDS, TourPolicy
 
 __all__ = [
     "POLICIES",
     "SCRIPTED",
+    "TOURS",
     "DodgePolicy",
+    "FloorPlan",
     "ForagePolicy",
     "KeyboardPolicy",
     "MixedPolicy",
+    "Navigator",
+    "OutAndBackPolicy",
     "Policy",
     "RandomPolicy",
     "RecordedPolicy",
     "ReturningPolicy",
     "ScriptedPolicy",
     "ToAndFroPolicy",
+    "TourPolicy",
     "find_scripted",
     "make",
 ]
@@ -38,9 +46,14 @@ __all__ = [
 # The scripted player of each scenario.
 SCRIPTED: dict[str, type[ScriptedPolicy] | type[DodgePolicy] | type[ForagePolicy]] = {
     "doom-rooms": ScriptedPolicy,
+    "doom-fresh-rooms": ScriptedPolicy,
     "doom-take-cover": DodgePolicy,
     "doom-health": ForagePolicy,
 }
+# What each of the players that know their map does over and over; `tours` draws one of these each time.
+TOURS: Mapping[str, tuple[str, ...]] = MappingProxyType({"tours": KINDS} | {kind: (kind,) for kind in KINDS})
+MAPPED = ("doom-fresh-rooms",)
+"""Scenarios whose games tell their maps."""
 SHARES: Mapping[str, float] = MappingProxyType({"random": 0.5, "scripted": 0.5})
 
 
@@ -90,14 +103,28 @@ def make_learned(num_values: Sequence[int], *, folder: str | Path, **options: An
     return PPOPolicy(num_values, folder, **options)
 
 
+def make_tours(kinds: Sequence[str]) -> Callable[..., Policy]:
+    """Return what builds the player that makes tours of these kinds."""
+
+    def make_tour(num_values: Sequence[int], *, scenario: str = "", **options: Any) -> Policy:
+        if scenario not in MAPPED:
+            game = f"the game {scenario!r} tells none" if scenario else "no game is named"
+            raise ValueError(f"players that tour need a map, as games of {', '.join(MAPPED)} tell it: {game}")
+        return TourPolicy(num_values, kinds, **options)
+
+    return make_tour
+
+
 # These are also told the scenario that is played.
 FOR_SCENARIO: dict[str, Callable[..., Policy]] = {
     "mixed": make_mixed,
     "returning": make_returning,
     "scripted": make_scripted,
+    **{name: make_tours(kinds) for name, kinds in TOURS.items()},
 }
 POLICIES: dict[str, Callable[..., Policy]] = {
     "keyboard": KeyboardPolicy,
+    "out-and-back": OutAndBackPolicy,
     "ppo": make_learned,
     "random": RandomPolicy,
     "recorded": RecordedPolicy,
@@ -115,7 +142,8 @@ def make(name: str, *, num_values: Sequence[int], scenario: str = "", **options:
         scenario: Name of the scenario, or of the world made from it, where it is known.
         **options: Further arguments of the policy: `keys` for `keyboard`, `path` for `recorded`,
             `hold_frames` for `random`, `folder` and `deterministic` for `ppo`, `period_frames` for
-            `to-and-fro`, `player`, `out_frames` and `look_share` for `returning`, `shares` and
+            `to-and-fro`, `player`, `out_frames` and `look_share` for `returning`, `out_frames` for `tours`
+            and `leave-and-return`, `out_frames` and `context_frames` for `out-and-back`, `shares` and
             `options` (by player) for `mixed`.
 
     Raises:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from policies.base import Policy
+from policies.navigator import FloorPlan, Navigator, Pose
 
 # Beside the seed itself, so that who plays is independent of what the players draw from the same seed.
 STREAM = 1
@@ -39,6 +40,21 @@ class MixedPolicy:
         choice = np.random.default_rng((seed, STREAM)).choice(len(self._players), p=self._shares)
         self.player = self._players[int(choice)]
         self.player.reset(seed)
+
+    def enter(self, plan: FloorPlan) -> None:
+        """Tell the chosen player its map, if it wants to know."""
+        if isinstance(self.player, Navigator):
+            self.player.enter(plan)
+
+    def locate(self, pose: Pose) -> None:
+        """Tell the chosen player where it is, if it wants to know."""
+        if isinstance(self.player, Navigator):
+            self.player.locate(pose)
+
+    @property
+    def activity(self) -> str:
+        """What the chosen player calls what it does; empty if it has no name for it."""
+        return self.player.activity if isinstance(self.player, Navigator) else ""
 
     def act(self, observation: np.ndarray) -> np.ndarray:
         """Return the chosen player's next action, `[axes]` int64."""

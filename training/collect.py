@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -19,15 +20,15 @@ import policies
 from training.entry import entry
 from training.recorders import EpisodeTask, Recorders, Setup
 from worldsim.data.dataset_info import PART_SUFFIX
-from worldsim.data.doom import import_vizdoom
 from worldsim.data.episodes import DatasetInfo, EpisodeTable, count_episode_frames, read_table
-from worldsim.data.scenarios import Scenario, find_scenario
+from worldsim.data.games import AnyScenario, engine_version, find_game
 from worldsim.errors import WorldError
 
 # Each split owns half of the 32-bit seeds, each `seed` a million of them.
 SPLIT_SEEDS = {"heldout": 2_000_000_000, "train": 0}
 SEEDS_PER_RUN = 1_000_000
-PLAYERS = ("random", "scripted", "returning", "ppo", "to-and-fro")
+PLAYERS = ("random", "scripted", "returning", "ppo", "to-and-fro", *policies.TOURS, "out-and-back")
+RETURNING = ("returning", "leave-and-return", "tours", "out-and-back")
 DEFAULT_SHARES = ("random", "scripted")
 
 
@@ -36,17 +37,24 @@ class CollectConfig:
     """What to record.
 
     Attributes:
-        scenario: Which game: doom-rooms, doom-take-cover or doom-health.
+        scenario: Which game: doom-rooms, doom-fresh-rooms, doom-take-cover, doom-health or grid-recall.
         out: Folder that gets the dataset folders `train` and `heldout`; None is data/SCENARIO.
         num_frames: Least number of training frames.
         heldout_frames: Least number of held-out frames.
         episode_frames: Greatest number of frames of an episode; None is the scenario's own.
         seed: Which million of seeds, 0 to 1999.
         num_workers: Worker processes; 0 means one per core.
-        policy: Who plays: scripted, random, returning, ppo, to-and-fro, or mixed.
+        policy: Who plays: scripted, random, returning, ppo, to-and-fro, in doom-fresh-rooms also tours,
+            turn-around, leave-and-return and loop, in grid-recall out-and-back; or mixed.
         shares: Of `mixed`: how large a share of the episodes each player plays.
+        paired: Let the player draw the same in episodes 0 and 1, 2 and 3 and so on, each in a game of its
+            own: for histories that differ while the actions are the same.
         policy_folder: Of `ppo`: its folder; None is the one that ships with the world of the scenario's name.
             It draws its actions here, instead of pressing what is likeliest.
+        out_frames: Of returning, leave-and-return, tours and out-and-back: least and greatest number of frames
+            of a way out; None is the player's own.
+        context_frames: Of out-and-back: least and greatest number of frames before each way out; None is the
+            player's own.
     """
 
     scenario: str = "doom-rooms"
@@ -59,6 +67,9 @@ class CollectConfig:
     policy: str = "scripted"
     shares: dict[str, float] = field(default_factory=lambda: dict.fromkeys(DEFAULT_SHARES, 0.5))
     policy_folder: str | None = None
+    out_frames: list[int] | None = None
+    context_frames: list[int] | None = None
+    paired: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -76,7 +87,11 @@ class CollectConfig:
             raise WorldError(f"policy must be mixed or one of {', '.join(PLAYERS)}, got {self.policy!r}")
         if unknown := self.shares.keys() - set(PLAYERS):
             raise WorldError(f"shares are of {', '.join(PLAYERS)}, got {', '.join(sorted(unknown))}")
-        find_scenario(self.scenario)
+        if self.out_frames is not None and not self.returning:
+            raise WorldError(f"out_frames are of {', '.join(RETURNING)}, none of whom plays")
+        if self.context_frames is not None and "out-and-back" not in self.returning:
+            raise WorldError("context_frames are of out-and-back, who does not play")
+        find_game(self.scenario)
 
     @property
     def folder(self) -> Path:
@@ -89,6 +104,12 @@ class CollectConfig:
         return {name: share for name, share in self.shares.items() if share}
 
     @property
+    def returning(self) -> list[str]:
+        """Those who play that undo a way out."""
+        playing = self.players if self.policy == "mixed" else [self.policy]
+        return [name for name in RETURNING if name in playing]
+
+    @property
     def learned(self) -> Path | None:
         """Folder of the learned player; None if it does not play."""
         if self.policy != "ppo" and not (self.policy == "mixed" and "ppo" in self.players):
@@ -99,22 +120,32 @@ class CollectConfig:
 
     def setup(self) -> Setup:
         """Return what is played, and by whom."""
-        # It draws its actions: a world has to know what comes of those it takes seldom, too.
-        options = {} if self.learned is None else {"folder": str(self.learned), "deterministic": False}
+        options: dict[str, dict[str, Any]] = {name: {} for name in self.returning}
+        if self.learned is not None:
+            # It draws its actions: a world has to know what comes of those it takes seldom, too.
+            options["ppo"] = {"folder": str(self.learned), "deterministic": False}
+        for name in self.returning:
+            if self.out_frames is not None:
+                options[name]["out_frames"] = self.out_frames
+            if self.context_frames is not None and name == "out-and-back":
+                options[name]["context_frames"] = self.context_frames
         if self.policy == "mixed":
-            options = {"shares": self.players} | ({"options": {"ppo": options}} if options else {})
+            given = {name: of_player for name, of_player in options.items() if of_player}
+            policy_options = {"shares": self.players, "options": given}
+        else:
+            policy_options = options.get(self.policy, {})
         return Setup(
             scenario=self.scenario,
             policy=self.policy,
-            policy_options={"scenario": self.scenario} | options,
-            episode_frames=self.episode_frames or find_scenario(self.scenario).episode_frames,
+            policy_options={"scenario": self.scenario} | policy_options,
+            episode_frames=self.episode_frames or find_game(self.scenario).episode_frames,
         )
 
 
 @entry("collect", CollectConfig)
 def main(config: CollectConfig) -> None:
     """Record both splits and print what they hold."""
-    version, scenario, setup = import_vizdoom().__version__, find_scenario(config.scenario), config.setup()
+    version, scenario, setup = engine_version(config.scenario), find_game(config.scenario), config.setup()
     # The workers build their own; what is wrong with one is said here, before anything is written.
     policies.make(setup.policy, num_values=scenario.actions.num_values, **setup.policy_options)
     wanted = {"heldout": config.heldout_frames, "train": config.num_frames}
@@ -125,7 +156,9 @@ def main(config: CollectConfig) -> None:
                 folder = config.folder / split
                 prepare_folder(folder, scenario.dataset_info(describe_source(config, split, version)))
                 first_seed = SPLIT_SEEDS[split] + config.seed * SEEDS_PER_RUN
-                collect_split(recorders, folder, setup.episode_frames, first_seed, num_frames)
+                collect_split(
+                    recorders, folder, setup.episode_frames, first_seed, num_frames, paired=config.paired
+                )
     for split, num_frames in wanted.items():
         if num_frames:
             print(summarize(config.folder / split, scenario))
@@ -133,15 +166,21 @@ def main(config: CollectConfig) -> None:
 
 def describe_source(config: CollectConfig, split: str, version: str) -> str:
     """Return how a split is made; equal texts mean that episodes of equal number are equal."""
-    setup, game = config.setup(), find_scenario(config.scenario).config
+    setup, game = config.setup(), find_game(config.scenario).game
     shares = ", ".join(f"{name} {share:g}" for name, share in sorted(config.players.items()))
     player = f"mixed players ({shares})" if config.policy == "mixed" else f"{config.policy} player"
     if config.learned is not None:
         from policies.ppo import policy_digest
 
         player += f" (ppo {policy_digest(config.learned)})"
+    if config.out_frames is not None:
+        player += f" ({' to '.join(map(str, config.out_frames))} frames out)"
+    if config.context_frames is not None:
+        player += f" ({' to '.join(map(str, config.context_frames))} frames before)"
+    if config.paired:
+        player += " who does the same in two games"
     return (
-        f"ViZDoom {version} {game}, {player}, seed {config.seed} ({split}), "
+        f"{version} {game}, {player}, seed {config.seed} ({split}), "
         f"up to {setup.episode_frames} frames an episode"
     )
 
@@ -163,7 +202,13 @@ def prepare_folder(folder: Path, info: DatasetInfo) -> None:
 
 
 def collect_split(
-    recorders: Recorders, folder: Path, episode_frames: int, first_seed: int, num_frames: int
+    recorders: Recorders,
+    folder: Path,
+    episode_frames: int,
+    first_seed: int,
+    num_frames: int,
+    *,
+    paired: bool = False,
 ) -> None:
     """Record the first episodes of a split that together have at least `num_frames` frames.
 
@@ -182,7 +227,11 @@ def collect_split(
                         bar.initial += frames  # not counted in frames per second
                     bar.update(frames)
                 else:
-                    recorders.submit(EpisodeTask(folder=folder, name=name, seed=first_seed + index))
+                    seed = first_seed + index
+                    player_seed = seed - index % 2 if paired else None
+                    recorders.submit(
+                        EpisodeTask(folder=folder, name=name, seed=seed, player_seed=player_seed)
+                    )
                     running += 1
                 index += 1
             if not running:
@@ -193,7 +242,7 @@ def collect_split(
                 bar.update(frames)
 
 
-def summarize(folder: Path, scenario: Scenario) -> str:
+def summarize(folder: Path, scenario: AnyScenario) -> str:
     """Return a short table: episodes, frames, returns, size on disk, and how often each button is held."""
     tables = [read_table(folder, path.stem, scenario.actions) for path in sorted(folder.glob("*.jsonl"))]
     actions = np.concatenate([table.actions[:-1] for table in tables])

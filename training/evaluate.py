@@ -2,7 +2,7 @@
 
 Writes OUT/report.json, and of the roll-outs a filmstrip, a video and a plot; prints where the world stands
 beside what it must reach. The report is written anew after each part: a stopped run keeps what it has.
-`benchmark=env` measures how fast environments step instead.
+`benchmark=env` measures how fast environments step instead, `suite=consistency` what worlds remember.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from training.benchmark_env import benchmark_env
 from training.entry import entry
+from training.evaluate_consistency import SUITE, SUITE_PARTS, ConsistencyConfig, SuiteRun, measure_consistency
 from worldsim.compiled import COMPILE_MODES
 from worldsim.device import choose_device, set_threads
 from worldsim.errors import WorldError
@@ -53,7 +54,10 @@ class EvaluateConfig:
     data: str = "data/doom-rooms/heldout"
     out: str = "outputs/evaluate"
     benchmark: str | None = None
-    parts: list[str] = field(default_factory=lambda: list(PARTS))
+    suite: str | None = None
+    worlds: Any = None  # of names to places; OmegaConf adds no keys to a typed dictionary
+    consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
+    parts: list[str] | None = None
     seed: int = 0
     device: str = "auto"
     dtype: str = "auto"
@@ -79,9 +83,19 @@ class EvaluateConfig:
     compile: str = "auto"
 
     def __post_init__(self) -> None:
-        unknown = [part for part in self.parts if part not in PARTS]
-        if unknown or not self.parts:
-            raise WorldError(f"parts must be some of {', '.join(PARTS)}, got {', '.join(unknown) or 'none'}")
+        if self.suite not in (None, SUITE):
+            raise WorldError(f"suite must be {SUITE} or null, got {self.suite!r}")
+        places = self.worlds.values() if isinstance(self.worlds, dict) else ()
+        if self.worlds is not None and not (places and all(isinstance(place, str) for place in places)):
+            raise WorldError(f"worlds must be {{name: world, name: world}}, got {self.worlds!r}")
+        if self.worlds and self.suite is None:
+            raise WorldError("worlds= belongs to suite=consistency; give world=, the one to measure")
+        if self.world and self.worlds:
+            raise WorldError("give world= or worlds=, not both")
+        known = self.known_parts
+        unknown = [part for part in self.chosen_parts if part not in known]
+        if unknown or not self.chosen_parts:
+            raise WorldError(f"parts must be some of {', '.join(known)}, got {', '.join(unknown) or 'none'}")
         for name in ("seed", "num_episodes", "batch_size", "threads", "startup_runs", *ENV_STEPS):
             if getattr(self, name) < 0:
                 raise WorldError(f"{name} must be at least 0, got {getattr(self, name)}")
@@ -107,6 +121,16 @@ class EvaluateConfig:
             if getattr(self, name) < 1:
                 raise WorldError(f"{name} must be at least 1, got {getattr(self, name)}")
 
+    @property
+    def known_parts(self) -> tuple[str, ...]:
+        """What can be measured."""
+        return PARTS if self.suite is None else SUITE_PARTS
+
+    @property
+    def chosen_parts(self) -> list[str]:
+        """What is measured: all that can be, unless parts are named."""
+        return list(self.known_parts) if self.parts is None else self.parts
+
 
 @entry("evaluate", EvaluateConfig)
 def main(config: EvaluateConfig) -> None:
@@ -128,9 +152,12 @@ def main(config: EvaluateConfig) -> None:
             compile=config.compile,
         )
         return
+    if config.suite == SUITE:
+        evaluate_suite(config, out)
+        return
     evaluation = Evaluation(config, out)
     # In this order: the cost is measured before decoded video fills the memory.
-    for part in [part for part in PARTS if part in config.parts]:
+    for part in [part for part in PARTS if part in config.chosen_parts]:
         evaluation.measure(part)
     rollout = evaluation.parts.get("rollout")
     if rollout is not None:
@@ -143,6 +170,23 @@ def main(config: EvaluateConfig) -> None:
     if "error" in startup:
         print(f"\nstart-up was not measured: {startup['error']}")
     print(f"\nwritten to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+
+
+def evaluate_suite(config: EvaluateConfig, out: Path) -> None:
+    """Measure what worlds remember; a world alone goes by the name of its folder."""
+    place = config.world or first_world()
+    run = SuiteRun(
+        worlds=config.worlds or {Path(place).name: place},
+        data=Path(config.data),
+        parts=config.chosen_parts,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        denoising_steps=config.denoising_steps,
+        settings=asdict(config),
+    )
+    choice = choose_device(config.device, config.dtype)
+    set_threads(config.threads)
+    measure_consistency(config.consistency, run, choice, out)
 
 
 def prepare_folder(out: Path) -> Path:
@@ -182,11 +226,13 @@ class Evaluation:
         self._run = report.describe_run(
             [shlex.quote(word) for word in sys.orig_argv], choice.device, choice.dtype
         )
-        problem = why_not_judged(self.simulator, self.recordings) if "outcome" in config.parts else None
-        if problem and config.parts == ["outcome"]:
+        problem = (
+            why_not_judged(self.simulator, self.recordings) if "outcome" in config.chosen_parts else None
+        )
+        if problem and config.chosen_parts == ["outcome"]:
             raise WorldError(problem)
         # Too short episodes are found now, not after the parts that could do with them.
-        horizon = max(config.horizon, config.next_frames) if "rollout" in config.parts else 0
+        horizon = max(config.horizon, config.next_frames) if "rollout" in config.chosen_parts else 0
         self.recordings.choose(config.context_frames + horizon, 1, config.seed)
         frames = sum(self.recordings.lengths)
         print(f"world {self.world.identity}, {sampler.num_steps} denoising steps, on {choice}")

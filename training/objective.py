@@ -18,6 +18,7 @@ from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.memory import MemoryState
 from worldsim.model.segment import SequencePass, check_constant_memory, put_together
+from worldsim.sampler import shift_level
 
 
 @dataclass(kw_only=True, slots=True)
@@ -26,6 +27,9 @@ class ObjectiveConfig:
 
     Attributes:
         pure_noise_probability: Share of noisy frames that are nothing but noise, where every roll-out starts.
+        level_shift: Warps the other noise levels as `sampler.shift` warps the steps of play: above 1 more of
+            them lie near pure noise, where it is decided whether something rare appears
+            (arXiv 2403.03206, eq. 23).
         context_noise: Largest noise level of clean frames, so that play survives its own errors.
         context_noise_probability: Share of clips whose clean frames are noised at all.
         own_context_share: Share of the clips of a batch whose clean frames are the model's own one-step
@@ -38,6 +42,7 @@ class ObjectiveConfig:
     """
 
     pure_noise_probability: float = 0.3
+    level_shift: float = 1.0
     context_noise: float = 0.3
     context_noise_probability: float = 0.8
     own_context_share: float = 0.0
@@ -51,6 +56,8 @@ class ObjectiveConfig:
             raise WorldError(f"the objective's probabilities and shares must lie in [0, 1], got {shares}")
         if not 0 <= self.context_noise < 1:
             raise WorldError(f"objective.context_noise must lie in [0, 1), got {self.context_noise}")
+        if not 0 < self.level_shift < math.inf:
+            raise WorldError(f"objective.level_shift must be above 0 and finite, got {self.level_shift}")
         if self.own_context_depth < 1:
             raise WorldError(f"objective.own_context_depth must be at least 1, got {self.own_context_depth}")
         if not 0 <= self.change_weight < math.inf:
@@ -93,6 +100,7 @@ def spoil(latents: Tensor, config: ObjectiveConfig, generator: torch.Generator) 
         return torch.rand(*shape, generator=generator, device=device)
 
     level = torch.randn(batch, frames, generator=generator, device=device).sigmoid()
+    level = shift_level(level, config.level_shift)
     level = torch.where(uniform(batch, frames) < config.pure_noise_probability, 1.0, level)
     context_level = config.context_noise * uniform(batch, frames)
     context_level = torch.where(uniform(batch, 1) < config.context_noise_probability, context_level, 0.0)

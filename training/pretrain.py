@@ -53,15 +53,20 @@ def build_world(config: PretrainConfig, info: DatasetInfo) -> World:
     return World(description, Denoiser(model), codec)
 
 
-@entry("pretrain", PretrainConfig)
-def main(config: PretrainConfig) -> None:
-    """Train a world model from nothing."""
+def pretrain(config: PretrainConfig) -> None:
+    """Train a world model from nothing, into the folder `config.out`."""
     if not config.data.train:
         raise WorldError("data.train names no folder of gameplay video")
     info = DatasetInfo.load(Path(config.data.train[0]))
     world = build_world(config, info)
     run = RunFolder(config.out, config)
     train_world(config, world, run, has_new_heads=config.model.outcome_heads)
+
+
+@entry("pretrain", PretrainConfig)
+def main(config: PretrainConfig) -> None:
+    """Train a world model from nothing."""
+    pretrain(config)
 
 
 if __name__ == "__main__":

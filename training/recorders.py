@@ -15,17 +15,25 @@ from pathlib import Path
 from typing import Any
 
 import policies
-from worldsim.data.doom import DoomGame
 from worldsim.data.episodes import DatasetInfo, EpisodeWriter
+from worldsim.data.games import Game, open_game
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EpisodeTask:
-    """One episode to record into a folder that has its `dataset.json`."""
+    """One episode to record into a folder that has its `dataset.json`.
+
+    Attributes:
+        folder: Dataset folder.
+        name: Of its files.
+        seed: Of the game.
+        player_seed: Of the player, None for the game's: another one lets a player do the same in two games.
+    """
 
     folder: Path
     name: str
     seed: int
+    player_seed: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,7 +140,7 @@ def run_worker(connection: Connection, setup: Setup) -> None:
         if connection.poll():  # nothing is sent during an episode: the other end has been closed
             raise Stopped
 
-    with DoomGame(setup.scenario) as game, suppress(EOFError, ConnectionError, Stopped):
+    with open_game(setup.scenario) as game, suppress(EOFError, ConnectionError, Stopped):
         num_values = game.scenario.actions.num_values
         policy = policies.make(setup.policy, num_values=num_values, **setup.policy_options)
         while True:
@@ -145,7 +153,7 @@ def run_worker(connection: Connection, setup: Setup) -> None:
 
 
 def record_episode(
-    game: DoomGame,
+    game: Game,
     policy: policies.Policy,
     task: EpisodeTask,
     episode_frames: int,
@@ -153,13 +161,25 @@ def record_episode(
 ) -> int:
     """Play one episode, write it, and return its number of frames; `check` runs every few frames."""
     info = DatasetInfo.load(task.folder)
-    policy.reset(task.seed)
+    policy.reset(task.seed if task.player_seed is None else task.player_seed)
     seen = game.reset(task.seed)
+    navigator = policy if isinstance(policy, policies.Navigator) else None
+    if navigator is not None and game.rooms is not None:
+        navigator.enter(game.rooms)
     with EpisodeWriter(task.folder, task.name, info) as writer:
         while True:
             is_last = seen.terminated or seen.truncated or writer.num_frames == episode_frames - 1
+            if navigator is not None:
+                navigator.locate(seen.pose)
             action = None if is_last else policy.act(seen.frame)
-            writer.add(seen.frame, action, reward=seen.reward, terminated=seen.terminated, pose=seen.pose)
+            writer.add(
+                seen.frame,
+                action,
+                reward=seen.reward,
+                terminated=seen.terminated,
+                pose=seen.pose,
+                player=navigator.activity or None if navigator is not None else None,
+            )
             if action is None:
                 return writer.num_frames
             if writer.num_frames % 32 == 0:

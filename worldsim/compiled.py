@@ -66,8 +66,9 @@ def choose_compile(mode: str, device: torch.device, *, grows: bool) -> CompileCh
         return CompileChoice(mode, "as asked")
     if device.type != "cuda":
         return CompileChoice("none", f"on {device.type} launching costs little")
-    # To become `cudagraphs` for batches once that has been measured on a card (docs/decisions/0019).
-    return CompileChoice("none", "graphs have not been measured on a GPU yet")
+    if grows:
+        return CompileChoice("none", "a memory that grows fits no graph")
+    return CompileChoice("cudagraphs", "the same kernels, launched at once")
 
 
 def compiler_of(mode: str, device: torch.device) -> Callable[[Callable[P, R]], Callable[P, R]]:

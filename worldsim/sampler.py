@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -51,10 +52,17 @@ class SamplerConfig:
             raise WorldError(f"sampler commit_level must lie in [0, 1), got {self.commit_level}")
 
 
+Level = TypeVar("Level", float, Tensor)
+
+
+def shift_level(level: Level, shift: float) -> Level:
+    """Return `t' = s t / (1 + (s - 1) t)` for noise levels t in [0, 1] (arXiv 2403.03206, eq. 23)."""
+    return shift * level / (1 + (shift - 1) * level)
+
+
 def noise_schedule(num_steps: int, shift: float) -> list[float]:
-    """Return `num_steps + 1` levels from 1 to 0: `t' = s t / (1 + (s - 1) t)` (arXiv 2403.03206, eq. 23)."""
-    levels = [1 - step / num_steps for step in range(num_steps + 1)]
-    return [shift * level / (1 + (shift - 1) * level) for level in levels]
+    """Return `num_steps + 1` levels from 1 to 0, warped by `shift_level`."""
+    return [shift_level(1 - step / num_steps, shift) for step in range(num_steps + 1)]
 
 
 def draw_noise(

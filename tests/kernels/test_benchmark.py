@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kernels import benchmark
+from kernels import benchmark, benchmark_gradients
 from kernels.benchmark_inputs import REGIMES
 
 
@@ -38,7 +38,7 @@ def test_what_no_time_is_left_for_is_left_out(monkeypatch: pytest.MonkeyPatch, t
     run(monkeypatch, "--seconds", "0", "--out", str(out))
     results = json.loads(out.read_text(encoding="utf-8"))
     assert results.pop("environment")["device"] == "cpu"
-    assert len(results) == 4
+    assert len(results) == 5
     assert all(section == {"left_out": True} for section in results.values())
 
 
@@ -60,3 +60,17 @@ def test_results_that_cannot_be_written_are_refused_first(
         told = capsys.readouterr()
         assert "names no file in a folder that exists" in told.err
         assert told.out == ""
+
+
+def test_gradients_are_compared_with_fp64_and_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(benchmark_gradients, "ON_CPU", [(1, 24, 2, 16)])
+    out = tmp_path / "results.json"
+    run(monkeypatch, "--only", "gradients", "--out", str(out))
+    results = json.loads(out.read_text(encoding="utf-8"))["commit: gradients"]
+    assert results.pop("commit with gradient (1, 24, 2, 16), torch")["median_ms"] > 0
+    assert len(results) == 2 * len(REGIMES)
+    for label, errors in results.items():
+        allowed = 1e-3 if "float32" in label else 2e-2
+        assert set(errors) == set(benchmark_gradients.NAMES)
+        assert all(0 <= error < allowed for error in errors.values()), label
+        assert errors["dk"] > 0, label

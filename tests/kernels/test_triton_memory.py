@@ -73,6 +73,16 @@ def test_asking_for_triton_on_a_cpu_says_what_to_do() -> None:
         kernels.read(*make_reading((1, 4, 1, 16), "cpu"), form="triton")
 
 
+def test_more_heads_than_a_launch_takes_are_refused() -> None:
+    pytest.importorskip("triton", reason="Triton is not installed: it is a Linux package")
+    from kernels import triton_memory
+
+    k, g = torch.empty(8192, 200, 8, 16, device="meta"), torch.empty(8192, 200, 8, device="meta")
+    state = torch.empty(8192, 8, 16, 16, device="meta")
+    with pytest.raises(ValueError, match="k has 65536 heads of all sequences.*65535.*in parts"):
+        triton_memory.commit(k, k, g, g, state)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("regime", REGIMES)
 @pytest.mark.parametrize("shape", [(3, 80, 6, 64), (1, 1560, 2, 128)])

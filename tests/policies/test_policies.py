@@ -34,7 +34,7 @@ def play(policy: policies.Policy, count: int, seed: int = 0, still: bool = False
     return np.stack([policy.act(changing_picture(0 if still else index)) for index in range(count)])
 
 
-@pytest.mark.parametrize("name", sorted(policies.POLICIES))
+@pytest.mark.parametrize("name", sorted(policies.POLICIES.keys() - policies.TOURS.keys()))
 def test_policy_keeps_the_protocol(name: str, recording: Path) -> None:
     options = {
         "keyboard": {"keys": KEYS},
@@ -67,7 +67,7 @@ def test_changing_the_returned_action_changes_nothing() -> None:
 
 
 def test_unknown_policy_is_named() -> None:
-    with pytest.raises(ValueError, match="there is no policy 'psychic'; known are keyboard, mixed, ppo"):
+    with pytest.raises(ValueError, match="there is no policy 'psychic'; known are keyboard, .*mixed, ppo"):
         policies.make("psychic", num_values=NUM_VALUES)
 
 

@@ -18,12 +18,13 @@ import pytest
 import policies
 from policies.ppo import policy_digest
 from tests.fakes import save_untrained_policy
-from training.collect import CollectConfig
+from training.collect import PLAYERS, SPLIT_SEEDS, CollectConfig, describe_source
 from training.recorders import EpisodeTask, record_episode
 from worldsim.data.doom import DoomGame, press_buttons
 from worldsim.data.episodes import DatasetInfo, list_episodes, read_episode, verify
 from worldsim.data.scenarios import HEIGHT, SCENARIOS, WIDTH
 from worldsim.errors import WorldError
+from worldsim.evaluation.tours import find_tours
 
 ROOT = Path(__file__).resolve().parents[2]
 EPISODES = [f"episode-{number:06d}" for number in range(4)]
@@ -112,6 +113,30 @@ def test_a_learned_player_records_what_it_draws(tmp_path: Path) -> None:
     assert any(0 not in actions for actions in pressed)
 
 
+def test_tours_of_fresh_rooms_are_named_and_as_long_as_asked_for(tmp_path: Path) -> None:
+    shares = {"random": 0.0, "leave-and-return": 1.0}
+    config = CollectConfig(scenario="doom-fresh-rooms", policy="mixed", shares=shares, out_frames=[50, 50])
+    source = describe_source(config, "train", "1.3.2")
+    assert "fresh rooms 1, mixed players (leave-and-return 1) (50 to 50 frames out)" in source
+    setup, info = config.setup(), SCENARIOS["doom-fresh-rooms"].dataset_info(source)
+    info.save(tmp_path)
+    player = policies.make(setup.policy, num_values=info.actions.num_values, **setup.policy_options)
+    first_frames = []
+    with DoomGame(setup.scenario) as game:
+        for name, seed in (("first", 0), ("heldout", SPLIT_SEEDS["heldout"]), ("again", 0)):
+            task = EpisodeTask(folder=tmp_path, name=name, seed=seed)
+            assert record_episode(game, player, task, episode_frames=140) == 140
+            episode = read_episode(tmp_path, name, info)
+            (tour,) = find_tours(episode.players)
+            assert tour.end - tour.back == 50 and tour.back - tour.begin == 60, "with a rest in between"
+            assert episode.poses is not None
+            assert np.allclose(episode.poses[tour.begin], episode.poses[tour.end], atol=12)
+            first_frames.append(episode.frames[0])
+    assert (first_frames[0] != first_frames[1]).mean() > 0.5, "held-out maps are other maps"
+    assert (tmp_path / "first.jsonl").read_bytes() == (tmp_path / "again.jsonl").read_bytes()
+    assert (tmp_path / "first.mp4").read_bytes() == (tmp_path / "again.mp4").read_bytes()
+
+
 def test_a_missing_policy_is_named() -> None:
     with pytest.raises(
         WorldError, match="the world doom-rooms comes without a learned policy: give policy_fo"
@@ -197,20 +222,17 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
     [
         (["episode_frames=1"], "episode_frames must be at least 2, got 1"),
         (["seed=2000"], "seed must be 0 to 1999, got 2000"),
+        (["policy=recorded"], f"policy must be mixed or one of {', '.join(PLAYERS)}, got 'recorded'"),
+        (["policy=keyboard"], f"policy must be mixed or one of {', '.join(PLAYERS)}, got 'keyboard'"),
         (
-            ["policy=recorded"],
-            "policy must be mixed or one of random, scripted, returning, ppo, to-and-fro, got 'recorded'",
+            ["policy=loop"],
+            "players that tour need a map, as games of doom-fresh-rooms tell it: the game 'doom-r",
         ),
-        (
-            ["policy=keyboard"],
-            "policy must be mixed or one of random, scripted, returning, ppo, to-and-fro, got 'keyboard'",
-        ),
-        (["scenario=quake"], "there is no scenario 'quake'; known are doom-health, doom-rooms"),
+        (["out_frames=[5,5]"], "out_frames are of returning, leave-and-return, tours, none of whom plays"),
+        (["policy=returning", "out_frames=[9,5]"], "out_frames needs 1 <= least <= greatest, got [9, 5]"),
+        (["scenario=quake"], f"there is no scenario 'quake'; known are {', '.join(sorted(SCENARIOS))}"),
         (["policy=mixed", "shares.random=-1"], "shares must be 0 or more, and not all of them 0, got"),
-        (
-            ["policy=mixed", "+shares.keyboard=1"],
-            "shares are of random, scripted, returning, ppo, to-and-fro, got keyboard",
-        ),
+        (["policy=mixed", "+shares.keyboard=1"], f"shares are of {', '.join(PLAYERS)}, got keyboard"),
         (["num_frames=many"], "num_frames=many"),
         (["num_frame=1"], "num_frame"),
         (["+num_frame=1"], "num_frame"),

@@ -265,6 +265,25 @@ def test_spoiled_frames_follow_the_flow() -> None:
     assert 0 < (spoiled.levels[..., 1] == 1).float().mean() < 1
 
 
+def test_shifted_levels_lie_nearer_to_noise() -> None:
+    latents = torch.randn(8, 16, 4, 4, 6)
+    plain, shifted = (
+        spoil(latents, ObjectiveConfig(level_shift=shift), torch.Generator().manual_seed(0)).levels[..., 1]
+        for shift in (1.0, 3.0)
+    )
+    drawn = plain < 1
+    # t / (1 - t), noise over signal, is multiplied by the shift; pure noise stays pure.
+    odds, expected = (shifted / (1 - shifted))[drawn], 3 * (plain / (1 - plain))[drawn]
+    torch.testing.assert_close(odds, expected, rtol=1e-4, atol=0.0)
+    assert (shifted[~drawn] == 1).all()
+
+
+@pytest.mark.parametrize("shift", [0.0, -1.0, float("inf")])
+def test_a_level_shift_that_is_none_is_named(shift: float) -> None:
+    with pytest.raises(WorldError, match=f"level_shift must be above 0 and finite, got {shift}"):
+        ObjectiveConfig(level_shift=shift)
+
+
 def test_each_device_learns_from_episodes_of_its_own(data: DataConfig) -> None:
     episodes = choose_episodes(data.train, 0)
     shares = [own_share(episodes, fabric_of(rank, 2)) for rank in range(2)]

@@ -220,7 +220,7 @@ def test_tensors_are_mapped_in_the_order_they_are_listed(world: World) -> None:
     ("mode", "device", "grows", "expected"),
     [
         ("auto", CPU, False, "none"),
-        ("auto", GPU, False, "none"),
+        ("auto", GPU, False, "cudagraphs"),
         ("auto", GPU, True, "none"),
         ("cudagraphs", GPU, False, "cudagraphs"),
         ("inductor", GPU, False, "inductor"),

@@ -29,6 +29,8 @@ class DatasetInfo:
         actions: The buttons.
         source: Where the video came from: game, version, settings.
         licence: Licence of the pictures.
+        lossless: Whether the video keeps every pixel, for pictures whose small things the usual compression
+            would blur.
     """
 
     name: str
@@ -38,6 +40,7 @@ class DatasetInfo:
     actions: ActionLayout
     source: str = ""
     licence: str = ""
+    lossless: bool = False
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1 or not 0 < self.frame_rate < math.inf:
@@ -53,7 +56,7 @@ class DatasetInfo:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads."""
-        return {
+        described: dict[str, Any] = {
             "format": FORMAT,
             "name": self.name,
             "width": self.width,
@@ -63,6 +66,7 @@ class DatasetInfo:
             "source": self.source,
             "licence": self.licence,
         }
+        return described | ({"lossless": True} if self.lossless else {})
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> DatasetInfo:
@@ -82,6 +86,7 @@ class DatasetInfo:
                 actions=ActionLayout.from_json(data["actions"]),
                 source=str(data.get("source", "")),
                 licence=str(data.get("licence", "")),
+                lossless=bool(data.get("lossless", False)),
             )
         except KeyError as error:
             raise WorldError(f"dataset description has no field {error}") from error

@@ -14,13 +14,20 @@ from types import ModuleType, TracebackType
 
 import numpy as np
 
+from worldsim.data.doom_textures import read_textures
+from worldsim.data.fresh_rooms import generate_rooms
+from worldsim.data.room_map import RoomMap
 from worldsim.data.scenarios import Scenario, find_scenario
+from worldsim.data.udmf import write_udmf
+from worldsim.data.wad import HEADER, encode_wad
 from worldsim.errors import WorldError
 
 # The bar fills one row of the codec's cells of 8 x 8 pixels, so that it shares a cell with nothing else.
 BAR_HEIGHT = 8
 BAR_COLOUR = (64, 224, 64)
 FULL_HEALTH = 100
+MAP, MAP_BYTES = "MAP01", 2**17  # of generated maps; the largest have half as many
+START_TIC = 10  # the player stands still by then
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,7 @@ class DoomGame:
         self._health = vizdoom.GameVariable.HEALTH
         self._folder = tempfile.TemporaryDirectory(prefix=f"{self.scenario.name}-")
         self._game = vizdoom.DoomGame()
+        self._maps = None if self.scenario.config else MapFile(Path(self._folder.name), iwad_path(vizdoom))
         self._configure(vizdoom)
         with contextlib.chdir(self._folder.name):  # the engine leaves a folder where it is started
             self._game.init()
@@ -68,6 +76,8 @@ class DoomGame:
 
     def reset(self, seed: int) -> DoomObservation:
         """Start an episode; the same seed, 0 to 2^32 - 1, gives the same place and the same game."""
+        if self._maps is not None:
+            self._maps.write(seed)
         self._game.set_seed(seed)
         self._game.new_episode()
         self._tics = 0
@@ -90,6 +100,11 @@ class DoomGame:
         else:
             self._last = self._observe(reward)
         return self._last
+
+    @property
+    def rooms(self) -> RoomMap | None:
+        """The map that is played, where each seed has one of its own; None before the first `reset`."""
+        return self._maps and self._maps.rooms
 
     @property
     def total_reward(self) -> float:
@@ -115,10 +130,15 @@ class DoomGame:
         self.close()
 
     def _configure(self, vizdoom: ModuleType) -> None:
-        game, scenarios = self._game, Path(vizdoom.scenarios_path)
-        game.load_config(str(scenarios / f"{self.scenario.config}.cfg"))
+        game = self._game
+        if self._maps is None:
+            game.load_config(str(Path(vizdoom.scenarios_path) / f"{self.scenario.config}.cfg"))
+        else:
+            game.set_doom_scenario_path(str(self._maps.path))
+            game.set_doom_map(MAP)
+            game.set_episode_start_time(START_TIC)
         # Freedoom, whatever WAD the environment points to: its pictures may be shared.
-        game.set_doom_game_path(str(scenarios.parent / "freedoom2.wad"))
+        game.set_doom_game_path(str(iwad_path(vizdoom)))
         game.set_doom_config_path(str(Path(self._folder.name) / "vizdoom.ini"))
         game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
         game.set_screen_format(vizdoom.ScreenFormat.RGB24)
@@ -146,6 +166,39 @@ class DoomGame:
         if self.scenario.shows_health:
             draw_health(frame, self.health)
         return frame
+
+
+class MapFile:
+    """A WAD whose only map is written anew before each episode, while the engine has it open.
+
+    The engine reads a map when it is loaded, but where a map lies in the file only when it starts; so each
+    is filled up with spaces to the same size. Starting the engine anew would take 20 times as long.
+
+    Args:
+        folder: Where it lies.
+        iwad: Whose textures the maps have.
+    """
+
+    def __init__(self, folder: Path, iwad: Path) -> None:
+        self.path = folder / "rooms.wad"
+        self.rooms: RoomMap | None = None
+        self._textures = read_textures(iwad)
+        self.path.write_bytes(encode_wad([(MAP, b""), ("TEXTMAP", b" " * MAP_BYTES), ("ENDMAP", b"")]))
+        self.write(0)
+
+    def write(self, seed: int) -> None:
+        """Replace the map by that of `seed`."""
+        self.rooms = generate_rooms(seed, self._textures)
+        text = write_udmf(self.rooms).encode("ascii")
+        assert len(text) <= MAP_BYTES, f"a map of {len(text)} bytes"
+        with self.path.open("r+b") as file:
+            file.seek(HEADER.size)  # the map's own lump is empty, so this is where its text is
+            file.write(text.ljust(MAP_BYTES))
+
+
+def iwad_path(vizdoom: ModuleType) -> Path:
+    """Return where ViZDoom keeps Freedoom."""
+    return Path(vizdoom.scenarios_path).parent / "freedoom2.wad"
 
 
 def draw_health(frame: np.ndarray, health: float) -> None:

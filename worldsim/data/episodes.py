@@ -110,7 +110,11 @@ class EpisodeWriter:
         self._table = _part(self._table_path).open("w")
         try:
             self._video = VideoWriter(
-                _part(self._video_path), height=info.height, width=info.width, frame_rate=info.frame_rate
+                _part(self._video_path),
+                height=info.height,
+                width=info.width,
+                frame_rate=info.frame_rate,
+                lossless=info.lossless,
             )
         except BaseException:
             self._discard()

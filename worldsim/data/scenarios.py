@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.data.dataset_info import DatasetInfo
+from worldsim.data.fresh_rooms import VERSION as MAP_VERSION
 from worldsim.errors import WorldError
 
 HEIGHT, WIDTH = 120, 160
@@ -18,7 +19,8 @@ class Scenario:
 
     Attributes:
         name: Its name here, and that of the world made from it.
-        config: Name of ViZDoom's scenario. Its file also says what is rewarded, and when a game ends.
+        config: Name of ViZDoom's scenario. Its file also says what is rewarded, and when a game ends. Empty
+            where each seed has a map of its own (`worldsim.data.fresh_rooms`), without reward or end.
         ending: What the player did when a game ended, in words.
         actions: What a player can press.
         buttons: ViZDoom's name of each of `actions.buttons`, in their order.
@@ -45,8 +47,15 @@ class Scenario:
         return TICS_PER_SECOND / self.tics_per_frame
 
     @property
+    def game(self) -> str:
+        """What is played, as datasets name it; equal names mean that equal seeds give equal games."""
+        return self.config or f"fresh rooms {MAP_VERSION}"
+
+    @property
     def licence(self) -> str:
         """Licence of the pictures."""
+        if not self.config:
+            return "Freedoom art (BSD-3-Clause) in generated rooms"
         return f"Freedoom art (BSD-3-Clause) in the {self.config} scenario of ViZDoom (MIT)"
 
     def dataset_info(self, source: str) -> DatasetInfo:
@@ -76,6 +85,14 @@ SCENARIOS = {
             name="doom-rooms",
             config="my_way_home",
             ending="reached the goal",
+            actions=ActionLayout((MOVE, STRAFE, TURN)),
+            buttons=("MOVE_FORWARD", "MOVE_BACKWARD", "MOVE_LEFT", "MOVE_RIGHT", "TURN_LEFT", "TURN_RIGHT"),
+            episode_frames=1050,
+        ),
+        Scenario(
+            name="doom-fresh-rooms",
+            config="",
+            ending="ended",
             actions=ActionLayout((MOVE, STRAFE, TURN)),
             buttons=("MOVE_FORWARD", "MOVE_BACKWARD", "MOVE_LEFT", "MOVE_RIGHT", "TURN_LEFT", "TURN_RIGHT"),
             episode_frames=1050,

@@ -1,7 +1,8 @@
 """Read and write mp4 files frame by frame.
 
-Frames are `[height, width, 3]` uint8 RGB. Files are H.264 in yuv420p, which every player shows; the colour
-conversion rounds properly, because the default one darkens each frame a little.
+Frames are `[height, width, 3]` uint8 RGB. Files are H.264 in yuv420p, which every player shows; lossless ones in
+yuv444p, because yuv420p halves the resolution of colours. The colour conversion rounds properly: the default one
+darkens each frame a little.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class VideoWriter:
         frame_rate: Frames per second.
         crf: x264's constant quality, 0 (lossless) to 51; 14 cannot be told from the original by eye.
         preset: x264's speed preset.
+        lossless: Keep every pixel but for the rounding of the colour conversion, whatever `crf` says. Some
+            players show no such files, FFmpeg's and VLC do.
 
     Raises:
         WorldError: If the size is odd.
@@ -49,6 +52,7 @@ class VideoWriter:
         frame_rate: float,
         crf: int = 14,
         preset: str = "veryfast",
+        lossless: bool = False,
     ) -> None:
         if height % 2 or width % 2:
             raise WorldError(f"mp4 video needs an even height and width, got {height} x {width} for {path}")
@@ -61,10 +65,10 @@ class VideoWriter:
             self._container = av.open(str(path), "w", format="mp4")
         self._stream = self._container.add_stream("libx264", rate=rate)
         self._stream.height, self._stream.width = height, width
-        self._stream.pix_fmt = "yuv420p"
+        self._stream.pix_fmt = "yuv444p" if lossless else "yuv420p"
         # x264 reads memory that it has not written when it weighs blocks by their future (mbtree) across
         # B-frames: the same frames then give other bytes each time.
-        self._stream.options = {"crf": str(crf), "preset": preset, "mbtree": "0"}
+        self._stream.options = {"crf": "0" if lossless else str(crf), "preset": preset, "mbtree": "0"}
         # One thread: the bytes do not depend on the machine, and recorders run one process per core.
         self._stream.codec_context.thread_count = 1
         self._reformatter = VideoReformatter()
@@ -76,7 +80,9 @@ class VideoWriter:
                 f"{self._path} takes uint8 frames of shape {self._shape}, got {frame.dtype} {frame.shape}"
             )
         rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        picture = self._reformatter.reformat(rgb, format="yuv420p", interpolation=ENCODE_FLAGS, threads=1)
+        picture = self._reformatter.reformat(
+            rgb, format=self._stream.pix_fmt, interpolation=ENCODE_FLAGS, threads=1
+        )
         picture.pts = self.num_frames
         picture.time_base = self._time_base
         with self._os_errors():

@@ -1,0 +1,96 @@
+"""A player that walks over a grid away from where it is, and back again by the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+# Beside the seed itself, so that what is played is independent of what a game draws from the same seed.
+STREAM = 3
+REACH = 38
+"""Tiles from where the episode began, along each axis, that it never goes beyond."""
+STRAIGHT = 0.7
+"""How often it goes on in the same direction where it could turn."""
+REST = 0.1
+"""Share of the frames between two excursions at which it presses nothing."""
+MOVES = np.array([[1, 0], [2, 0], [0, 1], [0, 2]])
+"""Up, down, left, right, as values of the axes."""
+STEPS = np.array([[-1, 0], [1, 0], [0, -1], [0, 1]])
+"""Rows and columns that each of them moves by."""
+OPPOSITE = np.array([1, 0, 3, 2])
+
+
+class OutAndBackPolicy:
+    """Wander for some frames, walk n moves out, and the n opposite moves back in the opposite order; then anew.
+
+    The walk out goes straight on more often than not and steps on no tile of its own twice where it can help
+    it, so that the way back shows what has long been out of sight. The player counts its own moves: it needs no
+    pose, but a game in which each one moves it by exactly one tile.
+
+    Args:
+        num_values: Number of values of each axis; must be those of grid recall.
+        out_frames: Least and greatest number n of moves out.
+        context_frames: Least and greatest number of frames of wandering before.
+
+    Raises:
+        ValueError: If the axes are others, or numbers are out of order.
+    """
+
+    NUM_VALUES = (3, 3)
+
+    def __init__(
+        self,
+        num_values: Sequence[int],
+        out_frames: Sequence[int] = (4, 50),
+        context_frames: Sequence[int] = (4, 24),
+    ) -> None:
+        if tuple(num_values) != self.NUM_VALUES:
+            raise ValueError(f"out-and-back needs the axes {list(self.NUM_VALUES)}, got {list(num_values)}")
+        for name, limits, floor in (("out_frames", out_frames, 1), ("context_frames", context_frames, 0)):
+            if len(limits) != 2 or not floor <= limits[0] <= limits[1]:
+                raise ValueError(f"{name} needs {floor} <= least <= greatest, got {list(limits)}")
+        self._out_frames, self._context_frames = tuple(out_frames), tuple(context_frames)
+        self.reset(0)
+
+    def reset(self, seed: int) -> None:
+        """Start a new episode."""
+        self._rng = np.random.default_rng((seed, STREAM))
+        self._place = np.zeros(2, dtype=np.int64)
+        self._direction = int(self._rng.integers(len(MOVES)))
+        self._plan()
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        """Return the next action, `[2]` int64; the picture does not matter."""
+        if not self._planned:
+            self._plan()
+        return self._planned.pop()
+
+    def watch(self, observation: np.ndarray) -> None:
+        """See a frame at which somebody else acts: where that leads is not known, so the walk begins anew."""
+        self._place = np.zeros(2, dtype=np.int64)
+        self._plan()
+
+    def _plan(self) -> None:
+        context = int(self._rng.integers(*self._context_frames, endpoint=True))
+        wander: list[np.ndarray] = []
+        for rests in self._rng.random(context) < REST:
+            wander.append(np.zeros(2, dtype=np.int64) if rests else MOVES[self._move(set())])
+        begin, visited = self._place, {tuple(self._place)}
+        out = [self._move(visited) for _ in range(int(self._rng.integers(*self._out_frames, endpoint=True)))]
+        self._place = begin
+        back = [MOVES[OPPOSITE[direction]] for direction in reversed(out)]
+        self._planned = [*wander, *(MOVES[direction] for direction in out), *back][::-1]  # the next one last
+
+    def _move(self, visited: set[tuple[int, ...]]) -> int:
+        """Choose a direction, go there, and add the tile to `visited`."""
+        places = self._place + STEPS
+        free = (np.abs(places) <= REACH).all(axis=1)
+        free[OPPOSITE[self._direction]] = False
+        fresh = free & [tuple(place) not in visited for place in places]
+        choices = np.flatnonzero(fresh if fresh.any() else free)
+        if not (self._direction in choices and self._rng.random() < STRAIGHT):
+            self._direction = int(self._rng.choice(choices))
+        self._place = places[self._direction]
+        visited.add(tuple(self._place))
+        return self._direction

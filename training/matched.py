@@ -1,0 +1,190 @@
+"""Train models that differ in their memory alone: `python -m training.matched fabric=gpu`.
+
+All see the same data in the same order for the same number of updates, from the same seed:
+
+    none, time, path   hybrid models whose memory's keys are turned by nothing, by the clock, or by the path walked
+    window             every layer sees the latest frames, as many as take the bytes of a hybrid model's state
+    full               every layer sees all frames: the upper bound, whose cache grows
+
+Each is a run of `training.pretrain` in OUT/NAME, with its world in OUT/NAME/world; the same command goes on where it
+was stopped. OUT/matched.json says what each of them keeps in memory. The control whose state is emptied needs no
+training: it is an evaluation of one of the hybrid models.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.entry import entry
+from training.pretrain import PretrainConfig, build_world, pretrain
+from worldsim.data.dataset_info import DatasetInfo
+from worldsim.errors import WorldError
+from worldsim.model.denoiser_config import DenoiserConfig
+from worldsim.model.memory import MemoryState, empty_memory
+from worldsim.model.path import MemoryPhase
+
+WINDOW, FULL = "window", "full"
+NAMES = (*MemoryPhase, WINDOW, FULL)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""In which worlds are played; matrices of the state are fp32 in both."""
+SUMMARY_FILE = "matched.json"
+
+
+@dataclass(kw_only=True, slots=True)
+class MatchedConfig(PretrainConfig):
+    """Settings of `python -m training.matched`, beside those of `training.pretrain`.
+
+    Attributes:
+        only: Which models to train, in this order: none, time, path, window, full.
+        window_frames: Frames that the window model sees beside the first and the current one; 0 is the
+            smallest number whose cache is not smaller than a hybrid model's state.
+    """
+
+    only: list[str] = field(default_factory=lambda: ["path", "window", "full", "time", "none"])
+    window_frames: int = 0
+
+    def __post_init__(self) -> None:
+        super(MatchedConfig, self).__post_init__()
+        if not self.only or len(set(self.only)) < len(self.only) or not set(self.only) <= set(NAMES):
+            raise WorldError(f"only takes different ones of {', '.join(NAMES)}, got {list(self.only)}")
+        if self.window_frames < 0:
+            raise WorldError(f"window_frames must be at least 0, got {self.window_frames}")
+        if self.segments > 1:
+            raise WorldError(
+                f"segments must be 1: the model with all frames has no others, got {self.segments}"
+            )
+        if self.fabric.devices != "1":
+            raise WorldError(
+                f"matched models train on one device each, got fabric.devices={self.fabric.devices}: let "
+                "several commands share the work by only=[...]"
+            )
+        if self.model.full_layers:
+            raise WorldError("model is the hybrid one: it has no full_layers")
+
+
+def memory_after(config: DenoiserConfig, dtype: torch.dtype, num_frames: int) -> MemoryState:
+    """Return what a model keeps of one game after some frames, in shape and type only."""
+    memory = empty_memory(config, 1, dtype, torch.device("meta"))
+    if memory.past is None:
+        return memory
+    layers, batch, heads, _, tokens, width = memory.past.keys.shape
+    kept = torch.empty(layers, batch, heads, num_frames, tokens, width, dtype=dtype, device="meta")
+    return replace(memory, past=type(memory.past).of(kept, kept))
+
+
+def memory_bytes(config: DenoiserConfig, dtype: torch.dtype, num_frames: int = 0) -> int:
+    """Return the bytes of what a model keeps of one game after some frames."""
+    return sum(tensor.nbytes for tensor in memory_after(config, dtype, num_frames).tensors().values())
+
+
+def window_model(hybrid: DenoiserConfig, window: int) -> DenoiserConfig:
+    """Return the shape of the model whose layers all see `window` frames."""
+    layers = list(range(hybrid.num_layers))
+    return replace(hybrid, window_layers=layers, window=window, memory_phase=str(MemoryPhase.NONE))
+
+
+def full_model(hybrid: DenoiserConfig) -> DenoiserConfig:
+    """Return the shape of the model whose layers all see all frames."""
+    layers = list(range(hybrid.num_layers))
+    return replace(hybrid, window_layers=[], full_layers=layers, memory_phase=str(MemoryPhase.NONE))
+
+
+def choose_window(hybrid: DenoiserConfig) -> int:
+    """Return the smallest window whose cache takes no fewer bytes than a hybrid model's state, in any dtype."""
+    window = 1
+    while any(
+        memory_bytes(window_model(hybrid, window), dtype) < memory_bytes(hybrid, dtype)
+        for dtype in DTYPES.values()
+    ):
+        window += 1
+    return window
+
+
+def models(hybrid: DenoiserConfig, window_frames: int = 0) -> dict[str, DenoiserConfig]:
+    """Return the shapes of all models by name; `hybrid` is that of the hybrid ones."""
+    shapes = {str(phase): replace(hybrid, memory_phase=str(phase)) for phase in MemoryPhase}
+    shapes[WINDOW] = window_model(hybrid, window_frames or choose_window(hybrid))
+    return shapes | {FULL: full_model(hybrid)}
+
+
+def runs(config: MatchedConfig) -> dict[str, PretrainConfig]:
+    """Return the settings of `training.pretrain` for each model that is to be trained."""
+    shapes = models(with_shapes(config).model, config.window_frames)
+    shared = {name: getattr(config, name) for name in PretrainConfig.__dataclass_fields__}
+    return {
+        name: PretrainConfig(**(shared | {"out": str(Path(config.out) / name), "model": shapes[name]}))
+        for name in config.only
+    }
+
+
+def with_shapes(config: MatchedConfig) -> MatchedConfig:
+    """Return the settings with the model's latent shape and buttons filled in from codec and data."""
+    world = build_world(config, DatasetInfo.load(Path(config.data.train[0])))
+    return replace(config, model=world.config.denoiser)
+
+
+def describe(config: PretrainConfig) -> dict[str, Any]:
+    """Return what a model weighs and keeps in memory, as a JSON object."""
+    world = build_world(config, DatasetInfo.load(Path(config.data.train[0])))
+    shape = world.config.denoiser
+    sizes = {name: memory_bytes(shape, dtype) for name, dtype in DTYPES.items()}
+    grown = {name: memory_bytes(shape, dtype, 1) - sizes[name] for name, dtype in DTYPES.items()}
+    return {
+        "world": str(Path(config.out) / "world"),
+        "layers": shape.layer_counts,
+        "memory_phase": shape.memory_phase,
+        "window": shape.window if shape.window_layers else None,
+        "parameters": sum(parameter.numel() for parameter in world.denoiser.parameters()),
+        "memory_bytes": sizes,
+        "bytes_more_each_frame": grown,
+    }
+
+
+def write_summary(folder: Path, described: dict[str, dict[str, Any]]) -> None:
+    """Write `matched.json`; models that another command described there are kept."""
+    path = folder / SUMMARY_FILE
+    known = json.loads(path.read_text())["models"] if path.is_file() else {}
+    folder.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{SUMMARY_FILE}.{'-'.join(described)}.part")  # another command may write one, too
+    part.write_text(json.dumps({"models": known | described}, indent=2) + "\n")
+    part.replace(path)
+
+
+def tell(described: dict[str, dict[str, Any]]) -> str:
+    """Return a table of what the models keep in memory."""
+    lines = [
+        f"{'model':8}{'parameters':>12}{'bytes, fp32':>14}{'bytes, bf16':>14}  and more each frame, fp32"
+    ]
+    for name, model in described.items():
+        sizes, grown = model["memory_bytes"], model["bytes_more_each_frame"]["fp32"]
+        lines.append(
+            f"{name:8}{model['parameters']:12,}{sizes['fp32']:14,}{sizes['bf16']:14,}  {grown:,}"
+            + (f"  (window of {model['window']})" if name == WINDOW else "")
+        )
+    return "\n".join(lines)
+
+
+@entry("matched", MatchedConfig)
+def main(config: MatchedConfig) -> None:
+    """Train the models, one after the other."""
+    if not config.data.train:
+        raise WorldError("data.train names no folder of gameplay video")
+    chosen = runs(config)
+    described = {name: describe(run) for name, run in chosen.items()}
+    write_summary(Path(config.out), described)
+    print(tell(described), flush=True)
+    for name, run in chosen.items():
+        print(f"training {name}", flush=True)
+        torch.compiler.reset()  # what was compiled for the shape before is of no use for this one
+        pretrain(run)
+    worlds = ",".join(f"{name}:{described[name]['world']}" for name in chosen)
+    print(f"measure them with: python -m training.evaluate suite=consistency 'worlds={{{worlds}}}'")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""WAD files, in which Doom keeps everything: named lumps of bytes, in an order that has a meaning."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+
+from worldsim.errors import WorldError
+
+HEADER = struct.Struct("<4sii")  # kind, number of lumps, where their directory is
+ENTRY = struct.Struct("<ii8s")  # where a lump is, its size, its name
+
+Lump = tuple[str, bytes]
+
+
+def encode_wad(lumps: Iterable[Lump]) -> bytes:
+    """Return a patch WAD (PWAD) of these lumps; names have up to 8 ASCII characters.
+
+    The lumps lie one after the other behind a header of 12 bytes, in their order.
+    """
+    data, directory = b"", b""
+    for name, content in lumps:
+        directory += ENTRY.pack(HEADER.size + len(data), len(content), name.encode("ascii"))
+        data += content
+    return HEADER.pack(b"PWAD", len(directory) // ENTRY.size, HEADER.size + len(data)) + data + directory
+
+
+def read_wad(path: Path) -> list[Lump]:
+    """Return the lumps of a WAD in their order; names are in capitals.
+
+    Raises:
+        WorldError: If the file is no WAD.
+    """
+    content = path.read_bytes()
+    try:
+        kind, count, start = HEADER.unpack_from(content)
+        if kind not in (b"IWAD", b"PWAD"):
+            raise WorldError(f"{path} is no WAD: it begins with {kind!r}")
+        entries = [ENTRY.unpack_from(content, start + number * ENTRY.size) for number in range(count)]
+    except struct.error as error:
+        raise WorldError(f"{path} is no WAD: {error}") from error
+    return [
+        (name.split(b"\0")[0].decode("ascii", "replace").upper(), content[position : position + size])
+        for position, size, name in entries
+    ]

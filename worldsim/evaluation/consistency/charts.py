@@ -1,0 +1,109 @@
+"""Plots as SVG: a text that goes into a page."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+COLOURS = ("#1f5fa8", "#c8501e", "#2d8a4e", "#8551a8", "#b08a00", "#008a9a", "#b03060", "#606060")
+REFERENCE_COLOUR = "#8a8a8a"
+DASHES = ("--", ":", "-.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One line of a plot.
+
+    Attributes:
+        name: In the legend.
+        x: Places.
+        y: Values; None leaves a gap.
+        low: Lower ends of the intervals, if there are any.
+        high: Upper ends.
+        is_reference: Whether it is what the others are compared with: grey and dashed.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float | None]
+    low: Sequence[float | None] | None = None
+    high: Sequence[float | None] | None = None
+    is_reference: bool = False
+
+
+def line_of(name: str, estimates: Mapping[str, Mapping[str, Any]], *, is_reference: bool = False) -> Line:
+    """Return a line through estimates by their place on the axis."""
+    return Line(
+        name=name,
+        x=[float(place) for place in estimates],
+        y=[estimate["mean"] for estimate in estimates.values()],
+        low=[estimate["low"] for estimate in estimates.values()],
+        high=[estimate["high"] for estimate in estimates.values()],
+        is_reference=is_reference,
+    )
+
+
+def plot_lines(
+    lines: Sequence[Line],
+    labels: tuple[str, str],
+    *,
+    is_log: bool = False,
+    size: tuple[float, float] = (6.4, 3.9),
+) -> str:
+    """Return a plot as an `<svg>` element.
+
+    Args:
+        lines: What is drawn; intervals are bars.
+        labels: Of the two axes.
+        is_log: Whether equal distances on the first axis are factors, and its ticks the places of the lines.
+        size: Width and height in inches of 72 points.
+    """
+    # pyplot would choose a window system.
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "plot", "font.family": "sans-serif"}):
+        figure = Figure(figsize=size, layout="constrained")
+        canvas = FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        num_references = 0
+        for index, line in enumerate(lines):
+            style: dict[str, Any] = {"color": COLOURS[(index - num_references) % len(COLOURS)]}
+            if line.is_reference:
+                style = {"color": REFERENCE_COLOUR, "linestyle": DASHES[num_references % len(DASHES)]}
+                num_references += 1
+            _draw(axes, line, style)
+        if is_log:
+            _use_places_as_ticks(axes, lines)
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize="small", frameon=False)
+        text = io.StringIO()
+        canvas.print_svg(text, metadata={"Date": None, "Creator": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def _draw(axes: Any, line: Line, style: Mapping[str, Any]) -> None:
+    y = np.array([np.nan if value is None else value for value in line.y], dtype=float)
+    few = len(y) <= 12 and not line.is_reference
+    axes.plot(line.x, y, label=line.name, marker="o" if few else None, markersize=3.5, linewidth=1.5, **style)
+    if line.low is not None and line.high is not None and not line.is_reference:
+        low, high = (
+            np.array([np.nan if value is None else value for value in ends], dtype=float)
+            for ends in (line.low, line.high)
+        )
+        axes.vlines(line.x, low, high, color=style["color"], alpha=0.6, linewidth=2)
+
+
+def _use_places_as_ticks(axes: Any, lines: Sequence[Line]) -> None:
+    places = sorted({place for line in lines for place in line.x if place > 0})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(places, [f"{place:,.0f}" for place in places])
+    axes.minorticks_off()

@@ -1,0 +1,127 @@
+"""Worlds compared at the same episodes: differences, and how much of a full memory is recovered.
+
+Everything here is computed from a report's numbers of single episodes, so that worlds measured by several
+commands can be compared afterwards.
+"""
+
+# N episodes, R resamples
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from worldsim.evaluation.metrics import NUM_RESAMPLES, bootstrap
+
+Report = Mapping[str, Any]
+PARTS = ("average", "final")
+TRAINED_GAP, LONG_GAP = "50", "150"
+
+
+def values_of(world: Report, gap: str, part: str, metric: str) -> np.ndarray | None:
+    """Return one number for each episode of a gap, `[N]`; None where it was not measured."""
+    found = world.get(gap, {}).get("episodes", {}).get(part, {}).get(metric)
+    return None if found is None else np.array(found, dtype=np.float64)
+
+
+def recovery_ratio(model: np.ndarray, window: np.ndarray, full: np.ndarray, seed: int = 0) -> dict[str, Any]:
+    """Return how much of what a full memory has over a short window a model has, with its interval.
+
+    `(model - window) / (full - window)` of the means; 0 is no better than the window, 1 as good as the full
+    memory. All three are resampled by the same episodes.
+
+    Args:
+        model: `[N]`.
+        window: `[N]`, at the same episodes.
+        full: `[N]`, at the same episodes.
+        seed: Of the resampling.
+    """
+
+    def ratio(rows: np.ndarray) -> np.ndarray:
+        base = window[rows].mean(axis=-1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return (model[rows].mean(axis=-1) - base) / (full[rows].mean(axis=-1) - base)
+
+    count = len(model)
+    picks = np.random.default_rng(seed).integers(count, size=(NUM_RESAMPLES, count))
+    ratios = ratio(picks)
+    finite = ratios[np.isfinite(ratios)]
+    # Where the full memory is hardly better than the window the ratio is of two kinds of noise.
+    low, high = np.quantile(finite, [0.025, 0.975]) if len(finite) else (None, None)
+    mean = float(ratio(np.arange(count)))
+    return {
+        "mean": mean if np.isfinite(mean) else None,
+        "low": None if low is None else float(low),
+        "high": None if high is None else float(high),
+        "count": count,
+    }
+
+
+def intervals_are_apart(better: Report, worse: Report) -> bool:
+    """Whether the interval of one estimate lies wholly above that of another."""
+    return better["low"] is not None and worse["high"] is not None and better["low"] > worse["high"]
+
+
+def compare_worlds(recall: Report, *, window: str | None, full: str | None) -> dict[str, Any]:
+    """Return each world's differences to all others, and its recovery ratios, by gap, part and metric.
+
+    Args:
+        recall: The part `recall` of a report.
+        window: Name of the world with a short window, if there is one.
+        full: Name of the world that sees all past frames, if there is one.
+    """
+    worlds = recall["worlds"]
+    report: dict[str, Any] = {}
+    for name in worlds:
+        report[name] = {
+            "over": {
+                other: _by_gap(recall, lambda *key, o=other, n=name: _difference(recall, n, o, *key))
+                for other in worlds
+                if other != name
+            }
+        }
+        if window in worlds and full in worlds and name not in (window, full):
+            report[name]["recovery_ratio"] = _by_gap(
+                recall, lambda *key, n=name: _recovery(recall, n, window, full, *key)
+            )
+    return report
+
+
+def _by_gap(recall: Report, measure: Any) -> dict[str, Any]:
+    """Return a measurement by gap, part and metric, without what there is not."""
+    found: dict[str, Any] = {}
+    for gap, episodes in recall["episodes"].items():
+        for part in PARTS:
+            for metric in episodes["metrics"]:
+                value = measure(gap, part, metric)
+                if value is not None:
+                    found.setdefault(gap, {}).setdefault(part, {})[metric] = value
+    return found
+
+
+def _difference(recall: Report, name: str, other: str, gap: str, part: str, metric: str) -> Any:
+    ours, theirs = (values_of(recall["worlds"][n], gap, part, metric) for n in (name, other))
+    if ours is None or theirs is None:
+        return None
+    apart = intervals_are_apart(
+        recall["worlds"][name][gap][part][metric], recall["worlds"][other][gap][part][metric]
+    )
+    difference = bootstrap(ours - theirs, recall["episodes"][gap]["names"])
+    return difference.to_json() | {"intervals_are_apart": apart}
+
+
+def _recovery(
+    recall: Report, name: str, window: str | None, full: str | None, gap: str, part: str, metric: str
+) -> Any:
+    assert window is not None and full is not None, "both are worlds of the report"
+    ours, least, most = (values_of(recall["worlds"][n], gap, part, metric) for n in (name, window, full))
+    if ours is None or least is None or most is None:
+        return None
+    return recovery_ratio(ours, least, most)
+
+
+def zeroed_name(name: str) -> str:
+    """Return what a world is called whose recurrent states are emptied before every frame."""
+    return f"{name}, state zeroed"

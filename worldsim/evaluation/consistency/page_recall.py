@@ -1,0 +1,123 @@
+"""The page's sections about return recall, and about worlds beside each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from worldsim.evaluation.consistency.charts import Line, line_of, plot_lines
+from worldsim.evaluation.consistency.elements import (
+    METRICS,
+    PART_NAMES,
+    REFERENCES,
+    Report,
+    cell,
+    digits_of,
+    paragraph,
+    plots,
+    section,
+    table,
+    text,
+)
+
+
+def recall(report: Report) -> str:
+    """Plot and tabulate return recall against the gap."""
+    part = report.get("recall")
+    if not part:
+        return ""
+    metrics = [metric for metric in METRICS if any(metric in e["metrics"] for e in part["episodes"].values())]
+    figures = [
+        recall_plot(part, where, metric)
+        for metric, where in [(metrics[0], "final"), (metrics[0], "average"), (metrics[-1], "final")]
+    ]
+    words = "; ".join(
+        f"n = {gap}: {e['count']} episodes ({e['told']}), {e['context_frames']} frames before the way out"
+        for gap, e in part["episodes"].items()
+    )
+    rest = [recall_table(part, where, metric) for metric in metrics for where in PART_NAMES]
+    curves = [curve_plot(part, gap, metrics[0]) for gap in part["episodes"]]
+    return section(
+        "Return recall",
+        paragraph(
+            "n frames out, n frames back. Frame n + k is compared with the real one, which shows what frame "
+            "n - k showed. PSNR is capped at 60 dB."
+        ),
+        plots(*figures),
+        *rest,
+        "<h3>Along the way back</h3>",
+        plots(*curves),
+        f"<p><small>{text(words)}.</small></p>",
+    )
+
+
+def recall_plot(part: Report, where: str, metric: str) -> str:
+    """Plot one metric over the gap, one line for each world."""
+
+    def estimates(tree: Report) -> dict[str, Any]:
+        return {gap: tree[gap][where][metric] for gap in tree if metric in tree[gap][where]}
+
+    lines = [line_of(name, estimates(world)) for name, world in part["worlds"].items()]
+    for method, words in REFERENCES.items():
+        lines.append(line_of(words, estimates(part["references"][method]), is_reference=True))
+    labels = ("frames out, and frames back", f"{METRICS[metric]}, {PART_NAMES[where]}")
+    return plot_lines(lines, labels, is_log=True)
+
+
+def curve_plot(part: Report, gap: str, metric: str) -> str:
+    """Plot one metric over the way back of one gap."""
+    lines = [
+        Line(name=name, x=range(1, len(curve) + 1), y=curve)
+        for name, world in part["worlds"].items()
+        if (curve := world.get(gap, {}).get("curve", {}).get(metric))
+    ]
+    if not lines:
+        return ""
+    for method, words in REFERENCES.items():
+        curve = part["references"][method][gap]["curve"][metric]
+        lines.append(Line(name=words, x=range(1, len(curve) + 1), y=curve, is_reference=True))
+    return plot_lines(lines, (f"frames after the turn, n = {gap}", METRICS[metric]))
+
+
+def recall_table(part: Report, where: str, metric: str) -> str:
+    """Tabulate one metric by gap."""
+    gaps = list(part["episodes"])
+    named = [*part["worlds"].items(), *((REFERENCES[m], part["references"][m]) for m in REFERENCES)]
+    rows = [
+        [text(name), *(cell(tree.get(gap, {}).get(where, {}).get(metric), digits_of(metric)) for gap in gaps)]
+        for name, tree in named
+    ]
+    return table((f"{METRICS[metric]}, {PART_NAMES[where]}", *(f"n = {gap}" for gap in gaps)), rows)
+
+
+def comparisons(report: Report) -> str:
+    """Tabulate differences between worlds and recovery ratios."""
+    part = report.get("comparisons", {})
+    gaps = list(report.get("recall", {}).get("episodes", {}))
+    rows = [
+        [text(f"{name} over {other}"), *(difference_cell(tree.get(gap)) for gap in gaps)]
+        for name, compared in part.items()
+        for other, tree in compared["over"].items()
+        if tree
+    ]
+    ratios = [
+        [text(name), *(cell(tree.get(gap, {}).get("final", {}).get("psnr_db")) for gap in gaps)]
+        for name, compared in part.items()
+        if (tree := compared.get("recovery_ratio"))
+    ]
+    contents = []
+    heading = [f"n = {gap}" for gap in gaps]
+    if rows:
+        contents += [table(("last frame, dB", *heading), rows)]
+    if ratios:
+        contents += [
+            paragraph("Recovery ratio: (model - window) / (full - window), last frame, PSNR."),
+            table(("recovery ratio", *heading), ratios),
+        ]
+    return section("Compared, episode by episode", *contents) if contents else ""
+
+
+def difference_cell(tree: Report | None) -> str:
+    """Return a difference of the last frame's PSNR, bold where the two intervals are apart."""
+    found = None if tree is None else tree.get("final", {}).get("psnr_db")
+    shown = cell(found)
+    return f"<b>{shown}</b>" if found and found["intervals_are_apart"] else shown
