@@ -30,6 +30,10 @@ class Command(Enum):
     MORE_STEPS = "more denoising steps: sharper"
     NOISE = "the next noise temperature; with Shift the one before"
     HOLD_RATE = "hold the frame rate by lowering the steps, or no longer"
+    INSPECT = "show or hide what each layer remembers"
+    FREEZE_MEMORY = "freeze the memory, or let it go on"
+    ZERO_MEMORY = "empty the memory"
+    RESTORE_MEMORY = "restore the memory as it was before that"
     RECORD = "begin or end a recording"
     SCREENSHOT = "take a screenshot"
     MOUSE = "turn with the mouse, or no longer"
@@ -65,6 +69,10 @@ COMMAND_KEYS: dict[Command, tuple[str, ...]] = {
     Command.MORE_STEPS: ("]", "="),
     Command.NOISE: ("t",),
     Command.HOLD_RATE: ("g",),
+    Command.INSPECT: ("i", "f10"),
+    Command.FREEZE_MEMORY: ("z",),
+    Command.ZERO_MEMORY: ("x",),
+    Command.RESTORE_MEMORY: ("v",),
     Command.RECORD: ("r", "f8"),
     Command.SCREENSHOT: ("f12",),
     Command.MOUSE: ("c",),

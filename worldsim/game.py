@@ -14,6 +14,7 @@ import numpy as np
 from worldsim.bindings import Bindings, Command, join_controls
 from worldsim.errors import WorldError
 from worldsim.governor import Governor
+from worldsim.inspector import Inspector
 from worldsim.play_files import PlayFiles, PlayFolders
 from worldsim.play_status import Status
 from worldsim.players import NUM_WATCHED, Players
@@ -72,6 +73,7 @@ class Game:
         players: Who plays.
         files: What was saved.
         status: What there is to say about it.
+        inspector: What the memory does.
         clock: Holds the frame rate.
         is_paused: Whether frames wait for a key.
         wants_step: Whether a single frame was asked for while paused.
@@ -99,6 +101,7 @@ class Game:
         help_keys = bindings.commands[Command.HELP]
         hint = f"{join_controls(help_keys[:1])}: help" if help_keys else ""
         self.status = Status(session, self._governor, hint)
+        self.inspector = Inspector(session)
         self.is_paused = self.is_rewinding = self.is_closed = False
         self.wants_step = False
         if settings.hold_rate and session.replay is None:  # a replay draws frames as they were drawn
@@ -171,6 +174,10 @@ class Game:
                 self._change_noise(-1 if is_shifted else 1)
             case Command.HOLD_RATE:
                 self._toggle_hold_rate()
+            case Command.INSPECT:
+                self.inspector.toggle()
+            case Command.FREEZE_MEMORY | Command.ZERO_MEMORY | Command.RESTORE_MEMORY:
+                self._change_memory(command)
             case Command.QUIT:
                 self.is_closed = True
         self.restart_measuring()
@@ -256,6 +263,24 @@ class Game:
         self.status.say(self.files.load_slot(slot))
         if self.session.observation is not before:
             self.after_jump()
+
+    def _change_memory(self, command: Command) -> None:
+        session = self.session
+        if self.is_rewinding:
+            self.end_rewind()
+        try:
+            if command is Command.FREEZE_MEMORY:
+                session.freeze_memory(not session.is_frozen)
+                self.status.say("the memory is frozen" if session.is_frozen else "the memory goes on")
+            elif command is Command.ZERO_MEMORY:
+                session.zero_memory()
+                self.status.say("the memory is empty")
+            else:
+                session.restore_memory()
+                self.status.say("the memory is as it was")
+        except WorldError as error:
+            self.status.say(str(error))
+        self.inspector.restart()
 
     def _change_steps(self, change: int) -> None:
         steps = min(max(self._governor.wanted + change, 1), MAX_STEPS)

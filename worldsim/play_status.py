@@ -69,7 +69,7 @@ class Status:
             *self._knobs(),
             f"step {session.times.latest_p50_ms():.0f} ms",
             session.env.device_choice.name,
-            f"memory {session.env.memory_bytes / 2**20:.2f} MiB",
+            f"memory {session.env.memory_bytes / 2**20:.2f} MiB{' frozen' if session.is_frozen else ''}",
             f"frame {session.info['frame_index']}",
             self._rewind_text(),
             who,

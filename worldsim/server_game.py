@@ -134,8 +134,8 @@ class ServedGame:
         if now < self._tell_again_at and state == self._told:
             return
         self._told, self._tell_again_at = state, now + STATUS_SECONDS
-        frame = self.session.info["frame_index"]
-        self.server.tell({"type": "status", "texts": game.texts(), "frame": frame} | state)
+        frame, layers = self.session.info["frame_index"], game.inspector.rows()
+        self.server.tell({"type": "status", "texts": game.texts(), "frame": frame, "layers": layers} | state)
 
     def _tell_slots(self) -> None:
         slots = [

@@ -31,6 +31,10 @@ SERVED_COMMANDS = frozenset(
         Command.NOISE,
         Command.HOLD_RATE,
         Command.RECORD,
+        Command.INSPECT,
+        Command.FREEZE_MEMORY,
+        Command.ZERO_MEMORY,
+        Command.RESTORE_MEMORY,
     }
 )
 """Commands that may be given over the network: those about the game, but for the one that ends it."""

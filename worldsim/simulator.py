@@ -13,6 +13,7 @@ from torch import Tensor
 from worldsim.compiled import compiler_of
 from worldsim.errors import WorldError
 from worldsim.model.frame_context import FrameContext
+from worldsim.model.inspection import LayerReading, inspect_layers
 from worldsim.model.memory import MemoryState
 from worldsim.noise_ahead import NoiseAhead
 from worldsim.outcome import Outcome, outcome_of
@@ -149,6 +150,17 @@ class Simulator:
             return None
         assert state.memory.summary is not None, "the state belongs to a world without outcome heads"
         return outcome_of(self._run_judge(state.memory.summary))
+
+    @torch.inference_mode()
+    def inspect(self, state: WorldState, prediction: Prediction) -> list[LayerReading]:
+        """Return what the hybrid layers read from the state before a frame; costs a denoising pass.
+
+        Args:
+            state: Of one dream, before the frame.
+            prediction: The frame.
+        """
+        denoiser = self.world.denoiser
+        return inspect_layers(denoiser, prediction.latents, prediction.context, state.memory)
 
     @torch.inference_mode()
     def step(self, state: WorldState, actions: Tensor) -> tuple[Tensor, WorldState]:

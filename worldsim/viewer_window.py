@@ -19,8 +19,8 @@ FONT_SIZE, PADDING = 20, 6
 # Widest text of one line of the strip, to find out how many lines a narrow window needs.
 STRIP_TEXT_WIDTH = 1100
 
-Row = tuple["str | np.ndarray", "str | np.ndarray"]
-"""Of a page: two columns, each a text or a picture `[h, w, 3]` uint8."""
+Row = tuple["str | np.ndarray", ...]
+"""Of a page: as many columns as its other rows have, each a text or a picture `[h, w, 3]` uint8."""
 
 
 class Window:
@@ -63,6 +63,7 @@ class Window:
         self._texts: dict[str, pygame.Surface] = {}
         self._page: tuple[Sequence[Row], pygame.Surface] | None = None
         self._message: tuple[str, pygame.Surface] | None = None
+        self._corner: tuple[Sequence[Row], pygame.Surface] | None = None
         self._lay_out()
 
     def _strip_height(self, width: int) -> int:
@@ -81,7 +82,7 @@ class Window:
         self._picture = pygame.Surface(size, 0, self._screen)
         self._place = ((width - size[0]) // 2, (height - strip - size[1]) // 2)
         self._strip = pygame.Rect(0, height - strip, width, strip)
-        self._page = self._message = None
+        self._page = self._message = self._corner = None
         self._screen.fill(STRIP_COLOUR)
 
     @property
@@ -115,7 +116,12 @@ class Window:
         return pygame.display.get_init() and pygame.display.get_surface() is self._screen
 
     def show(
-        self, frame: np.ndarray, texts: Sequence[str] = (), page: Sequence[Row] = (), message: str = ""
+        self,
+        frame: np.ndarray,
+        texts: Sequence[str] = (),
+        page: Sequence[Row] = (),
+        message: str = "",
+        corner: Sequence[Row] = (),
     ) -> None:
         """Show a frame.
 
@@ -124,10 +130,13 @@ class Window:
             texts: For the strip.
             page: Rows to lay over the picture; drawn once, so another page is another object.
             message: A sentence to lay over the bottom of the picture.
+            corner: Rows to lay over the upper left of the picture, drawn once like those of a page.
         """
         self._check_open()
         pygame.surfarray.blit_array(self._frame, frame.swapaxes(0, 1))
         pygame.transform.scale(self._frame, self._picture.get_size(), self._picture)
+        if corner:
+            self._draw_corner(corner)
         self._finish(texts, page, message)
 
     def show_panes(
@@ -240,6 +249,11 @@ class Window:
         surface = self._message[1]
         self._picture.blit(surface, surface.get_rect(bottomleft=self._picture.get_rect().bottomleft))
 
+    def _draw_corner(self, rows: Sequence[Row]) -> None:
+        if self._corner is None or self._corner[0] is not rows:
+            self._corner = (rows, self._shrink(self._render_rows(rows)))
+        self._picture.blit(self._corner[1], (0, 0))
+
     def _draw_page(self, rows: Sequence[Row]) -> None:
         if self._page is None or self._page[0] is not rows:
             self._page = (rows, self._render_page(rows))
@@ -271,8 +285,10 @@ class Window:
         surface.fill(PAGE_COLOUR)
         y = 2 * PADDING
         for row, height in zip(cells, heights, strict=True):
-            for cell, x in zip(row, (0, widths[0]), strict=True):
-                surface.blit(cell, (x + 2 * PADDING, y))
+            x = 2 * PADDING
+            for cell, width in zip(row, widths, strict=True):
+                surface.blit(cell, (x, y))
+                x += width
             y += height
         return surface
 
