@@ -96,6 +96,8 @@ class Picker:
             self._gamepads.handle(event)
             self._answer(event)
         if not self._is_done:
+            world = self._worlds[self.world]
+            self.window.title = f"{world.name}: {world.description}" if world.description else world.name
             self.window.show(self._draw(), self._texts())
             self.window.wait_for_event(POLL_MS)
 
@@ -148,7 +150,7 @@ class Picker:
         keys = "arrow keys choose, Enter plays, Esc leaves"
         if len(self._worlds) > 1:
             keys = f"Tab: next of {len(self._worlds)} worlds, {keys}"
-        return [world.name, world.start_names[self.start], keys, world.description]
+        return [world.name, world.start_names[self.start], keys]
 
 
 def contact_sheet(pictures: np.ndarray, size: tuple[int, int], chosen: int) -> np.ndarray:

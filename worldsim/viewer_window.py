@@ -101,6 +101,15 @@ class Window:
         self._lay_out()
 
     @property
+    def title(self) -> str:
+        """What its frame says."""
+        return pygame.display.get_caption()[0]
+
+    @title.setter
+    def title(self, title: str) -> None:
+        pygame.display.set_caption(title)
+
+    @property
     def has_mouse(self) -> bool:
         """Whether the mouse is kept inside and not shown, so that only its movements count."""
         return pygame.event.get_grab()
