@@ -22,11 +22,11 @@ OPPOSITE = np.array([1, 0, 3, 2])
 
 
 class OutAndBackPolicy:
-    """Wander for some frames, walk n moves out, and the n opposite moves back in the opposite order; then anew.
+    """Wander, walk n moves out, and the n opposite moves back in the opposite order; then anew.
 
     The walk out goes straight on more often than not and steps on no tile of its own twice where it can help
-    it, so that the way back shows what has long been out of sight. The player counts its own moves: it needs no
-    pose, but a game in which each one moves it by exactly one tile.
+    it, so that the way back shows what has long been out of sight. The player counts its own moves: it needs
+    no pose, but a game in which each of them is one tile.
 
     Args:
         num_values: Number of values of each axis; must be those of grid recall.

@@ -1,4 +1,4 @@
-"""What every test gets: no window, no network, fixed seeds, two threads."""
+"""What every test gets: no window, no network, fixed seeds, two threads, or one beside other workers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import torch
 
-torch.set_num_threads(2)
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

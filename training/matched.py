@@ -2,13 +2,13 @@
 
 All see the same data in the same order for the same number of updates, from the same seed:
 
-    none, time, path   hybrid models whose memory's keys are turned by nothing, by the clock, or by the path walked
-    window             every layer sees the latest frames, as many as take the bytes of a hybrid model's state
+    none, time, path   hybrid models whose memory's keys are turned by nothing, by the clock, or by the path
+    window             every layer sees the latest frames, as many as take the bytes of a hybrid's state
     full               every layer sees all frames: the upper bound, whose cache grows
 
-Each is a run of `training.pretrain` in OUT/NAME, with its world in OUT/NAME/world; the same command goes on where it
-was stopped. OUT/matched.json says what each of them keeps in memory. The control whose state is emptied needs no
-training: it is an evaluation of one of the hybrid models.
+Each is a run of `training.pretrain` in OUT/NAME, with its world in OUT/NAME/world; the same command goes on
+where it was stopped. OUT/matched.json says what each of them keeps in memory. The control whose state is
+emptied is an evaluation of one of the hybrid models and needs no training.
 """
 
 from __future__ import annotations
@@ -55,9 +55,7 @@ class MatchedConfig(PretrainConfig):
         if self.window_frames < 0:
             raise WorldError(f"window_frames must be at least 0, got {self.window_frames}")
         if self.segments > 1:
-            raise WorldError(
-                f"segments must be 1: the model with all frames has no others, got {self.segments}"
-            )
+            raise WorldError(f"segments must be 1, as the full model needs it, got {self.segments}")
         if self.fabric.devices != "1":
             raise WorldError(
                 f"matched models train on one device each, got fabric.devices={self.fabric.devices}: let "
@@ -95,7 +93,7 @@ def full_model(hybrid: DenoiserConfig) -> DenoiserConfig:
 
 
 def choose_window(hybrid: DenoiserConfig) -> int:
-    """Return the smallest window whose cache takes no fewer bytes than a hybrid model's state, in any dtype."""
+    """Return the smallest window whose cache is not smaller than a hybrid's state, in any dtype."""
     window = 1
     while any(
         memory_bytes(window_model(hybrid, window), dtype) < memory_bytes(hybrid, dtype)
@@ -157,9 +155,7 @@ def write_summary(folder: Path, described: dict[str, dict[str, Any]]) -> None:
 
 def tell(described: dict[str, dict[str, Any]]) -> str:
     """Return a table of what the models keep in memory."""
-    lines = [
-        f"{'model':8}{'parameters':>12}{'bytes, fp32':>14}{'bytes, bf16':>14}  and more each frame, fp32"
-    ]
+    lines = [f"{'model':8}{'parameters':>12}{'bytes, fp32':>14}{'bytes, bf16':>14}  and each frame, fp32"]
     for name, model in described.items():
         sizes, grown = model["memory_bytes"], model["bytes_more_each_frame"]["fp32"]
         lines.append(

@@ -1,8 +1,9 @@
 """Grid recall: random tiles seen through a small view that moves by whole tiles.
 
-A grid of 85 x 85 tiles of MiniGrid's, another one for each seed, of which the player sees 7 x 7. Nothing tells what
-lies outside of the view but the memory of having been there. The view shifts and never turns; so a walk
-is undone exactly by the opposite moves in the opposite order (the protocol of StateSpaceDiffuser, arXiv 2505.22246).
+A grid of 85 x 85 tiles of MiniGrid's, another one for each seed, of which the player sees 7 x 7. Nothing
+tells what lies outside of the view but the memory of having been there. The view shifts and never turns; so a
+walk is undone exactly by the opposite moves in the opposite order (the protocol of StateSpaceDiffuser,
+arXiv 2505.22246).
 The grid has no border: it goes on at its other side.
 """
 

@@ -1,8 +1,8 @@
 """Read and write mp4 files frame by frame.
 
-Frames are `[height, width, 3]` uint8 RGB. Files are H.264 in yuv420p, which every player shows; lossless ones in
-yuv444p, because yuv420p halves the resolution of colours. The colour conversion rounds properly: the default one
-darkens each frame a little.
+Frames are `[height, width, 3]` uint8 RGB. Files are H.264 in yuv420p, which every player shows; lossless ones
+are in yuv444p, because yuv420p halves the resolution of colours. The colour conversion rounds properly: the
+default one darkens each frame a little.
 """
 
 from __future__ import annotations

@@ -33,7 +33,8 @@ class Rotary:
 
     Attributes:
         place: `[N, D / 2, 2]`: the place in the frame.
-        memory: `[..., N, D / 2, 2]`: the place in the frame plus the path so far.
+        memory: `[..., N, D / 2, 2]`: the place in the frame plus the path so far. With keys of
+            `MemoryKeys.PLANE`, which each head turns itself, the angles to do so by, `[..., N, D / 2]`.
         time: `[..., N, D / 2, 2]`: the place in the frame plus the frame's number; None if no layer needs it.
     """
 

@@ -27,7 +27,7 @@ from worldsim.model.linear import Linear
 from worldsim.model.memory import MemoryState, empty_memory, push_window, window_mask
 from worldsim.model.outcome_heads import OutcomeHeads
 from worldsim.model.patches import embed_patches, join_patches
-from worldsim.model.path import MemoryPhase, build_motion, wrap
+from worldsim.model.path import UNIT, MemoryKeys, MemoryPhase, build_motion, wrap
 from worldsim.model.rotary import place_angles, rotate, turns
 from worldsim.model.segment import SequencePass, check_constant_memory, deal_out, put_together
 from worldsim.model.window_attention import WindowAttention, age_angles
@@ -44,6 +44,7 @@ class Denoiser(nn.Module):
     """Predict the velocity of the next frame's latents from the action and the memory."""
 
     place: Tensor
+    plane_place: Tensor
     age: Tensor
     time_frequencies: Tensor
 
@@ -61,7 +62,11 @@ class Denoiser(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), Linear(dim, 6 * dim))
         self.action_embedding = nn.ModuleList(nn.Embedding(count, dim) for count in config.num_values)
         self.motion = build_motion(
-            MemoryPhase(config.memory_phase), self.latent_shape, dim, config.head_width
+            MemoryPhase(config.memory_phase),
+            MemoryKeys(config.memory_keys),
+            self.latent_shape,
+            dim,
+            config.head_width,
         )
         self.blocks = nn.ModuleList(
             Block(dim, config.ffn_dim, self._build_attention(i)) for i in range(config.num_layers)
@@ -69,6 +74,10 @@ class Denoiser(nn.Module):
         self.head = Head(dim, PATCH * PATCH * channels)
         self.outcome = OutcomeHeads(dim, config.num_heads) if config.outcome_heads else None
         self.register_buffer("place", place_angles(*config.grid, config.head_width).float(), persistent=False)
+        rows, columns = torch.meshgrid(*(torch.arange(n) for n in config.grid), indexing="ij")
+        plane = torch.zeros(config.tokens_per_frame, config.head_width // 2)
+        plane[:, :2] = UNIT * torch.stack([rows, columns], dim=-1).flatten(0, 1)
+        self.register_buffer("plane_place", plane, persistent=False)
         age = turns(age_angles(config.head_width, config.window)).float()[:, None]  # [W + 1, 1, D / 2, 2]
         self.register_buffer("age", age, persistent=False)
         half = torch.arange(TIME_FREQUENCIES // 2, dtype=torch.float64) / (TIME_FREQUENCIES // 2)
@@ -81,8 +90,9 @@ class Denoiser(nn.Module):
             return WindowAttention(config.dim, config.num_heads, config.window)
         if layer in config.full_layers:
             return FullAttention(config.dim, config.num_heads)
-        shortest, longest = config.half_lives
-        return HybridAttention(config.dim, config.num_heads, config.tokens_per_frame, (shortest, longest))
+        half_lives = (config.half_lives[0], config.half_lives[1])
+        plane = layer if config.memory_keys == MemoryKeys.PLANE else None
+        return HybridAttention(config.dim, config.num_heads, config.tokens_per_frame, half_lives, plane)
 
     @torch.no_grad()
     def _initialise(self) -> None:
@@ -90,6 +100,10 @@ class Denoiser(nn.Module):
             for linear in (block.self_attn.q, block.self_attn.k, block.self_attn.v, block.self_attn.o):
                 nn.init.xavier_uniform_(linear.weight)
                 nn.init.zeros_(linear.bias)
+            if isinstance(block.self_attn, HybridAttention) and self.config.memory_keys == MemoryKeys.PLANE:
+                # A key begins as a place, not as what is there, which who looks for it does not know.
+                for linear in (block.self_attn.q, block.self_attn.k):
+                    nn.init.ones_(linear.bias)
         for linear in (self.time_embedding[0], self.time_embedding[2]):
             nn.init.normal_(linear.weight, std=0.02)  # pyright: ignore[reportArgumentType]
         if self.previous_embedding is not None:  # zero for the same reason as the actions below
@@ -153,6 +167,8 @@ class Denoiser(nn.Module):
         if self.config.full_layers:
             angles = time_angles(frames, self.config.head_width).to(self.place)
             time = turns(self.place + angles.unsqueeze(-2))  # [frames, N, D / 2, 2]
+        if self.config.memory_keys == MemoryKeys.PLANE:  # each head turns its keys itself
+            return Rotary(turns(self.place), self.plane_place + phase.unsqueeze(-2), time)
         return Rotary(turns(self.place), turns(self.place + phase.unsqueeze(-2)), time)
 
     def observe(

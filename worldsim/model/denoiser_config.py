@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from worldsim.errors import WorldError
-from worldsim.model.path import MemoryPhase
+from worldsim.model.path import MemoryKeys, MemoryPhase
 
 PATCH = 2
 """Side of the square of latents that becomes one token."""
@@ -27,6 +27,7 @@ class DenoiserConfig:
         full_layers: Indices of the layers that see all past frames: their memory grows.
         window: Frames that a window layer sees beside the current one.
         memory_phase: What turns the memory's keys: none, time or path (`MemoryPhase`).
+        memory_keys: Which places the memory's keys tell apart: axes or plane (`MemoryKeys`).
         half_lives: Shortest and longest half-life of the heads at the start, in frames.
         previous_frame: Whether every token is also given the frame before it, at its own place: what does not
             change need not be recalled (docs/decisions/0011).
@@ -43,6 +44,7 @@ class DenoiserConfig:
     full_layers: list[int] = field(default_factory=list)
     window: int = 6
     memory_phase: str = "path"
+    memory_keys: str = "axes"
     half_lives: list[float] = field(default_factory=lambda: [4.0, 4096.0])
     previous_frame: bool = True
     outcome_heads: bool = False
@@ -52,6 +54,10 @@ class DenoiserConfig:
             known = ", ".join(MemoryPhase)
             raise WorldError(f"memory_phase is one of {known}; got {self.memory_phase!r}")
         self.memory_phase = str(self.memory_phase)
+        if self.memory_keys not in list(MemoryKeys):
+            known = ", ".join(MemoryKeys)
+            raise WorldError(f"memory_keys is one of {known}; got {self.memory_keys!r}")
+        self.memory_keys = str(self.memory_keys)
         for name in ("latent_shape", "num_values", "dim", "ffn_dim", "num_heads", "num_layers", "window"):
             counts = value if isinstance(value := getattr(self, name), list | tuple) else [value]
             if not counts or not all(isinstance(count, int) and count >= 1 for count in counts):

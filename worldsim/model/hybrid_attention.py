@@ -17,7 +17,8 @@ from torch.nn import functional
 import kernels
 from worldsim.model.attention import Attention, Rotary, at_least_fp32, attend, attend_in_play, rotate_both
 from worldsim.model.linear import Linear, can_pack
-from worldsim.model.rotary import rotate
+from worldsim.model.path import free_owners, plane_multiples
+from worldsim.model.rotary import rotate, rotate_heads, turns
 
 MAX_BETA = 2.0 - 1e-3
 """Just under 2: a key rounded to a norm above 1 must not make the write an expansion."""
@@ -58,8 +59,16 @@ class PerHeadLinear(nn.Module):
 class HybridAttention(Attention):
     """Softmax over the tokens of this frame, plus what the state before this frame says."""
 
+    multiples: Tensor
+    owners: Tensor
+
     def __init__(
-        self, dim: int, num_heads: int, tokens_per_frame: int, half_lives: tuple[float, float]
+        self,
+        dim: int,
+        num_heads: int,
+        tokens_per_frame: int,
+        half_lives: tuple[float, float],
+        plane: int | None = None,
     ) -> None:
         super().__init__(dim, num_heads)
         head_width = dim // num_heads
@@ -69,6 +78,12 @@ class HybridAttention(Attention):
         self.a_proj = Linear(dim, num_heads, bias=False)
         self.b_proj = Linear(dim, num_heads, bias=True)
         self.gate_proj = Linear(dim, num_heads, bias=False)
+        # Of keys that tell any two places apart: which layer this is. None for those of row and column.
+        self.has_plane = plane is not None
+        if plane is not None:
+            multiples = plane_multiples(plane, num_heads, head_width)
+            self.register_buffer("multiples", multiples, persistent=False)
+            self.register_buffer("owners", free_owners(head_width), persistent=False)
         self.A_log = nn.Parameter(torch.empty(num_heads))
         self.dt_bias = nn.Parameter(torch.empty(num_heads))
         self._spread_half_lives(tokens_per_frame, *half_lives)
@@ -101,10 +116,21 @@ class HybridAttention(Attention):
         """Return the layers that read the normalised tokens: q, k, v, then gate, decay and write strength."""
         return [*super().inputs(), self.gate_proj, self.a_proj, self.b_proj]
 
+    def turn(self, x: Tensor, rotary: Rotary) -> Tensor:
+        """Turn keys or queries `[..., N, H, D]` by where they are."""
+        if not self.has_plane:
+            return rotate(x, rotary.memory)
+        angles = rotary.memory  # [..., N, D / 2]
+        # Spelt out: a product on tensor cores would round the angles.
+        rows, columns, free = self.multiples.unbind(-1)  # [H, D / 2] each
+        own = angles.index_select(-1, self.owners).unsqueeze(-2) * free
+        angles = angles[..., None, :1] * rows + angles[..., None, 1:2] * columns + own
+        return rotate_heads(x, turns(angles))
+
     def write_terms(self, written: Written, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the keys, values, log decays and strengths that a clean frame writes, at least fp32."""
         k, v, a, b = (at_least_fp32(term) for term in written)
-        keys = functional.normalize(rotate(self.phi_k(k), rotary.memory), dim=-1)
+        keys = functional.normalize(self.turn(self.phi_k(k), rotary), dim=-1)
         rate, bias = at_least_fp32(self.A_log).exp(), at_least_fp32(self.dt_bias)
         decay = -rate * functional.softplus(a + bias)
         return keys, at_least_fp32(self.phi_v(v)), decay, MAX_BETA * torch.sigmoid(b)
@@ -114,7 +140,7 @@ class HybridAttention(Attention):
 
         In training q, gate and local are `[B, F, S, N, ...]`, and both streams of a frame read its `state`.
         """
-        queries = rotate(self.phi_q(q), rotary.memory)
+        queries = self.turn(self.phi_q(q), rotary)
         length = torch.linalg.vector_norm(queries, dim=-1).clamp_min(1e-12)
         weight = torch.sigmoid(gate) / length
         if q.dim() == state.dim():

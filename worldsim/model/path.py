@@ -29,6 +29,56 @@ class MemoryPhase(StrEnum):
     PATH = "path"
 
 
+class MemoryKeys(StrEnum):
+    """Which places the memory's keys tell apart.
+
+    AXES: one feature pair turns with the row, another with the column (Wan's rotary positions). What is
+    stored under such keys is a function of the row plus one of the column: places in line are mixed up.
+    PLANE: each pair turns along a direction of its own in the plane of rows and columns, in each head along
+    others, so that any two places have keys that are nearly at right angles.
+    """
+
+    AXES = "axes"
+    PLANE = "plane"
+
+
+CIRCUMFERENCE = 1024
+"""Tokens after which a path on PLANE keys comes round to where it began."""
+UNIT = 2 * math.pi / CIRCUMFERENCE
+"""Angle of one token along a coordinate of a path on PLANE keys. All turns are whole multiples of it, so that
+it can be kept wrapped."""
+FINEST, COARSEST = math.pi, math.pi / 3
+"""Greatest angle per token that the first and that the last head's pairs turn by. Fine keys tell neighbours
+apart; coarse ones know that they are near each other, which is what displacements are learned from."""
+GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
+
+
+def plane_multiples(layer: int, num_heads: int, head_width: int) -> Tensor:
+    """Return by which multiples of the path's angles the pairs of each head of a layer turn.
+
+    Frequencies are spread evenly over a disc, as the seeds of a sunflower are, in each head and layer turned.
+
+    Returns:
+        `[H, head_width / 2, 3]` fp32 whole numbers, for rows, columns, and the pair's free coordinate, which
+        `free_owners` tells (0 for pairs that have none).
+    """
+    pairs = head_width // 2
+    number = torch.arange(pairs, dtype=torch.float64)
+    heads = torch.arange(num_heads, dtype=torch.float64)
+    radius = FINEST * (COARSEST / FINEST) ** (heads / max(1, num_heads - 1))
+    length = radius[:, None] * ((number + 0.5) / pairs).sqrt()  # [H, pairs]
+    angle = GOLDEN_ANGLE * number + (layer * num_heads + heads[:, None]) * 2.399 / math.e
+    time = split_width(head_width)[0] // 2
+    free = torch.zeros(num_heads, pairs, dtype=torch.float64)
+    free[:, :time] = frequencies(2 * time)
+    return (torch.stack([length * angle.cos(), length * angle.sin(), free], dim=-1) / UNIT).round().float()
+
+
+def free_owners(head_width: int) -> Tensor:
+    """Return which coordinate of the path is the free one of each pair, `[head_width / 2]`."""
+    return 2 + torch.arange(head_width // 2) % NUM_FREE_COORDINATES
+
+
 def wrap(angles: Tensor) -> Tensor:
     """Return `angles` in [-pi, pi)."""
     return torch.remainder(angles + math.pi, 2 * math.pi) - math.pi
@@ -49,16 +99,27 @@ def coordinate_frequencies(head_width: int) -> Tensor:
     return table
 
 
+def plane_table(head_width: int) -> Tensor:
+    """Return how each coordinate of the path turns the kept angles on PLANE keys, `[P, head_width / 2]`.
+
+    The first P angles are the coordinates themselves, in units of a token; the others stay zero.
+    """
+    return UNIT * torch.eye(2 + NUM_FREE_COORDINATES, head_width // 2, dtype=torch.float64)
+
+
 class ConstantMotion(nn.Module):
     """The same turn every frame: none at all, or one unit of time (the paper's clock)."""
 
     turn: Tensor
 
-    def __init__(self, head_width: int, *, per_frame: float) -> None:
+    def __init__(self, head_width: int, *, per_frame: float, keys: MemoryKeys = MemoryKeys.AXES) -> None:
         super().__init__()
         turn = torch.zeros(head_width // 2, dtype=torch.float64)
         time = split_width(head_width)[0]
-        turn[: time // 2] = per_frame * frequencies(time)
+        if keys is MemoryKeys.PLANE:
+            turn[2 : 2 + NUM_FREE_COORDINATES] = per_frame * UNIT
+        else:
+            turn[: time // 2] = per_frame * frequencies(time)
         self.register_buffer("turn", wrap(turn).float(), persistent=False)
 
     def forward(self, latents: Tensor, action: Tensor) -> Tensor:
@@ -72,7 +133,12 @@ class PathMotion(nn.Module):
     table: Tensor
 
     def __init__(
-        self, latent_shape: tuple[int, int, int], dim: int, head_width: int, hidden: int = 192
+        self,
+        latent_shape: tuple[int, int, int],
+        dim: int,
+        head_width: int,
+        hidden: int = 192,
+        keys: MemoryKeys = MemoryKeys.AXES,
     ) -> None:
         super().__init__()
         channels, height, width = latent_shape
@@ -84,7 +150,8 @@ class PathMotion(nn.Module):
         # about one.
         nn.init.zeros_(self.out.bias)
         nn.init.normal_(self.out.weight, std=0.02)
-        self.register_buffer("table", coordinate_frequencies(head_width).float(), persistent=False)
+        table = plane_table(head_width) if keys is MemoryKeys.PLANE else coordinate_frequencies(head_width)
+        self.register_buffer("table", table.float(), persistent=False)
 
     def displacement(self, latents: Tensor, action: Tensor) -> Tensor:
         """Return u_f, `[..., P]` in tokens (rows, columns, free), of the last latents and the action."""
@@ -107,9 +174,9 @@ class PathMotion(nn.Module):
 
 
 def build_motion(
-    phase: MemoryPhase, latent_shape: tuple[int, int, int], dim: int, head_width: int
+    phase: MemoryPhase, keys: MemoryKeys, latent_shape: tuple[int, int, int], dim: int, head_width: int
 ) -> ConstantMotion | PathMotion:
     """Return the module that says how far a frame turns the memory's keys."""
     if phase is MemoryPhase.PATH:
-        return PathMotion(latent_shape, dim, head_width)
-    return ConstantMotion(head_width, per_frame=1.0 if phase is MemoryPhase.TIME else 0.0)
+        return PathMotion(latent_shape, dim, head_width, keys=keys)
+    return ConstantMotion(head_width, per_frame=1.0 if phase is MemoryPhase.TIME else 0.0, keys=keys)

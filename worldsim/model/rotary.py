@@ -52,8 +52,12 @@ def rotate(x: Tensor, turn: Tensor) -> Tensor:
     Returns:
         `[..., H, D]` in the dtype of `turn`.
     """
+    return rotate_heads(x, turn.unsqueeze(-3))
+
+
+def rotate_heads(x: Tensor, turn: Tensor) -> Tensor:
+    """Do the same with turns of each head's own, `[..., H, D / 2, 2]`."""
     pairs = x.to(turn.dtype).unflatten(-1, (-1, 2))
-    turn = turn.unsqueeze(-3)
     if torch.compiler.is_compiling():  # the compiler fuses real arithmetic, not complex
         (even, odd), (cos, sin) = pairs.unbind(-1), turn.unbind(-1)
         return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
