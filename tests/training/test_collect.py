@@ -20,7 +20,7 @@ from policies.ppo import policy_digest
 from tests.fakes import save_untrained_policy
 from training.collect import PLAYERS, SPLIT_SEEDS, CollectConfig, describe_source
 from training.recorders import EpisodeTask, record_episode
-from worldsim.data.doom import DoomGame, press_buttons
+from worldsim.data.doom import DoomGame, draw_map, press_buttons
 from worldsim.data.episodes import DatasetInfo, list_episodes, read_episode, verify
 from worldsim.data.scenarios import HEIGHT, SCENARIOS, WIDTH
 from worldsim.errors import WorldError
@@ -129,6 +129,7 @@ def test_tours_of_fresh_rooms_are_named_and_as_long_as_asked_for(tmp_path: Path)
             episode = read_episode(tmp_path, name, info)
             (tour,) = find_tours(episode.players)
             assert tour.end - tour.back == 50 and tour.back - tour.begin == 60, "with a rest in between"
+            assert episode.game_seed == seed and game.rooms == draw_map(seed)
             assert episode.poses is not None
             assert np.allclose(episode.poses[tour.begin], episode.poses[tour.end], atol=12)
             first_frames.append(episode.frames[0])

@@ -92,7 +92,9 @@ class Denoiser(nn.Module):
             return FullAttention(config.dim, config.num_heads)
         half_lives = (config.half_lives[0], config.half_lives[1])
         plane = layer if config.memory_keys == MemoryKeys.PLANE else None
-        return HybridAttention(config.dim, config.num_heads, config.tokens_per_frame, half_lives, plane)
+        write_biases = (config.write_biases[0], config.write_biases[1])
+        tokens = config.tokens_per_frame
+        return HybridAttention(config.dim, config.num_heads, tokens, half_lives, plane, write_biases)
 
     @torch.no_grad()
     def _initialise(self) -> None:

@@ -21,6 +21,10 @@ from worldsim.model.rotary import frequencies, split_width
 NUM_FREE_COORDINATES = 4
 
 
+MIN_PLANE_WIDTH = 2 * (2 + NUM_FREE_COORDINATES)
+"""Features of a head whose pairs can hold the path on PLANE keys."""
+
+
 class MemoryPhase(StrEnum):
     """What turns the memory's keys from one frame to the next."""
 
@@ -47,9 +51,9 @@ CIRCUMFERENCE = 1024
 UNIT = 2 * math.pi / CIRCUMFERENCE
 """Angle of one token along a coordinate of a path on PLANE keys. All turns are whole multiples of it, so that
 it can be kept wrapped."""
-FINEST, COARSEST = math.pi, math.pi / 3
-"""Greatest angle per token that the first and that the last head's pairs turn by. Fine keys tell neighbours
-apart; coarse ones know that they are near each other, which is what displacements are learned from."""
+FINEST, COARSEST = math.pi, math.pi / 2
+"""Greatest angle per token that pairs turn by: of all heads but the first, and of the first. Fine keys tell
+neighbours apart; coarse ones know that they are near each other, from which displacements are learned."""
 GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
 
 
@@ -59,24 +63,33 @@ def plane_multiples(layer: int, num_heads: int, head_width: int) -> Tensor:
     Frequencies are spread evenly over a disc, as the seeds of a sunflower are, in each head and layer turned.
 
     Returns:
-        `[H, head_width / 2, 3]` fp32 whole numbers, for rows, columns, and the pair's free coordinate, which
-        `free_owners` tells (0 for pairs that have none).
+        `[H, head_width / 2, 3]` fp32 whole numbers, for rows, columns, and the pair's free coordinate (0
+        for pairs that have none).
     """
     pairs = head_width // 2
     number = torch.arange(pairs, dtype=torch.float64)
     heads = torch.arange(num_heads, dtype=torch.float64)
-    radius = FINEST * (COARSEST / FINEST) ** (heads / max(1, num_heads - 1))
+    radius = torch.where((heads == 0) & (num_heads > 1), COARSEST, FINEST)
     length = radius[:, None] * ((number + 0.5) / pairs).sqrt()  # [H, pairs]
-    angle = GOLDEN_ANGLE * number + (layer * num_heads + heads[:, None]) * 2.399 / math.e
+    angle = GOLDEN_ANGLE * number + (layer * num_heads + heads[:, None])
     time = split_width(head_width)[0] // 2
     free = torch.zeros(num_heads, pairs, dtype=torch.float64)
     free[:, :time] = frequencies(2 * time)
     return (torch.stack([length * angle.cos(), length * angle.sin(), free], dim=-1) / UNIT).round().float()
 
 
-def free_owners(head_width: int) -> Tensor:
-    """Return which coordinate of the path is the free one of each pair, `[head_width / 2]`."""
-    return 2 + torch.arange(head_width // 2) % NUM_FREE_COORDINATES
+def split_path(angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Split angles `[..., head_width / 2]` kept for PLANE keys by what turns with them.
+
+    Returns:
+        The row's and the column's, `[..., 1, 1]`, and for each feature pair that of its free coordinate,
+        `[..., 1, head_width / 2]`.
+    """
+    row, column, free, _ = angles.unsqueeze(-2).split(
+        [1, 1, NUM_FREE_COORDINATES, angles.shape[-1] - 2 - NUM_FREE_COORDINATES], dim=-1
+    )
+    repeats = -(-angles.shape[-1] // NUM_FREE_COORDINATES)
+    return row, column, torch.cat([free] * repeats, dim=-1)[..., : angles.shape[-1]]
 
 
 def wrap(angles: Tensor) -> Tensor:
