@@ -5,9 +5,9 @@ Hydra reads `conf/play.yaml`; every setting there can be given as `name=value`, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +17,13 @@ from worldsim.errors import WorldError
 
 if TYPE_CHECKING:  # they bring PyTorch, which a wrong setting need not wait for
     from worldsim.env import ARL2WorldEnv
+    from worldsim.game import GameSettings
+    from worldsim.play_files import PlayFolders
     from worldsim.session import PlaySession
 
 HEADLESS_FRAMES = 300
 HEADLESS_RECORD = "play.mp4"
+PICTURE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -39,9 +42,17 @@ class PlayConfig:
     device: str = "auto"
     dtype: str = "auto"
     denoising_steps: int | None = None
+    noise_scale: float | None = None
     scale: int = 0
+    full_screen: bool = False
     fps: float | None = None
+    hold_rate: bool = False
+    keys: dict[str, list[str]] = field(default_factory=dict)
+    buttons: dict[str, list[str]] = field(default_factory=dict)
     threads: int = 0
+    serve: bool = False
+    host: str = "127.0.0.1"
+    port: int = 8765
     rewind_megabytes: int = 512
     slots: str = "slots"
     recordings: str = "recordings"
@@ -54,6 +65,7 @@ class PlayConfig:
             "scale": self.scale,
             "fps": self.fps or 0,
             "threads": self.threads,
+            "port": self.port,
             "rewind_megabytes": self.rewind_megabytes,
         }
         for name, value in numbers.items():
@@ -66,12 +78,44 @@ def main(config: PlayConfig) -> None:
     """Build the environment and the player, open the window or do without."""
     from worldsim.headless import choose_headless
 
-    headless = choose_headless(config.headless)
+    if config.serve:
+        require_server()
+    headless = not config.serve and choose_headless(config.headless)
     if headless and config.policy == "keyboard":
         raise WorldError("policy=keyboard needs a window, and there is none")
+    if not headless and wants_picker(config):
+        chosen = pick_world()
+        if chosen is None:
+            return
+        config = replace(config, world=chosen[0], start=chosen[1])
     env = build_env(config)
+    if config.start is not None and is_picture(config.start, env.start_names):
+        config = replace(config, start=env.add_start_picture(Path(config.start)))
     with play_session(config, env, headless=headless) as session:
-        (run_headless if headless else run_window)(config, session)
+        run = run_headless if headless else run_server if config.serve else run_window
+        run(config, session)
+
+
+def wants_picker(config: PlayConfig) -> bool:
+    """Whether there is a person to ask which world to play, and where to begin."""
+    is_open = config.world is None and config.start is None and config.recording is None
+    return is_open and not config.serve and config.policy in ("auto", "keyboard") and not config.steps
+
+
+def pick_world() -> tuple[str, str] | None:
+    """Show the worlds that ship with their start moments; returns what was chosen, None if nothing was."""
+    from worldsim.viewer_picker import Picker, WorldChoice
+    from worldsim.world import shipped_worlds
+
+    if not (names := shipped_worlds()):
+        raise WorldError("no world ships with this copy: name one, world=FOLDER")
+    return Picker([WorldChoice.read(name) for name in names]).choose()
+
+
+def is_picture(start: str, start_names: Sequence[str]) -> bool:
+    """Whether a start is a picture of the player's own, and no start moment of the world."""
+    path = Path(start)
+    return start not in start_names and (path.suffix.lower() in PICTURE_SUFFIXES or path.is_file())
 
 
 def build_env(config: PlayConfig) -> ARL2WorldEnv:
@@ -81,7 +125,11 @@ def build_env(config: PlayConfig) -> ARL2WorldEnv:
 
     num_threads = set_threads(config.threads)
     env = ARL2WorldEnv(
-        config.world, device=config.device, dtype=config.dtype, denoising_steps=config.denoising_steps
+        config.world,
+        device=config.device,
+        dtype=config.dtype,
+        denoising_steps=config.denoising_steps,
+        noise_scale=config.noise_scale,
     )
     world, steps = env.world.config, env.simulator.sampler.num_steps
     size = f"{world.width} x {world.height} at {world.frame_rate:g} frames/s"
@@ -152,29 +200,79 @@ def run_headless(config: PlayConfig, session: PlaySession) -> None:
 
 def run_window(config: PlayConfig, session: PlaySession) -> None:
     """Open the window; beside the person there are always programs to hand over to."""
-    from worldsim.viewer import HUMAN, Viewer
-    from worldsim.viewer_files import PlayFolders
+    from worldsim.bindings import bind
+    from worldsim.viewer import Viewer
 
     actions = session.env.world.config.actions
-    person_plays = config.policy in ("auto", "keyboard")
+    bindings = bind(actions, config.keys, config.buttons)
     viewer = Viewer(
         session,
-        policies.KeyboardPolicy(actions.num_values, [axis.keys for axis in actions.axes]),
-        {
-            name: make_policy(name, session, config.policy_folder, config.recording)
-            for name in available_policies(config, session)
-        },
-        PlayFolders(
-            slots=Path(config.slots),
-            recordings=Path(config.recordings),
-            screenshots=Path(config.screenshots),
-        ),
-        first=HUMAN if person_plays else config.policy,
-        frame_rate=config.fps,
+        policies.KeyboardPolicy(actions.num_values, bindings.buttons),
+        programs(config, session),
+        play_folders(config),
+        game_settings(config),
+        bindings=bindings,
         scale=config.scale,
-        seed=config.seed,
+        full_screen=config.full_screen,
     )
     viewer.run(config.steps, config.start)
+
+
+def require_server() -> None:
+    """Say what is missing before a world is loaded."""
+    from importlib.util import find_spec
+
+    if missing := [name for name in ("aiohttp", "PIL") if find_spec(name) is None]:
+        raise WorldError(f"serve=true needs {' and '.join(missing)}: pip install -e '.[serve]'")
+
+
+def run_server(config: PlayConfig, session: PlaySession) -> None:
+    """Serve the game as a page; who opens it is the person."""
+    from worldsim.bindings import bind
+    from worldsim.server_game import ServedGame
+
+    actions = session.env.world.config.actions
+    bindings = bind(actions, config.keys, config.buttons)
+    game = ServedGame(
+        session,
+        policies.KeyboardPolicy(actions.num_values, bindings.buttons),
+        programs(config, session),
+        play_folders(config),
+        bindings,
+        game_settings(config),
+        host=config.host,
+        port=config.port,
+    )
+    game.run(config.steps, config.start, say=lambda sentence: print(sentence, flush=True))
+
+
+def programs(config: PlayConfig, session: PlaySession) -> dict[str, policies.Policy]:
+    """Return who can play instead of the person, by name."""
+    return {
+        name: make_policy(name, session, config.policy_folder, config.recording)
+        for name in available_policies(config, session)
+    }
+
+
+def play_folders(config: PlayConfig) -> PlayFolders:
+    from worldsim.play_files import PlayFolders
+
+    return PlayFolders(
+        slots=Path(config.slots),
+        recordings=Path(config.recordings),
+        screenshots=Path(config.screenshots),
+    )
+
+
+def game_settings(config: PlayConfig) -> GameSettings:
+    from worldsim.game import HUMAN, GameSettings
+
+    return GameSettings(
+        first=HUMAN if config.policy in ("auto", "keyboard") else config.policy,
+        frame_rate=config.fps,
+        hold_rate=config.hold_rate,
+        seed=config.seed,
+    )
 
 
 def default_policy(session: PlaySession) -> str:

@@ -14,14 +14,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
+import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 import policies
-from play import PlayConfig, default_policy, main, make_policy
+from play import PlayConfig, default_policy, main, make_policy, wants_picker
 from tests.fakes import save_tiny_world, save_untrained_policy
 from worldsim.data.episodes import verify
 from worldsim.errors import WorldError
+from worldsim.pictures import write_png
 from worldsim.session import PlaySession
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -137,6 +139,13 @@ def test_an_empty_record_records_nothing(world: Path, tmp_path: Path) -> None:
         (["world={world}", "headless=false"], "there is no display"),
         (["world={world}", "device=tpu"], "device must be auto"),
         (["world={world}", "dtype=int8"], "dtype must be auto"),
+        (["world={world}", "start=gone.png"], "there is no picture gone.png"),
+        (["world={world}", "start=file"], "file is not a picture"),
+        (["world={world}", "noise_scale=-1"], "noise_scale must not be negative"),
+        (["world={world}", "serve=true", "keys.pause=[h]", "keys.help=[h]"], "'h' is bound twice"),
+        (["world={world}", "serve=true", "+buttons={turn/up:[j]}"], "there is no 'turn/up'"),
+        (["world={world}", "serve=true", "host=256.1.1.1"], "cannot serve on 256.1.1.1:8765"),
+        (["keys.fly=[z]"], "keys.fly"),
         (["world={world}", "denoising_steps=0"], "denoising steps must be 1"),
         (["world={world}", "policy=ppo"], "comes without a learned policy: give policy_folder="),
         (["world={world}", "policy=ppo", "policy_folder=nowhere"], "not the folder of a learned policy"),
@@ -156,7 +165,9 @@ def test_bad_input_ends_in_one_sentence(
     (tmp_path / "file").write_text("")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    monkeypatch.setattr("sys.argv", ["play.py", *(setting.format(world=world) for setting in settings)])
+    monkeypatch.setattr(
+        "sys.argv", ["play.py", *(setting.replace("{world}", str(world)) for setting in settings)]
+    )
     GlobalHydra.instance().clear()
     with pytest.raises(SystemExit) as stop:
         main()
@@ -209,6 +220,21 @@ def test_who_plays_depends_on_the_buttons(
     session = cast(PlaySession, SimpleNamespace(env=SimpleNamespace(world=config)))
     assert default_policy(session) == player
     assert type(make_policy(player, session)) is policy
+
+
+def test_play_begins_from_a_picture(world: Path, tmp_path: Path) -> None:
+    write_png(np.full((50, 90, 3), 120, np.uint8), tmp_path / "mine.png")
+    result = play(tmp_path, f"world={world}", "start=mine.png", "steps=3")
+    assert result.returncode == 0, result.stderr
+    assert verify(tmp_path) == 4
+
+
+@pytest.mark.parametrize("setting", ["world=doom-rooms", "start=1", "steps=5", "policy=random", "serve=true"])
+def test_who_says_what_to_play_is_not_asked(setting: str) -> None:
+    name, _, value = setting.partition("=")
+    given = {"true": True, "5": 5}.get(value, value)
+    assert wants_picker(PlayConfig())
+    assert not wants_picker(PlayConfig(**{name: given}))
 
 
 def test_a_learned_player_plays_from_the_worlds_folder(world: Path, tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ import torch
 from policies import KeyboardPolicy, RandomPolicy
 from tests.fakes import TINY_ACTIONS, tiny_world
 from worldsim.env import ARL2WorldEnv
+from worldsim.game import GameSettings
+from worldsim.play_files import PlayFolders
 from worldsim.session import PlaySession
 from worldsim.state import WorldState
 from worldsim.viewer import Viewer
-from worldsim.viewer_files import PlayFolders
 from worldsim.world import World
 
 SCALE = 4
@@ -43,8 +44,9 @@ def open_viewer(folder: Path, world: World | None = None, **programs: object) ->
     keyboard = KeyboardPolicy(TINY_ACTIONS.num_values, [axis.keys for axis in TINY_ACTIONS.axes])
     folders = PlayFolders(slots=folder / "slots", recordings=folder / "video", screenshots=folder / "shots")
     players = {"random": RandomPolicy(TINY_ACTIONS.num_values), **programs}
-    viewer = Viewer(session, keyboard, players, folders, frame_rate=0, scale=SCALE)  # type: ignore[arg-type]
-    viewer._restart(0)
+    settings = GameSettings(frame_rate=0)
+    viewer = Viewer(session, keyboard, players, folders, settings, scale=SCALE)  # type: ignore[arg-type]
+    viewer.game.restart(0)
     return viewer
 
 

@@ -14,12 +14,16 @@ from gymnasium.error import ResetNeeded
 from worldsim.env_world import EnvWorld
 from worldsim.errors import WorldError
 from worldsim.simulator import Prediction
+from worldsim.starts import picture_start
 from worldsim.state import WorldState
 from worldsim.timing import FrameClock
 from worldsim.world import World
 
 if TYPE_CHECKING:
     from worldsim.viewer_window import Window
+
+PICTURE_FRAMES = 8
+"""How long a picture is watched before play begins, where the world's own start moments do not say."""
 
 
 class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
@@ -86,6 +90,22 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
     def start_names(self) -> tuple[str, ...]:
         """Names of the start moments, in order."""
         return self._env_world.start_names
+
+    def add_start_picture(self, path: Path) -> str:
+        """Add a start moment made of a picture, and return its name, that of the file.
+
+        Args:
+            path: A picture of any size; what does not fit is cut off around its middle.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            WorldError: If it is no picture, or there is a start moment of its name.
+        """
+        config = self.world.config
+        num_frames = len(self.world.starts[0].frames) if self.world.starts else PICTURE_FRAMES
+        start = picture_start(path, config.actions, (config.height, config.width), num_frames)
+        self._env_world.add_start(start)
+        return start.name
 
     @property
     def memory_bytes(self) -> int:

@@ -79,8 +79,21 @@ class EnvWorld:
         self.observation_space = gym.spaces.Box(0, 255, (config.height, config.width, 3), np.uint8)
         self.action_space = config.actions.space()
         self.start_names = tuple(start.name for start in self._starts)
+        self._num_drawn = len(self._starts)  # what is added later leaves the draw as it is
         self._watched: OrderedDict[int, WorldState] = OrderedDict()
         self._all_watched: WorldState | None = None
+
+    def add_start(self, start: Start) -> int:
+        """Add a start moment after those there are, and return its number; the draw does not choose it.
+
+        Raises:
+            WorldError: If there is one of its name.
+        """
+        if start.name in self.start_names:
+            raise WorldError(f"there is a start {start.name!r} already")
+        self._starts, self._all_watched = [*self._starts, start], None
+        self.start_names = (*self.start_names, start.name)
+        return len(self._starts) - 1
 
     def find_start(self, start: Any) -> int | None:
         """Return the number of a start moment that is given by number or name; None if none is given.
@@ -103,7 +116,7 @@ class EnvWorld:
     def draw(self, rng: np.random.Generator, start: int | None) -> tuple[int, int]:
         """Return the number of a start moment, drawn unless `start` is given, and a seed of the noise."""
         # Both are drawn in any case, so that choosing a start leaves the stream as it is.
-        drawn = int(rng.integers(len(self.start_names)))
+        drawn = int(rng.integers(self._num_drawn))
         noise_seed = int(rng.integers(2**63 - 1))
         return drawn if start is None else start, noise_seed
 

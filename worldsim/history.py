@@ -82,16 +82,18 @@ class History:
         """
         self._append(_Moment(state.frames, start, state, before=before))
 
-    def append(self, state: WorldState, latents: Tensor, action: np.ndarray) -> None:
+    def append(self, state: WorldState, latents: Tensor, action: np.ndarray, *, follows: bool = True) -> None:
         """Note the next moment.
 
         Args:
             state: After the frame.
             latents: `[1, C, h, w]`, the frame as it was drawn.
             action: `[A]` int64, what led to it.
+            follows: Whether the state is what remembering the frame makes of the one before; one that is not
+                is kept.
         """
         last = self._moments[-1]
-        offset = (last.offset + 1) % SPACING
+        offset = (last.offset + 1) % SPACING if follows else 0
         self._append(_Moment(state.frames, last.start, state, latents, action.copy(), offset))
         for moment in self._moments[-NUM_RECENT - SPACING : -NUM_RECENT]:
             if moment.offset:

@@ -31,6 +31,29 @@ def write_png(frame: np.ndarray, path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
+def fit_picture(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return a picture at another size, undistorted: its middle.
+
+    Args:
+        picture: `[H, W, 3]` uint8.
+        height: Of the result.
+        width: Of the result.
+
+    Returns:
+        `[height, width, 3]` uint8.
+    """
+    rows, columns = picture.shape[:2]
+    scale = max(height / rows, width / columns)
+    keep_rows, keep_columns = (
+        max(1, min(s, round(n / scale))) for s, n in ((rows, height), (columns, width))
+    )
+    top, left = (rows - keep_rows) // 2, (columns - keep_columns) // 2
+    middle = np.ascontiguousarray(picture[top : top + keep_rows, left : left + keep_columns])
+    video = av.VideoFrame.from_ndarray(middle, format="rgb24")
+    scaled = video.reformat(width=width, height=height, interpolation="AREA" if scale < 1 else "BICUBIC")
+    return scaled.to_ndarray(format="rgb24")
+
+
 def read_picture(path: Path) -> np.ndarray:
     """Read a picture as `[H, W, 3]` uint8.
 
@@ -43,5 +66,5 @@ def read_picture(path: Path) -> np.ndarray:
     try:
         with av.open(str(path)) as container:
             return next(container.decode(video=0)).to_ndarray(format="rgb24")
-    except (FFmpegError, StopIteration, IndexError) as error:
+    except (FFmpegError, StopIteration, IndexError, ValueError) as error:
         raise WorldError(f"{path} is not a picture that can be read: {error}") from error

@@ -6,16 +6,26 @@ import gc
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from worldsim.env import ARL2WorldEnv
+from worldsim.errors import WorldError
 from worldsim.history import History
+from worldsim.model.inspection import LayerReading
 from worldsim.recording import Recording
 from worldsim.replay import Opening, Replay, play_settings
+from worldsim.sampler import SamplerConfig
+from worldsim.simulator import Prediction
 from worldsim.state import WorldState
 from worldsim.timing import Percentiles, StepTimes, process_memory_bytes, seconds_since_start
+
+NUM_BEFORE = 32
+"""Frames that are remembered across a change of the memory, for players who take over."""
 
 
 class Player(Protocol):
@@ -79,7 +89,10 @@ class PlaySession:
         self._reward: float | None = None  # on the way to `observation`; None in a world that gives none
         self._action = env.world.config.actions.noop()
         self._player: str | None = None
-        self._before: WorldState | None = None  # the last step, where it is recorded
+        self._before: WorldState | None = None  # the last step
+        self._drawn: tuple[WorldState, Prediction] | None = None  # the last frame, and what it was drawn from
+        self._frozen: Tensor | None = None
+        self._kept: Tensor | None = None
         self.replay = replay
         self._opening = None if replay is None else replay.opening
         self._predict_seconds = 0.0
@@ -134,6 +147,7 @@ class PlaySession:
         before, outcome = self.observation, self._outcome()
         self.observation, self.info = observation, info
         self.start, self.has_ended = info["start"], self.env.has_ended
+        self._drawn = self._frozen = self._kept = None
         self._reward = 0.0 if self._is_judged else None
         if self.recording is not None:
             self.recording.end_episode(before, **outcome)
@@ -149,7 +163,7 @@ class PlaySession:
             action: `[A]` int64.
             player: Name of who chose it, for the recording.
         """
-        self._before = None if self.recording is None else self.env.get_state()
+        self._before = self.env.get_state()
         started = time.perf_counter()
         frame = self.env.begin_step(action)
         self._predict_seconds = time.perf_counter() - started
@@ -167,7 +181,10 @@ class PlaySession:
         """
         started = time.perf_counter()
         prediction = self.env.prediction
+        assert self._before is not None, "finish comes after begin"
         frame, reward, has_ended, _, self.info = self.env.finish_step()
+        if self._frozen is not None:
+            self.env.set_state(with_matrices(self.env.get_state(), self._frozen))
         self._last_step_at = time.perf_counter()
         self.times.add(self._predict_seconds, self._last_step_at - started)
         before, outcome = self.observation, self._outcome()
@@ -176,12 +193,97 @@ class PlaySession:
         self.num_frames += 1
         # Nothing can be played on from an end.
         if self.history is not None and prediction is not None and not has_ended:
-            self.history.append(self.env.get_state(), prediction.latents, self._action)
+            follows = self._frozen is None
+            self.history.append(self.env.get_state(), prediction.latents, self._action, follows=follows)
         if self.replay is not None:
             self.replay.check(frame, self._action)
-        if self.recording is not None and self._before is not None:
-            opening = Opening(state=self._before, start=self.start, settings=play_settings(self.env))
+        if prediction is not None:
+            self._drawn = self._before, prediction
+        if self.recording is not None:
+            opening = None  # of a memory that was held nobody could replay it
+            if self._frozen is None:
+                opening = Opening(state=self._before, start=self.start, settings=play_settings(self.env))
             self.recording.add(before, self._action, player=self._player, opening=opening, **outcome)
+
+    def change_sampler(self, sampler: SamplerConfig) -> None:
+        """Draw later frames in another way; what is recorded goes on in another file, which can be replayed.
+
+        Raises:
+            WorldError: If the recording so far cannot be finished; frames are drawn in the new way then.
+        """
+        if sampler == self.env.simulator.sampler:
+            return
+        self.env.simulator.change_sampler(sampler)
+        self._end_episode()
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether frames are shown to the recurrent states, but not written into them."""
+        return self._frozen is not None
+
+    @property
+    def can_restore(self) -> bool:
+        """Whether there are recurrent states set aside to come back to."""
+        return self._kept is not None
+
+    def freeze_memory(self, is_frozen: bool) -> None:
+        """Hold the recurrent states as they are, or let them go on; windows and the path always go on.
+
+        Raises:
+            WorldError: If the world has none; or if the recording so far cannot be finished, and it is done.
+        """
+        matrices = self._matrices()
+        if is_frozen:
+            self._kept = matrices if self._kept is None else self._kept
+        self._frozen = matrices if is_frozen else None
+        if self.replay is not None:
+            self.replay.stop()
+        self._end_episode()
+
+    def zero_memory(self) -> None:
+        """Empty the recurrent states; what was in them before is set aside.
+
+        Raises:
+            WorldError: As `freeze_memory`.
+        """
+        matrices = self._matrices()
+        self._replace_matrices(torch.zeros_like(matrices), self.is_frozen, self._kept, matrices)
+
+    def restore_memory(self) -> None:
+        """Go on with the recurrent states as they were before they were first frozen or emptied.
+
+        Raises:
+            WorldError: If they were neither; or as `freeze_memory`.
+        """
+        if self._kept is None:
+            raise WorldError("the memory was neither frozen nor emptied: there is nothing to restore")
+        self._replace_matrices(self._kept, False, None, None)
+
+    def inspect(self) -> list[LayerReading]:
+        """Return what the hybrid layers read when the latest frame was remembered; [] if none was drawn."""
+        return [] if self._drawn is None else self.env.simulator.inspect(*self._drawn)
+
+    def _matrices(self) -> Tensor:
+        matrices = self.env.get_state().memory.matrices
+        if not len(matrices):
+            raise WorldError("this world has no recurrent states to freeze or to empty")
+        return matrices
+
+    def _replace_matrices(
+        self, matrices: Tensor, is_frozen: bool, kept: Tensor | None, otherwise_kept: Tensor | None
+    ) -> None:
+        """Play on with other recurrent states, as after a jump to the same frame."""
+        state, drawn = with_matrices(self.env.get_state(), matrices), self._drawn
+        try:
+            self.go_to(state, self.start, before=self.recent_frames(NUM_BEFORE)[:-1])
+        finally:
+            self._drawn, self._frozen = drawn, matrices if is_frozen else None
+            self._kept = otherwise_kept if kept is None else kept
+
+    @property
+    def latest_predict_seconds(self) -> float:
+        """What drawing the latest frame took."""
+        return self._predict_seconds
 
     def stop_recording(self) -> None:
         """Finish what is being recorded, with the frame shown last; later frames are not recorded.
@@ -229,6 +331,11 @@ class PlaySession:
     def _outcome(self) -> dict[str, Any]:
         """Return what a recording says of the frame shown last, in a world that says something of it."""
         return {"reward": self._reward, "terminated": self.has_ended} if self._is_judged else {}
+
+
+def with_matrices(state: WorldState, matrices: Tensor) -> WorldState:
+    """Return a state with other recurrent states, `[L, B, H, K, V]`."""
+    return replace(state, memory=replace(state.memory, matrices=matrices))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from torch import Tensor
 from worldsim.compiled import compiler_of
 from worldsim.errors import WorldError
 from worldsim.model.frame_context import FrameContext
+from worldsim.model.inspection import LayerReading, inspect_layers
 from worldsim.model.memory import MemoryState
 from worldsim.noise_ahead import NoiseAhead
 from worldsim.outcome import Outcome, outcome_of
@@ -61,10 +62,20 @@ class Simulator:
         self.frames_device = torch.device(frames_device)
         shape = world.denoiser.latent_shape
         self._noise_ahead = NoiseAhead(shape, world.device) if noise_ahead else None
-        build = compiler_of(compile, world.device)
+        self._compile = compile
         self._is_eager = compile == "none"
+        self._build()
+
+    def _build(self) -> None:
+        build = compiler_of(self._compile, self.world.device)
         self._run_predict, self._run_commit = build(self._predict), build(self._commit)
         self._run_step, self._run_judge = build(self._step), build(self._judge)
+
+    def change_sampler(self, sampler: SamplerConfig) -> None:
+        """Draw later frames in another way."""
+        self.sampler = sampler
+        if not self._is_eager:
+            self._build()  # the steps are part of what was recorded
 
     def close(self) -> None:
         """End the threads that draw noise, if there are any."""
@@ -139,6 +150,17 @@ class Simulator:
             return None
         assert state.memory.summary is not None, "the state belongs to a world without outcome heads"
         return outcome_of(self._run_judge(state.memory.summary))
+
+    @torch.inference_mode()
+    def inspect(self, state: WorldState, prediction: Prediction) -> list[LayerReading]:
+        """Return what the hybrid layers read from the state before a frame; costs a denoising pass.
+
+        Args:
+            state: Of one dream, before the frame.
+            prediction: The frame.
+        """
+        denoiser = self.world.denoiser
+        return inspect_layers(denoiser, prediction.latents, prediction.context, state.memory)
 
     @torch.inference_mode()
     def step(self, state: WorldState, actions: Tensor) -> tuple[Tensor, WorldState]:

@@ -77,9 +77,10 @@ class Spectator:
         self.is_closed = self.is_paused = False
         self._commands: Any = None
         if window is not None:
+            from worldsim.bindings import bind
             from worldsim.viewer_keys import CommandKeys
 
-            self._commands = CommandKeys(actions)
+            self._commands = CommandKeys(bind(actions).commands)
 
     def watch(self, seed: int, num_frames: int = 0) -> Iterator[Watched]:
         """Yield each episode when it has ended, and the one under way when there is nothing more to watch.
@@ -134,7 +135,7 @@ class Spectator:
             self._answer()
 
     def _answer(self) -> None:
-        from worldsim.viewer_keys import Command
+        from worldsim.bindings import Command
 
         assert self._window is not None
         for event in self._window.events():

@@ -14,6 +14,7 @@ from worldsim.actions import ActionLayout
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.data.episodes import EpisodeWriter, count_episode_frames, list_episodes, read_episode
 from worldsim.errors import WorldError
+from worldsim.pictures import fit_picture, read_picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,24 @@ def read_starts(folder: Path) -> list[Start]:
         episode = read_episode(folder, name, info)
         starts.append(Start(name, torch.from_numpy(episode.frames), torch.from_numpy(episode.actions)))
     return starts
+
+
+def picture_start(path: Path, actions: ActionLayout, size: tuple[int, int], num_frames: int) -> Start:
+    """Return a start moment made of a picture: one stands still before it.
+
+    Args:
+        path: Of the picture; what does not fit is cut off around its middle.
+        actions: The world's buttons.
+        size: Height and width of the world's frames.
+        num_frames: How long one stands still.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        WorldError: If it is no picture.
+    """
+    picture = torch.from_numpy(fit_picture(read_picture(path), *size))
+    idle = torch.from_numpy(actions.noop()).repeat(num_frames, 1)
+    return Start(path.name, picture.repeat(num_frames, 1, 1, 1), idle)
 
 
 def draw_starts(

@@ -20,18 +20,24 @@ class FrameClock:
 
     Args:
         frame_rate: Frames per second; 0 never sleeps.
+
+    Attributes:
+        busy_seconds: What passed between the last two calls of `wait`, without the time slept.
     """
 
     def __init__(self, frame_rate: float) -> None:
         self._period = 1 / frame_rate if frame_rate > 0 else 0.0
-        self._due = time.perf_counter()
+        self._due = self._woken = time.perf_counter()
+        self.busy_seconds = 0.0
 
     def wait(self) -> None:
         """Sleep until the next frame is due."""
         now = time.perf_counter()
+        self.busy_seconds = now - self._woken
         self._due = max(self._due + self._period, now)
         if self._due > now:
             time.sleep(self._due - now)
+        self._woken = time.perf_counter()
 
 
 @dataclass(frozen=True, slots=True)

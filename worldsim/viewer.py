@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from typing import Protocol
+from collections.abc import Mapping
 
 import numpy as np
 import pygame
 
-from worldsim.errors import WorldError
+from worldsim.bindings import Bindings, Command, bind, help_texts
+from worldsim.game import HUMAN, Game, GameSettings, KeyboardPlayer
 from worldsim.interrupt import StopRequest
-from worldsim.players import NUM_WATCHED, Players
+from worldsim.play_files import PlayFolders
+from worldsim.players import NUM_WATCHED
 from worldsim.session import Player, PlaySession, steady_memory
-from worldsim.slots import QUICK
-from worldsim.timing import FrameClock
 from worldsim.viewer_branches import BranchPanes, Kind
-from worldsim.viewer_files import PlayFiles, PlayFolders
-from worldsim.viewer_keys import Command, CommandKeys, HeldKeys, help_rows
-from worldsim.viewer_status import Status
+from worldsim.viewer_keys import CommandKeys, Gamepads, HeldKeys, MouseTurn, is_shifted
 from worldsim.viewer_window import Row, Window
 
+__all__ = ["HUMAN", "Viewer"]
+
 PAUSE_POLL_MS = 50
-HUMAN = "human"
 # Any other command leaves the panes first.
 COMMANDS_WITH_PANES = {
     Command.BRANCH,
+    Command.FULL_SCREEN,
     Command.HELP,
     Command.NEXT_START,
     Command.PAUSE,
@@ -33,17 +31,6 @@ COMMANDS_WITH_PANES = {
     Command.SCREENSHOT,
     Command.STEP,
 }
-
-
-class KeyboardPlayer(Player, Protocol):
-    """A player that is told which keys are down."""
-
-    held: Collection[str]
-
-    @property
-    def keys(self) -> frozenset[str]:
-        """Names of all keys that mean something."""
-        ...
 
 
 class Viewer:
@@ -54,20 +41,17 @@ class Viewer:
         keyboard: The person.
         programs: Those who can play instead, by name; they take turns in this order.
         folders: Where slots, recordings and screenshots go.
-        first: Who plays first, `human` or the name of a program.
-        frame_rate: Frames per second to hold; None is the world's own, 0 as many as possible.
-        scale: Screen pixels per frame pixel; 0 chooses.
-        seed: For the programs.
+        settings: How the game begins.
+        bindings: Which keys do what; None is the world's own and the default ones.
+        scale: Screen pixels per frame pixel to begin with; 0 chooses.
+        full_screen: Begin with the whole screen.
 
     Attributes:
-        session: What is played.
+        game: What is done in the window.
         window: The window.
-        players: Who plays.
-        is_paused: Whether frames wait for a key.
-        is_closed: Whether the person has had enough.
 
     Raises:
-        WorldError: If no window can be opened, or the world's keys do not exist.
+        WorldError: If no window can be opened, or keys do not exist.
     """
 
     def __init__(
@@ -76,29 +60,36 @@ class Viewer:
         keyboard: KeyboardPlayer,
         programs: Mapping[str, Player],
         folders: PlayFolders,
+        settings: GameSettings | None = None,
         *,
-        first: str = HUMAN,
-        frame_rate: float | None = None,
+        bindings: Bindings | None = None,
         scale: int = 0,
-        seed: int = 0,
+        full_screen: bool = False,
     ) -> None:
         world = session.env.world.config
+        bindings = bindings or bind(world.actions)
         self.session = session
-        self._keyboard = keyboard
-        self.players = Players({HUMAN: keyboard, **programs}, first, seed)
-        self._clock = FrameClock(world.frame_rate if frame_rate is None else frame_rate)
-        self._files = PlayFiles(session, folders)
-        self.window = Window(world.width, world.height, title=world.name, scale=scale, has_strip=True)
+        self.game = Game(
+            session, keyboard, programs, folders, bindings, self._draw, settings or GameSettings()
+        )
+        self.players = self.game.players
+        # Keys that do not exist are found before a window is opened for them.
         self._held = HeldKeys(keyboard.keys)
-        self._commands = CommandKeys(world.actions)
-        self._rewind_keys = HeldKeys(self._commands.keys[Command.REWIND])
-        self._help = help_rows(world.actions, self._commands)
+        self._commands = CommandKeys(bindings.commands)
+        self._rewind_keys = HeldKeys(bindings.commands[Command.REWIND])
+        self._mouse = MouseTurn() if bindings.has_mouse else None
+        self.window = Window(world.width, world.height, title=world.name, scale=scale, has_strip=True)
+        if full_screen:
+            self.window.toggle_full_screen()
+        self._gamepads = Gamepads()
+        self._help: list[Row] = [*help_texts(world.actions, bindings)]
         self._page: list[Row] = []
         self._panes: BranchPanes | None = None
-        self.is_paused, self.is_closed = False, False
-        self._wants_step, self._is_rewinding = False, False
-        help_keys = self._commands.keys[Command.HELP]
-        self._status = Status(session, f"{help_keys[0].upper()}: help" if help_keys else "")
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the person has had enough."""
+        return self.game.is_closed
 
     def run(self, num_frames: int = 0, start: int | str | None = None) -> None:
         """Play until the window is closed.
@@ -110,7 +101,7 @@ class Viewer:
         Raises:
             KeyboardInterrupt: After Ctrl-C, once the frame under way is done.
         """
-        self._restart(start)
+        self.game.restart(start)
         try:
             with StopRequest() as stop, steady_memory():
                 while not (self.is_closed or stop.requested):
@@ -123,31 +114,34 @@ class Viewer:
     def advance(self) -> None:
         """Answer keys, then show one frame and wait for the next one to be due; while paused only wait."""
         for event in self.window.events():
-            if self._panes is not None and self._panes.handle(event, self.window):
-                self._pick()
-            is_held = self._held.handle(event) or self._rewind_keys.handle(event)
-            command = None if is_held else self._commands.find(event)
-            if command is not None:
-                self._obey(command, event)
+            self._answer(event)
         if self.is_closed:
             return
-        if self._rewind_keys.take():
+        rewinds = bool(self._rewind_keys.take())
+        if rewinds:
             self._leave_panes()
-            self._rewind()
-        elif self._is_rewinding:
-            self._end_rewind()
-        if self._is_rewinding:
-            self._clock.wait()
-        elif self.is_paused and not self._wants_step:
+        if self._panes is not None and not self.game.is_rewinding:
+            has_moved = self._play_panes(self._panes)
+        else:
+            is_playing = rewinds or not self.game.is_paused or self.game.wants_step
+            has_moved = self.game.advance(self._take_held() if is_playing else (), rewinds=rewinds)
+        if not has_moved:
             self._draw(self.session.observation)
             self.window.wait_for_event(PAUSE_POLL_MS)
-        else:
-            self._wants_step = False
-            if self._panes is None:
-                self._play_frame()
-            else:
-                self._play_panes(self._panes)
-            self._clock.wait()
+
+    def _answer(self, event: pygame.event.Event) -> None:
+        self._gamepads.handle(event)
+        if self.window.has_mouse and self._mouse is not None:
+            self._mouse.handle(event)
+        elif self._panes is not None and self._panes.handle(event, self.window):
+            self._pick()
+        held, rewinds = self._held.handle(event), self._rewind_keys.handle(event)
+        found = None if held or rewinds else self._commands.find_numbered(event)
+        if found is not None:
+            self._obey(*found, is_shifted=is_shifted(event))
+
+    def _take_held(self) -> set[str]:
+        return self._held.take() | (self._mouse.take() if self._mouse is not None else set())
 
     def _advance_while_open(self) -> None:
         """Advance; a window that was taken away in the middle of it ends the game as closing it does."""
@@ -156,34 +150,23 @@ class Viewer:
         except pygame.error:
             if self.window.is_open:
                 raise
-            self.is_closed = True
+            self.game.is_closed = True
 
-    def _play_frame(self) -> None:
-        """The order of things: the picture is on the screen before its commit begins."""
-        if self.session.has_ended:
-            self._restart(None)
-            self._status.restart()
-        self._keyboard.held = self._held.take()
-        action = self.players.act(self.session.observation)
-        self._draw(self.session.begin(action, self.players.name))
-        with self._saying_errors():
-            self.session.finish()
-        self._status.note_frame(is_single=self.is_paused)
-        if self.session.has_ended:
-            self._restart(None)
-            self._status.restart()
-
-    def _play_panes(self, panes: BranchPanes) -> None:
-        self._keyboard.held = self._held.take()
+    def _play_panes(self, panes: BranchPanes) -> bool:
+        if not self.game.take_step():
+            return False
+        self.game.hold(self._take_held())
         panes.begin()
         self._draw(self.session.observation)
         panes.finish()
-        self._status.note_frame(is_single=self.is_paused)
+        self.game.status.note_frame(is_single=self.game.is_paused)
+        self.game.clock.wait()
+        return True
 
     def _next_panes(self) -> None:
         """Show branches of one kind, then of the other, then none."""
-        if self._is_rewinding:
-            self._end_rewind()
+        if self.game.is_rewinding:
+            self.game.end_rewind()
         shown = None if self._panes is None else self._panes.kind
         self._leave_panes()
         following = {None: Kind.SEEDS, Kind.SEEDS: Kind.PLAYERS, Kind.PLAYERS: None}[shown]
@@ -198,31 +181,11 @@ class Viewer:
     def _pick(self) -> None:
         panes, self._panes = self._panes, None
         assert panes is not None
-        with self._saying_errors():
+        with self.game.saying_errors():
             panes.pick()
-        self._after_jump()
+        self.game.after_jump()
 
-    def _rewind(self) -> None:
-        """Show the frame before the one that is shown, and get ready to play on from there."""
-        history = self.session.history
-        if history is None:
-            return
-        if not self._is_rewinding:
-            self._is_rewinding = True
-            self._status.restart()
-        frame = history.back()
-        if frame is not None:
-            self._draw(frame)
-            history.prepare()
-
-    def _end_rewind(self) -> None:
-        assert self.session.history is not None
-        self._is_rewinding = False
-        with self._saying_errors():
-            self.session.go_to(*self.session.history.now(), is_rewound=True)
-        self._after_jump()
-
-    def _obey(self, command: Command, event: pygame.event.Event) -> None:
+    def _obey(self, command: Command, number: int, *, is_shifted: bool) -> None:
         if self._panes is not None and command not in COMMANDS_WITH_PANES:
             self._leave_panes()
         match command:
@@ -235,80 +198,40 @@ class Viewer:
             case Command.HELP:
                 self._page = [] if self._page is self._help else self._help
             case Command.SLOTS:
-                self._page = self._files.slot_rows() if self._page in ([], self._help) else []
-            case Command.PAUSE:
-                self.is_paused = not self.is_paused
-            case Command.STEP:
-                self._wants_step = self.is_paused
-            case Command.RESET:
-                self._restart(self.session.start or None)
-            case Command.NEXT_START:
-                names = self.session.env.start_names
-                known = self.session.start in names
-                self._restart((names.index(self.session.start) + 1) % len(names) if known else 0)
-            case Command.TAKE_OVER:
-                self.players.switch(self.session.recent_frames(NUM_WATCHED))
-            case Command.QUICK_SAVE:
-                self._save(QUICK)
-            case Command.QUICK_LOAD:
-                self._load(QUICK)
-            case Command.SAVE_SLOT:
-                self._save(pygame.key.name(event.key))
-            case Command.LOAD_SLOT:
-                self._load(pygame.key.name(event.key))
-            case Command.RECORD:
-                self._status.say(self._files.toggle_recording())
+                self._page = self._slot_rows() if self._page in ([], self._help) else []
             case Command.SCREENSHOT:
-                self._status.say(self._files.screenshot(self.window.screenshot()))
-            case Command.QUIT:
-                self.is_closed = True
-        self._status.restart()
+                self.game.status.say(self.game.files.screenshot(self.window.screenshot()))
+            case Command.FULL_SCREEN:
+                self.window.toggle_full_screen()
+            case Command.MOUSE:
+                self._toggle_mouse()
+            case Command.SAVE_SLOT | Command.LOAD_SLOT:
+                self.game.obey(command, str(number))
+            case _:
+                self.game.obey(command, is_shifted=is_shifted)
+        self.game.restart_measuring()
 
-    def _save(self, slot: str) -> None:
-        if self._is_rewinding:
-            self._end_rewind()  # what is on the screen is what is saved
-        self._status.say(self._files.save_slot(slot))
+    def _toggle_mouse(self) -> None:
+        if self._mouse is None:
+            self.game.status.say("there is nothing in this world that the mouse turns")
+            return
+        self._mouse.stop()
+        self.window.has_mouse = not self.window.has_mouse
 
-    def _load(self, slot: str) -> None:
-        self._is_rewinding = False
-        before = self.session.observation
-        self._status.say(self._files.load_slot(slot))
-        if self.session.observation is not before:
-            self._after_jump()
-
-    def _after_jump(self) -> None:
-        self.players.begin(self.session.recent_frames(NUM_WATCHED))
-        self._status.restart()
-        self._draw(self.session.observation)
-
-    def _restart(self, start: int | str | None) -> None:
-        self._is_rewinding = False
-        with self._saying_errors():
-            self.session.reset(start)
-        self.players.begin()
-        self._draw(self.session.observation)
-
-    @contextmanager
-    def _saying_errors(self) -> Iterator[None]:
-        """Say that nothing can be recorded any more, and let play go on; other errors go their way."""
-        recording = self.session.recording
-        try:
-            yield
-        except WorldError as error:
-            if recording is None:
-                raise
-            self._status.say(str(error))
-            with suppress(WorldError):
-                self.session.stop_recording()
+    def _slot_rows(self) -> list[Row]:
+        rows: list[Row] = [
+            (
+                "" if slot.picture is None else slot.picture,
+                f"{slot.name}: {slot.saved_at:%Y-%m-%d %H:%M:%S}  {slot.note}",
+            )
+            for slot in self.game.files.slots()
+        ]
+        return rows or [("", "no slot holds anything")]
 
     def _draw(self, frame: np.ndarray) -> None:
-        who = "you play" if self.players.name == HUMAN else f"{self.players.name} plays"
-        if self._panes is not None:
-            who = "Tab chooses a pane, Enter picks it"
-        doing = "rewinding" if self._is_rewinding else "paused" if self.is_paused else ""
-        texts = self._status.texts(doing=doing, who=who)
-        page, message, panes = self._page, self._status.message, self._panes
+        panes, page, message = self._panes, self._page, self.game.status.message
         if panes is None:
-            self.window.show(frame, texts, page, message)
+            self.window.show(frame, self.game.texts(), page, message, self.game.inspector.rows())
         else:
+            texts = self.game.texts("Tab chooses a pane, Enter picks it")
             self.window.show_panes(panes.frames, panes.labels, panes.chosen, texts, page, message)

@@ -1,156 +1,211 @@
-"""Keys: which are held, which were tapped between two frames, and which command the player."""
+"""Keys, gamepads and the mouse: what is held, what was tapped between two frames, and what it commands."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from enum import Enum
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 import pygame
 
-from worldsim.actions import ActionLayout
+from worldsim.bindings import MOUSE, MOUSE_MOVEMENTS, PAD, SHIFT, Command
 from worldsim.errors import WorldError
-from worldsim.viewer_window import Row
 
-
-class Command(Enum):
-    """What a key can do besides playing; the value says it in the help."""
-
-    HELP = "show or hide this help"
-    PAUSE = "pause, go on"
-    STEP = "one frame, while paused"
-    RESET = "begin again from this start; of panes, pick one"
-    NEXT_START = "begin from the next start; of panes, choose the next"
-    REWIND = "hold to go back, let go to play on from there"
-    QUICK_SAVE = "save quickly"
-    QUICK_LOAD = "go on from what was saved quickly"
-    SAVE_SLOT = "save to a slot"
-    LOAD_SLOT = "go on from a slot"
-    SLOTS = "show or hide the slots"
-    TAKE_OVER = "let the next player take over"
-    BRANCH = "go on in panes: four seeds, then the players; again to leave"
-    RECORD = "begin or end a recording"
-    SCREENSHOT = "take a screenshot"
-    QUIT = "quit"
-
-
-SHIFT = "shift+"
-"""What the name of a key begins with that counts only together with Shift."""
-DIGITS = tuple("0123456789")
-COMMAND_KEYS: dict[Command, tuple[str, ...]] = {
-    Command.HELP: ("h", "f1"),
-    Command.PAUSE: ("space", "p"),
-    Command.STEP: ("n", "."),
-    Command.RESET: ("return", "f2"),
-    Command.NEXT_START: ("tab", "f3"),
-    Command.REWIND: ("backspace",),
-    Command.QUICK_SAVE: ("f5",),
-    Command.QUICK_LOAD: ("f9",),
-    Command.SAVE_SLOT: tuple(f"{SHIFT}{digit}" for digit in DIGITS),
-    Command.LOAD_SLOT: DIGITS,
-    Command.SLOTS: ("f6", "o"),
-    Command.TAKE_OVER: ("m", "f4"),
-    Command.BRANCH: ("b", "f7"),
-    Command.RECORD: ("r", "f8"),
-    Command.SCREENSHOT: ("f12",),
-    Command.QUIT: ("escape", "q"),
-}
 # With these held a key belongs to the window system.
 SYSTEM_MODIFIERS = pygame.KMOD_ALT | pygame.KMOD_CTRL | pygame.KMOD_META
-NAMES_IN_HELP = {"return": "Enter", "escape": "Esc", ".": ". (full stop)"}
+# SDL's names, as its lists of gamepads have them, by SDL's numbers.
+PAD_BUTTONS = (
+    *("a", "b", "x", "y", "back", "guide", "start", "leftstick", "rightstick", "leftshoulder"),
+    *("rightshoulder", "dpup", "dpdown", "dpleft", "dpright"),
+)
+PAD_STICKS = ("leftx", "lefty", "rightx", "righty")
+PAD_TRIGGERS = ("lefttrigger", "righttrigger")
+PAD_CONTROLS = (*PAD_BUTTONS, *(stick + sign for stick in PAD_STICKS for sign in "-+"), *PAD_TRIGGERS)
+PRESSED, RELEASED = 0.5, 0.4
+"""How far a stick or a trigger must move to count as pressed, and back to count as let go."""
+MOUSE_PIXELS = 20
+"""How far the mouse moves for one frame of turning."""
+MAX_MOUSE_FRAMES = 6
+"""Most frames that a movement turns for: a swing of the mouse is no journey."""
 
 
-def key_codes(names: Iterable[str]) -> dict[int, str]:
-    """Return the names of keys by their codes.
-
-    Raises:
-        WorldError: If there is no key of such a name.
-    """
-    pygame.display.init()  # key names are not complete before
-    codes = {}
-    for name in names:
-        try:
-            codes[pygame.key.key_code(name)] = name
-        except ValueError as error:
-            raise WorldError(f"the world's buttons name a key {name!r} that does not exist") from error
-    return codes
+def check_controls(controls: Iterable[str]) -> None:
+    """Raise `WorldError` if a name is not that of a key, of a gamepad's control or of a mouse movement."""
+    try:
+        pygame.display.init()  # key names are not complete before
+    except pygame.error as error:
+        raise WorldError(f"no window can be opened ({error}); headless=true plays without one") from error
+    for control in controls:
+        if control.startswith(PAD):
+            if control.removeprefix(PAD) not in PAD_CONTROLS:
+                known = ", ".join(PAD_CONTROLS)
+                raise WorldError(f"there is no {control!r} on a gamepad; there are {known}")
+        elif control not in MOUSE_MOVEMENTS:
+            _code(control)
 
 
 class HeldKeys:
-    """Follow some keys through their events. A tap that is over before the next frame still counts for it."""
+    """Follow some controls through their events. A tap that is over before the next frame still counts."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._names = key_codes(names)
+        names = tuple(names)
+        check_controls(names)
+        self._controls = frozenset(name for name in names if name.startswith(PAD))
+        self._keys = {_code(name): name for name in names if not name.startswith((PAD, MOUSE))}
         self._held: set[str] = set()
         self._tapped: set[str] = set()
 
     def handle(self, event: pygame.event.Event) -> bool:
-        """Take note of an event; returns whether it was about one of the keys."""
-        if event.type == pygame.WINDOWFOCUSLOST:
-            self._held.clear()  # their release will go to another window
+        """Take note of an event; returns whether it was about one of the controls."""
+        if event.type in (pygame.WINDOWFOCUSLOST, pygame.CONTROLLERDEVICEREMOVED):
+            self._held.clear()  # their release will go to another window, or will never be
             return False
-        if event.type not in (pygame.KEYDOWN, pygame.KEYUP) or event.key not in self._names:
-            return False
-        name = self._names[event.key]
-        if event.type == pygame.KEYUP:
-            self._held.discard(name)
-        elif not event.mod & SYSTEM_MODIFIERS:
-            self._held.add(name)
-            self._tapped.add(name)
-        return True
+        if event.type in (pygame.KEYDOWN, pygame.KEYUP):
+            if event.key not in self._keys:
+                return False
+            is_down = event.type == pygame.KEYDOWN
+            if not (is_down and event.mod & SYSTEM_MODIFIERS):
+                self._note(self._keys[event.key], is_down)
+            return True
+        moved = {name: down for name, down in pad_moves(event, self._held).items() if name in self._controls}
+        for name, is_down in moved.items():
+            self._note(name, is_down)
+        return bool(moved)
 
     def take(self) -> set[str]:
-        """Return the keys that count for the next frame: held, or pressed since the last call."""
+        """Return the controls that count for the next frame: held, or pressed since the last call."""
         pressed = self._held | self._tapped
         self._tapped.clear()
         return pressed
 
+    def _note(self, name: str, is_down: bool) -> None:
+        if not is_down:
+            self._held.discard(name)
+        elif name not in self._held:
+            self._held.add(name)
+            self._tapped.add(name)
+
 
 class CommandKeys:
-    """Find the command of a key. A key that the world plays with commands nothing.
+    """Find the command of a control.
 
     Args:
-        layout: The world's buttons.
+        commands: The controls of each command.
     """
 
-    def __init__(self, layout: ActionLayout) -> None:
-        pygame.display.init()  # key names are not complete before
-        taken = {pygame.key.key_code(name) for axis in layout.axes for keys in axis.keys for name in keys}
-        self.keys = {
-            command: tuple(name for name in names if _code(name)[0] not in taken)
-            for command, names in COMMAND_KEYS.items()
+    def __init__(self, commands: Mapping[Command, tuple[str, ...]]) -> None:
+        # The place of a control among those of its command is the number of the slot that it means.
+        self._commands = {
+            name: (command, number)
+            for command, controls in commands.items()
+            for number, name in enumerate(controls)
         }
-        self._commands = {_code(name): command for command, names in self.keys.items() for name in names}
+        check_controls(name.removeprefix(SHIFT) for name in self._commands)
+        self._keys = {
+            (_code(name.removeprefix(SHIFT)), name.startswith(SHIFT)): name
+            for name in self._commands
+            if not name.startswith((PAD, MOUSE))
+        }
+        self._held: set[str] = set()
 
     def find(self, event: pygame.event.Event) -> Command | None:
         """Return what an event commands, if anything."""
+        found = self.find_numbered(event)
+        return None if found is None else found[0]
+
+    def find_numbered(self, event: pygame.event.Event) -> tuple[Command, int] | None:
+        """Return what an event commands, and the number of its control among those of the command."""
         if event.type == pygame.QUIT:
-            return Command.QUIT
-        if event.type != pygame.KEYDOWN or event.mod & SYSTEM_MODIFIERS:
-            return None
-        has_shift = bool(event.mod & pygame.KMOD_SHIFT)
-        with_shift = self._commands.get((event.key, True)) if has_shift else None
-        return with_shift or self._commands.get((event.key, False))
+            return Command.QUIT, 0
+        name = self._name(event)
+        return None if name is None else self._commands.get(name)
+
+    def _name(self, event: pygame.event.Event) -> str | None:
+        """Return the name of the control that an event has just pressed."""
+        if event.type == pygame.KEYDOWN and not event.mod & SYSTEM_MODIFIERS:
+            with_shift = self._keys.get((event.key, True)) if is_shifted(event) else None
+            return with_shift or self._keys.get((event.key, False))
+        for name, is_down in pad_moves(event, self._held).items():
+            if not is_down:
+                self._held.discard(name)
+            elif name not in self._held:
+                self._held.add(name)
+                return name
+        return None
 
 
-def help_rows(layout: ActionLayout, commands: CommandKeys) -> list[Row]:
-    """Return the help page: the keys of each button and of each command, and what they do."""
-    rows: list[Row] = [
-        (_join(keys), f"{axis.name} {button}")
-        for axis in layout.axes
-        for button, keys in zip(axis.buttons, axis.keys, strict=True)
-    ]
-    rows.append(("", ""))
-    rows += [(_join(names), command.value) for command, names in commands.keys.items() if names]
-    return rows
+class MouseTurn:
+    """Turns movements of the mouse into frames of turning left or right."""
+
+    def __init__(self) -> None:
+        self._pixels = 0.0
+
+    def handle(self, event: pygame.event.Event) -> None:
+        """Take note of a movement."""
+        if event.type == pygame.MOUSEMOTION:
+            most = MAX_MOUSE_FRAMES * MOUSE_PIXELS
+            self._pixels = min(max(self._pixels + event.rel[0], -most), most)
+
+    def take(self) -> set[str]:
+        """Return the movement that counts for the next frame, if any."""
+        if abs(self._pixels) < MOUSE_PIXELS:
+            return set()
+        is_left = self._pixels < 0
+        self._pixels += MOUSE_PIXELS if is_left else -MOUSE_PIXELS
+        return {MOUSE_MOVEMENTS[0 if is_left else 1]}
+
+    def stop(self) -> None:
+        """Forget what was not taken yet."""
+        self._pixels = 0.0
 
 
-def _code(name: str) -> tuple[int, bool]:
-    """Return the code of a key, and whether it counts only together with Shift."""
-    return pygame.key.key_code(name.removeprefix(SHIFT)), name.startswith(SHIFT)
+class Gamepads:
+    """Keeps gamepads open, also those that are plugged in later; only then do they say anything."""
+
+    def __init__(self) -> None:
+        self._open: list[object] = []
+        self._module = None
+        with suppress(ImportError, pygame.error):  # a system without gamepads is none to complain about
+            from pygame._sdl2 import controller
+
+            controller.init()
+            self._module = controller
+
+    def handle(self, event: pygame.event.Event) -> None:
+        """Open a gamepad that was plugged in."""
+        if event.type == pygame.CONTROLLERDEVICEADDED and self._module is not None:
+            with suppress(pygame.error):  # gone again
+                self._open.append(self._module.Controller(event.device_index))
 
 
-def _join(names: Iterable[str]) -> str:
-    names = tuple(names)
-    if len(names) == len(DIGITS) and all(name[-1] in DIGITS for name in names):
-        return f"{names[0].removesuffix(DIGITS[0]).capitalize()}{DIGITS[0]} to {DIGITS[-1]}"
-    return " or ".join(NAMES_IN_HELP.get(name, name.capitalize()) for name in names)
+def pad_moves(event: pygame.event.Event, held: Iterable[str]) -> dict[str, bool]:
+    """Return what a gamepad's event presses (True) and lets go (False), by the names of its controls.
+
+    Args:
+        event: Any event.
+        held: What is pressed, so that a stick near the threshold does not flutter.
+    """
+    if event.type in (pygame.CONTROLLERBUTTONDOWN, pygame.CONTROLLERBUTTONUP):
+        if event.button >= len(PAD_BUTTONS):
+            return {}
+        return {PAD + PAD_BUTTONS[event.button]: event.type == pygame.CONTROLLERBUTTONDOWN}
+    if event.type != pygame.CONTROLLERAXISMOTION or event.axis >= len(PAD_STICKS) + len(PAD_TRIGGERS):
+        return {}
+    value = event.value / 32767
+    if event.axis >= len(PAD_STICKS):
+        directions = {PAD + PAD_TRIGGERS[event.axis - len(PAD_STICKS)]: value}
+    else:
+        stick = PAD + PAD_STICKS[event.axis]
+        directions = {f"{stick}-": -value, f"{stick}+": value}
+    return {name: far > (RELEASED if name in held else PRESSED) for name, far in directions.items()}
+
+
+def is_shifted(event: pygame.event.Event) -> bool:
+    """Whether Shift was held with a key."""
+    return bool(getattr(event, "mod", 0) & pygame.KMOD_SHIFT)
+
+
+def _code(name: str) -> int:
+    try:
+        return pygame.key.key_code(name)
+    except ValueError as error:
+        raise WorldError(f"there is no key {name!r}: keys have SDL's names, for example 'left'") from error

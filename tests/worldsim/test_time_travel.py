@@ -17,13 +17,13 @@ import torch
 from policies.ppo import PPOPolicy
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, save_untrained_policy, tiny_world
 from tests.window import SCALE, advance, open_viewer, post, press, release, same, tap
+from worldsim.bindings import COMMAND_KEYS, Command
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.data.episodes import list_episodes, read_table, verify
 from worldsim.data.video import VideoWriter
 from worldsim.pictures import read_picture
 from worldsim.state import WorldState
 from worldsim.viewer import Viewer
-from worldsim.viewer_keys import COMMAND_KEYS, Command
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_tap_goes_one_frame_back_while_paused(viewer: Viewer) -> None:
     viewer.advance()
     assert is_frame(viewer, states[1])
     viewer.advance()
-    assert viewer.is_paused
+    assert viewer.game.is_paused
     assert same(viewer.session.env.get_state(), states[1])
 
 
@@ -140,7 +140,7 @@ def test_an_empty_a_cut_and_a_foreign_slot_are_refused_in_a_sentence(tmp_path: P
         tap(key)
         viewer.advance()
         assert viewer.session.env.get_state() is before
-        return viewer._status.message
+        return viewer.game.status.message
 
     assert "slot 1: " in say("1") and "not a complete saved state" in say("1")
     assert say("2") == "slot 2 is empty"
@@ -166,7 +166,7 @@ def test_a_full_disk_loses_no_slot_and_no_game(viewer: Viewer, tmp_path: Path) -
     with smallest_disk():
         tap("f5")
         viewer.advance()
-    assert "slot quick cannot be saved" in viewer._status.message
+    assert "slot quick cannot be saved" in viewer.game.status.message
     assert sorted(path.name for path in (tmp_path / "slots" / "tiny").iterdir()) == [
         "quick.png",
         "quick.safetensors",
@@ -265,7 +265,7 @@ def test_a_disk_that_fills_up_ends_the_recording_and_keeps_it(
     advance(viewer, 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     advance(viewer, 15)
-    assert "the disk is almost full" in viewer._status.message
+    assert "the disk is almost full" in viewer.game.status.message
     assert viewer.session.recording is None
     assert verify(tmp_path / "video") == 32
     assert viewer.session.info["frame_index"] == 35
@@ -283,7 +283,7 @@ def test_a_recording_that_cannot_be_written_ends_in_a_sentence(
 
     monkeypatch.setattr(VideoWriter, "write", full)
     advance(viewer)
-    assert "No space left on device" in viewer._status.message
+    assert "No space left on device" in viewer.game.status.message
     assert viewer.session.recording is None
     monkeypatch.setattr(VideoWriter, "write", write)
     advance(viewer, 2)
@@ -323,7 +323,7 @@ def test_screenshot_is_what_the_window_shows(viewer: Viewer, tmp_path: Path) -> 
     tap("f12")
     viewer.advance()
     assert np.array_equal(read_picture(tmp_path / "shots" / "screenshot-0001.png"), picture)
-    assert "screenshot-0001.png" in viewer._status.message
+    assert "screenshot-0001.png" in viewer.game.status.message
 
 
 def test_any_keys_at_all_break_nothing(viewer: Viewer, tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ def test_any_keys_at_all_break_nothing(viewer: Viewer, tmp_path: Path) -> None:
             names = commands if rng.random() < 0.05 else others
             post(kind, str(rng.choice(names)), int(rng.choice([0, 0, pygame.KMOD_LSHIFT])))
             events += 1
-        viewer.is_paused = False
+        viewer.game.is_paused = False
         viewer.advance()
         frames += 1
     if viewer.session.recording is not None:

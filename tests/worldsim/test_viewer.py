@@ -15,15 +15,17 @@ from policies import KeyboardPolicy, RandomPolicy
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world
 from tests.window import post, press, release, tap
 from worldsim.actions import ActionAxis, ActionLayout
+from worldsim.bindings import Command, bind, help_texts
 from worldsim.data.episodes import list_episodes, verify
 from worldsim.env import ARL2WorldEnv
 from worldsim.errors import WorldError
+from worldsim.game import GameSettings
 from worldsim.outcome import OutcomeConfig
+from worldsim.play_files import PlayFolders
 from worldsim.recording import Recording
 from worldsim.session import PlaySession
 from worldsim.viewer import Viewer
-from worldsim.viewer_files import PlayFolders
-from worldsim.viewer_keys import Command, CommandKeys, HeldKeys, help_rows
+from worldsim.viewer_keys import CommandKeys, HeldKeys
 from worldsim.viewer_window import Window
 
 SCALE = 4
@@ -65,7 +67,7 @@ def open_viewer(env: Spy, folder: Path, recording: Recording | None = None) -> I
     keyboard = KeyboardPolicy(TINY_ACTIONS.num_values, [axis.keys for axis in TINY_ACTIONS.axes])
     policy = RandomPolicy(TINY_ACTIONS.num_values)
     folders = PlayFolders(slots=folder / "slots", recordings=folder / "video", screenshots=folder / "shots")
-    viewer = Viewer(session, keyboard, {"random": policy}, folders, frame_rate=0, scale=SCALE)
+    viewer = Viewer(session, keyboard, {"random": policy}, folders, GameSettings(frame_rate=0), scale=SCALE)
     session.reset(0)
     yield viewer
     viewer.window.close()
@@ -130,7 +132,7 @@ def test_single_step_advances_by_one_and_takes_the_tapped_key(viewer: Viewer, en
     for _ in range(3):
         viewer.advance()
     assert env.actions == [[1, 0, 0]]
-    assert viewer.is_paused
+    assert viewer.game.is_paused
 
 
 def test_single_step_does_nothing_while_playing(viewer: Viewer, env: Spy) -> None:
@@ -234,18 +236,19 @@ def test_help_lies_over_the_picture_and_goes_away(viewer: Viewer, env: Spy) -> N
 
 
 def test_help_names_every_binding() -> None:
-    rows = dict(help_rows(TINY_ACTIONS, CommandKeys(TINY_ACTIONS)))
-    assert rows["Up or W"] == "move forward"
-    assert rows["A"] == "strafe left"
+    rows = dict(help_texts(TINY_ACTIONS, bind(TINY_ACTIONS)))
+    assert rows["Up or W or Pad lefty- or Pad dpup"] == "move forward"
+    assert rows["A or Pad leftx-"] == "strafe left"
     assert rows["Esc or Q"] == "quit"
     assert {command.value for command in Command} <= set(rows.values())
 
 
 def test_the_worlds_keys_come_before_commands() -> None:
     layout = ActionLayout((ActionAxis(name="jump", buttons=("jump",), keys=(("space", "h"),)),))
-    commands = CommandKeys(layout)
-    assert commands.keys[Command.PAUSE] == ("p",)
-    assert commands.keys[Command.HELP] == ("f1",)
+    bindings = bind(layout)
+    commands = CommandKeys(bindings.commands)
+    assert bindings.commands[Command.PAUSE] == ("p", "pad start")
+    assert bindings.commands[Command.HELP] == ("f1", "pad back")
     event = pygame.event.Event(pygame.KEYDOWN, key=pygame.K_SPACE, mod=0)
     assert commands.find(event) is None
     held = HeldKeys(["space", "h"])

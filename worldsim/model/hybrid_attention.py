@@ -174,6 +174,25 @@ class HybridAttention(Attention):
         out = self.recall(q, gate, state, local, rotary)
         return self.o(out.flatten(-2)), Written(k, v, a, b)
 
+    def parts(self, x: Tensor, state: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `forward` adds up, for who wants to look into it.
+
+        Args:
+            x: `[B, N, H * D]`.
+            state: `[B, H, D, D]`, before this frame.
+            rotary: Angles of this frame.
+
+        Returns:
+            The part from inside the frame and the part from the state, `[B, N, H, D]` each, and the log
+            decays that the frame would write with, `[B, N, H]`.
+        """
+        qk, v, (gate, a, b) = self.project(x)
+        q, k = qk.unbind(-3)
+        local = self.local(qk, v, rotary)
+        nothing = torch.zeros_like(local, dtype=torch.promote_types(local.dtype, torch.float32))
+        recalled = self.recall(q, gate, state, nothing, rotary)
+        return local, recalled, self.write_terms(Written(k, v, a, b), rotary)[2]
+
     def remember(self, x: Tensor, rotary: Rotary) -> Written:
         """Return what `forward` hands on to be written, without attending."""
         qk, v, (_, a, b) = self.project(x)

@@ -90,7 +90,7 @@ def _bytes_at(simulator: Simulator, frame: int) -> int:
 
 
 def _commit_until(simulator: Simulator, state: WorldState, actions: Tensor, bar: tqdm) -> WorldState:
-    """Return the state after a frame was drawn and committed under each action `[F, 1, A]`, drawn only once."""
+    """Return the state after a frame, drawn only once, was committed under each action `[F, 1, A]`."""
     if not len(actions):
         return state
     drawn = simulator.predict(state, actions[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 
+from worldsim.governor import Governor
 from worldsim.session import PlaySession
 
 TEXT_SECONDS = 0.25
@@ -16,11 +17,12 @@ class Status:
 
     Args:
         session: What is played.
+        governor: What holds the frame rate.
         hint: What to say last.
     """
 
-    def __init__(self, session: PlaySession, hint: str) -> None:
-        self._session = session
+    def __init__(self, session: PlaySession, governor: Governor, hint: str) -> None:
+        self._session, self._governor = session, governor
         self._hint = hint
         self._frame_times: deque[float] = deque(maxlen=30)
         self._texts: list[str] = []
@@ -64,9 +66,10 @@ class Status:
         session = self._session
         texts = [
             doing or f"{self._frames_per_second():.1f} frames/s",
+            *self._knobs(),
             f"step {session.times.latest_p50_ms():.0f} ms",
             session.env.device_choice.name,
-            f"memory {session.env.memory_bytes / 2**20:.2f} MiB",
+            f"memory {session.env.memory_bytes / 2**20:.2f} MiB{' frozen' if session.is_frozen else ''}",
             f"frame {session.info['frame_index']}",
             self._rewind_text(),
             who,
@@ -74,6 +77,19 @@ class Status:
             self._hint,
         ]
         return [text for text in texts if text]
+
+    def _knobs(self) -> list[str]:
+        """Return how frames are drawn, as far as it is not the world's own way."""
+        now, own = self._session.env.simulator.sampler, self._session.env.world.config.sampler
+        governor, texts = self._governor, []
+        if governor.frame_rate:
+            steps = f"{now.num_steps} of {governor.wanted}" if now.num_steps < governor.wanted else "all"
+            texts.append(f"holding {governor.frame_rate:g} frames/s with {steps} steps")
+        else:
+            texts.append(f"{now.num_steps} steps")
+        if now.noise_scale != own.noise_scale:
+            texts.append(f"noise {now.noise_scale:.2f}")
+        return texts
 
     def _rewind_text(self) -> str:
         history = self._session.history

@@ -12,8 +12,7 @@ from worldsim.errors import WorldError
 from worldsim.pictures import write_png
 from worldsim.recording import Recording
 from worldsim.session import PlaySession
-from worldsim.slots import SlotFolder
-from worldsim.viewer_window import Row
+from worldsim.slots import Slot, SlotFolder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,16 +61,9 @@ class PlayFiles:
 
         return _sentence(load)
 
-    def slot_rows(self) -> list[Row]:
-        """Return a page that lists the slots."""
-        rows: list[Row] = [
-            (
-                "" if slot.picture is None else slot.picture,
-                f"{slot.name}: {slot.saved_at:%Y-%m-%d %H:%M:%S}  {slot.note}",
-            )
-            for slot in self._slots.list()
-        ]
-        return rows or [("", "no slot holds anything")]
+    def slots(self) -> list[Slot]:
+        """Return the slots that hold something."""
+        return self._slots.list()
 
     def toggle_recording(self) -> str:
         """Begin to record, or finish what is being recorded."""

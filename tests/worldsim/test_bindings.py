@@ -1,0 +1,68 @@
+"""Which control does what: defaults, changes, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from tests.fakes import TINY_ACTIONS
+from worldsim.actions import ActionAxis, ActionLayout
+from worldsim.bindings import COMMAND_KEYS, Command, bind, help_texts
+from worldsim.errors import WorldError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_settings_list_the_defaults() -> None:
+    listed = OmegaConf.to_object(OmegaConf.load(ROOT / "conf" / "keys" / "default.yaml"))
+    assert listed == {command.setting: list(keys) for command, keys in COMMAND_KEYS.items()}
+
+
+def test_no_control_gives_two_commands() -> None:
+    controls = [control for keys in COMMAND_KEYS.values() for control in keys]
+    assert len(set(controls)) == len(controls)
+
+
+def test_a_command_gets_other_keys_and_takes_them_from_the_defaults() -> None:
+    bindings = bind(TINY_ACTIONS, {"rewind": ["h"], "quit": []})
+    assert bindings.commands[Command.REWIND] == ("h",)
+    assert bindings.commands[Command.HELP] == ("f1", "pad back")
+    assert bindings.commands[Command.QUIT] == ()
+    texts = dict(help_texts(TINY_ACTIONS, bindings))
+    assert texts["H"] == Command.REWIND.value
+    assert Command.QUIT.value not in texts.values()
+
+
+def test_a_button_gets_other_keys() -> None:
+    bindings = bind(TINY_ACTIONS, buttons={"turn/left": ["j", "mouse left"]})
+    assert bindings.buttons[2] == (
+        ("j", "mouse left"),
+        ("right", "pad rightx+", "pad dpright", "mouse right"),
+    )
+    assert bindings.has_mouse
+
+
+def test_buttons_without_a_direction_get_the_pad_buttons_that_are_free() -> None:
+    layout = ActionLayout((ActionAxis(name="do", buttons=("jump", "use"), keys=(("space",), ("e",))),))
+    bindings = bind(layout)
+    assert bindings.buttons == ((("space", "pad a"), ("e", "pad b")),)
+    assert bindings.commands[Command.QUICK_LOAD] == ("f9", "l")
+    assert not bindings.has_mouse
+
+
+@pytest.mark.parametrize(
+    ("keys", "buttons", "message"),
+    [
+        ({"fly": ["z"]}, {}, "there is no command 'fly'; there are help, pause"),
+        ({}, {"turn/up": ["z"]}, "there is no 'turn/up'; this world has move/forward"),
+        ({"pause": ["z"], "help": ["z"]}, {}, "'z' is bound twice: to pause and to help"),
+        ({"pause": ["up"]}, {}, "'up' is bound twice: to move/forward and to pause"),
+        ({}, {"turn/left": ["j"], "turn/right": ["j"]}, "'j' is bound twice: to turn/left and to turn/right"),
+        ({"save_slot": list("abcdefghijk")}, {}, "save_slot takes a key for each of 10 slots"),
+    ],
+)
+def test_a_binding_that_cannot_be_is_named(keys: dict, buttons: dict, message: str) -> None:
+    with pytest.raises(WorldError, match=message):
+        bind(TINY_ACTIONS, keys, buttons)

@@ -1,0 +1,253 @@
+"""The server with real connections: who is let in, what is refused, what a lost connection does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("aiohttp", reason="needs the extra serve")
+pytest.importorskip("PIL", reason="needs the extra serve")
+
+import aiohttp
+
+from policies import KeyboardPolicy
+from tests.fakes import TINY_ACTIONS, tiny_world
+from worldsim.bindings import bind
+from worldsim.env import ARL2WorldEnv
+from worldsim.errors import WorldError
+from worldsim.game import GameSettings
+from worldsim.play_files import PlayFolders
+from worldsim.server import MAX_MESSAGE_BYTES, Server, is_loopback
+from worldsim.server_game import ServedGame
+from worldsim.server_inbox import Inbox
+from worldsim.server_room import MAX_CLIENTS
+from worldsim.session import PlaySession
+
+HELLO = {"type": "hello"}
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server(Inbox({"up"}), HELLO, host="127.0.0.1", port=0) as server:
+        yield server
+
+
+@pytest.fixture
+def guarded() -> Iterator[Server]:
+    with Server(Inbox({"up"}), HELLO, host="0.0.0.0", port=0) as server:
+        yield server
+
+
+def ask(use: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:
+    async def run() -> Any:
+        jar = aiohttp.CookieJar(unsafe=True)  # cookies of addresses that are numbers, too
+        async with aiohttp.ClientSession(cookie_jar=jar) as session:
+            return await use(session)
+
+    return asyncio.run(run())
+
+
+def status_of(url: str, **headers: str) -> int:
+    async def use(session: Any) -> int:
+        async with session.get(url, headers=headers) as answer:
+            return answer.status
+
+    return ask(use)
+
+
+def test_the_page_comes_with_nothing_from_elsewhere(server: Server) -> None:
+    async def use(session: Any) -> tuple[str, Any]:
+        async with session.get(server.url) as answer:
+            return await answer.text(), answer.headers
+
+    text, headers = ask(use)
+    assert "<canvas" in text
+    assert "://" not in text.replace("${scheme}://", ""), "something is loaded from elsewhere"
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert "NONCE" not in text
+
+
+@pytest.mark.parametrize("name", ["evil.example", "127.0.0.1.evil.example", "localhost:1", "a@b:c"])
+def test_another_name_for_this_machine_is_refused(server: Server, name: str) -> None:
+    port = server.url.rstrip("/").rpartition(":")[2]
+    host = name if ":" in name else f"{name}:{port}"
+    assert status_of(server.url, Host=host) in (400, 403)
+    assert status_of(server.url, Host=f"localhost:{port}") == 200
+
+
+def test_a_page_of_another_site_is_refused(server: Server) -> None:
+    address = f"{server.url}play?player=x"
+
+    async def use(session: Any, origin: str) -> int:
+        try:
+            async with session.ws_connect(address, origin=origin) as connection:
+                await connection.receive_json()
+                return 101
+        except aiohttp.WSServerHandshakeError as error:
+            return error.status
+
+    assert ask(lambda session: use(session, "http://evil.example")) == 403
+    assert ask(lambda session: use(session, "null")) == 403
+    assert ask(lambda session: use(session, server.url.rstrip("/"))) == 101
+
+
+def test_any_other_address_needs_the_token_and_keeps_it_in_a_cookie(guarded: Server) -> None:
+    port = guarded.url.partition("/?")[0].rpartition(":")[2]
+    base = f"http://127.0.0.1:{port}"
+    assert guarded.url.endswith(f"/?token={guarded.token}") and len(guarded.token) >= 24
+    assert status_of(f"{base}/") == 403
+    assert status_of(f"{base}/play?player=x") == 403
+    assert status_of(f"{base}/?token=guess") == 403
+    assert status_of(f"{base}/?token=%C3%A9") == 403
+
+    async def use(session: Any) -> tuple[str, dict[str, Any]]:
+        async with session.get(f"{base}/?token={guarded.token}") as answer:
+            assert answer.status == 200
+            address = str(answer.url)
+        async with session.ws_connect(f"{base}/play?player=x") as connection:
+            return address, await connection.receive_json()
+
+    address, hello = ask(use)
+    assert "token" not in address
+    assert hello == HELLO
+
+
+def test_what_is_too_long_or_no_message_ends_the_connection(server: Server) -> None:
+    async def code_after(session: Any, text: str) -> int:
+        async with session.ws_connect(f"{server.url}play?player=x") as connection:
+            await connection.send_str(text)
+            async for _ in connection:
+                pass
+            return connection.close_code
+
+    assert ask(lambda session: code_after(session, "x" * (MAX_MESSAGE_BYTES + 1))) == 1009
+    assert ask(lambda session: code_after(session, "nonsense")) == 4002
+
+
+def test_no_more_than_so_many_pages(server: Server) -> None:
+    async def use(session: Any) -> int:
+        open_pages = [
+            await session.ws_connect(f"{server.url}play?player={number}") for number in range(MAX_CLIENTS)
+        ]
+        try:
+            await session.ws_connect(f"{server.url}play?player=late")
+        except aiohttp.WSServerHandshakeError as error:
+            return error.status
+        finally:
+            for page in open_pages:
+                await page.close()
+        return 101
+
+    assert ask(use) == 503
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(WorldError, match=f"cannot serve on 127.0.0.1:{port}"),
+            Server(Inbox(()), HELLO, host="127.0.0.1", port=port),
+        ):
+            pass
+
+
+def test_loopback_is_told_apart() -> None:
+    assert all(map(is_loopback, ("127.0.0.1", "127.1.2.3", "::1", "localhost")))
+    assert not any(map(is_loopback, ("0.0.0.0", "192.168.1.2", "::", "example.com", "")))
+
+
+def serve(folder: Path) -> ServedGame:
+    bindings = bind(TINY_ACTIONS)
+    return ServedGame(
+        PlaySession(ARL2WorldEnv(tiny_world()), rewind_bytes=2**26),
+        KeyboardPolicy(TINY_ACTIONS.num_values, bindings.buttons),
+        {},
+        PlayFolders(slots=folder / "slots", recordings=folder / "video", screenshots=folder / "shots"),
+        bindings,
+        GameSettings(frame_rate=0),
+        port=0,
+    )
+
+
+class Remote:
+    """A page without a browser; it confirms each frame."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self.frames = 0
+        self.status: dict[str, Any] = {}
+        self.slots: list[dict[str, Any]] = []
+
+    async def send(self, **message: Any) -> None:
+        await self._connection.send_json(message)
+
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        async def read() -> None:
+            while not is_so():
+                message = await self._connection.receive()
+                if message.type is aiohttp.WSMsgType.BINARY:
+                    self.frames += 1
+                    await self.send(type="ack", frame=int.from_bytes(message.data[:4], "big"))
+                elif message.type is aiohttp.WSMsgType.TEXT:
+                    content = json.loads(message.data)
+                    if content["type"] in ("status", "slots"):
+                        setattr(self, content["type"], content.get("slots", content))
+                else:
+                    raise AssertionError(f"the connection ended: {message}")
+
+        await asyncio.wait_for(read(), 20)
+
+
+def test_a_lost_connection_pauses_and_a_new_one_finds_everything_as_it_was(tmp_path: Path) -> None:
+    game = serve(tmp_path)
+    states = []
+
+    async def play(session: Any, url: str) -> None:
+        async with session.ws_connect(f"{url}play?player=me") as connection:
+            page = Remote(connection)
+            await page.until(lambda: page.frames > 5)
+            await page.send(type="command", name="save_slot", slot="3")
+            await page.until(lambda: [slot["name"] for slot in page.slots] == ["3"])
+        while not game.game.is_paused:
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.1)
+        states.append(game.session.env.get_state())
+        async with session.ws_connect(f"{url}play?player=me") as connection:
+            page = Remote(connection)
+            await page.until(lambda: page.frames > 0 and bool(page.status))
+            await asyncio.sleep(0.3)
+            states.append(game.session.env.get_state())
+            await page.send(type="keys", held=["up"])
+            await page.until(lambda: page.frames > 4)
+            await page.send(type="rewind", on=True)
+            await page.until(lambda: page.status.get("is_rewinding", False))
+
+    def browse() -> None:
+        try:
+            ask(lambda session: play(session, game.server.url))
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            is_over.set()
+
+    failures: list[BaseException] = []
+    is_over = threading.Event()
+    with game.server:
+        game.game.restart(0)
+        thread = threading.Thread(target=browse)
+        thread.start()
+        while not is_over.is_set():
+            game.advance()
+        thread.join()
+    assert not failures, failures
+    assert states[0] is states[1], "the world went on without its player"
+    assert game.session.num_frames > int(states[0].frame_index[0])

@@ -1,0 +1,115 @@
+"""A long day of careless play, to see that nothing grows or breaks: `python -m training.long_play`.
+
+Random keys, saves, rewinds, branches and knobs, without a window. The same command goes on where it was
+stopped; OUT/day.json says how it went so far.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+import policies
+from training.entry import entry
+from worldsim import state as states
+from worldsim.bindings import bind
+from worldsim.device import set_threads
+from worldsim.env import ARL2WorldEnv
+from worldsim.errors import WorldError
+from worldsim.evaluation import report
+from worldsim.evaluation.long_play import DayOfPlay, play_long
+from worldsim.game import Game, GameSettings
+from worldsim.interrupt import StopRequest
+from worldsim.play_files import PlayFolders
+from worldsim.session import PlaySession
+
+DAY_FILE, STATE_FILE = "day.json", "last.safetensors"
+
+
+@dataclass(kw_only=True, slots=True)
+class LongPlayConfig:
+    """How long, and in which world; `conf/long_play.yaml` says what each means."""
+
+    world: str | None = None
+    out: str = "outputs/long_play"
+    num_frames: int = 100_000
+    seed: int = 0
+    rewind_megabytes: int = 128
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("num_frames", "rewind_megabytes"):
+            if getattr(self, name) < 1:
+                raise WorldError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@entry("long_play", LongPlayConfig)
+def main(config: LongPlayConfig) -> None:
+    """Play on until there are enough frames, and say how it went."""
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    game, keys = build_game(config, out)
+    day = begin_or_go_on(out, game)
+    progress = tqdm(total=config.num_frames, initial=day.num_frames, unit="frame")
+    with StopRequest() as stop, progress:
+        for so_far in play_long(
+            game, keys, config.num_frames, seed=config.seed, recordings=out / "recordings", day=day
+        ):
+            save(out, game, so_far)
+            progress.update(so_far.num_frames - progress.n)
+            if stop.requested:
+                break
+    game.session.stop_recording()
+    growth = day.growth()
+    told = "too short to judge" if growth is None else f"x {growth:.3f}"
+    print(f"{day.num_frames} frames, all numbers finite; memory of the process: {told}")
+    print(f"written to {out / DAY_FILE}")
+
+
+def build_game(config: LongPlayConfig, out: Path) -> tuple[Game, list[str]]:
+    """Return a game without a window, and the names of the keys that play it."""
+    set_threads(config.threads)
+    env = ARL2WorldEnv(config.world, device=config.device, dtype=config.dtype)
+    print(f"world {env.world.identity}, on {env.device_choice}", flush=True)
+    actions = env.world.config.actions
+    bindings = bind(actions)
+    person = policies.KeyboardPolicy(actions.num_values, bindings.buttons)
+    game = Game(
+        PlaySession(env, seed=config.seed, rewind_bytes=config.rewind_megabytes * 10**6),
+        person,
+        {"random": policies.RandomPolicy(actions.num_values)},
+        PlayFolders(slots=out / "slots", recordings=out / "recordings", screenshots=out),
+        bindings,
+        lambda _: None,
+        GameSettings(frame_rate=0),
+    )
+    return game, sorted(person.keys)
+
+
+def begin_or_go_on(out: Path, game: Game) -> DayOfPlay:
+    """Begin at a start moment, or go on from the last state that was saved."""
+    game.restart(None)
+    day_file, state_file = out / DAY_FILE, out / STATE_FILE
+    if not (day_file.is_file() and state_file.is_file()):
+        return DayOfPlay()
+    saved = json.loads(day_file.read_text())
+    game.session.go_to(states.load(state_file, world=game.session.env.world.identity))
+    samples = [tuple(sample) for sample in saved["samples"]]
+    return DayOfPlay(saved["num_frames"], Counter(saved["commands"]), samples, len(samples))
+
+
+def save(out: Path, game: Game, day: DayOfPlay) -> None:
+    """Write how it went so far, and where to go on."""
+    env = game.session.env
+    states.save(env.get_state(), out / STATE_FILE, world=env.world.identity)
+    report.write_json(out / DAY_FILE, day.report())
+
+
+if __name__ == "__main__":
+    main()
