@@ -50,7 +50,8 @@ class OutAndBackPolicy:
         for name, limits, floor in (("out_frames", out_frames, 1), ("context_frames", context_frames, 0)):
             if len(limits) != 2 or not floor <= limits[0] <= limits[1]:
                 raise ValueError(f"{name} needs {floor} <= least <= greatest, got {list(limits)}")
-        self._out_frames, self._context_frames = tuple(out_frames), tuple(context_frames)
+        self._out_frames = (out_frames[0], out_frames[1])
+        self._context_frames = (context_frames[0], context_frames[1])
         self.reset(0)
 
     def reset(self, seed: int) -> None:
@@ -72,25 +73,30 @@ class OutAndBackPolicy:
         self._plan()
 
     def _plan(self) -> None:
-        context = int(self._rng.integers(*self._context_frames, endpoint=True))
+        context = self._draw(self._context_frames)
         wander: list[np.ndarray] = []
         for rests in self._rng.random(context) < REST:
             wander.append(np.zeros(2, dtype=np.int64) if rests else MOVES[self._move(set())])
-        begin, visited = self._place, {tuple(self._place)}
-        out = [self._move(visited) for _ in range(int(self._rng.integers(*self._out_frames, endpoint=True)))]
+        begin = self._place
+        visited: set[tuple[int, ...]] = {tuple(begin.tolist())}
+        out = [self._move(visited) for _ in range(self._draw(self._out_frames))]
         self._place = begin
         back = [MOVES[OPPOSITE[direction]] for direction in reversed(out)]
         self._planned = [*wander, *(MOVES[direction] for direction in out), *back][::-1]  # the next one last
 
+    def _draw(self, limits: tuple[int, int]) -> int:
+        least, greatest = limits
+        return int(self._rng.integers(least, greatest, endpoint=True))
+
     def _move(self, visited: set[tuple[int, ...]]) -> int:
         """Choose a direction, go there, and add the tile to `visited`."""
         places = self._place + STEPS
-        free = (np.abs(places) <= REACH).all(axis=1)
+        free: np.ndarray = (np.abs(places) <= REACH).all(axis=1)
         free[OPPOSITE[self._direction]] = False
-        fresh = free & [tuple(place) not in visited for place in places]
+        fresh = free & np.array([tuple(place) not in visited for place in places.tolist()])
         choices = np.flatnonzero(fresh if fresh.any() else free)
         if not (self._direction in choices and self._rng.random() < STRAIGHT):
             self._direction = int(self._rng.choice(choices))
         self._place = places[self._direction]
-        visited.add(tuple(self._place))
+        visited.add(tuple(self._place.tolist()))
         return self._direction

@@ -56,13 +56,6 @@ class MatchedConfig(PretrainConfig):
             raise WorldError(f"window_frames must be at least 0, got {self.window_frames}")
         if self.segments > 1:
             raise WorldError(f"segments must be 1, as the full model needs it, got {self.segments}")
-        if self.fabric.devices != "1":
-            raise WorldError(
-                f"matched models train on one device each, got fabric.devices={self.fabric.devices}: let "
-                "several commands share the work by only=[...]"
-            )
-        if self.model.full_layers:
-            raise WorldError("model is the hybrid one: it has no full_layers")
 
 
 def memory_after(config: DenoiserConfig, dtype: torch.dtype, num_frames: int) -> MemoryState:
@@ -111,11 +104,21 @@ def models(hybrid: DenoiserConfig, window_frames: int = 0) -> dict[str, Denoiser
 
 
 def runs(config: MatchedConfig) -> dict[str, PretrainConfig]:
-    """Return the settings of `training.pretrain` for each model that is to be trained."""
+    """Return the settings of `training.pretrain` for each model that is to be trained.
+
+    Raises:
+        WorldError: If they ask for several devices, or for a hybrid model that sees all frames.
+    """
+    if config.fabric.devices != "1":
+        raise WorldError(
+            f"matched models train on one device each, got fabric.devices={config.fabric.devices}: let "
+            "several commands share the work by only=[...]"
+        )
+    if config.model.full_layers:
+        raise WorldError("model is the hybrid one: it has no full_layers")
     shapes = models(with_shapes(config).model, config.window_frames)
-    shared = {name: getattr(config, name) for name in PretrainConfig.__dataclass_fields__}
     return {
-        name: PretrainConfig(**(shared | {"out": str(Path(config.out) / name), "model": shapes[name]}))
+        name: replace(config, out=str(Path(config.out) / name), model=shapes[name], only=[name])
         for name in config.only
     }
 

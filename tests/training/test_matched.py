@@ -175,4 +175,4 @@ def test_command_trains_the_chosen_ones_and_says_what_they_keep(
 )
 def test_settings_that_cannot_be_are_refused(change: dict, message: str, files: Path, tmp_path: Path) -> None:
     with pytest.raises(WorldError, match=message):
-        settings(files, tmp_path, **change)
+        runs(settings(files, tmp_path, **change))

@@ -4,8 +4,7 @@ Two forms of one function. Frame by frame (`observe`, `denoise`, `commit`) is wh
 whole sequences at once for training, `forward_segment` goes on from a memory. Tests hold them equal.
 """
 
-# B batch, F frames, S streams (clean, noisy), N tokens per frame, D model width, A action axes, G leading
-# sizes
+# B batch, F frames, S streams (clean, noisy), N tokens a frame, D model width, A action axes, G any sizes
 
 from __future__ import annotations
 
@@ -20,6 +19,7 @@ import kernels
 from worldsim.errors import WorldError
 from worldsim.model.attention import Cached, Rotary, at_least_fp32
 from worldsim.model.block import AnyAttention, Block, Carried, HandedOn, Head, modulated_norm
+from worldsim.model.build import build_attention, initialise_attention, motion_of
 from worldsim.model.denoiser_config import PATCH, DenoiserConfig
 from worldsim.model.frame_context import FrameContext
 from worldsim.model.full_attention import FullAttention, past_mask, time_angles
@@ -28,7 +28,7 @@ from worldsim.model.linear import Linear
 from worldsim.model.memory import MemoryState, empty_memory, push_window, window_mask
 from worldsim.model.outcome_heads import OutcomeHeads
 from worldsim.model.patches import embed_patches, join_patches
-from worldsim.model.path import UNIT, MemoryKeys, MemoryPhase, PathMotion, build_motion, wrap
+from worldsim.model.path import MemoryKeys, PathMotion, plane_places, wrap
 from worldsim.model.rotary import place_angles, rotate, turns
 from worldsim.model.segment import SequencePass, check_constant_memory, deal_out, put_together
 from worldsim.model.window_attention import WindowAttention, age_angles
@@ -62,53 +62,27 @@ class Denoiser(nn.Module):
         self.time_embedding = nn.Sequential(Linear(TIME_FREQUENCIES, dim), nn.SiLU(), Linear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), Linear(dim, 6 * dim))
         self.action_embedding = nn.ModuleList(nn.Embedding(count, dim) for count in config.num_values)
-        self.motion = build_motion(
-            MemoryPhase(config.memory_phase),
-            MemoryKeys(config.memory_keys),
-            self.latent_shape,
-            dim,
-            config.head_width,
-        )
+        self.motion = motion_of(config)
         self.blocks = nn.ModuleList(
-            Block(dim, config.ffn_dim, self._build_attention(i)) for i in range(config.num_layers)
+            Block(dim, config.ffn_dim, build_attention(config, i)) for i in range(config.num_layers)
         )
         self.head = Head(dim, PATCH * PATCH * channels)
         self.outcome = OutcomeHeads(dim, config.num_heads) if config.outcome_heads else None
         self.register_buffer("place", place_angles(*config.grid, config.head_width).float(), persistent=False)
-        rows, columns = torch.meshgrid(*(torch.arange(n) for n in config.grid), indexing="ij")
-        plane = torch.zeros(config.tokens_per_frame, config.head_width // 2)
-        plane[:, :2] = UNIT * torch.stack([rows, columns], dim=-1).flatten(0, 1)
-        self.register_buffer("plane_place", plane, persistent=False)
+        self.register_buffer("plane_place", plane_places(*config.grid, config.head_width), persistent=False)
         age = turns(age_angles(config.head_width, config.window)).float()[:, None]  # [W + 1, 1, D / 2, 2]
         self.register_buffer("age", age, persistent=False)
         half = torch.arange(TIME_FREQUENCIES // 2, dtype=torch.float64) / (TIME_FREQUENCIES // 2)
         self.register_buffer("time_frequencies", (10_000.0**-half).float(), persistent=False)
         self._initialise()
 
-    def _build_attention(self, layer: int) -> AnyAttention:
-        config = self.config
-        if layer in config.window_layers:
-            return WindowAttention(config.dim, config.num_heads, config.window)
-        if layer in config.full_layers:
-            return FullAttention(config.dim, config.num_heads)
-        half_lives = (config.half_lives[0], config.half_lives[1])
-        plane = layer if config.memory_keys == MemoryKeys.PLANE else None
-        write_biases = (config.write_biases[0], config.write_biases[1])
-        tokens = config.tokens_per_frame
-        return HybridAttention(config.dim, config.num_heads, tokens, half_lives, plane, write_biases)
-
     @torch.no_grad()
     def _initialise(self) -> None:
         for block in self.layers():
-            for linear in (block.self_attn.q, block.self_attn.k, block.self_attn.v, block.self_attn.o):
-                nn.init.xavier_uniform_(linear.weight)
-                nn.init.zeros_(linear.bias)
-            if isinstance(block.self_attn, HybridAttention) and self.config.memory_keys == MemoryKeys.PLANE:
-                # A key begins as a place, not as what is there, which who looks for it does not know.
-                for linear in (block.self_attn.q, block.self_attn.k):
-                    nn.init.ones_(linear.bias)
-        for linear in (self.time_embedding[0], self.time_embedding[2]):
-            nn.init.normal_(linear.weight, std=0.02)  # pyright: ignore[reportArgumentType]
+            initialise_attention(block.self_attn, self.config)
+        for linear in self.time_embedding:
+            if isinstance(linear, Linear):
+                nn.init.normal_(linear.weight, std=0.02)
         if self.previous_embedding is not None:  # zero for the same reason as the actions below
             nn.init.zeros_(self.previous_embedding.weight)
         for embedding in self.action_embedding:
@@ -338,8 +312,7 @@ class Denoiser(nn.Module):
 
         Args:
             clean: `[B, F, C, h, w]`, the frames as play would have committed them (perhaps slightly noised).
-            noisy: `[B, F, C, h, w]`, the frames to denoise; noisy frame f reads what clean frames before f
-                wrote.
+            noisy: `[B, F, C, h, w]`, the frames to denoise; each reads what the clean ones before it wrote.
             levels: `[B, F, 2]`, noise levels of the two.
             actions: `[B, F, A]`, the action that leads to each frame.
             run_block: Runs a layer of a given number and returns its tokens, for who wants to look into it.
@@ -347,8 +320,8 @@ class Denoiser(nn.Module):
         Returns:
             Velocity of the noisy frames, `[B, F, C, h, w]`.
         """
-        memory = self.initial_memory(len(clean))
-        return self.run_sequences(clean, noisy, levels, actions, memory, run_block).velocity
+        empty = self.initial_memory(len(clean))
+        return self.run_sequences(clean, noisy, levels, actions, empty, run_block).velocity
 
     def forward_segment(
         self, clean: Tensor, noisy: Tensor, levels: Tensor, actions: Tensor, memory: MemoryState
@@ -363,8 +336,7 @@ class Denoiser(nn.Module):
             memory: State before the first frame; rows may have committed different numbers of frames.
 
         Returns:
-            Velocity of the noisy frames, `[B, F, C, h, w]`, and the state after the last clean frame, without
-            gradients.
+            Velocity `[B, F, C, h, w]` of the noisy frames; without gradients, the state after the last one.
 
         Raises:
             WorldError: If the model has full layers.

@@ -92,6 +92,14 @@ def split_path(angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return row, column, torch.cat([free] * repeats, dim=-1)[..., : angles.shape[-1]]
 
 
+def plane_places(rows: int, columns: int, head_width: int) -> Tensor:
+    """Return the angles of each token's place on PLANE keys, `[rows * columns, head_width / 2]`."""
+    places = torch.zeros(rows * columns, head_width // 2)
+    grid = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    places[:, :2] = UNIT * torch.stack(grid, dim=-1).flatten(0, 1)
+    return places
+
+
 def wrap(angles: Tensor) -> Tensor:
     """Return `angles` in [-pi, pi)."""
     return torch.remainder(angles + math.pi, 2 * math.pi) - math.pi
