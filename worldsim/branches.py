@@ -56,7 +56,8 @@ class Branches:
 
     def pick(self, branch: int) -> tuple[WorldState, list[np.ndarray]]:
         """Return where one of them stands, and its latest frames but the last, `[H, W, 3]`, oldest first."""
-        return self._state.rows([branch]), [frames[branch] for frames in self._recent[:-1]]
+        # Copies: a view would keep the frames of all branches.
+        return self._state.rows([branch]), [frames[branch].copy() for frames in self._recent[:-1]]
 
     @staticmethod
     def _shown(frames: torch.Tensor) -> np.ndarray:

@@ -18,7 +18,7 @@ import pytest
 import policies
 from policies.ppo import policy_digest
 from tests.fakes import save_untrained_policy
-from training.collect import PLAYERS, SPLIT_SEEDS, CollectConfig, describe_source
+from training.collect import PLAYERS, RETURNING, SPLIT_SEEDS, CollectConfig, describe_source
 from training.recorders import EpisodeTask, record_episode
 from worldsim.data.doom import DoomGame, draw_map, press_buttons
 from worldsim.data.episodes import DatasetInfo, list_episodes, read_episode, verify
@@ -229,7 +229,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
             ["policy=loop"],
             "players that tour need a map, as games of doom-fresh-rooms tell it: the game 'doom-r",
         ),
-        (["out_frames=[5,5]"], "out_frames are of returning, leave-and-return, tours, none of whom plays"),
+        (["out_frames=[5,5]"], f"out_frames are of {', '.join(RETURNING)}, none of whom plays"),
         (["policy=returning", "out_frames=[9,5]"], "out_frames needs 1 <= least <= greatest, got [9, 5]"),
         (["scenario=quake"], f"there is no scenario 'quake'; known are {', '.join(sorted(SCENARIOS))}"),
         (["policy=mixed", "shares.random=-1"], "shares must be 0 or more, and not all of them 0, got"),

@@ -27,6 +27,9 @@ from worldsim.viewer_keys import CommandKeys, HeldKeys
 from worldsim.viewer_window import Window
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 @pytest.fixture
 def viewer(tmp_path: Path) -> Iterator[Viewer]:
     viewer = open_viewer(tmp_path)

@@ -135,13 +135,17 @@ class ConstantMotion(nn.Module):
             turn[: time // 2] = per_frame * frequencies(time)
         self.register_buffer("turn", wrap(turn).float(), persistent=False)
 
-    def forward(self, latents: Tensor, action: Tensor) -> Tensor:
+    def forward(self, latents: Tensor, action: Tensor, nothing: Tensor) -> Tensor:
         """Return the turn of one frame, `[..., head_width / 2]` fp32."""
         return self.turn.expand(*latents.shape[:-3], -1)
 
 
 class PathMotion(nn.Module):
-    """Predict the player's displacement from the action and the committed frame before it."""
+    """Predict the player's displacement from the action and the committed frame before it.
+
+    With PLANE keys it is what the action adds to pressing nothing: who presses nothing is where he was. Else
+    all frames drift alike at first, like a clock, before any of the actions has come to mean something.
+    """
 
     table: Tensor
 
@@ -165,24 +169,31 @@ class PathMotion(nn.Module):
         nn.init.normal_(self.out.weight, std=0.02)
         table = plane_table(head_width) if keys is MemoryKeys.PLANE else coordinate_frequencies(head_width)
         self.register_buffer("table", table.float(), persistent=False)
+        self.is_relative = keys is MemoryKeys.PLANE
 
-    def displacement(self, latents: Tensor, action: Tensor) -> Tensor:
-        """Return u_f, `[..., P]` in tokens (rows, columns, free), of the last latents and the action."""
+    def displacement(self, latents: Tensor, action: Tensor, nothing: Tensor) -> Tensor:
+        """Return u_f, `[..., P]` in tokens (rows, columns, free), of the last latents and the action.
+
+        Args:
+            latents: `[..., C, h, w]`, the committed frame before this one.
+            action: `[..., dim]`, the embedding of the action that leads to this frame.
+            nothing: `[dim]`, the embedding of pressing nothing.
+        """
         pooled = (
             self.pool(latents.to(self.view.weight.dtype).flatten(0, -4))
             .flatten(1)
             .unflatten(0, latents.shape[:-3])
         )
-        return self.out(nn.functional.silu(self.view(pooled) + self.intent(action)))
+        view = self.view(pooled)
+        if not self.is_relative:
+            return self.out(nn.functional.silu(view + self.intent(action)))
+        still = view + self.intent(nothing)
+        moved = nn.functional.silu(still + self.intent(action - nothing)) - nn.functional.silu(still)
+        return nn.functional.linear(moved, self.out.weight)
 
-    def forward(self, latents: Tensor, action: Tensor) -> Tensor:
-        """Return the turn of one frame, `[..., head_width / 2]` fp32.
-
-        Args:
-            latents: `[..., C, h, w]`, the committed frame before this one.
-            action: `[..., dim]`, the embedding of the action that leads to this frame.
-        """
-        displacement = self.displacement(latents, action)
+    def forward(self, latents: Tensor, action: Tensor, nothing: Tensor) -> Tensor:
+        """Return the turn of one frame, `[..., head_width / 2]` fp32; see `displacement`."""
+        displacement = self.displacement(latents, action, nothing)
         return displacement.to(torch.promote_types(displacement.dtype, torch.float32)) @ self.table
 
 

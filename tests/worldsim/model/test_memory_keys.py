@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.fakes import make_denoiser
+from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.hybrid_attention import HybridAttention
 from worldsim.model.path import CIRCUMFERENCE, UNIT, MemoryKeys, MemoryPhase, plane_multiples, wrap
@@ -89,12 +90,21 @@ def test_heads_differ_and_the_first_is_the_coarsest() -> None:
 
 
 def test_a_clock_turns_keys_of_the_plane_too() -> None:
-    turns = {
-        phase: make_denoiser(phase, memory_keys=MemoryKeys.PLANE).motion(
-            torch.zeros(1, 4, 8, 8), torch.zeros(1, 32)
-        )
-        for phase in (MemoryPhase.NONE, MemoryPhase.TIME)
-    }
+    latents, action = torch.zeros(1, 4, 8, 8), torch.zeros(1, 32)
+    turns = {}
+    for phase in (MemoryPhase.NONE, MemoryPhase.TIME):
+        motion = make_denoiser(phase, memory_keys=MemoryKeys.PLANE).motion
+        turns[phase] = motion(latents, action, action[0])
     assert turns[MemoryPhase.NONE].abs().max() == 0
     assert (turns[MemoryPhase.TIME][0, 2:6] - UNIT).abs().max() < 1e-9
     assert turns[MemoryPhase.TIME][0, :2].abs().max() == 0
+
+
+def test_who_presses_nothing_stays_where_he_was() -> None:
+    denoiser = make_denoiser(MemoryPhase.PATH, memory_keys=MemoryKeys.PLANE)
+    latents = torch.randn(2, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    moved = denoiser.displacements(latents, torch.tensor([[0, 0, 0], [1, 0, 0]]))
+    assert moved[0].abs().max() == 0
+    assert moved[1].abs().max() > 0
+    with pytest.raises(WorldError, match="memory_phase time follows no path"):
+        make_denoiser(MemoryPhase.TIME).displacements(latents, torch.zeros(2, 3, dtype=torch.int64))
