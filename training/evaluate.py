@@ -173,10 +173,10 @@ def main(config: EvaluateConfig) -> None:
 
 
 def evaluate_suite(config: EvaluateConfig, out: Path) -> None:
-    """Measure what worlds remember; a world alone goes by the name of its folder."""
+    """Measure what worlds remember; a world alone goes by the name of its folder or of its run's."""
     place = config.world or first_world()
     run = SuiteRun(
-        worlds=config.worlds or {Path(place).name: place},
+        worlds=config.worlds or {name_of(place): place},
         data=Path(config.data),
         parts=config.chosen_parts,
         seed=config.seed,
@@ -187,6 +187,12 @@ def evaluate_suite(config: EvaluateConfig, out: Path) -> None:
     choice = choose_device(config.device, config.dtype)
     set_threads(config.threads)
     measure_consistency(config.consistency, run, choice, out)
+
+
+def name_of(place: str) -> str:
+    """Return what a world is called that nobody named: training leaves it in RUN/world."""
+    path = Path(place)
+    return path.parent.name if path.name == "world" and path.parent.name else path.name
 
 
 def prepare_folder(out: Path) -> Path:

@@ -12,6 +12,8 @@ import numpy as np
 
 COLOURS = ("#1f5fa8", "#c8501e", "#2d8a4e", "#8551a8", "#b08a00", "#008a9a", "#b03060", "#606060")
 REFERENCE_COLOUR = "#8a8a8a"
+NEAREST_TICKS = 1.3
+"""Factor between two places that both get a tick."""
 DASHES = ("--", ":", "-.")
 
 
@@ -70,7 +72,7 @@ def plot_lines(
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "plot", "font.family": "sans-serif"}):
         figure = Figure(figsize=size)
         canvas = FigureCanvasSVG(figure)
-        axes = figure.add_axes((0.11, 0.13, 0.87, 0.84))
+        axes = figure.add_axes((0.13, 0.13, 0.85, 0.84))
         num_references = 0
         for index, line in enumerate(lines):
             style: dict[str, Any] = {"color": COLOURS[(index - num_references) % len(COLOURS)]}
@@ -103,7 +105,10 @@ def _draw(axes: Any, line: Line, style: Mapping[str, Any]) -> None:
 
 
 def _use_places_as_ticks(axes: Any, lines: Sequence[Line]) -> None:
-    places = sorted({place for line in lines for place in line.x if place > 0})
+    places: list[float] = []
+    for place in sorted({place for line in lines for place in line.x if place > 0}):
+        if not places or place >= NEAREST_TICKS * places[-1]:
+            places.append(place)
     axes.set_xscale("log", base=2)
     axes.set_xticks(places, [f"{place:,.0f}" for place in places])
     axes.minorticks_off()

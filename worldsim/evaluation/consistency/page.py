@@ -116,7 +116,7 @@ def goals(report: Report) -> str:
             estimate = {"mean": row["value"], "low": ends[0], "high": ends[1]}
             style = row["verdict"] if row["verdict"] in ("pass", "aim", "short") else "none"
             verdict = f'<span class="{style}">{text(row["verdict"])}</span>'
-            shown = f"{cell(estimate)} {text(row['unit'])}".strip()
+            shown = f"{cell(estimate)} {text(row['unit'])}".strip() if row["value"] is not None else "-"
             cells.append([text(row["name"]), shown, *(bound_text(row, k) for k in ("must", "aim")), verdict])
         parts.append(f"<h3>{text(name)}</h3>\n" + table(("what", "value", "must", "aim", "verdict"), cells))
     return section("Goals", *parts) if parts else ""
