@@ -91,7 +91,7 @@ class OutAndBackPolicy:
     def _move(self, visited: set[tuple[int, ...]]) -> int:
         """Choose a direction, go there, and add the tile to `visited`."""
         places = self._place + STEPS
-        free: np.ndarray = (np.abs(places) <= REACH).all(axis=1)
+        free = np.all(np.abs(places) <= REACH, axis=1)
         free[OPPOSITE[self._direction]] = False
         fresh = free & np.array([tuple(place) not in visited for place in places.tolist()])
         choices = np.flatnonzero(fresh if fresh.any() else free)
