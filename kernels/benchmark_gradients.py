@@ -62,15 +62,19 @@ def commit_gradients(report: Report) -> Result:
             forms["fla chunk"] = chunk
     results: Result = {}
     for shape in ON_CUDA if on_cuda else ON_CPU:
+        able = dict(forms)
         for regime in REGIMES:
             for dtype in (torch.float32, torch.bfloat16):
-                results |= compare(forms, shape, regime, dtype, report.device)
-        results |= time_forms(forms, shape, report.device)
+                compared = compare(able, shape, regime, dtype, report.device)
+                able = {name: form for name, form in able.items() if "failed" not in compared[name]}
+                key = f"{shape}, {regime}, {str(dtype).removeprefix('torch.')}"
+                results |= {f"{key}, {name}": errors for name, errors in compared.items()}
+        results |= time_forms(able, shape, report.device)
     return results
 
 
 def compare(forms: dict[str, Commit], shape: Shape, regime: str, dtype: torch.dtype, device: str) -> Result:
-    """Return the relative errors of every form's gradients; the operands are rounded before both."""
+    """Return the relative errors of every form's gradients, by form; the operands are rounded before both."""
     k, v, *others = make_frame(regime, shape, device)
     inputs = (k.to(dtype), v.to(dtype), *others)
     weights = torch.randn(others[-1].shape, generator=torch.Generator(device).manual_seed(1), device=device)
@@ -83,11 +87,11 @@ def compare(forms: dict[str, Commit], shape: Shape, regime: str, dtype: torch.dt
             values = gradients_of(commit, inputs, weights)
         except Exception as problem:  # a form that cannot run it does not end the section
             say(f"{label:60s} {type(problem).__name__}: {str(problem)[:200]}")
-            results[label] = {"failed": str(problem)[:500]}
+            results[name] = {"failed": str(problem)[:500]}
             continue
         errors = {n: relative_error(a, b) for n, a, b in zip(NAMES, values, expected, strict=True)}
         say(f"{label:60s}" + "".join(f" {part} {error:.1e}" for part, error in errors.items()))
-        results[label] = errors
+        results[name] = errors
     return results
 
 

@@ -17,7 +17,7 @@ from worldsim.data.dataset_info import DatasetInfo
 from worldsim.data.episodes import EpisodeWriter
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.denoiser_config import DenoiserConfig
-from worldsim.model.path import MemoryPhase
+from worldsim.model.path import MemoryKeys, MemoryPhase
 from worldsim.outcome import OutcomeConfig
 from worldsim.sampler import SamplerConfig
 from worldsim.world import Start, World, WorldConfig
@@ -83,6 +83,7 @@ def make_denoiser(
     *,
     previous_frame: bool = True,
     outcome_heads: bool = False,
+    memory_keys: MemoryKeys = MemoryKeys.AXES,
 ) -> Denoiser:
     """Return a small fp64 denoiser of three layers all of whose weights matter."""
     torch.manual_seed(0)
@@ -96,6 +97,7 @@ def make_denoiser(
         window_layers=[1] if window_layers is None else window_layers,
         full_layers=full_layers or [],
         memory_phase=phase,
+        memory_keys=memory_keys,
         half_lives=[0.5, 20.0],
         previous_frame=previous_frame,
         outcome_heads=outcome_heads,

@@ -51,7 +51,7 @@ class CollectConfig:
             own: for histories that differ while the actions are the same.
         policy_folder: Of `ppo`: its folder; None is the one that ships with the world of the scenario's name.
             It draws its actions here, instead of pressing what is likeliest.
-        out_frames: Of returning, leave-and-return, tours and out-and-back: least and greatest number of frames
+        out_frames: Of returning, leave-and-return, tours and out-and-back: least and greatest frames
             of a way out; None is the player's own.
         context_frames: Of out-and-back: least and greatest number of frames before each way out; None is the
             player's own.

@@ -1,7 +1,7 @@
 """The consistency suite of `training.evaluate`: does a world remember?
 
-Writes OUT/report.json and OUT/report.html anew after each part: a stopped run keeps what it has, and parts or
-worlds that another run measured on the same episodes stay.
+Writes OUT/report.json anew after each part and OUT/report.html at the end: a stopped run keeps what it has,
+and parts or worlds that another run measured on the same episodes stay.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from training.consistency_parts import MEASURES
 from worldsim.device import DeviceChoice
 from worldsim.errors import WorldError
 from worldsim.evaluation.consistency.comparison import compare_worlds, zeroed_name
@@ -26,31 +27,30 @@ from worldsim.evaluation.consistency.episodes import (
     choose_sets,
     find_sets,
 )
-from worldsim.evaluation.consistency.films import write_strips
 from worldsim.evaluation.consistency.goals import format_goals, judge_world
-from worldsim.evaluation.consistency.interventions import INTERVENTIONS, Way, can_intervene
-from worldsim.evaluation.consistency.page import FILMS_FOLDER, PAGE_FILE, write_page
-from worldsim.evaluation.consistency.pairs import measure_pairs, paired, summarize_pairs
-from worldsim.evaluation.consistency.recall import (
-    CODEC,
-    COPY,
-    GapScores,
-    RecallSettings,
-    TileAccuracy,
-    film_frames,
-    measure_returns,
-    summarize,
-    summarize_changes,
+from worldsim.evaluation.consistency.long import LongDreams, LongSettings, dream_long
+from worldsim.evaluation.consistency.page import PAGE_FILE, write_page
+from worldsim.evaluation.consistency.pairs import paired
+from worldsim.evaluation.consistency.recall import RecallSettings
+from worldsim.evaluation.consistency.tiles import TileReader, check_tiles, find_kinds
+from worldsim.evaluation.conversion import (
+    ForgetfulSimulator,
+    check_can_forget,
+    chosen_sampler,
+    describe,
 )
-from worldsim.evaluation.consistency.tiles import check_tiles, find_kinds, tile_accuracy_of
-from worldsim.evaluation.conversion import ForgetfulSimulator, check_can_forget, chosen_sampler, describe
 from worldsim.evaluation.report import REPORT_FILE, describe_run, write_json
 from worldsim.simulator import Simulator
 from worldsim.weights import read_object
 from worldsim.world import World
 
 SUITE = "consistency"
-SUITE_PARTS = ("recall", "interventions", "pairs")
+SUITE_PARTS = tuple(MEASURES)
+TRAINED_GAP = 50
+AT_TURNS = ("interventions", "continuation", "probe")
+"""Parts that are measured at one gap."""
+FROM_STARTS = ("controllability", "drift", "idle", "cost")
+"""Parts that need moments to begin at, and no way back."""
 TILE_EPISODES = 16
 """Whose real frames tell which kinds of tiles there are."""
 
@@ -63,7 +63,8 @@ class ConsistencyConfig:
     window: str = "window"
     full: str = "full"
     gaps: list[int] = field(default_factory=list)
-    intervention_gaps: list[int] = field(default_factory=lambda: [50])
+    max_gap: int = 0
+    intervention_gaps: list[int] = field(default_factory=list)
     pair_gaps: list[int] = field(default_factory=list)
     num_episodes: int = MIN_EPISODES
     context_frames: int = 32
@@ -71,6 +72,11 @@ class ConsistencyConfig:
     angle_degrees: float = 0.0
     tile_pixels: int = 0
     num_films: int = 2
+    num_long: int = 64
+    long_frames: int = 1000
+    num_idle: int = MIN_EPISODES
+    idle_frames: int = 300
+    cost_frames: int = 100_000
 
     def __post_init__(self) -> None:
         for name in ("gaps", "intervention_gaps", "pair_gaps"):
@@ -78,9 +84,12 @@ class ConsistencyConfig:
                 raise WorldError(
                     f"consistency.{name} must be numbers of at least 1, got {getattr(self, name)}"
                 )
-        for name, least in (("num_episodes", 0), ("context_frames", 0), ("num_films", 0), ("tile_pixels", 0)):
-            if getattr(self, name) < least:
-                raise WorldError(f"consistency.{name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("num_episodes", "context_frames", "num_films", "tile_pixels", "max_gap"):
+            if getattr(self, name) < 0:
+                raise WorldError(f"consistency.{name} must be at least 0, got {getattr(self, name)}")
+        for name in ("long_frames", "num_long", "num_idle", "idle_frames", "cost_frames"):
+            if getattr(self, name) < 1:
+                raise WorldError(f"consistency.{name} must be at least 1, got {getattr(self, name)}")
         if self.num_episodes == 1:
             raise WorldError("consistency.num_episodes must be at least 2, or 0 for all, got 1")
         _ = self.tolerance
@@ -107,29 +116,43 @@ class SuiteRun:
 def measure_consistency(config: ConsistencyConfig, run: SuiteRun, choice: DeviceChoice, out: Path) -> None:
     """Measure the parts that were asked for, write the report after each, print where the worlds stand."""
     suite = Suite(config, run, choice, out)
-    for part in [part for part in SUITE_PARTS if part in run.parts]:
-        suite.measure(part)
+    try:
+        for part in [part for part in SUITE_PARTS if part in run.parts]:
+            suite.measure(part)
+    finally:  # also of what was measured when somebody ends it
+        if suite.report["runs"]:
+            write_page(out, suite.report)
     for name, goals in suite.report["goals"].items():
         print(f"\n{name}\n{format_goals(goals)}")
     print(f"\nwritten to {out}: {REPORT_FILE}, {PAGE_FILE}")
+
+
+def _shape(world: World) -> tuple[object, ...]:
+    """Return what worlds that are compared must share."""
+    return world.config.actions.buttons, world.config.height, world.config.width
 
 
 class Suite:
     """The worlds, the episodes, and what was measured so far.
 
     Attributes:
+        simulators: By name of the world; those in `zeroed` forget before every frame.
+        recall_sets: The episodes that are needed, by gap.
+        pair_sets: Those of paired histories.
+        settings: How roll-outs are made.
         report: Becomes `report.json`.
     """
 
     def __init__(self, config: ConsistencyConfig, run: SuiteRun, choice: DeviceChoice, out: Path) -> None:
         self.config, self.run, self.out = config, run, out
         self.simulators: dict[str, Simulator] = {}
+        self.zeroed: list[str] = []
         command = ["python", *(shlex.quote(word) for word in sys.orig_argv[1:])]
         self._run = describe_run(command, choice.device, choice.dtype) | {"settings": dict(run.settings)}
+        self._long: dict[str, LongDreams] = {}
         self.report: dict[str, Any] = {"suite": SUITE, "worlds": {}, "runs": {}}
         self._load_worlds(choice)
         self._find_episodes()
-        self._keep(out / REPORT_FILE)
         self.settings = RecallSettings(
             batch_size=run.batch_size or (128 if choice.device.type == "cuda" else 32),
             seed=run.seed,
@@ -137,6 +160,7 @@ class Suite:
             num_films=config.num_films,
             show_progress=True,
         )
+        self._keep(out / REPORT_FILE)
 
     def _load_worlds(self, choice: DeviceChoice) -> None:
         if unknown := [name for name in self.config.zeroed if name not in self.run.worlds]:
@@ -146,60 +170,72 @@ class Suite:
             self._add(name, world, Simulator)
             if name in self.config.zeroed:
                 check_can_forget(name, world)
+                self.zeroed.append(zeroed_name(name))
                 self._add(zeroed_name(name), world, ForgetfulSimulator)
-        worlds = {name: simulator.world.config for name, simulator in self.simulators.items()}
-        first_name, first = next(iter(worlds.items()))
-        for name, config in worlds.items():
-            if (config.actions.buttons, config.height, config.width) != (
-                first.actions.buttons,
-                first.height,
-                first.width,
-            ):
-                raise WorldError(
-                    f"{name} has other buttons or frames than {first_name}: they are not comparable"
-                )
-        self.actions, self.size = first.actions, (first.height, first.width)
+        first = next(iter(self.simulators.values()))
+        for name, simulator in self.simulators.items():
+            if _shape(simulator.world) != _shape(first.world):
+                raise WorldError(f"{name} has other buttons or frames than {next(iter(self.simulators))}")
+        described = first.world.config
+        self.actions, self.size = described.actions, (described.height, described.width)
         print(f"{', '.join(self.simulators)} on {choice}", flush=True)
 
     def _add(self, name: str, world: World, kind: type[Simulator]) -> None:
         sampler = chosen_sampler(world, self.run.denoising_steps, None)
         self.simulators[name] = kind(world, sampler, frames_device=world.device)
-        described = describe(world, sampler)
-        self.report["worlds"][name] = described | {"folder": str(world.folder)}
+        self.report["worlds"][name] = describe(world, sampler) | {"folder": str(world.folder)}
+
+    def announced(self) -> Iterator[tuple[str, Simulator]]:
+        """Yield the worlds by name, and say which is measured."""
+        for name, simulator in self.simulators.items():
+            print(name, flush=True)
+            yield name, simulator
 
     def _find_episodes(self) -> None:
         """Find out now, and not after an hour, whether all can be measured."""
-        config, data, parts = self.config, self.run.data, self.run.parts
-        self.recall_sets: dict[int, ReturnSet] = {}
+        data, parts = self.run.data, self.run.parts
+        folders: dict[int, Path] = {}
+        if "recall" in parts:
+            folders |= {gap: self._known_gaps[gap] for gap in self.recall_gaps}
+        if set(AT_TURNS) & set(parts):
+            folders |= {gap: self._known_gaps[gap] for gap in self.intervention_gaps}
+        if set(FROM_STARTS) & set(parts):
+            folders.setdefault(*next(iter(self._known_gaps.items())))
+        self.recall_sets = {gap: self._open(folders[gap], gap) for gap in sorted(folders)}
         self.pair_sets: dict[int, ReturnSet] = {}
-        gaps = list(config.gaps) if "recall" in parts else []
-        if "interventions" in parts:
-            gaps += [gap for gap in config.intervention_gaps if gap not in gaps]
-        if "recall" in parts or "interventions" in parts:
-            every = [] if "recall" in parts and not config.gaps else gaps
-            for gap, folder in choose_sets(data, RECALL, every).items():
-                self.recall_sets[gap] = self._open(folder, gap)
         if "pairs" in parts:
             # Recorded apart, or among the episodes of a gap.
             kind = PAIRS if find_sets(data, PAIRS) else RECALL
-            for gap, folder in choose_sets(data, kind, config.pair_gaps).items():
-                self.pair_sets[gap] = paired(self._open(folder, gap))
+            for gap, folder in choose_sets(data, kind, self.config.pair_gaps).items():
+                if not self.config.max_gap or gap <= self.config.max_gap:
+                    self.pair_sets[gap] = paired(self._open(folder, gap))
         sets = [*self.recall_sets.values(), *self.pair_sets.values()]
         for found in sets:
-            print(found.told + self._few(found), flush=True)
-        source = sets[0].source if sets else ""
-        self.report["data"] = {"folder": str(data), "source": source}
+            few = len(found) < MIN_EPISODES
+            print(found.told + f"; reported numbers need {MIN_EPISODES}" * few, flush=True)
+        self.report["data"] = {"folder": str(data), "source": sets[0].source if sets else ""}
 
-    def _tiles(self) -> TileAccuracy | None:
-        """Return what counts tiles; the kinds of tiles are those that real frames show."""
-        pixels = self.config.tile_pixels
-        if not pixels or not self.recall_sets:
-            return None
-        check_tiles(pixels, self.size)
-        frames = next(next(iter(self.recall_sets.values())).batches(TILE_EPISODES)).real.flatten(0, 1)
-        kinds = find_kinds(frames, pixels)
-        print(f"{len(kinds)} kinds of tiles", flush=True)
-        return tile_accuracy_of(kinds, pixels)
+    @property
+    def _known_gaps(self) -> Mapping[int, Path]:
+        return choose_sets(self.run.data, RECALL, [])
+
+    @property
+    def recall_gaps(self) -> list[int]:
+        """The gaps that recall is measured at."""
+        gaps = list(choose_sets(self.run.data, RECALL, self.config.gaps))
+        return [gap for gap in gaps if not self.config.max_gap or gap <= self.config.max_gap]
+
+    @property
+    def intervention_gaps(self) -> list[int]:
+        """The gaps at whose turns something is done to the memory: 50, or the least where there is no 50."""
+        known = list(self._known_gaps)
+        default = TRAINED_GAP if TRAINED_GAP in known else known[0]
+        return list(choose_sets(self.run.data, RECALL, self.config.intervention_gaps or [default]))
+
+    @property
+    def starts(self) -> ReturnSet:
+        """Episodes to begin at: those of the least gap."""
+        return next(iter(self.recall_sets.values()))
 
     def _open(self, folder: Path, gap: int) -> ReturnSet:
         config = self.config
@@ -213,12 +249,28 @@ class Suite:
             num_episodes=config.num_episodes,
         )
 
-    def _few(self, found: ReturnSet) -> str:
-        return (
-            ""
-            if len(found) >= MIN_EPISODES
-            else f"; fewer than the {MIN_EPISODES} that reported numbers need"
-        )
+    def _tiles(self) -> TileReader | None:
+        """Return what tells tiles apart; the kinds of tiles are those that real frames show."""
+        pixels = self.config.tile_pixels
+        if not pixels or not self.recall_sets:
+            return None
+        check_tiles(pixels, self.size)
+        tiles = find_kinds(next(self.starts.batches(TILE_EPISODES)).real.flatten(0, 1), pixels)
+        print(f"{len(tiles.pictures)} kinds of tiles", flush=True)
+        return tiles
+
+    def long_dreams(self, name: str) -> LongDreams:
+        """Return the long dreams of a world, which two parts look at."""
+        if name not in self._long:
+            settings = LongSettings(
+                num_frames=self.config.long_frames,
+                batch_size=self.settings.batch_size,
+                seed=self.run.seed,
+                show_progress=True,
+            )
+            starts = self.starts.only(range(min(max(2, self.config.num_long), len(self.starts))))
+            self._long[name] = dream_long(self.simulators[name], starts, settings)
+        return self._long[name]
 
     def _keep(self, path: Path) -> None:
         """Take over what other runs measured on the same data; measuring a part of a world replaces it.
@@ -230,10 +282,7 @@ class Suite:
         if not path.is_file():
             return
         known = read_object(path)
-        if (
-            known.get("suite") != SUITE
-            or known.get("data", {}).get("folder") != self.report["data"]["folder"]
-        ):
+        if known.get("suite") != SUITE or known.get("data", {}).get("folder") != str(self.run.data):
             raise WorldError(f"{path} is a report of something else; choose another out= folder")
         for name, world in self.report["worlds"].items():
             before = known["worlds"].get(name, world)
@@ -243,21 +292,16 @@ class Suite:
                         f"{path} tells of another world by the name {name!r}: its {key} was {before[key]} "
                         f"and is {world[key]}; choose another out= folder"
                     )
-        self.report = (
-            known
-            | self.report
-            | {
-                "worlds": known["worlds"] | self.report["worlds"],
-                "runs": known["runs"],
-            }
-        )
+        worlds = known["worlds"] | self.report["worlds"]
+        self.report = known | self.report | {"worlds": worlds, "runs": known["runs"]}
 
     def measure(self, part: str) -> None:
         """Measure one part of all worlds and write the report so far."""
-        measures = {"recall": self._recall, "interventions": self._interventions, "pairs": self._pairs}
         began = time.perf_counter()
         print(f"\n{part}", flush=True)
-        measures[part]()
+        found = self.report.setdefault(part, {})
+        found.setdefault("worlds", {})
+        MEASURES[part](self, found)
         seconds = round(time.perf_counter() - began, 1)
         made = self.report["runs"].setdefault(part, {})
         made |= {name: self._run | {"measured_in_seconds": seconds} for name in self.simulators}
@@ -272,66 +316,3 @@ class Suite:
         candidates = [name for name in report["worlds"] if name not in others]
         report["goals"] = {name: judge_world(name, report, window=config.window) for name in candidates}
         write_json(self.out / REPORT_FILE, report)
-        write_page(self.out, report)
-
-    def _part(self, part: str) -> dict[str, Any]:
-        found = self.report.setdefault(part, {})
-        found.setdefault("worlds", {})
-        return found
-
-    def _recall(self) -> None:
-        part = self._part("recall")
-        for gap, returns in self.recall_sets.items():
-            if self.config.gaps and gap not in self.config.gaps:
-                continue
-            scores = measure_returns(self.simulators, returns, [Way.KEPT], self.settings)
-            self._put_recall(part, str(gap), returns, scores)
-            self._put_films(gap, scores)
-
-    def _put_recall(self, part: dict[str, Any], gap: str, returns: ReturnSet, scores: GapScores) -> None:
-        first = scores.dreams[next(iter(scores.dreams))][Way.KEPT]
-        described = returns.describe() | {"metrics": list(first)}
-        known = part.setdefault("episodes", {}).get(gap)
-        if known is not None and known["names"] != described["names"]:
-            raise WorldError(f"the episodes of gap {gap} are others than before; choose another out= folder")
-        part["episodes"][gap] = described
-        for name, ways in scores.dreams.items():
-            found = summarize(ways[Way.KEPT], scores.seen, scores.names)
-            found["memory_bytes"] = scores.memory_bytes[name]
-            part["worlds"].setdefault(name, {})[gap] = found
-        by_method = scores.references[next(iter(scores.references))]
-        for method in (COPY, CODEC):
-            found = summarize(by_method[method], scores.seen, scores.names)
-            part.setdefault("references", {}).setdefault(method, {})[gap] = found
-
-    def _put_films(self, gap: int, scores: GapScores) -> None:
-        strips = write_strips(self.out / FILMS_FOLDER, gap, scores.films)
-        films = self.report.setdefault("films", {}).setdefault(str(gap), {"strips": {}})
-        films["frames"] = film_frames(gap)
-        films["strips"] |= strips
-
-    def _interventions(self) -> None:
-        part = self._part("interventions")
-        able = {name: s for name, s in self.simulators.items() if can_intervene(s)}
-        without = [name for name in self.simulators if name not in able]
-        part.setdefault("skipped", {}).update(dict.fromkeys(without, "has no recurrent states that stay"))
-        for gap in self.config.intervention_gaps if able else ():
-            ways = [Way.KEPT, *INTERVENTIONS]
-            scores = measure_returns(able, self.recall_sets[gap], ways, self.settings)
-            for name, by_way in scores.dreams.items():
-                found: dict[str, Any] = {}
-                for way, values in by_way.items():
-                    found[str(way)] = summarize(values, scores.seen, scores.names)
-                    if way != Way.KEPT:
-                        found[str(way)]["change"] = summarize_changes(
-                            values, by_way[Way.KEPT], scores.seen, scores.names
-                        )
-                part["worlds"].setdefault(name, {})[str(gap)] = found
-
-    def _pairs(self) -> None:
-        part = self._part("pairs")
-        for gap, pairs in self.pair_sets.items():
-            for name, simulator in self.simulators.items():
-                print(name, flush=True)
-                found = summarize_pairs(measure_pairs(simulator, pairs, self.settings))
-                part["worlds"].setdefault(name, {})[str(gap)] = found

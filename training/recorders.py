@@ -179,6 +179,8 @@ def record_episode(
                 terminated=seen.terminated,
                 pose=seen.pose,
                 player=navigator.activity or None if navigator is not None else None,
+                # Its map can then be drawn again.
+                game_seed=task.seed if game.rooms is not None and writer.num_frames == 0 else None,
             )
             if action is None:
                 return writer.num_frames

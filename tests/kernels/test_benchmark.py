@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+import kernels
 from kernels import benchmark, benchmark_gradients
 from kernels.benchmark_inputs import REGIMES
 
@@ -74,3 +76,16 @@ def test_gradients_are_compared_with_fp64_and_timed(monkeypatch: pytest.MonkeyPa
         assert set(errors) == set(benchmark_gradients.NAMES)
         assert all(0 <= error < allowed for error in errors.values()), label
         assert errors["dk"] > 0, label
+
+
+def test_a_peer_that_refuses_to_run_is_left_out_of_the_times(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*inputs: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("known to be wrong on this card")
+
+    forms = {"torch": partial(kernels.commit, form="torch"), "peer": refuse}
+    compared = benchmark_gradients.compare(forms, (1, 8, 1, 16), "random", torch.float32, "cpu")
+    assert compared["peer"] == {"failed": "known to be wrong on this card"}
+    assert compared["torch"]["dk"] < 1e-3
+    assert "peer" in capsys.readouterr().out

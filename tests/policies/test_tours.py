@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 
 import policies
 from policies.mixed import MixedPolicy
+from policies.returning import REST_FRAMES
 from policies.tours import TourPolicy, difference, find_ring, find_way
 from worldsim.data.doom import DoomGame, DoomObservation
+from worldsim.evaluation.consistency.episodes import Tolerance, find_way_back
 from worldsim.evaluation.tours import Tour, find_tours
 
 PICTURE = np.zeros((120, 160, 3), dtype=np.uint8)
@@ -49,10 +52,12 @@ def test_difference_of_headings_is_the_short_way(heading: float, other: float, l
     assert difference(heading, other) == left
 
 
-def play(kind: str, seed: int, frames: int) -> tuple[list[DoomObservation], np.ndarray, list[Tour]]:
+def play(
+    kind: str, seed: int, frames: int, **options: Any
+) -> tuple[list[DoomObservation], np.ndarray, list[Tour]]:
     """Return what is seen, what is pressed, `[frames, 3]`, and the tours that were announced."""
     pytest.importorskip("vizdoom", reason='needs ViZDoom: pip install -e ".[doom]"')
-    player = policies.make(kind, num_values=NUM_VALUES, scenario="doom-fresh-rooms")
+    player = policies.make(kind, num_values=NUM_VALUES, scenario="doom-fresh-rooms", **options)
     assert isinstance(player, policies.Navigator)
     seen, pressed, names = [], [], []
     with DoomGame("doom-fresh-rooms") as game:
@@ -103,6 +108,20 @@ def test_leaving_leads_through_a_door_and_back_by_the_same_keys() -> None:
         turned = np.abs((there[:, 2] - angle + 180) % 360 - 180)
         is_seen.append((near & (turned < 8)).any())
     assert np.mean(is_seen) > 0.9
+
+
+@pytest.mark.parametrize("gap", [16, 50, 100])
+def test_a_way_out_and_half_the_rest_is_a_gap_of_the_suite(gap: int) -> None:
+    num_frames = 2 * gap + 61
+    out_frames = (gap - REST_FRAMES // 2,) * 2
+    for seed in range(2):
+        seen, _, _ = play("leave-and-return", seed, num_frames - 1, out_frames=out_frames)
+        poses = np.array([one.pose for one in seen])
+        way = find_way_back(poses, gap, Tolerance(distance=32.0, angle_degrees=4.0))
+        assert way is not None
+        assert (way.seen >= 0).mean() > 0.85, "what the way back shows was seen"
+        if gap > 16:  # who only turned a little, is back on the way to the next room as well
+            assert abs(way.turn - gap - REST_FRAMES) <= 1
 
 
 def test_a_loop_leads_through_four_rooms_and_ends_where_it_began() -> None:

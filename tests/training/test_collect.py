@@ -18,9 +18,9 @@ import pytest
 import policies
 from policies.ppo import policy_digest
 from tests.fakes import save_untrained_policy
-from training.collect import PLAYERS, SPLIT_SEEDS, CollectConfig, describe_source
+from training.collect import PLAYERS, RETURNING, SPLIT_SEEDS, CollectConfig, describe_source
 from training.recorders import EpisodeTask, record_episode
-from worldsim.data.doom import DoomGame, press_buttons
+from worldsim.data.doom import DoomGame, draw_map, press_buttons
 from worldsim.data.episodes import DatasetInfo, list_episodes, read_episode, verify
 from worldsim.data.scenarios import HEIGHT, SCENARIOS, WIDTH
 from worldsim.errors import WorldError
@@ -129,6 +129,7 @@ def test_tours_of_fresh_rooms_are_named_and_as_long_as_asked_for(tmp_path: Path)
             episode = read_episode(tmp_path, name, info)
             (tour,) = find_tours(episode.players)
             assert tour.end - tour.back == 50 and tour.back - tour.begin == 60, "with a rest in between"
+            assert episode.game_seed == seed and game.rooms == draw_map(seed)
             assert episode.poses is not None
             assert np.allclose(episode.poses[tour.begin], episode.poses[tour.end], atol=12)
             first_frames.append(episode.frames[0])
@@ -228,7 +229,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
             ["policy=loop"],
             "players that tour need a map, as games of doom-fresh-rooms tell it: the game 'doom-r",
         ),
-        (["out_frames=[5,5]"], "out_frames are of returning, leave-and-return, tours, none of whom plays"),
+        (["out_frames=[5,5]"], f"out_frames are of {', '.join(RETURNING)}, none of whom plays"),
         (["policy=returning", "out_frames=[9,5]"], "out_frames needs 1 <= least <= greatest, got [9, 5]"),
         (["scenario=quake"], f"there is no scenario 'quake'; known are {', '.join(sorted(SCENARIOS))}"),
         (["policy=mixed", "shares.random=-1"], "shares must be 0 or more, and not all of them 0, got"),

@@ -196,6 +196,15 @@ class MapFile:
             file.write(text.ljust(MAP_BYTES))
 
 
+def draw_map(seed: int) -> RoomMap:
+    """Return the map that `doom-fresh-rooms` plays with a seed, 0 to 2^32 - 1; no game has to run.
+
+    Raises:
+        WorldError: If ViZDoom, whose textures it names, is not installed.
+    """
+    return generate_rooms(seed, read_textures(iwad_path(import_vizdoom())))
+
+
 def iwad_path(vizdoom: ModuleType) -> Path:
     """Return where ViZDoom keeps Freedoom."""
     return Path(vizdoom.scenarios_path).parent / "freedoom2.wad"

@@ -7,8 +7,8 @@ Line i of the jsonl is one JSON object about frame i (here broken in two):
 
 `action` is the action taken at frame i, which leads to frame i + 1; it is null on the last frame. `reward`
 is what the game gave on the way to frame i and `terminated` says that the game ended there; both are
-optional, and so are `pose`, `player`, the name of who chose the action, and `sha256`, the first digits of the
-checksum of the frame before it was encoded.
+optional, and so are `pose`, `player`, the name of who chose the action, `sha256`, the first digits of the
+checksum of the frame before it was encoded, and on the first line `game_seed`, which decided the game.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class EpisodeTable:
         terminated: `[T]` bool, or None if not recorded.
         poses: `[T, 3]` float32 x, y, angle in degrees, or None if not recorded.
         players: Names of who chose each action, T of them, empty where it is not recorded.
+        game_seed: Which game was played, or None if not recorded.
     """
 
     actions: np.ndarray
@@ -60,6 +61,7 @@ class EpisodeTable:
     terminated: np.ndarray | None = None
     poses: np.ndarray | None = None
     players: tuple[str, ...] = ()
+    game_seed: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,6 +137,7 @@ class EpisodeWriter:
         pose: tuple[float, float, float] | None = None,
         player: str | None = None,
         sha256: str | None = None,
+        game_seed: int | None = None,
     ) -> None:
         """Append a frame and the action taken at it.
 
@@ -146,6 +149,7 @@ class EpisodeWriter:
             pose: x, y and angle in degrees.
             player: Name of who chose the action.
             sha256: First digits of the SHA-256 of the frame, which the video does not keep exactly.
+            game_seed: Which game is played; of the first frame only.
         """
         if self._pending is not None and self._pending["action"] is None:
             raise WorldError(f"{self._video_path.name}: only the last frame of an episode has no action")
@@ -162,6 +166,8 @@ class EpisodeWriter:
             row["player"] = player
         if sha256 is not None:
             row["sha256"] = sha256
+        if game_seed is not None:
+            row["game_seed"] = game_seed
         with defer_interrupt():  # so that video and table never disagree
             self._video.write(frame)
             if self._pending is not None:
@@ -245,7 +251,7 @@ def read_table(folder: Path, name: str, actions: ActionLayout) -> EpisodeTable:
         WorldError: If a line is not of the expected form.
     """
     path = folder / f"{name}.jsonl"
-    pressed, rewards, terminated, poses, players = [], [], [], [], []
+    pressed, rewards, terminated, poses, players, game_seed = [], [], [], [], [], None
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         try:
             row = json.loads(line)
@@ -253,6 +259,7 @@ def read_table(folder: Path, name: str, actions: ActionLayout) -> EpisodeTable:
             rewards.append(float(row["reward"]) if "reward" in row else None)
             terminated.append(bool(row["terminated"]) if "terminated" in row else None)
             players.append(str(row.get("player", "")))
+            game_seed = int(row["game_seed"]) if "game_seed" in row else game_seed
             pose = row.get("pose")
             poses.append(None if pose is None else [float(pose[key]) for key in POSE_KEYS])
         except KeyError as error:
@@ -265,6 +272,7 @@ def read_table(folder: Path, name: str, actions: ActionLayout) -> EpisodeTable:
         terminated=None if None in terminated else np.array(terminated, dtype=bool),
         poses=None if None in poses else np.array(poses, dtype=np.float32).reshape(-1, 3),
         players=tuple(players),
+        game_seed=game_seed,
     )
 
 
@@ -300,6 +308,7 @@ def read_episode(
         terminated=table.terminated,
         poses=table.poses,
         players=table.players,
+        game_seed=table.game_seed,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Protocol, Self
 import numpy as np
 
 from worldsim.data.grid_recall import GRID_RECALL, GridGame, GridScenario, minigrid_version
+from worldsim.data.room_map import RoomMap
 from worldsim.data.scenarios import SCENARIOS, Scenario
 from worldsim.errors import WorldError
 
@@ -50,6 +51,11 @@ class Game(Protocol):
     @property
     def scenario(self) -> AnyScenario:
         """What is played."""
+        ...
+
+    @property
+    def rooms(self) -> RoomMap | None:
+        """The map of this episode, for players that want to know; None where there is none."""
         ...
 
     def reset(self, seed: int) -> Observation:

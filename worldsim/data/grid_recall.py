@@ -136,6 +136,11 @@ class GridGame:
         return self._observe()
 
     @property
+    def rooms(self) -> None:
+        """A grid has no rooms."""
+        return None
+
+    @property
     def kinds(self) -> np.ndarray:
         """Numbers of the tiles in view, `[7, 7]` int64."""
         if self._grid is None:

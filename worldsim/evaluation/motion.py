@@ -140,3 +140,38 @@ def _best_over_shifts(before: Tensor, after: Tensor, log_scale: float) -> Tensor
         match = (first * second).sum(dim=(1, 2)) / (power.sqrt() + 1e-9)
         best = torch.maximum(best, match - SHIFT_COST * abs(shift) - ZOOM_COST * abs(log_scale))
     return best
+
+
+SCROLL_WIDTH = 56
+"""Width in pixels that a picture is reduced to before its scrolling is estimated."""
+SCROLL_COST = 1e-5
+MAX_SCROLL = 0.3
+"""Share of the picture's size along the axis, the longest way that is tried."""
+
+
+def scroll(before: Tensor, after: Tensor, *, axis: int) -> Tensor:
+    """Estimate by how much the whole picture scrolled along an axis, by trying all whole steps.
+
+    For views from above, which scroll without a change of perspective, also by repeating tiles, which phase
+    correlation takes for another.
+
+    Args:
+        before: `[N, H, W]`.
+        after: `[N, H, W]`.
+        axis: 1 for rows, 2 for columns.
+
+    Returns:
+        `[N]`, pixels of the full picture; positive when the content moved down or to the right, 0 for plain
+        pictures.
+    """
+    before, factor = _reduce(before, SCROLL_WIDTH)
+    after, _ = _reduce(after, SCROLL_WIDTH)
+    size = before.shape[axis]
+    steps = range(-int(MAX_SCROLL * size), int(MAX_SCROLL * size) + 1)
+    errors = []
+    for step in steps:
+        moved = after.narrow(axis, max(step, 0), size - abs(step))
+        still = before.narrow(axis, max(-step, 0), size - abs(step))
+        errors.append((moved - still).square().mean(dim=(1, 2)) + SCROLL_COST * abs(step))
+    best = torch.stack(errors).argmin(dim=0)
+    return (best + steps[0]).float() * factor

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import kernels
+from worldsim.errors import WorldError
 from worldsim.model.attention import Cached, Rotary, at_least_fp32
 from worldsim.model.block import AnyAttention, Block, Carried, HandedOn, Head, modulated_norm
 from worldsim.model.denoiser_config import PATCH, DenoiserConfig
@@ -27,7 +28,7 @@ from worldsim.model.linear import Linear
 from worldsim.model.memory import MemoryState, empty_memory, push_window, window_mask
 from worldsim.model.outcome_heads import OutcomeHeads
 from worldsim.model.patches import embed_patches, join_patches
-from worldsim.model.path import UNIT, MemoryKeys, MemoryPhase, build_motion, wrap
+from worldsim.model.path import UNIT, MemoryKeys, MemoryPhase, PathMotion, build_motion, wrap
 from worldsim.model.rotary import place_angles, rotate, turns
 from worldsim.model.segment import SequencePass, check_constant_memory, deal_out, put_together
 from worldsim.model.window_attention import WindowAttention, age_angles
@@ -92,7 +93,9 @@ class Denoiser(nn.Module):
             return FullAttention(config.dim, config.num_heads)
         half_lives = (config.half_lives[0], config.half_lives[1])
         plane = layer if config.memory_keys == MemoryKeys.PLANE else None
-        return HybridAttention(config.dim, config.num_heads, config.tokens_per_frame, half_lives, plane)
+        write_biases = (config.write_biases[0], config.write_biases[1])
+        tokens = config.tokens_per_frame
+        return HybridAttention(config.dim, config.num_heads, tokens, half_lives, plane, write_biases)
 
     @torch.no_grad()
     def _initialise(self) -> None:
@@ -143,6 +146,21 @@ class Denoiser(nn.Module):
         tables = [table.weight for table in self.action_embedding if isinstance(table, nn.Embedding)]
         return torch.stack([functional.embedding(actions[..., i], t) for i, t in enumerate(tables)]).sum(0)
 
+    def embed_nothing(self) -> Tensor:
+        """Return what `embed_actions` says of pressing nothing, `[D]`."""
+        tables = [table.weight for table in self.action_embedding if isinstance(table, nn.Embedding)]
+        return torch.stack([table[0] for table in tables]).sum(0)
+
+    def displacements(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """Return how far actions `[G, A]` at frames `[G, C, h, w]` are taken to lead, `[G, P]` in tokens.
+
+        The first two are rows and columns, the others are free. Raises `WorldError` if the memory of this
+        network follows no path.
+        """
+        if not isinstance(self.motion, PathMotion):
+            raise WorldError(f"a world with memory_phase {self.config.memory_phase} follows no path")
+        return self.motion.displacement(latents, self.embed_actions(actions), self.embed_nothing())
+
     def embed_time(self, noise_levels: Tensor) -> Tensor:
         """Return `[G, D]` of noise levels `[G]` in [0, 1]."""
         angles = noise_levels.float().unsqueeze(-1) * TIMESTEPS * self.time_frequencies
@@ -179,7 +197,7 @@ class Denoiser(nn.Module):
         `window_is_full` is what the method of that name says of the memory; None asks it.
         """
         action = self.embed_actions(actions)
-        turn = at_least_fp32(self.motion(memory.latents, action))
+        turn = at_least_fp32(self.motion(memory.latents, action, self.embed_nothing()))
         phase = wrap(memory.phase + torch.where((memory.num_committed > 0)[:, None], turn, 0.0))
         keys = rotate(memory.window_keys, self.age).to(memory.window_keys.dtype)
         keys, values = (t.flatten(2, 3).transpose(2, 3).contiguous() for t in (keys, memory.window_values))
@@ -394,7 +412,8 @@ class Denoiser(nn.Module):
             action: `[B, F, D]`, embeddings of the actions.
             memory: Before the first frame. Where it is empty, that frame is the path's origin.
         """
-        turns = at_least_fp32(self.motion(before.to(self.patch_embedding.weight.dtype), action))
+        before = before.to(self.patch_embedding.weight.dtype)
+        turns = at_least_fp32(self.motion(before, action, self.embed_nothing()))
         first = torch.where((memory.num_committed > 0)[:, None, None], turns[:, :1], 0.0)
         return memory.phase[:, None] + torch.cat([first, turns[:, 1:]], dim=1).cumsum(1)
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from worldsim.errors import WorldError
-from worldsim.model.path import MemoryKeys, MemoryPhase
+from worldsim.model.path import MIN_PLANE_WIDTH, MemoryKeys, MemoryPhase
 
 PATCH = 2
 """Side of the square of latents that becomes one token."""
@@ -29,6 +29,9 @@ class DenoiserConfig:
         memory_phase: What turns the memory's keys: none, time or path (`MemoryPhase`).
         memory_keys: Which places the memory's keys tell apart: axes or plane (`MemoryKeys`).
         half_lives: Shortest and longest half-life of the heads at the start, in frames.
+        write_biases: How gently memories are written at the start, for the shortest and for the longest
+            half-life: the strength is 2 sigmoid of it, so that 0 replaces what a key recalls
+            (docs/decisions/0005).
         previous_frame: Whether every token is also given the frame before it, at its own place: what does not
             change need not be recalled (docs/decisions/0011).
         outcome_heads: Whether heads on the commit pass judge reward and end (docs/decisions/0017).
@@ -46,6 +49,7 @@ class DenoiserConfig:
     memory_phase: str = "path"
     memory_keys: str = "axes"
     half_lives: list[float] = field(default_factory=lambda: [4.0, 4096.0])
+    write_biases: list[float] = field(default_factory=lambda: [0.0, -2.0])
     previous_frame: bool = True
     outcome_heads: bool = False
 
@@ -64,6 +68,11 @@ class DenoiserConfig:
                 raise WorldError(f"{name} takes whole numbers of at least 1, got {value}")
         if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
             raise WorldError(f"dim {self.dim} must be an even multiple of num_heads {self.num_heads}")
+        if self.memory_keys == MemoryKeys.PLANE and self.dim // self.num_heads < MIN_PLANE_WIDTH:
+            raise WorldError(
+                f"memory_keys plane needs heads of at least {MIN_PLANE_WIDTH} features, "
+                f"got dim {self.dim} and num_heads {self.num_heads}"
+            )
         if len(self.latent_shape) != 3 or self.latent_shape[1] % PATCH or self.latent_shape[2] % PATCH:
             raise WorldError(
                 f"latent_shape must be channels, even height, even width; got {self.latent_shape}"
@@ -77,6 +86,10 @@ class DenoiserConfig:
         numbers = [value for value in self.half_lives if isinstance(value, int | float)]
         if len(self.half_lives) != 2 or len(numbers) != 2 or not 0 < numbers[0] <= numbers[1] < math.inf:
             raise WorldError(f"half_lives must be two positive numbers, shorter first; got {self.half_lives}")
+
+        biases = [value for value in self.write_biases if isinstance(value, int | float)]
+        if len(self.write_biases) != 2 or len(biases) != 2 or not all(math.isfinite(b) for b in biases):
+            raise WorldError(f"write_biases must be two finite numbers; got {self.write_biases}")
 
     @property
     def grid(self) -> tuple[int, int]:

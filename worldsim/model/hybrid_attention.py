@@ -17,7 +17,7 @@ from torch.nn import functional
 import kernels
 from worldsim.model.attention import Attention, Rotary, at_least_fp32, attend, attend_in_play, rotate_both
 from worldsim.model.linear import Linear, can_pack
-from worldsim.model.path import free_owners, plane_multiples
+from worldsim.model.path import plane_multiples, split_path
 from worldsim.model.rotary import rotate, rotate_heads, turns
 
 MAX_BETA = 2.0 - 1e-3
@@ -60,7 +60,6 @@ class HybridAttention(Attention):
     """Softmax over the tokens of this frame, plus what the state before this frame says."""
 
     multiples: Tensor
-    owners: Tensor
 
     def __init__(
         self,
@@ -69,6 +68,7 @@ class HybridAttention(Attention):
         tokens_per_frame: int,
         half_lives: tuple[float, float],
         plane: int | None = None,
+        write_biases: tuple[float, float] = (0.0, -2.0),
     ) -> None:
         super().__init__(dim, num_heads)
         head_width = dim // num_heads
@@ -83,18 +83,20 @@ class HybridAttention(Attention):
         if plane is not None:
             multiples = plane_multiples(plane, num_heads, head_width)
             self.register_buffer("multiples", multiples, persistent=False)
-            self.register_buffer("owners", free_owners(head_width), persistent=False)
         self.A_log = nn.Parameter(torch.empty(num_heads))
         self.dt_bias = nn.Parameter(torch.empty(num_heads))
-        self._spread_half_lives(tokens_per_frame, *half_lives)
+        self._spread_half_lives(tokens_per_frame, half_lives, write_biases)
 
     @torch.no_grad()
-    def _spread_half_lives(self, tokens_per_frame: int, shortest: float, longest: float) -> None:
+    def _spread_half_lives(
+        self, tokens_per_frame: int, half_lives: tuple[float, float], write_biases: tuple[float, float]
+    ) -> None:
         """Lay the heads' half-lives out geometrically, in frames, and let long memories write with care.
 
         With the paper's initial gates a head forgets within a frame: a rate per token must be small by the
         number of tokens in a frame to be a memory of frames.
         """
+        (shortest, longest), (first, last) = half_lives, write_biases
         heads = self.A_log.numel()
         position = torch.linspace(0, 1, heads)
         half_life = shortest * (longest / shortest) ** position
@@ -102,7 +104,7 @@ class HybridAttention(Attention):
         step = 0.05  # softplus(dt_bias): the gate's resting point, free to move both ways
         self.dt_bias.fill_(math.log(math.expm1(step)))
         self.A_log.copy_((rate / step).log())
-        self.b_proj.bias.copy_(-2.0 * position)
+        self.b_proj.bias.copy_(first + (last - first) * position)
         for gate in (self.a_proj, self.b_proj, self.gate_proj):
             nn.init.xavier_uniform_(gate.weight, gain=2**-2.5)
 
@@ -120,11 +122,10 @@ class HybridAttention(Attention):
         """Turn keys or queries `[..., N, H, D]` by where they are."""
         if not self.has_plane:
             return rotate(x, rotary.memory)
-        angles = rotary.memory  # [..., N, D / 2]
         # Spelt out: a product on tensor cores would round the angles.
         rows, columns, free = self.multiples.unbind(-1)  # [H, D / 2] each
-        own = angles.index_select(-1, self.owners).unsqueeze(-2) * free
-        angles = angles[..., None, :1] * rows + angles[..., None, 1:2] * columns + own
+        row, column, others = split_path(rotary.memory)
+        angles = row * rows + column * columns + others * free  # [..., N, H, D / 2]
         return rotate_heads(x, turns(angles))
 
     def write_terms(self, written: Written, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -21,6 +21,10 @@ from worldsim.model.rotary import frequencies, split_width
 NUM_FREE_COORDINATES = 4
 
 
+MIN_PLANE_WIDTH = 2 * (2 + NUM_FREE_COORDINATES)
+"""Features of a head whose pairs can hold the path on PLANE keys."""
+
+
 class MemoryPhase(StrEnum):
     """What turns the memory's keys from one frame to the next."""
 
@@ -47,9 +51,9 @@ CIRCUMFERENCE = 1024
 UNIT = 2 * math.pi / CIRCUMFERENCE
 """Angle of one token along a coordinate of a path on PLANE keys. All turns are whole multiples of it, so that
 it can be kept wrapped."""
-FINEST, COARSEST = math.pi, math.pi / 3
-"""Greatest angle per token that the first and that the last head's pairs turn by. Fine keys tell neighbours
-apart; coarse ones know that they are near each other, which is what displacements are learned from."""
+FINEST, COARSEST = math.pi, math.pi / 2
+"""Greatest angle per token that pairs turn by: of all heads but the first, and of the first. Fine keys tell
+neighbours apart; coarse ones know that they are near each other, from which displacements are learned."""
 GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
 
 
@@ -59,24 +63,33 @@ def plane_multiples(layer: int, num_heads: int, head_width: int) -> Tensor:
     Frequencies are spread evenly over a disc, as the seeds of a sunflower are, in each head and layer turned.
 
     Returns:
-        `[H, head_width / 2, 3]` fp32 whole numbers, for rows, columns, and the pair's free coordinate, which
-        `free_owners` tells (0 for pairs that have none).
+        `[H, head_width / 2, 3]` fp32 whole numbers, for rows, columns, and the pair's free coordinate (0
+        for pairs that have none).
     """
     pairs = head_width // 2
     number = torch.arange(pairs, dtype=torch.float64)
     heads = torch.arange(num_heads, dtype=torch.float64)
-    radius = FINEST * (COARSEST / FINEST) ** (heads / max(1, num_heads - 1))
+    radius = torch.where((heads == 0) & (num_heads > 1), COARSEST, FINEST)
     length = radius[:, None] * ((number + 0.5) / pairs).sqrt()  # [H, pairs]
-    angle = GOLDEN_ANGLE * number + (layer * num_heads + heads[:, None]) * 2.399 / math.e
+    angle = GOLDEN_ANGLE * number + (layer * num_heads + heads[:, None])
     time = split_width(head_width)[0] // 2
     free = torch.zeros(num_heads, pairs, dtype=torch.float64)
     free[:, :time] = frequencies(2 * time)
     return (torch.stack([length * angle.cos(), length * angle.sin(), free], dim=-1) / UNIT).round().float()
 
 
-def free_owners(head_width: int) -> Tensor:
-    """Return which coordinate of the path is the free one of each pair, `[head_width / 2]`."""
-    return 2 + torch.arange(head_width // 2) % NUM_FREE_COORDINATES
+def split_path(angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Split angles `[..., head_width / 2]` kept for PLANE keys by what turns with them.
+
+    Returns:
+        The row's and the column's, `[..., 1, 1]`, and for each feature pair that of its free coordinate,
+        `[..., 1, head_width / 2]`.
+    """
+    row, column, free, _ = angles.unsqueeze(-2).split(
+        [1, 1, NUM_FREE_COORDINATES, angles.shape[-1] - 2 - NUM_FREE_COORDINATES], dim=-1
+    )
+    repeats = -(-angles.shape[-1] // NUM_FREE_COORDINATES)
+    return row, column, torch.cat([free] * repeats, dim=-1)[..., : angles.shape[-1]]
 
 
 def wrap(angles: Tensor) -> Tensor:
@@ -122,13 +135,17 @@ class ConstantMotion(nn.Module):
             turn[: time // 2] = per_frame * frequencies(time)
         self.register_buffer("turn", wrap(turn).float(), persistent=False)
 
-    def forward(self, latents: Tensor, action: Tensor) -> Tensor:
+    def forward(self, latents: Tensor, action: Tensor, nothing: Tensor) -> Tensor:
         """Return the turn of one frame, `[..., head_width / 2]` fp32."""
         return self.turn.expand(*latents.shape[:-3], -1)
 
 
 class PathMotion(nn.Module):
-    """Predict the player's displacement from the action and the committed frame before it."""
+    """Predict the player's displacement from the action and the committed frame before it.
+
+    With PLANE keys it is what the action adds to pressing nothing: who presses nothing is where he was. Else
+    all frames drift alike at first, like a clock, before any of the actions has come to mean something.
+    """
 
     table: Tensor
 
@@ -152,24 +169,31 @@ class PathMotion(nn.Module):
         nn.init.normal_(self.out.weight, std=0.02)
         table = plane_table(head_width) if keys is MemoryKeys.PLANE else coordinate_frequencies(head_width)
         self.register_buffer("table", table.float(), persistent=False)
+        self.is_relative = keys is MemoryKeys.PLANE
 
-    def displacement(self, latents: Tensor, action: Tensor) -> Tensor:
-        """Return u_f, `[..., P]` in tokens (rows, columns, free), of the last latents and the action."""
+    def displacement(self, latents: Tensor, action: Tensor, nothing: Tensor) -> Tensor:
+        """Return u_f, `[..., P]` in tokens (rows, columns, free), of the last latents and the action.
+
+        Args:
+            latents: `[..., C, h, w]`, the committed frame before this one.
+            action: `[..., dim]`, the embedding of the action that leads to this frame.
+            nothing: `[dim]`, the embedding of pressing nothing.
+        """
         pooled = (
             self.pool(latents.to(self.view.weight.dtype).flatten(0, -4))
             .flatten(1)
             .unflatten(0, latents.shape[:-3])
         )
-        return self.out(nn.functional.silu(self.view(pooled) + self.intent(action)))
+        view = self.view(pooled)
+        if not self.is_relative:
+            return self.out(nn.functional.silu(view + self.intent(action)))
+        still = view + self.intent(nothing)
+        moved = nn.functional.silu(still + self.intent(action - nothing)) - nn.functional.silu(still)
+        return nn.functional.linear(moved, self.out.weight)
 
-    def forward(self, latents: Tensor, action: Tensor) -> Tensor:
-        """Return the turn of one frame, `[..., head_width / 2]` fp32.
-
-        Args:
-            latents: `[..., C, h, w]`, the committed frame before this one.
-            action: `[..., dim]`, the embedding of the action that leads to this frame.
-        """
-        displacement = self.displacement(latents, action)
+    def forward(self, latents: Tensor, action: Tensor, nothing: Tensor) -> Tensor:
+        """Return the turn of one frame, `[..., head_width / 2]` fp32; see `displacement`."""
+        displacement = self.displacement(latents, action, nothing)
         return displacement.to(torch.promote_types(displacement.dtype, torch.float32)) @ self.table
 
 

@@ -17,7 +17,7 @@ from worldsim.model.denoiser import Denoiser
 from worldsim.model.denoiser_config import DenoiserConfig
 from worldsim.model.linear import can_pack
 from worldsim.model.memory import MemoryState
-from worldsim.model.path import MemoryPhase
+from worldsim.model.path import MemoryKeys, MemoryPhase
 
 FRAMES = 9  # longer than the window of 3, so that the sink comes into play
 
@@ -37,7 +37,15 @@ def widened(memory: MemoryState) -> MemoryState:
 def test_parallel_form_equals_frame_by_frame(
     phase: MemoryPhase, window_layers: list[int], full_layers: list[int], previous_frame: bool
 ) -> None:
-    denoiser = make_denoiser(phase, window_layers, full_layers, previous_frame=previous_frame)
+    check_parallel_form(make_denoiser(phase, window_layers, full_layers, previous_frame=previous_frame))
+
+
+@pytest.mark.parametrize("phase", list(MemoryPhase))
+def test_parallel_form_equals_frame_by_frame_with_keys_of_the_plane(phase: MemoryPhase) -> None:
+    check_parallel_form(make_denoiser(phase, memory_keys=MemoryKeys.PLANE))
+
+
+def check_parallel_form(denoiser: Denoiser) -> None:
     clean, noisy = draw(2, FRAMES, 4, 8, 8), draw(2, FRAMES, 4, 8, 8, seed=2)
     levels = draw(2, FRAMES, 2, seed=3).sigmoid()
     actions = torch.randint(3, (2, FRAMES, 3), generator=torch.Generator().manual_seed(4))
@@ -159,8 +167,9 @@ def test_commit_leaves_the_old_state_as_it_was_and_keeps_every_shape() -> None:
 
 
 @pytest.mark.parametrize("phase", list(MemoryPhase))
-def test_frame_one_million_behaves_as_frame_ten(phase: MemoryPhase) -> None:
-    denoiser = make_denoiser(phase).float()
+@pytest.mark.parametrize("keys", list(MemoryKeys))
+def test_frame_one_million_behaves_as_frame_ten(phase: MemoryPhase, keys: MemoryKeys) -> None:
+    denoiser = make_denoiser(phase, memory_keys=keys).float()
     memory = denoiser.initial_memory(1)
     actions = torch.tensor([[1, 0, 2]])
     for seed in range(10):
@@ -288,6 +297,10 @@ def test_actions_are_ignored_until_trained() -> None:
         ({"half_lives": [8.0, 4.0]}, "half_lives"),
         ({"half_lives": [8.0, float("inf")]}, "half_lives"),
         ({"half_lives": ["a", "b"]}, "half_lives"),
+        ({"memory_keys": "lines"}, "memory_keys is one of axes, plane"),
+        ({"memory_keys": "plane", "dim": 60}, "memory_keys plane needs heads"),
+        ({"write_biases": [0.0]}, "write_biases"),
+        ({"write_biases": [0.0, float("nan")]}, "write_biases"),
     ],
 )
 def test_shape_that_no_network_can_have_is_named(change: dict[str, Any], name: str) -> None:

@@ -68,9 +68,9 @@ def plot_lines(
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "plot", "font.family": "sans-serif"}):
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=size)
         canvas = FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
+        axes = figure.add_axes((0.11, 0.13, 0.87, 0.84))
         num_references = 0
         for index, line in enumerate(lines):
             style: dict[str, Any] = {"color": COLOURS[(index - num_references) % len(COLOURS)]}

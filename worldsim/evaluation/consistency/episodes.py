@@ -149,6 +149,7 @@ class ReturnSet:
         gaps: `[N, K]` int64, frames from the last time that a frame of the way back was seen up to it, 0
             where it was not seen.
         context_frames: Frames before the way out.
+        recordings: All episodes of the folder, those that do not come back too.
         source: Where the video came from.
         told: A sentence that says what was found.
 
@@ -170,7 +171,7 @@ class ReturnSet:
     ) -> None:
         self.folder, self.gap, self.size = folder, gap, size
         recordings = Recordings(folder, actions, size, num_episodes)
-        self.source = recordings.info.source
+        self.recordings, self.source = recordings, recordings.info.source
         found = [self._find(table, tolerance) for table in recordings.tables()]
         kept = [(e, way) for e, way in zip(recordings.episodes, found, strict=True) if way is not None]
         self.told = f"{len(kept)} of {len(found)} episodes of {folder} come back after {gap} frames"
@@ -222,11 +223,21 @@ class ReturnSet:
 
     def moves(self) -> list[np.ndarray]:
         """Return the actions of each episode from the beginning of the context to the end, `[T - 1, A]`."""
-        tables = [read_table(e.folder, e.name, e.info.actions) for e in self._episodes]
         return [
             table.actions[way.turn - self.turn : way.turn + self.gap]
-            for table, way in zip(tables, self._ways, strict=True)
+            for table, way in zip(self._tables(), self._ways, strict=True)
         ]
+
+    def poses(self) -> list[np.ndarray]:
+        """Return the poses of each episode from the beginning of the context to the end, `[T, 3]`."""
+        found = []
+        for table, way in zip(self._tables(), self._ways, strict=True):
+            assert table.poses is not None, "the way back was found by them"
+            found.append(table.poses[way.turn - self.turn : way.turn + self.gap + 1])
+        return found
+
+    def _tables(self) -> list[EpisodeTable]:
+        return [read_table(e.folder, e.name, e.info.actions) for e in self._episodes]
 
     def batches(self, batch_size: int, multiple: int = 1) -> Iterator[ReturnBatch]:
         """Decode the episodes in threads, in batches of nearly equal size; never one alone.

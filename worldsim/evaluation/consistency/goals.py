@@ -8,6 +8,7 @@ from typing import Any
 
 from worldsim.evaluation.bars import align
 from worldsim.evaluation.consistency.comparison import zeroed_name
+from worldsim.evaluation.consistency.flatness import EARLY
 
 Report = Mapping[str, Any]
 TRAINED_GAP, LONG_GAP = "50", "150"
@@ -110,21 +111,23 @@ def judge_world(name: str, report: Report, *, window: str | None) -> list[dict[s
 def _other_goals(report: Report, name: str) -> list[Goal]:
     control = _of_world(report, "controllability", name)
     cost = _of_world(report, "cost", name)
+    # A shorter measurement says so: it is not what is asked for.
+    late = f"{cost.get('late_frame', 100_000):,}"
     return [
         Goal(
-            name="controllability at frame 1,000 over frame 0",
+            name=f"controllability at frame {control.get('late_frame', 1000):,} over frame 0",
             found=control.get("late_over_early"),
             must=0.9,
             aim=1.0,
         ),
         Goal(
-            name="step time at frame 100,000 over frame 100",
-            found=_exact(cost.get("late_over_early_ms")),
+            name=f"step time at frame {late} over frame {EARLY}",
+            found=cost.get("late_over_early_ms"),
             must=1.02,
             higher_is_better=False,
         ),
         Goal(
-            name="state bytes at frame 100,000 over frame 100",
+            name=f"state bytes at frame {late} over frame {EARLY}",
             found=_exact(cost.get("late_over_early_bytes")),
             must=1.0,
             higher_is_better=False,

@@ -44,6 +44,7 @@ def recall(report: Report) -> str:
         ),
         plots(*figures),
         *rest,
+        absent_tiles(part),
         "<h3>Along the way back</h3>",
         plots(*curves),
         f"<p><small>{text(words)}.</small></p>",
@@ -76,6 +77,41 @@ def curve_plot(part: Report, gap: str, metric: str) -> str:
         curve = part["references"][method][gap]["curve"][metric]
         lines.append(Line(name=words, x=range(1, len(curve) + 1), y=curve, is_reference=True))
     return plot_lines(lines, (f"frames after the turn, n = {gap}", METRICS[metric]))
+
+
+def absent_tiles(part: Report) -> str:
+    """Plot and tabulate which tiles that come back into view are right, by how long they were gone."""
+    figures, rows, classes = [], [], {}
+    for gap in part["episodes"]:
+        found = {
+            name: world[gap]["absent_tiles"]
+            for name, world in part["worlds"].items()
+            if "absent_tiles" in world.get(gap, {})
+        }
+        lines = [line_of(name, _by_first_frame(estimates)) for name, estimates in found.items()]
+        if lines:
+            figures.append(
+                plot_lines(lines, (f"frames out of view, at least; n = {gap}", "tiles right"), is_log=True)
+            )
+        rows += [(f"{name}, n = {gap}", estimates) for name, estimates in found.items()]
+        classes |= {key: None for estimates in found.values() for key in estimates}
+    if not rows:
+        return ""
+    named = sorted(classes, key=lambda key: int(key.split("-")[0]))
+    cells = [[text(name), *(cell(estimates.get(key), 3) for key in named)] for name, estimates in rows]
+    return (
+        "<h3>Tiles that come back into view</h3>\n"
+        + paragraph(
+            "Most tiles of a frame were in the frame before, and the dream only moves them. Here only those "
+            "count that were out of view since they were really seen, by how many frames that is ago."
+        )
+        + plots(*figures)
+        + table(("tiles right", *(f"{key} frames" for key in named)), cells)
+    )
+
+
+def _by_first_frame(estimates: Report) -> dict[str, Any]:
+    return {key.split("-")[0]: estimate for key, estimate in estimates.items()}
 
 
 def recall_table(part: Report, where: str, metric: str) -> str:

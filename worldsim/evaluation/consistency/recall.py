@@ -8,7 +8,7 @@ ago the further it is back: frame `k` after the turn was seen about `2 k` frames
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,17 +19,18 @@ from tqdm import tqdm
 
 from worldsim.evaluation.consistency.episodes import ReturnBatch, ReturnSet
 from worldsim.evaluation.consistency.interventions import Way, can_intervene, intervene
+from worldsim.evaluation.consistency.room import rows_that_fit
+from worldsim.evaluation.consistency.tiles import TileReader
 from worldsim.evaluation.conversion import estimate_of
 from worldsim.evaluation.metrics import psnr, ssim
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 from worldsim.world import World
 
-TileAccuracy = Callable[[Tensor, Tensor], Tensor]
-"""Takes frames and real frames `[N, H, W, 3]` uint8, returns the share of tiles that are right, `[N]`."""
 COPY, CODEC = "copy_last", "codec"
 """The last real frame, standing still; the real frames through the codec."""
 AVERAGE, FINAL = "average", "final"
+SSIM_STRIDE = 8
 FILM_FRAMES = (1, 2, 4, 8, 16, 32, 50, 75, 100, 150, 200, 300, 400)
 
 
@@ -40,14 +41,14 @@ class RecallSettings:
     Attributes:
         batch_size: Dreams at a time, about.
         seed: Of the noise.
-        tiles: Counts the tiles that are right; None where there are none.
+        tiles: Tells tiles apart; None where there are none.
         num_films: Episodes of which pictures are kept.
         show_progress: Show a progress bar.
     """
 
     batch_size: int = 16
     seed: int = 0
-    tiles: TileAccuracy | None = None
+    tiles: TileReader | None = None
     num_films: int = 2
     show_progress: bool = False
 
@@ -64,8 +65,9 @@ class GapScores:
         names: Of the N episodes: what the bootstrap resamples.
         seen: `[N, K]` bool, whether what a frame shows was seen before.
         dreams: Scores by world and by way.
-        references: Scores by `COPY` and by `CODEC`, for each world's codec by world.
+        references: Scores by `COPY` and by `CODEC`, the codec of the first world.
         memory_bytes: What a dream of each world remembers at the turn, in bytes.
+        right: `[N, K, R, C]` bool by world, which tiles of the way `Way.KEPT` are right; empty without tiles.
         films: Pictures of the first episodes at `film_frames`: `[E, F, H, W, 3]` uint8 by world, of the way
             `Way.KEPT`, and the real ones under the empty name.
     """
@@ -73,8 +75,9 @@ class GapScores:
     names: list[str]
     seen: np.ndarray
     dreams: dict[str, dict[Way, Scores]]
-    references: dict[str, dict[str, Scores]]
+    references: dict[str, Scores]
     memory_bytes: dict[str, int]
+    right: dict[str, np.ndarray] = field(default_factory=dict)
     films: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -105,15 +108,29 @@ def dream_back(simulator: Simulator, state: WorldState, actions: Tensor, bar: tq
     return torch.stack(frames, dim=1)
 
 
-def score_frames(frames: Tensor, real: Tensor, tiles: TileAccuracy | None) -> dict[str, Tensor]:
-    """Compare frames with real ones, both `[B, K, H, W, 3]` uint8 on one device; `[B, K]` fp32 by metric."""
-    metrics: dict[str, TileAccuracy] = {"psnr_db": psnr, "ssim": ssim}
-    if tiles is not None:
-        metrics["tile_accuracy"] = tiles
-    return {
-        name: torch.stack([measure(frames[:, k], real[:, k]).cpu() for k in range(real.shape[1])], dim=1)
-        for name, measure in metrics.items()
-    }
+def score_frames(frames: Tensor, real: Tensor) -> dict[str, Tensor]:
+    """Compare frames with real ones, both `[B, K, H, W, 3]` uint8 on one device.
+
+    Returns:
+        `[B, K]` fp32 by metric. SSIM is NaN but at the last frame and every `SSIM_STRIDE` frames before it:
+        it takes as long as drawing a frame.
+    """
+    count = real.shape[1]
+    signal = torch.stack([psnr(frames[:, k], real[:, k]) for k in range(count)], dim=1).cpu()
+    similarity = torch.full_like(signal, torch.nan)
+    for k in range(count - 1, -1, -SSIM_STRIDE):
+        similarity[:, k] = ssim(frames[:, k], real[:, k]).cpu()
+    return {"psnr_db": signal, "ssim": similarity}
+
+
+def _score(frames: Tensor, real: Tensor, tiles: TileReader | None) -> tuple[Scores, np.ndarray | None]:
+    """Return the scores of frames and, where there are tiles, which are right, `[B, K, R, C]` bool."""
+    scores = {name: values.numpy() for name, values in score_frames(frames, real).items()}
+    if tiles is None:
+        return scores, None
+    columns = [tiles.right(frames[:, k], real[:, k]).cpu() for k in range(real.shape[1])]
+    right = torch.stack(columns, dim=1)
+    return scores | {"tile_accuracy": right.float().mean(dim=(2, 3)).numpy()}, right.numpy()
 
 
 def through_codec(world: World, frames: Tensor) -> Tensor:
@@ -149,7 +166,8 @@ def measure_returns(
         unit_scale=True,
         disable=not settings.show_progress,
     ) as bar:
-        for batch in returns.batches(settings.batch_size):
+        rows = rows_that_fit(simulators.values(), returns.turn + returns.gap, settings.batch_size)
+        for batch in returns.batches(rows):
             parts.append(_measure_batch(simulators, plans, batch, settings, bar))
     return _join(parts, settings.num_films)
 
@@ -165,8 +183,8 @@ def _measure_batch(
     is_filmed = batch.clips.first < settings.num_films
     films = {"": batch.real[:, places].clone()} if is_filmed else {}
     dreams: dict[str, dict[Way, Scores]] = {}
-    references: dict[str, dict[str, Scores]] = {}
     memory_bytes: dict[str, int] = {}
+    right: dict[str, np.ndarray] = {}
     for name, simulator in simulators.items():
         real = batch.real.to(simulator.frames_device)
         state = watch_until(simulator, batch, settings.seed, bar)
@@ -174,19 +192,22 @@ def _measure_batch(
         dreams[name] = {}
         for way in plans[name]:
             frames = dream_back(*intervene(simulator, state, way), batch.actions, bar)
-            dreams[name][way] = _numpy(score_frames(frames, real, settings.tiles))
-            if is_filmed and way == Way.KEPT:
+            dreams[name][way], is_right = _score(frames, real, settings.tiles)
+            if way == Way.KEPT and is_right is not None:
+                right[name] = is_right
+            if way == Way.KEPT and is_filmed:
                 films[name] = frames[:, places.to(frames.device)].cpu()
-        still = batch.clips.frames[:, batch.turn : batch.turn + 1].to(real.device).expand_as(real)
-        references[name] = {
-            method: _numpy(score_frames(frames, real, settings.tiles))
-            for method, frames in ((COPY, still), (CODEC, through_codec(simulator.world, real)))
-        }
-    return GapScores(batch.names, batch.seen, dreams, references, memory_bytes, films)
-
-
-def _numpy(scores: Mapping[str, Tensor]) -> Scores:
-    return {name: values.numpy() for name, values in scores.items()}
+    # One codec for all: worlds that are compared mostly have the same.
+    world, real = (
+        next(iter(simulators.values())).world,
+        batch.real.to(next(iter(simulators.values())).frames_device),
+    )
+    still = batch.clips.frames[:, batch.turn : batch.turn + 1].to(real.device).expand_as(real)
+    references = {
+        method: _score(frames, real, settings.tiles)[0]
+        for method, frames in ((COPY, still), (CODEC, through_codec(world, real)))
+    }
+    return GapScores(batch.names, batch.seen, dreams, references, memory_bytes, right, films)
 
 
 def _join(parts: Sequence[GapScores], num_films: int) -> GapScores:
@@ -203,6 +224,7 @@ def _join(parts: Sequence[GapScores], num_films: int) -> GapScores:
         join([part.dreams for part in parts]),
         join([part.references for part in parts]),
         parts[0].memory_bytes,
+        join([part.right for part in parts]),
         films,
     )
 
@@ -216,11 +238,17 @@ def per_episode(scores: Scores, seen: np.ndarray) -> dict[str, dict[str, np.ndar
         scores: `[N, K]` by metric.
         seen: `[N, K]` bool.
     """
-    counted = np.maximum(seen.sum(axis=1), 1)
     return {
-        AVERAGE: {name: np.where(seen, v, 0).sum(axis=1) / counted for name, v in scores.items()},
+        AVERAGE: {name: _mean_of_known(values, seen, axis=1) for name, values in scores.items()},
         FINAL: {name: values[:, -1] for name, values in scores.items()},
     }
+
+
+def _mean_of_known(values: np.ndarray, seen: np.ndarray, axis: int) -> np.ndarray:
+    """Return means over the frames that were seen and scored, NaN where there are none."""
+    known = seen & ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, values, 0).sum(axis=axis) / known.sum(axis=axis)
 
 
 def summarize(scores: Scores, seen: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
@@ -236,10 +264,8 @@ def summarize(scores: Scores, seen: np.ndarray, names: Sequence[str]) -> dict[st
         part: {name: estimate_of(values, names) for name, values in metrics.items()}
         for part, metrics in singles.items()
     }
-    counted = np.maximum(seen.sum(axis=0), 1)
     report["curve"] = {
-        name: (np.where(seen, values, 0).sum(axis=0) / counted).round(4).tolist()
-        for name, values in scores.items()
+        name: _mean_of_known(values, seen, axis=0).round(4).tolist() for name, values in scores.items()
     }
     report["episodes"] = {
         part: {name: values.round(4).tolist() for name, values in metrics.items()}

@@ -1,33 +1,68 @@
-"""The share of tiles that are right, in games whose pictures are a grid of tiles of some kinds."""
+"""Which tiles are right, in games whose pictures are tiles under a view that moves by whole tiles.
 
-# N frames, R C rows and columns of tiles, P pixels of a tile, I of its inner part, M kinds
+A tile that comes back into view can only be drawn from memory. How long it was out of view is known from the
+poses, tile by tile; this is the curve that a gap between frames only stands for.
+"""
+
+# N frames or episodes, T frames of an episode, K frames of the way back, R C rows and columns of tiles,
+# P pixels of a tile, I of its inner part, M kinds
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from worldsim.errors import WorldError
+from worldsim.evaluation.metrics import bootstrap
 
-SAME_LEVELS = 16.0
+SAME_LEVELS = 12.0
 """Tiles with a smaller root mean squared difference, of 255, are of one kind: video blurs them."""
+ABSENCES = (2, 9, 17, 33, 65, 129, 257, 513)
+"""First frame numbers of the classes that absences are sorted into."""
+NEVER, DRAWN = -1, 0
+
+
+@dataclass(frozen=True, slots=True)
+class TileReader:
+    """Tells kinds of tiles apart by the nearest picture.
+
+    Attributes:
+        pictures: `[M, I * I * 3]` fp32, one for each kind.
+        pixels: Height and width of a tile.
+    """
+
+    pictures: Tensor
+    pixels: int
+
+    def read(self, frames: Tensor) -> Tensor:
+        """Return the kinds that frames `[N, H, W, 3]` uint8 show, `[N, R, C]` int64, where the frames are."""
+        tiles = cut_tiles(frames, self.pixels)
+        nearest = torch.cdist(tiles.flatten(0, 2), self.pictures.to(frames.device)).argmin(dim=1)
+        return nearest.reshape(tiles.shape[:3])
+
+    def right(self, frames: Tensor, real: Tensor) -> Tensor:
+        """Return which tiles are of the real frames' kinds, `[N, R, C]` bool."""
+        return self.read(frames) == self.read(real)
 
 
 def cut_tiles(frames: Tensor, pixels: int) -> Tensor:
     """Cut the inner parts of tiles out of frames `[N, H, W, 3]` uint8, `[N, R, C, I * I * 3]` fp32 of 255.
 
-    A quarter is left out at each side: video mixes the colours of neighbours there.
+    An eighth is left out at each side: video mixes the colours of neighbours there.
     """
     blocks = frames.unflatten(1, (-1, pixels)).unflatten(3, (-1, pixels))  # [N, R, P, C, P, 3]
-    inner = slice(pixels // 4, pixels - pixels // 4)
+    inner = slice(pixels // 8, pixels - pixels // 8)
     blocks = blocks[:, :, inner, :, inner]
     return blocks.permute(0, 1, 3, 2, 4, 5).flatten(3).float()
 
 
-def find_kinds(frames: Tensor, pixels: int) -> Tensor:
-    """Return one picture of each kind of tile in some real frames, `[M, I * I * 3]` fp32.
+def find_kinds(frames: Tensor, pixels: int) -> TileReader:
+    """Find the kinds of tiles that real frames show.
 
     Args:
         frames: `[N, H, W, 3]` uint8, real.
@@ -37,37 +72,64 @@ def find_kinds(frames: Tensor, pixels: int) -> Tensor:
     kinds = []
     while len(left):
         kinds.append(left[0])
-        left = left[_levels_apart(left, left[:1])[:, 0] >= SAME_LEVELS]
-    return torch.stack(kinds)
-
-
-def _levels_apart(tiles: Tensor, kinds: Tensor) -> Tensor:
-    """Return the root mean squared difference of `[N, D]` and `[M, D]`, `[N, M]`."""
-    return torch.cdist(tiles, kinds) / tiles.shape[1] ** 0.5
-
-
-def tile_accuracy_of(kinds: Tensor, pixels: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return what measures the share of tiles that are of the real frame's kind, by the nearest one.
-
-    Args:
-        kinds: `[M, I * I * 3]`, of `find_kinds`.
-        pixels: Height and width of a tile.
-
-    Returns:
-        A function of frames and real frames, `[N, H, W, 3]` uint8 on one device, to `[N]` fp32 in [0, 1].
-    """
-
-    def measure(frames: Tensor, real: Tensor) -> Tensor:
-        known = kinds.to(frames.device)
-        drawn, true = (
-            torch.cdist(cut_tiles(f, pixels).flatten(0, 2), known).argmin(dim=1) for f in (frames, real)
-        )
-        return (drawn == true).float().unflatten(0, (len(frames), -1)).mean(dim=1)
-
-    return measure
+        apart = (left - left[0]).square().mean(dim=1).sqrt()
+        left = left[apart >= SAME_LEVELS]
+    return TileReader(torch.stack(kinds), pixels)
 
 
 def check_tiles(pixels: int, size: tuple[int, int]) -> None:
     """Raise `WorldError` if frames of a height and width are no whole number of tiles."""
     if size[0] % pixels or size[1] % pixels:
         raise WorldError(f"tiles of {pixels} pixels do not fill frames of {size[1]} x {size[0]}")
+
+
+def absences(poses: np.ndarray, turn: int, shape: tuple[int, int]) -> np.ndarray:
+    """Return for how many frames each tile of the way back has been out of view since it was really seen.
+
+    Args:
+        poses: `[T, 3]` x, y in tiles, and an angle that does not matter.
+        turn: The last frame that is watched; those after it are dreamt.
+        shape: Rows and columns of tiles in view, R and C.
+
+    Returns:
+        `[T - 1 - turn, R, C]` int64, frames since it was in view; `DRAWN` where it was in view after the
+        turn, so that the dream has drawn it before, `NEVER` where it was not in view at all.
+    """
+    corners = np.rint(poses[:, [1, 0]]).astype(np.int64)
+    corners -= corners.min(axis=0)
+    last = np.full(corners.max(axis=0) + shape, NEVER)
+    found = []
+    for frame, (row, column) in enumerate(corners):
+        view = last[row : row + shape[0], column : column + shape[1]]
+        if frame > turn:
+            since = np.where(view > turn, DRAWN, frame - view)
+            found.append(np.where(view == NEVER, NEVER, since))
+        view[:] = frame
+    return np.stack(found)
+
+
+def summarize_absences(
+    right: np.ndarray, absent: np.ndarray, names: Sequence[str], starts: Sequence[int] = ABSENCES
+) -> dict[str, Any]:
+    """Return the share of returning tiles that are right, by how long they were out of view.
+
+    Args:
+        right: `[N, K, R, C]` bool.
+        absent: `[N, K, R, C]`, of `absences` of each episode.
+        names: Of the N episodes.
+        starts: First absences of the classes, in order; the last class is open.
+
+    Returns:
+        Estimates by the class, `2-8` and so on, without those that no tile is in.
+    """
+    ends = [*(start - 1 for start in starts[1:]), None]
+    report = {}
+    for start, end in zip(starts, ends, strict=True):
+        is_in = (absent >= start) & (absent <= (np.inf if end is None else end))
+        rows = np.flatnonzero(is_in.any(axis=(1, 2, 3))).tolist()
+        if rows:
+            # Of each episode its mean: a walk with many returning tiles must not count for several.
+            shares = [float(right[row][is_in[row]].mean()) for row in rows]
+            estimate = bootstrap(shares, [names[row] for row in rows]).to_json()
+            report[f"{start}-{end or ''}"] = estimate | {"num_tiles": int(is_in.sum())}
+    return report

@@ -1,0 +1,139 @@
+"""The consistency suite as a command: from episodes and worlds to a report, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.fakes import tiny_world
+from tests.grids import TILE, write_recall_set
+from training.evaluate import EvaluateConfig, main
+from training.evaluate_consistency import ConsistencyConfig
+from worldsim.errors import WorldError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+GAP = 6
+SMALL: dict[str, Any] = {"suite": "consistency", "device": "cpu", "dtype": "float32", "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for gap in (3, GAP):
+        write_recall_set(folder, gap)
+    write_recall_set(folder, GAP, is_paired=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("worlds")
+    for name in ("hybrid", "full"):
+        world = tiny_world(is_teacher=name == "full")
+        world.save_pretrained(folder / name, starts=[], dtype=torch.float32)
+    return {name: str(folder / name) for name in ("hybrid", "full")}
+
+
+def suite(**changes: Any) -> ConsistencyConfig:
+    return ConsistencyConfig(**({"intervention_gaps": [GAP], "tile_pixels": TILE} | changes))
+
+
+def config(worlds: dict[str, str], data: Path, out: Path, **changes: Any) -> EvaluateConfig:
+    own = {name: changes.pop(name) for name in list(changes) if name in ConsistencyConfig.__slots__}
+    return EvaluateConfig(
+        worlds=worlds, data=str(data), out=str(out), consistency=suite(**own), **(SMALL | changes)
+    )
+
+
+PARTS = ["recall", "interventions", "pairs"]
+
+
+def test_worlds_are_measured_into_a_report_and_one_page(
+    worlds: dict[str, str], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main.run(config(worlds, data, tmp_path, zeroed=["hybrid"], gaps=[GAP], parts=PARTS))
+    report = json.loads((tmp_path / "report.json").read_text())
+    zeroed = "hybrid, state zeroed"
+    assert list(report["worlds"]) == ["hybrid", zeroed, "full"]
+    assert list(report["recall"]["worlds"]["full"]) == [str(GAP)]
+    found = report["recall"]["worlds"]["hybrid"][str(GAP)]
+    assert set(found["final"]) == {"psnr_db", "ssim", "tile_accuracy"}
+    assert len(found["episodes"]["average"]["psnr_db"]) == 4
+    assert found["memory_bytes"] > 0
+    assert set(found["absent_tiles"]) <= {"2-8", "9-16"}
+    assert set(report["interventions"]["worlds"]) == {"hybrid"}
+    assert set(report["interventions"]["skipped"]) == {zeroed, "full"}
+    assert set(report["interventions"]["worlds"]["hybrid"][str(GAP)]) == {"kept", "zero", "freeze", "swap"}
+    assert set(report["pairs"]["worlds"]["full"][str(GAP)]) >= {"history", "none"}
+    over = report["comparisons"]["hybrid"]["over"][zeroed][str(GAP)]["final"]["psnr_db"]
+    assert over["count"] == 4
+    assert list(report["goals"]) == ["hybrid"]
+    assert "state bytes at frame 100,000" in capsys.readouterr().out
+    run = report["runs"]["recall"]["hybrid"]
+    assert run["command"] and run["hardware"]["threads"] == 1
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<svg") == page.count("</svg>") >= 5
+    assert page.count("data:image/png;base64,") == 2 * 4
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page), "the page would load something"
+
+
+def test_a_second_run_adds_a_world_to_the_report_and_keeps_the_first(
+    worlds: dict[str, str], data: Path, tmp_path: Path
+) -> None:
+    names = {"parts": ["recall"], "gaps": [3], "full": "full", "window": "none"}
+    main.run(config({"hybrid": worlds["hybrid"]}, data, tmp_path, **names))
+    first = json.loads((tmp_path / "report.json").read_text())
+    main.run(config({"full": worlds["full"]}, data, tmp_path, **names))
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["recall"]["worlds"]["hybrid"] == first["recall"]["worlds"]["hybrid"]
+    assert set(report["recall"]["worlds"]) == {"hybrid", "full"}
+    assert report["comparisons"]["hybrid"]["over"]["full"]["3"]["final"]["psnr_db"]["count"] == 4
+    assert list(report["films"]["3"]["strips"]) == ["", "hybrid", "full"]
+    with pytest.raises(WorldError, match="tells of another world by the name 'full'"):
+        main.run(config({"full": worlds["hybrid"]}, data, tmp_path, **names))
+    with pytest.raises(WorldError, match="is a report of something else"):
+        main.run(
+            config({"full": worlds["full"]}, write_recall_set(tmp_path / "more", 3).parent, tmp_path, **names)
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"gaps": [16]}, "holds no folder recall-016 of episodes that come back"),
+        ({"intervention_gaps": [50]}, "holds no folder recall-050"),
+        ({"zeroed": ["other"]}, "zeroed names other, which worlds does not"),
+        ({"zeroed": ["full"]}, "full has no hybrid layers"),
+        ({"tile_pixels": 7}, "tiles of 7 pixels do not fill frames of 48 x 32"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_before_anything_is_written(
+    worlds: dict[str, str], data: Path, tmp_path: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises((WorldError, FileNotFoundError), match=sentence):
+        main.run(config(worlds, data, tmp_path, parts=PARTS, **changes))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"parts": ["rollout"]}, "parts must be some of recall"),
+        ({"suite": "memory"}, "suite must be consistency or null"),
+        ({"suite": None}, "worlds= belongs to suite=consistency"),
+        ({"world": "doom-rooms"}, "give world= or worlds=, not both"),
+        ({"worlds": {}}, "worlds must be {name: world"),
+        ({"worlds": {"a": 3}}, "worlds must be {name: world"),
+        ({"gaps": [0]}, "consistency.gaps must be numbers of at least 1"),
+        ({"num_episodes": 1}, "num_episodes must be at least 2, or 0"),
+        ({"distance": -1.0}, "distance of returning poses must be at least 0"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_one_sentence(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(WorldError, match=sentence):
+        config(changes.pop("worlds", {"a": "b"}), Path("data"), Path("out"), **changes)
