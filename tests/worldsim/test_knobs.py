@@ -26,7 +26,6 @@ from worldsim.viewer import Viewer
 from worldsim.viewer_keys import CommandKeys, HeldKeys
 from worldsim.viewer_window import Window
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
