@@ -15,6 +15,7 @@ from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.denoiser_config import DenoiserConfig
 from worldsim.outcome import OutcomeConfig
+from worldsim.sampler import SamplerConfig
 from worldsim.world import World, WorldConfig, find_codec
 
 
@@ -26,11 +27,13 @@ class PretrainConfig(TrainWorldConfig):
         name: Name of the world.
         codec: Folder of a trained codec, or folder or shipped name of a world whose codec to use.
         model: Shape of the network; latent shape and buttons are filled in from the codec and the data.
+        sampler: How frames of the world are drawn in play.
     """
 
     name: str = "world"
     codec: str
     model: DenoiserConfig = field(default_factory=DenoiserConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
 
 
 def build_world(config: PretrainConfig, info: DatasetInfo) -> World:
@@ -47,6 +50,7 @@ def build_world(config: PretrainConfig, info: DatasetInfo) -> World:
         actions=info.actions,
         denoiser=model,
         codec=codec.config,
+        sampler=config.sampler,
         outcome=OutcomeConfig() if model.outcome_heads else None,
         provenance={"data": info.source},
     )

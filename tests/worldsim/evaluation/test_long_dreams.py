@@ -33,6 +33,7 @@ from worldsim.evaluation.consistency.long import (
     summarize_drift,
 )
 from worldsim.evaluation.consistency.probe import ProbeSamples, collect_samples, hashed, probe
+from worldsim.evaluation.consistency.room import ROOM_BYTES, bytes_at, rows_that_fit
 from worldsim.evaluation.controllability import TURN
 from worldsim.evaluation.motion import scroll
 from worldsim.simulator import Simulator
@@ -216,6 +217,17 @@ def test_a_memory_that_would_not_fit_is_left_out(returns: ReturnSet, monkeypatch
     found = measure_flatness(simulator, state, marks=(10, 5000), timed_steps=1, compared_steps=2)
     assert found["left_out"] == [5000]
     assert found["late_frame"] == 10
+
+
+def test_fewer_dreams_run_beside_each_other_where_memories_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    hybrid, full = (Simulator(tiny_world(is_teacher=name == "full")) for name in ("hybrid", "full"))
+    state = full.start(full.world.starts[:1], [0])  # of 4 frames
+    assert bytes_at(full.world, 4) == state.memory.nbytes
+    assert bytes_at(hybrid.world, 4) == bytes_at(hybrid.world, 4000)
+    monkeypatch.setitem(ROOM_BYTES, "cpu", 10 * bytes_at(full.world, 100))
+    assert rows_that_fit([hybrid], 100, 32) == 32
+    assert rows_that_fit([hybrid, full], 100, 32) == 10
+    assert rows_that_fit([full], 10_000, 32) == 2
 
 
 def test_a_difference_whose_intervals_overlap_falls_short() -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from worldsim.evaluation.consistency.room import bytes_at
 from worldsim.evaluation.cost import device_memory, now, random_actions
 from worldsim.session import steady_memory
 from worldsim.simulator import Simulator
@@ -55,7 +56,7 @@ def measure_flatness(
     Returns:
         A JSON object; `late_over_early_ms` has an interval over the pairs of steps.
     """
-    reached = [mark for mark in marks if _bytes_at(simulator, mark) <= MAX_STATE_BYTES]
+    reached = [mark for mark in marks if bytes_at(simulator.world, mark) <= MAX_STATE_BYTES]
     actions = random_actions(simulator, 1, max([*reached, EARLY]) + timed_steps, seed)
     places = sorted({EARLY, *reached})
     report: dict[str, Any] = {"frames": {}, "left_out": [mark for mark in marks if mark not in reached]}
@@ -79,14 +80,6 @@ def measure_flatness(
     report["late_over_early_bytes"] = bytes_of[1] / bytes_of[0]
     report["late_over_early_ms"] = _compare(simulator, early, state, actions[:compared_steps])
     return report
-
-
-def _bytes_at(simulator: Simulator, frame: int) -> int:
-    """Return about how many bytes a memory takes after some frames."""
-    config = simulator.world.config.denoiser
-    item = torch.finfo(simulator.world.dtype).bits // 8
-    per_frame = 2 * len(config.full_layers) * config.tokens_per_frame * config.dim * item
-    return simulator.world.denoiser.initial_memory(1).nbytes + frame * per_frame
 
 
 def _commit_until(simulator: Simulator, state: WorldState, actions: Tensor, bar: tqdm) -> WorldState:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from worldsim.actions import ActionLayout
 from worldsim.evaluation.consistency.episodes import ReturnBatch, ReturnSet
 from worldsim.evaluation.consistency.recall import watch_until
+from worldsim.evaluation.consistency.room import rows_that_fit
 from worldsim.evaluation.controllability import PAIRS, OppositePair, calibrate, hold, judge, mean_motion
 from worldsim.evaluation.idle import FLOOR, NUM_SEGMENTS, statistics_of
 from worldsim.evaluation.metrics import NUM_RESAMPLES, as_images, bootstrap
@@ -136,7 +137,8 @@ def dream_long(simulator: Simulator, starts: ReturnSet, settings: LongSettings) 
         unit_scale=True,
         disable=not settings.show_progress,
     ) as bar:
-        for batch in starts.batches(settings.batch_size):
+        rows = rows_that_fit([simulator], starts.turn + settings.num_frames, settings.batch_size)
+        for batch in starts.batches(rows):
             parts.append(_dream_batch(simulator, batch, pairs, settings, bar))
     return LongDreams(
         [name for part in parts for name in part.names],

@@ -23,6 +23,7 @@ from worldsim.errors import WorldError
 from worldsim.evaluation.consistency.episodes import ReturnBatch, ReturnSet
 from worldsim.evaluation.consistency.interventions import can_intervene, with_states_of
 from worldsim.evaluation.consistency.recall import RecallSettings, dream_back, watch_until
+from worldsim.evaluation.consistency.room import rows_that_fit
 from worldsim.evaluation.conversion import without_matrices
 from worldsim.evaluation.metrics import bootstrap, psnr
 from worldsim.simulator import Simulator
@@ -114,7 +115,8 @@ def measure_pairs(simulator: Simulator, pairs: ReturnSet, settings: RecallSettin
         unit_scale=True,
         disable=not settings.show_progress,
     ) as bar:
-        for batch in pairs.batches(settings.batch_size, multiple=2):
+        rows = rows_that_fit([simulator], pairs.turn + pairs.gap, settings.batch_size)
+        for batch in pairs.batches(rows, multiple=2):
             parts.append(_measure_batch(simulator, batch, exchanges, settings, bar))
     return PairScores(
         [name for part in parts for name in part.names],

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from worldsim.evaluation.consistency.episodes import ReturnBatch, ReturnSet
 from worldsim.evaluation.consistency.interventions import Way, can_intervene, intervene
+from worldsim.evaluation.consistency.room import rows_that_fit
 from worldsim.evaluation.consistency.tiles import TileReader
 from worldsim.evaluation.conversion import estimate_of
 from worldsim.evaluation.metrics import psnr, ssim
@@ -165,7 +166,8 @@ def measure_returns(
         unit_scale=True,
         disable=not settings.show_progress,
     ) as bar:
-        for batch in returns.batches(settings.batch_size):
+        rows = rows_that_fit(simulators.values(), returns.turn + returns.gap, settings.batch_size)
+        for batch in returns.batches(rows):
             parts.append(_measure_batch(simulators, plans, batch, settings, bar))
     return _join(parts, settings.num_films)
 
