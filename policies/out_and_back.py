@@ -25,8 +25,9 @@ class OutAndBackPolicy:
     """Wander, walk n moves out, and the n opposite moves back in the opposite order; then anew.
 
     The walk out goes straight on more often than not and steps on no tile of its own twice where it can help
-    it, so that the way back shows what has long been out of sight. The player counts its own moves: it needs
-    no pose, but a game in which each of them is one tile.
+    it, so that the way back shows what has long been out of sight. Wandering shows tiles again from
+    elsewhere: ways that are undone say that the place is the same, not where it lies. The player counts its
+    own moves: it needs no pose, but a game in which each of them is one tile.
 
     Args:
         num_values: Number of values of each axis; must be those of grid recall.
@@ -43,15 +44,14 @@ class OutAndBackPolicy:
         self,
         num_values: Sequence[int],
         out_frames: Sequence[int] = (4, 50),
-        context_frames: Sequence[int] = (4, 24),
+        context_frames: Sequence[int] = (4, 64),
     ) -> None:
         if tuple(num_values) != self.NUM_VALUES:
             raise ValueError(f"out-and-back needs the axes {list(self.NUM_VALUES)}, got {list(num_values)}")
         for name, limits, floor in (("out_frames", out_frames, 1), ("context_frames", context_frames, 0)):
             if len(limits) != 2 or not floor <= limits[0] <= limits[1]:
                 raise ValueError(f"{name} needs {floor} <= least <= greatest, got {list(limits)}")
-        self._out_frames = (out_frames[0], out_frames[1])
-        self._context_frames = (context_frames[0], context_frames[1])
+        self._out_frames, self._context_frames = (*out_frames,), (*context_frames,)
         self.reset(0)
 
     def reset(self, seed: int) -> None:
@@ -65,7 +65,7 @@ class OutAndBackPolicy:
         """Return the next action, `[2]` int64; the picture does not matter."""
         if not self._planned:
             self._plan()
-        return self._planned.pop()
+        return self._planned.pop().copy()
 
     def watch(self, observation: np.ndarray) -> None:
         """See a frame at which somebody else acts: where that leads is not known, so the walk begins anew."""
@@ -73,30 +73,34 @@ class OutAndBackPolicy:
         self._plan()
 
     def _plan(self) -> None:
-        context = self._draw(self._context_frames)
         wander: list[np.ndarray] = []
-        for rests in self._rng.random(context) < REST:
+        for rests in self._rng.random(self._draw(self._context_frames)) < REST:
             wander.append(np.zeros(2, dtype=np.int64) if rests else MOVES[self._move(set())])
-        begin = self._place
-        visited: set[tuple[int, ...]] = {tuple(begin.tolist())}
+        begin, visited = self._place, {self._tile(self._place)}
         out = [self._move(visited) for _ in range(self._draw(self._out_frames))]
         self._place = begin
         back = [MOVES[OPPOSITE[direction]] for direction in reversed(out)]
         self._planned = [*wander, *(MOVES[direction] for direction in out), *back][::-1]  # the next one last
 
-    def _draw(self, limits: tuple[int, int]) -> int:
+    def _draw(self, limits: Sequence[int]) -> int:
         least, greatest = limits
         return int(self._rng.integers(least, greatest, endpoint=True))
 
-    def _move(self, visited: set[tuple[int, ...]]) -> int:
+    def _move(self, visited: set[tuple[int, int]]) -> int:
         """Choose a direction, go there, and add the tile to `visited`."""
         places = self._place + STEPS
-        free = np.all(np.abs(places) <= REACH, axis=1)
-        free[OPPOSITE[self._direction]] = False
-        fresh = free & np.array([tuple(place) not in visited for place in places.tolist()])
-        choices = np.flatnonzero(fresh if fresh.any() else free)
+        free = [
+            bool(np.abs(place).max() <= REACH) and direction != OPPOSITE[self._direction]
+            for direction, place in enumerate(places)
+        ]
+        fresh = [free[i] and self._tile(place) not in visited for i, place in enumerate(places)]
+        choices = np.flatnonzero(fresh if any(fresh) else free)
         if not (self._direction in choices and self._rng.random() < STRAIGHT):
             self._direction = int(self._rng.choice(choices))
         self._place = places[self._direction]
-        visited.add(tuple(self._place.tolist()))
+        visited.add(self._tile(self._place))
         return self._direction
+
+    def _tile(self, place: np.ndarray) -> tuple[int, int]:
+        row, column = place.tolist()
+        return row, column

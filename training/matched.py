@@ -97,28 +97,34 @@ def choose_window(hybrid: DenoiserConfig) -> int:
 
 
 def models(hybrid: DenoiserConfig, window_frames: int = 0) -> dict[str, DenoiserConfig]:
-    """Return the shapes of all models by name; `hybrid` is that of the hybrid ones."""
+    """Return the shapes of all models by name; `hybrid` is that of the hybrid ones.
+
+    Raises:
+        WorldError: If it has full layers.
+    """
+    if hybrid.full_layers:
+        raise WorldError(f"model is the hybrid one, without full_layers, got {hybrid.full_layers}")
     shapes = {str(phase): replace(hybrid, memory_phase=str(phase)) for phase in MemoryPhase}
     shapes[WINDOW] = window_model(hybrid, window_frames or choose_window(hybrid))
     return shapes | {FULL: full_model(hybrid)}
 
 
-def runs(config: MatchedConfig) -> dict[str, PretrainConfig]:
+def runs(config: MatchedConfig) -> dict[str, MatchedConfig]:
     """Return the settings of `training.pretrain` for each model that is to be trained.
 
     Raises:
-        WorldError: If they ask for several devices, or for a hybrid model that sees all frames.
+        WorldError: If they ask for several devices.
     """
     if config.fabric.devices != "1":
         raise WorldError(
             f"matched models train on one device each, got fabric.devices={config.fabric.devices}: let "
             "several commands share the work by only=[...]"
         )
-    if config.model.full_layers:
-        raise WorldError("model is the hybrid one: it has no full_layers")
     shapes = models(with_shapes(config).model, config.window_frames)
+    folder = Path(config.out)
+    # A run goes on whatever else was trained beside it, so its settings name it alone.
     return {
-        name: replace(config, out=str(Path(config.out) / name), model=shapes[name], only=[name])
+        name: replace(config, out=str(folder / name), model=shapes[name], only=[name], window_frames=0)
         for name in config.only
     }
 

@@ -41,12 +41,13 @@ def test_policy_keeps_the_protocol(name: str, recording: Path) -> None:
         "ppo": {"folder": save_untrained_policy(recording.parent / "policy", NUM_VALUES)},
         "recorded": {"path": recording},
     }.get(name, {})
-    policy = policies.make(name, num_values=NUM_VALUES, **options)
+    num_values = policies.OutAndBackPolicy.NUM_VALUES if name == "out-and-back" else NUM_VALUES
+    policy = policies.make(name, num_values=num_values, **options)
     count = 30 if name == "ppo" else 300  # a network takes its time
     actions = play(policy, count, seed=5)
-    assert actions.shape == (count, 3)
+    assert actions.shape == (count, len(num_values))
     assert actions.dtype == np.int64
-    assert (actions >= 0).all() and (actions < NUM_VALUES).all()
+    assert (actions >= 0).all() and (actions < num_values).all()
     assert (play(policy, count, seed=5) == actions).all(), "the same seed gave other actions"
 
 

@@ -134,7 +134,7 @@ def test_models_differ_in_their_memory_alone(files: Path, tmp_path: Path) -> Non
         {key: getattr(run.model, key) for key in DenoiserConfig.__dataclass_fields__ if key not in kinds}
         for run in chosen.values()
     ]
-    rest = [replace(run, out="", model=SHAPE) for run in chosen.values()]
+    rest = [replace(run, out="", model=SHAPE, only=["path"]) for run in chosen.values()]
     assert all(shape == shapes[0] for shape in shapes) and all(run == rest[0] for run in rest)
     assert chosen["path"].out == str(tmp_path / "path")
 
@@ -170,9 +170,13 @@ def test_command_trains_the_chosen_ones_and_says_what_they_keep(
         ({"window_frames": -1}, "window_frames must be at least 0, got -1"),
         ({"segments": 2}, "segments must be 1"),
         ({"fabric": FabricConfig(devices="2")}, "share the work by only"),
-        ({"model": replace(SHAPE, window_layers=[], full_layers=[0])}, "model is the hybrid one"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(change: dict, message: str, files: Path, tmp_path: Path) -> None:
     with pytest.raises(WorldError, match=message):
         runs(settings(files, tmp_path, **change))
+
+
+def test_a_hybrid_model_has_no_full_layers() -> None:
+    with pytest.raises(WorldError, match=r"model is the hybrid one, without full_layers, got \[1\]"):
+        models(replace(SHAPE, full_layers=[1]))
