@@ -394,8 +394,7 @@ class Denoiser(nn.Module):
         """Return each hybrid layer's half-lives at the gates' resting point, in frames, `[layers, heads]`."""
         rows = []
         for block in self.layers():
-            attention = block.self_attn
-            if isinstance(attention, HybridAttention):
+            if isinstance(attention := block.self_attn, HybridAttention):
                 rate = attention.A_log.double().exp() * functional.softplus(attention.dt_bias.double())
                 rows.append(math.log(2) / (rate * self.config.tokens_per_frame))
         return torch.stack(rows) if rows else torch.zeros(0, self.config.num_heads)
