@@ -71,6 +71,8 @@ class PlayConfig:
         for name, value in numbers.items():
             if value < 0:
                 raise WorldError(f"{name} must be at least 0, got {value}")
+        if self.port > 65_535:
+            raise WorldError(f"port must be at most 65535, got {self.port}")
 
 
 @entry("play", PlayConfig)

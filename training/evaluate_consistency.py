@@ -213,7 +213,17 @@ class Suite:
         for found in sets:
             few = len(found) < MIN_EPISODES
             print(found.told + f"; reported numbers need {MIN_EPISODES}" * few, flush=True)
-        self.report["data"] = {"folder": str(data), "source": sets[0].source if sets else ""}
+        asked = self.config
+        # What has to be alike in runs that are put side by side.
+        settings = {
+            "seed": self.run.seed,
+            "num_episodes": asked.num_episodes,
+            "context_frames": asked.context_frames,
+            "distance": asked.distance,
+            "angle_degrees": asked.angle_degrees,
+        }
+        source = sets[0].source if sets else ""
+        self.report["data"] = {"folder": str(data), "source": source, "settings": settings}
 
     @property
     def _known_gaps(self) -> Mapping[int, Path]:
@@ -284,6 +294,11 @@ class Suite:
         known = read_object(path)
         if known.get("suite") != SUITE or known.get("data", {}).get("folder") != str(self.run.data):
             raise WorldError(f"{path} is a report of something else; choose another out= folder")
+        for name, value in self.report["data"]["settings"].items():
+            if (before := known["data"].get("settings", {}).get(name, value)) != value:
+                raise WorldError(
+                    f"{path} was measured with {name}={before}, now {value}; choose another out= folder"
+                )
         for name, world in self.report["worlds"].items():
             before = known["worlds"].get(name, world)
             for key in ("identity", "denoising_steps"):

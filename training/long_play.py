@@ -6,7 +6,6 @@ stopped; OUT/day.json says how it went so far.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +25,11 @@ from worldsim.game import Game, GameSettings
 from worldsim.interrupt import StopRequest
 from worldsim.play_files import PlayFolders
 from worldsim.session import PlaySession
+from worldsim.weights import read_object
 
 DAY_FILE, STATE_FILE = "day.json", "last.safetensors"
+SLOTS, RECORDINGS = "day-slots", "day-recordings"
+"""Names that no player's own folders have: what is in them is overwritten and removed."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -59,7 +61,7 @@ def main(config: LongPlayConfig) -> None:
     progress = tqdm(total=config.num_frames, initial=day.num_frames, unit="frame")
     with StopRequest() as stop, progress:
         for so_far in play_long(
-            game, keys, config.num_frames, seed=config.seed, recordings=out / "recordings", day=day
+            game, keys, config.num_frames, seed=config.seed, recordings=out / RECORDINGS, day=day
         ):
             save(out, game, so_far)
             progress.update(so_far.num_frames - progress.n)
@@ -84,7 +86,7 @@ def build_game(config: LongPlayConfig, out: Path) -> tuple[Game, list[str]]:
         PlaySession(env, seed=config.seed, rewind_bytes=config.rewind_megabytes * 10**6),
         person,
         {"random": policies.RandomPolicy(actions.num_values)},
-        PlayFolders(slots=out / "slots", recordings=out / "recordings", screenshots=out),
+        PlayFolders(slots=out / SLOTS, recordings=out / RECORDINGS, screenshots=out),
         bindings,
         lambda _: None,
         GameSettings(frame_rate=0),
@@ -98,7 +100,9 @@ def begin_or_go_on(out: Path, game: Game) -> DayOfPlay:
     day_file, state_file = out / DAY_FILE, out / STATE_FILE
     if not (day_file.is_file() and state_file.is_file()):
         return DayOfPlay()
-    saved = json.loads(day_file.read_text())
+    saved = read_object(day_file)
+    if not {"num_frames", "commands", "samples"} <= saved.keys():
+        raise WorldError(f"{day_file} does not tell of a day of play")
     game.session.go_to(states.load(state_file, world=game.session.env.world.identity))
     samples = [tuple(sample) for sample in saved["samples"]]
     return DayOfPlay(saved["num_frames"], Counter(saved["commands"]), samples, len(samples))

@@ -27,6 +27,7 @@ from worldsim.errors import WorldError
 from worldsim.model.denoiser_config import DenoiserConfig
 from worldsim.model.memory import MemoryState, empty_memory
 from worldsim.model.path import MemoryPhase
+from worldsim.weights import read_object
 
 WINDOW, FULL = "window", "full"
 NAMES = (*MemoryPhase, WINDOW, FULL)
@@ -155,7 +156,7 @@ def describe(config: PretrainConfig) -> dict[str, Any]:
 def write_summary(folder: Path, described: dict[str, dict[str, Any]]) -> None:
     """Write `matched.json`; models that another command described there are kept."""
     path = folder / SUMMARY_FILE
-    known = json.loads(path.read_text())["models"] if path.is_file() else {}
+    known = read_object(path).get("models", {}) if path.is_file() else {}
     folder.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{SUMMARY_FILE}.{'-'.join(described)}.part")  # another command may write one, too
     part.write_text(json.dumps({"models": known | described}, indent=2) + "\n")

@@ -65,9 +65,9 @@ class Server:
         self._thread.start()
         try:
             self._port = self._ready.result(START_SECONDS)
-        except OSError as error:
+        except (OSError, OverflowError, ValueError) as error:
             self._thread.join(STOP_SECONDS)
-            reason = error.strerror or str(error)
+            reason = (error.strerror if isinstance(error, OSError) else "") or str(error) or "no answer"
             raise WorldError(f"cannot serve on {self._host}:{self._port}: {reason}") from error
         shown = socket.gethostname() if self._host in ("0.0.0.0", "::") else self._host
         shown = f"[{shown}]" if ":" in shown else shown
@@ -95,7 +95,7 @@ class Server:
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_until_complete(self._serve())
-        except OSError as error:
+        except (OSError, OverflowError, ValueError) as error:  # of an address that is none, too
             if self._ready.done():
                 raise
             self._ready.set_exception(error)
@@ -137,13 +137,13 @@ class Server:
         """Refuse who is not of this machine or does not know the token, and pages of other sites."""
         if self.token:
             given = request.query.get("token") or request.cookies.get(self._cookie, "")
-            if not secrets.compare_digest(given.encode(), self.token.encode()):
+            if not secrets.compare_digest(given.encode("utf-8", "surrogateescape"), self.token.encode()):
                 raise web.HTTPForbidden(text="The address needs its token: it was printed at the start.\n")
         elif not self._is_own_name(request.host):
             # A name of somebody else's that leads here (DNS rebinding) would let their page in.
             raise web.HTTPForbidden(text="This game is played on the machine it runs on, as localhost.\n")
         origin = request.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc != request.host:
+        if origin is not None and not _is_from(origin, request.host):
             raise web.HTTPForbidden(text="Another site's page may not play here.\n")
 
     def _is_own_name(self, host: str) -> bool:
@@ -161,7 +161,8 @@ class Server:
     async def _page(self, request: web.Request) -> web.StreamResponse:
         if self.token and "token" in request.query:  # into a cookie, out of the address bar
             moved = web.HTTPFound("/")
-            moved.set_cookie(self._cookie, self.token, httponly=True, samesite="Strict")
+            # Not Strict: the address may be clicked in a mail. Pages of other sites meet the check of Origin.
+            moved.set_cookie(self._cookie, self.token, httponly=True, samesite="Lax")
             raise moved
         nonce = secrets.token_urlsafe(12)
         text = files("worldsim").joinpath(PAGE).read_text(encoding="utf-8").replace("NONCE", nonce)
@@ -207,6 +208,13 @@ class Server:
                 self._room.hear(client, message.data)
             except WorldError as error:
                 await connection.close(code=REFUSED, message=str(error).encode()[:100])
+
+
+def _is_from(origin: str, host: str) -> bool:
+    try:
+        return urlsplit(origin).netloc == host
+    except ValueError:
+        return False
 
 
 def is_loopback(host: str) -> bool:

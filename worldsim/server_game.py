@@ -114,7 +114,8 @@ class ServedGame:
         if order.command is Command.SLOTS:
             self._tell_slots()
             return
-        self._waits_for_key = False
+        if order.command is Command.PAUSE:
+            self._waits_for_key = False
         self.game.obey(order.command, order.slot, is_shifted=order.is_shifted)
         if order.command in (Command.QUICK_SAVE, Command.SAVE_SLOT):
             self._tell_slots()

@@ -157,7 +157,7 @@ def read_message(text: str) -> dict[str, object]:
     """
     try:
         message = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WorldError("a message must be JSON") from error
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):
         raise WorldError("a message must be an object with a type")

@@ -116,7 +116,9 @@ class Room:
         old = next((other for other in self._clients if other.name == client.name), None)
         if old is not None:
             self._clients.remove(old)
-            self._player = None if self._player is old else self._player
+            if self._player is old:  # it was lost, and nobody knew: the game waits for its player here, too
+                self._player = None
+                self._inbox.seat(False)
         self._clients.append(client)
         client.tell(self._hello)
         for message in self._messages.values():

@@ -96,6 +96,8 @@ def test_a_second_run_adds_a_world_to_the_report_and_keeps_the_first(
     assert list(report["films"]["3"]["strips"]) == ["", "hybrid", "full"]
     with pytest.raises(WorldError, match="tells of another world by the name 'full'"):
         main.run(config({"full": worlds["hybrid"]}, data, tmp_path, **names))
+    with pytest.raises(WorldError, match="was measured with context_frames="):
+        main.run(config({"full": worlds["full"]}, data, tmp_path, context_frames=1, **names))
     with pytest.raises(WorldError, match="is a report of something else"):
         main.run(
             config({"full": worlds["full"]}, write_recall_set(tmp_path / "more", 3).parent, tmp_path, **names)

@@ -95,6 +95,7 @@ def test_a_page_of_another_site_is_refused(server: Server) -> None:
 
     assert ask(lambda session: use(session, "http://evil.example")) == 403
     assert ask(lambda session: use(session, "null")) == 403
+    assert ask(lambda session: use(session, "http://[")) == 403
     assert ask(lambda session: use(session, server.url.rstrip("/"))) == 101
 
 
@@ -129,6 +130,7 @@ def test_what_is_too_long_or_no_message_ends_the_connection(server: Server) -> N
 
     assert ask(lambda session: code_after(session, "x" * (MAX_MESSAGE_BYTES + 1))) == 1009
     assert ask(lambda session: code_after(session, "nonsense")) == 4002
+    assert ask(lambda session: code_after(session, "[" * 4000)) == 4002
 
 
 def test_no_more_than_so_many_pages(server: Server) -> None:
@@ -146,6 +148,15 @@ def test_no_more_than_so_many_pages(server: Server) -> None:
         return 101
 
     assert ask(use) == 503
+
+
+@pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 70_000), ("a..b", 0)])
+def test_an_address_that_is_none_is_named_at_once(host: str, port: int) -> None:
+    with (
+        pytest.raises(WorldError, match=rf"cannot serve on {host}:{port}: \S"),
+        Server(Inbox(()), HELLO, host=host, port=port),
+    ):
+        pass
 
 
 def test_a_port_that_is_taken_is_named() -> None:

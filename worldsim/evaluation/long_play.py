@@ -165,4 +165,5 @@ def _clear(game: Game, recordings: Path) -> None:
     """Remove what was recorded, unless it is being written."""
     if game.session.recording is None and recordings.is_dir():
         for path in recordings.iterdir():
-            path.unlink()
+            if path.is_file():
+                path.unlink()
