@@ -43,9 +43,13 @@ def environment(**changes: str) -> dict[str, str]:
     return kept | {"PYTHONPATH": str(ROOT), "SDL_VIDEODRIVER": "dummy"} | changes
 
 
+IN_A_WORKER = ["threads=1"] if "PYTEST_XDIST_WORKER" in os.environ else []
+"""A second thread would wait for a core that another worker computes on."""
+
+
 def play(folder: Path, *settings: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(*settings),
+        command(*settings, *IN_A_WORKER),
         cwd=folder,
         env=environment(),
         capture_output=True,

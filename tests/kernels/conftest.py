@@ -47,34 +47,50 @@ class Interpretation:
             file.close()
 
 
+class Interpretations(dict[str, Interpretation]):
+    """Those that run, by the name of their fixture; one that does not is started."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def __missing__(self, name: str) -> Interpretation:
+        self[name] = Interpretation(Path(__file__).with_name(FIXTURES[name]), self._folder)
+        return self[name]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def interpretations(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Interpretation]]:
-    """Start what the chosen tests will ask for before the first of this folder: they wait less for it."""
+) -> Iterator[Interpretations]:
+    """Start what the chosen tests will ask for before the first of this folder: they wait less for it.
+
+    A worker of pytest-xdist does not know which tests it will get: there, each starts when it is asked for.
+    """
     wanted = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
+    is_alone = "PYTEST_XDIST_WORKER" not in os.environ
     folder = tmp_path_factory.mktemp("interpreted")
-    running = {}
-    if find_spec("triton") is not None:
+    running = Interpretations(folder)
+    if find_spec("triton") is not None and is_alone:
         for name in sorted(wanted & set(FIXTURES)):
-            running[name] = Interpretation(Path(__file__).with_name(FIXTURES[name]), folder)
+            running[name]
     yield running
     for each in running.values():
         each.close()
 
 
-def _errors(interpretations: dict[str, Interpretation], name: str) -> Errors:
+def _errors(interpretations: Interpretations, name: str) -> Errors:
     pytest.importorskip("triton", reason="Triton is not installed: it is a Linux package")
     return interpretations[name].errors()
 
 
 @pytest.fixture(scope="session")
-def interpreted_memory(interpretations: dict[str, Interpretation]) -> Errors:
+def interpreted_memory(interpretations: Interpretations) -> Errors:
     """Return the errors of `commit` and `read` that the interpreter found, by case and by tensor."""
     return _errors(interpretations, "interpreted_memory")
 
 
 @pytest.fixture(scope="session")
-def interpreted_scan(interpretations: dict[str, Interpretation]) -> Errors:
+def interpreted_scan(interpretations: Interpretations) -> Errors:
     """Return the errors of `scan_frames` that the interpreter found, by case and by tensor."""
     return _errors(interpretations, "interpreted_scan")
