@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from policies.base import check_range
+
 # Beside the seed itself, so that what is played is independent of what a game draws from the same seed.
 STREAM = 3
 REACH = 38
@@ -48,10 +50,8 @@ class OutAndBackPolicy:
     ) -> None:
         if tuple(num_values) != self.NUM_VALUES:
             raise ValueError(f"out-and-back needs the axes {list(self.NUM_VALUES)}, got {list(num_values)}")
-        for name, limits, floor in (("out_frames", out_frames, 1), ("context_frames", context_frames, 0)):
-            if len(limits) != 2 or not floor <= limits[0] <= limits[1]:
-                raise ValueError(f"{name} needs {floor} <= least <= greatest, got {list(limits)}")
-        self._out_frames, self._context_frames = (*out_frames,), (*context_frames,)
+        self._out_frames = check_range("out_frames", out_frames)
+        self._context_frames = check_range("context_frames", context_frames, floor=0)
         self.reset(0)
 
     def reset(self, seed: int) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from policies.base import check_range
+
 
 class RandomPolicy:
     """Hold an action drawn uniformly from all actions, then draw the next.
@@ -16,11 +18,8 @@ class RandomPolicy:
     """
 
     def __init__(self, num_values: Sequence[int], hold_frames: Sequence[int] = (4, 25)) -> None:
-        least, greatest = hold_frames
-        if not 1 <= least <= greatest:
-            raise ValueError(f"hold_frames needs 1 <= least <= greatest, got {list(hold_frames)}")
         self._num_values = np.asarray(num_values, dtype=np.int64)
-        self._hold_frames = (least, greatest)
+        self._hold_frames = check_range("hold_frames", hold_frames)
         self.reset(0)
 
     def reset(self, seed: int) -> None:

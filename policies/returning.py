@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from policies.base import Policy
+from policies.base import Policy, check_range
 
 # Beside the seed itself, so that where it turns back is independent of what the other player draws.
 STREAM = 2
@@ -49,12 +49,10 @@ class ReturningPolicy:
                 "the player that walks back needs axes of two opposite buttons, three values each, "
                 f"got {list(num_values)}"
             )
-        least, greatest = out_frames
-        if not 1 <= least <= greatest:
-            raise ValueError(f"out_frames needs 1 <= least <= greatest, got {list(out_frames)}")
+        limits = check_range("out_frames", out_frames)
         if not 0 <= look_share <= 1:
             raise ValueError(f"look_share must lie in [0, 1], got {look_share}")
-        self._player, self._out_frames, self._look_share = player, (least, greatest), look_share
+        self._player, self._out_frames, self._look_share = player, limits, look_share
         self._nothing = np.zeros(len(num_values), dtype=np.int64)
         self.reset(0)
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from policies.base import check_range
 from policies.navigator import FloorPlan, Point, Pose
 from policies.returning import OPPOSITE, REST_FRAMES
 
@@ -65,10 +66,7 @@ class TourPolicy:
             )
         if not kinds or set(kinds) - set(KINDS):
             raise ValueError(f"kinds of tours are {', '.join(KINDS)}, got {list(kinds)}")
-        least, greatest = out_frames
-        if not 1 <= least <= greatest:
-            raise ValueError(f"out_frames needs 1 <= least <= greatest, got {list(out_frames)}")
-        self._kinds, self._out_frames = tuple(kinds), (least, greatest)
+        self._kinds, self._out_frames = tuple(kinds), check_range("out_frames", out_frames)
         self.reset(0)
 
     def reset(self, seed: int) -> None:

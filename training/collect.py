@@ -87,10 +87,6 @@ class CollectConfig:
             raise WorldError(f"policy must be mixed or one of {', '.join(PLAYERS)}, got {self.policy!r}")
         if unknown := self.shares.keys() - set(PLAYERS):
             raise WorldError(f"shares are of {', '.join(PLAYERS)}, got {', '.join(sorted(unknown))}")
-        ways = (("out_frames", self.out_frames, 1), ("context_frames", self.context_frames, 0))
-        for name, limits, floor in ways:
-            if limits is not None and (len(limits) != 2 or not floor <= limits[0] <= limits[1]):
-                raise WorldError(f"{name} needs {floor} <= least <= greatest, got {list(limits)}")
         if self.out_frames is not None and not self.returning:
             raise WorldError(f"out_frames are of {', '.join(RETURNING)}, none of whom plays")
         if self.context_frames is not None and "out-and-back" not in self.returning:

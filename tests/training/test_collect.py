@@ -231,6 +231,10 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
         ),
         (["out_frames=[5,5]"], f"out_frames are of {', '.join(RETURNING)}, none of whom plays"),
         (["policy=returning", "out_frames=[9,5]"], "out_frames needs 1 <= least <= greatest, got [9, 5]"),
+        (
+            ["scenario=doom-fresh-rooms", "policy=leave-and-return", "out_frames=[50]"],
+            "out_frames needs 1 <= least <= greatest, got [50]",
+        ),
         (["scenario=quake"], f"there is no scenario 'quake'; known are {', '.join(sorted(SCENARIOS))}"),
         (["policy=mixed", "shares.random=-1"], "shares must be 0 or more, and not all of them 0, got"),
         (["policy=mixed", "+shares.keyboard=1"], f"shares are of {', '.join(PLAYERS)}, got keyboard"),
