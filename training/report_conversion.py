@@ -20,6 +20,7 @@ from training.evaluate import prepare_folder
 from worldsim.device import DeviceChoice, choose_device, set_threads
 from worldsim.errors import WorldError
 from worldsim.evaluation import paper_shape
+from worldsim.evaluation.ageing import compare_ages
 from worldsim.evaluation.attention_speed import fastest_attention, measure_attention
 from worldsim.evaluation.clips import Recordings
 from worldsim.evaluation.conversion import (
@@ -49,12 +50,14 @@ from worldsim.evaluation.report import describe_run
 from worldsim.evaluation.returns import ReturnClip, ReturnSettings, choose_returns
 from worldsim.evaluation.rollouts import FrameScores, RolloutSettings, roll_out
 from worldsim.model.conversion import check_softmax
+from worldsim.simulator import Simulator
+from worldsim.state import WorldState
 from worldsim.weights import read_object
 from worldsim.world import World
 
 TEACHER = "teacher"
-PARTS = ("cost", "rollouts", "memory", "paper_shape")
-KEYS = {"cost": "cost", "rollouts": "quality", "memory": "memory"}
+PARTS = ("in_turn", "cost", "rollouts", "memory", "paper_shape")
+KEYS = {"in_turn": "in_turn", "cost": "cost", "rollouts": "quality", "memory": "memory"}
 """Under which key of a world its measurements of a part are."""
 
 
@@ -273,6 +276,7 @@ class Comparison:
         """Measure one thing after the other; `report` has grown each time."""
         # In this order: the cost is measured before decoded video fills the memory.
         measures = {
+            "in_turn": self._ages,
             "cost": self._costs,
             "rollouts": self._rollouts,
             "memory": self._memories,
@@ -282,6 +286,23 @@ class Comparison:
             if part in self.config.parts:
                 self.report["runs"][part] = self.run
                 yield from measures[part]()
+
+    def _ages(self) -> Iterator[None]:
+        config = self.config
+        for contestant in self.contestants:
+            if not contestant.is_zeroed:  # it would cost the same
+                print(f"{contestant.name}: steps early and late, in turn", flush=True)
+                simulator = contestant.simulator(config.denoising_steps, config.commit_level)
+                state = self._first_state(simulator)
+                self.report["worlds"][contestant.name]["in_turn"] = compare_ages(
+                    simulator, state, config.early_frame, config.late_frame, seed=config.seed
+                )
+                yield
+
+    def _first_state(self, simulator: Simulator) -> WorldState:
+        """Return a dream in whose memory there is one frame."""
+        start = next(self.recordings.batches(self.clips[:1], self.settings.length, 1))
+        return start.begin_dreams(simulator, 1, self.config.seed)
 
     def _costs(self) -> Iterator[None]:
         for contestant in self.contestants:
@@ -307,8 +328,7 @@ class Comparison:
     def _cost(self, contestant: Contestant) -> dict[str, Any]:
         config = self.config
         simulator = contestant.simulator(config.denoising_steps, config.commit_level)
-        start = next(self.recordings.batches(self.clips[:1], self.settings.length, 1))
-        state = start.begin_dreams(simulator, 1, config.seed)  # frames are counted from the first
+        state = self._first_state(simulator)  # frames are counted from the first
         actions = random_actions(simulator, 1, config.cost_frames, config.seed)
         trace = trace_steps(simulator, state, actions, show_progress=True)
         return summarize_cost(trace, config.early_frame, config.late_frame, config.total_frames)

@@ -63,7 +63,7 @@ def config(places: dict[str, str], data: str, out: Path, **changes: Any) -> Repo
 
 
 def test_worlds_are_compared_from_end_to_end(places: dict[str, str], data: str, tmp_path: Path) -> None:
-    main.run(config(places, data, tmp_path / "out"))
+    main.run(config(places, data, tmp_path / "out", parts=["in_turn", "cost", "rollouts", "memory"]))
     names = {path.name for path in (tmp_path / "out").iterdir()}
     plots = ("psnr", "step-time", "bytes", "memory")
     assert names == {"conversion.md", "conversion.json", *(f"conversion-{plot}.png" for plot in plots)}
@@ -78,6 +78,11 @@ def test_worlds_are_compared_from_end_to_end(places: dict[str, str], data: str, 
     one_frame = 2 * 3 * 6 * 32 * 4  # keys and values, layers, tokens, width, bytes
     assert teacher["cost"]["state_bytes"]["late"] - teacher["cost"]["state_bytes"]["early"] == 5 * one_frame
     assert hybrid["cost"]["state_bytes"]["late"] == hybrid["cost"]["state_bytes"]["early"]
+    for world in (teacher, hybrid):
+        grown = world["in_turn"]["state_bytes"]["late"] - world["in_turn"]["state_bytes"]["early"]
+        assert grown == (5 * one_frame if world is teacher else 0)
+        assert world["in_turn"]["step_ms"]["late"] > 0
+    assert "Does a step become dearer?" in (tmp_path / "out" / "conversion.md").read_text()
     assert len(hybrid["cost"]["step_ms_curve"]) == 18
     assert list(teacher["memory"]["change_db"]) == ["1", "2", "4"]
     assert list(hybrid["memory"]["change_db"]) == ["0", "1", "2", "4"]
@@ -199,7 +204,7 @@ def test_what_cannot_be_measured_is_refused_before_any_work(
             {"return_absence": 6},
             "the absence of returning places, 6 frames, must be less than the 6 frames watched",
         ),
-        ({"parts": ["speed"]}, "parts are some of cost, rollouts, memory, paper_shape; got speed"),
+        ({"parts": ["speed"]}, "parts are some of in_turn, cost, rollouts, memory, paper_shape; got speed"),
     ],
     ids=["no_name", "twice", "teacher", "unknown_zeroed", "late_frame", "num_rollouts", "absence", "parts"],
 )

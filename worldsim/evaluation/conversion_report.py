@@ -28,6 +28,7 @@ MIB, GIB = 2**20, 2**30
 PARTS = {
     "rollouts": "Roll-outs",
     "memory": "The use of the state",
+    "in_turn": "Steps early and late",
     "cost": "Step times and bytes",
     "paper_shape": "The paper's shape",
 }
@@ -43,6 +44,10 @@ ZEROED = """\
 The difference to the same world when its recurrent states are emptied before every frame; the window, the
 path and the frame before it stay. Far from the last real frame this tells drift, not memory: a dream that
 fades to a flat picture gains by it."""
+IN_TURN = """\
+One dream at two ages, stepped on in turn, so that a busy machine slows both; median of the ratios of {count} pairs
+of steps, with its 95 % interval. No picture is drawn in between: a cache that grows is filled with copies of a
+frame, which cost what other frames do; constant memories are written to frame by frame."""
 COST = """\
 One dream under random actions; frames are counted from its start. A step time is the median of the {steps}
 steps around the frame. Peak memory is that of the GPU's tensors, weights included; on a CPU it is that of the
@@ -107,7 +112,7 @@ def format_conversion(report: Report) -> str:
         f"`{NUMBERS_FILE}` holds every number.",
     ]
     if report["worlds"]:
-        parts += [_worlds(report), *_quality(report), *_memory(report), *_cost(report)]
+        parts += [_worlds(report), *_quality(report), *_memory(report), *_in_turn(report), *_cost(report)]
     if "paper_shape" in report:
         parts += _paper_shape(report["paper_shape"])
     return "\n\n".join(parts) + "\n"
@@ -177,6 +182,30 @@ def _memory(report: Report) -> list[str]:
         return []
     settings = report["runs"]["memory"]["settings"]
     return format_memory(_measured(report, "memory"), report.get("returns"), settings)
+
+
+def _in_turn(report: Report) -> list[str]:
+    measured = _measured(report, "in_turn")
+    if not measured:
+        return []
+    first, *_ = measured.values()
+    early, late = (f"{first[key]:,}" for key in ("early_frame", "late_frame"))
+    heading = ("world", f"step at frame {early}, ms", f"at {late}, ms", "ratio", "state at both, MiB")
+    rows = []
+    for name, part in measured.items():
+        ms, ratio, held = part["step_ms"], part["late_over_early"], part["state_bytes"]
+        rows.append(
+            (
+                *(name, f"{ms['early']:.1f}", f"{ms['late']:.1f}"),
+                f"{ratio['mean']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})",
+                f"{held['early'] / MIB:.2f}, {held['late'] / MIB:.2f}",
+            )
+        )
+    return [
+        "## Does a step become dearer?",
+        IN_TURN.format(count=first["late_over_early"]["count"]),
+        markdown_table(heading, rows),
+    ]
 
 
 def _cost(report: Report) -> list[str]:

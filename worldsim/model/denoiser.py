@@ -155,14 +155,12 @@ class Denoiser(nn.Module):
 
     def rotary(self, phase: Tensor, frames: range) -> Rotary:
         """Return the angles of tokens of frames of these numbers, after a path `phase` `[G, D / 2]`."""
-        time = None
+        time, keys = None, MemoryKeys(self.config.memory_keys)
         if self.config.full_layers:
-            angles = time_angles(frames, self.config.head_width).to(self.place)
-            time = self.place + angles.unsqueeze(-2)  # [frames, N, D / 2]
-            if self.config.full_path:  # [G, N, D / 2]
-                time = time + axes_phase(phase, MemoryKeys(self.config.memory_keys)).unsqueeze(-2)
-            time = turns(time)
-        if self.config.memory_keys == MemoryKeys.PLANE:  # each head turns its keys itself
+            angles = time_angles(frames, self.config.head_width).to(self.place)  # [frames, D / 2]
+            angles = angles + axes_phase(phase, keys) if self.config.full_path else angles
+            time = turns(self.place + angles.unsqueeze(-2))
+        if keys is MemoryKeys.PLANE:  # each head turns its keys itself
             return Rotary(turns(self.place), self.plane_place + phase.unsqueeze(-2), time)
         return Rotary(turns(self.place), turns(self.place + phase.unsqueeze(-2)), time)
 

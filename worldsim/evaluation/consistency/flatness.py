@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from worldsim.evaluation.ageing import median_ratio
 from worldsim.evaluation.consistency.room import bytes_at
 from worldsim.evaluation.cost import device_memory, now, random_actions
 from worldsim.session import steady_memory
@@ -122,12 +123,4 @@ def _compare(simulator: Simulator, early: WorldState, late: WorldState, actions:
         order = [early, late] if index % 2 == 0 else [late, early]
         times = [_timed_step(simulator, state, action)[0] for state in order]
         ratios.append(times[1] / times[0] if index % 2 == 0 else times[0] / times[1])
-    logs = np.log(ratios)
-    picks = np.random.default_rng(0).integers(len(logs), size=(2000, len(logs)))
-    low, high = np.exp(np.quantile(np.median(logs[picks], axis=1), [0.025, 0.975]))
-    return {
-        "mean": float(np.exp(np.median(logs))),
-        "low": float(low),
-        "high": float(high),
-        "count": len(logs),
-    }
+    return median_ratio(np.array(ratios))
