@@ -19,6 +19,7 @@ from worldsim.description import check_described, save_described
 from worldsim.device import choose_device, set_threads
 from worldsim.errors import WorldError
 from worldsim.evaluation.clips import Recordings
+from worldsim.evaluation.dreamt_ends import DreamtEpisode, dream_along, end_rates, match_rate
 from worldsim.evaluation.judging import DRAWN, GIVEN, HeardEpisode, hear_recordings, why_not_judged
 from worldsim.evaluation.outcome import format_outcomes, summarize_outcomes
 from worldsim.outcome import OutcomeConfig
@@ -44,6 +45,9 @@ class CalibrateConfig:
     out: str
     data: HeldoutConfig = field(default_factory=lambda: HeldoutConfig(heldout=[]))
     frames: str = DRAWN
+    num_dreams: int = 128
+    context_frames: int = 32
+    horizon: int = 64
     num_episodes: int = 0
     batch_size: int = 0
     seed: int = 0
@@ -57,7 +61,10 @@ class CalibrateConfig:
             raise WorldError(f"frames must be {DRAWN} or {GIVEN}, got {self.frames!r}")
         if self.compile not in COMPILE_MODES:
             raise WorldError(f"compile must be one of {', '.join(COMPILE_MODES)}, got {self.compile!r}")
-        for name in ("num_episodes", "batch_size", "seed", "threads"):
+        for name in ("context_frames", "horizon"):
+            if getattr(self, name) < 1:
+                raise WorldError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("num_dreams", "num_episodes", "batch_size", "seed", "threads"):
             if getattr(self, name) < 0:
                 raise WorldError(f"{name} must be at least 0, got {getattr(self, name)}")
 
@@ -73,8 +80,16 @@ def main(config: CalibrateConfig) -> None:
     before = world.config.outcome
     assert before is not None, "was looked for"
     after = fit(heard[config.frames], before)
+    dreamt = dream_all(config, simulator, recordings)
+    if dreamt:
+        after = match_rate(dreamt, after)
     print(f"\n{format_change(heard, before, after)}")
+    for when, meaning in (("before", before), ("after", after)):
+        if dreamt:
+            print(f"\ndreams {when}: {describe_rates(dreamt, meaning)}")
     entry = describe_calibration(config, heard[config.frames], before, after)
+    if dreamt:
+        entry += f"; the threshold chosen by dreams: {describe_rates(dreamt, after)}"
     provenance = add_provenance(world.config.provenance, "calibration", entry)
     save_described(world, replace(world.config, outcome=after, provenance=provenance), out)
     print(f"\nworld in {out}")
@@ -136,6 +151,42 @@ def hear_all(
         for kind, episodes in found.items():
             heard[kind] += episodes
     return heard
+
+
+def dream_all(
+    config: CalibrateConfig, simulator: Simulator, opened: Sequence[Recordings]
+) -> list[DreamtEpisode]:
+    """Dream along held-out episodes, equally often in each folder."""
+    batch_size = config.batch_size or (64 if simulator.world.device.type == "cuda" else 16)
+    dreamt: list[DreamtEpisode] = []
+    if config.num_dreams:
+        for recordings in opened:
+            dreamt += dream_along(
+                simulator,
+                recordings,
+                num_dreams=-(-config.num_dreams // len(opened)),
+                context_frames=config.context_frames,
+                horizon=config.horizon,
+                batch_size=batch_size,
+                seed=config.seed,
+                show_progress=True,
+            )
+        if not any(one.ended for one in dreamt):
+            raise WorldError(
+                f"in none of the {len(dreamt)} places that are dreamt from does the game end within "
+                f"{config.horizon} frames: give a larger num_dreams or horizon"
+            )
+    return dreamt
+
+
+def describe_rates(dreamt: Sequence[DreamtEpisode], meaning: OutcomeConfig) -> str:
+    """Return how often dreams end beside the game."""
+    rates = end_rates(dreamt, meaning)
+    per_thousand = f"{1000 * rates.dreams:.2f} and {1000 * rates.game:.2f} ends in 1,000 frames"
+    return (
+        f"at {meaning.end_threshold:.4g} {rates.num_dreams} of {len(dreamt)} end, the game in "
+        f"{rates.num_game} of these places ({per_thousand})"
+    )
 
 
 def fit(heard: Sequence[HeardEpisode], before: OutcomeConfig) -> OutcomeConfig:

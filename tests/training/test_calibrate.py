@@ -56,6 +56,7 @@ def config_of(world: Path, out: Path, *folders: Path, **changes: object) -> Cali
         device="cpu",
         dtype="float32",
         threads=1,
+        num_dreams=0,
     )
     return replace(config, **changes)
 
@@ -230,3 +231,20 @@ def test_an_altered_file_is_not_given_a_new_checksum(world: Path, data: Path, tm
 def test_wrong_settings_are_named(setting: dict[str, object], message: str) -> None:
     with pytest.raises(WorldError, match=message):
         config_of(Path("world"), Path("out"), **setting)
+
+
+def test_dreams_choose_the_threshold(
+    world: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dreams = {"num_dreams": 5, "context_frames": 2, "horizon": 3}
+    main.run(config_of(world, tmp_path / "new", data, **dreams))
+    (entry,) = read_config(tmp_path / "new")[0].provenance["calibration"]
+    printed = capsys.readouterr().out
+    assert "dreams before: at 0.3 " in printed
+    assert (
+        f"the threshold chosen by dreams: {printed.partition('dreams after: ')[2].splitlines()[0]}" in entry
+    )
+    assert " of 5 end" in entry
+    with pytest.raises(WorldError, match="in none of the 1 places that are dreamt from does the game end"):
+        main.run(config_of(world, tmp_path / "none", data, **dreams | {"num_dreams": 1, "horizon": 1}))
+    assert not (tmp_path / "none").exists()
