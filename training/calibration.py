@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from training.frames import LatentVideo
 from worldsim.evaluation.calibration import fit_end_calibration
-from worldsim.evaluation.outcome import JudgedEpisode, choose_threshold, summarize_outcomes
+from worldsim.evaluation.judging import HeardEpisode
+from worldsim.evaluation.outcome import OperatingPoint, choose_threshold, summarize_outcomes
 from worldsim.outcome import OutcomeConfig
 from worldsim.world import World
 
@@ -22,25 +23,8 @@ NEVER = 1.0
 """Threshold of a world whose held-out episodes all go on, or whose head can't tell which frame ends one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What the heads say of the frames of one episode but the first.
-
-    Attributes:
-        episode: Its number.
-        place: Where these frames are in the video.
-        rewards: `[T]` fp64, in units of training.
-        logits: `[T]` fp64, of an end, before calibration.
-    """
-
-    episode: int
-    place: slice
-    rewards: Tensor
-    logits: Tensor
-
-
 @torch.no_grad()
-def listen(world: World, video: LatentVideo) -> list[Said]:
+def listen(world: World, video: LatentVideo) -> list[HeardEpisode]:
     """Show a world whole recorded episodes, step by step, and note what it says.
 
     Args:
@@ -50,30 +34,18 @@ def listen(world: World, video: LatentVideo) -> list[Said]:
     first = np.cumsum([0, *video.lengths[:-1]])
     # Like lengths together: a batch runs as long as its longest episode.
     order = [episode for episode in np.argsort(video.lengths, kind="stable") if video.lengths[episode] > 1]
-    said: list[Said] = []
+    heard: dict[int, HeardEpisode] = {}
+    given_rewards, ends = (tensor.cpu().numpy() for tensor in video.outcomes())
     for begin in range(0, len(order), EPISODES_AT_A_TIME):
         chunk = [int(episode) for episode in order[begin : begin + EPISODES_AT_A_TIME]]
         rewards, logits = _judge_batch(world, video, first[chunk], max(video.lengths[e] for e in chunk))
         for row, episode in enumerate(chunk):
             count, begun = video.lengths[episode] - 1, int(first[episode]) + 1
             place = slice(begun, begun + count)
-            said.append(Said(episode, place, rewards[row, :count], logits[row, :count]))
-    return sorted(said, key=lambda one: one.episode)
-
-
-def judged_episodes(said: Sequence[Said], video: LatentVideo, meaning: OutcomeConfig) -> list[JudgedEpisode]:
-    """Put what was said beside what was recorded, once it is known what the numbers mean."""
-    rewards, ends = (tensor.cpu().numpy() for tensor in video.outcomes())
-    return [
-        JudgedEpisode(
-            name=str(one.episode),
-            rewards=rewards[one.place],
-            judged_rewards=meaning.rewards(one.rewards).numpy(),
-            ends=ends[one.place],
-            probabilities=meaning.end_probability(one.logits).numpy(),
-        )
-        for one in said
-    ]
+            heard[episode] = HeardEpisode(
+                str(episode), given_rewards[place], ends[place], rewards[row, :count], logits[row, :count]
+            )
+    return [heard[episode] for episode in sorted(heard)]
 
 
 def _judge_batch(world: World, video: LatentVideo, starts: np.ndarray, length: int) -> tuple[Tensor, Tensor]:
@@ -108,20 +80,37 @@ def calibrate(
     Returns:
         What the heads' numbers mean, and numbers for the log.
     """
-    said = listen(world, video)
-    ends = torch.cat([video.outcomes()[1][one.place] for one in said]).cpu().numpy()
-    if ends.any():
-        scale, bias = fit_end_calibration(torch.cat([one.logits for one in said]).numpy(), ends)
-        meaning = replace(meaning, end_scale=scale, end_bias=bias)
-    episodes = judged_episodes(said, video, meaning)
-    point = choose_threshold(episodes) if meaning.end_scale > 0 else None
-    threshold = NEVER if point is None else min(max(point.threshold, 1e-6), 1.0)
-    meaning = replace(meaning, end_threshold=threshold)
-    report = summarize_outcomes(episodes, threshold)
+    heard = listen(world, video)
+    meaning, point = fit_ends(heard, meaning)
+    report = summarize_outcomes([episode.judged(meaning) for episode in heard], meaning.end_threshold)
     numbers = {"reward_error": report["rewards"]["per_step"]["root_mean_square_error"]}
     if point is not None:
         numbers |= {"end_recall": point.recall, "end_precision": point.precision}
-        numbers |= {"outcome/end_threshold": threshold, "outcome/end_scale": meaning.end_scale}
+        numbers |= {"outcome/end_threshold": meaning.end_threshold, "outcome/end_scale": meaning.end_scale}
         numbers |= {"outcome/end_bias": meaning.end_bias}
         numbers |= {"outcome/calibration_error": report["ends"]["calibration_error"]}
     return meaning, numbers
+
+
+def fit_ends(
+    heard: Sequence[HeardEpisode], meaning: OutcomeConfig
+) -> tuple[OutcomeConfig, OperatingPoint | None]:
+    """Fit scale and bias of the end's logit, and choose the threshold.
+
+    Args:
+        heard: Episodes, at least one.
+        meaning: Gives the rewards' units; the rest of it is replaced.
+
+    Returns:
+        What the heads' numbers mean, and what the threshold comes to; without one, for lack of ends or of a
+        head that tells them apart, the world never ends.
+    """
+    ends = np.concatenate([episode.ends for episode in heard])
+    if ends.any():
+        logits = torch.cat([episode.logits for episode in heard]).numpy()
+        scale, bias = fit_end_calibration(logits, ends)
+        meaning = replace(meaning, end_scale=scale, end_bias=bias)
+    episodes = [episode.judged(meaning) for episode in heard]
+    point = choose_threshold(episodes) if meaning.end_scale > 0 else None
+    threshold = NEVER if point is None else min(max(point.threshold, 1e-6), 1.0)
+    return replace(meaning, end_threshold=threshold), point

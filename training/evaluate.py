@@ -2,7 +2,8 @@
 
 Writes OUT/report.json, and of the roll-outs a filmstrip, a video and a plot; prints where the world stands
 beside what it must reach. The report is written anew after each part: a stopped run keeps what it has.
-`benchmark=env` measures how fast environments step instead, `suite=consistency` what worlds remember.
+`benchmark=env` measures how fast environments step instead, `benchmark=endurance` whether they can go on and
+on, `suite=consistency` what worlds remember.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from training.benchmark_endurance import EnduranceConfig, benchmark_endurance
 from training.benchmark_env import benchmark_env
 from training.entry import entry
 from training.evaluate_consistency import SUITE, SUITE_PARTS, ConsistencyConfig, SuiteRun, measure_consistency
@@ -41,7 +43,7 @@ from worldsim.simulator import Simulator
 from worldsim.world import World, shipped_worlds
 
 ROOT = Path(__file__).resolve().parent.parent
-BENCHMARKS = ("env",)
+BENCHMARKS = ("env", "endurance")
 ENV_STEPS = ("env_min_steps", "env_max_steps")
 PARTS = ("cost", "rollout", "controllability", "idle", "outcome")
 
@@ -81,6 +83,7 @@ class EvaluateConfig:
     env_min_steps: int = 0
     env_max_steps: int = 300
     compile: str = "auto"
+    endurance: EnduranceConfig = field(default_factory=EnduranceConfig)
 
     def __post_init__(self) -> None:
         if self.suite not in (None, SUITE):
@@ -145,6 +148,19 @@ def main(config: EvaluateConfig) -> None:
             num_frames=config.env_frames,
             min_steps=config.env_min_steps,
             max_steps=config.env_max_steps,
+            seed=config.seed,
+            device=config.device,
+            dtype=config.dtype,
+            denoising_steps=config.denoising_steps,
+            compile=config.compile,
+        )
+        return
+    if config.benchmark == "endurance":
+        set_threads(config.threads)
+        benchmark_endurance(
+            config.endurance,
+            config.world or first_world(),
+            out,
             seed=config.seed,
             device=config.device,
             dtype=config.dtype,

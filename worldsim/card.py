@@ -14,6 +14,7 @@ TITLES = {
     "conversion": "Conversion",
     "memory": "Memory",
     "measured": "Measured",
+    "calibration": "Calibration",
     "limits": "Limits",
 }
 

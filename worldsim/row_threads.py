@@ -9,9 +9,10 @@ other: two threads then need 40 % more processor time than one. Whole rows in th
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from torch import Tensor
 from worldsim.model.memory import MemoryState
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 
 MAX_WORKERS = 4
 """Python itself runs one thread at a time: more of them wait for it more than they compute."""
@@ -49,7 +53,14 @@ class RowThreads:
             return self._simulator.step(state, actions)[1]
         pieces = [(_rows(state, piece), actions[piece]) for piece in self._pieces]
         run = map if self._pool is None else self._pool.map
-        return WorldState.join(list(run(self._step_piece, *zip(*pieces, strict=True))))
+        return self.alone(WorldState.join, list(run(self._step_piece, *zip(*pieces, strict=True))))
+
+    def alone(self, call: Callable[[Argument], Result], argument: Argument) -> Result:
+        """Return `call(argument)` of something small, computed by one of the workers if there are any.
+
+        Outside of them PyTorch would share it out among threads, which then wait for each other.
+        """
+        return call(argument) if self._pool is None else self._pool.submit(call, argument).result()
 
     def _step_piece(self, state: WorldState, actions: Tensor) -> WorldState:
         return self._simulator.step(state, actions)[1]

@@ -231,7 +231,7 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
 
     def _result(self, state: WorldState, renewed: np.ndarray | None) -> Step:
         """Judge what was drawn, begin anew in the mode `SameStep`, and return what `step` returns."""
-        rewards, terminated = self._env_world.judge(state)
+        rewards, terminated = self._rows.alone(self._env_world.judge, state)
         truncated = self._are_truncated(state)
         if renewed is not None:
             rewards, terminated, truncated = (

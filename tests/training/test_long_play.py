@@ -13,7 +13,8 @@ from tests.fakes import save_tiny_world, tiny_world
 from training.long_play import DAY_FILE, LongPlayConfig, main
 from worldsim.env import ARL2WorldEnv
 from worldsim.errors import WorldError
-from worldsim.evaluation.long_play import FRAMES_BETWEEN_CHECKS, DayOfPlay, check_numbers
+from worldsim.evaluation.endurance import check_numbers
+from worldsim.evaluation.long_play import FRAMES_BETWEEN_CHECKS, DayOfPlay
 from worldsim.session import with_matrices
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -18,7 +18,7 @@ from tests.fakes import (
     write_outcome_dataset,
     write_tiny_dataset,
 )
-from training.calibration import NEVER, calibrate, judged_episodes, listen
+from training.calibration import NEVER, calibrate, listen
 from training.fabric import FabricConfig
 from training.finetune import FinetuneConfig
 from training.finetune import main as finetune
@@ -105,7 +105,7 @@ def test_a_small_world_learns_rewards_and_ends_that_it_can_see(
     assert 0.3 < meaning.reward_mean < 0.9
     assert 0.7 < meaning.reward_scale < 1.1
     unseen = video_of(write_outcome_dataset(tmp_path / "unseen", episodes=9, seed=2), world.codec)
-    episodes = judged_episodes(listen(world, unseen), unseen, meaning)
+    episodes = [heard.judged(meaning) for heard in listen(world, unseen)]
     report = summarize_outcomes(episodes, meaning.end_threshold)
     assert report["num_episodes"] == 9
     assert report["ends"]["num_ends"] == 6

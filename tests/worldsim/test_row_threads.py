@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
 import torch
 
 from tests.fakes import tiny_world
-from worldsim.row_threads import RowThreads
+from worldsim.row_threads import MAX_WORKERS, RowThreads
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 from worldsim.world import World
@@ -74,3 +75,19 @@ def test_rows_are_taken_replaced_and_joined(world: World) -> None:
     joined = WorldState.join([changed.rows([2, 0]), state.rows([1])])
     for name, tensor in WorldState.join([other, state.rows([1])]).tensors().items():
         assert torch.equal(joined.tensors()[name], tensor), name
+
+
+def test_small_things_are_computed_by_a_worker_if_there_is_one(world: World, num_threads: int) -> None:
+    def whose(argument: str) -> tuple[str, str, int]:
+        return argument, threading.current_thread().name, torch.get_num_threads()
+
+    for batch_size in (1, 4):
+        rows = RowThreads(Simulator(world), batch_size)
+        argument, name, threads = rows.alone(whose, "given")
+        assert argument == "given"
+        if min(num_threads, batch_size) == 1:
+            assert (name, threads) == (threading.current_thread().name, num_threads)
+        else:
+            assert name.startswith("dreams")
+            assert threads == max(1, num_threads // min(num_threads, batch_size, MAX_WORKERS))
+        rows.close()

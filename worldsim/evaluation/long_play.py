@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from worldsim.bindings import Command
 from worldsim.branches import Branches
-from worldsim.errors import WorldError
+from worldsim.evaluation.endurance import check_numbers, memory_growth
 from worldsim.game import Game
 from worldsim.slots import SLOTS
-from worldsim.state import WorldState
 from worldsim.timing import process_memory_bytes
 
 MOST_STEPS = 3
@@ -65,11 +63,8 @@ class DayOfPlay:
     first_sample: int = 0
 
     def growth(self) -> float | None:
-        """Return the median memory of this process's last fifth over that of its second; None at first."""
-        held = np.array([sample[1] for sample in self.samples[self.first_sample :]])
-        if not (fifth := len(held) // 5):
-            return None
-        return float(np.median(held[-fifth:]) / np.median(held[fifth : 2 * fifth]))
+        """Return `memory_growth` of this process."""
+        return memory_growth([sample[1] for sample in self.samples[self.first_sample :]])
 
     def report(self) -> dict[str, Any]:
         """Return it as a JSON object."""
@@ -117,13 +112,6 @@ def play_long(
             _check(game, day)
             _clear(game, recordings)
             yield day
-
-
-def check_numbers(state: WorldState, num_frames: int) -> None:
-    """Raise `WorldError` if a state after so many frames holds what is no finite number."""
-    for name, tensor in state.tensors().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise WorldError(f"after {num_frames} frames {name} holds what is no number")
 
 
 def _give(game: Game, command: Command, rng: np.random.Generator, draw_keys: Callable[[], list[str]]) -> None:

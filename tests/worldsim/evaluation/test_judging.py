@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world, write_outcome_dataset, write_tiny_dataset
 from worldsim.errors import WorldError
+from worldsim.evaluation import judging
 from worldsim.evaluation.clips import Recordings
-from worldsim.evaluation.judging import DRAWN, GIVEN, judge_recordings
+from worldsim.evaluation.judging import DRAWN, GIVEN, hear_recordings, judge_recordings
 from worldsim.outcome import OutcomeConfig
 from worldsim.simulator import Simulator
+from worldsim.starts import Start
+from worldsim.state import WorldState
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def recordings_of(folder: Path) -> Recordings:
@@ -55,6 +62,42 @@ def test_episodes_beside_each_other_and_drawn_frames_change_nothing(
     for ours, theirs in zip(together, alone[GIVEN], strict=True):
         np.testing.assert_allclose(ours.probabilities, theirs.probabilities, atol=1e-4)
         np.testing.assert_allclose(ours.judged_rewards, theirs.judged_rewards, atol=1e-4)
+
+
+def test_what_is_heard_is_before_calibration_and_only_drawn_frames_depend_on_the_seed(
+    simulator: Simulator, recordings: Recordings
+) -> None:
+    heard = hear_recordings(simulator, recordings, batch_size=3, with_drawn=True)
+    judged = judge_recordings(simulator, recordings, batch_size=3, with_drawn=True)
+    for kind, episodes in heard.items():
+        for episode, known in zip(episodes, judged[kind], strict=True):
+            assert np.array_equal(
+                episode.judged(OutcomeConfig(reward_mean=1.0)).probabilities, known.probabilities
+            )
+            np.testing.assert_allclose(episode.logits.sigmoid().numpy(), known.probabilities, atol=1e-6)
+            np.testing.assert_allclose(episode.said_rewards.numpy() + 1.0, known.judged_rewards, atol=1e-6)
+    other = hear_recordings(simulator, recordings, batch_size=3, with_drawn=True, seed=100)
+    assert torch.equal(other[GIVEN][0].logits, heard[GIVEN][0].logits)
+    assert not torch.allclose(other[DRAWN][0].logits, heard[DRAWN][0].logits)
+
+
+def test_long_episodes_are_heard_a_few_at_a_time(
+    simulator: Simulator, recordings: Recordings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    start = Simulator.start
+
+    def counted(self: Simulator, starts: Sequence[Start], seeds: Sequence[int]) -> WorldState:
+        sizes.append(len(starts))
+        return start(self, starts, seeds)
+
+    monkeypatch.setattr(Simulator, "start", counted)
+    monkeypatch.setattr(judging, "DECODED_BYTES", 2 * 8 * HEIGHT * WIDTH * 3)
+    hear_recordings(simulator, recordings, batch_size=3, with_drawn=False)
+    assert sizes == [2, 1]
+    monkeypatch.setattr(judging, "DECODED_BYTES", 1)
+    hear_recordings(simulator, recordings, batch_size=3, with_drawn=False)
+    assert sizes == [2, 1, 1, 1, 1]
 
 
 def test_what_is_missing_is_named(simulator: Simulator, recordings: Recordings, tmp_path: Path) -> None:
