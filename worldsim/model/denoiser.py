@@ -160,9 +160,9 @@ class Denoiser(nn.Module):
             angles = time_angles(frames, self.config.head_width).to(self.place)  # [frames, D / 2]
             angles = angles + axes_phase(phase, keys) if self.config.full_path else angles
             time = turns(self.place + angles.unsqueeze(-2))
-        if keys is MemoryKeys.PLANE:  # each head turns its keys itself
-            return Rotary(turns(self.place), self.plane_place + phase.unsqueeze(-2), time)
-        return Rotary(turns(self.place), turns(self.place + phase.unsqueeze(-2)), time)
+        is_plane = keys is MemoryKeys.PLANE  # each head turns its keys itself
+        memory = (self.plane_place if is_plane else self.place) + phase.unsqueeze(-2)
+        return Rotary(turns(self.place), memory if is_plane else turns(memory), time)
 
     def observe(
         self, actions: Tensor, memory: MemoryState, window_is_full: bool | None = None
@@ -188,9 +188,7 @@ class Denoiser(nn.Module):
 
     def window_is_full(self, memory: MemoryState) -> bool:
         """Return whether the window layers see all that is cached, in all rows; waits for the device."""
-        if not self.config.window_layers:
-            return True
-        return bool((memory.num_committed > self.config.window).all())
+        return not self.config.window_layers or bool((memory.num_committed > self.config.window).all())
 
     def denoise(
         self, noisy_latents: Tensor, noise_level: Tensor, context: FrameContext, memory: MemoryState
