@@ -25,7 +25,7 @@ from worldsim.evaluation.distances import FID
 from worldsim.evaluation.features import EMBED_BATCH, FeatureConfig, FeatureNetwork, save_features
 
 CALIBRATION_FRAMES = 4096
-HELDOUT_FRAMES = 1200
+HELDOUT_FRAMES = 3000
 """Of each game."""
 VALIDATION_PAIRS = 128
 FREE_SETTINGS = ("out", "num_workers", "loop.num_steps", "loop.checkpoint_seconds", "loop.log_every")

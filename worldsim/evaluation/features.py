@@ -35,6 +35,8 @@ from worldsim.weights import (
 FEATURES_FILE = "features.safetensors"
 SHIPPED_FEATURES = Path(__file__).resolve().parents[1] / "assets" / "features"
 EMBED_BATCH = 64
+LEAST_VARIANCE = 1e-4
+"""So that a flat picture has a logarithm; noise of a few steps of 8 bits has more."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -97,11 +99,13 @@ class FeatureNetwork(nn.Module):
         self.num_features = config.num_features
         first, *rest = config.widths
         # No norm before the second layer: it would hide how strong the finest structures are.
-        layers: list[nn.Module] = [nn.Conv2d(3, first, 5, stride=2, padding=2), nn.SiLU()]
+        stages: list[nn.Module] = [nn.Conv2d(3, first, 5, stride=2, padding=2)]
         for before, width in zip(config.widths, rest, strict=False):
-            layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), _Residual(width)]
-        self.layers = nn.Sequential(*layers)
-        self.out = nn.Linear(config.widths[-1], config.num_features)
+            conv = nn.Conv2d(before, width, 3, stride=2, padding=1)
+            stages.append(nn.Sequential(nn.SiLU(), conv, _Residual(width)))
+        self.stages = nn.ModuleList(stages)
+        self.norm = nn.BatchNorm1d(2 * sum(config.widths), affine=False)
+        self.out = nn.Linear(2 * sum(config.widths), config.num_features)
         self.register_buffer("feature_mean", torch.zeros(config.num_features))
         self.register_buffer("feature_std", torch.ones(config.num_features))
 
@@ -112,7 +116,13 @@ class FeatureNetwork(nn.Module):
             images: `[N, 3, h, w]` in [0, 1]; training crops them, so h and w may be smaller than configured.
         """
         centred = (images - 0.5).contiguous(memory_format=torch.channels_last)  # half the time on a CPU
-        return self.out(F.silu(self.layers(centred)).mean(dim=(2, 3)))
+        pooled, hidden = [], centred
+        for stage in self.stages:
+            hidden = stage(hidden)
+            # What is there on average, and how much it varies: fine stages tell blur and noise by that.
+            variance, mean = torch.var_mean(hidden, dim=(2, 3), correction=0)
+            pooled += [mean, (variance + LEAST_VARIANCE).log()]
+        return self.out(self.norm(torch.cat(pooled, dim=1)))
 
     def scale(self, images: Tensor) -> Tensor:
         """Return images `[N, 3, H, W]` uint8 as `[N, 3, h, w]` fp32 in [0, 1]."""

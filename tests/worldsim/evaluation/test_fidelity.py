@@ -63,7 +63,7 @@ class Replay(MapSimulator):
 
     frames: Tensor
 
-    def predict(self, state, actions):  # noqa: ANN001, ANN201
+    def predict(self, state, actions):
         """Draw the frame that was recorded."""
         drawn = super().predict(state, actions)
         rows = zip(state.seed.tolist(), state.frame_index.tolist(), strict=True)

@@ -30,9 +30,9 @@ from worldsim.simulator import Simulator
 DREAM, COPY, CODEC = "dream", "copy_last", "codec"
 SEEN, UNSEEN = "seen", "unseen"
 FindSeen = Callable[[np.ndarray, np.ndarray, int | None], np.ndarray]
-"""Takes the poses `[C, 3]` of the frames of an episode that were watched, those `[F, 3]` of later ones, and the
-seed of the game, where it was recorded; returns which pixels of the latter show what was in view in the
-former, `[F, H, W]` bool."""
+"""Takes the poses `[C, 3]` of the frames of an episode that were watched, those `[F, 3]` of later frames, and
+the seed of the game, where it was recorded; returns which pixels of the later ones show what was in view in
+those that were watched, `[F, H, W]` bool."""
 FRESH_ROOMS = "doom-fresh-rooms"
 """The game whose maps are known from the seed."""
 ROOM_FRAMES = 16
