@@ -52,15 +52,19 @@ def darken(images: Tensor, strength: float) -> Tensor:
 
 
 def swap_blocks(images: Tensor, strength: float) -> Tensor:
-    """Exchange a share of `strength` of the blocks of 16 x 16 pixels for others of the same frame."""
-    side = (images.shape[2] // BLOCK) * (images.shape[3] // BLOCK)
+    """Exchange a share of `strength` of the blocks of 16 x 16 pixels; in small frames blocks are smaller."""
+    height, width = images.shape[2:]
+    size = min(BLOCK, height // 4, width // 4)
+    side = (height // size) * (width // size)
     generator = torch.Generator().manual_seed(0)
     order = torch.arange(side)
     chosen = torch.randperm(side, generator=generator)[: round(strength * side)]
     order[chosen] = chosen.roll(1)
-    whole = images[:, :, : images.shape[2] // BLOCK * BLOCK, : images.shape[3] // BLOCK * BLOCK]
-    blocks = F.unfold(whole, BLOCK, stride=BLOCK)[:, :, order]
-    return F.fold(blocks, whole.shape[2:], BLOCK, stride=BLOCK)
+    whole = images[:, :, : height // size * size, : width // size * size]
+    blocks = F.unfold(whole, size, stride=size)[:, :, order]
+    swapped = images.clone()
+    swapped[:, :, : whole.shape[2], : whole.shape[3]] = F.fold(blocks, whole.shape[2:], size, stride=size)
+    return swapped
 
 
 ALTERATIONS: Mapping[str, tuple[Alteration, Sequence[float]]] = {

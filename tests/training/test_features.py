@@ -43,19 +43,20 @@ def config(out: Path, folders: list[str], steps: int) -> TrainFeaturesConfig:
             num_steps=steps, warmup_steps=1, decay_fraction=0.0, ema_decay=0.0, checkpoint_seconds=1e9
         ),
         fabric=FabricConfig(accelerator="cpu", precision="32-true"),
-        batch_size=8,
+        batch_size=16,
+        learning_rate=5e-3,
         num_workers=1,
     )
 
 
 def test_the_network_learns_and_is_written_with_its_card(tmp_path: Path, folders: list[str]) -> None:
     untrained = train_features(config(tmp_path / "a", folders, 1))
-    trained = train_features(config(tmp_path / "b", folders, 80))
+    trained = train_features(config(tmp_path / "b", folders, 150))
     assert trained["noise_explained"] > untrained["noise_explained"] + 0.2
     network = load_features(tmp_path / "b" / "features")
     assert network.num_features == 8
     described = json.loads((tmp_path / "b" / "features" / "config.json").read_text())
-    assert described["card"]["steps"] == 80
+    assert described["card"]["steps"] == 150
     assert described["card"]["heldout"] == trained
     assert set(described["card"]["distances"]) == {"fid", "kid"}
 

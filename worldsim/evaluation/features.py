@@ -148,9 +148,10 @@ class FeatureNetwork(nn.Module):
     @torch.no_grad()
     def embed(self, frames: Tensor) -> Tensor:
         """Return the features of frames `[N, H, W, 3]` uint8 on any device, `[N, D]` fp32 on the CPU."""
+        if not len(frames):
+            return torch.empty(0, self.num_features)
         device = self.feature_mean.device
-        parts = [self(part.to(device).movedim(-1, 1)).cpu() for part in frames.split(EMBED_BATCH)]
-        return torch.cat(parts) if parts else torch.empty(0, self.num_features)
+        return torch.cat([self(part.to(device).movedim(-1, 1)).cpu() for part in frames.split(EMBED_BATCH)])
 
     def digest(self) -> str:
         """Return a short digest of the weights: distances of two networks cannot be compared."""

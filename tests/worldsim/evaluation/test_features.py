@@ -101,7 +101,7 @@ def test_torchmetrics_takes_the_network_as_it_is(shipped: FeatureNetwork, real: 
 
 def test_features_have_unit_variance_where_they_were_calibrated(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network = FeatureNetwork(SMALL)
+    network = FeatureNetwork(SMALL).eval()
     frames = torch.randint(0, 256, (200, 16, 16, 3), dtype=torch.uint8)
     images = frames.movedim(-1, 1).float() / 255
     with torch.no_grad():
