@@ -84,6 +84,7 @@ def make_denoiser(
     previous_frame: bool = True,
     outcome_heads: bool = False,
     memory_keys: MemoryKeys = MemoryKeys.AXES,
+    full_path: bool = False,
 ) -> Denoiser:
     """Return a small fp64 denoiser of three layers all of whose weights matter."""
     torch.manual_seed(0)
@@ -98,6 +99,7 @@ def make_denoiser(
         full_layers=full_layers or [],
         memory_phase=phase,
         memory_keys=memory_keys,
+        full_path=full_path,
         half_lives=[0.5, 20.0],
         previous_frame=previous_frame,
         outcome_heads=outcome_heads,

@@ -43,6 +43,7 @@ class LongPlayConfig:
     rewind_megabytes: int = 128
     device: str = "auto"
     dtype: str = "auto"
+    compile: str = "auto"
     threads: int = 0
 
     def __post_init__(self) -> None:
@@ -77,7 +78,7 @@ def main(config: LongPlayConfig) -> None:
 def build_game(config: LongPlayConfig, out: Path) -> tuple[Game, list[str]]:
     """Return a game without a window, and the names of the keys that play it."""
     set_threads(config.threads)
-    env = ARL2WorldEnv(config.world, device=config.device, dtype=config.dtype)
+    env = ARL2WorldEnv(config.world, device=config.device, dtype=config.dtype, compile=config.compile)
     print(f"world {env.world.identity}, on {env.device_choice}", flush=True)
     actions = env.world.config.actions
     bindings = bind(actions)

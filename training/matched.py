@@ -4,7 +4,8 @@ All see the same data in the same order for the same number of updates, from the
 
     none, time, path   hybrid models whose memory's keys are turned by nothing, by the clock, or by the path
     window             every layer sees the latest frames, as many as take the bytes of a hybrid's state
-    full               every layer sees all frames: the upper bound, whose cache grows
+    full               every layer sees all frames, and finds them by the path, too: the upper bound, whose
+                       cache grows
 
 Each is a run of `training.pretrain` in OUT/NAME, with its world in OUT/NAME/world; the same command goes on
 where it was stopped. OUT/matched.json says what each of them keeps in memory. The control whose state is
@@ -83,7 +84,8 @@ def window_model(hybrid: DenoiserConfig, window: int) -> DenoiserConfig:
 def full_model(hybrid: DenoiserConfig) -> DenoiserConfig:
     """Return the shape of the model whose layers all see all frames."""
     layers = list(range(hybrid.num_layers))
-    return replace(hybrid, window_layers=[], full_layers=layers, memory_phase=str(MemoryPhase.NONE))
+    phase = str(MemoryPhase.PATH)
+    return replace(hybrid, window_layers=[], full_layers=layers, full_path=True, memory_phase=phase)
 
 
 def choose_window(hybrid: DenoiserConfig) -> int:

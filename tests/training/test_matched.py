@@ -126,10 +126,11 @@ def test_models_differ_in_their_memory_alone(files: Path, tmp_path: Path) -> Non
         "time": "time",
         "path": "path",
         "window": "none",
-        "full": "none",
+        "full": "path",
     }
     assert chosen["window"].model.window_layers == chosen["full"].model.full_layers == [0, 1]
-    kinds = {"memory_phase", "window_layers", "full_layers", "window"}
+    assert chosen["full"].model.full_path and not chosen["path"].model.full_path
+    kinds = {"memory_phase", "window_layers", "full_layers", "full_path", "window"}
     shapes = [
         {key: getattr(run.model, key) for key in DenoiserConfig.__dataclass_fields__ if key not in kinds}
         for run in chosen.values()

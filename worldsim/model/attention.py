@@ -35,7 +35,8 @@ class Rotary:
         place: `[N, D / 2, 2]`: the place in the frame.
         memory: `[..., N, D / 2, 2]`: the place in the frame plus the path so far. With keys of
             `MemoryKeys.PLANE`, which each head turns itself, the angles to do so by, `[..., N, D / 2]`.
-        time: `[..., N, D / 2, 2]`: the place in the frame plus the frame's number; None if no layer needs it.
+        time: `[..., N, D / 2, 2]`: the place in the frame plus the frame's number, and with `full_path` plus
+            the path so far; None if no layer needs it.
     """
 
     place: Tensor

@@ -39,7 +39,8 @@ def initialise_attention(attention: AnyAttention, config: DenoiserConfig) -> Non
     for linear in (attention.q, attention.k, attention.v, attention.o):
         nn.init.xavier_uniform_(linear.weight)
         nn.init.zeros_(linear.bias)
-    if isinstance(attention, HybridAttention) and config.memory_keys == MemoryKeys.PLANE:
+    is_by_place = config.memory_keys == MemoryKeys.PLANE and isinstance(attention, HybridAttention)
+    if is_by_place or (config.full_path and isinstance(attention, FullAttention)):
         # A key begins as a place, not as what is there, which who looks for it does not know.
         for linear in (attention.q, attention.k):
             nn.init.ones_(linear.bias)

@@ -14,6 +14,7 @@ from worldsim.model.attention import Attention
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.denoiser_config import DenoiserConfig
 from worldsim.model.hybrid_attention import HybridAttention
+from worldsim.model.path import MemoryPhase
 
 
 class Rest(StrEnum):
@@ -29,13 +30,18 @@ class HybridConfig:
 
     Attributes:
         memory_phase: What turns the memory's keys: none, time or path (`MemoryPhase`).
+        memory_keys: Which places its keys tell apart: axes or plane (`MemoryKeys`); None is as the teacher's
+            description has it, which matters to no softmax layer without `full_path`.
         half_lives: Shortest and longest half-life of a layer's heads, in frames.
+        write_biases: How gently it is written (`DenoiserConfig`); None as the teacher's description has it.
         memory_scale: Size of `phi_v`, and so of what a new layer's memory says, compared with a fresh
             layer's. At 0 a new layer begins as softmax inside the frame.
     """
 
     memory_phase: str = "path"
+    memory_keys: str | None = None
     half_lives: list[float] = field(default_factory=lambda: [4.0, 4096.0])
+    write_biases: list[float] | None = None
     memory_scale: float = 0.1
 
     def __post_init__(self) -> None:
@@ -90,8 +96,11 @@ def student_config(
         teacher,
         window_layers=sorted(windows + kept) if rest is Rest.WINDOW else windows,
         full_layers=kept if rest is Rest.FULL else [],
+        full_path=teacher.full_path and bool(kept) and rest is Rest.FULL,
         window=window if rest is Rest.WINDOW else teacher.window,
         memory_phase=hybrid.memory_phase,
+        memory_keys=hybrid.memory_keys or teacher.memory_keys,
+        write_biases=list(hybrid.write_biases or teacher.write_biases),
         half_lives=list(hybrid.half_lives),
     )
 
@@ -113,6 +122,9 @@ def convert(teacher: Denoiser, config: DenoiserConfig, memory_scale: float) -> D
             # The gate has no bias to begin shut with; the value's map does the same in the same place.
             block.self_attn.phi_v.weight.mul_(memory_scale)
     new = set(new_parameters(student))
+    has_path = teacher.config.full_path and config.memory_phase == MemoryPhase.PATH
+    if has_path and config.memory_keys == teacher.config.memory_keys:  # what the teacher takes a move for
+        new -= {name for name in new if name.startswith("motion.")}
     weights = {k: v for k, v in teacher.state_dict().items() if k in student.state_dict() and k not in new}
     missing = [name for name in student.state_dict() if name not in weights and name not in new]
     if missing:

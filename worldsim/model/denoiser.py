@@ -28,7 +28,7 @@ from worldsim.model.linear import Linear
 from worldsim.model.memory import MemoryState, empty_memory, push_window, window_mask
 from worldsim.model.outcome_heads import OutcomeHeads
 from worldsim.model.patches import embed_patches, join_patches
-from worldsim.model.path import MemoryKeys, PathMotion, plane_places, wrap
+from worldsim.model.path import MemoryKeys, PathMotion, axes_phase, plane_places, wrap
 from worldsim.model.rotary import place_angles, rotate, turns
 from worldsim.model.segment import SequencePass, check_constant_memory, deal_out, put_together
 from worldsim.model.window_attention import WindowAttention, age_angles
@@ -158,7 +158,10 @@ class Denoiser(nn.Module):
         time = None
         if self.config.full_layers:
             angles = time_angles(frames, self.config.head_width).to(self.place)
-            time = turns(self.place + angles.unsqueeze(-2))  # [frames, N, D / 2, 2]
+            time = self.place + angles.unsqueeze(-2)  # [frames, N, D / 2]
+            if self.config.full_path:  # [G, N, D / 2]
+                time = time + axes_phase(phase, MemoryKeys(self.config.memory_keys)).unsqueeze(-2)
+            time = turns(time)
         if self.config.memory_keys == MemoryKeys.PLANE:  # each head turns its keys itself
             return Rotary(turns(self.place), self.plane_place + phase.unsqueeze(-2), time)
         return Rotary(turns(self.place), turns(self.place + phase.unsqueeze(-2)), time)

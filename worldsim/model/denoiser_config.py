@@ -25,6 +25,8 @@ class DenoiserConfig:
         num_layers: Number of layers.
         window_layers: Indices of the layers that keep a softmax window instead of a recurrent state.
         full_layers: Indices of the layers that see all past frames: their memory grows.
+        full_path: Whether the path turns the keys of full layers too, so that they find by place what was
+            seen before; for `memory_phase` path only.
         window: Frames that a window layer sees beside the current one.
         memory_phase: What turns the memory's keys: none, time or path (`MemoryPhase`).
         memory_keys: Which places the memory's keys tell apart: axes or plane (`MemoryKeys`).
@@ -45,6 +47,7 @@ class DenoiserConfig:
     num_layers: int = 10
     window_layers: list[int] = field(default_factory=lambda: [3, 7])
     full_layers: list[int] = field(default_factory=list)
+    full_path: bool = False
     window: int = 6
     memory_phase: str = "path"
     memory_keys: str = "axes"
@@ -62,6 +65,8 @@ class DenoiserConfig:
             known = ", ".join(MemoryKeys)
             raise WorldError(f"memory_keys is one of {known}; got {self.memory_keys!r}")
         self.memory_keys = str(self.memory_keys)
+        if self.full_path and self.memory_phase != MemoryPhase.PATH:
+            raise WorldError(f"full_path needs memory_phase path, got {self.memory_phase}")
         for name in ("latent_shape", "num_values", "dim", "ffn_dim", "num_heads", "num_layers", "window"):
             counts = value if isinstance(value := getattr(self, name), list | tuple) else [value]
             if not counts or not all(isinstance(count, int) and count >= 1 for count in counts):

@@ -106,7 +106,8 @@ def attend_by_frame(q: Tensor, k: Tensor, v: Tensor, sizes: Sequence[int]) -> Te
 class FullAttention(Attention):
     """Softmax over this frame and all frames before it; the same weights as a window layer's.
 
-    Keys are kept turned by place and by the number of their frame, so that none is turned again.
+    Keys are kept turned by place, by the number of their frame, and perhaps by the path to it
+    (`DenoiserConfig.full_path`), so that none is turned again.
     """
 
     def forward(
@@ -145,7 +146,7 @@ class FullAttention(Attention):
         Args:
             x: `[B, F, S, N, H * D]`, stream 0 clean.
             mask: From `sequence_mask`, to compute all frames in one; None goes frame by frame, for a CPU.
-            rotary: Angles with `time` `[F, N, D / 2, 2]`.
+            rotary: Angles with `time` `[F, N, D / 2, 2]`, or `[B, F, N, D / 2, 2]`.
 
         Returns:
             The output, shaped as `x`.
@@ -153,7 +154,7 @@ class FullAttention(Attention):
         assert rotary.time is not None
         by_stream = x.transpose(1, 2)  # [B, S, F, N, H * D], the order in which the mask counts
         qk, v, _ = self.project(by_stream.flatten(1, 3))
-        turn = rotary.time.flatten(0, 1).repeat(x.shape[2], 1, 1)  # [S * F * N, D / 2, 2]
+        turn = torch.cat([rotary.time.flatten(-4, -3)] * x.shape[2], dim=-3)  # [..., S * F * N, D / 2, 2]
         q, k = rotate_both(qk.to(v.dtype), turn).to(v.dtype).unbind(-3)
         q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))  # [B, H, S * F * N, D]
         if mask is None:

@@ -128,6 +128,24 @@ def plane_table(head_width: int) -> Tensor:
     return UNIT * torch.eye(2 + NUM_FREE_COORDINATES, head_width // 2, dtype=torch.float64)
 
 
+def axes_phase(phase: Tensor, keys: MemoryKeys) -> Tensor:
+    """Return by what a path turns the pairs of rows and columns, as `place_angles` does for a place.
+
+    Args:
+        phase: `[..., head_width / 2]`, the path's angles as they are kept.
+        keys: What they are kept for. From PLANE keys frequencies become whole multiples of a unit, so that
+            the wrapped path is exact: the slowest pairs no longer turn.
+
+    Returns:
+        `[..., head_width / 2]`, 0 for the pairs of time.
+    """
+    table = coordinate_frequencies(2 * phase.shape[-1])[:2]
+    if keys is MemoryKeys.PLANE:
+        rows, columns = (table / UNIT).round().to(phase)
+        return phase[..., :1] * rows + phase[..., 1:2] * columns
+    return phase * (table.sum(0) > 0).to(phase)
+
+
 class ConstantMotion(nn.Module):
     """The same turn every frame: none at all, or one unit of time (the paper's clock)."""
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.fakes import tiny_denoiser_config, tiny_world
+from tests.fakes import make_denoiser, tiny_denoiser_config, tiny_world
 from worldsim.errors import WorldError
 from worldsim.model.attention import Rotary
 from worldsim.model.block import Carried
@@ -22,7 +22,7 @@ from worldsim.model.conversion import (
     take_layer,
 )
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.path import MemoryPhase
+from worldsim.model.path import MemoryKeys, MemoryPhase
 from worldsim.outcome import OutcomeConfig
 
 FRAMES = 4
@@ -62,6 +62,20 @@ def test_a_student_takes_over_every_weight_that_its_teacher_has(outcome: Outcome
         assert (name in new) != (name in known), name
         if name in known:
             assert torch.equal(tensor, known[name]), name
+
+
+@pytest.mark.parametrize(("keys", "is_kept"), [(None, True), ("plane", True), ("axes", False)])
+def test_a_student_goes_on_with_the_path_that_its_teacher_follows(keys: str | None, is_kept: bool) -> None:
+    teacher = make_denoiser(MemoryPhase.PATH, [], [0, 1, 2], memory_keys=MemoryKeys.PLANE, full_path=True)
+    hybrid = HybridConfig(memory_keys=keys, write_biases=[-1.0, -3.0])
+    shape = student_config(teacher.config, [0, 2], hybrid, Rest.FULL, 2)
+    assert shape.full_path and shape.write_biases == [-1.0, -3.0]
+    assert not student_config(teacher.config, [0, 2], hybrid, Rest.WINDOW, 2).full_path
+    student = convert(teacher, shape, 0.1).double()
+    known = teacher.motion.state_dict()
+    for name, weight in student.motion.state_dict().items():
+        if name != "table":
+            assert torch.equal(weight.float(), known[name].float()) == is_kept, name
 
 
 def test_the_new_layers_memory_has_the_half_lives_asked_for() -> None:

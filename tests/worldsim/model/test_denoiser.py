@@ -45,6 +45,11 @@ def test_parallel_form_equals_frame_by_frame_with_keys_of_the_plane(phase: Memor
     check_parallel_form(make_denoiser(phase, memory_keys=MemoryKeys.PLANE))
 
 
+@pytest.mark.parametrize("keys", list(MemoryKeys))
+def test_parallel_form_equals_frame_by_frame_where_the_path_turns_full_layers_too(keys: MemoryKeys) -> None:
+    check_parallel_form(make_denoiser(MemoryPhase.PATH, [], [0, 1, 2], memory_keys=keys, full_path=True))
+
+
 def check_parallel_form(denoiser: Denoiser) -> None:
     clean, noisy = draw(2, FRAMES, 4, 8, 8), draw(2, FRAMES, 4, 8, 8, seed=2)
     levels = draw(2, FRAMES, 2, seed=3).sigmoid()
@@ -290,6 +295,7 @@ def test_actions_are_ignored_until_trained() -> None:
         ({"window_layers": [3, 3]}, "window_layers"),
         ({"window_layers": [10]}, "window_layers"),
         ({"full_layers": [2, 2]}, "full_layers"),
+        ({"full_path": True, "memory_phase": "time"}, "full_path needs memory_phase path, got time"),
         ({"full_layers": [-1]}, "full_layers"),
         ({"full_layers": [2, 3, 7]}, r"share \[3, 7\]"),
         ({"half_lives": [4.0]}, "half_lives"),

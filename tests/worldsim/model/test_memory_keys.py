@@ -81,6 +81,26 @@ def test_a_token_meets_the_key_of_its_place_after_a_walk() -> None:
     assert (after[0, 0] - before[0, 0]).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("keys", list(MemoryKeys))
+def test_a_full_layer_finds_a_place_by_the_path_however_long(keys: MemoryKeys) -> None:
+    denoiser = make_denoiser(MemoryPhase.PATH, [], [0, 1, 2], memory_keys=keys, full_path=True)
+    moves = torch.tensor([1.0, -2.0, 0.0, 0.0, 0.0, 0.0], dtype=torch.float64)  # tokens down and to the right
+    table = denoiser.motion.table.double()
+    once, often = wrap(moves @ table), wrap((1 + 3 * CIRCUMFERENCE) * moves @ table)
+
+    def turned(phase: Tensor) -> Tensor:
+        rotary = denoiser.rotary(phase[None], range(1))
+        assert rotary.time is not None
+        return rotary.time[0].unflatten(0, (4, 4))
+
+    start = turned(torch.zeros(8, dtype=torch.float64))
+    tolerance = 0.02 if keys is MemoryKeys.PLANE else 1e-6  # frequencies are rounded to whole units there
+    torch.testing.assert_close(turned(once)[:3, 2:], start[1:, :2], atol=tolerance, rtol=0)
+    if keys is MemoryKeys.PLANE:
+        torch.testing.assert_close(turned(often), turned(once), atol=1e-3, rtol=0)
+    assert (turned(once)[0, 0] - start[0, 0]).abs().max() > 0.1
+
+
 def test_heads_differ_and_the_first_is_the_coarsest() -> None:
     length = plane_multiples(1, 4, HEAD_WIDTH)[..., :2].norm(dim=-1) * UNIT
     assert length.max() <= math.pi * 1.01
