@@ -9,11 +9,22 @@ import numpy as np
 
 from worldsim.errors import WorldError
 from worldsim.evaluation.consistency.continuation import (
+    FRESH_ROOMS,
+    ROOM_FRAMES,
+    find_masks,
     measure_continuation,
+    seen_rooms,
     seen_tiles,
     summarize_continuation,
 )
 from worldsim.evaluation.consistency.episodes import ReturnSet
+from worldsim.evaluation.consistency.fidelity import (
+    FidelitySettings,
+    cut_segments,
+    dream_features,
+    real_features,
+    summarize_fidelity,
+)
 from worldsim.evaluation.consistency.films import write_strips
 from worldsim.evaluation.consistency.flatness import EARLY, MARKS, measure_flatness
 from worldsim.evaluation.consistency.interventions import INTERVENTIONS, Way, can_intervene
@@ -112,6 +123,38 @@ def measure_drift(suite: Suite, part: dict[str, Any]) -> None:
         part["worlds"][name] = summarize_drift(suite.long_dreams(name))
 
 
+def measure_fidelity(suite: Suite, part: dict[str, Any]) -> None:
+    """Compare the frames of dreams under recorded actions with real ones, as distributions."""
+    config, network = suite.config, suite.feature_network
+    found = suite.recall_sets[suite.fidelity_gap]
+    returns = found.only(range(min(max(2, config.num_fidelity), len(found))))
+    segments = cut_segments(min(config.fidelity_frames, 2 * returns.gap))
+    described = {
+        "gap": returns.gap,
+        "names": returns.names,
+        "frames": [segment.frames for segment in segments],
+        "frames_a_side": len(returns) // 2 * len(segments[0].frames),
+        "num_features": network.num_features,
+        "feature_network": network.digest(),
+    }
+    if part.setdefault("episodes", described) != described:
+        raise WorldError(
+            "fidelity was measured on other episodes or frames, or by another feature network, before; "
+            "choose another out= folder"
+        )
+    settings = FidelitySettings(
+        segments=segments, batch_size=suite.settings.batch_size, seed=suite.run.seed, show_progress=True
+    )
+    real = real_features(returns, network, settings)
+    part["real"] = summarize_fidelity(real, real, segments)
+    for name, simulator in suite.announced():
+        dreamt, decoded = dream_features(simulator, returns, network, settings)
+        part["worlds"][name] = {
+            "dream": summarize_fidelity(dreamt, real, segments),
+            "codec": summarize_fidelity(decoded, real, segments),
+        }
+
+
 def measure_idle(suite: Suite, part: dict[str, Any]) -> None:
     """Press nothing for a long time."""
     config = suite.config
@@ -136,24 +179,32 @@ def on_cpu(simulator: Simulator) -> Simulator:
 def measure_masked(suite: Suite, part: dict[str, Any]) -> None:
     """Score parts that the context shows and parts that it does not apart."""
     pixels = suite.config.tile_pixels
-    if not pixels:
-        part["skipped"] = (
-            "which parts were in view before is known of tiles only; set consistency.tile_pixels"
-        )
-        print(part["skipped"], flush=True)
-        return
-    find_seen = seen_tiles((suite.size[0] // pixels, suite.size[1] // pixels), pixels)
+    part.pop("skipped", None)
     for gap in suite.intervention_gaps:
+        returns, most_frames = suite.recall_sets[gap], 0
+        if pixels:
+            find = seen_tiles((suite.size[0] // pixels, suite.size[1] // pixels), pixels)
+        elif returns.recordings.info.name == FRESH_ROOMS:
+            find, most_frames = seen_rooms(suite.size), ROOM_FRAMES
+        else:
+            part["skipped"] = (
+                f"which parts were in view before is known of tiles (set consistency.tile_pixels) and of "
+                f"{FRESH_ROOMS} only"
+            )
+            print(part["skipped"], flush=True)
+            return
+        masks = find_masks(returns, find, most_frames, show_progress=True)
         for name, simulator in suite.announced():
             scores = measure_continuation(
                 simulator,
-                suite.recall_sets[gap],
-                find_seen,
+                returns,
+                masks,
                 batch_size=suite.settings.batch_size,
                 seed=suite.run.seed,
                 show_progress=True,
             )
-            part["worlds"].setdefault(name, {})[str(gap)] = summarize_continuation(scores)
+            summary = summarize_continuation(scores) | {"frames_an_episode": len(masks.frames)}
+            part["worlds"].setdefault(name, {})[str(gap)] = summary
 
 
 def measure_probe(suite: Suite, part: dict[str, Any]) -> None:
@@ -197,6 +248,7 @@ MEASURES: Mapping[str, Callable[[Suite, dict[str, Any]], None]] = {
     "pairs": measure_paired,
     "controllability": measure_control,
     "drift": measure_drift,
+    "fidelity": measure_fidelity,
     "idle": measure_idle,
     "continuation": measure_masked,
     "probe": measure_probe,

@@ -39,6 +39,7 @@ from worldsim.evaluation.conversion import (
     chosen_sampler,
     describe,
 )
+from worldsim.evaluation.features import SHIPPED_FEATURES, load_features
 from worldsim.evaluation.report import REPORT_FILE, describe_run, write_json
 from worldsim.simulator import Simulator
 from worldsim.weights import read_object
@@ -51,6 +52,11 @@ AT_TURNS = ("interventions", "continuation", "probe")
 """Parts that are measured at one gap."""
 FROM_STARTS = ("controllability", "drift", "idle", "cost")
 """Parts that need moments to begin at, and no way back."""
+COUNTS = (
+    *("long_frames", "num_long", "num_idle", "idle_frames"),
+    *("num_fidelity", "fidelity_frames", "cost_frames"),
+)
+"""Settings that are numbers of at least 1."""
 TILE_EPISODES = 16
 """Whose real frames tell which kinds of tiles there are."""
 
@@ -76,6 +82,9 @@ class ConsistencyConfig:
     long_frames: int = 1000
     num_idle: int = MIN_EPISODES
     idle_frames: int = 300
+    num_fidelity: int = 64
+    fidelity_frames: int = 256
+    features: str = ""
     cost_frames: int = 100_000
 
     def __post_init__(self) -> None:
@@ -87,7 +96,7 @@ class ConsistencyConfig:
         for name in ("num_episodes", "context_frames", "num_films", "tile_pixels", "max_gap"):
             if getattr(self, name) < 0:
                 raise WorldError(f"consistency.{name} must be at least 0, got {getattr(self, name)}")
-        for name in ("long_frames", "num_long", "num_idle", "idle_frames", "cost_frames"):
+        for name in COUNTS:
             if getattr(self, name) < 1:
                 raise WorldError(f"consistency.{name} must be at least 1, got {getattr(self, name)}")
         if self.num_episodes == 1:
@@ -138,13 +147,14 @@ class Suite:
     Attributes:
         simulators: By name of the world; those in `zeroed` forget before every frame.
         recall_sets: The episodes that are needed, by gap.
+        feature_network: What FID and KID are computed with, if they are.
         pair_sets: Those of paired histories.
         settings: How roll-outs are made.
         report: Becomes `report.json`.
     """
 
     def __init__(self, config: ConsistencyConfig, run: SuiteRun, choice: DeviceChoice, out: Path) -> None:
-        self.config, self.run, self.out = config, run, out
+        self.config, self.run, self.out, self._device = config, run, out, choice.device
         self.simulators: dict[str, Simulator] = {}
         self.zeroed: list[str] = []
         command = ["python", *(shlex.quote(word) for word in sys.orig_argv[1:])]
@@ -201,6 +211,10 @@ class Suite:
             folders |= {gap: self._known_gaps[gap] for gap in self.intervention_gaps}
         if set(FROM_STARTS) & set(parts):
             folders.setdefault(*next(iter(self._known_gaps.items())))
+        if "fidelity" in parts:
+            folders[self.fidelity_gap] = self._known_gaps[self.fidelity_gap]
+            folder = Path(self.config.features) if self.config.features else SHIPPED_FEATURES
+            self.feature_network = load_features(folder, self._device)
         self.recall_sets = {gap: self._open(folders[gap], gap) for gap in sorted(folders)}
         self.pair_sets: dict[int, ReturnSet] = {}
         if "pairs" in parts:
@@ -241,6 +255,13 @@ class Suite:
         known = list(self._known_gaps)
         default = TRAINED_GAP if TRAINED_GAP in known else known[0]
         return list(choose_sets(self.run.data, RECALL, self.config.intervention_gaps or [default]))
+
+    @property
+    def fidelity_gap(self) -> int:
+        """The gap in whose episodes dreams go on long enough: the least such one, or the greatest of all."""
+        gaps = [gap for gap in self._known_gaps if not self.config.max_gap or gap <= self.config.max_gap]
+        gaps = gaps or [min(self._known_gaps)]
+        return next((gap for gap in gaps if 2 * gap >= self.config.fidelity_frames), max(gaps))
 
     @property
     def starts(self) -> ReturnSet:

@@ -104,6 +104,41 @@ def test_a_second_run_adds_a_world_to_the_report_and_keeps_the_first(
         )
 
 
+def test_fidelity_and_continuation_of_two_worlds_are_in_the_report_and_on_the_page(
+    worlds: dict[str, str], data: Path, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {
+        "fidelity_frames": 10,
+        "parts": ["fidelity", "continuation"],
+        "num_fidelity": 4,
+    }
+    main.run(config(worlds, data, tmp_path, **settings))
+    report = json.loads((tmp_path / "report.json").read_text())
+    fidelity = report["fidelity"]
+    assert fidelity["episodes"]["gap"] == GAP  # the least whose episodes are long enough
+    assert fidelity["episodes"]["frames_a_side"] == 2 * 10
+    assert set(fidelity["worlds"]) == {"hybrid", "full"}
+    dream = fidelity["worlds"]["hybrid"]["dream"]["1-10"]["fid"]
+    assert dream["over_floor"]["low"] < dream["over_floor"]["mean"] < dream["value"]["mean"]
+    assert fidelity["real"]["1-10"]["kid"]["over_floor"]["mean"] == 0
+    assert report["continuation"]["worlds"]["full"][str(GAP)]["frames_an_episode"] == GAP
+    page = (tmp_path / "report.html").read_text()
+    assert "<h2>Fidelity</h2>" in page and "hybrid: dream" in page
+    assert fidelity["episodes"]["feature_network"] in page
+    with pytest.raises(WorldError, match="fidelity was measured on other episodes or frames"):
+        main.run(config(worlds, data, tmp_path, **(settings | {"fidelity_frames": 8})))
+
+
+def test_where_masks_are_not_known_continuation_says_so(
+    worlds: dict[str, str], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main.run(config({"a": worlds["hybrid"]}, data, tmp_path, parts=["continuation"], tile_pixels=0))
+    assert (
+        "known of tiles (set consistency.tile_pixels) and of doom-fresh-rooms only" in capsys.readouterr().out
+    )
+    assert json.loads((tmp_path / "report.json").read_text())["continuation"]["worlds"] == {}
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -111,6 +146,7 @@ def test_a_second_run_adds_a_world_to_the_report_and_keeps_the_first(
         ({"intervention_gaps": [50]}, "holds no folder recall-050"),
         ({"zeroed": ["other"]}, "zeroed names other, which worlds does not"),
         ({"zeroed": ["full"]}, "full has no hybrid layers"),
+        ({"parts": ["fidelity"], "features": "none"}, "none holds no feature network"),
         ({"tile_pixels": 7}, "tiles of 7 pixels do not fill frames of 48 x 32"),
     ],
 )
@@ -118,7 +154,7 @@ def test_what_cannot_be_measured_is_said_before_anything_is_written(
     worlds: dict[str, str], data: Path, tmp_path: Path, changes: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises((WorldError, FileNotFoundError), match=sentence):
-        main.run(config(worlds, data, tmp_path, parts=PARTS, **changes))
+        main.run(config(worlds, data, tmp_path, **({"parts": PARTS} | changes)))
     assert not list(tmp_path.iterdir())
 
 

@@ -14,6 +14,7 @@ from tests.grids import TILE, MapSimulator, StillSimulator, write_recall_set
 from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.evaluation.consistency.continuation import (
     ContinuationScores,
+    find_masks,
     measure_continuation,
     seen_tiles,
     summarize_continuation,
@@ -128,20 +129,21 @@ def test_each_row_walks_its_own_way_whatever_the_batch() -> None:
 
 def test_a_tile_counts_as_seen_if_the_context_showed_it() -> None:
     poses = np.array([[0, 0, 0], [1, 0, 0], [3, 0, 0], [0, 1, 0.0]])
-    masks = seen_tiles((1, 2), 4)(poses, 2)
+    masks = seen_tiles((1, 2), 4)(poses[:2], poses[2:], None)
     assert masks.shape == (2, 4, 8)
     assert not masks[0].any()  # tiles 3 and 4; 0 to 2 were seen
     assert not masks[1].any()
-    back = seen_tiles((1, 2), 4)(poses[[0, 1, 1, 0]] + [[0, 0, 0], [0, 0, 0], [1, 0, 0], [0, 0, 0]], 2)
+    there = poses[[1, 0]] + [[1, 0, 0], [0, 0, 0]]
+    back = seen_tiles((1, 2), 4)(poses[:2], there, None)
     assert back[0, :, :4].all() and not back[0, :, 4:].any()
     assert back[1].all()
 
 
 def test_a_perfect_memory_is_right_where_the_context_shows_and_grey_elsewhere(returns: ReturnSet) -> None:
-    find_seen = seen_tiles((HEIGHT // TILE, WIDTH // TILE), TILE)
+    masks = find_masks(returns, seen_tiles((HEIGHT // TILE, WIDTH // TILE), TILE))
     found: dict[str, Any] = {
         kind.__name__: summarize_continuation(
-            measure_continuation(kind(tiny_world()), returns, find_seen, batch_size=3, seed=0)
+            measure_continuation(kind(tiny_world()), returns, masks, batch_size=3, seed=0)
         )
         for kind in (MapSimulator, StillSimulator)
     }

@@ -18,6 +18,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from worldsim.data.doom import draw_map
+from worldsim.data.room_view import find_seen
+from worldsim.data.scenarios import HEIGHT, WIDTH
+from worldsim.errors import WorldError
 from worldsim.evaluation.consistency.episodes import ReturnBatch, ReturnSet
 from worldsim.evaluation.consistency.recall import dream_back, through_codec, watch_until
 from worldsim.evaluation.metrics import PSNR_CAP_DB, as_images, bootstrap
@@ -25,9 +29,14 @@ from worldsim.simulator import Simulator
 
 DREAM, COPY, CODEC = "dream", "copy_last", "codec"
 SEEN, UNSEEN = "seen", "unseen"
-FindSeen = Callable[[np.ndarray, int], np.ndarray]
-"""Takes the poses `[T, 3]` of an episode and how many frames of it were watched; returns for the others which
-pixels show what was in view in one of those, `[F, H, W]` bool."""
+FindSeen = Callable[[np.ndarray, np.ndarray, int | None], np.ndarray]
+"""Takes the poses `[C, 3]` of the frames of an episode that were watched, those `[F, 3]` of later frames, and
+the seed of the game, where it was recorded; returns which pixels of the later ones show what was in view in
+those that were watched, `[F, H, W]` bool."""
+FRESH_ROOMS = "doom-fresh-rooms"
+"""The game whose maps are known from the seed."""
+ROOM_FRAMES = 16
+"""Frames of an episode that are scored where masks follow from a map: each takes about 20 ms."""
 
 
 def seen_tiles(shape: tuple[int, int], pixels: int) -> FindSeen:
@@ -38,7 +47,8 @@ def seen_tiles(shape: tuple[int, int], pixels: int) -> FindSeen:
         pixels: Height and width of a tile.
     """
 
-    def find(poses: np.ndarray, num_watched: int) -> np.ndarray:
+    def find(context_poses: np.ndarray, poses: np.ndarray, _: int | None) -> np.ndarray:
+        num_watched, poses = len(context_poses), np.concatenate([context_poses, poses])
         corners = np.rint(poses[:, [1, 0]]).astype(np.int64)
         corners -= corners.min(axis=0)
         known = np.zeros(corners.max(axis=0) + shape, dtype=bool)
@@ -52,6 +62,65 @@ def seen_tiles(shape: tuple[int, int], pixels: int) -> FindSeen:
         return masks.repeat(pixels, axis=1).repeat(pixels, axis=2)
 
     return find
+
+
+def seen_rooms(size: tuple[int, int]) -> FindSeen:
+    """Return what finds masks in `doom-fresh-rooms`, whose map follows from the seed of the game.
+
+    Args:
+        size: Height and width of the worlds' frames.
+    """
+    rows, columns = (np.arange(n) * whole // n for n, whole in zip(size, (HEIGHT, WIDTH), strict=True))
+
+    def find(context_poses: np.ndarray, poses: np.ndarray, game_seed: int | None) -> np.ndarray:
+        if game_seed is None:
+            raise WorldError("an episode does not record the seed of its game, so its map is not known")
+        try:
+            masks = find_seen(draw_map(game_seed), context_poses, poses)
+        except ValueError as error:
+            raise WorldError(
+                f"the map of game {game_seed} does not fit the recorded poses: {error}"
+            ) from error
+        return masks[:, rows[:, None], columns]
+
+    return find
+
+
+@dataclass(frozen=True, slots=True)
+class SeenMasks:
+    """What the context shows, of some frames of each episode after it; the same for all worlds.
+
+    Attributes:
+        frames: The K frames, counted from the first one after the context, which is 0.
+        seen: `[N, K, H, W]` bool.
+    """
+
+    frames: list[int]
+    seen: np.ndarray
+
+
+def find_masks(
+    returns: ReturnSet, find: FindSeen, most_frames: int = 0, *, show_progress: bool = False
+) -> SeenMasks:
+    """Find what the context shows, of the frames from there to the turn.
+
+    Args:
+        returns: The episodes.
+        find: Says what was seen.
+        most_frames: At most so many frames of each episode, spread evenly, the last one among them; 0 is all.
+        show_progress: Show a progress bar.
+
+    Raises:
+        WorldError: If it is not known of an episode.
+    """
+    num_watched = returns.context_frames + 1
+    total = returns.turn + 1 - num_watched
+    count = min(most_frames or total, total)
+    frames = np.linspace(total, 0, count, endpoint=False).round().astype(np.int64)[::-1] - 1
+    episodes = zip(returns.poses(), returns.game_seeds(), strict=True)
+    bar = tqdm(episodes, desc="masks", total=len(returns), unit="episode", disable=not show_progress)
+    seen = [find(poses[:num_watched], poses[num_watched + frames], seed) for poses, seed in bar]
+    return SeenMasks(frames.tolist(), np.stack(seen))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +141,7 @@ class ContinuationScores:
 def measure_continuation(
     simulator: Simulator,
     returns: ReturnSet,
-    find_seen: FindSeen,
+    masks: SeenMasks,
     *,
     batch_size: int,
     seed: int,
@@ -83,13 +152,12 @@ def measure_continuation(
     Args:
         simulator: Of the world.
         returns: The episodes.
-        find_seen: Says what the context shows.
+        masks: Says what the context shows, and which frames are scored.
         batch_size: Dreams at a time, about.
         seed: Of the noise.
         show_progress: Show a progress bar.
     """
     num_watched = returns.context_frames + 1
-    masks = [find_seen(poses[: returns.turn + 1], num_watched) for poses in returns.poses()]
     parts: list[ContinuationScores] = []
     with tqdm(
         total=returns.turn * len(returns),
@@ -99,8 +167,8 @@ def measure_continuation(
         disable=not show_progress,
     ) as bar:
         for batch in returns.batches(batch_size):
-            chosen = np.stack(masks[batch.clips.first :][: len(batch.names)])
-            parts.append(_measure_batch(simulator, batch, torch.from_numpy(chosen), num_watched, seed, bar))
+            chosen = SeenMasks(masks.frames, masks.seen[batch.clips.first :][: len(batch.names)])
+            parts.append(_measure_batch(simulator, batch, chosen, num_watched, seed, bar))
     return ContinuationScores(
         [name for part in parts for name in part.names],
         {
@@ -112,19 +180,20 @@ def measure_continuation(
 
 
 def _measure_batch(
-    simulator: Simulator, batch: ReturnBatch, seen: Tensor, num_watched: int, seed: int, bar: tqdm
+    simulator: Simulator, batch: ReturnBatch, masks: SeenMasks, num_watched: int, seed: int, bar: tqdm
 ) -> ContinuationScores:
     clips = batch.clips
     state = watch_until(simulator, batch, seed, bar, last=num_watched - 1)
     actions = clips.actions[:, num_watched - 1 : batch.turn]
-    dream = dream_back(simulator, state, actions, bar)
-    real = clips.frames[:, num_watched : batch.turn + 1].to(dream.device)
+    dream = dream_back(simulator, state, actions, bar)[:, masks.frames]
+    real = clips.frames[:, num_watched : batch.turn + 1][:, masks.frames].to(dream.device)
     last = clips.frames[:, num_watched - 1 : num_watched].to(dream.device).expand_as(real)
     shown = {DREAM: dream, COPY: last, CODEC: through_codec(simulator.world, real)}
-    masks = {SEEN: seen.to(dream.device), UNSEEN: ~seen.to(dream.device)}
-    counts = {kind: 3 * mask.sum(dim=(1, 2, 3)).cpu().numpy() for kind, mask in masks.items()}
+    seen = torch.from_numpy(masks.seen).to(dream.device)
+    kinds = {SEEN: seen, UNSEEN: ~seen}
+    counts = {kind: 3 * mask.sum(dim=(1, 2, 3)).cpu().numpy() for kind, mask in kinds.items()}
     errors = {
-        method: {kind: _errors(frames, real, mask) for kind, mask in masks.items()}
+        method: {kind: _errors(frames, real, mask) for kind, mask in kinds.items()}
         for method, frames in shown.items()
     }
     return ContinuationScores(batch.names, errors, counts)

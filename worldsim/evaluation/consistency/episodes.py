@@ -236,6 +236,10 @@ class ReturnSet:
             found.append(table.poses[way.turn - self.turn : way.turn + self.gap + 1])
         return found
 
+    def game_seeds(self) -> list[int | None]:
+        """Return which game each episode was played in, None where it is not recorded."""
+        return [table.game_seed for table in self._tables()]
+
     def _tables(self) -> list[EpisodeTable]:
         return [read_table(e.folder, e.name, e.info.actions) for e in self._episodes]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worldsim.evaluation.consistency.charts import Line, plot_lines
+from worldsim.evaluation.consistency.charts import Line, line_of, plot_lines
 from worldsim.evaluation.consistency.elements import (
     Report,
     cell,
@@ -25,7 +25,7 @@ SOURCES = {
 
 def sections(report: Report) -> list[str]:
     """Return the sections of the parts that were measured."""
-    shown = [controllability, drift, idle, continuation, probe, cost]
+    shown = [controllability, drift, fidelity, idle, continuation, probe, cost]
     return [show(report) for show in shown if report.get(show.__name__, {}).get("worlds")]
 
 
@@ -82,6 +82,40 @@ def drift(report: Report) -> str:
         ),
         table(("dream over real game", "furthest off", "segment", "last - first segment", "moves"), rows),
         plots(plot_lines(lines, ("frame of the dream", "motion over the real game's"))),
+    )
+
+
+def fidelity(report: Report) -> str:
+    """Plot and tabulate FID and KID by segments of dreams, with what real frames themselves have."""
+    part = report["fidelity"]
+    real, episodes = part["real"], part["episodes"]
+    shown: dict[str, Report] = {"real frames of other episodes": real}
+    for name, found in part["worlds"].items():
+        shown |= {f"{name}: dream": found["dream"], f"{name}: codec": found["codec"]}
+    contents, figures = [], []
+    for distance in ("fid", "kid"):
+        rows, lines = [], []
+        for name, segments in shown.items():
+            values = {segment: both[distance]["value"] for segment, both in segments.items()}
+            over = list(segments.values())[-1][distance]["over_floor"]
+            above = "-" if segments is real else cell(over, 3)
+            rows.append([text(name), *(cell(value, 3) for value in values.values()), above])
+            places = {segment.split("-")[1]: value for segment, value in values.items()}
+            lines.append(line_of(name, places, is_reference=segments is real))
+        heading = (distance.upper(), *(f"frames {segment}" for segment in real), "last, above the floor")
+        contents.append(table(heading, rows))
+        figures.append(plot_lines(lines, ("last frame of the segment", distance.upper()), is_log=True))
+    return section(
+        "Fidelity",
+        paragraph(
+            "Dreams under the recorded actions: their frames against the real ones of other episodes, as "
+            f"sets of features; {len(episodes['names'])} episodes, {episodes['frames_a_side']} frames a "
+            "side. FID of so few frames is too large, by about as much in every row: what counts is how far "
+            "it is above real frames of other episodes. The numbers are of our own feature network "
+            f"({episodes['feature_network']}) and cannot be compared with those of Inception."
+        ),
+        *contents,
+        plots(*figures),
     )
 
 

@@ -1,0 +1,240 @@
+"""Train the feature network of FID and KID on frames of real games: `python -m training.features`."""
+
+# B batch, T frames of all episodes end to end, H W size of the network, D features
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.entry import entry
+from training.fabric import FabricConfig, make_fabric
+from training.feature_check import CHECK_FRAMES, check_features, format_check
+from training.feature_loss import DEGRADATIONS, FeatureLearner, FeatureLossConfig, degrade
+from training.frames import digest_of
+from training.loop import LoopConfig, Training, fit, prepare, seed_of
+from training.run import RunFolder
+from worldsim.data.sequences import EpisodeReference, SequenceIndex, load_episodes, read_episodes
+from worldsim.errors import WorldError
+from worldsim.evaluation.distances import FID
+from worldsim.evaluation.features import EMBED_BATCH, FeatureConfig, FeatureNetwork, save_features
+
+CALIBRATION_FRAMES = 4096
+HELDOUT_FRAMES = 3000
+"""Of each game."""
+VALIDATION_PAIRS = 128
+FREE_SETTINGS = ("out", "num_workers", "loop.num_steps", "loop.checkpoint_seconds", "loop.log_every")
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainFeaturesConfig:
+    """Settings of `python -m training.features`.
+
+    Attributes:
+        out: The run's folder; the network is written to `out/features`.
+        data: Folders of gameplay video to learn from; they may have different buttons and sizes.
+        heldout: Folders to measure on.
+        max_frames: Use at most about so many frames of each folder, whole episodes; 0 is all.
+        near_frames: Frames up to so many apart show the same place.
+        features: Shape.
+        loss: Goals.
+        loop: Length and care.
+        fabric: Device, precision, distribution.
+        batch_size: Pairs per update and device.
+        learning_rate: Of AdamW, at full height.
+        num_workers: Decoding threads; 0 is one per core.
+    """
+
+    out: str
+    data: list[str]
+    heldout: list[str]
+    max_frames: int = 0
+    near_frames: int = 6
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    loss: FeatureLossConfig = field(default_factory=FeatureLossConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    fabric: FabricConfig = field(default_factory=FabricConfig)
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 2:
+            raise WorldError(f"batch_size must be at least 2, got {self.batch_size}")
+        if self.near_frames < 1:
+            raise WorldError(f"near_frames must be at least 1, got {self.near_frames}")
+        if self.max_frames < 0:
+            raise WorldError(f"max_frames must be at least 0, got {self.max_frames}")
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """Frames `[T, H, W, 3]` uint8 of episodes end to end, scaled to the network's size.
+
+    `lengths` and `games` are the frames and the game of each episode.
+    """
+
+    frames: Tensor
+    lengths: list[int]
+    games: list[str]
+
+    def pairs(self, begins: np.ndarray, distances: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return the frames at `begins` and those so many frames later."""
+        first, second = (torch.from_numpy(at).to(self.frames.device) for at in (begins, begins + distances))
+        return self.frames[first], self.frames[second]
+
+    def to(self, device: torch.device) -> Video:
+        """Return the same video on a device."""
+        return Video(self.frames.to(device), self.lengths, self.games)
+
+    def sides(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return for each game as many frames of the first half of its episodes as of the second.
+
+        A game of one episode is left out: its frames show the same places.
+        """
+        episodes = self.frames.split(self.lengths)
+        found = {}
+        for game in dict.fromkeys(self.games):
+            own = [each for each, name in zip(episodes, self.games, strict=True) if name == game]
+            if len(own) > 1:
+                sides = torch.cat(own[: len(own) // 2]), torch.cat(own[len(own) // 2 :])
+                count = min(CHECK_FRAMES, *map(len, sides))
+                found[game] = tuple(
+                    side[torch.linspace(0, len(side) - 1, count, device=side.device).long()].cpu()
+                    for side in sides
+                )
+        return found
+
+
+def list_video(folders: Sequence[str], max_frames: int) -> list[EpisodeReference]:
+    """List the episodes of folders of several games, of each up to a number of frames."""
+    if not folders:
+        raise WorldError("no folder of gameplay video was given")
+    chosen = []
+    for folder in folders:
+        total = 0
+        for reference in load_episodes([folder]):
+            if max_frames and total >= max_frames:
+                break
+            chosen.append(reference)
+            total += reference.num_frames
+    return chosen
+
+
+def load_video(references: Sequence[EpisodeReference], network: FeatureNetwork, num_workers: int) -> Video:
+    """Decode episodes of any size and scale them as the network does when it measures."""
+    lengths = [reference.num_frames for reference in references]
+    frames = torch.empty(sum(lengths), network.config.height, network.config.width, 3, dtype=torch.uint8)
+    position = 0
+    for episode in read_episodes(references, num_workers=num_workers, show_progress=True):
+        for part in torch.from_numpy(episode.frames).split(EMBED_BATCH):
+            scaled = (network.scale(part.movedim(-1, 1)) * 255).round().byte()
+            frames[position : position + len(part)] = scaled.movedim(1, -1)
+            position += len(part)
+    return Video(frames, lengths, [reference.info.name for reference in references])
+
+
+@torch.no_grad()
+def judge_features(learner: FeatureLearner, video: Video, near_frames: int) -> dict[str, float]:
+    """Return how well fixed held-out pairs are found, and how well degradations are told.
+
+    Returns:
+        `neighbours_found`, the share of frames whose neighbour in time is the most similar of all; and for
+        each degradation the share of the variance of its strength that is explained, `blur_explained` say.
+    """
+    index = SequenceIndex(video.lengths, near_frames + 1)
+    count = min(VALIDATION_PAIRS, len(index))
+    begins = index.start(np.linspace(0, len(index) - 1, count).astype(np.int64))
+    frames, later = video.pairs(begins, np.full(count, near_frames))
+    images, near = (each.movedim(-1, 1).float() / 255 for each in (frames, later))
+    seen, found = (learner.projection(learner.network.raw_features(each)) for each in (images, near))
+    nearest = torch.nn.functional.normalize(seen, dim=1) @ torch.nn.functional.normalize(found, dim=1).T
+    right = nearest.argmax(dim=1) == torch.arange(count, device=nearest.device)
+    generator = torch.Generator(images.device).manual_seed(0)
+    degraded, strengths = degrade(images, images.roll(1, dims=0), learner.config, generator)
+    error = (learner.strengths(learner.network.raw_features(degraded)) - strengths).square().mean(dim=0)
+    explained = 1 - error / strengths.var(dim=0, correction=0).clamp(min=1e-9)
+    numbers = {f"{name}_explained": float(value) for name, value in zip(DEGRADATIONS, explained, strict=True)}
+    return {"neighbours_found": float(right.float().mean())} | numbers
+
+
+@torch.no_grad()
+def calibrate(network: FeatureNetwork, video: Video) -> None:
+    """Give the features unit variance over frames spread evenly over all that there are."""
+    places = torch.linspace(0, len(video.frames) - 1, min(CALIBRATION_FRAMES, len(video.frames))).long()
+    images = (video.frames[part].movedim(-1, 1).float() / 255 for part in places.split(EMBED_BATCH))
+    network.calibrate(torch.cat([network.raw_features(part).float() for part in images]))
+
+
+def describe_video(references: Sequence[EpisodeReference]) -> list[dict[str, Any]]:
+    """Return for each game the frames that were learned from, for the card."""
+    games: dict[str, dict[str, Any]] = {}
+    for each in references:
+        game = games.setdefault(
+            each.info.name,
+            {"name": each.info.name, "frames": 0, "source": each.info.source, "licence": each.info.licence},
+        )
+        game["frames"] += each.num_frames
+    return list(games.values())
+
+
+def train_features(config: TrainFeaturesConfig) -> dict[str, float]:
+    """Train, write the network, and return what `judge_features` says of it."""
+    run = RunFolder(config.out, config, FREE_SETTINGS)
+    references = list_video(config.data, config.max_frames)
+    heldout_references = list_video(config.heldout, HELDOUT_FRAMES)
+    fabric = make_fabric(config.fabric, run.path)
+    run.check_inputs(fabric, data=digest_of(None, references))
+    torch.manual_seed(config.loop.seed)
+    network = FeatureNetwork(config.features)
+    video, heldout = (
+        load_video(each, network, config.num_workers) for each in (references, heldout_references)
+    )
+    index = SequenceIndex(video.lengths, config.near_frames + 1)
+    learner = FeatureLearner(network, config.loss)
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=config.learning_rate, weight_decay=1e-2)
+    training = prepare(fabric, learner, [optimizer], config.loop.ema_decay)
+    video, heldout = video.to(fabric.device), heldout.to(fabric.device)
+
+    def batch_at(step: int) -> tuple[Tensor, Tensor, torch.Generator]:
+        seed = seed_of(config.loop.seed, step, fabric.global_rank)
+        rng = np.random.default_rng(seed)
+        distances = rng.integers(1, config.near_frames + 1, size=config.batch_size)
+        frames, later = video.pairs(index.sample(rng, config.batch_size), distances)
+        return frames, later, torch.Generator(fabric.device).manual_seed(seed)
+
+    result: dict[str, float] = {}
+
+    def on_checkpoint(training: Training) -> dict[str, float]:
+        averaged = training.average.module
+        assert isinstance(averaged, FeatureLearner)
+        averaged.eval()
+        calibrate(averaged.network, video)
+        result.update(judge_features(averaged, heldout, config.near_frames))
+        card = {"data": describe_video(references), "steps": training.step, "heldout": result}
+        if training.is_done(config.loop):
+            card["distances"] = check_features(averaged.network, heldout.sides())
+            fabric.print(f"FID, held out\n{format_check(card['distances'][FID])}")
+        if fabric.global_rank == 0:
+            save_features(averaged.network, run.path / "features", card)
+        return result
+
+    pairs = config.batch_size
+    fit(fabric, training, batch_at, config.loop, run, frames_per_batch=2 * pairs, on_checkpoint=on_checkpoint)
+    fabric.print(f"feature network in {run.path / 'features'}")
+    return result
+
+
+@entry("features", TrainFeaturesConfig)
+def main(config: TrainFeaturesConfig) -> None:
+    """Train the feature network."""
+    train_features(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""How far two sets of frames are apart as distributions: FID and KID of their features, with intervals.
+
+FID of few frames is too large, by about the same for all sets of one size: compare it only between equal
+counts, and with what two sets of real frames give. KID has no such bias.
+"""
+
+# M and N frames of two sets, D features, E episodes, K frames of an episode
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from worldsim.evaluation.metrics import Estimate
+
+FID, KID = "fid", "kid"
+GROUPS = 16
+"""Groups of episodes that the jackknife leaves out one after the other."""
+Distance = Callable[[Tensor, Tensor], float]
+
+
+class _Known(nn.Module):
+    """Hands on features that were computed before: torchmetrics would compute those of each set again."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+def _check(features: Tensor, others: Tensor) -> None:
+    shapes = tuple(features.shape), tuple(others.shape)
+    if (
+        features.ndim != 2
+        or others.ndim != 2
+        or shapes[0][1] != shapes[1][1]
+        or min(map(len, (features, others))) < 2
+    ):
+        raise ValueError(
+            f"distances need features [N, D] of at least 2 frames each, got {shapes[0]} and {shapes[1]}"
+        )
+
+
+def fid(features: Tensor, others: Tensor) -> float:
+    """Return the Frechet distance of two sets of features, `[M, D]` and `[N, D]`, 0 for equal sets.
+
+    Raises:
+        ValueError: If a set has fewer than two frames, or the numbers of features differ.
+    """
+    _check(features, others)
+    metric = FrechetInceptionDistance(_Known(features.shape[1]))
+    metric.update(features.double(), real=True)
+    metric.update(others.double(), real=False)
+    return max(0.0, float(metric.compute()))
+
+
+def kid(features: Tensor, others: Tensor) -> float:
+    """Return the kernel distance (squared MMD, cubic kernel) of two sets of features, `[M, D]` and `[N, D]`.
+
+    All frames are one subset, the first `min(M, N)` of each, so small counts are no special case and nothing
+    is drawn at random. The estimate has no bias: of equal distributions it is 0 on average, and as often
+    below as above.
+
+    Raises:
+        ValueError: If a set has fewer than two frames, or the numbers of features differ.
+    """
+    _check(features, others)
+    count = min(len(features), len(others))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*will save all extracted features")
+        metric = KernelInceptionDistance(_Known(features.shape[1]), subsets=1, subset_size=count)
+    metric.update(features[:count].double(), real=True)
+    metric.update(others[:count].double(), real=False)
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # it shuffles, which changes nothing here but the global generator
+        return float(metric.compute()[0])
+
+
+DISTANCES: dict[str, Distance] = {FID: fid, KID: kid}
+
+
+def crossed(distance: Distance, features: Tensor, real: Tensor) -> float:
+    """Return the distance of some frames from real frames of *other* episodes.
+
+    Those of even episodes are compared with the real ones of odd episodes and the other way round; the mean
+    counts. So frames that are the real ones themselves get what two sets of real frames differ by, not 0, and
+    all comparisons have the same number of frames.
+
+    Args:
+        distance: Of two sets.
+        features: `[E, K, D]`, E even and at least 2.
+        real: Same shape, of the real frames of the same episodes.
+    """
+    sides = ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2)))
+    return float(np.mean([distance(features[a].flatten(0, 1), real[b].flatten(0, 1)) for a, b in sides]))
+
+
+def jackknife(statistic: Callable[[Tensor], float], num_episodes: int) -> Estimate:
+    """Return a statistic of episodes with its 95 % interval from leaving groups of them out.
+
+    Resampling with repetition would make any set look narrower than it is, and FID larger.
+
+    Args:
+        statistic: Of the numbers of the episodes that count, `[E]` int64, of which there are always as many
+            even places as odd ones.
+        num_episodes: E, even; fewer than 4 give no interval.
+    """
+    value = statistic(torch.arange(num_episodes))
+    groups = np.array_split(np.arange(num_episodes // 2), min(GROUPS, num_episodes // 2))
+    if len(groups) < 2:
+        return Estimate(value, None, None, num_episodes)
+    left = []
+    for group in groups:
+        pairs = np.setdiff1d(np.arange(num_episodes // 2), group)
+        left.append(statistic(torch.from_numpy(np.stack([2 * pairs, 2 * pairs + 1], axis=1).ravel())))
+    error = np.sqrt((len(left) - 1) * np.var(left))
+    return Estimate(value, float(value - 1.96 * error), float(value + 1.96 * error), num_episodes)
+
+
+def distances_to_real(features: Tensor, real: Tensor) -> dict[str, dict[str, Estimate]]:
+    """Return FID and KID of frames against real ones of other episodes, each also beyond the floor.
+
+    Args:
+        features: `[E, K, D]`; of an odd number of episodes the last is left out.
+        real: Same shape: the real frames at the same places.
+
+    Returns:
+        By `fid` and `kid`: `value`, and `over_floor`, how much larger it is than of the real frames
+        themselves, from the same episodes.
+
+    Raises:
+        ValueError: If there are fewer than two episodes, or a side would have fewer than two frames.
+    """
+    if features.shape != real.shape or features.ndim != 3 or len(features) < 2:
+        raise ValueError(
+            f"expected features [episodes, frames, D] of at least 2 episodes and as many real ones, "
+            f"got {tuple(features.shape)} and {tuple(real.shape)}"
+        )
+    even = len(features) // 2 * 2
+    found = {}
+    for name, distance in DISTANCES.items():
+
+        def value(rows: Tensor, distance: Distance = distance) -> float:
+            return crossed(distance, features[rows], real[rows])
+
+        def over(rows: Tensor, distance: Distance = distance) -> float:
+            return value(rows, distance) - crossed(distance, real[rows], real[rows])
+
+        found[name] = {"value": jackknife(value, even), "over_floor": jackknife(over, even)}
+    return found
