@@ -47,7 +47,9 @@ def test_both_ages_are_stepped_on_as_often() -> None:
     assert sorted(stepped) == [*range(2, 9), *range(30, 37)]
     assert told["state_bytes"]["late"] > told["state_bytes"]["early"]
     assert told["late_over_early"]["count"] == 4
-    assert told["late_over_early"]["low"] <= told["late_over_early"]["mean"] <= told["late_over_early"]["high"]
+    assert (
+        told["late_over_early"]["low"] <= told["late_over_early"]["mean"] <= told["late_over_early"]["high"]
+    )
 
 
 def test_the_ratio_is_the_median_one_whichever_way_it_is_turned() -> None:
