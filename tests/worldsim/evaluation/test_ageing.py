@@ -47,9 +47,8 @@ def test_both_ages_are_stepped_on_as_often() -> None:
     assert sorted(stepped) == [*range(2, 9), *range(30, 37)]
     assert told["state_bytes"]["late"] > told["state_bytes"]["early"]
     assert told["late_over_early"]["count"] == 4
-    assert (
-        told["late_over_early"]["low"] <= told["late_over_early"]["mean"] <= told["late_over_early"]["high"]
-    )
+    ratio = told["late_over_early"]
+    assert ratio["low"] <= ratio["mean"] <= ratio["high"]
 
 
 def test_the_ratio_is_the_median_one_whichever_way_it_is_turned() -> None:
