@@ -232,9 +232,11 @@ def run_server(config: PlayConfig, session: PlaySession) -> None:
     """Serve the game as a page; who opens it is the person."""
     from worldsim.bindings import bind
     from worldsim.server_game import ServedGame
+    from worldsim.viewer_keys import check_for_page
 
     actions = session.env.world.config.actions
     bindings = bind(actions, config.keys, config.buttons)
+    check_for_page(bindings)
     game = ServedGame(
         session,
         policies.KeyboardPolicy(actions.num_values, bindings.buttons),

@@ -148,6 +148,7 @@ def test_an_empty_record_records_nothing(world: Path, tmp_path: Path) -> None:
         (["world={world}", "noise_scale=-1"], "noise_scale must not be negative"),
         (["world={world}", "serve=true", "keys.pause=[h]", "keys.help=[h]"], "'h' is bound twice"),
         (["world={world}", "serve=true", "+buttons={turn/up:[j]}"], "there is no 'turn/up'"),
+        (["world={world}", "serve=true", "keys.pause=[nokey]"], "there is no key 'nokey'"),
         (["world={world}", "serve=true", "host=256.1.1.1"], "cannot serve on 256.1.1.1:8765"),
         (["keys.fly=[z]"], "keys.fly"),
         (["world={world}", "denoising_steps=0"], "denoising steps must be 1"),

@@ -128,7 +128,7 @@ def bind(
 
     Raises:
         WorldError: If there is no such command or button, or a control would do two things. Whether a key
-            exists is for a window to say.
+            exists is for `worldsim.viewer_keys` to say.
     """
     changed = {_command(name): tuple(map(str, controls)) for name, controls in (keys or {}).items()}
     changed = {c: controls for c, controls in changed.items() if controls != COMMAND_KEYS[c]}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 import pygame
 
-from worldsim.bindings import MOUSE, MOUSE_MOVEMENTS, PAD, SHIFT, Command
+from worldsim.bindings import MOUSE, MOUSE_MOVEMENTS, PAD, SHIFT, Bindings, Command
 from worldsim.errors import WorldError
 
 # With these held a key belongs to the window system.
@@ -41,6 +42,15 @@ def check_controls(controls: Iterable[str]) -> None:
                 raise WorldError(f"there is no {control!r} on a gamepad; there are {known}")
         elif control not in MOUSE_MOVEMENTS:
             _code(control)
+
+
+def check_for_page(bindings: Bindings) -> None:
+    """Raise `WorldError` if a control that a page is to listen for does not exist; opens no window."""
+    commands = (name.removeprefix(SHIFT) for names in bindings.commands.values() for name in names)
+    buttons = (name for axis in bindings.buttons for names in axis for name in names)
+    if not pygame.display.get_init():
+        os.environ["SDL_VIDEODRIVER"] = "dummy"  # SDL knows its keys once there is a display; this one is none
+    check_controls([*commands, *buttons])
 
 
 class HeldKeys:
