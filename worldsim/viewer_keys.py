@@ -49,7 +49,7 @@ def check_for_page(bindings: Bindings) -> None:
     commands = (name.removeprefix(SHIFT) for names in bindings.commands.values() for name in names)
     buttons = (name for axis in bindings.buttons for names in axis for name in names)
     if not pygame.display.get_init():
-        os.environ["SDL_VIDEODRIVER"] = "dummy"  # SDL knows its keys once there is a display; this one is none
+        os.environ["SDL_VIDEODRIVER"] = "dummy"  # SDL knows its keys once it has a display; this is none
     check_controls([*commands, *buttons])
 
 
