@@ -34,17 +34,21 @@ class EndDraws:
         ended = video.ended_episodes()
         self._starts = index.last_starts(ended)
         self._share = share if len(self._starts) else 0.0
-        self._places = max(1, index.sequence_length - 1 if places is None else places)
+        self._places = max(1, index.sequence_length - 1 if places is None else places) if self._share else 1
         recorded = float(ended.sum()) / max(1, sum(video.lengths) - len(video.lengths))
         by_chance = len(self._starts) / len(index)
-        frames = index.sequence_length - 1 - self._share * (self._places - 1) / 2
-        drawn = (self._share + (1 - self._share) * by_chance) / frames
+        ends = self._share + (1 - self._share) * by_chance  # of a sequence
+        drawn = ends / (index.sequence_length - 1 - ends * (self._places - 1) / 2)
         self.frequency = min(1.0, recorded / drawn) if drawn else 1.0
 
     def replace(self, starts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return `starts` `[B]`, where sequences begin, with a share of them replaced."""
+        """Return `starts` `[B]`, where sequences begin, with a share of them replaced.
+
+        Those that hold an end by chance, as their last frame, run past it as well.
+        """
         if not self._share:
             return starts
         is_end = rng.random(len(starts)) < self._share
         past = rng.integers(self._places, size=len(starts))
-        return np.where(is_end, rng.choice(self._starts, size=len(starts)) + past, starts)
+        starts = np.where(is_end, rng.choice(self._starts, size=len(starts)), starts)
+        return np.where(np.isin(starts, self._starts), starts + past, starts)
