@@ -14,7 +14,6 @@ from training.calibration import fit_ends
 from training.entry import entry
 from training.world_model import add_provenance
 from worldsim.compiled import COMPILE_MODES, choose_compile
-from worldsim.data.dataset_info import DatasetInfo
 from worldsim.description import check_described, save_described
 from worldsim.device import choose_device, set_threads
 from worldsim.errors import WorldError
@@ -38,12 +37,11 @@ class HeldoutConfig:
 
 
 @dataclass(kw_only=True, slots=True)
-class CalibrateConfig:
-    """Which world and on what; `conf/calibrate.yaml` says what each setting means."""
+class CalibrationConfig:
+    """How a world's ends are calibrated; `conf/calibrate.yaml` says what each setting means."""
 
     world: str
     out: str
-    data: HeldoutConfig = field(default_factory=lambda: HeldoutConfig(heldout=[]))
     frames: str = DRAWN
     num_dreams: int = 128
     context_frames: int = 32
@@ -69,33 +67,60 @@ class CalibrateConfig:
                 raise WorldError(f"{name} must be at least 0, got {getattr(self, name)}")
 
 
+@dataclass(kw_only=True, slots=True)
+class CalibrateConfig(CalibrationConfig):
+    """Settings of `python -m training.calibrate`."""
+
+    data: HeldoutConfig = field(default_factory=lambda: HeldoutConfig(heldout=[]))
+
+
 @entry("calibrate", CalibrateConfig)
 def main(config: CalibrateConfig) -> None:
     """Hear what the world says of held-out episodes, fit what it means, write the world."""
     simulator = load_simulator(config)
     world, out = simulator.world, Path(config.out)
     check_described(world, out)
-    recordings = open_recordings(config, simulator)
-    heard = hear_all(config, simulator, recordings)
-    before = world.config.outcome
+    recordings = open_recordings(config, simulator, config.data.heldout)
+    after, entry = calibrate_ends(config, simulator, recordings)
+    provenance = add_provenance(world.config.provenance, "calibration", entry)
+    save_described(world, replace(world.config, outcome=after, provenance=provenance), out)
+    print(f"\nworld in {out}")
+
+
+def calibrate_ends(
+    config: CalibrationConfig, simulator: Simulator, opened: Sequence[Recordings]
+) -> tuple[OutcomeConfig, str]:
+    """Hear what a world says of held-out episodes and fit what it means; prints what that changes.
+
+    Args:
+        config: How.
+        simulator: Of the world.
+        opened: The episodes, from `open_recordings`.
+
+    Returns:
+        What the heads' numbers mean, and a sentence for the world's card.
+
+    Raises:
+        WorldError: If nothing can be fitted; see `fit` and `dream_all`.
+    """
+    heard = hear_all(config, simulator, opened)
+    before = simulator.world.config.outcome
     assert before is not None, "was looked for"
     after = fit(heard[config.frames], before)
-    dreamt = dream_all(config, simulator, recordings)
+    dreamt = dream_all(config, simulator, opened)
     if dreamt:
         after = match_rate(dreamt, after)
     print(f"\n{format_change(heard, before, after)}")
     for when, meaning in (("before", before), ("after", after)):
         if dreamt:
             print(f"\ndreams {when}: {describe_rates(dreamt, meaning)}")
-    entry = describe_calibration(config, heard[config.frames], before, after)
+    entry = describe_calibration(config, opened, heard[config.frames], before, after)
     if dreamt:
         entry += f"; the threshold chosen by dreams: {describe_rates(dreamt, after)}"
-    provenance = add_provenance(world.config.provenance, "calibration", entry)
-    save_described(world, replace(world.config, outcome=after, provenance=provenance), out)
-    print(f"\nworld in {out}")
+    return after, entry
 
 
-def load_simulator(config: CalibrateConfig) -> Simulator:
+def load_simulator(config: CalibrationConfig) -> Simulator:
     """Load the world, to draw its frames in its own way."""
     choice = choose_device(config.device, config.dtype)
     set_threads(config.threads)
@@ -105,14 +130,16 @@ def load_simulator(config: CalibrateConfig) -> Simulator:
     return Simulator(world, compile=launch.mode)
 
 
-def open_recordings(config: CalibrateConfig, simulator: Simulator) -> list[Recordings]:
+def open_recordings(
+    config: CalibrationConfig, simulator: Simulator, heldout: Sequence[str]
+) -> list[Recordings]:
     """Return the held-out episodes, folder by folder, after looking whether they can be calibrated on.
 
     Raises:
         WorldError: If the world has no outcome heads, or the episodes have other buttons, do not record
             rewards and ends, or hold no end.
     """
-    described, folders = simulator.world.config, [Path(folder) for folder in config.data.heldout]
+    described, folders = simulator.world.config, [Path(folder) for folder in heldout]
     if described.outcome is None:
         raise WorldError(f"world {described.name!r} has no outcome heads: there is nothing to calibrate")
     if not folders:
@@ -133,7 +160,7 @@ def open_recordings(config: CalibrateConfig, simulator: Simulator) -> list[Recor
 
 
 def hear_all(
-    config: CalibrateConfig, simulator: Simulator, opened: Sequence[Recordings]
+    config: CalibrationConfig, simulator: Simulator, opened: Sequence[Recordings]
 ) -> dict[str, list[HeardEpisode]]:
     """Return what the world says of all episodes, of recorded frames and of drawn ones."""
     batch_size = config.batch_size or (64 if simulator.world.device.type == "cuda" else 16)
@@ -154,7 +181,7 @@ def hear_all(
 
 
 def dream_all(
-    config: CalibrateConfig, simulator: Simulator, opened: Sequence[Recordings]
+    config: CalibrationConfig, simulator: Simulator, opened: Sequence[Recordings]
 ) -> list[DreamtEpisode]:
     """Dream along held-out episodes, equally often in each folder."""
     batch_size = config.batch_size or (64 if simulator.world.device.type == "cuda" else 16)
@@ -203,7 +230,7 @@ def fit(heard: Sequence[HeardEpisode], before: OutcomeConfig) -> OutcomeConfig:
     if point is None:
         raise WorldError(
             "what the world's head says of ends and of other frames is no different: a calibration cannot "
-            "help, it needs training (python -m training.finetune)"
+            "help, it needs training (python -m training.outcome_heads)"
         )
     return after
 
@@ -221,13 +248,17 @@ def format_change(
 
 
 def describe_calibration(
-    config: CalibrateConfig, heard: Sequence[HeardEpisode], before: OutcomeConfig, after: OutcomeConfig
+    config: CalibrationConfig,
+    opened: Sequence[Recordings],
+    heard: Sequence[HeardEpisode],
+    before: OutcomeConfig,
+    after: OutcomeConfig,
 ) -> str:
     """Return a sentence for the world's card: on what it was calibrated, and what that changed."""
     point: dict[str, Any] = summarize_outcomes([one.judged(after) for one in heard], after.end_threshold)[
         "ends"
     ]["at_threshold"]
-    names = ", ".join(DatasetInfo.load(Path(folder)).name for folder in config.data.heldout)
+    names = ", ".join(recordings.info.name for recordings in opened)
     num_frames, num_ends = sum(len(one.ends) for one in heard), sum(int(one.ends.sum()) for one in heard)
     what = (
         "frames that the world drew in the place of recorded ones"

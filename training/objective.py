@@ -120,6 +120,8 @@ class Matching(nn.Module):
     With `change_weight`, the mean over the cells of a frame is weighted by how much each changes. Where
     the network sees too little to tell what comes, the velocity that minimises it is then that of a game in
     which changes are likelier than they are; where it sees enough, it is the same (docs/decisions/0021).
+    The frame with which a game ends counts as often as it comes, and no cell of it for its change: it mostly
+    repeats the one before it, so that all that changes would be the sign of death (docs/decisions/0029).
 
     Args:
         denoiser: What learns.
@@ -163,13 +165,15 @@ class Matching(nn.Module):
         given = (spoiled.clean, spoiled.noisy, spoiled.levels)
         passed, memory_after = self._run(*given, actions, memory)
         squared = (passed.velocity.float() - spoiled.velocity).square()
-        error = self.frame_means(squared, latents)  # [B, F]
+        ended = None if targets is None else targets.ends
+        error = self.frame_means(squared, latents, ended)  # [B, F]
         # A sequence's first frame has nothing to go by; the second is the first that an action led to.
         counted = has_past(latents, memory)
         if targets is not None:
             counted = counted & targets.is_real
         pure = counted & (spoiled.levels[..., 1] == 1)
-        losses = {"loss": masked_mean(error, counted), "loss_pure": masked_mean(error, pure).detach()}
+        weight = self.frame_weights(counted, ended)
+        losses = {"loss": masked_mean(error, weight), "loss_pure": masked_mean(error, weight * pure).detach()}
         if self.config.change_weight:  # what runs with other weights are compared by
             losses["loss_unweighted"] = masked_mean(squared.mean(dim=(2, 3, 4)), counted).detach()
         if targets is not None and self.outcome is not None:
@@ -182,15 +186,30 @@ class Matching(nn.Module):
             losses |= judged
         return losses, memory_after
 
-    def frame_means(self, squared: Tensor, latents: Tensor) -> Tensor:
+    def frame_means(self, squared: Tensor, latents: Tensor, ended: Tensor | None = None) -> Tensor:
         """Return the mean of squared errors `[B, F, C, h, w]` over each frame, `[B, F]`.
 
-        Cells count as `change_weight` says, by how much the clean `latents` change there.
+        Cells count as `change_weight` says, by how much the clean `latents` change there; those of frames
+        that ended a game, where `ended` `[B, F]` says so, as a cell that does not change does in others.
         """
         config = self.config
         if config.change_weight:
-            squared = squared * change_weights(latents, config.change_weight, config.change_cap)
+            weights = change_weights(latents, config.change_weight, config.change_cap)
+            if ended is not None:
+                still = 1 / (1 + config.change_weight)
+                weights = torch.where(ended[..., None, None, None], still, weights)
+            squared = squared * weights
         return squared.mean(dim=(2, 3, 4))
+
+    def frame_weights(self, counted: Tensor, ended: Tensor | None) -> Tensor:
+        """Return how much each frame counts, `[B, F]`: those that end a game as often as games end.
+
+        Sequences that hold an end are drawn more often than they come, for the heads; drawn as often, ends
+        would be learned as often, and dreams would be so much deadlier than the game.
+        """
+        if ended is None or self.outcome is None:
+            return counted
+        return torch.where(ended, self.outcome.end_frequency, 1.0) * counted
 
     def spoil_clips(
         self, latents: Tensor, actions: Tensor, generator: torch.Generator, memory: MemoryState | None
@@ -255,7 +274,7 @@ def has_past(latents: Tensor, memory: MemoryState | None) -> Tensor:
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of the values where `mask` is True, 0 where it nowhere is."""
+    """Return the mean of the values where `mask` is True, or weighted by it; 0 where it nowhere is."""
     return (values * mask).sum() / mask.sum().clamp(min=1)
 
 

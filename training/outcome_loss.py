@@ -76,7 +76,7 @@ class OutcomeLoss:
             heads: Of the network, or of a copy of it.
             summary: `[B, F, D]`, from `Denoiser.run_sequences`.
             targets: What to say.
-            counted: `[B, F]` bool, of which frames.
+            counted: `[B, F]` bool, of which frames; or how much each counts, 0 to 1.
         """
         judged, logit = heads(summary)
         wanted = self.meaning.standardised(targets.rewards)

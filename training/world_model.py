@@ -204,7 +204,7 @@ def train_world(
 def end_draws(video: LatentVideo, config: TrainWorldConfig) -> EndDraws:
     """Return what sees to it that a training's sequences hold ends."""
     index = SequenceIndex(video.lengths, config.segments * config.sequence_length)
-    return EndDraws(video, index, config.outcome.end_share, config.sequence_length)
+    return EndDraws(video, index, config.outcome.end_share)
 
 
 def make_batches(

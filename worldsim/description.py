@@ -1,14 +1,23 @@
-"""A world under another description: the same files, with a new `config.json` and a new card."""
+"""A world under another description: the same files, with a new `config.json` and a new card.
+
+Its outcome heads may be others, too: all other weights are then copied as they are.
+"""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path, PurePosixPath
 
+from safetensors.torch import load_file
+
 from worldsim.card import world_card
 from worldsim.errors import WorldError
-from worldsim.weights import CONFIG_FILE, check_file
-from worldsim.world import CARD_FILE, World, WorldConfig, read_config, write_config
+from worldsim.model.outcome_heads import OutcomeHeads
+from worldsim.weights import CONFIG_FILE, check_file, write_tensors
+from worldsim.world import CARD_FILE, MODEL_FILE, World, WorldConfig, read_config, write_config
+
+HEADS_PREFIX = "outcome."
+"""Of the heads' names among the weights of a network."""
 
 
 def check_described(world: World, folder: Path) -> None:
@@ -29,7 +38,9 @@ def check_described(world: World, folder: Path) -> None:
         check_file(world.folder / name, checksum)
 
 
-def save_described(world: World, config: WorldConfig, folder: Path) -> None:
+def save_described(
+    world: World, config: WorldConfig, folder: Path, *, heads: OutcomeHeads | None = None
+) -> None:
     """Write a loaded world under another description, completely or not at all.
 
     Weights, start moments and a policy are copied byte for byte, so a saved state of the one belongs to the
@@ -39,6 +50,8 @@ def save_described(world: World, config: WorldConfig, folder: Path) -> None:
         world: Loaded from a folder, which stays as it is.
         config: The new description, of the same network and codec.
         folder: Where to; there must be nothing.
+        heads: Outcome heads to take the place of the world's own. A saved state holds what they pooled, so it
+            belongs to one of the two worlds only.
 
     Raises:
         WorldError: If there is something already, or a file of the world is missing or altered.
@@ -53,8 +66,19 @@ def save_described(world: World, config: WorldConfig, folder: Path) -> None:
         for name in read_config(world.folder)[1]:
             (part / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(world.folder / name, part / name)
+        if heads is not None:
+            _replace_heads(part / MODEL_FILE, heads)
         (part / CARD_FILE).write_text(world_card(config, world.num_parameters))
         write_config(part, config)
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _replace_heads(path: Path, heads: OutcomeHeads) -> None:
+    """Put heads into a file of weights, each rounded to the format of the one whose place it takes."""
+    tensors = load_file(path)
+    for name, tensor in heads.state_dict().items():
+        known = tensors[f"{HEADS_PREFIX}{name}"]
+        tensors[f"{HEADS_PREFIX}{name}"] = tensor.detach().to("cpu", known.dtype)
+    write_tensors(tensors, path)

@@ -143,7 +143,7 @@ def test_probabilities_are_right_afterwards_and_few_frames_are_flagged() -> None
     expected = sum(one.judged(after).probabilities.sum() for one in episodes)
     assert expected == pytest.approx(len(episodes), rel=0.1)
     config = config_of(Path("world"), Path("out"))
-    assert "40 ends found there, 0 false alarms" in describe_calibration(config, episodes, deadly, after)
+    assert "40 ends found there, 0 false alarms" in describe_calibration(config, [], episodes, deadly, after)
 
 
 def test_heads_that_tell_nothing_apart_are_refused() -> None:

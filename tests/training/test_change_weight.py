@@ -127,3 +127,22 @@ def test_a_student_is_taught_with_the_same_weights() -> None:
 def test_settings_that_weigh_nothing_sensibly_are_refused(weight: float, cap: float, message: str) -> None:
     with pytest.raises(WorldError, match=message):
         ObjectiveConfig(change_weight=weight, change_cap=cap)
+
+
+def test_the_frame_that_ends_a_game_is_not_made_likelier_by_its_change() -> None:
+    """A last frame repeats the one before it but for one cell, all of whose change would be the end's."""
+    latents = still_clip()
+    latents[0, 2:, :, 1, 3] += 1.0
+    ended = torch.zeros(latents.shape[:2], dtype=torch.bool)
+    ended[0, 2] = True
+    module = Matching(tiny_world().denoiser, ObjectiveConfig(change_weight=2.0))
+    cell = torch.zeros_like(latents)
+    cell[..., 1, 3] = 1.0
+    others, alone = module.frame_means(cell, latents), module.frame_means(cell, latents, ended)
+    assert torch.equal(alone[~ended], others[~ended])
+    assert others[0, 2] > 10 * others[0, 1]
+    # As much as in a frame that changes elsewhere: no future of the cell is learned too little either.
+    moving = latents.clone()
+    moving[0, 2] = latents[0, 1]
+    moving[0, 2, :, 0] += 1.0
+    assert alone[0, 2].item() == pytest.approx(module.frame_means(cell, moving)[0, 2].item(), rel=0.05)

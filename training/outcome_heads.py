@@ -1,0 +1,193 @@
+"""Train only a world's outcome heads, also on frames that it draws: `python -m training.outcome_heads`.
+
+Writes a new world that draws the same frames, bit for bit: of its weights, those of the heads are others.
+What the heads pool is computed once (`training.judged_frames`); then they are trained, and calibrated as
+`training.calibrate` does it.
+"""
+
+# M frames, K of them at a time, N tokens per frame, D model width
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from training.calibrate import CalibrationConfig, calibrate_ends, load_simulator, open_recordings
+from training.entry import entry
+from training.frames import (
+    DataConfig,
+    LatentVideo,
+    check_outcomes,
+    choose_episodes,
+    latent_video,
+    precision_on,
+)
+from training.judged_frames import JudgedFrames, SequencesConfig, draw_along
+from training.latent_cache import LatentCache
+from training.outcome_loss import OutcomeLoss, OutcomeLossConfig
+from training.world_model import add_provenance
+from worldsim.description import check_described, save_described
+from worldsim.errors import WorldError
+from worldsim.model.outcome_heads import OutcomeHeads
+from worldsim.world import World
+
+
+@dataclass(kw_only=True, slots=True)
+class HeadsTrainingConfig:
+    """How the heads learn from the frames that were kept.
+
+    Attributes:
+        num_steps: Updates.
+        frames: Frames of an update, each as recorded and as drawn.
+        learning_rate: At its highest, early on; it falls to 0.
+        drawn_weight: How much a drawn frame counts beside a recorded one, 0 to 1: 0.5 is as much.
+    """
+
+    num_steps: int = 600
+    frames: int = 64
+    learning_rate: float = 1e-3
+    drawn_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "frames"):
+            if getattr(self, name) < 1:
+                raise WorldError(f"training.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.learning_rate < math.inf:
+            raise WorldError(f"training.learning_rate must be above 0 and finite, got {self.learning_rate}")
+        if not 0 <= self.drawn_weight <= 1:
+            raise WorldError(f"training.drawn_weight must lie in [0, 1], got {self.drawn_weight}")
+
+
+@dataclass(kw_only=True, slots=True)
+class OutcomeHeadsConfig(CalibrationConfig):
+    """Settings of `python -m training.outcome_heads`; `conf/outcome_heads.yaml` says what each means."""
+
+    data: DataConfig
+    sequences: SequencesConfig = field(default_factory=SequencesConfig)
+    training: HeadsTrainingConfig = field(default_factory=HeadsTrainingConfig)
+
+
+@entry("outcome_heads", OutcomeHeadsConfig)
+def main(config: OutcomeHeadsConfig) -> None:
+    """Draw, train, calibrate, write the world."""
+    simulator, out = load_simulator(config), Path(config.out)
+    world = simulator.world
+    if world.denoiser.outcome is None:
+        raise WorldError(
+            f"world {world.config.name!r} has no outcome heads; python -m training.finetune "
+            "outcome_heads=true outcome.detach=true gives it some"
+        )
+    check_described(world, out)
+    recordings = open_recordings(config, simulator, config.data.heldout)
+    video = load_video(config.data, world)
+    frames = draw_along(world, video, config.sequences, config.seed)
+    heads = train_heads(world, frames, config.training, end_frequency(frames, video), config.seed)
+    world.denoiser.outcome = heads.to(dtype=world.dtype)
+    world.denoiser.pack()
+    after, calibration = calibrate_ends(config, simulator, recordings)
+    provenance = add_provenance(
+        world.config.provenance, "training", describe_heads(config, frames, sum(video.lengths))
+    )
+    provenance = add_provenance(provenance, "calibration", calibration)
+    described = replace(world.config, outcome=after, provenance=provenance)
+    save_described(world, described, out, heads=heads)
+    print(f"\nworld in {out}")
+
+
+def describe_heads(config: OutcomeHeadsConfig, frames: JudgedFrames, num_recorded: int) -> str:
+    """Return a sentence for the world's card: what its heads learned from."""
+    return (
+        f"outcome heads alone: {config.training.num_steps:,} updates on {len(frames):,} frames with "
+        f"{int(frames.ends.sum())} ends, as recorded and as the world draws them, up to "
+        f"{config.sequences.depth} in a row, from {num_recorded:,} recorded ones"
+    )
+
+
+def load_video(data: DataConfig, world: World) -> LatentVideo:
+    """Return the recorded play to learn from, encoded by the world's codec.
+
+    Raises:
+        WorldError: If it has other buttons, or does not record rewards and ends.
+    """
+    references = choose_episodes(data.train, data.max_frames, world.config.actions)
+    check_outcomes(references)
+    cache = None
+    if data.cache_latents:
+        folder = Path(data.cache_folder) if data.cache_folder else None
+        cache = LatentCache(world.codec, precision_on(world.device), folder)
+    return latent_video(world.codec, references, world.device, num_workers=data.num_workers, cache=cache)
+
+
+def end_frequency(frames: JudgedFrames, video: LatentVideo) -> float:
+    """Return how much rarer ends are in the video than among the frames that were kept, 0 to 1."""
+    recorded = float(video.ended_episodes().sum()) / max(1, sum(video.lengths) - len(video.lengths))
+    kept = float(frames.ends.float().mean())
+    return min(1.0, recorded / kept) if kept else 1.0
+
+
+def train_heads(
+    world: World, frames: JudgedFrames, config: HeadsTrainingConfig, end_frequency: float, seed: int
+) -> OutcomeHeads:
+    """Train a copy of a world's heads on recorded and drawn frames alike.
+
+    Args:
+        world: With outcome heads, from which they go on; it stays as it is.
+        frames: On the world's device.
+        config: How.
+        end_frequency: See `OutcomeLoss`.
+        seed: Decides which frames an update sees.
+
+    Returns:
+        The heads, in fp32.
+
+    Raises:
+        WorldError: If the loss is no number.
+    """
+    assert world.denoiser.outcome is not None, "was looked for"
+    assert world.config.outcome is not None
+    shape = world.denoiser.config
+    heads = OutcomeHeads(shape.dim, shape.num_heads).to(world.device)
+    heads.load_state_dict(world.denoiser.outcome.state_dict())
+    optimizer = torch.optim.AdamW(heads.parameters(), lr=config.learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.learning_rate, total_steps=config.num_steps, pct_start=0.1, div_factor=10
+    )
+    loss_of = OutcomeLoss(heads, world.config.outcome, OutcomeLossConfig(), end_frequency)
+    share = torch.tensor([1 - config.drawn_weight, config.drawn_weight], device=world.device)
+    bar = tqdm(_choices(len(frames), config, seed), desc="heads", total=config.num_steps, unit="update")
+    for chosen in bar:
+        targets = frames.targets(chosen.to(world.device))
+        tokens = frames.tokens[chosen.to(world.device)].float()
+        losses = loss_of(heads, heads.pool(tokens), targets, targets.is_real * share)
+        if not losses["loss_outcome"].isfinite():
+            raise WorldError(
+                "the loss of the heads is no number: give training.learning_rate a smaller value"
+            )
+        optimizer.zero_grad()
+        losses["loss_outcome"].backward()
+        torch.nn.utils.clip_grad_norm_(heads.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        bar.set_postfix({name: f"{float(losses[name]):.3g}" for name in ("loss_reward", "loss_end")})
+    return heads.eval().requires_grad_(False)
+
+
+def _choices(count: int, config: HeadsTrainingConfig, seed: int) -> Iterator[Tensor]:
+    """Yield which frames each update sees, `[K]`: all in turn, in another order each time."""
+    generator = torch.Generator().manual_seed(seed)
+    waiting = torch.empty(0, dtype=torch.int64)
+    for _ in range(config.num_steps):
+        while len(waiting) < config.frames:
+            waiting = torch.cat([waiting, torch.randperm(count, generator=generator)])
+        yield waiting[: config.frames]
+        waiting = waiting[config.frames :]
+
+
+if __name__ == "__main__":
+    main()
