@@ -74,12 +74,7 @@ def benchmark_endurance(
     head = report.describe_run(
         [shlex.quote(word) for word in sys.orig_argv], envs.world.device, envs.world.dtype
     )
-    head |= {
-        "world": envs.world.identity,
-        "num_envs": config.num_envs,
-        "compile": envs.compile_choice.mode,
-        "autoreset_mode": envs.autoreset_mode.value,
-    }
+    head |= settings_of(envs) | {"compile": envs.compile_choice.mode}
     try:
         so_far = begin_or_go_on(out, envs, seed)
         run(config, envs, out, head, so_far, seed)
@@ -88,6 +83,16 @@ def benchmark_endurance(
     print(f"\n{format_endurance(so_far, config.num_steps)}\nwritten to {out / ENDURANCE_FILE}")
     if so_far.verdict(config.num_steps)["passed"] is False:
         raise WorldError(f"memory has grown: {out / ENDURANCE_FILE} says when")
+
+
+def settings_of(envs: ARL2WorldVectorEnv) -> dict[str, Any]:
+    """Return what a run that goes on must have in common with the one before."""
+    return {
+        "world": envs.world.identity,
+        "num_envs": envs.num_envs,
+        "denoising_steps": envs.simulator.sampler.num_steps,
+        "autoreset_mode": envs.autoreset_mode.value,
+    }
 
 
 def run(
@@ -126,17 +131,17 @@ def begin_or_go_on(out: Path, envs: ARL2WorldVectorEnv, seed: int) -> Endurance:
         WorldError: If OUT tells of another world or number of environments, or of a run that failed.
     """
     told, state_file = out / ENDURANCE_FILE, out / STATE_FILE
-    if not (told.is_file() and state_file.is_file()):
-        envs.reset(seed=seed)
-        return Endurance()
-    saved = read_object(told)
-    for name, ours in (("world", envs.world.identity), ("num_envs", envs.num_envs)):
+    saved = read_object(told) if told.is_file() else {}
+    for name, ours in settings_of(envs).items() if saved else ():
         if saved.get(name) != ours:
             raise WorldError(
                 f"{told} tells of {name} {saved.get(name)}, not {ours}: name another folder with out="
             )
     if isinstance(saved.get("verdict"), dict) and saved["verdict"].get("problem"):
         raise WorldError(f"{told} tells of a run that failed, {saved['verdict']['problem']}: remove it first")
+    if not (saved and state_file.is_file()):
+        envs.reset(seed=seed)
+        return Endurance()
     try:
         so_far = Endurance.from_json(saved)
     except WorldError as error:

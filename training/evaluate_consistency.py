@@ -99,6 +99,9 @@ class ConsistencyConfig:
         for name in COUNTS:
             if getattr(self, name) < 1:
                 raise WorldError(f"consistency.{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("num_fidelity", "fidelity_frames"):  # a distance of distributions needs two of each
+            if getattr(self, name) < 2:
+                raise WorldError(f"consistency.{name} must be at least 2, got {getattr(self, name)}")
         if self.num_episodes == 1:
             raise WorldError("consistency.num_episodes must be at least 2, or 0 for all, got 1")
         _ = self.tolerance

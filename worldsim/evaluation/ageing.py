@@ -25,7 +25,7 @@ def age(simulator: Simulator, state: WorldState, num_frames: int, room: int) -> 
     """Return the state of one dream in which a step costs what it costs after so many frames.
 
     No picture is drawn on the way. A memory that grows is filled up with copies of its last frame: what the
-    numbers are does not change what they cost. Another one is written to as in play, frame after frame.
+    numbers are does not change what they cost. Where none grows, frames are committed one by one as in play.
 
     Args:
         simulator: Of the world.

@@ -47,7 +47,7 @@ fades to a flat picture gains by it."""
 IN_TURN = """\
 One dream at two ages, stepped on in turn, so that a busy machine slows both; median of the ratios of {count}
 pairs of steps, with its 95 % interval. No picture is drawn in between: a cache that grows is filled with
-copies of a frame, which cost what others do; constant memories are written to frame by frame."""
+copies of a frame, which cost what others do; where none grows, frames are committed one by one."""
 COST = """\
 One dream under random actions; frames are counted from its start. A step time is the median of the {steps}
 steps around the frame. Peak memory is that of the GPU's tensors, weights included; on a CPU it is that of the

@@ -149,10 +149,13 @@ def end_rates(dreamt: Sequence[DreamtEpisode], meaning: OutcomeConfig) -> EndRat
 
 
 def match_rate(dreamt: Sequence[DreamtEpisode], meaning: OutcomeConfig) -> OutcomeConfig:
-    """Return the calibration with the lowest threshold at which dreams end no more often than the game.
+    """Return the calibration with a low threshold at which dreams end no more often than the game.
 
-    It lies half-way to the next probability below that would end one more dream. Where the game never ended,
-    dreams never end either.
+    From the top down it ends one more dream at a time, until they would end too often; it lies half-way to
+    the next probability below. Where the game never ended, dreams never end either.
+
+    Raises:
+        WorldError: If dreams that are judged to have ended for certain are too many already.
     """
     peaks = np.unique([_probabilities(one, meaning).max() for one in dreamt])[::-1].astype(np.float64)
     bounds = (peaks + np.append(peaks[1:], 0.0)) / 2
@@ -163,6 +166,11 @@ def match_rate(dreamt: Sequence[DreamtEpisode], meaning: OutcomeConfig) -> Outco
         if rates.dreams > rates.game:
             break
         best = tried
+    if (rates := end_rates(dreamt, best)).dreams > rates.game:
+        raise WorldError(
+            f"{rates.num_dreams} of {len(dreamt)} dreams end for certain, the game in {rates.num_game} of these "
+            "places: no threshold tells them apart, the world needs training"
+        )
     return best
 
 

@@ -131,11 +131,11 @@ class Endurance:
 
 
 def memory_growth(held: Sequence[int]) -> float | None:
-    """Return the median of the last fifth of some sizes over that of the second; None if there are under 5.
+    """Return the median of the last fifth of some sizes over that of the second; None if there are too few.
 
-    The first fifth is the warm-up. Where nothing is held at all nothing has grown.
+    The first fifth is the warm-up, which in a short run is longer than that. Where nothing is held at all nothing has grown.
     """
-    if not (fifth := len(held) // 5):
+    if (fifth := len(held) // 5) < LEAST_CHECKS // 5:
         return None
     before, after = np.median(held[fifth : 2 * fifth]), np.median(held[-fifth:])
     return float(after / before) if before else (1.0 if not after else float("inf"))
@@ -149,7 +149,9 @@ def check_numbers(state: WorldState, num_frames: int) -> None:
 
 
 def endure(envs: ARL2WorldVectorEnv, num_steps: int, *, seed: int, so_far: Endurance) -> Iterator[Endurance]:
-    """Step all environments at random; yields `so_far` now and then, and at the end.
+    """Step all environments at random; yields `so_far` after each step.
+
+    Now and then, and at the end, all numbers are looked at and a sample is added.
 
     Args:
         envs: Reset already, with an autoreset mode.
@@ -181,10 +183,10 @@ def endure(envs: ARL2WorldVectorEnv, num_steps: int, *, seed: int, so_far: Endur
         except WorldError as error:
             so_far.problem = str(error)
             raise
+        so_far.seconds = time.perf_counter() - began
         if is_due:
-            so_far.seconds = time.perf_counter() - began
             so_far.samples.append(_sample(envs, np.asarray(observations), so_far))
-            yield so_far
+        yield so_far
 
 
 def _check_step(

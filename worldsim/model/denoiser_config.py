@@ -67,6 +67,8 @@ class DenoiserConfig:
         self.memory_keys = str(self.memory_keys)
         if self.full_path and self.memory_phase != MemoryPhase.PATH:
             raise WorldError(f"full_path needs memory_phase path, got {self.memory_phase}")
+        if self.full_path and not self.full_layers:
+            raise WorldError("full_path needs full_layers, and there are none")
         for name in ("latent_shape", "num_values", "dim", "ffn_dim", "num_heads", "num_layers", "window"):
             counts = value if isinstance(value := getattr(self, name), list | tuple) else [value]
             if not counts or not all(isinstance(count, int) and count >= 1 for count in counts):
