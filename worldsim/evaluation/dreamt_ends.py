@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from worldsim.data.episodes import Episode
+from worldsim.errors import WorldError
 from worldsim.evaluation.clips import Recordings
 from worldsim.evaluation.outcome import TOLERANCE
 from worldsim.outcome import OutcomeConfig
@@ -168,8 +169,8 @@ def match_rate(dreamt: Sequence[DreamtEpisode], meaning: OutcomeConfig) -> Outco
         best = tried
     if (rates := end_rates(dreamt, best)).dreams > rates.game:
         raise WorldError(
-            f"{rates.num_dreams} of {len(dreamt)} dreams end for certain, the game in {rates.num_game} of these "
-            "places: no threshold tells them apart, the world needs training"
+            f"{rates.num_dreams} of {len(dreamt)} dreams end for certain, the game in {rates.num_game} of "
+            "these places: no threshold tells them apart, the world needs training"
         )
     return best
 

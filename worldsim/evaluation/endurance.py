@@ -133,7 +133,7 @@ class Endurance:
 def memory_growth(held: Sequence[int]) -> float | None:
     """Return the median of the last fifth of some sizes over that of the second; None if there are too few.
 
-    The first fifth is the warm-up, which in a short run is longer than that. Where nothing is held at all nothing has grown.
+    The first fifth is the warm-up, longer in a short run. Where nothing is held nothing has grown.
     """
     if (fifth := len(held) // 5) < LEAST_CHECKS // 5:
         return None
