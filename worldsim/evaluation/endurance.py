@@ -73,19 +73,25 @@ class Endurance:
     begins: list[int] = field(default_factory=lambda: [0])
     problem: str = ""
 
-    def growth(self, name: str) -> float | None:
-        """Return the largest `memory_growth` that a process saw of one of the sizes; None at first."""
+    def growth(self, name: str, least: int = 1) -> float | None:
+        """Return the largest `memory_growth` that a process saw of one of the sizes; None at first.
+
+        Processes with fewer samples than `least` do not count: theirs are all warm-up.
+        """
         held = [getattr(sample, name) for sample in self.samples]
         ends = [*self.begins[1:], len(held)]
-        found = [memory_growth(held[begin:end]) for begin, end in zip(self.begins, ends, strict=True)]
+        parts = [held[begin:end] for begin, end in zip(self.begins, ends, strict=True)]
+        found = [memory_growth(part) for part in parts if len(part) >= least]
         return max((growth for growth in found if growth is not None), default=None)
 
     def verdict(self, wanted_steps: int) -> dict[str, Any]:
         """Return what it comes to; `passed` is None as long as it is too early to say."""
-        growths = {
-            name: self.growth(f"{name}_bytes") for name in ("process", "device", "device_reserved", "state")
-        }
         is_over = self.num_steps >= wanted_steps
+        least = 1 if is_over and len(self.begins) == 1 else LEAST_CHECKS
+        growths = {
+            name: self.growth(f"{name}_bytes", least)
+            for name in ("process", "device", "device_reserved", "state")
+        }
         has_grown = any(growth is not None and growth > MOST_GROWTH for growth in growths.values())
         is_known = is_over and growths["process"] is not None
         return {
@@ -131,11 +137,11 @@ class Endurance:
 
 
 def memory_growth(held: Sequence[int]) -> float | None:
-    """Return the median of the last fifth of some sizes over that of the second; None if there are too few.
+    """Return the median of the last fifth of some sizes over that of the second; None if there are under 5.
 
-    The first fifth is the warm-up, longer in a short run. Where nothing is held nothing has grown.
+    The first fifth is the warm-up. Where nothing is held nothing has grown.
     """
-    if (fifth := len(held) // 5) < LEAST_CHECKS // 5:
+    if not (fifth := len(held) // 5):
         return None
     before, after = np.median(held[fifth : 2 * fifth]), np.median(held[-fifth:])
     return float(after / before) if before else (1.0 if not after else float("inf"))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world, write_outcome_dataset
+from worldsim.errors import WorldError
 from worldsim.evaluation.clips import Recordings
 from worldsim.evaluation.dreamt_ends import DreamtEpisode, dream_along, end_rates, match_rate
 from worldsim.evaluation.outcome import TOLERANCE
@@ -77,3 +78,9 @@ def test_dreams_last_as_long_as_the_game_did(tmp_path: Path) -> None:
     for ours, theirs in zip(together, alone, strict=True):
         np.testing.assert_allclose(ours.logits, theirs.logits, atol=1e-3)
     assert not np.allclose(together[0].logits, other[0].logits)
+
+
+def test_dreams_that_end_for_certain_are_no_matter_of_a_threshold() -> None:
+    certain = [dreamt(40.0) for _ in range(5)]  # a probability of exactly 1 in fp32
+    with pytest.raises(WorldError, match="5 of 5 dreams end for certain, the game in 0 of these places"):
+        match_rate(certain, OutcomeConfig())
