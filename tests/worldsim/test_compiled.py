@@ -84,6 +84,9 @@ class Whole:
     def step(self, state: Any, actions: Tensor) -> Any:
         return self.simulator.step(state, actions)[1]
 
+    def alone(self, call: Any, argument: Any) -> Any:
+        return call(argument)
+
     def close(self) -> None:
         """Nothing to end."""
 
