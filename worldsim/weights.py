@@ -24,6 +24,7 @@ CONFIG_FILE, CODEC_FILE, CODEC_CONFIG_FILE = "config.json", "codec.safetensors",
 PICKLES = {".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin"}
 
 Module = TypeVar("Module", bound=nn.Module)
+Shape = TypeVar("Shape")
 
 
 def sha256_of(path: Path) -> str:
@@ -162,6 +163,28 @@ def save_codec(codec: FrameCodec, folder: Path) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def read_shape(path: Path, key: str, shape: type[Shape], name: str) -> tuple[Shape, dict[str, str]]:
+    """Read what a JSON file says of a network's shape, and the checksums of the files beside it.
+
+    Args:
+        path: The file.
+        key: Of the object in it that describes the network.
+        shape: What that object is made into.
+        name: What the network is called in errors.
+
+    Raises:
+        WorldError: If there is no such object, or no network has this shape.
+    """
+    data = read_object(path)
+    checksums = read_checksums(data, path)
+    if not isinstance(data.get(key), dict):
+        raise WorldError(f"{path} describes no {name}: it has no object {key!r}")
+    try:
+        return shape(**data[key]), checksums
+    except (TypeError, ValueError) as error:
+        raise WorldError(f"{path}: {error}") from error
+
+
 def load_codec(folder: Path) -> FrameCodec:
     """Read a codec that `save_codec` or a world's `save_pretrained` wrote.
 
@@ -171,13 +194,6 @@ def load_codec(folder: Path) -> FrameCodec:
     found = [folder / name for name in (CODEC_CONFIG_FILE, CONFIG_FILE) if (folder / name).is_file()]
     if not found:
         raise WorldError(f"{folder} holds no codec: it has neither {CODEC_CONFIG_FILE} nor {CONFIG_FILE}")
-    data = read_object(found[0])
-    checksums = read_checksums(data, found[0])
-    if not isinstance(data.get("codec"), dict):
-        raise WorldError(f"{found[0]} describes no codec: it has no object 'codec'")
-    try:
-        config = CodecConfig(**data["codec"])
-    except (TypeError, ValueError) as error:
-        raise WorldError(f"{found[0]}: {error}") from error
+    config, checksums = read_shape(found[0], "codec", CodecConfig, "codec")
     check_file(folder / CODEC_FILE, checksums.get(CODEC_FILE))
     return load_weights(lambda: FrameCodec(config), folder / CODEC_FILE, found[0].name)

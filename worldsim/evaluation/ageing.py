@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldsim.evaluation.cost import now, random_actions
+from worldsim.evaluation.cost import commit_on, random_actions, timed_step
 from worldsim.model.past_frames import FRAMES_AXIS, PastFrames
 from worldsim.session import steady_memory
 from worldsim.simulator import Simulator
@@ -36,7 +36,7 @@ def age(simulator: Simulator, state: WorldState, num_frames: int, room: int) -> 
     memory = state.memory
     missing = num_frames - int(memory.num_committed[0])
     if memory.past is None:
-        return _commit_on(simulator, state, missing)
+        return commit_on(simulator, state, random_actions(simulator, 1, missing, 0))
     keys, values = (
         torch.cat([kept, *[kept.narrow(FRAMES_AXIS, kept.shape[FRAMES_AXIS] - 1, 1)] * missing], FRAMES_AXIS)
         for kept in (memory.past.keys, memory.past.values)
@@ -44,14 +44,6 @@ def age(simulator: Simulator, state: WorldState, num_frames: int, room: int) -> 
     past = PastFrames.of(keys, values).reserve(num_frames + room)
     memory = replace(memory, past=past, num_committed=torch.full_like(memory.num_committed, num_frames))
     return replace(state, memory=memory, frame_index=torch.full_like(state.frame_index, num_frames))
-
-
-def _commit_on(simulator: Simulator, state: WorldState, num_frames: int) -> WorldState:
-    actions = random_actions(simulator, 1, num_frames + 1, 0)
-    drawn = simulator.predict(state, actions[0])
-    for action in actions[:num_frames]:
-        state = simulator.commit_again(state, drawn.frames, drawn.latents, action)
-    return state
 
 
 def compare_ages(
@@ -88,11 +80,9 @@ def compare_ages(
 
 def _step_both(simulator: Simulator, states: list[WorldState], action: Tensor, first: int) -> list[float]:
     """Step both states on, in place, and return the milliseconds of each."""
-    times, device = [0.0, 0.0], simulator.world.device
+    times = [0.0, 0.0]
     for index in (first, 1 - first):
-        began = now(device)
-        states[index] = simulator.step(states[index], action)[1]
-        times[index] = 1000 * (now(device) - began)
+        times[index], states[index] = timed_step(simulator, states[index], action)
     return times
 
 

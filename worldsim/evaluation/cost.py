@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -153,6 +153,31 @@ def now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def timed_step(simulator: Simulator, state: WorldState, action: Tensor) -> tuple[float, WorldState]:
+    """Return the milliseconds of a step, and the state after it."""
+    device = simulator.world.device
+    began = now(device)
+    _, after = simulator.step(state, action)
+    return 1000 * (now(device) - began), after
+
+
+def commit_on(
+    simulator: Simulator, state: WorldState, actions: Tensor, done: Callable[[], object] | None = None
+) -> WorldState:
+    """Return the state after a frame, drawn only once, was committed under each action `[F, B, A]`.
+
+    `done` is called after each of them.
+    """
+    if not len(actions):
+        return state
+    drawn = simulator.predict(state, actions[0])
+    for action in actions:
+        state = simulator.commit_again(state, drawn.frames, drawn.latents, action)
+        if done is not None:
+            done()
+    return state
 
 
 def device_memory(device: torch.device) -> tuple[int, ...]:

@@ -25,8 +25,7 @@ from worldsim.weights import (
     CONFIG_FILE,
     check_file,
     load_weights,
-    read_checksums,
-    read_object,
+    read_shape,
     save_weights,
     sha256_of,
     swap_folder,
@@ -214,14 +213,7 @@ def load_features(folder: Path = SHIPPED_FEATURES, device: torch.device | None =
     path = folder / CONFIG_FILE
     if not (path.is_file() and (folder / FEATURES_FILE).is_file()):
         raise WorldError(f"{folder} holds no feature network: it needs {CONFIG_FILE} and {FEATURES_FILE}")
-    data = read_object(path)
-    checksums = read_checksums(data, path)
-    if not isinstance(data.get("features"), dict):
-        raise WorldError(f"{path} describes no feature network: it has no object 'features'")
-    try:
-        config = FeatureConfig(**data["features"])
-    except (TypeError, ValueError) as error:
-        raise WorldError(f"{path}: {error}") from error
+    config, checksums = read_shape(path, "features", FeatureConfig, "feature network")
     check_file(folder / FEATURES_FILE, checksums.get(FEATURES_FILE))
     network = load_weights(lambda: FeatureNetwork(config), folder / FEATURES_FILE)
     return network.to(device or torch.device("cpu")).eval().requires_grad_(False)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from worldsim.evaluation.ageing import median_ratio
 from worldsim.evaluation.consistency.room import bytes_at
-from worldsim.evaluation.cost import device_memory, now, random_actions
+from worldsim.evaluation.cost import commit_on, device_memory, random_actions, timed_step
 from worldsim.session import steady_memory
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
@@ -71,7 +71,7 @@ def measure_flatness(
         tqdm(total=places[-1], desc="cost", unit="frame", unit_scale=True, disable=not show_progress) as bar,
     ):
         for place in places:
-            state = _commit_until(simulator, state, actions[frame:place], bar)
+            state = commit_on(simulator, state, actions[frame:place], bar.update)
             frame = place
             report["frames"][str(place)] = _cost_at(simulator, state, actions[place:][:timed_steps])
             early = state if place == EARLY else early
@@ -83,29 +83,11 @@ def measure_flatness(
     return report
 
 
-def _commit_until(simulator: Simulator, state: WorldState, actions: Tensor, bar: tqdm) -> WorldState:
-    """Return the state after a frame, drawn only once, was committed under each action `[F, 1, A]`."""
-    if not len(actions):
-        return state
-    drawn = simulator.predict(state, actions[0])
-    for action in actions:
-        state = simulator.commit_again(state, drawn.frames, drawn.latents, action)
-        bar.update(1)
-    return state
-
-
-def _timed_step(simulator: Simulator, state: WorldState, action: Tensor) -> tuple[float, WorldState]:
-    device = simulator.world.device
-    began = now(device)
-    _, after = simulator.step(state, action)
-    return 1000 * (now(device) - began), after
-
-
 def _cost_at(simulator: Simulator, state: WorldState, actions: Tensor) -> dict[str, Any]:
     """Return what steps after a state cost; the state itself stays where it was."""
     stepped, times = state, []
     for action in actions:
-        milliseconds, stepped = _timed_step(simulator, stepped, action)
+        milliseconds, stepped = timed_step(simulator, stepped, action)
         times.append(milliseconds)
     on_device = device_memory(simulator.world.device)
     return {
@@ -121,6 +103,6 @@ def _compare(simulator: Simulator, early: WorldState, late: WorldState, actions:
     ratios = []
     for index, action in enumerate(actions):
         order = [early, late] if index % 2 == 0 else [late, early]
-        times = [_timed_step(simulator, state, action)[0] for state in order]
+        times = [timed_step(simulator, state, action)[0] for state in order]
         ratios.append(times[1] / times[0] if index % 2 == 0 else times[0] / times[1])
     return median_ratio(np.array(ratios))
