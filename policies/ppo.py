@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from policies.sight import Sight
 
-FORMAT = 1
+FORMAT = 2
+"""Of what is written; policies of format 1 act at every frame."""
 WEIGHTS_FILE, DESCRIPTION_FILE = "policy.safetensors", "policy.json"
 NUM_FEATURES = 256
 
@@ -99,6 +100,7 @@ class PolicyDescription:
         actions: The buttons, as the world's own description has them.
         num_values: Number of values of each axis of those.
         sight: What it sees.
+        action_repeat: Frames that it holds an action for; it sees those at which it decides.
         training: Where it was trained, for how many steps, with which seed; free-form JSON.
     """
 
@@ -106,6 +108,7 @@ class PolicyDescription:
     actions: dict[str, Any]
     num_values: list[int]
     sight: Sight
+    action_repeat: int = 1
     training: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -117,6 +120,7 @@ class PolicyDescription:
             "actions": self.actions,
             "num_values": self.num_values,
             "sight": self.sight.to_json(),
+            "action_repeat": self.action_repeat,
             "training": self.training,
         }
 
@@ -127,15 +131,19 @@ class PolicyDescription:
         Raises:
             ValueError: If a field is missing or of the wrong form.
         """
-        if (data.get("format"), data.get("kind")) != (FORMAT, "ppo"):
+        if data.get("format") not in (1, FORMAT) or data.get("kind") != "ppo":
             found = f"format {data.get('format')!r} of kind {data.get('kind')!r}"
             raise ValueError(f"expected a policy of format {FORMAT} and of kind 'ppo', got {found}")
         try:
+            repeat = 1 if data["format"] == 1 else data["action_repeat"]
+            if isinstance(repeat, bool) or not isinstance(repeat, int) or repeat < 1:
+                raise ValueError(f"action_repeat must be a whole number of at least 1, got {repeat!r}")
             return cls(
                 scenario=str(data["scenario"]),
                 actions=dict(data["actions"]),
                 num_values=[int(count) for count in data["num_values"]],
                 sight=Sight.from_json(data["sight"]),
+                action_repeat=repeat,
                 training=dict(data["training"]),
             )
         except KeyError as error:
@@ -182,16 +190,26 @@ class PPOPolicy:
         """Start a new episode; the seed decides what is drawn."""
         self._generator = torch.Generator(self._device).manual_seed(seed)
         self._seen: Tensor | None = None
+        self._held: np.ndarray | None = None
+        self._frames_left = 0
 
     def act(self, observation: np.ndarray) -> np.ndarray:
         """Return the next action, `[axes]` int64, for `observation`, `[height, width, 3]` uint8."""
-        seen = self._look(observation)
-        generator = None if self._deterministic else self._generator
-        return self.network.choose(seen, generator)[0].cpu().numpy()
+        if self._held is None or self._frames_left == 0:
+            seen = self._look(observation)
+            generator = None if self._deterministic else self._generator
+            self._held = self.network.choose(seen, generator)[0].cpu().numpy()
+            self._frames_left = self.description.action_repeat
+        self._frames_left -= 1
+        return self._held.copy()
 
     def watch(self, observation: np.ndarray) -> None:
-        """See a frame at which somebody else acts."""
-        self._look(observation)
+        """See a frame at which somebody else acts; whatever was held is let go."""
+        self._held = None
+        if self._frames_left == 0:
+            self._look(observation)
+            self._frames_left = self.description.action_repeat
+        self._frames_left -= 1
 
     def _look(self, observation: np.ndarray) -> Tensor:
         frames = torch.from_numpy(np.ascontiguousarray(observation))[None].to(self._device)

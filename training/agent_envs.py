@@ -16,6 +16,7 @@ from torch import Tensor
 
 from policies.sight import Sight
 from training.games import begin_game, interrupts_are_for_the_parent
+from training.held_actions import HeldActions
 from worldsim.sb3 import SB3VecEnv
 from worldsim.vector_env import ARL2WorldVectorEnv
 
@@ -73,11 +74,16 @@ class SightVecEnv(VecEnvWrapper):
 
 
 def make_dreams(
-    envs: ARL2WorldVectorEnv, sight: Sight, device: torch.device, *, reward_scale: float
+    envs: ARL2WorldVectorEnv,
+    sight: Sight,
+    device: torch.device,
+    *,
+    action_repeat: int = 1,
+    reward_scale: float,
 ) -> SightVecEnv:
     """Return dreams, which give tensors, as SB3 takes them; returns and lengths of episodes are monitored."""
     monitored = VecMonitor(SB3VecEnv(envs, keeps_tensors=True))
-    return SightVecEnv(monitored, sight, device, reward_scale=reward_scale)
+    return SightVecEnv(HeldActions(monitored, action_repeat), sight, device, reward_scale=reward_scale)
 
 
 def make_games(
@@ -87,6 +93,7 @@ def make_games(
     device: torch.device,
     *,
     max_episode_steps: int,
+    action_repeat: int = 1,
     reward_scale: float,
 ) -> SightVecEnv:
     """Return real games, each in a process of its own, as SB3 takes them.
@@ -99,4 +106,5 @@ def make_games(
         envs = AsyncVectorEnv(
             [begin] * num_envs, copy=False, context="spawn", autoreset_mode=AutoresetMode.SAME_STEP
         )
-    return SightVecEnv(VecMonitor(SB3VecEnv(envs)), sight, device, reward_scale=reward_scale)
+    monitored = VecMonitor(SB3VecEnv(envs))
+    return SightVecEnv(HeldActions(monitored, action_repeat), sight, device, reward_scale=reward_scale)

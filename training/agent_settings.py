@@ -75,6 +75,7 @@ class RLConfig:
     threads: int = 0
     num_envs: int = 0
     max_episode_steps: int = 1050
+    action_repeat: int = 4
     denoising_steps: int | None = None
     noise_scale: float | None = None
     starts: str | None = None
@@ -107,6 +108,7 @@ class RLConfig:
             ("threads", 0),
             ("num_envs", 0),
             ("max_episode_steps", 1),
+            ("action_repeat", 1),
             ("num_starts", 1),
             ("context_frames", 1),
             ("total_steps", 1),

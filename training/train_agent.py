@@ -92,11 +92,11 @@ def prepare_lessons(config: RLConfig, sight: Sight, device: torch.device) -> Les
     """Begin the dreams or the games."""
     from training.agent_envs import make_dreams, make_games
 
-    scale = config.ppo.reward_scale
+    scale, repeat = config.ppo.reward_scale, config.action_repeat
     if config.env == "dream":
         dreams = load_dreams(config, config.num_envs)
         world = dreams.world.config
-        envs = make_dreams(dreams, sight, device, reward_scale=scale)
+        envs = make_dreams(dreams, sight, device, action_repeat=repeat, reward_scale=scale)
         return Lessons(
             envs=envs,
             scenario=world.name,
@@ -106,7 +106,15 @@ def prepare_lessons(config: RLConfig, sight: Sight, device: torch.device) -> Les
     scenario, num_envs = scenario_of(config.world), config.num_envs or os.cpu_count() or 1
     print(f"{num_envs} real games of {scenario}; the agent computes on {device}", flush=True)
     limit = config.max_episode_steps
-    envs = make_games(scenario, num_envs, sight, device, max_episode_steps=limit, reward_scale=scale)
+    envs = make_games(
+        scenario,
+        num_envs,
+        sight,
+        device,
+        max_episode_steps=limit,
+        action_repeat=repeat,
+        reward_scale=scale,
+    )
     actions = SCENARIOS[scenario].actions
     return Lessons(envs=envs, scenario=scenario, actions=actions, source=f"the real game {scenario}")
 
@@ -134,6 +142,7 @@ def describe_policy(config: RLConfig, lessons: Lessons, sight: Sight) -> Callabl
         actions=lessons.actions.to_json(),
         num_values=list(lessons.actions.num_values),
         sight=sight,
+        action_repeat=config.action_repeat,
         training={"steps": clock.steps, "minutes": round(clock.seconds / 60, 2)} | training,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from policies.ppo import ActorNetwork, PPOPolicy, load_policy, policy_digest
+from policies.ppo import (
+    ActorNetwork,
+    PolicyDescription,
+    PPOPolicy,
+    load_policy,
+    policy_digest,
+    save_policy,
+)
 from policies.sight import Sight
 from tests.fakes import save_untrained_policy
 
@@ -55,7 +63,6 @@ def test_it_plays_what_sb3_plays(deterministic: bool, tmp_path: Path) -> None:
     import gymnasium as gym
     from stable_baselines3.common.policies import MultiInputActorCriticPolicy
 
-    from policies.ppo import PolicyDescription, save_policy
     from training.agent import Extractor, actor_of
     from training.agent_envs import SEEN
 
@@ -96,6 +103,44 @@ def test_the_seed_decides_what_is_drawn(tmp_path: Path) -> None:
     assert play(1) != play(2)
 
 
+def test_an_action_is_held_until_the_next_decision(tmp_path: Path) -> None:
+    every = save_untrained_policy(tmp_path / "every")
+    description, network = load_policy(every)
+    save_policy(tmp_path / "third", network, replace(description, action_repeat=3))
+    often, seldom = (PPOPolicy([3, 3, 3], tmp_path / name) for name in ("every", "third"))
+    pictures = scenes(18)
+    decided = [often.act(picture) for picture in pictures[::3]]  # sees the frames at which it decides
+    held = [seldom.act(picture) for picture in pictures]
+    assert np.array_equal(np.repeat(decided, 3, axis=0), held)
+    assert len(np.unique(decided, axis=0)) > 1, "it always does the same"
+    seldom.reset(0)
+    assert np.array_equal(seldom.act(pictures[0]), held[0])
+
+
+def test_who_takes_over_decides_at_once(tmp_path: Path) -> None:
+    description, network = load_policy(save_untrained_policy(tmp_path / "every"))
+    save_policy(tmp_path / "third", network, replace(description, action_repeat=3))
+    policy, pictures = PPOPolicy([3, 3, 3], tmp_path / "third"), scenes(18)
+    sight = description.sight
+    for picture in pictures[:4]:  # it looks at the first and the fourth
+        policy.watch(picture)
+    seen = sight.begin(torch.from_numpy(pictures[:1]))
+    for picture in (pictures[3], pictures[4]):
+        seen = sight.follow(seen, torch.from_numpy(picture[None]))
+    expected = network.choose(seen)[0].numpy()
+    for picture in pictures[4:7]:
+        assert np.array_equal(policy.act(picture), expected)
+
+
+def test_policies_from_before_actions_were_held_act_at_every_frame(tmp_path: Path) -> None:
+    folder = save_untrained_policy(tmp_path / "policy")
+    path = folder / "policy.json"
+    data = json.loads(path.read_text()) | {"format": 1}
+    del data["action_repeat"]
+    path.write_text(json.dumps(data))
+    assert load_policy(folder)[0].action_repeat == 1
+
+
 def test_a_policy_refuses_other_axes_and_names_what_it_learned(tmp_path: Path) -> None:
     folder = save_untrained_policy(tmp_path / "policy", [3], "doom-take-cover")
     with pytest.raises(ValueError, match=r"learned doom-take-cover, with axes of \[3\] values.*\[2, 3\]"):
@@ -116,7 +161,9 @@ def test_a_folder_holds_no_pickle_and_comes_back_as_it_was(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "expected a policy of format 1"),
+        ({"format": 3}, "expected a policy of format 2 and of kind 'ppo', got format 3"),
+        ({"action_repeat": 0}, "action_repeat must be a whole number of at least 1, got 0"),
+        ({"action_repeat": 1.5}, "action_repeat must be a whole number of at least 1, got 1.5"),
         ({"kind": "dqn"}, "of kind 'dqn'"),
         ({"num_values": None}, "not of the expected form"),
         ({"sight": {"height": 0}}, "height of what a player sees must be at least 1, got 0"),

@@ -64,6 +64,38 @@ def test_dreams_are_seen_as_a_player_sees_them() -> None:
     venv.close()
 
 
+def test_a_held_action_adds_up_its_frames_and_ends_with_the_episode() -> None:
+    """Episodes of three frames, actions held for two: every second decision is cut short."""
+    venv, plain = make_dreams(dreams(), SIGHT, CPU, action_repeat=2, reward_scale=0.1), dreams()
+    venv.seed(5)
+    seen = venv.reset()[SEEN]
+    plain.reset(seed=5)
+    for decision, actions in enumerate(ACTIONS[:4], start=1):
+        expected, over = np.zeros(N), False
+        for _ in range(2):
+            frames, rewards, _, truncated, infos = plain.step(actions)
+            expected += 0.0 if over else 0.1 * rewards.numpy()
+            if truncated.all() and not over:
+                last, over = torch.stack(list(infos["final_obs"])), True
+        before = seen
+        observations, rewards, dones, infos = venv.step(actions)
+        seen = observations[SEEN]
+        assert rewards == pytest.approx(expected)
+        assert dones.tolist() == [over] * N
+        assert over == (decision % 3 != 1), "frames 3, 6 of eight; a decision is of two"
+        if over:
+            assert torch.equal(seen, SIGHT.begin(frames))
+            finals = SIGHT.follow(before, last)
+            for row, info in enumerate(infos):
+                assert info["TimeLimit.truncated"] and info["episode"]["l"] == 3
+                assert np.array_equal(info["terminal_observation"][SEEN], finals[row])
+        else:
+            assert torch.equal(seen, SIGHT.follow(before, frames))
+    venv.close()
+    with pytest.raises(ValueError, match="held for at least 1 frame, got 0"):
+        make_dreams(dreams(), SIGHT, CPU, action_repeat=0, reward_scale=1.0)
+
+
 def test_rows_that_go_on_see_their_own_past() -> None:
     """One row ends, the others do not."""
     envs = dreams()
