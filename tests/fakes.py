@@ -85,6 +85,7 @@ def make_denoiser(
     outcome_heads: bool = False,
     memory_keys: MemoryKeys = MemoryKeys.AXES,
     full_path: bool = False,
+    path_odometry: bool = False,
 ) -> Denoiser:
     """Return a small fp64 denoiser of three layers all of whose weights matter."""
     torch.manual_seed(0)
@@ -100,6 +101,7 @@ def make_denoiser(
         memory_phase=phase,
         memory_keys=memory_keys,
         full_path=full_path,
+        path_odometry=path_odometry,
         half_lives=[0.5, 20.0],
         previous_frame=previous_frame,
         outcome_heads=outcome_heads,

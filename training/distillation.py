@@ -69,7 +69,8 @@ class LayerDistillation(nn.Module):
         student, config = self.denoiser, self.denoiser.config
         empty_memory = student.initial_memory(len(latents))
         before = torch.cat([empty_memory.latents[:, None], spoiled.clean[:, :-1]], dim=1)
-        phases = student.path_phases(before, student.embed_actions(actions), empty_memory)
+        embedded = student.embed_actions(actions)
+        phases, _ = student.path_phases(before, spoiled.clean, embedded, empty_memory)
         rotary = student.rotary(phases, range(phases.shape[1]))
         width = config.head_width
         empty = phases.new_zeros(len(latents), config.num_heads, width, width)

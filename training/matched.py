@@ -75,17 +75,23 @@ def memory_bytes(config: DenoiserConfig, dtype: torch.dtype, num_frames: int = 0
     return sum(tensor.nbytes for tensor in memory_after(config, dtype, num_frames).tensors().values())
 
 
+def with_phase(hybrid: DenoiserConfig, phase: MemoryPhase) -> DenoiserConfig:
+    """Return the shape with another phase of the memory; who follows no path needs no odometry."""
+    odometry = hybrid.path_odometry and phase is MemoryPhase.PATH
+    return replace(hybrid, memory_phase=str(phase), path_odometry=odometry)
+
+
 def window_model(hybrid: DenoiserConfig, window: int) -> DenoiserConfig:
     """Return the shape of the model whose layers all see `window` frames."""
     layers = list(range(hybrid.num_layers))
-    return replace(hybrid, window_layers=layers, window=window, memory_phase=str(MemoryPhase.NONE))
+    return with_phase(replace(hybrid, window_layers=layers, window=window), MemoryPhase.NONE)
 
 
 def full_model(hybrid: DenoiserConfig) -> DenoiserConfig:
     """Return the shape of the model whose layers all see all frames."""
     layers = list(range(hybrid.num_layers))
-    phase = str(MemoryPhase.PATH)
-    return replace(hybrid, window_layers=[], full_layers=layers, full_path=True, memory_phase=phase)
+    shape = with_phase(hybrid, MemoryPhase.PATH)
+    return replace(shape, window_layers=[], full_layers=layers, full_path=True)
 
 
 def choose_window(hybrid: DenoiserConfig) -> int:
@@ -107,7 +113,7 @@ def models(hybrid: DenoiserConfig, window_frames: int = 0) -> dict[str, Denoiser
     """
     if hybrid.full_layers:
         raise WorldError(f"model is the hybrid one, without full_layers, got {hybrid.full_layers}")
-    shapes = {str(phase): replace(hybrid, memory_phase=str(phase)) for phase in MemoryPhase}
+    shapes = {str(phase): with_phase(hybrid, phase) for phase in MemoryPhase}
     shapes[WINDOW] = window_model(hybrid, window_frames or choose_window(hybrid))
     return shapes | {FULL: full_model(hybrid)}
 

@@ -178,6 +178,11 @@ def test_settings_that_cannot_be_are_refused(change: dict, message: str, files: 
         runs(settings(files, tmp_path, **change))
 
 
+def test_only_models_that_follow_a_path_look_at_what_frames_show_of_it() -> None:
+    shapes = models(replace(SHAPE, path_odometry=True))
+    assert {name for name, shape in shapes.items() if shape.path_odometry} == {"path", "full"}
+
+
 def test_a_hybrid_model_has_no_full_layers() -> None:
     with pytest.raises(WorldError, match=r"model is the hybrid one, without full_layers, got \[1\]"):
         models(replace(SHAPE, full_layers=[1]))

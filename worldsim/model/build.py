@@ -17,7 +17,10 @@ def motion_of(config: DenoiserConfig) -> ConstantMotion | PathMotion:
     """Return the module that says how far a frame turns the memory's keys."""
     channels, height, width = config.latent_shape
     phase, keys = MemoryPhase(config.memory_phase), MemoryKeys(config.memory_keys)
-    return build_motion(phase, keys, (channels, height, width), config.dim, config.head_width)
+    latent_shape = (channels, height, width)
+    return build_motion(
+        phase, keys, latent_shape, config.dim, config.head_width, odometry=config.path_odometry
+    )
 
 
 def build_attention(config: DenoiserConfig, layer: int) -> AnyAttention:
@@ -30,7 +33,9 @@ def build_attention(config: DenoiserConfig, layer: int) -> AnyAttention:
     plane = layer if config.memory_keys == MemoryKeys.PLANE else None
     write_biases = (config.write_biases[0], config.write_biases[1])
     tokens = config.tokens_per_frame
-    return HybridAttention(config.dim, config.num_heads, tokens, half_lives, plane, write_biases)
+    return HybridAttention(
+        config.dim, config.num_heads, tokens, half_lives, plane, write_biases, config.finest_key
+    )
 
 
 @torch.no_grad()

@@ -235,12 +235,20 @@ class Denoiser(nn.Module):
             matrices=self._write(written, context, memory.matrices),
             window_keys=push_window(keys, window.k, count) if window else keys,
             window_values=push_window(values, window.v, count) if window else values,
-            phase=context.phase,
+            phase=self._arrived(latents, context, memory),
             latents=latents.to(memory.latents.dtype),
             num_committed=count + 1,
             past=past.append(full.k, full.v) if past and full else past,
             summary=None if self.outcome is None else self.outcome.pool(x),
         )
+
+    def _arrived(self, latents: Tensor, context: FrameContext, memory: MemoryState) -> Tensor:
+        """Return the path after a frame, `[B, D / 2]`: as expected, or with odometry as it shows."""
+        if not self.config.path_odometry:
+            return context.phase
+        assert isinstance(self.motion, PathMotion)
+        shown = at_least_fp32(self.motion.measured(memory.latents, latents))
+        return wrap(memory.phase + torch.where((memory.num_committed > 0)[:, None], shown, 0.0))
 
     def _cached(self, written: list[Written | Cached], kind: type[AnyAttention]) -> Cached | None:
         """Return what the layers of one kind keep of a frame, `[L, B, N, H, D]`; None without such layers."""
@@ -356,7 +364,7 @@ class Denoiser(nn.Module):
         """Return all that the network says of sequences; see `forward` and `forward_segment`."""
         action = self.embed_actions(actions)  # [B, F, D]
         before = torch.cat([memory.latents.to(clean.dtype)[:, None], clean[:, :-1]], dim=1)
-        phases = self.path_phases(before, action, memory)
+        phases, arrived = self.path_phases(before, clean, action, memory)
         rotary = self.rotary(phases, range(clean.shape[1]))
         time = self.embed_time(levels) + action.unsqueeze(2)  # [B, F, 2, D]
         conditioning = at_least_fp32(self.time_projection(time)).unflatten(-1, (6, -1))
@@ -373,20 +381,38 @@ class Denoiser(nn.Module):
         velocity = self.unpatchify(self.head(x[:, :, 1], time[:, :, 1]))
         # Of what enters the last layer: a commit does not run it to its end.
         summary = None if self.outcome is None else self.outcome.pool(entered[:, :, 0])
-        return SequencePass(velocity, handed_on, phases[:, -1], summary)
+        return SequencePass(velocity, handed_on, arrived, summary)
 
-    def path_phases(self, before: Tensor, action: Tensor, memory: MemoryState) -> Tensor:
-        """Return the path's angles at every frame, `[B, F, head_width / 2]`, at least fp32.
+    def path_phases(
+        self, before: Tensor, clean: Tensor, action: Tensor, memory: MemoryState
+    ) -> tuple[Tensor, Tensor]:
+        """Return the path's angles at every frame, `[B, F, head_width / 2]`, and after the last `[B, ...]`.
+
+        Both at least fp32. With odometry the path up to a frame is what the frames before it show, and only
+        the last displacement is an expectation; without, all of them are.
 
         Args:
             before: `[B, F, C, h, w]`, the clean frame before each.
+            clean: `[B, F, C, h, w]`, the clean frames.
             action: `[B, F, D]`, embeddings of the actions.
             memory: Before the first frame. Where it is empty, that frame is the path's origin.
         """
         before = before.to(self.patch_embedding.weight.dtype)
-        turns = at_least_fp32(self.motion(before, action, self.embed_nothing()))
+        expected = self._from_origin(self.motion(before, action, self.embed_nothing()), memory)
+        if not self.config.path_odometry:
+            phases = memory.phase[:, None] + expected.cumsum(1)
+            return phases, phases[:, -1]
+        assert isinstance(self.motion, PathMotion)
+        shown = self._from_origin(self.motion.measured(before, clean), memory)
+        arrived = memory.phase[:, None] + shown.cumsum(1)
+        return torch.cat([memory.phase[:, None], arrived[:, :-1]], dim=1) + expected, arrived[:, -1]
+
+    @staticmethod
+    def _from_origin(turns: Tensor, memory: MemoryState) -> Tensor:
+        """Return turns `[B, F, D / 2]`, at least fp32, without that of a frame that begins the path."""
+        turns = at_least_fp32(turns)
         first = torch.where((memory.num_committed > 0)[:, None, None], turns[:, :1], 0.0)
-        return memory.phase[:, None] + torch.cat([first, turns[:, 1:]], dim=1).cumsum(1)
+        return torch.cat([first, turns[:, 1:]], dim=1)
 
     @torch.no_grad()
     def half_lives(self) -> Tensor:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from worldsim.errors import WorldError
-from worldsim.model.path import MIN_PLANE_WIDTH, MemoryKeys, MemoryPhase
+from worldsim.model.path import FINEST, MIN_PLANE_WIDTH, MemoryKeys, MemoryPhase
 
 PATCH = 2
 """Side of the square of latents that becomes one token."""
@@ -30,6 +30,10 @@ class DenoiserConfig:
         window: Frames that a window layer sees beside the current one.
         memory_phase: What turns the memory's keys: none, time or path (`MemoryPhase`).
         memory_keys: Which places the memory's keys tell apart: axes or plane (`MemoryKeys`).
+        finest_key: Greatest angle per token, in radians up to pi, that keys of the plane turn by: the
+            smaller, the more a path may be wrong, and the less places are told apart.
+        path_odometry: Whether the path goes on from what committed frames show, instead of from what the
+            action was expected to do; for `memory_phase` path only (docs/decisions/0031).
         half_lives: Shortest and longest half-life of the heads at the start, in frames.
         write_biases: How gently memories are written at the start, for the shortest and for the longest
             half-life: the strength is 2 sigmoid of it, so that 0 replaces what a key recalls
@@ -51,6 +55,8 @@ class DenoiserConfig:
     window: int = 6
     memory_phase: str = "path"
     memory_keys: str = "axes"
+    finest_key: float = FINEST
+    path_odometry: bool = False
     half_lives: list[float] = field(default_factory=lambda: [4.0, 4096.0])
     write_biases: list[float] = field(default_factory=lambda: [0.0, -2.0])
     previous_frame: bool = True
@@ -67,6 +73,10 @@ class DenoiserConfig:
         self.memory_keys = str(self.memory_keys)
         if self.full_path and self.memory_phase != MemoryPhase.PATH:
             raise WorldError(f"full_path needs memory_phase path, got {self.memory_phase}")
+        if self.path_odometry and self.memory_phase != MemoryPhase.PATH:
+            raise WorldError(f"path_odometry needs memory_phase path, got {self.memory_phase}")
+        if not isinstance(self.finest_key, int | float) or not 0 < self.finest_key <= FINEST:
+            raise WorldError(f"finest_key is an angle above 0 and of at most pi, got {self.finest_key}")
         if self.full_path and not self.full_layers:
             raise WorldError("full_path needs full_layers, and there are none")
         for name in ("latent_shape", "num_values", "dim", "ffn_dim", "num_heads", "num_layers", "window"):

@@ -17,7 +17,7 @@ from torch.nn import functional
 import kernels
 from worldsim.model.attention import Attention, Rotary, at_least_fp32, attend, attend_in_play, rotate_both
 from worldsim.model.linear import Linear, can_pack
-from worldsim.model.path import plane_multiples, split_path
+from worldsim.model.path import FINEST, plane_multiples, split_path
 from worldsim.model.rotary import rotate, rotate_heads, turns
 
 MAX_BETA = 2.0 - 1e-3
@@ -69,6 +69,7 @@ class HybridAttention(Attention):
         half_lives: tuple[float, float],
         plane: int | None = None,
         write_biases: tuple[float, float] = (0.0, -2.0),
+        finest_key: float = FINEST,
     ) -> None:
         super().__init__(dim, num_heads)
         head_width = dim // num_heads
@@ -81,7 +82,7 @@ class HybridAttention(Attention):
         # Of keys that tell any two places apart: which layer this is. None for those of row and column.
         self.has_plane = plane is not None
         if plane is not None:
-            multiples = plane_multiples(plane, num_heads, head_width)
+            multiples = plane_multiples(plane, num_heads, head_width, finest_key)
             self.register_buffer("multiples", multiples, persistent=False)
         self.A_log = nn.Parameter(torch.empty(num_heads))
         self.dt_bias = nn.Parameter(torch.empty(num_heads))

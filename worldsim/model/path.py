@@ -51,16 +51,23 @@ CIRCUMFERENCE = 1024
 UNIT = 2 * math.pi / CIRCUMFERENCE
 """Angle of one token along a coordinate of a path on PLANE keys. All turns are whole multiples of it, so that
 it can be kept wrapped."""
-FINEST, COARSEST = math.pi, math.pi / 2
-"""Greatest angle per token that pairs turn by: of all heads but the first, and of the first. Fine keys tell
-neighbours apart; coarse ones know that they are near each other, from which displacements are learned."""
+FINEST = math.pi
+"""Greatest angle per token that pairs can turn by: it tells neighbours apart."""
 GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
 
 
-def plane_multiples(layer: int, num_heads: int, head_width: int) -> Tensor:
+def plane_multiples(layer: int, num_heads: int, head_width: int, finest: float = FINEST) -> Tensor:
     """Return by which multiples of the path's angles the pairs of each head of a layer turn.
 
     Frequencies are spread evenly over a disc, as the seeds of a sunflower are, in each head and layer turned.
+
+    Args:
+        layer: Number of the layer.
+        num_heads: Heads of a layer, H.
+        head_width: Features of a head.
+        finest: Greatest angle per token that pairs turn by. Those of the first head turn by half of it at
+            most: fine keys tell neighbours apart, coarse ones know that they are near each other, from which
+            displacements are learned.
 
     Returns:
         `[H, head_width / 2, 3]` fp32 whole numbers, for rows, columns, and the pair's free coordinate (0
@@ -69,7 +76,7 @@ def plane_multiples(layer: int, num_heads: int, head_width: int) -> Tensor:
     pairs = head_width // 2
     number = torch.arange(pairs, dtype=torch.float64)
     heads = torch.arange(num_heads, dtype=torch.float64)
-    radius = torch.where((heads == 0) & (num_heads > 1), COARSEST, FINEST)
+    radius = torch.where((heads == 0) & (num_heads > 1), finest / 2, finest)
     length = radius[:, None] * ((number + 0.5) / pairs).sqrt()  # [H, pairs]
     angle = GOLDEN_ANGLE * number + (layer * num_heads + heads[:, None])
     time = split_width(head_width)[0] // 2
@@ -166,8 +173,36 @@ class ConstantMotion(nn.Module):
         return self.turn.expand(*latents.shape[:-3], -1)
 
 
+class Odometer(nn.Module):
+    """Estimate a displacement from the two frames that it lies between, as visual odometry does.
+
+    It is a function of both frames less the same of the exchanged ones: a picture that stands still is no
+    displacement, and the way back is the way there with the other sign, whatever has been learned.
+    """
+
+    def __init__(self, latent_shape: tuple[int, int, int], hidden: int = 48) -> None:
+        super().__init__()
+        channels, height, width = latent_shape
+        self.look = nn.Conv2d(2 * channels, hidden, 3, stride=2, padding=1)
+        self.compare = nn.Conv2d(hidden, hidden, 3, stride=2, padding=1)
+        rows, columns = (math.ceil(math.ceil(size / 2) / 2) for size in (height, width))
+        self.out = nn.Linear(hidden * rows * columns, 2 + NUM_FREE_COORDINATES, bias=False)
+        nn.init.normal_(self.out.weight, std=0.002)  # at rest, yet within reach
+
+    def forward(self, before: Tensor, after: Tensor) -> Tensor:
+        """Return `[..., P]` in tokens, of frames `[..., C, h, w]`."""
+        leading = before.shape[:-3]
+        there, back = torch.cat([before, after], dim=-3), torch.cat([after, before], dim=-3)
+        pairs = torch.stack([there, back]).flatten(0, -4).to(self.look.weight.dtype)
+        seen = nn.functional.silu(self.compare(nn.functional.silu(self.look(pairs))))
+        forth, again = self.out(seen.flatten(1)).unflatten(0, (2, *leading)).unbind(0)
+        return forth - again
+
+
 class PathMotion(nn.Module):
     """Predict the player's displacement from the action and the committed frame before it.
+
+    With `odometry`, what the path goes on from is not the prediction, but what the committed frame shows.
 
     With PLANE keys it is what the action adds to pressing nothing: who presses nothing is where he was. Else
     all frames drift alike at first, like a clock, before any of the actions has come to mean something.
@@ -182,6 +217,7 @@ class PathMotion(nn.Module):
         head_width: int,
         hidden: int = 192,
         keys: MemoryKeys = MemoryKeys.AXES,
+        odometry: bool = False,
     ) -> None:
         super().__init__()
         channels, height, width = latent_shape
@@ -196,6 +232,7 @@ class PathMotion(nn.Module):
         table = plane_table(head_width) if keys is MemoryKeys.PLANE else coordinate_frequencies(head_width)
         self.register_buffer("table", table.float(), persistent=False)
         self.is_relative = keys is MemoryKeys.PLANE
+        self.odometer = Odometer(latent_shape) if odometry else None
 
     def displacement(self, latents: Tensor, action: Tensor, nothing: Tensor) -> Tensor:
         """Return u_f, `[..., P]` in tokens (rows, columns, free), of the last latents and the action.
@@ -219,14 +256,30 @@ class PathMotion(nn.Module):
 
     def forward(self, latents: Tensor, action: Tensor, nothing: Tensor) -> Tensor:
         """Return the turn of one frame, `[..., head_width / 2]` fp32; see `displacement`."""
-        displacement = self.displacement(latents, action, nothing)
+        return self._turn(self.displacement(latents, action, nothing))
+
+    def measured(self, before: Tensor, after: Tensor) -> Tensor:
+        """Return the turn `[..., head_width / 2]` fp32 that two frames `[..., C, h, w]` show.
+
+        Only with `odometry`.
+        """
+        assert self.odometer is not None
+        return self._turn(self.odometer(before, after))
+
+    def _turn(self, displacement: Tensor) -> Tensor:
         return displacement.to(torch.promote_types(displacement.dtype, torch.float32)) @ self.table
 
 
 def build_motion(
-    phase: MemoryPhase, keys: MemoryKeys, latent_shape: tuple[int, int, int], dim: int, head_width: int
+    phase: MemoryPhase,
+    keys: MemoryKeys,
+    latent_shape: tuple[int, int, int],
+    dim: int,
+    head_width: int,
+    *,
+    odometry: bool = False,
 ) -> ConstantMotion | PathMotion:
     """Return the module that says how far a frame turns the memory's keys."""
     if phase is MemoryPhase.PATH:
-        return PathMotion(latent_shape, dim, head_width, keys=keys)
+        return PathMotion(latent_shape, dim, head_width, keys=keys, odometry=odometry)
     return ConstantMotion(head_width, per_frame=1.0 if phase is MemoryPhase.TIME else 0.0, keys=keys)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -48,6 +49,22 @@ def test_parallel_form_equals_frame_by_frame_with_keys_of_the_plane(phase: Memor
 @pytest.mark.parametrize("keys", list(MemoryKeys))
 def test_parallel_form_equals_frame_by_frame_where_the_path_turns_full_layers_too(keys: MemoryKeys) -> None:
     check_parallel_form(make_denoiser(MemoryPhase.PATH, [], [0, 1, 2], memory_keys=keys, full_path=True))
+
+
+@pytest.mark.parametrize("keys", list(MemoryKeys))
+@pytest.mark.parametrize("full_layers", [[], [2]], ids=["constant_memory", "one_full_layer"])
+def test_parallel_form_equals_frame_by_frame_with_odometry(keys: MemoryKeys, full_layers: list[int]) -> None:
+    make = partial(
+        make_denoiser, MemoryPhase.PATH, [1], full_layers, memory_keys=keys, full_path=bool(full_layers)
+    )
+    denoiser, expecting = make(path_odometry=True), make(path_odometry=False)
+    check_parallel_form(denoiser)
+    missing, extra = expecting.load_state_dict(denoiser.state_dict(), strict=False)
+    assert not missing
+    assert all(name.startswith("motion.odometer.") for name in extra)
+    frames = draw(FRAMES, 1, 4, 8, 8)
+    shown, expected = (play(each, frames)[1].phase for each in (denoiser, expecting))
+    assert (shown - expected).abs().max() > 1e-3  # it does say something else
 
 
 def check_parallel_form(denoiser: Denoiser) -> None:
@@ -303,6 +320,9 @@ def test_actions_are_ignored_until_trained() -> None:
         ({"half_lives": [8.0, 4.0]}, "half_lives"),
         ({"half_lives": [8.0, float("inf")]}, "half_lives"),
         ({"half_lives": ["a", "b"]}, "half_lives"),
+        ({"path_odometry": True, "memory_phase": "none"}, "path_odometry needs memory_phase path, got none"),
+        ({"finest_key": 3.2}, "finest_key is an angle above 0 and of at most pi, got 3.2"),
+        ({"finest_key": 0.0}, "finest_key is an angle above 0 and of at most pi, got 0.0"),
         ({"memory_keys": "lines"}, "memory_keys is one of axes, plane"),
         ({"memory_keys": "plane", "dim": 60}, "memory_keys plane needs heads"),
         ({"write_biases": [0.0]}, "write_biases"),

@@ -8,11 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.fakes import make_denoiser
+from tests.fakes import draw, make_denoiser
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.hybrid_attention import HybridAttention
-from worldsim.model.path import CIRCUMFERENCE, UNIT, MemoryKeys, MemoryPhase, plane_multiples, wrap
+from worldsim.model.path import (
+    CIRCUMFERENCE,
+    UNIT,
+    MemoryKeys,
+    MemoryPhase,
+    PathMotion,
+    plane_multiples,
+    wrap,
+)
 
 HEAD_WIDTH = 64
 
@@ -99,6 +107,23 @@ def test_a_full_layer_finds_a_place_by_the_path_however_long(keys: MemoryKeys) -
     if keys is MemoryKeys.PLANE:
         torch.testing.assert_close(turned(often), turned(once), atol=1e-3, rtol=0)
     assert (turned(once)[0, 0] - start[0, 0]).abs().max() > 0.1
+
+
+def test_coarser_keys_turn_less() -> None:
+    fine, coarse = (plane_multiples(1, 4, HEAD_WIDTH, finest) for finest in (math.pi, math.pi / 4))
+    torch.testing.assert_close(coarse[..., :2] * 4, fine[..., :2], atol=2, rtol=0)  # whole multiples, both
+    assert torch.equal(coarse[..., 2], fine[..., 2])
+
+
+def test_an_odometer_knows_no_displacement_at_rest_and_the_way_back() -> None:
+    denoiser = make_denoiser(MemoryPhase.PATH, path_odometry=True)
+    assert isinstance(denoiser.motion, PathMotion)
+    before, after = draw(2, 3, 4, 8, 8), draw(2, 3, 4, 8, 8, seed=2)
+    there, back = denoiser.motion.measured(before, after), denoiser.motion.measured(after, before)
+    assert there.shape == (2, 3, 8)
+    assert there.abs().max() > 1e-3
+    torch.testing.assert_close(there, -back)
+    assert denoiser.motion.measured(after, after).abs().max() == 0
 
 
 def test_heads_differ_and_the_first_is_the_coarsest() -> None:

@@ -13,7 +13,7 @@ from tests.fakes import draw, make_denoiser
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.memory import MemoryState
-from worldsim.model.path import MemoryPhase
+from worldsim.model.path import MemoryKeys, MemoryPhase
 from worldsim.model.rotary import turns
 
 FRAMES = 10
@@ -91,6 +91,19 @@ def test_segments_equal_one_sequence_and_play(
     torch.testing.assert_close(torch.cat(velocities, dim=1), whole, **EXACT)
     torch.testing.assert_close(whole, played, **EXACT)
     assert_same(memory, after_whole)
+    assert_same(memory, after_play)
+
+
+@pytest.mark.parametrize("keys", list(MemoryKeys))
+def test_segments_equal_play_with_odometry(keys: MemoryKeys) -> None:
+    denoiser = make_denoiser(MemoryPhase.PATH, memory_keys=keys, path_odometry=True)
+    batch, memory = batch_of(), denoiser.initial_memory(2)
+    played, after_play = play(denoiser, batch, memory)
+    velocities = []
+    for segment in cut(batch, (1, 2, 2, 5)):
+        velocity, memory = denoiser.forward_segment(*segment, memory)
+        velocities.append(velocity)
+    torch.testing.assert_close(torch.cat(velocities, dim=1), played, **EXACT)
     assert_same(memory, after_play)
 
 
