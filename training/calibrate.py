@@ -18,7 +18,7 @@ from worldsim.description import check_described, save_described
 from worldsim.device import choose_device, set_threads
 from worldsim.errors import WorldError
 from worldsim.evaluation.clips import Recordings
-from worldsim.evaluation.dreamt_ends import DreamtEpisode, dream_along, end_rates, match_rate
+from worldsim.evaluation.dreamt_ends import DreamtEpisode, dream_along, end_rates, ends_along, match_rate
 from worldsim.evaluation.judging import DRAWN, GIVEN, HeardEpisode, hear_recordings, why_not_judged
 from worldsim.evaluation.outcome import format_outcomes, summarize_outcomes
 from worldsim.outcome import OutcomeConfig
@@ -101,7 +101,7 @@ def calibrate_ends(
         What the heads' numbers mean, and a sentence for the world's card.
 
     Raises:
-        WorldError: If nothing can be fitted; see `fit` and `dream_all`.
+        WorldError: If nothing can be fitted; see `fit` and `match_rate`.
     """
     heard = hear_all(config, simulator, opened)
     before = simulator.world.config.outcome
@@ -137,7 +137,7 @@ def open_recordings(
 
     Raises:
         WorldError: If the world has no outcome heads, or the episodes have other buttons, do not record
-            rewards and ends, or hold no end.
+            rewards and ends, or hold no end; see also `check_dreams`.
     """
     described, folders = simulator.world.config, [Path(folder) for folder in heldout]
     if described.outcome is None:
@@ -154,6 +154,7 @@ def open_recordings(
         num_ends += sum(int(ended[1:].sum()) for ended in ends if ended is not None)
     if not num_ends:
         raise WorldError(f"no episode in {', '.join(map(str, folders))} ends: none can be calibrated on")
+    check_dreams(config, opened)
     if num_ends < FEW_ENDS:
         print(f"only {num_ends} ends to calibrate on: the threshold owes much to chance")
     return opened
@@ -198,12 +199,36 @@ def dream_all(
                 seed=config.seed,
                 show_progress=True,
             )
-        if not any(one.ended for one in dreamt):
-            raise WorldError(
-                f"in none of the {len(dreamt)} places that are dreamt from does the game end within "
-                f"{config.horizon} frames: give a larger num_dreams or horizon"
-            )
     return dreamt
+
+
+def check_dreams(config: CalibrationConfig, opened: Sequence[Recordings]) -> None:
+    """Make sure, before an hour of work, that dreams along these episodes can choose a threshold.
+
+    Raises:
+        WorldError: If they fit into no episode of a folder, or the game ends in no place that is dreamt from.
+    """
+    if not config.num_dreams:
+        return
+    ended: list[bool] = []
+    for recordings in opened:
+        if (longest := max(recordings.lengths)) <= config.context_frames:
+            raise WorldError(
+                f"context_frames={config.context_frames}: dreams begin after so many recorded "
+                f"frames, and the longest episode in {recordings.folder} has {longest}"
+            )
+        ended += ends_along(
+            recordings,
+            num_dreams=-(-config.num_dreams // len(opened)),
+            context_frames=config.context_frames,
+            horizon=config.horizon,
+            seed=config.seed,
+        )
+    if not any(ended):
+        raise WorldError(
+            f"in none of the {len(ended)} places that are dreamt from does the game end within "
+            f"{config.horizon} frames: give a larger num_dreams or horizon"
+        )
 
 
 def describe_rates(dreamt: Sequence[DreamtEpisode], meaning: OutcomeConfig) -> str:

@@ -23,9 +23,12 @@ from training.calibrate import CalibrateConfig, HeldoutConfig, describe_calibrat
 from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.data.episodes import read_table
 from worldsim.errors import WorldError
+from worldsim.evaluation.clips import Recordings
+from worldsim.evaluation.dreamt_ends import dream_along, ends_along
 from worldsim.evaluation.judging import HeardEpisode
 from worldsim.model.linear import Linear
 from worldsim.outcome import OutcomeConfig
+from worldsim.simulator import Simulator
 from worldsim.world import POLICY_FOLDER, World, read_config, write_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -245,6 +248,30 @@ def test_dreams_choose_the_threshold(
         f"the threshold chosen by dreams: {printed.partition('dreams after: ')[2].splitlines()[0]}" in entry
     )
     assert " of 5 end" in entry
-    with pytest.raises(WorldError, match="in none of the 1 places that are dreamt from does the game end"):
-        main.run(config_of(world, tmp_path / "none", data, **dreams | {"num_dreams": 1, "horizon": 1}))
-    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("dreams", "message"),
+    [
+        ({"num_dreams": 1, "horizon": 1}, "in none of the 1 places that are dreamt from does the game end"),
+        ({"context_frames": 9}, "context_frames=9: .* the longest episode in .*heldout has 9"),
+    ],
+)
+def test_dreams_that_can_choose_nothing_are_refused_before_anything_is_computed(
+    world: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dreams: dict, message: str
+) -> None:
+    monkeypatch.setattr(Simulator, "start", lambda *_: pytest.fail("the world was asked"))
+    dreams = {"num_dreams": 5, "context_frames": 2, "horizon": 3} | dreams
+    with pytest.raises(WorldError, match=message):
+        main.run(config_of(world, tmp_path / "new", data, **dreams))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_the_recordings_say_of_places_is_what_is_dreamt_there(world: Path, data: Path) -> None:
+    simulator = Simulator(World.from_pretrained(world))
+    described = simulator.world.config
+    recordings = Recordings(data, described.actions, (described.height, described.width))
+    ended = ends_along(recordings, num_dreams=99, context_frames=2, horizon=3)
+    dreamt = dream_along(simulator, recordings, num_dreams=99, context_frames=2, horizon=3, batch_size=16)
+    assert ended == [one.ended for one in dreamt]
+    assert any(ended) and not all(ended)

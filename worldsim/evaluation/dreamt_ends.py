@@ -79,6 +79,29 @@ def dream_along(
     return dreamt
 
 
+def ends_along(
+    recordings: Recordings, *, num_dreams: int, context_frames: int, horizon: int, seed: int = 0
+) -> list[bool]:
+    """Return of each place that `dream_along` would choose whether the game ends there; computes no frame.
+
+    Args:
+        recordings: With ends.
+        num_dreams: See `dream_along`.
+        context_frames: See `dream_along`.
+        horizon: See `dream_along`.
+        seed: See `dream_along`.
+
+    Raises:
+        WorldError: If no episode is long enough.
+    """
+    tables, ended = recordings.tables(), []
+    for clip in recordings.choose(context_frames + 1, num_dreams, seed):
+        terminated, now = tables[clip.episode].terminated, clip.begin + context_frames
+        assert terminated is not None, "was looked for"
+        ended.append(bool(terminated[now : now + horizon].any()))
+    return ended
+
+
 @torch.inference_mode()
 def _dream_batch(
     simulator: Simulator,
