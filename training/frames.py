@@ -16,7 +16,7 @@ from torch import Tensor
 from training.latent_cache import LatentCache
 from worldsim.actions import ActionLayout
 from worldsim.codec import FrameCodec
-from worldsim.data.episodes import read_table
+from worldsim.data.episodes import EpisodeTable, read_table
 from worldsim.data.sequences import EpisodeReference, SequenceIndex, load_episodes, read_episodes
 from worldsim.errors import WorldError
 
@@ -223,12 +223,17 @@ def _joined(parts: Sequence[np.ndarray | None]) -> Tensor | None:
     return torch.cat(found) if len(found) == len(parts) else None
 
 
-def check_outcomes(references: Sequence[EpisodeReference]) -> None:
-    """Raise `WorldError` for the first episode that lacks rewards or ends; decodes nothing."""
-    for reference in references:
-        table = read_table(reference.folder, reference.name, reference.info.actions)
+def check_outcomes(references: Sequence[EpisodeReference]) -> list[EpisodeTable]:
+    """Return what each episode records beside its frames; decodes nothing.
+
+    Raises:
+        WorldError: For the first episode that lacks rewards or ends.
+    """
+    tables = [read_table(each.folder, each.name, each.info.actions) for each in references]
+    for reference, table in zip(references, tables, strict=True):
         if table.rewards is None or table.terminated is None:
             raise WorldError(NO_OUTCOMES.format(reference.folder / f"{reference.name}.jsonl"))
+    return tables
 
 
 def digest_of(codec: FrameCodec | None, references: Sequence[EpisodeReference]) -> str:

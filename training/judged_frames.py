@@ -8,7 +8,7 @@ longer needed, and an update costs as much as the heads do (docs/decisions/0029)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -97,6 +97,26 @@ class TokenKeeper(OutcomeHeads):
         return tokens
 
 
+def index_pieces(config: SequencesConfig, lengths: Sequence[int], ended: np.ndarray) -> SequenceIndex:
+    """Return all places where a piece fits into an episode.
+
+    Args:
+        config: Which pieces.
+        lengths: Frames of each of E episodes.
+        ended: `[E]` bool, which of them ended with their last frame.
+
+    Raises:
+        WorldError: If no episode is as long as a piece, or none that is ends.
+    """
+    index = SequenceIndex(lengths, config.watched + config.length)
+    if not index.last_starts(ended).size:
+        raise WorldError(
+            f"no episode to learn from ends and is as long as a piece of {index.sequence_length} frames "
+            "(sequences.watched and sequences.length): there is no end to learn"
+        )
+    return index
+
+
 def draw_along(world: World, video: LatentVideo, config: SequencesConfig, seed: int) -> JudgedFrames:
     """Let a world watch recorded play and draw the same frames itself; keep what heads see of both.
 
@@ -107,14 +127,9 @@ def draw_along(world: World, video: LatentVideo, config: SequencesConfig, seed: 
         seed: Decides the pieces and the noise.
 
     Raises:
-        WorldError: If no episode is as long as a piece, or none that is ends.
+        WorldError: As `index_pieces`.
     """
-    index = SequenceIndex(video.lengths, config.watched + config.length)
-    if not index.last_starts(video.ended_episodes()).size:
-        raise WorldError(
-            f"no episode to learn from ends and is as long as a piece of {index.sequence_length} frames "
-            "(sequences.watched and sequences.length): there is no end to learn"
-        )
+    index = index_pieces(config, video.lengths, video.ended_episodes())
     rng = np.random.default_rng(seed)
     draws = EndDraws(video, index, config.end_share, config.length)
     starts = draws.replace(index.sample(rng, config.num), rng)

@@ -2,7 +2,8 @@
 
 Writes a new world that draws the same frames, bit for bit: of its weights, those of the heads are others.
 What the heads pool is computed once (`training.judged_frames`); then they are trained, and calibrated as
-`training.calibrate` does it.
+`training.calibrate` does it. Until that has succeeded they are kept beside the new world, in
+`OUT-uncalibrated`.
 """
 
 # M frames, K of them at a time, N tokens per frame, D model width
@@ -10,10 +11,12 @@ What the heads pool is computed once (`training.judged_frames`); then they are t
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -28,7 +31,7 @@ from training.frames import (
     latent_video,
     precision_on,
 )
-from training.judged_frames import JudgedFrames, SequencesConfig, draw_along
+from training.judged_frames import JudgedFrames, SequencesConfig, draw_along, index_pieces
 from training.latent_cache import LatentCache
 from training.outcome_loss import OutcomeLoss, OutcomeLossConfig
 from training.world_model import add_provenance
@@ -36,6 +39,9 @@ from worldsim.description import check_described, save_described
 from worldsim.errors import WorldError
 from worldsim.model.outcome_heads import OutcomeHeads
 from worldsim.world import World
+
+UNCALIBRATED = "-uncalibrated"
+"""Behind the name of the new world's folder: of the folder that holds the heads until they are calibrated."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -83,21 +89,49 @@ def main(config: OutcomeHeadsConfig) -> None:
             f"world {world.config.name!r} has no outcome heads; python -m training.finetune "
             "outcome_heads=true outcome.detach=true gives it some"
         )
-    check_described(world, out)
+    kept = out.with_name(f"{out.name}{UNCALIBRATED}")
+    for folder in (out, kept):
+        check_described(world, folder)
     recordings = open_recordings(config, simulator, config.data.heldout)
-    video = load_video(config.data, world)
+    video = load_video(config.data, config.sequences, world)
     frames = draw_along(world, video, config.sequences, config.seed)
     heads = train_heads(world, frames, config.training, end_frequency(frames, video), config.seed)
+    trained = describe_heads(config, frames, sum(video.lengths))
+    keep_heads(world, heads, trained, kept)
     world.denoiser.outcome = heads.to(dtype=world.dtype)
     world.denoiser.pack()
-    after, calibration = calibrate_ends(config, simulator, recordings)
-    provenance = add_provenance(
-        world.config.provenance, "training", describe_heads(config, frames, sum(video.lengths))
-    )
+    try:
+        after, calibration = calibrate_ends(config, simulator, recordings)
+    except WorldError as error:
+        raise WorldError(
+            f"{error}. The trained heads are kept, in {kept}: python -m training.calibrate world={kept} "
+            f"out={out} calibrates them otherwise (num_dreams=0, frames=given), or on other episodes, and "
+            f"python -m training.outcome_heads world={kept} trains them on"
+        ) from error
+    provenance = add_provenance(world.config.provenance, "training", trained)
     provenance = add_provenance(provenance, "calibration", calibration)
     described = replace(world.config, outcome=after, provenance=provenance)
     save_described(world, described, out, heads=heads)
+    shutil.rmtree(kept)
     print(f"\nworld in {out}")
+
+
+def keep_heads(world: World, heads: OutcomeHeads, trained: str, folder: Path) -> None:
+    """Write a world with trained heads whose numbers still mean what those of the former heads meant.
+
+    What comes next takes minutes and may be refused, or stopped; the training is not lost then.
+
+    Args:
+        world: That they were trained for, which stays as it is.
+        heads: The heads, in fp32.
+        trained: A sentence for the card, of their training.
+        folder: Where to; there must be nothing.
+    """
+    provenance = add_provenance(world.config.provenance, "training", trained)
+    missing = "none since the outcome heads were trained: the numbers are those of the heads before"
+    provenance = add_provenance(provenance, "calibration", missing)
+    save_described(world, replace(world.config, provenance=provenance), folder, heads=heads)
+    print(f"trained heads in {folder}, until they are calibrated", flush=True)
 
 
 def describe_heads(config: OutcomeHeadsConfig, frames: JudgedFrames, num_recorded: int) -> str:
@@ -109,14 +143,17 @@ def describe_heads(config: OutcomeHeadsConfig, frames: JudgedFrames, num_recorde
     )
 
 
-def load_video(data: DataConfig, world: World) -> LatentVideo:
+def load_video(data: DataConfig, sequences: SequencesConfig, world: World) -> LatentVideo:
     """Return the recorded play to learn from, encoded by the world's codec.
 
     Raises:
-        WorldError: If it has other buttons, or does not record rewards and ends.
+        WorldError: If it has other buttons, does not record rewards and ends, or none of the pieces that are
+            asked for holds an end.
     """
     references = choose_episodes(data.train, data.max_frames, world.config.actions)
-    check_outcomes(references)
+    tables = check_outcomes(references)
+    ended = np.array([table.terminated is not None and table.terminated[-1] for table in tables], dtype=bool)
+    index_pieces(sequences, [reference.num_frames for reference in references], ended)
     cache = None
     if data.cache_latents:
         folder = Path(data.cache_folder) if data.cache_folder else None

@@ -5,6 +5,7 @@ Its outcome heads may be others, too: all other weights are then copied as they 
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path, PurePosixPath
 
@@ -24,14 +25,17 @@ def check_described(world: World, folder: Path) -> None:
     """Make sure, before an hour of work, that a loaded world can be written anew without touching it.
 
     Raises:
-        WorldError: If the folder exists already or lies in the world's own, or a file of the world is missing
-            or altered.
+        WorldError: If the folder exists already, lies in the world's own or where nothing can be written, or
+            a file of the world is missing or altered.
     """
     assert world.folder is not None, "a world that was loaded"
     if folder.exists() or folder.is_symlink():
         raise WorldError(f"{folder} exists already: name a new folder for the world")
     if world.folder.resolve() in folder.resolve().parents:
         raise WorldError(f"{folder} lies in the folder of the world itself, {world.folder}")
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise WorldError(f"{folder} cannot be made: {above} is no folder that can be written to")
     for name, checksum in read_config(world.folder)[1].items():
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise WorldError(f"{world.folder / CONFIG_FILE} lists {name!r}, which is not in its folder")

@@ -204,6 +204,9 @@ def test_worlds_and_places_that_cannot_be_used_are_named(world: Path, data: Path
         main.run(config_of(world, world, data))
     with pytest.raises(WorldError, match="lies in the folder of the world itself"):
         main.run(config_of(world, world / "new", data))
+    (tmp_path / "file").touch()
+    with pytest.raises(WorldError, match=r"file/new cannot be made: .*file is no folder"):
+        main.run(config_of(world, tmp_path / "file" / "new", data))
     assert not (tmp_path / "new").exists()
 
 

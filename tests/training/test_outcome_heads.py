@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,9 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from tests.fakes import tiny_world, write_outcome_dataset, write_tiny_dataset
+from training import outcome_heads
+from training.calibrate import CalibrateConfig, CalibrationConfig, HeldoutConfig
+from training.calibrate import main as calibrate_main
 from training.frames import DataConfig, choose_episodes, latent_video
 from training.judged_frames import JudgedFrames, SequencesConfig, draw_along
 from training.outcome_heads import (
@@ -80,6 +83,7 @@ def test_only_the_heads_change_and_they_learn_from_drawn_frames(
     main.run(config_of(world, tmp_path / "new", folders))
     old, new = (load_file(folder / "model.safetensors") for folder in (world, tmp_path / "new"))
     assert old.keys() == new.keys()
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
     changed = {name for name in old if not torch.equal(old[name], new[name])}
     assert changed
     assert all(name.startswith("outcome.") for name in changed)
@@ -193,6 +197,60 @@ def test_what_cannot_be_learned_from_is_named(
     with pytest.raises(WorldError, match="no episode is as long as a sequence of 105 frames"):
         main.run(config_of(world, out, folders, sequences=replace(SEQUENCES, watched=100)))
     assert not out.exists()
+
+
+def test_a_piece_that_holds_no_end_is_found_before_anything_is_encoded(
+    world: Path, folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outcome_heads, "latent_video", lambda *_, **__: pytest.fail("was encoded"))
+    with pytest.raises(WorldError, match="no episode is as long as a sequence of 105 frames"):
+        main.run(config_of(world, tmp_path / "new", folders, sequences=replace(SEQUENCES, watched=100)))
+    # The longest episode is cut off and the second longest ended: one more frame than that one has.
+    with pytest.raises(WorldError, match="no episode to learn from ends and is as long as a piece of 17"):
+        main.run(config_of(world, tmp_path / "new", folders, sequences=replace(SEQUENCES, watched=12)))
+    with pytest.raises(WorldError, match="context_frames=99"):
+        main.run(config_of(world, tmp_path / "new", folders, num_dreams=4, context_frames=99))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("stop", [WorldError("no threshold tells them apart"), KeyboardInterrupt()])
+def test_heads_that_cannot_be_calibrated_are_kept(
+    world: Path,
+    folders: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stop: BaseException,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise stop
+
+    out, kept = tmp_path / "new", tmp_path / "new-uncalibrated"
+    with monkeypatch.context() as patched:
+        patched.setattr(outcome_heads, "calibrate_ends", refuse)
+        with pytest.raises(type(stop)) as caught:
+            main.run(config_of(world, out, folders))
+    if isinstance(stop, WorldError):
+        assert str(caught.value).startswith(f"{stop}. The trained heads are kept, in {kept}: ")
+    assert [path.name for path in tmp_path.iterdir()] == [kept.name]
+    left = World.from_pretrained(kept)
+    assert left.config.outcome == BEFORE
+    assert "none since the outcome heads were trained" in left.config.provenance["calibration"][-1]
+    with pytest.raises(WorldError, match="new-uncalibrated exists already"):
+        main.run(config_of(world, out, folders))
+    if isinstance(stop, WorldError):
+        # Calibrated on their own they are those of a run that was not refused.
+        calibration = config_of(kept, out, folders)
+        names = [each.name for each in fields(CalibrationConfig)]
+        data = HeldoutConfig(heldout=calibration.data.heldout)
+        settings = {name: getattr(calibration, name) for name in names}
+        calibrate_main.run(CalibrateConfig(data=data, **settings))
+        main.run(config_of(world, tmp_path / "whole", folders))
+        again, whole = World.from_pretrained(out), World.from_pretrained(tmp_path / "whole")
+        assert again.identity == whole.identity
+        assert again.config.outcome is not None
+        assert whole.config.outcome is not None
+        # Apart from the rounding of weights on disk.
+        assert asdict(again.config.outcome) == pytest.approx(asdict(whole.config.outcome), rel=0.01)
 
 
 def test_a_loss_that_is_no_number_is_refused(world: Path, folders: tuple[Path, Path]) -> None:
