@@ -12,7 +12,8 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,12 @@ class EvaluateConfig:
 @entry("evaluate", EvaluateConfig)
 def main(config: EvaluateConfig) -> None:
     """Measure the parts that were asked for, write the report after each, print the table."""
-    out = prepare_folder(Path(config.out))
+    with prepared_folder(Path(config.out)) as out:
+        evaluate(config, out)
+
+
+def evaluate(config: EvaluateConfig, out: Path) -> None:
+    """Measure into a folder that is there."""
     if config.benchmark == "env":
         set_threads(config.threads)
         benchmark_env(
@@ -211,14 +217,24 @@ def name_of(place: str) -> str:
     return path.parent.name if path.name == "world" and path.parent.name else path.name
 
 
-def prepare_folder(out: Path) -> Path:
-    """Create a folder and make sure that it can be written to, before an hour of work and not after."""
-    out.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def prepared_folder(out: Path) -> Iterator[Path]:
+    """Create a folder and make sure that it can be written to, before an hour of work and not after.
+
+    If nothing has been written in the end, what was created is removed again.
+    """
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
-        tempfile.TemporaryFile(dir=out).close()
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(out)) from error
-    return out
+        out.mkdir(parents=True, exist_ok=True)
+        try:
+            tempfile.TemporaryFile(dir=out).close()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(out)) from error
+        yield out
+    finally:
+        for folder in made:
+            with suppress(OSError):  # something is in it, or it was never there
+                folder.rmdir()
 
 
 class Evaluation:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from training.entry import entry
-from training.evaluate import prepare_folder
+from training.evaluate import prepared_folder
 from worldsim.device import DeviceChoice, choose_device, set_threads
 from worldsim.errors import WorldError
 from worldsim.evaluation import paper_shape
@@ -151,9 +151,9 @@ def main(config: ReportConversionConfig) -> None:
     known = Path(config.out) / NUMBERS_FILE
     if known.is_file():
         comparison.keep(read_object(known), known)
-    out = prepare_folder(Path(config.out))
-    for _ in comparison.measure():
-        write_conversion(out, comparison.report)
+    with prepared_folder(Path(config.out)) as out:
+        for _ in comparison.measure():
+            write_conversion(out, comparison.report)
     print(f"written to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
 
 

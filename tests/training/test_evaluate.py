@@ -10,6 +10,7 @@ from tests.fakes import save_tiny_world, tiny_world, write_outcome_dataset, writ
 from training.evaluate import PARTS, EvaluateConfig, Evaluation, main
 from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.data.video import read_video
+from worldsim.errors import WorldError
 from worldsim.outcome import OutcomeConfig
 
 SMALL: dict[str, Any] = {
@@ -140,7 +141,7 @@ def test_other_buttons_are_refused_before_anything_is_measured(world: Path, tmp_
     folder = write_tiny_dataset(tmp_path / "data", actions=jump)
     with pytest.raises(ValueError, match="has the buttons jump/up"):
         main.run(config(world, folder, tmp_path / "out"))
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_episodes_that_are_too_short_are_refused_before_anything_is_measured(
@@ -157,6 +158,19 @@ def test_a_folder_that_cannot_be_written_to_is_named(world: Path, data: Path, tm
         main.run(config(world, data, tmp_path / "file" / "out"))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"benchmark": "env"}, {"benchmark": "endurance"}, {"suite": "consistency"}],
+    ids=["world", "env", "endurance", "suite"],
+)
+def test_an_unknown_world_leaves_no_folder(data: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    (tmp_path / "there").mkdir()
+    for name in ("deep/out", "there/out", "there"):
+        with pytest.raises(WorldError, match="there is no world 'nowhere'"):
+            main.run(config(Path("nowhere"), data, tmp_path / name, **changes))
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+
+
 def test_unknown_world_ends_in_one_sentence(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,3 +182,4 @@ def test_unknown_world_ends_in_one_sentence(
     error = capsys.readouterr().err
     assert error.startswith("error: there is no world 'nowhere'")
     assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -139,6 +139,14 @@ def test_where_masks_are_not_known_continuation_says_so(
     assert json.loads((tmp_path / "report.json").read_text())["continuation"]["worlds"] == {}
 
 
+def test_a_mistyped_world_among_several_leaves_no_folder(
+    worlds: dict[str, str], data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(WorldError, match="there is no world 'nowhere'"):
+        main.run(config(worlds | {"other": "nowhere"}, data, tmp_path / "out", parts=PARTS))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -154,7 +162,7 @@ def test_what_cannot_be_measured_is_said_before_anything_is_written(
     worlds: dict[str, str], data: Path, tmp_path: Path, changes: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises((WorldError, FileNotFoundError), match=sentence):
-        main.run(config(worlds, data, tmp_path, **({"parts": PARTS} | changes)))
+        main.run(config(worlds, data, tmp_path / "out", **({"parts": PARTS} | changes)))
     assert not list(tmp_path.iterdir())
 
 
