@@ -22,7 +22,7 @@ from worldsim.errors import WorldError
 from worldsim.evaluation import paper_shape
 from worldsim.evaluation.ageing import compare_ages
 from worldsim.evaluation.attention_speed import fastest_attention, measure_attention
-from worldsim.evaluation.clips import Recordings
+from worldsim.evaluation.clips import Clip, Recordings
 from worldsim.evaluation.conversion import (
     AROUND,
     HORIZONS,
@@ -209,7 +209,10 @@ class Comparison:
             num_examples=0,
             show_progress=True,
         )
-        self.clips = self.recordings.choose(self.settings.length, config.num_rollouts, config.seed)
+        self.first = self.recordings.choose(1, 1, config.seed)
+        self.clips: list[Clip] = []
+        if "rollouts" in config.parts:  # the other parts need no episodes of that length
+            self.clips = self.recordings.choose(self.settings.length, config.num_rollouts, config.seed)
         self.places: list[ReturnClip] = []
         if "memory" in config.parts:
             self._prepare_memory(teacher)
@@ -301,7 +304,7 @@ class Comparison:
 
     def _first_state(self, simulator: Simulator) -> WorldState:
         """Return a dream in whose memory there is one frame."""
-        start = next(self.recordings.batches(self.clips[:1], self.settings.length, 1))
+        start = next(self.recordings.batches(self.first, 1, 1))
         return start.begin_dreams(simulator, 1, self.config.seed)
 
     def _costs(self) -> Iterator[None]:

@@ -101,6 +101,14 @@ def test_worlds_are_compared_from_end_to_end(places: dict[str, str], data: str, 
     assert "paper's shape" not in text
 
 
+def test_steps_alone_need_no_episodes_as_long_as_roll_outs(
+    places: dict[str, str], data: str, tmp_path: Path
+) -> None:
+    main.run(config(places, data, tmp_path, parts=["in_turn"], horizon=100, memory_frames=100))
+    worlds = json.loads((tmp_path / "conversion.json").read_text())["worlds"]
+    assert worlds["teacher"]["in_turn"]["step_ms"]["late"] > 0
+
+
 def test_the_same_seed_gives_the_same_quality(places: dict[str, str], data: str, tmp_path: Path) -> None:
     qualities = []
     for _ in range(2):
