@@ -16,6 +16,7 @@ from training.entry import entry
 from worldsim.errors import WorldError
 
 if TYPE_CHECKING:  # they bring PyTorch, which a wrong setting need not wait for
+    from worldsim.actions import ActionLayout
     from worldsim.env import ARL2WorldEnv
     from worldsim.game import GameSettings
     from worldsim.play_files import PlayFolders
@@ -91,6 +92,8 @@ def main(config: PlayConfig) -> None:
             return
         config = replace(config, world=chosen[0], start=chosen[1])
     env = build_env(config)
+    if headless:
+        check_bindings(config, env.world.config.actions)
     if config.start is not None and is_picture(config.start, env.start_names):
         config = replace(config, start=env.add_start_picture(Path(config.start)))
     with play_session(config, env, headless=headless) as session:
@@ -138,6 +141,17 @@ def build_env(config: PlayConfig) -> ARL2WorldEnv:
     print(f"world {world.name}: {size}, {steps} denoising steps")
     print(f"computing on {env.device_choice}, {num_threads} threads", flush=True)
     return env
+
+
+def check_bindings(config: PlayConfig, actions: ActionLayout) -> None:
+    """Refuse keys that a window would refuse; without one, settings for it are as right or wrong as ever."""
+    from worldsim.bindings import bind
+
+    bindings = bind(actions, config.keys, config.buttons)
+    if bindings != bind(actions):  # whoever left the keys alone need not wait for pygame
+        from worldsim.viewer_keys import check_without_window
+
+        check_without_window(bindings)
 
 
 @contextmanager
@@ -232,11 +246,11 @@ def run_server(config: PlayConfig, session: PlaySession) -> None:
     """Serve the game as a page; who opens it is the person."""
     from worldsim.bindings import bind
     from worldsim.server_game import ServedGame
-    from worldsim.viewer_keys import check_for_page
+    from worldsim.viewer_keys import check_without_window
 
     actions = session.env.world.config.actions
     bindings = bind(actions, config.keys, config.buttons)
-    check_for_page(bindings)
+    check_without_window(bindings)
     game = ServedGame(
         session,
         policies.KeyboardPolicy(actions.num_values, bindings.buttons),

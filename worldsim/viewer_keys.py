@@ -11,6 +11,7 @@ import pygame
 from worldsim.bindings import MOUSE, MOUSE_MOVEMENTS, PAD, SHIFT, Bindings, Command
 from worldsim.errors import WorldError
 
+DRIVER = "SDL_VIDEODRIVER"
 # With these held a key belongs to the window system.
 SYSTEM_MODIFIERS = pygame.KMOD_ALT | pygame.KMOD_CTRL | pygame.KMOD_META
 # SDL's names, as its lists of gamepads have them, by SDL's numbers.
@@ -44,13 +45,20 @@ def check_controls(controls: Iterable[str]) -> None:
             _code(control)
 
 
-def check_for_page(bindings: Bindings) -> None:
-    """Raise `WorldError` if a control that a page is to listen for does not exist; opens no window."""
+def check_without_window(bindings: Bindings) -> None:
+    """Raise `WorldError` if a control does not exist, as a window would; opens none and needs no display."""
     commands = (name.removeprefix(SHIFT) for names in bindings.commands.values() for name in names)
     buttons = (name for axis in bindings.buttons for names in axis for name in names)
+    driver = os.environ.get(DRIVER)
     if not pygame.display.get_init():
-        os.environ["SDL_VIDEODRIVER"] = "dummy"  # SDL knows its keys once it has a display; this is none
-    check_controls([*commands, *buttons])
+        os.environ[DRIVER] = "dummy"  # SDL knows its keys once it has a display; this is none
+    try:
+        check_controls([*commands, *buttons])
+    finally:  # whether there is a display is asked later on, too
+        if driver is None:
+            os.environ.pop(DRIVER, None)
+        else:
+            os.environ[DRIVER] = driver
 
 
 class HeldKeys:

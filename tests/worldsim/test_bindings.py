@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import pygame
 import pytest
 from omegaconf import OmegaConf
 
@@ -11,6 +13,7 @@ from tests.fakes import TINY_ACTIONS
 from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.bindings import COMMAND_KEYS, Command, bind, help_texts
 from worldsim.errors import WorldError
+from worldsim.viewer_keys import check_without_window
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -66,3 +69,16 @@ def test_buttons_without_a_direction_get_the_pad_buttons_that_are_free() -> None
 def test_a_binding_that_cannot_be_is_named(keys: dict, buttons: dict, message: str) -> None:
     with pytest.raises(WorldError, match=message):
         bind(TINY_ACTIONS, keys, buttons)
+
+
+def test_keys_are_looked_up_without_a_display_and_nobody_notices(monkeypatch: pytest.MonkeyPatch) -> None:
+    pygame.display.quit()
+    for name in ("SDL_VIDEODRIVER", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    try:
+        check_without_window(bind(TINY_ACTIONS))
+        with pytest.raises(WorldError, match="there is no key 'nokey'"):
+            check_without_window(bind(TINY_ACTIONS, {"rewind": ["nokey"]}))
+        assert "SDL_VIDEODRIVER" not in os.environ
+    finally:
+        pygame.display.quit()
