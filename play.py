@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # they bring PyTorch, which a wrong setting need not wait for
     from worldsim.game import GameSettings
     from worldsim.play_files import PlayFolders
     from worldsim.session import PlaySession
+    from worldsim.world import WorldConfig
 
 HEADLESS_FRAMES = 300
 HEADLESS_RECORD = "play.mp4"
@@ -161,7 +162,7 @@ def play_session(config: PlayConfig, env: ARL2WorldEnv, *, headless: bool) -> It
     from worldsim.replay import Replay
     from worldsim.session import PlaySession
 
-    path = recording_path(config, headless=headless)
+    path = recording_path(config, env.world.config, headless=headless)
     replay = Replay(Path(config.recording)) if config.policy == "recorded" and config.recording else None
     if replay is not None:
         replay.check_world(env)
@@ -184,13 +185,20 @@ def play_session(config: PlayConfig, env: ARL2WorldEnv, *, headless: bool) -> It
             print(replay.result(env))
 
 
-def recording_path(config: PlayConfig, *, headless: bool) -> str:
-    """Return the video to write, '' for none; of a replay only on request, and never over the original."""
+def recording_path(config: PlayConfig, world: WorldConfig, *, headless: bool) -> str:
+    """Return the video to write, '' for none; of a replay only on request, and never over the original.
+
+    That nobody named a file for is no reason to refuse: beside another world's video it goes elsewhere.
+    """
+    from worldsim.recording import default_recording
+
     source = config.policy if config.policy.endswith(".jsonl") else config.recording or ""
-    if config.record is None:
-        path = HEADLESS_RECORD if headless and config.policy != "recorded" else ""
-    else:
-        path = config.record
+    path = config.record
+    if path is None and headless and config.policy != "recorded":
+        path = str(default_recording(Path(HEADLESS_RECORD), world))
+        if path != HEADLESS_RECORD:
+            print(f"what is recorded here is not of the world {world.name}: {path} takes its place")
+    path = path or ""
     if path and source and Path(path).with_suffix("").resolve() == Path(source).with_suffix("").resolve():
         raise WorldError(f"record={path} would overwrite {source}, which is played: choose another name")
     return path

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -20,11 +21,14 @@ from hydra.core.global_hydra import GlobalHydra
 
 import policies
 from play import PlayConfig, default_policy, main, make_policy, wants_picker
-from tests.fakes import save_tiny_world, save_untrained_policy
+from tests.fakes import save_tiny_world, save_untrained_policy, tiny_starts, tiny_world
+from worldsim.actions import ActionLayout
 from worldsim.data.episodes import verify
 from worldsim.errors import WorldError
+from worldsim.model.denoiser import Denoiser
 from worldsim.pictures import write_png
 from worldsim.session import PlaySession
+from worldsim.world import World
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -75,6 +79,47 @@ def test_without_a_display_the_scripted_player_walks_and_is_recorded(world: Path
         "play.mp4",
         "play.replay.safetensors",
     ]
+
+
+def test_another_world_in_the_same_folder_is_recorded_beside_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def play_here(place: Path, *settings: str) -> str:
+        monkeypatch.setattr("sys.argv", ["play.py", f"world={place}", "steps=2", "threads=1", *settings])
+        GlobalHydra.instance().clear()
+        main()
+        return capsys.readouterr().out
+
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    first = save_tiny_world(tmp_path / "worlds" / "first")
+    loaded = tiny_world()
+    axes = ActionLayout(loaded.config.actions.axes[:2])
+    described = replace(loaded.config, name="my/other", actions=axes)
+    described.denoiser.num_values = [3, 3]
+    second = tmp_path / "worlds" / "second"
+    starts = [replace(start, actions=start.actions[:, :2]) for start in tiny_starts()]
+    World(described, Denoiser(described.denoiser), loaded.codec).save_pretrained(second, starts=starts)
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    play_here(first)
+    kept = (here / "play.mp4").read_bytes()
+    for _ in range(2):
+        said = play_here(second)
+        assert "is not of the world my/other: play-my-other/play.mp4 takes its place" in said
+        assert "frames and play-my-other/play.mp4 is written" in said
+        assert (here / "play.mp4").read_bytes() == kept
+    assert verify(here) == verify(here / "play-my-other") == 3
+    assert "frames and play.mp4 is written" in play_here(first)
+    # A file that was asked for is never another one; nor does a play that fails leave a folder.
+    shutil.rmtree(here / "play-my-other")
+    for settings in (["record=play.mp4"], ["start=99"]):
+        with pytest.raises(SystemExit):
+            play_here(second, *settings)
+    assert sorted(path.name for path in here.iterdir() if path.suffix == ".mp4" or path.is_dir()) == [
+        "play.mp4"
+    ]
+    assert "cannot be mixed with my/other-played" in capsys.readouterr().err
 
 
 def test_same_command_plays_the_same(world: Path, tmp_path: Path) -> None:

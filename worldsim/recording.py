@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,7 @@ class Recording:
             raise WorldError(f"a recording is a file that ends in {SUFFIX}, got {str(path)!r}")
         self.path = path
         self.paths: list[Path] = []
+        self._folder_is_ours = not path.parent.exists()
         self._info_is_ours = not (path.parent / INFO_FILE).exists()
         self._is_exact = False  # whether this episode can be replayed to the same bytes
         self._info = played if isinstance(played, DatasetInfo) else _dreamt(played)
@@ -134,6 +137,9 @@ class Recording:
         finally:
             if self._info_is_ours and not self.paths:
                 (self.path.parent / INFO_FILE).unlink(missing_ok=True)
+                if self._folder_is_ours:
+                    with suppress(OSError):  # somebody else has put something there
+                        self.path.parent.rmdir()
 
     def __enter__(self) -> Recording:
         return self
@@ -158,6 +164,31 @@ class Recording:
         if shutil.disk_usage(self.path.parent).free < MIN_FREE_BYTES:
             self.close()
             raise WorldError(f"cannot record to {self.path}: the disk is full")
+
+
+def default_recording(path: Path, world: WorldConfig) -> Path:
+    """Return where to record a world that nobody named a file for.
+
+    A folder of gameplay video has one world's size and buttons, in its `dataset.json`.
+
+    Args:
+        path: The usual file.
+        world: What is played.
+
+    Returns:
+        The usual file; or where its folder holds video of something else, one of that name in a folder
+        beside it, named after the world.
+
+    Raises:
+        WorldError: If the folder's description cannot be read.
+    """
+    if not (path.parent / INFO_FILE).is_file():
+        return path
+    found, ours = DatasetInfo.load(path.parent), _dreamt(world)
+    if (found.name, found.shape_and_buttons) == (ours.name, ours.shape_and_buttons):
+        return path
+    named = re.sub(r"[^\w.-]", "-", world.name)
+    return path.parent / f"{path.stem}-{named}" / path.name
 
 
 def _dreamt(world: WorldConfig) -> DatasetInfo:
