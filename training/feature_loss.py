@@ -9,12 +9,14 @@ another one, which is what bad dreams look like, must be readable from its featu
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldsim.errors import WorldError
 from worldsim.evaluation.features import FeatureNetwork
 
 DEGRADATIONS = ("blur", "noise", "ghost")
@@ -43,11 +45,13 @@ class FeatureLossConfig:
 
     def __post_init__(self) -> None:
         """Refuse what is out of range."""
-        if self.temperature <= 0:
-            raise ValueError(f"loss.temperature must be above 0, got {self.temperature}")
-        for name in ("degradation_weight", "max_blur", "max_noise", "max_ghost"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"loss.{name} must not be negative, got {getattr(self, name)}")
+        if not 0 < self.temperature < math.inf:
+            raise WorldError(f"loss.temperature must be above 0 and finite, got {self.temperature}")
+        for name in ("degradation_weight", "max_blur", "max_noise"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise WorldError(f"loss.{name} must be at least 0 and finite, got {getattr(self, name)}")
+        if not 0 <= self.max_ghost <= 1:
+            raise WorldError(f"loss.max_ghost must lie in [0, 1], got {self.max_ghost}")
 
 
 def blur(images: Tensor, sigmas: Tensor) -> Tensor:

@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,8 @@ CALIBRATION_FRAMES = 4096
 HELDOUT_FRAMES = 3000
 """Of each game."""
 VALIDATION_PAIRS = 128
+LEAST_SIZE = 4
+"""Height and width of frames that `training.feature_check` can alter: it shows blocks of up to 4 pixels."""
 FREE_SETTINGS = ("out", "num_workers", "loop.num_steps", "loop.checkpoint_seconds", "loop.log_every")
 
 
@@ -68,8 +72,16 @@ class TrainFeaturesConfig:
             raise WorldError(f"batch_size must be at least 2, got {self.batch_size}")
         if self.near_frames < 1:
             raise WorldError(f"near_frames must be at least 1, got {self.near_frames}")
-        if self.max_frames < 0:
-            raise WorldError(f"max_frames must be at least 0, got {self.max_frames}")
+        for name in ("max_frames", "num_workers"):
+            if getattr(self, name) < 0:
+                raise WorldError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 < self.learning_rate < math.inf:
+            raise WorldError(f"learning_rate must be above 0 and finite, got {self.learning_rate}")
+        if min(self.features.height, self.features.width) < LEAST_SIZE:
+            raise WorldError(
+                f"features.height and features.width must be at least {LEAST_SIZE}, got "
+                f"{self.features.height} and {self.features.width}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +123,21 @@ class Video:
         return found
 
 
-def list_video(folders: Sequence[str], max_frames: int) -> list[EpisodeReference]:
-    """List the episodes of folders of several games, of each up to a number of frames."""
+def list_video(setting: str, folders: Sequence[str], max_frames: int, length: int) -> list[EpisodeReference]:
+    """List the episodes of folders of several games, of each up to a number of frames.
+
+    Args:
+        setting: Which names the folders, for errors.
+        folders: Dataset folders.
+        max_frames: About, of each folder; 0 is all.
+        length: Frames that one of the episodes at least must have.
+
+    Raises:
+        FileNotFoundError: If a folder or file is missing.
+        WorldError: If no folder is named, one cannot be learned from, or all episodes are too short.
+    """
     if not folders:
-        raise WorldError("no folder of gameplay video was given")
+        raise WorldError(f"{setting} names no folder of gameplay video")
     chosen = []
     for folder in folders:
         total = 0
@@ -123,6 +146,11 @@ def list_video(folders: Sequence[str], max_frames: int) -> list[EpisodeReference
                 break
             chosen.append(reference)
             total += reference.num_frames
+    if (longest := max(reference.num_frames for reference in chosen)) < length:
+        raise WorldError(
+            f"near_frames={length - 1}: frames so far apart are in no episode of {setting}; the longest has "
+            f"{longest}"
+        )
     return chosen
 
 
@@ -185,17 +213,18 @@ def describe_video(references: Sequence[EpisodeReference]) -> list[dict[str, Any
 
 def train_features(config: TrainFeaturesConfig) -> dict[str, float]:
     """Train, write the network, and return what `judge_features` says of it."""
-    run = RunFolder(config.out, config, FREE_SETTINGS)
-    references = list_video(config.data, config.max_frames)
-    heldout_references = list_video(config.heldout, HELDOUT_FRAMES)
-    fabric = make_fabric(config.fabric, run.path)
+    length = config.near_frames + 1
+    references = list_video("data", config.data, config.max_frames, length)
+    heldout_references = list_video("heldout", config.heldout, HELDOUT_FRAMES, length)
+    fabric = make_fabric(config.fabric, Path(config.out))
+    run = RunFolder(config.out, config, FREE_SETTINGS)  # the folder is made when all else is right
     run.check_inputs(fabric, data=digest_of(None, references))
     torch.manual_seed(config.loop.seed)
     network = FeatureNetwork(config.features)
     video, heldout = (
         load_video(each, network, config.num_workers) for each in (references, heldout_references)
     )
-    index = SequenceIndex(video.lengths, config.near_frames + 1)
+    index = SequenceIndex(video.lengths, length)
     learner = FeatureLearner(network, config.loss)
     optimizer = torch.optim.AdamW(learner.parameters(), lr=config.learning_rate, weight_decay=1e-2)
     training = prepare(fabric, learner, [optimizer], config.loop.ema_decay)

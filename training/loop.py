@@ -55,6 +55,11 @@ class LoopConfig:
             raise WorldError(f"loop.num_steps must be at least 1, got {self.num_steps}")
         if self.log_every < 1:
             raise WorldError(f"loop.log_every must be at least 1, got {self.log_every}")
+        for name in ("warmup_steps", "train_seconds", "seed"):
+            if not getattr(self, name) >= 0:
+                raise WorldError(f"loop.{name} must be at least 0, got {getattr(self, name)}")
+        if not self.clip_norm > 0:
+            raise WorldError(f"loop.clip_norm must be above 0, got {self.clip_norm}")
         if not 0 <= self.decay_fraction <= 1:
             raise WorldError(f"loop.decay_fraction must lie in [0, 1], got {self.decay_fraction}")
         if not 0 <= self.ema_decay < 1:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -72,11 +74,9 @@ def test_a_stopped_training_ends_as_one_that_was_not(tmp_path: Path, folders: li
 
 
 def test_of_each_folder_whole_episodes_are_taken_up_to_a_number_of_frames(folders: list[str]) -> None:
-    every, some = list_video(folders, 0), list_video(folders, 1)
+    every, some = (list_video("data", folders, max_frames, 1) for max_frames in (0, 1))
     assert len(some) == 2 < len(every)
     assert {each.folder for each in some} == set(map(Path, folders))
-    with pytest.raises(WorldError, match="no folder of gameplay video"):
-        list_video([], 0)
 
 
 def test_blur_keeps_flat_pictures_and_the_light_and_each_image_has_its_own() -> None:
@@ -113,13 +113,64 @@ def test_the_contrast_is_small_where_each_finds_its_own() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
+        ({"data": []}, "data names no folder of gameplay video"),
+        ({"heldout": []}, "heldout names no folder of gameplay video"),
+        ({"data": ["nowhere"]}, "there is no folder nowhere"),
+        (
+            {"near_frames": 20},
+            "near_frames=20: frames so far apart are in no episode of data; the longest has 20",
+        ),
+        (
+            {"fabric": FabricConfig(accelerator="cpu", strategy="nosuch")},
+            "fabric settings can't be used here",
+        ),
+    ],
+)
+def test_what_cannot_be_learned_from_is_named_and_leaves_no_folder(
+    tmp_path: Path, folders: list[str], changes: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises((WorldError, FileNotFoundError), match=sentence):
+        train_features(replace(config(tmp_path / "out", folders, 1), **changes))
+    assert not list(tmp_path.iterdir())
+
+
+def test_heldout_episodes_that_are_too_short_are_named(tmp_path: Path, folders: list[str]) -> None:
+    short = str(write_tiny_dataset(tmp_path / "short", frames=2))
+    with pytest.raises(WorldError, match="near_frames=2: .* in no episode of heldout; the longest has 2"):
+        train_features(replace(config(tmp_path / "out", folders, 1), heldout=[short]))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
         ({"batch_size": 1}, "batch_size must be at least 2"),
         ({"near_frames": 0}, "near_frames"),
         ({"max_frames": -1}, "max_frames"),
+        ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
+        ({"learning_rate": float("nan")}, "learning_rate must be above 0 and finite, got nan"),
+        (
+            {"features": FeatureConfig(height=2, width=9, widths=[8], num_features=8)},
+            "features.height and features.width must be at least 4, got 2 and 9",
+        ),
     ],
 )
-def test_a_setting_out_of_range_is_one_sentence(changes: dict[str, int], sentence: str) -> None:
+def test_a_setting_out_of_range_is_one_sentence(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(WorldError, match=sentence):
-        replace(config(Path("out"), [], 1), **changes)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="loss.temperature must be above 0"):
-        FeatureLossConfig(temperature=0)
+        replace(config(Path("out"), [], 1), **changes)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: FeatureLossConfig(temperature=0), "loss.temperature must be above 0"),
+        (lambda: FeatureLossConfig(max_blur=float("nan")), "loss.max_blur must be at least 0"),
+        (lambda: FeatureLossConfig(max_ghost=2), r"loss.max_ghost must lie in \[0, 1\], got 2"),
+        (lambda: LoopConfig(seed=-1), "loop.seed must be at least 0, got -1"),
+        (lambda: LoopConfig(clip_norm=-1.0), "loop.clip_norm must be above 0, got -1"),
+        (lambda: FeatureConfig(num_features=1), "num_features of a feature network must be at least 2"),
+    ],
+)
+def test_a_goal_or_a_length_out_of_range_is_one_sentence(make: Callable[[], object], sentence: str) -> None:
+    with pytest.raises(WorldError, match=sentence):
+        make()

@@ -66,7 +66,7 @@ class FeatureConfig:
                 f"got {self.height} x {self.width}"
             )
         if self.num_features < 2:
-            raise WorldError(f"num_features must be at least 2, got {self.num_features}")
+            raise WorldError(f"num_features of a feature network must be at least 2, got {self.num_features}")
 
 
 class _Residual(nn.Module):
