@@ -197,7 +197,7 @@ def recording_path(config: PlayConfig, world: WorldConfig, *, headless: bool) ->
     if path is None and headless and config.policy != "recorded":
         path = str(default_recording(Path(HEADLESS_RECORD), world))
         if path != HEADLESS_RECORD:
-            print(f"what is recorded here is not of the world {world.name}: {path} takes its place")
+            print(f"the recordings here are of another world: {world.name} is recorded to {path}")
     path = path or ""
     if path and source and Path(path).with_suffix("").resolve() == Path(source).with_suffix("").resolve():
         raise WorldError(f"record={path} would overwrite {source}, which is played: choose another name")

@@ -106,7 +106,7 @@ def test_another_world_in_the_same_folder_is_recorded_beside_the_first(
     kept = (here / "play.mp4").read_bytes()
     for _ in range(2):
         said = play_here(second)
-        assert "is not of the world my/other: play-my-other/play.mp4 takes its place" in said
+        assert "here are of another world: my/other is recorded to play-my-other/play.mp4" in said
         assert "frames and play-my-other/play.mp4 is written" in said
         assert (here / "play.mp4").read_bytes() == kept
     assert verify(here) == verify(here / "play-my-other") == 3
