@@ -29,6 +29,7 @@ from worldsim.model.memory import MemoryState, empty_memory, push_window, window
 from worldsim.model.outcome_heads import OutcomeHeads
 from worldsim.model.patches import embed_patches, join_patches
 from worldsim.model.path import MemoryKeys, PathMotion, axes_phase, plane_places, wrap
+from worldsim.model.path_phases import arrived_phase, sequence_phases
 from worldsim.model.rotary import place_angles, rotate, turns
 from worldsim.model.segment import SequencePass, check_constant_memory, deal_out, put_together
 from worldsim.model.window_attention import WindowAttention, age_angles
@@ -235,20 +236,12 @@ class Denoiser(nn.Module):
             matrices=self._write(written, context, memory.matrices),
             window_keys=push_window(keys, window.k, count) if window else keys,
             window_values=push_window(values, window.v, count) if window else values,
-            phase=self._arrived(latents, context, memory),
+            phase=arrived_phase(self.motion, context.phase, latents, memory),
             latents=latents.to(memory.latents.dtype),
             num_committed=count + 1,
             past=past.append(full.k, full.v) if past and full else past,
             summary=None if self.outcome is None else self.outcome.pool(x),
         )
-
-    def _arrived(self, latents: Tensor, context: FrameContext, memory: MemoryState) -> Tensor:
-        """Return the path after a frame, `[B, D / 2]`: as expected, or with odometry as it shows."""
-        if not self.config.path_odometry:
-            return context.phase
-        assert isinstance(self.motion, PathMotion)
-        shown = at_least_fp32(self.motion.measured(memory.latents, latents))
-        return wrap(memory.phase + torch.where((memory.num_committed > 0)[:, None], shown, 0.0))
 
     def _cached(self, written: list[Written | Cached], kind: type[AnyAttention]) -> Cached | None:
         """Return what the layers of one kind keep of a frame, `[L, B, N, H, D]`; None without such layers."""
@@ -386,33 +379,10 @@ class Denoiser(nn.Module):
     def path_phases(
         self, before: Tensor, clean: Tensor, action: Tensor, memory: MemoryState
     ) -> tuple[Tensor, Tensor]:
-        """Return the path's angles at every frame, `[B, F, head_width / 2]`, and after the last `[B, ...]`.
-
-        Both at least fp32. With odometry the path up to a frame is what the frames before it show, and only
-        the last displacement is an expectation; without, all of them are.
-
-        Args:
-            before: `[B, F, C, h, w]`, the clean frame before each.
-            clean: `[B, F, C, h, w]`, the clean frames.
-            action: `[B, F, D]`, embeddings of the actions.
-            memory: Before the first frame. Where it is empty, that frame is the path's origin.
-        """
+        """Return the path's angles at every frame and after the last; see `path_phases.sequence_phases`."""
         before = before.to(self.patch_embedding.weight.dtype)
-        expected = self._from_origin(self.motion(before, action, self.embed_nothing()), memory)
-        if not self.config.path_odometry:
-            phases = memory.phase[:, None] + expected.cumsum(1)
-            return phases, phases[:, -1]
-        assert isinstance(self.motion, PathMotion)
-        shown = self._from_origin(self.motion.measured(before, clean), memory)
-        arrived = memory.phase[:, None] + shown.cumsum(1)
-        return torch.cat([memory.phase[:, None], arrived[:, :-1]], dim=1) + expected, arrived[:, -1]
-
-    @staticmethod
-    def _from_origin(turns: Tensor, memory: MemoryState) -> Tensor:
-        """Return turns `[B, F, D / 2]`, at least fp32, without that of a frame that begins the path."""
-        turns = at_least_fp32(turns)
-        first = torch.where((memory.num_committed > 0)[:, None, None], turns[:, :1], 0.0)
-        return torch.cat([first, turns[:, 1:]], dim=1)
+        expected = self.motion(before, action, self.embed_nothing())
+        return sequence_phases(self.motion, expected, before, clean, memory)
 
     @torch.no_grad()
     def half_lives(self) -> Tensor:
