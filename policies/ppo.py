@@ -133,7 +133,7 @@ class PolicyDescription:
         """
         if data.get("format") not in (1, FORMAT) or data.get("kind") != "ppo":
             found = f"format {data.get('format')!r} of kind {data.get('kind')!r}"
-            raise ValueError(f"expected a policy of format {FORMAT} and of kind 'ppo', got {found}")
+            raise ValueError(f"expected a policy of format 1 or {FORMAT} and of kind 'ppo', got {found}")
         try:
             repeat = 1 if data["format"] == 1 else data["action_repeat"]
             if isinstance(repeat, bool) or not isinstance(repeat, int) or repeat < 1:

@@ -67,9 +67,9 @@ class Clock:
     """How far training is, and where it ends: at one of its limits, whichever comes first.
 
     Attributes:
-        total_steps: Environment steps, of all environments together.
+        total_steps: Decisions, of all environments together.
         max_seconds: Seconds of training, whatever is done by then; 0 is no limit.
-        steps: Steps so far.
+        steps: Decisions so far.
         seconds: Seconds so far.
     """
 

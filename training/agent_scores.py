@@ -213,18 +213,24 @@ class LearnedTeam:
 
     def __init__(self, player: PPOPolicy, device: torch.device, *, deterministic: bool) -> None:
         self._network, self._sight = player.network.to(device), player.description.sight
+        self._repeat = player.description.action_repeat
         self._device, self._deterministic = device, deterministic
 
     def reset(self, seeds: Sequence[int]) -> None:
         """Start new episodes; what is drawn depends on all seeds."""
         self._generator = torch.Generator(self._device).manual_seed(seeds[0])
         self._seen: Tensor | None = None
+        self._frame_index = 0
 
     def act(self, frames: Tensor) -> Tensor:
-        """Return actions of all at once."""
-        seen = self._seen
-        self._seen = self._sight.begin(frames) if seen is None else self._sight.follow(seen, frames)
-        return self._network.choose(self._seen, None if self._deterministic else self._generator)
+        """Return actions of all at once; like each of them alone it decides at every so many frames."""
+        if self._frame_index % self._repeat == 0:
+            seen = self._seen
+            self._seen = self._sight.begin(frames) if seen is None else self._sight.follow(seen, frames)
+            drawn_with = None if self._deterministic else self._generator
+            self._held = self._network.choose(self._seen, drawn_with)
+        self._frame_index += 1
+        return self._held
 
 
 def make_team(contender: Contender, num_players: int, device: torch.device) -> Team:

@@ -89,9 +89,9 @@ def main(config: OutcomeHeadsConfig) -> None:
             f"world {world.config.name!r} has no outcome heads; python -m training.finetune "
             "outcome_heads=true outcome.detach=true gives it some"
         )
+    check_described(world, out)
     kept = out.with_name(f"{out.name}{UNCALIBRATED}")
-    for folder in (out, kept):
-        check_described(world, folder)
+    check_described(world, kept)
     recordings = open_recordings(config, simulator, config.data.heldout)
     video = load_video(config.data, config.sequences, world)
     frames = draw_along(world, video, config.sequences, config.seed)
@@ -105,8 +105,8 @@ def main(config: OutcomeHeadsConfig) -> None:
     except WorldError as error:
         raise WorldError(
             f"{error}. The trained heads are kept, in {kept}: python -m training.calibrate world={kept} "
-            f"out={out} calibrates them otherwise (num_dreams=0, frames=given), or on other episodes, and "
-            f"python -m training.outcome_heads world={kept} trains them on"
+            f"out={out} calibrates them otherwise (num_dreams=0, frames=given), or on other episodes "
+            f"(data.heldout); training.outcome_heads world={kept} with another out trains them on"
         ) from error
     provenance = add_provenance(world.config.provenance, "training", trained)
     provenance = add_provenance(provenance, "calibration", calibration)

@@ -40,6 +40,7 @@ from worldsim.weights import (
 
 FORMAT = 1
 MODEL_FILE, CARD_FILE, STARTS_FOLDER = "model.safetensors", "README.md", "starts"
+DEFAULT_WORLD = "doom-rooms"
 POLICY_FOLDER = "policy"
 """Of a world: a policy that learned to play it, if there is one; `policies.ppo` reads it."""
 SHIPPED = Path(__file__).parent / "assets" / "worlds"
@@ -291,8 +292,9 @@ class World:
 
 
 def shipped_worlds() -> list[str]:
-    """Return the names of the worlds that come with the package."""
-    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG_FILE}"))
+    """Return the names of the worlds that come with the package; where none is asked for, it is the first."""
+    names = (path.parent.name for path in SHIPPED.glob(f"*/{CONFIG_FILE}"))
+    return sorted(names, key=lambda name: (name != DEFAULT_WORLD, name))
 
 
 def find_world(name_or_path: str | Path) -> Path:

@@ -161,7 +161,7 @@ def test_a_folder_holds_no_pickle_and_comes_back_as_it_was(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 3}, "expected a policy of format 2 and of kind 'ppo', got format 3"),
+        ({"format": 3}, "expected a policy of format 1 or 2 and of kind 'ppo', got format 3"),
         ({"action_repeat": 0}, "action_repeat must be a whole number of at least 1, got 0"),
         ({"action_repeat": 1.5}, "action_repeat must be a whole number of at least 1, got 1.5"),
         ({"kind": "dqn"}, "of kind 'dqn'"),

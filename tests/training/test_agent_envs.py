@@ -65,7 +65,7 @@ def test_dreams_are_seen_as_a_player_sees_them() -> None:
 
 
 def test_a_held_action_adds_up_its_frames_and_ends_with_the_episode() -> None:
-    """Episodes of three frames, actions held for two: every second decision is cut short."""
+    """Episodes of three frames, actions held for two: of three decisions one is cut short."""
     venv, plain = make_dreams(dreams(), SIGHT, CPU, action_repeat=2, reward_scale=0.1), dreams()
     venv.seed(5)
     seen = venv.reset()[SEEN]

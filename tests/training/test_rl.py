@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,17 +22,20 @@ import torch
 
 pytest.importorskip("stable_baselines3", reason='needs Stable-Baselines3: pip install -e ".[rl]"')
 
-from stable_baselines3.common.vec_env import VecMonitor
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
-from policies.ppo import PolicyDescription, PPOPolicy, load_policy
+from policies.ppo import PolicyDescription, PPOPolicy, load_policy, save_policy
 from policies.sight import Sight
 from tests.fakes import save_tiny_world, save_untrained_policy, tiny_world, write_tiny_dataset
+from training import agent_envs
 from training.agent import Agent, Clock
 from training.agent_envs import SightVecEnv
+from training.agent_scores import LearnedTeam
 from training.agent_settings import PPOConfig, RLConfig
 from training.evaluate_agents import evaluate_agents
+from training.held_actions import HeldActions
 from training.run import RunFolder
-from training.train_agent import train_agent
+from training.train_agent import prepare_lessons, train_agent
 from training.watch_agent import watch_agent
 from worldsim.data.episodes import verify
 from worldsim.errors import WorldError
@@ -79,6 +83,42 @@ def test_training_leaves_a_policy_that_plays(world: str, tmp_path: Path) -> None
     policy = PPOPolicy([3, 3, 3], tmp_path / "run" / "policy")
     assert policy.act(np.zeros((32, 48, 3), dtype=np.uint8)).shape == (3,)
     assert all(tensor.isfinite().all() for tensor in network.state_dict().values())
+
+
+def test_actions_are_held_in_dreams_in_games_and_by_the_policy(
+    world: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+
+    class Told(HeldActions):
+        def __init__(self, venv: VecEnv, num_frames: int) -> None:
+            held.append(num_frames)
+            super().__init__(venv, num_frames)
+
+    monkeypatch.setattr(agent_envs, "HeldActions", Told)
+    games = gym.vector.SyncVectorEnv([OneButton] * 2, autoreset_mode="SameStep")
+    monkeypatch.setattr(agent_envs, "AsyncVectorEnv", lambda *_, **__: games)
+    train_agent(settings(world, tmp_path / "run", action_repeat=3))
+    description, _ = load_policy(tmp_path / "run" / "policy")
+    assert held == [3] and description.action_repeat == 3
+    config = RLConfig(env="real", num_envs=2, action_repeat=2)
+    prepare_lessons(config, Sight(height=36, width=48), torch.device("cpu")).envs.close()
+    assert held == [3, 2]
+
+
+def test_many_at_once_hold_their_actions_as_one_does(tmp_path: Path) -> None:
+    description, network = load_policy(save_untrained_policy(tmp_path / "every"))
+    save_policy(tmp_path / "third", network, replace(description, action_repeat=3))
+    player = PPOPolicy([3, 3, 3], tmp_path / "third")
+    team = LearnedTeam(player, torch.device("cpu"), deterministic=True)
+    frames = np.random.default_rng(0).integers(0, 256, (2, 12, 6, 8, 3), dtype=np.uint8)
+    frames = frames.repeat(20, axis=2).repeat(20, axis=3)
+    team.reset([0, 1])
+    together = np.stack([team.act(torch.from_numpy(frames[:, i])).numpy() for i in range(12)], axis=1)
+    for row in range(2):
+        player.reset(row)
+        assert np.array_equal(together[row], [player.act(frame) for frame in frames[row]])
+    assert len(np.unique(together.reshape(-1, 3), axis=0)) > 1, "it always does the same"
 
 
 def test_same_command_goes_on_and_a_finished_run_stays(
@@ -206,6 +246,7 @@ def test_an_agent_is_watched_in_a_dream(
         ({"env": "moon"}, "env must be dream or real, got 'moon'"),
         ({"compile": "fast"}, "compile must be one of auto, none, cudagraphs, inductor, got 'fast'"),
         ({"episodes": 0}, "episodes must be at least 1, got 0"),
+        ({"action_repeat": 0}, "action_repeat must be at least 1, got 0"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"seed": 10**9}, "seed must be below 1000000000"),
     ],

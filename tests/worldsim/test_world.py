@@ -14,7 +14,7 @@ from tests.fakes import save_tiny_world, tiny_world
 from worldsim.errors import WorldError
 from worldsim.simulator import Simulator
 from worldsim.weights import CODEC_FILE, CONFIG_FILE
-from worldsim.world import MODEL_FILE, SHIPPED, STARTS_FOLDER, World, find_codec
+from worldsim.world import MODEL_FILE, SHIPPED, STARTS_FOLDER, World, find_codec, shipped_worlds
 
 
 def test_a_saved_world_dreams_the_same(tmp_path: Path) -> None:
@@ -41,6 +41,12 @@ def test_starts_come_back_from_video(tmp_path: Path) -> None:
 def test_unknown_world_names_those_that_ship() -> None:
     with pytest.raises(WorldError, match="no world 'nowhere'"):
         World.from_pretrained("nowhere")
+
+
+def test_where_no_world_is_asked_for_it_is_the_rooms() -> None:
+    """The README's first command, its picture and its keys are of that one."""
+    assert shipped_worlds()[0] == "doom-rooms"
+    assert shipped_worlds()[1:] == sorted(set(shipped_worlds()) - {"doom-rooms"})
 
 
 @pytest.mark.parametrize("name", [MODEL_FILE, CODEC_FILE])

@@ -14,7 +14,7 @@ from worldsim.model.attention import Attention
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.denoiser_config import DenoiserConfig
 from worldsim.model.hybrid_attention import HybridAttention
-from worldsim.model.path import MemoryPhase
+from worldsim.model.path import FINEST, MemoryKeys, MemoryPhase
 
 
 class Rest(StrEnum):
@@ -92,6 +92,7 @@ def student_config(
         )
     kept = [layer for layer in teacher.full_layers if layer not in layers]
     windows = [layer for layer in teacher.window_layers if layer not in layers]
+    keys = hybrid.memory_keys or teacher.memory_keys
     return replace(
         teacher,
         window_layers=sorted(windows + kept) if rest is Rest.WINDOW else windows,
@@ -99,7 +100,9 @@ def student_config(
         full_path=teacher.full_path and bool(kept) and rest is Rest.FULL,
         window=window if rest is Rest.WINDOW else teacher.window,
         memory_phase=hybrid.memory_phase,
-        memory_keys=hybrid.memory_keys or teacher.memory_keys,
+        path_odometry=teacher.path_odometry and hybrid.memory_phase == MemoryPhase.PATH,
+        memory_keys=keys,
+        finest_key=teacher.finest_key if keys == MemoryKeys.PLANE else FINEST,
         write_biases=list(hybrid.write_biases or teacher.write_biases),
         half_lives=list(hybrid.half_lives),
     )

@@ -75,8 +75,11 @@ class DenoiserConfig:
             raise WorldError(f"full_path needs memory_phase path, got {self.memory_phase}")
         if self.path_odometry and self.memory_phase != MemoryPhase.PATH:
             raise WorldError(f"path_odometry needs memory_phase path, got {self.memory_phase}")
-        if not isinstance(self.finest_key, int | float) or not 0 < self.finest_key <= FINEST:
+        is_number = isinstance(self.finest_key, int | float) and not isinstance(self.finest_key, bool)
+        if not is_number or not 0 < self.finest_key <= FINEST:
             raise WorldError(f"finest_key is an angle above 0 and of at most pi, got {self.finest_key}")
+        if self.finest_key != FINEST and self.memory_keys != MemoryKeys.PLANE:
+            raise WorldError(f"finest_key {self.finest_key} needs memory_keys plane, got {self.memory_keys}")
         if self.full_path and not self.full_layers:
             raise WorldError("full_path needs full_layers, and there are none")
         for name in ("latent_shape", "num_values", "dim", "ffn_dim", "num_heads", "num_layers", "window"):

@@ -202,10 +202,10 @@ class Odometer(nn.Module):
 class PathMotion(nn.Module):
     """Predict the player's displacement from the action and the committed frame before it.
 
-    With `odometry`, what the path goes on from is not the prediction, but what the committed frame shows.
-
     With PLANE keys it is what the action adds to pressing nothing: who presses nothing is where he was. Else
     all frames drift alike at first, like a clock, before any of the actions has come to mean something.
+
+    With `odometry`, what the path goes on from is not the prediction, but what the committed frame shows.
     """
 
     table: Tensor

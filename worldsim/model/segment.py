@@ -27,7 +27,7 @@ class SequencePass(NamedTuple):
     Attributes:
         velocity: `[B, F, C, h, w]`, of the noisy frames.
         handed_on: From each layer; see `Block.forward`.
-        phase: `[B, D / 2]`, the path at the last frame.
+        phase: `[B, D / 2]`, the path after the last frame.
         summary: `[B, F, D]`, what the outcome heads judge of the clean frames; None without such heads.
     """
 

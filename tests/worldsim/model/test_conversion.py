@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -76,6 +79,17 @@ def test_a_student_goes_on_with_the_path_that_its_teacher_follows(keys: str | No
     for name, weight in student.motion.state_dict().items():
         if name != "table":
             assert torch.equal(weight.float(), known[name].float()) == is_kept, name
+
+
+def test_a_student_of_other_keys_or_phase_drops_what_belongs_to_its_teachers() -> None:
+    layers = {"window_layers": [], "full_layers": [0, 1, 2], "memory_keys": "plane"}
+    shape = replace(make_denoiser(MemoryPhase.PATH).config, **layers, finest_key=1.0, path_odometry=True)
+    alike = student_config(shape, [0, 2], HybridConfig(), Rest.WINDOW, 2)
+    assert (alike.finest_key, alike.path_odometry) == (1.0, True)
+    other = student_config(
+        shape, [0, 2], HybridConfig(memory_phase="time", memory_keys="axes"), Rest.WINDOW, 2
+    )
+    assert (other.finest_key, other.path_odometry) == (math.pi, False)
 
 
 def test_the_new_layers_memory_has_the_half_lives_asked_for() -> None:

@@ -322,6 +322,8 @@ def test_actions_are_ignored_until_trained() -> None:
         ({"half_lives": ["a", "b"]}, "half_lives"),
         ({"path_odometry": True, "memory_phase": "none"}, "path_odometry needs memory_phase path, got none"),
         ({"finest_key": 3.2}, "finest_key is an angle above 0 and of at most pi, got 3.2"),
+        ({"finest_key": True}, "finest_key is an angle above 0 and of at most pi, got True"),
+        ({"finest_key": 1.0}, "finest_key 1.0 needs memory_keys plane, got axes"),
         ({"finest_key": 0.0}, "finest_key is an angle above 0 and of at most pi, got 0.0"),
         ({"memory_keys": "lines"}, "memory_keys is one of axes, plane"),
         ({"memory_keys": "plane", "dim": 60}, "memory_keys plane needs heads"),

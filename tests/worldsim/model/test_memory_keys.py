@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -113,6 +114,13 @@ def test_coarser_keys_turn_less() -> None:
     fine, coarse = (plane_multiples(1, 4, HEAD_WIDTH, finest) for finest in (math.pi, math.pi / 4))
     torch.testing.assert_close(coarse[..., :2] * 4, fine[..., :2], atol=2, rtol=0)  # whole multiples, both
     assert torch.equal(coarse[..., 2], fine[..., 2])
+    config = replace(
+        make_denoiser(MemoryPhase.PATH, memory_keys=MemoryKeys.PLANE).config, finest_key=math.pi / 4
+    )
+    attention = Denoiser(config).layers()[2].self_attn
+    assert isinstance(attention, HybridAttention)
+    expected = plane_multiples(2, config.num_heads, config.head_width, math.pi / 4)
+    assert torch.equal(attention.multiples, expected)
 
 
 def test_an_odometer_knows_no_displacement_at_rest_and_the_way_back() -> None:
