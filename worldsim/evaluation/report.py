@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -30,6 +31,7 @@ REPORT_FILE, FILM_FILE, VIDEO_FILE, CURVE_FILE = (
 )
 GAP = 2
 """Pixels between pictures."""
+LEGEND_COLUMNS = 2
 
 
 def describe_run(command: Sequence[str], device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
@@ -167,7 +169,8 @@ def write_plot(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    rows = math.ceil(len(curves) / LEGEND_COLUMNS)
+    figure = Figure(figsize=(7, 4 + 0.2 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for name, values in curves.items():
@@ -177,7 +180,8 @@ def write_plot(
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
     axes.grid(alpha=0.3)
-    axes.legend()
+    # Inside it would cover curves.
+    figure.legend(loc="outside lower center", ncols=LEGEND_COLUMNS, fontsize="small")
     part = path.with_name(path.name + ".part")
     try:
         figure.savefig(part, format="png", dpi=120)
