@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,7 @@ from worldsim.model.memory import MemoryState
 from worldsim.model.path import ConstantMotion, PathMotion, wrap
 
 
-def has_odometry(motion: ConstantMotion | PathMotion) -> bool:
+def has_odometry(motion: ConstantMotion | PathMotion) -> TypeGuard[PathMotion]:
     """Return whether the path goes on from what committed frames show."""
     return isinstance(motion, PathMotion) and motion.odometer is not None
 
@@ -30,7 +32,6 @@ def arrived_phase(
     """
     if not has_odometry(motion):
         return expected
-    assert isinstance(motion, PathMotion)
     shown = at_least_fp32(motion.measured(memory.latents, latents))
     return wrap(memory.phase + torch.where((memory.num_committed > 0)[:, None], shown, 0.0))
 
@@ -54,7 +55,6 @@ def sequence_phases(
     if not has_odometry(motion):
         phases = memory.phase[:, None] + expected.cumsum(1)
         return phases, phases[:, -1]
-    assert isinstance(motion, PathMotion)
     shown = _from_origin(motion.measured(before, clean), memory)
     arrived = memory.phase[:, None] + shown.cumsum(1)
     return torch.cat([memory.phase[:, None], arrived[:, :-1]], dim=1) + expected, arrived[:, -1]
