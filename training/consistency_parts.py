@@ -90,7 +90,8 @@ def measure_interventions(suite: Suite, part: dict[str, Any]) -> None:
     without = [name for name in suite.simulators if name not in able]
     part.setdefault("skipped", {}).update(dict.fromkeys(without, "has no recurrent states that stay"))
     for gap in suite.intervention_gaps if able else ():
-        scores = measure_returns(able, suite.recall_sets[gap], [Way.KEPT, *INTERVENTIONS], suite.settings)
+        returns = suite.recall_sets[gap].first(suite.config.num_turns)
+        scores = measure_returns(able, returns, [Way.KEPT, *INTERVENTIONS], suite.settings)
         for name, by_way in scores.dreams.items():
             found: dict[str, Any] = {}
             for way, values in by_way.items():
@@ -127,7 +128,7 @@ def measure_fidelity(suite: Suite, part: dict[str, Any]) -> None:
     """Compare the frames of dreams under recorded actions with real ones, as distributions."""
     config, network = suite.config, suite.feature_network
     found = suite.recall_sets[suite.fidelity_gap]
-    returns = found.only(range(min(max(2, config.num_fidelity), len(found))))
+    returns = found.first(max(2, config.num_fidelity))
     segments = cut_segments(min(config.fidelity_frames, 2 * returns.gap))
     described = {
         "gap": returns.gap,
@@ -181,7 +182,7 @@ def measure_masked(suite: Suite, part: dict[str, Any]) -> None:
     pixels = suite.config.tile_pixels
     part.pop("skipped", None)
     for gap in suite.intervention_gaps:
-        returns, most_frames = suite.recall_sets[gap], 0
+        returns, most_frames = suite.recall_sets[gap].first(suite.config.num_turns), 0
         if pixels:
             find = seen_tiles((suite.size[0] // pixels, suite.size[1] // pixels), pixels)
         elif returns.recordings.info.name == FRESH_ROOMS:

@@ -57,6 +57,10 @@ COUNTS = (
     *("num_fidelity", "fidelity_frames", "cost_frames"),
 )
 """Settings that are numbers of at least 1."""
+AT_LEAST_0 = (
+    *("num_episodes", "num_turns", "num_pairs"),
+    *("context_frames", "num_films", "tile_pixels", "max_gap"),
+)
 TILE_EPISODES = 16
 """Whose real frames tell which kinds of tiles there are."""
 
@@ -78,6 +82,8 @@ class ConsistencyConfig:
     angle_degrees: float = 0.0
     tile_pixels: int = 0
     num_films: int = 2
+    num_turns: int = 0
+    num_pairs: int = 0
     num_long: int = 64
     long_frames: int = 1000
     num_idle: int = MIN_EPISODES
@@ -93,7 +99,7 @@ class ConsistencyConfig:
                 raise WorldError(
                     f"consistency.{name} must be numbers of at least 1, got {getattr(self, name)}"
                 )
-        for name in ("num_episodes", "context_frames", "num_films", "tile_pixels", "max_gap"):
+        for name in AT_LEAST_0:
             if getattr(self, name) < 0:
                 raise WorldError(f"consistency.{name} must be at least 0, got {getattr(self, name)}")
         for name in COUNTS:
@@ -102,8 +108,9 @@ class ConsistencyConfig:
         for name in ("num_fidelity", "fidelity_frames"):  # a distance of distributions needs two of each
             if getattr(self, name) < 2:
                 raise WorldError(f"consistency.{name} must be at least 2, got {getattr(self, name)}")
-        if self.num_episodes == 1:
-            raise WorldError("consistency.num_episodes must be at least 2, or 0 for all, got 1")
+        for name in ("num_episodes", "num_turns"):  # a state is swapped with another's
+            if getattr(self, name) == 1:
+                raise WorldError(f"consistency.{name} must be at least 2, or 0 for all, got 1")
         _ = self.tolerance
 
     @property
@@ -225,7 +232,8 @@ class Suite:
             kind = PAIRS if find_sets(data, PAIRS) else RECALL
             for gap, folder in choose_sets(data, kind, self.config.pair_gaps).items():
                 if not self.config.max_gap or gap <= self.config.max_gap:
-                    self.pair_sets[gap] = paired(self._open(folder, gap))
+                    pairs = paired(self._open(folder, gap))
+                    self.pair_sets[gap] = pairs.first(2 * self.config.num_pairs)
         sets = [*self.recall_sets.values(), *self.pair_sets.values()]
         for found in sets:
             few = len(found) < MIN_EPISODES
@@ -302,7 +310,7 @@ class Suite:
                 seed=self.run.seed,
                 show_progress=True,
             )
-            starts = self.starts.only(range(min(max(2, self.config.num_long), len(self.starts))))
+            starts = self.starts.first(max(2, self.config.num_long))
             self._long[name] = dream_long(self.simulators[name], starts, settings)
         return self._long[name]
 

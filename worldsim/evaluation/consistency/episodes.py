@@ -221,6 +221,10 @@ class ReturnSet:
         chosen.names, chosen.gaps = [self.names[row] for row in rows], self.gaps[list(rows)]
         return chosen
 
+    def first(self, count: int) -> ReturnSet:
+        """Return the set of the first `count` episodes at most; 0 is all."""
+        return self.only(range(min(count or len(self), len(self))))
+
     def moves(self) -> list[np.ndarray]:
         """Return the actions of each episode from the beginning of the context to the end, `[T - 1, A]`."""
         return [
