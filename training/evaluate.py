@@ -20,8 +20,9 @@ from typing import Any
 
 from training.benchmark_endurance import EnduranceConfig, benchmark_endurance
 from training.benchmark_env import benchmark_env
+from training.consistency_settings import ConsistencyConfig
 from training.entry import entry
-from training.evaluate_consistency import SUITE, SUITE_PARTS, ConsistencyConfig, SuiteRun, measure_consistency
+from training.evaluate_consistency import SUITE, SUITE_PARTS, SuiteRun, measure_consistency
 from worldsim.compiled import COMPILE_MODES
 from worldsim.device import choose_device, set_threads
 from worldsim.errors import WorldError
@@ -114,14 +115,8 @@ class EvaluateConfig:
         if not self.env_counts or min(self.env_counts) < 1:
             raise WorldError(f"env_counts must be numbers of at least 1, got {self.env_counts}")
         counts = ("context_frames", "num_rollouts", "horizon", "num_next_clips", "next_frames")
-        for name in (
-            *counts,
-            "num_action_starts",
-            "num_idle_starts",
-            "idle_frames",
-            "cost_frames",
-            "env_frames",
-        ):
+        others = ("num_action_starts", "num_idle_starts", "idle_frames", "cost_frames", "env_frames")
+        for name in (*counts, *others):
             if getattr(self, name) < 1:
                 raise WorldError(f"{name} must be at least 1, got {getattr(self, name)}")
 

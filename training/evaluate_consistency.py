@@ -9,12 +9,13 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from training.consistency_parts import MEASURES
+from training.consistency_settings import COUNTS_OF_PARTS, ConsistencyConfig
 from worldsim.device import DeviceChoice
 from worldsim.errors import WorldError
 from worldsim.evaluation.consistency.comparison import compare_worlds, zeroed_name
@@ -23,7 +24,6 @@ from worldsim.evaluation.consistency.episodes import (
     PAIRS,
     RECALL,
     ReturnSet,
-    Tolerance,
     choose_sets,
     find_sets,
 )
@@ -52,71 +52,8 @@ AT_TURNS = ("interventions", "continuation", "probe")
 """Parts that are measured at one gap."""
 FROM_STARTS = ("controllability", "drift", "idle", "cost")
 """Parts that need moments to begin at, and no way back."""
-COUNTS = (
-    *("long_frames", "num_long", "num_idle", "idle_frames"),
-    *("num_fidelity", "fidelity_frames", "cost_frames"),
-)
-"""Settings that are numbers of at least 1."""
-AT_LEAST_0 = (
-    *("num_episodes", "num_turns", "num_pairs"),
-    *("context_frames", "num_films", "tile_pixels", "max_gap"),
-)
 TILE_EPISODES = 16
 """Whose real frames tell which kinds of tiles there are."""
-
-
-@dataclass(kw_only=True, slots=True)
-class ConsistencyConfig:
-    """What the suite measures; `conf/evaluate.yaml` and `conf/profile` say what each setting means."""
-
-    zeroed: list[str] = field(default_factory=list)
-    window: str = "window"
-    full: str = "full"
-    gaps: list[int] = field(default_factory=list)
-    max_gap: int = 0
-    intervention_gaps: list[int] = field(default_factory=list)
-    pair_gaps: list[int] = field(default_factory=list)
-    num_episodes: int = MIN_EPISODES
-    context_frames: int = 32
-    distance: float = 0.0
-    angle_degrees: float = 0.0
-    tile_pixels: int = 0
-    num_films: int = 2
-    num_turns: int = 0
-    num_pairs: int = 0
-    num_long: int = 64
-    long_frames: int = 1000
-    num_idle: int = MIN_EPISODES
-    idle_frames: int = 300
-    num_fidelity: int = 64
-    fidelity_frames: int = 256
-    features: str = ""
-    cost_frames: int = 100_000
-
-    def __post_init__(self) -> None:
-        for name in ("gaps", "intervention_gaps", "pair_gaps"):
-            if any(gap < 1 for gap in getattr(self, name)):
-                raise WorldError(
-                    f"consistency.{name} must be numbers of at least 1, got {getattr(self, name)}"
-                )
-        for name in AT_LEAST_0:
-            if getattr(self, name) < 0:
-                raise WorldError(f"consistency.{name} must be at least 0, got {getattr(self, name)}")
-        for name in COUNTS:
-            if getattr(self, name) < 1:
-                raise WorldError(f"consistency.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("num_fidelity", "fidelity_frames"):  # a distance of distributions needs two of each
-            if getattr(self, name) < 2:
-                raise WorldError(f"consistency.{name} must be at least 2, got {getattr(self, name)}")
-        for name in ("num_episodes", "num_turns"):  # a state is swapped with another's
-            if getattr(self, name) == 1:
-                raise WorldError(f"consistency.{name} must be at least 2, or 0 for all, got 1")
-        _ = self.tolerance
-
-    @property
-    def tolerance(self) -> Tolerance:
-        """Which poses count as the same."""
-        return Tolerance(distance=self.distance, angle_degrees=self.angle_degrees)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -230,14 +167,11 @@ class Suite:
         if "pairs" in parts:
             # Recorded apart, or among the episodes of a gap.
             kind = PAIRS if find_sets(data, PAIRS) else RECALL
-            for gap, folder in choose_sets(data, kind, self.config.pair_gaps).items():
-                if not self.config.max_gap or gap <= self.config.max_gap:
-                    pairs = paired(self._open(folder, gap))
-                    self.pair_sets[gap] = pairs.first(2 * self.config.num_pairs)
+            folders = self._within_max_gap(kind, self.config.pair_gaps)
+            self.pair_sets = {gap: paired(self._open(folder, gap)) for gap, folder in folders.items()}
         sets = [*self.recall_sets.values(), *self.pair_sets.values()]
-        for found in sets:
-            few = len(found) < MIN_EPISODES
-            print(found.told + f"; reported numbers need {MIN_EPISODES}" * few, flush=True)
+        self._tell(sets)
+        self.pair_sets = {gap: s.first(2 * self.config.num_pairs) for gap, s in self.pair_sets.items()}
         asked = self.config
         # What has to be alike in runs that are put side by side.
         settings = {
@@ -254,11 +188,37 @@ class Suite:
     def _known_gaps(self) -> Mapping[int, Path]:
         return choose_sets(self.run.data, RECALL, [])
 
+    def _tell(self, sets: Sequence[ReturnSet]) -> None:
+        """Say which episodes there are, and which of them are left out."""
+        config, parts = self.config, self.run.parts
+        for found in sets:
+            few = len(found) < MIN_EPISODES
+            print(found.told + f"; reported numbers need {MIN_EPISODES}" * few)
+        if "recall" in parts and (beyond := sorted(set(self._known_gaps) - set(self.recall_gaps))):
+            print(f"left out of recall, beyond consistency.max_gap={config.max_gap}: {beyond}")
+        if config.num_turns and {"interventions", "continuation"} & set(parts):
+            print(f"interventions and continuation: the first {config.num_turns} episodes of a gap at most")
+        if config.num_pairs and "pairs" in parts:
+            print(f"pairs: the first {config.num_pairs} at most", flush=True)
+
+    def _within_max_gap(self, kind: str, named: Sequence[int]) -> dict[int, Path]:
+        """Return the folders of named gaps, or of all up to `max_gap`."""
+        found, most = choose_sets(self.run.data, kind, named), self.config.max_gap
+        if named or not most:
+            return dict(found)
+        kept = {gap: folder for gap, folder in found.items() if gap <= most}
+        if not kept:
+            there = ", ".join(f"{kind}-{gap:03d}" for gap in found)
+            raise WorldError(
+                f"consistency.max_gap={most} leaves nothing of {self.run.data}, which has {there}; raise it "
+                f"or name the gaps in consistency.{'gaps' if kind == RECALL else 'pair_gaps'}"
+            )
+        return kept
+
     @property
     def recall_gaps(self) -> list[int]:
         """The gaps that recall is measured at."""
-        gaps = list(choose_sets(self.run.data, RECALL, self.config.gaps))
-        return [gap for gap in gaps if not self.config.max_gap or gap <= self.config.max_gap]
+        return list(self._within_max_gap(RECALL, self.config.gaps))
 
     @property
     def intervention_gaps(self) -> list[int]:
@@ -339,8 +299,25 @@ class Suite:
                         f"{path} tells of another world by the name {name!r}: its {key} was {before[key]} "
                         f"and is {world[key]}; choose another out= folder"
                     )
+        self._check_counts(path, known["runs"])
         worlds = known["worlds"] | self.report["worlds"]
         self.report = known | self.report | {"worlds": worlds, "runs": known["runs"]}
+
+    def _check_counts(self, path: Path, runs: Mapping[str, Any]) -> None:
+        """Raise `WorldError` if another world was measured on more or fewer episodes in a part."""
+        asked = asdict(self.config)
+        for part in self.run.parts:
+            others = {name: run for name, run in runs.get(part, {}).items() if name not in self.simulators}
+            for name, run in others.items():
+                known = run["settings"]["consistency"]
+                for setting in COUNTS_OF_PARTS.get(part, ()):
+                    # Reports from before there were these two settings have all episodes.
+                    before, now = known.get(setting, 0), asked[setting]
+                    if before != now:
+                        raise WorldError(
+                            f"{path} has {part} of {name} with consistency.{setting}={before}, now {now}; "
+                            "set it, or choose another out= folder"
+                        )
 
     def measure(self, part: str) -> None:
         """Measure one part of all worlds and write the report so far."""

@@ -12,8 +12,8 @@ import torch
 
 from tests.fakes import tiny_world
 from tests.grids import TILE, write_recall_set
+from training.consistency_settings import ConsistencyConfig
 from training.evaluate import EvaluateConfig, main
-from training.evaluate_consistency import ConsistencyConfig
 from worldsim.errors import WorldError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -129,6 +129,41 @@ def test_fidelity_and_continuation_of_two_worlds_are_in_the_report_and_on_the_pa
         main.run(config(worlds, data, tmp_path, **(settings | {"fidelity_frames": 8})))
 
 
+def test_what_is_done_to_memories_is_done_in_so_many_episodes_and_pairs(
+    worlds: dict[str, str], data: Path, tmp_path: Path
+) -> None:
+    names: dict[str, Any] = {"parts": ["interventions", "pairs", "continuation"], "num_pairs": 1}
+    main.run(config({"hybrid": worlds["hybrid"]}, data, tmp_path, **names, num_turns=2))
+    report = json.loads((tmp_path / "report.json").read_text())
+    found = {part: report[part]["worlds"]["hybrid"][str(GAP)] for part in names["parts"]}
+    assert found["interventions"]["zero"]["final"]["psnr_db"]["count"] == 2
+    assert found["pairs"]["num_pairs"] == 1
+    assert found["continuation"]["dream"]["seen"]["count"] == 2
+    again: dict[str, Any] = {"other": worlds["hybrid"]}
+    with pytest.raises(WorldError, match=r"interventions of hybrid with consistency.num_turns=2, now 3"):
+        main.run(config(again, data, tmp_path, **names, num_turns=3))
+    with pytest.raises(WorldError, match=r"pairs of hybrid with consistency.num_pairs=1, now 0"):
+        main.run(config(again, data, tmp_path, **(names | {"num_pairs": 0}), num_turns=2))
+    recall = {"parts": ["recall"], "num_turns": 3, "max_gap": GAP}
+    main.run(config(again, data, tmp_path, **recall))
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["recall"]["worlds"]["other"][str(GAP)]["final"]["psnr_db"]["count"] == 4
+
+
+def test_gaps_beyond_the_greatest_are_left_out_and_named_ones_are_not(
+    worlds: dict[str, str], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names: dict[str, Any] = {"parts": ["recall"], "max_gap": 3}
+    main.run(config({"hybrid": worlds["hybrid"]}, data, tmp_path / "a", **names))
+    assert f"left out of recall, beyond consistency.max_gap=3: [{GAP}]" in capsys.readouterr().out
+    main.run(config({"hybrid": worlds["hybrid"]}, data, tmp_path / "b", **names, gaps=[GAP]))
+    report = json.loads((tmp_path / "b" / "report.json").read_text())
+    assert list(report["recall"]["worlds"]["hybrid"]) == [str(GAP)]
+    with pytest.raises(WorldError, match="consistency.max_gap=1 leaves nothing of"):
+        main.run(config({"hybrid": worlds["hybrid"]}, data, tmp_path / "c", **(names | {"max_gap": 1})))
+    assert not (tmp_path / "c").exists()
+
+
 def test_where_masks_are_not_known_continuation_says_so(
     worlds: dict[str, str], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -177,6 +212,8 @@ def test_what_cannot_be_measured_is_said_before_anything_is_written(
         ({"worlds": {"a": 3}}, "worlds must be {name: world"),
         ({"gaps": [0]}, "consistency.gaps must be numbers of at least 1"),
         ({"num_episodes": 1}, "num_episodes must be at least 2, or 0"),
+        ({"num_turns": 1}, "num_turns must be at least 2, or 0"),
+        ({"num_pairs": -1}, "num_pairs must be at least 0"),
         ({"distance": -1.0}, "distance of returning poses must be at least 0"),
     ],
 )

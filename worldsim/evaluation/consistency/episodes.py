@@ -27,7 +27,7 @@ from worldsim.errors import WorldError
 from worldsim.evaluation.clips import Clip, ClipBatch, Recordings
 
 MIN_EPISODES = 128
-"""Fewer make intervals that say little; a report says where there were fewer."""
+"""Fewer make intervals that say little; a report says where there were fewer, and of how many a mean is."""
 RECALL, PAIRS = "recall", "pairs"
 NOT_SEEN = -1
 SPLIT = "heldout"

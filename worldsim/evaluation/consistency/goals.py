@@ -63,6 +63,7 @@ class Goal:
             "name": self.name,
             "value": self.value,
             "interval": None if low is None else [low, high],
+            "count": None if self.found is None else self.found.get("count"),
             "unit": self.unit,
             "must": self.must,
             "aim": self.aim,
@@ -156,7 +157,7 @@ def bound_text(goal: Report, key: str) -> str:
 
 def format_goals(goals: list[dict[str, Any]]) -> str:
     """Return `judge_world`'s goals as a table."""
-    cells = [("what", "value", "95 % interval", "must", "aim", "verdict")]
+    cells = [("what", "value", "95 % interval", "count", "must", "aim", "verdict")]
     for goal in goals:
         ends = goal["interval"]
         cells.append(
@@ -164,6 +165,7 @@ def format_goals(goals: list[dict[str, Any]]) -> str:
                 goal["name"],
                 "-" if goal["value"] is None else f"{goal['value']:.2f} {goal['unit']}".strip(),
                 "" if ends is None else f"{ends[0]:.2f} to {ends[1]:.2f}",
+                str(goal.get("count") or ""),
                 bound_text(goal, "must"),
                 bound_text(goal, "aim"),
                 goal["verdict"],

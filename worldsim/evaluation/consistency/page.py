@@ -117,8 +117,10 @@ def goals(report: Report) -> str:
             style = row["verdict"] if row["verdict"] in ("pass", "aim", "short") else "none"
             verdict = f'<span class="{style}">{text(row["verdict"])}</span>'
             shown = f"{cell(estimate)} {text(row['unit'])}".strip() if row["value"] is not None else "-"
-            cells.append([text(row["name"]), shown, *(bound_text(row, k) for k in ("must", "aim")), verdict])
-        parts.append(f"<h3>{text(name)}</h3>\n" + table(("what", "value", "must", "aim", "verdict"), cells))
+            bounds = [bound_text(row, key) for key in ("must", "aim")]
+            cells.append([text(row["name"]), shown, str(row.get("count") or ""), *bounds, verdict])
+        head = ("what", "value", "count", "must", "aim", "verdict")
+        parts.append(f"<h3>{text(name)}</h3>\n" + table(head, cells))
     return section("Goals", *parts) if parts else ""
 
 
