@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -193,27 +193,29 @@ class Suite:
         config, parts = self.config, self.run.parts
         for found in sets:
             few = len(found) < MIN_EPISODES
-            print(found.told + f"; reported numbers need {MIN_EPISODES}" * few)
+            print(found.told + f"; reported numbers need {MIN_EPISODES}" * few, flush=True)
         if "recall" in parts and (beyond := sorted(set(self._known_gaps) - set(self.recall_gaps))):
             print(f"left out of recall, beyond consistency.max_gap={config.max_gap}: {beyond}")
         if config.num_turns and {"interventions", "continuation"} & set(parts):
             print(f"interventions and continuation: the first {config.num_turns} episodes of a gap at most")
         if config.num_pairs and "pairs" in parts:
-            print(f"pairs: the first {config.num_pairs} at most", flush=True)
+            print(f"pairs: the first {config.num_pairs} at most")
 
     def _within_max_gap(self, kind: str, named: Sequence[int]) -> dict[int, Path]:
         """Return the folders of named gaps, or of all up to `max_gap`."""
-        found, most = choose_sets(self.run.data, kind, named), self.config.max_gap
-        if named or not most:
-            return dict(found)
-        kept = {gap: folder for gap, folder in found.items() if gap <= most}
+        found = choose_sets(self.run.data, kind, named)
+        kept = list(found) if named else self._up_to_max_gap(found)
         if not kept:
             there = ", ".join(f"{kind}-{gap:03d}" for gap in found)
+            names = "gaps" if kind == RECALL else "pair_gaps"
             raise WorldError(
-                f"consistency.max_gap={most} leaves nothing of {self.run.data}, which has {there}; raise it "
-                f"or name the gaps in consistency.{'gaps' if kind == RECALL else 'pair_gaps'}"
+                f"consistency.max_gap={self.config.max_gap} leaves nothing of {self.run.data}, which has "
+                f"{there}; raise it or name the gaps in consistency.{names}"
             )
-        return kept
+        return {gap: found[gap] for gap in kept}
+
+    def _up_to_max_gap(self, gaps: Iterable[int]) -> list[int]:
+        return [gap for gap in gaps if not self.config.max_gap or gap <= self.config.max_gap]
 
     @property
     def recall_gaps(self) -> list[int]:
@@ -230,8 +232,7 @@ class Suite:
     @property
     def fidelity_gap(self) -> int:
         """The gap in whose episodes dreams go on long enough: the least such one, or the greatest of all."""
-        gaps = [gap for gap in self._known_gaps if not self.config.max_gap or gap <= self.config.max_gap]
-        gaps = gaps or [min(self._known_gaps)]
+        gaps = self._up_to_max_gap(self._known_gaps) or [min(self._known_gaps)]
         return next((gap for gap in gaps if 2 * gap >= self.config.fidelity_frames), max(gaps))
 
     @property
