@@ -34,10 +34,12 @@ class TreeEntry:
 
 def documents() -> list[Path]:
     """Return every Markdown file of the project."""
+    # A virtual environment may have any name.
+    others = NOT_OURS | {path.parent.name for path in ROOT.glob("*/pyvenv.cfg")}
     return [
         path
         for path in sorted(ROOT.rglob("*.md"))
-        if not any(part.startswith(".") or part in NOT_OURS for part in path.relative_to(ROOT).parts[:-1])
+        if not any(part.startswith(".") or part in others for part in path.relative_to(ROOT).parts[:-1])
     ]
 
 
