@@ -10,7 +10,7 @@ from worldsim.errors import WorldError
 MODES, ENVS = ("train", "evaluate", "watch"), ("dream", "real")
 LARGEST_SEED = 1_000_000_000
 """Below those of evaluations, however many environments and steps are added to it."""
-UPDATE_STEPS, LEAST_STEPS = 4_096, 16
+UPDATE_STEPS, LEAST_STEPS = 2_048, 8
 
 
 @dataclass(kw_only=True, slots=True)
@@ -18,8 +18,8 @@ class PPOConfig:
     """How the agent learns; names as in Stable-Baselines3.
 
     Attributes:
-        n_steps: Steps of each environment between two updates; 0 is as many as make 4,096 of all together,
-            but at least 16.
+        n_steps: Steps of each environment between two updates; 0 is as many as make 2,048 of all together,
+            but at least 8.
         batch_size: Steps that a gradient is computed from.
         n_epochs: How often an update goes through all steps.
         learning_rate: At the beginning; it falls to 0 on the way to the end.
@@ -33,10 +33,10 @@ class PPOConfig:
     """
 
     n_steps: int = 0
-    batch_size: int = 512
+    batch_size: int = 256
     n_epochs: int = 4
     learning_rate: float = 3e-4
-    gamma: float = 0.99
+    gamma: float = 0.98
     gae_lambda: float = 0.95
     clip_range: float = 0.2
     ent_coef: float = 0.01
@@ -75,7 +75,7 @@ class RLConfig:
     threads: int = 0
     num_envs: int = 0
     max_episode_steps: int = 1050
-    action_repeat: int = 4
+    action_repeat: int = 8
     denoising_steps: int | None = None
     noise_scale: float | None = None
     starts: str | None = None
