@@ -270,7 +270,7 @@ def test_wrong_settings_of_ppo_are_named(changes: dict[str, Any], message: str) 
 
 
 def test_updates_are_of_as_many_steps_in_games_as_in_dreams() -> None:
-    assert [PPOConfig().steps_of(count) for count in (8, 32, 256, 1024)] == [512, 128, 16, 16]
+    assert [PPOConfig().steps_of(count) for count in (8, 32, 256, 1024)] == [256, 64, 8, 8]
     assert PPOConfig(n_steps=5).steps_of(256) == 5
 
 
