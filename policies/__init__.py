@@ -18,6 +18,7 @@ from policies.random import RandomPolicy
 from policies.recorded import RecordedPolicy
 from policies.returning import ReturningPolicy
 from policies.scripted import ScriptedPolicy
+from policies.still import StillPolicy
 from policies.to_and_fro import ToAndFroPolicy
 from policies.tours import KINDS, TourPolicy
 
@@ -37,6 +38,7 @@ __all__ = [
     "RecordedPolicy",
     "ReturningPolicy",
     "ScriptedPolicy",
+    "StillPolicy",
     "ToAndFroPolicy",
     "TourPolicy",
     "find_scripted",
@@ -128,6 +130,7 @@ POLICIES: dict[str, Callable[..., Policy]] = {
     "ppo": make_learned,
     "random": RandomPolicy,
     "recorded": RecordedPolicy,
+    "still": StillPolicy,
     "to-and-fro": ToAndFroPolicy,
     **FOR_SCENARIO,
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from worldsim.compiled import COMPILE_MODES
 from worldsim.errors import WorldError
 
-MODES, ENVS = ("train", "evaluate", "watch"), ("dream", "real")
+MODES, ENVS = ("train", "evaluate", "watch"), ("dream", "real", "both")
 LARGEST_SEED = 1_000_000_000
 """Below those of evaluations, however many environments and steps are added to it."""
 UPDATE_STEPS, LEAST_STEPS = 2_048, 8
@@ -101,6 +101,8 @@ class RLConfig:
         for name, known in (("mode", MODES), ("env", ENVS)):
             if getattr(self, name) not in known:
                 raise WorldError(f"{name} must be {' or '.join(known)}, got {getattr(self, name)!r}")
+        if self.env == "both" and self.mode != "evaluate":
+            raise WorldError(f"env=both is of mode=evaluate, got mode={self.mode}")
         if self.compile not in COMPILE_MODES:
             raise WorldError(f"compile must be one of {', '.join(COMPILE_MODES)}, got {self.compile!r}")
         for name, least in (

@@ -13,6 +13,7 @@ from typing import Any
 from policies.ppo import DESCRIPTION_FILE, load_policy
 from training.agent_scores import Contender, Episodes, format_scores, play_dreams, play_games
 from training.agent_settings import RLConfig
+from training.agreement import compare, format_agreement, rank_correlation
 from training.dreams import load_dreams, scenario_of
 from worldsim.data.scenarios import SCENARIOS
 from worldsim.device import choose_device, set_threads
@@ -24,7 +25,7 @@ DREAMS_AT_ONCE = 256
 
 
 def evaluate_agents(config: RLConfig) -> None:
-    """Let every policy play the same episodes; print a table and write OUT/ENV.json.
+    """Let every policy play the same episodes; print a table and write OUT/ENV.json; of both, compare them.
 
     Raises:
         WorldError: If a policy, the world or the game is not there, or they do not fit each other.
@@ -37,17 +38,46 @@ def evaluate_agents(config: RLConfig) -> None:
     )
     contenders = make_contenders(config)
     out.mkdir(parents=True, exist_ok=True)  # what cannot be written is found now
-    played_in, played = (play_real if config.env == "real" else play_dreamt)(config, contenders)
+    head = described | {"settings": asdict(config)}
+    # The game first: that it is not installed is found at once.
+    envs = ("real", "dream") if config.env == "both" else (config.env,)
+    played = {env: play(env, config, contenders, head, out / f"{env}.json") for env in envs}
+    if config.env == "both":
+        compare_envs(contenders, played["dream"], played["real"], head, out / "both.json")
+
+
+def play(
+    env: str, config: RLConfig, contenders: Sequence[Contender], head: dict[str, Any], path: Path
+) -> dict[str, Episodes]:
+    """Let every policy play there; print a table, write the file, and return the episodes by label."""
+    played_in, played = (play_real if env == "real" else play_dreamt)(config, contenders)
     scenario = SCENARIOS.get(contenders[0].scenario)
     scores = {
         contender.label: played[contender.label].summary(scenario.tics_per_frame if scenario else 1)
         | {"training": training_of(contender)}
         for contender in contenders
     }
-    path = out / f"{config.env}.json"
-    head = described | {"played_in": played_in, "settings": asdict(config)}
-    report.write_json(path, head | {"policies": scores})
+    report.write_json(path, head | {"played_in": played_in, "policies": scores})
     print(f"\n{played_in}, {config.episodes} episodes\n{format_scores(scores)}\n\nwritten to {path}")
+    return played
+
+
+def compare_envs(
+    contenders: Sequence[Contender],
+    dream: dict[str, Episodes],
+    real: dict[str, Episodes],
+    head: dict[str, Any],
+    path: Path,
+) -> None:
+    """Say whether the dream judges the policies as the game does; print a table and write the file."""
+    players = [
+        compare(one.label, dream[one.label], real[one.label], learned_here=learned_in_dreams(one))
+        for one in contenders
+    ]
+    by_label = {player.label: player.to_json() for player in players}
+    found = {"rank_correlation": rank_correlation(players), "policies": by_label}
+    report.write_json(path, head | found)
+    print(f"\nthe dream beside the game\n{format_agreement(players)}\n\nwritten to {path}")
 
 
 def play_real(config: RLConfig, contenders: Sequence[Contender]) -> tuple[str, dict[str, Episodes]]:
@@ -74,7 +104,7 @@ def play_dreamt(config: RLConfig, contenders: Sequence[Contender]) -> tuple[str,
 
 def make_contenders(config: RLConfig) -> list[Contender]:
     """Return the policies that the settings name, each once."""
-    if config.env == "real":
+    if config.env != "dream":  # of both, the game has the name that a scripted player is found by
         name = scenario_of(config.world)
         num_values = SCENARIOS[name].actions.num_values
     else:
@@ -98,10 +128,10 @@ def make_contender(label: str, config: RLConfig, scenario: str, num_values: Sequ
         }
     elif label == "to-and-fro":
         options = {"period_frames": config.period_frames}
-    elif label not in ("random", "scripted"):
+    elif label not in ("random", "scripted", "still"):
         if not (Path(label) / DESCRIPTION_FILE).is_file():
             raise WorldError(
-                "policy must be ppo, random, scripted, to-and-fro or the folder of a learned policy, "
+                "policy must be ppo, random, scripted, still, to-and-fro or the folder of a learned policy, "
                 f"got {label!r}"
             )
         name, options = "ppo", {"folder": label, "deterministic": config.deterministic}
@@ -115,3 +145,9 @@ def training_of(contender: Contender) -> dict[str, Any] | None:
     if contender.policy != "ppo":
         return None
     return load_policy(Path(contender.options["folder"]))[0].training
+
+
+def learned_in_dreams(contender: Contender) -> bool:
+    """Whether a policy says that it learned in a dream."""
+    training = training_of(contender) or {}
+    return str(training.get("learned_from", "")).startswith("a dream of")

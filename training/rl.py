@@ -5,7 +5,8 @@
     python -m training.rl mode=watch env=real world=doom-take-cover policy=runs/dream/policy
 
 Training leaves OUT/policy, which plays without Stable-Baselines3, OUT/progress.csv and a checkpoint; a killed
-run continues when the same command is given again. Evaluation prints a table and writes OUT/ENV.json.
+run continues when the same command is given again. Evaluation prints a table and writes OUT/ENV.json; with
+`env=both` it compares the dream with the game.
 """
 
 from __future__ import annotations

@@ -157,6 +157,10 @@ def test_keyboard_refuses_a_table_of_other_axes() -> None:
         policies.KeyboardPolicy((3, 3), KEYS)
 
 
+def test_still_presses_nothing() -> None:
+    assert np.array_equal(play(policies.make("still", num_values=(3, 2)), 5), np.zeros((5, 2)))
+
+
 def test_to_and_fro_changes_sides_each_half_period() -> None:
     actions = play(policies.make("to-and-fro", num_values=(2, 3), period_frames=8), 40)
     assert (actions[:, 0] == 0).all()

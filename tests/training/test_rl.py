@@ -243,7 +243,8 @@ def test_an_agent_is_watched_in_a_dream(
     ("changes", "message"),
     [
         ({"mode": "learn"}, "mode must be train or evaluate or watch, got 'learn'"),
-        ({"env": "moon"}, "env must be dream or real, got 'moon'"),
+        ({"env": "both"}, "env=both is of mode=evaluate, got mode=train"),
+        ({"env": "moon"}, "env must be dream or real or both, got 'moon'"),
         ({"compile": "fast"}, "compile must be one of auto, none, cudagraphs, inductor, got 'fast'"),
         ({"episodes": 0}, "episodes must be at least 1, got 0"),
         ({"action_repeat": 0}, "action_repeat must be at least 1, got 0"),
@@ -280,7 +281,7 @@ def test_updates_are_of_as_many_steps_in_games_as_in_dreams() -> None:
         ({"policy": "ppo"}, "comes without a learned policy: give policy_folder="),
         (
             {"policy": "psychic"},
-            "policy must be ppo, random, scripted, to-and-fro or the folder of",
+            "policy must be ppo, random, scripted, still, to-and-fro or the folder of",
         ),
         ({"env": "real"}, "was not made from a game that can be played here"),
         ({"env": "real", "world": "quake"}, "there is no world 'quake'"),
