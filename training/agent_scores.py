@@ -118,13 +118,23 @@ def play_games(
     scenario: str,
     max_episode_steps: int,
     num_workers: int,
+    first_game: int = 0,
 ) -> dict[str, Episodes]:
     """Let each policy play the same real games, in worker processes; a progress bar is shown.
+
+    Args:
+        contenders: The policies.
+        num_episodes: How many games each plays.
+        scenario: Of which game.
+        max_episode_steps: Frames after which a game is cut off.
+        num_workers: Processes that play.
+        first_game: Number of the first of the games that belong to evaluations.
 
     Raises:
         WorldError: If there is no such scenario or ViZDoom is not installed.
     """
-    tasks = [(contender, index) for contender in contenders for index in range(num_episodes)]
+    games = range(first_game, first_game + num_episodes)
+    tasks = [(contender, index) for contender in contenders for index in games]
     context = multiprocessing.get_context("spawn")
     found: dict[tuple[str, int], tuple[float, int, bool]] = {}
     pool = ProcessPoolExecutor(
@@ -139,7 +149,7 @@ def play_games(
     finally:
         pool.shutdown(cancel_futures=True)
     return {
-        contender.label: _collect([found[contender.label, index] for index in range(num_episodes)])
+        contender.label: _collect([found[contender.label, index] for index in games])
         for contender in contenders
     }
 
@@ -242,7 +252,7 @@ def make_team(contender: Contender, num_players: int, device: torch.device) -> T
 
 
 def play_dreams(
-    contenders: Sequence[Contender], num_episodes: int, envs: ARL2WorldVectorEnv
+    contenders: Sequence[Contender], num_episodes: int, envs: ARL2WorldVectorEnv, *, first_dream: int = 0
 ) -> dict[str, Episodes]:
     """Let each policy play episodes of the same seeds in a dream; a progress bar is shown.
 
@@ -250,6 +260,7 @@ def play_dreams(
         contenders: The policies.
         num_episodes: How many episodes each plays: N at a time, the first of each row.
         envs: N dreams in the mode `SameStep`, which give tensors; with a limit on their episodes.
+        first_dream: Number of the first of the seeds that belong to evaluations.
     """
     assert envs.max_episode_steps is not None, "an episode in a dream may never end"
     scores = {}
@@ -259,7 +270,7 @@ def play_dreams(
             rows: list[tuple[float, int, bool]] = []
             while len(rows) < num_episodes:
                 wanted = min(envs.num_envs, num_episodes - len(rows))
-                rows += _dream_round(envs, team, len(rows), wanted)
+                rows += _dream_round(envs, team, first_dream + len(rows), wanted)
                 bar.update(wanted)
             scores[contender.label] = _collect(rows)
     return scores

@@ -10,6 +10,8 @@ from worldsim.errors import WorldError
 MODES, ENVS = ("train", "evaluate", "watch"), ("dream", "real", "both")
 LARGEST_SEED = 1_000_000_000
 """Below those of evaluations, however many environments and steps are added to it."""
+NUM_EVALUATIONS = 2**32 - 4_000_000_000
+"""Seeds that no training and no recording ever draws: of a game's 32 bits, evaluations own the last ones."""
 UPDATE_STEPS, LEAST_STEPS = 2_048, 8
 
 
@@ -103,6 +105,9 @@ class RLConfig:
                 raise WorldError(f"{name} must be {' or '.join(known)}, got {getattr(self, name)!r}")
         if self.env == "both" and self.mode != "evaluate":
             raise WorldError(f"env=both is of mode=evaluate, got mode={self.mode}")
+        if self.mode == "evaluate" and self.seed + self.episodes > NUM_EVALUATIONS:
+            last = f"seed + episodes must be at most {NUM_EVALUATIONS}, got {self.seed} + {self.episodes}"
+            raise WorldError(f"of evaluations {last}")
         if self.compile not in COMPILE_MODES:
             raise WorldError(f"compile must be one of {', '.join(COMPILE_MODES)}, got {self.compile!r}")
         for name, least in (

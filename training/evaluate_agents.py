@@ -89,6 +89,7 @@ def play_real(config: RLConfig, contenders: Sequence[Contender]) -> tuple[str, d
         scenario=scenario,
         max_episode_steps=config.max_episode_steps,
         num_workers=config.num_workers or os.cpu_count() or 1,
+        first_game=config.seed,
     )
     return f"the real game {scenario}", played
 
@@ -97,7 +98,8 @@ def play_dreamt(config: RLConfig, contenders: Sequence[Contender]) -> tuple[str,
     """Play in the world; returns what was played, and the episodes by label."""
     envs = load_dreams(config, min(config.num_envs or DREAMS_AT_ONCE, config.episodes))
     try:
-        return f"a dream of {envs.world.identity}", play_dreams(contenders, config.episodes, envs)
+        played = play_dreams(contenders, config.episodes, envs, first_dream=config.seed)
+        return f"a dream of {envs.world.identity}", played
     finally:
         envs.close()
 

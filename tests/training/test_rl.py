@@ -225,6 +225,10 @@ def test_policies_are_compared_in_a_dream(
     evaluate_agents(config)
     again = json.loads((tmp_path / "out" / "dream.json").read_text())
     assert again["policies"] == report["policies"], "the same seeds gave other episodes"
+    evaluate_agents(replace(config, seed=2, episodes=2))
+    later = json.loads((tmp_path / "out" / "dream.json").read_text())["policies"]
+    for label, found in report["policies"].items():
+        assert later[label]["returns"][0] == found["returns"][2], "the third episode is that of seed 2"
 
 
 def test_an_agent_is_watched_in_a_dream(
@@ -244,6 +248,10 @@ def test_an_agent_is_watched_in_a_dream(
     [
         ({"mode": "learn"}, "mode must be train or evaluate or watch, got 'learn'"),
         ({"env": "both"}, "env=both is of mode=evaluate, got mode=train"),
+        (
+            {"mode": "evaluate", "seed": 294_967_290, "episodes": 7},
+            r"seed \+ episodes must be at most 294967296, got 294967290 \+ 7",
+        ),
         ({"env": "moon"}, "env must be dream or real or both, got 'moon'"),
         ({"compile": "fast"}, "compile must be one of auto, none, cudagraphs, inductor, got 'fast'"),
         ({"episodes": 0}, "episodes must be at least 1, got 0"),
@@ -337,6 +345,11 @@ def test_an_agent_is_trained_measured_and_watched_in_the_real_game(tmp_path: Pat
         for total, frames in zip(found["returns"], found["frames"], strict=True):
             assert 2 * frames - 1 <= total <= 2 * frames, "1 for each tic alive"
     assert report["random"]["returns"] != report["scripted"]["returns"]
+    later = ["mode=evaluate", "policy=random", "episodes=2", "num_workers=2", "seed=2"]
+    done = run(*game, *later, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    others = json.loads((tmp_path / "out" / "real.json").read_text())["policies"]
+    assert others["random"]["returns"] == report["random"]["returns"][2:], "games 2 and 3"
     done = run(*game, "mode=watch", "policy=out/policy", "steps=20", "headless=true", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "watched 20 frames, return 40.0" in done.stdout
