@@ -106,8 +106,8 @@ class RLConfig:
         if self.env == "both" and self.mode != "evaluate":
             raise WorldError(f"env=both is of mode=evaluate, got mode={self.mode}")
         if self.mode == "evaluate" and self.seed + self.episodes > NUM_EVALUATIONS:
-            last = f"seed + episodes must be at most {NUM_EVALUATIONS}, got {self.seed} + {self.episodes}"
-            raise WorldError(f"of evaluations {last}")
+            given = f"{self.seed} + {self.episodes}"
+            raise WorldError(f"seed + episodes must be at most {NUM_EVALUATIONS}, got {given}")
         if self.compile not in COMPILE_MODES:
             raise WorldError(f"compile must be one of {', '.join(COMPILE_MODES)}, got {self.compile!r}")
         for name, least in (

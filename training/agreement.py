@@ -15,6 +15,8 @@ from worldsim.evaluation.bars import align
 from worldsim.evaluation.metrics import NUM_RESAMPLES
 
 PER_FRAMES = 1000
+MOST_UNSEEN = 3.689
+"""Expected ends of which none is seen in 2.5 % of cases, -ln 0.025: the upper end where none was."""
 LEAST_PLAYERS = 3
 """Fewer have no order worth a number."""
 
@@ -25,7 +27,8 @@ class EndRate:
 
     Attributes:
         per_1000: Ends in 1,000 frames. Frames of episodes that were cut off count, too.
-        low: Lower end of the 95 % interval from resampling episodes, or None if there is only one.
+        low: Lower end of the 95 % interval from resampling episodes, or None if there is only one. Where none
+            ended it is that of a Poisson distribution.
         high: Its upper end.
     """
 
@@ -44,6 +47,8 @@ def end_rate(episodes: Episodes, seed: int = 0) -> EndRate:
     rate = PER_FRAMES * ends.sum() / frames.sum()
     if len(ends) < 2:
         return EndRate(per_1000=float(rate), low=None, high=None)
+    if not ends.any():
+        return EndRate(per_1000=0.0, low=0.0, high=float(PER_FRAMES * MOST_UNSEEN / frames.sum()))
     picks = np.random.default_rng(seed).integers(len(ends), size=(NUM_RESAMPLES, len(ends)))
     rates = PER_FRAMES * ends[picks].sum(axis=1) / frames[picks].sum(axis=1)
     low, high = np.quantile(rates, [0.025, 0.975])
@@ -56,7 +61,7 @@ class Agreement:
 
     Attributes:
         label: Which player.
-        learned_here: Whether it learned in a dream; such a player has looked for what only dreams allow.
+        learned_in_dreams: Whether it learned in a dream; such a player has looked for what only dreams allow.
         dream_return: Mean return there.
         real_return: Mean return in the game.
         dream_ends: How often its dreams end.
@@ -64,7 +69,7 @@ class Agreement:
     """
 
     label: str
-    learned_here: bool
+    learned_in_dreams: bool
     dream_return: float
     real_return: float
     dream_ends: EndRate
@@ -73,20 +78,20 @@ class Agreement:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object."""
         return {
-            "learned_in_dreams": self.learned_here,
+            "learned_in_dreams": self.learned_in_dreams,
             "return": {"dream": self.dream_return, "real": self.real_return},
             "ends_per_1000_frames": {
-                name: {"mean": rate.per_1000, "low": rate.low, "high": rate.high}
+                name: {"rate": rate.per_1000, "low": rate.low, "high": rate.high}
                 for name, rate in (("dream", self.dream_ends), ("real", self.real_ends))
             },
         }
 
 
-def compare(label: str, dream: Episodes, real: Episodes, *, learned_here: bool) -> Agreement:
+def compare(label: str, dream: Episodes, real: Episodes, *, learned_in_dreams: bool) -> Agreement:
     """Put what a player got in the dream beside what it got in the game."""
     return Agreement(
         label=label,
-        learned_here=learned_here,
+        learned_in_dreams=learned_in_dreams,
         dream_return=float(dream.returns.mean()),
         real_return=float(real.returns.mean()),
         dream_ends=end_rate(dream),
@@ -100,7 +105,7 @@ def rank_correlation(players: Sequence[Agreement]) -> float | None:
     Of the players that did not learn in dreams: those are the ones that a dream can be judged by. None if
     there are fewer than three, or one side tells none apart.
     """
-    judged = [player for player in players if not player.learned_here]
+    judged = [player for player in players if not player.learned_in_dreams]
     if len(judged) < LEAST_PLAYERS:
         return None
     dream = _ranks(np.array([player.dream_return for player in judged]))
@@ -124,11 +129,12 @@ def format_agreement(players: Sequence[Agreement]) -> str:
     for player in players:
         returns = f"{player.dream_return:.1f}", f"{player.real_return:.1f}"
         ends = str(player.dream_ends), str(player.real_ends)
-        rows.append((player.label, "dreams" if player.learned_here else "", *returns, *ends))
+        rows.append((player.label, "dreams" if player.learned_in_dreams else "", *returns, *ends))
     correlation = rank_correlation(players)
+    num_judges = sum(not player.learned_in_dreams for player in players)
     verdict = (
         "no rank correlation: that needs three players that did not learn in dreams, of different returns"
         if correlation is None
-        else f"rank correlation of the returns of those that did not learn in dreams: {correlation:.2f}"
+        else f"rank correlation of returns of {num_judges} that did not learn in dreams: {correlation:.2f}"
     )
     return f"{align(rows)}\n{verdict}"

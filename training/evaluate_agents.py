@@ -39,6 +39,8 @@ def evaluate_agents(config: RLConfig) -> None:
     contenders = make_contenders(config)
     out.mkdir(parents=True, exist_ok=True)  # what cannot be written is found now
     head = described | {"settings": asdict(config)}
+    if config.env != "real":
+        find_world(config.world)  # before minutes of games
     # The game first: that it is not installed is found at once.
     envs = ("real", "dream") if config.env == "both" else (config.env,)
     played = {env: play(env, config, contenders, head, out / f"{env}.json") for env in envs}
@@ -71,7 +73,7 @@ def compare_envs(
 ) -> None:
     """Say whether the dream judges the policies as the game does; print a table and write the file."""
     players = [
-        compare(one.label, dream[one.label], real[one.label], learned_here=learned_in_dreams(one))
+        compare(one.label, dream[one.label], real[one.label], learned_in_dreams=learned_in_dreams(one))
         for one in contenders
     ]
     by_label = {player.label: player.to_json() for player in players}

@@ -21,11 +21,11 @@ def episodes(frames: list[int], ended: list[bool]) -> Episodes:
     return Episodes(returns=2.0 * lengths, frames=lengths, terminated=np.array(ended))
 
 
-def player(label: str, dream: float, real: float, *, learned_here: bool = False) -> Agreement:
+def player(label: str, dream: float, real: float, *, learned_in_dreams: bool = False) -> Agreement:
     rate = EndRate(per_1000=1.0, low=None, high=None)
     return Agreement(
         label=label,
-        learned_here=learned_here,
+        learned_in_dreams=learned_in_dreams,
         dream_return=dream,
         real_return=real,
         dream_ends=rate,
@@ -38,6 +38,9 @@ def test_ends_are_counted_by_frames_also_those_of_episodes_that_were_cut_off() -
     assert rate.per_1000 == pytest.approx(2.0)
     assert rate.low == 0.0, "all three may be the one that was cut off"
     assert rate.high == pytest.approx(10.0), "or the shortest"
+    unseen = end_rate(episodes([100, 100], [False, False]))
+    assert (unseen.per_1000, unseen.low) == (0.0, 0.0)
+    assert np.exp(-0.2 * unseen.high) == pytest.approx(0.025, rel=1e-3), "none seen is not none possible"
     assert end_rate(episodes([50], [True])) == EndRate(per_1000=20.0, low=None, high=None)
 
 
@@ -55,7 +58,7 @@ def test_the_interval_holds_the_hazard_that_episodes_were_drawn_from() -> None:
 def test_a_player_that_learned_in_dreams_is_no_judge_of_them() -> None:
     honest = [player("a", 1.0, 10.0), player("b", 2.0, 20.0), player("c", 4.0, 15.0)]
     assert rank_correlation(honest) == pytest.approx(0.5)
-    exploits = player("ppo", 100.0, 1.0, learned_here=True)
+    exploits = player("ppo", 100.0, 1.0, learned_in_dreams=True)
     assert rank_correlation([*honest, exploits]) == pytest.approx(0.5)
     assert rank_correlation([*honest[:2], exploits]) is None, "two have no order worth a number"
     assert rank_correlation([player(str(value), 1.0, value) for value in (1, 2, 3)]) is None
@@ -65,9 +68,9 @@ def test_a_player_that_learned_in_dreams_is_no_judge_of_them() -> None:
 
 def test_the_table_says_both_and_what_it_cannot_say() -> None:
     one = compare(
-        "still", episodes([100, 100], [True] * 2), episodes([50, 150], [True] * 2), learned_here=False
+        "still", episodes([100, 100], [True] * 2), episodes([50, 150], [True] * 2), learned_in_dreams=False
     )
-    table = format_agreement([one, player("ppo", 9.0, 3.0, learned_here=True)])
+    table = format_agreement([one, player("ppo", 9.0, 3.0, learned_in_dreams=True)])
     assert "200.0          200.0  10.0 (10.0 to 10.0)" in table
     assert "10.0 (6.7 to 20.0)" in table and "ppo     dreams" in table
     assert table.endswith("of different returns")
@@ -96,7 +99,7 @@ def test_both_are_played_and_put_beside_each_other(
     report = json.loads((tmp_path / "out" / "both.json").read_text())
     assert report["rank_correlation"] == pytest.approx(1.0)
     assert report["policies"]["random"]["return"] == {"dream": 36.0, "real": 40.0}
-    assert report["policies"]["still"]["ends_per_1000_frames"]["real"]["mean"] == pytest.approx(100.0)
+    assert report["policies"]["still"]["ends_per_1000_frames"]["real"]["rate"] == pytest.approx(100.0)
     assert [report["policies"][label]["learned_in_dreams"] for label in labels] == [False] * 3 + [True]
     for env in ("real", "dream"):
         own = json.loads((tmp_path / "out" / f"{env}.json").read_text())
@@ -125,4 +128,4 @@ def test_the_shipped_world_is_put_beside_its_game(tmp_path: Path) -> None:
     for found in report["policies"].values():
         assert found["return"]["real"] == 8.0, "2 tics a frame, of which nobody dies in four"
         assert found["return"]["dream"] == pytest.approx(8.0, abs=1.0)
-        assert found["ends_per_1000_frames"]["real"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+        assert found["ends_per_1000_frames"]["real"]["rate"] == 0.0
