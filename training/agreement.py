@@ -12,7 +12,7 @@ import numpy as np
 
 from training.agent_scores import Episodes
 from worldsim.evaluation.bars import align
-from worldsim.evaluation.metrics import NUM_RESAMPLES
+from worldsim.evaluation.metrics import bootstrap
 
 PER_FRAMES = 1000
 MOST_UNSEEN = 3.689
@@ -43,16 +43,15 @@ class EndRate:
 
 def end_rate(episodes: Episodes, seed: int = 0) -> EndRate:
     """Return how often these episodes end: the estimate of a constant hazard with cut-off episodes."""
-    ends, frames = episodes.terminated.astype(np.float64), episodes.frames.astype(np.float64)
-    rate = PER_FRAMES * ends.sum() / frames.sum()
-    if len(ends) < 2:
-        return EndRate(per_1000=float(rate), low=None, high=None)
-    if not ends.any():
-        return EndRate(per_1000=0.0, low=0.0, high=float(PER_FRAMES * MOST_UNSEEN / frames.sum()))
-    picks = np.random.default_rng(seed).integers(len(ends), size=(NUM_RESAMPLES, len(ends)))
-    rates = PER_FRAMES * ends[picks].sum(axis=1) / frames[picks].sum(axis=1)
-    low, high = np.quantile(rates, [0.025, 0.975])
-    return EndRate(per_1000=float(rate), low=float(low), high=float(high))
+    num_frames = int(episodes.frames.sum())
+    is_end = np.zeros(num_frames)
+    is_end[np.cumsum(episodes.frames) - 1] = episodes.terminated
+    of_episode = np.repeat(np.arange(len(episodes.frames)), episodes.frames)
+    found = bootstrap(PER_FRAMES * is_end, of_episode.tolist(), seed)
+    high = found.high
+    if high is not None and not episodes.terminated.any():
+        high = PER_FRAMES * MOST_UNSEEN / num_frames
+    return EndRate(per_1000=found.mean, low=found.low, high=high)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

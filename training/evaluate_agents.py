@@ -39,8 +39,6 @@ def evaluate_agents(config: RLConfig) -> None:
     contenders = make_contenders(config)
     out.mkdir(parents=True, exist_ok=True)  # what cannot be written is found now
     head = described | {"settings": asdict(config)}
-    if config.env != "real":
-        find_world(config.world)  # before minutes of games
     # The game first: that it is not installed is found at once.
     envs = ("real", "dream") if config.env == "both" else (config.env,)
     played = {env: play(env, config, contenders, head, out / f"{env}.json") for env in envs}
@@ -108,12 +106,14 @@ def play_dreamt(config: RLConfig, contenders: Sequence[Contender]) -> tuple[str,
 
 def make_contenders(config: RLConfig) -> list[Contender]:
     """Return the policies that the settings name, each once."""
-    if config.env != "dream":  # of both, the game has the name that a scripted player is found by
+    if config.env == "real":
         name = scenario_of(config.world)
         num_values = SCENARIOS[name].actions.num_values
     else:
         world = read_config(find_world(config.world))[0]
         name, num_values = world.name, world.actions.num_values
+        if config.env == "both":
+            name = scenario_of(config.world)
     labels = dict.fromkeys(config.policies or [config.policy])
     return [make_contender(label, config, name, num_values) for label in labels]
 
