@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -102,6 +103,13 @@ def _bf16_instructions(device: torch.device) -> str:
 def bf16_instructions_of(capabilities: Mapping[str, Any]) -> str:
     """Return which bf16 instructions a processor of these `torch.cpu.get_capabilities` has, or nothing."""
     return ", ".join(name for name in BF16_INSTRUCTIONS if capabilities.get(name))
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use: taskset, Slurm and containers leave it a part of them."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def set_threads(num_threads: int = 0) -> int:

@@ -1,0 +1,109 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from worldsim import files
+from worldsim.errors import WorldError
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[" * 100_000, "nested too deep"),
+        ("NaN", "NaN is no number"),
+        ('{"a": -Infinity}', "-Infinity is no number"),
+        ("1" + "0" * 400, "too large"),
+        ("9" * 5000, "too large"),
+        (str(2**63), "too large"),
+        ("1e999", "too large"),
+        ("{'a': 1}", "is not JSON"),
+    ],
+)
+def test_json_that_python_would_take_and_nobody_else_is_refused_by_name(text, reason):
+    with pytest.raises(WorldError, match=f"a.json.*{reason}"):
+        files.parse_json(text, "a.json")
+
+
+def test_json_of_ordinary_numbers_is_read_as_it_is():
+    assert files.parse_json('{"a": [1, -2.5, true, null, 9223372036854775807]}', "a.json") == {
+        "a": [1, -2.5, True, None, 2**63 - 1]
+    }
+
+
+def test_a_file_that_is_too_large_or_no_text_is_refused_by_name(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_bytes(b"\xff\xfe{}")
+    with pytest.raises(WorldError, match=r"a.json is not UTF-8"):
+        files.read_json(path)
+    path.write_text("[1, 2, 3]")
+    with pytest.raises(WorldError, match=r"a.json is larger than"):
+        files.read_text(path, limit=8)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_bytes(b"\xef\xbb\xbf{}")
+    assert files.read_json(path) == {}
+
+
+@pytest.mark.parametrize("value", [True, "3", 3.0, -1, 11, None, 10**400])
+def test_what_is_no_integer_within_limits_is_refused_by_name(value):
+    with pytest.raises(WorldError, match="seed must be an integer from 0 to 10, got"):
+        files.check_integer(value, "seed", maximum=10)
+
+
+@pytest.mark.parametrize("value", [True, "3", float("nan"), float("inf"), 10**400, -1.0, None])
+def test_what_is_no_finite_number_within_limits_is_refused_by_name(value):
+    with pytest.raises(WorldError, match="rate must be a finite number from 0 to 9, got"):
+        files.check_number(value, "rate", 0, 9)
+
+
+def test_numbers_within_limits_are_returned():
+    assert files.check_integer(10, "n", maximum=10) == 10
+    assert files.check_number(3, "n") == 3.0
+    assert files.check_bool(False, "n") is False
+    with pytest.raises(WorldError, match="n must be true or false, got false"):
+        files.check_bool("false", "n")
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), files.writing(path) as part:
+        part.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_what_is_written_is_synced_before_it_is_renamed(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(files, "sync", lambda path: calls.append((path.name, (tmp_path / "a").exists())))
+    files.write_text(tmp_path / "a", "new")
+    assert calls == [(f"a.{os.getpid()}.part", False), (tmp_path.name, True)]
+    assert (tmp_path / "a").read_text() == "new"
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_kept(tmp_path):
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    dead, alive = tmp_path / f"a.{done.pid}.part", tmp_path / f"a.{os.getppid()}.part"
+    other = tmp_path / f"a.b.{done.pid}.part"
+    for path in (dead, alive, other):
+        path.write_text("half")
+    files.write_text(tmp_path / "a", "whole")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["a", alive.name, other.name])
+
+
+def test_an_error_of_the_disk_names_the_file_and_not_its_temporary_name(tmp_path):
+    with pytest.raises(OSError, match="No such file") as raised:
+        files.write_text(tmp_path / "none" / "a", "new")
+    assert raised.value.filename == str(tmp_path / "none" / "a")
+
+
+def test_files_of_operating_systems_are_no_content(tmp_path):
+    for name in ("b.jsonl", "a.jsonl", "._a.jsonl", ".DS_Store", "Thumbs.db", "desktop.ini"):
+        (tmp_path / name).write_text("")
+    assert [p.name for p in files.without_litter(tmp_path.iterdir())] == ["a.jsonl", "b.jsonl"]
