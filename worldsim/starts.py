@@ -12,7 +12,13 @@ from torch import Tensor
 
 from worldsim.actions import ActionLayout
 from worldsim.data.dataset_info import DatasetInfo
-from worldsim.data.episodes import EpisodeWriter, count_episode_frames, list_episodes, read_episode
+from worldsim.data.episodes import (
+    EpisodeWriter,
+    count_episode_frames,
+    count_lines,
+    list_episodes,
+    read_episode,
+)
 from worldsim.errors import WorldError
 from worldsim.pictures import fit_picture, read_picture
 
@@ -44,7 +50,7 @@ def read_starts(folder: Path) -> list[Start]:
     """
     info = DatasetInfo.load(folder)
     names, starts = list_episodes(folder), []
-    num_frames = sum(count_episode_frames(folder, name, info) for name in names)
+    num_frames = sum(count_lines(folder, name) for name in names)
     if num_frames * info.height * info.width * 3 > MAX_START_BYTES:
         raise WorldError(
             f"{folder} holds {num_frames} frames of {info.width} x {info.height}: start moments of more "

@@ -23,9 +23,15 @@ import numpy as np
 
 from worldsim.data.dataset_info import INFO_FILE, PART_SUFFIX, DatasetInfo
 from worldsim.data.episode_table import POSE_KEYS, EpisodeTable, check_row, read_table
-from worldsim.data.video import VideoWriter, count_decoded_frames, describe_video, read_video
+from worldsim.data.video import (
+    VideoDescription,
+    VideoWriter,
+    count_decoded_frames,
+    describe_video,
+    read_video,
+)
 from worldsim.errors import WorldError
-from worldsim.files import read_lines, without_litter
+from worldsim.files import read_lines, sync, without_litter
 from worldsim.interrupt import defer_interrupt
 
 __all__ = [
@@ -34,6 +40,7 @@ __all__ = [
     "EpisodeTable",
     "EpisodeWriter",
     "count_episode_frames",
+    "count_lines",
     "list_episodes",
     "read_episode",
     "read_table",
@@ -174,8 +181,10 @@ class EpisodeWriter:
         self._video.close()
         if self._pending is not None:
             # The jsonl comes last: it is what makes an episode exist.
-            _part(self._video_path).replace(self._video_path)
-            _part(self._table_path).replace(self._table_path)
+            for path in (self._video_path, self._table_path):
+                sync(_part(path))
+                _part(path).replace(path)
+            sync(self._table_path.parent)
 
     def __enter__(self) -> EpisodeWriter:
         return self
@@ -210,6 +219,16 @@ def list_episodes(folder: Path) -> list[str]:
     return names
 
 
+def count_lines(folder: Path, name: str) -> int:
+    """Return the number of frames that an episode's jsonl is about; parses nothing.
+
+    Raises:
+        FileNotFoundError: If it is missing.
+        WorldError: If it is too large.
+    """
+    return sum(1 for _ in read_lines(folder / f"{name}.jsonl"))
+
+
 def count_episode_frames(folder: Path, name: str, info: DatasetInfo | None = None) -> int:
     """Return the number of frames of an episode, having checked that video, jsonl and description agree.
 
@@ -225,12 +244,9 @@ def count_episode_frames(folder: Path, name: str, info: DatasetInfo | None = Non
         WorldError: If the video is not readable, not of the size and frame rate of the description, or the
             jsonl has another length.
     """
-    lines = sum(1 for _ in read_lines(folder / f"{name}.jsonl"))
-    frames = _check_video(folder, name, info or DatasetInfo.load(folder))
-    if frames != lines:
-        frames = count_decoded_frames(folder / f"{name}.mp4")
-    _check_lengths(folder, name, frames, lines)
-    return frames
+    num_lines = count_lines(folder, name)
+    _check_video(folder, name, info or DatasetInfo.load(folder), num_lines)
+    return num_lines
 
 
 def read_episode(
@@ -251,8 +267,8 @@ def read_episode(
     """
     info = info or DatasetInfo.load(folder)
     table = read_table(folder, name, info.actions)
-    _check_video(folder, name, info)
-    frames = read_video(folder / f"{name}.mp4", size=size)
+    described = _check_video(folder, name, info, len(table.actions))
+    frames = read_video(folder / f"{name}.mp4", size=size, described=described)
     _check_lengths(folder, name, len(frames), len(table.actions))
     return Episode(
         name=name,
@@ -286,17 +302,20 @@ def _part(path: Path) -> Path:
     return path.with_name(path.name + PART_SUFFIX)
 
 
-def _check_video(folder: Path, name: str, info: DatasetInfo) -> int:
-    """Return how many frames the video's index promises, having compared it with the description."""
+def _check_video(folder: Path, name: str, info: DatasetInfo, num_lines: int) -> VideoDescription:
+    """Return the description of a video that agrees with its jsonl and with its folder's."""
     path = folder / f"{name}.mp4"
     video = describe_video(path)
-    if video.num_frames and (video.height, video.width) != (info.height, info.width):
+    if video.height and (video.height, video.width) != (info.height, info.width):
         raise WorldError(
             f"{path} is {video.width} x {video.height}, but {INFO_FILE} says {info.width} x {info.height}"
         )
     if (found := video.differs_from(info.frame_rate)) is not None:
         raise WorldError(f"{path} shows {found} frames a second, but {INFO_FILE} says {info.frame_rate:g}")
-    return video.num_frames
+    # Not all that an index lists need be shown: it is not believed if it contradicts the jsonl.
+    num_frames = video.num_frames if video.num_frames == num_lines else count_decoded_frames(path)
+    _check_lengths(folder, name, num_frames, num_lines)
+    return video
 
 
 def _check_lengths(folder: Path, name: str, num_frames: int, num_lines: int) -> None:

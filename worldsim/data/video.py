@@ -202,7 +202,9 @@ def count_decoded_frames(path: Path) -> int:
         return sum(1 for _ in _decode(container, video, path))
 
 
-def read_video(path: Path, *, size: tuple[int, int] | None = None) -> np.ndarray:
+def read_video(
+    path: Path, *, size: tuple[int, int] | None = None, described: VideoDescription | None = None
+) -> np.ndarray:
     """Decode a whole video, turned and without the frames that an edit list cuts off, as players show it.
 
     Damage inside a picture is noticed where it breaks the rules of the format. Bytes that still decode, only
@@ -211,6 +213,7 @@ def read_video(path: Path, *, size: tuple[int, int] | None = None) -> np.ndarray
     Args:
         path: The file.
         size: Scale every frame to this (height, width); None keeps the size of the video.
+        described: What `describe_video` says of it, if that is known.
 
     Returns:
         Frames, `[T, height, width, 3]` uint8.
@@ -220,7 +223,7 @@ def read_video(path: Path, *, size: tuple[int, int] | None = None) -> np.ndarray
         WorldError: If it is no readable video, the decoder finds a damaged frame, it is shown otherwise than
             it can be read, or it is larger than `MAX_VIDEO_BYTES`.
     """
-    described = describe_video(path)
+    described = described or describe_video(path)
     height, width = size or (described.height, described.width)
     frames = _room(path, described.num_frames, height, width)
     reformatter = VideoReformatter()

@@ -356,3 +356,17 @@ def test_damaged_dataset_file_is_named(tmp_path: Path) -> None:
         (tmp_path / "dataset.json").write_text(bad)
         with pytest.raises(WorldError, match=r"dataset\.json: "):
             list_episodes(tmp_path)
+
+
+def test_an_episode_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[str, set[str]]] = []
+    monkeypatch.setattr(episodes, "sync", lambda path: synced.append((path.name, files(tmp_path))))
+    record(tmp_path)
+    before = {"dataset.json", "a.mp4.part", "a.jsonl.part"}
+    assert synced == [
+        ("a.mp4.part", before),
+        ("a.jsonl.part", {"dataset.json", "a.mp4", "a.jsonl.part"}),
+        (tmp_path.name, {"dataset.json", "a.mp4", "a.jsonl"}),
+    ]
