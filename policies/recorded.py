@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+MAX_BYTES = 2**29
 
 
 class RecordedPolicy:
@@ -46,21 +49,27 @@ class RecordedPolicy:
     def _read(self, path: Path) -> list[np.ndarray]:
         if not path.is_file():
             raise FileNotFoundError(f"there is no recording {path}")
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"{path} is larger than {MAX_BYTES / 2**20:g} MiB")
         actions = []
-        lines = path.read_text().splitlines()
+        with path.open("rb") as file:  # only a line feed ends a line: a name may hold what else breaks one
+            lines = list(file)
         for number, line in enumerate(lines, start=1):
             try:
                 action = json.loads(line)["action"]
                 if action is None and number == len(lines):
                     break
-                actions.append(self._check(np.array(action)))
-            except (KeyError, TypeError, ValueError) as error:
+                actions.append(self._check(action))
+            except (KeyError, TypeError, ValueError, RecursionError) as error:
                 raise ValueError(f"{path} line {number} holds no action for this world: {error}") from error
         return actions
 
-    def _check(self, action: np.ndarray) -> np.ndarray:
-        if action.shape != self._num_values.shape or action.dtype.kind != "i":
-            raise ValueError(f"expected {len(self._num_values)} whole numbers, got {action.tolist()}")
-        if ((action < 0) | (action >= self._num_values)).any():
-            raise ValueError(f"{action.tolist()} is outside the axes' {self._num_values.tolist()} values")
-        return action.astype(np.int64)
+    def _check(self, action: Any) -> np.ndarray:
+        counts = self._num_values.tolist()
+        if not isinstance(action, list) or len(action) != len(counts):
+            raise ValueError(f"expected {len(counts)} integers, got {str(action):.40}")
+        if not all(type(value) is int for value in action):
+            raise ValueError(f"expected integers, got {str(action):.40}")
+        if not all(0 <= value < count for value, count in zip(action, counts, strict=True)):
+            raise ValueError(f"{str(action):.40} is outside the axes' {counts} values")
+        return np.array(action, dtype=np.int64)

@@ -20,9 +20,16 @@ import policies
 from training.entry import entry
 from training.recorders import EpisodeTask, Recorders, Setup
 from worldsim.data.dataset_info import PART_SUFFIX
-from worldsim.data.episodes import DatasetInfo, EpisodeTable, count_episode_frames, read_table
+from worldsim.data.episodes import (
+    DatasetInfo,
+    EpisodeTable,
+    count_episode_frames,
+    list_episodes,
+    read_table,
+)
 from worldsim.data.games import AnyScenario, engine_version, find_game
 from worldsim.errors import WorldError
+from worldsim.files import without_litter
 
 # Each split owns half of the 32-bit seeds, each `seed` a million of them.
 SPLIT_SEEDS = {"heldout": 2_000_000_000, "train": 0}
@@ -244,10 +251,10 @@ def collect_split(
 
 def summarize(folder: Path, scenario: AnyScenario) -> str:
     """Return a short table: episodes, frames, returns, size on disk, and how often each button is held."""
-    tables = [read_table(folder, path.stem, scenario.actions) for path in sorted(folder.glob("*.jsonl"))]
+    tables = [read_table(folder, name, scenario.actions) for name in list_episodes(folder)]
     actions = np.concatenate([table.actions[:-1] for table in tables])
     num_frames = sum(len(table.actions) for table in tables)
-    size = sum(path.stat().st_size for path in folder.iterdir())
+    size = sum(path.stat().st_size for path in without_litter(folder.iterdir()))
     ended = sum(bool(table.terminated is not None and table.terminated.any()) for table in tables)
     lines = [
         f"{folder}: {len(tables)} episodes ({ended} {scenario.ending}), {num_frames} frames, "

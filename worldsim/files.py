@@ -16,6 +16,8 @@ from worldsim.errors import WorldError
 PART_SUFFIX = ".part"
 MAX_JSON_BYTES = 64 * 2**20
 """A description is a few kB, and an hour of gameplay at 60 frames a second about 30 MB of lines."""
+MAX_LINES_BYTES, MAX_LINE_BYTES = 2**29, 2**20
+"""Of a file of JSON lines, and of one of them: 512 MiB are a day of gameplay at 30 frames a second."""
 MAX_INTEGER = 2**63 - 1
 LITTER = {"thumbs.db", "desktop.ini"}
 """What Windows leaves beside a user's files; macOS's and Linux's begin with a dot."""
@@ -29,6 +31,15 @@ def is_litter(path: Path) -> bool:
 def without_litter(paths: Iterable[Path]) -> list[Path]:
     """Return the paths that are content, sorted."""
     return sorted(path for path in paths if not is_litter(path))
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return the files in a folder and in folders inside of it that are content, sorted; none without it."""
+
+    def is_content(file: Path) -> bool:
+        return file.is_file() and not any(is_litter(Path(part)) for part in file.relative_to(folder).parts)
+
+    return sorted(file for file in folder.rglob("*") if is_content(file))
 
 
 def parse_json(text: str, where: Path | str) -> Any:
@@ -76,6 +87,42 @@ def read_text(path: Path, limit: int = MAX_JSON_BYTES) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise WorldError(f"{path} is not UTF-8 text: {error}") from error
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file of JSON lines, one at a time: such a file may be long.
+
+    Only a line feed ends a line: a text in JSON may hold what else Unicode breaks lines at.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        WorldError: If it, or a line, is too large.
+    """
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size > MAX_LINES_BYTES:
+            raise WorldError(
+                f"{path} is larger than {MAX_LINES_BYTES / 2**20:.3g} MiB: split what it describes"
+            )
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), start=1):
+            if len(line) > MAX_LINE_BYTES:
+                raise WorldError(f"{path} line {number} is longer than {MAX_LINE_BYTES:,} bytes")
+            yield line
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield where each line of a file of JSON lines is, `PATH line N`, and what it says.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        WorldError: If `parse_json` refuses a line, it is not UTF-8, or `read_lines` refuses the file.
+    """
+    for number, line in enumerate(read_lines(path), start=1):
+        where = f"{path} line {number}"
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise WorldError(f"{where} is not UTF-8 text: {error}") from error
+        yield where, parse_json(text, where)
 
 
 def check_integer(value: Any, name: str, minimum: int = 0, maximum: int = MAX_INTEGER) -> int:

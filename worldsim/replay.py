@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ import torch
 from worldsim import state as states
 from worldsim.env import ARL2WorldEnv
 from worldsim.errors import WorldError
+from worldsim.files import read_json_lines
 from worldsim.state import WorldState
 
 STATE_SUFFIX = ".replay.safetensors"
@@ -90,12 +91,13 @@ class Replay:
         if not opening.is_file():
             raise WorldError(f"{self.path} cannot be replayed: there is no {opening.name} beside it")
         self.opening = Opening.load(opening)
-        try:
-            rows = [json.loads(line) for line in self.path.read_text().splitlines()]
-            self._actions = [row["action"] for row in rows]
-            self._digests = [str(row[DIGEST_FIELD]) for row in rows]
-        except (ValueError, KeyError, TypeError) as error:
-            raise WorldError(f"{self.path} is not what was recorded: {error!r}") from error
+        self._actions: list[Any] = []
+        self._digests: list[str] = []
+        for where, row in read_json_lines(self.path):
+            if not isinstance(row, dict) or "action" not in row or not isinstance(row.get(DIGEST_FIELD), str):
+                raise WorldError(f"{where} is not what was recorded: it needs action and {DIGEST_FIELD}")
+            self._actions.append(row["action"])
+            self._digests.append(row[DIGEST_FIELD])
         self._num_equal, self._first_difference, self._is_over = 0, 0, False
 
     @property

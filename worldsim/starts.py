@@ -12,9 +12,18 @@ from torch import Tensor
 
 from worldsim.actions import ActionLayout
 from worldsim.data.dataset_info import DatasetInfo
-from worldsim.data.episodes import EpisodeWriter, count_episode_frames, list_episodes, read_episode
+from worldsim.data.episodes import (
+    EpisodeWriter,
+    count_episode_frames,
+    count_lines,
+    list_episodes,
+    read_episode,
+)
 from worldsim.errors import WorldError
 from worldsim.pictures import fit_picture, read_picture
+
+MAX_START_BYTES = 2**30
+"""Of the decoded start moments of a world, which stay in memory: at 160 x 120, 18,000 frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +42,21 @@ class Start:
 
 
 def read_starts(folder: Path) -> list[Start]:
-    """Read start moments from a folder of gameplay video, one per episode."""
+    """Read start moments from a folder of gameplay video, one per episode.
+
+    Raises:
+        FileNotFoundError: If there is no such folder or a file is missing.
+        WorldError: If one cannot be read, or they are more than `MAX_START_BYTES` together.
+    """
     info = DatasetInfo.load(folder)
-    starts = []
-    for name in list_episodes(folder):
+    names, starts = list_episodes(folder), []
+    num_frames = sum(count_lines(folder, name) for name in names)
+    if num_frames * info.height * info.width * 3 > MAX_START_BYTES:
+        raise WorldError(
+            f"{folder} holds {num_frames} frames of {info.width} x {info.height}: start moments of more "
+            f"than {MAX_START_BYTES / 2**30:g} GiB are not read"
+        )
+    for name in names:
         episode = read_episode(folder, name, info)
         starts.append(Start(name, torch.from_numpy(episode.frames), torch.from_numpy(episode.actions)))
     return starts
@@ -92,7 +112,7 @@ def draw_starts(
             f"{list(actions.num_values)}: no start moments can be taken from it"
         )
     needed = num_frames + frames_left
-    lengths = {name: count_episode_frames(folder, name) for name in list_episodes(folder)}
+    lengths = {name: count_episode_frames(folder, name, info) for name in list_episodes(folder)}
     names = [name for name, length in lengths.items() if length >= needed]
     if not names:
         raise WorldError(

@@ -19,6 +19,7 @@ from worldsim.card import world_card
 from worldsim.codec import CodecConfig, FrameCodec
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
+from worldsim.files import files_below
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.denoiser_config import DenoiserConfig
 from worldsim.outcome import OutcomeConfig
@@ -203,7 +204,7 @@ class World:
             return []
         folder, checksums = self.folder / STARTS_FOLDER, read_config(self.folder)[1]
         names = {name for name in checksums if name.startswith(f"{STARTS_FOLDER}/")}
-        names |= {path.relative_to(self.folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        names |= {path.relative_to(self.folder).as_posix() for path in files_below(folder)}
         for name in sorted(names):
             check_file(self.folder / name, checksums.get(name))
         return read_starts(folder) if names else []
@@ -373,6 +374,6 @@ def read_config(folder: Path) -> tuple[WorldConfig, dict[str, str]]:
 
 def write_config(folder: Path, config: WorldConfig) -> None:
     """Write `config.json` with the checksums of all files beside it."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (CONFIG_FILE, CARD_FILE))
+    files = [p for p in files_below(folder) if p.name not in (CONFIG_FILE, CARD_FILE)]
     data = config.to_json() | {"files": {p.relative_to(folder).as_posix(): sha256_of(p) for p in files}}
     (folder / CONFIG_FILE).write_text(json.dumps(data, indent=2) + "\n")

@@ -115,13 +115,37 @@ def test_recorded_plays_the_file_then_nothing(recording: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["{", "{}", '{"action": [1, 0]}', '{"action": [1, 0, 3]}', '{"action": null}']
+    "line",
+    [
+        "{",
+        "{}",
+        '{"action": [1, 0]}',
+        '{"action": [1, 0, 3]}',
+        '{"action": [1, 0, -1]}',
+        '{"action": null}',
+        '{"action": [true, 0, 0]}',
+        '{"action": [1.0, 0, 0]}',
+        '{"action": ["1", 0, 0]}',
+        '{"action": [[1], 0, 0]}',
+        '{"action": "100"}',
+        '{"action": [1%s, 0, 0]}' % ("0" * 5000),
+        "[" * 100_000,
+        "\\xff",
+    ],
 )
 def test_recorded_names_the_bad_line(recording: Path, line: str) -> None:
     lines = recording.read_text().splitlines()
     recording.write_text("\n".join([lines[0], line, lines[2]]))
     with pytest.raises(ValueError, match=r"a\.jsonl line 2"):
         policies.make("recorded", num_values=NUM_VALUES, path=recording)
+
+
+def test_recorded_takes_line_breaks_of_unicode_for_a_part_of_a_name(recording: Path) -> None:
+    lines = recording.read_text().splitlines()
+    lines[1] = '{"action": [2, 1, 0], "player": "a\u2028b"}'
+    recording.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    policy = policies.make("recorded", num_values=NUM_VALUES, path=recording)
+    assert play(policy, 2).tolist() == [[1, 0, 2], [2, 1, 0]]
 
 
 def test_recorded_names_the_missing_file(tmp_path: Path) -> None:

@@ -48,6 +48,35 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
     assert files.read_json(path) == {}
 
 
+def test_files_below_a_folder_are_listed_without_those_of_operating_systems(tmp_path):
+    for name in ("b", "in/a", ".git/c", "in/.DS_Store", "Thumbs.db", "in/._a"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert files.files_below(tmp_path) == [tmp_path / "b", tmp_path / "in/a"]
+    assert files.files_below(tmp_path / "gone") == []
+
+
+def test_json_lines_end_at_line_feeds_alone(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('"a\u2028\x85b"\r\n2\n', encoding="utf-8")
+    assert list(files.read_json_lines(path)) == [(f"{path} line 1", "a\u2028\x85b"), (f"{path} line 2", 2)]
+
+
+def test_what_is_wrong_in_json_lines_is_named_with_its_line(tmp_path, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    for line, reason in ((b"[", "is not JSON"), (b'"\xff"', "is not UTF-8"), (b"NaN", "NaN is no number")):
+        path.write_bytes(b"1\n" + line + b"\n")
+        with pytest.raises(WorldError, match=f"a.jsonl line 2.*{reason}"):
+            list(files.read_json_lines(path))
+    monkeypatch.setattr(files, "MAX_LINE_BYTES", 10)
+    path.write_text("1\n" + "2" * 11)
+    with pytest.raises(WorldError, match=r"a.jsonl line 2 is longer than 10 bytes"):
+        list(files.read_lines(path))
+    monkeypatch.setattr(files, "MAX_LINES_BYTES", 12)
+    with pytest.raises(WorldError, match=r"a.jsonl is larger than"):
+        list(files.read_lines(path))
+
+
 @pytest.mark.parametrize("value", [True, "3", 3.0, -1, 11, None, 10**400])
 def test_what_is_no_integer_within_limits_is_refused_by_name(value):
     with pytest.raises(WorldError, match="seed must be an integer from 0 to 10, got"):

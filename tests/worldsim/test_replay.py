@@ -61,3 +61,14 @@ def test_what_cannot_be_replayed_is_named(path: Path) -> None:
         Replay(path)
     with pytest.raises(FileNotFoundError, match="there is no recording"):
         Replay(path.with_name("gone.mp4"))
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "7", "[]", '{"action": [0, 0, 0]}', '{"action": [0, 0, 0], "sha256": 7}']
+)
+def test_a_line_that_was_not_recorded_is_named(path: Path, line: str) -> None:
+    table = path.with_suffix(".jsonl")
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([lines[0], line, *lines[2:]]) + "\n")
+    with pytest.raises(WorldError, match=r"walk.jsonl line 2"):
+        Replay(path)

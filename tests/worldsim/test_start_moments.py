@@ -11,10 +11,11 @@ import torch
 
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_starts, tiny_world, write_tiny_dataset
 from tests.vector_envs import ACTIONS, N, make
+from worldsim import starts as starts_module
 from worldsim.actions import ActionLayout
 from worldsim.data.episodes import list_episodes, read_episode
 from worldsim.errors import WorldError
-from worldsim.starts import Start, draw_starts
+from worldsim.starts import Start, draw_starts, read_starts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -61,6 +62,17 @@ def test_what_cannot_be_drawn_is_named(dataset: Path, tmp_path: Path) -> None:
         draw(dataset, actions=ActionLayout(TINY_ACTIONS.axes[:1]))
     with pytest.raises(FileNotFoundError):
         draw(tmp_path / "nowhere")
+
+
+def test_start_moments_that_would_fill_the_memory_are_not_decoded(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starts_module, "MAX_START_BYTES", 36 * HEIGHT * WIDTH * 3)
+    assert len(read_starts(dataset)) == 3
+    monkeypatch.setattr(starts_module, "MAX_START_BYTES", 36 * HEIGHT * WIDTH * 3 - 1)
+    monkeypatch.setattr(starts_module, "read_episode", None)
+    with pytest.raises(WorldError, match=r"tiny holds 36 frames of .* are not read"):
+        read_starts(dataset)
 
 
 def test_dreams_begin_at_the_given_moments() -> None:

@@ -14,7 +14,16 @@ from tests.fakes import save_tiny_world, tiny_world
 from worldsim.errors import WorldError
 from worldsim.simulator import Simulator
 from worldsim.weights import CODEC_FILE, CONFIG_FILE
-from worldsim.world import MODEL_FILE, SHIPPED, STARTS_FOLDER, World, find_codec, shipped_worlds
+from worldsim.world import (
+    MODEL_FILE,
+    SHIPPED,
+    STARTS_FOLDER,
+    World,
+    find_codec,
+    read_config,
+    shipped_worlds,
+    write_config,
+)
 
 
 def test_a_saved_world_dreams_the_same(tmp_path: Path) -> None:
@@ -152,6 +161,27 @@ def test_start_that_the_description_does_not_list_is_refused(tmp_path: Path, nam
     path.write_text('{"action": null}\n')
     with pytest.raises(WorldError, match=r"no checksum for .*start-99\.jsonl"):
         _ = World.from_pretrained(folder).starts
+
+
+def test_files_of_operating_systems_are_no_part_of_a_world(tmp_path: Path) -> None:
+    folder = save_tiny_world(tmp_path / "world")
+    for name in (
+        ".DS_Store",
+        "starts/.DS_Store",
+        "starts/._start-01.jsonl",
+        "starts/Thumbs.db",
+        "desktop.ini",
+    ):
+        (folder / name).write_bytes(b"\0\5\x16\7Mac OS X")
+    world = World.from_pretrained(folder)
+    assert len(world.starts) == 3
+    write_config(folder, world.config)
+    assert sorted(name for name in read_config(folder)[1] if "start-01" not in name) == [
+        "codec.safetensors",
+        "model.safetensors",
+        *(f"starts/{name}" for name in ("dataset.json", "start-00.jsonl", "start-00.mp4")),
+        *(f"starts/{name}" for name in ("start-02.jsonl", "start-02.mp4")),
+    ]
 
 
 @pytest.mark.usefixtures("largest_file_50_kb")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +9,22 @@ from typing import Any
 
 from worldsim.actions import ActionLayout
 from worldsim.errors import WorldError
+from worldsim.files import (
+    check_bool,
+    check_integer,
+    check_number,
+    parse_json,
+    read_text,
+    without_litter,
+    write_json,
+)
 
 FORMAT = 1
 INFO_FILE = "dataset.json"
 PART_SUFFIX = ".part"
+MAX_SIDE = 2**13
+"""In pixels: what 8K video has."""
+MIN_FRAME_RATE, MAX_FRAME_RATE = 0.01, 1000.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,11 +53,13 @@ class DatasetInfo:
     lossless: bool = False
 
     def __post_init__(self) -> None:
-        if self.width < 1 or self.height < 1 or not 0 < self.frame_rate < math.inf:
-            raise WorldError(
-                f"gameplay video needs a positive size and frame rate, got {self.width} x {self.height} "
-                f"at {self.frame_rate} a second"
-            )
+        for name in ("name", "source", "licence"):
+            if not isinstance(getattr(self, name), str):
+                raise WorldError(f"{name} must be a text, got a {type(getattr(self, name)).__name__}")
+        for name in ("width", "height"):
+            check_integer(getattr(self, name), name, 1, MAX_SIDE)
+        check_number(self.frame_rate, "frame_rate", MIN_FRAME_RATE, MAX_FRAME_RATE)
+        check_bool(self.lossless, "lossless")
 
     @property
     def shape_and_buttons(self) -> tuple[int, int, tuple[str, ...]]:
@@ -76,17 +88,17 @@ class DatasetInfo:
             WorldError: If a field is missing or of the wrong form.
         """
         try:
-            if data["format"] != FORMAT:
+            if data["format"] != FORMAT or isinstance(data["format"], bool):
                 raise WorldError(f"dataset format {data['format']!r} is not known, expected {FORMAT}")
             return cls(
-                name=str(data["name"]),
-                width=int(data["width"]),
-                height=int(data["height"]),
-                frame_rate=float(data["frame_rate"]),
+                name=data["name"],
+                width=data["width"],
+                height=data["height"],
+                frame_rate=check_number(data["frame_rate"], "frame_rate"),
                 actions=ActionLayout.from_json(data["actions"]),
-                source=str(data.get("source", "")),
-                licence=str(data.get("licence", "")),
-                lossless=bool(data.get("lossless", False)),
+                source=data.get("source", ""),
+                licence=data.get("licence", ""),
+                lossless=data.get("lossless", False),
             )
         except KeyError as error:
             raise WorldError(f"dataset description has no field {error}") from error
@@ -105,17 +117,16 @@ class DatasetInfo:
         if not folder.is_dir():
             raise FileNotFoundError(f"there is no folder {folder}")
         if not path.is_file():
-            inner = sorted(str(child.parent) for child in folder.glob(f"*/{INFO_FILE}"))
+            found = [path for path in without_litter(folder.iterdir()) if (path / INFO_FILE).is_file()]
+            inner = [str(path) for path in found]
             hint = f"; did you mean {' or '.join(inner)}?" if inner else ""
             raise FileNotFoundError(f"{folder} holds no gameplay video: it has no {INFO_FILE}{hint}")
         try:
-            return cls.from_json(json.loads(path.read_text()))
+            return cls.from_json(parse_json(read_text(path), "it"))
         except ValueError as error:
             raise WorldError(f"{path}: {error}") from error
 
     def save(self, folder: Path) -> None:
         """Write `dataset.json`, creating the folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        part = folder / (INFO_FILE + PART_SUFFIX)
-        part.write_text(json.dumps(self.to_json(), indent=2) + "\n")
-        part.replace(folder / INFO_FILE)
+        write_json(folder / INFO_FILE, self.to_json())

@@ -21,10 +21,17 @@ from typing import Any
 
 import numpy as np
 
-from worldsim.actions import ActionLayout
 from worldsim.data.dataset_info import INFO_FILE, PART_SUFFIX, DatasetInfo
-from worldsim.data.video import VideoWriter, count_frames, read_video
+from worldsim.data.episode_table import POSE_KEYS, EpisodeTable, check_row, read_table
+from worldsim.data.video import (
+    VideoDescription,
+    VideoWriter,
+    count_decoded_frames,
+    describe_video,
+    read_video,
+)
 from worldsim.errors import WorldError
+from worldsim.files import read_lines, sync, without_litter
 from worldsim.interrupt import defer_interrupt
 
 __all__ = [
@@ -33,35 +40,12 @@ __all__ = [
     "EpisodeTable",
     "EpisodeWriter",
     "count_episode_frames",
+    "count_lines",
     "list_episodes",
     "read_episode",
     "read_table",
     "verify",
 ]
-
-
-POSE_KEYS = ("x", "y", "angle_degrees")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EpisodeTable:
-    """What an episode's jsonl says; T frames, A action axes.
-
-    Attributes:
-        actions: `[T, A]` int64; row i leads to frame i + 1, the last row is nothing pressed.
-        rewards: `[T]` float32, given on the way to each frame, or None if not recorded.
-        terminated: `[T]` bool, or None if not recorded.
-        poses: `[T, 3]` float32 x, y, angle in degrees, or None if not recorded.
-        players: Names of who chose each action, T of them, empty where it is not recorded.
-        game_seed: Which game was played, or None if not recorded.
-    """
-
-    actions: np.ndarray
-    rewards: np.ndarray | None = None
-    terminated: np.ndarray | None = None
-    poses: np.ndarray | None = None
-    players: tuple[str, ...] = ()
-    game_seed: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,7 +93,7 @@ class EpisodeWriter:
         self._keep_on_error = keep_on_error
         self._video_path, self._table_path = folder / f"{name}.mp4", folder / f"{name}.jsonl"
         self._pending: dict[str, Any] | None = None
-        self._table = _part(self._table_path).open("w")
+        self._table = _part(self._table_path).open("w", encoding="utf-8")
         try:
             self._video = VideoWriter(
                 _part(self._video_path),
@@ -144,30 +128,33 @@ class EpisodeWriter:
         Args:
             frame: `[height, width, 3]` uint8.
             action: `[axes]` whole numbers; None on the last frame only.
-            reward: Given on the way to this frame.
+            reward: Given on the way to this frame, finite.
             terminated: Whether the game ended at this frame.
             pose: x, y and angle in degrees.
             player: Name of who chose the action.
             sha256: First digits of the SHA-256 of the frame, which the video does not keep exactly.
             game_seed: Which game is played; of the first frame only.
+
+        Raises:
+            WorldError: If one of them is not what it must be; nothing is appended then.
+            OSError: If the disk is full.
         """
         if self._pending is not None and self._pending["action"] is None:
             raise WorldError(f"{self._video_path.name}: only the last frame of an episode has no action")
         row: dict[str, Any] = {"action": None}
         if action is not None:
             row["action"] = self._info.actions.validate(action).tolist()
-        if reward is not None:
-            row["reward"] = round(float(reward), 6)
-        if terminated is not None:
-            row["terminated"] = bool(terminated)
+        given = {"reward": reward, "terminated": terminated, "player": player, "sha256": sha256}
+        for key, value in (given | {"game_seed": game_seed}).items():
+            if value is not None:
+                row[key] = _plain(value)
         if pose is not None:
-            row["pose"] = {key: round(float(v), 3) for key, v in zip(POSE_KEYS, pose, strict=True)}
-        if player is not None:
-            row["player"] = player
-        if sha256 is not None:
-            row["sha256"] = sha256
-        if game_seed is not None:
-            row["game_seed"] = game_seed
+            row["pose"] = {key: _plain(value) for key, value in zip(POSE_KEYS, pose, strict=True)}
+        check_row(row, self._info.actions, f"{self._table_path} line {self.num_frames + 1}")
+        if reward is not None:
+            row["reward"] = round(float(row["reward"]), 6)
+        if pose is not None:
+            row["pose"] = {key: round(float(value), 3) for key, value in row["pose"].items()}
         with defer_interrupt():  # so that video and table never disagree
             self._video.write(frame)
             if self._pending is not None:
@@ -194,8 +181,10 @@ class EpisodeWriter:
         self._video.close()
         if self._pending is not None:
             # The jsonl comes last: it is what makes an episode exist.
-            _part(self._video_path).replace(self._video_path)
-            _part(self._table_path).replace(self._table_path)
+            for path in (self._video_path, self._table_path):
+                sync(_part(path))
+                _part(path).replace(path)
+            sync(self._table_path.parent)
 
     def __enter__(self) -> EpisodeWriter:
         return self
@@ -224,56 +213,40 @@ def list_episodes(folder: Path) -> list[str]:
         WorldError: If it holds no episode.
     """
     DatasetInfo.load(folder)
-    names = sorted(path.stem for path in folder.glob("*.jsonl"))
+    names = sorted(path.stem for path in without_litter(folder.glob("*.jsonl")))
     if not names:
         raise WorldError(f"{folder} holds no episode: expected NAME.mp4 beside NAME.jsonl")
     return names
 
 
-def count_episode_frames(folder: Path, name: str) -> int:
-    """Return the number of frames of an episode, having checked that video and jsonl agree; decodes nothing.
-
-    Raises:
-        FileNotFoundError: If one of its files is missing.
-        WorldError: If the video is not readable or the jsonl has another length.
-    """
-    lines = len((folder / f"{name}.jsonl").read_bytes().splitlines())
-    frames = count_frames(folder / f"{name}.mp4")
-    _check_lengths(folder, name, frames, lines)
-    return frames
-
-
-def read_table(folder: Path, name: str, actions: ActionLayout) -> EpisodeTable:
-    """Read an episode's jsonl alone.
+def count_lines(folder: Path, name: str) -> int:
+    """Return the number of frames that an episode's jsonl is about; parses nothing.
 
     Raises:
         FileNotFoundError: If it is missing.
-        WorldError: If a line is not of the expected form.
+        WorldError: If it is too large.
     """
-    path = folder / f"{name}.jsonl"
-    pressed, rewards, terminated, poses, players, game_seed = [], [], [], [], [], None
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            pressed.append(row["action"])
-            rewards.append(float(row["reward"]) if "reward" in row else None)
-            terminated.append(bool(row["terminated"]) if "terminated" in row else None)
-            players.append(str(row.get("player", "")))
-            game_seed = int(row["game_seed"]) if "game_seed" in row else game_seed
-            pose = row.get("pose")
-            poses.append(None if pose is None else [float(pose[key]) for key in POSE_KEYS])
-        except KeyError as error:
-            raise WorldError(f"{path} line {number} has no field {error}") from error
-        except (ValueError, TypeError, AttributeError) as error:
-            raise WorldError(f"{path} line {number}: {error}") from error
-    return EpisodeTable(
-        actions=_stack_actions(path, pressed, actions),
-        rewards=None if None in rewards else np.array(rewards, dtype=np.float32),
-        terminated=None if None in terminated else np.array(terminated, dtype=bool),
-        poses=None if None in poses else np.array(poses, dtype=np.float32).reshape(-1, 3),
-        players=tuple(players),
-        game_seed=game_seed,
-    )
+    return sum(1 for _ in read_lines(folder / f"{name}.jsonl"))
+
+
+def count_episode_frames(folder: Path, name: str, info: DatasetInfo | None = None) -> int:
+    """Return the number of frames of an episode, having checked that video, jsonl and description agree.
+
+    No more than its first frame is decoded, unless the video's index and the jsonl disagree.
+
+    Args:
+        folder: Dataset folder.
+        name: Name of the episode.
+        info: The folder's description, if already loaded.
+
+    Raises:
+        FileNotFoundError: If one of its files is missing.
+        WorldError: If the video is not readable, not of the size and frame rate of the description, or the
+            jsonl has another length.
+    """
+    num_lines = count_lines(folder, name)
+    _check_video(folder, name, info or DatasetInfo.load(folder), num_lines)
+    return num_lines
 
 
 def read_episode(
@@ -289,17 +262,14 @@ def read_episode(
 
     Raises:
         FileNotFoundError: If a file is missing.
-        WorldError: If the video cannot be decoded, the jsonl is malformed, or the two differ in length.
+        WorldError: If the video cannot be decoded or is not of the size and frame rate of the description,
+            the jsonl is malformed, or the two differ in length.
     """
     info = info or DatasetInfo.load(folder)
     table = read_table(folder, name, info.actions)
-    frames = read_video(folder / f"{name}.mp4", size=size)
+    described = _check_video(folder, name, info, len(table.actions))
+    frames = read_video(folder / f"{name}.mp4", size=size, described=described)
     _check_lengths(folder, name, len(frames), len(table.actions))
-    if size is None and frames.shape[1:3] != (info.height, info.width):
-        raise WorldError(
-            f"{folder / name}.mp4 is {frames.shape[2]} x {frames.shape[1]}, "
-            f"but {INFO_FILE} says {info.width} x {info.height}"
-        )
     return Episode(
         name=name,
         frames=frames,
@@ -323,28 +293,29 @@ def verify(folder: Path) -> int:
     return sum(len(read_episode(folder, name, info)) for name in list_episodes(folder))
 
 
-def _stack_actions(path: Path, pressed: list[Any], actions: ActionLayout) -> np.ndarray:
-    if not pressed:
-        return np.empty((0, len(actions.axes)), dtype=np.int64)
-    if pressed[-1] is None:
-        pressed = [*pressed[:-1], actions.noop().tolist()]
-    try:
-        stacked = np.array(pressed)
-    except ValueError:  # rows of different lengths
-        stacked = np.array(pressed, dtype=object)
-    fits = stacked.ndim == 2 and stacked.shape[1] == len(actions.axes) and stacked.dtype.kind == "i"
-    if fits and (stacked >= 0).all() and (stacked < actions.num_values).all():
-        return stacked.astype(np.int64)
-    for number, action in enumerate(pressed, start=1):  # slow, but it knows the line
-        try:
-            actions.validate(action)
-        except WorldError as error:
-            raise WorldError(f"{path} line {number}: {error}") from error
-    raise AssertionError(f"{path}: the actions are valid one by one but not together")
+def _plain(value: Any) -> Any:
+    """Return a number of NumPy as one of Python."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _part(path: Path) -> Path:
     return path.with_name(path.name + PART_SUFFIX)
+
+
+def _check_video(folder: Path, name: str, info: DatasetInfo, num_lines: int) -> VideoDescription:
+    """Return the description of a video that agrees with its jsonl and with its folder's."""
+    path = folder / f"{name}.mp4"
+    video = describe_video(path)
+    if video.height and (video.height, video.width) != (info.height, info.width):
+        raise WorldError(
+            f"{path} is {video.width} x {video.height}, but {INFO_FILE} says {info.width} x {info.height}"
+        )
+    if (found := video.differs_from(info.frame_rate)) is not None:
+        raise WorldError(f"{path} shows {found} frames a second, but {INFO_FILE} says {info.frame_rate:g}")
+    # Not all that an index lists need be shown: it is not believed if it contradicts the jsonl.
+    num_frames = video.num_frames if video.num_frames == num_lines else count_decoded_frames(path)
+    _check_lengths(folder, name, num_frames, num_lines)
+    return video
 
 
 def _check_lengths(folder: Path, name: str, num_frames: int, num_lines: int) -> None:

@@ -16,6 +16,9 @@ from worldsim.actions import ActionLayout
 from worldsim.data.episodes import DatasetInfo, Episode, count_episode_frames, list_episodes, read_episode
 from worldsim.errors import WorldError
 
+MAX_WAITING_BYTES = 4 * 2**30
+"""Of episodes that are decoded ahead: many workers and long episodes would fill the memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class EpisodeReference:
@@ -25,6 +28,11 @@ class EpisodeReference:
     name: str
     num_frames: int
     info: DatasetInfo
+
+    def num_bytes(self, size: tuple[int, int] | None = None) -> int:
+        """Return how large it is when decoded; frames are scaled to `size` (height, width) if given."""
+        height, width = size or (self.info.height, self.info.width)
+        return self.num_frames * height * width * 3
 
     def read(self, *, size: tuple[int, int] | None = None) -> Episode:
         """Decode it; frames are scaled to `size` (height, width) if given."""
@@ -58,7 +66,7 @@ def load_episodes(
                 f"but {', '.join(expected.buttons)} are needed"
             )
         for name in list_episodes(folder):
-            references.append(EpisodeReference(folder, name, count_episode_frames(folder, name), info))
+            references.append(EpisodeReference(folder, name, count_episode_frames(folder, name, info), info))
     return references
 
 
@@ -82,19 +90,22 @@ def read_episodes(
     """
     num_workers = num_workers or os.cpu_count() or 1
     total = sum(reference.num_frames for reference in references)
-    waiting: deque[Future[Episode]] = deque()
-    remaining = iter(references)
+    waiting: deque[tuple[int, Future[Episode]]] = deque()
+    remaining = deque(references)
     with (
         ThreadPoolExecutor(num_workers) as pool,
         tqdm(total=total, unit="frame", unit_scale=True, desc="decoding", disable=not show_progress) as bar,
     ):
         try:
             while True:
-                while len(waiting) < num_workers + 1 and (reference := next(remaining, None)) is not None:
-                    waiting.append(pool.submit(reference.read, size=size))
+                while remaining and len(waiting) < num_workers + 1:
+                    needed = remaining[0].num_bytes(size)
+                    if waiting and needed + sum(each for each, _ in waiting) > MAX_WAITING_BYTES:
+                        break
+                    waiting.append((needed, pool.submit(remaining.popleft().read, size=size)))
                 if not waiting:
                     return
-                episode = waiting.popleft().result()
+                episode = waiting.popleft()[1].result()
                 bar.update(len(episode))
                 yield episode
         finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,12 +18,28 @@ import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.stream import VideoStream
 
+from worldsim.decoding import (
+    ByteSource,
+    Turn,
+    check_square,
+    check_uncropped,
+    open_stream,
+    reason_of,
+    shown_turn,
+)
 from worldsim.errors import WorldError
 
 ENCODE_FLAGS = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
 DECODE_FLAGS = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 RESIZE_FLAGS = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+MAX_PIXELS = 2**25
+"""Of a frame: 8K. A decoder may have to keep 16 of them."""
+MAX_RATE_ERROR, MAX_UNEVEN = 0.02, 0.01
+"""Of the frame rate, and of the intervals between frames."""
+MAX_VIDEO_BYTES = 32 * 2**30
+"""Of a decoded video: two and a half hours of 160 x 120 at 60 frames a second."""
 
 
 class VideoWriter:
@@ -62,7 +79,8 @@ class VideoWriter:
         rate = Fraction(frame_rate).limit_denominator(1001)
         self._time_base = 1 / rate
         with self._os_errors():
-            self._container = av.open(str(path), "w", format="mp4")
+            # A path is a path: of `12:30.mp4` alone FFmpeg would take the 12 for a protocol.
+            self._container = av.open(f"file:{path}", "w", format="mp4")
         self._stream = self._container.add_stream("libx264", rate=rate)
         self._stream.height, self._stream.width = height, width
         self._stream.pix_fmt = "yuv444p" if lossless else "yuv420p"
@@ -115,25 +133,79 @@ class VideoWriter:
         self.close()
 
 
-def count_frames(path: Path) -> int:
-    """Return how many frames the file's index promises, without decoding.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VideoDescription:
+    """What is known of a video before it is decoded.
+
+    Attributes:
+        num_frames: How many are shown, by the file's index.
+        height: Of a frame as it is shown, in pixels; 0 without frames.
+        width: Of a frame as it is shown, in pixels; 0 without frames.
+        intervals: float64, seconds between frames; empty where the file does not say.
+    """
+
+    num_frames: int
+    height: int
+    width: int
+    intervals: np.ndarray
+
+    def differs_from(self, frame_rate: float) -> str | None:
+        """Return in words how many frames a second there are; None if they are `frame_rate`, evenly spaced.
+
+        Times rounded to milliseconds are let pass, and so is a frame that a recorder skipped now and then.
+        """
+        if not len(self.intervals):
+            return None
+        mean = max(float(self.intervals.mean()), 1e-9)
+        num_uneven = int((np.abs(self.intervals / mean - 1) > 0.5).sum())
+        is_even = num_uneven <= max(2, MAX_UNEVEN * len(self.intervals))
+        rounding = 0.002 / len(self.intervals)
+        if is_even and abs(mean - 1 / frame_rate) <= MAX_RATE_ERROR / frame_rate + rounding:
+            return None
+        return f"{1 / mean:.4g}" if is_even else f"{1 / mean:.4g} unevenly spaced"
+
+
+def describe_video(path: Path) -> VideoDescription:
+    """Read a video's index and decode its first frame.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        WorldError: If it is no readable video.
+        WorldError: If it is no readable video, or it is shown otherwise than it can be read.
     """
-    with _open(path) as container:
-        video = container.streams.video[0]
-        if video.frames > 0:
-            return video.frames
-        try:
-            return sum(1 for packet in container.demux(video) if packet.size)
-        except FFmpegError as error:
-            raise WorldError(f"{path} is not a readable video: {error.strerror}") from error
+    with _open(path) as (container, video):
+        first = next(_decode(container, video, path), None)
+        height, width = (0, 0) if first is None else first[1].size(first[0].height, first[0].width)
+        index = _read_index(container, video)
+    num_frames, times = index or _read_packets(path)
+    intervals = np.diff(np.sort(times[np.isfinite(times)]))
+    return VideoDescription(num_frames=num_frames, height=height, width=width, intervals=intervals)
 
 
-def read_video(path: Path, *, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Decode a whole video.
+def count_frames(path: Path) -> int:
+    """Return how many frames the file's index says are shown; only the first is decoded.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        WorldError: If it is no readable video, or it is shown otherwise than it can be read.
+    """
+    return describe_video(path).num_frames
+
+
+def count_decoded_frames(path: Path) -> int:
+    """Return how many frames a video has; all are decoded, as not all that an index lists need be shown.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        WorldError: As from `read_video`.
+    """
+    with _open(path) as (container, video):
+        return sum(1 for _ in _decode(container, video, path))
+
+
+def read_video(
+    path: Path, *, size: tuple[int, int] | None = None, described: VideoDescription | None = None
+) -> np.ndarray:
+    """Decode a whole video, turned and without the frames that an edit list cuts off, as players show it.
 
     Damage inside a picture is noticed where it breaks the rules of the format. Bytes that still decode, only
     to another picture, pass: a video carries no checksums.
@@ -141,49 +213,99 @@ def read_video(path: Path, *, size: tuple[int, int] | None = None) -> np.ndarray
     Args:
         path: The file.
         size: Scale every frame to this (height, width); None keeps the size of the video.
+        described: What `describe_video` says of it, if that is known.
 
     Returns:
         Frames, `[T, height, width, 3]` uint8.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        WorldError: If it is no readable video, or the decoder finds a damaged frame.
+        WorldError: If it is no readable video, the decoder finds a damaged frame, it is shown otherwise than
+            it can be read, or it is larger than `MAX_VIDEO_BYTES`.
     """
-    with _open(path) as container:
-        video = container.streams.video[0]
-        video.codec_context.thread_count = 1
-        own_size = (video.codec_context.height, video.codec_context.width)
-        height, width = size or own_size
-        flags = DECODE_FLAGS if (height, width) == own_size else RESIZE_FLAGS
-        reformatter = VideoReformatter()
-        frames = np.empty((video.frames, height, width, 3), dtype=np.uint8)
-        count = 0
-        try:
-            for picture in container.decode(video):
-                if picture.is_corrupt:  # FFmpeg patches such a frame with parts of others and goes on
-                    raise WorldError(f"{path} is damaged in frame {count}")
+    described = described or describe_video(path)
+    height, width = size or (described.height, described.width)
+    frames = _room(path, described.num_frames, height, width)
+    reformatter = VideoReformatter()
+    count = 0
+    with _open(path) as (container, video):
+        for picture, turn in _decode(container, video, path):
+            if count == len(frames):  # the index promised fewer frames, or nothing
+                frames = np.concatenate([frames, _room(path, count + count // 4 + 64, height, width)[count:]])
+            rows, columns = turn.size(height, width)
+            flags = DECODE_FLAGS if (rows, columns) == (picture.height, picture.width) else RESIZE_FLAGS
+            try:
                 rgb = reformatter.reformat(
-                    picture, width, height, format="rgb24", interpolation=flags, threads=1
+                    picture, columns, rows, format="rgb24", interpolation=flags, threads=1
                 )
-                if count == len(frames):  # the index promised fewer frames, or nothing
-                    frames = np.concatenate(
-                        [frames, np.empty_like(frames, shape=(count + 64, height, width, 3))]
-                    )
-                frames[count] = rgb.to_ndarray()
-                count += 1
-        except FFmpegError as error:
-            raise WorldError(f"{path} cannot be decoded after frame {count}: {error.strerror}") from error
+            except (FFmpegError, ValueError) as error:
+                raise WorldError(f"{path} cannot be converted to RGB: {reason_of(error)}") from error
+            frames[count] = turn.apply(rgb.to_ndarray())
+            count += 1
     return frames[:count]
 
 
-def _open(path: Path) -> InputContainer:
+def _decode(
+    container: InputContainer, video: VideoStream, path: Path
+) -> Iterator[tuple[av.VideoFrame, Turn]]:
+    """Yield the frames of a video, all of one form, and how they are turned."""
+    count, form = 0, None
+    try:
+        for picture in container.decode(video):
+            if picture.is_corrupt:  # FFmpeg patches such a frame with parts of others and goes on
+                raise WorldError(f"{path} is damaged in frame {count}")
+            turn = shown_turn(picture, path)
+            form = form or (picture.height, picture.width, turn)
+            if form != (picture.height, picture.width, turn):
+                raise WorldError(f"{path} has another size from frame {count} on, or is turned otherwise")
+            yield picture, turn
+            count += 1
+    except FFmpegError as error:
+        raise WorldError(f"{path} cannot be decoded after frame {count}: {error.strerror}") from error
+
+
+def _read_index(container: InputContainer, video: VideoStream) -> tuple[int, np.ndarray] | None:
+    """Return the number of frames shown and the times of all, in seconds; None if no index lists them all."""
+    if not video.frames or "mp4" not in container.format.name:
+        return None
+    entries = [(entry.timestamp, entry.is_discard) for entry in video.index_entries]
+    # What an edit list cuts off is in the index, too: others are decoded from it, but it is not shown.
+    num_shown = sum(not is_discarded for _, is_discarded in entries)
+    times = np.array([time for time, _ in entries], np.float64)
+    return num_shown, times * float(video.time_base or 1)
+
+
+def _read_packets(path: Path) -> tuple[int, np.ndarray]:
+    """Return the same, from the whole file; decodes nothing."""
+    with _open(path) as (container, video):
+        try:
+            packets = [(each.pts, each.is_discard) for each in container.demux(video) if each.size]
+        except FFmpegError as error:
+            raise WorldError(f"{path} is not a readable video: {error.strerror}") from error
+        times = np.array([np.nan if time is None else time for time, _ in packets], np.float64)
+        return sum(not is_discarded for _, is_discarded in packets), times * float(video.time_base or 1)
+
+
+def _room(path: Path, num_frames: int, height: int, width: int) -> np.ndarray:
+    """Return `[num_frames, height, width, 3]` uint8 to be filled, unless that would be too large."""
+    needed = num_frames * height * width * 3
+    if needed > MAX_VIDEO_BYTES:
+        raise WorldError(
+            f"{path} is too large to be read at once: {num_frames} frames of {width} x {height} are "
+            f"{needed / 2**30:.0f} GiB, at most {MAX_VIDEO_BYTES / 2**30:.0f} are read; cut it into episodes"
+        )
+    return np.empty((num_frames, height, width, 3), dtype=np.uint8)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no video {path}")
-    try:
-        container = av.open(str(path))
-    except FFmpegError as error:
-        raise WorldError(f"{path} is not a readable video: {error.strerror}") from error
-    if not container.streams.video:
-        container.close()
-        raise WorldError(f"{path} holds no video")
-    return container
+    with (
+        path.open("rb") as file,
+        open_stream(path, ByteSource(file), "readable video", MAX_PIXELS) as (container, video),
+    ):
+        check_square(video.sample_aspect_ratio, path)
+        if "mp4" in container.format.name:
+            check_uncropped(file, video.codec_context.width, video.codec_context.height, path)
+        yield container, video

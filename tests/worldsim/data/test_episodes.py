@@ -6,12 +6,14 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from worldsim.actions import ActionAxis, ActionLayout
+from worldsim.data import episodes
 from worldsim.data.episodes import (
     DatasetInfo,
     EpisodeWriter,
@@ -263,6 +265,89 @@ def test_folder_above_the_dataset_is_recognised(tmp_path: Path) -> None:
         list_episodes(tmp_path)
 
 
+def test_files_of_operating_systems_are_no_episodes(tmp_path: Path) -> None:
+    record(tmp_path)
+    for name in ("._a.jsonl", "._a.mp4", ".DS_Store", "Thumbs.db", "desktop.ini"):
+        (tmp_path / name).write_bytes(b"\0\5\x16\7Mac OS X")
+    assert list_episodes(tmp_path) == ["a"]
+    assert verify(tmp_path) == NUM_FRAMES
+
+
+def describe_otherwise(folder: Path, **fields: object) -> None:
+    described = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps(described | fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"width": 48, "height": 64}, "a.mp4 is 64 x 48, but dataset.json says 48 x 64"),
+        ({"width": 128}, "a.mp4 is 64 x 48, but dataset.json says 128 x 48"),
+        ({"frame_rate": 35.0}, "a.mp4 shows 17.5 frames a second, but dataset.json says 35"),
+    ],
+)
+def test_a_video_that_is_not_as_described_is_refused_wherever_it_is_opened(
+    tmp_path: Path, fields: dict[str, float], message: str
+) -> None:
+    record(tmp_path)
+    describe_otherwise(tmp_path, **fields)
+    reads: list[Callable[[], object]] = [
+        lambda: verify(tmp_path),
+        lambda: count_episode_frames(tmp_path, "a"),
+        lambda: read_episode(tmp_path, "a", size=(24, 32)),
+    ]
+    for read in reads:
+        with pytest.raises(WorldError, match=message):
+            read()
+
+
+def test_an_index_that_promises_more_than_is_shown_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(tmp_path)
+    described = episodes.describe_video(tmp_path / "a.mp4")
+    monkeypatch.setattr(episodes, "describe_video", lambda _: replace(described, num_frames=NUM_FRAMES + 3))
+    assert count_episode_frames(tmp_path, "a") == verify(tmp_path) == NUM_FRAMES
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", 7),
+        ("source", None),
+        ("licence", ["MIT"]),
+        ("width", "64"),
+        ("width", 64.0),
+        ("height", True),
+        ("height", 10**6),
+        ("frame_rate", "17.5"),
+        ("frame_rate", True),
+        ("frame_rate", 1e-9),
+        ("frame_rate", 10**6),
+        ("lossless", "false"),
+        ("lossless", 1),
+        ("format", True),
+    ],
+)
+def test_a_field_of_dataset_json_of_another_type_or_range_is_named(
+    tmp_path: Path, field: str, value: object
+) -> None:
+    INFO.save(tmp_path)
+    describe_otherwise(tmp_path, **{field: value})
+    with pytest.raises(WorldError, match=rf"dataset\.json: .*{field}"):
+        DatasetInfo.load(tmp_path)
+    if field not in ("format", "frame_rate"):
+        with pytest.raises(WorldError, match=field):
+            replace(INFO, **{field: value})
+
+
+@pytest.mark.parametrize("text", ['{"width": Infinity}', '{"frame_rate": 1%s}' % ("0" * 400), "[" * 100_000])
+def test_dataset_json_that_is_no_json_of_ordinary_numbers_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(WorldError, match=r"dataset\.json: "):
+        DatasetInfo.load(tmp_path)
+
+
 def test_damaged_dataset_file_is_named(tmp_path: Path) -> None:
     INFO.save(tmp_path)
     data = json.loads((tmp_path / "dataset.json").read_text())
@@ -271,3 +356,17 @@ def test_damaged_dataset_file_is_named(tmp_path: Path) -> None:
         (tmp_path / "dataset.json").write_text(bad)
         with pytest.raises(WorldError, match=r"dataset\.json: "):
             list_episodes(tmp_path)
+
+
+def test_an_episode_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[str, set[str]]] = []
+    monkeypatch.setattr(episodes, "sync", lambda path: synced.append((path.name, files(tmp_path))))
+    record(tmp_path)
+    before = {"dataset.json", "a.mp4.part", "a.jsonl.part"}
+    assert synced == [
+        ("a.mp4.part", before),
+        ("a.jsonl.part", {"dataset.json", "a.mp4", "a.jsonl.part"}),
+        (tmp_path.name, {"dataset.json", "a.mp4", "a.jsonl"}),
+    ]

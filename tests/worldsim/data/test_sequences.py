@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from worldsim.actions import ActionAxis, ActionLayout
+from worldsim.data import sequences
 from worldsim.data.episodes import DatasetInfo, EpisodeWriter
 from worldsim.data.sequences import SequenceIndex, load_episodes, read_episodes
 from worldsim.errors import WorldError
@@ -56,6 +57,24 @@ def test_episodes_come_in_order_and_whole(tmp_path: Path) -> None:
     episodes = list(read_episodes(references, num_workers=2))
     assert [len(episode) for episode in episodes] == [3, 8, 5, 4]
     assert abs(int(episodes[1].frames[5].mean()) - 15) <= 2
+
+
+def test_few_episodes_are_decoded_ahead_if_they_are_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(tmp_path, [4, 4, 4, 4, 4])
+    references = load_episodes([tmp_path])
+    begun, read = [], sequences.read_episode
+    monkeypatch.setattr(
+        sequences, "read_episode", lambda *given, **size: begun.append(1) or read(*given, **size)
+    )
+    for limit, most in ((1, 1), (2 * references[0].num_bytes(), 2), (100 * references[0].num_bytes(), 4)):
+        monkeypatch.setattr(sequences, "MAX_WAITING_BYTES", limit)
+        begun.clear()
+        for number, episode in enumerate(read_episodes(references, num_workers=3)):
+            assert len(episode) == 4
+            assert len(begun) <= number + most
+        assert len(begun) == 5
 
 
 def test_damaged_episode_stops_the_reading(tmp_path: Path) -> None:
