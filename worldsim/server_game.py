@@ -17,6 +17,7 @@ from worldsim.server import Server
 from worldsim.server_inbox import SERVED_COMMANDS, Inbox, Order
 from worldsim.server_room import encode_jpeg
 from worldsim.session import Player, PlaySession, steady_memory
+from worldsim.world import WorldConfig
 
 IDLE_SECONDS = 0.1
 STATUS_SECONDS = 0.25
@@ -55,7 +56,7 @@ class ServedGame:
         port: int = 8765,
     ) -> None:
         self._inbox = Inbox(person.keys)
-        hello = _hello(session, bindings)
+        hello = first_message(session.env.world.config, bindings)
         self.server = Server(self._inbox, hello, host=host, port=port)
         self.game = Game(session, person, programs, folders, bindings, self._show, settings)
         self.session = session
@@ -151,9 +152,8 @@ class ServedGame:
         self.server.tell({"type": "slots", "slots": slots})
 
 
-def _hello(session: PlaySession, bindings: Bindings) -> dict[str, Any]:
-    """Return what a page must know to be a player: the size of frames, the buttons, the keys."""
-    world = session.env.world.config
+def first_message(world: WorldConfig, bindings: Bindings) -> dict[str, Any]:
+    """Return what a page must know to be a player: the world, the size of frames, the buttons, the keys."""
     buttons = [
         {"axis": axis.name, "button": button, "keys": list(keys)}
         for axis, bound in zip(world.actions.axes, bindings.buttons, strict=True)
@@ -162,10 +162,11 @@ def _hello(session: PlaySession, bindings: Bindings) -> dict[str, Any]:
     commands = [
         {"name": command.setting, "keys": list(keys), "title": command.value}
         for command, keys in bindings.commands.items()
-        if command in SERVED_COMMANDS | {Command.REWIND}
+        if command in SERVED_COMMANDS | {Command.REWIND, Command.HELP}
     ]
     size = {"name": world.name, "width": world.width, "height": world.height}
-    return {"type": "hello", "world": size, "buttons": buttons, "commands": commands}
+    hello = {"type": "hello", "about": world.description, "world": size}
+    return hello | {"buttons": buttons, "commands": commands}
 
 
 def _data_url(picture: np.ndarray) -> str:

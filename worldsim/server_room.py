@@ -194,9 +194,10 @@ class Room:
         self._inbox.seat(True)
 
     def _tell_roles(self) -> None:
+        kept = max(0.0, SEAT_SECONDS - (self._now() - self._left_at))
+        seat = {"type": "role", "has_player": self._player is not None, "kept_seconds": kept}
         for client in self._clients:
-            role = "player" if client is self._player else "watcher"
-            client.tell({"type": "role", "role": role, "has_player": self._player is not None})
+            client.tell(seat | {"role": "player" if client is self._player else "watcher"})
 
 
 def encode_jpeg(frame: np.ndarray) -> bytes:
