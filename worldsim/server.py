@@ -191,7 +191,7 @@ class Server:
             compress=False,
             autoping=False,  # else pings would not be counted with the messages
         )
-        if "Sec-WebSocket-Protocol" in request.headers or not connection.can_prepare(request).ok:
+        if not _can_begin(connection, request):
             raise web.HTTPBadRequest(
                 text="This is the address of a WebSocket, without a protocol of its own.\n"
             )
@@ -240,3 +240,12 @@ class Server:
             except WorldError as error:
                 reason = str(error).encode("ascii", "backslashreplace")[:MAX_REASON_BYTES]
                 await connection.close(code=REFUSED, message=reason)
+
+
+def _can_begin(connection: web.WebSocketResponse, request: web.Request) -> bool:
+    if "Sec-WebSocket-Protocol" in request.headers:
+        return False
+    try:
+        return connection.can_prepare(request).ok
+    except ValueError:  # of a key that is not ASCII
+        return False

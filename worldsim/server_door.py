@@ -83,6 +83,8 @@ class Door:
 
     def report(self, error: BaseException) -> None:
         """Write a line about an error of our own to the log, at most once in `REPORT_SECONDS`."""
+        if isinstance(error, ConnectionError):  # the other side is gone, which is no error
+            return
         now = time.monotonic()
         if now < self._report_again_at:
             self._num_unsaid += 1

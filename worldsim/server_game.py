@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -73,12 +74,14 @@ class ServedGame:
             say: Is given a sentence once the page is there.
 
         Raises:
-            KeyboardInterrupt: After Ctrl-C, once the frame under way is done.
+            KeyboardInterrupt: After a request to stop, once the frame under way is done and the pages know.
             WorldError: If the address cannot be served on.
         """
-        with self.server, StopRequest() as stop, steady_memory():
+        # The pages are told before the request to stop is raised: another one does not cut that short.
+        with StopRequest() as stop, self.server, steady_memory():
             self.game.restart(start)
-            say(f"play at {self.server.url} (Ctrl-C ends)")
+            with suppress(OSError):  # nobody may read what is said, and play all the same
+                say(f"play at {self.server.url} (Ctrl-C ends)")
             while not stop.requested and not (num_frames and self.session.num_frames >= num_frames):
                 self.advance()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import socket
 import threading
 import time
@@ -375,3 +377,39 @@ def test_dead_pages_do_not_hold_up_the_end() -> None:
         return time.monotonic() - started
 
     assert ask(use) < 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_pages_are_told_that_the_game_ends_and_nothing_is_lost(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    game = serve(tmp_path)
+    codes, sentences = [], []
+
+    async def play(session: Any) -> None:
+        async with session.ws_connect(f"{game.server.url}play?player=me") as connection:
+            page = Remote(connection)
+            await page.until(lambda: page.frames > 2)
+            await page.send(type="command", name="record")
+            await page.until(lambda: "recording" in page.status.get("message", ""))
+            frames = page.frames
+            await page.until(lambda: page.frames > frames + 3)
+            os.kill(os.getpid(), number)
+            async for _ in connection:
+                pass
+            codes.append(connection.close_code)
+
+    def say(sentence: str) -> None:
+        sentences.append(sentence)
+        thread.start()
+        raise BrokenPipeError  # the terminal is gone, and the game goes on
+
+    thread = threading.Thread(target=lambda: ask(play))
+    with pytest.raises(KeyboardInterrupt), game.session:
+        game.run(start=0, say=say)
+    thread.join()
+    assert sentences == [f"play at {game.server.url} (Ctrl-C ends)"]
+    assert codes == [1001]
+    assert [path.name for path in (tmp_path / "video").iterdir() if path.suffix == ".mp4"] == [
+        "play-0001.mp4"
+    ]

@@ -25,6 +25,7 @@ from worldsim.server_door import MAX_REQUEST_BYTES, MAX_STRANGERS, Door
 from worldsim.server_inbox import Inbox
 
 HELLO = {"type": "hello"}
+UPGRADE = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "
 SECURITY = ("Cache-Control", "Content-Security-Policy", "Referrer-Policy", "X-Content-Type-Options")
 
 
@@ -158,6 +159,7 @@ def test_cookies_of_other_pages_of_this_machine_are_no_obstacle(server: Server) 
         (b"GET / HTTP/1.1\r\nHost: localhost\r\nA: " + b"x" * 50_000 + b"\r\n\r\n", 400),
         (b"GET /play?player=x HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
         (b"GET /play HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
+        (b"GET /play?player=x HTTP/1.1\r\nHost: localhost\r\n" + UPGRADE + b"\xff\xff\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
     ],
 )
@@ -172,13 +174,12 @@ def test_every_answer_has_the_headers_and_no_version(server: Server, request_: b
 def test_nothing_that_strangers_send_reaches_the_terminal(
     server: Server, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    upgrade = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-    upgrade += b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    upgrade = UPGRADE + b"AAAAAAAAAAAAAAAAAAAAAA=="
     for line in (
         b"GET /\x1b[31mred HTTP/1.1\r\nHost: localhost",
         b"GET / HTTP/1.1\r\nHost: \x1b[31mred",
         b"GET / HTTP/1.1\r\nHost: localhost\r\nCookie: red\x01=x; @red=y; $red=1",
-        b"GET /play?player=red HTTP/1.1\r\nHost: localhost\r\nSec-WebSocket-Protocol: red\r\n" + upgrade[:-2],
+        b"GET /play?player=red HTTP/1.1\r\nHost: localhost\r\nSec-WebSocket-Protocol: red\r\n" + upgrade,
         b"GET / HTTP/1.1\r\nHost: localhost\r\nOrigin: http://[red",
         b"red\r\nred",
     ):
@@ -190,6 +191,7 @@ def test_nothing_that_strangers_send_reaches_the_terminal(
 def test_a_failure_is_told_once_a_minute_and_escaped(caplog: pytest.LogCaptureFixture) -> None:
     async def run() -> None:
         door = Door(web.Server(lambda request: web.Response()))  # type: ignore[arg-type]
+        door.report(ConnectionResetError("somebody has gone"))
         for _ in range(1000):
             door.report(ValueError("\x1b[31m\u2028" + "x" * 1000))
 
