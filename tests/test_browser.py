@@ -284,7 +284,7 @@ def test_an_ended_episode_says_so_and_waits_for_its_player(tmp_path: Path) -> No
         text = await page.wait_for(
             "!document.getElementById('over').hidden && document.getElementById('over').textContent"
         )
-        assert text == "the episode has ended with a score of -3.3: press Enter to begin again"
+        assert text == "game over: press Enter to begin again"
         await page.strike("Enter", "Enter")
         await page.evaluate("document.getElementById('over').click()")
         assert await sent(page, inbox) == [Command.RESET] * 2
