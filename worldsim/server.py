@@ -77,7 +77,7 @@ class Server:
             self._thread.join(STOP_SECONDS)
             reason = (error.strerror if isinstance(error, OSError) else "") or str(error) or "no answer"
             raise WorldError(f"cannot serve on {self._host}:{self._port}: {reason}") from error
-        shown = socket.gethostname() if self._host in ("0.0.0.0", "::") else self._host
+        shown = socket.gethostname() if self._host in ("", "0.0.0.0", "::") else self._host
         shown = f"[{shown}]" if ":" in shown else shown
         query = f"?token={self.token}" if self.token else ""
         self.url = f"http://{shown}:{self._port}/{query}"

@@ -132,6 +132,19 @@ def test_patience_ends_however_slowly_something_comes(
                 connection.sendall(b"X-A: b\r\n" if begin.startswith(b"GET") else b"")
 
 
+def test_a_page_that_no_longer_answers_is_closed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worldsim.server.HEARTBEAT_SECONDS", 0.2)
+    with connect(server) as connection:
+        request = b"GET /play?player=x HTTP/1.1\r\nHost: localhost\r\n" + UPGRADE
+        connection.sendall(request + b"AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")
+        received = b""
+        started = time.monotonic()
+        while part := connection.recv(4096):
+            received += part
+        assert received.startswith(b"HTTP/1.1 101") and b"hello" in received
+        assert time.monotonic() < started + 2
+
+
 def test_no_more_is_read_than_a_request_may_have(server: Server) -> None:
     with connect(server) as connection, pytest.raises(OSError):
         for _ in range(64 * MAX_REQUEST_BYTES // 1000):
