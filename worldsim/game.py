@@ -206,7 +206,8 @@ class Game:
         assert self.session.history is not None
         self.is_rewinding = False
         with self.saying_errors():
-            self.session.go_to(*self.session.history.now(), is_rewound=True)
+            history = self.session.history
+            self.session.go_to(*history.now(), history.score, is_rewound=True)
         self.after_jump()
 
     def texts(self, who: str | None = None) -> list[str]:
@@ -231,7 +232,7 @@ class Game:
     def _play_frame(self, held: Collection[str]) -> None:
         """The order of things: the picture is on the screen before its commit begins."""
         self.wants_step = False
-        if self.session.has_ended:
+        if self.session.ended:
             self.restart(None)
             self.restart_measuring()
         self._person.held = held
@@ -240,7 +241,7 @@ class Game:
         with self.saying_errors():
             self.session.finish()
         self.status.note_frame(is_single=self.is_paused)
-        if self.session.has_ended:
+        if self.session.ended:
             self.restart(None)
             self.restart_measuring()
 
