@@ -17,6 +17,7 @@ from worldsim.session import Player, PlaySession, steady_memory
 from worldsim.viewer_branches import BranchPanes, Kind
 from worldsim.viewer_display import saving_when_display_is_lost
 from worldsim.viewer_keys import CommandKeys, Gamepads, HeldKeys, MouseTurn, is_shifted
+from worldsim.viewer_places import printed_names
 from worldsim.viewer_window import Row, Window
 
 __all__ = ["HUMAN", "Viewer"]
@@ -84,8 +85,10 @@ class Viewer:
         if full_screen:
             self.window.toggle_full_screen()
         self._gamepads = Gamepads()
-        self._help: list[Row] = [*help_texts(world.actions, bindings)]
+        self._bindings = bindings
+        self._help: list[Row] = []
         self._page: list[Row] = []
+        self._name_keys()
         self._panes: BranchPanes | None = None
 
     @property
@@ -132,8 +135,17 @@ class Viewer:
             self._draw(self.session.observation)
             self.window.wait_for_event(PAUSE_POLL_MS)
 
+    def _name_keys(self) -> None:
+        """Name the keys in help and strip as the keyboard's layout prints them."""
+        is_open, printed = self._page is self._help, printed_names()
+        self._help = [*help_texts(self.session.env.world.config.actions, self._bindings, printed)]
+        self._page = self._help if is_open and self._page else self._page
+        self.game.name_keys(printed)
+
     def _answer(self, event: pygame.event.Event) -> None:
         self._gamepads.handle(event)
+        if event.type == pygame.KEYMAPCHANGED:
+            self._name_keys()
         if self.window.has_mouse and self._mouse is not None:
             self._mouse.handle(event)
         elif self._panes is not None and self._panes.handle(event, self.window):
