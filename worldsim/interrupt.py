@@ -21,8 +21,9 @@ STOP_SIGNALS: tuple[signal.Signals, ...] = tuple(
 class StopRequest:
     """While entered, a request to stop waits for the frame to end; a second Ctrl-C does not.
 
-    On the way out a request that came is raised as `KeyboardInterrupt`. Requests that are ignored, as by
-    `nohup`, stay so. In a thread other than the main one, where signals do not arrive, it does nothing.
+    On the way out a request that came is raised as `KeyboardInterrupt`. Under `nohup` the closed terminal is
+    ignored, as it should be. In a thread other than the main one, where signals do not arrive, it does
+    nothing.
     """
 
     def __init__(self) -> None:
@@ -82,11 +83,19 @@ def raising_interrupt() -> Iterator[None]:
 def _listen(
     handler: Callable[[int, FrameType | None], object], numbers: Sequence[int] = STOP_SIGNALS
 ) -> dict[int, Any]:
-    """Handle the requests that are not ignored (nor handled outside of Python); return what did before."""
+    """Handle requests; return what did before. What is handled outside of Python is left alone.
+
+    So is a closed terminal that is ignored: somebody asked for that. Scripts ignore Ctrl-C for what they run in
+    the background, and it still is how one asks that to stop.
+    """
     if threading.current_thread() is not threading.main_thread():
         return {}
     before = {number: signal.getsignal(number) for number in numbers}
-    heard = {number: old for number, old in before.items() if old not in (signal.SIG_IGN, None)}
+    ignored = {number for number, old in before.items() if old is signal.SIG_IGN} - {
+        signal.SIGINT,
+        signal.SIGTERM,
+    }
+    heard = {number: old for number, old in before.items() if old is not None and number not in ignored}
     for number in heard:
         signal.signal(number, handler)
     return heard

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,16 @@ from worldsim.interrupt import STOP_SIGNALS, StopRequest, defer_interrupt, raisi
 from worldsim.recording import Recording
 
 every_request = pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda number: number.name)
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Give every test the handlers of a program in a terminal, however the tests were started."""
+    previous = [signal.signal(signal.SIGINT, signal.default_int_handler)]
+    previous += [signal.signal(number, signal.SIG_DFL) for number in STOP_SIGNALS[1:]]
+    yield
+    for number, handler in zip(STOP_SIGNALS, previous, strict=True):
+        signal.signal(number, handler)
 
 
 def send(number: signal.Signals) -> None:
@@ -49,16 +60,25 @@ def test_a_terminal_that_is_closed_says_so_twice_and_the_frame_still_ends() -> N
     assert ended
 
 
-@every_request
-def test_a_request_that_is_ignored_stays_ignored(number: signal.Signals) -> None:
-    previous = signal.signal(number, signal.SIG_IGN)  # as `nohup` does
+def test_a_closed_terminal_that_is_ignored_stays_ignored() -> None:
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does
     try:
         with raising_interrupt(), StopRequest() as stop, defer_interrupt():
-            send(number)
-            assert signal.getsignal(number) is signal.SIG_IGN
+            send(signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         assert not stop.requested
     finally:
-        signal.signal(number, previous)
+        signal.signal(signal.SIGHUP, previous)
+
+
+def test_in_the_background_of_a_script_ctrl_c_still_stops() -> None:
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as shells without job control do
+    try:
+        with pytest.raises(KeyboardInterrupt), StopRequest():
+            send(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 @every_request
