@@ -156,7 +156,9 @@ def check_bindings(config: PlayConfig, actions: ActionLayout) -> None:
 
 
 @contextmanager
-def play_session(config: PlayConfig, env: ARL2WorldEnv, *, headless: bool) -> Iterator[PlaySession]:
+def play_session(
+    config: PlayConfig, env: ARL2WorldEnv, *, headless: bool, waited: float = 0.0
+) -> Iterator[PlaySession]:
     """Give what is played and recorded; however it ends, finish the recording, and say what was measured."""
     from worldsim.recording import Recording
     from worldsim.replay import Replay
@@ -169,17 +171,17 @@ def play_session(config: PlayConfig, env: ARL2WorldEnv, *, headless: bool) -> It
     recording = Recording(Path(path), env.world.config) if path else None
     # Without a window nobody goes back; with one, a player who takes over is shown the latest moments.
     rewind_bytes = 0 if headless else max(1, config.rewind_megabytes * 10**6)
-    session = PlaySession(env, recording, seed=config.seed, rewind_bytes=rewind_bytes, replay=replay)
+    session = PlaySession(
+        env, recording, seed=config.seed, rewind_bytes=rewind_bytes, replay=replay, waited_seconds=waited
+    )
     try:
         with session:
             yield session
     finally:
-        if recording is not None:
-            recording.close()
         env.close()
         if session.num_frames:
             print(session.summary())
-            for path in recording.paths if recording is not None else ():
+            for path in session.recorded:
                 print(f"recorded           {path}")
         if replay is not None and session.num_frames:
             print(replay.result(env))

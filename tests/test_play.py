@@ -232,7 +232,7 @@ def test_bad_input_ends_in_one_sentence(
     assert [path.name for path in tmp_path.iterdir()] == ["file"], "something was left behind"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
 def test_interrupted_play_leaves_a_valid_recording(world: Path, tmp_path: Path, number: int) -> None:
     process = subprocess.Popen(
         command(f"world={world}", "steps=1000000"),
@@ -255,6 +255,18 @@ def test_interrupted_play_leaves_a_valid_recording(world: Path, tmp_path: Path, 
     assert "frames/s" in output
     assert verify(tmp_path) > 1
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_output_that_nobody_reads_ends_play_in_one_sentence(world: Path, tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    settings = command(f"world={world}", "steps=2")
+    result = subprocess.run(
+        settings, cwd=tmp_path, env=environment(), stdout=writing, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (1, "error: [Errno 32] Broken pipe\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

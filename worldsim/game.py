@@ -98,14 +98,19 @@ class Game:
         self._rate = world.frame_rate if settings.frame_rate is None else settings.frame_rate
         self.clock = FrameClock(self._rate)
         self._governor = Governor(0.0, session.env.simulator.sampler.num_steps)
-        help_keys = bindings.commands[Command.HELP]
-        hint = f"{join_controls(help_keys[:1])}: help" if help_keys else ""
-        self.status = Status(session, self._governor, hint)
+        self._bindings = bindings
+        self.status = Status(session, self._governor)
+        self.name_keys()
         self.inspector = Inspector(session)
         self.is_paused = self.is_rewinding = self.is_closed = False
         self.wants_step = False
         if settings.hold_rate and session.replay is None:  # a replay draws frames as they were drawn
             self._hold_rate()
+
+    def name_keys(self, printed: Mapping[str, str] | None = None) -> None:
+        """Name keys to the person as `join_controls` does with `printed`."""
+        help_keys = self._bindings.commands[Command.HELP][:1]
+        self.status.hint = f"{join_controls(help_keys, printed)}: help" if help_keys else ""
 
     def advance(self, held: Collection[str], *, rewinds: bool) -> bool:
         """Play or go back by one frame, and wait until the next one is due; returns False while paused.
@@ -206,7 +211,8 @@ class Game:
         assert self.session.history is not None
         self.is_rewinding = False
         with self.saying_errors():
-            self.session.go_to(*self.session.history.now(), is_rewound=True)
+            history = self.session.history
+            self.session.go_to(*history.now(), history.score, is_rewound=True)
         self.after_jump()
 
     def texts(self, who: str | None = None) -> list[str]:
@@ -231,7 +237,7 @@ class Game:
     def _play_frame(self, held: Collection[str]) -> None:
         """The order of things: the picture is on the screen before its commit begins."""
         self.wants_step = False
-        if self.session.has_ended:
+        if self.session.ended:
             self.restart(None)
             self.restart_measuring()
         self._person.held = held
@@ -240,7 +246,7 @@ class Game:
         with self.saying_errors():
             self.session.finish()
         self.status.note_frame(is_single=self.is_paused)
-        if self.session.has_ended:
+        if self.session.ended:
             self.restart(None)
             self.restart_measuring()
 

@@ -18,12 +18,14 @@ class Status:
     Args:
         session: What is played.
         governor: What holds the frame rate.
+
+    Attributes:
         hint: What to say last.
     """
 
-    def __init__(self, session: PlaySession, governor: Governor, hint: str) -> None:
+    def __init__(self, session: PlaySession, governor: Governor) -> None:
         self._session, self._governor = session, governor
-        self._hint = hint
+        self.hint = ""
         self._frame_times: deque[float] = deque(maxlen=30)
         self._texts: list[str] = []
         self._expires = 0.0
@@ -74,7 +76,7 @@ class Status:
             self._rewind_text(),
             who,
             "recording" if session.recording is not None else "",
-            self._hint,
+            self.hint,
         ]
         return [text for text in texts if text]
 

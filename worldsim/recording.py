@@ -12,6 +12,7 @@ import numpy as np
 from worldsim.data.dataset_info import INFO_FILE, DatasetInfo
 from worldsim.data.episodes import EpisodeWriter
 from worldsim.errors import WorldError
+from worldsim.interrupt import defer_interrupt
 from worldsim.replay import STATE_SUFFIX, Opening, frame_digest
 from worldsim.world import WorldConfig
 
@@ -108,15 +109,16 @@ class Recording:
             return
         writer, path, opening = self._writer, self._next_path(), self._opening_path()
         digest = frame_digest(last_frame) if self._is_exact and last_frame is not None else None
-        self._writer, self._is_exact = None, False
-        try:
-            with writer:  # finishes the file, or removes it if even that is not possible
-                if last_frame is not None:
-                    writer.add(last_frame, None, reward=reward, terminated=terminated, sha256=digest)
-        except OSError as error:
-            opening.unlink(missing_ok=True)
-            raise WorldError(f"cannot record to {path}: {error.strerror or error}") from error
-        self.paths.append(path)
+        with defer_interrupt():  # a file that is there is one that we know of
+            self._writer, self._is_exact = None, False
+            try:
+                with writer:  # finishes the file, or removes it if even that is not possible
+                    if last_frame is not None:
+                        writer.add(last_frame, None, reward=reward, terminated=terminated, sha256=digest)
+            except OSError as error:
+                opening.unlink(missing_ok=True)
+                raise WorldError(f"cannot record to {path}: {error.strerror or error}") from error
+            self.paths.append(path)
 
     def _end_before_the_disk_is_full(
         self, frame: np.ndarray, reward: float | None, terminated: bool | None
@@ -129,17 +131,21 @@ class Recording:
 
     def close(self) -> None:
         """Finish the file with the frames it has."""
-        try:
-            self.end_episode(None)
-            if self._writer is not None:
-                self._writer.close()  # nothing was played: it leaves nothing
-                self._writer = None
-        finally:
-            if self._info_is_ours and not self.paths:
-                (self.path.parent / INFO_FILE).unlink(missing_ok=True)
-                if self._folder_is_ours:
-                    with suppress(OSError):  # somebody else has put something there
-                        self.path.parent.rmdir()
+        with defer_interrupt():
+            try:
+                self.end_episode(None)
+                if self._writer is not None:
+                    self._writer.close()  # nothing was played: it leaves nothing
+                    self._writer = None
+            finally:
+                self._leave_no_empty_folder()
+
+    def _leave_no_empty_folder(self) -> None:
+        if self._info_is_ours and not self.paths:
+            (self.path.parent / INFO_FILE).unlink(missing_ok=True)
+            if self._folder_is_ours:
+                with suppress(OSError):  # somebody else has put something there
+                    self.path.parent.rmdir()
 
     def __enter__(self) -> Recording:
         return self

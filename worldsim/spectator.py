@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,7 @@ class Spectator:
             KeyboardInterrupt: After Ctrl-C, once the frame under way is done.
         """
         seen, env_seed = 0, seed
-        with StopRequest() as stop:
+        with self._saving(), StopRequest() as stop:
             while not (self.is_closed or stop.requested or 0 < num_frames <= seen):
                 frame, _ = self._env.reset(seed=env_seed)
                 self._player.reset(seed)
@@ -102,6 +103,20 @@ class Spectator:
                 yield episode
                 seen += episode.num_frames
                 seed, env_seed = seed + 1, None  # the environment's stream goes on by itself
+
+    def _saving(self) -> AbstractContextManager[None]:
+        """While entered, finish the recording if the window's display goes away."""
+        if self._window is None or self._recording is None:
+            return nullcontext()
+        from worldsim.viewer_display import saving_when_display_is_lost
+
+        recording = self._recording
+
+        def save() -> str:
+            recording.close()
+            return f"recorded {', '.join(map(str, recording.paths)) or 'nothing'}"
+
+        return saving_when_display_is_lost(save)
 
     def _play(self, frame: np.ndarray, limit: int | None, stop: StopRequest) -> Watched:
         """Play an episode to its end, or until there is nothing more to watch."""

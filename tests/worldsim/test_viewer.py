@@ -320,4 +320,4 @@ def test_after_an_end_another_episode_begins(
         viewer.advance()
         assert viewer.session.num_frames == 2
         assert viewer.session.info["frame_index"] == frames_since_start
-        assert not viewer.session.has_ended
+        assert not viewer.session.ended
