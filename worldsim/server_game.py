@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -60,6 +61,7 @@ class ServedGame:
         hello = first_message(session.env.world.config, bindings)
         self.server = Server(self._inbox, hello, host=host, port=port)
         self.game = Game(session, person, programs, folders, bindings, self._show, settings)
+        self.game.status.hint = ""  # the page knows what is printed on its keys
         self.session = session
         self._has_begun = self._was_present = self._waits_for_key = False
         self._told: dict[str, Any] = {}
@@ -134,13 +136,20 @@ class ServedGame:
             "is_paused": game.is_paused,
             "is_rewinding": game.is_rewinding,
             "message": game.status.message,
+            "ended": self.session.ended,
         }
         now = time.perf_counter()
         if now < self._tell_again_at and state == self._told:
             return
         self._told, self._tell_again_at = state, now + STATUS_SECONDS
-        frame, layers = self.session.info["frame_index"], game.inspector.rows()
-        self.server.tell({"type": "status", "texts": game.texts(), "frame": frame, "layers": layers} | state)
+        score = self.session.score
+        measured = {
+            "texts": game.texts(),
+            "frame": self.session.info["frame_index"],
+            "score": score if score is not None and math.isfinite(score) else None,  # others are no JSON
+            "layers": game.inspector.rows(),
+        }
+        self.server.tell({"type": "status"} | state | measured)
 
     def _tell_slots(self) -> None:
         slots = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import signal
 import socket
@@ -26,6 +27,7 @@ from worldsim.bindings import bind
 from worldsim.env import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.game import GameSettings
+from worldsim.outcome import OutcomeConfig
 from worldsim.play_files import PlayFolders
 from worldsim.server import GUESS_SECONDS, MAX_MESSAGE_BYTES, Server
 from worldsim.server_game import ServedGame
@@ -187,10 +189,10 @@ def test_a_port_that_is_taken_is_named() -> None:
             pass
 
 
-def serve(folder: Path) -> ServedGame:
+def serve(folder: Path, outcome: OutcomeConfig | None = None) -> ServedGame:
     bindings = bind(TINY_ACTIONS)
     return ServedGame(
-        PlaySession(ARL2WorldEnv(tiny_world()), rewind_bytes=2**26),
+        PlaySession(ARL2WorldEnv(tiny_world(outcome=outcome)), rewind_bytes=2**26),
         KeyboardPolicy(TINY_ACTIONS.num_values, bindings.buttons),
         {},
         PlayFolders(slots=folder / "slots", recordings=folder / "video", screenshots=folder / "shots"),
@@ -229,6 +231,55 @@ class Remote:
         await asyncio.wait_for(read(), 20)
 
 
+def run_with(game: ServedGame, play: Callable[[Any, str], Coroutine[Any, Any, None]]) -> None:
+    """Run a served game until a page has done what it wanted to."""
+
+    def browse() -> None:
+        try:
+            ask(lambda session: play(session, game.server.url))
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            is_over.set()
+
+    failures: list[BaseException] = []
+    is_over = threading.Event()
+    with game.server:
+        game.game.restart(0)
+        thread = threading.Thread(target=browse)
+        thread.start()
+        while not is_over.is_set():
+            game.advance()
+        thread.join()
+    assert not failures, failures
+
+
+def test_a_page_is_told_the_score_where_a_world_has_one(tmp_path: Path) -> None:
+    scores: list[object] = []
+
+    async def play(session: Any, url: str) -> None:
+        async with session.ws_connect(f"{url}play?player=me") as connection:
+            page = Remote(connection)
+            await page.until(lambda: page.frames > 3 and page.status.get("frame", 0) > 2)
+            scores.append(page.status["score"])
+            assert page.status["ended"] is False
+
+    run_with(serve(tmp_path), play)
+    run_with(serve(tmp_path, OutcomeConfig(reward_mean=1.0, end_threshold=1.0)), play)
+    assert scores[0] is None and isinstance(scores[1], float)
+
+
+def test_a_score_that_is_no_number_does_not_break_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    game, told = serve(tmp_path), []
+    game.session.reset()
+    monkeypatch.setattr(game.server, "tell", told.append)
+    game.session.score = math.nan
+    game._tell_status()
+    assert told[0]["score"] is None
+
+
 def test_a_lost_connection_pauses_and_a_new_one_finds_everything_as_it_was(tmp_path: Path) -> None:
     game = serve(tmp_path)
     states = []
@@ -253,24 +304,7 @@ def test_a_lost_connection_pauses_and_a_new_one_finds_everything_as_it_was(tmp_p
             await page.send(type="rewind", on=True)
             await page.until(lambda: page.status.get("is_rewinding", False))
 
-    def browse() -> None:
-        try:
-            ask(lambda session: play(session, game.server.url))
-        except BaseException as error:
-            failures.append(error)
-        finally:
-            is_over.set()
-
-    failures: list[BaseException] = []
-    is_over = threading.Event()
-    with game.server:
-        game.game.restart(0)
-        thread = threading.Thread(target=browse)
-        thread.start()
-        while not is_over.is_set():
-            game.advance()
-        thread.join()
-    assert not failures, failures
+    run_with(game, play)
     assert states[0] is states[1], "the world went on without its player"
     assert game.session.num_frames > int(states[0].frame_index[0])
 
