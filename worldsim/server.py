@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
 import socket
 import threading
@@ -22,6 +23,7 @@ from worldsim.server_names import is_loopback, is_own_origin, names_loopback
 from worldsim.server_room import REFUSED, REPLACED, Client, Room
 
 PAGE = "assets/player.html"
+COOKIE = "arl2_world_"
 MAX_MESSAGE_BYTES = 4096
 MAX_MESSAGES_PER_SECOND = 1000
 """Of a page, which confirms each frame; one that sends more is read more slowly."""
@@ -143,7 +145,8 @@ class Server:
     async def _refuse_strangers(self, request: web.Request) -> None:
         """Refuse who is not of this machine or does not know the token, and pages of other sites."""
         if self.token:
-            given = [request.query.get("token", ""), request.cookies.get(self._cookie, "")]
+            kept = [text for name, text in request.cookies.items() if name.startswith(COOKIE)]
+            given = [request.query.get("token", ""), *kept]
             if not any(self._is_token(text) for text in given):
                 if any(given):
                     await asyncio.sleep(GUESS_SECONDS)
@@ -160,7 +163,8 @@ class Server:
 
     @property
     def _cookie(self) -> str:
-        return f"arl2_world_{self._port}"  # cookies are one for all ports of a machine
+        # Cookies are one for all ports of a machine, and tunnels lead from it to games on others.
+        return COOKIE + hashlib.sha256(self.token.encode()).hexdigest()[:8]
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
         if self.token and "token" in request.query:  # into a cookie, out of the address bar

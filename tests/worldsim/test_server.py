@@ -413,7 +413,7 @@ def test_dead_pages_do_not_hold_up_the_end() -> None:
     assert ask(use) < 4
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_pages_are_told_that_the_game_ends_and_nothing_is_lost(
     tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -447,3 +447,16 @@ def test_pages_are_told_that_the_game_ends_and_nothing_is_lost(
     assert [path.name for path in (tmp_path / "video").iterdir() if path.suffix == ".mp4"] == [
         "play-0001.mp4"
     ]
+
+
+def test_games_behind_tunnels_to_the_same_port_do_not_take_each_other_s_cookies() -> None:
+    async def use(session: Any) -> set[str]:
+        port = 0
+        for token in ("of one game", "of another"):
+            with Server(Inbox(()), HELLO, host="0.0.0.0", port=port, token=token) as server:
+                port = int(server.url.partition("/?")[0].rpartition(":")[2])
+                async with session.get(f"http://127.0.0.1:{port}/", params={"token": token}) as answer:
+                    assert answer.status == 200
+        return {cookie.value for cookie in session.cookie_jar}
+
+    assert ask(use) == {"of one game", "of another"}
