@@ -38,6 +38,7 @@ class Command(Enum):
     SCREENSHOT = "take a screenshot"
     MOUSE = "turn with the mouse, or no longer"
     FULL_SCREEN = "full screen, or a window again"
+    CHOOSE = "choose another world, or where to begin"
     QUIT = "quit"
 
     @property
@@ -78,6 +79,7 @@ COMMAND_KEYS: dict[Command, tuple[str, ...]] = {
     Command.SCREENSHOT: ("f12",),
     Command.MOUSE: ("c",),
     Command.FULL_SCREEN: ("f11", "f"),
+    Command.CHOOSE: ("u", "home"),
     Command.QUIT: ("escape", "q"),
 }
 # Beside a world's own keys, by `axis/button`, or by the button alone.

@@ -85,8 +85,8 @@ def _listen(
 ) -> dict[int, Any]:
     """Handle requests; return what did before. What is handled outside of Python is left alone.
 
-    So is a closed terminal that is ignored: somebody asked for that. Scripts ignore Ctrl-C for what they run in
-    the background, and it still is how one asks that to stop.
+    So is a closed terminal that is ignored: somebody asked for that. Scripts ignore Ctrl-C for what they run
+    in the background, and it still is how one asks that to stop.
     """
     if threading.current_thread() is not threading.main_thread():
         return {}

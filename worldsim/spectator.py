@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ if TYPE_CHECKING:  # pygame, which play without a window does not need
     from worldsim.viewer_window import Window
 
 PAUSE_POLL_MS = 50
+ENDED_SECONDS = 2.0
+"""How long an end is looked at."""
 
 
 @dataclass(slots=True)
@@ -137,7 +140,17 @@ class Spectator:
             self._clock.wait()
         if self._recording is not None:
             self._recording.end_episode(frame, reward=reward, terminated=episode.terminated)
+        self._linger(frame, episode, stop)
         return episode
+
+    def _linger(self, frame: np.ndarray, episode: Watched, stop: StopRequest) -> None:
+        """Let an end be looked at for a moment, in a window."""
+        if self._window is None or not episode.has_ended:
+            return
+        until = time.perf_counter() + ENDED_SECONDS
+        while time.perf_counter() < until and not (self.is_closed or stop.requested):
+            self._window.wait_for_event(PAUSE_POLL_MS)
+            self._answer_keys(frame, episode)
 
     def _answer_keys(self, frame: np.ndarray, episode: Watched) -> None:
         """Do what keys command; while paused, wait for more of them."""

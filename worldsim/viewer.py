@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 
 import numpy as np
@@ -23,6 +24,8 @@ from worldsim.viewer_window import Row, Window
 __all__ = ["HUMAN", "Viewer"]
 
 PAUSE_POLL_MS = 50
+ABOUT_WIDTH = 64
+"""Letters in a line of what a world is about."""
 # Any other command leaves the panes first.
 COMMANDS_WITH_PANES = {
     Command.BRANCH,
@@ -138,12 +141,20 @@ class Viewer:
     def _name_keys(self) -> None:
         """Name the keys in help and strip as the keyboard's layout prints them."""
         is_open, printed = self._page is self._help, printed_names()
-        self._help = [*help_texts(self.session.env.world.config.actions, self._bindings, printed)]
+        world = self.session.env.world.config
+        about = [("", line) for line in textwrap.wrap(world.about, ABOUT_WIDTH)]
+        self._help = [
+            *about,
+            *([("", "")] if about else []),
+            *help_texts(world.actions, self._bindings, printed),
+        ]
         self._page = self._help if is_open and self._page else self._page
         self.game.name_keys(printed)
 
     def _answer(self, event: pygame.event.Event) -> None:
         self._gamepads.handle(event)
+        if event.type == pygame.QUIT:
+            self.game.is_closed = True
         if event.type == pygame.KEYMAPCHANGED:
             self._name_keys()
         if self.window.has_mouse and self._mouse is not None:
@@ -206,6 +217,12 @@ class Viewer:
         self.game.after_jump()
 
     def _obey(self, command: Command, number: int, *, is_shifted: bool) -> None:
+        if command is Command.QUIT and (self._page or self._panes is not None):
+            if self._page:
+                self._page = []
+            else:
+                self._leave_panes()
+            return
         if self._panes is not None and command not in COMMANDS_WITH_PANES:
             self._leave_panes()
         match command:
@@ -253,5 +270,5 @@ class Viewer:
         if panes is None:
             self.window.show(frame, self.game.texts(), page, message, self.game.inspector.rows())
         else:
-            texts = self.game.texts("Tab chooses a pane, Enter picks it")
+            texts = self.game.texts("Tab chooses a pane, Enter picks it, Esc leaves")
             self.window.show_panes(panes.frames, panes.labels, panes.chosen, texts, page, message)

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pygame
 
+from worldsim.errors import WorldError
 from worldsim.starts import read_starts
 from worldsim.viewer_keys import Gamepads, pad_moves
 from worldsim.viewer_places import key_names
 from worldsim.viewer_window import AUTO_SIZE, Window
-from worldsim.world import STARTS_FOLDER, find_world, read_config
+from worldsim.world import STARTS_FOLDER, find_world, read_config, shipped_worlds
 
 COLUMNS, ROWS = 4, 4
 BORDER, BORDER_COLOUR, GAP_COLOUR = 3, (255, 208, 64), (24, 24, 28)
@@ -57,6 +58,22 @@ class WorldChoice:
         starts = read_starts(Path(folder) / STARTS_FOLDER)
         pictures = np.stack([start.frames[-1].numpy() for start in starts])
         return cls(name, config.description, tuple(start.name for start in starts), pictures, config.about)
+
+
+def choose_world(played: str | None = None) -> tuple[str, str] | None:
+    """Show the worlds that ship with their start moments, and the one that was played before, if any.
+
+    Returns:
+        Names of a world and of a start moment; None if the window was closed.
+
+    Raises:
+        WorldError: If there is no world, or one cannot be read.
+    """
+    names = list(dict.fromkeys([*shipped_worlds(), *([played] if played else [])]))
+    if not names:
+        raise WorldError("no world ships with this copy: name one, world=FOLDER")
+    choices = [WorldChoice.read(name) for name in names]
+    return Picker(choices, names.index(played) if played else 0).choose()
 
 
 class Picker:

@@ -11,8 +11,9 @@ from tests.fakes import tiny_world
 from worldsim.env import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.recording import Recording
-from worldsim.replay import STATE_SUFFIX, Replay
+from worldsim.replay import STATE_SUFFIX, Opening, Replay, recorded_world
 from worldsim.session import PlaySession
+from worldsim.state import save
 
 
 @pytest.fixture
@@ -61,3 +62,14 @@ def test_what_cannot_be_replayed_is_named(path: Path) -> None:
         Replay(path)
     with pytest.raises(FileNotFoundError, match="there is no recording"):
         Replay(path.with_name("gone.mp4"))
+
+
+def test_a_recording_names_its_world(path: Path) -> None:
+    with pytest.raises(
+        WorldError, match="was recorded in the world 'tiny', which does not ship: world= says"
+    ):
+        recorded_world(path)
+    opening = path.with_suffix(STATE_SUFFIX)
+    found = Opening.load(opening)
+    save(found.state, opening, world="doom-health@0123", start=found.start)
+    assert recorded_world(path) == "doom-health"
