@@ -177,7 +177,7 @@ def first_message(world: WorldConfig, bindings: Bindings) -> dict[str, Any]:
         if command in SERVED_COMMANDS | {Command.REWIND, Command.HELP}
     ]
     size = {"name": world.name, "width": world.width, "height": world.height}
-    hello = {"type": "hello", "about": world.description, "world": size}
+    hello = {"type": "hello", "about": world.about or world.description, "world": size}
     return hello | {"buttons": buttons, "commands": commands}
 
 

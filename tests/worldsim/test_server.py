@@ -460,3 +460,22 @@ def test_games_behind_tunnels_to_the_same_port_do_not_take_each_other_s_cookies(
         return {cookie.value for cookie in session.cookie_jar}
 
     assert ask(use) == {"of one game", "of another"}
+
+
+def test_an_ended_episode_waits_until_its_player_begins_again(tmp_path: Path) -> None:
+    game = serve(tmp_path, OutcomeConfig(end_threshold=1e-6))  # ends with its first frame
+    lengths: list[int] = []
+
+    async def play(session: Any, url: str) -> None:
+        async with session.ws_connect(f"{url}play?player=me") as connection:
+            page = Remote(connection)
+            for _ in range(2):
+                await page.until(lambda: page.status.get("ended", False))
+                lengths.append(page.status["frame"])
+                await asyncio.sleep(0.3)
+                assert game.session.ended, "it went on somewhere else without its player"
+                await page.send(type="command", name="reset")
+                await page.until(lambda: game.session.num_frames > len(lengths))
+
+    run_with(game, play)
+    assert lengths == [1, 1]
