@@ -5,7 +5,7 @@ Hydra reads `conf/play.yaml`; every setting there can be given as `name=value`, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,8 +24,6 @@ if TYPE_CHECKING:  # they bring PyTorch, which a wrong setting need not wait for
     from worldsim.world import WorldConfig
 
 HEADLESS_FRAMES = 300
-HEADLESS_RECORD = "play.mp4"
-PICTURE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -81,47 +79,52 @@ class PlayConfig:
 def main(config: PlayConfig) -> None:
     """Build the environment and the player, open the window or do without."""
     from worldsim.headless import choose_headless
+    from worldsim.timing import seconds_since_start
 
     if config.serve:
         require_server()
     headless = not config.serve and choose_headless(config.headless)
     if headless and config.policy == "keyboard":
         raise WorldError("policy=keyboard needs a window, and there is none")
-    if not headless and wants_picker(config):
-        chosen = pick_world()
-        if chosen is None:
+    wants_choice, loaded = not headless and wants_picker(config), seconds_since_start()
+    while True:
+        if wants_choice:
+            from worldsim.viewer_picker import choose_world
+
+            if (chosen := choose_world(config.world)) is None:
+                return
+            config = replace(config, world=chosen[0], start=chosen[1])
+        if not play(config, headless=headless, waited=seconds_since_start() - loaded):
             return
-        config = replace(config, world=chosen[0], start=chosen[1])
+        # What was asked for at the beginning was about the world of the beginning.
+        wants_choice, config = True, replace(config, policy="auto", recording=None, record=None)
+
+
+def play(config: PlayConfig, *, headless: bool, waited: float) -> bool:
+    """Play one world; returns whether the person wants to choose another one then."""
+    if config.world is None and config.policy == "recorded" and config.recording:
+        from worldsim.replay import recorded_world
+
+        config = replace(config, world=recorded_world(Path(config.recording)))
+    from worldsim.starts import is_picture
+
     env = build_env(config)
     if headless:
         check_bindings(config, env.world.config.actions)
     if config.start is not None and is_picture(config.start, env.start_names):
         config = replace(config, start=env.add_start_picture(Path(config.start)))
-    with play_session(config, env, headless=headless) as session:
-        run = run_headless if headless else run_server if config.serve else run_window
+    with play_session(config, env, headless=headless, waited=waited) as session:
+        if not headless and not config.serve:
+            return run_window(config, session)
+        run = run_headless if headless else run_server
         run(config, session)
+    return False
 
 
 def wants_picker(config: PlayConfig) -> bool:
     """Whether there is a person to ask which world to play, and where to begin."""
     is_open = config.world is None and config.start is None and config.recording is None
     return is_open and not config.serve and config.policy in ("auto", "keyboard") and not config.steps
-
-
-def pick_world() -> tuple[str, str] | None:
-    """Show the worlds that ship with their start moments; returns what was chosen, None if nothing was."""
-    from worldsim.viewer_picker import Picker, WorldChoice
-    from worldsim.world import shipped_worlds
-
-    if not (names := shipped_worlds()):
-        raise WorldError("no world ships with this copy: name one, world=FOLDER")
-    return Picker([WorldChoice.read(name) for name in names]).choose()
-
-
-def is_picture(start: str, start_names: Sequence[str]) -> bool:
-    """Whether a start is a picture of the player's own, and no start moment of the world."""
-    path = Path(start)
-    return start not in start_names and (path.suffix.lower() in PICTURE_SUFFIXES or path.is_file())
 
 
 def build_env(config: PlayConfig) -> ARL2WorldEnv:
@@ -156,7 +159,9 @@ def check_bindings(config: PlayConfig, actions: ActionLayout) -> None:
 
 
 @contextmanager
-def play_session(config: PlayConfig, env: ARL2WorldEnv, *, headless: bool) -> Iterator[PlaySession]:
+def play_session(
+    config: PlayConfig, env: ARL2WorldEnv, *, headless: bool, waited: float = 0.0
+) -> Iterator[PlaySession]:
     """Give what is played and recorded; however it ends, finish the recording, and say what was measured."""
     from worldsim.recording import Recording
     from worldsim.replay import Replay
@@ -166,40 +171,39 @@ def play_session(config: PlayConfig, env: ARL2WorldEnv, *, headless: bool) -> It
     replay = Replay(Path(config.recording)) if config.policy == "recorded" and config.recording else None
     if replay is not None:
         replay.check_world(env)
-    recording = Recording(Path(path), env.world.config) if path else None
+    recording = Recording(path, env.world.config) if path else None
     # Without a window nobody goes back; with one, a player who takes over is shown the latest moments.
     rewind_bytes = 0 if headless else max(1, config.rewind_megabytes * 10**6)
-    session = PlaySession(env, recording, seed=config.seed, rewind_bytes=rewind_bytes, replay=replay)
+    session = PlaySession(
+        env, recording, seed=config.seed, rewind_bytes=rewind_bytes, replay=replay, waited_seconds=waited
+    )
     try:
         with session:
             yield session
     finally:
-        if recording is not None:
-            recording.close()
         env.close()
         if session.num_frames:
             print(session.summary())
-            for path in recording.paths if recording is not None else ():
+            for path in session.recorded:
                 print(f"recorded           {path}")
         if replay is not None and session.num_frames:
             print(replay.result(env))
 
 
-def recording_path(config: PlayConfig, world: WorldConfig, *, headless: bool) -> str:
-    """Return the video to write, '' for none; of a replay only on request, and never over the original.
+def recording_path(config: PlayConfig, world: WorldConfig, *, headless: bool) -> Path | None:
+    """Return the video to write, None for none; of a replay only on request, and never over the original."""
+    from worldsim.recording import free_recording
 
-    That nobody named a file for is no reason to refuse: beside another world's video it goes elsewhere.
-    """
-    from worldsim.recording import default_recording
-
-    source = config.policy if config.policy.endswith(".jsonl") else config.recording or ""
-    path = config.record
-    if path is None and headless and config.policy != "recorded":
-        path = str(default_recording(Path(HEADLESS_RECORD), world))
-        if path != HEADLESS_RECORD:
-            print(f"the recordings here are of another world: {world.name} is recorded to {path}")
-    path = path or ""
-    if path and source and Path(path).with_suffix("").resolve() == Path(source).with_suffix("").resolve():
+    if config.record is None:
+        is_wanted = headless and config.policy != "recorded"
+        return free_recording(Path(config.recordings), world) if is_wanted else None
+    if not config.record:
+        return None
+    path, source = (
+        Path(config.record),
+        config.policy if config.policy.endswith(".jsonl") else config.recording,
+    )
+    if source and path.with_suffix("").resolve() == Path(source).with_suffix("").resolve():
         raise WorldError(f"record={path} would overwrite {source}, which is played: choose another name")
     return path
 
@@ -222,8 +226,8 @@ def run_headless(config: PlayConfig, session: PlaySession) -> None:
         pass
 
 
-def run_window(config: PlayConfig, session: PlaySession) -> None:
-    """Open the window; beside the person there are always programs to hand over to."""
+def run_window(config: PlayConfig, session: PlaySession) -> bool:
+    """Play in a window until it is closed; returns whether the person wants to choose a world then."""
     from worldsim.bindings import bind
     from worldsim.viewer import Viewer
 
@@ -240,6 +244,7 @@ def run_window(config: PlayConfig, session: PlaySession) -> None:
         full_screen=config.full_screen,
     )
     viewer.run(config.steps, config.start)
+    return viewer.game.wants_choice
 
 
 def require_server() -> None:

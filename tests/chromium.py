@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -87,14 +87,21 @@ class Page:
         await self.press(key)
         await self.release(key)
 
+    async def strike(
+        self, key: str, code: str, kinds: Sequence[str] = ("rawKeyDown", "keyUp"), **more: Any
+    ) -> None:
+        """Press and let go the key at a place, which may print something else than on a US keyboard."""
+        for kind in kinds:
+            await self.call("Input.dispatchKeyEvent", type=kind, key=key, code=code, **more)
+
     async def _key(self, kind: str, key: str, code: str, number: int) -> None:
         await self.call("Input.dispatchKeyEvent", type=kind, key=key, code=code, windowsVirtualKeyCode=number)
 
     async def touch(self, selector: str, kind: str) -> None:
-        """Put a finger on an element (`touchStart`), or take it away (`touchEnd`)."""
+        """Put a finger on an element (`touchStart`), slide it there (`touchMove`) or lift it (`touchEnd`)."""
         box = f"(() => {{ const b = document.querySelector({selector!r}).getBoundingClientRect();"
         place = await self.evaluate(box + " return [b.x + b.width / 2, b.y + b.height / 2]; })()")
-        points = [{"x": place[0], "y": place[1]}] if kind == "touchStart" else []
+        points = [] if kind == "touchEnd" else [{"x": place[0], "y": place[1]}]
         await self.call("Input.dispatchTouchEvent", type=kind, touchPoints=points)
 
     async def resize(self, width: int, height: int, *, is_phone: bool = False) -> None:

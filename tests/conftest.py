@@ -63,11 +63,17 @@ def largest_file_50_kb() -> Iterator[None]:
 
 
 @pytest.fixture
-def real_window_environment() -> Iterator[dict[str, str]]:
+def real_window_environment(x_server: tuple[dict[str, str], subprocess.Popen[bytes]]) -> dict[str, str]:
     """Give the environment of a subprocess that opens a real window, on a screen of its own (Xvfb).
 
     A subprocess, because SDL chooses its driver once and this process has chosen none.
     """
+    return x_server[0]
+
+
+@pytest.fixture
+def x_server() -> Iterator[tuple[dict[str, str], subprocess.Popen[bytes]]]:
+    """Give such an environment, and the process that is its screen."""
     if shutil.which("Xvfb") is None:
         pytest.skip("a real window needs Xvfb (Debian and Ubuntu: apt-get install xvfb)")
     reading, writing = os.pipe()
@@ -79,7 +85,7 @@ def real_window_environment() -> Iterator[dict[str, str]]:
         display = os.read(reading, 16).decode().strip() if ready else ""
         assert display, "Xvfb did not start within 20 seconds"
         environment = {key: value for key, value in os.environ.items() if key != "SDL_VIDEODRIVER"}
-        yield environment | {"DISPLAY": f":{display}"}
+        yield environment | {"DISPLAY": f":{display}"}, server
     finally:
         os.close(reading)
         server.terminate()

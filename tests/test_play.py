@@ -38,6 +38,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_world(tmp_path_factory.mktemp("worlds") / "tiny")
 
 
+MADE = "recordings/play-0001.mp4"
+
+
 def command(*settings: str) -> list[str]:
     return [sys.executable, str(ROOT / "play.py"), *settings]
 
@@ -69,15 +72,15 @@ def test_without_a_display_the_scripted_player_walks_and_is_recorded(world: Path
     lines = result.stdout.splitlines()
     assert lines[0] == "world tiny: 48 x 32 at 10 frames/s, 2 denoising steps"
     assert re.fullmatch(r"computing on \w+(:\d)? float32 \(.*dtype as asked\), \d+ threads", lines[1])
-    assert lines[2] == "no display found: the scripted player walks 300 frames and play.mp4 is written"
+    assert lines[2] == f"no display found: the scripted player walks 300 frames and {MADE} is written"
     for measure in ("frames/s", "p50", "p90", "p99", "first frame", "process memory", "world memory"):
         assert measure in result.stdout
-    assert verify(tmp_path) == 301
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "dataset.json",
-        "play.jsonl",
-        "play.mp4",
-        "play.replay.safetensors",
+    assert verify(tmp_path / "recordings") == 301
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")) == [
+        "recordings/dataset.json",
+        "recordings/play-0001.jsonl",
+        "recordings/play-0001.mp4",
+        "recordings/play-0001.replay.safetensors",
     ]
 
 
@@ -103,22 +106,26 @@ def test_another_world_in_the_same_folder_is_recorded_beside_the_first(
     here.mkdir()
     monkeypatch.chdir(here)
     play_here(first)
-    kept = (here / "play.mp4").read_bytes()
-    for _ in range(2):
+    kept = Path(MADE).read_bytes()
+    for number in (1, 2):
+        made = f"recordings/my-other/play-000{number}.mp4"
         said = play_here(second)
-        assert "here are of another world: my/other is recorded to play-my-other/play.mp4" in said
-        assert "frames and play-my-other/play.mp4 is written" in said
-        assert (here / "play.mp4").read_bytes() == kept
-    assert verify(here) == verify(here / "play-my-other") == 3
-    assert "frames and play.mp4 is written" in play_here(first)
+        assert f"frames and {made} is written" in said
+        assert f"recorded           {made}" in said
+        assert Path(MADE).read_bytes() == kept
+    assert verify(here / "recordings") == 3
+    assert verify(here / "recordings" / "my-other") == 6
+    assert "frames and recordings/play-0002.mp4 is written" in play_here(first)
+    assert Path(MADE).read_bytes() == kept
     # A file that was asked for is never another one; nor does a play that fails leave a folder.
-    shutil.rmtree(here / "play-my-other")
-    for settings in (["record=play.mp4"], ["start=99"]):
+    shutil.rmtree(here / "recordings" / "my-other")
+    for settings in (["record=recordings/mine.mp4"], ["start=99"]):
         with pytest.raises(SystemExit):
             play_here(second, *settings)
-    assert sorted(path.name for path in here.iterdir() if path.suffix == ".mp4" or path.is_dir()) == [
-        "play.mp4"
-    ]
+    made = sorted(
+        path.name for path in Path("recordings").iterdir() if path.suffix == ".mp4" or path.is_dir()
+    )
+    assert made == ["play-0001.mp4", "play-0002.mp4"]
     assert "cannot be mixed with my/other-played" in capsys.readouterr().err
 
 
@@ -138,27 +145,29 @@ def test_same_command_plays_the_same(world: Path, tmp_path: Path) -> None:
 def test_a_recording_replays_to_the_same_bytes_or_says_why_not(world: Path, tmp_path: Path) -> None:
     settings = [f"world={world}", "device=cpu", "dtype=float32"]
     assert play(tmp_path, *settings, "policy=random", "seed=5", "steps=10").returncode == 0
-    replay = [*settings, "policy=recorded", "recording=play.mp4"]
-    original = {path.name: path.read_bytes() for path in tmp_path.glob("play.*")}
+    replay = [*settings, "policy=recorded", f"recording={MADE}"]
+    original = {path.name: path.read_bytes() for path in tmp_path.rglob("play*.*")}
+    assert len(original) == 3
     result = play(tmp_path, *replay)
     assert result.returncode == 0, result.stderr
-    assert {path.name: path.read_bytes() for path in tmp_path.glob("play.*")} == original
-    assert "replayed 10 of 10 frames of play.jsonl, all bit-identical" in result.stdout
+    assert {path.name: path.read_bytes() for path in tmp_path.rglob("play*.*")} == original
+    assert "replayed 10 of 10 frames of recordings/play-0001.jsonl, all bit-identical" in result.stdout
     other = play(tmp_path, *replay, "denoising_steps=1")
     assert other.returncode == 0, other.stderr
     assert "denoising_steps was 2, is 1" in other.stdout
-    lines = (tmp_path / "play.jsonl").read_text().splitlines()
+    table = (tmp_path / MADE).with_suffix(".jsonl")
+    lines = table.read_text().splitlines()
     row = json.loads(lines[4])
     lines[4] = json.dumps(row | {"sha256": "0" * 16})
-    (tmp_path / "play.jsonl").write_text("\n".join(lines))
+    table.write_text("\n".join(lines))
     altered = play(tmp_path, *replay)
     assert altered.returncode == 1
-    assert "error: play.jsonl: replayed frame 4 is not the recorded one" in altered.stderr
+    assert "error: recordings/play-0001.jsonl: replayed frame 4 is not the recorded one" in altered.stderr
 
 
 @pytest.mark.parametrize("played", [["policy=recorded", "recording=a/../play.jsonl"], ["policy=play.jsonl"]])
 def test_what_is_played_is_never_written_over(world: Path, tmp_path: Path, played: list[str]) -> None:
-    assert play(tmp_path, f"world={world}", "policy=random", "steps=3").returncode == 0
+    assert play(tmp_path, f"world={world}", "policy=random", "steps=3", "record=play.mp4").returncode == 0
     (tmp_path / "a").mkdir()
     original = (tmp_path / "play.jsonl").read_bytes()
     result = play(tmp_path, f"world={world}", *played, "record=play.mp4", "steps=2")
@@ -203,6 +212,8 @@ def test_an_empty_record_records_nothing(world: Path, tmp_path: Path) -> None:
         (["world={world}", "policy=ppo"], "comes without a learned policy: give policy_folder="),
         (["world={world}", "policy=ppo", "policy_folder=nowhere"], "not the folder of a learned policy"),
         (["world={world}", "record=walk.avi"], "ends in .mp4"),
+        (["policy=recorded", "recording=gone.mp4"], "there is no recording gone.jsonl"),
+        (["world={world}", "record=made.mp4"], "made.mp4 is there already, and no recording is written over"),
         (["world={world}", "record=file/walk.mp4"], "cannot record to file/walk.mp4"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
@@ -216,6 +227,7 @@ def test_bad_input_ends_in_one_sentence(
     message: str,
 ) -> None:
     (tmp_path / "file").write_text("")
+    (tmp_path / "made.mp4").write_text("")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     monkeypatch.setattr(
@@ -229,10 +241,12 @@ def test_bad_input_ends_in_one_sentence(
     assert error.startswith("error: ")
     assert message in error
     assert error.count("\n") == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["file"], "something was left behind"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "made.mp4"], (
+        "something was left behind"
+    )
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
 def test_interrupted_play_leaves_a_valid_recording(world: Path, tmp_path: Path, number: int) -> None:
     process = subprocess.Popen(
         command(f"world={world}", "steps=1000000"),
@@ -253,8 +267,20 @@ def test_interrupted_play_leaves_a_valid_recording(world: Path, tmp_path: Path, 
     assert "interrupted" in error
     assert "Traceback" not in error
     assert "frames/s" in output
-    assert verify(tmp_path) > 1
-    assert not list(tmp_path.glob("*.part"))
+    assert verify(tmp_path / "recordings") > 1
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_output_that_nobody_reads_ends_play_in_one_sentence(world: Path, tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    settings = command(f"world={world}", "steps=2")
+    result = subprocess.run(
+        settings, cwd=tmp_path, env=environment(), stdout=writing, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (1, "error: [Errno 32] Broken pipe\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -279,7 +305,7 @@ def test_play_begins_from_a_picture(world: Path, tmp_path: Path) -> None:
     write_png(np.full((50, 90, 3), 120, np.uint8), tmp_path / "mine.png")
     result = play(tmp_path, f"world={world}", "start=mine.png", "steps=3")
     assert result.returncode == 0, result.stderr
-    assert verify(tmp_path) == 4
+    assert verify(tmp_path / "recordings") == 4
 
 
 @pytest.mark.parametrize("setting", ["world=doom-rooms", "start=1", "steps=5", "policy=random", "serve=true"])
@@ -296,7 +322,7 @@ def test_a_learned_player_plays_from_the_worlds_folder(world: Path, tmp_path: Pa
     result = play(tmp_path, f"world={own}", "policy=ppo", "steps=4")
     assert result.returncode == 0, result.stderr
     assert "the ppo player walks 4 frames" in result.stdout
-    assert verify(tmp_path) == 5
+    assert verify(tmp_path / "recordings") == 5
 
 
 def test_negative_numbers_are_refused() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from worldsim.errors import WorldError
+from worldsim.interrupt import raising_interrupt
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "conf"
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException)
@@ -73,8 +75,8 @@ def entry(name: str, config_class: type[Config]) -> Callable[[Callable[[Config],
     """Make a command out of a function of a typed configuration.
 
     Registers `config_class` as the schema `NAME_schema`, which `conf/NAME.yaml` starts from. The command
-    exits with 0; with 1 and one sentence on stderr for an error of the user's; with 130 after Ctrl-C. With
-    `HYDRA_FULL_ERROR=1` in the environment errors keep their tracebacks.
+    exits with 0; with 1 and one sentence on stderr for an error of the user's; with 130 after Ctrl-C
+    or another request to stop. With `HYDRA_FULL_ERROR=1` in the environment errors keep their tracebacks.
 
     Args:
         name: The configuration file, without `.yaml`.
@@ -108,13 +110,20 @@ def describe_error(error: BaseException) -> str:
 
 def _exit_on_error(run: Callable[[], Any], errors: tuple[type[BaseException], ...]) -> None:
     try:
-        run()
+        with raising_interrupt():
+            run()
+            sys.stdout.flush()  # at exit, Python would only complain that nobody reads it any more
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
+        _say("\ninterrupted")
         sys.exit(130)
     except errors as error:
-        print(f"error: {describe_error(error)}", file=sys.stderr)
+        _say(f"error: {describe_error(error)}")
         sys.exit(1)
+
+
+def _say(sentence: str) -> None:
+    with suppress(OSError):  # the terminal may be what has gone
+        print(sentence, file=sys.stderr, flush=True)
 
 
 def _first_line(error: BaseException) -> str:

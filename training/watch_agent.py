@@ -17,11 +17,11 @@ from worldsim.data.scenarios import find_scenario
 from worldsim.device import set_threads
 from worldsim.env import ARL2WorldEnv
 from worldsim.headless import choose_headless
-from worldsim.recording import Recording
+from worldsim.recording import Recording, free_recording
 from worldsim.spectator import Spectator
 from worldsim.world import WorldConfig
 
-HEADLESS_RECORD = "rl.mp4"
+RECORDINGS = Path("recordings")
 
 
 def watch_agent(config: RLConfig) -> None:
@@ -32,12 +32,14 @@ def watch_agent(config: RLConfig) -> None:
     """
     headless = choose_headless(config.headless)
     set_threads(config.threads)
-    path = (HEADLESS_RECORD if headless else "") if config.record is None else config.record
     with ExitStack() as stack:
         env, played = begin_env(config)
         stack.enter_context(closing(env))
         contender = make_contender(config.policy, config, played.name, played.actions.num_values)
-        recording = stack.enter_context(Recording(Path(path), played)) if path else None
+        path = Path(config.record) if config.record else None
+        if config.record is None and headless:
+            path = free_recording(RECORDINGS, played, "rl")
+        recording = stack.enter_context(Recording(path, played)) if path else None
         window = None
         if not headless:
             from worldsim.viewer_window import Window

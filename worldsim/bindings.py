@@ -38,6 +38,7 @@ class Command(Enum):
     SCREENSHOT = "take a screenshot"
     MOUSE = "turn with the mouse, or no longer"
     FULL_SCREEN = "full screen, or a window again"
+    CHOOSE = "choose another world, or where to begin"
     QUIT = "quit"
 
     @property
@@ -48,7 +49,8 @@ class Command(Enum):
 
 SHIFT, PAD, MOUSE = "shift+", "pad ", "mouse "
 """What the name begins with of a key that counts only together with Shift, of a control of a gamepad (then
-SDL's name of it), and of a movement of the mouse; names of keys are SDL's."""
+SDL's name of it), and of a movement of the mouse. Names of keys are SDL's; they mean the place where a US
+keyboard has the key."""
 MOUSE_MOVEMENTS = ("mouse left", "mouse right")
 DIGITS = tuple("0123456789")
 COMMAND_KEYS: dict[Command, tuple[str, ...]] = {
@@ -77,6 +79,7 @@ COMMAND_KEYS: dict[Command, tuple[str, ...]] = {
     Command.SCREENSHOT: ("f12",),
     Command.MOUSE: ("c",),
     Command.FULL_SCREEN: ("f11", "f"),
+    Command.CHOOSE: ("u", "home"),
     Command.QUIT: ("escape", "q"),
 }
 # Beside a world's own keys, by `axis/button`, or by the button alone.
@@ -119,7 +122,7 @@ def bind(
     keys: Mapping[str, Sequence[str]] | None = None,
     buttons: Mapping[str, Sequence[str]] | None = None,
 ) -> Bindings:
-    """Return the bindings of a world. A control that the world plays with gives no command by default.
+    """Return the bindings of a world. A control that the world plays with by default gives no command.
 
     Args:
         layout: The world's buttons, with their default keys.
@@ -127,22 +130,22 @@ def bind(
         buttons: Other controls of buttons, by `axis/button`.
 
     Raises:
-        WorldError: If there is no such command or button, or a control would do two things. Whether a key
-            exists is for `worldsim.viewer_keys` to say.
+        WorldError: If there is no such command or button, or a control that was chosen would do two things.
+            Whether a key exists is for `worldsim.viewer_keys` to say.
     """
-    changed = {_command(name): tuple(map(str, controls)) for name, controls in (keys or {}).items()}
+    changed = {_command(name): _controls(controls) for name, controls in (keys or {}).items()}
     changed = {c: controls for c, controls in changed.items() if controls != COMMAND_KEYS[c]}
     for command in (Command.SAVE_SLOT, Command.LOAD_SLOT):
         if len(changed.get(command, ())) > len(DIGITS):
             raise WorldError(f"keys: {command.setting} takes a key for each of {len(DIGITS)} slots, no more")
-    played = _bind_buttons(layout, buttons or {})
-    named = [
-        (control, name)
-        for name, controls in zip(layout.buttons, _flat(played), strict=True)
-        for control in controls
-    ]
-    _refuse_double(named + [(control, c.setting) for c, own in changed.items() for control in own])
-    taken = {control for control, _ in named} | {control for own in changed.values() for control in own}
+    _refuse_what_commands_nothing(changed)
+    chosen_buttons = {name: _controls(controls) for name, controls in (buttons or {}).items()}
+    played = _bind_buttons(layout, chosen_buttons)
+    chosen = [(control, name) for name, controls in chosen_buttons.items() for control in controls]
+    chosen += [(control, command.setting) for command, own in changed.items() for control in own]
+    _refuse_double(chosen)
+    _refuse_taken(layout, dict(chosen), {*chosen_buttons}, {*changed})
+    taken = {control for controls in _flat(played) for control in controls}
     commands = {
         command: changed[command] if command in changed else tuple(c for c in controls if c not in taken)
         for command, controls in COMMAND_KEYS.items()
@@ -150,23 +153,45 @@ def bind(
     return Bindings(played, commands)
 
 
-def help_texts(layout: ActionLayout, bindings: Bindings) -> list[tuple[str, str]]:
-    """Return the rows of a help page: the controls of each button and of each command, and what for."""
+def help_texts(
+    layout: ActionLayout, bindings: Bindings, printed: Mapping[str, str] | None = None
+) -> list[tuple[str, str]]:
+    """Return the rows of a help page: the controls of each button and of each command, and what for.
+
+    Args:
+        layout: The world's buttons.
+        bindings: Which control does what.
+        printed: As `join_controls` takes it.
+    """
     rows = [
-        (join_controls(controls), name.replace("/", " "))
+        (join_controls(controls, printed), name.replace("/", " "))
         for name, controls in zip(layout.buttons, _flat(bindings.buttons), strict=True)
     ]
     rows.append(("", ""))
-    rows += [(join_controls(own), command.value) for command, own in bindings.commands.items() if own]
+    rows += [
+        (join_controls(own, printed), command.value) for command, own in bindings.commands.items() if own
+    ]
     return rows
 
 
-def join_controls(controls: Iterable[str]) -> str:
-    """Return the names of controls as a person reads them."""
+def join_controls(controls: Iterable[str], printed: Mapping[str, str] | None = None) -> str:
+    """Return the names of controls as a person reads them.
+
+    Args:
+        controls: The controls.
+        printed: What keys print in the layout in use, by their names, '' where it is not known; None is a US
+            keyboard's.
+    """
     controls = tuple(controls)
     if len(controls) == len(DIGITS) and all(name[-1] in DIGITS for name in controls):
         return f"{controls[0].removesuffix(DIGITS[0]).capitalize()}{DIGITS[0]} to {DIGITS[-1]}"
-    return " or ".join(NAMES_IN_HELP.get(name, name.capitalize()) for name in controls)
+    known = [(printed or {}).get(name, name) for name in controls]
+    shown = [name for name in known if name] or controls
+    return " or ".join(NAMES_IN_HELP.get(name, name.capitalize()) for name in dict.fromkeys(shown))
+
+
+def _controls(controls: Iterable[str]) -> tuple[str, ...]:
+    return tuple(str(control).lower() for control in controls)
 
 
 def _command(name: str) -> Command:
@@ -178,12 +203,12 @@ def _command(name: str) -> Command:
 
 
 def _bind_buttons(
-    layout: ActionLayout, changes: Mapping[str, Sequence[str]]
+    layout: ActionLayout, changes: Mapping[str, tuple[str, ...]]
 ) -> tuple[tuple[tuple[str, ...], ...], ...]:
     for name in changes:
         if name not in layout.buttons:
             raise WorldError(f"buttons: there is no {name!r}; this world has {', '.join(layout.buttons)}")
-    taken = {str(control) for controls in changes.values() for control in controls}
+    taken = {control for controls in changes.values() for control in controls}
     free = iter([pad for pad in FREE_PAD_BUTTONS if pad not in taken])
     bound = []
     for axis in layout.axes:
@@ -191,19 +216,34 @@ def _bind_buttons(
         for button, keys in zip(axis.buttons, axis.keys, strict=True):
             name = f"{axis.name}/{button}"
             if name in changes:
-                own.append(tuple(map(str, changes[name])))
+                own.append(changes[name])
                 continue
-            more = PAD_AND_MOUSE.get(name) or PAD_AND_MOUSE.get(button) or (next(free, ""),)
+            more = _pad_and_mouse(name) or (next(free, ""),)
             more = tuple(control for control in more if control and control not in taken)
-            own.append((*(key for key in keys if key not in taken), *more))
+            own.append((*keys, *more))
             taken.update(more)
         bound.append(tuple(own))
     return tuple(bound)
 
 
+def _pad_and_mouse(button: str) -> tuple[str, ...]:
+    return PAD_AND_MOUSE.get(button) or PAD_AND_MOUSE.get(button.rpartition("/")[2]) or ()
+
+
 def _flat(buttons: Sequence[Sequence[tuple[str, ...]]]) -> Iterator[tuple[str, ...]]:
     for axis in buttons:
         yield from axis
+
+
+def _refuse_what_commands_nothing(changed: Mapping[Command, tuple[str, ...]]) -> None:
+    for command, controls in changed.items():
+        for control in controls:
+            if control in MOUSE_MOVEMENTS:
+                raise WorldError(
+                    f"keys: {control!r} is a movement, which gives no command ({command.setting})"
+                )
+            if control.startswith(SHIFT) and command is Command.REWIND:
+                raise WorldError(f"keys: {command.setting} is held down, which {control!r} cannot be")
 
 
 def _refuse_double(named: Collection[tuple[str, str]]) -> None:
@@ -212,3 +252,25 @@ def _refuse_double(named: Collection[tuple[str, str]]) -> None:
         if control in first:
             raise WorldError(f"{control!r} is bound twice: to {first[control]} and to {name}")
         first[control] = name
+
+
+def _refuse_taken(
+    layout: ActionLayout, chosen: Mapping[str, str], buttons: Collection[str], commands: Collection[Command]
+) -> None:
+    """Refuse a chosen control that something else has already: nothing loses a key without being named."""
+    keys_of = zip(layout.buttons, (keys for axis in layout.axes for keys in axis.keys), strict=True)
+    own = {name: keys for name, keys in keys_of if name not in buttons}
+    for name, keys in own.items():
+        for control in (*keys, *_pad_and_mouse(name)):
+            if control in chosen:
+                raise WorldError(
+                    f"{control!r} is bound twice: to {name} and to {chosen[control]}; "
+                    f"'+buttons={{{name}:[...]}}' gives the former other keys"
+                )
+    for command, keys in COMMAND_KEYS.items():
+        for control in keys if command not in commands else ():
+            if control in chosen:
+                raise WorldError(
+                    f"{control!r} is bound twice: to {command.setting} and to {chosen[control]}; "
+                    f"keys.{command.setting}=[...] gives the former other keys, [] none"
+                )

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ from worldsim.slots import QUICK
 from worldsim.timing import FrameClock
 
 HUMAN = "human"
+ENDED_SECONDS = 2.0
+"""How long the end of a program's episode is looked at before the next one begins."""
 NOISE_FACTORS = (0.7, 0.85, 1.0, 1.15, 1.3)
 """Noise temperatures to choose from, as multiples of the world's own."""
 
@@ -79,6 +82,7 @@ class Game:
         wants_step: Whether a single frame was asked for while paused.
         is_rewinding: Whether time runs backward.
         is_closed: Whether the person has had enough.
+        wants_choice: Whether they want to choose another world or start moment then.
     """
 
     def __init__(
@@ -98,17 +102,27 @@ class Game:
         self._rate = world.frame_rate if settings.frame_rate is None else settings.frame_rate
         self.clock = FrameClock(self._rate)
         self._governor = Governor(0.0, session.env.simulator.sampler.num_steps)
-        help_keys = bindings.commands[Command.HELP]
-        hint = f"{join_controls(help_keys[:1])}: help" if help_keys else ""
-        self.status = Status(session, self._governor, hint)
+        self._bindings = bindings
+        self.status = Status(session, self._governor)
+        self.name_keys()
         self.inspector = Inspector(session)
         self.is_paused = self.is_rewinding = self.is_closed = False
-        self.wants_step = False
+        self.wants_step = self.wants_choice = False
+        self._ended_at = 0.0
         if settings.hold_rate and session.replay is None:  # a replay draws frames as they were drawn
             self._hold_rate()
 
+    def name_keys(self, printed: Mapping[str, str] | None = None) -> None:
+        """Name keys to the person as `join_controls` does with `printed`."""
+        keys = self._bindings.commands
+        for_help, again = keys[Command.HELP][:1], (*keys[Command.RESET], *keys[Command.NEXT_START])[:1]
+        self.status.hint = f"{join_controls(for_help, printed)}: help" if for_help else ""
+        self.status.again = f"{join_controls(again, printed)}: again" if again else ""
+
     def advance(self, held: Collection[str], *, rewinds: bool) -> bool:
         """Play or go back by one frame, and wait until the next one is due; returns False while paused.
+
+        An episode that has ended waits for the person, too; a program's goes on after a moment.
 
         Args:
             held: The names of the keys that are down, or were tapped.
@@ -120,7 +134,7 @@ class Game:
             self.end_rewind()
         if self.is_rewinding:
             self.clock.wait()
-        elif self.is_paused and not self.wants_step:
+        elif (self.is_paused and not self.wants_step) or self._is_over():
             return False
         else:
             self._play_frame(held)
@@ -163,7 +177,8 @@ class Game:
             case Command.QUICK_SAVE | Command.SAVE_SLOT:
                 if self.is_rewinding:
                     self.end_rewind()  # what is on the screen is what is saved
-                self.status.say(self.files.save_slot(slot))
+                over = "the game is over: there is nothing to go on from"
+                self.status.say(over if self.session.ended else self.files.save_slot(slot))
             case Command.QUICK_LOAD | Command.LOAD_SLOT:
                 self._load(slot)
             case Command.RECORD:
@@ -178,8 +193,8 @@ class Game:
                 self.inspector.toggle()
             case Command.FREEZE_MEMORY | Command.ZERO_MEMORY | Command.RESTORE_MEMORY:
                 self._change_memory(command)
-            case Command.QUIT:
-                self.is_closed = True
+            case Command.QUIT | Command.CHOOSE:
+                self.is_closed, self.wants_choice = True, command is Command.CHOOSE
         self.restart_measuring()
 
     def restart(self, start: int | str | None) -> None:
@@ -206,7 +221,8 @@ class Game:
         assert self.session.history is not None
         self.is_rewinding = False
         with self.saying_errors():
-            self.session.go_to(*self.session.history.now(), is_rewound=True)
+            history = self.session.history
+            self.session.go_to(*history.now(), history.score, is_rewound=True)
         self.after_jump()
 
     def texts(self, who: str | None = None) -> list[str]:
@@ -231,18 +247,26 @@ class Game:
     def _play_frame(self, held: Collection[str]) -> None:
         """The order of things: the picture is on the screen before its commit begins."""
         self.wants_step = False
-        if self.session.has_ended:
-            self.restart(None)
-            self.restart_measuring()
         self._person.held = held
         action = self.players.act(self.session.observation)
         self._show(self.session.begin(action, self.players.name))
         with self.saying_errors():
             self.session.finish()
         self.status.note_frame(is_single=self.is_paused)
-        if self.session.has_ended:
-            self.restart(None)
+        if self.session.ended:
+            self._ended_at = time.perf_counter()
             self.restart_measuring()
+
+    def _is_over(self) -> bool:
+        """Return whether an episode that has ended is looked at; after a program's, begin the next one."""
+        if not self.session.ended:
+            return False
+        if self.players.name == HUMAN or time.perf_counter() < self._ended_at + ENDED_SECONDS:
+            self.wants_step = False
+            return True
+        self.restart(None)
+        self.restart_measuring()
+        return False
 
     def _rewind(self) -> None:
         """Show the frame before the one that is shown, and get ready to play on from there."""

@@ -52,7 +52,7 @@ def play_headless(
                 return
             session.begin(player.act(session.observation), name)
             session.finish()
-            if session.has_ended and count < num_frames:
+            if session.ended and count < num_frames:
                 session.reset()
                 player.reset(count)
             yield count

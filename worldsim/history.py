@@ -32,6 +32,7 @@ class _Moment:
         action: `[A]` int64, what led to it.
         offset: Frames since a state that stays; 0 for such a one.
         before: Frames `[H, W, 3]` of the same episode that came before and are no moments to go back to.
+        score: What the episode had brought until then.
     """
 
     frame: Tensor
@@ -41,6 +42,7 @@ class _Moment:
     action: np.ndarray | None = None
     offset: int = 0
     before: Sequence[np.ndarray] = ()
+    score: float = 0.0
 
     @property
     def nbytes(self) -> int:
@@ -72,17 +74,28 @@ class History:
         """Return how many frames one can go back."""
         return max(0, len(self._moments) - 1)
 
-    def begin(self, state: WorldState, start: str, before: Sequence[np.ndarray] = ()) -> None:
+    def begin(
+        self, state: WorldState, start: str, before: Sequence[np.ndarray] = (), *, score: float = 0.0
+    ) -> None:
         """Note a moment that does not follow from the one before: an episode's first, or one jumped to.
 
         Args:
             state: The moment.
             start: Name of the start moment of its episode.
             before: Frames `[H, W, 3]` of its episode that came before it, as far as they are known.
+            score: What its episode had brought until then.
         """
-        self._append(_Moment(state.frames, start, state, before=before))
+        self._append(_Moment(state.frames, start, state, before=before, score=score))
 
-    def append(self, state: WorldState, latents: Tensor, action: np.ndarray, *, follows: bool = True) -> None:
+    def append(
+        self,
+        state: WorldState,
+        latents: Tensor,
+        action: np.ndarray,
+        *,
+        follows: bool = True,
+        score: float = 0.0,
+    ) -> None:
         """Note the next moment.
 
         Args:
@@ -91,10 +104,11 @@ class History:
             action: `[A]` int64, what led to it.
             follows: Whether the state is what remembering the frame makes of the one before; one that is not
                 is kept.
+            score: What its episode had brought until then.
         """
         last = self._moments[-1]
         offset = (last.offset + 1) % SPACING if follows else 0
-        self._append(_Moment(state.frames, last.start, state, latents, action.copy(), offset))
+        self._append(_Moment(state.frames, last.start, state, latents, action.copy(), offset, score=score))
         for moment in self._moments[-NUM_RECENT - SPACING : -NUM_RECENT]:
             if moment.offset:
                 self._keep(moment, None)
@@ -122,6 +136,11 @@ class History:
         while (state := self._moments[-1].state) is None:
             self._restore_one(len(self._moments) - 1)
         return state, self._moments[-1].start
+
+    @property
+    def score(self) -> float:
+        """What the episode had brought until the moment gone back to."""
+        return self._moments[-1].score
 
     def frames(self, count: int) -> list[np.ndarray]:
         """Return the latest frames of this episode, at most so many, `[H, W, 3]` uint8, the oldest first."""

@@ -1,20 +1,29 @@
-"""Ctrl-C between frames instead of inside one."""
+"""Requests to stop, answered between two frames instead of inside one: Ctrl-C, `kill`, a closed terminal."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+STOP_SIGNALS: tuple[signal.Signals, ...] = tuple(
+    signal.Signals[name]
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+    if name in signal.Signals.__members__
+)
+"""What asks a program to end: Ctrl-C, `kill`, the terminal that is closed; Ctrl-Break on Windows."""
+
 
 class StopRequest:
-    """While entered, Ctrl-C (and a request to terminate) waits for the frame to end; a second one does not.
+    """While entered, a request to stop waits for the frame to end; a second Ctrl-C does not.
 
-    On the way out a request that came is raised as `KeyboardInterrupt`. In a thread other than the main one,
-    where signals do not arrive, it does nothing.
+    On the way out a request that came is raised as `KeyboardInterrupt`. Under `nohup` the closed terminal is
+    ignored, as it should be. In a thread other than the main one, where signals do not arrive, it does
+    nothing.
     """
 
     def __init__(self) -> None:
@@ -22,38 +31,77 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._request)
+        self._previous = _listen(self._request)
         return self
 
     def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
-        self._restore()
+        _restore(self._previous)
         if self.requested and error_type is None:
             raise KeyboardInterrupt
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous.clear()
+        # A terminal that is closed says so more than once, and nobody at the keys is impatient then.
+        if (handler := self._previous.pop(signal.SIGINT, None)) is not None:
+            signal.signal(signal.SIGINT, handler)
 
 
 @contextmanager
 def defer_interrupt() -> Iterator[None]:
-    """Let Ctrl-C wait until the block is done; in threads other than the main one it never arrives anyway."""
-    previous = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(previous):
-        yield
-        return
-    arrived: list[Any] = []
-    signal.signal(signal.SIGINT, lambda *details: arrived.append(details))
+    """Let requests to stop wait until the block is done; outside the main thread they never arrive anyway."""
+    arrived: list[int] = []
+    previous = _listen(lambda number, frame: arrived.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
-        if arrived:
-            previous(*arrived[0])
+        _restore(previous)
+        for number in dict.fromkeys(arrived):
+            signal.raise_signal(number)
+
+
+@contextmanager
+def raising_interrupt() -> Iterator[None]:
+    """Let each request to stop raise `KeyboardInterrupt`, as Ctrl-C does by itself.
+
+    So one way out serves them all: files are finished, and nothing is left half-written.
+    """
+    process = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == process:
+            raise KeyboardInterrupt
+        signal.signal(number, signal.SIG_DFL)  # a worker, which was given this handler when it was forked
+        signal.raise_signal(number)
+
+    previous = _listen(stop, [number for number in STOP_SIGNALS if number != signal.SIGINT])
+    try:
+        yield
+    finally:
+        _restore(previous)
+
+
+def _listen(
+    handler: Callable[[int, FrameType | None], object], numbers: Sequence[int] = STOP_SIGNALS
+) -> dict[int, Any]:
+    """Handle requests; return what did before. What is handled outside of Python is left alone.
+
+    So is a closed terminal that is ignored: somebody asked for that. Scripts ignore Ctrl-C for what they run
+    in the background, and it still is how one asks that to stop.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    before = {number: signal.getsignal(number) for number in numbers}
+    ignored = {number for number, old in before.items() if old is signal.SIG_IGN} - {
+        signal.SIGINT,
+        signal.SIGTERM,
+    }
+    heard = {number: old for number, old in before.items() if old is not None and number not in ignored}
+    for number in heard:
+        signal.signal(number, handler)
+    return heard
+
+
+def _restore(previous: dict[int, Any]) -> None:
+    for number, handler in previous.items():
+        signal.signal(number, handler)
+    previous.clear()

@@ -10,7 +10,7 @@ import numpy as np
 
 from worldsim.errors import WorldError
 from worldsim.pictures import write_png
-from worldsim.recording import Recording
+from worldsim.recording import Recording, free_path, free_recording
 from worldsim.session import PlaySession
 from worldsim.slots import Slot, SlotFolder
 
@@ -73,8 +73,9 @@ class PlayFiles:
             if (recording := session.recording) is not None:
                 session.stop_recording()
                 return f"recorded {', '.join(map(str, recording.paths)) or 'nothing'}"
-            path = _free_path(self._folders.recordings, "play", ".mp4")
-            session.recording = Recording(path, session.env.world.config)
+            played = session.env.world.config
+            path = free_recording(self._folders.recordings, played)
+            session.recording = Recording(path, played)
             return f"recording to {path}"
 
         return _sentence(toggle)
@@ -83,7 +84,7 @@ class PlayFiles:
         """Write a picture `[height, width, 3]` uint8."""
 
         def write() -> str:
-            path = _free_path(self._folders.screenshots, "screenshot", ".png")
+            path = free_path(self._folders.screenshots, "screenshot", ".png")
             path.parent.mkdir(parents=True, exist_ok=True)
             write_png(picture, path)
             return f"wrote {path}"
@@ -98,11 +99,3 @@ def _sentence(do: Callable[[], str]) -> str:
         return str(error)
     except OSError as error:
         return f"it cannot be written: {error}"
-
-
-def _free_path(folder: Path, stem: str, suffix: str) -> Path:
-    """Return a path that nothing has yet, nor `Recording`'s later parts of it."""
-    number = 1
-    while any(folder.glob(f"{stem}-{number:04d}*")):
-        number += 1
-    return folder / f"{stem}-{number:04d}{suffix}"

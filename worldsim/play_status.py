@@ -1,4 +1,4 @@
-"""What the strip below the picture says, and the sentence that lies over it for a while."""
+"""What the strip below the picture says, and the sentence that is there for a while."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ class Status:
     Args:
         session: What is played.
         governor: What holds the frame rate.
+
+    Attributes:
         hint: What to say last.
+        again: How to begin again after an end.
     """
 
-    def __init__(self, session: PlaySession, governor: Governor, hint: str) -> None:
+    def __init__(self, session: PlaySession, governor: Governor) -> None:
         self._session, self._governor = session, governor
-        self._hint = hint
+        self.hint = self.again = ""
         self._frame_times: deque[float] = deque(maxlen=30)
         self._texts: list[str] = []
         self._expires = 0.0
@@ -41,13 +44,23 @@ class Status:
         self._expires = 0.0
 
     def say(self, sentence: str) -> None:
-        """Show a sentence over the picture for a while."""
+        """Show a sentence below the picture for a while."""
         self._message, self._message_until = sentence, time.perf_counter() + MESSAGE_SECONDS
 
     @property
     def message(self) -> str:
-        """The sentence to show over the picture at the moment, if any."""
-        return self._message if time.perf_counter() < self._message_until else ""
+        """The sentence to show below the picture at the moment, if any; after an end, how it went."""
+        if time.perf_counter() < self._message_until:
+            return self._message
+        return self._ending() if self._session.ended else ""
+
+    def _ending(self) -> str:
+        session = self._session
+        frames, score = session.info["frame_index"], session.score
+        seconds = frames / session.env.world.config.frame_rate
+        lasted = f"{frames} {'frame' if frames == 1 else 'frames'} ({seconds:.1f} s)"
+        counted = "" if score is None else f", score {score:.0f}"
+        return f"Game over after {lasted}{counted}. {self.again}".rstrip()
 
     def texts(self, *, doing: str, who: str) -> list[str]:
         """Return the texts of the strip.
@@ -71,10 +84,11 @@ class Status:
             session.env.device_choice.name,
             f"memory {session.env.memory_bytes / 2**20:.2f} MiB{' frozen' if session.is_frozen else ''}",
             f"frame {session.info['frame_index']}",
+            "" if session.score is None else f"score {session.score:.0f}",
             self._rewind_text(),
             who,
             "recording" if session.recording is not None else "",
-            self._hint,
+            self.hint,
         ]
         return [text for text in texts if text]
 

@@ -12,6 +12,7 @@ import numpy as np
 from worldsim.data.dataset_info import INFO_FILE, DatasetInfo
 from worldsim.data.episodes import EpisodeWriter
 from worldsim.errors import WorldError
+from worldsim.interrupt import defer_interrupt
 from worldsim.replay import STATE_SUFFIX, Opening, frame_digest
 from worldsim.world import WorldConfig
 
@@ -39,6 +40,7 @@ class Recording:
             raise WorldError(f"a recording is a file that ends in {SUFFIX}, got {str(path)!r}")
         self.path = path
         self.paths: list[Path] = []
+        self._part = 0  # number of the file that is written, or was written last
         self._folder_is_ours = not path.parent.exists()
         self._info_is_ours = not (path.parent / INFO_FILE).exists()
         self._is_exact = False  # whether this episode can be replayed to the same bytes
@@ -76,7 +78,7 @@ class Recording:
         try:
             self._writer = self._writer or self._open()
         except OSError as error:
-            raise WorldError(f"cannot record to {self._next_path()}: {error.strerror or error}") from error
+            raise WorldError(f"cannot record to {self._part_path()}: {error.strerror or error}") from error
         if self._writer.num_frames % FRAMES_BETWEEN_CHECKS == FRAMES_BETWEEN_CHECKS - 1:
             self._end_before_the_disk_is_full(frame, reward, terminated)
         try:
@@ -88,7 +90,7 @@ class Recording:
                 frame, action, reward=reward, terminated=terminated, player=player, sha256=digest
             )
         except OSError as error:
-            raise WorldError(f"cannot record to {self._next_path()}: {error.strerror or error}") from error
+            raise WorldError(f"cannot record to {self._part_path()}: {error.strerror or error}") from error
 
     def end_episode(
         self,
@@ -106,40 +108,45 @@ class Recording:
         """
         if self._writer is None or self._writer.num_frames == 0:
             return
-        writer, path, opening = self._writer, self._next_path(), self._opening_path()
+        writer, path, opening = self._writer, self._part_path(), self._opening_path()
         digest = frame_digest(last_frame) if self._is_exact and last_frame is not None else None
-        self._writer, self._is_exact = None, False
-        try:
-            with writer:  # finishes the file, or removes it if even that is not possible
-                if last_frame is not None:
-                    writer.add(last_frame, None, reward=reward, terminated=terminated, sha256=digest)
-        except OSError as error:
-            opening.unlink(missing_ok=True)
-            raise WorldError(f"cannot record to {path}: {error.strerror or error}") from error
-        self.paths.append(path)
+        with defer_interrupt():  # a file that is there is one that we know of
+            self._writer, self._is_exact = None, False
+            try:
+                with writer:  # finishes the file, or removes it if even that is not possible
+                    if last_frame is not None:
+                        writer.add(last_frame, None, reward=reward, terminated=terminated, sha256=digest)
+            except OSError as error:
+                opening.unlink(missing_ok=True)
+                raise WorldError(f"cannot record to {path}: {error.strerror or error}") from error
+            self.paths.append(path)
 
     def _end_before_the_disk_is_full(
         self, frame: np.ndarray, reward: float | None, terminated: bool | None
     ) -> None:
         """Finish the file while there is room to do so: of one that cannot be finished nothing is left."""
         if shutil.disk_usage(self.path.parent).free < MIN_FREE_BYTES:
-            path = self._next_path()
+            path = self._part_path()
             self.end_episode(frame, reward=reward, terminated=terminated)
             raise WorldError(f"the disk is almost full: the recording has ended, {path} is complete")
 
     def close(self) -> None:
         """Finish the file with the frames it has."""
-        try:
-            self.end_episode(None)
-            if self._writer is not None:
-                self._writer.close()  # nothing was played: it leaves nothing
-                self._writer = None
-        finally:
-            if self._info_is_ours and not self.paths:
-                (self.path.parent / INFO_FILE).unlink(missing_ok=True)
-                if self._folder_is_ours:
-                    with suppress(OSError):  # somebody else has put something there
-                        self.path.parent.rmdir()
+        with defer_interrupt():
+            try:
+                self.end_episode(None)
+                if self._writer is not None:
+                    self._writer.close()  # nothing was played: it leaves nothing
+                    self._writer = None
+            finally:
+                self._leave_no_empty_folder()
+
+    def _leave_no_empty_folder(self) -> None:
+        if self._info_is_ours and not self.paths:
+            (self.path.parent / INFO_FILE).unlink(missing_ok=True)
+            if self._folder_is_ours:
+                with suppress(OSError):  # somebody else has put something there
+                    self.path.parent.rmdir()
 
     def __enter__(self) -> Recording:
         return self
@@ -147,17 +154,18 @@ class Recording:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _next_path(self) -> Path:
-        number = len(self.paths) + 1
-        return self.path if number == 1 else self.path.with_name(f"{self.path.stem}-{number}{SUFFIX}")
+    def _part_path(self) -> Path:
+        return self.path if self._part == 1 else self.path.with_name(f"{self.path.stem}-{self._part}{SUFFIX}")
 
     def _opening_path(self) -> Path:
-        return self._next_path().with_suffix(STATE_SUFFIX)
+        return self._part_path().with_suffix(STATE_SUFFIX)
 
     def _open(self) -> EpisodeWriter:
-        path = self._next_path()
-        if path.is_dir():
-            raise WorldError(f"cannot record to {path}: it is a folder")
+        self._part += 1
+        while _is_taken(path := self._part_path()):
+            if self._part == 1:
+                raise WorldError(f"{path} is there already, and no recording is written over: name another")
+            self._part += 1
         return EpisodeWriter(path.parent, path.stem, self._info, keep_on_error=True)
 
     def _check_space(self) -> None:
@@ -166,29 +174,39 @@ class Recording:
             raise WorldError(f"cannot record to {self.path}: the disk is full")
 
 
-def default_recording(path: Path, world: WorldConfig) -> Path:
-    """Return where to record a world that nobody named a file for.
+def free_recording(folder: Path, played: WorldConfig | DatasetInfo, stem: str = "play") -> Path:
+    """Return where to record what nobody named a file for: `STEM-0001.mp4`, or the next number that is free.
 
-    A folder of gameplay video has one world's size and buttons, in its `dataset.json`.
-
-    Args:
-        path: The usual file.
-        world: What is played.
-
-    Returns:
-        The usual file; or where its folder holds video of something else, one of that name in a folder
-        beside it, named after the world.
+    A folder of gameplay video has one world's size and buttons, in its `dataset.json`. Where the folder holds
+    video of something else, it is a folder in there, named after what is played.
 
     Raises:
         WorldError: If the folder's description cannot be read.
     """
-    if not (path.parent / INFO_FILE).is_file():
-        return path
-    found, ours = DatasetInfo.load(path.parent), _dreamt(world)
-    if (found.name, found.shape_and_buttons) == (ours.name, ours.shape_and_buttons):
-        return path
-    named = re.sub(r"[^\w.-]", "-", world.name)
-    return path.parent / f"{path.stem}-{named}" / path.name
+    ours = played if isinstance(played, DatasetInfo) else _dreamt(played)
+    named, number = re.sub(r"[^\w-]", "-", played.name), 1
+    target = folder
+    while (target / INFO_FILE).is_file():
+        found = DatasetInfo.load(target)
+        if (found.name, found.shape_and_buttons) == (ours.name, ours.shape_and_buttons):
+            break
+        target = folder / (named if number == 1 else f"{named}-{number}")
+        number += 1
+    return free_path(target, stem, SUFFIX)
+
+
+def free_path(folder: Path, stem: str, suffix: str) -> Path:
+    """Return a numbered path that nothing has yet, nor `Recording`'s later parts of it."""
+    number = 1
+    while any(folder.glob(f"{stem}-{number:04d}*")):
+        number += 1
+    return folder / f"{stem}-{number:04d}{suffix}"
+
+
+def _is_taken(path: Path) -> bool:
+    if path.is_dir():
+        raise WorldError(f"cannot record to {path}: it is a folder")
+    return path.exists() or path.with_suffix(".jsonl").exists()
 
 
 def _dreamt(world: WorldConfig) -> DatasetInfo:

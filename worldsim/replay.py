@@ -15,9 +15,28 @@ from worldsim.env import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.files import read_json_lines
 from worldsim.state import WorldState
+from worldsim.world import shipped_worlds
 
 STATE_SUFFIX = ".replay.safetensors"
 DIGEST_FIELD = "sha256"
+
+
+def recorded_world(path: Path) -> str:
+    """Return the name of the world that an episode was recorded in, one of those that ship.
+
+    Args:
+        path: The episode's `.mp4` or `.jsonl`.
+
+    Raises:
+        FileNotFoundError: If there is no such episode.
+        WorldError: If it does not say so, or the world is elsewhere.
+    """
+    name = states.read_notes(_find_opening(path)).get("world", "").rpartition("@")[0]
+    if name not in shipped_worlds():
+        raise WorldError(
+            f"{path} was recorded in the world {name!r}, which does not ship: world= says where it is"
+        )
+    return name
 
 
 def frame_digest(frame: np.ndarray) -> str:
@@ -84,13 +103,8 @@ class Replay:
     """
 
     def __init__(self, path: Path) -> None:
+        self.opening = Opening.load(_find_opening(path))
         self.path = path.with_suffix(".jsonl")
-        if not self.path.is_file():
-            raise FileNotFoundError(f"there is no recording {self.path}")
-        opening = path.with_suffix(STATE_SUFFIX)
-        if not opening.is_file():
-            raise WorldError(f"{self.path} cannot be replayed: there is no {opening.name} beside it")
-        self.opening = Opening.load(opening)
         self._actions: list[Any] = []
         self._digests: list[str] = []
         for where, row in read_json_lines(self.path):
@@ -141,3 +155,12 @@ class Replay:
         if self._first_difference:
             raise WorldError(f"{self.path}: replayed frame {self._first_difference} is not the recorded one")
         return f"replayed {self._num_equal} of {self.num_frames} frames of {self.path}, all bit-identical"
+
+
+def _find_opening(path: Path) -> Path:
+    table, opening = path.with_suffix(".jsonl"), path.with_suffix(STATE_SUFFIX)
+    if not table.is_file():
+        raise FileNotFoundError(f"there is no recording {table}")
+    if not opening.is_file():
+        raise WorldError(f"{table} cannot be replayed: there is no {opening.name} beside it")
+    return opening

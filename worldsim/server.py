@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import hashlib
 import secrets
 import socket
 import threading
@@ -12,21 +12,30 @@ from concurrent.futures import Future
 from contextlib import suppress
 from importlib.resources import files
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from worldsim.errors import WorldError
+from worldsim.server_door import Door, Visitor, finish_headers
 from worldsim.server_inbox import Inbox
+from worldsim.server_names import is_loopback, is_own_origin, names_loopback
 from worldsim.server_room import REFUSED, REPLACED, Client, Room
 
 PAGE = "assets/player.html"
+COOKIE = "arl2_world_"
 MAX_MESSAGE_BYTES = 4096
+MAX_MESSAGES_PER_SECOND = 1000
+"""Of a page, which confirms each frame; one that sends more is read more slowly."""
 HEARTBEAT_SECONDS = 5.0
 """How often a connection must show that it is alive; one that does not is closed."""
+CLOSE_SECONDS = 1.0
+"""How long a page may take to agree that its connection ends."""
+GUESS_SECONDS = 0.5
+"""How long the answer to a wrong token takes."""
 START_SECONDS, STOP_SECONDS = 20, 10
 MAX_NAME_LENGTH = 64
+MAX_REASON_BYTES = 100
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -51,9 +60,10 @@ class Server:
     def __init__(
         self, inbox: Inbox, hello: Mapping[str, Any], *, host: str, port: int, token: str = ""
     ) -> None:
-        self._host, self._port = host, port
+        self._host, self._port = host.strip("[]"), port
         self.token = "" if is_loopback(host) else token or secrets.token_urlsafe(18)
         self._room = Room(inbox, hello)
+        self._text = files("worldsim").joinpath(PAGE).read_text(encoding="utf-8")
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._sockets: dict[Client, web.WebSocketResponse] = {}
@@ -69,7 +79,7 @@ class Server:
             self._thread.join(STOP_SECONDS)
             reason = (error.strerror if isinstance(error, OSError) else "") or str(error) or "no answer"
             raise WorldError(f"cannot serve on {self._host}:{self._port}: {reason}") from error
-        shown = socket.gethostname() if self._host in ("0.0.0.0", "::") else self._host
+        shown = socket.gethostname() if self._host in ("", "0.0.0.0", "::") else self._host
         shown = f"[{shown}]" if ":" in shown else shown
         query = f"?token={self.token}" if self.token else ""
         self.url = f"http://{shown}:{self._port}/{query}"
@@ -92,29 +102,34 @@ class Server:
             self._loop.call_soon_threadsafe(function, *arguments)
 
     def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
         try:
-            self._loop.run_until_complete(self._serve())
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._serve())
         except (OSError, OverflowError, ValueError) as error:  # of an address that is none, too
             if self._ready.done():
                 raise
             self._ready.set_exception(error)
-        finally:
-            self._loop.close()
 
     async def _serve(self) -> None:
         app = web.Application(middlewares=[self._guard], client_max_size=MAX_MESSAGE_BYTES)
+        app.on_response_prepare.append(finish_headers)
         app.router.add_get("/", self._page)
         app.router.add_get("/play", self._play)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=CLOSE_SECONDS)
         await runner.setup()
+        assert runner.server is not None
+        door = Door(runner.server)
+        self._loop.set_exception_handler(door.note_failure)
         try:
-            site = web.TCPSite(runner, self._host, self._port)
-            await site.start()
-            self._ready.set_result(int(runner.addresses[0][1]))
+            listening = await self._loop.create_server(door, self._host or None, self._port)
+            self._ready.set_result(int(listening.sockets[0].getsockname()[1]))
             await self._stop.wait()
-            for connection in list(self._sockets.values()):
-                await connection.close(code=WSCloseCode.GOING_AWAY, message=b"the game has ended")
+            listening.close()
+            goodbyes = [
+                page.close(code=WSCloseCode.GOING_AWAY, message=b"the game has ended")
+                for page in self._sockets.values()
+            ]
+            await asyncio.gather(*goodbyes, return_exceptions=True)
         finally:
             await runner.cleanup()
 
@@ -122,50 +137,43 @@ class Server:
     def _guard(self) -> Any:
         @web.middleware
         async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-            self._refuse_strangers(request)
-            response = await handler(request)
-            if not response.prepared:
-                response.headers.update(
-                    {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY"}
-                    | {"X-Content-Type-Options": "nosniff"}
-                )
-            return response
+            await self._refuse_strangers(request)
+            return await handler(request)
 
         return guard
 
-    def _refuse_strangers(self, request: web.Request) -> None:
+    async def _refuse_strangers(self, request: web.Request) -> None:
         """Refuse who is not of this machine or does not know the token, and pages of other sites."""
         if self.token:
-            given = request.query.get("token") or request.cookies.get(self._cookie, "")
-            if not secrets.compare_digest(given.encode("utf-8", "surrogateescape"), self.token.encode()):
+            kept = [text for name, text in request.cookies.items() if name.startswith(COOKIE)]
+            given = [request.query.get("token", ""), *kept]
+            if not any(self._is_token(text) for text in given):
+                if any(given):
+                    await asyncio.sleep(GUESS_SECONDS)
                 raise web.HTTPForbidden(text="The address needs its token: it was printed at the start.\n")
-        elif not self._is_own_name(request.host):
+        elif not names_loopback(request.headers.get("Host", "")):
             # A name of somebody else's that leads here (DNS rebinding) would let their page in.
             raise web.HTTPForbidden(text="This game is played on the machine it runs on, as localhost.\n")
         origin = request.headers.get("Origin")
-        if origin is not None and not _is_from(origin, request.host):
+        if origin is not None and not is_own_origin(origin, request.headers):
             raise web.HTTPForbidden(text="Another site's page may not play here.\n")
 
-    def _is_own_name(self, host: str) -> bool:
-        try:
-            parts = urlsplit(f"//{host}")
-            port = parts.port or 80
-        except ValueError:
-            return False
-        return port == self._port and is_loopback(parts.hostname or "")
+    def _is_token(self, text: str) -> bool:
+        return secrets.compare_digest(text.encode("utf-8", "surrogateescape"), self.token.encode())
 
     @property
     def _cookie(self) -> str:
-        return f"arl2_world_{self._port}"  # cookies are one for all ports of a machine
+        # Cookies are one for all ports of a machine, and tunnels lead from it to games on others.
+        return COOKIE + hashlib.sha256(self.token.encode()).hexdigest()[:8]
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
         if self.token and "token" in request.query:  # into a cookie, out of the address bar
-            moved = web.HTTPFound("/")
+            moved = web.HTTPFound("./")  # below whatever path a proxy has put in front
             # Not Strict: the address may be clicked in a mail. Pages of other sites meet the check of Origin.
             moved.set_cookie(self._cookie, self.token, httponly=True, samesite="Lax")
             raise moved
         nonce = secrets.token_urlsafe(12)
-        text = files("worldsim").joinpath(PAGE).read_text(encoding="utf-8").replace("NONCE", nonce)
+        text = self._text.replace("NONCE", nonce)
         own = f"'nonce-{nonce}'"
         policy = (
             f"default-src 'none'; script-src {own}; style-src {own}; connect-src 'self'; img-src data: blob:"
@@ -178,50 +186,70 @@ class Server:
         name = request.query.get("player", "")
         if not name or len(name) > MAX_NAME_LENGTH:
             raise web.HTTPBadRequest(text="A page says who it is: /play?player=NAME\n")
-        if self._room.is_full:
+        if not self._room.has_room(name):
             raise web.HTTPServiceUnavailable(text="Too many pages are open.\n")
         connection = web.WebSocketResponse(
-            max_msg_size=MAX_MESSAGE_BYTES, heartbeat=HEARTBEAT_SECONDS, compress=False
+            max_msg_size=MAX_MESSAGE_BYTES,
+            heartbeat=HEARTBEAT_SECONDS,
+            timeout=CLOSE_SECONDS,
+            compress=False,
+            autoping=False,  # else pings would not be counted with the messages
         )
-        await connection.prepare(request)
+        if not _can_begin(connection, request):
+            raise web.HTTPBadRequest(
+                text="This is the address of a WebSocket, without a protocol of its own.\n"
+            )
+        if isinstance(request.protocol, Visitor):
+            request.protocol.let_in()
         client = Client(name, connection)
         self._sockets[client] = connection
-        replaced = self._room.join(client)
-        if replaced is not None and (old := self._sockets.get(replaced)) is not None:
-            await old.close(code=REPLACED, message=b"played in another page")
-        sending = asyncio.create_task(client.send())
+        replaced = self._room.join(client)  # before anything is waited for: the room is never overfull
+        try:
+            await connection.prepare(request)
+            await self._talk(client, connection, self._sockets.get(replaced) if replaced else None)
+        finally:
+            self._room.leave(client)
+            self._sockets.pop(client, None)
+        return connection
+
+    async def _talk(
+        self, client: Client, connection: web.WebSocketResponse, old: web.WebSocketResponse | None
+    ) -> None:
+        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(client.send())]
+        if old is not None:  # it may be dead, and nobody knows: the new one does not wait for its answer
+            tasks.append(asyncio.create_task(old.close(code=REPLACED, message=b"played in another page")))
         try:
             await self._listen(client, connection)
         finally:
-            sending.cancel()
-            self._room.leave(client)
-            self._sockets.pop(client, None)
-            with suppress(asyncio.CancelledError, ConnectionError):
-                await sending
-        return connection
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _listen(self, client: Client, connection: web.WebSocketResponse) -> None:
+        due = 0.0
         async for message in connection:
-            if message.type != WSMsgType.TEXT:
+            now = self._loop.time()
+            due = max(due, now - 1) + 1 / MAX_MESSAGES_PER_SECOND
+            if due > now:
+                await asyncio.sleep(due - now)
+            if message.type == WSMsgType.PING:
+                await connection.pong(message.data)
+                continue
+            if message.type == WSMsgType.PONG:
                 continue
             try:
+                if message.type != WSMsgType.TEXT:
+                    raise WorldError("a message must be text")
                 self._room.hear(client, message.data)
             except WorldError as error:
-                await connection.close(code=REFUSED, message=str(error).encode()[:100])
+                reason = str(error).encode("ascii", "backslashreplace")[:MAX_REASON_BYTES]
+                await connection.close(code=REFUSED, message=reason)
 
 
-def _is_from(origin: str, host: str) -> bool:
-    try:
-        return urlsplit(origin).netloc == host
-    except ValueError:
+def _can_begin(connection: web.WebSocketResponse, request: web.Request) -> bool:
+    if "Sec-WebSocket-Protocol" in request.headers:
         return False
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is that of this machine alone."""
-    if host == "localhost":
-        return True
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
+        return connection.can_prepare(request).ok
+    except ValueError:  # of a key that is not ASCII
         return False

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from worldsim.server import Server
 from worldsim.server_inbox import SERVED_COMMANDS, Inbox, Order
 from worldsim.server_room import encode_jpeg
 from worldsim.session import Player, PlaySession, steady_memory
+from worldsim.world import WorldConfig
 
 IDLE_SECONDS = 0.1
 STATUS_SECONDS = 0.25
@@ -55,9 +58,10 @@ class ServedGame:
         port: int = 8765,
     ) -> None:
         self._inbox = Inbox(person.keys)
-        hello = _hello(session, bindings)
+        hello = first_message(session.env.world.config, bindings)
         self.server = Server(self._inbox, hello, host=host, port=port)
         self.game = Game(session, person, programs, folders, bindings, self._show, settings)
+        self.game.status.hint = ""  # the page knows what is printed on its keys
         self.session = session
         self._has_begun = self._was_present = self._waits_for_key = False
         self._told: dict[str, Any] = {}
@@ -72,12 +76,14 @@ class ServedGame:
             say: Is given a sentence once the page is there.
 
         Raises:
-            KeyboardInterrupt: After Ctrl-C, once the frame under way is done.
+            KeyboardInterrupt: After a request to stop, once the frame under way is done and the pages know.
             WorldError: If the address cannot be served on.
         """
-        with self.server, StopRequest() as stop, steady_memory():
+        # The pages are told before the request to stop is raised: another one does not cut that short.
+        with StopRequest() as stop, self.server, steady_memory():
             self.game.restart(start)
-            say(f"play at {self.server.url} (Ctrl-C ends)")
+            with suppress(OSError):  # nobody may read what is said, and play all the same
+                say(f"play at {self.server.url} (Ctrl-C ends)")
             while not stop.requested and not (num_frames and self.session.num_frames >= num_frames):
                 self.advance()
 
@@ -130,13 +136,20 @@ class ServedGame:
             "is_paused": game.is_paused,
             "is_rewinding": game.is_rewinding,
             "message": game.status.message,
+            "ended": self.session.ended,
         }
         now = time.perf_counter()
         if now < self._tell_again_at and state == self._told:
             return
         self._told, self._tell_again_at = state, now + STATUS_SECONDS
-        frame, layers = self.session.info["frame_index"], game.inspector.rows()
-        self.server.tell({"type": "status", "texts": game.texts(), "frame": frame, "layers": layers} | state)
+        score = self.session.score
+        measured = {
+            "texts": game.texts(),
+            "frame": self.session.info["frame_index"],
+            "score": score if score is not None and math.isfinite(score) else None,  # others are no JSON
+            "layers": game.inspector.rows(),
+        }
+        self.server.tell({"type": "status"} | state | measured)
 
     def _tell_slots(self) -> None:
         slots = [
@@ -151,9 +164,8 @@ class ServedGame:
         self.server.tell({"type": "slots", "slots": slots})
 
 
-def _hello(session: PlaySession, bindings: Bindings) -> dict[str, Any]:
-    """Return what a page must know to be a player: the size of frames, the buttons, the keys."""
-    world = session.env.world.config
+def first_message(world: WorldConfig, bindings: Bindings) -> dict[str, Any]:
+    """Return what a page must know to be a player: the world, the size of frames, the buttons, the keys."""
     buttons = [
         {"axis": axis.name, "button": button, "keys": list(keys)}
         for axis, bound in zip(world.actions.axes, bindings.buttons, strict=True)
@@ -162,10 +174,11 @@ def _hello(session: PlaySession, bindings: Bindings) -> dict[str, Any]:
     commands = [
         {"name": command.setting, "keys": list(keys), "title": command.value}
         for command, keys in bindings.commands.items()
-        if command in SERVED_COMMANDS | {Command.REWIND}
+        if command in SERVED_COMMANDS | {Command.REWIND, Command.HELP}
     ]
     size = {"name": world.name, "width": world.width, "height": world.height}
-    return {"type": "hello", "world": size, "buttons": buttons, "commands": commands}
+    hello = {"type": "hello", "about": world.about or world.description, "world": size}
+    return hello | {"buttons": buttons, "commands": commands}
 
 
 def _data_url(picture: np.ndarray) -> str:

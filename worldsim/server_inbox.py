@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import deque
 from collections.abc import Collection
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 
 from worldsim.bindings import Command
 from worldsim.errors import WorldError
+from worldsim.files import check_bool, parse_json
 from worldsim.slots import QUICK, SLOTS
 
 MAX_COMMANDS = 32
@@ -155,10 +155,7 @@ def read_message(text: str) -> dict[str, object]:
     Raises:
         WorldError: If it is none.
     """
-    try:
-        message = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise WorldError("a message must be JSON") from error
+    message = parse_json(text, "the message")
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):
         raise WorldError("a message must be an object with a type")
     return message
@@ -176,4 +173,4 @@ def read_order(message: dict[str, object]) -> Order:
         raise WorldError(f"there is no command {name!r} here")
     if slot not in SLOTS:
         raise WorldError(f"there is no slot {slot!r}")
-    return Order(known[name], str(slot), bool(message.get("is_shifted")))
+    return Order(known[name], str(slot), check_bool(message.get("is_shifted", False), "is_shifted"))

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from worldsim.errors import WorldError
+from worldsim.files import check_bool, check_integer
 from worldsim.server_inbox import Inbox, read_message, read_order
 
 MAX_CLIENTS = 16
@@ -103,10 +104,10 @@ class Room:
         self._frame: np.ndarray | None = None
         self._messages: dict[str, Mapping[str, Any]] = {}
 
-    @property
-    def is_full(self) -> bool:
-        """Whether nobody more can come in."""
-        return len(self._clients) >= MAX_CLIENTS
+    def has_room(self, name: str) -> bool:
+        """Whether a page can come in: the seat's owner always, and a page that replaces itself."""
+        is_known = name == self._seat or any(client.name == name for client in self._clients)
+        return is_known or len(self._clients) < MAX_CLIENTS
 
     def join(self, client: Client) -> Client | None:
         """Let a page in, as the player if the seat is free or its own; returns whom it replaces.
@@ -147,9 +148,11 @@ class Room:
             WorldError: If it is no message.
         """
         message = read_message(text)
+        if client not in self._clients:  # replaced by another page of its name, and still talking
+            return
         match message["type"]:
             case "ack":
-                client.confirm(_whole(message.get("frame")))
+                client.confirm(check_integer(message.get("frame"), "ack: frame"))
             case "sit":
                 if self._player is None and (self._seat == client.name or self._seat_is_free):
                     self._sit(client)
@@ -162,7 +165,7 @@ class Room:
                     raise WorldError("keys: held must be a list of names")
                 self._inbox.hold(held)
             case "rewind":
-                self._inbox.rewind(bool(message.get("on")))
+                self._inbox.rewind(check_bool(message.get("on"), "rewind: on"))
             case "command":
                 self._inbox.order(read_order(message))
             case other:
@@ -191,9 +194,10 @@ class Room:
         self._inbox.seat(True)
 
     def _tell_roles(self) -> None:
+        kept = max(0.0, SEAT_SECONDS - (self._now() - self._left_at))
+        seat = {"type": "role", "has_player": self._player is not None, "kept_seconds": kept}
         for client in self._clients:
-            role = "player" if client is self._player else "watcher"
-            client.tell({"type": "role", "role": role, "has_player": self._player is not None})
+            client.tell(seat | {"role": "player" if client is self._player else "watcher"})
 
 
 def encode_jpeg(frame: np.ndarray) -> bytes:
@@ -201,9 +205,3 @@ def encode_jpeg(frame: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(frame).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return buffer.getvalue()
-
-
-def _whole(value: object) -> int:
-    if not isinstance(value, int):
-        raise WorldError(f"ack: frame must be a whole number, got {value!r}")
-    return value

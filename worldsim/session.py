@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 from worldsim.env import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.history import History
+from worldsim.interrupt import defer_interrupt
 from worldsim.model.inspection import LayerReading
 from worldsim.recording import Recording
 from worldsim.replay import Opening, Replay, play_settings
@@ -53,13 +55,16 @@ class PlaySession:
         seed: Decides everything that the environment draws.
         rewind_bytes: Room for the moments to go back to; 0 keeps none.
         replay: A recorded episode: the first one begins where it began, and is compared with it.
+        waited_seconds: How long a person took to choose what to play, which is no part of starting up.
 
     Attributes:
         observation: The frame shown last, `[H, W, 3]` uint8.
         info: What the environment says about it.
         times: What the steps cost.
         num_frames: How many were drawn.
-        has_ended: Whether the episode ended with that frame: `reset` comes next.
+        ended: Whether the episode ended with that frame: `reset` comes next.
+        score: Sum of the rewards of this episode, as far as they are known; None in a world that gives none.
+        recorded: The videos that were recorded.
         start: Name of the start moment of this episode; empty where it is not known.
         history: The moments to go back to, or None.
     """
@@ -72,18 +77,21 @@ class PlaySession:
         seed: int = 0,
         rewind_bytes: int = 0,
         replay: Replay | None = None,
+        waited_seconds: float = 0.0,
     ) -> None:
         self.env = env
         self.recording = recording
         self.times = StepTimes()
         self.num_frames = 0
-        self.has_ended = False
+        self.ended = False
+        self.score: float | None = None
+        self.recorded: list[Path] = []
         self.observation = np.zeros(env.observation_space.shape or (), dtype=np.uint8)
         self.info: dict[str, Any] = {"frame_index": 0, "start": ""}
         self.start = ""
         self.history = History(env.simulator, rewind_bytes) if rewind_bytes else None
         self._seed: int | None = seed
-        self._first_frame_seconds = 0.0
+        self._first_frame_seconds, self._waited_seconds = 0.0, waited_seconds
         self._first_step_at = 0.0
         self._last_step_at = 0.0
         self._reward: float | None = None  # on the way to `observation`; None in a world that gives none
@@ -119,6 +127,7 @@ class PlaySession:
         self,
         state: WorldState,
         start: str = "",
+        score: float = 0.0,
         *,
         is_rewound: bool = False,
         before: Sequence[np.ndarray] = (),
@@ -128,6 +137,7 @@ class PlaySession:
         Args:
             state: Of one game of this world.
             start: Name of the start moment of its episode, where it is known.
+            score: What its episode had brought until then, as far as it is known.
             is_rewound: Whether it comes from `history`, which is there already.
             before: Frames `[H, W, 3]` that came before it, as far as they are known.
 
@@ -138,17 +148,18 @@ class PlaySession:
         self.env.set_state(state)
         info = {"frame_index": int(state.frame_index[0]), "start": start}
         if self.history is not None and not is_rewound:
-            self.history.begin(self.env.get_state(), start, before)
-        self._begin_episode(state.frames[0].cpu().numpy().copy(), info)
+            self.history.begin(self.env.get_state(), start, before, score=score)
+        self._begin_episode(state.frames[0].cpu().numpy().copy(), info, score)
 
-    def _begin_episode(self, observation: np.ndarray, info: dict[str, Any]) -> None:
+    def _begin_episode(self, observation: np.ndarray, info: dict[str, Any], score: float = 0.0) -> None:
         if self.replay is not None and self.num_frames:
             self.replay.stop()
         before, outcome = self.observation, self._outcome()
         self.observation, self.info = observation, info
-        self.start, self.has_ended = info["start"], self.env.has_ended
+        self.start, self.ended = info["start"], self.env.has_ended
         self._drawn = self._frozen = self._kept = None
         self._reward = 0.0 if self._is_judged else None
+        self.score = score if self._is_judged else None
         if self.recording is not None:
             self.recording.end_episode(before, **outcome)
 
@@ -169,7 +180,7 @@ class PlaySession:
         self._predict_seconds = time.perf_counter() - started
         self._action, self._player = action, player
         if not self._first_frame_seconds:
-            self._first_frame_seconds = seconds_since_start()
+            self._first_frame_seconds = seconds_since_start() - self._waited_seconds
             self._first_step_at = started
         return frame
 
@@ -182,19 +193,26 @@ class PlaySession:
         started = time.perf_counter()
         prediction = self.env.prediction
         assert self._before is not None, "finish comes after begin"
-        frame, reward, has_ended, _, self.info = self.env.finish_step()
+        frame, reward, ended, _, self.info = self.env.finish_step()
         if self._frozen is not None:
             self.env.set_state(with_matrices(self.env.get_state(), self._frozen))
         self._last_step_at = time.perf_counter()
         self.times.add(self._predict_seconds, self._last_step_at - started)
         before, outcome = self.observation, self._outcome()
-        self.observation, self.has_ended = frame, has_ended
+        self.observation, self.ended = frame, ended
         self._reward = reward if self._is_judged else None
+        self.score = None if self.score is None else self.score + reward
         self.num_frames += 1
         # Nothing can be played on from an end.
-        if self.history is not None and prediction is not None and not has_ended:
+        if self.history is not None and prediction is not None and not ended:
             follows = self._frozen is None
-            self.history.append(self.env.get_state(), prediction.latents, self._action, follows=follows)
+            self.history.append(
+                self.env.get_state(),
+                prediction.latents,
+                self._action,
+                follows=follows,
+                score=self.score or 0.0,
+            )
         if self.replay is not None:
             self.replay.check(frame, self._action)
         if prediction is not None:
@@ -275,7 +293,7 @@ class PlaySession:
         """Play on with other recurrent states, as after a jump to the same frame."""
         state, drawn = with_matrices(self.env.get_state(), matrices), self._drawn
         try:
-            self.go_to(state, self.start, before=self.recent_frames(NUM_BEFORE)[:-1])
+            self.go_to(state, self.start, self.score or 0.0, before=self.recent_frames(NUM_BEFORE)[:-1])
         finally:
             self._drawn, self._frozen = drawn, matrices if is_frozen else None
             self._kept = otherwise_kept if kept is None else kept
@@ -293,8 +311,11 @@ class PlaySession:
         """
         recording, self.recording = self.recording, None
         if recording is not None:
-            with recording:
-                recording.end_episode(self.observation, **self._outcome())
+            try:
+                with defer_interrupt(), recording:
+                    recording.end_episode(self.observation, **self._outcome())
+            finally:
+                self.recorded += recording.paths
 
     def summary(self) -> str:
         """Return what was measured, in a few lines."""
@@ -318,7 +339,7 @@ class PlaySession:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._end_episode()
+        self.stop_recording()
 
     def _end_episode(self) -> None:
         if self.recording is not None:
@@ -330,7 +351,7 @@ class PlaySession:
 
     def _outcome(self) -> dict[str, Any]:
         """Return what a recording says of the frame shown last, in a world that says something of it."""
-        return {"reward": self._reward, "terminated": self.has_ended} if self._is_judged else {}
+        return {"reward": self._reward, "terminated": self.ended} if self._is_judged else {}
 
 
 def with_matrices(state: WorldState, matrices: Tensor) -> WorldState:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:  # pygame, which play without a window does not need
     from worldsim.viewer_window import Window
 
 PAUSE_POLL_MS = 50
+ENDED_SECONDS = 2.0
+"""How long an end is looked at."""
 
 
 @dataclass(slots=True)
@@ -93,7 +97,7 @@ class Spectator:
             KeyboardInterrupt: After Ctrl-C, once the frame under way is done.
         """
         seen, env_seed = 0, seed
-        with StopRequest() as stop:
+        with self._saving(), StopRequest() as stop:
             while not (self.is_closed or stop.requested or 0 < num_frames <= seen):
                 frame, _ = self._env.reset(seed=env_seed)
                 self._player.reset(seed)
@@ -102,6 +106,20 @@ class Spectator:
                 yield episode
                 seen += episode.num_frames
                 seed, env_seed = seed + 1, None  # the environment's stream goes on by itself
+
+    def _saving(self) -> AbstractContextManager[None]:
+        """While entered, finish the recording if the window's display goes away."""
+        if self._window is None or self._recording is None:
+            return nullcontext()
+        from worldsim.viewer_display import saving_when_display_is_lost
+
+        recording = self._recording
+
+        def save() -> str:
+            recording.close()
+            return f"recorded {', '.join(map(str, recording.paths)) or 'nothing'}"
+
+        return saving_when_display_is_lost(save)
 
     def _play(self, frame: np.ndarray, limit: int | None, stop: StopRequest) -> Watched:
         """Play an episode to its end, or until there is nothing more to watch."""
@@ -122,7 +140,17 @@ class Spectator:
             self._clock.wait()
         if self._recording is not None:
             self._recording.end_episode(frame, reward=reward, terminated=episode.terminated)
+        self._linger(frame, episode, stop)
         return episode
+
+    def _linger(self, frame: np.ndarray, episode: Watched, stop: StopRequest) -> None:
+        """Let an end be looked at for a moment, in a window."""
+        if self._window is None or not episode.has_ended:
+            return
+        until = time.perf_counter() + ENDED_SECONDS
+        while time.perf_counter() < until and not (self.is_closed or stop.requested):
+            self._window.wait_for_event(PAUSE_POLL_MS)
+            self._answer_keys(frame, episode)
 
     def _answer_keys(self, frame: np.ndarray, episode: Watched) -> None:
         """Do what keys command; while paused, wait for more of them."""

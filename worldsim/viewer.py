@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 
 import numpy as np
 import pygame
 
 from worldsim.bindings import Bindings, Command, bind, help_texts
+from worldsim.errors import WorldError
 from worldsim.game import HUMAN, Game, GameSettings, KeyboardPlayer
 from worldsim.interrupt import StopRequest
 from worldsim.play_files import PlayFolders
 from worldsim.players import NUM_WATCHED
 from worldsim.session import Player, PlaySession, steady_memory
 from worldsim.viewer_branches import BranchPanes, Kind
+from worldsim.viewer_display import saving_when_display_is_lost
 from worldsim.viewer_keys import CommandKeys, Gamepads, HeldKeys, MouseTurn, is_shifted
+from worldsim.viewer_places import printed_names
 from worldsim.viewer_window import Row, Window
 
 __all__ = ["HUMAN", "Viewer"]
 
 PAUSE_POLL_MS = 50
+ABOUT_WIDTH = 64
+"""Letters in a line of what a world is about."""
 # Any other command leaves the panes first.
 COMMANDS_WITH_PANES = {
     Command.BRANCH,
@@ -82,8 +88,10 @@ class Viewer:
         if full_screen:
             self.window.toggle_full_screen()
         self._gamepads = Gamepads()
-        self._help: list[Row] = [*help_texts(world.actions, bindings)]
+        self._bindings = bindings
+        self._help: list[Row] = []
         self._page: list[Row] = []
+        self._name_keys()
         self._panes: BranchPanes | None = None
 
     @property
@@ -102,14 +110,15 @@ class Viewer:
             KeyboardInterrupt: After Ctrl-C, once the frame under way is done.
         """
         self.game.restart(start)
-        try:
-            with StopRequest() as stop, steady_memory():
-                while not (self.is_closed or stop.requested):
-                    if num_frames and self.session.num_frames >= num_frames:
-                        break
-                    self._advance_while_open()
-        finally:
-            self.window.close()
+        with saving_when_display_is_lost(self._save):
+            try:
+                with StopRequest() as stop, steady_memory():
+                    while not (self.is_closed or stop.requested):
+                        if num_frames and self.session.num_frames >= num_frames:
+                            break
+                        self._advance_while_open()
+            finally:
+                self.window.close()
 
     def advance(self) -> None:
         """Answer keys, then show one frame and wait for the next one to be due; while paused only wait."""
@@ -129,8 +138,25 @@ class Viewer:
             self._draw(self.session.observation)
             self.window.wait_for_event(PAUSE_POLL_MS)
 
+    def _name_keys(self) -> None:
+        """Name the keys in help and strip as the keyboard's layout prints them."""
+        is_open, printed = self._page is self._help, printed_names()
+        world = self.session.env.world.config
+        about = [("", line) for line in textwrap.wrap(world.about, ABOUT_WIDTH)]
+        self._help = [
+            *about,
+            *([("", "")] if about else []),
+            *help_texts(world.actions, self._bindings, printed),
+        ]
+        self._page = self._help if is_open and self._page else self._page
+        self.game.name_keys(printed)
+
     def _answer(self, event: pygame.event.Event) -> None:
         self._gamepads.handle(event)
+        if event.type == pygame.QUIT:
+            self.game.is_closed = True
+        if event.type == pygame.KEYMAPCHANGED:
+            self._name_keys()
         if self.window.has_mouse and self._mouse is not None:
             self._mouse.handle(event)
         elif self._panes is not None and self._panes.handle(event, self.window):
@@ -147,10 +173,15 @@ class Viewer:
         """Advance; a window that was taken away in the middle of it ends the game as closing it does."""
         try:
             self.advance()
-        except pygame.error:
+        except pygame.error as error:
             if self.window.is_open:
-                raise
+                raise WorldError(f"the window can no longer be drawn: {error}") from error
             self.game.is_closed = True
+
+    def _save(self) -> str:
+        """Finish what is being recorded; returns what was recorded."""
+        self.session.stop_recording()
+        return f"recorded {', '.join(map(str, self.session.recorded)) or 'nothing'}"
 
     def _play_panes(self, panes: BranchPanes) -> bool:
         if not self.game.take_step():
@@ -186,6 +217,12 @@ class Viewer:
         self.game.after_jump()
 
     def _obey(self, command: Command, number: int, *, is_shifted: bool) -> None:
+        if command is Command.QUIT and (self._page or self._panes is not None):
+            if self._page:
+                self._page = []
+            else:
+                self._leave_panes()
+            return
         if self._panes is not None and command not in COMMANDS_WITH_PANES:
             self._leave_panes()
         match command:
@@ -233,5 +270,5 @@ class Viewer:
         if panes is None:
             self.window.show(frame, self.game.texts(), page, message, self.game.inspector.rows())
         else:
-            texts = self.game.texts("Tab chooses a pane, Enter picks it")
+            texts = self.game.texts("Tab chooses a pane, Enter picks it, Esc leaves")
             self.window.show_panes(panes.frames, panes.labels, panes.chosen, texts, page, message)

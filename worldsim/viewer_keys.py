@@ -8,8 +8,9 @@ from contextlib import suppress
 
 import pygame
 
-from worldsim.bindings import MOUSE, MOUSE_MOVEMENTS, PAD, SHIFT, Bindings, Command
+from worldsim.bindings import DIGITS, MOUSE, MOUSE_MOVEMENTS, PAD, SHIFT, Bindings, Command
 from worldsim.errors import WorldError
+from worldsim.viewer_places import check_key, key_names
 
 DRIVER = "SDL_VIDEODRIVER"
 # With these held a key belongs to the window system.
@@ -22,6 +23,7 @@ PAD_BUTTONS = (
 PAD_STICKS = ("leftx", "lefty", "rightx", "righty")
 PAD_TRIGGERS = ("lefttrigger", "righttrigger")
 PAD_CONTROLS = (*PAD_BUTTONS, *(stick + sign for stick in PAD_STICKS for sign in "-+"), *PAD_TRIGGERS)
+KEYPAD_DIGITS = {f"[{digit}]" for digit in DIGITS}
 PRESSED, RELEASED = 0.5, 0.4
 """How far a stick or a trigger must move to count as pressed, and back to count as let go."""
 MOUSE_PIXELS = 20
@@ -42,7 +44,7 @@ def check_controls(controls: Iterable[str]) -> None:
                 known = ", ".join(PAD_CONTROLS)
                 raise WorldError(f"there is no {control!r} on a gamepad; there are {known}")
         elif control not in MOUSE_MOVEMENTS:
-            _code(control)
+            check_key(control)
 
 
 def check_without_window(bindings: Bindings) -> None:
@@ -68,7 +70,8 @@ class HeldKeys:
         names = tuple(names)
         check_controls(names)
         self._controls = frozenset(name for name in names if name.startswith(PAD))
-        self._keys = {_code(name): name for name in names if not name.startswith((PAD, MOUSE))}
+        self._keys = {check_key(name): name for name in names if not name.startswith((PAD, MOUSE))}
+        self._down: dict[int, str] = {}  # by the key that is down: another one may print it by then
         self._held: set[str] = set()
         self._tapped: set[str] = set()
 
@@ -78,16 +81,25 @@ class HeldKeys:
             self._held.clear()  # their release will go to another window, or will never be
             return False
         if event.type in (pygame.KEYDOWN, pygame.KEYUP):
-            if event.key not in self._keys:
-                return False
-            is_down = event.type == pygame.KEYDOWN
-            if not (is_down and event.mod & SYSTEM_MODIFIERS):
-                self._note(self._keys[event.key], is_down)
-            return True
+            return self._handle_key(event, event.type == pygame.KEYDOWN)
         moved = {name: down for name, down in pad_moves(event, self._held).items() if name in self._controls}
         for name, is_down in moved.items():
             self._note(name, is_down)
         return bool(moved)
+
+    def _handle_key(self, event: pygame.event.Event, is_down: bool) -> bool:
+        found = next((self._keys[name] for name in key_names(event) if name in self._keys), None)
+        key = getattr(event, "scancode", 0) or event.key
+        if not is_down:
+            found = self._down.pop(key, found)
+        if found is None:
+            return False
+        if not is_down:
+            self._note(found, False)
+        elif not event.mod & SYSTEM_MODIFIERS:
+            self._down[key] = found
+            self._note(found, True)
+        return True
 
     def take(self) -> set[str]:
         """Return the controls that count for the next frame: held, or pressed since the last call."""
@@ -118,11 +130,12 @@ class CommandKeys:
             for number, name in enumerate(controls)
         }
         check_controls(name.removeprefix(SHIFT) for name in self._commands)
-        self._keys = {
-            (_code(name.removeprefix(SHIFT)), name.startswith(SHIFT)): name
-            for name in self._commands
-            if not name.startswith((PAD, MOUSE))
-        }
+        self._keys: dict[tuple[str, bool], str] = {}
+        for name in self._commands:
+            if not name.startswith((PAD, MOUSE)):
+                key = check_key(name.removeprefix(SHIFT)), name.startswith(SHIFT)
+                if self._keys.setdefault(key, name) != name:
+                    raise WorldError(f"{name!r} and {self._keys[key]!r} are one key, which is bound twice")
         self._held: set[str] = set()
 
     def find(self, event: pygame.event.Event) -> Command | None:
@@ -140,8 +153,12 @@ class CommandKeys:
     def _name(self, event: pygame.event.Event) -> str | None:
         """Return the name of the control that an event has just pressed."""
         if event.type == pygame.KEYDOWN and not event.mod & SYSTEM_MODIFIERS:
-            with_shift = self._keys.get((event.key, True)) if is_shifted(event) else None
-            return with_shift or self._keys.get((event.key, False))
+            names = key_names(event)
+            # The digits of the number pad are digits, where nothing else was chosen for them.
+            names += [name[1] for name in names if name in KEYPAD_DIGITS]
+            both = (True, False) if is_shifted(event) else (False,)
+            found = (self._keys.get((name, shift)) for name in names for shift in both)
+            return next((name for name in found if name is not None), None)
         for name, is_down in pad_moves(event, self._held).items():
             if not is_down:
                 self._held.discard(name)
@@ -220,10 +237,3 @@ def pad_moves(event: pygame.event.Event, held: Iterable[str]) -> dict[str, bool]
 def is_shifted(event: pygame.event.Event) -> bool:
     """Whether Shift was held with a key."""
     return bool(getattr(event, "mod", 0) & pygame.KMOD_SHIFT)
-
-
-def _code(name: str) -> int:
-    try:
-        return pygame.key.key_code(name)
-    except ValueError as error:
-        raise WorldError(f"there is no key {name!r}: keys have SDL's names, for example 'left'") from error

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pygame
 
+from worldsim.errors import WorldError
 from worldsim.starts import read_starts
 from worldsim.viewer_keys import Gamepads, pad_moves
+from worldsim.viewer_places import key_names
 from worldsim.viewer_window import AUTO_SIZE, Window
-from worldsim.world import STARTS_FOLDER, find_world, read_config
+from worldsim.world import STARTS_FOLDER, find_world, read_config, shipped_worlds
 
 COLUMNS, ROWS = 4, 4
 BORDER, BORDER_COLOUR, GAP_COLOUR = 3, (255, 208, 64), (24, 24, 28)
@@ -39,12 +41,14 @@ class WorldChoice:
         description: What it is.
         start_names: Names of its start moments.
         pictures: The frame at which play would begin from each, `[starts, H, W, 3]` uint8.
+        about: What there is to do in it.
     """
 
     name: str
     description: str
     start_names: tuple[str, ...]
     pictures: np.ndarray
+    about: str = ""
 
     @classmethod
     def read(cls, name: str) -> WorldChoice:
@@ -53,7 +57,23 @@ class WorldChoice:
         config, _ = read_config(folder)
         starts = read_starts(Path(folder) / STARTS_FOLDER)
         pictures = np.stack([start.frames[-1].numpy() for start in starts])
-        return cls(name, config.description, tuple(start.name for start in starts), pictures)
+        return cls(name, config.description, tuple(start.name for start in starts), pictures, config.about)
+
+
+def choose_world(played: str | None = None) -> tuple[str, str] | None:
+    """Show the worlds that ship with their start moments, and the one that was played before, if any.
+
+    Returns:
+        Names of a world and of a start moment; None if the window was closed.
+
+    Raises:
+        WorldError: If there is no world, or one cannot be read.
+    """
+    names = list(dict.fromkeys([*shipped_worlds(), *([played] if played else [])]))
+    if not names:
+        raise WorldError("no world ships with this copy: name one, world=FOLDER")
+    choices = [WorldChoice.read(name) for name in names]
+    return Picker(choices, names.index(played) if played else 0).choose()
 
 
 class Picker:
@@ -61,6 +81,7 @@ class Picker:
 
     Args:
         worlds: At least one, each with a start moment.
+        world: Number of the one to show first.
 
     Attributes:
         window: The window.
@@ -71,13 +92,15 @@ class Picker:
         WorldError: If no window can be opened.
     """
 
-    def __init__(self, worlds: Sequence[WorldChoice]) -> None:
+    def __init__(self, worlds: Sequence[WorldChoice], world: int = 0) -> None:
         self._worlds = worlds
-        self.world = self.start = 0
+        self.world, self.start = world, 0
         self._is_done = self._is_left = False
         self._sheet = np.zeros((0, 0, 3), np.uint8)
         height, width = _sheet_size(worlds[0].pictures)
-        self.window = Window(width, height, title="Choose where to begin", scale=1, has_strip=True)
+        self.window = Window(
+            width, height, title="Choose where to begin", scale=1, has_strip=True, message_lines=3
+        )
         self._gamepads = Gamepads()
 
     def choose(self) -> tuple[str, str] | None:
@@ -98,7 +121,7 @@ class Picker:
         if not self._is_done:
             world = self._worlds[self.world]
             self.window.title = f"{world.name}: {world.description}" if world.description else world.name
-            self.window.show(self._draw(), self._texts())
+            self.window.show(self._draw(), self._texts(), message=world.about or world.description)
             self.window.wait_for_event(POLL_MS)
 
     def _answer(self, event: pygame.event.Event) -> None:
@@ -107,7 +130,8 @@ class Picker:
         elif event.type in (pygame.MOUSEMOTION, pygame.MOUSEBUTTONDOWN):
             self._point(event)
         elif event.type == pygame.KEYDOWN:
-            self._press(pygame.key.name(event.key))
+            for name in key_names(event)[:1]:
+                self._press(name)
         else:
             for name, is_down in pad_moves(event, ()).items():
                 if is_down:
@@ -183,4 +207,5 @@ def _sheet_size(pictures: np.ndarray) -> tuple[int, int]:
     height, width = pictures.shape[1:3]
     scale = min(AUTO_SIZE[0] / (COLUMNS * width), AUTO_SIZE[1] / (ROWS * height))
     scale = int(scale) if scale >= 1 else scale  # whole pixels, where there are any
-    return ROWS * int(height * scale), COLUMNS * int(width * scale)
+    least = 2 * BORDER + 1
+    return ROWS * max(least, int(height * scale)), COLUMNS * max(least, int(width * scale))

@@ -14,7 +14,8 @@ os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 import pygame
 
 AUTO_SIZE = (800, 600)
-TEXT_COLOUR, STRIP_COLOUR, PAGE_COLOUR = (225, 225, 225), (24, 24, 28), (12, 12, 16, 225)
+TEXT_COLOUR, MESSAGE_COLOUR = (225, 225, 225), (255, 208, 64)
+STRIP_COLOUR, PAGE_COLOUR = (24, 24, 28), (12, 12, 16, 225)
 FONT_SIZE, PADDING = 20, 6
 # Widest text of one line of the strip, to find out how many lines a narrow window needs.
 STRIP_TEXT_WIDTH = 1100
@@ -34,26 +35,35 @@ class Window:
         title: What its frame says.
         scale: Screen pixels per frame pixel to begin with; 0 chooses the greatest that fits into 800 x 600.
         has_strip: Whether there is a strip of text below the picture.
+        message_lines: Lines of the strip that are kept for a message.
 
     Raises:
         WorldError: If no window can be opened.
     """
 
     def __init__(
-        self, width: int, height: int, *, title: str, scale: int = 0, has_strip: bool = False
+        self,
+        width: int,
+        height: int,
+        *,
+        title: str,
+        scale: int = 0,
+        has_strip: bool = False,
+        message_lines: int = 1,
     ) -> None:
         scale = scale or max(1, min(AUTO_SIZE[0] // width, AUTO_SIZE[1] // height))
         self._frame_size, self._has_strip = (width, height), has_strip
+        self._message_lines = message_lines
         try:
             pygame.display.init()
             pygame.font.init()
             self._font = pygame.font.Font(None, FONT_SIZE)
             self._line_height = self._font.get_linesize()
             pygame.display.set_caption(title)
-            size = (width * scale, height * scale)
-            self._screen = pygame.display.set_mode(
-                (size[0], size[1] + self._strip_height(size[0])), pygame.RESIZABLE
-            )
+            most_wide, most_high = pygame.display.get_desktop_sizes()[0]
+            size = min(width * scale, most_wide), height * scale
+            high = min(size[1] + self._strip_height(size[0]), most_high)
+            self._screen = pygame.display.set_mode((size[0], high), pygame.RESIZABLE)
         except pygame.error as error:
             pygame.display.quit()
             raise WorldError(f"no window can be opened ({error}); headless=true plays without one") from error
@@ -67,7 +77,9 @@ class Window:
         self._lay_out()
 
     def _strip_height(self, width: int) -> int:
-        return -(-STRIP_TEXT_WIDTH // width) * self._line_height + 2 * PADDING if self._has_strip else 0
+        if not self._has_strip:
+            return 0
+        return (-(-STRIP_TEXT_WIDTH // width) + self._message_lines) * self._line_height + 2 * PADDING
 
     def _lay_out(self) -> None:
         """Divide the window: the picture in the middle of what the strip leaves."""
@@ -138,7 +150,7 @@ class Window:
             frame: `[H, W, 3]` uint8.
             texts: For the strip.
             page: Rows to lay over the picture; drawn once, so another page is another object.
-            message: A sentence to lay over the bottom of the picture.
+            message: A sentence for the bottom of the strip, where it covers nothing of the picture.
             corner: Rows to lay over the upper left of the picture, drawn once like those of a page.
         """
         self._check_open()
@@ -204,11 +216,11 @@ class Window:
         """Lay texts over the picture, and bring everything to the screen."""
         if page:
             self._draw_page(page)
-        if message:
-            self._draw_message(message)
         self._screen.blit(self._picture, self._place)
         if self._strip.height:
             self._draw_strip(texts)
+            if message:
+                self._draw_message(message)
         pygame.display.flip()
 
     def events(self) -> list[pygame.event.Event]:
@@ -248,15 +260,19 @@ class Window:
             x += surface.get_width() + 3 * PADDING
 
     def _draw_message(self, message: str) -> None:
+        width, height = self._strip.width - 2 * PADDING, self._strip.height
+        if width < self._line_height or height < self._line_height:  # nothing could be read there
+            return
         if self._message is None or self._message[0] != message:
-            width, _ = self._picture.get_size()
-            text = self._font.render(message, True, TEXT_COLOUR, None, width - 2 * PADDING)
-            surface = pygame.Surface((width, text.get_height() + 2 * PADDING), pygame.SRCALPHA)
-            surface.fill(PAGE_COLOUR)
-            surface.blit(text, (PADDING, PADDING))
-            self._message = (message, surface)
+            text = self._font.render(message, True, MESSAGE_COLOUR, STRIP_COLOUR, width)
+            self._message = (message, text)
         surface = self._message[1]
-        self._picture.blit(surface, surface.get_rect(bottomleft=self._picture.get_rect().bottomleft))
+        top = self._strip.bottom - PADDING // 2 - surface.get_height()
+        room = pygame.Rect(PADDING, max(top, self._strip.top), width, height)
+        self._screen.fill(STRIP_COLOUR, room)
+        self._screen.set_clip(self._strip)
+        self._screen.blit(surface, room)
+        self._screen.set_clip(None)
 
     def _draw_corner(self, rows: Sequence[Row]) -> None:
         if self._corner is None or self._corner[0] is not rows:

@@ -54,6 +54,7 @@ class WorldConfig:
     Attributes:
         name: Name of the world.
         description: One sentence for a menu.
+        about: What there is to do in it, for who plays: one or two sentences.
         licence: Licence of the weights.
         frame_rate: Frames per second of the game it was learned from.
         actions: The buttons.
@@ -66,6 +67,7 @@ class WorldConfig:
 
     name: str
     description: str = ""
+    about: str = ""
     licence: str = ""
     frame_rate: float = 17.5
     actions: ActionLayout
@@ -76,7 +78,7 @@ class WorldConfig:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("name", "description", "licence"):
+        for name in ("name", "description", "about", "licence"):
             if not isinstance(getattr(self, name), str):
                 raise WorldError(f"a world's {name} must be text, got {getattr(self, name)!r}")
         if not 0 < self.frame_rate < math.inf:
@@ -108,6 +110,7 @@ class WorldConfig:
             "format": FORMAT,
             "name": self.name,
             "description": self.description,
+            "about": self.about,
             "licence": self.licence,
             "frame_rate": self.frame_rate,
             "actions": self.actions.to_json(),
@@ -131,6 +134,7 @@ class WorldConfig:
             return cls(
                 name=data["name"],
                 description=data.get("description", ""),
+                about=data.get("about", ""),
                 licence=data.get("licence", ""),
                 frame_rate=float(data["frame_rate"]),
                 actions=ActionLayout.from_json(data["actions"]),

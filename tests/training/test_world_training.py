@@ -7,12 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
 
 from tests.fakes import (
+    HEIGHT,
     TINY_ACTIONS,
+    WIDTH,
     save_tiny_world,
     tiny_codec_config,
     tiny_denoiser_config,
@@ -30,13 +33,17 @@ from training.objective import FlowMatching, ObjectiveConfig, spoil
 from training.pretrain import PretrainConfig, build_world
 from training.pretrain import main as pretrain
 from training.validation import ValidationConfig
+from training.world_model import take_starts
 from worldsim.actions import ActionLayout
 from worldsim.codec import FrameCodec
+from worldsim.data.dataset_info import DatasetInfo
+from worldsim.data.episodes import EpisodeWriter
+from worldsim.data.sequences import load_episodes
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.path import MemoryPhase
 from worldsim.simulator import Simulator
-from worldsim.starts import Start
+from worldsim.starts import Start, visible_detail
 from worldsim.weights import load_codec, save_codec
 from worldsim.world import World
 
@@ -297,3 +304,24 @@ def fabric_of(rank: int, world_size: int) -> Fabric:
     fabric = Mock(spec=Fabric)
     fabric.global_rank, fabric.world_size = rank, world_size
     return fabric
+
+
+def test_start_moments_are_where_most_can_be_seen_and_not_at_the_end_of_an_episode(tmp_path: Path) -> None:
+    flat, room = np.full((HEIGHT, WIDTH, 3), 90, np.uint8), np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    room[:] = np.random.default_rng(0).integers(256, size=(HEIGHT, WIDTH, 3))
+    info = DatasetInfo(name="tiny", width=WIDTH, height=HEIGHT, frame_rate=10, actions=TINY_ACTIONS)
+    for name in ("a", "b"):
+        with EpisodeWriter(tmp_path, name, info) as writer:
+            for number in range(150):
+                sees_more = 40 <= number < 60 or number >= 140
+                writer.add(room if sees_more else flat, np.array([1, 0, 0]) if number < 149 else None)
+    references = load_episodes([tmp_path])
+    starts = take_starts(references, 2, 4, (HEIGHT, WIDTH))
+    assert [start.name for start in starts] == ["start-00", "start-01"]
+    for start in starts:
+        assert start.frames.shape == (4, HEIGHT, WIDTH, 3)
+        assert visible_detail(start.frames[-1].numpy()) > 4 * visible_detail(flat)
+    shown = [reference.read().frames for reference in references]
+    for start, frames in zip(starts, shown, strict=True):
+        last = [number for number, frame in enumerate(frames) if np.array_equal(frame, start.frames[-1])]
+        assert any(40 <= number < 60 for number in last)

@@ -28,14 +28,28 @@ def test_no_control_gives_two_commands() -> None:
     assert len(set(controls)) == len(controls)
 
 
-def test_a_command_gets_other_keys_and_takes_them_from_the_defaults() -> None:
-    bindings = bind(TINY_ACTIONS, {"rewind": ["h"], "quit": []})
+def test_a_command_gets_other_keys() -> None:
+    bindings = bind(TINY_ACTIONS, {"rewind": ["h"], "help": ["f1", "pad back"], "quit": []})
     assert bindings.commands[Command.REWIND] == ("h",)
     assert bindings.commands[Command.HELP] == ("f1", "pad back")
     assert bindings.commands[Command.QUIT] == ()
     texts = dict(help_texts(TINY_ACTIONS, bindings))
     assert texts["H"] == Command.REWIND.value
     assert Command.QUIT.value not in texts.values()
+
+
+def test_two_commands_change_places() -> None:
+    bindings = bind(TINY_ACTIONS, {"freeze_memory": ["x"], "zero_memory": ["z"]})
+    assert bindings.commands[Command.FREEZE_MEMORY] == ("x",)
+    assert bindings.commands[Command.ZERO_MEMORY] == ("z",)
+
+
+def test_the_help_names_keys_as_they_are_printed() -> None:
+    printed = {"a": "q", "[": "", "-": ")", "h": "h"}
+    texts = {what: keys for keys, what in help_texts(TINY_ACTIONS, bind(TINY_ACTIONS), printed)}
+    assert texts["strafe left"] == "Q or Pad leftx-"
+    assert texts[Command.FEWER_STEPS.value] == ")"
+    assert texts[Command.QUIT.value] == "Esc or Q"
 
 
 def test_a_button_gets_other_keys() -> None:
@@ -63,6 +77,14 @@ def test_buttons_without_a_direction_get_the_pad_buttons_that_are_free() -> None
         ({"pause": ["z"], "help": ["z"]}, {}, "'z' is bound twice: to pause and to help"),
         ({"pause": ["up"]}, {}, "'up' is bound twice: to move/forward and to pause"),
         ({}, {"turn/left": ["j"], "turn/right": ["j"]}, "'j' is bound twice: to turn/left and to turn/right"),
+        ({"rewind": ["z"]}, {}, r"'z' is bound twice: to freeze_memory and to rewind; keys.freeze_memory=\["),
+        ({"rewind": ["Z"]}, {}, "'z' is bound twice: to freeze_memory and to rewind"),
+        ({"rewind": ["h"]}, {}, "'h' is bound twice: to help and to rewind"),
+        ({}, {"turn/right": ["right", "l"]}, "'l' is bound twice: to quick_load and to turn/right"),
+        ({}, {"turn/left": ["a"]}, "'a' is bound twice: to strafe/left and to turn/left"),
+        ({"pause": ["pad lefty-"]}, {}, "'pad lefty-' is bound twice: to move/forward and to pause"),
+        ({"pause": ["mouse left"]}, {}, "'mouse left' is a movement, which gives no command"),
+        ({"rewind": ["shift+e"]}, {}, "rewind is held down, which 'shift\\+e' cannot be"),
         ({"save_slot": list("abcdefghijk")}, {}, "save_slot takes a key for each of 10 slots"),
     ],
 )

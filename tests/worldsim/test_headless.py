@@ -128,6 +128,16 @@ def test_summary_says_what_was_measured(env: ARL2WorldEnv) -> None:
     assert f"{env.memory_bytes:,} bytes" in summary
 
 
+def test_what_a_person_took_to_choose_is_no_part_of_starting_up(
+    env: ARL2WorldEnv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worldsim.session.seconds_since_start", lambda: 65.0)
+    session = PlaySession(env, waited_seconds=60.0)
+    session.reset()
+    list(play_headless(session, Walker(), 1))
+    assert "start-up           5.0 s to the first frame" in session.summary()
+
+
 def test_percentiles_and_medians() -> None:
     times = StepTimes()
     assert times.latest_p50_ms() == 0.0

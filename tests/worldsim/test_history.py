@@ -118,7 +118,7 @@ def test_one_can_go_back_behind_a_new_beginning() -> None:
 def test_an_end_is_no_moment_to_go_back_to() -> None:
     session, history = open_session(outcome=OutcomeConfig(end_threshold=1e-6))
     play(session, 1)
-    assert session.has_ended
+    assert session.ended
     assert len(history) == 0
     assert session.env.get_state().frame_index.tolist() == [1]
     assert history.now()[0].frame_index.tolist() == [0]

@@ -280,7 +280,7 @@ def test_play_goes_on_after_an_end() -> None:
     assert list(play_headless(session, player, 3)) == [1, 2, 3]
     assert player.num_resets == 2
     assert session.info["frame_index"] == 1
-    assert session.has_ended
+    assert session.ended
 
 
 def test_what_is_played_is_recorded_with_what_it_brought(tmp_path: Path) -> None:

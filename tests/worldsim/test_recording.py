@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.data.episodes import list_episodes, read_episode, verify
 from worldsim.data.video import VideoWriter
 from worldsim.errors import WorldError
-from worldsim.recording import Recording
+from worldsim.recording import Recording, free_recording
 
 WORLD = tiny_world().config
 FRAMES = np.random.default_rng(0).integers(256, size=(4, HEIGHT, WIDTH, 3), dtype=np.uint8)
@@ -121,3 +122,24 @@ def test_folder_of_the_same_gameplay_gets_one_more_episode(tmp_path: Path) -> No
         record(recording, 2)
     assert list_episodes(folder) == ["episode-000", "walk"]
     assert (folder / "dataset.json").read_bytes() == info
+
+
+def test_a_later_part_goes_beside_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "walk-2.mp4").write_text("mine")
+    with Recording(tmp_path / "walk.mp4", WORLD) as recording:
+        for _ in range(2):
+            record(recording, 1)
+            recording.end_episode(None)
+    assert [path.name for path in recording.paths] == ["walk.mp4", "walk-3.mp4"]
+    assert (tmp_path / "walk-2.mp4").read_text() == "mine"
+    with pytest.raises(WorldError, match="walk.mp4 is there already, and no recording is written over"):
+        Recording(tmp_path / "walk.mp4", WORLD)
+
+
+def test_recordings_are_numbered_and_another_worlds_are_apart(tmp_path: Path) -> None:
+    other = replace(WORLD, name="../other")
+    assert free_recording(tmp_path, WORLD) == tmp_path / "play-0001.mp4"
+    with Recording(free_recording(tmp_path, WORLD), WORLD) as recording:
+        record(recording, 1)
+    assert free_recording(tmp_path, WORLD) == tmp_path / "play-0002.mp4"
+    assert free_recording(tmp_path, other) == tmp_path / "---other" / "play-0001.mp4"

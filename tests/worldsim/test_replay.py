@@ -11,8 +11,9 @@ from tests.fakes import tiny_world
 from worldsim.env import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.recording import Recording
-from worldsim.replay import STATE_SUFFIX, Replay
+from worldsim.replay import STATE_SUFFIX, Opening, Replay, recorded_world
 from worldsim.session import PlaySession
+from worldsim.state import save
 
 
 @pytest.fixture
@@ -72,3 +73,14 @@ def test_a_line_that_was_not_recorded_is_named(path: Path, line: str) -> None:
     table.write_text("\n".join([lines[0], line, *lines[2:]]) + "\n")
     with pytest.raises(WorldError, match=r"walk.jsonl line 2"):
         Replay(path)
+
+
+def test_a_recording_names_its_world(path: Path) -> None:
+    with pytest.raises(
+        WorldError, match="was recorded in the world 'tiny', which does not ship: world= says"
+    ):
+        recorded_world(path)
+    opening = path.with_suffix(STATE_SUFFIX)
+    found = Opening.load(opening)
+    save(found.state, opening, world="doom-health@0123", start=found.start)
+    assert recorded_world(path) == "doom-health"

@@ -1,13 +1,11 @@
-"""The server with real connections: who is let in, what is refused, what a lost connection does."""
+"""The server with real connections: who is let in, what is refused, how connections end."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
-import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,18 +15,10 @@ pytest.importorskip("PIL", reason="needs the extra serve")
 
 import aiohttp
 
-from policies import KeyboardPolicy
-from tests.fakes import TINY_ACTIONS, tiny_world
-from worldsim.bindings import bind
-from worldsim.env import ARL2WorldEnv
 from worldsim.errors import WorldError
-from worldsim.game import GameSettings
-from worldsim.play_files import PlayFolders
-from worldsim.server import MAX_MESSAGE_BYTES, Server, is_loopback
-from worldsim.server_game import ServedGame
+from worldsim.server import GUESS_SECONDS, MAX_MESSAGE_BYTES, Server
 from worldsim.server_inbox import Inbox
 from worldsim.server_room import MAX_CLIENTS
-from worldsim.session import PlaySession
 
 HELLO = {"type": "hello"}
 
@@ -74,7 +64,9 @@ def test_the_page_comes_with_nothing_from_elsewhere(server: Server) -> None:
     assert "NONCE" not in text
 
 
-@pytest.mark.parametrize("name", ["evil.example", "127.0.0.1.evil.example", "localhost:1", "a@b:c"])
+@pytest.mark.parametrize(
+    "name", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "a@b:c"]
+)
 def test_another_name_for_this_machine_is_refused(server: Server, name: str) -> None:
     port = server.url.rstrip("/").rpartition(":")[2]
     host = name if ":" in name else f"{name}:{port}"
@@ -97,6 +89,17 @@ def test_a_page_of_another_site_is_refused(server: Server) -> None:
     assert ask(lambda session: use(session, "null")) == 403
     assert ask(lambda session: use(session, "http://[")) == 403
     assert ask(lambda session: use(session, server.url.rstrip("/"))) == 101
+
+
+def test_a_tunnel_from_another_port_leads_to_the_page_and_its_connection(server: Server) -> None:
+    headers = {"Host": "localhost:9000", "Origin": "http://localhost:9000"}
+    assert status_of(server.url, Host="localhost:9000") == 200
+
+    async def use(session: Any) -> Any:
+        async with session.ws_connect(f"{server.url}play?player=x", headers=headers) as connection:
+            return await connection.receive_json()
+
+    assert ask(use) == HELLO
 
 
 def test_any_other_address_needs_the_token_and_keeps_it_in_a_cookie(guarded: Server) -> None:
@@ -171,94 +174,118 @@ def test_a_port_that_is_taken_is_named() -> None:
             pass
 
 
-def test_loopback_is_told_apart() -> None:
-    assert all(map(is_loopback, ("127.0.0.1", "127.1.2.3", "::1", "localhost")))
-    assert not any(map(is_loopback, ("0.0.0.0", "192.168.1.2", "::", "example.com", "")))
+def test_a_page_that_sends_too_fast_is_read_more_slowly(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worldsim.server.MAX_MESSAGES_PER_SECOND", 50)
+
+    async def use(session: Any) -> float:
+        async with session.ws_connect(f"{server.url}play?player=x") as connection:
+            started = asyncio.get_running_loop().time()
+            for _ in range(70):
+                await connection.ping()
+                await connection.send_json({"type": "keys", "held": []})
+            await connection.send_str("the last")
+            async for _ in connection:
+                pass
+            assert connection.close_code == 4002
+            return asyncio.get_running_loop().time() - started
+
+    assert 1 < ask(use) < 10
 
 
-def serve(folder: Path) -> ServedGame:
-    bindings = bind(TINY_ACTIONS)
-    return ServedGame(
-        PlaySession(ARL2WorldEnv(tiny_world()), rewind_bytes=2**26),
-        KeyboardPolicy(TINY_ACTIONS.num_values, bindings.buttons),
-        {},
-        PlayFolders(slots=folder / "slots", recordings=folder / "video", screenshots=folder / "shots"),
-        bindings,
-        GameSettings(frame_rate=0),
-        port=0,
-    )
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"type": "\\ud800"}',
+        '{"type": "ack", "frame": 1e999}',
+        "9" * 4000,
+        '{"type": "' + "\u00fc" * 999 + '"}',
+    ],
+)
+def test_the_reason_why_a_message_is_refused_can_be_sent(server: Server, text: str) -> None:
+    async def use(session: Any) -> Any:
+        async with session.ws_connect(f"{server.url}play?player=x") as connection:
+            await connection.send_str(text)
+            async for message in connection:
+                assert message.type is not aiohttp.WSMsgType.ERROR, message
+            return connection.close_code
+
+    assert ask(use) == 4002
 
 
-class Remote:
-    """A page without a browser; it confirms each frame."""
+def test_bytes_are_no_message(server: Server) -> None:
+    async def use(session: Any) -> Any:
+        async with session.ws_connect(f"{server.url}play?player=x") as connection:
+            await connection.send_bytes(b"\x00" * 100)
+            async for _ in connection:
+                pass
+            return connection.close_code
 
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-        self.frames = 0
-        self.status: dict[str, Any] = {}
-        self.slots: list[dict[str, Any]] = []
-
-    async def send(self, **message: Any) -> None:
-        await self._connection.send_json(message)
-
-    async def until(self, is_so: Callable[[], bool]) -> None:
-        async def read() -> None:
-            while not is_so():
-                message = await self._connection.receive()
-                if message.type is aiohttp.WSMsgType.BINARY:
-                    self.frames += 1
-                    await self.send(type="ack", frame=int.from_bytes(message.data[:4], "big"))
-                elif message.type is aiohttp.WSMsgType.TEXT:
-                    content = json.loads(message.data)
-                    if content["type"] in ("status", "slots"):
-                        setattr(self, content["type"], content.get("slots", content))
-                else:
-                    raise AssertionError(f"the connection ended: {message}")
-
-        await asyncio.wait_for(read(), 20)
+    assert ask(use) == 4002
 
 
-def test_a_lost_connection_pauses_and_a_new_one_finds_everything_as_it_was(tmp_path: Path) -> None:
-    game = serve(tmp_path)
-    states = []
+def test_the_address_with_the_token_is_neither_kept_nor_passed_on(guarded: Server) -> None:
+    port = guarded.url.partition("/?")[0].rpartition(":")[2]
 
-    async def play(session: Any, url: str) -> None:
-        async with session.ws_connect(f"{url}play?player=me") as connection:
-            page = Remote(connection)
-            await page.until(lambda: page.frames > 5)
-            await page.send(type="command", name="save_slot", slot="3")
-            await page.until(lambda: [slot["name"] for slot in page.slots] == ["3"])
-        while not game.game.is_paused:
-            await asyncio.sleep(0.02)
-        await asyncio.sleep(0.1)
-        states.append(game.session.env.get_state())
-        async with session.ws_connect(f"{url}play?player=me") as connection:
-            page = Remote(connection)
-            await page.until(lambda: page.frames > 0 and bool(page.status))
-            await asyncio.sleep(0.3)
-            states.append(game.session.env.get_state())
-            await page.send(type="keys", held=["up"])
-            await page.until(lambda: page.frames > 4)
-            await page.send(type="rewind", on=True)
-            await page.until(lambda: page.status.get("is_rewinding", False))
+    async def use(session: Any) -> Any:
+        address = f"http://127.0.0.1:{port}/?token={guarded.token}"
+        async with session.get(address, allow_redirects=False) as answer:
+            return answer.status, answer.headers
 
-    def browse() -> None:
-        try:
-            ask(lambda session: play(session, game.server.url))
-        except BaseException as error:
-            failures.append(error)
-        finally:
-            is_over.set()
+    status, headers = ask(use)
+    assert status == 302
+    assert headers["Location"] == "./", "an absolute one would leave the path that a proxy serves it at"
+    assert headers["Cache-Control"] == "no-store" and headers["Referrer-Policy"] == "no-referrer"
+    assert "HttpOnly" in headers["Set-Cookie"] and "SameSite=Lax" in headers["Set-Cookie"]
 
-    failures: list[BaseException] = []
-    is_over = threading.Event()
-    with game.server:
-        game.game.restart(0)
-        thread = threading.Thread(target=browse)
-        thread.start()
-        while not is_over.is_set():
-            game.advance()
-        thread.join()
-    assert not failures, failures
-    assert states[0] is states[1], "the world went on without its player"
-    assert game.session.num_frames > int(states[0].frame_index[0])
+
+def test_wrong_tokens_are_answered_slowly_and_no_token_is_not(guarded: Server) -> None:
+    port = guarded.url.partition("/?")[0].rpartition(":")[2]
+    started = time.monotonic()
+    assert status_of(f"http://127.0.0.1:{port}/") == 403
+    between = time.monotonic()
+    assert status_of(f"http://127.0.0.1:{port}/?token=guess") == 403
+    assert time.monotonic() - between >= GUESS_SECONDS > between - started
+
+
+def test_a_page_replaces_itself_at_once_though_the_old_one_is_dead(server: Server) -> None:
+    async def use(session: Any) -> float:
+        url = f"{server.url}play?player=x"
+        old = await session.ws_connect(url, autoclose=False)
+        await old.receive_json()
+        old._response.connection.transport.pause_reading()  # it never answers that it is to close
+        started = asyncio.get_running_loop().time()
+        async with session.ws_connect(url) as connection:
+            assert await connection.receive_json() == HELLO
+            taken = asyncio.get_running_loop().time() - started
+        old._response.close()
+        return taken
+
+    assert ask(use) < 0.5
+
+
+def test_dead_pages_do_not_hold_up_the_end() -> None:
+    async def use(session: Any) -> float:
+        with Server(Inbox({"up"}), HELLO, host="127.0.0.1", port=0) as server:
+            for number in range(5):
+                page = await session.ws_connect(f"{server.url}play?player={number}", autoclose=False)
+                await page.receive_json()
+                page._response.connection.transport.pause_reading()
+            started = time.monotonic()
+        return time.monotonic() - started
+
+    assert ask(use) < 4
+
+
+def test_games_behind_tunnels_to_the_same_port_do_not_take_each_other_s_cookies() -> None:
+    async def use(session: Any) -> set[str]:
+        port = 0
+        for token in ("of one game", "of another"):
+            with Server(Inbox(()), HELLO, host="0.0.0.0", port=port, token=token) as server:
+                port = int(server.url.partition("/?")[0].rpartition(":")[2])
+                async with session.get(f"http://127.0.0.1:{port}/", params={"token": token}) as answer:
+                    assert answer.status == 200
+        return {cookie.value for cookie in session.cookie_jar}
+
+    assert ask(use) == {"of one game", "of another"}

@@ -15,7 +15,7 @@ pytest.importorskip("PIL", reason="needs the extra serve")
 from worldsim.bindings import Command
 from worldsim.errors import WorldError
 from worldsim.server_inbox import MAX_COMMANDS, Inbox, Order
-from worldsim.server_room import MAX_IN_FLIGHT, SEAT_SECONDS, Client, Room
+from worldsim.server_room import MAX_CLIENTS, MAX_IN_FLIGHT, SEAT_SECONDS, Client, Room
 
 HELLO = {"type": "hello"}
 
@@ -124,6 +124,33 @@ def test_a_page_that_comes_twice_replaces_itself() -> None:
     in_room(play)
 
 
+def test_a_full_room_has_room_for_its_player_and_for_who_replaces_themselves() -> None:
+    async def play(room: Room, inbox: Inbox, clock: Clock) -> None:
+        first, _ = await enter(room, "first")
+        room.leave(first)
+        for number in range(MAX_CLIENTS):
+            assert room.has_room(f"watcher {number}")
+            await enter(room, f"watcher {number}")
+        assert not room.has_room("late")
+        assert room.has_room("watcher 3")
+        assert room.has_room("first")
+        _, wire = await enter(room, "first")
+        assert wire.role == "player"
+
+    in_room(play)
+
+
+def test_a_page_that_was_replaced_cannot_sit_down() -> None:
+    async def play(room: Room, inbox: Inbox, clock: Clock) -> None:
+        old, _ = await enter(room, "first")
+        new, _ = await enter(room, "first")
+        room.leave(new)
+        room.hear(old, '{"type": "sit"}')
+        assert not inbox.is_present
+
+    in_room(play)
+
+
 def test_a_page_that_confirms_nothing_gets_no_more_and_then_the_newest() -> None:
     async def play(room: Room, inbox: Inbox, clock: Clock) -> None:
         slow, wire = await enter(room, "slow")
@@ -187,6 +214,12 @@ def test_who_comes_later_sees_the_present() -> None:
         '{"type": "keys"}',
         '{"type": "keys", "held": [1]}',
         '{"type": "ack", "frame": "x"}',
+        '{"type": "ack", "frame": true}',
+        '{"type": "ack", "frame": -1}',
+        '{"type": "ack", "frame": NaN}',
+        '{"type": "rewind"}',
+        '{"type": "rewind", "on": "no"}',
+        '{"type": "command", "name": "noise", "is_shifted": []}',
         '{"type": "command", "name": "quit"}',
         '{"type": "command", "name": ["pause"]}',
         '{"type": "command", "name": "save_slot", "slot": "../../etc"}',

@@ -21,6 +21,7 @@ from worldsim.bindings import COMMAND_KEYS, Command
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.data.episodes import list_episodes, read_table, verify
 from worldsim.data.video import VideoWriter
+from worldsim.outcome import OutcomeConfig
 from worldsim.pictures import read_picture
 from worldsim.state import WorldState
 from worldsim.viewer import Viewer
@@ -69,6 +70,22 @@ def test_held_backspace_shows_a_frame_before_each_time_and_play_goes_on_there(vi
     viewer.advance()
     viewer.advance()
     assert same(viewer.session.env.get_state(), states[7])
+
+
+def test_the_score_goes_back_with_the_game(tmp_path: Path) -> None:
+    world = tiny_world(outcome=OutcomeConfig(end_threshold=1.0, reward_mean=2.0))
+    viewer = open_viewer(tmp_path, world)
+    scores = [viewer.session.score]
+    for _ in range(5):
+        viewer.advance()
+        scores.append(viewer.session.score)
+    press("backspace")
+    advance(viewer, 2)
+    release("backspace")
+    tap("space")
+    advance(viewer)
+    assert viewer.session.score == scores[3]
+    viewer.window.close()
 
 
 def test_a_tap_goes_one_frame_back_while_paused(viewer: Viewer) -> None:
@@ -331,7 +348,7 @@ def test_any_keys_at_all_break_nothing(viewer: Viewer, tmp_path: Path) -> None:
     commands = [
         keys[0].removeprefix("shift+")
         for command, keys in COMMAND_KEYS.items()
-        if command not in (Command.QUIT, Command.SCREENSHOT)
+        if command not in (Command.QUIT, Command.CHOOSE, Command.SCREENSHOT)
     ]
     others = ["up", "left", "a", "z"]
     events, frames = 0, 0

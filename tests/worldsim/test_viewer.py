@@ -309,15 +309,3 @@ def test_ctrl_c_inside_a_step_finishes_frame_and_recording(
             with pytest.raises(KeyboardInterrupt):
                 viewer.run(start=0)
     assert verify(tmp_path) == 3
-
-
-@pytest.mark.parametrize(("threshold", "frames_since_start"), [(1e-6, 0), (1.0, 2)], ids=["ends", "goes_on"])
-def test_after_an_end_another_episode_begins(
-    threshold: float, frames_since_start: int, tmp_path: Path
-) -> None:
-    for viewer in open_viewer(Spy(OutcomeConfig(end_threshold=threshold)), tmp_path):
-        viewer.advance()
-        viewer.advance()
-        assert viewer.session.num_frames == 2
-        assert viewer.session.info["frame_index"] == frames_since_start
-        assert not viewer.session.has_ended

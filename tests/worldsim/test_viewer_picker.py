@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,3 +82,15 @@ def test_a_shipped_world_is_read_without_its_weights() -> None:
     assert len(world.start_names) == len(world.pictures) > 1
     assert world.pictures.shape[1:] == (120, 160, 3)
     assert Path(world.name).name == "doom-rooms"
+
+
+def test_the_picker_says_what_a_world_is_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    cave = replace(choice("cave", 2), about="Find the way out.")
+    picker = Picker([choice("rooms", 3), cave], 1)
+    said = []
+    monkeypatch.setattr(picker.window, "show", lambda *_, message: said.append(message))
+    picker.advance()
+    tap("tab")
+    picker.advance()
+    assert said == ["Find the way out.", "about rooms"]
+    picker.window.close()

@@ -13,17 +13,22 @@ import torch
 from tests.fakes import save_tiny_world, tiny_world
 from worldsim.errors import WorldError
 from worldsim.simulator import Simulator
-from worldsim.weights import CODEC_FILE, CONFIG_FILE
+from worldsim.starts import read_starts, visible_detail
+from worldsim.weights import CODEC_FILE, CONFIG_FILE, check_file
 from worldsim.world import (
     MODEL_FILE,
     SHIPPED,
     STARTS_FOLDER,
     World,
+    WorldConfig,
     find_codec,
     read_config,
     shipped_worlds,
     write_config,
 )
+
+LEAST_DETAIL = {"doom-rooms": 10_000, "doom-health": 8_000}
+"""Bytes of a start moment's picture: a bare wall of these rooms takes up to 6,000."""
 
 
 def test_a_saved_world_dreams_the_same(tmp_path: Path) -> None:
@@ -56,6 +61,24 @@ def test_where_no_world_is_asked_for_it_is_the_rooms() -> None:
     """The README's first command, its picture and its keys are of that one."""
     assert shipped_worlds()[0] == "doom-rooms"
     assert shipped_worlds()[1:] == sorted(set(shipped_worlds()) - {"doom-rooms"})
+
+
+@pytest.mark.parametrize("name", shipped_worlds())
+def test_a_shipped_world_says_what_there_is_to_do_and_begins_before_no_bare_wall(name: str) -> None:
+    config, checksums = read_config(SHIPPED / name)
+    assert config.about.endswith(".")
+    for file in (SHIPPED / name / STARTS_FOLDER).iterdir():
+        check_file(file, checksums.get(f"{STARTS_FOLDER}/{file.name}"))
+    for start in read_starts(SHIPPED / name / STARTS_FOLDER):
+        assert visible_detail(start.frames[-1].numpy()) > LEAST_DETAIL.get(name, 4_000), start.name
+
+
+def test_a_world_without_a_word_about_it_is_loaded(tmp_path: Path) -> None:
+    described = json.loads((save_tiny_world(tmp_path / "world") / CONFIG_FILE).read_text())
+    assert described.pop("about") == ""
+    assert WorldConfig.from_json(described).about == ""
+    with pytest.raises(WorldError, match="a world's about must be text, got 3"):
+        WorldConfig.from_json(described | {"about": 3})
 
 
 @pytest.mark.parametrize("name", [MODEL_FILE, CODEC_FILE])

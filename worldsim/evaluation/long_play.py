@@ -104,6 +104,8 @@ def play_long(
         if rng.random() < 0.2:
             held = [key for key in keys if rng.random() < 0.3]
         game.is_paused = game.is_paused and rng.random() < 0.9
+        if session.ended:  # nobody is there to begin again
+            game.restart(None)
         game.advance(held, rewinds=False)
         game.inspector.rows()
         day.num_frames = before + session.num_frames
