@@ -10,13 +10,14 @@ from worldsim.errors import WorldError
 from worldsim.interrupt import StopRequest
 from worldsim.session import Player, PlaySession, steady_memory
 
+DRIVER = "SDL_VIDEODRIVER"
 WINDOWLESS_DRIVERS = {"dummy", "offscreen"}
 
 
 def has_display(environment: Mapping[str, str] | None = None, platform: str = sys.platform) -> bool:
     """Return whether a window can be expected to open: on Linux with X11 or Wayland, elsewhere always."""
     variables = os.environ if environment is None else environment
-    if variables.get("SDL_VIDEODRIVER") in WINDOWLESS_DRIVERS:
+    if variables.get(DRIVER) in WINDOWLESS_DRIVERS:
         return False
     if not platform.startswith("linux"):
         return True
@@ -43,8 +44,8 @@ def play_headless(
     """Let a player play; yields the number of frames so far.
 
     The session must have been reset. Where the world ends an episode, the next begins at a start moment that
-    is drawn. Ctrl-C ends it between two frames, as `KeyboardInterrupt`. `name` is what recordings
-    call the player.
+    is drawn. A request to stop ends it between two frames, as `KeyboardInterrupt`. `name` is
+    what recordings call the player.
     """
     with StopRequest() as stop, steady_memory():
         for count in range(1, num_frames + 1):

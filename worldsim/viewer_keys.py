@@ -10,9 +10,9 @@ import pygame
 
 from worldsim.bindings import DIGITS, MOUSE, MOUSE_MOVEMENTS, PAD, SHIFT, Bindings, Command
 from worldsim.errors import WorldError
+from worldsim.headless import DRIVER
 from worldsim.viewer_places import check_key, key_names
 
-DRIVER = "SDL_VIDEODRIVER"
 # With these held a key belongs to the window system.
 SYSTEM_MODIFIERS = pygame.KMOD_ALT | pygame.KMOD_CTRL | pygame.KMOD_META
 # SDL's names, as its lists of gamepads have them, by SDL's numbers.

@@ -69,7 +69,9 @@ def choose_world(played: str | None = None) -> tuple[str, str] | None:
     Raises:
         WorldError: If there is no world, or one cannot be read.
     """
-    names = list(dict.fromkeys([*shipped_worlds(), *([played] if played else [])]))
+    names = shipped_worlds()
+    if played and played not in names:
+        names.append(played)
     if not names:
         raise WorldError("no world ships with this copy: name one, world=FOLDER")
     choices = [WorldChoice.read(name) for name in names]

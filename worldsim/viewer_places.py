@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Iterable
+from typing import cast
 
 import pygame
 
@@ -78,7 +80,7 @@ def printed_names() -> dict[str, str]:
     A symbol that the layout has anywhere without Shift is found by itself.
     """
     # As a table of all scancodes this gives the scancode of a key's code, which pygame has no function for.
-    scancodes = pygame.key.ScancodeWrapper(range(_NUM_SCANCODES))
+    scancodes = pygame.key.ScancodeWrapper(cast("Iterable[bool]", range(_NUM_SCANCODES)))
     printed: dict[int, str] = {}
     for code in range(ord("!"), _MAX_PRINTED):
         if scancode := scancodes[code]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from worldsim.errors import WorldError
+from worldsim.headless import DRIVER, WINDOWLESS_DRIVERS
 
 # pygame greets on import unless told not to.
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
@@ -56,6 +57,9 @@ class Window:
         self._message_lines = message_lines
         try:
             pygame.display.init()
+            # Where SDL reaches no screen it draws to none by itself, and nobody would see what is played.
+            if (driver := pygame.display.get_driver()) in WINDOWLESS_DRIVERS - {os.environ.get(DRIVER)}:
+                raise pygame.error(f"no screen can be reached, only {driver!r}")
             pygame.font.init()
             self._font = pygame.font.Font(None, FONT_SIZE)
             self._line_height = self._font.get_linesize()

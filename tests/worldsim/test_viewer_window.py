@@ -8,6 +8,7 @@ import numpy as np
 import pygame
 import pytest
 
+from worldsim.errors import WorldError
 from worldsim.viewer_picker import Picker, WorldChoice
 from worldsim.viewer_window import MESSAGE_COLOUR, Window
 
@@ -71,3 +72,14 @@ def test_a_message_covers_nothing_of_the_picture() -> None:
     assert np.array_equal(before[:height], after[:height])
     assert (after[height:] == MESSAGE_COLOUR).all(axis=-1).any()
     window.close()
+
+
+def test_a_screen_that_cannot_be_reached_is_said_and_not_replaced_by_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pygame.display, "get_driver", lambda: "offscreen")
+    with pytest.raises(
+        WorldError, match="no window can be opened .*'offscreen'.*headless=true plays without"
+    ):
+        Window(160, 120, title="test")
+    assert not pygame.display.get_init()
