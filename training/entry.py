@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from worldsim.errors import WorldError
+from worldsim.files import printable
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "conf"
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException)
@@ -113,7 +114,7 @@ def _exit_on_error(run: Callable[[], Any], errors: tuple[type[BaseException], ..
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
     except errors as error:
-        print(f"error: {describe_error(error)}", file=sys.stderr)
+        print(f"error: {printable(describe_error(error))}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,11 @@ from worldsim.card import world_card
 from worldsim.codec import CodecConfig, FrameCodec
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
+from worldsim.files import MAX_NAME, check_number, check_text, read_record, shown
+from worldsim.hub import download_world
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.denoiser_config import DenoiserConfig
+from worldsim.model.memory import empty_memory
 from worldsim.outcome import OutcomeConfig
 from worldsim.sampler import SamplerConfig
 from worldsim.starts import Start, read_starts, write_starts
@@ -39,10 +42,15 @@ from worldsim.weights import (
 )
 
 FORMAT = 1
+MAX_FRAME_RATE, MAX_START_FILES = 1000, 10_000
+MAX_MEMORY_BYTES = 4 * 2**30
+"""Of one dream in fp32: a network of 1.3 billion weights at 832 x 480 with a window of 20 frames has 3."""
 MODEL_FILE, CARD_FILE, STARTS_FOLDER = "model.safetensors", "README.md", "starts"
 DEFAULT_WORLD = "doom-rooms"
 POLICY_FOLDER = "policy"
 """Of a world: a policy that learned to play it, if there is one; `policies.ppo` reads it."""
+DOWNLOADED = [CONFIG_FILE, "*.safetensors", CARD_FILE, f"{STARTS_FOLDER}/*", f"{POLICY_FOLDER}/*.json"]
+"""Of a repository of the hub."""
 SHIPPED = Path(__file__).parent / "assets" / "worlds"
 
 
@@ -75,11 +83,15 @@ class WorldConfig:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("name", "description", "licence"):
-            if not isinstance(getattr(self, name), str):
-                raise WorldError(f"a world's {name} must be text, got {getattr(self, name)!r}")
-        if not 0 < self.frame_rate < math.inf:
-            raise WorldError(f"a world's frame_rate must be positive, got {self.frame_rate}")
+        check_text(self.name, "a world's name", MAX_NAME)
+        for name in ("description", "licence"):
+            check_text(getattr(self, name), f"a world's {name}")
+        if not isinstance(self.provenance, dict):
+            raise WorldError(f"a world's provenance must be an object, got {shown(self.provenance)}")
+        if not 0 < check_number(self.frame_rate, "a world's frame_rate") <= MAX_FRAME_RATE:
+            raise WorldError(
+                f"a world's frame_rate must be positive and at most {MAX_FRAME_RATE}, got {self.frame_rate}"
+            )
         if self.denoiser.outcome_heads != (self.outcome is not None):
             heads = "has" if self.denoiser.outcome_heads else "has no"
             raise WorldError(
@@ -125,19 +137,22 @@ class WorldConfig:
             WorldError: If a field is missing, unknown or of the wrong form.
         """
         if data.get("format") != FORMAT:
-            raise WorldError(f"world format {data.get('format')!r} is not known, expected {FORMAT}")
+            raise WorldError(f"world format {shown(data.get('format'))} is not known, expected {FORMAT}")
+        known = {"format", "files", *(each.name for each in fields(cls))}
+        for key in sorted(data.keys() - known):
+            raise WorldError(f"the world's description has an unknown field {shown(key)}")
         try:
-            return cls(
+            config = cls(
                 name=data["name"],
                 description=data.get("description", ""),
                 licence=data.get("licence", ""),
-                frame_rate=float(data["frame_rate"]),
+                frame_rate=check_number(data["frame_rate"], "frame_rate"),
                 actions=ActionLayout.from_json(data["actions"]),
-                denoiser=DenoiserConfig(**data["denoiser"]),
-                codec=CodecConfig(**data["codec"]),
-                sampler=SamplerConfig(**data["sampler"]),
-                outcome=OutcomeConfig(**data["outcome"]) if "outcome" in data else None,
-                provenance=dict(data.get("provenance", {})),
+                denoiser=read_record(DenoiserConfig, data["denoiser"], "denoiser"),
+                codec=read_record(CodecConfig, data["codec"], "codec"),
+                sampler=read_record(SamplerConfig, data["sampler"], "sampler"),
+                outcome=read_record(OutcomeConfig, data["outcome"], "outcome") if "outcome" in data else None,
+                provenance=data.get("provenance", {}),
             )
         except KeyError as error:
             raise WorldError(f"the world's description has no field {error}") from error
@@ -145,6 +160,9 @@ class WorldConfig:
             raise
         except (TypeError, ValueError) as error:
             raise WorldError(f"the world's description is not of the expected form: {error}") from error
+        _check_parts(config, tuple(config.denoiser.latent_shape), config.codec.latent_shape)
+        _check_memory(config)
+        return config
 
 
 class World:
@@ -153,16 +171,7 @@ class World:
     def __init__(
         self, config: WorldConfig, denoiser: Denoiser, codec: FrameCodec, folder: Path | None = None
     ) -> None:
-        if denoiser.latent_shape != codec.latent_shape:
-            raise WorldError(
-                f"world {config.name!r}: the network works on latents {denoiser.latent_shape}, "
-                f"its codec makes {codec.latent_shape}"
-            )
-        if tuple(config.denoiser.num_values) != config.actions.num_values:
-            raise WorldError(
-                f"world {config.name!r}: the network knows axes of {config.denoiser.num_values} values, "
-                f"its buttons make {list(config.actions.num_values)}"
-            )
+        _check_parts(config, denoiser.latent_shape, codec.latent_shape)
         self.config = config
         self.denoiser = denoiser.eval().requires_grad_(False)
         self.codec = codec.eval().requires_grad_(False)
@@ -204,9 +213,22 @@ class World:
         folder, checksums = self.folder / STARTS_FOLDER, read_config(self.folder)[1]
         names = {name for name in checksums if name.startswith(f"{STARTS_FOLDER}/")}
         names |= {path.relative_to(self.folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        if len(names) > MAX_START_FILES:
+            raise WorldError(f"{folder} holds {len(names)} files, more than {MAX_START_FILES}")
         for name in sorted(names):
-            check_file(self.folder / name, checksums.get(name))
-        return read_starts(folder) if names else []
+            check_file(self.folder, name, checksums.get(name))
+        if not names:
+            return []
+        info, config = DatasetInfo.load(folder), self.config
+        if (info.height, info.width, info.actions.num_values) != (
+            config.height,
+            config.width,
+            config.actions.num_values,
+        ):
+            raise WorldError(
+                f"the start moments in {folder} have another size or other buttons than the world"
+            )
+        return read_starts(folder)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> World:
         """Move the weights; tables of angles and frequencies keep their precision."""
@@ -238,10 +260,9 @@ class World:
         """
         folder = find_world(name_or_path)
         config, checksums = read_config(folder)
-        for name in (MODEL_FILE, CODEC_FILE):
-            check_file(folder / name, checksums.get(name))
-        denoiser = load_weights(lambda: Denoiser(config.denoiser), folder / MODEL_FILE)
-        codec = load_weights(lambda: FrameCodec(config.codec), folder / CODEC_FILE)
+        model, encoder = (check_file(folder, name, checksums.get(name)) for name in (MODEL_FILE, CODEC_FILE))
+        denoiser = load_weights(lambda: Denoiser(config.denoiser), model, config.denoiser.min_weights)
+        codec = load_weights(lambda: FrameCodec(config.codec), encoder, config.codec.min_weights)
         return cls(config, denoiser, codec, folder).to(device, dtype)
 
     def save_pretrained(
@@ -265,7 +286,7 @@ class World:
             save_weights(self.denoiser, part / MODEL_FILE, dtype)
             save_weights(self.codec, part / CODEC_FILE, dtype)
             self._save_starts(part / STARTS_FOLDER, starts)
-            (part / CARD_FILE).write_text(world_card(self.config, self.num_parameters))
+            (part / CARD_FILE).write_text(world_card(self.config, self.num_parameters), encoding="utf-8")
             write_config(part, self.config)
             swap_folder(part, folder)
         finally:
@@ -291,6 +312,30 @@ class World:
         )
 
 
+def _check_parts(config: WorldConfig, latents: tuple[int, ...], encoded: tuple[int, ...]) -> None:
+    """Raise `WorldError` unless a network on `latents`, a codec that makes `encoded` and buttons fit."""
+    if latents != encoded:
+        raise WorldError(
+            f"world {config.name!r}: the network works on latents {latents}, its codec makes {encoded}"
+        )
+    if tuple(config.denoiser.num_values) != config.actions.num_values:
+        raise WorldError(
+            f"world {config.name!r}: the network knows axes of {config.denoiser.num_values} values, "
+            f"its buttons make {list(config.actions.num_values)}"
+        )
+
+
+def _check_memory(config: WorldConfig) -> None:
+    """Raise `WorldError` if one dream of a world remembers more than `MAX_MEMORY_BYTES`."""
+    memory = empty_memory(config.denoiser, 1, torch.float32, torch.device("meta"))
+    num_bytes = sum(tensor.nbytes for tensor in memory.tensors().values())
+    if num_bytes > MAX_MEMORY_BYTES:
+        raise WorldError(
+            f"world {config.name!r} would remember {num_bytes / 2**30:.1f} GiB of each dream, more than "
+            f"{MAX_MEMORY_BYTES / 2**30:g} GiB: its window of {config.denoiser.window} frames is too long"
+        )
+
+
 def shipped_worlds() -> list[str]:
     """Return the names of the worlds that come with the package; where none is asked for, it is the first."""
     names = (path.parent.name for path in SHIPPED.glob(f"*/{CONFIG_FILE}"))
@@ -312,7 +357,7 @@ def find_world(name_or_path: str | Path) -> Path:
     if name in shipped_worlds():
         return SHIPPED / name
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        return _download(name)
+        return download_world(name, DOWNLOADED)
     raise WorldError(
         f"there is no world {name!r}; those that ship are {', '.join(shipped_worlds()) or 'none'}"
     )
@@ -343,21 +388,6 @@ def find_codec(name_or_path: str | Path) -> FrameCodec:
     """
     path, name = Path(name_or_path).expanduser(), str(name_or_path)
     return load_codec(SHIPPED / name if name in shipped_worlds() and not path.is_dir() else path)
-
-
-def _download(repo_id: str) -> Path:
-    """Fetch a world from the Hugging Face hub."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        patterns = [CONFIG_FILE, "*.safetensors", CARD_FILE, f"{STARTS_FOLDER}/*", f"{POLICY_FOLDER}/*.json"]
-        return Path(snapshot_download(repo_id, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise WorldError(
-            f"there is no folder {repo_id} and the hub has no world of that id: {first_line}"
-        ) from error
 
 
 def read_config(folder: Path) -> tuple[WorldConfig, dict[str, str]]:
