@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import policies
 from training.entry import entry
+from worldsim.cores import check_workers
 from worldsim.errors import WorldError
 
 if TYPE_CHECKING:  # they bring PyTorch, which a wrong setting need not wait for
@@ -73,6 +74,7 @@ class PlayConfig:
         for name, value in numbers.items():
             if value < 0:
                 raise WorldError(f"{name} must be at least 0, got {value}")
+        check_workers(self.threads, "threads")
         if self.port > 65_535:
             raise WorldError(f"port must be at most 65535, got {self.port}")
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldsim.device import usable_cores
+from worldsim.cores import usable_cores
 from worldsim.errors import WorldError
 
 MAX_STEPS, MAX_SHIFT, MAX_NOISE_SCALE = 64, 1000.0, 100.0
