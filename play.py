@@ -299,6 +299,7 @@ def game_settings(config: PlayConfig) -> GameSettings:
         first=HUMAN if config.policy in ("auto", "keyboard") else config.policy,
         frame_rate=config.fps,
         hold_rate=config.hold_rate,
+        adapts_threads=config.threads == 0,
         seed=config.seed,
     )
 
