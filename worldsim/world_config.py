@@ -31,6 +31,7 @@ class WorldConfig:
     Attributes:
         name: Name of the world.
         description: One sentence for a menu.
+        about: What there is to do in it, for who plays: one or two sentences.
         licence: Licence of the weights.
         frame_rate: Frames per second of the game it was learned from.
         actions: The buttons.
@@ -43,6 +44,7 @@ class WorldConfig:
 
     name: str
     description: str = ""
+    about: str = ""
     licence: str = ""
     frame_rate: float = 17.5
     actions: ActionLayout
@@ -54,7 +56,7 @@ class WorldConfig:
 
     def __post_init__(self) -> None:
         check_text(self.name, "a world's name", MAX_NAME)
-        for name in ("description", "licence"):
+        for name in ("description", "about", "licence"):
             check_text(getattr(self, name), f"a world's {name}")
         if not isinstance(self.provenance, dict):
             raise WorldError(f"a world's provenance must be an object, got {shown(self.provenance)}")
@@ -89,6 +91,7 @@ class WorldConfig:
             "format": FORMAT,
             "name": self.name,
             "description": self.description,
+            "about": self.about,
             "licence": self.licence,
             "frame_rate": self.frame_rate,
             "actions": self.actions.to_json(),
@@ -115,6 +118,7 @@ class WorldConfig:
             config = cls(
                 name=data["name"],
                 description=data.get("description", ""),
+                about=data.get("about", ""),
                 licence=data.get("licence", ""),
                 frame_rate=check_number(data["frame_rate"], "frame_rate"),
                 actions=ActionLayout.from_json(data["actions"]),
