@@ -20,7 +20,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from training.entry import entry
+from training.entry import _exit_on_error, entry
+from worldsim.errors import WorldError
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
@@ -153,3 +154,12 @@ def test_unknown_key_ends_every_command_in_one_sentence(
         assert error.startswith("error: "), error
         assert "no_such_key" in error, error
         assert error.count("\n") == 1, error
+
+
+def test_an_error_gives_no_orders_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise WorldError("a\x1b[2J\u202eb\udcff is wrong")
+
+    with pytest.raises(SystemExit):
+        _exit_on_error(fail, (WorldError,))
+    assert capsys.readouterr().err == "error: a\\x1b[2J\\u202eb\\udcff is wrong\n"

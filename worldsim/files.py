@@ -138,6 +138,21 @@ def is_inner_path(text: str) -> bool:
     return is_plain and bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
+def user_path(given: str | Path) -> Path:
+    """Return a path as a user gives it, with `~` replaced by their home.
+
+    Raises:
+        WorldError: If it cannot be one, or cannot be looked at.
+    """
+    try:
+        path = Path(given).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise WorldError(f"{shown(str(given))} is no path that can be opened: {reason}") from error
+    return path
+
+
 def printable(text: str) -> str:
     """Return a text with what cannot be printed, or is an order to the terminal, spelled out."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -14,6 +14,7 @@ from worldsim.card import world_card
 from worldsim.codec import FrameCodec
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
+from worldsim.files import user_path
 from worldsim.hub import download_world
 from worldsim.model.denoiser import Denoiser
 from worldsim.starts import Start, read_starts, write_starts
@@ -197,7 +198,7 @@ def shipped_worlds() -> list[str]:
 
 def find_world(name_or_path: str | Path) -> Path:
     """Return the folder of a world; see `World.from_pretrained`."""
-    path = Path(name_or_path).expanduser()
+    path = user_path(name_or_path)
     if path.suffix in PICKLES and (path.is_file() or not path.exists()):
         raise WorldError(f"{path} is a pickle; a world is a folder of safetensors and JSON files")
     if path.is_dir():
@@ -223,7 +224,7 @@ def policy_folder(given: str | Path | None, world: str | Path) -> Path:
         WorldError: If none is given and there is no such world, or it has no policy.
     """
     if given:
-        return Path(given).expanduser()
+        return user_path(given)
     try:
         folder = find_world(world) / POLICY_FOLDER
     except WorldError as error:
@@ -239,7 +240,7 @@ def find_codec(name_or_path: str | Path) -> FrameCodec:
     Raises:
         WorldError: If there is none, or it is damaged.
     """
-    path, name = Path(name_or_path).expanduser(), str(name_or_path)
+    path, name = user_path(name_or_path), str(name_or_path)
     return load_codec(SHIPPED / name if name in shipped_worlds() and not path.is_dir() else path)
 
 

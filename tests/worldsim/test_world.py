@@ -55,6 +55,13 @@ def test_unknown_world_names_those_that_ship() -> None:
         World.from_pretrained("nowhere")
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, "~nobody-of-that-name/world", "a\x00b", "a\x1b[2J"])
+def test_a_name_that_no_folder_can_have_is_refused_without_orders_to_the_terminal(name: str) -> None:
+    with pytest.raises(WorldError, match="is no path|there is no world") as error:
+        World.from_pretrained(name)
+    assert str(error.value).isprintable()
+
+
 def test_where_no_world_is_asked_for_it_is_the_rooms() -> None:
     """The README's first command, its picture and its keys are of that one."""
     assert shipped_worlds()[0] == "doom-rooms"
