@@ -7,7 +7,7 @@ An entry point is a module of `training/`, or `play.py`, whose `main` was decora
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -20,7 +20,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from play import PlayConfig
+from training.agent_settings import RLConfig
+from training.collect import CollectConfig
 from training.entry import _exit_on_error, entry
+from training.frames import DataConfig
 from worldsim.errors import WorldError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -163,3 +167,22 @@ def test_an_error_gives_no_orders_to_the_terminal(capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit):
         _exit_on_error(fail, (WorldError,))
     assert capsys.readouterr().err == "error: a\\x1b[2J\\u202eb\\udcff is wrong\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        (lambda: PlayConfig(threads=10**6), "threads"),
+        (lambda: RLConfig(threads=10**6), "threads"),
+        (lambda: RLConfig(num_workers=10**6), "num_workers"),
+        (lambda: RLConfig(env="real", num_envs=10**6), "num_envs"),
+        (lambda: RLConfig(num_envs=10**9), "num_envs"),
+        (lambda: CollectConfig(num_workers=10**6), "num_workers"),
+        (lambda: DataConfig(train=[], heldout=[], num_workers=10**6), "num_workers"),
+    ],
+)
+def test_a_million_threads_or_processes_are_refused_with_the_settings(
+    settings: Callable[[], object], name: str
+) -> None:
+    with pytest.raises(WorldError, match=f"{name} must be at most"):
+        settings()
