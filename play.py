@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import policies
 from training.entry import entry
+from worldsim.cores import check_workers
 from worldsim.errors import WorldError
 
 if TYPE_CHECKING:  # they bring PyTorch, which a wrong setting need not wait for
@@ -71,6 +72,7 @@ class PlayConfig:
         for name, value in numbers.items():
             if value < 0:
                 raise WorldError(f"{name} must be at least 0, got {value}")
+        check_workers(self.threads, "threads")
         if self.port > 65_535:
             raise WorldError(f"port must be at most 65535, got {self.port}")
 
@@ -302,6 +304,7 @@ def game_settings(config: PlayConfig) -> GameSettings:
         first=HUMAN if config.policy in ("auto", "keyboard") else config.policy,
         frame_rate=config.fps,
         hold_rate=config.hold_rate,
+        adapts_threads=config.threads == 0,
         seed=config.seed,
     )
 

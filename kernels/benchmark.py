@@ -47,7 +47,9 @@ def run_on_cpu(report: Report) -> None:
 
 def run_on_cuda(report: Report) -> None:
     """Run the sections that need a card."""
-    compilers = scan.start_compilers(min(16, max(1, (os.cpu_count() or 1) - 2)), report.only)
+    # Not on macOS and Windows, where no card is either.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    compilers = scan.start_compilers(min(16, max(1, cores - 2)), report.only)
     report.run("compilers", lambda report: scan.await_compilers(compilers, report), always=True)
     report.run("commit: wide heads", partial(memory.commit_times, memory.WIDE))
     report.run("commit: narrow heads", partial(memory.commit_times, memory.NARROW))

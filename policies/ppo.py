@@ -27,6 +27,10 @@ FORMAT = 2
 """Of what is written; policies of format 1 act at every frame."""
 WEIGHTS_FILE, DESCRIPTION_FILE = "policy.safetensors", "policy.json"
 NUM_FEATURES = 256
+MAX_DESCRIPTION_BYTES = 2**20
+MAX_VALUES, MAX_REPEAT = 1024, 1000
+"""Of an axis, and frames that an action is held for."""
+FLOATS = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 
 
 class SightEncoder(nn.Module):
@@ -138,10 +142,17 @@ class PolicyDescription:
             repeat = 1 if data["format"] == 1 else data["action_repeat"]
             if isinstance(repeat, bool) or not isinstance(repeat, int) or repeat < 1:
                 raise ValueError(f"action_repeat must be a whole number of at least 1, got {repeat!r}")
+            if repeat > MAX_REPEAT:
+                raise ValueError(f"action_repeat must be at most {MAX_REPEAT}, got {repeat}")
+            scenario, num_values = data["scenario"], data["num_values"]
+            if not isinstance(scenario, str) or not scenario.isprintable() or len(scenario) > 100:
+                raise ValueError("scenario must be printable text of at most 100 characters")
+            if not isinstance(num_values, list) or not all(map(_is_count, num_values)) or not num_values:
+                raise TypeError(f"num_values must be a list of integers from 1 to {MAX_VALUES}")
             return cls(
-                scenario=str(data["scenario"]),
+                scenario=scenario,
                 actions=dict(data["actions"]),
-                num_values=[int(count) for count in data["num_values"]],
+                num_values=num_values,
                 sight=Sight.from_json(data["sight"]),
                 action_repeat=repeat,
                 training=dict(data["training"]),
@@ -247,15 +258,30 @@ def load_policy(folder: Path) -> tuple[PolicyDescription, ActorNetwork]:
         if not file.is_file():
             raise FileNotFoundError(f"{folder} is not the folder of a learned policy: it has no {file.name}")
     try:
-        data = json.loads(path.read_text())
+        if path.stat().st_size > MAX_DESCRIPTION_BYTES:
+            raise ValueError(f"it is larger than {MAX_DESCRIPTION_BYTES:,} bytes")
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
         description = PolicyDescription.from_json(data)
         if data["files"][WEIGHTS_FILE] != _sha256(weights):
             raise ValueError(f"the SHA-256 of {WEIGHTS_FILE} is another: it is damaged or was altered")
         network = ActorNetwork(description.sight, description.num_values)
-        network.load_state_dict(load_file(weights))
+        network.load_state_dict(_read_weights(weights))
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{path} describes no policy: {' '.join(str(error).split())}") from error
+        kind = "it is nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise ValueError(f"{path} describes no policy: {kind}") from error
     return description, network.eval().requires_grad_(False)
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    tensors = load_file(path)
+    for name, tensor in tensors.items():
+        if tensor.dtype not in FLOATS or not tensor.isfinite().all():
+            raise ValueError(f"{name!r} in {path.name} does not hold finite floating-point numbers")
+    return tensors
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_VALUES
 
 
 def policy_digest(folder: Path) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 CHANNELS = 3
+MAX_SIDE, MAX_FRAMES = 256, 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +25,7 @@ class Sight:
         num_frames: How many frames are seen, F: the latest, and those before it.
 
     Raises:
-        ValueError: If one of them is not a whole number of at least 1.
+        ValueError: If one of them is not a whole number of at least 1, or larger than anyone needs.
     """
 
     height: int = 60
@@ -36,6 +37,8 @@ class Sight:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} of what a player sees must be at least 1, got {value!r}")
+            if value > (most := MAX_FRAMES if name == "num_frames" else MAX_SIDE):
+                raise ValueError(f"{name} of what a player sees must be at most {most}, got {value}")
 
     @property
     def shape(self) -> tuple[int, int, int]:

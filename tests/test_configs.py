@@ -7,7 +7,7 @@ An entry point is a module of `training/`, or `play.py`, whose `main` was decora
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -20,7 +20,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from training.entry import entry
+from play import PlayConfig
+from training.agent_settings import RLConfig
+from training.collect import CollectConfig
+from training.entry import _exit_on_error, entry
+from training.frames import DataConfig
+from worldsim.errors import WorldError
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
@@ -153,3 +158,31 @@ def test_unknown_key_ends_every_command_in_one_sentence(
         assert error.startswith("error: "), error
         assert "no_such_key" in error, error
         assert error.count("\n") == 1, error
+
+
+def test_an_error_gives_no_orders_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise WorldError("a\x1b[2J\u202eb\udcff is wrong")
+
+    with pytest.raises(SystemExit):
+        _exit_on_error(fail, (WorldError,))
+    assert capsys.readouterr().err == "error: a\\x1b[2J\\u202eb\\udcff is wrong\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        (lambda: PlayConfig(threads=10**6), "threads"),
+        (lambda: RLConfig(threads=10**6), "threads"),
+        (lambda: RLConfig(num_workers=10**6), "num_workers"),
+        (lambda: RLConfig(env="real", num_envs=10**6), "num_envs"),
+        (lambda: RLConfig(num_envs=10**9), "num_envs"),
+        (lambda: CollectConfig(num_workers=10**6), "num_workers"),
+        (lambda: DataConfig(train=[], heldout=[], num_workers=10**6), "num_workers"),
+    ],
+)
+def test_a_million_threads_or_processes_are_refused_with_the_settings(
+    settings: Callable[[], object], name: str
+) -> None:
+    with pytest.raises(WorldError, match=f"{name} must be at most"):
+        settings()

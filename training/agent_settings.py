@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from worldsim.compiled import COMPILE_MODES
+from worldsim.cores import check_workers
 from worldsim.errors import WorldError
 
 MODES, ENVS = ("train", "evaluate", "watch"), ("dream", "real", "both")
+MAX_DREAMS = 65_536
 LARGEST_SEED = 1_000_000_000
 """Below those of evaluations, however many environments and steps are added to it."""
 NUM_EVALUATIONS = 2**32 - 4_000_000_000
@@ -129,5 +131,11 @@ class RLConfig:
         ):
             if getattr(self, name) < least:
                 raise WorldError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("threads", "num_workers"):
+            check_workers(getattr(self, name), name)
+        if self.env == "real":
+            check_workers(self.num_envs, "num_envs")
+        if self.num_envs > MAX_DREAMS:
+            raise WorldError(f"num_envs must be at most {MAX_DREAMS}, got {self.num_envs}")
         if self.seed >= LARGEST_SEED:
             raise WorldError(f"seed must be below {LARGEST_SEED}, got {self.seed}")

@@ -7,7 +7,6 @@ where it was stopped, and one with more frames goes on from there.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from tqdm import tqdm
 import policies
 from training.entry import entry
 from training.recorders import EpisodeTask, Recorders, Setup
+from worldsim.cores import check_workers, worker_count
 from worldsim.data.dataset_info import PART_SUFFIX
 from worldsim.data.episodes import (
     DatasetInfo,
@@ -88,6 +88,7 @@ class CollectConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise WorldError(f"{name} must be at least {least}, got {value}")
+        check_workers(self.num_workers, "num_workers")
         if not 0 <= self.seed < 2000:
             raise WorldError(f"seed must be 0 to 1999, got {self.seed}")
         if self.policy not in ("mixed", *PLAYERS):
@@ -156,7 +157,7 @@ def main(config: CollectConfig) -> None:
     # The workers build their own; what is wrong with one is said here, before anything is written.
     policies.make(setup.policy, num_values=scenario.actions.num_values, **setup.policy_options)
     wanted = {"heldout": config.heldout_frames, "train": config.num_frames}
-    num_workers = config.num_workers or os.cpu_count() or 1
+    num_workers = worker_count(config.num_workers)
     with Recorders(num_workers, setup) as recorders:
         for split, num_frames in wanted.items():
             if num_frames:

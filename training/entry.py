@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from worldsim.errors import WorldError
+from worldsim.files import printable
 from worldsim.interrupt import raising_interrupt
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "conf"
@@ -117,7 +118,7 @@ def _exit_on_error(run: Callable[[], Any], errors: tuple[type[BaseException], ..
         _say("\ninterrupted")
         sys.exit(130)
     except errors as error:
-        _say(f"error: {describe_error(error)}")
+        _say(f"error: {printable(describe_error(error))}")
         sys.exit(1)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from training.agent_scores import Contender, Episodes, format_scores, play_dream
 from training.agent_settings import RLConfig
 from training.agreement import compare, format_agreement, rank_correlation
 from training.dreams import load_dreams, scenario_of
+from worldsim.cores import worker_count
 from worldsim.data.scenarios import SCENARIOS
 from worldsim.device import choose_device, set_threads
 from worldsim.errors import WorldError
@@ -88,7 +88,7 @@ def play_real(config: RLConfig, contenders: Sequence[Contender]) -> tuple[str, d
         config.episodes,
         scenario=scenario,
         max_episode_steps=config.max_episode_steps,
-        num_workers=config.num_workers or os.cpu_count() or 1,
+        num_workers=worker_count(config.num_workers),
         first_game=config.seed,
     )
     return f"the real game {scenario}", played

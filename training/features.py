@@ -21,6 +21,7 @@ from training.feature_loss import DEGRADATIONS, FeatureLearner, FeatureLossConfi
 from training.frames import digest_of
 from training.loop import LoopConfig, Training, fit, prepare, seed_of
 from training.run import RunFolder
+from worldsim.cores import check_workers
 from worldsim.data.sequences import EpisodeReference, SequenceIndex, load_episodes, read_episodes
 from worldsim.errors import WorldError
 from worldsim.evaluation.distances import FID
@@ -75,6 +76,7 @@ class TrainFeaturesConfig:
         for name in ("max_frames", "num_workers"):
             if getattr(self, name) < 0:
                 raise WorldError(f"{name} must be at least 0, got {getattr(self, name)}")
+        check_workers(self.num_workers, "num_workers")
         if not 0 < self.learning_rate < math.inf:
             raise WorldError(f"learning_rate must be above 0 and finite, got {self.learning_rate}")
         if min(self.features.height, self.features.width) < LEAST_SIZE:

@@ -16,6 +16,7 @@ from torch import Tensor
 from training.latent_cache import LatentCache
 from worldsim.actions import ActionLayout
 from worldsim.codec import FrameCodec
+from worldsim.cores import check_workers
 from worldsim.data.episodes import EpisodeTable, read_table
 from worldsim.data.sequences import EpisodeReference, SequenceIndex, load_episodes, read_episodes
 from worldsim.errors import WorldError
@@ -35,7 +36,7 @@ class DataConfig:
         train: Folders to learn from.
         heldout: Folders to measure on.
         max_frames: Use at most this many frames of `train`, whole episodes, in order; 0 is all.
-        num_workers: Decoding threads; 0 is one per core.
+        num_workers: Decoding threads; 0 is one per core that may be used.
         cache_latents: Keep the encoded video, so that no other command encodes it by the same codec again.
         cache_folder: Where to; empty is a folder `latents` beside the video. What lies there may be deleted.
     """
@@ -46,6 +47,9 @@ class DataConfig:
     num_workers: int = 0
     cache_latents: bool = True
     cache_folder: str = ""
+
+    def __post_init__(self) -> None:
+        check_workers(self.num_workers, "num_workers")
 
 
 def choose_episodes(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from training.agent_settings import RLConfig
 from training.dreams import load_dreams, scenario_of
 from training.run import RunFolder
 from worldsim.actions import ActionLayout
+from worldsim.cores import worker_count
 from worldsim.data.scenarios import SCENARIOS
 from worldsim.device import choose_device, set_threads
 from worldsim.errors import WorldError
@@ -103,7 +103,7 @@ def prepare_lessons(config: RLConfig, sight: Sight, device: torch.device) -> Les
             actions=world.actions,
             source=f"a dream of {dreams.world.identity}",
         )
-    scenario, num_envs = scenario_of(config.world), config.num_envs or os.cpu_count() or 1
+    scenario, num_envs = scenario_of(config.world), worker_count(config.num_envs, "num_envs")
     print(f"{num_envs} real games of {scenario}; the agent computes on {device}", flush=True)
     limit = config.max_episode_steps
     envs = make_games(

@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium import spaces
 
 from worldsim.errors import WorldError
+from worldsim.files import MAX_NAME, check_text, shown
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +32,8 @@ class ActionAxis:
     keys: tuple[tuple[str, ...], ...]
 
     def __post_init__(self) -> None:
+        for text in (self.name, *self.buttons, *(key for keys in self.keys for key in keys)):
+            check_text(text, "the name of an action axis, a button or a key", MAX_NAME)
         if not self.buttons or len(self.keys) != len(self.buttons):
             raise WorldError(
                 f"action axis {self.name!r} needs one list of keys for each of its buttons, "
@@ -111,13 +114,19 @@ class ActionLayout:
             axes = tuple(
                 ActionAxis(
                     name=axis["name"],
-                    buttons=tuple(axis["buttons"]),
-                    keys=tuple(tuple(keys) for keys in axis["keys"]),
+                    buttons=tuple(_list(axis["buttons"])),
+                    keys=tuple(tuple(_list(keys)) for keys in _list(axis["keys"])),
                 )
-                for axis in data["axes"]
+                for axis in _list(data["axes"])
             )
         except (KeyError, TypeError) as error:
             raise WorldError(
-                f"the action layout is not of the expected form: {error!r} in {data!r}"
+                f"the action layout is not of the expected form: {error!r} in {shown(data)}"
             ) from error
         return cls(axes)
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"expected a list, got {shown(value)}")
+    return value

@@ -4,6 +4,7 @@ The heavy layers work at 1/8, 1/4 and 1/2 of the frame's size; full resolution i
 a pixel shuffle, so that a frame decodes in a few milliseconds on a CPU.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +16,10 @@ from worldsim.errors import WorldError
 # B batch, C latent channels, H W frame height and width, h w latent height and width
 
 DOWNSAMPLING = 8
+MAX_FRAME_PIXELS = 2**21
+"""A frame of 1920 x 1088: what a network draws at once must fit into memory."""
+MAX_WIDTH, MAX_BLOCKS, MAX_LAYER_BYTES = 4096, 64, 2**30
+"""Of one layer: its channels, its blocks, and what it makes of one frame in fp32."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -48,16 +53,54 @@ class CodecConfig:
         for name in ("height", "width", "latent_channels", "size_multiple"):
             if getattr(self, name) < 1:
                 raise ValueError(f"codec {name} must be at least 1, got {getattr(self, name)}")
+        if self.latent_channels > MAX_WIDTH:
+            raise ValueError(f"codec latent_channels must be at most {MAX_WIDTH}, got {self.latent_channels}")
         if self.size_multiple % DOWNSAMPLING:
             raise ValueError(
                 f"codec size_multiple must be a multiple of {DOWNSAMPLING}, got {self.size_multiple}"
             )
-        for name, least in (("widths", 1), ("encoder_blocks", 0), ("decoder_blocks", 0)):
-            values = getattr(self, name)
-            if len(values) != 3 or min(values) < least:
-                raise ValueError(f"codec {name} must be 3 numbers of at least {least}, got {list(values)}")
-        if self.latent_bound <= 0:
+        limits = [("widths", 1, MAX_WIDTH)]
+        limits += [(name, 0, MAX_BLOCKS) for name in ("encoder_blocks", "decoder_blocks")]
+        for name, least, most in limits:
+            values = list(getattr(self, name))
+            if len(values) != 3 or min(values) < least or max(values) > most:
+                wanted = f"3 numbers of at least {least} and at most {most}"
+                raise ValueError(f"codec {name} must be {wanted}, got {values}")
+        if not 0 < self.latent_bound < math.inf:
             raise ValueError(f"codec latent_bound must be positive, got {self.latent_bound}")
+        self._check_size()
+
+    def _check_size(self) -> None:
+        height, width = self.padded_size
+        if height * width > MAX_FRAME_PIXELS:
+            raise ValueError(
+                f"codec height, width and size_multiple make frames of {width} x {height}, more than "
+                f"{MAX_FRAME_PIXELS:,} pixels"
+            )
+        layers = (4 * height * width * channels >> 2 * i for i, channels in enumerate(self.widths, start=1))
+        if max(layers) > MAX_LAYER_BYTES:
+            raise ValueError(
+                f"codec widths {list(self.widths)} need more than {MAX_LAYER_BYTES / 2**30:g} GiB "
+                f"for a layer of a frame of {width} x {height}"
+            )
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one frame's latents."""
+        height, width = self.padded_size
+        return self.latent_channels, height // DOWNSAMPLING, width // DOWNSAMPLING
+
+    @property
+    def min_weights(self) -> int:
+        """Number of weights of the codec, its biases and statistics left out."""
+        half, quarter, eighth = self.widths
+        blocks = zip(self.widths, self.encoder_blocks, self.decoder_blocks, strict=True)
+        residual = sum(18 * width**2 * (encoder + decoder) for width, encoder, decoder in blocks)
+        return (
+            residual
+            + 2 * (9 * 12 * half + 4 * half * quarter + 4 * quarter * eighth)
+            + (18 * eighth * self.latent_channels)
+        )
 
     @property
     def padded_size(self) -> tuple[int, int]:
@@ -180,8 +223,7 @@ class FrameCodec(nn.Module):
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of one frame's latents."""
-        height, width = self.config.padded_size
-        return self.config.latent_channels, height // DOWNSAMPLING, width // DOWNSAMPLING
+        return self.config.latent_shape
 
     def forward(self, images: Tensor, latent_noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Do what `reconstruct` does; wrappers that distribute training call this."""

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from safetensors.torch import load_file
 
 from worldsim.card import world_card
 from worldsim.errors import WorldError
 from worldsim.model.outcome_heads import OutcomeHeads
-from worldsim.weights import CONFIG_FILE, check_file, write_tensors
+from worldsim.weights import check_file, write_tensors
 from worldsim.world import CARD_FILE, MODEL_FILE, World, WorldConfig, read_config, write_config
 
 HEADS_PREFIX = "outcome."
@@ -37,9 +37,7 @@ def check_described(world: World, folder: Path) -> None:
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise WorldError(f"{folder} cannot be made: {above} is no folder that can be written to")
     for name, checksum in read_config(world.folder)[1].items():
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise WorldError(f"{world.folder / CONFIG_FILE} lists {name!r}, which is not in its folder")
-        check_file(world.folder / name, checksum)
+        check_file(world.folder, name, checksum)
 
 
 def save_described(
@@ -72,7 +70,7 @@ def save_described(
             shutil.copyfile(world.folder / name, part / name)
         if heads is not None:
             _replace_heads(part / MODEL_FILE, heads)
-        (part / CARD_FILE).write_text(world_card(config, world.num_parameters))
+        (part / CARD_FILE).write_text(world_card(config, world.num_parameters), encoding="utf-8")
         write_config(part, config)
         part.rename(folder)
     finally:

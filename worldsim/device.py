@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from worldsim.cores import check_workers, core_quota
+from worldsim.cores import usable_cores as usable_cores
 from worldsim.errors import WorldError
 
 DTYPES = {
@@ -105,20 +107,17 @@ def bf16_instructions_of(capabilities: Mapping[str, Any]) -> str:
     return ", ".join(name for name in BF16_INSTRUCTIONS if capabilities.get(name))
 
 
-def usable_cores() -> int:
-    """Return how many cores this process may use: taskset, Slurm and containers leave it a part of them."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def set_threads(num_threads: int = 0) -> int:
     """Set how many threads torch computes with; returns their number.
 
     Args:
-        num_threads: 0 chooses: one per core that torch would use, at most `MAX_AUTO_THREADS`.
+        num_threads: 0 chooses: one per core that torch would use and this process may, at most
+            `MAX_AUTO_THREADS`.
+
+    Raises:
+        WorldError: If there are none of so many threads.
     """
-    if num_threads < 0:
-        raise WorldError(f"threads must be at least 0, got {num_threads}")
-    torch.set_num_threads(num_threads or min(torch.get_num_threads(), MAX_AUTO_THREADS))
+    check_workers(num_threads, "threads")
+    most = max(1, math.floor(min(core_quota(), MAX_AUTO_THREADS)))
+    torch.set_num_threads(num_threads or min(torch.get_num_threads(), most))
     return torch.get_num_threads()

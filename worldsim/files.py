@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, NoReturn
+from dataclasses import MISSING, fields
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from worldsim.errors import WorldError
 
@@ -19,8 +21,13 @@ MAX_JSON_BYTES = 64 * 2**20
 MAX_LINES_BYTES, MAX_LINE_BYTES = 2**29, 2**20
 """Of a file of JSON lines, and of one of them: 512 MiB are a day of gameplay at 30 frames a second."""
 MAX_INTEGER = 2**63 - 1
+MAX_TEXT, MAX_NAME = 10_000, 100
+"""Characters; no file system takes a name of more than 255 bytes, and other names are made of it."""
 LITTER = {"thumbs.db", "desktop.ini"}
 """What Windows leaves beside a user's files; macOS's and Linux's begin with a dot."""
+WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
+
+Record = TypeVar("Record")
 
 
 def is_litter(path: Path) -> bool:
@@ -58,8 +65,8 @@ def parse_json(text: str, where: Path | str) -> Any:
         raise WorldError(f"{where} is not JSON: {error}") from error
     except RecursionError as error:
         raise WorldError(f"{where} is nested too deep") from error
-    except ValueError as error:
-        raise WorldError(f"{where}: {error}") from error
+    except _NumberError as error:
+        raise WorldError(f"{where}: {error}{_key_before(text, error.written)}") from error
 
 
 def read_json(path: Path) -> Any:
@@ -132,7 +139,7 @@ def check_integer(value: Any, name: str, minimum: int = 0, maximum: int = MAX_IN
         WorldError: If it is anything else; a bool, a text or 2.0 is no integer.
     """
     if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
-        raise WorldError(f"{name} must be an integer from {minimum} to {maximum}, got {_shown(value)}")
+        raise WorldError(f"{name} must be an integer from {minimum} to {maximum}, got {shown(value)}")
     return value
 
 
@@ -145,7 +152,7 @@ def check_number(value: Any, name: str, minimum: float = -math.inf, maximum: flo
     limits = f" from {minimum:g} to {maximum:g}" if math.isfinite(minimum) or math.isfinite(maximum) else ""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not abs(value) <= sys.float_info.max or not minimum <= value <= maximum:
-        raise WorldError(f"{name} must be a finite number{limits}, got {_shown(value)}")
+        raise WorldError(f"{name} must be a finite number{limits}, got {shown(value)}")
     return float(value)
 
 
@@ -156,8 +163,89 @@ def check_bool(value: Any, name: str) -> bool:
         WorldError: If it is anything else.
     """
     if not isinstance(value, bool):
-        raise WorldError(f"{name} must be true or false, got {_shown(value)}")
+        raise WorldError(f"{name} must be true or false, got {shown(value)}")
     return value
+
+
+def check_text(value: Any, name: str, maximum: int = MAX_TEXT) -> str:
+    """Return a value that is a text of so many characters that all can be printed: a terminal obeys others.
+
+    Raises:
+        WorldError: If it is anything else.
+    """
+    if not isinstance(value, str) or len(value) > maximum or not value.isprintable():
+        raise WorldError(f"{name} must be printable text of at most {maximum} characters, got {shown(value)}")
+    return value
+
+
+def is_inner_path(text: str) -> bool:
+    """Return whether a text is the path of a file inside a folder, with `/` between its parts."""
+    path = PurePosixPath(text)
+    is_plain = text.isprintable() and "\\" not in text and ":" not in text and len(text) <= MAX_TEXT
+    return is_plain and bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+
+
+def user_path(given: str | Path) -> Path:
+    """Return a path as a user gives it, with `~` replaced by their home.
+
+    Raises:
+        WorldError: If it cannot be one, or cannot be looked at.
+    """
+    try:
+        path = Path(given).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise WorldError(f"{shown(str(given))} is no path that can be opened: {reason}") from error
+    return path
+
+
+def printable(text: str) -> str:
+    """Return a text with what cannot be printed, or is an order to the terminal, spelled out."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def file_name(text: str) -> str:
+    """Return a text as the name of a file or folder on every system; most names stay as they are."""
+    name = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "-" for c in text)[:MAX_NAME]
+    name = name.rstrip(". ") or "-"
+    return f"-{name}" if name.startswith(".") or WINDOWS_DEVICES.match(name) else name
+
+
+def read_record(kind: type[Record], data: Any, name: str) -> Record:
+    """Build a dataclass of numbers, texts and lists of them from a JSON object, each of the declared type.
+
+    Args:
+        kind: The dataclass; ranges are its own to check.
+        data: The object.
+        name: What it is called in errors.
+
+    Raises:
+        WorldError: If a field is missing, unknown, or of another type: 2.5 or "3" is no integer.
+    """
+    if not isinstance(data, dict):
+        raise WorldError(f"{name} is not of the expected form, an object, but {shown(data)}")
+    types = get_type_hints(kind)
+    declared = {field.name: field for field in fields(kind)}  # pyright: ignore[reportArgumentType]
+    for key in sorted(data.keys() - declared.keys()):
+        raise WorldError(f"{name} has no field {shown(key)}; it has {', '.join(declared)}")
+    for key, field in declared.items():
+        if key not in data and field.default is MISSING and field.default_factory is MISSING:
+            raise WorldError(f"{name} has no field {key!r}")
+    return kind(**{key: _of_type(types[key], value, f"{name}.{key}") for key, value in data.items()})
+
+
+def _of_type(kind: Any, value: Any, name: str) -> Any:
+    if get_origin(kind) is list:
+        if not isinstance(value, list):
+            raise WorldError(f"{name} is not of the expected form, a list, but {shown(value)}")
+        return [_of_type(get_args(kind)[0], item, name) for item in value]
+    checks = {int: _any_integer, float: check_number, bool: check_bool, str: check_text}
+    return checks[kind](value, name)
+
+
+def _any_integer(value: Any, name: str) -> int:
+    return check_integer(value, name, -MAX_INTEGER)
 
 
 @contextmanager
@@ -237,27 +325,41 @@ def _runs(process: int) -> bool:
     return True
 
 
+class _NumberError(ValueError):
+    """A number that is none, or too large; `written` is how it stands in the text."""
+
+    def __init__(self, message: str, written: str) -> None:
+        super().__init__(message)
+        self.written = written
+
+
 def _integer(digits: str) -> int:
     if len(digits) > 20 or abs(int(digits)) > MAX_INTEGER:
-        raise ValueError(f"the number {_shown(digits)} is too large")
+        raise _NumberError(f"the number {shown(digits)} is too large", digits)
     return int(digits)
 
 
 def _finite(digits: str) -> float:
     value = float(digits)
     if not math.isfinite(value):
-        raise ValueError(f"the number {_shown(digits)} is too large")
+        raise _NumberError(f"the number {shown(digits)} is too large", digits)
     return value
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    raise _NumberError(f"{name} is no number of JSON", name)
 
 
-def _shown(value: Any) -> str:
-    """Return a value as it is shown in an error: whole where it is short."""
+def _key_before(text: str, written: str) -> str:
+    """Return in which field of an object a number stands, where that is easily found."""
+    found = re.search(r'"([^"\\\[\]{}]{1,40})"\s*:\s*(?:\[[^"\[\]{}]*)?' + re.escape(written), text)
+    return f", in the field {shown(found[1])}" if found else ""
+
+
+def shown(value: Any, length: int = 40) -> str:
+    """Return a value as it is shown in an error: whole where it is short, and nothing a terminal obeys."""
     try:
-        text = value if isinstance(value, str) else repr(value)
-    except ValueError:  # an integer of more digits than Python prints
-        return "a huge integer"
-    return text if len(text) <= 40 else text[:37] + "..."
+        text = printable(value) if isinstance(value, str) else repr(value)
+    except (ValueError, RecursionError):  # an integer of more digits than Python prints
+        return "a huge value"
+    return text if len(text) <= length else text[: length - 3] + "..."

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from worldsim.bindings import Bindings, Command, join_controls
 from worldsim.errors import WorldError
-from worldsim.governor import Governor
+from worldsim.governor import Governor, ThreadGovernor
 from worldsim.inspector import Inspector
 from worldsim.play_files import PlayFiles, PlayFolders
 from worldsim.play_status import Status
@@ -50,12 +51,14 @@ class GameSettings:
         first: Who plays first, `human` or the name of a program.
         frame_rate: Frames per second to hold; None is the world's own, 0 as many as possible.
         hold_rate: Lower the denoising steps where the frame rate is not held otherwise.
+        adapts_threads: Try fewer threads, and more again, where the frame rate is not held otherwise.
         seed: For the programs.
     """
 
     first: str = HUMAN
     frame_rate: float | None = None
     hold_rate: bool = False
+    adapts_threads: bool = False
     seed: int = 0
 
 
@@ -102,6 +105,9 @@ class Game:
         self._rate = world.frame_rate if settings.frame_rate is None else settings.frame_rate
         self.clock = FrameClock(self._rate)
         self._governor = Governor(0.0, session.env.simulator.sampler.num_steps)
+        # A replay computes as it was computed; a GPU does without.
+        adapts = settings.adapts_threads and session.replay is None and session.env.world.device.type == "cpu"
+        self._threads = ThreadGovernor(self._rate, torch.get_num_threads() if adapts else 1)
         self._bindings = bindings
         self.status = Status(session, self._governor)
         self.name_keys()
@@ -209,6 +215,7 @@ class Game:
         """Measure frame rates anew: what happened so far says nothing about the frames to come."""
         self.status.restart()
         self._governor.restart()
+        self._threads.restart()
 
     def after_jump(self) -> None:
         """Let who plays look at where play has gone to, and show it."""
@@ -341,11 +348,29 @@ class Game:
         return f"holding {self._governor.frame_rate:g} frames/s: with fewer denoising steps if need be"
 
     def _govern(self) -> None:
+        if self._change_threads() or self._threads.is_trying:
+            return
         # A recording is cut where the steps change: they only fall while one is made.
         may_rise = self.session.recording is None
         seconds = self.clock.busy_seconds, self.session.latest_predict_seconds
         if self._governor.note(*seconds, may_rise=may_rise):
             self._draw_with(self._governor.steps)
+
+    def _change_threads(self) -> bool:
+        """Take other threads where the frame rate is not held; returns whether their number has changed."""
+        was_trying, before = self._threads.is_trying, torch.get_num_threads()
+        has_changed = self._threads.note(
+            self.clock.busy_seconds, is_recording=self.session.recording is not None
+        )
+        if has_changed:
+            with self.saying_errors():
+                self.session.change_threads(self._threads.threads)
+            self._governor.restart()
+        elif was_trying and not self._threads.is_trying:
+            self.status.say(
+                f"computing with {before} {'thread' if before == 1 else 'threads'}: that is faster"
+            )
+        return has_changed
 
     def _draw_with(self, steps: int) -> None:
         sampler = self.session.env.simulator.sampler

@@ -4,13 +4,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from worldsim.errors import WorldError
+from worldsim.files import check_number
+
+MAX_NUMBER = 1e12
+"""Of a reward or a fitted number: fp32 must hold what is computed with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +53,7 @@ class OutcomeConfig:
 
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(self)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise WorldError(f"a world's outcome.{name} must be a finite number, got {value!r}")
+            check_number(getattr(self, name), f"a world's outcome.{name}", -MAX_NUMBER, MAX_NUMBER)
         if self.reward_scale <= 0:
             raise WorldError(f"a world's outcome.reward_scale must be positive, got {self.reward_scale}")
         if self.end_scale < 0:

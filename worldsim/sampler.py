@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldsim.cores import usable_cores
 from worldsim.errors import WorldError
 
-MAX_STEPS = 64
+MAX_STEPS, MAX_SHIFT, MAX_NOISE_SCALE = 64, 1000.0, 100.0
 MANY_ROWS, MAX_NOISE_THREADS = 64, 8
 """Rows from which on their noise is drawn in threads, and in how many."""
 DRAW_FRAME, COMMIT_FRAME = 0, 1
@@ -44,10 +44,13 @@ class SamplerConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.num_steps <= MAX_STEPS:
             raise WorldError(f"denoising steps must be 1 to {MAX_STEPS}, got {self.num_steps}")
-        if self.shift <= 0:
-            raise WorldError(f"sampler shift must be positive, got {self.shift}")
-        if self.noise_scale < 0:
-            raise WorldError(f"sampler noise_scale must not be negative, got {self.noise_scale}")
+        if not 0 < self.shift <= MAX_SHIFT:
+            raise WorldError(f"sampler shift must be positive and at most {MAX_SHIFT:g}, got {self.shift}")
+        if not 0 <= self.noise_scale <= MAX_NOISE_SCALE:
+            raise WorldError(
+                f"sampler noise_scale must not be negative, nor above {MAX_NOISE_SCALE:g}, "
+                f"got {self.noise_scale}"
+            )
         if not 0 <= self.commit_level < 1:
             raise WorldError(f"sampler commit_level must lie in [0, 1), got {self.commit_level}")
 
@@ -92,7 +95,7 @@ def draw_noise(
 
 def noise_threads() -> int:
     """Return in how many threads the noise of many rows is drawn."""
-    return min(os.cpu_count() or 1, MAX_NOISE_THREADS)
+    return min(usable_cores(), MAX_NOISE_THREADS)
 
 
 def fill_noise(

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldsim.device import set_threads
 from worldsim.env import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.history import History
@@ -233,6 +234,17 @@ class PlaySession:
             return
         self.env.simulator.change_sampler(sampler)
         self._end_episode()
+
+    def change_threads(self, num_threads: int) -> None:
+        """Compute with other threads; what is recorded goes on in another file, which can be replayed.
+
+        Raises:
+            WorldError: If there are none of so many; or if the recording so far cannot be finished, and it
+                is done.
+        """
+        if num_threads != torch.get_num_threads():
+            set_threads(num_threads)
+            self._end_episode()
 
     @property
     def is_frozen(self) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 
 from worldsim import state as states
 from worldsim.errors import WorldError
+from worldsim.files import file_name
 from worldsim.pictures import read_picture, write_png
 from worldsim.state import WorldState
 
@@ -43,12 +44,12 @@ class SlotFolder:
 
     Args:
         folder: Where the slots of all worlds are.
-        world: Name of the world, whose folder in there they have.
+        world: Name of the world, whose folder in there they have: `file_name` of it.
         identity: Of the world (`World.identity`).
     """
 
     def __init__(self, folder: Path, world: str, identity: str) -> None:
-        self.folder = folder / world
+        self.folder = folder / file_name(world)
         self._identity = identity
         self._kept: dict[str, tuple[tuple[int, int, int], WorldState, str]] = {}
 
@@ -89,14 +90,19 @@ class SlotFolder:
         try:
             state = states.load(path, world=self._identity)
             start = states.read_notes(path).get("start", "")
-        except WorldError as error:
+        except (WorldError, OSError) as error:
             raise WorldError(f"slot {name}: {error}") from error
         self._kept[name] = (stamp, state, start)
         return state, start
 
     def list(self) -> list[Slot]:
         """Return the slots that hold something, in the order of `SLOTS`."""
-        return [self._describe(name) for name in SLOTS if self._path(name).is_file()]
+        found = []
+        for name in SLOTS:
+            with suppress(OSError, OverflowError, ValueError):  # gone meanwhile; of a time without a date
+                if self._path(name).is_file():
+                    found.append(self._describe(name))
+        return found
 
     def _path(self, name: str) -> Path:
         if name not in SLOTS:

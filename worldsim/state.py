@@ -10,15 +10,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from worldsim.errors import WorldError
+from worldsim.files import check_text, shown
 from worldsim.model.memory import PAST, MemoryState
 from worldsim.model.past_frames import FRAMES_AXIS
-from worldsim.weights import write_tensors
+from worldsim.weights import FLOATS, READ_ERRORS, write_tensors
 
 MEMORY_PREFIX = "memory."
+STORED = FLOATS | {torch.int64, torch.uint8}
+"""Types of the numbers of a state."""
 GROWING = {f"{MEMORY_PREFIX}{PAST}{kind}" for kind in ("keys", "values")}
 
 
@@ -145,11 +149,10 @@ def load(path: Path | str, *, world: str = "") -> WorldState:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no saved state {path}")
+    said = read_notes(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            said = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError) as error:
+        tensors = load_file(path)
+    except READ_ERRORS as error:
         raise WorldError(f"{path} is not a complete saved state: {error}") from error
     owner = said.get("world", "")
     if world and owner != world:
@@ -157,9 +160,12 @@ def load(path: Path | str, *, world: str = "") -> WorldState:
     memory = {name.removeprefix(MEMORY_PREFIX): t for name, t in tensors.items() if _is_memory(name)}
     own = {name: tensor for name, tensor in tensors.items() if not _is_memory(name)}
     try:
+        if not {tensor.dtype for tensor in tensors.values()} <= STORED:
+            raise TypeError("a state has no numbers of other kinds")
         state = WorldState(memory=MemoryState.from_tensors(memory), world=owner, **own)
-    except (TypeError, ValueError) as error:
-        raise WorldError(f"{path} holds other tensors than a saved state: {sorted(tensors)}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        held = shown({name: str(tensor.dtype) for name, tensor in sorted(tensors.items())}, 400)
+        raise WorldError(f"{path} holds other tensors than a saved state: {held}") from error
     if said.get("sha256") != _digest(tensors):
         raise WorldError(f"{path} is damaged or was altered: its checksum is not that of its contents")
     return state
@@ -169,13 +175,14 @@ def read_notes(path: Path | str) -> dict[str, str]:
     """Return what the header of a saved state says: `world`, `sha256` and the notes given to `save`.
 
     Raises:
-        WorldError: If it is not a complete state.
+        WorldError: If it is not a complete state, or says what cannot be printed.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
-    except (SafetensorError, OSError) as error:
+            notes = file.metadata() or {}
+    except READ_ERRORS as error:
         raise WorldError(f"{path} is not a complete saved state: {error}") from error
+    return {check_text(name, f"{path}: a note"): check_text(notes[name], f"{path}: {name}") for name in notes}
 
 
 def _is_memory(name: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -19,9 +18,15 @@ from torch import Tensor, nn
 
 from worldsim.codec import CodecConfig, FrameCodec
 from worldsim.errors import WorldError
+from worldsim.files import is_inner_path, printable, read_json, read_record, shown, sync, writing
 
 CONFIG_FILE, CODEC_FILE, CODEC_CONFIG_FILE = "config.json", "codec.safetensors", "codec.json"
+READ_ERRORS = (SafetensorError, OSError, AttributeError, KeyError, RuntimeError, ValueError)
+"""Of safetensors, whose number formats are not all known to this release of it or of torch."""
 PICKLES = {".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin"}
+
+FLOATS = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
+"""What weights are stored in; others are no numbers to compute with, or of fewer bits than was trained."""
 
 Module = TypeVar("Module", bound=nn.Module)
 Shape = TypeVar("Shape")
@@ -33,17 +38,32 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_file(path: Path, expected: str | None) -> None:
-    """Raise `WorldError` unless the file exists and has the checksum that `config.json` names."""
+def check_file(folder: Path, name: str, expected: str | None) -> Path:
+    """Return the path of a file that exists in a folder and has the checksum that `config.json` names.
+
+    Raises:
+        WorldError: If it does not, or is a link to a file elsewhere.
+    """
+    path = folder / name
     if not path.is_file():
         beside = path.parent.iterdir() if path.parent.is_dir() else ()
         pickles = [p.name for p in beside if p.suffix in PICKLES]
         hint = f" (it holds {pickles[0]}, a pickle, which is never loaded)" if pickles else ""
         raise WorldError(f"{path.parent} is not a complete world: it has no {path.name}{hint}")
+    target = path.resolve()
+    if not target.is_relative_to(folder.resolve()) and not _is_hub_blob(folder, target):
+        raise WorldError(f"{path} is a link to {target}, which is not in the folder of the world")
     if expected is None:
         raise WorldError(f"the world's {CONFIG_FILE} names no checksum for {path}")
     if sha256_of(path) != expected:
         raise WorldError(f"{path} is damaged or was altered: its SHA-256 is not the one in {CONFIG_FILE}")
+    return path
+
+
+def _is_hub_blob(folder: Path, target: Path) -> bool:
+    """Whether a file is where the hub's cache keeps the contents of a download, whose names are links."""
+    snapshots = folder.resolve().parent
+    return snapshots.name == "snapshots" and target.parent == snapshots.parent / "blobs"
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -52,10 +72,7 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         WorldError: If it holds anything else.
     """
-    try:
-        data = json.loads(path.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise WorldError(f"{path} is not JSON: {error}") from error
+    data = read_json(path)
     if not isinstance(data, dict):
         raise WorldError(f"{path} is not a JSON object but a {type(data).__name__}")
     return data
@@ -65,36 +82,67 @@ def read_checksums(data: Mapping[str, Any], path: Path) -> dict[str, str]:
     """Return the SHA-256 of each file that a description `data`, read from `path`, names under `files`.
 
     Raises:
-        WorldError: If they are not names and texts.
+        WorldError: If they are not names of files beside it and texts.
     """
     files = data.get("files", {})
     if not isinstance(files, dict) or not all(isinstance(value, str) for value in files.values()):
         raise WorldError(f"{path}: files must be an object of file names and their SHA-256")
+    for name in files:
+        if not is_inner_path(name):
+            raise WorldError(f"{path} lists {name!r}, which is not in its folder")
     return files
 
 
-def load_weights(build: Callable[[], Module], path: Path, described_in: str = CONFIG_FILE) -> Module:
+def load_weights(
+    build: Callable[[], Module], path: Path, min_weights: int, described_in: str = CONFIG_FILE
+) -> Module:
     """Build a module and fill it from a safetensors file; every tensor must fit.
 
     Args:
         build: Makes the module, from a description that may be damaged.
         path: The safetensors file.
+        min_weights: How many numbers the description needs at least: a module that is far larger than the
+            file is not built.
         described_in: File that holds the description.
 
     Raises:
-        WorldError: If the module cannot be built, or the file is damaged or of another shape.
+        WorldError: If the module cannot be built, or the file is damaged, of another shape, or holds what
+            is no finite number.
     """
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise WorldError(f"{path} is not a safetensors file: {error}") from error
+    tensors = read_weights(path)
+    held = sum(tensor.numel() for tensor in tensors.values())
+    if held < min_weights:
+        raise WorldError(
+            f"{path} does not fit the shapes in {described_in}: it holds {held:,} weights, "
+            f"they need at least {min_weights:,}"
+        )
     try:
         module = build()
         module.load_state_dict(tensors, strict=True)
     except (RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = printable(" ".join(str(error).split()))[:500]
         raise WorldError(f"{path} does not fit the shapes in {described_in}: {reason}") from error
     return module
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file of finite floating-point numbers onto the CPU.
+
+    Raises:
+        WorldError: If it holds anything else, or is damaged.
+    """
+    try:
+        tensors = load_file(path)
+    except READ_ERRORS as error:
+        raise WorldError(f"{path} is not a safetensors file of weights: {error}") from error
+    for name, tensor in tensors.items():
+        if tensor.dtype not in FLOATS:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise WorldError(f"{path}: {shown(name)} holds {kind} numbers, not 16 to 64 bit floating-point")
+        total = tensor.sum(dtype=torch.float32)  # several times as fast as looking at each
+        if not total.isfinite() and not tensor.float().isfinite().all():
+            raise WorldError(f"{path}: {shown(name)} holds NaN or inf")
+    return tensors
 
 
 def save_weights(module: nn.Module, path: Path, dtype: torch.dtype) -> None:
@@ -117,17 +165,14 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str,
     Raises:
         OSError: If the file cannot be written, on a full disk above all; it names `path`.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # two processes may write the same file
-    try:
-        save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, part, metadata=metadata)
-        part.replace(path)
-    except SafetensorError as error:  # neither an OSError nor a ValueError
-        found = re.search(r"I/O error: (.+?) \(os error (\d+)\)", str(error))
-        if found is None:
-            raise OSError(f"{path} cannot be written: {error}") from error
-        raise OSError(int(found[2]), found[1], str(path)) from error
-    finally:
-        part.unlink(missing_ok=True)
+    with writing(path) as part:
+        try:
+            save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, part, metadata=metadata)
+        except SafetensorError as error:  # neither an OSError nor a ValueError
+            found = re.search(r"I/O error: (.+?) \(os error (\d+)\)", str(error))
+            if found is None:
+                raise OSError(f"{path} cannot be written: {error}") from error
+            raise OSError(int(found[2]), found[1], str(path)) from error
 
 
 def swap_folder(new: Path, target: Path) -> None:
@@ -138,6 +183,8 @@ def swap_folder(new: Path, target: Path) -> None:
     """
     old = target.with_name(target.name + ".old")
     try:
+        for path in (*new.rglob("*"), new):  # a rename may reach the disk before the contents
+            sync(path)
         if target.exists():  # otherwise an old one, left when a swap was killed, is the only copy
             shutil.rmtree(old, ignore_errors=True)
             target.rename(old)
@@ -146,6 +193,7 @@ def swap_folder(new: Path, target: Path) -> None:
         if old.exists() and not target.exists():
             old.rename(target)
         raise
+    sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -180,8 +228,8 @@ def read_shape(path: Path, key: str, shape: type[Shape], name: str) -> tuple[Sha
     if not isinstance(data.get(key), dict):
         raise WorldError(f"{path} describes no {name}: it has no object {key!r}")
     try:
-        return shape(**data[key]), checksums
-    except (TypeError, ValueError) as error:
+        return read_record(shape, data[key], key), checksums
+    except ValueError as error:
         raise WorldError(f"{path}: {error}") from error
 
 
@@ -195,5 +243,5 @@ def load_codec(folder: Path) -> FrameCodec:
     if not found:
         raise WorldError(f"{folder} holds no codec: it has neither {CODEC_CONFIG_FILE} nor {CONFIG_FILE}")
     config, checksums = read_shape(found[0], "codec", CodecConfig, "codec")
-    check_file(folder / CODEC_FILE, checksums.get(CODEC_FILE))
-    return load_weights(lambda: FrameCodec(config), folder / CODEC_FILE, found[0].name)
+    path = check_file(folder, CODEC_FILE, checksums.get(CODEC_FILE))
+    return load_weights(lambda: FrameCodec(config), path, config.min_weights, found[0].name)

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from worldsim.actions import ActionLayout
 from worldsim.card import world_card
-from worldsim.codec import CodecConfig, FrameCodec
+from worldsim.codec import FrameCodec
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
-from worldsim.files import files_below
+from worldsim.files import files_below, user_path
+from worldsim.hub import download_world
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.denoiser_config import DenoiserConfig
-from worldsim.outcome import OutcomeConfig
-from worldsim.sampler import SamplerConfig
 from worldsim.starts import Start, read_starts, write_starts
 from worldsim.weights import (
     CODEC_FILE,
@@ -38,118 +31,16 @@ from worldsim.weights import (
     sha256_of,
     swap_folder,
 )
+from worldsim.world_config import WorldConfig, check_parts
 
-FORMAT = 1
+MAX_START_FILES = 10_000
 MODEL_FILE, CARD_FILE, STARTS_FOLDER = "model.safetensors", "README.md", "starts"
 DEFAULT_WORLD = "doom-rooms"
 POLICY_FOLDER = "policy"
 """Of a world: a policy that learned to play it, if there is one; `policies.ppo` reads it."""
+DOWNLOADED = [CONFIG_FILE, "*.safetensors", CARD_FILE, f"{STARTS_FOLDER}/*", f"{POLICY_FOLDER}/*.json"]
+"""Of a repository of the hub."""
 SHIPPED = Path(__file__).parent / "assets" / "worlds"
-
-
-@dataclass(kw_only=True, slots=True)
-class WorldConfig:
-    """What `config.json` says beside the checksums.
-
-    Attributes:
-        name: Name of the world.
-        description: One sentence for a menu.
-        about: What there is to do in it, for who plays: one or two sentences.
-        licence: Licence of the weights.
-        frame_rate: Frames per second of the game it was learned from.
-        actions: The buttons.
-        denoiser: Shape of the network.
-        codec: Shape of the frame autoencoder.
-        sampler: How its frames are best drawn.
-        outcome: What the numbers of its outcome heads mean; None in a world without such heads.
-        provenance: Where data and weights came from: data, training, compute; free-form JSON.
-    """
-
-    name: str
-    description: str = ""
-    about: str = ""
-    licence: str = ""
-    frame_rate: float = 17.5
-    actions: ActionLayout
-    denoiser: DenoiserConfig
-    codec: CodecConfig
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    outcome: OutcomeConfig | None = None
-    provenance: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in ("name", "description", "about", "licence"):
-            if not isinstance(getattr(self, name), str):
-                raise WorldError(f"a world's {name} must be text, got {getattr(self, name)!r}")
-        if not 0 < self.frame_rate < math.inf:
-            raise WorldError(f"a world's frame_rate must be positive, got {self.frame_rate}")
-        if self.denoiser.outcome_heads != (self.outcome is not None):
-            heads = "has" if self.denoiser.outcome_heads else "has no"
-            raise WorldError(
-                f"world {self.name!r}: its network {heads} outcome heads, its description says otherwise"
-            )
-
-    @property
-    def end_threshold(self) -> float:
-        """Probability of an end from which on an episode has ended; infinite in a world without heads."""
-        return math.inf if self.outcome is None else self.outcome.end_threshold
-
-    @property
-    def height(self) -> int:
-        """Height of a frame in pixels."""
-        return self.codec.height
-
-    @property
-    def width(self) -> int:
-        """Width of a frame in pixels."""
-        return self.codec.width
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON object that `from_json` reads."""
-        data = {
-            "format": FORMAT,
-            "name": self.name,
-            "description": self.description,
-            "about": self.about,
-            "licence": self.licence,
-            "frame_rate": self.frame_rate,
-            "actions": self.actions.to_json(),
-            "denoiser": asdict(self.denoiser),
-            "codec": asdict(self.codec),
-            "sampler": asdict(self.sampler),
-            "provenance": self.provenance,
-        }
-        return data if self.outcome is None else data | {"outcome": asdict(self.outcome)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> WorldConfig:
-        """Build from `to_json`'s object.
-
-        Raises:
-            WorldError: If a field is missing, unknown or of the wrong form.
-        """
-        if data.get("format") != FORMAT:
-            raise WorldError(f"world format {data.get('format')!r} is not known, expected {FORMAT}")
-        try:
-            return cls(
-                name=data["name"],
-                description=data.get("description", ""),
-                about=data.get("about", ""),
-                licence=data.get("licence", ""),
-                frame_rate=float(data["frame_rate"]),
-                actions=ActionLayout.from_json(data["actions"]),
-                denoiser=DenoiserConfig(**data["denoiser"]),
-                codec=CodecConfig(**data["codec"]),
-                sampler=SamplerConfig(**data["sampler"]),
-                outcome=OutcomeConfig(**data["outcome"]) if "outcome" in data else None,
-                provenance=dict(data.get("provenance", {})),
-            )
-        except KeyError as error:
-            raise WorldError(f"the world's description has no field {error}") from error
-        except WorldError:
-            raise
-        except (TypeError, ValueError) as error:
-            raise WorldError(f"the world's description is not of the expected form: {error}") from error
 
 
 class World:
@@ -158,16 +49,7 @@ class World:
     def __init__(
         self, config: WorldConfig, denoiser: Denoiser, codec: FrameCodec, folder: Path | None = None
     ) -> None:
-        if denoiser.latent_shape != codec.latent_shape:
-            raise WorldError(
-                f"world {config.name!r}: the network works on latents {denoiser.latent_shape}, "
-                f"its codec makes {codec.latent_shape}"
-            )
-        if tuple(config.denoiser.num_values) != config.actions.num_values:
-            raise WorldError(
-                f"world {config.name!r}: the network knows axes of {config.denoiser.num_values} values, "
-                f"its buttons make {list(config.actions.num_values)}"
-            )
+        check_parts(config, denoiser.latent_shape, codec.latent_shape)
         self.config = config
         self.denoiser = denoiser.eval().requires_grad_(False)
         self.codec = codec.eval().requires_grad_(False)
@@ -209,9 +91,22 @@ class World:
         folder, checksums = self.folder / STARTS_FOLDER, read_config(self.folder)[1]
         names = {name for name in checksums if name.startswith(f"{STARTS_FOLDER}/")}
         names |= {path.relative_to(self.folder).as_posix() for path in files_below(folder)}
+        if len(names) > MAX_START_FILES:
+            raise WorldError(f"{folder} holds {len(names)} files, more than {MAX_START_FILES}")
         for name in sorted(names):
-            check_file(self.folder / name, checksums.get(name))
-        return read_starts(folder) if names else []
+            check_file(self.folder, name, checksums.get(name))
+        if not names:
+            return []
+        info, config = DatasetInfo.load(folder), self.config
+        if (info.height, info.width, info.actions.num_values) != (
+            config.height,
+            config.width,
+            config.actions.num_values,
+        ):
+            raise WorldError(
+                f"the start moments in {folder} have another size or other buttons than the world"
+            )
+        return read_starts(folder)
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> World:
         """Move the weights; tables of angles and frequencies keep their precision."""
@@ -243,10 +138,9 @@ class World:
         """
         folder = find_world(name_or_path)
         config, checksums = read_config(folder)
-        for name in (MODEL_FILE, CODEC_FILE):
-            check_file(folder / name, checksums.get(name))
-        denoiser = load_weights(lambda: Denoiser(config.denoiser), folder / MODEL_FILE)
-        codec = load_weights(lambda: FrameCodec(config.codec), folder / CODEC_FILE)
+        model, encoder = (check_file(folder, name, checksums.get(name)) for name in (MODEL_FILE, CODEC_FILE))
+        denoiser = load_weights(lambda: Denoiser(config.denoiser), model, config.denoiser.min_weights)
+        codec = load_weights(lambda: FrameCodec(config.codec), encoder, config.codec.min_weights)
         return cls(config, denoiser, codec, folder).to(device, dtype)
 
     def save_pretrained(
@@ -270,7 +164,7 @@ class World:
             save_weights(self.denoiser, part / MODEL_FILE, dtype)
             save_weights(self.codec, part / CODEC_FILE, dtype)
             self._save_starts(part / STARTS_FOLDER, starts)
-            (part / CARD_FILE).write_text(world_card(self.config, self.num_parameters))
+            (part / CARD_FILE).write_text(world_card(self.config, self.num_parameters), encoding="utf-8")
             write_config(part, self.config)
             swap_folder(part, folder)
         finally:
@@ -304,7 +198,7 @@ def shipped_worlds() -> list[str]:
 
 def find_world(name_or_path: str | Path) -> Path:
     """Return the folder of a world; see `World.from_pretrained`."""
-    path = Path(name_or_path).expanduser()
+    path = user_path(name_or_path)
     if path.suffix in PICKLES and (path.is_file() or not path.exists()):
         raise WorldError(f"{path} is a pickle; a world is a folder of safetensors and JSON files")
     if path.is_dir():
@@ -317,7 +211,7 @@ def find_world(name_or_path: str | Path) -> Path:
     if name in shipped_worlds():
         return SHIPPED / name
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        return _download(name)
+        return download_world(name, DOWNLOADED)
     raise WorldError(
         f"there is no world {name!r}; those that ship are {', '.join(shipped_worlds()) or 'none'}"
     )
@@ -330,7 +224,7 @@ def policy_folder(given: str | Path | None, world: str | Path) -> Path:
         WorldError: If none is given and there is no such world, or it has no policy.
     """
     if given:
-        return Path(given).expanduser()
+        return user_path(given)
     try:
         folder = find_world(world) / POLICY_FOLDER
     except WorldError as error:
@@ -346,23 +240,8 @@ def find_codec(name_or_path: str | Path) -> FrameCodec:
     Raises:
         WorldError: If there is none, or it is damaged.
     """
-    path, name = Path(name_or_path).expanduser(), str(name_or_path)
+    path, name = user_path(name_or_path), str(name_or_path)
     return load_codec(SHIPPED / name if name in shipped_worlds() and not path.is_dir() else path)
-
-
-def _download(repo_id: str) -> Path:
-    """Fetch a world from the Hugging Face hub."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        patterns = [CONFIG_FILE, "*.safetensors", CARD_FILE, f"{STARTS_FOLDER}/*", f"{POLICY_FOLDER}/*.json"]
-        return Path(snapshot_download(repo_id, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise WorldError(
-            f"there is no folder {repo_id} and the hub has no world of that id: {first_line}"
-        ) from error
 
 
 def read_config(folder: Path) -> tuple[WorldConfig, dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -170,6 +171,15 @@ def test_a_folder_holds_no_pickle_and_comes_back_as_it_was(tmp_path: Path) -> No
         ({"sight": {"depth": 3}}, "not described as expected"),
         ({"sight": {"height": 20}}, "at least 36 x 36, got 20 x 80"),
         ({"num_values": [4]}, "size mismatch"),
+        ({"num_values": [3, 3, 10**9]}, "num_values must be a list of integers from 1 to 1024"),
+        ({"num_values": "333"}, "num_values must be a list of integers"),
+        ({"num_values": [3.0, 3, 3]}, "num_values must be a list of integers"),
+        ({"sight": {"width": 10**6}}, "width of what a player sees must be at most 256, got 1000000"),
+        ({"sight": {"num_frames": 10**6}}, "num_frames of what a player sees must be at most 64"),
+        ({"action_repeat": 10**9}, "action_repeat must be at most 1000"),
+        ({"scenario": "a\x1b[2J"}, "scenario must be printable text"),
+        ({"files": []}, "describes no policy"),
+        ({"training": float("nan"), "files": {}}, "describes no policy"),
     ],
 )
 def test_a_wrong_description_is_named(change: dict[str, object], message: str, tmp_path: Path) -> None:
@@ -179,6 +189,30 @@ def test_a_wrong_description_is_named(change: dict[str, object], message: str, t
     with pytest.raises(ValueError, match=message) as error:
         load_policy(folder)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("[" * 100_000, "nested too deep"), ("{" + " " * 2**20, "larger than"), ("[]", "")],
+)
+def test_what_is_no_description_is_named(text: str, message: str, tmp_path: Path) -> None:
+    path = save_untrained_policy(tmp_path / "policy") / "policy.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"policy\.json describes no policy: .*{message}"):
+        load_policy(path.parent)
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.int32])
+def test_weights_that_are_no_finite_numbers_are_named(kind: torch.dtype, tmp_path: Path) -> None:
+    folder = save_untrained_policy(tmp_path / "policy")
+    path, tensors = folder / "policy.safetensors", load_file(folder / "policy.safetensors")
+    for changed in (tensors["head.bias"].to(kind), tensors["head.bias"] * float("nan")):
+        save_file(tensors | {"head.bias": changed}, path)
+        described = json.loads((folder / "policy.json").read_text())
+        described["files"]["policy.safetensors"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        (folder / "policy.json").write_text(json.dumps(described))
+        with pytest.raises(ValueError, match="'head.bias' in policy.safetensors does not hold finite"):
+            load_policy(folder)
 
 
 def test_altered_weights_and_missing_files_are_named(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -136,3 +137,73 @@ def test_files_of_operating_systems_are_no_content(tmp_path):
     for name in ("b.jsonl", "a.jsonl", "._a.jsonl", ".DS_Store", "Thumbs.db", "desktop.ini"):
         (tmp_path / name).write_text("")
     assert [p.name for p in files.without_litter(tmp_path.iterdir())] == ["a.jsonl", "b.jsonl"]
+
+
+@dataclass(kw_only=True)
+class Shape:
+    width: int
+    rates: list[float] = field(default_factory=list)
+    name: str = ""
+    is_round: bool = False
+
+
+def test_a_record_is_read_with_the_types_it_declares():
+    data = {"width": 3, "rates": [1, 2.5], "name": "a", "is_round": True}
+    assert files.read_record(Shape, data, "shape") == Shape(
+        width=3, rates=[1.0, 2.5], name="a", is_round=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([], "shape is not of the expected form, an object"),
+        ({}, "shape has no field 'width'"),
+        ({"width": 1, "depth": 2, "\x1b": 1}, r"shape has no field \\x1b; it has width, rates"),
+        ({"width": 2.5}, "shape.width must be an integer"),
+        ({"width": "3"}, "shape.width must be an integer"),
+        ({"width": True}, "shape.width must be an integer"),
+        ({"width": 1, "rates": 5}, "shape.rates is not of the expected form, a list"),
+        ({"width": 1, "rates": ["5"]}, "shape.rates must be a finite number"),
+        ({"width": 1, "name": "a\x1b[2J"}, r"shape.name must be printable text.*got a\\x1b\[2J"),
+        ({"width": 1, "is_round": 1}, "shape.is_round must be true or false"),
+    ],
+)
+def test_a_record_with_another_field_or_type_is_refused_by_name(data, message):
+    with pytest.raises(WorldError, match=message):
+        files.read_record(Shape, data, "shape")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("doom-rooms", "doom-rooms"),
+        ("Die R\u00e4ume", "Die R\u00e4ume"),
+        ("my/other", "my-other"),
+        ("../../escaped", "-..-..-escaped"),
+        ("..", "-"),
+        ("", "-"),
+        (".hidden", "-.hidden"),
+        ("a\x00b\x1b[2Jc\n", "a-b-[2Jc-"),
+        ("C:\\a", "C--a"),
+        ("NUL", "-NUL"),
+        ("com1.txt", "-com1.txt"),
+        ("a. ", "a"),
+        ("x" * 300, "x" * 100),
+    ],
+)
+def test_any_text_becomes_the_name_of_a_file(tmp_path, text, name):
+    assert files.file_name(text) == name
+    (tmp_path / name).mkdir()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("text", ["", "/a", "../a", "a/../../b", "a\\b", "C:a", "a\x00", "a\n", "x" * 20_000])
+def test_a_path_that_leads_out_of_a_folder_is_told(text):
+    assert not files.is_inner_path(text)
+    assert files.is_inner_path("starts/start-01.mp4")
+
+
+def test_a_huge_number_is_shown_with_its_field():
+    with pytest.raises(WorldError, match="a.json: the number 1000.* is too large, in the field rate"):
+        files.parse_json('{"b": 1, "rate": [2, 1' + "0" * 400 + "]}", "a.json")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from worldsim.governor import NUM_FRAMES, Governor
+from collections.abc import Callable
+
+import pytest
+
+from worldsim.governor import FRAMES_BETWEEN_TRIALS, NUM_FRAMES, Governor, ThreadGovernor
 
 RATE = 10.0
 
@@ -57,3 +61,73 @@ def test_while_recording_steps_only_fall() -> None:
 def test_without_a_rate_nothing_changes() -> None:
     governor = Governor(0.0, 4)
     assert set(run(governor, 1.0, 1.0, 100)) == {4}
+
+
+def free(threads: int) -> float:
+    return {1: 0.09, 2: 0.05, 4: 0.03}[threads]
+
+
+def beside_a_busy_program(threads: int) -> float:
+    return {1: 0.09, 2: 0.2, 4: 0.4}[threads]
+
+
+def play(
+    governor: ThreadGovernor, seconds: Callable[[int], float], frames: int, *, is_recording: bool = False
+) -> list[int]:
+    """Return the threads of each frame on a machine that needs so many seconds with so many."""
+    used = []
+    for _ in range(frames):
+        governor.note(seconds(governor.threads), is_recording=is_recording)
+        used.append(governor.threads)
+    return used
+
+
+def changes(used: list[int]) -> int:
+    return sum(before != after for before, after in zip(used, used[1:], strict=False))
+
+
+@pytest.mark.parametrize("rate", [0.0, RATE])
+def test_beside_a_busy_program_one_thread_is_found_faster(rate: float) -> None:
+    governor = ThreadGovernor(rate, 4)
+    assert set(play(governor, beside_a_busy_program, 100)[-40:]) == {1}
+    assert not governor.is_trying
+
+
+def test_very_slow_threads_are_not_waited_for() -> None:
+    assert play(ThreadGovernor(RATE, 2), lambda threads: 0.05 if threads == 1 else 2.0, 9)[-1] == 1
+
+
+def test_threads_that_hold_the_rate_are_left_alone() -> None:
+    assert set(play(ThreadGovernor(RATE, 2), free, 5000)) == {2}
+
+
+def test_threads_that_are_fastest_come_back_after_a_short_trial() -> None:
+    governor = ThreadGovernor(0.0, 2)
+    used = play(governor, free, FRAMES_BETWEEN_TRIALS)
+    assert used[-1] == 2
+    assert 1 <= used.count(1) <= 4
+
+
+def test_a_program_that_becomes_busy_is_noticed_and_its_end_too() -> None:
+    governor = ThreadGovernor(RATE * 1.5, 2)
+    assert set(play(governor, free, 200)) == {2}
+    assert play(governor, beside_a_busy_program, 50)[-1] == 1
+    assert play(governor, free, 3 * FRAMES_BETWEEN_TRIALS)[-1] == 2
+
+
+def test_trials_that_fail_become_rare() -> None:
+    used = play(ThreadGovernor(0.0, 2), beside_a_busy_program, 12_000)
+    assert used[-1] == 1
+    assert changes(used) <= 2 * 5 + 1
+
+
+def test_a_recording_is_cut_only_where_frames_became_much_slower() -> None:
+    governor = ThreadGovernor(0.0, 2)
+    assert set(play(governor, free, 5000, is_recording=True)) == {2}
+    used = play(governor, beside_a_busy_program, 5000, is_recording=True)
+    assert changes(used) <= 1
+    assert used[-1] == 1
+
+
+def test_one_thread_has_no_others_to_try() -> None:
+    assert set(play(ThreadGovernor(RATE, 1), beside_a_busy_program, 500)) == {1}

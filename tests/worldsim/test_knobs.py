@@ -20,7 +20,7 @@ from worldsim.env import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.game import GameSettings
 from worldsim.play_files import PlayFolders
-from worldsim.replay import Replay
+from worldsim.replay import Opening, Replay
 from worldsim.session import PlaySession
 from worldsim.viewer import Viewer
 from worldsim.viewer_keys import CommandKeys, HeldKeys
@@ -122,6 +122,43 @@ def test_the_rate_is_held_by_fewer_steps_and_the_window_says_so(tmp_path: Path) 
     tap("g")
     viewer.advance()
     assert simulator.sampler.num_steps == 4
+    viewer.window.close()
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the numbers of threads that were set, the present one last, without starting any."""
+    threads = [2]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads[-1])
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    return threads
+
+
+def test_fewer_threads_are_taken_where_more_are_slow_and_a_recording_goes_on_in_another_file(
+    tmp_path: Path, threads: list[int]
+) -> None:
+    viewer = make_viewer(tmp_path, GameSettings(frame_rate=0, adapts_threads=True))
+    game, seconds = viewer.game, {2: 0.02, 1: 0.04}
+    game.clock.wait = lambda: setattr(game.clock, "busy_seconds", seconds[threads[-1]])  # type: ignore[method-assign]
+    tap("r")
+    advance(viewer, 20)
+    assert threads == [2]
+    seconds[2] = 0.2  # another program has begun to compute
+    advance(viewer, 30)
+    assert threads == [2, 1]
+    assert game.status.message == "computing with 1 thread: that is faster"
+    tap("r")
+    viewer.advance()
+    openings = sorted((tmp_path / "video").glob("*.replay.safetensors"))
+    assert [Opening.load(path).settings["threads"] for path in openings] == ["1", "2"]  # -2 before .replay
+    viewer.window.close()
+
+
+@pytest.mark.parametrize("adapts", [True, False])
+def test_threads_that_were_asked_for_stay(tmp_path: Path, threads: list[int], adapts: bool) -> None:
+    viewer = make_viewer(tmp_path, GameSettings(frame_rate=100_000, adapts_threads=adapts))
+    advance(viewer, 40)
+    assert (set(threads) == {2}) is not adapts
     viewer.window.close()
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.fakes import save_tiny_world, tiny_world
 from worldsim.errors import WorldError
@@ -57,6 +60,13 @@ def test_unknown_world_names_those_that_ship() -> None:
         World.from_pretrained("nowhere")
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, "~nobody-of-that-name/world", "a\x00b", "a\x1b[2J"])
+def test_a_name_that_no_folder_can_have_is_refused_without_orders_to_the_terminal(name: str) -> None:
+    with pytest.raises(WorldError, match="is no path|there is no world") as error:
+        World.from_pretrained(name)
+    assert str(error.value).isprintable()
+
+
 def test_where_no_world_is_asked_for_it_is_the_rooms() -> None:
     """The README's first command, its picture and its keys are of that one."""
     assert shipped_worlds()[0] == "doom-rooms"
@@ -68,7 +78,8 @@ def test_a_shipped_world_says_what_there_is_to_do_and_begins_before_no_bare_wall
     config, checksums = read_config(SHIPPED / name)
     assert config.about.endswith(".")
     for file in (SHIPPED / name / STARTS_FOLDER).iterdir():
-        check_file(file, checksums.get(f"{STARTS_FOLDER}/{file.name}"))
+        inside = f"{STARTS_FOLDER}/{file.name}"
+            check_file(SHIPPED / name, inside, checksums.get(inside))
     for start in read_starts(SHIPPED / name / STARTS_FOLDER):
         assert visible_detail(start.frames[-1].numpy()) > LEAST_DETAIL.get(name, 4_000), start.name
 
@@ -137,6 +148,25 @@ def test_weights_that_do_not_fit_the_description_are_refused(tmp_path: Path) -> 
         (("codec", "heads"), 5, "heads"),
         (("files",), ["a"], "files"),
         (("files",), {"model.safetensors": 1}, "files"),
+        (("files",), {"../../model.safetensors": ""}, r"lists '\.\./\.\./model"),
+        (("files",), {"/etc/passwd": ""}, "lists '/etc/passwd'"),
+        (("name",), "a\x1b[2J", r"name must be printable text.*got a\\x1b\[2J"),
+        (("name",), "x" * 1000, "name must be printable text of at most 100"),
+        (("licence",), ["MIT"], "licence"),
+        (("frame_rate",), 10**400, "frame_rate"),
+        (("frame_rate",), "10", "frame_rate"),
+        (("frame_rate",), 1e9, "frame_rate"),
+        (("sampler", "num_steps"), 2.5, "num_steps"),
+        (("sampler", "num_steps"), 65, "denoising steps"),
+        (("sampler", "noise_scale"), 1e30, "noise_scale"),
+        (("sampler", "shift"), True, "shift"),
+        (("denoiser", "half_lives"), [1, 10**400], "half_lives"),
+        (("denoiser", "window_layers"), ["1"], "window_layers"),
+        (("denoiser", "previous_frame"), "yes", "previous_frame"),
+        (("denoiser", "num_values"), [2, 2, 2], "axes of"),
+        (("denoiser", "latent_shape"), [4, 4, 8], "its codec makes"),
+        (("actions", "axes"), "abc", "action layout"),
+        (("provenance",), [], "provenance"),
     ],
 )
 def test_damaged_description_is_named(
@@ -152,6 +182,101 @@ def test_damaged_description_is_named(
     (folder / CONFIG_FILE).write_text(json.dumps(data if path else value))
     with pytest.raises(WorldError, match=rf"config\.json.*{message}"):
         World.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("denoiser", {"num_layers": 10**9}),
+        ("denoiser", {"num_layers": 1000}),
+        ("denoiser", {"ffn_dim": 10**7}),
+        ("denoiser", {"ffn_dim": 10**5}),
+        ("denoiser", {"dim": 2**16}),
+        ("denoiser", {"window": 10**6}),
+        ("denoiser", {"window": 4096, "window_layers": [0, 1, 2], "dim": 2**15}),
+        ("denoiser", {"latent_shape": [4, 2**20, 2**20]}),
+        ("codec", {"encoder_blocks": [0, 0, 10**9]}),
+        ("codec", {"encoder_blocks": [0, 0, 64]}),
+        ("codec", {"widths": [4096, 4, 8]}),
+        ("codec", {"size_multiple": 2**20}),
+        ("codec", {"height": 2**20}),
+    ],
+)
+def test_a_description_of_more_than_its_weights_is_refused_before_it_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, change: dict[str, Any]
+) -> None:
+    def build(*_: object) -> None:
+        raise AssertionError("nothing may be built")
+
+    folder = save_tiny_world(tmp_path / "world")
+    data = json.loads((folder / CONFIG_FILE).read_text())
+    data[part] |= change
+    (folder / CONFIG_FILE).write_text(json.dumps(data))
+    monkeypatch.setattr(f"worldsim.world.{'Denoiser' if part == 'denoiser' else 'FrameCodec'}", build)
+    with pytest.raises(WorldError, match="world"):
+        World.from_pretrained(folder)
+
+
+def test_a_window_that_no_memory_holds_is_refused(tmp_path: Path) -> None:
+    folder = save_tiny_world(tmp_path / "world")
+    data = json.loads((folder / CONFIG_FILE).read_text())
+    data["denoiser"] |= {"window": 4096, "window_layers": [0, 1, 2], "dim": 2**13}
+    (folder / CONFIG_FILE).write_text(json.dumps(data))
+    with pytest.raises(WorldError, match=r"would remember .* GiB of each dream.*window of 4096 frames"):
+        World.from_pretrained(folder)
+
+
+def test_no_world_has_fewer_weights_than_its_description_needs_at_least() -> None:
+    for world in (tiny_world(), World.from_pretrained("grid-recall")):
+        for module in (world.denoiser, world.codec):
+            least = module.config.min_weights
+            assert least <= sum(tensor.numel() for tensor in module.state_dict().values()) < 4 * least
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("latent_mean", lambda tensor: tensor * float("nan"), "latent_mean holds NaN or inf"),
+        ("latent_mean", lambda tensor: tensor.to(torch.float8_e4m3fn), "latent_mean holds float8_e4m3fn"),
+        ("latent_mean", lambda tensor: tensor.to(torch.int32), "latent_mean holds int32"),
+        ("latent_mean", lambda tensor: tensor.to(torch.complex64), "latent_mean holds complex64"),
+        ("latent_mean", lambda tensor: tensor[:2].clone(), "does not fit"),
+    ],
+)
+def test_weights_that_are_no_finite_numbers_of_their_shape_are_refused(
+    tmp_path: Path, name: str, change: Callable[[torch.Tensor], torch.Tensor], message: str
+) -> None:
+    folder = save_tiny_world(tmp_path / "world")
+    tensors = load_file(folder / CODEC_FILE)
+    save_file(tensors | {name: change(tensors[name])}, folder / CODEC_FILE)
+    write_config(folder, read_config(folder)[0])
+    with pytest.raises(WorldError, match=message):
+        World.from_pretrained(folder)
+
+
+def test_a_link_out_of_the_folder_of_a_world_is_refused_but_for_the_cache_of_the_hub(tmp_path: Path) -> None:
+    folder = save_tiny_world(tmp_path / "models--a--b" / "snapshots" / "0123")
+    blobs = tmp_path / "models--a--b" / "blobs"
+    blobs.mkdir()
+    (folder / MODEL_FILE).rename(blobs / "4567")
+    (folder / MODEL_FILE).symlink_to(Path("../../blobs/4567"))
+    World.from_pretrained(folder)
+    (folder / MODEL_FILE).unlink()
+    (blobs / "4567").rename(tmp_path / "elsewhere")
+    (folder / MODEL_FILE).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(WorldError, match=r"model\.safetensors is a link to .*elsewhere"):
+        World.from_pretrained(folder)
+
+
+def test_start_moments_of_other_buttons_are_refused(tmp_path: Path) -> None:
+    folder = save_tiny_world(tmp_path / "world")
+    path = folder / STARTS_FOLDER / "dataset.json"
+    data = json.loads(path.read_text())
+    data["actions"] = {"axes": [{"name": "z", "buttons": ["q"], "keys": [["q"]]}]}
+    path.write_text(json.dumps(data))
+    write_config(folder, read_config(folder)[0])
+    with pytest.raises(WorldError, match="starts have another size or other buttons"):
+        _ = World.from_pretrained(folder).starts
 
 
 def test_missing_field_of_a_description_is_named(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from worldsim.actions import ActionLayout
+from worldsim.cores import worker_count
 from worldsim.data.episodes import DatasetInfo, Episode, count_episode_frames, list_episodes, read_episode
 from worldsim.errors import WorldError
 
@@ -88,7 +88,7 @@ def read_episodes(
         size: Scale frames to this (height, width).
         show_progress: Show a progress bar with frames per second.
     """
-    num_workers = num_workers or os.cpu_count() or 1
+    num_workers = worker_count(num_workers)
     total = sum(reference.num_frames for reference in references)
     waiting: deque[tuple[int, Future[Episode]]] = deque()
     remaining = deque(references)

@@ -34,6 +34,7 @@ from worldsim.weights import (
 FEATURES_FILE = "features.safetensors"
 SHIPPED_FEATURES = Path(__file__).resolve().parents[1] / "assets" / "features"
 EMBED_BATCH = 64
+MAX_LAYERS, MAX_LAYER_NUMBERS = 12, 2**26
 LEAST_VARIANCE = 1e-4
 """So that a flat picture has a logarithm; noise of a few steps of 8 bits has more."""
 
@@ -59,6 +60,8 @@ class FeatureConfig:
         self.widths = list(self.widths)
         if not self.widths or any(width < 8 or width % 8 for width in self.widths):
             raise WorldError(f"widths of a feature network must be multiples of 8, got {self.widths}")
+        if len(self.widths) > MAX_LAYERS:
+            raise WorldError(f"a feature network has at most {MAX_LAYERS} layers, got {len(self.widths)}")
         least = 2 ** len(self.widths)
         if min(self.height, self.width) < least:
             raise WorldError(
@@ -67,6 +70,18 @@ class FeatureConfig:
             )
         if self.num_features < 2:
             raise WorldError(f"num_features of a feature network must be at least 2, got {self.num_features}")
+        if self.height * self.width * self.widths[0] > MAX_LAYER_NUMBERS:
+            raise WorldError(
+                f"a feature network of {self.height} x {self.width} pixels and {self.widths[0]} channels is "
+                f"too large: at most {MAX_LAYER_NUMBERS:,} numbers in a layer"
+            )
+
+    @property
+    def min_weights(self) -> int:
+        """Number of weights, biases and statistics left out."""
+        pairs = zip(self.widths, self.widths[1:], strict=False)
+        stages = 75 * self.widths[0] + sum(9 * (before + width) * width for before, width in pairs)
+        return stages + 2 * sum(self.widths) * self.num_features
 
 
 class _Residual(nn.Module):
@@ -214,6 +229,6 @@ def load_features(folder: Path = SHIPPED_FEATURES, device: torch.device | None =
     if not (path.is_file() and (folder / FEATURES_FILE).is_file()):
         raise WorldError(f"{folder} holds no feature network: it needs {CONFIG_FILE} and {FEATURES_FILE}")
     config, checksums = read_shape(path, "features", FeatureConfig, "feature network")
-    check_file(folder / FEATURES_FILE, checksums.get(FEATURES_FILE))
-    network = load_weights(lambda: FeatureNetwork(config), folder / FEATURES_FILE)
+    weights = check_file(folder, FEATURES_FILE, checksums.get(FEATURES_FILE))
+    network = load_weights(lambda: FeatureNetwork(config), weights, config.min_weights)
     return network.to(device or torch.device("cpu")).eval().requires_grad_(False)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ import torch
 from matplotlib.image import imsave
 from torch import Tensor
 
+from worldsim.cores import usable_cores
 from worldsim.data.video import VideoWriter
 from worldsim.evaluation.bars import align
 from worldsim.evaluation.rollouts import CODEC, DREAM, FILM_FRAMES, Example
@@ -42,7 +42,7 @@ def describe_run(command: Sequence[str], device: torch.device, dtype: torch.dtyp
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": {
             "processor": processor_name(),
-            "cores": os.cpu_count(),
+            "cores": usable_cores(),
             "threads": torch.get_num_threads(),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         },

@@ -6,10 +6,15 @@ import math
 from dataclasses import dataclass, field
 
 from worldsim.errors import WorldError
+from worldsim.files import shown
 from worldsim.model.path import FINEST, MIN_PLANE_WIDTH, MemoryKeys, MemoryPhase
 
 PATCH = 2
 """Side of the square of latents that becomes one token."""
+MAX_TOKENS = 8192
+"""Tokens of a frame; one of 1920 x 1080 pixels has 8160."""
+LIMITS = {"dim": 2**16, "ffn_dim": 2**18, "num_heads": 1024, "num_layers": 1024, "window": 4096}
+"""Far beyond what has been trained, and little enough that a slip of the pen is found before memory is."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -86,6 +91,8 @@ class DenoiserConfig:
             counts = value if isinstance(value := getattr(self, name), list | tuple) else [value]
             if not counts or not all(isinstance(count, int) and count >= 1 for count in counts):
                 raise WorldError(f"{name} takes whole numbers of at least 1, got {value}")
+            if max(counts) > (limit := LIMITS.get(name, LIMITS["dim"])):
+                raise WorldError(f"{name} must be at most {limit}, got {shown(value)}")
         if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
             raise WorldError(f"dim {self.dim} must be an even multiple of num_heads {self.num_heads}")
         if self.memory_keys == MemoryKeys.PLANE and self.dim // self.num_heads < MIN_PLANE_WIDTH:
@@ -96,6 +103,11 @@ class DenoiserConfig:
         if len(self.latent_shape) != 3 or self.latent_shape[1] % PATCH or self.latent_shape[2] % PATCH:
             raise WorldError(
                 f"latent_shape must be channels, even height, even width; got {self.latent_shape}"
+            )
+        if self.tokens_per_frame > MAX_TOKENS:
+            raise WorldError(
+                f"latent_shape {list(self.latent_shape)} makes {self.tokens_per_frame} tokens of a frame, "
+                f"more than {MAX_TOKENS}"
             )
         for name in ("window_layers", "full_layers"):
             layers = list(getattr(self, name))
@@ -125,6 +137,13 @@ class DenoiserConfig:
     def head_width(self) -> int:
         """Features of one head."""
         return self.dim // self.num_heads
+
+    @property
+    def min_weights(self) -> int:
+        """Number of weights that a network of this shape has at least: its largest matrices."""
+        layers = self.num_layers * (4 * self.dim**2 + 2 * self.dim * self.ffn_dim)
+        ends = 2 * PATCH**2 * self.latent_shape[0] + sum(self.num_values)
+        return layers + self.dim * (7 * self.dim + ends)
 
     @property
     def layer_counts(self) -> dict[str, int]:
