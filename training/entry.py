@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from types import FrameType
+from typing import Any, Generic, NoReturn, TypeVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -22,6 +26,8 @@ CONFIG_ERRORS = (HydraException, OmegaConfBaseException)
 # What a person can put right. Anything else is a fault of the program and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, OmegaConfBaseException)
 FULL_ERROR = "HYDRA_FULL_ERROR"
+END_SIGNALS = {"SIGTERM": "terminated", "SIGHUP": "the terminal is gone"}
+"""Signals that end a command as Ctrl-C does, where the system has them, and what is said then."""
 
 Config = TypeVar("Config")
 
@@ -52,7 +58,8 @@ class Command(Generic[Config]):
         wants_traceback = os.environ.get(FULL_ERROR) == "1"
         os.environ[FULL_ERROR] = "1"  # Hydra then raises its errors instead of printing them at length
         try:
-            _exit_on_error(command(task), () if wants_traceback else CONFIG_ERRORS)
+            with ending_on_signals():
+                _exit_on_error(command(task), () if wants_traceback else CONFIG_ERRORS)
         finally:
             if not wants_traceback:
                 del os.environ[FULL_ERROR]
@@ -73,8 +80,9 @@ def entry(name: str, config_class: type[Config]) -> Callable[[Callable[[Config],
     """Make a command out of a function of a typed configuration.
 
     Registers `config_class` as the schema `NAME_schema`, which `conf/NAME.yaml` starts from. The command
-    exits with 0; with 1 and one sentence on stderr for an error of the user's; with 130 after Ctrl-C. With
-    `HYDRA_FULL_ERROR=1` in the environment errors keep their tracebacks.
+    exits with 0; with 1 and one sentence on stderr for an error of the user's; with 130 after Ctrl-C, 143
+    when it was terminated, 129 when its terminal is gone. With `HYDRA_FULL_ERROR=1` in the environment errors
+    keep their tracebacks.
 
     Args:
         name: The configuration file, without `.yaml`.
@@ -106,12 +114,52 @@ def describe_error(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+class Ended(KeyboardInterrupt):
+    """A signal asked the command to end; what is under way ends as after Ctrl-C.
+
+    Attributes:
+        number: Of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def ending_on_signals() -> Iterator[None]:
+    """Raise `Ended` inside the block when the command is to end: a job's time is up, a terminal was closed.
+
+    A signal that is ignored stays so: `nohup` asks for it. Once one came, more of them change nothing: a
+    closed terminal sends several, and what was learned is on its way to the disk.
+    """
+    previous: dict[int, Any] = {}
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        for each in previous:
+            signal.signal(each, signal.SIG_IGN)
+        raise Ended(number)
+
+    if threading.current_thread() is threading.main_thread():
+        numbers = [getattr(signal, name) for name in END_SIGNALS if hasattr(signal, name)]
+        for number in numbers:
+            if signal.getsignal(number) == signal.SIG_DFL:
+                previous[number] = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
 def _exit_on_error(run: Callable[[], Any], errors: tuple[type[BaseException], ...]) -> None:
     try:
         run()
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, Ended) else signal.SIGINT
+        with suppress(OSError):  # there may be no terminal any more
+            print(f"\n{END_SIGNALS.get(signal.Signals(number).name, 'interrupted')}", file=sys.stderr)
+        sys.exit(128 + number)
     except errors as error:
         print(f"error: {describe_error(error)}", file=sys.stderr)
         sys.exit(1)

@@ -1,0 +1,86 @@
+"""Commands end as they were asked to: by signals as by Ctrl-C, with the code that shells expect."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from training.entry import Ended, ending_on_signals
+
+ROOT = Path(__file__).resolve().parents[2]
+WAITING = """\
+import sys, time
+from dataclasses import dataclass
+from training.entry import entry
+
+@dataclass(kw_only=True, slots=True)
+class Config:
+    out: str = "nowhere"
+
+@entry("waiting", Config)
+def main(config: Config) -> None:
+    try:
+        print("begun", flush=True)
+        time.sleep(60)
+    finally:
+        print("put away", flush=True)
+
+main()
+"""
+
+
+def stopped(tmp_path: Path, *numbers: signal.Signals, ignored: bool = False) -> tuple[int, str]:
+    """Send signals to a command that waits, and return its exit status and what it wrote."""
+    (tmp_path / "waiting.yaml").write_text("defaults: [waiting_schema, _self_]\n")
+    code = f"import training.entry as e, pathlib; e.CONFIG_FOLDER = pathlib.Path({str(tmp_path)!r})\n"
+    command = [sys.executable, "-c", code + WAITING]
+    if ignored:
+        command = ["nohup", *command]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        cwd=ROOT,
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "begun\n"
+        for number in numbers:
+            process.send_signal(number)
+            time.sleep(0.05)
+        text = process.communicate(timeout=20)[0]
+    return process.returncode, text
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (signal.SIGTERM, "terminated"),
+        (signal.SIGHUP, "the terminal is gone"),
+    ],
+)
+def test_a_signal_ends_a_command_as_ctrl_c_does(tmp_path: Path, number: signal.Signals, said: str) -> None:
+    status, text = stopped(tmp_path, number)
+    assert status == 128 + number
+    assert text == f"put away\n\n{said}\n"
+
+
+def test_a_command_of_nohup_outlives_its_terminal(tmp_path: Path) -> None:
+    status, text = stopped(tmp_path, signal.SIGHUP, signal.SIGTERM, ignored=True)
+    assert status == 128 + signal.SIGTERM
+    assert "terminal" not in text
+
+
+def test_a_second_signal_does_not_disturb_what_the_first_one_ends() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
+    with ending_on_signals():
+        with pytest.raises(Ended):
+            signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGTERM)
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)] == before
