@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 import policies
 from training.entry import entry
+from training.lock import locked_folder
 from training.recorders import EpisodeTask, Recorders, Setup
 from worldsim.data.dataset_info import PART_SUFFIX
 from worldsim.data.episodes import DatasetInfo, EpisodeTable, count_episode_frames, read_table
@@ -150,7 +151,7 @@ def main(config: CollectConfig) -> None:
     policies.make(setup.policy, num_values=scenario.actions.num_values, **setup.policy_options)
     wanted = {"heldout": config.heldout_frames, "train": config.num_frames}
     num_workers = config.num_workers or os.cpu_count() or 1
-    with Recorders(num_workers, setup) as recorders:
+    with locked_folder(config.folder), Recorders(num_workers, setup) as recorders:
         for split, num_frames in wanted.items():
             if num_frames:
                 folder = config.folder / split

@@ -19,6 +19,7 @@ from torch import Tensor
 from worldsim.codec import FrameCodec
 from worldsim.data.sequences import EpisodeReference
 from worldsim.errors import WorldError
+from worldsim.files import writing
 from worldsim.weights import sha256_of, write_tensors
 
 CACHE_FOLDER = "latents"
@@ -72,13 +73,9 @@ class LatentCache:
             OSError: If they cannot be written.
         """
         path = self.path(reference)
-        own = path.with_name(f"{path.name}.{os.getpid()}.part")  # another process may write the same episode
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            write_tensors({NAME: latents}, own)
-            own.replace(path)
-        finally:
-            own.unlink(missing_ok=True)
+        with writing(path) as part:
+            write_tensors({NAME: latents}, part)
 
     def check_writable(self, references: Sequence[EpisodeReference]) -> None:
         """Find out before an hour of encoding whether these episodes could be kept.

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 import policies
 from training.entry import entry
+from training.lock import locked_folder
 from worldsim import state as states
 from worldsim.bindings import bind
 from worldsim.device import set_threads
@@ -56,7 +57,12 @@ class LongPlayConfig:
 def main(config: LongPlayConfig) -> None:
     """Play on until there are enough frames, and say how it went."""
     out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
+    with locked_folder(out):
+        play(config, out)
+
+
+def play(config: LongPlayConfig, out: Path) -> None:
+    """Play into a folder that is this process's own."""
     game, keys = build_game(config, out)
     day = begin_or_go_on(out, game)
     progress = tqdm(total=config.num_frames, initial=day.num_frames, unit="frame")

@@ -6,7 +6,6 @@ Then each layer alone is replaced by its candidate, and the roll-outs of the who
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from training.stage import (
     student_of,
     train_stage,
 )
+from worldsim.files import write_json
 from worldsim.model.conversion import Rest, convert, new_parameters, student_config, take_layer
 from worldsim.model.denoiser import Denoiser
 from worldsim.weights import read_object
@@ -93,9 +93,7 @@ def score_swaps(
     for name in tqdm([name for name in names if name not in scores], unit="roll-out"):
         world = teacher if name == "teacher" else swapped(teacher, int(name), candidates, config)
         scores[name] = roll_out(world, footage, config.validation)
-        part = known.with_name(known.name + ".part")
-        part.write_text(json.dumps(scores, indent=2) + "\n")
-        part.replace(known)
+        write_json(known, scores)
     return scores
 
 

@@ -19,6 +19,7 @@ from worldsim.evaluation.consistency.goals import bound_text
 from worldsim.evaluation.consistency.page_memory import interventions, pairs
 from worldsim.evaluation.consistency.page_parts import sections
 from worldsim.evaluation.consistency.page_recall import comparisons, recall
+from worldsim.files import write_text
 
 PAGE_FILE, FILMS_FOLDER = "report.html", "films"
 
@@ -30,12 +31,7 @@ def write_page(out: Path, report: Report) -> None:
         out: Folder of the report; its pictures are in `films` inside of it.
         report: Of the suite.
     """
-    part = out / f"{PAGE_FILE}.part"
-    try:
-        part.write_text(page(report, out / FILMS_FOLDER), encoding="utf-8")
-        part.replace(out / PAGE_FILE)
-    finally:
-        part.unlink(missing_ok=True)
+    write_text(out / PAGE_FILE, page(report, out / FILMS_FOLDER))
 
 
 def page(report: Report, films: Path) -> str:
