@@ -102,7 +102,7 @@ def train_codec(config: TrainCodecConfig) -> float:
     heldout = load_frames(heldout_episodes, size, workers)
     stride = max(1, len(heldout) // VALIDATION_FRAMES)
     heldout = heldout[::stride][:VALIDATION_FRAMES].to(fabric.device)
-    run.check_inputs(fabric, train=digest_of(None, chosen))
+    run.check_inputs(fabric, train=digest_of(None, chosen), heldout=digest_of(None, heldout_episodes))
     if len(frames) < config.batch_size:
         raise WorldError(f"a batch needs {config.batch_size} frames, {config.data.train} hold {len(frames)}")
 

@@ -20,7 +20,7 @@ import policies
 from training.entry import entry
 from training.lock import locked_folder
 from training.recorders import EpisodeTask, Recorders, Setup
-from worldsim.data.dataset_info import PART_SUFFIX
+from worldsim.data.dataset_info import INFO_FILE, PART_SUFFIX
 from worldsim.data.episodes import DatasetInfo, EpisodeTable, count_episode_frames, read_table
 from worldsim.data.games import AnyScenario, engine_version, find_game
 from worldsim.errors import WorldError
@@ -190,9 +190,12 @@ def prepare_folder(folder: Path, info: DatasetInfo) -> None:
     """Write `dataset.json` and remove what a killed run left.
 
     Raises:
-        WorldError: If the folder was recorded with other settings.
+        WorldError: If the folder was recorded with other settings, or does not say with which.
     """
-    if (folder / "dataset.json").exists() and (found := DatasetInfo.load(folder)) != info:
+    described = (folder / INFO_FILE).exists()
+    if not described and any(folder.glob("*.jsonl")):
+        raise WorldError(f"{folder} holds episodes but no {INFO_FILE} that says how; give another out")
+    if described and (found := DatasetInfo.load(folder)) != info:
         raise WorldError(
             f"{folder} was recorded with other settings ({found.source}; now: {info.source}); "
             "give another out"

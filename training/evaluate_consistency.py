@@ -287,6 +287,11 @@ class Suite:
         known = read_object(path)
         if known.get("suite") != SUITE or known.get("data", {}).get("folder") != str(self.run.data):
             raise WorldError(f"{path} is a report of something else; choose another out= folder")
+        before, now = known["data"].get("source", ""), self.report["data"]["source"]
+        if before and now and before != now:
+            raise WorldError(
+                f"{path} was measured on other episodes ({before}; now: {now}); choose another out= folder"
+            )
         for name, value in self.report["data"]["settings"].items():
             if (before := known["data"].get("settings", {}).get(name, value)) != value:
                 raise WorldError(

@@ -131,7 +131,12 @@ def set_reward_units(world: World, footage: Footage, fabric: Fabric) -> None:
 
 
 def train_world(
-    config: TrainWorldConfig, world: World, run: RunFolder, *, has_new_heads: bool = False
+    config: TrainWorldConfig,
+    world: World,
+    run: RunFolder,
+    *,
+    has_new_heads: bool = False,
+    begun_from: str = "",
 ) -> None:
     """Train a world's network on gameplay video and export it to `out/world` at every checkpoint.
 
@@ -140,6 +145,7 @@ def train_world(
         world: Trained in place.
         run: Where to.
         has_new_heads: Whether its outcome heads have learned nothing yet, not even the rewards' units.
+        begun_from: The identity of the world that it was before, if it was one.
 
     Raises:
         WorldError: If the world has outcome heads and the video lacks what they learn from.
@@ -157,7 +163,7 @@ def train_world(
         set_reward_units(world, footage, fabric)
     batch_at = make_batches(footage.train, config, fabric.global_rank, with_outcomes=has_heads)
     starts = take_starts(episodes.heldout, config.num_starts, config.start_frames, size)
-    run.check_inputs(fabric, **footage.digests)
+    run.check_inputs(fabric, **footage.digests, **({"init": begun_from} if begun_from else {}))
 
     denoiser = world.denoiser.requires_grad_(True).train()
     optimizers = make_optimizers(denoiser, config.optimizer)
