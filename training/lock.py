@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -43,7 +44,10 @@ def lock_folder(folder: Path, name: str = "folder", *, is_new: bool = False) -> 
     if not is_first_process():
         return None
     path = folder.with_name(f".{folder.name}{LOCK_FILE}") if is_new else folder / LOCK_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
     lock = FileLock(path, timeout=0, is_singleton=True, thread_local=False)
     try:
         lock.acquire()

@@ -76,7 +76,7 @@ def head(report: Report) -> str:
         "denoising steps",
         "memory of a dream at the turn",
     )
-    data = report["data"]
+    data, skipped = report["data"], report.get("skipped", {})
     return (
         "<h1>Does it remember?</h1>\n"
         + paragraph(
@@ -86,6 +86,7 @@ def head(report: Report) -> str:
             "dream for each."
         )
         + f"\n<p>Episodes of <code>{text(data['folder'])}</code>. {text(data['source'])}</p>\n"
+        + "".join(f"<p>Not measured: {text(part)}; {text(why)}.</p>\n" for part, why in skipped.items())
         + table(heading, rows)
     )
 
