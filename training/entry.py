@@ -19,6 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from training.overrides import read_overrides
 from worldsim.errors import WorldError
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "conf"
@@ -26,6 +27,7 @@ CONFIG_ERRORS = (HydraException, OmegaConfBaseException)
 # What a person can put right. Anything else is a fault of the program and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, OmegaConfBaseException)
 FULL_ERROR = "HYDRA_FULL_ERROR"
+HELP = {"-h", "--help"}
 END_SIGNALS = {"SIGTERM": "terminated", "SIGHUP": "the terminal is gone"}
 """Signals that end a command as Ctrl-C does, where the system has them, and what is said then."""
 
@@ -49,6 +51,11 @@ class Command(Generic[Config]):
 
     def __call__(self) -> None:
         """Parse, convert, run; exit with 1 and one sentence if the user can put it right."""
+        if HELP & set(sys.argv[1:]):
+            from training.command_help import command_help  # what only help needs
+
+            print(command_help(self.run, self.config_name, self.config_class, CONFIG_FOLDER))
+            return
 
         def task(config: DictConfig) -> None:
             # Leaving by SystemExit keeps Hydra from printing its own report of the same error.
@@ -56,13 +63,20 @@ class Command(Generic[Config]):
 
         command = hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name=self.config_name)
         wants_traceback = os.environ.get(FULL_ERROR) == "1"
+        given = sys.argv[1:]
         os.environ[FULL_ERROR] = "1"  # Hydra then raises its errors instead of printing them at length
         try:
             with ending_on_signals():
+                _exit_on_error(self.read_arguments, () if wants_traceback else USER_ERRORS)
                 _exit_on_error(command(task), () if wants_traceback else CONFIG_ERRORS)
         finally:
+            sys.argv[1:] = given
             if not wants_traceback:
                 del os.environ[FULL_ERROR]
+
+    def read_arguments(self) -> None:
+        """Let Hydra find in `sys.argv` what was meant; see `read_overrides`."""
+        sys.argv[1:] = read_overrides(sys.argv[1:], self.config_class)
 
     def convert(self, config: DictConfig) -> Config:
         """Return the composed configuration as the dataclass it started from.

@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from training.codec import TrainCodecConfig, main
+from training.command_help import command_help
+from training.convert import main as convert
 from training.entry import Ended, ending_on_signals
+from training.evaluate import main as evaluate
+from training.rl import main as rl
 
 ROOT = Path(__file__).resolve().parents[2]
 WAITING = """\
@@ -84,3 +89,22 @@ def test_a_second_signal_does_not_disturb_what_the_first_one_ends() -> None:
         signal.raise_signal(signal.SIGHUP)
         signal.raise_signal(signal.SIGTERM)
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)] == before
+
+
+def test_help_says_what_each_setting_is() -> None:
+    shown = command_help(main.run, "codec", TrainCodecConfig, ROOT / "conf")
+    assert shown.startswith("Train the frame autoencoder: `python -m training.codec`.\n")
+    told = " ".join(shown.split())
+    assert 'init="" Folder of a codec or a world, or the name of one that ships' in told, "of the file"
+    assert "loop.warmup_steps=100 Updates over which the learning rate rises from 0." in told, "of the class"
+    assert "fabric=gpu One GPU, the model compiled block by block." in told
+    assert max(map(len, shown.splitlines())) <= 110
+
+
+def test_every_setting_of_every_command_is_in_its_help() -> None:
+    for name, command in {"evaluate": evaluate, "convert": convert, "rl": rl}.items():
+        shown = command_help(command.run, name, command.config_class, ROOT / "conf")
+        for setting in ("out=", "device=" if name != "convert" else "stage2.lora.rank="):
+            assert f"\n  {setting}" in shown, (name, setting)
+        if name == "convert":
+            assert "\n  teacher=???" in shown
