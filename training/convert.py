@@ -69,6 +69,7 @@ class Stage2Config(StageConfig):
     data_weight: float = 0.0
 
     def __post_init__(self) -> None:
+        super(Stage2Config, self).__post_init__()
         if not 0 <= self.data_weight <= 1:
             raise WorldError(f"stage2.data_weight must lie in [0, 1], got {self.data_weight}")
 

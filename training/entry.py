@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from training.overrides import read_overrides
 from worldsim.errors import WorldError
+from worldsim.files import MAX_INTEGER, check_integer, check_number
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "conf"
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException)
@@ -82,9 +83,11 @@ class Command(Generic[Config]):
         """Return the composed configuration as the dataclass it started from.
 
         Raises:
-            WorldError: If a key was added (`+key=value`) that nobody reads.
+            WorldError: If a key was added (`+key=value`) that nobody reads, or a number is NaN, infinite or
+                of more than 64 bits.
         """
         refuse_unknown_keys(config)
+        check_numbers(OmegaConf.to_container(config, resolve=True))
         converted = OmegaConf.to_object(config)
         assert isinstance(converted, self.config_class), f"conf/{self.config_name}.yaml lacks its schema"
         return converted
@@ -114,6 +117,17 @@ def refuse_unknown_keys(config: DictConfig, path: str = "") -> None:
             raise WorldError(f"there is no setting '{path}{key}' (--cfg job lists every setting)")
         if not OmegaConf.is_missing(config, key) and isinstance(config[key], DictConfig):
             refuse_unknown_keys(config[key], f"{path}{key}.")
+
+
+def check_numbers(values: Any, path: str = "") -> None:
+    """Raise `WorldError` if one of some settings, at any depth, is NaN, infinite, or has over 64 bits."""
+    if isinstance(values, dict | list):
+        for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+            check_numbers(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(values, float):
+        check_number(values, path)
+    elif isinstance(values, int) and not isinstance(values, bool):
+        check_integer(values, path, -MAX_INTEGER)
 
 
 def describe_error(error: BaseException) -> str:

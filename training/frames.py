@@ -48,6 +48,11 @@ class DataConfig:
     cache_latents: bool = True
     cache_folder: str = ""
 
+    def __post_init__(self) -> None:
+        for name in ("max_frames", "num_workers"):
+            if getattr(self, name) < 0:
+                raise WorldError(f"data.{name} must be at least 0, got {getattr(self, name)}")
+
 
 def choose_episodes(
     folders: Sequence[str], max_frames: int, expected_actions: ActionLayout | None = None

@@ -52,6 +52,9 @@ class LongPlayConfig:
         for name in ("num_frames", "rewind_megabytes"):
             if getattr(self, name) < 1:
                 raise WorldError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("seed", "threads"):
+            if getattr(self, name) < 0:
+                raise WorldError(f"{name} must be at least 0, got {getattr(self, name)}")
 
 
 @entry("long_play", LongPlayConfig)

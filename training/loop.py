@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -58,10 +59,10 @@ class LoopConfig:
             raise WorldError(f"loop.num_steps must be at least 1, got {self.num_steps}")
         if self.log_every < 1:
             raise WorldError(f"loop.log_every must be at least 1, got {self.log_every}")
-        for name in ("warmup_steps", "train_seconds", "seed"):
-            if not getattr(self, name) >= 0:
+        for name in ("warmup_steps", "train_seconds", "seed", "checkpoint_seconds"):
+            if not 0 <= getattr(self, name) < math.inf:
                 raise WorldError(f"loop.{name} must be at least 0, got {getattr(self, name)}")
-        if not self.clip_norm > 0:
+        if not 0 < self.clip_norm < math.inf:
             raise WorldError(f"loop.clip_norm must be above 0, got {self.clip_norm}")
         if not 0 <= self.decay_fraction <= 1:
             raise WorldError(f"loop.decay_fraction must lie in [0, 1], got {self.decay_fraction}")

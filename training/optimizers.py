@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from training.muon import BatchedMuon
+from worldsim.files import check_number
 
 
 @dataclass(kw_only=True, slots=True)
@@ -25,6 +26,10 @@ class OptimizerConfig:
     muon: float = 2e-3
     adamw: float = 1e-3
     weight_decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name in ("muon", "adamw", "weight_decay"):
+            check_number(getattr(self, name), f"optimizer.{name}", 0)
 
 
 def make_partial_optimizers(

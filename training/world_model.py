@@ -34,6 +34,8 @@ from worldsim.model.segment import check_constant_memory
 from worldsim.starts import Start
 from worldsim.world import World
 
+MOST_SEQUENCES = 2**16
+"""Of an update on one device: no device holds more of them."""
 Batch = tuple[Tensor | torch.Generator | OutcomeTargets, ...]
 """What a training's module is given at a step."""
 
@@ -74,8 +76,8 @@ class TrainWorldConfig:
     start_frames: int = 32
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise WorldError(f"batch_size must be at least 1, got {self.batch_size}")
+        if not 1 <= self.batch_size <= MOST_SEQUENCES:
+            raise WorldError(f"batch_size must be 1 to {MOST_SEQUENCES}, got {self.batch_size}")
         if self.sequence_length < 2:
             raise WorldError(f"sequence_length must be at least 2 frames, got {self.sequence_length}")
         if self.segments < 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
 from training.codec import TrainCodecConfig, main
 from training.command_help import command_help
@@ -108,3 +111,35 @@ def test_every_setting_of_every_command_is_in_its_help() -> None:
             assert f"\n  {setting}" in shown, (name, setting)
         if name == "convert":
             assert "\n  teacher=???" in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "message"),
+    [
+        ("codec", "learning_rate=nan", "learning_rate must be a finite number, got nan"),
+        ("codec", "learning_rate=-1", "learning_rate must be above 0 and finite, got -1"),
+        ("codec", "loss.l1_weight=-1", "codec loss l1_weight must be at least 0 and finite, got -1"),
+        ("codec", "loop.checkpoint_seconds=-1", "loop.checkpoint_seconds must be at least 0"),
+        ("codec", f"loop.num_steps={10**30}", "loop.num_steps must be an integer from"),
+        ("codec", "data.max_frames=-1", "data.max_frames must be at least 0, got -1"),
+        ("codec", "codec.latent_bound=inf", "codec.latent_bound must be a finite number, got inf"),
+        ("codec", "fabric.num_nodes=0", "fabric.num_nodes must be at least 1, got 0"),
+        ("pretrain", "optimizer.muon=-1", "optimizer.muon must be a finite number from 0 to inf, got -1"),
+        ("pretrain", "model.half_lives=[nan,4]", "model.half_lives.0 must be a finite number, got nan"),
+        ("pretrain", f"batch_size={10**9}", "batch_size must be 1 to 65536, got 1000000000"),
+        ("pretrain", "validation.num_steps=0", "denoising steps must be 1 to"),
+        ("convert", "stage1.batch_size=0", "a stage's batch_size must be 1 to 65536, got 0"),
+        ("convert", "stage2.sequence_length=1", "a stage's sequence_length must be at least 2 frames, got 1"),
+        ("convert", "stage2.lora.alpha=0", "lora.alpha must be above 0 and finite, got 0"),
+        ("rl", "ppo.ent_coef=-1", "ppo.ent_coef must be at least 0, got -1"),
+        ("rl", "max_minutes=nan", "max_minutes must be a finite number, got nan"),
+        ("collect", "shares.random=-1", "shares.random must be a finite number from 0"),
+        ("long_play", "seed=-1", "seed must be at least 0, got -1"),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_named_at_the_door(name: str, setting: str, message: str) -> None:
+    command = importlib.import_module(f"training.{name}").main
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose(name, overrides=[setting, *(["teacher=x"] if name == "convert" else [])])
+    with pytest.raises(ValueError, match=re.escape(message)):
+        command.convert(config)
