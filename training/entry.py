@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, TypeVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -29,7 +29,7 @@ CONFIG_ERRORS = (HydraException, OmegaConfBaseException)
 USER_ERRORS = (ValueError, OSError, OmegaConfBaseException)
 FULL_ERROR = "HYDRA_FULL_ERROR"
 HELP = {"-h", "--help"}
-END_SIGNALS = {"SIGTERM": "terminated", "SIGHUP": "the terminal is gone"}
+END_SIGNALS = {"SIGTERM": "terminated", "SIGHUP": "the terminal is gone", "SIGBREAK": "interrupted"}
 """Signals that end a command as Ctrl-C does, where the system has them, and what is said then."""
 
 Config = TypeVar("Config")
@@ -162,8 +162,13 @@ def ending_on_signals() -> Iterator[None]:
     closed terminal sends several, and what was learned is on its way to the disk.
     """
     previous: dict[int, Any] = {}
+    process = os.getpid()
 
-    def end(number: int, frame: FrameType | None) -> NoReturn:
+    def end(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:  # a worker, which was given this handler when it was forked
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+            return
         for each in previous:
             signal.signal(each, signal.SIG_IGN)
         raise Ended(number)
@@ -183,14 +188,19 @@ def ending_on_signals() -> Iterator[None]:
 def _exit_on_error(run: Callable[[], Any], errors: tuple[type[BaseException], ...]) -> None:
     try:
         run()
+        sys.stdout.flush()  # at exit, Python would only complain that nobody reads it any more
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, Ended) else signal.SIGINT
-        with suppress(OSError):  # there may be no terminal any more
-            print(f"\n{END_SIGNALS.get(signal.Signals(number).name, 'interrupted')}", file=sys.stderr)
+        _say(f"\n{END_SIGNALS.get(signal.Signals(number).name, 'interrupted')}")
         sys.exit(128 + number)
     except errors as error:
-        print(f"error: {describe_error(error)}", file=sys.stderr)
+        _say(f"error: {describe_error(error)}")
         sys.exit(1)
+
+
+def _say(sentence: str) -> None:
+    with suppress(OSError):  # the terminal may be what has gone
+        print(sentence, file=sys.stderr, flush=True)
 
 
 def _first_line(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from training.carry import Carry
 from training.optimizers import check_optimizer
-from training.run import RunFolder, progress_of
+from training.run import TOLD_FILE, RunFolder, progress_of
 from worldsim.errors import WorldError
 from worldsim.interrupt import StopRequest, defer_interrupt
 
@@ -218,6 +218,8 @@ def fit(
     resume(fabric, training, run)
     if training.step and training.is_done(config):
         fabric.print(f"{run.path} is finished: {training.step} steps")
+        if not run.has_mark(TOLD_FILE):  # it was killed between its last checkpoint and the end
+            _tell(fabric, training, run, on_checkpoint)
         return
     last_save, clock = time.monotonic(), training.seconds
     # On several devices each would be stopped at another update, and they would wait for each other forever.
@@ -307,6 +309,12 @@ def _checkpoint(
     fabric: Fabric, training: Training, run: RunFolder, on_checkpoint: Callable[[Training], dict[str, float]]
 ) -> None:
     run.save(fabric, training.state(fabric), training.step)
+    _tell(fabric, training, run, on_checkpoint)
+
+
+def _tell(
+    fabric: Fabric, training: Training, run: RunFolder, on_checkpoint: Callable[[Training], dict[str, float]]
+) -> None:
     numbers = on_checkpoint(training)
     if numbers:
         fabric.log_dict(numbers, training.step)
@@ -314,3 +322,5 @@ def _checkpoint(
         fabric.print(
             f"step {training.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
         )
+    if fabric.global_rank == 0:
+        run.mark(TOLD_FILE)

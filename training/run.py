@@ -31,8 +31,8 @@ STEP = "step-"
 """Before the number of updates in a checkpoint's name."""
 MOST_REASON = 300
 """Characters of what PyTorch says of a checkpoint that does not fit: it may list every tensor."""
-EXPORTED_FILE = "exported"
-"""Holds the name of the checkpoint whose world was written."""
+EXPORTED_FILE, TOLD_FILE = "exported", "told"
+"""Hold the name of the checkpoint whose world was written, and of the one after which all was said."""
 FREE_SETTINGS = (
     "out",
     "data.num_workers",
@@ -124,7 +124,8 @@ class RunFolder:
         if fabric.global_rank == 0:
             write_json(self.path / CONFIG_FILE, self._settings)
             if self.latest() is None:  # what was made of another run's checkpoint is not made of this one's
-                (self.path / EXPORTED_FILE).unlink(missing_ok=True)
+                for mark in (EXPORTED_FILE, TOLD_FILE):
+                    (self.path / mark).unlink(missing_ok=True)
         fabric.barrier()
 
     def _check_known(self) -> None:
@@ -160,16 +161,22 @@ class RunFolder:
 
     def is_exported(self, world: Path) -> bool:
         """Return whether a world is there and comes from the newest checkpoint, as `mark_exported` told."""
-        mark, checkpoint = self.path / EXPORTED_FILE, self.latest()
-        if checkpoint is None or not (world.exists() and mark.is_file()):
-            return False
-        return read_text(mark).strip() == checkpoint.name
+        return world.exists() and self.has_mark(EXPORTED_FILE)
 
     def mark_exported(self) -> None:
         """Remember that the newest checkpoint's world was written; a longer run will write it anew."""
+        self.mark(EXPORTED_FILE)
+
+    def has_mark(self, name: str) -> bool:
+        """Return whether a mark was set for the newest checkpoint."""
+        mark, checkpoint = self.path / name, self.latest()
+        return checkpoint is not None and mark.is_file() and read_text(mark).strip() == checkpoint.name
+
+    def mark(self, name: str) -> None:
+        """Remember something of the newest checkpoint, by the first process of a run."""
         checkpoint = self.latest()
         assert checkpoint is not None
-        write_text(self.path / EXPORTED_FILE, checkpoint.name + "\n")
+        write_text(self.path / name, checkpoint.name + "\n")
 
     def load(self, checkpoint: Path, restore: Callable[[], None]) -> None:
         """Restore a checkpoint of this run.

@@ -56,6 +56,7 @@ def run_toy(
     *,
     batch: Callable[[int], tuple[Tensor]] = batch_at,
     optimizer: type[torch.optim.AdamW] = torch.optim.AdamW,
+    on_checkpoint: Callable[[Training], dict[str, float]] = lambda _: {"one": 1.0},
 ) -> tuple[Toy, Training]:
     torch.manual_seed(0)
     config = toy_config(num_steps)
@@ -64,7 +65,7 @@ def run_toy(
     run.check_inputs(fabric, train="one")
     toy = Toy()
     training = prepare(fabric, toy, [optimizer(toy.parameters(), lr=1e-2)], 0.99)
-    fit(fabric, training, batch, config.loop, run, frames_per_batch=8, on_checkpoint=lambda _: {"one": 1.0})
+    fit(fabric, training, batch, config.loop, run, frames_per_batch=8, on_checkpoint=on_checkpoint)
     return toy, training
 
 
@@ -157,6 +158,22 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
     assert again.losses == []
     assert training.step == 4
     assert (tmp_path / "checkpoints" / "step-00000004").stat().st_mtime_ns == before
+
+
+def test_what_a_finished_run_was_killed_in_is_made_up_for(tmp_path: Path) -> None:
+    told: list[int] = []
+
+    def tell(training: Training) -> dict[str, float]:
+        told.append(training.step)
+        if len(told) == 1:
+            raise SystemExit
+        return {}
+
+    with pytest.raises(SystemExit):
+        run_toy(tmp_path, 4, on_checkpoint=tell)
+    for _ in range(2):
+        run_toy(tmp_path, 4, on_checkpoint=tell)
+    assert told == [4, 4]
 
 
 def test_a_start_that_failed_does_not_claim_the_folder(tmp_path: Path) -> None:
