@@ -130,8 +130,8 @@ def _shown(value: Any) -> str:
 
 
 def _groups(text: str, folder: Path) -> Iterator[str]:
-    for entry in OmegaConf.to_container(OmegaConf.create(text))["defaults"]:
-        if not isinstance(entry, dict):
+    for entry in OmegaConf.create(text).get("defaults", ()):
+        if not isinstance(entry, DictConfig):
             continue
         ((group, chosen),) = entry.items()
         if group in HIDDEN_GROUPS:
