@@ -24,7 +24,6 @@ from worldsim.data.dataset_info import INFO_FILE, PART_SUFFIX
 from worldsim.data.episodes import DatasetInfo, EpisodeTable, count_episode_frames, read_table
 from worldsim.data.games import AnyScenario, engine_version, find_game
 from worldsim.errors import WorldError
-from worldsim.files import check_number
 
 # Each split owns half of the 32-bit seeds, each `seed` a million of them.
 SPLIT_SEEDS = {"heldout": 2_000_000_000, "train": 0}
@@ -89,10 +88,6 @@ class CollectConfig:
             raise WorldError(f"policy must be mixed or one of {', '.join(PLAYERS)}, got {self.policy!r}")
         if unknown := self.shares.keys() - set(PLAYERS):
             raise WorldError(f"shares are of {', '.join(PLAYERS)}, got {', '.join(sorted(unknown))}")
-        for name, share in self.shares.items():
-            check_number(share, f"shares.{name}", 0)
-        if self.policy == "mixed" and not self.players:
-            raise WorldError("shares of mixed players are all 0: nobody plays")
         if self.out_frames is not None and not self.returning:
             raise WorldError(f"out_frames are of {', '.join(RETURNING)}, none of whom plays")
         if self.context_frames is not None and "out-and-back" not in self.returning:

@@ -130,8 +130,9 @@ def _shown(value: Any) -> str:
 
 
 def _groups(text: str, folder: Path) -> Iterator[str]:
-    for entry in OmegaConf.create(text).get("defaults", ()):
-        if not isinstance(entry, DictConfig):
+    data: Any = OmegaConf.to_container(OmegaConf.create(text))
+    for entry in data["defaults"]:
+        if not isinstance(entry, dict):
             continue
         ((group, chosen),) = entry.items()
         if group in HIDDEN_GROUPS:

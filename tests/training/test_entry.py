@@ -133,7 +133,7 @@ def test_every_setting_of_every_command_is_in_its_help() -> None:
         ("convert", "stage2.lora.alpha=0", "lora.alpha must be above 0 and finite, got 0"),
         ("rl", "ppo.ent_coef=-1", "ppo.ent_coef must be at least 0, got -1"),
         ("rl", "max_minutes=nan", "max_minutes must be a finite number, got nan"),
-        ("collect", "shares.random=-1", "shares.random must be a finite number from 0"),
+        ("collect", "shares.random=nan", "shares.random must be a finite number, got nan"),
         ("long_play", "seed=-1", "seed must be at least 0, got -1"),
     ],
 )
