@@ -30,8 +30,10 @@ from policies.ppo import ActorNetwork, PolicyDescription, SightEncoder, save_pol
 from policies.sight import Sight
 from training.agent_envs import SEEN
 from training.agent_settings import PPOConfig
+from training.optimizers import check_optimizer
 from training.rollout_buffer import DeviceRolloutBuffer
-from training.run import RunFolder
+from training.run import RunFolder, progress_of
+from worldsim.files import read_text, sync, sync_tree, write_text
 from worldsim.interrupt import StopRequest
 from worldsim.weights import swap_folder
 
@@ -174,6 +176,8 @@ class Agent:
             "steps": self.clock.steps,
             "seconds": self.clock.seconds,
         }
+        if (progress := self.run.path / PROGRESS_FILE).is_file():
+            sync(progress)  # a run that goes on from here does not write these lines again
         self.run.save(self.fabric, state, self.clock.steps)
         self.export()
 
@@ -185,6 +189,7 @@ class Agent:
         shutil.rmtree(part, ignore_errors=True)
         try:
             save_policy(part, network, self._describe(self.clock))
+            sync_tree(part)
             swap_folder(part, target)
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -193,12 +198,18 @@ class Agent:
         path = self.run.latest()
         if path is None:
             return
-        state = torch.load(path, map_location=self.ppo.device, weights_only=True)
-        self.ppo.policy.load_state_dict(state["policy"])
-        self.ppo.policy.optimizer.load_state_dict(state["optimizer"])
-        self.clock.steps, self.clock.seconds = state["steps"], state["seconds"]
-        self.ppo.num_timesteps = self.clock.steps
+        self.run.load(path, lambda: self._restore(path))
         print(f"resuming {self.run.path} at step {self.clock.steps}")
+
+    def _restore(self, path: Path) -> None:
+        state = torch.load(path, map_location=self.ppo.device, weights_only=True)
+        optimizer = self.ppo.policy.optimizer
+        groups = [dict(group) for group in optimizer.param_groups]
+        self.ppo.policy.load_state_dict(state["policy"])
+        optimizer.load_state_dict(state["optimizer"])
+        check_optimizer(optimizer, groups)
+        self.clock.steps, self.clock.seconds = progress_of(state, "steps")
+        self.ppo.num_timesteps = self.clock.steps
 
 
 def actor_of(policy: BasePolicy, sight: Sight) -> ActorNetwork:
@@ -284,8 +295,11 @@ class Progress(BaseCallback):
 
 def open_progress(path: Path, steps: int) -> TextIO:
     """Open `progress.csv` to go on with, without what came after the checkpoint of so many steps."""
-    lines = path.read_text().splitlines() if path.is_file() and steps else []
-    whole = [line for line in lines[1:] if line.count(",") == len(COLUMNS) - 1]  # a kill may cut the last one
-    kept = [line for line in whole if int(line.partition(",")[0]) <= steps]
-    path.write_text("\n".join([",".join(COLUMNS), *kept]) + "\n")
+    lines = read_text(path).splitlines() if path.is_file() and steps else []
+    rows = [line.split(",") for line in lines[1:]]
+    whole = [
+        row for row in rows if len(row) == len(COLUMNS) and row[0].isdecimal()
+    ]  # a kill may cut the last
+    kept = [",".join(row) for row in whole if int(row[0]) <= steps]
+    write_text(path, "\n".join([",".join(COLUMNS), *kept]) + "\n")
     return path.open("a", newline="")

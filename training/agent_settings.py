@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from worldsim.compiled import COMPILE_MODES
@@ -53,8 +54,11 @@ class PPOConfig:
             if getattr(self, name) < least:
                 raise WorldError(f"ppo.{name} must be at least {least}, got {getattr(self, name)}")
         for name in ("learning_rate", "clip_range", "max_grad_norm", "reward_scale"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise WorldError(f"ppo.{name} must be above 0, got {getattr(self, name)}")
+        for name in ("ent_coef", "vf_coef"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise WorldError(f"ppo.{name} must be at least 0, got {getattr(self, name)}")
         for name in ("gamma", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise WorldError(f"ppo.{name} must lie in [0, 1], got {getattr(self, name)}")
@@ -129,7 +133,7 @@ class RLConfig:
             ("steps", 0),
             ("scale", 0),
         ):
-            if getattr(self, name) < least:
+            if not least <= getattr(self, name) < math.inf:
                 raise WorldError(f"{name} must be at least {least}, got {getattr(self, name)}")
         for name in ("threads", "num_workers"):
             check_workers(getattr(self, name), name)

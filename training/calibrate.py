@@ -12,6 +12,7 @@ from typing import Any
 
 from training.calibration import fit_ends
 from training.entry import entry
+from training.lock import locked_folder
 from training.world_model import add_provenance
 from worldsim.compiled import COMPILE_MODES, choose_compile
 from worldsim.description import check_described, save_described
@@ -80,10 +81,11 @@ def main(config: CalibrateConfig) -> None:
     simulator = load_simulator(config)
     world, out = simulator.world, Path(config.out)
     check_described(world, out)
-    recordings = open_recordings(config, simulator, config.data.heldout)
-    after, entry = calibrate_ends(config, simulator, recordings)
-    provenance = add_provenance(world.config.provenance, "calibration", entry)
-    save_described(world, replace(world.config, outcome=after, provenance=provenance), out)
+    with locked_folder(out, is_new=True):
+        recordings = open_recordings(config, simulator, config.data.heldout)
+        after, entry = calibrate_ends(config, simulator, recordings)
+        provenance = add_provenance(world.config.provenance, "calibration", entry)
+        save_described(world, replace(world.config, outcome=after, provenance=provenance), out)
     print(f"\nworld in {out}")
 
 

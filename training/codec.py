@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,6 +57,8 @@ class TrainCodecConfig:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise WorldError(f"batch_size must be at least 1, got {self.batch_size}")
+        if not 0 < self.learning_rate < math.inf:
+            raise WorldError(f"learning_rate must be above 0 and finite, got {self.learning_rate}")
 
 
 class Reconstruction(nn.Module):
@@ -102,7 +105,7 @@ def train_codec(config: TrainCodecConfig) -> float:
     heldout = load_frames(heldout_episodes, size, workers)
     stride = max(1, len(heldout) // VALIDATION_FRAMES)
     heldout = heldout[::stride][:VALIDATION_FRAMES].to(fabric.device)
-    run.check_inputs(fabric, train=digest_of(None, chosen))
+    run.check_inputs(fabric, train=digest_of(None, chosen), heldout=digest_of(None, heldout_episodes))
     if len(frames) < config.batch_size:
         raise WorldError(f"a batch needs {config.batch_size} frames, {config.data.train} hold {len(frames)}")
 

@@ -1,5 +1,6 @@
 """What the frame autoencoder is trained to do, as pure functions of images."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -28,8 +29,10 @@ class CodecLossConfig:
     def __post_init__(self) -> None:
         """Refuse negative weights, and a loss of nothing."""
         for name in ("l1_weight", "mse_weight", "gradient_weight", "latent_noise"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"codec loss {name} must not be negative, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"codec loss {name} must be at least 0 and finite, got {getattr(self, name)}"
+                )
         if self.l1_weight + self.mse_weight + self.gradient_weight == 0:
             raise ValueError("codec loss needs at least one weight above 0")
 

@@ -17,9 +17,10 @@ from tqdm import tqdm
 
 import policies
 from training.entry import entry
+from training.lock import locked_folder
 from training.recorders import EpisodeTask, Recorders, Setup
 from worldsim.cores import check_workers, worker_count
-from worldsim.data.dataset_info import PART_SUFFIX
+from worldsim.data.dataset_info import INFO_FILE, PART_SUFFIX
 from worldsim.data.episodes import (
     DatasetInfo,
     EpisodeTable,
@@ -158,7 +159,7 @@ def main(config: CollectConfig) -> None:
     policies.make(setup.policy, num_values=scenario.actions.num_values, **setup.policy_options)
     wanted = {"heldout": config.heldout_frames, "train": config.num_frames}
     num_workers = worker_count(config.num_workers)
-    with Recorders(num_workers, setup) as recorders:
+    with locked_folder(config.folder), Recorders(num_workers, setup) as recorders:
         for split, num_frames in wanted.items():
             if num_frames:
                 folder = config.folder / split
@@ -197,9 +198,12 @@ def prepare_folder(folder: Path, info: DatasetInfo) -> None:
     """Write `dataset.json` and remove what a killed run left.
 
     Raises:
-        WorldError: If the folder was recorded with other settings.
+        WorldError: If the folder was recorded with other settings, or does not say with which.
     """
-    if (folder / "dataset.json").exists() and (found := DatasetInfo.load(folder)) != info:
+    described = (folder / INFO_FILE).exists()
+    if not described and any(folder.glob("*.jsonl")):
+        raise WorldError(f"{folder} holds episodes but no {INFO_FILE} that says how; give another out")
+    if described and (found := DatasetInfo.load(folder)) != info:
         raise WorldError(
             f"{folder} was recorded with other settings ({found.source}; now: {info.source}); "
             "give another out"

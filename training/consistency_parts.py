@@ -28,7 +28,12 @@ from worldsim.evaluation.consistency.fidelity import (
 from worldsim.evaluation.consistency.films import write_strips
 from worldsim.evaluation.consistency.flatness import EARLY, MARKS, measure_flatness
 from worldsim.evaluation.consistency.interventions import INTERVENTIONS, Way, can_intervene
-from worldsim.evaluation.consistency.long import control_calibration, summarize_control, summarize_drift
+from worldsim.evaluation.consistency.long import (
+    control_calibration,
+    pairs_of,
+    summarize_control,
+    summarize_drift,
+)
 from worldsim.evaluation.consistency.page import FILMS_FOLDER
 from worldsim.evaluation.consistency.pairs import measure_pairs, summarize_pairs
 from worldsim.evaluation.consistency.probe import collect_samples, probe
@@ -113,6 +118,10 @@ def measure_paired(suite: Suite, part: dict[str, Any]) -> None:
 def measure_control(suite: Suite, part: dict[str, Any]) -> None:
     """Hold opposite buttons early and late in long dreams."""
     layout, config = suite.actions, suite.config
+    part.pop("skipped", None)
+    if not pairs_of(layout):
+        part["skipped"] = "of no two buttons is it known that they move the picture in opposite ways"
+        print(part["skipped"], flush=True)
     part["calibration"] = control_calibration(suite.starts, layout, config.num_episodes, suite.run.seed)
     for name, _ in suite.announced():
         part["worlds"][name] = summarize_control(suite.long_dreams(name), layout)

@@ -26,6 +26,7 @@ from training.entry import entry
 from training.fabric import make_fabric
 from training.footage import Footage
 from training.half_lives import tell_half_lives
+from training.lock import locked_folder
 from training.lora import LoraConfig, add_lora, folded, lora_parameters
 from training.run import RunFolder, newest_checkpoint, step_of
 from training.selection import choose_layers, teacher_digest
@@ -68,6 +69,7 @@ class Stage2Config(StageConfig):
     data_weight: float = 0.0
 
     def __post_init__(self) -> None:
+        super(Stage2Config, self).__post_init__()
         if not 0 <= self.data_weight <= 1:
             raise WorldError(f"stage2.data_weight must lie in [0, 1], got {self.data_weight}")
 
@@ -332,6 +334,12 @@ def main(config: ConvertConfig) -> None:
     share = DEFAULT_SHARE if config.share is None else config.share
     layers = choose_layers(teacher, list(config.layers), config.selection, share)
     shape = shape_of(config, teacher.config.denoiser, layers)
+    with locked_folder(Path(config.out), "run folder"):
+        run_stages(config, teacher, layers, shape)
+
+
+def run_stages(config: ConvertConfig, teacher: World, layers: list[int], shape: DenoiserConfig) -> None:
+    """Run the stages that were asked for, into a folder that is this process's own."""
     check_out(config, teacher)
     stages = {1: config.stage1, 2: config.stage2}
     episodes = list_episodes(config, teacher, {f"stage{number}": stages[number] for number in config.stages})

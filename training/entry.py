@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,15 +17,19 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from training.overrides import read_overrides
 from worldsim.errors import WorldError
-from worldsim.files import printable
-from worldsim.interrupt import raising_interrupt
+from worldsim.files import MAX_INTEGER, check_integer, check_number, printable
+from worldsim.interrupt import Stopped, raising_interrupt
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "conf"
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException)
 # What a person can put right. Anything else is a fault of the program and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, OmegaConfBaseException)
 FULL_ERROR = "HYDRA_FULL_ERROR"
+HELP = {"-h", "--help"}
+STOPPED_BY = {"SIGTERM": "terminated", "SIGHUP": "the terminal is gone"}
+"""What is said of a signal that ended a command; "interrupted" of all others."""
 
 Config = TypeVar("Config")
 
@@ -46,6 +51,11 @@ class Command(Generic[Config]):
 
     def __call__(self) -> None:
         """Parse, convert, run; exit with 1 and one sentence if the user can put it right."""
+        if HELP & set(sys.argv[1:]):
+            from training.command_help import command_help  # what only help needs
+
+            print(command_help(self.run, self.config_name, self.config_class, CONFIG_FOLDER))
+            return
 
         def task(config: DictConfig) -> None:
             # Leaving by SystemExit keeps Hydra from printing its own report of the same error.
@@ -53,20 +63,30 @@ class Command(Generic[Config]):
 
         command = hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name=self.config_name)
         wants_traceback = os.environ.get(FULL_ERROR) == "1"
+        given = sys.argv[1:]
         os.environ[FULL_ERROR] = "1"  # Hydra then raises its errors instead of printing them at length
         try:
-            _exit_on_error(command(task), () if wants_traceback else CONFIG_ERRORS)
+            with raising_interrupt():
+                _exit_on_error(self.read_arguments, () if wants_traceback else USER_ERRORS)
+                _exit_on_error(command(task), () if wants_traceback else CONFIG_ERRORS)
         finally:
+            sys.argv[1:] = given
             if not wants_traceback:
                 del os.environ[FULL_ERROR]
+
+    def read_arguments(self) -> None:
+        """Let Hydra find in `sys.argv` what was meant; see `read_overrides`."""
+        sys.argv[1:] = read_overrides(sys.argv[1:], self.config_class)
 
     def convert(self, config: DictConfig) -> Config:
         """Return the composed configuration as the dataclass it started from.
 
         Raises:
-            WorldError: If a key was added (`+key=value`) that nobody reads.
+            WorldError: If a key was added (`+key=value`) that nobody reads, or a number is NaN, infinite or
+                of more than 64 bits.
         """
         refuse_unknown_keys(config)
+        check_numbers(OmegaConf.to_container(config, resolve=True))
         converted = OmegaConf.to_object(config)
         assert isinstance(converted, self.config_class), f"conf/{self.config_name}.yaml lacks its schema"
         return converted
@@ -76,8 +96,9 @@ def entry(name: str, config_class: type[Config]) -> Callable[[Callable[[Config],
     """Make a command out of a function of a typed configuration.
 
     Registers `config_class` as the schema `NAME_schema`, which `conf/NAME.yaml` starts from. The command
-    exits with 0; with 1 and one sentence on stderr for an error of the user's; with 130 after Ctrl-C
-    or another request to stop. With `HYDRA_FULL_ERROR=1` in the environment errors keep their tracebacks.
+    exits with 0; with 1 and one sentence on stderr for an error of the user's; with 130 after Ctrl-C, 143
+    when it was terminated, 129 when its terminal is gone. With `HYDRA_FULL_ERROR=1` in the environment errors
+    keep their tracebacks.
 
     Args:
         name: The configuration file, without `.yaml`.
@@ -97,6 +118,17 @@ def refuse_unknown_keys(config: DictConfig, path: str = "") -> None:
             refuse_unknown_keys(config[key], f"{path}{key}.")
 
 
+def check_numbers(values: Any, path: str = "") -> None:
+    """Raise `WorldError` if one of some settings, at any depth, is NaN, infinite, or has over 64 bits."""
+    if isinstance(values, dict | list):
+        for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+            check_numbers(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(values, float):
+        check_number(values, path)
+    elif isinstance(values, int) and not isinstance(values, bool):
+        check_integer(values, path, -MAX_INTEGER)
+
+
 def describe_error(error: BaseException) -> str:
     """Return one line that says what is wrong."""
     if isinstance(error, CONFIG_ERRORS):
@@ -111,12 +143,12 @@ def describe_error(error: BaseException) -> str:
 
 def _exit_on_error(run: Callable[[], Any], errors: tuple[type[BaseException], ...]) -> None:
     try:
-        with raising_interrupt():
-            run()
-            sys.stdout.flush()  # at exit, Python would only complain that nobody reads it any more
-    except KeyboardInterrupt:
-        _say("\ninterrupted")
-        sys.exit(130)
+        run()
+        sys.stdout.flush()  # at exit, Python would only complain that nobody reads it any more
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, Stopped) else signal.SIGINT
+        _say(f"\n{STOPPED_BY.get(signal.Signals(number).name, 'interrupted')}")
+        sys.exit(128 + number)
     except errors as error:
         _say(f"error: {printable(describe_error(error))}")
         sys.exit(1)

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from training.benchmark_env import benchmark_env
 from training.consistency_settings import ConsistencyConfig
 from training.entry import entry
 from training.evaluate_consistency import SUITE, SUITE_PARTS, SuiteRun, measure_consistency
+from training.lock import locked_folder
 from worldsim.compiled import COMPILE_MODES
 from worldsim.device import choose_device, set_threads
 from worldsim.errors import WorldError
@@ -41,6 +42,7 @@ from worldsim.evaluation.rollouts import (
     summarize_next,
     summarize_rollouts,
 )
+from worldsim.files import without_litter
 from worldsim.simulator import Simulator
 from worldsim.world import World, shipped_worlds
 
@@ -186,7 +188,7 @@ def evaluate(config: EvaluateConfig, out: Path) -> None:
     startup = evaluation.parts.get("cost", {}).get("startup", {})
     if "error" in startup:
         print(f"\nstart-up was not measured: {startup['error']}")
-    print(f"\nwritten to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+    print(f"\nwritten to {out}: {', '.join(path.name for path in without_litter(out.iterdir()))}")
 
 
 def evaluate_suite(config: EvaluateConfig, out: Path) -> None:
@@ -214,22 +216,20 @@ def name_of(place: str) -> str:
 
 @contextmanager
 def prepared_folder(out: Path) -> Iterator[Path]:
-    """Create a folder and make sure that it can be written to, before an hour of work and not after.
+    """Make sure that a folder can be written to, by this process alone, before an hour of work and not after.
 
     If nothing has been written in the end, what was created is removed again.
+
+    Raises:
+        WorldError: If another process uses it.
+        OSError: If it cannot be written to.
     """
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    with locked_folder(out):
         try:
             tempfile.TemporaryFile(dir=out).close()
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(out)) from error
         yield out
-    finally:
-        for folder in made:
-            with suppress(OSError):  # something is in it, or it was never there
-                folder.rmdir()
 
 
 class Evaluation:

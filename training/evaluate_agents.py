@@ -14,6 +14,7 @@ from training.agent_scores import Contender, Episodes, format_scores, play_dream
 from training.agent_settings import RLConfig
 from training.agreement import compare, format_agreement, rank_correlation
 from training.dreams import load_dreams, scenario_of
+from training.lock import locked_folder
 from worldsim.cores import worker_count
 from worldsim.data.scenarios import SCENARIOS
 from worldsim.device import choose_device, set_threads
@@ -37,13 +38,13 @@ def evaluate_agents(config: RLConfig) -> None:
         [shlex.quote(word) for word in sys.orig_argv], choice.device, choice.dtype
     )
     contenders = make_contenders(config)
-    out.mkdir(parents=True, exist_ok=True)  # what cannot be written is found now
     head = described | {"settings": asdict(config)}
     # The game first: that it is not installed is found at once.
     envs = ("real", "dream") if config.env == "both" else (config.env,)
-    played = {env: play(env, config, contenders, head, out / f"{env}.json") for env in envs}
-    if config.env == "both":
-        compare_envs(contenders, played["dream"], played["real"], head, out / "both.json")
+    with locked_folder(out):  # what cannot be written is found now
+        played = {env: play(env, config, contenders, head, out / f"{env}.json") for env in envs}
+        if config.env == "both":
+            compare_envs(contenders, played["dream"], played["real"], head, out / "both.json")
 
 
 def play(

@@ -10,7 +10,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,12 @@ from worldsim.evaluation.consistency.episodes import (
     RECALL,
     ReturnSet,
     choose_sets,
+    find_recordings,
     find_sets,
 )
 from worldsim.evaluation.consistency.goals import format_goals, judge_world
 from worldsim.evaluation.consistency.long import LongDreams, LongSettings, dream_long
+from worldsim.evaluation.consistency.moments import Moments
 from worldsim.evaluation.consistency.page import PAGE_FILE, write_page
 from worldsim.evaluation.consistency.pairs import paired
 from worldsim.evaluation.consistency.recall import RecallSettings
@@ -73,7 +75,7 @@ def measure_consistency(config: ConsistencyConfig, run: SuiteRun, choice: Device
     """Measure the parts that were asked for, write the report after each, print where the worlds stand."""
     suite = Suite(config, run, choice, out)
     try:
-        for part in [part for part in SUITE_PARTS if part in run.parts]:
+        for part in [part for part in SUITE_PARTS if part in suite.run.parts]:
             suite.measure(part)
     finally:  # also of what was measured when somebody ends it
         if suite.report["runs"]:
@@ -102,6 +104,7 @@ class Suite:
 
     def __init__(self, config: ConsistencyConfig, run: SuiteRun, choice: DeviceChoice, out: Path) -> None:
         self.config, self.run, self.out, self._device = config, run, out, choice.device
+        self._moments: Moments | None = None
         self.simulators: dict[str, Simulator] = {}
         self.zeroed: list[str] = []
         command = ["python", *(shlex.quote(word) for word in sys.orig_argv[1:])]
@@ -149,14 +152,15 @@ class Suite:
             yield name, simulator
 
     def _find_episodes(self) -> None:
-        """Find out now, and not after an hour, whether all can be measured."""
+        """Find out now, and not after an hour, what can be measured."""
+        self._find_moments()
         data, parts = self.run.data, self.run.parts
         folders: dict[int, Path] = {}
         if "recall" in parts:
             folders |= {gap: self._known_gaps[gap] for gap in self.recall_gaps}
         if set(AT_TURNS) & set(parts):
             folders |= {gap: self._known_gaps[gap] for gap in self.intervention_gaps}
-        if set(FROM_STARTS) & set(parts):
+        if set(FROM_STARTS) & set(parts) and self._moments is None:
             folders.setdefault(*next(iter(self._known_gaps.items())))
         if "fidelity" in parts:
             folders[self.fidelity_gap] = self._known_gaps[self.fidelity_gap]
@@ -168,8 +172,14 @@ class Suite:
             # Recorded apart, or among the episodes of a gap.
             kind = PAIRS if find_sets(data, PAIRS) else RECALL
             folders = self._within_max_gap(kind, self.config.pair_gaps)
-            self.pair_sets = {gap: paired(self._open(folder, gap)) for gap, folder in folders.items()}
-        sets = [*self.recall_sets.values(), *self.pair_sets.values()]
+            try:
+                self.pair_sets = {gap: paired(self._open(folder, gap)) for gap, folder in folders.items()}
+            except WorldError as error:
+                if parts == ["pairs"] or self.config.pair_gaps:
+                    raise
+                self._skip(["pairs"], str(error))
+        moments = [] if self._moments is None else [self._moments]
+        sets = [*self.recall_sets.values(), *self.pair_sets.values(), *moments]
         self._tell(sets)
         self.pair_sets = {gap: s.first(2 * self.config.num_pairs) for gap, s in self.pair_sets.items()}
         asked = self.config
@@ -184,11 +194,38 @@ class Suite:
         source = sets[0].source if sets else ""
         self.report["data"] = {"folder": str(data), "source": source, "settings": settings}
 
+    def _find_moments(self) -> None:
+        """Where the data are ordinary recordings, leave out what needs episodes that come back."""
+        data, config, parts = self.run.data, self.config, self.run.parts
+        asked = [part for part in parts if part in FROM_STARTS]
+        folder = find_recordings(data)
+        named = [*config.gaps, *config.intervention_gaps, *config.pair_gaps]
+        if not asked or folder is None or named or find_sets(data, RECALL):
+            return
+        self._moments = Moments(
+            folder,
+            self.actions,
+            self.size,
+            context_frames=max(1, config.context_frames),
+            count=config.num_episodes or MIN_EPISODES,
+            seed=self.run.seed,
+        )
+        kept = [*asked, *(["pairs"] if "pairs" in parts and find_sets(data, PAIRS) else [])]
+        why = f"{data} holds no folder {RECALL}-NNN of episodes that come back (docs/consistency.md)"
+        self._skip([part for part in parts if part not in kept], why)
+
+    def _skip(self, parts: Sequence[str], why: str) -> None:
+        """Leave parts out, and say so here and in the report."""
+        if parts:
+            self.run = replace(self.run, parts=[part for part in self.run.parts if part not in parts])
+            self.report.setdefault("skipped", {}).update(dict.fromkeys(parts, why))
+            print(f"not measured: {', '.join(parts)}; {why}", flush=True)
+
     @property
     def _known_gaps(self) -> Mapping[int, Path]:
         return choose_sets(self.run.data, RECALL, [])
 
-    def _tell(self, sets: Sequence[ReturnSet]) -> None:
+    def _tell(self, sets: Sequence[ReturnSet | Moments]) -> None:
         """Say which episodes there are, and which of them are left out."""
         config, parts = self.config, self.run.parts
         for found in sets:
@@ -236,8 +273,10 @@ class Suite:
         return next((gap for gap in gaps if 2 * gap >= self.config.fidelity_frames), max(gaps))
 
     @property
-    def starts(self) -> ReturnSet:
-        """Episodes to begin at: those of the least gap."""
+    def starts(self) -> ReturnSet | Moments:
+        """Episodes to begin at: those of the least gap, or moments of ordinary ones."""
+        if self._moments is not None:
+            return self._moments
         return next(iter(self.recall_sets.values()))
 
     def _open(self, folder: Path, gap: int) -> ReturnSet:
@@ -258,7 +297,8 @@ class Suite:
         if not pixels or not self.recall_sets:
             return None
         check_tiles(pixels, self.size)
-        tiles = find_kinds(next(self.starts.batches(TILE_EPISODES)).real.flatten(0, 1), pixels)
+        first = next(iter(self.recall_sets.values()))
+        tiles = find_kinds(next(first.batches(TILE_EPISODES)).real.flatten(0, 1), pixels)
         print(f"{len(tiles.pictures)} kinds of tiles", flush=True)
         return tiles
 
@@ -287,6 +327,11 @@ class Suite:
         known = read_object(path)
         if known.get("suite") != SUITE or known.get("data", {}).get("folder") != str(self.run.data):
             raise WorldError(f"{path} is a report of something else; choose another out= folder")
+        before, now = known["data"].get("source", ""), self.report["data"]["source"]
+        if before and now and before != now:
+            raise WorldError(
+                f"{path} was measured on other episodes ({before}; now: {now}); choose another out= folder"
+            )
         for name, value in self.report["data"]["settings"].items():
             if (before := known["data"].get("settings", {}).get(name, value)) != value:
                 raise WorldError(
@@ -324,6 +369,7 @@ class Suite:
         """Measure one part of all worlds and write the report so far."""
         began = time.perf_counter()
         print(f"\n{part}", flush=True)
+        self.report.get("skipped", {}).pop(part, None)  # by a run on other terms
         found = self.report.setdefault(part, {})
         found.setdefault("worlds", {})
         MEASURES[part](self, found)

@@ -40,6 +40,8 @@ class FabricConfig:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise WorldError(f"fabric.precision is one of {', '.join(PRECISIONS)}; got {self.precision!r}")
+        if self.num_nodes < 1:
+            raise WorldError(f"fabric.num_nodes must be at least 1, got {self.num_nodes}")
 
 
 def choose_precision(config: FabricConfig) -> str:

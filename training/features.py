@@ -220,7 +220,7 @@ def train_features(config: TrainFeaturesConfig) -> dict[str, float]:
     heldout_references = list_video("heldout", config.heldout, HELDOUT_FRAMES, length)
     fabric = make_fabric(config.fabric, Path(config.out))
     run = RunFolder(config.out, config, FREE_SETTINGS)  # the folder is made when all else is right
-    run.check_inputs(fabric, data=digest_of(None, references))
+    run.check_inputs(fabric, data=digest_of(None, references), heldout=digest_of(None, heldout_references))
     torch.manual_seed(config.loop.seed)
     network = FeatureNetwork(config.features)
     video, heldout = (

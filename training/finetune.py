@@ -46,6 +46,7 @@ def add_outcome_heads(world: World, seed: int) -> World:
 def main(config: FinetuneConfig) -> None:
     """Go on training a world."""
     world = World.from_pretrained(config.init)
+    begun_from = world.identity
     for folder in config.data.train:
         info = DatasetInfo.load(Path(folder))
         source, licence = info.source or "source not stated", info.licence or "licence not stated"
@@ -55,7 +56,8 @@ def main(config: FinetuneConfig) -> None:
     has_new_heads = config.outcome_heads and not world.config.denoiser.outcome_heads
     if has_new_heads:
         world = add_outcome_heads(world, config.loop.seed)
-    train_world(config, world, RunFolder(config.out, config), has_new_heads=has_new_heads)
+    run = RunFolder(config.out, config)
+    train_world(config, world, run, has_new_heads=has_new_heads, begun_from=begun_from)
 
 
 if __name__ == "__main__":

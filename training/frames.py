@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.latent_cache import LatentCache
+from training.latent_cache import LatentCache, video_digest
 from worldsim.actions import ActionLayout
 from worldsim.codec import FrameCodec
 from worldsim.cores import check_workers
 from worldsim.data.episodes import EpisodeTable, read_table
 from worldsim.data.sequences import EpisodeReference, SequenceIndex, load_episodes, read_episodes
 from worldsim.errors import WorldError
+from worldsim.weights import sha256_of
 
 ENCODE_BATCH = 256
 NO_OUTCOMES = (
@@ -49,7 +50,9 @@ class DataConfig:
     cache_folder: str = ""
 
     def __post_init__(self) -> None:
-        check_workers(self.num_workers, "num_workers")
+        if self.max_frames < 0:
+            raise WorldError(f"data.max_frames must be at least 0, got {self.max_frames}")
+        check_workers(self.num_workers, "data.num_workers")
 
 
 def choose_episodes(
@@ -241,13 +244,15 @@ def check_outcomes(references: Sequence[EpisodeReference]) -> list[EpisodeTable]
 
 
 def digest_of(codec: FrameCodec | None, references: Sequence[EpisodeReference]) -> str:
-    """Return a digest of a codec's weights, if given, and of which episodes there are."""
+    """Return a digest of a codec's weights, if given, and of all that episodes hold."""
     digest = hashlib.sha256()
     for tensor in codec.state_dict().values() if codec else ():
         digest.update(tensor.cpu().float().numpy().tobytes())
     for reference in references:
-        video = reference.folder / f"{reference.name}.mp4"
-        digest.update(f"{reference.name} {reference.num_frames} {video.stat().st_size}".encode())
+        table = reference.folder / f"{reference.name}.jsonl"
+        actions, rate = reference.info.actions, reference.info.frame_rate
+        told = [reference.name, reference.num_frames, rate, actions.buttons, actions.num_values]
+        digest.update(repr([*told, sha256_of(table), video_digest(reference)]).encode())
     return digest.hexdigest()[:16]
 
 

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -19,10 +20,23 @@ from torch import Tensor
 from worldsim.codec import FrameCodec
 from worldsim.data.sequences import EpisodeReference
 from worldsim.errors import WorldError
+from worldsim.files import writing
 from worldsim.weights import sha256_of, write_tensors
 
 CACHE_FOLDER = "latents"
 NAME = "latents"
+
+
+def video_digest(reference: EpisodeReference) -> str:
+    """Return the SHA-256 of an episode's video; each is read once for it, unless it changes."""
+    path = reference.folder / f"{reference.name}.mp4"
+    stat = path.stat()
+    return _digest(path.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _digest(path: Path, size: int, changed: int) -> str:
+    return sha256_of(path)
 
 
 class LatentCache:
@@ -43,16 +57,12 @@ class LatentCache:
         digest = hashlib.sha256(f"{json.dumps(asdict(codec.config))} {precision}".encode())
         for tensor in codec.state_dict().values():
             digest.update(tensor.cpu().float().numpy().tobytes())
-        self._digests: dict[Path, str] = {}  # of videos: each is read once for it
         self.key = digest.hexdigest()[:16]
 
     def path(self, reference: EpisodeReference) -> Path:
         """Return the file of an episode, whether it is there or not."""
-        video = reference.folder / f"{reference.name}.mp4"
-        if video not in self._digests:
-            self._digests[video] = sha256_of(video)[:16]
         folder = self.folder or reference.folder / CACHE_FOLDER
-        return folder / self.key / f"{self._digests[video]}.safetensors"
+        return folder / self.key / f"{video_digest(reference)[:16]}.safetensors"
 
     def load(self, reference: EpisodeReference) -> Tensor | None:
         """Return an episode's latents `[T, C, h, w]` fp16 on the CPU; None if none are whole there."""
@@ -63,7 +73,8 @@ class LatentCache:
             latents = load_file(path)[NAME]
         except (SafetensorError, KeyError):  # a disk's or a copy's doing: it is encoded anew
             return None
-        return latents if latents.shape == (reference.num_frames, *self.latent_shape) else None
+        is_whole = latents.shape == (reference.num_frames, *self.latent_shape)
+        return latents if is_whole and latents.dtype == torch.float16 else None
 
     def save(self, reference: EpisodeReference, latents: Tensor) -> None:
         """Keep an episode's latents.
@@ -72,13 +83,9 @@ class LatentCache:
             OSError: If they cannot be written.
         """
         path = self.path(reference)
-        own = path.with_name(f"{path.name}.{os.getpid()}.part")  # another process may write the same episode
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            write_tensors({NAME: latents}, own)
-            own.replace(path)
-        finally:
-            own.unlink(missing_ok=True)
+        with writing(path) as part:
+            write_tensors({NAME: latents}, part)
 
     def check_writable(self, references: Sequence[EpisodeReference]) -> None:
         """Find out before an hour of encoding whether these episodes could be kept.

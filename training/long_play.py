@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 import policies
 from training.entry import entry
+from training.lock import locked_folder
 from worldsim import state as states
 from worldsim.bindings import bind
 from worldsim.device import set_threads
@@ -21,6 +22,7 @@ from worldsim.env import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.evaluation import report
 from worldsim.evaluation.long_play import DayOfPlay, play_long
+from worldsim.files import check_integer
 from worldsim.game import Game, GameSettings
 from worldsim.interrupt import StopRequest
 from worldsim.play_files import PlayFolders
@@ -50,13 +52,21 @@ class LongPlayConfig:
         for name in ("num_frames", "rewind_megabytes"):
             if getattr(self, name) < 1:
                 raise WorldError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("seed", "threads"):
+            if getattr(self, name) < 0:
+                raise WorldError(f"{name} must be at least 0, got {getattr(self, name)}")
 
 
 @entry("long_play", LongPlayConfig)
 def main(config: LongPlayConfig) -> None:
     """Play on until there are enough frames, and say how it went."""
     out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
+    with locked_folder(out):
+        play(config, out)
+
+
+def play(config: LongPlayConfig, out: Path) -> None:
+    """Play into a folder that is this process's own."""
     game, keys = build_game(config, out)
     day = begin_or_go_on(out, game)
     progress = tqdm(total=config.num_frames, initial=day.num_frames, unit="frame")
@@ -102,11 +112,17 @@ def begin_or_go_on(out: Path, game: Game) -> DayOfPlay:
     if not (day_file.is_file() and state_file.is_file()):
         return DayOfPlay()
     saved = read_object(day_file)
-    if not {"num_frames", "commands", "samples"} <= saved.keys():
-        raise WorldError(f"{day_file} does not tell of a day of play")
+    try:
+        num_frames = check_integer(saved["num_frames"], "num_frames")
+        counts = Counter({name: check_integer(count, name) for name, count in saved["commands"].items()})
+        samples = [
+            (check_integer(frame, "a frame"), check_integer(size, "a size"), check_integer(kept, "a size"))
+            for frame, size, kept in saved["samples"]
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise WorldError(f"{day_file} does not tell of a day of play ({error}); name another out") from error
     game.session.go_to(states.load(state_file, world=game.session.env.world.identity))
-    samples = [tuple(sample) for sample in saved["samples"]]
-    return DayOfPlay(saved["num_frames"], Counter(saved["commands"]), samples, len(samples))
+    return DayOfPlay(num_frames, counts, samples, len(samples))
 
 
 def save(out: Path, game: Game, day: DayOfPlay) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +18,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from training.carry import Carry
-from training.run import RunFolder
+from training.optimizers import check_optimizer
+from training.run import TOLD_FILE, RunFolder, progress_of
 from worldsim.errors import WorldError
-from worldsim.interrupt import defer_interrupt
+from worldsim.interrupt import StopRequest, defer_interrupt
 
 CLOCK_STEPS = 10
 """Updates after which several devices agree on the time; each agreement makes them wait for each other."""
@@ -55,10 +59,10 @@ class LoopConfig:
             raise WorldError(f"loop.num_steps must be at least 1, got {self.num_steps}")
         if self.log_every < 1:
             raise WorldError(f"loop.log_every must be at least 1, got {self.log_every}")
-        for name in ("warmup_steps", "train_seconds", "seed"):
-            if not getattr(self, name) >= 0:
+        for name in ("warmup_steps", "train_seconds", "seed", "checkpoint_seconds"):
+            if not 0 <= getattr(self, name) < math.inf:
                 raise WorldError(f"loop.{name} must be at least 0, got {getattr(self, name)}")
-        if not self.clip_norm > 0:
+        if not 0 < self.clip_norm < math.inf:
             raise WorldError(f"loop.clip_norm must be above 0, got {self.clip_norm}")
         if not 0 <= self.decay_fraction <= 1:
             raise WorldError(f"loop.decay_fraction must lie in [0, 1], got {self.decay_fraction}")
@@ -214,15 +218,22 @@ def fit(
     resume(fabric, training, run)
     if training.step and training.is_done(config):
         fabric.print(f"{run.path} is finished: {training.step} steps")
+        if not run.has_mark(TOLD_FILE):  # it was killed between its last checkpoint and the end
+            _tell(fabric, training, run, on_checkpoint)
         return
     last_save, clock = time.monotonic(), training.seconds
-    with tqdm(
-        total=None if config.train_seconds else config.num_steps,
-        initial=training.step,
-        unit="step",
-        smoothing=0.1,
-        disable=fabric.global_rank != 0,
-    ) as bar:
+    # On several devices each would be stopped at another update, and they would wait for each other forever.
+    stopping = StopRequest() if fabric.world_size > 1 else nullcontext(None)
+    with (
+        stopping as stop,
+        tqdm(
+            total=None if config.train_seconds else config.num_steps,
+            initial=training.step,
+            unit="step",
+            smoothing=0.1,
+            disable=fabric.global_rank != 0,
+        ) as bar,
+    ):
         try:
             while not training.is_done(config):
                 begun = time.monotonic()
@@ -237,12 +248,18 @@ def fit(
                 # One clock decides for all devices: they write a checkpoint together, and learning rates that
                 # differ would lead them apart.
                 due = time.monotonic() - last_save > config.checkpoint_seconds
-                due, training.seconds = fabric.broadcast((due, clock))
+                is_stopped = stop is not None and stop.requested
+                due, training.seconds, is_stopped = fabric.broadcast((due, clock, is_stopped))
+                if is_stopped:
+                    raise KeyboardInterrupt
                 if due:
                     _checkpoint(fabric, training, run, on_checkpoint)
                     last_save = time.monotonic()
         except KeyboardInterrupt:
-            run.save(fabric, training.state(fabric), training.step)
+            with (
+                defer_interrupt()
+            ):  # an impatient second one waits: what was learned is on its way to the disk
+                run.save(fabric, training.state(fabric), training.step)
             raise
     _checkpoint(fabric, training, run, on_checkpoint)
 
@@ -252,12 +269,27 @@ def resume(fabric: Fabric, training: Training, run: RunFolder) -> None:
     path = run.latest()
     if path is None:
         return
-    state = training.state(fabric)
-    fabric.load(path, state, weights_only=True)
-    training.step, training.seconds = state["step"], state["seconds"]
-    if training.carry is not None:
-        training.carry = Carry.restore(state["carry"], fabric)
+    run.load(path, lambda: _restore(fabric, training, path))
     fabric.print(f"resuming {run.path} at step {training.step}")
+
+
+def _restore(fabric: Fabric, training: Training, path: Path) -> None:
+    state = training.state(fabric)
+    groups = [[dict(group) for group in optimizer.param_groups] for optimizer in training.optimizers]
+    fabric.load(path, state, weights_only=True)
+    training.step, training.seconds = progress_of(state)
+    for optimizer, before in zip(training.optimizers, groups, strict=True):
+        check_optimizer(optimizer, before)
+    if training.carry is not None:
+        carry, own = Carry.restore(state["carry"], fabric), training.carry.memory.tensors()
+        if shapes_of(carry.memory.tensors()) != shapes_of(own):
+            raise ValueError("the memory that is handed on has other shapes")
+        training.carry = carry
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Return the shape and number format of tensors."""
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
 def _log(
@@ -277,6 +309,12 @@ def _checkpoint(
     fabric: Fabric, training: Training, run: RunFolder, on_checkpoint: Callable[[Training], dict[str, float]]
 ) -> None:
     run.save(fabric, training.state(fabric), training.step)
+    _tell(fabric, training, run, on_checkpoint)
+
+
+def _tell(
+    fabric: Fabric, training: Training, run: RunFolder, on_checkpoint: Callable[[Training], dict[str, float]]
+) -> None:
     numbers = on_checkpoint(training)
     if numbers:
         fabric.log_dict(numbers, training.step)
@@ -284,3 +322,5 @@ def _checkpoint(
         fabric.print(
             f"step {training.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
         )
+    if fabric.global_rank == 0:
+        run.mark(TOLD_FILE)

@@ -33,6 +33,8 @@ class LoraConfig:
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise WorldError(f"lora.rank must be at least 1, got {self.rank}")
+        if not 0 < self.alpha < math.inf:
+            raise WorldError(f"lora.alpha must be above 0 and finite, got {self.alpha}")
 
 
 class LowRank(nn.Module):

@@ -14,17 +14,19 @@ emptied is an evaluation of one of the hybrid models and needs no training.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from training.entry import entry
+from training.lock import LOCK_FILE
 from training.pretrain import PretrainConfig, build_world, pretrain
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
+from worldsim.files import write_json
 from worldsim.model.denoiser_config import DenoiserConfig
 from worldsim.model.memory import MemoryState, empty_memory
 from worldsim.model.path import MemoryPhase
@@ -164,11 +166,11 @@ def describe(config: PretrainConfig) -> dict[str, Any]:
 def write_summary(folder: Path, described: dict[str, dict[str, Any]]) -> None:
     """Write `matched.json`; models that another command described there are kept."""
     path = folder / SUMMARY_FILE
-    known = read_object(path).get("models", {}) if path.is_file() else {}
     folder.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{SUMMARY_FILE}.{'-'.join(described)}.part")  # another command may write one, too
-    part.write_text(json.dumps({"models": known | described}, indent=2) + "\n")
-    part.replace(path)
+    # Another command may add its own models at the same moment.
+    with FileLock(folder / f".{SUMMARY_FILE}{LOCK_FILE}"):
+        known = read_object(path).get("models", {}) if path.is_file() else {}
+        write_json(path, {"models": known | described})
 
 
 def tell(described: dict[str, dict[str, Any]]) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from training.muon import BatchedMuon
+from worldsim.files import check_number
 
 
 @dataclass(kw_only=True, slots=True)
@@ -24,6 +26,10 @@ class OptimizerConfig:
     muon: float = 2e-3
     adamw: float = 1e-3
     weight_decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name in ("muon", "adamw", "weight_decay"):
+            check_number(getattr(self, name), f"optimizer.{name}", 0)
 
 
 def make_partial_optimizers(
@@ -53,3 +59,22 @@ def make_optimizers(denoiser: nn.Module, config: OptimizerConfig) -> list[torch.
         ),
         torch.optim.AdamW(others, lr=config.adamw, betas=(0.9, 0.95), weight_decay=0.0),
     ]
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, before: Sequence[Mapping[str, Any]]) -> None:
+    """Raise `ValueError` if the state that an optimizer was given is not of its parameters.
+
+    PyTorch looks at the numbers of parameters only, and the next update would fail.
+
+    Args:
+        optimizer: After its state was loaded.
+        before: Its groups as they were.
+    """
+    for group, known in zip(optimizer.param_groups, before, strict=True):
+        for name, value in known.items():
+            if name != "params" and type(group.get(name)) is not type(value):
+                raise ValueError(f"the optimizer's {name} is {group.get(name)!r}")
+        for parameter in group["params"]:
+            for name, value in optimizer.state.get(parameter, {}).items():
+                if not isinstance(value, Tensor) or (value.dim() and value.shape != parameter.shape):
+                    raise ValueError(f"the optimizer's {name} has another shape than what it belongs to")

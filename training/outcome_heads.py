@@ -33,11 +33,13 @@ from training.frames import (
 )
 from training.judged_frames import JudgedFrames, SequencesConfig, draw_along, index_pieces
 from training.latent_cache import LatentCache
+from training.lock import locked_folder
 from training.outcome_loss import OutcomeLoss, OutcomeLossConfig
 from training.world_model import add_provenance
 from worldsim.description import check_described, save_described
 from worldsim.errors import WorldError
 from worldsim.model.outcome_heads import OutcomeHeads
+from worldsim.simulator import Simulator
 from worldsim.world import World
 
 UNCALIBRATED = "-uncalibrated"
@@ -92,6 +94,14 @@ def main(config: OutcomeHeadsConfig) -> None:
     check_described(world, out)
     kept = out.with_name(f"{out.name}{UNCALIBRATED}")
     check_described(world, kept)
+    with locked_folder(out, is_new=True):
+        learn_heads(config, simulator, out, kept)
+    print(f"\nworld in {out}")
+
+
+def learn_heads(config: OutcomeHeadsConfig, simulator: Simulator, out: Path, kept: Path) -> None:
+    """Train and calibrate the heads of a world; `kept` holds them until both have succeeded."""
+    world = simulator.world
     recordings = open_recordings(config, simulator, config.data.heldout)
     video = load_video(config.data, config.sequences, world)
     frames = draw_along(world, video, config.sequences, config.seed)
@@ -113,7 +123,6 @@ def main(config: OutcomeHeadsConfig) -> None:
     described = replace(world.config, outcome=after, provenance=provenance)
     save_described(world, described, out, heads=heads)
     shutil.rmtree(kept)
-    print(f"\nworld in {out}")
 
 
 def keep_heads(world: World, heads: OutcomeHeads, trained: str, folder: Path) -> None:

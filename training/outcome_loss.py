@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -39,8 +40,8 @@ class OutcomeLossConfig:
         if not 0 <= self.end_share <= 1:
             raise WorldError(f"outcome.end_share must lie in [0, 1], got {self.end_share}")
         for name in ("reward_weight", "end_weight"):
-            if getattr(self, name) < 0:
-                raise WorldError(f"outcome.{name} must not be negative, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise WorldError(f"outcome.{name} must be at least 0 and finite, got {getattr(self, name)}")
 
 
 class OutcomeLoss:

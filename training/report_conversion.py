@@ -49,6 +49,7 @@ from worldsim.evaluation.memory_use import (
 from worldsim.evaluation.report import describe_run
 from worldsim.evaluation.returns import ReturnClip, ReturnSettings, choose_returns
 from worldsim.evaluation.rollouts import FrameScores, RolloutSettings, roll_out
+from worldsim.files import without_litter
 from worldsim.model.conversion import check_softmax
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
@@ -147,14 +148,14 @@ def main(config: ReportConversionConfig) -> None:
     choice = choose_device(config.device, config.dtype)
     set_threads(config.threads)
     check_settings(config, choice)
-    comparison = Comparison(config, choice)
-    known = Path(config.out) / NUMBERS_FILE
-    if known.is_file():
-        comparison.keep(read_object(known), known)
     with prepared_folder(Path(config.out)) as out:
+        comparison = Comparison(config, choice)
+        known = out / NUMBERS_FILE
+        if known.is_file():
+            comparison.keep(read_object(known), known)
         for _ in comparison.measure():
             write_conversion(out, comparison.report)
-    print(f"written to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+        print(f"written to {out}: {', '.join(path.name for path in without_litter(out.iterdir()))}")
 
 
 def check_settings(config: ReportConversionConfig, choice: DeviceChoice) -> None:

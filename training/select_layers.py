@@ -6,7 +6,6 @@ Then each layer alone is replaced by its candidate, and the roll-outs of the who
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,12 +30,13 @@ from training.stage import (
     student_of,
     train_stage,
 )
+from worldsim.errors import WorldError
+from worldsim.files import check_number, read_json, write_json
 from worldsim.model.conversion import Rest, convert, new_parameters, student_config, take_layer
 from worldsim.model.denoiser import Denoiser
-from worldsim.weights import read_object
 from worldsim.world import World
 
-SELECTION_FILE = "selection.json"
+SELECTION_FILE, SCORES = "selection.json", "scores-{}.json"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -88,14 +88,29 @@ def score_swaps(
 
     Those that `known` holds from a run that was killed are not measured again.
     """
-    scores = read_object(known) if known.is_file() else {}
+    scores = read_scores(known) if known.is_file() else {}
     names = ["teacher", *map(str, range(teacher.config.denoiser.num_layers))]
     for name in tqdm([name for name in names if name not in scores], unit="roll-out"):
         world = teacher if name == "teacher" else swapped(teacher, int(name), candidates, config)
         scores[name] = roll_out(world, footage, config.validation)
-        part = known.with_name(known.name + ".part")
-        part.write_text(json.dumps(scores, indent=2) + "\n")
-        part.replace(known)
+        write_json(known, scores)
+    return scores
+
+
+def read_scores(known: Path) -> dict[str, dict[str, float]]:
+    """Return the scores that a run measured before it was stopped.
+
+    Raises:
+        WorldError: If the file is damaged.
+    """
+    scores = read_json(known)
+    if not isinstance(scores, dict):
+        raise WorldError(f"{known} is damaged: it holds no scores; remove it to measure them again")
+    for name, by_horizon in scores.items():
+        if not isinstance(by_horizon, dict):
+            raise WorldError(f"{known} is damaged: {name} has no scores; remove it to measure them again")
+        for horizon, value in by_horizon.items():
+            check_number(value, f"{known}: {name} after {horizon} frames")
     return scores
 
 
@@ -139,13 +154,16 @@ def main(config: SelectLayersConfig) -> None:
     episodes = list_episodes(config, teacher, {"stage1": config.stage1})
     out = Path(config.out)
     run = RunFolder(out, stage_settings(config, config.stage1, out))
+    if run.latest() is None:
+        for scores in out.glob(SCORES.format("*")):  # of candidates that are gone
+            scores.unlink()
     fabric = make_fabric(config.fabric, out)
     candidates, footage, before, after = train_candidates(config, teacher, episodes, fabric, run)
     if fabric.global_rank != 0:
         return
     checkpoint = run.latest()
     assert checkpoint is not None
-    known = out / f"scores-{checkpoint.name}.json"  # of these candidates, not of longer trained ones
+    known = out / SCORES.format(checkpoint.name)  # of these candidates, not of longer trained ones
     scores = score_swaps(config, teacher, candidates, footage, known)
     selection = selection_of(teacher, scores, before, after)
     selection.save(out / SELECTION_FILE)

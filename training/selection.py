@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from worldsim.errors import WorldError
+from worldsim.files import write_json
 from worldsim.model.conversion import check_layers, spread_layers
 from worldsim.weights import read_object, sha256_of
 from worldsim.world import MODEL_FILE, World
@@ -69,9 +69,7 @@ class Selection:
     def save(self, path: Path) -> None:
         """Write as JSON, completely or not at all."""
         data = {"format": FORMAT, "ranking": self.ranking, **asdict(self)}
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(data, indent=2) + "\n")
-        part.replace(path)
+        write_json(path, data)
 
     @classmethod
     def load(cls, path: Path) -> Selection:

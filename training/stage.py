@@ -24,7 +24,8 @@ from training.objective import ObjectiveConfig
 from training.optimizers import OptimizerConfig, make_partial_optimizers
 from training.run import RunFolder
 from training.validation import ValidationConfig, validate
-from training.world_model import TrainWorldConfig, make_batches
+from training.world_model import MOST_SEQUENCES, TrainWorldConfig, make_batches
+from worldsim.errors import WorldError
 from worldsim.model.conversion import HybridConfig, check_softmax
 from worldsim.model.denoiser import Denoiser
 from worldsim.world import World
@@ -47,6 +48,14 @@ class StageConfig:
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(muon=0.0, adamw=3e-3))
     batch_size: int = 8
     sequence_length: int = 24
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch_size <= MOST_SEQUENCES:
+            raise WorldError(f"a stage's batch_size must be 1 to {MOST_SEQUENCES}, got {self.batch_size}")
+        if self.sequence_length < 2:
+            raise WorldError(
+                f"a stage's sequence_length must be at least 2 frames, got {self.sequence_length}"
+            )
 
 
 @dataclass(kw_only=True, slots=True)

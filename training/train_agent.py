@@ -16,10 +16,12 @@ from policies.ppo import PolicyDescription
 from policies.sight import Sight
 from training.agent_settings import RLConfig
 from training.dreams import load_dreams, scenario_of
+from training.frames import digest_of
 from training.run import RunFolder
 from worldsim.actions import ActionLayout
 from worldsim.cores import worker_count
 from worldsim.data.scenarios import SCENARIOS
+from worldsim.data.sequences import load_episodes
 from worldsim.device import choose_device, set_threads
 from worldsim.errors import WorldError
 from worldsim.evaluation.report import git_commit
@@ -77,7 +79,7 @@ def train_agent(config: RLConfig) -> None:
             seed=config.seed,
             describe=describe_policy(config, lessons, sight),
         )
-        run.check_inputs(agent.fabric, source=lessons.source)
+        run.check_inputs(agent.fabric, source=lessons.source, **starts_digest(config))
         if agent.clock.left > 0:
             agent.train(60 * config.checkpoint_minutes)
         else:
@@ -86,6 +88,13 @@ def train_agent(config: RLConfig) -> None:
         lessons.envs.close()
     done = f"{agent.clock.steps} steps in {agent.clock.seconds / 60:.1f} minutes"
     print(f"{done}; the policy is in {agent.policy_folder}")
+
+
+def starts_digest(config: RLConfig) -> dict[str, str]:
+    """Return a digest of the recordings that dreams begin in, if there are some."""
+    if config.env != "dream" or config.starts is None:
+        return {}
+    return {"starts": digest_of(None, load_episodes([config.starts]))}
 
 
 def prepare_lessons(config: RLConfig, sight: Sight, device: torch.device) -> Lessons:

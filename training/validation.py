@@ -44,6 +44,9 @@ class ValidationConfig:
                 "validation.num_rollouts and validation.context_frames must be at least 1, "
                 f"got {self.num_rollouts} and {self.context_frames}"
             )
+        if self.max_frames < 0:
+            raise WorldError(f"validation.max_frames must be at least 0, got {self.max_frames}")
+        SamplerConfig(num_steps=self.num_steps)  # so many passes can be asked for
 
     @property
     def length(self) -> int:

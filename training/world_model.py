@@ -38,6 +38,8 @@ PLACES_PER_START = 24
 """Places of which one becomes a start moment."""
 FRAMES_BEFORE_END = 64
 """Least number of frames for which an episode goes on after a start moment, if there is such a place."""
+MOST_SEQUENCES = 2**16
+"""Of an update on one device: no device holds more of them."""
 Batch = tuple[Tensor | torch.Generator | OutcomeTargets, ...]
 """What a training's module is given at a step."""
 
@@ -78,8 +80,8 @@ class TrainWorldConfig:
     start_frames: int = 32
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise WorldError(f"batch_size must be at least 1, got {self.batch_size}")
+        if not 1 <= self.batch_size <= MOST_SEQUENCES:
+            raise WorldError(f"batch_size must be 1 to {MOST_SEQUENCES}, got {self.batch_size}")
         if self.sequence_length < 2:
             raise WorldError(f"sequence_length must be at least 2 frames, got {self.sequence_length}")
         if self.segments < 1:
@@ -148,7 +150,12 @@ def set_reward_units(world: World, footage: Footage, fabric: Fabric) -> None:
 
 
 def train_world(
-    config: TrainWorldConfig, world: World, run: RunFolder, *, has_new_heads: bool = False
+    config: TrainWorldConfig,
+    world: World,
+    run: RunFolder,
+    *,
+    has_new_heads: bool = False,
+    begun_from: str = "",
 ) -> None:
     """Train a world's network on gameplay video and export it to `out/world` at every checkpoint.
 
@@ -157,6 +164,7 @@ def train_world(
         world: Trained in place.
         run: Where to.
         has_new_heads: Whether its outcome heads have learned nothing yet, not even the rewards' units.
+        begun_from: The identity of the world that it was before, if it was one.
 
     Raises:
         WorldError: If the world has outcome heads and the video lacks what they learn from.
@@ -174,7 +182,7 @@ def train_world(
         set_reward_units(world, footage, fabric)
     batch_at = make_batches(footage.train, config, fabric.global_rank, with_outcomes=has_heads)
     starts = take_starts(episodes.heldout, config.num_starts, config.start_frames, size)
-    run.check_inputs(fabric, **footage.digests)
+    run.check_inputs(fabric, **footage.digests, **({"init": begun_from} if begun_from else {}))
 
     denoiser = world.denoiser.requires_grad_(True).train()
     optimizers = make_optimizers(denoiser, config.optimizer)

@@ -306,6 +306,13 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_tree(path: Path) -> None:
+    """Wait until a file, or a folder with all that is in it, is on the disk."""
+    for inner in path.rglob("*") if path.is_dir() else ():
+        sync(inner)
+    sync(path)
+
+
 def remove_leftovers(path: Path) -> None:
     """Remove what killed processes left beside a file that they were writing with `writing`."""
     prefix = path.name + "."

@@ -18,16 +18,29 @@ STOP_SIGNALS: tuple[signal.Signals, ...] = tuple(
 """What asks a program to end: Ctrl-C, `kill`, the terminal that is closed; Ctrl-Break on Windows."""
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal asked the program to end; what is under way ends as after Ctrl-C.
+
+    Attributes:
+        number: Of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 class StopRequest:
     """While entered, a request to stop waits for the frame to end; a second Ctrl-C does not.
 
-    On the way out a request that came is raised as `KeyboardInterrupt`. Under `nohup` the closed terminal is
+    On the way out a request that came is raised as `Stopped`. Under `nohup` the closed terminal is
     ignored, as it should be. In a thread other than the main one, where signals do not arrive, it does
     nothing.
     """
 
     def __init__(self) -> None:
         self.requested = False
+        self._number = int(signal.SIGINT)
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -37,10 +50,10 @@ class StopRequest:
     def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
         _restore(self._previous)
         if self.requested and error_type is None:
-            raise KeyboardInterrupt
+            raise Stopped(self._number)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
+        self.requested, self._number = True, number
         # A terminal that is closed says so more than once, and nobody at the keys is impatient then.
         if (handler := self._previous.pop(signal.SIGINT, None)) is not None:
             signal.signal(signal.SIGINT, handler)
@@ -61,17 +74,21 @@ def defer_interrupt() -> Iterator[None]:
 
 @contextmanager
 def raising_interrupt() -> Iterator[None]:
-    """Let each request to stop raise `KeyboardInterrupt`, as Ctrl-C does by itself.
+    """Let each request to stop raise `Stopped`, a `KeyboardInterrupt` as Ctrl-C raises by itself.
 
-    So one way out serves them all: files are finished, and nothing is left half-written.
+    So one way out serves them all: files are finished, and nothing is left half-written. Once one came, more
+    of them change nothing: a closed terminal sends several.
     """
     process = os.getpid()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if os.getpid() == process:
-            raise KeyboardInterrupt
-        signal.signal(number, signal.SIG_DFL)  # a worker, which was given this handler when it was forked
-        signal.raise_signal(number)
+        if os.getpid() != process:  # a worker, which was given this handler when it was forked
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+            return
+        for each in previous:
+            signal.signal(each, signal.SIG_IGN)
+        raise Stopped(number)
 
     previous = _listen(stop, [number for number in STOP_SIGNALS if number != signal.SIGINT])
     try:

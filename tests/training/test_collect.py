@@ -18,7 +18,7 @@ import pytest
 import policies
 from policies.ppo import policy_digest
 from tests.fakes import save_untrained_policy
-from training.collect import PLAYERS, RETURNING, SPLIT_SEEDS, CollectConfig, describe_source
+from training.collect import PLAYERS, RETURNING, SPLIT_SEEDS, CollectConfig, describe_source, prepare_folder
 from training.recorders import EpisodeTask, record_episode
 from worldsim.data.doom import DoomGame, draw_map, press_buttons
 from worldsim.data.episodes import DatasetInfo, list_episodes, read_episode, verify
@@ -188,6 +188,16 @@ def test_other_settings_are_refused_in_the_same_folder(collection: tuple[Path, s
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and "other settings" in done.stderr
     assert digest(collection[0]) == before
+
+
+def test_episodes_that_do_not_say_how_they_were_recorded_are_refused(tmp_path: Path) -> None:
+    info = SCENARIOS["doom-rooms"].dataset_info("this way")
+    prepare_folder(tmp_path, info)
+    (tmp_path / "episode-000000.jsonl").touch()
+    prepare_folder(tmp_path, info)
+    (tmp_path / "dataset.json").unlink()
+    with pytest.raises(WorldError, match=r"holds episodes but no dataset\.json"):
+        prepare_folder(tmp_path, info)
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill"])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.fakes import tiny_world
+from tests.fakes import tiny_world, write_tiny_dataset
 from tests.grids import TILE, write_recall_set
 from training.consistency_settings import ConsistencyConfig
 from training.evaluate import EvaluateConfig, main
@@ -172,6 +172,52 @@ def test_where_masks_are_not_known_continuation_says_so(
         "known of tiles (set consistency.tile_pixels) and of doom-fresh-rooms only" in capsys.readouterr().out
     )
     assert json.loads((tmp_path / "report.json").read_text())["continuation"]["worlds"] == {}
+
+
+def test_of_ordinary_recordings_the_parts_that_need_no_way_back_are_measured(
+    worlds: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = write_tiny_dataset(tmp_path / "mine", episodes=1, frames=12)
+    names: dict[str, Any] = {
+        "num_long": 2,
+        "long_frames": 4,
+        "num_idle": 2,
+        "idle_frames": 4,
+        "cost_frames": 1,
+    }
+    names |= {"context_frames": 4, "tile_pixels": 0, "intervention_gaps": []}
+    parts = ["recall", "pairs", "drift", "idle", "probe"]
+    main.run(config({"a": worlds["hybrid"]}, mine, tmp_path / "out", parts=parts, **names))
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert set(report["runs"]) == {"drift", "idle"}
+    assert report["drift"]["worlds"]["a"]["num_frames"] == 4
+    assert set(report["skipped"]) == {"recall", "pairs", "probe"}
+    assert "not measured: recall, pairs, probe; " in capsys.readouterr().out
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Not measured: recall; " in page and "recall-NNN" in page
+    with pytest.raises(FileNotFoundError, match="holds no folder recall-NNN"):
+        main.run(config({"a": worlds["hybrid"]}, mine, tmp_path / "other", parts=["recall"], **names))
+    with pytest.raises(WorldError, match="at least 2 are needed"):
+        main.run(
+            config(
+                {"a": worlds["hybrid"]},
+                mine,
+                tmp_path / "b",
+                parts=["idle"],
+                **names | {"context_frames": 11},
+            )
+        )
+
+
+def test_unpaired_episodes_are_left_out_by_name(worlds: dict[str, str], tmp_path: Path) -> None:
+    data = write_recall_set(tmp_path / "data", 3).parent
+    names: dict[str, Any] = {"parts": ["recall", "pairs"], "intervention_gaps": []}
+    main.run(config({"a": worlds["hybrid"]}, data, tmp_path / "out", **names))
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert set(report["runs"]) == {"recall"}
+    assert "none are paired" in report["skipped"]["pairs"]
+    with pytest.raises(WorldError, match="none are paired"):
+        main.run(config({"a": worlds["hybrid"]}, data, tmp_path / "b", **names | {"parts": ["pairs"]}))
 
 
 def test_a_mistyped_world_among_several_leaves_no_folder(

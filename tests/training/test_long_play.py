@@ -32,6 +32,10 @@ def test_a_day_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     assert second["commands"]
     assert second["samples"][: len(first["samples"])] == first["samples"]
     assert not list(out.rglob("*.part"))
+    for damage in ({"samples": [1]}, {"commands": []}, {"num_frames": "60"}):
+        (out / DAY_FILE).write_text(json.dumps(second | damage))
+        with pytest.raises(WorldError, match=r"day\.json does not tell of a day of play"):
+            main.run(config)
 
 
 def test_what_is_no_number_is_named() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -45,21 +46,26 @@ def batch_at(step: int) -> tuple[Tensor]:
     return (torch.randn(8, 4, generator=torch.Generator().manual_seed(seed_of(0, step))),)
 
 
+def toy_config(num_steps: int) -> ToyConfig:
+    return ToyConfig(loop=LoopConfig(num_steps=num_steps, warmup_steps=2, decay_fraction=0.0, log_every=5))
+
+
 def run_toy(
     folder: Path,
     num_steps: int,
     *,
     batch: Callable[[int], tuple[Tensor]] = batch_at,
     optimizer: type[torch.optim.AdamW] = torch.optim.AdamW,
+    on_checkpoint: Callable[[Training], dict[str, float]] = lambda _: {"one": 1.0},
 ) -> tuple[Toy, Training]:
     torch.manual_seed(0)
-    config = ToyConfig(loop=LoopConfig(num_steps=num_steps, warmup_steps=2, decay_fraction=0.0, log_every=5))
+    config = toy_config(num_steps)
     run = RunFolder(folder, config)
     fabric = make_fabric(FabricConfig(accelerator="cpu"), folder)
     run.check_inputs(fabric, train="one")
     toy = Toy()
     training = prepare(fabric, toy, [optimizer(toy.parameters(), lr=1e-2)], 0.99)
-    fit(fabric, training, batch, config.loop, run, frames_per_batch=8, on_checkpoint=lambda _: {"one": 1.0})
+    fit(fabric, training, batch, config.loop, run, frames_per_batch=8, on_checkpoint=on_checkpoint)
     return toy, training
 
 
@@ -154,6 +160,22 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoints" / "step-00000004").stat().st_mtime_ns == before
 
 
+def test_what_a_finished_run_was_killed_in_is_made_up_for(tmp_path: Path) -> None:
+    told: list[int] = []
+
+    def tell(training: Training) -> dict[str, float]:
+        told.append(training.step)
+        if len(told) == 1:
+            raise SystemExit
+        return {}
+
+    with pytest.raises(SystemExit):
+        run_toy(tmp_path, 4, on_checkpoint=tell)
+    for _ in range(2):
+        run_toy(tmp_path, 4, on_checkpoint=tell)
+    assert told == [4, 4]
+
+
 def test_a_start_that_failed_does_not_claim_the_folder(tmp_path: Path) -> None:
     RunFolder(tmp_path, ToyConfig(width=4))
     run_toy(tmp_path, 2)  # other settings, and nothing to lose yet
@@ -162,7 +184,7 @@ def test_a_start_that_failed_does_not_claim_the_folder(tmp_path: Path) -> None:
 def test_other_inputs_are_refused_on_resume(tmp_path: Path) -> None:
     run_toy(tmp_path, 2)
     fabric = make_fabric(FabricConfig(accelerator="cpu"), tmp_path)
-    config = ToyConfig(loop=LoopConfig(num_steps=2, warmup_steps=2, decay_fraction=0.0, log_every=5))
+    config = toy_config(2)
     RunFolder(tmp_path, config).check_inputs(fabric, train="one")
     with pytest.raises(WorldError, match=r"inputs\.train was one and is two"):
         RunFolder(tmp_path, config).check_inputs(fabric, train="two")
@@ -177,6 +199,110 @@ def test_a_full_disk_leaves_no_half_checkpoint(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(OSError, match="step-00000003"):
         run_toy(tmp_path, 3)
     assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_toy(tmp_path, 3)
+    known = (tmp_path / "checkpoints" / "step-00000003").read_bytes()
+
+    def full_disk(path: Path) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("training.run.sync_tree", full_disk)  # some systems find out when they sync
+    with pytest.raises(OSError, match="step-00000005"):
+        run_toy(tmp_path, 5)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
+    assert (tmp_path / "checkpoints" / "step-00000003").read_bytes() == known
+
+
+def test_what_a_killed_run_left_half_written_is_removed(tmp_path: Path) -> None:
+    run_toy(tmp_path, 2)
+    (tmp_path / "checkpoints" / "step-00000003.part").write_bytes(b"half")
+    (tmp_path / "checkpoints" / "step-00000004.part").mkdir()
+    (tmp_path / "checkpoints" / "step-00000002 (copy)").write_bytes(b"not one of ours")
+    run_toy(tmp_path, 2)
+    left = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert left == ["step-00000002", "step-00000002 (copy)"]
+
+
+def altered(path: Path, **changes: Any) -> None:
+    """Write a checkpoint anew with other entries."""
+    torch.save(torch.load(path, weights_only=True) | changes, path)
+
+
+def cut_momenta(path: Path) -> None:
+    state = torch.load(path, weights_only=True)
+    for of_parameter in state["optimizer_0"]["state"].values():
+        of_parameter["exp_avg"] = of_parameter["exp_avg"][:1]
+    torch.save(state, path)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:2000]),
+    "empty": lambda path: path.write_bytes(b""),
+    "a pickle of code": lambda path: path.write_bytes(pickle.dumps(print, 2)),
+    "no dictionary": lambda path: torch.save([1], path),
+    "a step of text": lambda path: altered(path, step="3"),
+    "a step below 0": lambda path: altered(path, step=-1),
+    "a time that is no number": lambda path: altered(path, seconds=float("nan")),
+    "weights of another shape": lambda path: altered(path, module={"linear.weight": torch.zeros(2, 2)}),
+    "no average": lambda path: altered(path, average={}),
+    "an optimizer of nothing": lambda path: altered(path, optimizer_0={"state": {}, "param_groups": []}),
+    "momenta of another shape": cut_momenta,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_one_sentence_that_names_it(tmp_path: Path, damage: str) -> None:
+    run_toy(tmp_path, 3)
+    path = tmp_path / "checkpoints" / "step-00000003"
+    DAMAGES[damage](path)
+    with pytest.raises(
+        WorldError, match=rf"the checkpoint {path} is damaged .*: remove it to begin"
+    ) as found:
+        run_toy(tmp_path, 4)
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "", '{"width": NaN}'])
+def test_damaged_settings_of_a_run_are_one_sentence_that_names_them(tmp_path: Path, text: str) -> None:
+    run_toy(tmp_path, 2)
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(WorldError, match=str(tmp_path / "run.json")):
+        run_toy(tmp_path, 3)
+
+
+def test_a_checkpoint_without_its_settings_is_refused(tmp_path: Path) -> None:
+    run_toy(tmp_path, 2)
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(WorldError, match=r"there is no .*run\.json"):
+        run_toy(tmp_path, 3)
+
+
+def test_the_mark_of_an_export_ends_with_its_checkpoint(tmp_path: Path) -> None:
+    run_toy(tmp_path, 2)
+    run = RunFolder(tmp_path, toy_config(2))
+    run.mark_exported()
+    assert run.is_exported(tmp_path)
+    (tmp_path / "checkpoints" / "step-00000002").unlink()
+    run_toy(tmp_path, 2)
+    assert not run.is_exported(tmp_path), "the world is of the run before"
+
+
+def test_losses_are_on_the_disk_before_their_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    save = RunFolder.save
+
+    def saved(self: RunFolder, *arguments: Any) -> None:
+        save(self, *arguments)
+        sizes.append(sum(path.stat().st_size for path in tmp_path.glob("events/*tfevents*")))
+
+    monkeypatch.setattr(RunFolder, "save", saved)
+    run_toy(tmp_path, 10)
+    written = b"".join(path.read_bytes() for path in tmp_path.glob("events/*tfevents*"))
+    assert b"frames_per_second" in written[: sizes[0]]
 
 
 def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -22,6 +24,7 @@ import torch
 
 pytest.importorskip("stable_baselines3", reason='needs Stable-Baselines3: pip install -e ".[rl]"')
 
+from lightning_fabric import Fabric
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 from policies.ppo import PolicyDescription, PPOPolicy, load_policy, save_policy
@@ -183,22 +186,41 @@ class OneButton(gym.Env[np.ndarray, np.ndarray]):
         return frame, float(action[1] == 2), False, self.left == 0, {}
 
 
+def check_damaged(run: RunFolder, begin: Callable[[], object]) -> None:
+    """See that checkpoints which are not what was saved are one sentence each."""
+    path = run.latest()
+    assert path is not None
+    good = path.read_bytes()
+    state = torch.load(path, weights_only=True)
+    for damaged in ({"steps": "3"}, {"policy": {}}, {"optimizer": []}):
+        torch.save(state | damaged, path)
+        with pytest.raises(WorldError, match=rf"the checkpoint {path} is damaged"):
+            begin()
+    path.write_bytes(good[: len(good) // 2])
+    with pytest.raises(WorldError, match=rf"the checkpoint {path} is damaged"):
+        begin()
+
+
 def test_the_chain_from_rewards_to_actions_is_whole(tmp_path: Path) -> None:
     sight = Sight(height=36, width=48, num_frames=1)
     envs = gym.vector.SyncVectorEnv([OneButton] * 8, autoreset_mode="SameStep")
     venv = SightVecEnv(VecMonitor(SB3VecEnv(envs)), sight, torch.device("cpu"))
     config = PPOConfig(n_steps=16, batch_size=64, n_epochs=4, learning_rate=2e-3, gamma=0.0)
-    agent = Agent(
-        RunFolder(tmp_path, config),
-        venv,
-        config,
-        Clock(total_steps=768, max_seconds=0),
+    begin = functools.partial(
+        Agent,
+        envs=venv,
+        config=config,
+        clock=Clock(total_steps=768, max_seconds=0),
         sight=sight,
         device=torch.device("cpu"),
         seed=0,
         describe=lambda clock: PolicyDescription(scenario="", actions={}, num_values=[2, 3], sight=sight),
     )
+    run = RunFolder(tmp_path, config)
+    run.check_inputs(Fabric(accelerator="cpu"), source="one button")
+    agent = begin(run)
     agent.train(checkpoint_seconds=60)
+    check_damaged(run, lambda: begin(run))
     returns = [float(row["mean_return"]) for row in progress(tmp_path)]
     assert returns[0] < 4 and returns[-1] > returns[0] + 1, "8 / 3 at first, of 8"
     policy = PPOPolicy([2, 3], tmp_path / "policy")

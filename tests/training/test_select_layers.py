@@ -94,6 +94,14 @@ def test_a_selection_killed_while_it_scores_does_not_score_again(
     assert resumed == whole
 
 
+@pytest.mark.parametrize("text", ['{"teacher": 1}', '{"0": {"1": "x"}}', '{"0": {"1": NaN}}', "{"])
+def test_damaged_scores_are_one_sentence_that_names_them(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "scores.json"
+    path.write_text(text)
+    with pytest.raises(WorldError, match=str(path)):
+        training.select_layers.read_scores(path)
+
+
 def test_a_hybrid_world_has_no_layers_to_select(root: Path) -> None:
     config = select_config(root, "refused")
     config.teacher = str(save_tiny_world(root / "hybrid"))

@@ -79,7 +79,7 @@ def test_a_shipped_world_says_what_there_is_to_do_and_begins_before_no_bare_wall
     assert config.about.endswith(".")
     for file in (SHIPPED / name / STARTS_FOLDER).iterdir():
         inside = f"{STARTS_FOLDER}/{file.name}"
-            check_file(SHIPPED / name, inside, checksums.get(inside))
+        check_file(SHIPPED / name, inside, checksums.get(inside))
     for start in read_starts(SHIPPED / name / STARTS_FOLDER):
         assert visible_detail(start.frames[-1].numpy()) > LEAST_DETAIL.get(name, 4_000), start.name
 

@@ -15,6 +15,7 @@ from worldsim.evaluation.memory_report import format_memory, write_memory_plot
 from worldsim.evaluation.paper_shape import VIDEO_FRAMES_PER_LATENT
 from worldsim.evaluation.report import write_json, write_plot
 from worldsim.evaluation.rollouts import CODEC, COPY, MEAN
+from worldsim.files import write_text
 
 NUMBERS_FILE, TEXT_FILE = "conversion.json", "conversion.md"
 PSNR_FILE, TIME_FILE = "conversion-psnr.png", "conversion-step-time.png"
@@ -66,12 +67,7 @@ def write_conversion(out: Path, report: Report) -> None:
     """Write everything of a report so far: numbers, plots, and the text that shows both."""
     write_json(out / NUMBERS_FILE, report)
     write_plots(out, report)
-    part = out / (TEXT_FILE + ".part")
-    try:
-        part.write_text(format_conversion(report))
-        part.replace(out / TEXT_FILE)
-    finally:
-        part.unlink(missing_ok=True)
+    write_text(out / TEXT_FILE, format_conversion(report))
 
 
 def write_plots(out: Path, report: Report) -> None:

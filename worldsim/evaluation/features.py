@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.errors import WorldError
+from worldsim.files import sync_tree
 from worldsim.weights import (
     CONFIG_FILE,
     check_file,
@@ -210,6 +211,7 @@ def save_features(network: FeatureNetwork, folder: Path, card: Mapping[str, Any]
             "files": {FEATURES_FILE: sha256_of(part / FEATURES_FILE)},
         }
         (part / CONFIG_FILE).write_text(json.dumps(data, indent=2) + "\n")
+        sync_tree(part)
         swap_folder(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)

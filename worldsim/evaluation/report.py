@@ -22,6 +22,7 @@ from worldsim.cores import usable_cores
 from worldsim.data.video import VideoWriter
 from worldsim.evaluation.bars import align
 from worldsim.evaluation.rollouts import CODEC, DREAM, FILM_FRAMES, Example
+from worldsim.files import write_text, writing
 
 REPORT_FILE, FILM_FILE, VIDEO_FILE, CURVE_FILE = (
     "report.json",
@@ -77,12 +78,7 @@ def processor_name() -> str:
 
 def write_json(path: Path, report: Mapping[str, Any]) -> None:
     """Write a report, completely or not at all; a number that is not finite becomes null."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(json.dumps(_finite(report), indent=2, allow_nan=False) + "\n")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_text(path, json.dumps(_finite(report), indent=2, allow_nan=False) + "\n")
 
 
 def _finite(value: Any) -> Any:
@@ -103,12 +99,8 @@ def write_filmstrip(path: Path, examples: Sequence[Example]) -> None:
         strips.append(
             _rows([_row(frames[places]) for frames in (example.real, example.dream, example.codec)])
         )
-    part = path.with_name(path.name + ".part")
-    try:
+    with writing(path) as part:
         imsave(part, _rows(strips, gap=4 * GAP), format="png")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _row(frames: Tensor) -> np.ndarray:
@@ -126,19 +118,17 @@ def _rows(pictures: Sequence[np.ndarray], gap: int = GAP) -> np.ndarray:
 def write_video(path: Path, examples: Sequence[Example], frame_rate: float) -> None:
     """Write the examples one after the other, the real game on the left and the dream on the right."""
     height, width = examples[0].real.shape[1:3]
-    part = path.with_name(path.name + ".part")
     even_height, even_width = height + height % 2, 2 * (width + GAP // 2)
-    try:
-        with VideoWriter(part, height=even_height, width=even_width, frame_rate=frame_rate) as video:
-            for example in examples:
-                for real, dream in zip(example.real, example.dream, strict=True):
-                    picture = np.full((even_height, even_width, 3), 255, dtype=np.uint8)
-                    picture[:height, :width] = real.numpy()
-                    picture[:height, -width:] = dream.numpy()
-                    video.write(picture)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with (
+        writing(path) as part,
+        VideoWriter(part, height=even_height, width=even_width, frame_rate=frame_rate) as video,
+    ):
+        for example in examples:
+            for real, dream in zip(example.real, example.dream, strict=True):
+                picture = np.full((even_height, even_width, 3), 255, dtype=np.uint8)
+                picture[:height, :width] = real.numpy()
+                picture[:height, -width:] = dream.numpy()
+                video.write(picture)
 
 
 def write_curve(path: Path, curves: Mapping[str, Sequence[float]]) -> None:
@@ -182,12 +172,8 @@ def write_plot(
     axes.grid(alpha=0.3)
     # Inside it would cover curves.
     figure.legend(loc="outside lower center", ncols=LEGEND_COLUMNS, fontsize="small")
-    part = path.with_name(path.name + ".part")
-    try:
+    with writing(path) as part:
         figure.savefig(part, format="png", dpi=120)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def format_horizons(rollout: Mapping[str, Any]) -> str:

@@ -300,6 +300,11 @@ def find_sets(data: Path, kind: str) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
+def find_recordings(data: Path) -> Path | None:
+    """Return the dataset folder that `data`, or `heldout` inside of it, is; None if neither is one."""
+    return next((place for place in (data, data / SPLIT) if (place / INFO_FILE).is_file()), None)
+
+
 def choose_sets(data: Path, kind: str, gaps: Sequence[int]) -> Mapping[int, Path]:
     """Return the folders of some gaps, of all that there are where none are named.
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from worldsim.actions import ActionLayout
 from worldsim.evaluation.consistency.episodes import ReturnBatch, ReturnSet
+from worldsim.evaluation.consistency.moments import Moments
 from worldsim.evaluation.consistency.recall import watch_until
 from worldsim.evaluation.consistency.room import rows_that_fit
 from worldsim.evaluation.controllability import PAIRS, OppositePair, calibrate, hold, judge, mean_motion
@@ -119,7 +120,7 @@ def random_walks(layout: ActionLayout, rows: Sequence[int], num_frames: int, see
     return torch.from_numpy(np.stack(walks, axis=1))
 
 
-def dream_long(simulator: Simulator, starts: ReturnSet, settings: LongSettings) -> LongDreams:
+def dream_long(simulator: Simulator, starts: ReturnSet | Moments, settings: LongSettings) -> LongDreams:
     """Let dreams watch real frames up to a turn, then press random buttons for a long time.
 
     Args:
@@ -267,6 +268,8 @@ def summarize_drift(dreams: LongDreams) -> dict[str, Any]:
     return report
 
 
-def control_calibration(starts: ReturnSet, layout: ActionLayout, count: int, seed: int) -> Mapping[str, Any]:
+def control_calibration(
+    starts: ReturnSet | Moments, layout: ActionLayout, count: int, seed: int
+) -> Mapping[str, Any]:
     """Return what the estimators of motion make of the real game, by axis: the ceiling of the test."""
     return {pair.axis: calibrate(starts.recordings, pair, count, seed) for pair in pairs_of(layout)}

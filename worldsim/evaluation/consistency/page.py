@@ -19,6 +19,7 @@ from worldsim.evaluation.consistency.goals import bound_text
 from worldsim.evaluation.consistency.page_memory import interventions, pairs
 from worldsim.evaluation.consistency.page_parts import sections
 from worldsim.evaluation.consistency.page_recall import comparisons, recall
+from worldsim.files import write_text
 
 PAGE_FILE, FILMS_FOLDER = "report.html", "films"
 
@@ -30,12 +31,7 @@ def write_page(out: Path, report: Report) -> None:
         out: Folder of the report; its pictures are in `films` inside of it.
         report: Of the suite.
     """
-    part = out / f"{PAGE_FILE}.part"
-    try:
-        part.write_text(page(report, out / FILMS_FOLDER), encoding="utf-8")
-        part.replace(out / PAGE_FILE)
-    finally:
-        part.unlink(missing_ok=True)
+    write_text(out / PAGE_FILE, page(report, out / FILMS_FOLDER))
 
 
 def page(report: Report, films: Path) -> str:
@@ -80,7 +76,7 @@ def head(report: Report) -> str:
         "denoising steps",
         "memory of a dream at the turn",
     )
-    data = report["data"]
+    data, skipped = report["data"], report.get("skipped", {})
     return (
         "<h1>Does it remember?</h1>\n"
         + paragraph(
@@ -90,6 +86,7 @@ def head(report: Report) -> str:
             "dream for each."
         )
         + f"\n<p>Episodes of <code>{text(data['folder'])}</code>. {text(data['source'])}</p>\n"
+        + "".join(f"<p>Not measured: {text(part)}; {text(why)}.</p>\n" for part, why in skipped.items())
         + table(heading, rows)
     )
 
