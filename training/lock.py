@@ -63,7 +63,7 @@ def lock_folder(folder: Path, name: str = "folder", *, is_new: bool = False) -> 
 def locked_folder(folder: Path, name: str = "folder", *, is_new: bool = False) -> Iterator[None]:
     """Keep other processes from writing into a folder inside the block; see `lock_folder`.
 
-    A folder that was made for the lock alone is gone again afterwards.
+    The lock's file is gone again afterwards, and so is a folder that was made for it alone.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     lock = lock_folder(folder, name, is_new=is_new)
@@ -71,9 +71,8 @@ def locked_folder(folder: Path, name: str = "folder", *, is_new: bool = False) -
         yield
     finally:
         if lock is not None:
-            path = Path(lock.lock_file)
-            if is_new or (folder in made and [each.name for each in folder.iterdir()] == [path.name]):
-                path.unlink()
+            with suppress(OSError):  # while it is held: who comes now makes another; Windows keeps it
+                Path(lock.lock_file).unlink()
             lock.release()
         for each in made:
             with suppress(OSError):  # something is in it, or it was never there
