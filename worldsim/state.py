@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from worldsim.errors import WorldError
+from worldsim.isolation import isolated
 from worldsim.model.memory import PAST, MemoryState
 from worldsim.model.past_frames import FRAMES_AXIS
 from worldsim.weights import write_tensors
@@ -58,7 +59,7 @@ class WorldState:
         """Return the same state with its memory on another device."""
         return replace(self, memory=self.memory.map(lambda _, tensor: tensor.to(device)))
 
-    @torch.inference_mode()
+    @isolated
     def rows(self, rows: Sequence[int]) -> WorldState:
         """Return the state of some dreams of the batch, in this order; one may come twice, to branch it."""
         index = torch.tensor(list(rows), dtype=torch.int64)
@@ -70,7 +71,7 @@ class WorldState:
             frames=self.frames[index.to(self.frames.device)],
         )
 
-    @torch.inference_mode()
+    @isolated
     def with_rows(self, rows: Sequence[int], others: WorldState) -> WorldState:
         """Return the state with the dreams of `others` in the place of some; both stay as they are.
 
@@ -86,7 +87,7 @@ class WorldState:
         )
 
     @staticmethod
-    @torch.inference_mode()
+    @isolated
     def join(states: Sequence[WorldState]) -> WorldState:
         """Return one state of the dreams of all, in order."""
         return WorldState(
