@@ -105,6 +105,13 @@ def make_learned(num_values: Sequence[int], *, folder: str | Path, **options: An
     return PPOPolicy(num_values, folder, **options)
 
 
+def make_sb3(num_values: Sequence[int], *, path: str | Path, **options: Any) -> Policy:
+    """Read an agent that Stable-Baselines3 saved."""
+    from policies.sb3_agent import SB3Policy  # it brings PyTorch, too
+
+    return SB3Policy(num_values, path, **options)
+
+
 def make_tours(kinds: Sequence[str]) -> Callable[..., Policy]:
     """Return what builds the player that makes tours of these kinds."""
 
@@ -140,7 +147,7 @@ def make(name: str, *, num_values: Sequence[int], scenario: str = "", **options:
     """Build a policy by name.
 
     Args:
-        name: A key of `POLICIES`.
+        name: A key of `POLICIES`, or the path of a `.zip` that Stable-Baselines3 saved.
         num_values: Number of values of each axis of the world's actions.
         scenario: Name of the scenario, or of the world made from it, where it is known.
         **options: Further arguments of the policy: `keys` for `keyboard`, `path` for `recorded`,
@@ -152,6 +159,8 @@ def make(name: str, *, num_values: Sequence[int], scenario: str = "", **options:
     Raises:
         ValueError: If there is no such policy, or the world's axes do not suit it.
     """
+    if name.endswith(".zip"):
+        return make_sb3(num_values, path=name, **options)
     if name not in POLICIES:
         raise ValueError(f"there is no policy {name!r}; known are {', '.join(sorted(POLICIES))}")
     if name in FOR_SCENARIO:

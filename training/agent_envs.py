@@ -44,6 +44,7 @@ class SightVecEnv(VecEnvWrapper):
     ) -> None:
         space = gym.spaces.Dict({SEEN: gym.spaces.Box(0, 255, sight.shape, np.uint8)})
         super().__init__(venv, observation_space=space)
+        self.metadata = venv.metadata
         self._sight, self._device, self._reward_scale = sight, device, reward_scale
         self._seen: Tensor | None = None
 

@@ -133,11 +133,13 @@ def make_contender(label: str, config: RLConfig, scenario: str, num_values: Sequ
         }
     elif label == "to-and-fro":
         options = {"period_frames": config.period_frames}
+    elif label.endswith(".zip"):
+        options = {"deterministic": config.deterministic}
     elif label not in ("random", "scripted", "still"):
         if not (Path(label) / DESCRIPTION_FILE).is_file():
             raise WorldError(
-                "policy must be ppo, random, scripted, still, to-and-fro or the folder of a learned policy, "
-                f"got {label!r}"
+                "policy must be ppo, random, scripted, still, to-and-fro, the folder of a learned policy or "
+                f"the .zip of an agent of Stable-Baselines3, got {label!r}"
             )
         name, options = "ppo", {"folder": label, "deterministic": config.deterministic}
     contender = Contender(label=label, policy=name, num_values=num_values, scenario=scenario, options=options)

@@ -31,6 +31,9 @@ class HeldActions(VecEnvWrapper):
         if num_frames < 1:
             raise ValueError(f"actions must be held for at least 1 frame, got {num_frames}")
         super().__init__(venv)
+        self.metadata: dict[str, Any] = dict(venv.metadata)
+        if "render_fps" in self.metadata:
+            self.metadata["render_fps"] /= num_frames  # of the decisions, which are what is shown
         self._num_frames = num_frames
         self._actions: np.ndarray | None = None
 

@@ -6,6 +6,8 @@ beside it, and loads nothing else: PyTorch comes with the modules that compute.
 
 from gymnasium.envs.registration import register, registry
 
+from worldsim import forks as forks  # from now on, so that nothing hangs in a process that is forked later
+
 __all__ = ["ENV_ID", "GAME_ID", "__version__"]
 
 __version__ = "0.1.0"
@@ -17,6 +19,10 @@ if ENV_ID not in registry:
         id=ENV_ID,
         entry_point="worldsim.env:ARL2WorldEnv",
         vector_entry_point="worldsim.vector_env:ARL2WorldVectorEnv",
+        # The environment raises ResetNeeded itself. Gymnasium's wrappers for it know of no `set_state`: they
+        # would ask for a reset that is not needed.
+        order_enforce=False,
+        disable_env_checker=True,
     )
 
 if GAME_ID not in registry:

@@ -6,6 +6,8 @@ one presses nothing (0), `forward` (1) or `backward` (2).
 
 from __future__ import annotations
 
+import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +17,17 @@ from gymnasium import spaces
 
 from worldsim.errors import WorldError
 from worldsim.files import MAX_NAME, check_text, shown
+
+
+def as_whole_numbers(values: Any) -> np.ndarray | None:
+    """Return whole numbers, in lists, arrays or tensors of any device, as an array; None if they are none."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError):  # lists of different lengths, a tensor in bf16
+        return None
+    return array if array.dtype.kind in "iu" else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,9 +75,37 @@ class ActionLayout:
         """Every button as `axis/button`, in order."""
         return tuple(f"{axis.name}/{button}" for axis in self.axes for button in axis.buttons)
 
+    @property
+    def num_actions(self) -> int:
+        """Number of all actions, counting the one that presses nothing."""
+        return math.prod(self.num_values)
+
     def space(self) -> spaces.MultiDiscrete:
         """Return the Gymnasium space of one action."""
         return spaces.MultiDiscrete(np.array(self.num_values, dtype=np.int64))
+
+    def discrete_space(self) -> spaces.Discrete:
+        """Return the Gymnasium space of one action as a single number; `from_number` says what it presses."""
+        return spaces.Discrete(self.num_actions)
+
+    def from_number(self, number: Any) -> np.ndarray:
+        """Return the action of a number, `[axes]` int64: they are counted up, the last axis fastest.
+
+        With one axis the number is its value.
+
+        Raises:
+            WorldError: If it is no whole number, or there are not so many actions.
+        """
+        array = as_whole_numbers(number)
+        if array is None or array.shape != ():
+            raise WorldError(f"an action is one whole number, got {reprlib.repr(number)}")
+        if not 0 <= array < self.num_actions:
+            raise WorldError(f"an action is 0 to {self.num_actions - 1}, got {int(array)}")
+        return np.array(np.unravel_index(int(array), self.num_values), dtype=np.int64)
+
+    def to_number(self, action: np.ndarray) -> int:
+        """Return the number of a valid action, which `from_number` takes."""
+        return int(np.ravel_multi_index(tuple(action), self.num_values))
 
     def noop(self) -> np.ndarray:
         """Return the action that presses nothing, `[axes]` int64."""
@@ -76,12 +117,15 @@ class ActionLayout:
         Raises:
             WorldError: If it has another shape, is not of whole numbers or leaves the range of an axis.
         """
-        array = np.asarray(action)
-        if array.shape != (len(self.axes),) or array.dtype.kind not in "iu":
+        array = as_whole_numbers(action)
+        if array is None or array.shape != (len(self.axes),):
             names = ", ".join(axis.name for axis in self.axes)
-            raise WorldError(
-                f"an action is {len(self.axes)} whole numbers (one each for {names}), got {action!r}"
+            numbers = (
+                f"an array of one whole number (for {names})"
+                if len(self.axes) == 1
+                else f"{len(self.axes)} whole numbers (one each for {names})"
             )
+            raise WorldError(f"an action is {numbers}, got {reprlib.repr(action)}")
         for axis, value, count in zip(self.axes, array, self.num_values, strict=True):
             if not 0 <= value < count:
                 raise WorldError(f"action axis {axis.name!r} takes 0 to {count - 1}, got {int(value)}")

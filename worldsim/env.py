@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +10,15 @@ import numpy as np
 import torch
 from gymnasium.error import ResetNeeded
 
-from worldsim.env_world import EnvWorld
+from worldsim.env_world import EnvWorld, copy_sharing, whole_if_possible
 from worldsim.errors import WorldError
+from worldsim.isolation import isolated
 from worldsim.simulator import Prediction
 from worldsim.starts import picture_start
 from worldsim.state import WorldState
+from worldsim.time_limits import count_from
 from worldsim.timing import FrameClock
+from worldsim.vector_requests import read_options, read_seed
 from worldsim.world import World
 
 if TYPE_CHECKING:
@@ -38,7 +40,12 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
     game's own units, and `terminated` is True once the probability that the game ended there reaches the
     world's `end_threshold`; then only `reset` or `set_state` goes on. Whether an episode has ended is part of
     the state: one that is restored after its end has still ended. In a world without such heads the reward is
-    always 0 and an episode never ends by itself. `truncated` is always False: see `gym.wrappers.TimeLimit`.
+    always 0 and an episode never ends by itself. `truncated` is always False: see `gym.wrappers.TimeLimit`,
+    which counts the frames of an episode also after `set_state`. With outcome heads `info` of a step also
+    holds `end_probability`, 0 to 1, which `end_threshold` is compared with.
+
+    Whatever the process has set of PyTorch (autocast, default dtype and device, gradients) changes nothing.
+    It can be pickled and copied: a copy goes on from where this one stands.
 
     Args:
         world: Name of a world that ships, a folder, an id on the Hugging Face Hub, or a loaded world; by
@@ -51,6 +58,8 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
             above 1 a dream varies more than the game.
         compile: How a GPU is given its kernels: `none` one by one (`auto` here, too), `cudagraphs` all of a
             frame at once, `inductor` those of `torch.compile`, at once.
+        discrete_actions: Whether an action is one number (`Discrete`) instead of one for each axis: they are
+            counted up, the last axis fastest. For algorithms that know no `MultiDiscrete`.
 
     Raises:
         WorldError: If the world, or one of the settings, is not there or not valid.
@@ -67,21 +76,31 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         denoising_steps: int | None = None,
         noise_scale: float | None = None,
         compile: str = "auto",
+        discrete_actions: bool = False,
     ) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise WorldError(f"render_mode must be human, rgb_array or None, got {render_mode!r}")
         self.render_mode = render_mode
-        self._env_world = EnvWorld(world, device, dtype, denoising_steps, noise_scale, compile=compile)
+        self._env_world = EnvWorld(
+            world,
+            device,
+            dtype,
+            denoising_steps,
+            noise_scale,
+            compile=compile,
+            discrete_actions=discrete_actions,
+        )
         self.device_choice, self.world = self._env_world.device_choice, self._env_world.world
         self.compile_choice = self._env_world.compile_choice
         self.simulator = self._env_world.simulator
         config = self.world.config
-        self.metadata = self.metadata | {"render_fps": config.frame_rate}
+        self.metadata = self.metadata | {"render_fps": whole_if_possible(config.frame_rate)}
         self.observation_space = self._env_world.observation_space
         self.action_space = self._env_world.action_space
         self._state: WorldState | None = None
         self._pending: Prediction | None = None
         self._has_ended = False
+        self._is_restored = False  # by `set_state`, and not stepped since
         self._start_name = ""
         self._window: Window | None = None
         self._clock = FrameClock(config.frame_rate)
@@ -122,6 +141,7 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         """Whether the episode has ended, so that only `reset` or `set_state` goes on."""
         return self._has_ended
 
+    @isolated
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
@@ -134,12 +154,13 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         Raises:
             WorldError: If there is no such start moment, or an option is unknown.
         """
-        chosen = self._find_start(options or {})
-        super().reset(seed=seed)
+        chosen = self._env_world.find_start(read_options(options, ("start",)).get("start"))
+        super().reset(seed=read_seed(seed))
         start, noise_seed = self._env_world.draw(self.np_random, chosen)
         self._pending = None
         self._state = self._env_world.begin([start], [noise_seed])
         self._has_ended = False  # whatever the heads say of the moment that play begins at
+        self._is_restored = False
         self._start_name = self.start_names[start]
         if self.render_mode == "human":
             self._show()
@@ -148,16 +169,19 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Take one step: draw the frame that `action` leads to, and remember it."""
         self.begin_step(action)
+        if self._is_restored:
+            count_from(self, int(self._current_state("step").frame_index[0]))
         return self.finish_step()
 
-    def begin_step(self, action: np.ndarray) -> np.ndarray:
+    @isolated
+    def begin_step(self, action: np.ndarray | int) -> np.ndarray:
         """Draw the frame that `action` leads to, without remembering it yet.
 
         Show it, then call `finish_step`. Called again before that, it draws another frame in place of this
         one; `reset` and `set_state` drop it.
 
         Args:
-            action: `[axes]` whole numbers of `action_space`.
+            action: `[axes]` whole numbers of `action_space`; one with `discrete_actions`.
 
         Returns:
             Frame, `[H, W, 3]` uint8.
@@ -169,12 +193,15 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         state = self._current_state("step")
         if self._has_ended:
             raise ResetNeeded("step was called after the episode had ended (terminated was True): call reset")
-        actions = torch.from_numpy(self.world.config.actions.validate(action))
+        layout = self.world.config.actions
+        read = layout.from_number if self._env_world.discrete_actions else layout.validate
+        actions = torch.from_numpy(read(action))
         self._pending = self.simulator.predict(state, actions[None])
         if self.render_mode == "human":
             self._show()
         return self._observation()
 
+    @isolated
     def finish_step(self) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Remember the frame of `begin_step`; returns what `step` returns.
 
@@ -187,8 +214,12 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         self._pending = None
         if self.render_mode == "human":
             self._clock.wait()
-        reward, self._has_ended = self._judge(self._state)
-        return self._observation(), reward, self._has_ended, False, self._info()
+        self._is_restored = False
+        rewards, ended = self._env_world.judge(self._state)
+        self._has_ended, info = bool(ended[0]), self._info()
+        if (probabilities := self._env_world.end_probabilities(self._state)) is not None:
+            info["end_probability"] = float(probabilities[0])
+        return self._observation(), float(rewards[0]), self._has_ended, False, info
 
     def get_state(self) -> WorldState:
         """Return where the world stands: a value to keep, save, and come back to.
@@ -202,18 +233,21 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         self._state = self._env_world.named(self._current_state("get_state"))
         return self._state
 
+    @isolated
     def set_state(self, state: WorldState) -> None:
         """Go on from a state that `get_state` of the same world returned, here or in another process.
 
-        The draw of later start moments is not part of it. On another device or in another dtype than the one
-        it comes from, play goes on, but not to the same bytes.
+        No `reset` is needed before. The length of the episode so far is part of the state: a `TimeLimit`
+        around the environment counts on from there. The draw of later start moments is not. On another
+        device or in another dtype than the one it comes from, play goes on, but not to the same bytes.
 
         Raises:
-            WorldError: If it is not a state of one game of this world.
+            WorldError: If it is not a state of one game of this world, or holds numbers that none has.
         """
         self._state = self._env_world.adopt(state, 1)
-        self._has_ended = bool(state.frame_index[0] > 0) and self._judge(self._state)[1]
-        self._pending = None
+        is_dreamt = bool(self._state.frame_index[0] > 0)
+        self._has_ended = is_dreamt and bool(self._env_world.judge(self._state)[1][0])
+        self._is_restored, self._pending = True, None
         self._start_name = ""
 
     def render(self) -> np.ndarray | None:  # type: ignore[override] - Gymnasium leaves the frame's type open
@@ -225,6 +259,24 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
             self._show()
             return None
         return self._observation()
+
+    def get_keys_to_action(self) -> dict[tuple[int, ...], Any]:
+        """Return which keys press what, by the numbers that pygame gives them, for `gymnasium.utils.play`."""
+        from worldsim.viewer_combinations import key_combinations
+
+        layout = self.world.config.actions
+        return {
+            keys: layout.to_number(action) if self._env_world.discrete_actions else action
+            for keys, action in key_combinations(layout).items()
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what it is made of without the window, which a copy opens itself."""
+        return self.__dict__ | {"_window": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ARL2WorldEnv:
+        """Return a copy of its own that shares the world's weights, which nothing changes."""
+        return copy_sharing(self, self.world, memo)
 
     def close(self) -> None:
         """Close the window, if there is one; may be called again."""
@@ -241,19 +293,8 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         frames = self._pending.frames if self._pending is not None else self._current_state("render").frames
         return frames[0].numpy().copy()  # a copy: who changes it must not change what the world remembers
 
-    def _judge(self, state: WorldState) -> tuple[float, bool]:
-        """Return the reward of the frame committed last, and whether the episode ended with it."""
-        rewards, ended = self._env_world.judge(state)
-        return float(rewards[0]), bool(ended[0])
-
     def _info(self) -> dict[str, Any]:
         return {"frame_index": int(self._current_state("info").frame_index[0]), "start": self._start_name}
-
-    def _find_start(self, options: Mapping[str, Any]) -> int | None:
-        unknown = sorted(set(options) - {"start"})
-        if unknown:
-            raise WorldError(f"reset knows the option 'start', not {', '.join(map(repr, unknown))}")
-        return self._env_world.find_start(options.get("start"))
 
     def _show(self) -> None:
         if self._window is None:

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import gymnasium as gym
 import numpy as np
@@ -17,12 +18,19 @@ import torch
 from worldsim.compiled import choose_compile
 from worldsim.device import DeviceChoice, choose_device
 from worldsim.errors import WorldError
-from worldsim.sampler import SamplerConfig
+from worldsim.files import check_bool, check_integer, check_number
+from worldsim.isolation import isolated
+from worldsim.sampler import MAX_STEPS, SamplerConfig
 from worldsim.simulator import Simulator
 from worldsim.starts import Start
 from worldsim.state import WorldState
+from worldsim.state_checks import check_state
+from worldsim.vector_requests import plain
 from worldsim.world import World, WorldConfig, shipped_worlds
 
+Env = TypeVar("Env")
+
+MAX_NOISE_SCALE = 100.0
 MAX_WATCHED_BYTES = 2**29
 """How much is kept of states after start moments, so that a second reset need not watch the frames again."""
 
@@ -41,11 +49,13 @@ class EnvWorld:
         starts: Start moments to begin from, instead of the world's own.
         compile: `auto`, `none`, `cudagraphs` or `inductor`; see `worldsim.compiled`.
         batch_size: Dreams that will be stepped together.
+        discrete_actions: Whether an action is one number, see `ActionLayout.from_number`.
 
     Raises:
         WorldError: If the world, or one of the settings, is not there or not valid.
     """
 
+    @isolated
     def __init__(
         self,
         world: str | Path | World | None = None,
@@ -58,10 +68,11 @@ class EnvWorld:
         starts: Sequence[Start] | None = None,
         compile: str = "auto",
         batch_size: int = 1,
+        discrete_actions: bool = False,
     ) -> None:
         self.device_choice, self.world = _load(world, device, dtype)
         config = self.world.config
-        self._starts = self.world.starts if starts is None else list(starts)
+        self._starts = self.world.starts if starts is None else _check_starts(starts, config)
         if not self._starts:
             raise WorldError(f"world {config.name!r} has no start moments to begin from")
         sampler = _change_sampler(config.sampler, denoising_steps, noise_scale)
@@ -77,7 +88,9 @@ class EnvWorld:
             noise_ahead=device.type == "cuda" and batch_size > 1,
         )
         self.observation_space = gym.spaces.Box(0, 255, (config.height, config.width, 3), np.uint8)
-        self.action_space = config.actions.space()
+        self.discrete_actions = check_bool(discrete_actions, "discrete_actions")
+        actions = config.actions
+        self.action_space: gym.Space[Any] = actions.discrete_space() if discrete_actions else actions.space()
         self.start_names = tuple(start.name for start in self._starts)
         self._num_drawn = len(self._starts)  # what is added later leaves the draw as it is
         self._watched: OrderedDict[int, WorldState] = OrderedDict()
@@ -106,12 +119,17 @@ class EnvWorld:
         names = self.start_names
         if isinstance(start, str) and start in names:
             return names.index(start)
-        is_number = isinstance(start, int | np.integer) and not isinstance(start, bool)
+        start = plain(start)
+        is_number = isinstance(start, int) and not isinstance(start, bool)
         is_digits = isinstance(start, str) and start.isdecimal()
         if (is_number or is_digits) and 0 <= int(start) < len(names):
             return int(start)
         known = f"0 to {len(names) - 1} or one of {', '.join(names)}"
         raise WorldError(f"there is no start {start!r}: it is {known}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what it is made of without what it need not watch again."""
+        return self.__dict__ | {"_watched": OrderedDict(), "_all_watched": None}
 
     def draw(self, rng: np.random.Generator, start: int | None) -> tuple[int, int]:
         """Return the number of a start moment, drawn unless `start` is given, and a seed of the noise."""
@@ -120,6 +138,7 @@ class EnvWorld:
         noise_seed = int(rng.integers(2**63 - 1))
         return drawn if start is None else start, noise_seed
 
+    @isolated
     def begin(self, starts: Sequence[int], seeds: Sequence[int]) -> WorldState:
         """Return the state of dreams that have watched their start moments.
 
@@ -136,6 +155,7 @@ class EnvWorld:
         joined = states[0] if len(states) == 1 else WorldState.join(states)
         return replace(joined, seed=noise_seeds)
 
+    @isolated
     def watch_all(self, batch_size: int) -> None:
         """Watch all start moments now, `batch_size` at a time, and keep what is remembered of each.
 
@@ -164,6 +184,7 @@ class EnvWorld:
         """Return the state with the identity of this world."""
         return state if state.world else replace(state, world=self.world.identity)
 
+    @isolated
     def adopt(self, state: WorldState, num_dreams: int) -> WorldState:
         """Return a state of so many dreams of this world on this device and in this dtype.
 
@@ -171,24 +192,17 @@ class EnvWorld:
             WorldError: If it is not such a state.
         """
         empty = empty_state(self.world, num_dreams)
-        shapes, expected = state.shapes(), empty.shapes()
-        problems = [
-            f"{name} is {shapes.get(name, 'missing')}, expected {expected.get(name, 'nothing')}"
-            for name in shapes | expected
-            if shapes.get(name) != expected.get(name)
-        ]
-        if problems:
-            kind = "a single game" if num_dreams == 1 else f"{num_dreams} games"
-            raise WorldError(f"the state is not one of {kind} of this world: {'; '.join(problems)}")
-        if state.world and state.world != self.world.identity:
-            raise WorldError(f"the state belongs to another world ({state.world}), not {self.world.identity}")
+        check_state(state, empty, num_dreams, self.world.identity)
         like = empty.memory.tensors()
-        memory = state.memory.map(lambda name, tensor: tensor.to(like[name].device, like[name].dtype))
+        memory = state.memory.map(
+            lambda name, tensor: tensor.to(like[name].device, like[name].dtype).detach()
+        )
         frames = state.frames.to(self.simulator.frames_device)
         return replace(
             state, memory=memory, frames=frames, frame_index=state.frame_index.cpu(), seed=state.seed.cpu()
         )
 
+    @isolated
     def judge(self, state: WorldState) -> tuple[np.ndarray, np.ndarray]:
         """Return the rewards `[N]` float64 and the ends `[N]` bool of the frames committed last.
 
@@ -199,6 +213,12 @@ class EnvWorld:
             return np.zeros(len(state.seed)), np.zeros(len(state.seed), dtype=np.bool_)
         ended = outcome.end >= self.world.config.end_threshold
         return outcome.reward.double().numpy(), ended.numpy()
+
+    @isolated
+    def end_probabilities(self, state: WorldState) -> np.ndarray | None:
+        """Return how likely the frames committed last end an episode, `[N]` float64; None without heads."""
+        outcome = self.simulator.outcome(state)
+        return None if outcome is None else outcome.end.double().numpy()
 
 
 def empty_state(world: World, num_dreams: int) -> WorldState:
@@ -212,12 +232,51 @@ def empty_state(world: World, num_dreams: int) -> WorldState:
     )
 
 
+def copy_sharing(env: Env, world: World, memo: dict[int, Any]) -> Env:
+    """Return a deep copy of an environment that shares its world, whose weights nothing changes."""
+    memo[id(world)] = world
+    copied = memo[id(env)] = object.__new__(type(env))
+    copied.__dict__.update(deepcopy(cast(dict[str, Any], env.__getstate__()), memo))
+    return copied
+
+
+def whole_if_possible(rate: float) -> int | float:
+    """Return a frame rate as an int where it is whole: `gymnasium.utils.play` takes no other."""
+    return int(rate) if rate == int(rate) else rate
+
+
 def _change_sampler(
     sampler: SamplerConfig, denoising_steps: int | None, noise_scale: float | None
 ) -> SamplerConfig:
     if denoising_steps is not None:
-        sampler = replace(sampler, num_steps=denoising_steps)
-    return sampler if noise_scale is None else replace(sampler, noise_scale=noise_scale)
+        num_steps = check_integer(plain(denoising_steps), "denoising steps", 1, MAX_STEPS)
+        sampler = replace(sampler, num_steps=num_steps)
+    if noise_scale is not None:
+        scale = check_number(plain(noise_scale), "noise_scale", 0, MAX_NOISE_SCALE)
+        sampler = replace(sampler, noise_scale=scale)
+    return sampler
+
+
+def _check_starts(starts: Sequence[Start], config: WorldConfig) -> list[Start]:
+    """Return start moments that fit a world's frames and axes."""
+    size, num_values = (config.height, config.width, 3), torch.tensor(config.actions.num_values)
+    for start in starts:
+        if not isinstance(start, Start):
+            raise WorldError(f"starts must be start moments (worldsim.starts), got {type(start).__name__}")
+        frames, actions, length = start.frames, start.actions, len(start.frames)
+        if not length or frames.shape != (length, *size) or frames.dtype != torch.uint8:
+            raise WorldError(
+                f"start {start.name!r}: frames must be uint8 [frames, {', '.join(map(str, size))}], "
+                f"got {frames.dtype} {list(frames.shape)}"
+            )
+        if actions.shape != (length, len(num_values)) or actions.dtype != torch.int64:
+            raise WorldError(
+                f"start {start.name!r}: actions must be int64 {[length, len(num_values)]}, "
+                f"got {actions.dtype} {list(actions.shape)}"
+            )
+        if bool(((actions < 0) | (actions >= num_values)).any()):
+            raise WorldError(f"start {start.name!r}: an action is outside of the world's axes")
+    return list(starts)
 
 
 def _load(
@@ -227,10 +286,13 @@ def _load(
         if (str(device), dtype) != ("auto", "auto"):
             raise WorldError("a loaded world stays where it is: device and dtype go with a name or a folder")
         return DeviceChoice(world.device, world.dtype, "the world was loaded so"), world
+    if not isinstance(world, str | Path | None):
+        raise WorldError(f"world must be a name, a folder or a loaded world, got {type(world).__name__}")
     if world is None or world == "":
         worlds = shipped_worlds()
         if not worlds:
             raise WorldError("no world ships with this copy: name one, world=FOLDER")
         world = worlds[0]
     choice = choose_device(device, dtype)
-    return choice, World.from_pretrained(world, device=choice.device, dtype=choice.dtype)
+    with torch.random.fork_rng(devices=[]):  # networks are made of random numbers before they are filled
+        return choice, World.from_pretrained(world, device=choice.device, dtype=choice.dtype)

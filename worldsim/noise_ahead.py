@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from worldsim.errors import WorldError
+from worldsim.isolation import isolated
 from worldsim.sampler import DRAW_FRAME, fill_noise, noise_threads
 
 
@@ -44,10 +47,10 @@ class NoiseAhead:
     def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
         self._shape, self._device = shape, device
         self._num_threads = noise_threads()
-        self._pool = ThreadPoolExecutor(self._num_threads, "noise")
+        self._pool, self._process = ThreadPoolExecutor(self._num_threads, "noise"), os.getpid()
         self._buffers: dict[int, list[_Buffer]] = {}
 
-    @torch.inference_mode()
+    @isolated
     def draw(self, seeds: Tensor, frame_index: Tensor, purpose: int = DRAW_FRAME) -> Tensor:
         """Return the noise of a frame, `[B, *shape]` fp32 on the device, and begin to draw the next frame's.
 
@@ -55,7 +58,15 @@ class NoiseAhead:
             seeds: `[B]` int64 on the CPU, at least 0.
             frame_index: `[B]` int64 on the CPU, at least 0.
             purpose: As in `draw_noise`; each is guessed by itself.
+
+        Raises:
+            WorldError: In a process that was forked since: neither the threads nor CUDA come along.
         """
+        if self._process != os.getpid():
+            raise WorldError(
+                "a world on a GPU cannot be stepped in a process that was forked after it was loaded: "
+                "load it there, in a process that was started with the context 'spawn' or 'forkserver'"
+            )
         guessed, other = self._buffers_of(purpose, len(seeds))
         keys = torch.stack([seeds, frame_index])
         self._complete(guessed, keys, purpose)

@@ -8,15 +8,17 @@ other: two threads then need 40 % more processor time than one. Whole rows in th
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from worldsim.isolation import isolated
 from worldsim.model.memory import MemoryState
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
@@ -45,14 +47,17 @@ class RowThreads:
         num_pieces = max(num_workers, -(-batch_size // MAX_ROWS)) if is_cpu else 1
         self._simulator = simulator
         self._pieces = list(_pieces(batch_size, num_pieces))
+        self._num_workers, self._process = num_workers, os.getpid()
         self._pool = _start_workers(num_workers, threads) if num_workers > 1 else None
 
+    @isolated
     def step(self, state: WorldState, actions: Tensor) -> WorldState:
         """Return the state after the frames that `actions` `[B, A]` lead to; `state` stays as it was."""
         if len(self._pieces) == 1:
             return self._simulator.step(state, actions)[1]
         pieces = [(_rows(state, piece), actions[piece]) for piece in self._pieces]
-        run = map if self._pool is None else self._pool.map
+        pool = self._workers()
+        run = map if pool is None else pool.map
         return self.alone(WorldState.join, list(run(self._step_piece, *zip(*pieces, strict=True))))
 
     def alone(self, call: Callable[[Argument], Result], argument: Argument) -> Result:
@@ -60,14 +65,31 @@ class RowThreads:
 
         Outside of them PyTorch would share it out among threads, which then wait for each other.
         """
-        return call(argument) if self._pool is None else self._pool.submit(call, argument).result()
+        pool = self._workers()
+        return call(argument) if pool is None else pool.submit(call, argument).result()
+
+    def _workers(self) -> ThreadPoolExecutor | None:
+        """Return the workers, started anew in a process that was forked: threads do not come along."""
+        if self._pool is not None and self._process != os.getpid():
+            self._process = os.getpid()
+            self._pool = _start_workers(self._num_workers, torch.get_num_threads())
+        return self._pool
 
     def _step_piece(self, state: WorldState, actions: Tensor) -> WorldState:
         return self._simulator.step(state, actions)[1]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what it is made of, for a copy with threads of its own."""
+        return self.__dict__ | {"_pool": None}
+
+    def __setstate__(self, made_of: dict[str, Any]) -> None:
+        self.__dict__.update(made_of, _process=os.getpid())
+        if self._num_workers > 1:
+            self._pool = _start_workers(self._num_workers, torch.get_num_threads())
+
     def close(self) -> None:
         """End the threads."""
-        if self._pool is not None:
+        if self._pool is not None and self._process == os.getpid():
             self._pool.shutdown()
 
 

@@ -25,12 +25,14 @@ Infos = list[dict[str, Any]]
 class SB3VecEnv(VecEnv):
     """Hand a Gymnasium vector environment to Stable-Baselines3 as it is, without copies of it.
 
-    Episodes that end begin anew in the same step; the last frame of the old one is in its info as
-    `terminal_observation`, and `TimeLimit.truncated` says whether it was cut off, as SB3's own environments
-    do. What a vector wrapper adds to the infos, `RecordEpisodeStatistics`' `episode` for one, is passed on.
+    Episodes that end begin anew in the same step, in the mode `Disabled` by a reset of their rows alone: that
+    is the mode for Gymnasium's wrappers of observations, which refuse `SameStep`. The last frame of the old
+    one is in its info as `terminal_observation`, and `TimeLimit.truncated` says whether it was cut off, as
+    SB3's own environments do. What a vector wrapper adds to the infos, `RecordEpisodeStatistics`' `episode`
+    for one, is passed on.
 
     Args:
-        envs: Environment, wrapped or not, with `autoreset_mode="SameStep"` and NumPy output.
+        envs: Environment, wrapped or not, with `autoreset_mode="SameStep"` or `"Disabled"` and NumPy output.
         keeps_tensors: Take one with `output="torch"` as well and leave its observations as they are, for a
             wrapper that makes of them what SB3 takes; `terminal_observation` is a tensor then.
 
@@ -40,14 +42,20 @@ class SB3VecEnv(VecEnv):
 
     def __init__(self, envs: VectorEnv[Any, Any, Any], *, keeps_tensors: bool = False) -> None:
         mode = envs.metadata.get("autoreset_mode")
-        if mode is not AutoresetMode.SAME_STEP:
+        if mode not in (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED):
             found = mode.value if isinstance(mode, AutoresetMode) else mode
-            raise WorldError(f"SB3 needs environments with autoreset_mode='SameStep', these have {found!r}")
+            raise WorldError(
+                "SB3 needs environments with autoreset_mode='SameStep' or 'Disabled' (that for wrappers of "
+                f"observations), these have {found!r}"
+            )
         if not keeps_tensors and getattr(envs.unwrapped, "output", "numpy") != "numpy":
             raise WorldError("SB3 needs environments with output='numpy', these give tensors")
         self.envs = envs
         self._actions: np.ndarray | None = None
+        self._resets_rows = mode is AutoresetMode.DISABLED
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
+        # The frame rate above all: SB3's recorder of videos looks for it here.
+        self.metadata = dict(envs.metadata) | self.metadata
 
     def reset(self) -> np.ndarray:
         """Begin anew with what `seed` and `set_options` gave; returns observations `[N, H, W, 3]`."""
@@ -68,6 +76,8 @@ class SB3VecEnv(VecEnv):
         rewards, terminated, truncated = map(_to_numpy, (rewards, terminated, truncated))
         final_frames, final_info = infos.pop("final_obs", None), infos.pop("final_info", {})
         rows, done = _rows_of(infos, self.num_envs), terminated | truncated
+        if self._resets_rows:
+            final_frames = observations
         for info, is_cut in zip(rows, (truncated & ~terminated).tolist(), strict=True):
             info["TimeLimit.truncated"] = is_cut
         if done.any():
@@ -76,7 +86,17 @@ class SB3VecEnv(VecEnv):
                 # A step that ends an episode tells of that episode; what tells of the next is kept apart.
                 self.reset_infos[row] = {name: rows[row][name] for name in finals[row] if name in rows[row]}
                 rows[row] |= finals[row] | {"terminal_observation": final_frames[row]}
+            if self._resets_rows:
+                observations = self._begin_anew(done)
         return observations, rewards.astype(np.float32), done, rows
+
+    def _begin_anew(self, done: np.ndarray) -> np.ndarray:
+        """Reset the rows whose episodes have ended; returns the observations of all."""
+        observations, infos = self.envs.reset(options={"reset_mask": done.copy()})
+        begun = _rows_of(infos, self.num_envs)
+        for row in np.flatnonzero(done):
+            self.reset_infos[row] = begun[row]
+        return observations
 
     def close(self) -> None:
         """Close the environments."""

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from worldsim.compiled import compiler_of
 from worldsim.errors import WorldError
+from worldsim.isolation import isolated
 from worldsim.model.frame_context import FrameContext
 from worldsim.model.inspection import LayerReading, inspect_layers
 from worldsim.model.memory import MemoryState
@@ -20,6 +22,9 @@ from worldsim.outcome import Outcome, outcome_of
 from worldsim.sampler import COMMIT_FRAME, DRAW_FRAME, SamplerConfig, draw_noise, sample
 from worldsim.state import WorldState
 from worldsim.world import Start, World
+
+BUILT = ("_run_predict", "_run_commit", "_run_step", "_run_judge")
+"""What `compile` makes, anew in each process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,18 @@ class Simulator:
         self._run_predict, self._run_commit = build(self._predict), build(self._commit)
         self._run_step, self._run_judge = build(self._step), build(self._judge)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what it is made of, for a copy in another process or in this one."""
+        return self.__dict__ | {"_noise_ahead": self._noise_ahead is not None} | dict.fromkeys(BUILT)
+
+    def __setstate__(self, made_of: dict[str, Any]) -> None:
+        self.__dict__.update(made_of)
+        if made_of["_noise_ahead"]:
+            self._noise_ahead = NoiseAhead(self.world.denoiser.latent_shape, self.world.device)
+        else:
+            self._noise_ahead = None
+        self._build()
+
     def change_sampler(self, sampler: SamplerConfig) -> None:
         """Draw later frames in another way."""
         self.sampler = sampler
@@ -82,7 +99,7 @@ class Simulator:
         if self._noise_ahead is not None:
             self._noise_ahead.close()
 
-    @torch.inference_mode()
+    @isolated
     def start(self, starts: Sequence[Start], seeds: Sequence[int]) -> WorldState:
         """Begin a batch of dreams by watching real frames.
 
@@ -111,7 +128,7 @@ class Simulator:
             state = self.commit_frames(state, frames[:, index], leading[:, index])
         return replace(state, frame_index=torch.zeros_like(state.frame_index))
 
-    @torch.inference_mode()
+    @isolated
     def predict(self, state: WorldState, actions: Tensor) -> Prediction:
         """Draw the frame that `actions` `[B, A]` int64 lead to; reads the memory, never changes it."""
         is_full = self.world.denoiser.window_is_full(state.memory)
@@ -119,14 +136,14 @@ class Simulator:
         frames, latents, context = self._run_predict(state.memory, actions, noise, is_full)
         return Prediction(frames.to(self.frames_device), latents, context)
 
-    @torch.inference_mode()
+    @isolated
     def commit(self, state: WorldState, prediction: Prediction) -> WorldState:
         """Remember a predicted frame; returns the state after it and leaves the old one as it was."""
         noise = self._commit_noise(state)
         memory = self._run_commit(state.memory, prediction.latents, noise, prediction.context)
         return replace(state, memory=memory, frame_index=state.frame_index + 1, frames=prediction.frames)
 
-    @torch.inference_mode()
+    @isolated
     def commit_again(self, state: WorldState, frames: Tensor, latents: Tensor, actions: Tensor) -> WorldState:
         """Remember a frame that was predicted and remembered before; the state after it has the same bytes.
 
@@ -139,7 +156,7 @@ class Simulator:
         context = self.world.denoiser.observe(actions.to(self.world.device), state.memory)
         return self.commit(state, Prediction(frames, latents, context))
 
-    @torch.inference_mode()
+    @isolated
     def outcome(self, state: WorldState) -> Outcome | None:
         """Judge the frames committed last; None in a world without outcome heads.
 
@@ -151,7 +168,7 @@ class Simulator:
         assert state.memory.summary is not None, "the state belongs to a world without outcome heads"
         return outcome_of(self._run_judge(state.memory.summary))
 
-    @torch.inference_mode()
+    @isolated
     def inspect(self, state: WorldState, prediction: Prediction) -> list[LayerReading]:
         """Return what the hybrid layers read from the state before a frame; costs a denoising pass.
 
@@ -162,7 +179,7 @@ class Simulator:
         denoiser = self.world.denoiser
         return inspect_layers(denoiser, prediction.latents, prediction.context, state.memory)
 
-    @torch.inference_mode()
+    @isolated
     def step(self, state: WorldState, actions: Tensor) -> tuple[Tensor, WorldState]:
         """Predict, then commit.
 
@@ -182,7 +199,7 @@ class Simulator:
         frames = frames.to(self.frames_device)
         return frames, replace(state, memory=memory, frame_index=state.frame_index + 1, frames=frames)
 
-    @torch.inference_mode()
+    @isolated
     def commit_frames(self, state: WorldState, frames: Tensor, actions: Tensor) -> WorldState:
         """Remember real frames instead of dreamt ones.
 

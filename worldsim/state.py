@@ -16,6 +16,7 @@ from torch import Tensor
 
 from worldsim.errors import WorldError
 from worldsim.files import check_text, shown
+from worldsim.isolation import isolated
 from worldsim.model.memory import PAST, MemoryState
 from worldsim.model.past_frames import FRAMES_AXIS
 from worldsim.weights import FLOATS, READ_ERRORS, write_tensors
@@ -62,7 +63,7 @@ class WorldState:
         """Return the same state with its memory on another device."""
         return replace(self, memory=self.memory.map(lambda _, tensor: tensor.to(device)))
 
-    @torch.inference_mode()
+    @isolated
     def rows(self, rows: Sequence[int]) -> WorldState:
         """Return the state of some dreams of the batch, in this order; one may come twice, to branch it."""
         index = torch.tensor(list(rows), dtype=torch.int64)
@@ -74,7 +75,7 @@ class WorldState:
             frames=self.frames[index.to(self.frames.device)],
         )
 
-    @torch.inference_mode()
+    @isolated
     def with_rows(self, rows: Sequence[int], others: WorldState) -> WorldState:
         """Return the state with the dreams of `others` in the place of some; both stay as they are.
 
@@ -90,7 +91,7 @@ class WorldState:
         )
 
     @staticmethod
-    @torch.inference_mode()
+    @isolated
     def join(states: Sequence[WorldState]) -> WorldState:
         """Return one state of the dreams of all, in order."""
         return WorldState(

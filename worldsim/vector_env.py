@@ -20,13 +20,17 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from worldsim.env_world import EnvWorld
+from worldsim.env_world import EnvWorld, copy_sharing, whole_if_possible
 from worldsim.errors import WorldError
+from worldsim.files import check_integer
+from worldsim.isolation import isolated
 from worldsim.row_threads import RowThreads
 from worldsim.starts import Start
 from worldsim.state import WorldState
 from worldsim.vector_requests import (
     Seeds,
+    check_settings,
+    plain,
     read_actions,
     read_autoreset_mode,
     read_mask,
@@ -37,7 +41,6 @@ from worldsim.world import World
 
 Array = np.ndarray | torch.Tensor
 Step = tuple[Array, Array, Array, Array, dict[str, Any]]
-OUTPUTS = ("numpy", "torch")
 
 
 class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
@@ -45,7 +48,8 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
 
     Observations are frames, `[N, H, W, 3]` uint8; actions `[N, A]`, whole numbers of the world's axes;
     rewards `[N]`, terminations and truncations `[N]` bool; `infos` are those of Gymnasium's own vector
-    environments, with `frame_index` and `start`. Row i with seed s is the dream of the single environment
+    environments, with `frame_index` and `start`, and in a world with outcome heads with `end_probability` of
+    the frames that were dreamt. Row i with seed s is the dream of the single environment
     with seed s; products of more rows may round otherwise, and the two then drift apart slowly. The same
     calls with the same N and number of threads give the same bytes.
 
@@ -67,6 +71,7 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
         compile: How a GPU is given its kernels: `none` one by one, `cudagraphs` all of a step at once,
             `inductor` those of `torch.compile`, at once; `auto` is `cudagraphs` on a GPU if N is above 1,
             else `none`.
+        discrete_actions: Whether each action is one number, as in the single environment; `[N]` then.
 
     Raises:
         WorldError: If the world, or one of the settings, is not there or not valid.
@@ -92,8 +97,10 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
         output: str = "numpy",
         starts: Sequence[Start] | None = None,
         compile: str = "auto",
+        discrete_actions: bool = False,
     ) -> None:
-        _check_settings(num_envs, render_mode, max_episode_steps, output)
+        num_envs, max_episode_steps = plain(num_envs), plain(max_episode_steps)
+        check_settings(num_envs, render_mode, max_episode_steps, output)
         self.autoreset_mode = read_autoreset_mode(autoreset_mode)
         self.num_envs, self.render_mode = num_envs, render_mode
         self.max_episode_steps, self.output = max_episode_steps, output
@@ -107,6 +114,7 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
             starts=starts,
             compile=compile,
             batch_size=num_envs,
+            discrete_actions=discrete_actions,
         )
         self.world, self.simulator = self._env_world.world, self._env_world.simulator
         self.device_choice = self._env_world.device_choice
@@ -118,7 +126,7 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
                 "use vectorization_mode='sync'"
             )
         self.metadata = self.metadata | {
-            "render_fps": config.frame_rate,
+            "render_fps": whole_if_possible(config.frame_rate),
             "autoreset_mode": self.autoreset_mode,
         }
         self.single_observation_space = self._env_world.observation_space
@@ -163,10 +171,9 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
             ClosedEnvironmentError: After `close`.
         """
         self._check_open("watch_starts")
-        if batch_size < 1:
-            raise WorldError(f"batch_size must be at least 1, got {batch_size}")
-        self._env_world.watch_all(batch_size)
+        self._env_world.watch_all(check_integer(plain(batch_size), "batch_size", 1))
 
+    @isolated
     def reset(  # type: ignore[override] - Gymnasium's own vector environments take lists of seeds, too
         self, *, seed: Seeds = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
@@ -199,6 +206,7 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
         self._warn_without_heads()
         return self._observations(self._state), self._infos(self._state, mask)
 
+    @isolated
     def step(self, actions: Array) -> Step:
         """Take one step in every environment: draw the frames that `actions` lead to, and remember them.
 
@@ -206,7 +214,7 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
         ignored and its reward is 0.
 
         Args:
-            actions: `[N, A]` whole numbers of `action_space`.
+            actions: `[N, A]` whole numbers of `action_space`; `[N]` with `discrete_actions`.
 
         Raises:
             ResetNeeded: Before `reset`, or in the mode `Disabled` for an environment whose episode has ended.
@@ -214,7 +222,8 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
             ClosedEnvironmentError: After `close`.
         """
         state = self._current_state("step")
-        valid = read_actions(actions, self.num_envs, self.world.config.actions)
+        is_discrete = self._env_world.discrete_actions
+        valid = read_actions(actions, self.num_envs, self.world.config.actions, is_discrete=is_discrete)
         renewed = self._finished.copy() if self.autoreset_mode is AutoresetMode.NEXT_STEP else None
         if self.autoreset_mode is AutoresetMode.DISABLED and self._finished.any():
             rows = ", ".join(map(str, np.flatnonzero(self._finished)))
@@ -232,19 +241,24 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
     def _result(self, state: WorldState, renewed: np.ndarray | None) -> Step:
         """Judge what was drawn, begin anew in the mode `SameStep`, and return what `step` returns."""
         rewards, terminated = self._rows.alone(self._env_world.judge, state)
+        probabilities = self._rows.alone(self._env_world.end_probabilities, state)
         truncated = self._are_truncated(state)
         if renewed is not None:
             rewards, terminated, truncated = (
                 np.where(renewed, np.zeros_like(values), values)
                 for values in (rewards, terminated, truncated)
             )
-        done, infos = terminated | truncated, {}
+        done, infos, is_dreamt = terminated | truncated, {}, np.ones(self.num_envs, dtype=np.bool_)
+        if renewed is not None:
+            is_dreamt &= ~renewed
         if self.autoreset_mode is AutoresetMode.SAME_STEP and done.any():
-            infos = self._final(state, done)
+            infos = self._final(state, done, probabilities)
             state = self._begin(state, done)
+            is_dreamt &= ~done
         else:
             self._finished = done
         self._state = state
+        infos |= _end_probabilities(probabilities, is_dreamt)
         infos |= self._infos(state, np.ones(self.num_envs, dtype=np.bool_))
         rewards, terminated, truncated = map(self._array, (rewards, terminated, truncated))
         return self._observations(state), rewards, terminated, truncated, infos
@@ -259,13 +273,14 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
         self._state = self._env_world.named(self._current_state("get_state"))
         return self._state
 
+    @isolated
     def set_state(self, state: WorldState) -> None:
         """Go on from a state of N dreams of this world, for example from `get_state`.
 
         The draw of later start moments is not part of it. An episode that had ended has still ended.
 
         Raises:
-            WorldError: If it is not a state of N dreams of this world.
+            WorldError: If it is not a state of N dreams of this world, or holds numbers that none has.
             ClosedEnvironmentError: After `close`.
         """
         self._check_open("set_state")
@@ -281,6 +296,14 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
             gym.logger.warn("render() shows nothing without a render_mode, for example 'rgb_array'")
             return None
         return tuple(self._current_state("render").frames.cpu().numpy().copy())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what it is made of, for a copy."""
+        return self.__dict__
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ARL2WorldVectorEnv:
+        """Return a copy of its own that shares the world's weights, which nothing changes."""
+        return copy_sharing(self, self.world, memo)
 
     def close_extras(self, **kwargs: Any) -> None:
         """Let go of the dreams and end the threads; `close` calls it once."""
@@ -338,7 +361,7 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
             "_start": mask.copy(),
         }
 
-    def _final(self, state: WorldState, done: np.ndarray) -> dict[str, Any]:
+    def _final(self, state: WorldState, done: np.ndarray, probabilities: np.ndarray | None) -> dict[str, Any]:
         frames = np.full(self.num_envs, None, dtype=object)
         observations = self._observations(state)
         for row in np.flatnonzero(done):
@@ -346,7 +369,7 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
         return {
             "final_obs": frames,
             "_final_obs": done.copy(),
-            "final_info": self._infos(state, done),
+            "final_info": self._infos(state, done) | _end_probabilities(probabilities, done),
             "_final_info": done.copy(),
         }
 
@@ -360,16 +383,8 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
         )
 
 
-def _check_settings(
-    num_envs: int, render_mode: str | None, max_episode_steps: int | None, output: str
-) -> None:
-    if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
-        raise WorldError(f"num_envs must be a whole number of at least 1, got {num_envs!r}")
-    if render_mode not in (None, "rgb_array"):
-        raise WorldError(
-            f"render_mode of a vector environment must be rgb_array or None, got {render_mode!r}"
-        )
-    if max_episode_steps is not None and max_episode_steps < 1:
-        raise WorldError(f"max_episode_steps must be at least 1, got {max_episode_steps}")
-    if output not in OUTPUTS:
-        raise WorldError(f"output must be {' or '.join(OUTPUTS)}, got {output!r}")
+def _end_probabilities(probabilities: np.ndarray | None, mask: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the infos that tell how likely an end was where `mask` is True; none without outcome heads."""
+    if probabilities is None:
+        return {}
+    return {"end_probability": np.where(mask, probabilities, 0.0), "_end_probability": mask.copy()}

@@ -1,9 +1,10 @@
-"""What a caller may ask of a vector environment, checked before anything changes."""
+"""What a caller may ask of an environment, above all of many at once, checked before anything changes."""
 
 # N environments, A action axes
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,11 +13,37 @@ import torch
 from gymnasium.error import InvalidAction
 from gymnasium.vector import AutoresetMode
 
-from worldsim.actions import ActionLayout
+from worldsim.actions import ActionLayout, as_whole_numbers
 from worldsim.errors import WorldError
 
 Seeds = int | Sequence[int | None] | None
 OPTIONS = ("reset_mask", "start")
+OUTPUTS = ("numpy", "torch")
+MAX_ENVS = 2**16
+"""Each takes megabytes: what is more was hardly meant."""
+
+
+def check_settings(
+    num_envs: int, render_mode: str | None, max_episode_steps: int | None, output: str
+) -> None:
+    """Refuse settings that no vector environment has.
+
+    Raises:
+        WorldError: If there is one.
+    """
+    if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
+        raise WorldError(f"num_envs must be a whole number of at least 1, got {num_envs!r}")
+    if num_envs > MAX_ENVS:
+        raise WorldError(f"num_envs must be at most {MAX_ENVS}, got {num_envs}")
+    if render_mode not in (None, "rgb_array"):
+        raise WorldError(
+            f"render_mode of a vector environment must be rgb_array or None, got {render_mode!r}"
+        )
+    is_whole = isinstance(max_episode_steps, int) and not isinstance(max_episode_steps, bool)
+    if max_episode_steps is not None and not (is_whole and max_episode_steps >= 1):
+        raise WorldError(f"max_episode_steps must be at least 1, a whole number, got {max_episode_steps!r}")
+    if output not in OUTPUTS:
+        raise WorldError(f"output must be {' or '.join(OUTPUTS)}, got {output!r}")
 
 
 def read_autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
@@ -40,24 +67,64 @@ def read_seeds(seed: Seeds, num_envs: int) -> list[int | None]:
     """
     if seed is None:
         return [None] * num_envs
-    if isinstance(seed, int | np.integer):
-        return [int(seed) + row for row in range(num_envs)]
-    seeds = [None if one is None else int(one) for one in seed]
+    seed = plain(seed)
+    if not isinstance(seed, list | tuple | np.ndarray):
+        first = read_seed(seed)
+        return [None if first is None else first + row for row in range(num_envs)]
+    seeds = [read_seed(one) for one in seed]
     if len(seeds) != num_envs:
         raise ValueError(f"seeds must be one for each of {num_envs} environments, got {len(seeds)}")
     return seeds
+
+
+def read_seed(seed: Any) -> int | None:
+    """Return the seed of one environment, None without one.
+
+    Raises:
+        WorldError: If it is no whole number; one below 0 Gymnasium refuses.
+    """
+    number = plain(seed)
+    if number is not None and (isinstance(number, bool) or not isinstance(number, int)):
+        raise WorldError(f"a seed must be a whole number of at least 0, got {reprlib.repr(seed)}")
+    return number
+
+
+def plain(value: Any) -> Any:
+    """Return a single number of NumPy as Python's own; anything else as it is."""
+    is_number = isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0)
+    return value.item() if is_number else value
+
+
+def read_options(options: Any, known: Sequence[str]) -> Mapping[str, Any]:
+    """Return the options of a reset.
+
+    Raises:
+        WorldError: If they are no dictionary, or one is unknown.
+    """
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping):
+        raise WorldError(f"the options of a reset must be a dictionary, got {reprlib.repr(options)}")
+    unknown = [repr(name) for name in options if name not in known]
+    if unknown:
+        names = " and ".join(map(repr, known))
+        raise WorldError(
+            f"reset knows the option{'s' if len(known) > 1 else ''} {names}, not {', '.join(sorted(unknown))}"
+        )
+    return options
 
 
 def read_mask(options: Mapping[str, Any] | None, num_envs: int) -> np.ndarray:
     """Return which environments to reset, `[N]` bool: all without the option `reset_mask`.
 
     Raises:
+        WorldError: If an option is unknown.
         TypeError: If it is no array of bool.
         ValueError: If it is not `[N]`, or False everywhere.
     """
-    if options is None or "reset_mask" not in options:
+    mask = read_options(options, OPTIONS).get("reset_mask")
+    if mask is None:
         return np.ones(num_envs, dtype=np.bool_)
-    mask = options["reset_mask"]
     if isinstance(mask, torch.Tensor):
         mask = mask.cpu().numpy()
     if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
@@ -76,12 +143,7 @@ def read_starts(options: Mapping[str, Any] | None, num_envs: int) -> list[Any]:
     Raises:
         WorldError: If an option is unknown, or starts are listed but not N.
     """
-    options = options or {}
-    unknown = sorted(set(options) - set(OPTIONS))
-    if unknown:
-        known = " and ".join(map(repr, OPTIONS))
-        raise WorldError(f"reset knows the options {known}, not {', '.join(map(repr, unknown))}")
-    start = options.get("start")
+    start = plain(read_options(options, OPTIONS).get("start"))
     if not isinstance(start, list | tuple | np.ndarray):
         return [start] * num_envs
     if len(start) != num_envs:
@@ -89,19 +151,33 @@ def read_starts(options: Mapping[str, Any] | None, num_envs: int) -> list[Any]:
     return list(start)
 
 
-def read_actions(actions: Any, num_envs: int, layout: ActionLayout) -> torch.Tensor:
+def read_actions(
+    actions: Any, num_envs: int, layout: ActionLayout, *, is_discrete: bool = False
+) -> torch.Tensor:
     """Return actions as `[N, A]` int64.
+
+    Args:
+        actions: `[N, A]`, or `[N]` where each is one number of `ActionLayout.from_number`.
+        num_envs: N.
+        layout: The world's axes.
+        is_discrete: Whether each is one number.
 
     Raises:
         InvalidAction: If they have another shape, are not of whole numbers or leave the range of an axis.
     """
-    array = actions.cpu().numpy() if isinstance(actions, torch.Tensor) else np.asarray(actions)
-    if array.shape != (num_envs, len(layout.axes)) or array.dtype.kind not in "iu":
+    array = as_whole_numbers(actions)
+    shape = (num_envs,) if is_discrete else (num_envs, len(layout.axes))
+    if array is None or array.shape != shape:
         names = ", ".join(axis.name for axis in layout.axes)
-        raise InvalidAction(
-            f"actions must be whole numbers [{num_envs}, {len(layout.axes)}], one each for {names}, "
-            f"got {array.dtype} {list(array.shape)}"
-        )
+        each = "" if is_discrete else f", one each for {names}"
+        raise InvalidAction(f"actions must be whole numbers {list(shape)}{each}, got {_described(actions)}")
+    if is_discrete:
+        rows = np.flatnonzero((array < 0) | (array >= layout.num_actions))
+        if len(rows):
+            row, most = rows[0], layout.num_actions - 1
+            raise InvalidAction(f"an action is 0 to {most}, got {int(array[row])} in environment {row}")
+        numbers = array.astype(np.int64)
+        return torch.from_numpy(np.stack(np.unravel_index(numbers, layout.num_values), axis=1))
     outside = np.argwhere((array < 0) | (array >= np.array(layout.num_values)))
     if len(outside):
         row, axis = outside[0]
@@ -110,3 +186,10 @@ def read_actions(actions: Any, num_envs: int, layout: ActionLayout) -> torch.Ten
             f"got {int(array[row, axis])} in environment {row}"
         )
     return torch.from_numpy(array.astype(np.int64))
+
+
+def _described(values: Any) -> str:
+    """Return the type and the shape of what is no array of actions, or the start of it."""
+    if isinstance(values, np.ndarray | torch.Tensor):
+        return f"{values.dtype} {list(values.shape)}"
+    return reprlib.repr(values)

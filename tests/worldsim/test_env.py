@@ -256,7 +256,15 @@ def test_denoising_steps_replace_the_worlds_own(world: World) -> None:
         ARL2WorldEnv(world, denoising_steps=0)
 
 
+@pytest.mark.parametrize("seed", [1.0, True, "1", [1]])
+def test_a_seed_of_another_type_is_named(env: ARL2WorldEnv, seed: Any) -> None:
+    with pytest.raises(WorldError, match="a seed must be a whole number of at least 0"):
+        env.reset(seed=seed)
+
+
 def test_wrong_settings_are_named(world: World) -> None:
+    with pytest.raises(WorldError, match="world must be a name, a folder or a loaded world, got int"):
+        ARL2WorldEnv(3)  # type: ignore[arg-type] - the point
     with pytest.raises(WorldError, match="render_mode"):
         ARL2WorldEnv(world, render_mode="ansi")
     with pytest.raises(WorldError, match="a loaded world stays where it is"):

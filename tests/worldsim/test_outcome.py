@@ -221,8 +221,10 @@ def test_a_saved_state_holds_the_summary(tmp_path: Path) -> None:
 
 def test_the_environment_gives_the_reward_and_goes_on() -> None:
     env = ARL2WorldEnv(ending(tiny_world(outcome=SCALES), is_end=False))
-    env.reset(seed=0)
-    _, reward, terminated, truncated, _ = env.step(ACTION)
+    assert "end_probability" not in env.reset(seed=0)[1]
+    _, reward, terminated, truncated, info = env.step(ACTION)
+    assert type(info["end_probability"]) is float
+    assert 0 < info["end_probability"] < SCALES.end_threshold
     assert (reward, terminated, truncated) == (5.0, False, False)
     assert type(reward) is float
     assert type(terminated) is bool

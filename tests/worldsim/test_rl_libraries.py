@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -162,13 +163,68 @@ def test_sb3_adapter_passes_statistics_on(world: World) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "settings", "message"),
-    [("NextStep", {}, "SameStep.*'NextStep'"), ("SameStep", {"output": "torch"}, "output='numpy'")],
+    [
+        ("NextStep", {}, "'SameStep' or 'Disabled'.*'NextStep'"),
+        ("SameStep", {"output": "torch"}, "output='numpy'"),
+    ],
 )
 def test_sb3_adapter_names_what_it_cannot_use(
     world: World, mode: str, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(WorldError, match=message):
         sb3_module().SB3VecEnv(make(world, mode, **settings))
+
+
+def test_sb3_adapter_begins_rows_anew_where_autoreset_is_disabled(world: World) -> None:
+    """So Gymnasium's wrappers of observations, which take no other mode that fits, give what SB3 wants."""
+
+    def halved(mode: str) -> Any:
+        envs: Any = make(world, mode)
+        return vector_wrappers.TransformObservation(envs, lambda frames: frames // 2)
+
+    with pytest.raises(ValueError, match="NEXT_STEP or DISABLED"):
+        halved("SameStep")
+    venv, other = sb3_module().SB3VecEnv(halved("Disabled")), sb3_module().SB3VecEnv(make(world))
+    for one in (venv, other):
+        one.seed(4)
+    assert np.array_equal(venv.reset(), other.reset() // 2)
+    for _ in range(9):
+        observations, rewards, dones, infos = venv.step(WALKS)
+        expected, expected_rewards, expected_dones, expected_infos = other.step(WALKS)
+        assert np.array_equal(observations, expected // 2)
+        assert rewards.tolist() == expected_rewards.tolist()
+        assert dones.tolist() == expected_dones.tolist()
+        for info, told in zip(infos, expected_infos, strict=True):
+            last, expected_last = (one.pop("terminal_observation", None) for one in (info, told))
+            assert info == told
+            assert (last is None) == (expected_last is None)
+            assert last is None or np.array_equal(last, expected_last // 2)
+        assert venv.reset_infos == other.reset_infos
+
+
+def test_sb3_adapter_tells_the_frame_rate(world: World, tmp_path: Path) -> None:
+    pytest.importorskip("moviepy", reason='recording videos needs MoviePy: pip install -e ".[rl]"')
+    sb3 = sb3_module()
+    from stable_baselines3.common.vec_env import VecMonitor, VecVideoRecorder
+
+    venv = VecMonitor(sb3.SB3VecEnv(make(world, render_mode="rgb_array")))
+    recorder = VecVideoRecorder(venv, str(tmp_path), lambda step: step == 0, video_length=3)
+    recorder.reset()
+    for _ in range(4):
+        recorder.step(WALKS)
+    recorder.close()
+    with av.open(str(next(tmp_path.glob("*.mp4")))) as video:
+        assert video.streams.video[0].average_rate == world.config.frame_rate
+
+
+def test_dqn_learns_from_actions_as_numbers(world: World) -> None:
+    sb3_module()
+    from stable_baselines3 import DQN
+
+    env = TimeLimit(ARL2WorldEnv(world, discrete_actions=True), 4)
+    agent = DQN("MlpPolicy", env, buffer_size=16, learning_starts=4, batch_size=4, seed=0, device="cpu")
+    agent.learn(8)
+    assert agent.num_timesteps == 8
 
 
 def test_ppo_learns_from_the_vector_environment(world: World) -> None:

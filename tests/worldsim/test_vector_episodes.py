@@ -112,6 +112,9 @@ def test_rewards_and_ends_come_from_the_simulator(world: World, monkeypatch: pyt
     assert np.array_equal(observations[0], world.starts[0].frames[-1].numpy())
     assert not np.array_equal(infos["final_obs"][0], observations[0])
     assert infos["final_obs"][1] is None
+    assert shown[1][-1]["end_probability"] == pytest.approx(np.full(N, 0.1))
+    assert infos["_end_probability"].tolist() == [False, True, False, True], "nothing was dreamt there yet"
+    assert infos["final_info"]["end_probability"] == pytest.approx(np.array([0.9, 0.0, 0.9, 0.0]))
 
 
 def test_next_step_begins_anew_without_the_action_or_a_reward(
@@ -125,6 +128,7 @@ def test_next_step_begins_anew_without_the_action_or_a_reward(
     assert rewards.tolist() == [0.0, 4.0, 0.0, 4.0]
     assert not terminated.any()
     assert infos["frame_index"].tolist() == [0, 4, 0, 4]
+    assert infos["_end_probability"].tolist() == [False, True, False, True]
     assert np.array_equal(observations[0], world.starts[0].frames[-1].numpy())
     assert not np.array_equal(last[0], observations[0])
 
