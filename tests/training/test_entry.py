@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import signal
 import subprocess
@@ -143,3 +144,19 @@ def test_a_number_that_makes_no_sense_is_named_at_the_door(name: str, setting: s
         config = compose(name, overrides=[setting, *(["teacher=x"] if name == "convert" else [])])
     with pytest.raises(ValueError, match=re.escape(message)):
         command.convert(config)
+
+
+def test_what_modules_log_is_still_heard_in_a_command(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import logging, sys\n"
+        "log = logging.getLogger('worldsim.made_before')\n"
+        "from training.finetune import main\n"
+        "main.run = lambda config: log.error('heard')\n"
+        f"sys.argv = ['finetune', 'init=doom-rooms', 'out={tmp_path / 'run'}']\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, program], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    assert (done.returncode, done.stderr.strip()) == (0, "heard")

@@ -40,7 +40,7 @@ def exchange_videos(folder: Path) -> None:
 
 def alter_rate(folder: Path) -> None:
     path = folder / "dataset.json"
-    path.write_text(path.read_text().replace('"frame_rate": 10.0', '"frame_rate": 11.0'))
+    path.write_text(path.read_text().replace('"frame_rate": 10.0', '"frame_rate": 10.1'))
 
 
 @pytest.mark.parametrize("alter", [alter_action, alter_video, exchange_videos, alter_rate])

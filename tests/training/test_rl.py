@@ -311,7 +311,7 @@ def test_updates_are_of_as_many_steps_in_games_as_in_dreams() -> None:
         ({"policy": "ppo"}, "comes without a learned policy: give policy_folder="),
         (
             {"policy": "psychic"},
-            "policy must be ppo, random, scripted, still, to-and-fro or the folder of",
+            "policy must be ppo, random, scripted, still, to-and-fro, the folder of a learned policy or",
         ),
         ({"env": "real"}, "was not made from a game that can be played here"),
         ({"env": "real", "world": "quake"}, "there is no world 'quake'"),
@@ -375,7 +375,7 @@ def test_an_agent_is_trained_measured_and_watched_in_the_real_game(tmp_path: Pat
     done = run(*game, "mode=watch", "policy=out/policy", "steps=20", "headless=true", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "watched 20 frames, return 40.0" in done.stdout
-    assert verify(tmp_path) == 21
+    assert verify(tmp_path / "recordings") == 21
 
 
 @pytest.mark.slow
