@@ -143,3 +143,16 @@ def test_a_number_that_makes_no_sense_is_named_at_the_door(name: str, setting: s
         config = compose(name, overrides=[setting, *(["teacher=x"] if name == "convert" else [])])
     with pytest.raises(ValueError, match=re.escape(message)):
         command.convert(config)
+
+
+@pytest.mark.parametrize("options", [["--help"], ["--cfg", "job"]], ids=" ".join)
+def test_what_nobody_reads_to_its_end_is_one_sentence(options: list[str]) -> None:
+    command = [sys.executable, "-m", "training.codec", *options]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert errors == "error: [Errno 32] Broken pipe\n"
