@@ -54,7 +54,8 @@ class Command(Generic[Config]):
         if HELP & set(sys.argv[1:]):
             from training.command_help import command_help  # what only help needs
 
-            print(command_help(self.run, self.config_name, self.config_class, CONFIG_FOLDER))
+            told = command_help(self.run, self.config_name, self.config_class, CONFIG_FOLDER)
+            _exit_on_error(lambda: print(told), USER_ERRORS)  # `--help | head` reads the beginning alone
             return
 
         def task(config: DictConfig) -> None:
@@ -68,7 +69,8 @@ class Command(Generic[Config]):
         try:
             with raising_interrupt():
                 _exit_on_error(self.read_arguments, () if wants_traceback else USER_ERRORS)
-                _exit_on_error(command(task), () if wants_traceback else CONFIG_ERRORS)
+                # Hydra itself writes, too: what `--cfg job` prints, and its folders.
+                _exit_on_error(command(task), () if wants_traceback else (*CONFIG_ERRORS, OSError))
         finally:
             sys.argv[1:] = given
             if not wants_traceback:

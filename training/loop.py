@@ -21,7 +21,7 @@ from training.carry import Carry
 from training.optimizers import check_optimizer
 from training.run import TOLD_FILE, RunFolder, progress_of
 from worldsim.errors import WorldError
-from worldsim.interrupt import StopRequest, defer_interrupt
+from worldsim.interrupt import Stopped, StopRequest, defer_interrupt
 
 CLOCK_STEPS = 10
 """Updates after which several devices agree on the time; each agreement makes them wait for each other."""
@@ -248,10 +248,10 @@ def fit(
                 # One clock decides for all devices: they write a checkpoint together, and learning rates that
                 # differ would lead them apart.
                 due = time.monotonic() - last_save > config.checkpoint_seconds
-                is_stopped = stop is not None and stop.requested
-                due, training.seconds, is_stopped = fabric.broadcast((due, clock, is_stopped))
-                if is_stopped:
-                    raise KeyboardInterrupt
+                stopped_by = stop.number if stop is not None and stop.requested else 0
+                due, training.seconds, stopped_by = fabric.broadcast((due, clock, stopped_by))
+                if stopped_by:
+                    raise Stopped(stopped_by)
                 if due:
                     _checkpoint(fabric, training, run, on_checkpoint)
                     last_save = time.monotonic()

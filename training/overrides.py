@@ -49,10 +49,9 @@ def _read(argument: str, config_class: type, *, keeps_sweeps: bool) -> str:
     if keeps_sweeps and _parsed(argument) is not None:
         return argument
     if _parsed(read) is None:
-        typed = shlex.quote(f"{name}={quoted(value)}")
         raise WorldError(
-            f"{argument} cannot be read: brackets, commas and quotes have a meaning in settings; a text that "
-            f"holds some is quoted: {typed}"
+            f"{argument} cannot be read: settings read brackets, commas, =, quotes and accents in a way of "
+            f"their own; a text that holds some is quoted: {shlex.quote(f'{name}={_example(value, kind)}')}"
         )
     return read
 
@@ -61,9 +60,12 @@ def type_of(config_class: type, name: str) -> Any:
     """Return the type of a setting, without `None`; None if there is no such setting."""
     kind: Any = config_class
     for part in name.split("."):
-        if not is_dataclass(kind) or part not in (hints := get_type_hints(kind)):
+        if get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+        elif is_dataclass(kind) and part in (hints := get_type_hints(kind)):
+            kind = hints[part]
+        else:
             return None
-        kind = hints[part]
         if get_origin(kind) in (Union, UnionType):
             kind = next((each for each in get_args(kind) if each is not NoneType), None)
     return kind
@@ -75,6 +77,14 @@ def quoted(text: str) -> str:
     escaped = re.sub(rf"(\\*){mark}", lambda found: found[1] * 2 + "\\" + mark, text)
     trailing = escaped[len(escaped.rstrip("\\")) :]
     return f"{mark}{escaped}{trailing}{mark}"
+
+
+def _example(value: str, kind: Any) -> str:
+    """Return a value with its text in quotes; of an object, where nobody knows what was meant, any."""
+    if get_origin(kind) is dict:
+        return '{name:"text"}' if get_args(kind)[1] is str else '{name:["text"]}'
+    is_list = kind == list[str] and value[:1] + value[-1:] == "[]"
+    return f"[{quoted(value[1:-1])}]" if is_list else quoted(value)
 
 
 def _parsed(argument: str) -> Override | None:
@@ -97,7 +107,10 @@ def _read_text(text: str) -> str:
 
 def _read_texts(text: str) -> str:
     """Return a list of texts so that Hydra reads them."""
-    return f"[{','.join(_items(text[1:-1], _read_text))}]" if text[:1] + text[-1:] == "[]" else text
+    if text[:1] + text[-1:] != "[]":
+        return text
+    items = _items(text[1:-1], _read_text)
+    return f"[{','.join(items)}]" if all(items) else text  # `[,]` is no list of nothing
 
 
 def _read_named(text: str) -> str:

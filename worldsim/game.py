@@ -28,6 +28,7 @@ from worldsim.timing import FrameClock
 HUMAN = "human"
 ENDED_SECONDS = 2.0
 """How long the end of a program's episode is looked at before the next one begins."""
+OVER = "the game is over: there is nothing to go on from"
 NOISE_FACTORS = (0.7, 0.85, 1.0, 1.15, 1.3)
 """Noise temperatures to choose from, as multiples of the world's own."""
 
@@ -183,8 +184,7 @@ class Game:
             case Command.QUICK_SAVE | Command.SAVE_SLOT:
                 if self.is_rewinding:
                     self.end_rewind()  # what is on the screen is what is saved
-                over = "the game is over: there is nothing to go on from"
-                self.status.say(over if self.session.ended else self.files.save_slot(slot))
+                self.status.say(OVER if self.session.ended else self.files.save_slot(slot))
             case Command.QUICK_LOAD | Command.LOAD_SLOT:
                 self._load(slot)
             case Command.RECORD:

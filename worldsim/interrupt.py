@@ -36,11 +36,15 @@ class StopRequest:
     On the way out a request that came is raised as `Stopped`. Under `nohup` the closed terminal is
     ignored, as it should be. In a thread other than the main one, where signals do not arrive, it does
     nothing.
+
+    Attributes:
+        requested: Whether a request came.
+        number: The signal of the latest one.
     """
 
     def __init__(self) -> None:
         self.requested = False
-        self._number = int(signal.SIGINT)
+        self.number = int(signal.SIGINT)
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -50,10 +54,10 @@ class StopRequest:
     def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
         _restore(self._previous)
         if self.requested and error_type is None:
-            raise Stopped(self._number)
+            raise Stopped(self.number)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        self.requested, self._number = True, number
+        self.requested, self.number = True, number
         # A terminal that is closed says so more than once, and nobody at the keys is impatient then.
         if (handler := self._previous.pop(signal.SIGINT, None)) is not None:
             signal.signal(signal.SIGINT, handler)

@@ -61,7 +61,7 @@ class ServedGame:
         hello = first_message(session.env.world.config, bindings)
         self.server = Server(self._inbox, hello, host=host, port=port)
         self.game = Game(session, person, programs, folders, bindings, self._show, settings)
-        self.game.status.hint = ""  # the page knows what is printed on its keys
+        self.game.status.hint = self.game.status.again = ""  # the page knows its keys, and may have none
         self.session = session
         self._has_begun = self._was_present = self._waits_for_key = False
         self._told: dict[str, Any] = {}

@@ -126,7 +126,7 @@ class Spectator:
         episode, reward = Watched(), 0.0
         self._show(frame, episode)
         while not (episode.has_ended or episode.num_frames == limit or stop.requested):
-            self._answer_keys(frame, episode)
+            self._answer_keys(frame, episode, stop)
             if self.is_closed:
                 break
             action = self._player.act(frame)
@@ -150,14 +150,14 @@ class Spectator:
         until = time.perf_counter() + ENDED_SECONDS
         while time.perf_counter() < until and not (self.is_closed or stop.requested):
             self._window.wait_for_event(PAUSE_POLL_MS)
-            self._answer_keys(frame, episode)
+            self._answer_keys(frame, episode, stop)
 
-    def _answer_keys(self, frame: np.ndarray, episode: Watched) -> None:
+    def _answer_keys(self, frame: np.ndarray, episode: Watched, stop: StopRequest) -> None:
         """Do what keys command; while paused, wait for more of them."""
         if self._window is None:
             return
         self._answer()
-        while self.is_paused and not self.is_closed:
+        while self.is_paused and not (self.is_closed or stop.requested):
             self._show(frame, episode)
             self._window.wait_for_event(PAUSE_POLL_MS)
             self._answer()

@@ -10,7 +10,7 @@ import pygame
 
 from worldsim.bindings import Bindings, Command, bind, help_texts
 from worldsim.errors import WorldError
-from worldsim.game import HUMAN, Game, GameSettings, KeyboardPlayer
+from worldsim.game import HUMAN, OVER, Game, GameSettings, KeyboardPlayer
 from worldsim.interrupt import StopRequest
 from worldsim.play_files import PlayFolders
 from worldsim.players import NUM_WATCHED
@@ -201,7 +201,9 @@ class Viewer:
         shown = None if self._panes is None else self._panes.kind
         self._leave_panes()
         following = {None: Kind.SEEDS, Kind.SEEDS: Kind.PLAYERS, Kind.PLAYERS: None}[shown]
-        if following is not None:
+        if self.session.ended:
+            self.game.status.say(OVER)
+        elif following is not None:
             self._panes = BranchPanes(self.session, self.players, following)
 
     def _leave_panes(self) -> None:

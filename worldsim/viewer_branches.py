@@ -96,4 +96,4 @@ class BranchPanes:
         state, frames = self._branches.pick(self.chosen)
         self._players.name = self._names[self.chosen]
         before = [*self._before, *frames][-NUM_WATCHED:]
-        self._session.go_to(state, self._session.start, before=before)
+        self._session.go_to(state, self._session.start, self._session.score or 0.0, before=before)

@@ -11,6 +11,7 @@ import pygame
 
 from worldsim.errors import WorldError
 from worldsim.starts import read_starts
+from worldsim.viewer_display import saving_when_display_is_lost
 from worldsim.viewer_keys import Gamepads, pad_moves
 from worldsim.viewer_places import key_names
 from worldsim.viewer_window import AUTO_SIZE, Window
@@ -108,8 +109,9 @@ class Picker:
     def choose(self) -> tuple[str, str] | None:
         """Return the names of a world and of a start moment, or None if the window was closed."""
         try:
-            while not self._is_done:
-                self.advance()
+            with saving_when_display_is_lost(lambda: "nothing was played"):
+                while not self._is_done:
+                    self.advance()
         finally:
             self.window.close()
         chosen = self._worlds[self.world]

@@ -198,6 +198,8 @@ def test_episodes_that_do_not_say_how_they_were_recorded_are_refused(tmp_path: P
     (tmp_path / "dataset.json").unlink()
     with pytest.raises(WorldError, match=r"holds episodes but no dataset\.json"):
         prepare_folder(tmp_path, info)
+    (tmp_path / "episode-000000.jsonl").rename(tmp_path / "._episode-000000.jsonl")
+    prepare_folder(tmp_path, info)  # what a Mac leaves beside files is no episode
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill"])

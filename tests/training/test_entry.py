@@ -160,3 +160,16 @@ def test_what_modules_log_is_still_heard_in_a_command(tmp_path: Path) -> None:
         [sys.executable, program], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
     )
     assert (done.returncode, done.stderr.strip()) == (0, "heard")
+
+
+@pytest.mark.parametrize("options", [["--help"], ["--cfg", "job"]], ids=" ".join)
+def test_what_nobody_reads_to_its_end_is_one_sentence(options: list[str]) -> None:
+    command = [sys.executable, "-m", "training.codec", *options]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert errors == "error: [Errno 32] Broken pipe\n"

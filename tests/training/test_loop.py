@@ -18,6 +18,7 @@ from training.fabric import FabricConfig, choose_precision, make_fabric
 from training.loop import LoopConfig, Training, fit, learning_rate_factor, prepare, seed_of
 from training.run import RunFolder
 from worldsim.errors import WorldError
+from worldsim.interrupt import Stopped
 
 
 @dataclass(kw_only=True, slots=True)
@@ -316,6 +317,21 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
     rest, training = run_toy(tmp_path / "run", 20)
     assert len(rest.losses) == 13
     assert training.step == 20
+
+
+def test_on_several_devices_a_run_ends_with_the_signal_that_stopped_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def terminated(step: int) -> tuple[Tensor]:
+        if step == 7:
+            signal.raise_signal(signal.SIGTERM)
+        return batch_at(step)
+
+    monkeypatch.setattr("lightning_fabric.Fabric.world_size", 2)
+    with pytest.raises(Stopped) as stopped:
+        run_toy(tmp_path / "run", 30, batch=terminated)
+    assert stopped.value.number == signal.SIGTERM
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000010"]
 
 
 def test_a_folder_with_another_runs_settings_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,7 @@ class Outer:
     out: str = "runs"
     worlds: Any = None
     data: Inner = field(default_factory=Inner)
+    keys: dict[str, list[str]] = field(default_factory=dict)
 
 
 def read(argument: str) -> Any:
@@ -92,3 +94,24 @@ def test_what_is_no_text_is_hydras() -> None:
 def test_what_cannot_be_read_shows_what_to_type() -> None:
     with pytest.raises(WorldError, match=r"""a text that holds some is quoted: '\+new="a=b"'$"""):
         read_overrides(["+new=a=b"], Outer)
+
+
+@pytest.mark.parametrize(
+    ("argument", "typed"),
+    [
+        ("keys.step=[,]", """'keys.step=[","]'"""),
+        ("data.train=[a,,b]", """'data.train=["a,,b"]'"""),
+        ("keys={step:[=]}", """'keys={name:["text"]}'"""),
+    ],
+)
+def test_what_to_type_is_of_the_settings_type(argument: str, typed: str) -> None:
+    with pytest.raises(WorldError) as error:
+        read_overrides([argument], Outer)
+    assert str(error.value).endswith(f"is quoted: {typed}")
+    if "name" not in typed:
+        assert isinstance(read(shlex.split(typed)[0]), list)
+
+
+def test_keys_in_lists_are_read_as_they_were_typed() -> None:
+    eacute = "\N{LATIN SMALL LETTER E WITH ACUTE}"
+    assert read(f"keys.step=[{eacute},=,;]") == [eacute, "=", ";"]

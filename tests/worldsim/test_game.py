@@ -36,6 +36,9 @@ def test_an_end_waits_for_the_player_and_enter_begins_again(tmp_path: Path) -> N
     tap("f5")
     viewer.advance()
     assert viewer.game.status.message == "the game is over: there is nothing to go on from"
+    tap("b")
+    viewer.advance()
+    assert viewer._panes is None, "a game that is over goes on in panes"
     tap("return")
     viewer.advance()
     assert (session.num_frames, session.start) == (2, "start-00")
@@ -61,6 +64,20 @@ def test_a_world_that_goes_on_has_a_score_and_one_without_rewards_has_none(
     assert judged.session.score == pytest.approx(sum(rewards))
     judged.game.restart_measuring()
     assert f"score {judged.session.score:.0f}" in judged.game.texts()
+
+
+def test_a_pane_that_is_picked_goes_on_with_the_score(tmp_path: Path) -> None:
+    world = tiny_world(outcome=OutcomeConfig(end_threshold=1.0, reward_mean=2.0))
+    viewer = open_viewer(tmp_path, world)
+    viewer.advance()
+    score = viewer.session.score
+    assert score
+    tap("b")
+    tap("return")
+    viewer.advance()
+    assert viewer._panes is None
+    rewards = viewer.session.score - score
+    assert rewards == pytest.approx(viewer.session._reward)
 
 
 def test_after_a_programs_end_the_next_episode_begins_by_itself(

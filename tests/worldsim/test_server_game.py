@@ -205,6 +205,7 @@ def test_an_ended_episode_waits_until_its_player_begins_again(tmp_path: Path) ->
             for _ in range(2):
                 await page.until(lambda: page.status.get("ended", False))
                 lengths.append(page.status["frame"])
+                assert "Enter" not in page.status["message"], "a page on a phone has no such key"
                 await asyncio.sleep(0.3)
                 assert game.session.ended, "it went on somewhere else without its player"
                 await page.send(type="command", name="reset")

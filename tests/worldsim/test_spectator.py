@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from policies import RandomPolicy
 from tests.fakes import TINY_ACTIONS, WIDTH, tiny_world
 from worldsim.data.episodes import read_episode
 from worldsim.env import ARL2WorldEnv
+from worldsim.interrupt import Stopped
 from worldsim.outcome import OutcomeConfig
 from worldsim.recording import Recording
 from worldsim.spectator import Spectator, Watched
@@ -81,6 +83,24 @@ def test_the_window_shows_frames_and_closes_at_a_key(env: TimeLimit, window: Win
     press("escape")
     assert [episode.num_frames for episode in episodes] == [0]
     assert watching.is_closed
+
+
+def test_a_request_to_stop_ends_a_pause(
+    env: TimeLimit, window: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watching = spectator(env, window=window)
+    waited: list[int] = []
+
+    def wait(milliseconds: int) -> None:
+        waited.append(milliseconds)
+        assert len(waited) < 3, "the pause goes on"
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(window, "wait_for_event", wait)
+    press("space")
+    with pytest.raises(Stopped):
+        list(watching.watch(0))
+    assert len(waited) == 1
 
 
 def test_a_pause_waits_for_a_key(env: TimeLimit, window: Window, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,18 @@ with recording, saving_when_display_is_lost(lambda: (recording.close(), "all was
             print("recording", flush=True)
 """
 
+CHOOSE_FOR_EVER = """
+import numpy as np
+from worldsim.viewer_picker import Picker, WorldChoice
+
+class Chooser(Picker):
+    def advance(self):
+        super().advance()
+        print("choosing", flush=True)
+
+Chooser([WorldChoice("tiny", "", ("start-00",), np.zeros((1, 24, 32, 3), np.uint8))]).choose()
+"""
+
 
 def test_a_screen_that_goes_away_loses_no_recording(
     tmp_path: Path, x_server: tuple[dict[str, str], subprocess.Popen[bytes]]
@@ -49,3 +61,22 @@ def test_a_screen_that_goes_away_loses_no_recording(
     assert process.returncode == 1
     assert error.endswith("error: the connection to the display was lost; all was saved\n")
     assert verify(tmp_path) > 3
+
+
+def test_a_screen_that_goes_away_before_play_is_one_sentence(
+    x_server: tuple[dict[str, str], subprocess.Popen[bytes]],
+) -> None:
+    environment, server = x_server
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHOOSE_FOR_EVER],
+        env=environment | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "choosing\n"
+    server.kill()
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert error.endswith("error: the connection to the display was lost; nothing was played\n")
