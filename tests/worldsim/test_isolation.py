@@ -185,3 +185,16 @@ def test_what_is_loaded_by_hand_is_the_same_and_ordinary(
     assert not any(tensor.is_inference() or tensor.is_meta for tensor in loaded)
     for there, here in zip(play(world), plain, strict=True):
         assert np.array_equal(there, here)
+
+
+def test_a_memory_that_grows_is_ordinary_and_not_copied_each_frame() -> None:
+    env = ARL2WorldEnv(tiny_world(is_teacher=True))
+    env.reset(seed=0)
+    env.step(WALK)
+    before = env.get_state()
+    env.step(WALK)
+    after = env.get_state()
+    assert not any(tensor.is_inference() for tensor in after.tensors().values())
+    assert before.memory.past is not None and after.memory.past is not None
+    assert after.memory.past.keys.data_ptr() == before.memory.past.keys.data_ptr()
+    assert after.memory.past.num_frames == before.memory.past.num_frames + 1
