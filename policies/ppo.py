@@ -88,7 +88,8 @@ class ActorNetwork(nn.Module):
     @torch.inference_mode()
     def choose(self, seen: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return actions, `[B, A]` int64: the likeliest, or drawn with a generator on the same device."""
-        axes = self(seen).split(self.num_values, dim=1)
+        with torch.autocast(seen.device.type, enabled=False):
+            axes = self(seen).split(self.num_values, dim=1)
         if generator is None:
             return torch.stack([logits.argmax(dim=1) for logits in axes], dim=1)
         drawn = [torch.multinomial(logits.softmax(dim=1), 1, generator=generator) for logits in axes]
@@ -264,7 +265,8 @@ def load_policy(folder: Path) -> tuple[PolicyDescription, ActorNetwork]:
         description = PolicyDescription.from_json(data)
         if data["files"][WEIGHTS_FILE] != _sha256(weights):
             raise ValueError(f"the SHA-256 of {WEIGHTS_FILE} is another: it is damaged or was altered")
-        network = ActorNetwork(description.sight, description.num_values)
+        with torch.device("cpu"):  # whatever default the process has set
+            network = ActorNetwork(description.sight, description.num_values).float()
         network.load_state_dict(_read_weights(weights))
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         kind = "it is nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())

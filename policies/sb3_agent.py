@@ -25,6 +25,8 @@ from torch import Tensor, nn
 MAX_BYTES = 2**30
 """Of a file in the archive, unpacked: networks that play are a thousandth of that."""
 MAX_WIDTH = 16_384
+MAX_PIXELS = 2**21
+"""Of a frame that an agent learned from: that of the largest world."""
 MODULES = ("stable_baselines3.common.policies", "stable_baselines3.dqn.policies")
 ACTIVATIONS = ("ELU", "GELU", "LeakyReLU", "ReLU", "SiLU", "Tanh")
 TRAINING_ONLY = ("optimizer_class", "optimizer_kwargs", "ortho_init")
@@ -122,6 +124,8 @@ def _frame_space(said: Mapping[str, Any]) -> gym.spaces.Box:
     shape = said.get("_shape") or ()
     if "box.Box" not in str(said.get(":type:")) or said.get("dtype") != "uint8" or len(shape) != 3:
         raise ValueError("the agent did not learn from frames, [height, width, 3] uint8")
+    if prod(map(int, shape)) > 3 * MAX_PIXELS:
+        raise ValueError(f"the agent's frames {list(shape)} have more than {MAX_PIXELS:,} pixels")
     return gym.spaces.Box(0, 255, tuple(map(int, shape)), np.uint8)
 
 
@@ -161,7 +165,17 @@ def _build(
         kind = CnnPolicy if is_cnn else DQNPolicy
     else:
         kind = ActorCriticCnnPolicy if is_cnn else ActorCriticPolicy
-    return kind(frames, actions, lambda _: 0.0, **_settings(data.get("policy_kwargs") or {}))  # type: ignore[arg-type]
+    settings = _settings(data.get("policy_kwargs") or {})
+    _check_sizes(weights, _numbers(settings.get("net_arch")), 0 if is_cnn else prod(frames.shape))
+    return kind(frames, actions, lambda _: 0.0, **settings)  # type: ignore[arg-type]
+
+
+def _check_sizes(weights: Mapping[str, Tensor], widths: Sequence[int], num_inputs: int) -> None:
+    """Refuse layers that are not among the weights, before memory is asked for."""
+    sides = {side for tensor in weights.values() for side in tensor.shape}
+    needed = {*widths, num_inputs} - {0}
+    if len(widths) > len(weights) or not needed <= sides:
+        raise RuntimeError(f"there are no weights for layers of {', '.join(map(str, sorted(needed)))}")
 
 
 def _settings(said: Mapping[str, Any]) -> dict[str, Any]:

@@ -201,7 +201,7 @@ def prepare_folder(folder: Path, info: DatasetInfo) -> None:
         WorldError: If the folder was recorded with other settings, or does not say with which.
     """
     described = (folder / INFO_FILE).exists()
-    if not described and any(without_litter(folder.glob("*.jsonl"))):
+    if not described and without_litter(folder.glob("*.jsonl")):
         raise WorldError(f"{folder} holds episodes but no {INFO_FILE} that says how; give another out")
     if described and (found := DatasetInfo.load(folder)) != info:
         raise WorldError(

@@ -30,6 +30,8 @@ EXIF = 31
 """FFmpeg's number of a kind of side data that PyAV does not know."""
 HDR = {16: "PQ", 18: "HLG"}
 """Transfers of high dynamic range, as H.273 numbers them."""
+FLOATS = re.compile(r"f(16|32)(le|be)$")
+"""Pixel formats of OpenEXR and Radiance: light as it was, of which a viewer chooses what to show."""
 MAX_BOX_BYTES = 2**26
 TOLERANCE = 0.01
 """Sizes are rounded to even numbers, so pixels as square as this are meant to be."""
@@ -69,6 +71,8 @@ def open_stream(
         if not shown:
             raise WorldError(f"{path} holds no {kind}")
         stream = next((each for each in shown if each.disposition & Disposition.default), shown[0])
+        if stream.metadata.get("alpha_mode") == "1":  # in a part of WebM that FFmpeg's decoders leave out
+            raise WorldError(f"{path} has a layer of transparency: put it on the background it should have")
         codec = stream.codec_context
         if codec is None:
             raise WorldError(f"{path} is not a {kind}: FFmpeg does not know its codec")
@@ -116,7 +120,8 @@ def shown_turn(frame: av.VideoFrame, path: Path) -> Turn:
         WorldError: If it is turned by anything but right angles, or 8 bits of red, green and blue are not all
             that is shown of it.
     """
-    if (transfer := HDR.get(int(frame.color_trc))) is not None:
+    transfer = "floating point" if FLOATS.search(frame.format.name) else HDR.get(int(frame.color_trc))
+    if transfer is not None:
         raise WorldError(f"{path} has a high dynamic range ({transfer}): convert it to the usual one, BT.709")
     if frame.interlaced_frame:
         raise WorldError(f"{path} is interlaced, so each frame shows two moments: deinterlace it")

@@ -18,7 +18,7 @@ import torch
 from worldsim.compiled import choose_compile
 from worldsim.device import DeviceChoice, choose_device
 from worldsim.errors import WorldError
-from worldsim.files import check_bool, check_integer, check_number
+from worldsim.files import MAX_NAME, check_bool, check_integer, check_number, shown
 from worldsim.isolation import isolated
 from worldsim.sampler import MAX_STEPS, SamplerConfig
 from worldsim.simulator import Simulator
@@ -121,11 +121,12 @@ class EnvWorld:
             return names.index(start)
         start = plain(start)
         is_number = isinstance(start, int) and not isinstance(start, bool)
-        is_digits = isinstance(start, str) and start.isdecimal()
+        # Python reads no text of thousands of digits as a number.
+        is_digits = isinstance(start, str) and len(start) <= MAX_NAME and start.isdecimal()
         if (is_number or is_digits) and 0 <= int(start) < len(names):
             return int(start)
         known = f"0 to {len(names) - 1} or one of {', '.join(names)}"
-        raise WorldError(f"there is no start {start!r}: it is {known}")
+        raise WorldError(f"there is no start {shown(repr(start), MAX_NAME)}: it is {known}")
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what it is made of without what it need not watch again."""
@@ -259,6 +260,8 @@ def _change_sampler(
 
 def _check_starts(starts: Sequence[Start], config: WorldConfig) -> list[Start]:
     """Return start moments that fit a world's frames and axes."""
+    if not isinstance(starts, Sequence):
+        raise WorldError(f"starts must be a list of start moments, got {type(starts).__name__}")
     size, num_values = (config.height, config.width, 3), torch.tensor(config.actions.num_values)
     for start in starts:
         if not isinstance(start, Start):

@@ -21,10 +21,10 @@ MAX_JSON_BYTES = 64 * 2**20
 MAX_LINES_BYTES, MAX_LINE_BYTES = 2**29, 2**20
 """Of a file of JSON lines, and of one of them: 512 MiB are a day of gameplay at 30 frames a second."""
 MAX_INTEGER = 2**63 - 1
-MAX_TEXT, MAX_NAME = 10_000, 100
-"""Characters; no file system takes a name of more than 255 bytes, and other names are made of it."""
-LITTER = {"thumbs.db", "desktop.ini"}
-"""What Windows leaves beside a user's files; macOS's and Linux's begin with a dot."""
+MAX_TEXT, MAX_NAME, MAX_NAME_BYTES = 10_000, 100, 200
+"""Characters, and bytes: no file system takes a name of more than 255, and other names are made of it."""
+LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"}
+"""What Windows, macOS, its archives and network drives leave beside a user's files without a dot in front."""
 WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 
 Record = TypeVar("Record")
@@ -208,7 +208,7 @@ def printable(text: str) -> str:
 def file_name(text: str) -> str:
     """Return a text as the name of a file or folder on every system; most names stay as they are."""
     name = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "-" for c in text)[:MAX_NAME]
-    name = name.rstrip(". ") or "-"
+    name = name.encode()[:MAX_NAME_BYTES].decode(errors="ignore").rstrip(". ") or "-"
     return f"-{name}" if name.startswith(".") or WINDOWS_DEVICES.match(name) else name
 
 

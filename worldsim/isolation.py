@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
 from worldsim.forks import Fork
 
@@ -51,6 +52,17 @@ def isolated(function: Callable[P, R]) -> Callable[P, R]:
                 _thread.is_inside = False
 
     return call
+
+
+def ordinary(tensor: Tensor) -> Tensor:
+    """Return a tensor that can be used outside of inference mode, too: a copy of what was made within.
+
+    That mode saves a tenth of a frame's time, in which PyTorch would keep the books of autograd.
+    """
+    if not tensor.is_inference():
+        return tensor
+    with torch.inference_mode(False):
+        return tensor.clone()
 
 
 class _Thread(threading.local):

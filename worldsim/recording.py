@@ -12,6 +12,7 @@ import numpy as np
 from worldsim.data.dataset_info import INFO_FILE, DatasetInfo
 from worldsim.data.episodes import EpisodeWriter
 from worldsim.errors import WorldError
+from worldsim.files import file_name
 from worldsim.interrupt import defer_interrupt
 from worldsim.replay import STATE_SUFFIX, Opening, frame_digest
 from worldsim.world import WorldConfig
@@ -184,7 +185,7 @@ def free_recording(folder: Path, played: WorldConfig | DatasetInfo, stem: str = 
         WorldError: If the folder's description cannot be read.
     """
     ours = played if isinstance(played, DatasetInfo) else _dreamt(played)
-    named, number = re.sub(r"[^\w-]", "-", played.name), 1
+    named, number = file_name(re.sub(r"[^\w-]", "-", played.name)), 1
     target = folder
     while (target / INFO_FILE).is_file():
         found = DatasetInfo.load(target)

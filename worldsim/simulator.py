@@ -13,7 +13,7 @@ from torch import Tensor
 
 from worldsim.compiled import compiler_of
 from worldsim.errors import WorldError
-from worldsim.isolation import isolated
+from worldsim.isolation import isolated, ordinary
 from worldsim.model.frame_context import FrameContext
 from worldsim.model.inspection import LayerReading, inspect_layers
 from worldsim.model.memory import MemoryState
@@ -133,14 +133,18 @@ class Simulator:
         """Draw the frame that `actions` `[B, A]` int64 lead to; reads the memory, never changes it."""
         is_full = self.world.denoiser.window_is_full(state.memory)
         actions, noise = actions.to(self.world.device), self._noise(state, DRAW_FRAME)
-        frames, latents, context = self._run_predict(state.memory, actions, noise, is_full)
-        return Prediction(frames.to(self.frames_device), latents, context)
+        with torch.inference_mode():
+            frames, latents, context = self._run_predict(state.memory, actions, noise, is_full)
+            frames = frames.to(self.frames_device)
+        return Prediction(ordinary(frames), ordinary(latents), context)
 
     @isolated
     def commit(self, state: WorldState, prediction: Prediction) -> WorldState:
         """Remember a predicted frame; returns the state after it and leaves the old one as it was."""
         noise = self._commit_noise(state)
-        memory = self._run_commit(state.memory, prediction.latents, noise, prediction.context)
+        with torch.inference_mode():
+            memory = self._run_commit(state.memory, prediction.latents, noise, prediction.context)
+        memory = memory.map(lambda _, tensor: ordinary(tensor))
         return replace(state, memory=memory, frame_index=state.frame_index + 1, frames=prediction.frames)
 
     @isolated
@@ -195,8 +199,11 @@ class Simulator:
             return prediction.frames, self.commit(state, prediction)
         is_full = self.world.denoiser.window_is_full(state.memory)
         actions, noise = actions.to(self.world.device), self._noise(state, DRAW_FRAME)
-        frames, memory = self._run_step(state.memory, actions, noise, self._commit_noise(state), is_full)
-        frames = frames.to(self.frames_device)
+        commit_noise = self._commit_noise(state)
+        with torch.inference_mode():
+            frames, memory = self._run_step(state.memory, actions, noise, commit_noise, is_full)
+            frames = frames.to(self.frames_device)
+        frames, memory = ordinary(frames), memory.map(lambda _, tensor: ordinary(tensor))
         return frames, replace(state, memory=memory, frame_index=state.frame_index + 1, frames=frames)
 
     @isolated

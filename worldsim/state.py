@@ -59,6 +59,7 @@ class WorldState:
         """Size of all tensors in bytes."""
         return sum(tensor.nbytes for tensor in self.tensors().values())
 
+    @isolated
     def to(self, device: torch.device | str) -> WorldState:
         """Return the same state with its memory on another device."""
         return replace(self, memory=self.memory.map(lambda _, tensor: tensor.to(device)))
@@ -136,6 +137,7 @@ def save(state: WorldState, path: Path | str, *, world: str = "", **notes: str) 
     write_tensors(tensors, Path(path), metadata)
 
 
+@isolated
 def load(path: Path | str, *, world: str = "") -> WorldState:
     """Read a state that `save` wrote; its tensors are on the CPU, and it says which world it belongs to.
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import WorldError
+from worldsim.model.memory import MemoryState
 from worldsim.state import MEMORY_PREFIX, WorldState
 
 MAX_COUNT = 2**62
@@ -44,6 +45,9 @@ def check_state(state: Any, empty: WorldState, num_dreams: int, identity: str) -
 
 
 def _problems(state: WorldState, empty: WorldState) -> Iterator[str]:
+    if not isinstance(state.memory, MemoryState):
+        yield f"memory is a {type(state.memory).__name__}, expected a MemoryState"
+        return
     tensors, expected = state.tensors(), empty.tensors()
     others = [name for name, tensor in tensors.items() if not isinstance(tensor, Tensor)]
     if others:

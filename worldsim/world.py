@@ -16,6 +16,7 @@ from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
 from worldsim.files import files_below, user_path
 from worldsim.hub import download_world
+from worldsim.isolation import isolated
 from worldsim.model.denoiser import Denoiser
 from worldsim.starts import Start, read_starts, write_starts
 from worldsim.weights import (
@@ -80,6 +81,7 @@ class World:
         return f"{self.config.name}@{digest.hexdigest()[:16]}"
 
     @cached_property
+    @isolated
     def starts(self) -> list[Start]:
         """The start moments, decoded when first asked for.
 
@@ -118,6 +120,7 @@ class World:
         return self
 
     @classmethod
+    @isolated
     def from_pretrained(
         cls,
         name_or_path: str | Path,

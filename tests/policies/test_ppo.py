@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from policies.ppo import (
     save_policy,
 )
 from policies.sight import Sight
-from tests.fakes import save_untrained_policy
+from tests.fakes import TINY_ACTIONS, save_untrained_policy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -234,3 +235,22 @@ def test_likeliest_actions_are_the_largest_logits() -> None:
     logits = network(seen)
     expected = torch.stack([logits[:, :3].argmax(1), logits[:, 3:].argmax(1)], dim=1)
     assert torch.equal(network.choose(seen), expected)
+
+
+@pytest.mark.parametrize("context", [torch.device("meta"), torch.autocast("cpu")], ids=["device", "autocast"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_policy_plays_the_same_whatever_the_process_has_set(
+    context: AbstractContextManager, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    folder = save_untrained_policy(tmp_path)
+    frame, logits = frames(1)[0], []
+    expected = load_policy(folder)[1](Sight().begin(torch.from_numpy(frame)[None]))
+    torch.set_default_dtype(dtype)
+    try:
+        with context:
+            policy = PPOPolicy(TINY_ACTIONS.num_values, folder)
+            policy.network.head.register_forward_hook(lambda *called: logits.append(called[2]))
+            policy.act(frame)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(logits[0], expected)

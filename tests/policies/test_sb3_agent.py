@@ -126,6 +126,8 @@ def test_other_actions_and_other_frames_are_named(tmp_path: Path) -> None:
         ),
         (lambda data: data.update(policy_kwargs={"net_arch": [10**9]}), "'net_arch'.*cannot be opened"),
         (lambda data: data.update(policy_kwargs={"net_arch": [5]}), "not the agent that it describes"),
+        (lambda data: data.update(policy_kwargs={"net_arch": [64] * 999}), "no weights for layers of 64"),
+        (lambda data: data["observation_space"].update(_shape=[9**5, 9**5, 3]), "more than 2,097,152 pix"),
         (lambda data: data["observation_space"].update(dtype="float32"), "did not learn from frames"),
         (lambda data: data.pop("action_space"), "not the agent that it describes"),
         (lambda data: data["action_space"].update({":type:": "Box"}), "not Discrete or MultiDiscrete"),
@@ -136,6 +138,15 @@ def test_what_cannot_be_opened_safely_is_named(
 ) -> None:
     path = changed(save(AGENTS["PPO"](), tmp_path), change)
     with pytest.raises(ValueError, match=message):
+        policies.make(path, num_values=[3, 2])
+
+
+def test_an_agent_of_more_inputs_than_its_weights_is_not_built(tmp_path: Path) -> None:
+    path = changed(
+        save(AGENTS["PPO of tanh"](), tmp_path),
+        lambda data: data["observation_space"].update(_shape=[900, 900, 3]),
+    )
+    with pytest.raises(ValueError, match=r"there are no weights for layers of 4, 8, 2430000"):
         policies.make(path, num_values=[3, 2])
 
 

@@ -50,7 +50,7 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
 
 
 def test_files_below_a_folder_are_listed_without_those_of_operating_systems(tmp_path):
-    for name in ("b", "in/a", ".git/c", "in/.DS_Store", "Thumbs.db", "in/._a"):
+    for name in ("b", "in/a", ".git/c", "in/.DS_Store", "Thumbs.db", "in/._a", "@eaDir/b", "in/Icon\r"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
     assert files.files_below(tmp_path) == [tmp_path / "b", tmp_path / "in/a"]

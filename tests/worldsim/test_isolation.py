@@ -13,6 +13,7 @@ import torch
 from tests.fakes import save_tiny_world, tiny_world
 from worldsim.env import ARL2WorldEnv
 from worldsim.isolation import isolated
+from worldsim.state import WorldState
 from worldsim.vector_env import ARL2WorldVectorEnv
 from worldsim.world import World
 
@@ -169,3 +170,31 @@ def test_a_thread_that_leaves_first_changes_nothing_for_those_inside() -> None:
     with default_dtype(torch.float64):
         assert outer() == [torch.float32, torch.float32]
         assert torch.get_default_dtype() == torch.float64
+
+
+@pytest.mark.parametrize("name", ["device context", "float64", "inference"])
+def test_what_is_loaded_by_hand_is_the_same_and_ordinary(
+    folder: Path, plain: list[np.ndarray], tmp_path: Path, name: str
+) -> None:
+    env = ARL2WorldEnv(tiny_world())
+    env.reset(seed=0)
+    env.get_state().save(tmp_path / "moment")
+    with SETTINGS[name]():
+        world, state = World.from_pretrained(folder), WorldState.load(tmp_path / "moment")
+        loaded = [*world.denoiser.parameters(), *state.to("cpu").tensors().values(), world.starts[0].frames]
+    assert not any(tensor.is_inference() or tensor.is_meta for tensor in loaded)
+    for there, here in zip(play(world), plain, strict=True):
+        assert np.array_equal(there, here)
+
+
+def test_a_memory_that_grows_is_ordinary_and_not_copied_each_frame() -> None:
+    env = ARL2WorldEnv(tiny_world(is_teacher=True))
+    env.reset(seed=0)
+    env.step(WALK)
+    before = env.get_state()
+    env.step(WALK)
+    after = env.get_state()
+    assert not any(tensor.is_inference() for tensor in after.tensors().values())
+    assert before.memory.past is not None and after.memory.past is not None
+    assert after.memory.past.keys.data_ptr() == before.memory.past.keys.data_ptr()
+    assert after.memory.past.num_frames == before.memory.past.num_frames + 1

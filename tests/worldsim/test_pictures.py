@@ -106,6 +106,12 @@ def test_a_transparent_picture_is_refused(tmp_path: Path) -> None:
         read_picture(tmp_path / "a.png")
 
 
+def test_a_picture_of_floating_point_numbers_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.exr").write_bytes(encode(quarters(), "exr", "gbrpf32le"))
+    with pytest.raises(WorldError, match=r"a.exr has a high dynamic range \(floating point\)"):
+        read_picture(tmp_path / "a.exr")
+
+
 @pytest.mark.parametrize(
     ("codec", "container", "pixel_format"), [("gif", "gif", "rgb8"), ("libx264", "mp4", "yuv420p")]
 )

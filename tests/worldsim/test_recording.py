@@ -143,3 +143,12 @@ def test_recordings_are_numbered_and_another_worlds_are_apart(tmp_path: Path) ->
         record(recording, 1)
     assert free_recording(tmp_path, WORLD) == tmp_path / "play-0002.mp4"
     assert free_recording(tmp_path, other) == tmp_path / "---other" / "play-0001.mp4"
+
+
+def test_a_name_of_another_alphabet_is_a_folder_that_file_systems_take(tmp_path: Path) -> None:
+    with Recording(free_recording(tmp_path, WORLD), WORLD) as recording:
+        record(recording, 1)
+    other = replace(WORLD, name="\u4e16" * 100)
+    folder = free_recording(tmp_path, other).parent
+    folder.mkdir()
+    assert folder.name == "\u4e16" * 66

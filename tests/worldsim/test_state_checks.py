@@ -47,6 +47,10 @@ def one_number(value: float) -> Callable[[Tensor], Tensor]:
 
 WRONG: dict[str, tuple[Callable[[WorldState], Any], str]] = {
     "no state": (lambda state: state.tensors(), "a state is what get_state returns, got dict"),
+    "a memory that is none": (
+        lambda state: replace(state, memory=state.memory.tensors()),
+        "memory is a dict, expected a MemoryState",
+    ),
     "float frames": (
         lambda state: replace(state, frames=state.frames.float()),
         "frames is torch.float32, exp",

@@ -7,7 +7,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.wrappers import GrayscaleObservation, RecordEpisodeStatistics, TimeLimit
+from gymnasium.wrappers import (
+    GrayscaleObservation,
+    RecordEpisodeStatistics,
+    TimeAwareObservation,
+    TimeLimit,
+)
 
 import worldsim
 from tests.fakes import tiny_world
@@ -100,3 +105,9 @@ def test_other_environments_are_left_alone() -> None:
     env = TimeLimit(Planning(ARL2WorldEnv(WORLD)), LIMIT)
     env.reset(seed=0)
     assert cut_off(env, 3) == [False, False, True]
+
+
+def test_a_step_that_is_part_of_observations_is_counted_from_the_state() -> None:
+    env = TimeAwareObservation(made(), flatten=False, normalize_time=False)
+    env.unwrapped.set_state(states()[1])
+    assert [int(env.step(WALK)[0]["time"][0]) for _ in range(2)] == [2, 3]

@@ -115,6 +115,7 @@ def test_wrong_actions_are_named_and_change_nothing(world: World, actions: np.nd
         ({"options": {"reset_mask": np.ones(N + 1, dtype=bool)}}, ValueError, r"shape \(4,\), got \(5,\)"),
         ({"options": {"reset_mask": np.zeros(N, dtype=bool)}}, ValueError, "nothing to reset"),
         ({"options": {"start": 9}}, WorldError, "there is no start 9"),
+        ({"options": {"start": "9" * 5000}}, WorldError, r"there is no start '9{96}\.\.\.: it is 0 to"),
         ({"options": {"start": [0, 1]}}, WorldError, "one for each of 4 environments, got 2"),
         ({"options": {"level": 1}}, WorldError, "'reset_mask' and 'start', not 'level'"),
         ({"seed": [1, 2]}, ValueError, "one for each of 4 environments, got 2"),

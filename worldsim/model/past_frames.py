@@ -78,7 +78,8 @@ class PastFrames:
         buffer = self._buffer
         if not self._can_write(new, count + 2):  # two, so that the frame after it has room in `with_own`
             old = buffer.data[:, :, :, :, :count]
-            data = old.new_empty(*old.shape[:4], max(MIN_CAPACITY, 2 * (count + 1)), *old.shape[5:])
+            with torch.inference_mode(False):  # it outlives the call: later frames are written into it
+                data = old.new_empty(*old.shape[:4], max(MIN_CAPACITY, 2 * (count + 1)), *old.shape[5:])
             data[:, :, :, :, :count] = old
             buffer = _Buffer(data, count)
         buffer.data[0, :, :, :, count], buffer.data[1, :, :, :, count] = new

@@ -197,6 +197,18 @@ def test_what_is_shown_otherwise_than_it_can_be_read_is_refused(
             read(tmp_path / "a.mp4")
 
 
+def test_a_video_with_a_layer_of_transparency_is_refused(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.webm"), "w") as output:
+        stream = output.add_stream("libvpx-vp9", rate=RATE)
+        assert isinstance(stream, av.VideoStream)
+        stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuva420p"
+        output.mux(stream.encode(av.VideoFrame(WIDTH, HEIGHT, "yuva420p")))
+        output.mux(stream.encode(None))
+    for read in (count_frames, read_video):
+        with pytest.raises(WorldError, match=r"a.webm has a layer of transparency"):
+            read(tmp_path / "a.webm")
+
+
 def test_pixels_that_rounding_has_made_a_little_wider_are_square(tmp_path: Path) -> None:
     encode(tmp_path / "a.mp4", greys(3), aspect_ratio=Fraction(645, 646))
     assert len(read_video(tmp_path / "a.mp4")) == 3
