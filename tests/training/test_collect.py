@@ -192,6 +192,7 @@ def test_other_settings_are_refused_in_the_same_folder(collection: tuple[Path, s
 
 def test_episodes_that_do_not_say_how_they_were_recorded_are_refused(tmp_path: Path) -> None:
     info = SCENARIOS["doom-rooms"].dataset_info("this way")
+    (tmp_path / "._episode-000000.jsonl").touch()  # of an operating system
     prepare_folder(tmp_path, info)
     (tmp_path / "episode-000000.jsonl").touch()
     prepare_folder(tmp_path, info)

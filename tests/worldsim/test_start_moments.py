@@ -85,6 +85,8 @@ def test_dreams_begin_at_the_given_moments() -> None:
         assert np.array_equal(frames[row], own[row % 2].frames[-1])
     with pytest.raises(WorldError, match="has no start moments to begin from"):
         make(tiny_world(), starts=[])
+    with pytest.raises(WorldError, match="starts must be a list of start moments, got int"):
+        make(tiny_world(), starts=5)
 
 
 def test_moments_that_were_watched_ahead_lead_to_the_same_dreams() -> None:
