@@ -139,7 +139,11 @@ def check_integer(value: Any, name: str, minimum: int = 0, maximum: int = MAX_IN
         WorldError: If it is anything else; a bool, a text or 2.0 is no integer.
     """
     if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
-        raise WorldError(f"{name} must be an integer from {minimum} to {maximum}, got {shown(value)}")
+        limits = f"from {minimum} to {maximum}"
+        if maximum == MAX_INTEGER:
+            is_short = not isinstance(value, int) or abs(value) <= MAX_INTEGER
+            limits = f"of at least {minimum}" if is_short and minimum > -MAX_INTEGER else "of at most 64 bits"
+        raise WorldError(f"{name} must be an integer {limits}, got {shown(value)}")
     return value
 
 

@@ -121,7 +121,7 @@ def test_every_setting_of_every_command_is_in_its_help() -> None:
         ("codec", "learning_rate=-1", "learning_rate must be above 0 and finite, got -1"),
         ("codec", "loss.l1_weight=-1", "codec loss l1_weight must be at least 0 and finite, got -1"),
         ("codec", "loop.checkpoint_seconds=-1", "loop.checkpoint_seconds must be at least 0"),
-        ("codec", f"loop.num_steps={10**30}", "loop.num_steps must be an integer from"),
+        ("codec", f"loop.num_steps={10**30}", "loop.num_steps must be an integer of at most 64 bits"),
         ("codec", "data.max_frames=-1", "data.max_frames must be at least 0, got -1"),
         ("codec", "codec.latent_bound=inf", "codec.latent_bound must be a finite number, got inf"),
         ("codec", "fabric.num_nodes=0", "fabric.num_nodes must be at least 1, got 0"),

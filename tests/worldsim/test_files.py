@@ -84,6 +84,13 @@ def test_what_is_no_integer_within_limits_is_refused_by_name(value):
         files.check_integer(value, "seed", maximum=10)
 
 
+def test_limits_of_integers_are_said_as_people_say_them():
+    with pytest.raises(WorldError, match="n must be an integer of at least 1, got 0"):
+        files.check_integer(0, "n", 1)
+    with pytest.raises(WorldError, match="n must be an integer of at most 64 bits, got 1000"):
+        files.check_integer(10**30, "n", 1)
+
+
 @pytest.mark.parametrize("value", [True, "3", float("nan"), float("inf"), 10**400, -1.0, None])
 def test_what_is_no_finite_number_within_limits_is_refused_by_name(value):
     with pytest.raises(WorldError, match="rate must be a finite number from 0 to 9, got"):

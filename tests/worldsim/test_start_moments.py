@@ -108,5 +108,5 @@ def test_watching_ahead_needs_one_length_and_a_batch() -> None:
     uneven = [*tiny_starts(2, length=4), *tiny_starts(1, length=3)]
     with pytest.raises(WorldError, match="starts of one length"):
         make(tiny_world(), starts=uneven).watch_starts(3)
-    with pytest.raises(WorldError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(WorldError, match="batch_size must be an integer of at least 1, got 0"):
         make(tiny_world()).watch_starts(0)
