@@ -1,4 +1,4 @@
-"""What a command says of itself: what it does, its settings with their defaults, and what can be chosen."""
+"""The `--help` of a command: its purpose, its settings with their defaults, and the options of its groups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether this process was forked; PyTorch need not be loaded to know."""
+"""Detection of a forked process, without loading PyTorch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a process has set of PyTorch, kept away from what dreams compute."""
+"""Isolation of dreams from what a process has set of PyTorch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a state must be before a dream goes on from it."""
+"""Checks of a state before a dream goes on from it."""
 
 # N dreams
 

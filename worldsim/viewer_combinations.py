@@ -1,4 +1,4 @@
-"""Which keys held together press what, for programs that bring a window of their own."""
+"""Combinations of keys and the action of each, for programs that bring a window of their own."""
 
 from __future__ import annotations
 

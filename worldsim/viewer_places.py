@@ -1,4 +1,4 @@
-"""Where keys are: a binding names a place, by what a US keyboard has there, whatever layout is in use."""
+"""Places of keys: a binding names one by what a US keyboard has there, whatever layout is in use."""
 
 from __future__ import annotations
 

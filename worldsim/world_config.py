@@ -1,4 +1,4 @@
-"""What a world's `config.json` says, checked before anything is built from it."""
+"""A world's `config.json`, checked before anything is built from it."""
 
 from __future__ import annotations
 

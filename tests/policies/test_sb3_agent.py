@@ -1,4 +1,4 @@
-"""What Stable-Baselines3 saved is played as it plays, and no pickle of it is opened."""
+"""Agents of Stable-Baselines3 as policies, without opening a pickle."""
 
 from __future__ import annotations
 

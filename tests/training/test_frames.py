@@ -1,4 +1,4 @@
-"""What a run learns from is what its folder is bound to: every action and every byte of video."""
+"""Digests of what a run learns from: every action and every byte of video."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a process may use is less than what the machine has, and nobody starts a million threads."""
+"""Cores that a process may use, and limits of threads and processes."""
 
 from __future__ import annotations
 

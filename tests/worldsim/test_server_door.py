@@ -1,4 +1,4 @@
-"""What strangers can do to a server: connect, and little more."""
+"""Limits of connections that have not been let in."""
 
 from __future__ import annotations
 

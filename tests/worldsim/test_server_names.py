@@ -1,4 +1,4 @@
-"""Which names are this machine's, and which pages are ours."""
+"""Names of this machine, and origins of pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is no state of a world is refused by name, and changes nothing."""
+"""States that are refused by name, and change nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long an episode has been is part of its state, also for the wrappers around an environment."""
+"""The length of an episode as a part of its state, for wrappers too."""
 
 from __future__ import annotations
 

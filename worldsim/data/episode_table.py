@@ -1,4 +1,4 @@
-"""What is known of each frame of an episode: the lines of its jsonl, checked alike when written and read."""
+"""The rows of an episode: the lines of its jsonl, checked alike when written and read."""
 
 from __future__ import annotations
 

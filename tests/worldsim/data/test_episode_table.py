@@ -1,4 +1,4 @@
-"""What the lines of a jsonl may say, whether written here or elsewhere."""
+"""Checks of the lines of a jsonl, written here or elsewhere."""
 
 from __future__ import annotations
 
