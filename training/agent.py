@@ -33,9 +33,9 @@ from training.agent_settings import PPOConfig
 from training.optimizers import check_optimizer
 from training.rollout_buffer import DeviceRolloutBuffer
 from training.run import RunFolder, progress_of
-from worldsim.files import read_text, sync, sync_tree, write_text
 from worldsim.interrupt import StopRequest
-from worldsim.weights import swap_folder
+from worldsim.storage.files import read_text, sync, sync_tree, write_text
+from worldsim.storage.tensors import swap_folder
 
 POLICY_FOLDER, PROGRESS_FILE = "policy", "progress.csv"
 ENCODER, HEAD = "features_extractor.encoder.", "action_net."

@@ -20,8 +20,8 @@ from worldsim.errors import WorldError
 from worldsim.evaluation import report
 from worldsim.evaluation.endurance import Endurance, endure, format_endurance
 from worldsim.interrupt import StopRequest
+from worldsim.storage.tensors import read_object
 from worldsim.vector_env import ARL2WorldVectorEnv
-from worldsim.weights import read_object
 
 ENDURANCE_FILE, STATE_FILE = "endurance.json", "endurance.safetensors"
 SECONDS_BETWEEN_WRITES = 10.0

@@ -21,7 +21,7 @@ from training.run import RunFolder
 from worldsim.codec import CodecConfig, FrameCodec
 from worldsim.errors import WorldError
 from worldsim.evaluation.metrics import psnr
-from worldsim.weights import save_codec
+from worldsim.storage.tensors import save_codec
 from worldsim.world import find_codec
 
 VALIDATION_FRAMES = 512

@@ -30,7 +30,7 @@ from worldsim.data.episodes import (
 )
 from worldsim.data.games import AnyScenario, engine_version, find_game
 from worldsim.errors import WorldError
-from worldsim.files import without_litter
+from worldsim.storage.files import without_litter
 
 # Each split owns half of the 32-bit seeds, each `seed` a million of them.
 SPLIT_SEEDS = {"heldout": 2_000_000_000, "train": 0}

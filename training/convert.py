@@ -49,7 +49,7 @@ from worldsim.errors import WorldError
 from worldsim.model.conversion import Rest, convert, new_parameters, student_config
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.denoiser_config import DenoiserConfig
-from worldsim.weights import read_object
+from worldsim.storage.tensors import read_object
 from worldsim.world import CONFIG_FILE, World
 
 STAGES = (1, 2)

@@ -19,8 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from training.overrides import read_overrides
 from worldsim.errors import WorldError
-from worldsim.files import MAX_INTEGER, check_integer, check_number, printable
 from worldsim.interrupt import Stopped, raising_interrupt
+from worldsim.storage.files import MAX_INTEGER, check_integer, check_number, printable
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "conf"
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException)

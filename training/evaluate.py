@@ -42,8 +42,8 @@ from worldsim.evaluation.rollouts import (
     summarize_next,
     summarize_rollouts,
 )
-from worldsim.files import without_litter
 from worldsim.simulator import Simulator
+from worldsim.storage.files import without_litter
 from worldsim.world import World, shipped_worlds
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -44,7 +44,7 @@ from worldsim.evaluation.conversion import (
 from worldsim.evaluation.features import SHIPPED_FEATURES, load_features
 from worldsim.evaluation.report import REPORT_FILE, describe_run, write_json
 from worldsim.simulator import Simulator
-from worldsim.weights import read_object
+from worldsim.storage.tensors import read_object
 from worldsim.world import World
 
 SUITE = "consistency"

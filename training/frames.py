@@ -20,7 +20,7 @@ from worldsim.cores import check_workers
 from worldsim.data.episodes import EpisodeTable, read_table
 from worldsim.data.sequences import EpisodeReference, SequenceIndex, load_episodes, read_episodes
 from worldsim.errors import WorldError
-from worldsim.weights import sha256_of
+from worldsim.storage.tensors import sha256_of
 
 ENCODE_BATCH = 256
 NO_OUTCOMES = (

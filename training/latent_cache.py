@@ -20,8 +20,8 @@ from torch import Tensor
 from worldsim.codec import FrameCodec
 from worldsim.data.sequences import EpisodeReference
 from worldsim.errors import WorldError
-from worldsim.files import writing
-from worldsim.weights import sha256_of, write_tensors
+from worldsim.storage.files import writing
+from worldsim.storage.tensors import sha256_of, write_tensors
 
 CACHE_FOLDER = "latents"
 NAME = "latents"

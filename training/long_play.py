@@ -22,12 +22,12 @@ from worldsim.env import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.evaluation import report
 from worldsim.evaluation.long_play import DayOfPlay, play_long
-from worldsim.files import check_integer
 from worldsim.game import Game, GameSettings
 from worldsim.interrupt import StopRequest
 from worldsim.play_files import PlayFolders
 from worldsim.session import PlaySession
-from worldsim.weights import read_object
+from worldsim.storage.files import check_integer
+from worldsim.storage.tensors import read_object
 
 DAY_FILE, STATE_FILE = "day.json", "last.safetensors"
 SLOTS, RECORDINGS = "day-slots", "day-recordings"

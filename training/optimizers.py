@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from training.muon import BatchedMuon
-from worldsim.files import check_number
+from worldsim.storage.files import check_number
 
 
 @dataclass(kw_only=True, slots=True)

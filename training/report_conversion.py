@@ -49,11 +49,11 @@ from worldsim.evaluation.memory_use import (
 from worldsim.evaluation.report import describe_run
 from worldsim.evaluation.returns import ReturnClip, ReturnSettings, choose_returns
 from worldsim.evaluation.rollouts import FrameScores, RolloutSettings, roll_out
-from worldsim.files import without_litter
 from worldsim.model.conversion import check_softmax
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
-from worldsim.weights import read_object
+from worldsim.storage.files import without_litter
+from worldsim.storage.tensors import read_object
 from worldsim.world import World
 
 TEACHER = "teacher"

@@ -15,7 +15,7 @@ from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
 from training.lock import is_first_process, lock_folder
 from worldsim.errors import WorldError
-from worldsim.files import (
+from worldsim.storage.files import (
     MAX_INTEGER,
     PART_SUFFIX,
     read_json,

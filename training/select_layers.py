@@ -31,9 +31,9 @@ from training.stage import (
     train_stage,
 )
 from worldsim.errors import WorldError
-from worldsim.files import check_number, read_json, write_json
 from worldsim.model.conversion import Rest, convert, new_parameters, student_config, take_layer
 from worldsim.model.denoiser import Denoiser
+from worldsim.storage.files import check_number, read_json, write_json
 from worldsim.world import World
 
 SELECTION_FILE, SCORES = "selection.json", "scores-{}.json"

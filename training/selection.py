@@ -8,9 +8,9 @@ from statistics import fmean
 from typing import Any
 
 from worldsim.errors import WorldError
-from worldsim.files import write_json
 from worldsim.model.conversion import check_layers, spread_layers
-from worldsim.weights import read_object, sha256_of
+from worldsim.storage.files import write_json
+from worldsim.storage.tensors import read_object, sha256_of
 from worldsim.world import MODEL_FILE, World
 
 FORMAT = 1

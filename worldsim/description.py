@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from worldsim.card import world_card
 from worldsim.errors import WorldError
 from worldsim.model.outcome_heads import OutcomeHeads
-from worldsim.weights import check_file, write_tensors
+from worldsim.storage.tensors import check_file, write_tensors
 from worldsim.world import CARD_FILE, MODEL_FILE, World, WorldConfig, read_config, write_config
 
 HEADS_PREFIX = "outcome."

@@ -18,13 +18,13 @@ import torch
 from worldsim.compiled import choose_compile
 from worldsim.device import DeviceChoice, choose_device
 from worldsim.errors import WorldError
-from worldsim.files import MAX_NAME, check_bool, check_integer, check_number, shown
 from worldsim.isolation import isolated
 from worldsim.sampler import MAX_STEPS, SamplerConfig
 from worldsim.simulator import Simulator
 from worldsim.starts import Start
 from worldsim.state import WorldState
 from worldsim.state_checks import check_state
+from worldsim.storage.files import MAX_NAME, check_bool, check_integer, check_number, shown
 from worldsim.vector_requests import plain
 from worldsim.world import World, WorldConfig, shipped_worlds
 

@@ -6,8 +6,8 @@ import errno
 from pathlib import Path
 
 from worldsim.errors import WorldError
-from worldsim.files import printable
-from worldsim.weights import CONFIG_FILE
+from worldsim.storage.files import printable
+from worldsim.storage.tensors import CONFIG_FILE
 
 LOG_IN = "log in with `hf auth login`"
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}

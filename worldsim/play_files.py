@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from worldsim.errors import WorldError
-from worldsim.pictures import write_png
 from worldsim.recording import Recording, free_path, free_recording
 from worldsim.session import PlaySession
 from worldsim.slots import Slot, SlotFolder
+from worldsim.storage.images import write_png
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,8 +13,8 @@ import torch
 from worldsim import state as states
 from worldsim.env import ARL2WorldEnv
 from worldsim.errors import WorldError
-from worldsim.files import read_json_lines
 from worldsim.state import WorldState
+from worldsim.storage.files import read_json_lines
 from worldsim.world import shipped_worlds
 
 STATE_SUFFIX = ".replay.safetensors"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from worldsim.bindings import Command
 from worldsim.errors import WorldError
-from worldsim.files import check_bool, parse_json
 from worldsim.slots import QUICK, SLOTS
+from worldsim.storage.files import check_bool, parse_json
 
 MAX_COMMANDS = 32
 """Commands that wait for the next frame; more are dropped."""

@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from worldsim.errors import WorldError
-from worldsim.files import check_bool, check_integer
 from worldsim.server_inbox import Inbox, read_message, read_order
+from worldsim.storage.files import check_bool, check_integer
 
 MAX_CLIENTS = 16
 MAX_IN_FLIGHT = 4

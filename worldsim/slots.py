@@ -11,9 +11,9 @@ import numpy as np
 
 from worldsim import state as states
 from worldsim.errors import WorldError
-from worldsim.files import file_name
-from worldsim.pictures import read_picture, write_png
 from worldsim.state import WorldState
+from worldsim.storage.files import file_name
+from worldsim.storage.images import read_picture, write_png
 
 QUICK = "quick"
 SLOTS = (QUICK, *(str(digit) for digit in range(10)))

@@ -14,12 +14,12 @@ from worldsim.card import world_card
 from worldsim.codec import FrameCodec
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
-from worldsim.files import files_below, user_path
 from worldsim.hub import download_world
 from worldsim.isolation import isolated
 from worldsim.model.denoiser import Denoiser
 from worldsim.starts import Start, read_starts, write_starts
-from worldsim.weights import (
+from worldsim.storage.files import files_below, user_path
+from worldsim.storage.tensors import (
     CODEC_FILE,
     CONFIG_FILE,
     PICKLES,

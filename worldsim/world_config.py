@@ -12,11 +12,11 @@ import torch
 from worldsim.actions import ActionLayout
 from worldsim.codec import CodecConfig
 from worldsim.errors import WorldError
-from worldsim.files import MAX_NAME, check_number, check_text, read_record, shown
 from worldsim.model.denoiser_config import DenoiserConfig
 from worldsim.model.memory import empty_memory
 from worldsim.outcome import OutcomeConfig
 from worldsim.sampler import SamplerConfig
+from worldsim.storage.files import MAX_NAME, check_number, check_text, read_record, shown
 
 FORMAT = 1
 MAX_FRAME_RATE = 1000

@@ -30,7 +30,7 @@ from worldsim.data.grid_recall import GRID_RECALL
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.denoiser_config import DenoiserConfig
-from worldsim.weights import save_codec
+from worldsim.storage.tensors import save_codec
 from worldsim.world import World
 
 SHAPE = DenoiserConfig(

@@ -41,7 +41,7 @@ from worldsim.model.linear import Linear
 from worldsim.outcome import OutcomeConfig
 from worldsim.simulator import Simulator
 from worldsim.starts import Start
-from worldsim.weights import save_codec
+from worldsim.storage.tensors import save_codec
 from worldsim.world import World
 
 CPU = torch.device("cpu")

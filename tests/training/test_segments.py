@@ -27,7 +27,7 @@ from worldsim.codec import FrameCodec
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.memory import MemoryState
-from worldsim.weights import save_codec
+from worldsim.storage.tensors import save_codec
 from worldsim.world import World
 
 FRAMES, SEGMENTS, ROWS = 4, 3, 4

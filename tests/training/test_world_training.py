@@ -44,7 +44,7 @@ from worldsim.model.denoiser import Denoiser
 from worldsim.model.path import MemoryPhase
 from worldsim.simulator import Simulator
 from worldsim.starts import Start, visible_detail
-from worldsim.weights import load_codec, save_codec
+from worldsim.storage.tensors import load_codec, save_codec
 from worldsim.world import World
 
 

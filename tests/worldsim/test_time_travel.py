@@ -22,8 +22,8 @@ from worldsim.data.dataset_info import DatasetInfo
 from worldsim.data.episodes import list_episodes, read_table, verify
 from worldsim.data.video import VideoWriter
 from worldsim.outcome import OutcomeConfig
-from worldsim.pictures import read_picture
 from worldsim.state import WorldState
+from worldsim.storage.images import read_picture
 from worldsim.viewer import Viewer
 
 

@@ -17,7 +17,7 @@ from tests.fakes import save_tiny_world, tiny_world
 from worldsim.errors import WorldError
 from worldsim.simulator import Simulator
 from worldsim.starts import read_starts, visible_detail
-from worldsim.weights import CODEC_FILE, CONFIG_FILE, check_file
+from worldsim.storage.tensors import CODEC_FILE, CONFIG_FILE, check_file
 from worldsim.world import (
     MODEL_FILE,
     SHIPPED,

@@ -15,7 +15,7 @@ from worldsim.evaluation.memory_report import format_memory, write_memory_plot
 from worldsim.evaluation.paper_shape import VIDEO_FRAMES_PER_LATENT
 from worldsim.evaluation.report import write_json, write_plot
 from worldsim.evaluation.rollouts import CODEC, COPY, MEAN
-from worldsim.files import write_text
+from worldsim.storage.files import write_text
 
 NUMBERS_FILE, TEXT_FILE = "conversion.json", "conversion.md"
 PSNR_FILE, TIME_FILE = "conversion-psnr.png", "conversion-step-time.png"

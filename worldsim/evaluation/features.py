@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.errors import WorldError
-from worldsim.files import sync_tree
-from worldsim.weights import (
+from worldsim.storage.files import sync_tree
+from worldsim.storage.tensors import (
     CONFIG_FILE,
     check_file,
     load_weights,

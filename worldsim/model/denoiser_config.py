@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, field
 
 from worldsim.errors import WorldError
-from worldsim.files import shown
 from worldsim.model.path import FINEST, MIN_PLANE_WIDTH, MemoryKeys, MemoryPhase
+from worldsim.storage.files import shown
 
 PATCH = 2
 """Side of the square of latents that becomes one token."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from worldsim.pictures import write_png
+from worldsim.storage.images import write_png
 
 GAP = 2
 """Pixels between pictures."""

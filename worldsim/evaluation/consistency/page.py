@@ -19,7 +19,7 @@ from worldsim.evaluation.consistency.goals import bound_text
 from worldsim.evaluation.consistency.page_memory import interventions, pairs
 from worldsim.evaluation.consistency.page_parts import sections
 from worldsim.evaluation.consistency.page_recall import comparisons, recall
-from worldsim.files import write_text
+from worldsim.storage.files import write_text
 
 PAGE_FILE, FILMS_FOLDER = "report.html", "films"
 

@@ -9,9 +9,9 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
-from worldsim.decoding import open_stream, reason_of, shown_turn
 from worldsim.errors import WorldError
-from worldsim.files import writing
+from worldsim.storage.decoding import open_stream, reason_of, shown_turn
+from worldsim.storage.files import writing
 
 MAX_FILE_BYTES = 2**28
 MAX_PIXELS = 10**8

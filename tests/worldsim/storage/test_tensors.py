@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tests.fakes import tiny_codec_config
 from worldsim.codec import FrameCodec
 from worldsim.errors import WorldError
-from worldsim.weights import CODEC_CONFIG_FILE, load_codec, save_codec, swap_folder, write_tensors
+from worldsim.storage.tensors import CODEC_CONFIG_FILE, load_codec, save_codec, swap_folder, write_tensors
 
 LARGE = {"a": torch.zeros(100_000)}
 

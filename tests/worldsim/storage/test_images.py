@@ -10,9 +10,9 @@ import av
 import numpy as np
 import pytest
 
-from worldsim import pictures
 from worldsim.errors import WorldError
-from worldsim.pictures import read_picture, write_png
+from worldsim.storage import images
+from worldsim.storage.images import read_picture, write_png
 
 COLOURS = np.array([(250, 20, 20), (20, 250, 20), (20, 20, 250), (240, 240, 240)], np.uint8)
 # What a viewer does with the four quarters, numbered row by row, for each value of EXIF's orientation.
@@ -139,7 +139,7 @@ def test_a_picture_that_no_memory_holds_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_png(quarters(), tmp_path / "a.png")
-    monkeypatch.setattr(pictures, "MAX_FILE_BYTES", 100)
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", 100)
     with pytest.raises(
         WorldError, match=r"a.png is not a picture that can be read: it is larger than 100 bytes"
     ):

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from worldsim import files
 from worldsim.errors import WorldError
+from worldsim.storage import files
 
 
 @pytest.mark.parametrize(

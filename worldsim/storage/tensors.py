@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from worldsim.codec import CodecConfig, FrameCodec
 from worldsim.errors import WorldError
-from worldsim.files import is_inner_path, printable, read_json, read_record, shown, sync, writing
+from worldsim.storage.files import is_inner_path, printable, read_json, read_record, shown, sync, writing
 
 CONFIG_FILE, CODEC_FILE, CODEC_CONFIG_FILE = "config.json", "codec.safetensors", "codec.json"
 READ_ERRORS = (SafetensorError, OSError, AttributeError, KeyError, RuntimeError, ValueError)
