@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import policies
 from training.entry import entry
-from worldsim.cores import check_workers
 from worldsim.errors import WorldError
+from worldsim.runtime.cores import check_workers
 
 if TYPE_CHECKING:  # they bring PyTorch, which a wrong setting need not wait for
     from worldsim.actions import ActionLayout
@@ -81,7 +81,7 @@ class PlayConfig:
 def main(config: PlayConfig) -> None:
     """Build the environment and the player, open the window or do without."""
     from worldsim.headless import choose_headless
-    from worldsim.timing import seconds_since_start
+    from worldsim.runtime.timing import seconds_since_start
 
     if config.serve:
         require_server()
@@ -131,8 +131,8 @@ def wants_picker(config: PlayConfig) -> bool:
 
 def build_env(config: PlayConfig) -> ARL2WorldEnv:
     """Load the world and say where it computes, and why."""
-    from worldsim.device import set_threads
     from worldsim.env import ARL2WorldEnv
+    from worldsim.runtime.device import set_threads
 
     num_threads = set_threads(config.threads)
     env = ARL2WorldEnv(

@@ -33,7 +33,7 @@ from training.agent_settings import PPOConfig
 from training.optimizers import check_optimizer
 from training.rollout_buffer import DeviceRolloutBuffer
 from training.run import RunFolder, progress_of
-from worldsim.interrupt import StopRequest
+from worldsim.runtime.interrupt import StopRequest
 from worldsim.storage.files import read_text, sync, sync_tree, write_text
 from worldsim.storage.tensors import swap_folder
 

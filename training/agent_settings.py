@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from worldsim.compiled import COMPILE_MODES
-from worldsim.cores import check_workers
 from worldsim.errors import WorldError
+from worldsim.runtime.cores import check_workers
+from worldsim.runtime.cuda_graphs import COMPILE_MODES
 
 MODES, ENVS = ("train", "evaluate", "watch"), ("dream", "real", "both")
 MAX_DREAMS = 65_536

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from worldsim.device import choose_device
 from worldsim.errors import WorldError
 from worldsim.evaluation import report
 from worldsim.evaluation.throughput import format_throughput, measure_game, measure_throughput
+from worldsim.runtime.device import choose_device
 from worldsim.world import World
 
 ENV_REPORT_FILE = "env.json"

@@ -19,7 +19,6 @@ import policies
 from training.entry import entry
 from training.lock import locked_folder
 from training.recorders import EpisodeTask, Recorders, Setup
-from worldsim.cores import check_workers, worker_count
 from worldsim.data.dataset_info import INFO_FILE, PART_SUFFIX
 from worldsim.data.episodes import (
     DatasetInfo,
@@ -30,6 +29,7 @@ from worldsim.data.episodes import (
 )
 from worldsim.data.games import AnyScenario, engine_version, find_game
 from worldsim.errors import WorldError
+from worldsim.runtime.cores import check_workers, worker_count
 from worldsim.storage.files import without_litter
 
 # Each split owns half of the 32-bit seeds, each `seed` a million of them.

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from training.agent_settings import RLConfig
 from worldsim.data.scenarios import SCENARIOS
-from worldsim.device import choose_device
 from worldsim.errors import WorldError
+from worldsim.runtime.device import choose_device
 from worldsim.starts import draw_starts
 from worldsim.vector_env import ARL2WorldVectorEnv
 from worldsim.world import World, find_world, read_config

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from training.overrides import read_overrides
 from worldsim.errors import WorldError
-from worldsim.interrupt import Stopped, raising_interrupt
+from worldsim.runtime.interrupt import Stopped, raising_interrupt
 from worldsim.storage.files import MAX_INTEGER, check_integer, check_number, printable
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "conf"

@@ -24,8 +24,6 @@ from training.consistency_settings import ConsistencyConfig
 from training.entry import entry
 from training.evaluate_consistency import SUITE, SUITE_PARTS, SuiteRun, measure_consistency
 from training.lock import locked_folder
-from worldsim.compiled import COMPILE_MODES
-from worldsim.device import choose_device, set_threads
 from worldsim.errors import WorldError
 from worldsim.evaluation import report
 from worldsim.evaluation.bars import format_table, judge
@@ -42,6 +40,8 @@ from worldsim.evaluation.rollouts import (
     summarize_next,
     summarize_rollouts,
 )
+from worldsim.runtime.cuda_graphs import COMPILE_MODES
+from worldsim.runtime.device import choose_device, set_threads
 from worldsim.simulator import Simulator
 from worldsim.storage.files import without_litter
 from worldsim.world import World, shipped_worlds

@@ -16,7 +16,6 @@ from typing import Any
 
 from training.consistency_parts import MEASURES
 from training.consistency_settings import COUNTS_OF_PARTS, ConsistencyConfig
-from worldsim.device import DeviceChoice
 from worldsim.errors import WorldError
 from worldsim.evaluation.consistency.comparison import compare_worlds, zeroed_name
 from worldsim.evaluation.consistency.episodes import (
@@ -43,6 +42,7 @@ from worldsim.evaluation.conversion import (
 )
 from worldsim.evaluation.features import SHIPPED_FEATURES, load_features
 from worldsim.evaluation.report import REPORT_FILE, describe_run, write_json
+from worldsim.runtime.device import DeviceChoice
 from worldsim.simulator import Simulator
 from worldsim.storage.tensors import read_object
 from worldsim.world import World

@@ -9,8 +9,8 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
-from worldsim.device import computes_bf16
 from worldsim.errors import WorldError
+from worldsim.runtime.device import computes_bf16
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
 

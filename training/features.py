@@ -21,11 +21,11 @@ from training.feature_loss import DEGRADATIONS, FeatureLearner, FeatureLossConfi
 from training.frames import digest_of
 from training.loop import LoopConfig, Training, fit, prepare, seed_of
 from training.run import RunFolder
-from worldsim.cores import check_workers
 from worldsim.data.sequences import EpisodeReference, SequenceIndex, load_episodes, read_episodes
 from worldsim.errors import WorldError
 from worldsim.evaluation.distances import FID
 from worldsim.evaluation.features import EMBED_BATCH, FeatureConfig, FeatureNetwork, save_features
+from worldsim.runtime.cores import check_workers
 
 CALIBRATION_FRAMES = 4096
 HELDOUT_FRAMES = 3000

@@ -16,10 +16,10 @@ from torch import Tensor
 from training.latent_cache import LatentCache, video_digest
 from worldsim.actions import ActionLayout
 from worldsim.codec import FrameCodec
-from worldsim.cores import check_workers
 from worldsim.data.episodes import EpisodeTable, read_table
 from worldsim.data.sequences import EpisodeReference, SequenceIndex, load_episodes, read_episodes
 from worldsim.errors import WorldError
+from worldsim.runtime.cores import check_workers
 from worldsim.storage.tensors import sha256_of
 
 ENCODE_BATCH = 256

@@ -17,14 +17,14 @@ from training.entry import entry
 from training.lock import locked_folder
 from worldsim import state as states
 from worldsim.bindings import bind
-from worldsim.device import set_threads
 from worldsim.env import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.evaluation import report
 from worldsim.evaluation.long_play import DayOfPlay, play_long
 from worldsim.game import Game, GameSettings
-from worldsim.interrupt import StopRequest
 from worldsim.play_files import PlayFolders
+from worldsim.runtime.device import set_threads
+from worldsim.runtime.interrupt import StopRequest
 from worldsim.session import PlaySession
 from worldsim.storage.files import check_integer
 from worldsim.storage.tensors import read_object

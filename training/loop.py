@@ -21,7 +21,7 @@ from training.carry import Carry
 from training.optimizers import check_optimizer
 from training.run import TOLD_FILE, RunFolder, progress_of
 from worldsim.errors import WorldError
-from worldsim.interrupt import Stopped, StopRequest, defer_interrupt
+from worldsim.runtime.interrupt import Stopped, StopRequest, defer_interrupt
 
 CLOCK_STEPS = 10
 """Updates after which several devices agree on the time; each agreement makes them wait for each other."""

@@ -23,7 +23,7 @@ from torch import (
     nn,
 )
 
-from worldsim.device import computes_bf16
+from worldsim.runtime.device import computes_bf16
 
 
 def orthogonalise(

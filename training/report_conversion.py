@@ -17,7 +17,6 @@ from typing import Any
 
 from training.entry import entry
 from training.evaluate import prepared_folder
-from worldsim.device import DeviceChoice, choose_device, set_threads
 from worldsim.errors import WorldError
 from worldsim.evaluation import paper_shape
 from worldsim.evaluation.ageing import compare_ages
@@ -50,6 +49,7 @@ from worldsim.evaluation.report import describe_run
 from worldsim.evaluation.returns import ReturnClip, ReturnSettings, choose_returns
 from worldsim.evaluation.rollouts import FrameScores, RolloutSettings, roll_out
 from worldsim.model.conversion import check_softmax
+from worldsim.runtime.device import DeviceChoice, choose_device, set_threads
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 from worldsim.storage.files import without_litter

@@ -19,12 +19,12 @@ from training.dreams import load_dreams, scenario_of
 from training.frames import digest_of
 from training.run import RunFolder
 from worldsim.actions import ActionLayout
-from worldsim.cores import worker_count
 from worldsim.data.scenarios import SCENARIOS
 from worldsim.data.sequences import load_episodes
-from worldsim.device import choose_device, set_threads
 from worldsim.errors import WorldError
 from worldsim.evaluation.report import git_commit
+from worldsim.runtime.cores import worker_count
+from worldsim.runtime.device import choose_device, set_threads
 
 if TYPE_CHECKING:  # they bring Stable-Baselines3, which is not always there
     from training.agent import Clock

@@ -14,10 +14,10 @@ from training.evaluate_agents import make_contender
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.data.doom_env import DoomEnv
 from worldsim.data.scenarios import find_scenario
-from worldsim.device import set_threads
 from worldsim.env import ARL2WorldEnv
 from worldsim.headless import choose_headless
 from worldsim.recording import Recording, free_recording
+from worldsim.runtime.device import set_threads
 from worldsim.spectator import Spectator
 from worldsim.world import WorldConfig
 

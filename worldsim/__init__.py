@@ -6,7 +6,9 @@ beside it, and loads nothing else: PyTorch comes with the modules that compute.
 
 from gymnasium.envs.registration import register, registry
 
-from worldsim import forks as forks  # from now on, so that nothing hangs in a process that is forked later
+from worldsim.runtime import (
+    forks as forks,  # from now on, so that nothing hangs in a process that is forked later
+)
 
 __all__ = ["ENV_ID", "GAME_ID", "__version__"]
 

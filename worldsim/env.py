@@ -12,12 +12,12 @@ from gymnasium.error import ResetNeeded
 
 from worldsim.env_world import EnvWorld, copy_sharing, whole_if_possible
 from worldsim.errors import WorldError
-from worldsim.isolation import isolated
+from worldsim.runtime.isolation import isolated
+from worldsim.runtime.timing import FrameClock
 from worldsim.simulator import Prediction
 from worldsim.starts import picture_start
 from worldsim.state import WorldState
 from worldsim.time_limits import count_from
-from worldsim.timing import FrameClock
 from worldsim.vector_requests import read_options, read_seed
 from worldsim.world import World
 

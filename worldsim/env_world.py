@@ -15,10 +15,10 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from worldsim.compiled import choose_compile
-from worldsim.device import DeviceChoice, choose_device
 from worldsim.errors import WorldError
-from worldsim.isolation import isolated
+from worldsim.runtime.cuda_graphs import choose_compile
+from worldsim.runtime.device import DeviceChoice, choose_device
+from worldsim.runtime.isolation import isolated
 from worldsim.sampler import MAX_STEPS, SamplerConfig
 from worldsim.simulator import Simulator
 from worldsim.starts import Start
@@ -47,7 +47,7 @@ class EnvWorld:
         noise_scale: Standard deviation of the noise that frames are drawn from, instead of the world's own.
         keep_frames_on_device: Leave frames where they are decoded instead of bringing them to the CPU.
         starts: Start moments to begin from, instead of the world's own.
-        compile: `auto`, `none`, `cudagraphs` or `inductor`; see `worldsim.compiled`.
+        compile: `auto`, `none`, `cudagraphs` or `inductor`; see `worldsim.runtime.cuda_graphs`.
         batch_size: Dreams that will be stepped together.
         discrete_actions: Whether an action is one number, see `ActionLayout.from_number`.
 

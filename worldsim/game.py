@@ -20,10 +20,10 @@ from worldsim.inspector import Inspector
 from worldsim.play_files import PlayFiles, PlayFolders
 from worldsim.play_status import Status
 from worldsim.players import NUM_WATCHED, Players
+from worldsim.runtime.timing import FrameClock
 from worldsim.sampler import MAX_STEPS
 from worldsim.session import Player, PlaySession
 from worldsim.slots import QUICK
-from worldsim.timing import FrameClock
 
 HUMAN = "human"
 ENDED_SECONDS = 2.0

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 
 from worldsim.errors import WorldError
-from worldsim.interrupt import StopRequest
+from worldsim.runtime.interrupt import StopRequest
 from worldsim.session import Player, PlaySession, steady_memory
 
 DRIVER = "SDL_VIDEODRIVER"

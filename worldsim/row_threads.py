@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from worldsim.isolation import isolated
 from worldsim.model.memory import MemoryState
+from worldsim.runtime.isolation import isolated
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 

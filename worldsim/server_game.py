@@ -13,8 +13,8 @@ import numpy as np
 
 from worldsim.bindings import Bindings, Command
 from worldsim.game import Game, GameSettings, KeyboardPlayer
-from worldsim.interrupt import StopRequest
 from worldsim.play_files import PlayFolders
+from worldsim.runtime.interrupt import StopRequest
 from worldsim.server import Server
 from worldsim.server_inbox import SERVED_COMMANDS, Inbox, Order
 from worldsim.server_room import encode_jpeg

@@ -14,18 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldsim.device import set_threads
 from worldsim.env import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.history import History
-from worldsim.interrupt import defer_interrupt
 from worldsim.model.inspection import LayerReading
 from worldsim.recording import Recording
 from worldsim.replay import Opening, Replay, play_settings
+from worldsim.runtime.device import set_threads
+from worldsim.runtime.interrupt import defer_interrupt
+from worldsim.runtime.timing import Percentiles, StepTimes, process_memory_bytes, seconds_since_start
 from worldsim.sampler import SamplerConfig
 from worldsim.simulator import Prediction
 from worldsim.state import WorldState
-from worldsim.timing import Percentiles, StepTimes, process_memory_bytes, seconds_since_start
 
 NUM_BEFORE = 32
 """Frames that are remembered across a change of the memory, for players who take over."""

@@ -12,10 +12,10 @@ import gymnasium as gym
 import numpy as np
 
 from worldsim.actions import ActionLayout
-from worldsim.interrupt import StopRequest
 from worldsim.recording import Recording
+from worldsim.runtime.interrupt import StopRequest
+from worldsim.runtime.timing import FrameClock
 from worldsim.session import Player
-from worldsim.timing import FrameClock
 
 if TYPE_CHECKING:  # pygame, which play without a window does not need
     from worldsim.viewer_window import Window

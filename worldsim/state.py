@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from worldsim.errors import WorldError
-from worldsim.isolation import isolated
 from worldsim.model.memory import PAST, MemoryState
 from worldsim.model.past_frames import FRAMES_AXIS
+from worldsim.runtime.isolation import isolated
 from worldsim.storage.files import check_text, shown
 from worldsim.storage.tensors import FLOATS, READ_ERRORS, write_tensors
 

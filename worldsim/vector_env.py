@@ -22,8 +22,8 @@ from gymnasium.vector.utils import batch_space
 
 from worldsim.env_world import EnvWorld, copy_sharing, whole_if_possible
 from worldsim.errors import WorldError
-from worldsim.isolation import isolated
 from worldsim.row_threads import RowThreads
+from worldsim.runtime.isolation import isolated
 from worldsim.starts import Start
 from worldsim.state import WorldState
 from worldsim.storage.files import check_integer

@@ -11,9 +11,9 @@ import pygame
 from worldsim.bindings import Bindings, Command, bind, help_texts
 from worldsim.errors import WorldError
 from worldsim.game import HUMAN, OVER, Game, GameSettings, KeyboardPlayer
-from worldsim.interrupt import StopRequest
 from worldsim.play_files import PlayFolders
 from worldsim.players import NUM_WATCHED
+from worldsim.runtime.interrupt import StopRequest
 from worldsim.session import Player, PlaySession, steady_memory
 from worldsim.viewer_branches import BranchPanes, Kind
 from worldsim.viewer_display import saving_when_display_is_lost

@@ -15,8 +15,8 @@ from worldsim.codec import FrameCodec
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
 from worldsim.hub import download_world
-from worldsim.isolation import isolated
 from worldsim.model.denoiser import Denoiser
+from worldsim.runtime.isolation import isolated
 from worldsim.starts import Start, read_starts, write_starts
 from worldsim.storage.files import files_below, user_path
 from worldsim.storage.tensors import (

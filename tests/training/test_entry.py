@@ -19,7 +19,7 @@ from training.command_help import command_help
 from training.convert import main as convert
 from training.evaluate import main as evaluate
 from training.rl import main as rl
-from worldsim.interrupt import Stopped, raising_interrupt
+from worldsim.runtime.interrupt import Stopped, raising_interrupt
 
 ROOT = Path(__file__).resolve().parents[2]
 WAITING = """\

@@ -18,7 +18,7 @@ from training.fabric import FabricConfig, choose_precision, make_fabric
 from training.loop import LoopConfig, Training, fit, learning_rate_factor, prepare, seed_of
 from training.run import RunFolder
 from worldsim.errors import WorldError
-from worldsim.interrupt import Stopped
+from worldsim.runtime.interrupt import Stopped
 
 
 @dataclass(kw_only=True, slots=True)

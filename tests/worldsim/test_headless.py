@@ -15,10 +15,16 @@ from worldsim.data.episodes import read_episode, verify
 from worldsim.env import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.headless import choose_headless, has_display, play_headless
-from worldsim.interrupt import StopRequest
 from worldsim.recording import Recording
+from worldsim.runtime.interrupt import StopRequest
+from worldsim.runtime.timing import (
+    FrameClock,
+    Percentiles,
+    StepTimes,
+    process_memory_bytes,
+    seconds_since_start,
+)
 from worldsim.session import PlaySession
-from worldsim.timing import FrameClock, Percentiles, StepTimes, process_memory_bytes, seconds_since_start
 
 
 class Walker:

@@ -15,9 +15,9 @@ from policies import RandomPolicy
 from tests.fakes import TINY_ACTIONS, WIDTH, tiny_world
 from worldsim.data.episodes import read_episode
 from worldsim.env import ARL2WorldEnv
-from worldsim.interrupt import Stopped
 from worldsim.outcome import OutcomeConfig
 from worldsim.recording import Recording
+from worldsim.runtime.interrupt import Stopped
 from worldsim.spectator import Spectator, Watched
 from worldsim.viewer_window import Window
 

@@ -17,10 +17,10 @@ from tests.fakes import HEIGHT, WIDTH, save_tiny_world, tiny_world
 from tests.vector_envs import ACTIONS, N, make
 from worldsim.env import ARL2WorldEnv
 from worldsim.errors import WorldError
+from worldsim.runtime.timing import process_memory_bytes
 from worldsim.session import steady_memory
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
-from worldsim.timing import process_memory_bytes
 from worldsim.vector_env import ARL2WorldVectorEnv
 from worldsim.world import World
 

@@ -31,7 +31,7 @@ from worldsim.data.video import (
     read_video,
 )
 from worldsim.errors import WorldError
-from worldsim.interrupt import defer_interrupt
+from worldsim.runtime.interrupt import defer_interrupt
 from worldsim.storage.files import read_lines, sync, without_litter
 
 __all__ = [

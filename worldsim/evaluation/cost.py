@@ -18,10 +18,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from worldsim.evaluation.clips import ClipBatch
+from worldsim.runtime.timing import Percentiles, process_memory_bytes
 from worldsim.session import steady_memory
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
-from worldsim.timing import Percentiles, process_memory_bytes
 
 EARLY, LATE = (100, 200), (1900, 2000)
 WARM_UP_FRAMES = 20

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from worldsim.errors import WorldError
+from worldsim.runtime.timing import process_memory_bytes
 from worldsim.state import WorldState
-from worldsim.timing import process_memory_bytes
 from worldsim.vector_env import ARL2WorldVectorEnv
 
 STEPS_BETWEEN_CHECKS, LEAST_CHECKS = 100, 50

@@ -18,10 +18,10 @@ import torch
 from matplotlib.image import imsave
 from torch import Tensor
 
-from worldsim.cores import usable_cores
 from worldsim.data.video import VideoWriter
 from worldsim.evaluation.bars import align
 from worldsim.evaluation.rollouts import CODEC, DREAM, FILM_FRAMES, Example
+from worldsim.runtime.cores import usable_cores
 from worldsim.storage.files import write_text, writing
 
 REPORT_FILE, FILM_FILE, VIDEO_FILE, CURVE_FILE = (

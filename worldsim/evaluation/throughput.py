@@ -14,8 +14,8 @@ from tqdm import tqdm
 from worldsim.data.doom import DoomGame
 from worldsim.env import ARL2WorldEnv
 from worldsim.evaluation.cost import now
+from worldsim.runtime.timing import process_memory_bytes
 from worldsim.session import steady_memory
-from worldsim.timing import process_memory_bytes
 from worldsim.vector_env import ARL2WorldVectorEnv
 from worldsim.world import World
 

@@ -20,10 +20,10 @@ from tqdm import tqdm
 from worldsim.evaluation.ageing import median_ratio
 from worldsim.evaluation.consistency.room import bytes_at
 from worldsim.evaluation.cost import commit_on, device_memory, random_actions, timed_step
+from worldsim.runtime.timing import process_memory_bytes
 from worldsim.session import steady_memory
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
-from worldsim.timing import process_memory_bytes
 
 MARKS = (81, 405, 921, 1005, 10_000, 100_000)
 """Frames at which the cost is measured: those of published tables, and then tens of times as many."""

@@ -16,10 +16,10 @@ from torch.utils._pytree import tree_leaves
 from tests.fakes import tiny_starts, tiny_world
 from tests.vector_envs import ACTIONS, N, make
 from worldsim import simulator as simulator_module
-from worldsim.compiled import Replayed, choose_compile, map_tensors, tensors_of
 from worldsim.env import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.outcome import OutcomeConfig
+from worldsim.runtime.cuda_graphs import Replayed, choose_compile, map_tensors, tensors_of
 from worldsim.sampler import SamplerConfig
 from worldsim.simulator import Simulator
 from worldsim.vector_env import ARL2WorldVectorEnv

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import WorldError
-from worldsim.isolation import isolated
+from worldsim.runtime.isolation import isolated
 from worldsim.sampler import DRAW_FRAME, fill_noise, noise_threads
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from tests.fakes import HEIGHT, WIDTH, tiny_world
 from worldsim.data.episodes import EpisodeWriter, verify
-from worldsim.interrupt import STOP_SIGNALS, StopRequest, defer_interrupt, raising_interrupt
 from worldsim.recording import Recording
+from worldsim.runtime.interrupt import STOP_SIGNALS, StopRequest, defer_interrupt, raising_interrupt
 
 every_request = pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda number: number.name)
 
@@ -93,7 +93,7 @@ def test_a_request_waits_until_a_block_is_done(number: signal.Signals) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_without_a_handler_a_request_still_ends_the_process_after_the_block(number: signal.Signals) -> None:
     code = (
-        "import os, sys; from worldsim.interrupt import defer_interrupt\n"
+        "import os, sys; from worldsim.runtime.interrupt import defer_interrupt\n"
         f"with defer_interrupt(): os.kill(os.getpid(), {int(number)}); print('done', flush=True)\n"
         "print('later')"
     )

@@ -12,7 +12,7 @@ import torch
 
 from tests.fakes import save_tiny_world, tiny_world
 from worldsim.env import ARL2WorldEnv
-from worldsim.isolation import isolated
+from worldsim.runtime.isolation import isolated
 from worldsim.state import WorldState
 from worldsim.vector_env import ARL2WorldVectorEnv
 from worldsim.world import World

@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from worldsim.forks import Fork
+from worldsim.runtime.forks import Fork
 
 P = ParamSpec("P")
 R = TypeVar("R")

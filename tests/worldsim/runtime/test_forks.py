@@ -13,9 +13,9 @@ import torch
 
 from tests.fakes import save_tiny_world
 from worldsim.errors import WorldError
-from worldsim.noise_ahead import NoiseAhead
+from worldsim.runtime.noise_prefetch import NoiseAhead
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = """
 import os, signal, sys
 import gymnasium as gym, numpy as np, torch, worldsim

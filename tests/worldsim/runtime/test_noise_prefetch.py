@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from worldsim import noise_ahead
-from worldsim.noise_ahead import NoiseAhead
+from worldsim.runtime import noise_prefetch
+from worldsim.runtime.noise_prefetch import NoiseAhead
 from worldsim.sampler import COMMIT_FRAME, DRAW_FRAME, draw_noise
 
 SHAPE = (2, 3, 4)
@@ -26,13 +26,13 @@ def ahead() -> Iterator[NoiseAhead]:
 @pytest.fixture
 def drawn_rows(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
     """Note the seed, frame and purpose of every row that is drawn."""
-    noted, fill = [], noise_ahead.fill_noise
+    noted, fill = [], noise_prefetch.fill_noise
 
     def note(noise: Any, seeds: list[int], frames: list[int], purpose: int, rows: Any) -> None:
         noted.extend((seeds[row], frames[row], purpose) for row in rows)
         fill(noise, seeds, frames, purpose, rows)
 
-    monkeypatch.setattr(noise_ahead, "fill_noise", note)
+    monkeypatch.setattr(noise_prefetch, "fill_noise", note)
     return noted
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from worldsim.cores import check_workers, core_quota
-from worldsim.cores import usable_cores as usable_cores
 from worldsim.errors import WorldError
+from worldsim.runtime.cores import check_workers, core_quota
+from worldsim.runtime.cores import usable_cores as usable_cores
 
 DTYPES = {
     "bfloat16": torch.bfloat16,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from worldsim import device as device_module
-from worldsim.device import MAX_AUTO_THREADS, bf16_instructions_of, choose_device, set_threads
 from worldsim.errors import WorldError
+from worldsim.runtime import device as device_module
+from worldsim.runtime.device import MAX_AUTO_THREADS, bf16_instructions_of, choose_device, set_threads
 
 
 def use_processor(monkeypatch: pytest.MonkeyPatch, **capabilities: bool) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from worldsim import cores
 from worldsim.data import sequences
-from worldsim.device import set_threads
 from worldsim.errors import WorldError
+from worldsim.runtime import cores
+from worldsim.runtime.device import set_threads
 from worldsim.sampler import noise_threads
 
 
@@ -70,7 +70,7 @@ def test_the_time_that_a_container_gives_is_read_from_its_control_groups(
 
 def test_a_quota_bounds_cores_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[int] = []
-    monkeypatch.setattr("worldsim.device.core_quota", lambda: 1.5)
+    monkeypatch.setattr("worldsim.runtime.device.core_quota", lambda: 1.5)
     monkeypatch.setattr(cores, "core_quota", lambda: 1.5)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
