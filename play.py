@@ -151,11 +151,11 @@ def build_env(config: PlayConfig) -> ARL2WorldEnv:
 
 def check_bindings(config: PlayConfig, actions: ActionLayout) -> None:
     """Refuse keys that a window would refuse; without one, settings for it are as right or wrong as ever."""
-    from worldsim.bindings import bind
+    from worldsim.ui.bindings import bind
 
     bindings = bind(actions, config.keys, config.buttons)
     if bindings != bind(actions):  # whoever left the keys alone need not wait for pygame
-        from worldsim.viewer_keys import check_without_window
+        from worldsim.ui.input import check_without_window
 
         check_without_window(bindings)
 
@@ -230,7 +230,7 @@ def run_headless(config: PlayConfig, session: PlaySession) -> None:
 
 def run_window(config: PlayConfig, session: PlaySession) -> bool:
     """Play in a window until it is closed; returns whether the person wants to choose a world then."""
-    from worldsim.bindings import bind
+    from worldsim.ui.bindings import bind
     from worldsim.viewer import Viewer
 
     actions = session.env.world.config.actions
@@ -259,9 +259,9 @@ def require_server() -> None:
 
 def run_server(config: PlayConfig, session: PlaySession) -> None:
     """Serve the game as a page; who opens it is the person."""
-    from worldsim.bindings import bind
     from worldsim.server_game import ServedGame
-    from worldsim.viewer_keys import check_without_window
+    from worldsim.ui.bindings import bind
+    from worldsim.ui.input import check_without_window
 
     actions = session.env.world.config.actions
     bindings = bind(actions, config.keys, config.buttons)

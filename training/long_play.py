@@ -16,7 +16,6 @@ import policies
 from training.entry import entry
 from training.lock import locked_folder
 from worldsim import state as states
-from worldsim.bindings import bind
 from worldsim.env import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.evaluation import report
@@ -28,6 +27,7 @@ from worldsim.runtime.interrupt import StopRequest
 from worldsim.session import PlaySession
 from worldsim.storage.files import check_integer
 from worldsim.storage.tensors import read_object
+from worldsim.ui.bindings import bind
 
 DAY_FILE, STATE_FILE = "day.json", "last.safetensors"
 SLOTS, RECORDINGS = "day-slots", "day-recordings"

@@ -42,7 +42,7 @@ def watch_agent(config: RLConfig) -> None:
         recording = stack.enter_context(Recording(path, played)) if path else None
         window = None
         if not headless:
-            from worldsim.viewer_window import Window
+            from worldsim.ui.window import Window
 
             title = f"{played.name} ({config.env})"
             window = Window(played.width, played.height, title=title, scale=config.scale, has_strip=True)

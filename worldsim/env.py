@@ -22,7 +22,7 @@ from worldsim.vector_requests import read_options, read_seed
 from worldsim.world import World
 
 if TYPE_CHECKING:
-    from worldsim.viewer_window import Window
+    from worldsim.ui.window import Window
 
 PICTURE_FRAMES = 8
 """How long a picture is watched before play begins, where the world's own start moments do not say."""
@@ -262,7 +262,7 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
 
     def get_keys_to_action(self) -> dict[tuple[int, ...], Any]:
         """Return which keys press what, by the numbers that pygame gives them, for `gymnasium.utils.play`."""
-        from worldsim.viewer_combinations import key_combinations
+        from worldsim.ui.combinations import key_combinations
 
         layout = self.world.config.actions
         return {
@@ -298,7 +298,7 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
 
     def _show(self) -> None:
         if self._window is None:
-            from worldsim.viewer_window import Window
+            from worldsim.ui.window import Window
 
             config = self.world.config
             self._window = Window(config.width, config.height, title=config.name)

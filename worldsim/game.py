@@ -13,7 +13,6 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from worldsim.bindings import Bindings, Command, join_controls
 from worldsim.errors import WorldError
 from worldsim.governor import Governor, ThreadGovernor
 from worldsim.inspector import Inspector
@@ -24,6 +23,7 @@ from worldsim.runtime.timing import FrameClock
 from worldsim.sampler import MAX_STEPS
 from worldsim.session import Player, PlaySession
 from worldsim.slots import QUICK
+from worldsim.ui.bindings import Bindings, Command, join_controls
 
 HUMAN = "human"
 ENDED_SECONDS = 2.0

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from worldsim.bindings import Bindings, Command
 from worldsim.game import Game, GameSettings, KeyboardPlayer
 from worldsim.play_files import PlayFolders
 from worldsim.runtime.interrupt import StopRequest
@@ -19,6 +18,7 @@ from worldsim.server import Server
 from worldsim.server_inbox import SERVED_COMMANDS, Inbox, Order
 from worldsim.server_room import encode_jpeg
 from worldsim.session import Player, PlaySession, steady_memory
+from worldsim.ui.bindings import Bindings, Command
 from worldsim.world import WorldConfig
 
 IDLE_SECONDS = 0.1

@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from worldsim.bindings import Command
 from worldsim.errors import WorldError
 from worldsim.slots import QUICK, SLOTS
 from worldsim.storage.files import check_bool, parse_json
+from worldsim.ui.bindings import Command
 
 MAX_COMMANDS = 32
 """Commands that wait for the next frame; more are dropped."""

@@ -18,7 +18,7 @@ from worldsim.runtime.timing import FrameClock
 from worldsim.session import Player
 
 if TYPE_CHECKING:  # pygame, which play without a window does not need
-    from worldsim.viewer_window import Window
+    from worldsim.ui.window import Window
 
 PAUSE_POLL_MS = 50
 ENDED_SECONDS = 2.0
@@ -81,8 +81,8 @@ class Spectator:
         self.is_closed = self.is_paused = False
         self._commands: Any = None
         if window is not None:
-            from worldsim.bindings import bind
-            from worldsim.viewer_keys import CommandKeys
+            from worldsim.ui.bindings import bind
+            from worldsim.ui.input import CommandKeys
 
             self._commands = CommandKeys(bind(actions).commands)
 
@@ -111,7 +111,7 @@ class Spectator:
         """While entered, finish the recording if the window's display goes away."""
         if self._window is None or self._recording is None:
             return nullcontext()
-        from worldsim.viewer_display import saving_when_display_is_lost
+        from worldsim.ui.display import saving_when_display_is_lost
 
         recording = self._recording
 
@@ -163,7 +163,7 @@ class Spectator:
             self._answer()
 
     def _answer(self) -> None:
-        from worldsim.bindings import Command
+        from worldsim.ui.bindings import Command
 
         assert self._window is not None
         for event in self._window.events():

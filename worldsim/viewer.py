@@ -8,18 +8,18 @@ from collections.abc import Mapping
 import numpy as np
 import pygame
 
-from worldsim.bindings import Bindings, Command, bind, help_texts
 from worldsim.errors import WorldError
 from worldsim.game import HUMAN, OVER, Game, GameSettings, KeyboardPlayer
 from worldsim.play_files import PlayFolders
 from worldsim.players import NUM_WATCHED
 from worldsim.runtime.interrupt import StopRequest
 from worldsim.session import Player, PlaySession, steady_memory
+from worldsim.ui.bindings import Bindings, Command, bind, help_texts
+from worldsim.ui.display import saving_when_display_is_lost
+from worldsim.ui.input import CommandKeys, Gamepads, HeldKeys, MouseTurn, is_shifted
+from worldsim.ui.key_places import printed_names
+from worldsim.ui.window import Row, Window
 from worldsim.viewer_branches import BranchPanes, Kind
-from worldsim.viewer_display import saving_when_display_is_lost
-from worldsim.viewer_keys import CommandKeys, Gamepads, HeldKeys, MouseTurn, is_shifted
-from worldsim.viewer_places import printed_names
-from worldsim.viewer_window import Row, Window
 
 __all__ = ["HUMAN", "Viewer"]
 

@@ -10,7 +10,7 @@ import pygame
 from worldsim.branches import Branches
 from worldsim.players import NUM_WATCHED, Players
 from worldsim.session import PlaySession
-from worldsim.viewer_window import Window
+from worldsim.ui.window import Window
 
 NUM_PANES = 4
 

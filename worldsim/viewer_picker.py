@@ -11,10 +11,10 @@ import pygame
 
 from worldsim.errors import WorldError
 from worldsim.starts import read_starts
-from worldsim.viewer_display import saving_when_display_is_lost
-from worldsim.viewer_keys import Gamepads, pad_moves
-from worldsim.viewer_places import key_names
-from worldsim.viewer_window import AUTO_SIZE, Window
+from worldsim.ui.display import saving_when_display_is_lost
+from worldsim.ui.input import Gamepads, pad_moves
+from worldsim.ui.key_places import key_names
+from worldsim.ui.window import AUTO_SIZE, Window
 from worldsim.world import STARTS_FOLDER, find_world, read_config, shipped_worlds
 
 COLUMNS, ROWS = 4, 4

@@ -14,7 +14,6 @@ import torch
 from policies import KeyboardPolicy
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world
 from tests.window import SCALE, advance, open_viewer, post, press, release, tap
-from worldsim.bindings import Command, bind
 from worldsim.data.episodes import verify
 from worldsim.env import ARL2WorldEnv
 from worldsim.errors import WorldError
@@ -22,9 +21,10 @@ from worldsim.game import GameSettings
 from worldsim.play_files import PlayFolders
 from worldsim.replay import Opening, Replay
 from worldsim.session import PlaySession
+from worldsim.ui.bindings import Command, bind
+from worldsim.ui.input import CommandKeys, HeldKeys
+from worldsim.ui.window import Window
 from worldsim.viewer import Viewer
-from worldsim.viewer_keys import CommandKeys, HeldKeys
-from worldsim.viewer_window import Window
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

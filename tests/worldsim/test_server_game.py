@@ -21,13 +21,13 @@ import aiohttp
 
 from policies import KeyboardPolicy
 from tests.fakes import TINY_ACTIONS, tiny_world
-from worldsim.bindings import bind
 from worldsim.env import ARL2WorldEnv
 from worldsim.game import GameSettings
 from worldsim.outcome import OutcomeConfig
 from worldsim.play_files import PlayFolders
 from worldsim.server_game import ServedGame
 from worldsim.session import PlaySession
+from worldsim.ui.bindings import bind
 
 
 def ask(use: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:

@@ -19,7 +19,7 @@ from worldsim.outcome import OutcomeConfig
 from worldsim.recording import Recording
 from worldsim.runtime.interrupt import Stopped
 from worldsim.spectator import Spectator, Watched
-from worldsim.viewer_window import Window
+from worldsim.ui.window import Window
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

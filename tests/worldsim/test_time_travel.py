@@ -17,13 +17,13 @@ import torch
 from policies.ppo import PPOPolicy
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, save_untrained_policy, tiny_world
 from tests.window import SCALE, advance, open_viewer, post, press, release, same, tap
-from worldsim.bindings import COMMAND_KEYS, Command
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.data.episodes import list_episodes, read_table, verify
 from worldsim.data.video import VideoWriter
 from worldsim.outcome import OutcomeConfig
 from worldsim.state import WorldState
 from worldsim.storage.images import read_picture
+from worldsim.ui.bindings import COMMAND_KEYS, Command
 from worldsim.viewer import Viewer
 
 

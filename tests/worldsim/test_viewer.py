@@ -15,7 +15,6 @@ from policies import KeyboardPolicy, RandomPolicy
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world
 from tests.window import post, press, release, tap
 from worldsim.actions import ActionAxis, ActionLayout
-from worldsim.bindings import Command, bind, help_texts
 from worldsim.data.episodes import list_episodes, verify
 from worldsim.env import ARL2WorldEnv
 from worldsim.errors import WorldError
@@ -24,9 +23,10 @@ from worldsim.outcome import OutcomeConfig
 from worldsim.play_files import PlayFolders
 from worldsim.recording import Recording
 from worldsim.session import PlaySession
+from worldsim.ui.bindings import Command, bind, help_texts
+from worldsim.ui.input import CommandKeys, HeldKeys
+from worldsim.ui.window import Window
 from worldsim.viewer import Viewer
-from worldsim.viewer_keys import CommandKeys, HeldKeys
-from worldsim.viewer_window import Window
 
 SCALE = 4
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from worldsim.bindings import Command
 from worldsim.branches import Branches
 from worldsim.evaluation.endurance import check_numbers, memory_growth
 from worldsim.game import Game
 from worldsim.runtime.timing import process_memory_bytes
 from worldsim.slots import SLOTS
+from worldsim.ui.bindings import Command
 
 MOST_STEPS = 3
 """Denoising steps that a random player goes up to: more are only slower."""

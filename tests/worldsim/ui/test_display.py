@@ -8,15 +8,15 @@ from pathlib import Path
 
 from worldsim.data.episodes import verify
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 RECORD_FOR_EVER = """
 import sys
 from pathlib import Path
 import numpy as np
 from tests.fakes import HEIGHT, WIDTH, tiny_world
 from worldsim.recording import Recording
-from worldsim.viewer_display import saving_when_display_is_lost
-from worldsim.viewer_window import Window
+from worldsim.ui.display import saving_when_display_is_lost
+from worldsim.ui.window import Window
 
 frame = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
 window = Window(WIDTH, HEIGHT, title="test")

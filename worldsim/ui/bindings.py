@@ -131,7 +131,7 @@ def bind(
 
     Raises:
         WorldError: If there is no such command or button, or a control that was chosen would do two things.
-            Whether a key exists is for `worldsim.viewer_keys` to say.
+            Whether a key exists is for `worldsim.ui.input` to say.
     """
     changed = {_command(name): _controls(controls) for name, controls in (keys or {}).items()}
     changed = {c: controls for c, controls in changed.items() if controls != COMMAND_KEYS[c]}

@@ -11,11 +11,11 @@ from omegaconf import OmegaConf
 
 from tests.fakes import TINY_ACTIONS
 from worldsim.actions import ActionAxis, ActionLayout
-from worldsim.bindings import COMMAND_KEYS, Command, bind, help_texts
 from worldsim.errors import WorldError
-from worldsim.viewer_keys import check_without_window
+from worldsim.ui.bindings import COMMAND_KEYS, Command, bind, help_texts
+from worldsim.ui.input import check_without_window
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_the_settings_list_the_defaults() -> None:

@@ -6,10 +6,10 @@ import pygame
 import pytest
 
 from tests.fakes import TINY_ACTIONS
-from worldsim.bindings import Command, bind
 from worldsim.errors import WorldError
-from worldsim.viewer_keys import CommandKeys, HeldKeys
-from worldsim.viewer_places import PLACES, check_key, key_names, printed_names
+from worldsim.ui.bindings import Command, bind
+from worldsim.ui.input import CommandKeys, HeldKeys
+from worldsim.ui.key_places import PLACES, check_key, key_names, printed_names
 
 UNNAMED = 1 << 30  # what SDL calls a key that prints an accent for the next letter
 

@@ -8,10 +8,10 @@ from contextlib import suppress
 
 import pygame
 
-from worldsim.bindings import DIGITS, MOUSE, MOUSE_MOVEMENTS, PAD, SHIFT, Bindings, Command
 from worldsim.errors import WorldError
 from worldsim.headless import DRIVER
-from worldsim.viewer_places import check_key, key_names
+from worldsim.ui.bindings import DIGITS, MOUSE, MOUSE_MOVEMENTS, PAD, SHIFT, Bindings, Command
+from worldsim.ui.key_places import check_key, key_names
 
 # With these held a key belongs to the window system.
 SYSTEM_MODIFIERS = pygame.KMOD_ALT | pygame.KMOD_CTRL | pygame.KMOD_META
