@@ -341,7 +341,7 @@ def make_policy(
             raise WorldError("policy=recorded needs recording=FILE, the .mp4 or .jsonl of an episode")
         return policies.make(name, num_values=num_values, path=Path(recording).with_suffix(".jsonl"))
     if name == "ppo":
-        from worldsim.world import policy_folder
+        from worldsim.world.world import policy_folder
 
         found = policy_folder(folder, session.env.world.folder or world.name)
         return policies.make(name, num_values=num_values, folder=found)

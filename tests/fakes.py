@@ -20,7 +20,7 @@ from worldsim.model.denoiser_config import DenoiserConfig
 from worldsim.model.path import MemoryKeys, MemoryPhase
 from worldsim.outcome import OutcomeConfig
 from worldsim.sampler import SamplerConfig
-from worldsim.world import Start, World, WorldConfig
+from worldsim.world.world import Start, World, WorldConfig
 
 HEIGHT, WIDTH = 32, 48
 TINY_ACTIONS = ActionLayout(

@@ -14,7 +14,6 @@ from training.calibration import fit_ends
 from training.entry import entry
 from training.lock import locked_folder
 from training.world_model import add_provenance
-from worldsim.description import check_described, save_described
 from worldsim.errors import WorldError
 from worldsim.evaluation.clips import Recordings
 from worldsim.evaluation.dreamt_ends import DreamtEpisode, dream_along, end_rates, ends_along, match_rate
@@ -25,6 +24,7 @@ from worldsim.runtime.cuda_graphs import COMPILE_MODES, choose_compile
 from worldsim.runtime.device import choose_device, set_threads
 from worldsim.simulator import Simulator
 from worldsim.world import World
+from worldsim.world.rewrite import check_described, save_described
 
 FEW_ENDS = 20
 """With fewer of them a threshold is chosen by chance; that is said."""

@@ -22,7 +22,7 @@ from worldsim.codec import CodecConfig, FrameCodec
 from worldsim.errors import WorldError
 from worldsim.evaluation.metrics import psnr
 from worldsim.storage.tensors import save_codec
-from worldsim.world import find_codec
+from worldsim.world.world import find_codec
 
 VALIDATION_FRAMES = 512
 

@@ -123,7 +123,9 @@ class CollectConfig:
         """Folder of the learned player; None if it does not play."""
         if self.policy != "ppo" and not (self.policy == "mixed" and "ppo" in self.players):
             return None
-        from worldsim.world import policy_folder  # it brings PyTorch, which the others need not wait for
+        from worldsim.world.world import (
+            policy_folder,  # it brings PyTorch, which the others need not wait for
+        )
 
         return policy_folder(self.policy_folder, self.scenario)
 

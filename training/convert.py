@@ -50,7 +50,7 @@ from worldsim.model.conversion import Rest, convert, new_parameters, student_con
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.denoiser_config import DenoiserConfig
 from worldsim.storage.tensors import read_object
-from worldsim.world import CONFIG_FILE, World
+from worldsim.world.world import CONFIG_FILE, World
 
 STAGES = (1, 2)
 DEFAULT_SHARE, DEFAULT_WINDOW = 0.75, 6

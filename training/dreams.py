@@ -10,7 +10,7 @@ from worldsim.errors import WorldError
 from worldsim.runtime.device import choose_device
 from worldsim.starts import draw_starts
 from worldsim.vector_env import ARL2WorldVectorEnv
-from worldsim.world import World, find_world, read_config
+from worldsim.world.world import World, find_world, read_config
 
 GPU_ENVS, CPU_ENVS = 256, 8
 WATCHED_AT_ONCE = 32

@@ -44,7 +44,7 @@ from worldsim.runtime.cuda_graphs import COMPILE_MODES
 from worldsim.runtime.device import choose_device, set_threads
 from worldsim.simulator import Simulator
 from worldsim.storage.files import without_litter
-from worldsim.world import World, shipped_worlds
+from worldsim.world.world import World, shipped_worlds
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ("env", "endurance")

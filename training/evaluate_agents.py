@@ -20,7 +20,7 @@ from worldsim.errors import WorldError
 from worldsim.evaluation import report
 from worldsim.runtime.cores import worker_count
 from worldsim.runtime.device import choose_device, set_threads
-from worldsim.world import find_world, policy_folder, read_config
+from worldsim.world.world import find_world, policy_folder, read_config
 
 DREAMS_AT_ONCE = 256
 

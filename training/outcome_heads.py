@@ -36,11 +36,11 @@ from training.latent_cache import LatentCache
 from training.lock import locked_folder
 from training.outcome_loss import OutcomeLoss, OutcomeLossConfig
 from training.world_model import add_provenance
-from worldsim.description import check_described, save_described
 from worldsim.errors import WorldError
 from worldsim.model.outcome_heads import OutcomeHeads
 from worldsim.simulator import Simulator
 from worldsim.world import World
+from worldsim.world.rewrite import check_described, save_described
 
 UNCALIBRATED = "-uncalibrated"
 """Behind the name of the new world's folder: of the folder that holds the heads until they are calibrated."""

@@ -16,7 +16,7 @@ from worldsim.model.denoiser import Denoiser
 from worldsim.model.denoiser_config import DenoiserConfig
 from worldsim.outcome import OutcomeConfig
 from worldsim.sampler import SamplerConfig
-from worldsim.world import World, WorldConfig, find_codec
+from worldsim.world.world import World, WorldConfig, find_codec
 
 
 @dataclass(kw_only=True, slots=True)

@@ -11,7 +11,7 @@ from worldsim.errors import WorldError
 from worldsim.model.conversion import check_layers, spread_layers
 from worldsim.storage.files import write_json
 from worldsim.storage.tensors import read_object, sha256_of
-from worldsim.world import MODEL_FILE, World
+from worldsim.world.world import MODEL_FILE, World
 
 FORMAT = 1
 

@@ -26,7 +26,7 @@ from worldsim.state import WorldState
 from worldsim.state_checks import check_state
 from worldsim.storage.files import MAX_NAME, check_bool, check_integer, check_number, shown
 from worldsim.vector_requests import plain
-from worldsim.world import World, WorldConfig, shipped_worlds
+from worldsim.world.world import World, WorldConfig, shipped_worlds
 
 Env = TypeVar("Env")
 

@@ -15,7 +15,7 @@ from worldsim.env import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.state import WorldState
 from worldsim.storage.files import read_json_lines
-from worldsim.world import shipped_worlds
+from worldsim.world.world import shipped_worlds
 
 STATE_SUFFIX = ".replay.safetensors"
 DIGEST_FIELD = "sha256"

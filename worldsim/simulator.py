@@ -21,7 +21,7 @@ from worldsim.runtime.isolation import isolated, ordinary
 from worldsim.runtime.noise_prefetch import NoiseAhead
 from worldsim.sampler import COMMIT_FRAME, DRAW_FRAME, SamplerConfig, draw_noise, sample
 from worldsim.state import WorldState
-from worldsim.world import Start, World
+from worldsim.world.world import Start, World
 
 BUILT = ("_run_predict", "_run_commit", "_run_step", "_run_judge")
 """What `compile` makes, anew in each process."""

@@ -15,7 +15,7 @@ from worldsim.ui.display import saving_when_display_is_lost
 from worldsim.ui.input import Gamepads, pad_moves
 from worldsim.ui.key_places import key_names
 from worldsim.ui.window import AUTO_SIZE, Window
-from worldsim.world import STARTS_FOLDER, find_world, read_config, shipped_worlds
+from worldsim.world.world import STARTS_FOLDER, find_world, read_config, shipped_worlds
 
 COLUMNS, ROWS = 4, 4
 BORDER, BORDER_COLOUR, GAP_COLOUR = 3, (255, 208, 64), (24, 24, 28)

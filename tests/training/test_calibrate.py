@@ -29,7 +29,7 @@ from worldsim.evaluation.judging import HeardEpisode
 from worldsim.model.linear import Linear
 from worldsim.outcome import OutcomeConfig
 from worldsim.simulator import Simulator
-from worldsim.world import POLICY_FOLDER, World, read_config, write_config
+from worldsim.world.world import POLICY_FOLDER, World, read_config, write_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -33,7 +33,7 @@ from worldsim.errors import WorldError
 from worldsim.model.conversion import HybridConfig, Rest, convert, new_parameters, student_config
 from worldsim.model.path import MemoryPhase
 from worldsim.simulator import Simulator
-from worldsim.world import MODEL_FILE, World
+from worldsim.world.world import MODEL_FILE, World
 
 
 @pytest.fixture(scope="module")

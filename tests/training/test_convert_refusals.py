@@ -19,7 +19,7 @@ from training.frames import DataConfig
 from training.selection import LayerScore, Selection
 from worldsim.actions import ActionLayout
 from worldsim.errors import WorldError
-from worldsim.world import MODEL_FILE
+from worldsim.world.world import MODEL_FILE
 
 
 @pytest.fixture(scope="module")

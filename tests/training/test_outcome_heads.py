@@ -27,7 +27,7 @@ from training.outcome_heads import (
 from worldsim.errors import WorldError
 from worldsim.outcome import OutcomeConfig
 from worldsim.simulator import Simulator
-from worldsim.world import World, read_config
+from worldsim.world.world import World, read_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

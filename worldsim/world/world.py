@@ -10,11 +10,9 @@ from pathlib import Path
 
 import torch
 
-from worldsim.card import world_card
 from worldsim.codec import FrameCodec
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
-from worldsim.hub import download_world
 from worldsim.model.denoiser import Denoiser
 from worldsim.runtime.isolation import isolated
 from worldsim.starts import Start, read_starts, write_starts
@@ -32,7 +30,9 @@ from worldsim.storage.tensors import (
     sha256_of,
     swap_folder,
 )
-from worldsim.world_config import WorldConfig, check_parts
+from worldsim.world.card import world_card
+from worldsim.world.config import WorldConfig, check_parts
+from worldsim.world.hub import download_world
 
 MAX_START_FILES = 10_000
 MODEL_FILE, CARD_FILE, STARTS_FOLDER = "model.safetensors", "README.md", "starts"
@@ -41,7 +41,7 @@ POLICY_FOLDER = "policy"
 """Of a world: a policy that learned to play it, if there is one; `policies.ppo` reads it."""
 DOWNLOADED = [CONFIG_FILE, "*.safetensors", CARD_FILE, f"{STARTS_FOLDER}/*", f"{POLICY_FOLDER}/*.json"]
 """Of a repository of the hub."""
-SHIPPED = Path(__file__).parent / "assets" / "worlds"
+SHIPPED = Path(__file__).resolve().parents[1] / "assets" / "worlds"
 
 
 class World:

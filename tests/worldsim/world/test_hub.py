@@ -17,7 +17,7 @@ from huggingface_hub import constants
 from tests.fakes import save_tiny_world
 from worldsim.errors import WorldError
 from worldsim.storage.tensors import CONFIG_FILE
-from worldsim.world import World, find_world
+from worldsim.world.world import World, find_world
 
 PORTAL = b"<html>please log in</html>"
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from worldsim.card import world_card
 from worldsim.errors import WorldError
 from worldsim.model.outcome_heads import OutcomeHeads
 from worldsim.storage.tensors import check_file, write_tensors
-from worldsim.world import CARD_FILE, MODEL_FILE, World, WorldConfig, read_config, write_config
+from worldsim.world.card import world_card
+from worldsim.world.world import CARD_FILE, MODEL_FILE, World, WorldConfig, read_config, write_config
 
 HEADS_PREFIX = "outcome."
 """Of the heads' names among the weights of a network."""

@@ -18,7 +18,7 @@ from worldsim.errors import WorldError
 from worldsim.simulator import Simulator
 from worldsim.starts import read_starts, visible_detail
 from worldsim.storage.tensors import CODEC_FILE, CONFIG_FILE, check_file
-from worldsim.world import (
+from worldsim.world.world import (
     MODEL_FILE,
     SHIPPED,
     STARTS_FOLDER,

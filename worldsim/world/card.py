@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from worldsim.world import WorldConfig
+    from worldsim.world.config import WorldConfig
 
 TITLES = {
     "data": "Data",
