@@ -27,8 +27,8 @@ from worldsim.data.episodes import (
     list_episodes,
     read_table,
 )
-from worldsim.data.games import AnyScenario, engine_version, find_game
 from worldsim.errors import WorldError
+from worldsim.games.registry import AnyScenario, engine_version, find_game
 from worldsim.runtime.cores import check_workers, worker_count
 from worldsim.storage.files import without_litter
 

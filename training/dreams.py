@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from training.agent_settings import RLConfig
-from worldsim.data.scenarios import SCENARIOS
 from worldsim.errors import WorldError
+from worldsim.games.scenarios import SCENARIOS
 from worldsim.runtime.device import choose_device
 from worldsim.starts import draw_starts
 from worldsim.vector_env import ARL2WorldVectorEnv

@@ -15,9 +15,9 @@ from training.agent_settings import RLConfig
 from training.agreement import compare, format_agreement, rank_correlation
 from training.dreams import load_dreams, scenario_of
 from training.lock import locked_folder
-from worldsim.data.scenarios import SCENARIOS
 from worldsim.errors import WorldError
 from worldsim.evaluation import report
+from worldsim.games.scenarios import SCENARIOS
 from worldsim.runtime.cores import worker_count
 from worldsim.runtime.device import choose_device, set_threads
 from worldsim.world.world import find_world, policy_folder, read_config

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import gymnasium as gym
 import numpy as np
 
-from worldsim.data.doom_env import DoomEnv
+from worldsim.games.doom_env import DoomEnv
 
 Game = gym.Env[np.ndarray, np.ndarray]
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import policies
 from worldsim.data.episodes import DatasetInfo, EpisodeWriter
-from worldsim.data.games import Game, open_game
+from worldsim.games.registry import Game, open_game
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,10 +19,10 @@ from training.dreams import load_dreams, scenario_of
 from training.frames import digest_of
 from training.run import RunFolder
 from worldsim.actions import ActionLayout
-from worldsim.data.scenarios import SCENARIOS
 from worldsim.data.sequences import load_episodes
 from worldsim.errors import WorldError
 from worldsim.evaluation.report import git_commit
+from worldsim.games.scenarios import SCENARIOS
 from worldsim.runtime.cores import worker_count
 from worldsim.runtime.device import choose_device, set_threads
 

@@ -12,9 +12,9 @@ from training.agent_settings import RLConfig
 from training.dreams import scenario_of
 from training.evaluate_agents import make_contender
 from worldsim.data.dataset_info import DatasetInfo
-from worldsim.data.doom_env import DoomEnv
-from worldsim.data.scenarios import find_scenario
 from worldsim.env import ARL2WorldEnv
+from worldsim.games.doom_env import DoomEnv
+from worldsim.games.scenarios import find_scenario
 from worldsim.headless import choose_headless
 from worldsim.recording import Recording, free_recording
 from worldsim.runtime.device import set_threads

@@ -12,9 +12,9 @@ import policies
 from policies.mixed import MixedPolicy
 from policies.returning import REST_FRAMES
 from policies.tours import TourPolicy, difference, find_ring, find_way
-from worldsim.data.doom import DoomGame, DoomObservation
 from worldsim.evaluation.consistency.episodes import Tolerance, find_way_back
 from worldsim.evaluation.tours import Tour, find_tours
+from worldsim.games.doom import DoomGame, DoomObservation
 
 PICTURE = np.zeros((120, 160, 3), dtype=np.uint8)
 NUM_VALUES = (3, 3, 3)

@@ -26,8 +26,8 @@ from training.matched import (
 from training.validation import ValidationConfig
 from worldsim.codec import CodecConfig, FrameCodec
 from worldsim.data.episodes import EpisodeWriter
-from worldsim.data.grid_recall import GRID_RECALL
 from worldsim.errors import WorldError
+from worldsim.games.grid_recall import GRID_RECALL
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.denoiser_config import DenoiserConfig
 from worldsim.storage.tensors import save_codec

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from worldsim.data.doom import DoomGame
 from worldsim.env import ARL2WorldEnv
 from worldsim.evaluation.cost import now
+from worldsim.games.doom import DoomGame
 from worldsim.runtime.timing import process_memory_bytes
 from worldsim.session import steady_memory
 from worldsim.vector_env import ARL2WorldVectorEnv

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from worldsim.data.doom import MAP_BYTES, DoomGame, iwad_path
 from worldsim.data.doom_textures import HOLE, Textures, draw_patch, mean_colours, paste, read_textures
 from worldsim.data.fresh_rooms import (
     CLEARANCE,
@@ -25,6 +24,7 @@ from worldsim.data.room_map import Area, RoomMap
 from worldsim.data.udmf import write_udmf
 from worldsim.data.wad import encode_wad, read_wad
 from worldsim.errors import WorldError
+from worldsim.games.doom import MAP_BYTES, DoomGame, iwad_path
 
 SEEDS = range(40)
 TEXTURES = Textures(

@@ -8,11 +8,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from worldsim.data.doom import DoomGame
 from worldsim.data.fresh_rooms import generate_rooms
 from worldsim.data.room_map import Area, Passage, RoomMap, Thing
 from worldsim.data.room_view import BLOCK, EYE, find_seen, look
-from worldsim.data.scenarios import HEIGHT, WIDTH
+from worldsim.games.doom import DoomGame
+from worldsim.games.scenarios import HEIGHT, WIDTH
 
 
 def area(west: int, south: int, east: int, north: int, ceiling: int) -> Area:
@@ -122,7 +122,7 @@ def test_distances_are_those_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> N
 
     # Things are looked through, so there may be none.
     monkeypatch.setattr(
-        "worldsim.data.doom.generate_rooms", lambda *args: replace(generate(*args), decorations=())
+        "worldsim.games.doom.generate_rooms", lambda *args: replace(generate(*args), decorations=())
     )
     monkeypatch.setattr(DoomGame, "_configure", with_depth)
     with DoomGame("doom-fresh-rooms") as game:

@@ -7,7 +7,6 @@ import pytest
 
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world
 from tests.grids import TILE, MapSimulator, write_recall_set
-from worldsim.data.doom import draw_map
 from worldsim.errors import WorldError
 from worldsim.evaluation.consistency.continuation import (
     find_masks,
@@ -16,6 +15,7 @@ from worldsim.evaluation.consistency.continuation import (
     seen_tiles,
 )
 from worldsim.evaluation.consistency.episodes import ReturnSet, Tolerance
+from worldsim.games.doom import draw_map
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 GAP = 8

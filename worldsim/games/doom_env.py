@@ -10,9 +10,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.error import ResetNeeded
 
-from worldsim.data.doom import DoomGame, DoomObservation
-from worldsim.data.scenarios import HEIGHT, WIDTH, Scenario, find_scenario
 from worldsim.errors import WorldError
+from worldsim.games.doom import DoomGame, DoomObservation
+from worldsim.games.scenarios import HEIGHT, WIDTH, Scenario, find_scenario
 
 EVALUATION_SEEDS = 4_000_000_000
 """Games of this seed and above, up to 2^32 - 1, are never drawn: they are left to evaluations."""

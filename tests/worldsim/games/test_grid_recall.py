@@ -12,11 +12,11 @@ import policies
 from training.collect import CollectConfig, describe_source
 from training.recorders import EpisodeTask, record_episode
 from worldsim.data.episodes import DatasetInfo, read_episode
-from worldsim.data.games import GAMES, engine_version, find_game, open_game
-from worldsim.data.grid_recall import GRID_RECALL, SIDE, TILE, VIEW, GridGame, draw_tiles
 from worldsim.errors import WorldError
 from worldsim.evaluation.consistency.tiles import TileReader, cut_tiles
 from worldsim.evaluation.metrics import psnr
+from worldsim.games.grid_recall import GRID_RECALL, SIDE, TILE, VIEW, GridGame, draw_tiles
+from worldsim.games.registry import GAMES, engine_version, find_game, open_game
 
 pytest.importorskip("minigrid", reason='grid recall needs pip install -e ".[grid]"')
 

@@ -7,10 +7,10 @@ from typing import Protocol, Self
 
 import numpy as np
 
-from worldsim.data.grid_recall import GRID_RECALL, GridGame, GridScenario, minigrid_version
 from worldsim.data.room_map import RoomMap
-from worldsim.data.scenarios import SCENARIOS, Scenario
 from worldsim.errors import WorldError
+from worldsim.games.grid_recall import GRID_RECALL, GridGame, GridScenario, minigrid_version
+from worldsim.games.scenarios import SCENARIOS, Scenario
 
 AnyScenario = Scenario | GridScenario
 GAMES: dict[str, AnyScenario] = {**SCENARIOS, GRID_RECALL.name: GRID_RECALL}
@@ -93,7 +93,7 @@ def open_game(name: str) -> Game:
     scenario = find_game(name)
     if isinstance(scenario, GridScenario):
         return GridGame(scenario)
-    from worldsim.data.doom import DoomGame
+    from worldsim.games.doom import DoomGame
 
     return DoomGame(scenario)
 
@@ -106,6 +106,6 @@ def engine_version(name: str) -> str:
     """
     if isinstance(find_game(name), GridScenario):
         return f"MiniGrid {minigrid_version()}"
-    from worldsim.data.doom import import_vizdoom
+    from worldsim.games.doom import import_vizdoom
 
     return f"ViZDoom {import_vizdoom().__version__}"

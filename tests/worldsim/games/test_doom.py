@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from worldsim.data.doom import BAR_COLOUR, BAR_HEIGHT, DoomGame, DoomObservation, draw_health
-from worldsim.data.scenarios import HEIGHT, SCENARIOS, WIDTH, find_scenario
 from worldsim.errors import WorldError
+from worldsim.games.doom import BAR_COLOUR, BAR_HEIGHT, DoomGame, DoomObservation, draw_health
+from worldsim.games.scenarios import HEIGHT, SCENARIOS, WIDTH, find_scenario
 
 MORTAL = ["doom-take-cover", "doom-health"]
 

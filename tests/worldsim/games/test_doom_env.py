@@ -13,10 +13,10 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
 import worldsim
-from worldsim.data.doom import DoomGame
-from worldsim.data.doom_env import EVALUATION_SEEDS, DoomEnv
-from worldsim.data.scenarios import SCENARIOS
 from worldsim.errors import WorldError
+from worldsim.games.doom import DoomGame
+from worldsim.games.doom_env import EVALUATION_SEEDS, DoomEnv
+from worldsim.games.scenarios import SCENARIOS
 
 TAKE_COVER = SCENARIOS["doom-take-cover"]
 
