@@ -14,12 +14,12 @@ from types import ModuleType, TracebackType
 
 import numpy as np
 
-from worldsim.data.doom_textures import read_textures
-from worldsim.data.fresh_rooms import generate_rooms
-from worldsim.data.room_map import RoomMap
-from worldsim.data.udmf import write_udmf
-from worldsim.data.wad import HEADER, encode_wad
 from worldsim.errors import WorldError
+from worldsim.games.rooms.generate import generate_rooms
+from worldsim.games.rooms.map import RoomMap
+from worldsim.games.rooms.textures import read_textures
+from worldsim.games.rooms.udmf import write_udmf
+from worldsim.games.rooms.wad import HEADER, encode_wad
 from worldsim.games.scenarios import Scenario, find_scenario
 
 # The bar fills one row of the codec's cells of 8 x 8 pixels, so that it shares a cell with nothing else.

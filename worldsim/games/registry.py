@@ -7,9 +7,9 @@ from typing import Protocol, Self
 
 import numpy as np
 
-from worldsim.data.room_map import RoomMap
 from worldsim.errors import WorldError
 from worldsim.games.grid_recall import GRID_RECALL, GridGame, GridScenario, minigrid_version
+from worldsim.games.rooms.map import RoomMap
 from worldsim.games.scenarios import SCENARIOS, Scenario
 
 AnyScenario = Scenario | GridScenario

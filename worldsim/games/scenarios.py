@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.data.dataset_info import DatasetInfo
-from worldsim.data.fresh_rooms import VERSION as MAP_VERSION
 from worldsim.errors import WorldError
+from worldsim.games.rooms.generate import VERSION as MAP_VERSION
 
 HEIGHT, WIDTH = 120, 160
 TICS_PER_SECOND = 35  # of the engine
@@ -20,7 +20,7 @@ class Scenario:
     Attributes:
         name: Its name here, and that of the world made from it.
         config: Name of ViZDoom's scenario. Its file also says what is rewarded, and when a game ends. Empty
-            where each seed has a map of its own (`worldsim.data.fresh_rooms`), without reward or end.
+            where each seed has a map of its own (`worldsim.games.rooms.generate`), without reward or end.
         ending: What the player did when a game ended, in words.
         actions: What a player can press.
         buttons: ViZDoom's name of each of `actions.buttons`, in their order.

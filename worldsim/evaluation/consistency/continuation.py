@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from worldsim.data.room_view import find_seen
 from worldsim.errors import WorldError
 from worldsim.evaluation.consistency.episodes import ReturnBatch, ReturnSet
 from worldsim.evaluation.consistency.recall import dream_back, through_codec, watch_until
 from worldsim.evaluation.metrics import PSNR_CAP_DB, as_images, bootstrap
 from worldsim.games.doom import draw_map
+from worldsim.games.rooms.view import find_seen
 from worldsim.games.scenarios import HEIGHT, WIDTH
 from worldsim.simulator import Simulator
 

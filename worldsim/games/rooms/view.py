@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldsim.data.room_map import RoomMap
+from worldsim.games.rooms.map import RoomMap
 from worldsim.games.scenarios import HEIGHT, WIDTH
 
 EYE = 41.0  # height of the player's eye above the floor

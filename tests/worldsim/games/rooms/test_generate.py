@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from worldsim.data.doom_textures import HOLE, Textures, draw_patch, mean_colours, paste, read_textures
-from worldsim.data.fresh_rooms import (
+from worldsim.errors import WorldError
+from worldsim.games.doom import MAP_BYTES, DoomGame, iwad_path
+from worldsim.games.rooms.generate import (
     CLEARANCE,
     CORNER,
     GRIDS,
@@ -20,11 +21,10 @@ from worldsim.data.fresh_rooms import (
     distance_to_way,
     generate_rooms,
 )
-from worldsim.data.room_map import Area, RoomMap
-from worldsim.data.udmf import write_udmf
-from worldsim.data.wad import encode_wad, read_wad
-from worldsim.errors import WorldError
-from worldsim.games.doom import MAP_BYTES, DoomGame, iwad_path
+from worldsim.games.rooms.map import Area, RoomMap
+from worldsim.games.rooms.textures import HOLE, Textures, draw_patch, mean_colours, paste, read_textures
+from worldsim.games.rooms.udmf import write_udmf
+from worldsim.games.rooms.wad import encode_wad, read_wad
 
 SEEDS = range(40)
 TEXTURES = Textures(

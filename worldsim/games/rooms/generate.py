@@ -1,7 +1,7 @@
 """Maps that nobody has seen: rooms on a grid, joined by passages, drawn from a seed.
 
 Every room holds the middle of its cell of the grid, so that neighbours face each other, and the walls of any
-two are apart. `worldsim.data.udmf` writes a map down for the engine.
+two are apart. `worldsim.games.rooms.udmf` writes a map down for the engine.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from itertools import combinations
 
 import numpy as np
 
-from worldsim.data.doom_textures import Colour, Textures
-from worldsim.data.room_map import CELL, SIDES, Area, Passage, Point, RoomMap, Thing
+from worldsim.games.rooms.map import CELL, SIDES, Area, Passage, Point, RoomMap, Thing
+from worldsim.games.rooms.textures import Colour, Textures
 
 VERSION = 1
 """Changes when the same seed and textures give another map."""

@@ -5,8 +5,8 @@ Format: https://github.com/ZDoom/gzdoom/blob/master/specs/udmf.txt
 
 from __future__ import annotations
 
-from worldsim.data.fresh_rooms import PANEL, PANEL_WALL
-from worldsim.data.room_map import SIDES, Area, Passage, RoomMap, Thing
+from worldsim.games.rooms.generate import PANEL, PANEL_WALL
+from worldsim.games.rooms.map import SIDES, Area, Passage, RoomMap, Thing
 
 Corner = tuple[int, int]
 Opening = tuple[int, Passage]  # number of the sector behind it, and the passage

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from worldsim.data.wad import read_wad
+from worldsim.games.rooms.wad import read_wad
 
 # These change by themselves, are the sky, or hold a place.
 MOVING_WALLS = ("BFALL", "BLOD", "DBRAIN", "FIRE", "GSTFONT", "ROCKRED", "SFALL", "SLADRIP", "WFALL")

@@ -8,10 +8,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from worldsim.data.fresh_rooms import generate_rooms
-from worldsim.data.room_map import Area, Passage, RoomMap, Thing
-from worldsim.data.room_view import BLOCK, EYE, find_seen, look
 from worldsim.games.doom import DoomGame
+from worldsim.games.rooms.generate import generate_rooms
+from worldsim.games.rooms.map import Area, Passage, RoomMap, Thing
+from worldsim.games.rooms.view import BLOCK, EYE, find_seen, look
 from worldsim.games.scenarios import HEIGHT, WIDTH
 
 
