@@ -18,7 +18,7 @@ from worldsim.runtime.cores import check_workers
 
 if TYPE_CHECKING:  # they bring PyTorch, which a wrong setting need not wait for
     from worldsim.actions import ActionLayout
-    from worldsim.env import ARL2WorldEnv
+    from worldsim.envs.single import ARL2WorldEnv
     from worldsim.game import GameSettings
     from worldsim.play_files import PlayFolders
     from worldsim.session import PlaySession
@@ -131,7 +131,7 @@ def wants_picker(config: PlayConfig) -> bool:
 
 def build_env(config: PlayConfig) -> ARL2WorldEnv:
     """Load the world and say where it computes, and why."""
-    from worldsim.env import ARL2WorldEnv
+    from worldsim.envs.single import ARL2WorldEnv
     from worldsim.runtime.device import set_threads
 
     num_threads = set_threads(config.threads)

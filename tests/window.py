@@ -9,7 +9,7 @@ import torch
 
 from policies import KeyboardPolicy, RandomPolicy
 from tests.fakes import TINY_ACTIONS, tiny_world
-from worldsim.env import ARL2WorldEnv
+from worldsim.envs.single import ARL2WorldEnv
 from worldsim.game import GameSettings
 from worldsim.play_files import PlayFolders
 from worldsim.session import PlaySession

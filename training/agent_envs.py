@@ -17,8 +17,8 @@ from torch import Tensor
 from policies.sight import Sight
 from training.games import begin_game, interrupts_are_for_the_parent
 from training.held_actions import HeldActions
+from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.sb3 import SB3VecEnv
-from worldsim.vector_env import ARL2WorldVectorEnv
 
 SEEN = "seen"
 """Key of the observations: SB3 passes what is in a dictionary on as it is, also a tensor on a GPU."""

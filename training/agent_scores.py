@@ -20,10 +20,10 @@ import policies
 from policies.base import Policy
 from policies.ppo import PPOPolicy
 from training.games import Game, begin_game, interrupts_are_for_the_parent
+from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.evaluation.bars import align
 from worldsim.evaluation.metrics import bootstrap
 from worldsim.games.doom_env import EVALUATION_SEEDS
-from worldsim.vector_env import ARL2WorldVectorEnv
 
 DREAM_SEEDS = 4_000_000_000
 """Seed of the first episode that is evaluated in a dream; trainings have smaller ones."""

@@ -16,12 +16,12 @@ from gymnasium.vector import AutoresetMode
 from tqdm import tqdm
 
 from worldsim import state as states
+from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.errors import WorldError
 from worldsim.evaluation import report
 from worldsim.evaluation.endurance import Endurance, endure, format_endurance
 from worldsim.runtime.interrupt import StopRequest
 from worldsim.storage.tensors import read_object
-from worldsim.vector_env import ARL2WorldVectorEnv
 
 ENDURANCE_FILE, STATE_FILE = "endurance.json", "endurance.safetensors"
 SECONDS_BETWEEN_WRITES = 10.0

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from training.agent_settings import RLConfig
+from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.errors import WorldError
 from worldsim.games.scenarios import SCENARIOS
 from worldsim.runtime.device import choose_device
 from worldsim.starts import draw_starts
-from worldsim.vector_env import ARL2WorldVectorEnv
 from worldsim.world.world import World, find_world, read_config
 
 GPU_ENVS, CPU_ENVS = 256, 8

@@ -16,7 +16,7 @@ import policies
 from training.entry import entry
 from training.lock import locked_folder
 from worldsim import state as states
-from worldsim.env import ARL2WorldEnv
+from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.evaluation import report
 from worldsim.evaluation.long_play import DayOfPlay, play_long

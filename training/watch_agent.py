@@ -12,7 +12,7 @@ from training.agent_settings import RLConfig
 from training.dreams import scenario_of
 from training.evaluate_agents import make_contender
 from worldsim.data.dataset_info import DatasetInfo
-from worldsim.env import ARL2WorldEnv
+from worldsim.envs.single import ARL2WorldEnv
 from worldsim.games.doom_env import DoomEnv
 from worldsim.games.scenarios import find_scenario
 from worldsim.headless import choose_headless

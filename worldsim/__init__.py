@@ -19,8 +19,8 @@ GAME_ID = "DoomGame-v0"
 if ENV_ID not in registry:
     register(
         id=ENV_ID,
-        entry_point="worldsim.env:ARL2WorldEnv",
-        vector_entry_point="worldsim.vector_env:ARL2WorldVectorEnv",
+        entry_point="worldsim.envs.single:ARL2WorldEnv",
+        vector_entry_point="worldsim.envs.vector:ARL2WorldVectorEnv",
         # The environment raises ResetNeeded itself. Gymnasium's wrappers for it know of no `set_state`: they
         # would ask for a reset that is not needed.
         order_enforce=False,

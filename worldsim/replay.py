@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from worldsim import state as states
-from worldsim.env import ARL2WorldEnv
+from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.state import WorldState
 from worldsim.storage.files import read_json_lines

@@ -13,8 +13,8 @@ import torch
 from policies.sight import Sight
 from tests.fakes import tiny_world
 from tests.vector_envs import ACTIONS, N
+from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.outcome import OutcomeConfig
-from worldsim.vector_env import ARL2WorldVectorEnv
 
 pytest.importorskip("stable_baselines3", reason='needs Stable-Baselines3: pip install -e ".[rl]"')
 

@@ -15,11 +15,11 @@ from tests.fakes import save_tiny_world, tiny_world
 from training import benchmark_endurance
 from training.benchmark_endurance import ENDURANCE_FILE, STATE_FILE, EnduranceConfig
 from training.evaluate import EvaluateConfig, main
+from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.errors import WorldError
 from worldsim.evaluation import endurance
 from worldsim.evaluation.endurance import Endurance, Sample, endure, memory_growth
 from worldsim.outcome import OutcomeConfig
-from worldsim.vector_env import ARL2WorldVectorEnv
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

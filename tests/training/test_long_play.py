@@ -11,7 +11,7 @@ import torch
 
 from tests.fakes import save_tiny_world, tiny_world
 from training.long_play import DAY_FILE, LongPlayConfig, main
-from worldsim.env import ARL2WorldEnv
+from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.evaluation.endurance import check_numbers
 from worldsim.evaluation.long_play import FRAMES_BETWEEN_CHECKS, DayOfPlay

@@ -12,7 +12,7 @@ import pytest
 
 from tests.fakes import tiny_world
 from worldsim.data.episodes import read_episode, verify
-from worldsim.env import ARL2WorldEnv
+from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.headless import choose_headless, has_display, play_headless
 from worldsim.recording import Recording

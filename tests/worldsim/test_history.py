@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.fakes import tiny_world
-from worldsim.env import ARL2WorldEnv
+from worldsim.envs.single import ARL2WorldEnv
 from worldsim.history import NUM_RECENT, SPACING, History
 from worldsim.outcome import OutcomeConfig
 from worldsim.session import PlaySession

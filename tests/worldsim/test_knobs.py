@@ -15,7 +15,7 @@ from policies import KeyboardPolicy
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world
 from tests.window import SCALE, advance, open_viewer, post, press, release, tap
 from worldsim.data.episodes import verify
-from worldsim.env import ARL2WorldEnv
+from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.game import GameSettings
 from worldsim.play_files import PlayFolders

@@ -15,7 +15,7 @@ from gymnasium.utils.env_checker import check_env
 
 from tests.fakes import draw, make_denoiser, tiny_world
 from worldsim.data.episodes import read_episode
-from worldsim.env import ARL2WorldEnv
+from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.headless import play_headless
 from worldsim.model.denoiser import Denoiser

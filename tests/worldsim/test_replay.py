@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.fakes import tiny_world
-from worldsim.env import ARL2WorldEnv
+from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.recording import Recording
 from worldsim.replay import STATE_SUFFIX, Opening, Replay, recorded_world

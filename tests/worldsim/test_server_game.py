@@ -21,7 +21,7 @@ import aiohttp
 
 from policies import KeyboardPolicy
 from tests.fakes import TINY_ACTIONS, tiny_world
-from worldsim.env import ARL2WorldEnv
+from worldsim.envs.single import ARL2WorldEnv
 from worldsim.game import GameSettings
 from worldsim.outcome import OutcomeConfig
 from worldsim.play_files import PlayFolders

@@ -14,7 +14,7 @@ from gymnasium.wrappers import TimeLimit
 from policies import RandomPolicy
 from tests.fakes import TINY_ACTIONS, WIDTH, tiny_world
 from worldsim.data.episodes import read_episode
-from worldsim.env import ARL2WorldEnv
+from worldsim.envs.single import ARL2WorldEnv
 from worldsim.outcome import OutcomeConfig
 from worldsim.recording import Recording
 from worldsim.runtime.interrupt import Stopped

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.fakes import HEIGHT, WIDTH, tiny_world
-from worldsim.env import ARL2WorldEnv
+from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.storage.images import fit_picture, write_png
 

@@ -16,7 +16,7 @@ from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world
 from tests.window import post, press, release, tap
 from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.data.episodes import list_episodes, verify
-from worldsim.env import ARL2WorldEnv
+from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.game import GameSettings
 from worldsim.outcome import OutcomeConfig

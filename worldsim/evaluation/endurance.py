@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.errors import WorldError
 from worldsim.runtime.timing import process_memory_bytes
 from worldsim.state import WorldState
-from worldsim.vector_env import ARL2WorldVectorEnv
 
 STEPS_BETWEEN_CHECKS, LEAST_CHECKS = 100, 50
 MOST_GROWTH = 1.02

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from worldsim.env import ARL2WorldEnv
+from worldsim.envs.single import ARL2WorldEnv
+from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.evaluation.cost import now
 from worldsim.games.doom import DoomGame
 from worldsim.runtime.timing import process_memory_bytes
 from worldsim.session import steady_memory
-from worldsim.vector_env import ARL2WorldVectorEnv
 from worldsim.world import World
 
 ROUNDS = 3
@@ -76,7 +76,7 @@ def measure_throughput(
         max_steps: and at most so many; 0 is no limit.
         seed: Of actions, start moments and noise.
         denoising_steps: Denoising passes a frame, instead of the world's own number.
-        compile: As in `worldsim.env.ARL2WorldEnv`.
+        compile: As in `worldsim.envs.single.ARL2WorldEnv`.
         show_progress: Show a progress bar.
 
     Returns:

@@ -16,19 +16,19 @@ from torch.utils._pytree import tree_leaves
 from tests.fakes import tiny_starts, tiny_world
 from tests.vector_envs import ACTIONS, N, make
 from worldsim import simulator as simulator_module
-from worldsim.env import ARL2WorldEnv
+from worldsim.envs.single import ARL2WorldEnv
+from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.errors import WorldError
 from worldsim.outcome import OutcomeConfig
 from worldsim.runtime.cuda_graphs import Replayed, choose_compile, map_tensors, tensors_of
 from worldsim.sampler import SamplerConfig
 from worldsim.simulator import Simulator
-from worldsim.vector_env import ARL2WorldVectorEnv
 from worldsim.world import World
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 OUTCOME = OutcomeConfig(reward_mean=1.0, end_threshold=0.2)
 ROW_TOLERANCE = 6
-"""As in bf16 between a row and the dream alone (tests/worldsim/test_vector_env.py), in steps of 1/255."""
+"""As in bf16 between a row and the dream alone (tests/worldsim/envs/test_vector.py), in steps of 1/255."""
 
 
 def record_on_cpu(function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:

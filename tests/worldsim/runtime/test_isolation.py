@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from tests.fakes import save_tiny_world, tiny_world
-from worldsim.env import ARL2WorldEnv
+from worldsim.envs.single import ARL2WorldEnv
+from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.runtime.isolation import isolated
 from worldsim.state import WorldState
-from worldsim.vector_env import ARL2WorldVectorEnv
 from worldsim.world import World
 
 WALK = np.array([1, 0, 2])

@@ -8,7 +8,7 @@ import pytest
 
 from tests.fakes import TINY_ACTIONS, tiny_world
 from worldsim.actions import ActionAxis, ActionLayout
-from worldsim.env import ARL2WorldEnv
+from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.ui.combinations import key_combinations
 

@@ -15,13 +15,13 @@ from gymnasium.vector import AutoresetMode
 
 from tests.fakes import HEIGHT, WIDTH, save_tiny_world, tiny_world
 from tests.vector_envs import ACTIONS, N, make
-from worldsim.env import ARL2WorldEnv
+from worldsim.envs.single import ARL2WorldEnv
+from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.errors import WorldError
 from worldsim.runtime.timing import process_memory_bytes
 from worldsim.session import steady_memory
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
-from worldsim.vector_env import ARL2WorldVectorEnv
 from worldsim.world import World
 
 MODES = tuple(AutoresetMode)
@@ -163,7 +163,7 @@ def test_what_is_kept_of_starts_is_bounded(world: World, monkeypatch: pytest.Mon
     envs = make(world)
     envs.reset(seed=0, options={"start": [0, 1, 2, 0]})
     assert len(envs._env_world._watched) == 3
-    monkeypatch.setattr("worldsim.env_world.MAX_WATCHED_BYTES", 2 * envs.memory_bytes // N)
+    monkeypatch.setattr("worldsim.envs.base.MAX_WATCHED_BYTES", 2 * envs.memory_bytes // N)
     first, _ = envs.reset(seed=0, options={"start": [0, 1, 2, 1]})
     assert len(envs._env_world._watched) == 2
     assert np.array_equal(first[2], world.starts[2].frames[-1].numpy())

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from gymnasium.error import ResetNeeded
 
-from worldsim.env_world import EnvWorld, copy_sharing, whole_if_possible
+from worldsim.envs.base import EnvWorld, copy_sharing, whole_if_possible
+from worldsim.envs.time_limits import count_from
+from worldsim.envs.vector_arguments import read_options, read_seed
 from worldsim.errors import WorldError
 from worldsim.runtime.isolation import isolated
 from worldsim.runtime.timing import FrameClock
 from worldsim.simulator import Prediction
 from worldsim.starts import picture_start
 from worldsim.state import WorldState
-from worldsim.time_limits import count_from
-from worldsim.vector_requests import read_options, read_seed
 from worldsim.world import World
 
 if TYPE_CHECKING:

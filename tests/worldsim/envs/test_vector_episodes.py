@@ -13,11 +13,11 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from tests.fakes import tiny_world
 from tests.vector_envs import ACTIONS, N, make
-from worldsim.env import ARL2WorldEnv
+from worldsim.envs.single import ARL2WorldEnv
+from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.outcome import Outcome
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
-from worldsim.vector_env import ARL2WorldVectorEnv
 from worldsim.world import World, WorldConfig
 
 MODES = tuple(AutoresetMode)
@@ -89,7 +89,7 @@ def compare(ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> None:
 
 def ending(world: World, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> ARL2WorldVectorEnv:
     """Return environments in which rows 0 and 2 end by themselves with their third frame."""
-    monkeypatch.setattr("worldsim.env_world.Simulator", KnownOutcomes)
+    monkeypatch.setattr("worldsim.envs.base.Simulator", KnownOutcomes)
     monkeypatch.setattr(WorldConfig, "end_threshold", 0.5, raising=False)
     envs = make(world, **settings)
     seeds = iter([10, 11, 12, 13, 101, 103, 105, 107])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.fakes import tiny_world
-from worldsim.row_threads import MAX_WORKERS, RowThreads
+from worldsim.envs.row_threads import MAX_WORKERS, RowThreads
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 from worldsim.world import World

@@ -18,13 +18,13 @@ from gymnasium.utils.env_checker import check_env
 
 import worldsim
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, save_tiny_world, tiny_world
-from worldsim import env_world
-from worldsim.env import ARL2WorldEnv
+from worldsim.envs import base
+from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.state import WorldState
 from worldsim.world import World
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FORWARD, LEFT = np.array([1, 0, 0]), np.array([0, 0, 1])
 
 
@@ -276,7 +276,7 @@ def test_wrong_settings_are_named(world: World) -> None:
 
 
 def test_without_a_shipped_world_one_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(env_world, "shipped_worlds", list)
+    monkeypatch.setattr(base, "shipped_worlds", list)
     with pytest.raises(WorldError, match="no world ships with this copy"):
         ARL2WorldEnv()
 
@@ -307,7 +307,7 @@ def test_vector_of_environments_steps(tmp_path: Path) -> None:
 def test_import_loads_neither_torch_nor_pygame() -> None:
     code = (
         "import sys, worldsim; assert 'torch' not in sys.modules;"
-        "import worldsim.env; assert 'pygame' not in sys.modules"
+        "import worldsim.envs.single; assert 'pygame' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 

@@ -1,7 +1,7 @@
 """Many dreams of one world as a Gymnasium vector environment: `gym.make_vec("ARL2World-v0", num_envs=8)`.
 
 One forward pass steps all dreams; on a CPU, one for each thread. What may be asked of them is read in
-`worldsim.vector_requests`.
+`worldsim.envs.vector_arguments`.
 """
 
 # N environments, H W frame size, A action axes
@@ -20,14 +20,9 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from worldsim.env_world import EnvWorld, copy_sharing, whole_if_possible
-from worldsim.errors import WorldError
-from worldsim.row_threads import RowThreads
-from worldsim.runtime.isolation import isolated
-from worldsim.starts import Start
-from worldsim.state import WorldState
-from worldsim.storage.files import check_integer
-from worldsim.vector_requests import (
+from worldsim.envs.base import EnvWorld, copy_sharing, whole_if_possible
+from worldsim.envs.row_threads import RowThreads
+from worldsim.envs.vector_arguments import (
     Seeds,
     check_settings,
     plain,
@@ -37,6 +32,11 @@ from worldsim.vector_requests import (
     read_seeds,
     read_starts,
 )
+from worldsim.errors import WorldError
+from worldsim.runtime.isolation import isolated
+from worldsim.starts import Start
+from worldsim.state import WorldState
+from worldsim.storage.files import check_integer
 from worldsim.world import World
 
 Array = np.ndarray | torch.Tensor
@@ -57,7 +57,7 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
 
     Args:
         num_envs: N, at least 1.
-        world: As in `worldsim.env.ARL2WorldEnv`; so are the next four. Its memory may not grow.
+        world: As in `worldsim.envs.single.ARL2WorldEnv`; so are the next four. Its memory may not grow.
         render_mode: `rgb_array` or None.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         dtype: `auto`, `bfloat16` or `float32`.

@@ -17,12 +17,12 @@ from gymnasium.wrappers import vector as vector_wrappers
 
 from tests.fakes import HEIGHT, WIDTH, tiny_world
 from worldsim.data.video import count_frames
-from worldsim.env import ARL2WorldEnv
+from worldsim.envs.single import ARL2WorldEnv
+from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.errors import WorldError
 from worldsim.outcome import Outcome
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
-from worldsim.vector_env import ARL2WorldVectorEnv
 from worldsim.world import World, WorldConfig
 
 N = 3
@@ -44,7 +44,7 @@ class OneReward(Simulator):
 
 @pytest.fixture(autouse=True)
 def rewards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("worldsim.env_world.Simulator", OneReward)
+    monkeypatch.setattr("worldsim.envs.base.Simulator", OneReward)
     monkeypatch.setattr(WorldConfig, "end_threshold", 0.5, raising=False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="moviepy|imageio|pkg_resources")

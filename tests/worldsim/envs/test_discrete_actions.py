@@ -13,9 +13,9 @@ from gymnasium.error import InvalidAction
 
 from tests.fakes import TINY_ACTIONS, tiny_world
 from worldsim.actions import ActionAxis, ActionLayout
-from worldsim.env import ARL2WorldEnv
+from worldsim.envs.single import ARL2WorldEnv
+from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.errors import WorldError
-from worldsim.vector_env import ARL2WorldVectorEnv
 
 WORLD = tiny_world()
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from tests.fakes import tiny_world
-from worldsim.env import ARL2WorldEnv
+from worldsim.envs.single import ARL2WorldEnv
+from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.errors import WorldError
 from worldsim.state import WorldState
-from worldsim.vector_env import ARL2WorldVectorEnv
 
 NAN = float("nan")
 WALK = np.array([1, 0, 0])

@@ -16,9 +16,9 @@ from gymnasium.wrappers import (
 
 import worldsim
 from tests.fakes import tiny_world
-from worldsim.env import ARL2WorldEnv
+from worldsim.envs.single import ARL2WorldEnv
+from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.state import WorldState
-from worldsim.vector_env import ARL2WorldVectorEnv
 
 LIMIT = 3
 WALK = np.array([1, 0, 0])

@@ -15,6 +15,8 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from worldsim.envs.state_checks import check_state
+from worldsim.envs.vector_arguments import plain
 from worldsim.errors import WorldError
 from worldsim.runtime.cuda_graphs import choose_compile
 from worldsim.runtime.device import DeviceChoice, choose_device
@@ -23,9 +25,7 @@ from worldsim.sampler import MAX_STEPS, SamplerConfig
 from worldsim.simulator import Simulator
 from worldsim.starts import Start
 from worldsim.state import WorldState
-from worldsim.state_checks import check_state
 from worldsim.storage.files import MAX_NAME, check_bool, check_integer, check_number, shown
-from worldsim.vector_requests import plain
 from worldsim.world.world import World, WorldConfig, shipped_worlds
 
 Env = TypeVar("Env")
