@@ -19,9 +19,9 @@ from worldsim.runtime.cores import check_workers
 if TYPE_CHECKING:  # they bring PyTorch, which a wrong setting need not wait for
     from worldsim.actions import ActionLayout
     from worldsim.envs.single import ARL2WorldEnv
-    from worldsim.game import GameSettings
-    from worldsim.play_files import PlayFolders
-    from worldsim.session import PlaySession
+    from worldsim.play.files import PlayFolders
+    from worldsim.play.game import GameSettings
+    from worldsim.play.session import PlaySession
     from worldsim.world import WorldConfig
 
 HEADLESS_FRAMES = 300
@@ -80,7 +80,7 @@ class PlayConfig:
 @entry("play", PlayConfig)
 def main(config: PlayConfig) -> None:
     """Build the environment and the player, open the window or do without."""
-    from worldsim.headless import choose_headless
+    from worldsim.play.headless import choose_headless
     from worldsim.runtime.timing import seconds_since_start
 
     if config.serve:
@@ -105,7 +105,7 @@ def main(config: PlayConfig) -> None:
 def play(config: PlayConfig, *, headless: bool, waited: float) -> bool:
     """Play one world; returns whether the person wants to choose another one then."""
     if config.world is None and config.policy == "recorded" and config.recording:
-        from worldsim.replay import recorded_world
+        from worldsim.play.replay import recorded_world
 
         config = replace(config, world=recorded_world(Path(config.recording)))
     from worldsim.starts import is_picture
@@ -165,9 +165,9 @@ def play_session(
     config: PlayConfig, env: ARL2WorldEnv, *, headless: bool, waited: float = 0.0
 ) -> Iterator[PlaySession]:
     """Give what is played and recorded; however it ends, finish the recording, and say what was measured."""
-    from worldsim.recording import Recording
-    from worldsim.replay import Replay
-    from worldsim.session import PlaySession
+    from worldsim.play.recording import Recording
+    from worldsim.play.replay import Replay
+    from worldsim.play.session import PlaySession
 
     path = recording_path(config, env.world.config, headless=headless)
     replay = Replay(Path(config.recording)) if config.policy == "recorded" and config.recording else None
@@ -194,7 +194,7 @@ def play_session(
 
 def recording_path(config: PlayConfig, world: WorldConfig, *, headless: bool) -> Path | None:
     """Return the video to write, None for none; of a replay only on request, and never over the original."""
-    from worldsim.recording import free_recording
+    from worldsim.play.recording import free_recording
 
     if config.record is None:
         is_wanted = headless and config.policy != "recorded"
@@ -214,7 +214,7 @@ def run_headless(config: PlayConfig, session: PlaySession) -> None:
     """Let the policy play, as fast as it goes."""
     from tqdm import tqdm
 
-    from worldsim.headless import has_display, play_headless
+    from worldsim.play.headless import has_display, play_headless
 
     name = default_policy(session) if config.policy == "auto" else config.policy
     num_frames = config.steps or (session.replay.num_frames if session.replay else HEADLESS_FRAMES)
@@ -288,7 +288,7 @@ def programs(config: PlayConfig, session: PlaySession) -> dict[str, policies.Pol
 
 
 def play_folders(config: PlayConfig) -> PlayFolders:
-    from worldsim.play_files import PlayFolders
+    from worldsim.play.files import PlayFolders
 
     return PlayFolders(
         slots=Path(config.slots),
@@ -298,7 +298,7 @@ def play_folders(config: PlayConfig) -> PlayFolders:
 
 
 def game_settings(config: PlayConfig) -> GameSettings:
-    from worldsim.game import HUMAN, GameSettings
+    from worldsim.play.game import HUMAN, GameSettings
 
     return GameSettings(
         first=HUMAN if config.policy in ("auto", "keyboard") else config.policy,

@@ -26,7 +26,7 @@ from worldsim.actions import ActionLayout
 from worldsim.data.episodes import verify
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
-from worldsim.session import PlaySession
+from worldsim.play.session import PlaySession
 from worldsim.storage.images import write_png
 from worldsim.world import World
 

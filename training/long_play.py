@@ -20,11 +20,11 @@ from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.evaluation import report
 from worldsim.evaluation.long_play import DayOfPlay, play_long
-from worldsim.game import Game, GameSettings
-from worldsim.play_files import PlayFolders
+from worldsim.play.files import PlayFolders
+from worldsim.play.game import Game, GameSettings
+from worldsim.play.session import PlaySession
 from worldsim.runtime.device import set_threads
 from worldsim.runtime.interrupt import StopRequest
-from worldsim.session import PlaySession
 from worldsim.storage.files import check_integer
 from worldsim.storage.tensors import read_object
 from worldsim.ui.bindings import bind

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from worldsim.game import Game, GameSettings, KeyboardPlayer
-from worldsim.play_files import PlayFolders
+from worldsim.play.files import PlayFolders
+from worldsim.play.game import Game, GameSettings, KeyboardPlayer
+from worldsim.play.session import Player, PlaySession, steady_memory
 from worldsim.runtime.interrupt import StopRequest
 from worldsim.server import Server
 from worldsim.server_inbox import SERVED_COMMANDS, Inbox, Order
 from worldsim.server_room import encode_jpeg
-from worldsim.session import Player, PlaySession, steady_memory
 from worldsim.ui.bindings import Bindings, Command
 from worldsim.world import WorldConfig
 

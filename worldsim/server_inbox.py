@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from worldsim.errors import WorldError
-from worldsim.slots import QUICK, SLOTS
+from worldsim.play.slots import QUICK, SLOTS
 from worldsim.storage.files import check_bool, parse_json
 from worldsim.ui.bindings import Command
 

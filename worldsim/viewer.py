@@ -9,11 +9,11 @@ import numpy as np
 import pygame
 
 from worldsim.errors import WorldError
-from worldsim.game import HUMAN, OVER, Game, GameSettings, KeyboardPlayer
-from worldsim.play_files import PlayFolders
-from worldsim.players import NUM_WATCHED
+from worldsim.play.files import PlayFolders
+from worldsim.play.game import HUMAN, OVER, Game, GameSettings, KeyboardPlayer
+from worldsim.play.players import NUM_WATCHED
+from worldsim.play.session import Player, PlaySession, steady_memory
 from worldsim.runtime.interrupt import StopRequest
-from worldsim.session import Player, PlaySession, steady_memory
 from worldsim.ui.bindings import Bindings, Command, bind, help_texts
 from worldsim.ui.display import saving_when_display_is_lost
 from worldsim.ui.input import CommandKeys, Gamepads, HeldKeys, MouseTurn, is_shifted

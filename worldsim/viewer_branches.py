@@ -7,9 +7,9 @@ from enum import Enum
 import numpy as np
 import pygame
 
-from worldsim.branches import Branches
-from worldsim.players import NUM_WATCHED, Players
-from worldsim.session import PlaySession
+from worldsim.play.branches import Branches
+from worldsim.play.players import NUM_WATCHED, Players
+from worldsim.play.session import PlaySession
 from worldsim.ui.window import Window
 
 NUM_PANES = 4

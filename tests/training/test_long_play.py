@@ -15,7 +15,7 @@ from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.evaluation.endurance import check_numbers
 from worldsim.evaluation.long_play import FRAMES_BETWEEN_CHECKS, DayOfPlay
-from worldsim.session import with_matrices
+from worldsim.play.session import with_matrices
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

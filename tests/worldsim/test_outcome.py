@@ -17,15 +17,15 @@ from tests.fakes import draw, make_denoiser, tiny_world
 from worldsim.data.episodes import read_episode
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
-from worldsim.headless import play_headless
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.linear import Linear
 from worldsim.model.memory import MemoryState
 from worldsim.model.outcome_heads import PRIOR_END, OutcomeHeads
 from worldsim.model.path import MemoryPhase
 from worldsim.outcome import OutcomeConfig
-from worldsim.recording import Recording
-from worldsim.session import PlaySession
+from worldsim.play.headless import play_headless
+from worldsim.play.recording import Recording
+from worldsim.play.session import PlaySession
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 from worldsim.world import World, WorldConfig

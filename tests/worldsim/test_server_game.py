@@ -22,11 +22,11 @@ import aiohttp
 from policies import KeyboardPolicy
 from tests.fakes import TINY_ACTIONS, tiny_world
 from worldsim.envs.single import ARL2WorldEnv
-from worldsim.game import GameSettings
 from worldsim.outcome import OutcomeConfig
-from worldsim.play_files import PlayFolders
+from worldsim.play.files import PlayFolders
+from worldsim.play.game import GameSettings
+from worldsim.play.session import PlaySession
 from worldsim.server_game import ServedGame
-from worldsim.session import PlaySession
 from worldsim.ui.bindings import bind
 
 

@@ -18,11 +18,11 @@ from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.data.episodes import list_episodes, verify
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
-from worldsim.game import GameSettings
 from worldsim.outcome import OutcomeConfig
-from worldsim.play_files import PlayFolders
-from worldsim.recording import Recording
-from worldsim.session import PlaySession
+from worldsim.play.files import PlayFolders
+from worldsim.play.game import GameSettings
+from worldsim.play.recording import Recording
+from worldsim.play.session import PlaySession
 from worldsim.ui.bindings import Command, bind, help_texts
 from worldsim.ui.input import CommandKeys, HeldKeys
 from worldsim.ui.window import Window

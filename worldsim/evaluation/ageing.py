@@ -13,7 +13,7 @@ from torch import Tensor
 
 from worldsim.evaluation.cost import commit_on, random_actions, timed_step
 from worldsim.model.past_frames import FRAMES_AXIS, PastFrames
-from worldsim.session import steady_memory
+from worldsim.play.session import steady_memory
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 

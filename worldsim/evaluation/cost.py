@@ -18,8 +18,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from worldsim.evaluation.clips import ClipBatch
+from worldsim.play.session import steady_memory
 from worldsim.runtime.timing import Percentiles, process_memory_bytes
-from worldsim.session import steady_memory
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 

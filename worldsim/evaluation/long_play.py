@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from worldsim.branches import Branches
 from worldsim.evaluation.endurance import check_numbers, memory_growth
-from worldsim.game import Game
+from worldsim.play.branches import Branches
+from worldsim.play.game import Game
+from worldsim.play.slots import SLOTS
 from worldsim.runtime.timing import process_memory_bytes
-from worldsim.slots import SLOTS
 from worldsim.ui.bindings import Command
 
 MOST_STEPS = 3

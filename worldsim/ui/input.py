@@ -9,7 +9,7 @@ from contextlib import suppress
 import pygame
 
 from worldsim.errors import WorldError
-from worldsim.headless import DRIVER
+from worldsim.play.headless import DRIVER
 from worldsim.ui.bindings import DIGITS, MOUSE, MOUSE_MOVEMENTS, PAD, SHIFT, Bindings, Command
 from worldsim.ui.key_places import check_key, key_names
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.fakes import HEIGHT, WIDTH, tiny_world
 from worldsim.data.episodes import EpisodeWriter, verify
-from worldsim.recording import Recording
+from worldsim.play.recording import Recording
 from worldsim.runtime.interrupt import STOP_SIGNALS, StopRequest, defer_interrupt, raising_interrupt
 
 every_request = pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda number: number.name)

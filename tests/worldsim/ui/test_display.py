@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from tests.fakes import HEIGHT, WIDTH, tiny_world
-from worldsim.recording import Recording
+from worldsim.play.recording import Recording
 from worldsim.ui.display import saving_when_display_is_lost
 from worldsim.ui.window import Window
 

@@ -20,8 +20,8 @@ from tqdm import tqdm
 from worldsim.evaluation.ageing import median_ratio
 from worldsim.evaluation.consistency.room import bytes_at
 from worldsim.evaluation.cost import commit_on, device_memory, random_actions, timed_step
+from worldsim.play.session import steady_memory
 from worldsim.runtime.timing import process_memory_bytes
-from worldsim.session import steady_memory
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 

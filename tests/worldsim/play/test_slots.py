@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.fakes import tiny_world
 from worldsim.errors import WorldError
+from worldsim.play.slots import SlotFolder
 from worldsim.simulator import Simulator
-from worldsim.slots import SlotFolder
 from worldsim.state import WorldState
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from worldsim.session import PlaySession
+from worldsim.play.session import PlaySession
 
 READ_SECONDS = 0.5
 """How often the layers are read: each time costs a denoising pass."""

@@ -195,7 +195,7 @@ def test_a_full_disk_loses_no_slot_and_no_game(viewer: Viewer, tmp_path: Path) -
 
 
 def test_two_players_share_a_folder(viewer: Viewer, tmp_path: Path) -> None:
-    from worldsim.slots import SlotFolder
+    from worldsim.play.slots import SlotFolder
 
     mine, theirs = advance(viewer, 2)
     identity = viewer.session.env.world.identity

@@ -14,8 +14,9 @@ from tests.fakes import tiny_world
 from worldsim.data.episodes import read_episode, verify
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
-from worldsim.headless import choose_headless, has_display, play_headless
-from worldsim.recording import Recording
+from worldsim.play.headless import choose_headless, has_display, play_headless
+from worldsim.play.recording import Recording
+from worldsim.play.session import PlaySession
 from worldsim.runtime.interrupt import StopRequest
 from worldsim.runtime.timing import (
     FrameClock,
@@ -24,7 +25,6 @@ from worldsim.runtime.timing import (
     process_memory_bytes,
     seconds_since_start,
 )
-from worldsim.session import PlaySession
 
 
 class Walker:
@@ -137,7 +137,7 @@ def test_summary_says_what_was_measured(env: ARL2WorldEnv) -> None:
 def test_what_a_person_took_to_choose_is_no_part_of_starting_up(
     env: ARL2WorldEnv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worldsim.session.seconds_since_start", lambda: 65.0)
+    monkeypatch.setattr("worldsim.play.session.seconds_since_start", lambda: 65.0)
     session = PlaySession(env, waited_seconds=60.0)
     session.reset()
     list(play_headless(session, Walker(), 1))

@@ -14,15 +14,15 @@ import numpy as np
 import torch
 
 from worldsim.errors import WorldError
-from worldsim.governor import Governor, ThreadGovernor
-from worldsim.inspector import Inspector
-from worldsim.play_files import PlayFiles, PlayFolders
-from worldsim.play_status import Status
-from worldsim.players import NUM_WATCHED, Players
+from worldsim.play.files import PlayFiles, PlayFolders
+from worldsim.play.governor import Governor, ThreadGovernor
+from worldsim.play.inspector import Inspector
+from worldsim.play.players import NUM_WATCHED, Players
+from worldsim.play.session import Player, PlaySession
+from worldsim.play.slots import QUICK
+from worldsim.play.status import Status
 from worldsim.runtime.timing import FrameClock
 from worldsim.sampler import MAX_STEPS
-from worldsim.session import Player, PlaySession
-from worldsim.slots import QUICK
 from worldsim.ui.bindings import Bindings, Command, join_controls
 
 HUMAN = "human"

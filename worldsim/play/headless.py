@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator, Mapping
 
 from worldsim.errors import WorldError
+from worldsim.play.session import Player, PlaySession, steady_memory
 from worldsim.runtime.interrupt import StopRequest
-from worldsim.session import Player, PlaySession, steady_memory
 
 DRIVER = "SDL_VIDEODRIVER"
 WINDOWLESS_DRIVERS = {"dummy", "offscreen"}

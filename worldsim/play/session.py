@@ -16,10 +16,10 @@ from torch import Tensor
 
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
-from worldsim.history import History
 from worldsim.model.inspection import LayerReading
-from worldsim.recording import Recording
-from worldsim.replay import Opening, Replay, play_settings
+from worldsim.play.history import History
+from worldsim.play.recording import Recording
+from worldsim.play.replay import Opening, Replay, play_settings
 from worldsim.runtime.device import set_threads
 from worldsim.runtime.interrupt import defer_interrupt
 from worldsim.runtime.timing import Percentiles, StepTimes, process_memory_bytes, seconds_since_start

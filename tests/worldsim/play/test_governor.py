@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from worldsim.governor import FRAMES_BETWEEN_TRIALS, NUM_FRAMES, Governor, ThreadGovernor
+from worldsim.play.governor import FRAMES_BETWEEN_TRIALS, NUM_FRAMES, Governor, ThreadGovernor
 
 RATE = 10.0
 

@@ -12,7 +12,7 @@ import numpy as np
 from worldsim.data.dataset_info import INFO_FILE, DatasetInfo
 from worldsim.data.episodes import EpisodeWriter
 from worldsim.errors import WorldError
-from worldsim.replay import STATE_SUFFIX, Opening, frame_digest
+from worldsim.play.replay import STATE_SUFFIX, Opening, frame_digest
 from worldsim.runtime.interrupt import defer_interrupt
 from worldsim.storage.files import file_name
 from worldsim.world import WorldConfig

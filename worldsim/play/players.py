@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from worldsim.session import Player
+from worldsim.play.session import Player
 
 NUM_WATCHED = 32
 """Frames that a player who takes over is shown: more than any player looks back."""

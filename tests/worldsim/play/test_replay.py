@@ -10,9 +10,9 @@ import pytest
 from tests.fakes import tiny_world
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
-from worldsim.recording import Recording
-from worldsim.replay import STATE_SUFFIX, Opening, Replay, recorded_world
-from worldsim.session import PlaySession
+from worldsim.play.recording import Recording
+from worldsim.play.replay import STATE_SUFFIX, Opening, Replay, recorded_world
+from worldsim.play.session import PlaySession
 from worldsim.state import save
 
 

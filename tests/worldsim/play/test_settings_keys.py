@@ -17,10 +17,10 @@ from tests.window import SCALE, advance, open_viewer, post, press, release, tap
 from worldsim.data.episodes import verify
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
-from worldsim.game import GameSettings
-from worldsim.play_files import PlayFolders
-from worldsim.replay import Opening, Replay
-from worldsim.session import PlaySession
+from worldsim.play.files import PlayFolders
+from worldsim.play.game import GameSettings
+from worldsim.play.replay import Opening, Replay
+from worldsim.play.session import PlaySession
 from worldsim.ui.bindings import Command, bind
 from worldsim.ui.input import CommandKeys, HeldKeys
 from worldsim.ui.window import Window

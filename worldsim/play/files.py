@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from worldsim.errors import WorldError
-from worldsim.recording import Recording, free_path, free_recording
-from worldsim.session import PlaySession
-from worldsim.slots import Slot, SlotFolder
+from worldsim.play.recording import Recording, free_path, free_recording
+from worldsim.play.session import PlaySession
+from worldsim.play.slots import Slot, SlotFolder
 from worldsim.storage.images import write_png
 
 

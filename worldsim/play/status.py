@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections import deque
 
-from worldsim.governor import Governor
-from worldsim.session import PlaySession
+from worldsim.play.governor import Governor
+from worldsim.play.session import PlaySession
 
 TEXT_SECONDS = 0.25
 MESSAGE_SECONDS = 4.0

@@ -88,7 +88,7 @@ def test_after_a_programs_end_the_next_episode_begins_by_itself(
     for _ in range(3):
         viewer.advance()
     assert (viewer.session.num_frames, viewer.session.ended) == (1, True)
-    monkeypatch.setattr("worldsim.game.ENDED_SECONDS", 0.0)
+    monkeypatch.setattr("worldsim.play.game.ENDED_SECONDS", 0.0)
     viewer.advance()
     assert viewer.session.num_frames == 2
 

@@ -8,9 +8,9 @@ import torch
 
 from tests.fakes import tiny_world
 from worldsim.envs.single import ARL2WorldEnv
-from worldsim.history import NUM_RECENT, SPACING, History
 from worldsim.outcome import OutcomeConfig
-from worldsim.session import PlaySession
+from worldsim.play.history import NUM_RECENT, SPACING, History
+from worldsim.play.session import PlaySession
 from worldsim.state import WorldState
 
 PLENTY = 2**30

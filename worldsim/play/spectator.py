@@ -12,10 +12,10 @@ import gymnasium as gym
 import numpy as np
 
 from worldsim.actions import ActionLayout
-from worldsim.recording import Recording
+from worldsim.play.recording import Recording
+from worldsim.play.session import Player
 from worldsim.runtime.interrupt import StopRequest
 from worldsim.runtime.timing import FrameClock
-from worldsim.session import Player
 
 if TYPE_CHECKING:  # pygame, which play without a window does not need
     from worldsim.ui.window import Window

@@ -17,7 +17,7 @@ from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.data.episodes import list_episodes, read_episode, verify
 from worldsim.data.video import VideoWriter
 from worldsim.errors import WorldError
-from worldsim.recording import Recording, free_recording
+from worldsim.play.recording import Recording, free_recording
 
 WORLD = tiny_world().config
 FRAMES = np.random.default_rng(0).integers(256, size=(4, HEIGHT, WIDTH, 3), dtype=np.uint8)
