@@ -91,7 +91,7 @@ def main(config: PlayConfig) -> None:
     wants_choice, loaded = not headless and wants_picker(config), seconds_since_start()
     while True:
         if wants_choice:
-            from worldsim.viewer_picker import choose_world
+            from worldsim.play.desktop.picker import choose_world
 
             if (chosen := choose_world(config.world)) is None:
                 return
@@ -230,8 +230,8 @@ def run_headless(config: PlayConfig, session: PlaySession) -> None:
 
 def run_window(config: PlayConfig, session: PlaySession) -> bool:
     """Play in a window until it is closed; returns whether the person wants to choose a world then."""
+    from worldsim.play.desktop.viewer import Viewer
     from worldsim.ui.bindings import bind
-    from worldsim.viewer import Viewer
 
     actions = session.env.world.config.actions
     bindings = bind(actions, config.keys, config.buttons)

@@ -32,7 +32,7 @@ ONLY_IN = {
     "aiohttp": ("worldsim/server*",),
     "hydra": ("training/*", "play.py"),
     "omegaconf": ("training/*", "play.py"),
-    "pygame": ("worldsim/ui/*", "worldsim/viewer*"),
+    "pygame": ("worldsim/ui/*", "worldsim/play/desktop/*"),
     "stable_baselines3": ("worldsim/sb3.py", "training/*", "policies/*"),
     "triton": ("kernels/*",),
 }

@@ -10,11 +10,11 @@ import torch
 from policies import KeyboardPolicy, RandomPolicy
 from tests.fakes import TINY_ACTIONS, tiny_world
 from worldsim.envs.single import ARL2WorldEnv
+from worldsim.play.desktop.viewer import Viewer
 from worldsim.play.files import PlayFolders
 from worldsim.play.game import GameSettings
 from worldsim.play.session import PlaySession
 from worldsim.state import WorldState
-from worldsim.viewer import Viewer
 from worldsim.world import World
 
 SCALE = 4

@@ -16,9 +16,9 @@ from worldsim.data.episodes import verify
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.model.hybrid_attention import HybridAttention
+from worldsim.play.desktop.viewer import Viewer
 from worldsim.play.replay import STATE_SUFFIX
 from worldsim.play.session import PlaySession
-from worldsim.viewer import Viewer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

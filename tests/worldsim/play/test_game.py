@@ -11,7 +11,7 @@ import pytest
 from tests.fakes import tiny_world
 from tests.window import open_viewer, tap
 from worldsim.outcome import OutcomeConfig
-from worldsim.viewer import Viewer
+from worldsim.play.desktop.viewer import Viewer
 
 ENDS_AT_ONCE = OutcomeConfig(end_threshold=1e-6, reward_mean=2.0, reward_scale=1.0)
 

@@ -17,6 +17,7 @@ from tests.window import SCALE, advance, open_viewer, post, press, release, tap
 from worldsim.data.episodes import verify
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
+from worldsim.play.desktop.viewer import Viewer
 from worldsim.play.files import PlayFolders
 from worldsim.play.game import GameSettings
 from worldsim.play.replay import Opening, Replay
@@ -24,7 +25,6 @@ from worldsim.play.session import PlaySession
 from worldsim.ui.bindings import Command, bind
 from worldsim.ui.input import CommandKeys, HeldKeys
 from worldsim.ui.window import Window
-from worldsim.viewer import Viewer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -21,10 +21,10 @@ from worldsim.data.dataset_info import DatasetInfo
 from worldsim.data.episodes import list_episodes, read_table, verify
 from worldsim.data.video import VideoWriter
 from worldsim.outcome import OutcomeConfig
+from worldsim.play.desktop.viewer import Viewer
 from worldsim.state import WorldState
 from worldsim.storage.images import read_picture
 from worldsim.ui.bindings import COMMAND_KEYS, Command
-from worldsim.viewer import Viewer
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ with recording, saving_when_display_is_lost(lambda: (recording.close(), "all was
 
 CHOOSE_FOR_EVER = """
 import numpy as np
-from worldsim.viewer_picker import Picker, WorldChoice
+from worldsim.play.desktop.picker import Picker, WorldChoice
 
 class Chooser(Picker):
     def advance(self):

@@ -9,8 +9,8 @@ import pygame
 import pytest
 
 from worldsim.errors import WorldError
+from worldsim.play.desktop.picker import Picker, WorldChoice
 from worldsim.ui.window import MESSAGE_COLOUR, Window
-from worldsim.viewer_picker import Picker, WorldChoice
 
 FRAME = np.full((120, 160, 3), 200, np.uint8)
 PAGES = [[("a", "b" * 300)] * 30, [(FRAME, "a slot")] * 11, [(np.zeros((900, 2, 3), np.uint8), "thin")]]

@@ -12,7 +12,7 @@ import torch
 
 from tests.fakes import HEIGHT, WIDTH
 from tests.window import SCALE, advance, open_viewer, press, tap
-from worldsim.viewer import Viewer
+from worldsim.play.desktop.viewer import Viewer
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 from tests.fakes import HEIGHT, WIDTH
 from tests.window import tap
-from worldsim.viewer_picker import BORDER, BORDER_COLOUR, COLUMNS, Picker, WorldChoice, contact_sheet
+from worldsim.play.desktop.picker import BORDER, BORDER_COLOUR, COLUMNS, Picker, WorldChoice, contact_sheet
 
 
 def choice(name: str, count: int) -> WorldChoice:

@@ -9,6 +9,7 @@ import numpy as np
 import pygame
 
 from worldsim.errors import WorldError
+from worldsim.play.desktop.branch_panes import BranchPanes, Kind
 from worldsim.play.files import PlayFolders
 from worldsim.play.game import HUMAN, OVER, Game, GameSettings, KeyboardPlayer
 from worldsim.play.players import NUM_WATCHED
@@ -19,7 +20,6 @@ from worldsim.ui.display import saving_when_display_is_lost
 from worldsim.ui.input import CommandKeys, Gamepads, HeldKeys, MouseTurn, is_shifted
 from worldsim.ui.key_places import printed_names
 from worldsim.ui.window import Row, Window
-from worldsim.viewer_branches import BranchPanes, Kind
 
 __all__ = ["HUMAN", "Viewer"]
 

@@ -19,6 +19,7 @@ from worldsim.data.episodes import list_episodes, verify
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.outcome import OutcomeConfig
+from worldsim.play.desktop.viewer import Viewer
 from worldsim.play.files import PlayFolders
 from worldsim.play.game import GameSettings
 from worldsim.play.recording import Recording
@@ -26,7 +27,6 @@ from worldsim.play.session import PlaySession
 from worldsim.ui.bindings import Command, bind, help_texts
 from worldsim.ui.input import CommandKeys, HeldKeys
 from worldsim.ui.window import Window
-from worldsim.viewer import Viewer
 
 SCALE = 4
 
