@@ -259,7 +259,7 @@ def require_server() -> None:
 
 def run_server(config: PlayConfig, session: PlaySession) -> None:
     """Serve the game as a page; who opens it is the person."""
-    from worldsim.server_game import ServedGame
+    from worldsim.play.web.game import ServedGame
     from worldsim.ui.bindings import bind
     from worldsim.ui.input import check_without_window
 

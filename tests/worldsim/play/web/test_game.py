@@ -26,7 +26,7 @@ from worldsim.outcome import OutcomeConfig
 from worldsim.play.files import PlayFolders
 from worldsim.play.game import GameSettings
 from worldsim.play.session import PlaySession
-from worldsim.server_game import ServedGame
+from worldsim.play.web.game import ServedGame
 from worldsim.ui.bindings import bind
 
 

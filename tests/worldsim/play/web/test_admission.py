@@ -19,10 +19,10 @@ pytest.importorskip("PIL", reason="needs the extra serve")
 import aiohttp
 from aiohttp import web
 
-from worldsim import server_door
-from worldsim.server import Server
-from worldsim.server_door import MAX_REQUEST_BYTES, MAX_STRANGERS, Door
-from worldsim.server_inbox import Inbox
+from worldsim.play.web import admission
+from worldsim.play.web.admission import MAX_REQUEST_BYTES, MAX_STRANGERS, Door
+from worldsim.play.web.inbox import Inbox
+from worldsim.play.web.server import Server
 
 HELLO = {"type": "hello"}
 UPGRADE = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "
@@ -121,7 +121,7 @@ def test_the_crowd_of_one_address_makes_room_for_another() -> None:
 def test_patience_ends_however_slowly_something_comes(
     server: Server, begin: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_door, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(admission, "PATIENCE_SECONDS", 0.3)
     with connect(server) as connection:
         connection.sendall(begin)
         started = time.monotonic()
@@ -133,7 +133,7 @@ def test_patience_ends_however_slowly_something_comes(
 
 
 def test_a_page_that_no_longer_answers_is_closed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worldsim.server.HEARTBEAT_SECONDS", 0.2)
+    monkeypatch.setattr("worldsim.play.web.server.HEARTBEAT_SECONDS", 0.2)
     with connect(server) as connection:
         request = b"GET /play?player=x HTTP/1.1\r\nHost: localhost\r\n" + UPGRADE
         connection.sendall(request + b"AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n")

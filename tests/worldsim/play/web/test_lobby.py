@@ -13,8 +13,8 @@ import pytest
 pytest.importorskip("PIL", reason="needs the extra serve")
 
 from worldsim.errors import WorldError
-from worldsim.server_inbox import MAX_COMMANDS, Inbox, Order
-from worldsim.server_room import MAX_CLIENTS, MAX_IN_FLIGHT, SEAT_SECONDS, Client, Room
+from worldsim.play.web.inbox import MAX_COMMANDS, Inbox, Order
+from worldsim.play.web.lobby import MAX_CLIENTS, MAX_IN_FLIGHT, SEAT_SECONDS, Client, Room
 from worldsim.ui.bindings import Command
 
 HELLO = {"type": "hello"}

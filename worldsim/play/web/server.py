@@ -17,12 +17,12 @@ import numpy as np
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from worldsim.errors import WorldError
-from worldsim.server_door import Door, Visitor, finish_headers
-from worldsim.server_inbox import Inbox
-from worldsim.server_names import is_loopback, is_own_origin, names_loopback
-from worldsim.server_room import REFUSED, REPLACED, Client, Room
+from worldsim.play.web.admission import Door, Visitor, finish_headers
+from worldsim.play.web.inbox import Inbox
+from worldsim.play.web.lobby import REFUSED, REPLACED, Client, Room
+from worldsim.play.web.origins import is_loopback, is_own_origin, names_loopback
 
-PAGE = "assets/player.html"
+PAGE = "player.html"
 COOKIE = "arl2_world_"
 MAX_MESSAGE_BYTES = 4096
 MAX_MESSAGES_PER_SECOND = 1000
@@ -63,7 +63,7 @@ class Server:
         self._host, self._port = host.strip("[]"), port
         self.token = "" if is_loopback(host) else token or secrets.token_urlsafe(18)
         self._room = Room(inbox, hello)
-        self._text = files("worldsim").joinpath(PAGE).read_text(encoding="utf-8")
+        self._text = files("worldsim.play.web").joinpath(PAGE).read_text(encoding="utf-8")
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._sockets: dict[Client, web.WebSocketResponse] = {}

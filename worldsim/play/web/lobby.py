@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from worldsim.errors import WorldError
-from worldsim.server_inbox import Inbox, read_message, read_order
+from worldsim.play.web.inbox import Inbox, read_message, read_order
 from worldsim.storage.files import check_bool, check_integer
 
 MAX_CLIENTS = 16

@@ -16,9 +16,9 @@ pytest.importorskip("PIL", reason="needs the extra serve")
 import aiohttp
 
 from worldsim.errors import WorldError
-from worldsim.server import GUESS_SECONDS, MAX_MESSAGE_BYTES, Server
-from worldsim.server_inbox import Inbox
-from worldsim.server_room import MAX_CLIENTS
+from worldsim.play.web.inbox import Inbox
+from worldsim.play.web.lobby import MAX_CLIENTS
+from worldsim.play.web.server import GUESS_SECONDS, MAX_MESSAGE_BYTES, Server
 
 HELLO = {"type": "hello"}
 
@@ -177,7 +177,7 @@ def test_a_port_that_is_taken_is_named() -> None:
 def test_a_page_that_sends_too_fast_is_read_more_slowly(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worldsim.server.MAX_MESSAGES_PER_SECOND", 50)
+    monkeypatch.setattr("worldsim.play.web.server.MAX_MESSAGES_PER_SECOND", 50)
 
     async def use(session: Any) -> float:
         async with session.ws_connect(f"{server.url}play?player=x") as connection:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worldsim.server_names import is_loopback, is_own_origin, names_loopback
+from worldsim.play.web.origins import is_loopback, is_own_origin, names_loopback
 
 
 def test_addresses_to_listen_on_are_told_apart() -> None:
