@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from worldsim.model.denoiser_config import DenoiserConfig
+from worldsim.model.config import DenoiserConfig
 
 ADDED = ("conversion", "memory", "measured", "limits")
 """Sections in which a converted world's card may differ from that after stage 1; people add the last two."""

@@ -46,9 +46,9 @@ from training.stage import (
 )
 from training.world_model import describe_training
 from worldsim.errors import WorldError
+from worldsim.model.config import DenoiserConfig
 from worldsim.model.conversion import Rest, convert, new_parameters, student_config
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.denoiser_config import DenoiserConfig
 from worldsim.storage.tensors import read_object
 from worldsim.world.world import CONFIG_FILE, World
 

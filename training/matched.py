@@ -26,7 +26,7 @@ from training.lock import LOCK_FILE
 from training.pretrain import PretrainConfig, build_world, pretrain
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
-from worldsim.model.denoiser_config import DenoiserConfig
+from worldsim.model.config import DenoiserConfig
 from worldsim.model.memory import MemoryState, empty_memory
 from worldsim.model.path import MemoryPhase
 from worldsim.storage.files import write_json

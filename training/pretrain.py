@@ -12,8 +12,8 @@ from training.run import RunFolder
 from training.world_model import TrainWorldConfig, train_world
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
+from worldsim.model.config import DenoiserConfig
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.denoiser_config import DenoiserConfig
 from worldsim.outcome import OutcomeConfig
 from worldsim.sampler import SamplerConfig
 from worldsim.world.world import World, WorldConfig, find_codec

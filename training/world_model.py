@@ -30,7 +30,7 @@ from training.validation import ValidationConfig, validate
 from worldsim.data.sequences import EpisodeReference, SequenceIndex
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.segment import check_constant_memory
+from worldsim.model.segments import check_constant_memory
 from worldsim.starts import Start, visible_detail
 from worldsim.world import World
 

@@ -28,8 +28,8 @@ from worldsim.codec import CodecConfig, FrameCodec
 from worldsim.data.episodes import EpisodeWriter
 from worldsim.errors import WorldError
 from worldsim.games.grid_recall import GRID_RECALL
+from worldsim.model.config import DenoiserConfig
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.denoiser_config import DenoiserConfig
 from worldsim.storage.tensors import save_codec
 from worldsim.world import World
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from worldsim.evaluation.cost import now
-from worldsim.model.denoiser_config import DenoiserConfig
+from worldsim.model.config import DenoiserConfig
 
 BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,

@@ -17,8 +17,8 @@ import torch
 from tqdm import tqdm
 
 from worldsim.evaluation.cost import device_memory, now
+from worldsim.model.config import DenoiserConfig
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.denoiser_config import DenoiserConfig
 from worldsim.model.memory import MemoryState
 from worldsim.sampler import SamplerConfig, sample
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from worldsim.model.block import AnyAttention
-from worldsim.model.denoiser_config import DenoiserConfig
+from worldsim.model.config import DenoiserConfig
 from worldsim.model.full_attention import FullAttention
 from worldsim.model.hybrid_attention import HybridAttention
 from worldsim.model.path import ConstantMotion, MemoryKeys, MemoryPhase, PathMotion, build_motion

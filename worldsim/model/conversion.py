@@ -11,8 +11,8 @@ from torch import nn
 
 from worldsim.errors import WorldError
 from worldsim.model.attention import Attention
+from worldsim.model.config import DenoiserConfig
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.denoiser_config import DenoiserConfig
 from worldsim.model.hybrid_attention import HybridAttention
 from worldsim.model.path import FINEST, MemoryKeys, MemoryPhase
 

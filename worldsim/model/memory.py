@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from worldsim.model.denoiser_config import DenoiserConfig
+from worldsim.model.config import DenoiserConfig
 from worldsim.model.past_frames import PastFrames
 
 PAST = "past_"

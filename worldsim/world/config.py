@@ -12,7 +12,7 @@ import torch
 from worldsim.actions import ActionLayout
 from worldsim.codec import CodecConfig
 from worldsim.errors import WorldError
-from worldsim.model.denoiser_config import DenoiserConfig
+from worldsim.model.config import DenoiserConfig
 from worldsim.model.memory import empty_memory
 from worldsim.outcome import OutcomeConfig
 from worldsim.sampler import SamplerConfig

@@ -19,8 +19,8 @@ from worldsim.evaluation.paper_shape import (
     models_of,
     with_room,
 )
+from worldsim.model.config import DenoiserConfig
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.denoiser_config import DenoiserConfig
 from worldsim.model.memory import MemoryState
 from worldsim.model.past_frames import PastFrames
 from worldsim.sampler import SamplerConfig

@@ -14,8 +14,8 @@ from torch import Tensor
 from tests.fakes import draw, make_denoiser
 from worldsim.errors import WorldError
 from worldsim.model.attention import LONG, attend, attend_in_play
+from worldsim.model.config import DenoiserConfig
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.denoiser_config import DenoiserConfig
 from worldsim.model.linear import can_pack
 from worldsim.model.memory import MemoryState
 from worldsim.model.path import MemoryKeys, MemoryPhase

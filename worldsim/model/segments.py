@@ -14,7 +14,7 @@ from torch import Tensor
 from worldsim.errors import WorldError
 from worldsim.model.attention import Cached
 from worldsim.model.block import Block, Carried, HandedOn
-from worldsim.model.denoiser_config import DenoiserConfig
+from worldsim.model.config import DenoiserConfig
 from worldsim.model.full_attention import FullAttention, sequence_mask
 from worldsim.model.memory import MemoryState, window_is_visible
 from worldsim.model.path import wrap
