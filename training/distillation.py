@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from training.objective import Matching, ObjectiveConfig, Spoiled, spoil
-from worldsim.model.attention import Rotary
+from worldsim.model.attention.base import Rotary
+from worldsim.model.attention.hybrid import HybridAttention
 from worldsim.model.block import Block, Carried
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.hybrid_attention import HybridAttention
 
 
 @dataclass(frozen=True, slots=True)

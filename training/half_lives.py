@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from worldsim.model.attention.hybrid import HybridAttention
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.hybrid_attention import HybridAttention
 
 PERCENTILES = (10, 50, 90)
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from worldsim.errors import WorldError
+from worldsim.model.attention.hybrid import HybridAttention
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.hybrid_attention import HybridAttention
 from worldsim.model.linear import Linear
 
 

@@ -15,7 +15,7 @@ from tests.window import advance, open_viewer, press, release, same, tap
 from worldsim.data.episodes import verify
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
-from worldsim.model.hybrid_attention import HybridAttention
+from worldsim.model.attention.hybrid import HybridAttention
 from worldsim.play.desktop.viewer import Viewer
 from worldsim.play.replay import STATE_SUFFIX
 from worldsim.play.session import PlaySession

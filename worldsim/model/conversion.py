@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from worldsim.errors import WorldError
-from worldsim.model.attention import Attention
+from worldsim.model.attention.base import Attention
+from worldsim.model.attention.hybrid import HybridAttention
 from worldsim.model.config import DenoiserConfig
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.hybrid_attention import HybridAttention
 from worldsim.model.path import FINEST, MemoryKeys, MemoryPhase
 
 

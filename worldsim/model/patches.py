@@ -7,7 +7,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from worldsim.model.attention import at_least_fp32
+from worldsim.model.attention.base import at_least_fp32
 from worldsim.model.config import PATCH
 
 

@@ -9,7 +9,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor
 
-from worldsim.model.attention import at_least_fp32
+from worldsim.model.attention.base import at_least_fp32
 from worldsim.model.memory import MemoryState
 from worldsim.model.path import ConstantMotion, PathMotion, wrap
 

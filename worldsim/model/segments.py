@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import WorldError
-from worldsim.model.attention import Cached
+from worldsim.model.attention.base import Cached
+from worldsim.model.attention.full import FullAttention, sequence_mask
+from worldsim.model.attention.window import WindowAttention, WindowBefore
 from worldsim.model.block import Block, Carried, HandedOn
 from worldsim.model.config import DenoiserConfig
-from worldsim.model.full_attention import FullAttention, sequence_mask
 from worldsim.model.memory import MemoryState, window_is_visible
 from worldsim.model.path import wrap
-from worldsim.model.window_attention import WindowAttention, WindowBefore
 
 
 class SequencePass(NamedTuple):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests.fakes import draw, make_denoiser
 from worldsim.errors import WorldError
-from worldsim.model.attention import LONG, attend, attend_in_play
+from worldsim.model.attention.base import LONG, attend, attend_in_play
 from worldsim.model.config import DenoiserConfig
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.linear import can_pack

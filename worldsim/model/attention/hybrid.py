@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import kernels
-from worldsim.model.attention import Attention, Rotary, at_least_fp32, attend, attend_in_play, rotate_both
+from worldsim.model.attention.base import (
+    Attention,
+    Rotary,
+    at_least_fp32,
+    attend,
+    attend_in_play,
+    rotate_both,
+)
 from worldsim.model.linear import Linear, can_pack
 from worldsim.model.path import FINEST, plane_multiples, split_path
 from worldsim.model.rotary import rotate, rotate_heads, turns

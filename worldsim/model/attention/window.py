@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from worldsim.model.attention import Attention, Cached, Rotary, attend, attend_in_play, rotate_both
+from worldsim.model.attention.base import Attention, Cached, Rotary, attend, attend_in_play, rotate_both
 from worldsim.model.rotary import frequencies, rotate, split_width, turns
 
 
