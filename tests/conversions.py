@@ -17,7 +17,7 @@ from training.lora import LoraConfig
 from training.objective import ObjectiveConfig
 from training.stage import StageConfig
 from training.validation import ValidationConfig
-from worldsim.model.path import MemoryPhase
+from worldsim.model.memory.motion import MemoryPhase
 
 LAYERS = [0, 2]
 """Those that become hybrid."""

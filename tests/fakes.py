@@ -17,7 +17,7 @@ from worldsim.data.dataset_info import DatasetInfo
 from worldsim.data.episodes import EpisodeWriter
 from worldsim.model.config import DenoiserConfig
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.path import MemoryKeys, MemoryPhase
+from worldsim.model.memory.motion import MemoryKeys, MemoryPhase
 from worldsim.outcome import OutcomeConfig
 from worldsim.sampler import SamplerConfig
 from worldsim.world.world import Start, World, WorldConfig

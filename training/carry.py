@@ -8,7 +8,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from worldsim.errors import WorldError
-from worldsim.model.memory import MemoryState
+from worldsim.model.memory.state import MemoryState
 
 
 class Carry:

@@ -27,8 +27,8 @@ from training.pretrain import PretrainConfig, build_world, pretrain
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
 from worldsim.model.config import DenoiserConfig
-from worldsim.model.memory import MemoryState, empty_memory
-from worldsim.model.path import MemoryPhase
+from worldsim.model.memory.motion import MemoryPhase
+from worldsim.model.memory.state import MemoryState, empty_memory
 from worldsim.storage.files import write_json
 from worldsim.storage.tensors import read_object
 

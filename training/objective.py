@@ -16,7 +16,7 @@ from training.frames import OutcomeTargets
 from training.outcome_loss import OutcomeLoss
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.memory import MemoryState
+from worldsim.model.memory.state import MemoryState
 from worldsim.model.segments import SequencePass, check_constant_memory, put_together
 from worldsim.sampler import shift_level
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from training.frames import LatentVideo, fixed_starts
 from worldsim.errors import WorldError
 from worldsim.evaluation.metrics import psnr
-from worldsim.model.memory import MemoryState
+from worldsim.model.memory.state import MemoryState
 from worldsim.sampler import SamplerConfig, draw_noise, sample
 from worldsim.world import World
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from worldsim.errors import WorldError
 from worldsim.model.frame_context import FrameContext
 from worldsim.model.inspection import LayerReading, inspect_layers
-from worldsim.model.memory import MemoryState
+from worldsim.model.memory.state import MemoryState
 from worldsim.outcome import Outcome, outcome_of
 from worldsim.runtime.cuda_graphs import compiler_of
 from worldsim.runtime.isolation import isolated, ordinary

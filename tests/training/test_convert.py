@@ -31,7 +31,7 @@ from training.optimizers import OptimizerConfig, make_partial_optimizers
 from training.selection import teacher_digest
 from worldsim.errors import WorldError
 from worldsim.model.conversion import HybridConfig, Rest, convert, new_parameters, student_config
-from worldsim.model.path import MemoryPhase
+from worldsim.model.memory.motion import MemoryPhase
 from worldsim.simulator import Simulator
 from worldsim.world.world import MODEL_FILE, World
 

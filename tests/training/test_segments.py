@@ -26,7 +26,7 @@ from training.world_model import Batch, TrainWorldConfig, make_batches
 from worldsim.codec import FrameCodec
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.memory import MemoryState
+from worldsim.model.memory.state import MemoryState
 from worldsim.storage.tensors import save_codec
 from worldsim.world import World
 

@@ -19,9 +19,9 @@ from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.linear import Linear
-from worldsim.model.memory import MemoryState
+from worldsim.model.memory.motion import MemoryPhase
+from worldsim.model.memory.state import MemoryState
 from worldsim.model.outcome_heads import PRIOR_END, OutcomeHeads
-from worldsim.model.path import MemoryPhase
 from worldsim.outcome import OutcomeConfig
 from worldsim.play.headless import play_headless
 from worldsim.play.recording import Recording

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from worldsim.model.memory import MemoryState
+from worldsim.model.memory.state import MemoryState
 from worldsim.runtime.isolation import isolated
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import WorldError
-from worldsim.model.memory import MemoryState
+from worldsim.model.memory.state import MemoryState
 from worldsim.state import MEMORY_PREFIX, WorldState
 
 MAX_COUNT = 2**62

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from worldsim.evaluation.cost import commit_on, random_actions, timed_step
-from worldsim.model.past_frames import FRAMES_AXIS, PastFrames
+from worldsim.model.memory.past_frames import FRAMES_AXIS, PastFrames
 from worldsim.play.session import steady_memory
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState

@@ -16,7 +16,7 @@ from worldsim.errors import WorldError
 from worldsim.evaluation.cost import StepTrace
 from worldsim.evaluation.metrics import bootstrap
 from worldsim.evaluation.rollouts import CODEC, COPY, DREAM, MEAN, FrameScores
-from worldsim.model.memory import MemoryState
+from worldsim.model.memory.state import MemoryState
 from worldsim.sampler import SamplerConfig
 from worldsim.simulator import Prediction, Simulator
 from worldsim.state import WorldState

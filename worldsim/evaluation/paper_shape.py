@@ -19,7 +19,7 @@ from tqdm import tqdm
 from worldsim.evaluation.cost import device_memory, now
 from worldsim.model.config import DenoiserConfig
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.memory import MemoryState
+from worldsim.model.memory.state import MemoryState
 from worldsim.sampler import SamplerConfig, sample
 
 VIDEO_FRAMES_PER_LATENT = 4

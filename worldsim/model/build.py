@@ -10,7 +10,7 @@ from worldsim.model.attention.hybrid import HybridAttention
 from worldsim.model.attention.window import WindowAttention
 from worldsim.model.block import AnyAttention
 from worldsim.model.config import DenoiserConfig
-from worldsim.model.path import ConstantMotion, MemoryKeys, MemoryPhase, PathMotion, build_motion
+from worldsim.model.memory.motion import ConstantMotion, MemoryKeys, MemoryPhase, PathMotion, build_motion
 
 
 def motion_of(config: DenoiserConfig) -> ConstantMotion | PathMotion:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from worldsim.errors import WorldError
-from worldsim.model.path import FINEST, MIN_PLANE_WIDTH, MemoryKeys, MemoryPhase
+from worldsim.model.memory.motion import FINEST, MIN_PLANE_WIDTH, MemoryKeys, MemoryPhase
 from worldsim.storage.files import shown
 
 PATCH = 2

@@ -14,7 +14,7 @@ from worldsim.model.attention.base import Attention
 from worldsim.model.attention.hybrid import HybridAttention
 from worldsim.model.config import DenoiserConfig
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.path import FINEST, MemoryKeys, MemoryPhase
+from worldsim.model.memory.motion import FINEST, MemoryKeys, MemoryPhase
 
 
 class Rest(StrEnum):

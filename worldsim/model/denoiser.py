@@ -26,11 +26,11 @@ from worldsim.model.build import build_attention, initialise_attention, motion_o
 from worldsim.model.config import PATCH, DenoiserConfig
 from worldsim.model.frame_context import FrameContext
 from worldsim.model.linear import Linear
-from worldsim.model.memory import MemoryState, empty_memory, push_window, window_mask
+from worldsim.model.memory.motion import MemoryKeys, PathMotion, axes_phase, plane_places, wrap
+from worldsim.model.memory.phases import arrived_phase, sequence_phases
+from worldsim.model.memory.state import MemoryState, empty_memory, push_window, window_mask
 from worldsim.model.outcome_heads import OutcomeHeads
 from worldsim.model.patches import embed_patches, join_patches
-from worldsim.model.path import MemoryKeys, PathMotion, axes_phase, plane_places, wrap
-from worldsim.model.path_phases import arrived_phase, sequence_phases
 from worldsim.model.rotary import place_angles, rotate, turns
 from worldsim.model.segments import SequencePass, check_constant_memory, deal_out, put_together
 

@@ -15,7 +15,7 @@ from worldsim.model.attention.base import Rotary
 from worldsim.model.attention.hybrid import HybridAttention
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.frame_context import FrameContext
-from worldsim.model.memory import MemoryState
+from worldsim.model.memory.state import MemoryState
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from worldsim.model.attention.full import FullAttention, sequence_mask
 from worldsim.model.attention.window import WindowAttention, WindowBefore
 from worldsim.model.block import Block, Carried, HandedOn
 from worldsim.model.config import DenoiserConfig
-from worldsim.model.memory import MemoryState, window_is_visible
-from worldsim.model.path import wrap
+from worldsim.model.memory.motion import wrap
+from worldsim.model.memory.state import MemoryState, window_is_visible
 
 
 class SequencePass(NamedTuple):

@@ -13,7 +13,7 @@ from worldsim.actions import ActionLayout
 from worldsim.codec import CodecConfig
 from worldsim.errors import WorldError
 from worldsim.model.config import DenoiserConfig
-from worldsim.model.memory import empty_memory
+from worldsim.model.memory.state import empty_memory
 from worldsim.outcome import OutcomeConfig
 from worldsim.sampler import SamplerConfig
 from worldsim.storage.files import MAX_NAME, check_number, check_text, read_record, shown

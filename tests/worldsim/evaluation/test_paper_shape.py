@@ -21,8 +21,8 @@ from worldsim.evaluation.paper_shape import (
 )
 from worldsim.model.config import DenoiserConfig
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.memory import MemoryState
-from worldsim.model.past_frames import PastFrames
+from worldsim.model.memory.past_frames import PastFrames
+from worldsim.model.memory.state import MemoryState
 from worldsim.sampler import SamplerConfig
 
 CPU = torch.device("cpu")

@@ -25,7 +25,7 @@ from worldsim.model.conversion import (
     take_layer,
 )
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.path import MemoryKeys, MemoryPhase
+from worldsim.model.memory.motion import MemoryKeys, MemoryPhase
 from worldsim.outcome import OutcomeConfig
 
 FRAMES = 4

@@ -13,7 +13,7 @@ from tests.fakes import draw, make_denoiser
 from worldsim.errors import WorldError
 from worldsim.model.attention.hybrid import HybridAttention
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.path import (
+from worldsim.model.memory.motion import (
     CIRCUMFERENCE,
     UNIT,
     MemoryKeys,

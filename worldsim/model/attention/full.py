@@ -14,8 +14,8 @@ from torch.nn import functional
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from worldsim.model.attention.base import Attention, Cached, Rotary, attend_in_play, rotate_both
-from worldsim.model.past_frames import PastFrames
-from worldsim.model.path import wrap
+from worldsim.model.memory.motion import wrap
+from worldsim.model.memory.past_frames import PastFrames
 from worldsim.model.rotary import frequencies, split_width
 
 

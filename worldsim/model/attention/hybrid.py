@@ -24,7 +24,7 @@ from worldsim.model.attention.base import (
     rotate_both,
 )
 from worldsim.model.linear import Linear, can_pack
-from worldsim.model.path import FINEST, plane_multiples, split_path
+from worldsim.model.memory.motion import FINEST, plane_multiples, split_path
 from worldsim.model.rotary import rotate, rotate_heads, turns
 
 MAX_BETA = 2.0 - 1e-3

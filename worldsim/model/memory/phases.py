@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from worldsim.model.attention.base import at_least_fp32
-from worldsim.model.memory import MemoryState
-from worldsim.model.path import ConstantMotion, PathMotion, wrap
+from worldsim.model.memory.motion import ConstantMotion, PathMotion, wrap
+from worldsim.model.memory.state import MemoryState
 
 
 def has_odometry(motion: ConstantMotion | PathMotion) -> TypeGuard[PathMotion]:

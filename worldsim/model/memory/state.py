@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from worldsim.model.config import DenoiserConfig
-from worldsim.model.past_frames import PastFrames
+from worldsim.model.memory.past_frames import PastFrames
 
 PAST = "past_"
 PER_ROW = ("phase", "latents", "num_committed", "summary")
