@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import policies
-from training.entry import entry
+from training.cli.entry import entry
 from worldsim.errors import WorldError
 from worldsim.runtime.cores import check_workers
 

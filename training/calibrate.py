@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from training.calibration import fit_ends
-from training.entry import entry
+from training.cli.entry import entry
 from training.lock import locked_folder
 from training.world_model import add_provenance
 from worldsim.errors import WorldError

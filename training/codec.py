@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training.cli.entry import entry
 from training.codec_loss import CodecLossConfig, reconstruction_loss, sample_latent_noise
-from training.entry import entry
 from training.fabric import FabricConfig, make_fabric
 from training.frames import DataConfig, choose_episodes, digest_of, load_frames
 from training.loop import LoopConfig, Training, fit, prepare, seed_of

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 import policies
-from training.entry import entry
+from training.cli.entry import entry
 from training.lock import locked_folder
 from training.recorders import EpisodeTask, Recorders, Setup
 from worldsim.data.dataset_info import INFO_FILE, PART_SUFFIX

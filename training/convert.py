@@ -15,6 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from training.cli.entry import entry
 from training.conversion_card import (
     describe_layers,
     describe_rollouts,
@@ -22,7 +23,6 @@ from training.conversion_card import (
     follows_from,
 )
 from training.distillation import LayerDistillation, VelocityDistillation
-from training.entry import entry
 from training.fabric import make_fabric
 from training.footage import Footage
 from training.half_lives import tell_half_lives

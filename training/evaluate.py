@@ -20,8 +20,8 @@ from typing import Any
 
 from training.benchmark_endurance import EnduranceConfig, benchmark_endurance
 from training.benchmark_env import benchmark_env
+from training.cli.entry import entry
 from training.consistency_settings import ConsistencyConfig
-from training.entry import entry
 from training.evaluate_consistency import SUITE, SUITE_PARTS, SuiteRun, measure_consistency
 from training.lock import locked_folder
 from worldsim.errors import WorldError

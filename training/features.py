@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.entry import entry
+from training.cli.entry import entry
 from training.fabric import FabricConfig, make_fabric
 from training.feature_check import CHECK_FRAMES, check_features, format_check
 from training.feature_loss import DEGRADATIONS, FeatureLearner, FeatureLossConfig, degrade

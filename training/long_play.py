@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 import policies
-from training.entry import entry
+from training.cli.entry import entry
 from training.lock import locked_folder
 from worldsim import state as states
 from worldsim.envs.single import ARL2WorldEnv

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from training.entry import entry
+from training.cli.entry import entry
 from training.lock import LOCK_FILE
 from training.pretrain import PretrainConfig, build_world, pretrain
 from worldsim.data.dataset_info import DatasetInfo

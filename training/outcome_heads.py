@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training.calibrate import CalibrationConfig, calibrate_ends, load_simulator, open_recordings
-from training.entry import entry
+from training.cli.entry import entry
 from training.frames import (
     DataConfig,
     LatentVideo,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from training.entry import entry
+from training.cli.entry import entry
 from training.run import RunFolder
 from training.world_model import TrainWorldConfig, train_world
 from worldsim.data.dataset_info import DatasetInfo

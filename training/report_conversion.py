@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from training.entry import entry
+from training.cli.entry import entry
 from training.evaluate import prepared_folder
 from worldsim.errors import WorldError
 from worldsim.evaluation import paper_shape

@@ -12,7 +12,7 @@ run continues when the same command is given again. Evaluation prints a table an
 from __future__ import annotations
 
 from training.agent_settings import RLConfig
-from training.entry import entry
+from training.cli.entry import entry
 
 
 @entry("rl", RLConfig)

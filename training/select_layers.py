@@ -13,8 +13,8 @@ import torch
 from lightning_fabric import Fabric
 from tqdm import tqdm
 
+from training.cli.entry import entry
 from training.distillation import LayerDistillation
-from training.entry import entry
 from training.fabric import make_fabric
 from training.footage import Episodes, Footage
 from training.run import RunFolder

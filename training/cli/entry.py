@@ -17,12 +17,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from training.overrides import read_overrides
+from training.cli.overrides import read_overrides
 from worldsim.errors import WorldError
 from worldsim.runtime.interrupt import Stopped, raising_interrupt
 from worldsim.storage.files import MAX_INTEGER, check_integer, check_number, printable
 
-CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "conf"
+CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "conf"
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException)
 # What a person can put right. Anything else is a fault of the program and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, OmegaConfBaseException)
@@ -52,7 +52,7 @@ class Command(Generic[Config]):
     def __call__(self) -> None:
         """Parse, convert, run; exit with 1 and one sentence if the user can put it right."""
         if HELP & set(sys.argv[1:]):
-            from training.command_help import command_help  # what only help needs
+            from training.cli.help import command_help  # what only help needs
 
             told = command_help(self.run, self.config_name, self.config_class, CONFIG_FOLDER)
             _exit_on_error(lambda: print(told), USER_ERRORS)  # `--help | head` reads the beginning alone

@@ -14,18 +14,18 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
+from training.cli.help import command_help
 from training.codec import TrainCodecConfig, main
-from training.command_help import command_help
 from training.convert import main as convert
 from training.evaluate import main as evaluate
 from training.rl import main as rl
 from worldsim.runtime.interrupt import Stopped, raising_interrupt
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 WAITING = """\
 import sys, time
 from dataclasses import dataclass
-from training.entry import entry
+from training.cli.entry import entry
 
 @dataclass(kw_only=True, slots=True)
 class Config:
@@ -46,7 +46,7 @@ main()
 def stopped(tmp_path: Path, *numbers: signal.Signals, ignored: bool = False) -> tuple[int, str]:
     """Send signals to a command that waits, and return its exit status and what it wrote."""
     (tmp_path / "waiting.yaml").write_text("defaults: [waiting_schema, _self_]\n")
-    code = f"import training.entry as e, pathlib; e.CONFIG_FOLDER = pathlib.Path({str(tmp_path)!r})\n"
+    code = f"import training.cli.entry as e, pathlib; e.CONFIG_FOLDER = pathlib.Path({str(tmp_path)!r})\n"
     command = [sys.executable, "-c", code + WAITING]
     if ignored:
         command = ["nohup", *command]

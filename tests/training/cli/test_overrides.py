@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from training.overrides import quoted, read_overrides, type_of
+from training.cli.overrides import quoted, read_overrides, type_of
 from worldsim.errors import WorldError
 
 

@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from training.overrides import quoted
+from training.cli.overrides import quoted
 
 WIDTH, COLUMN = 110, 34
 HIDDEN_GROUPS = ("runtime",)
