@@ -10,13 +10,13 @@ import torch
 
 from tests.fakes import tiny_world
 from training.convert import ConvertConfig, Stage2Config
-from training.fabric import FabricConfig
+from training.engine.fabric import FabricConfig
+from training.engine.loop import LoopConfig
+from training.engine.validation import ValidationConfig
 from training.frames import DataConfig
-from training.loop import LoopConfig
 from training.lora import LoraConfig
 from training.objective import ObjectiveConfig
 from training.stage import StageConfig
-from training.validation import ValidationConfig
 from worldsim.model.memory.motion import MemoryPhase
 
 LAYERS = [0, 2]

@@ -30,9 +30,9 @@ from policies.ppo import ActorNetwork, PolicyDescription, SightEncoder, save_pol
 from policies.sight import Sight
 from training.agent_envs import SEEN
 from training.agent_settings import PPOConfig
-from training.optimizers import check_optimizer
+from training.engine.optimizers import check_optimizer
+from training.engine.run_folder import RunFolder, progress_of
 from training.rollout_buffer import DeviceRolloutBuffer
-from training.run import RunFolder, progress_of
 from worldsim.runtime.interrupt import StopRequest
 from worldsim.storage.files import read_text, sync, sync_tree, write_text
 from worldsim.storage.tensors import swap_folder

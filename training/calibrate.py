@@ -12,8 +12,8 @@ from typing import Any
 
 from training.calibration import fit_ends
 from training.cli.entry import entry
-from training.lock import locked_folder
-from training.world_model import add_provenance
+from training.engine.lock import locked_folder
+from training.engine.train_world import add_provenance
 from worldsim.errors import WorldError
 from worldsim.evaluation.clips import Recordings
 from worldsim.evaluation.dreamt_ends import DreamtEpisode, dream_along, end_rates, ends_along, match_rate

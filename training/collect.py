@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import policies
 from training.cli.entry import entry
-from training.lock import locked_folder
+from training.engine.lock import locked_folder
 from training.recorders import EpisodeTask, Recorders, Setup
 from worldsim.data.dataset_info import INFO_FILE, PART_SUFFIX
 from worldsim.data.episodes import (

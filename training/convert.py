@@ -23,12 +23,13 @@ from training.conversion_card import (
     follows_from,
 )
 from training.distillation import LayerDistillation, VelocityDistillation
-from training.fabric import make_fabric
+from training.engine.fabric import make_fabric
+from training.engine.half_lives import tell_half_lives
+from training.engine.lock import locked_folder
+from training.engine.run_folder import RunFolder, newest_checkpoint, step_of
+from training.engine.train_world import describe_training
 from training.footage import Footage
-from training.half_lives import tell_half_lives
-from training.lock import locked_folder
 from training.lora import LoraConfig, add_lora, folded, lora_parameters
-from training.run import RunFolder, newest_checkpoint, step_of
 from training.selection import choose_layers, teacher_digest
 from training.stage import (
     Distillation,
@@ -44,7 +45,6 @@ from training.stage import (
     student_of,
     train_stage,
 )
-from training.world_model import describe_training
 from worldsim.errors import WorldError
 from worldsim.model.config import DenoiserConfig
 from worldsim.model.conversion import Rest, convert, new_parameters, student_config

@@ -22,8 +22,8 @@ from training.benchmark_endurance import EnduranceConfig, benchmark_endurance
 from training.benchmark_env import benchmark_env
 from training.cli.entry import entry
 from training.consistency_settings import ConsistencyConfig
+from training.engine.lock import locked_folder
 from training.evaluate_consistency import SUITE, SUITE_PARTS, SuiteRun, measure_consistency
-from training.lock import locked_folder
 from worldsim.errors import WorldError
 from worldsim.evaluation import report
 from worldsim.evaluation.bars import format_table, judge

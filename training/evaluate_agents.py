@@ -14,7 +14,7 @@ from training.agent_scores import Contender, Episodes, format_scores, play_dream
 from training.agent_settings import RLConfig
 from training.agreement import compare, format_agreement, rank_correlation
 from training.dreams import load_dreams, scenario_of
-from training.lock import locked_folder
+from training.engine.lock import locked_folder
 from worldsim.errors import WorldError
 from worldsim.evaluation import report
 from worldsim.games.scenarios import SCENARIOS

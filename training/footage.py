@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from lightning_fabric import Fabric
 
+from training.engine.validation import ValidationConfig, validation_places
 from training.frames import (
     DataConfig,
     LatentVideo,
@@ -18,7 +19,6 @@ from training.frames import (
     precision_on,
 )
 from training.latent_cache import LatentCache
-from training.validation import ValidationConfig, validation_places
 from worldsim.actions import ActionLayout
 from worldsim.codec import FrameCodec
 from worldsim.data.sequences import EpisodeReference

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 import policies
 from training.cli.entry import entry
-from training.lock import locked_folder
+from training.engine.lock import locked_folder
 from worldsim import state as states
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError

@@ -22,7 +22,7 @@ import torch
 from filelock import FileLock
 
 from training.cli.entry import entry
-from training.lock import LOCK_FILE
+from training.engine.lock import LOCK_FILE
 from training.pretrain import PretrainConfig, build_world, pretrain
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError

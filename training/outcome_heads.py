@@ -23,6 +23,8 @@ from tqdm import tqdm
 
 from training.calibrate import CalibrationConfig, calibrate_ends, load_simulator, open_recordings
 from training.cli.entry import entry
+from training.engine.lock import locked_folder
+from training.engine.train_world import add_provenance
 from training.frames import (
     DataConfig,
     LatentVideo,
@@ -33,9 +35,7 @@ from training.frames import (
 )
 from training.judged_frames import JudgedFrames, SequencesConfig, draw_along, index_pieces
 from training.latent_cache import LatentCache
-from training.lock import locked_folder
 from training.outcome_loss import OutcomeLoss, OutcomeLossConfig
-from training.world_model import add_provenance
 from worldsim.errors import WorldError
 from worldsim.model.outcome_heads import OutcomeHeads
 from worldsim.simulator import Simulator

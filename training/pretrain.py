@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from training.cli.entry import entry
-from training.run import RunFolder
-from training.world_model import TrainWorldConfig, train_world
+from training.engine.run_folder import RunFolder
+from training.engine.train_world import TrainWorldConfig, train_world
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
 from worldsim.model.config import DenoiserConfig

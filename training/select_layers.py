@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from training.cli.entry import entry
 from training.distillation import LayerDistillation
-from training.fabric import make_fabric
+from training.engine.fabric import make_fabric
+from training.engine.run_folder import RunFolder
 from training.footage import Episodes, Footage
-from training.run import RunFolder
 from training.selection import LayerScore, Selection, teacher_digest
 from training.stage import (
     TeacherConfig,

@@ -14,17 +14,17 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from training.distillation import LayerDistillation, VelocityDistillation
-from training.fabric import FabricConfig
+from training.engine.fabric import FabricConfig
+from training.engine.half_lives import log_half_lives
+from training.engine.loop import LoopConfig, Training, fit, prepare
+from training.engine.optimizers import OptimizerConfig, make_partial_optimizers
+from training.engine.run_folder import RunFolder
+from training.engine.train_world import MOST_SEQUENCES, TrainWorldConfig, make_batches
+from training.engine.validation import ValidationConfig, validate
 from training.footage import Episodes, Footage, load_footage
 from training.frames import DataConfig, fixed_starts
-from training.half_lives import log_half_lives
-from training.loop import LoopConfig, Training, fit, prepare
 from training.lora import LoraConfig
 from training.objective import ObjectiveConfig
-from training.optimizers import OptimizerConfig, make_partial_optimizers
-from training.run import RunFolder
-from training.validation import ValidationConfig, validate
-from training.world_model import MOST_SEQUENCES, TrainWorldConfig, make_batches
 from worldsim.errors import WorldError
 from worldsim.model.conversion import HybridConfig, check_softmax
 from worldsim.model.denoiser import Denoiser

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from training.fabric import FabricConfig
+from training.engine.fabric import FabricConfig
+from training.engine.loop import LoopConfig
+from training.engine.validation import ValidationConfig
 from training.frames import DataConfig
-from training.loop import LoopConfig
 from training.matched import (
     DTYPES,
     NAMES,
@@ -23,7 +24,6 @@ from training.matched import (
     models,
     runs,
 )
-from training.validation import ValidationConfig
 from worldsim.codec import CodecConfig, FrameCodec
 from worldsim.data.episodes import EpisodeWriter
 from worldsim.errors import WorldError

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from tests.fakes import tiny_world
-from training.fabric import FabricConfig, make_fabric
+from training.engine.fabric import FabricConfig, make_fabric
+from training.engine.train_world import TrainWorldConfig, end_draws, make_batches
 from training.frames import DataConfig, LatentVideo, OutcomeTargets
 from training.objective import FlowMatching, ObjectiveConfig
 from training.outcome_loss import OutcomeLoss, OutcomeLossConfig, reward_units
-from training.world_model import TrainWorldConfig, end_draws, make_batches
 from worldsim.outcome import OutcomeConfig
 
 

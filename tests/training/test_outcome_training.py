@@ -19,7 +19,10 @@ from tests.fakes import (
     write_tiny_dataset,
 )
 from training.calibration import NEVER, calibrate, listen
-from training.fabric import FabricConfig
+from training.engine.fabric import FabricConfig
+from training.engine.loop import LoopConfig
+from training.engine.optimizers import OptimizerConfig
+from training.engine.validation import ValidationConfig
 from training.finetune import FinetuneConfig
 from training.finetune import main as finetune
 from training.frames import (
@@ -28,12 +31,9 @@ from training.frames import (
     choose_episodes,
     latent_video,
 )
-from training.loop import LoopConfig
 from training.objective import ObjectiveConfig
-from training.optimizers import OptimizerConfig
 from training.pretrain import PretrainConfig
 from training.pretrain import main as pretrain
-from training.validation import ValidationConfig
 from worldsim.codec import FrameCodec
 from worldsim.errors import WorldError
 from worldsim.evaluation.outcome import summarize_outcomes

@@ -35,9 +35,9 @@ from training.agent import Agent, Clock
 from training.agent_envs import SightVecEnv
 from training.agent_scores import LearnedTeam
 from training.agent_settings import PPOConfig, RLConfig
+from training.engine.run_folder import RunFolder
 from training.evaluate_agents import evaluate_agents
 from training.held_actions import HeldActions
-from training.run import RunFolder
 from training.train_agent import prepare_lessons, train_agent
 from training.watch_agent import watch_agent
 from worldsim.data.episodes import verify

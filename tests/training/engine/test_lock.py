@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock, Timeout
 
-from training.lock import LOCK_FILE, lock_folder, locked_folder
+from training.engine.lock import LOCK_FILE, lock_folder, locked_folder
 from worldsim.errors import WorldError
 
 HOLD = """\

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.muon import BatchedMuon, orthogonalise
+from training.engine.muon import BatchedMuon, orthogonalise
 
 SHAPES = [(12, 12), (12, 12), (24, 12), (12, 24), (12, 12)]
 

@@ -13,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
-from training.lock import is_first_process, lock_folder
+from training.engine.lock import is_first_process, lock_folder
 from worldsim.errors import WorldError
 from worldsim.storage.files import (
     MAX_INTEGER,

@@ -18,8 +18,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from training.carry import Carry
-from training.optimizers import check_optimizer
-from training.run import TOLD_FILE, RunFolder, progress_of
+from training.engine.optimizers import check_optimizer
+from training.engine.run_folder import TOLD_FILE, RunFolder, progress_of
 from worldsim.errors import WorldError
 from worldsim.runtime.interrupt import Stopped, StopRequest, defer_interrupt
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.muon import BatchedMuon
+from training.engine.muon import BatchedMuon
 from worldsim.storage.files import check_number
 
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.fabric import FabricConfig, choose_precision, make_fabric
-from training.loop import LoopConfig, Training, fit, learning_rate_factor, prepare, seed_of
-from training.run import RunFolder
+from training.engine.fabric import FabricConfig, choose_precision, make_fabric
+from training.engine.loop import LoopConfig, Training, fit, learning_rate_factor, prepare, seed_of
+from training.engine.run_folder import RunFolder
 from worldsim.errors import WorldError
 from worldsim.runtime.interrupt import Stopped
 
@@ -209,7 +209,9 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path, monkeypatch: py
     def full_disk(path: Path) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("training.run.sync_tree", full_disk)  # some systems find out when they sync
+    monkeypatch.setattr(
+        "training.engine.run_folder.sync_tree", full_disk
+    )  # some systems find out when they sync
     with pytest.raises(OSError, match="step-00000005"):
         run_toy(tmp_path, 5)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
