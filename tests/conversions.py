@@ -10,10 +10,10 @@ import torch
 
 from tests.fakes import tiny_world
 from training.convert import ConvertConfig, Stage2Config
+from training.data.latents import DataConfig
 from training.engine.fabric import FabricConfig
 from training.engine.loop import LoopConfig
 from training.engine.validation import ValidationConfig
-from training.frames import DataConfig
 from training.lora import LoraConfig
 from training.objective import ObjectiveConfig
 from training.stage import StageConfig

@@ -24,7 +24,7 @@ from play import PlayConfig
 from training.agent_settings import RLConfig
 from training.cli.entry import _exit_on_error, entry
 from training.collect import CollectConfig
-from training.frames import DataConfig
+from training.data.latents import DataConfig
 from worldsim.errors import WorldError
 
 ROOT = Path(__file__).resolve().parents[1]

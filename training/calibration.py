@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.frames import LatentVideo
+from training.data.latents import LatentVideo
 from worldsim.evaluation.calibration import fit_end_calibration
 from worldsim.evaluation.judging import HeardEpisode
 from worldsim.evaluation.outcome import OperatingPoint, choose_threshold, summarize_outcomes

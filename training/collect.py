@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 import policies
 from training.cli.entry import entry
+from training.data.recorders import EpisodeTask, Recorders, Setup
 from training.engine.lock import locked_folder
-from training.recorders import EpisodeTask, Recorders, Setup
 from worldsim.data.dataset_info import INFO_FILE, PART_SUFFIX
 from worldsim.data.episodes import (
     DatasetInfo,

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from training.carry import Carry
 from training.change_weight import change_weights
-from training.frames import OutcomeTargets
+from training.data.carry import Carry
+from training.data.latents import OutcomeTargets
 from training.outcome_loss import OutcomeLoss
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser

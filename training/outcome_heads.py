@@ -23,9 +23,8 @@ from tqdm import tqdm
 
 from training.calibrate import CalibrationConfig, calibrate_ends, load_simulator, open_recordings
 from training.cli.entry import entry
-from training.engine.lock import locked_folder
-from training.engine.train_world import add_provenance
-from training.frames import (
+from training.data.latent_cache import LatentCache
+from training.data.latents import (
     DataConfig,
     LatentVideo,
     check_outcomes,
@@ -33,8 +32,9 @@ from training.frames import (
     latent_video,
     precision_on,
 )
+from training.engine.lock import locked_folder
+from training.engine.train_world import add_provenance
 from training.judged_frames import JudgedFrames, SequencesConfig, draw_along, index_pieces
-from training.latent_cache import LatentCache
 from training.outcome_loss import OutcomeLoss, OutcomeLossConfig
 from worldsim.errors import WorldError
 from worldsim.model.outcome_heads import OutcomeHeads

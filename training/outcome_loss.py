@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.nn import functional
 
-from training.frames import LatentVideo, OutcomeTargets
+from training.data.latents import LatentVideo, OutcomeTargets
 from worldsim.errors import WorldError
 from worldsim.model.outcome_heads import OutcomeHeads
 from worldsim.outcome import OutcomeConfig

@@ -14,10 +14,10 @@ from lightning_fabric import Fabric
 from tqdm import tqdm
 
 from training.cli.entry import entry
+from training.data.clips import Episodes, Footage
 from training.distillation import LayerDistillation
 from training.engine.fabric import make_fabric
 from training.engine.run_folder import RunFolder
-from training.footage import Episodes, Footage
 from training.selection import LayerScore, Selection, teacher_digest
 from training.stage import (
     TeacherConfig,

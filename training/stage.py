@@ -13,6 +13,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from training.data.clips import Episodes, Footage, load_footage
+from training.data.latents import DataConfig, fixed_starts
 from training.distillation import LayerDistillation, VelocityDistillation
 from training.engine.fabric import FabricConfig
 from training.engine.half_lives import log_half_lives
@@ -21,8 +23,6 @@ from training.engine.optimizers import OptimizerConfig, make_partial_optimizers
 from training.engine.run_folder import RunFolder
 from training.engine.train_world import MOST_SEQUENCES, TrainWorldConfig, make_batches
 from training.engine.validation import ValidationConfig, validate
-from training.footage import Episodes, Footage, load_footage
-from training.frames import DataConfig, fixed_starts
 from training.lora import LoraConfig
 from training.objective import ObjectiveConfig
 from worldsim.errors import WorldError

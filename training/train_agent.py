@@ -15,9 +15,9 @@ import torch
 from policies.ppo import PolicyDescription
 from policies.sight import Sight
 from training.agent_settings import RLConfig
+from training.data.latents import digest_of
 from training.dreams import load_dreams, scenario_of
 from training.engine.run_folder import RunFolder
-from training.frames import digest_of
 from worldsim.actions import ActionLayout
 from worldsim.data.sequences import load_episodes
 from worldsim.errors import WorldError

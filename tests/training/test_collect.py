@@ -19,7 +19,7 @@ import policies
 from policies.ppo import policy_digest
 from tests.fakes import save_untrained_policy
 from training.collect import PLAYERS, RETURNING, SPLIT_SEEDS, CollectConfig, describe_source, prepare_folder
-from training.recorders import EpisodeTask, record_episode
+from training.data.recorders import EpisodeTask, record_episode
 from worldsim.data.episodes import DatasetInfo, list_episodes, read_episode, verify
 from worldsim.errors import WorldError
 from worldsim.evaluation.tours import find_tours

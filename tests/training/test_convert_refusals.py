@@ -15,7 +15,7 @@ from tests.conversions import convert_config, save_tiny_teacher
 from tests.fakes import TINY_ACTIONS, save_tiny_world, tiny_world, write_tiny_dataset
 from training.convert import ConvertConfig, shape_of
 from training.convert import main as convert_world
-from training.frames import DataConfig
+from training.data.latents import DataConfig
 from training.selection import LayerScore, Selection
 from worldsim.actions import ActionLayout
 from worldsim.errors import WorldError

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from training.data.latents import DataConfig
 from training.engine.fabric import FabricConfig
 from training.engine.loop import LoopConfig
 from training.engine.validation import ValidationConfig
-from training.frames import DataConfig
 from training.matched import (
     DTYPES,
     NAMES,

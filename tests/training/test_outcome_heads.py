@@ -15,7 +15,7 @@ from tests.fakes import tiny_world, write_outcome_dataset, write_tiny_dataset
 from training import outcome_heads
 from training.calibrate import CalibrateConfig, CalibrationConfig, HeldoutConfig
 from training.calibrate import main as calibrate_main
-from training.frames import DataConfig, choose_episodes, latent_video
+from training.data.latents import DataConfig, choose_episodes, latent_video
 from training.judged_frames import JudgedFrames, SequencesConfig, draw_along
 from training.outcome_heads import (
     HeadsTrainingConfig,

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from tests.fakes import tiny_world
+from training.data.latents import DataConfig, LatentVideo, OutcomeTargets
 from training.engine.fabric import FabricConfig, make_fabric
 from training.engine.train_world import TrainWorldConfig, end_draws, make_batches
-from training.frames import DataConfig, LatentVideo, OutcomeTargets
 from training.objective import FlowMatching, ObjectiveConfig
 from training.outcome_loss import OutcomeLoss, OutcomeLossConfig, reward_units
 from worldsim.outcome import OutcomeConfig

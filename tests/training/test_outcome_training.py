@@ -19,18 +19,18 @@ from tests.fakes import (
     write_tiny_dataset,
 )
 from training.calibration import NEVER, calibrate, listen
+from training.data.latents import (
+    DataConfig,
+    LatentVideo,
+    choose_episodes,
+    latent_video,
+)
 from training.engine.fabric import FabricConfig
 from training.engine.loop import LoopConfig
 from training.engine.optimizers import OptimizerConfig
 from training.engine.validation import ValidationConfig
 from training.finetune import FinetuneConfig
 from training.finetune import main as finetune
-from training.frames import (
-    DataConfig,
-    LatentVideo,
-    choose_episodes,
-    latent_video,
-)
 from training.objective import ObjectiveConfig
 from training.pretrain import PretrainConfig
 from training.pretrain import main as pretrain

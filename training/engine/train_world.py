@@ -14,19 +14,19 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from training.calibration import calibrate
-from training.carry import Carry
-from training.ends import EndDraws
+from training.data.carry import Carry
+from training.data.clips import Episodes, Footage, load_footage
+from training.data.end_sampling import EndDraws
+from training.data.latents import DataConfig, LatentVideo, OutcomeTargets, check_outcomes, fixed_starts
+from training.data.segments import places_at
 from training.engine.fabric import FabricConfig, make_fabric
 from training.engine.half_lives import log_half_lives, tell_half_lives
 from training.engine.loop import LoopConfig, Training, fit, prepare, seed_of
 from training.engine.optimizers import OptimizerConfig, make_optimizers
 from training.engine.run_folder import RunFolder
 from training.engine.validation import ValidationConfig, validate
-from training.footage import Episodes, Footage, load_footage
-from training.frames import DataConfig, LatentVideo, OutcomeTargets, check_outcomes, fixed_starts
 from training.objective import FlowMatching, ObjectiveConfig, SegmentMatching
 from training.outcome_loss import OutcomeLoss, OutcomeLossConfig, reward_units
-from training.segments import places_at
 from worldsim.data.sequences import EpisodeReference, SequenceIndex
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.frames import LatentVideo, fixed_starts
+from training.data.latents import LatentVideo, fixed_starts
 from worldsim.errors import WorldError
 from worldsim.evaluation.metrics import psnr
 from worldsim.model.memory.state import MemoryState

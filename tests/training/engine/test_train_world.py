@@ -23,14 +23,14 @@ from tests.fakes import (
     write_tiny_dataset,
 )
 from training.codec import TrainCodecConfig, train_codec
+from training.data.clips import own_share
+from training.data.latents import DataConfig, choose_episodes
 from training.engine.fabric import FabricConfig
 from training.engine.loop import LoopConfig
 from training.engine.train_world import take_starts
 from training.engine.validation import ValidationConfig
 from training.finetune import FinetuneConfig
 from training.finetune import main as finetune
-from training.footage import own_share
-from training.frames import DataConfig, choose_episodes
 from training.objective import FlowMatching, ObjectiveConfig, spoil
 from training.pretrain import PretrainConfig, build_world
 from training.pretrain import main as pretrain

@@ -10,7 +10,7 @@ import torch
 
 import policies
 from training.collect import CollectConfig, describe_source
-from training.recorders import EpisodeTask, record_episode
+from training.data.recorders import EpisodeTask, record_episode
 from worldsim.data.episodes import DatasetInfo, read_episode
 from worldsim.errors import WorldError
 from worldsim.evaluation.consistency.tiles import TileReader, cut_tiles

@@ -13,16 +13,16 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from tests.fakes import tiny_codec_config, tiny_denoiser_config, tiny_world, write_tiny_dataset
-from training.carry import Carry
+from training.data.carry import Carry
+from training.data.latents import DataConfig, LatentVideo
+from training.data.segments import places_at
 from training.engine.fabric import FabricConfig, make_fabric
 from training.engine.loop import LoopConfig, prepare, update
 from training.engine.train_world import Batch, TrainWorldConfig, make_batches
 from training.engine.validation import ValidationConfig
-from training.frames import DataConfig, LatentVideo
 from training.objective import FlowMatching, ObjectiveConfig, SegmentMatching, spoil
 from training.pretrain import PretrainConfig
 from training.pretrain import main as pretrain
-from training.segments import places_at
 from worldsim.codec import FrameCodec
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser

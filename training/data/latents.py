@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.latent_cache import LatentCache, video_digest
+from training.data.latent_cache import LatentCache, video_digest
 from worldsim.actions import ActionLayout
 from worldsim.codec import FrameCodec
 from worldsim.data.episodes import EpisodeTable, read_table

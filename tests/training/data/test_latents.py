@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import write_tiny_dataset
-from training.frames import choose_episodes, digest_of
+from training.data.latents import choose_episodes, digest_of
 
 
 def digest(folder: Path) -> str:

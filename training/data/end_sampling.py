@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.frames import LatentVideo
+from training.data.latents import LatentVideo
 from worldsim.data.sequences import SequenceIndex
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from lightning_fabric import Fabric
 
-from training.engine.validation import ValidationConfig, validation_places
-from training.frames import (
+from training.data.latent_cache import LatentCache
+from training.data.latents import (
     DataConfig,
     LatentVideo,
     choose_episodes,
@@ -18,7 +18,7 @@ from training.frames import (
     latent_video,
     precision_on,
 )
-from training.latent_cache import LatentCache
+from training.engine.validation import ValidationConfig, validation_places
 from worldsim.actions import ActionLayout
 from worldsim.codec import FrameCodec
 from worldsim.data.sequences import EpisodeReference
