@@ -14,8 +14,8 @@ from training.data.latents import DataConfig
 from training.engine.fabric import FabricConfig
 from training.engine.loop import LoopConfig
 from training.engine.validation import ValidationConfig
-from training.lora import LoraConfig
-from training.objective import ObjectiveConfig
+from training.objectives.flow_matching import ObjectiveConfig
+from training.objectives.lora import LoraConfig
 from training.stage import StageConfig
 from worldsim.model.memory.motion import MemoryPhase
 

@@ -23,13 +23,13 @@ from training.conversion_card import (
     follows_from,
 )
 from training.data.clips import Footage
-from training.distillation import LayerDistillation, VelocityDistillation
 from training.engine.fabric import make_fabric
 from training.engine.half_lives import tell_half_lives
 from training.engine.lock import locked_folder
 from training.engine.run_folder import RunFolder, newest_checkpoint, step_of
 from training.engine.train_world import describe_training
-from training.lora import LoraConfig, add_lora, folded, lora_parameters
+from training.objectives.distillation import LayerDistillation, VelocityDistillation
+from training.objectives.lora import LoraConfig, add_lora, folded, lora_parameters
 from training.selection import choose_layers, teacher_digest
 from training.stage import (
     Distillation,

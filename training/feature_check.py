@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.feature_loss import blur
+from training.objectives.features import blur
 from worldsim.evaluation.distances import DISTANCES
 from worldsim.evaluation.features import FeatureNetwork
 

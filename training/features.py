@@ -20,7 +20,7 @@ from training.engine.fabric import FabricConfig, make_fabric
 from training.engine.loop import LoopConfig, Training, fit, prepare, seed_of
 from training.engine.run_folder import RunFolder
 from training.feature_check import CHECK_FRAMES, check_features, format_check
-from training.feature_loss import DEGRADATIONS, FeatureLearner, FeatureLossConfig, degrade
+from training.objectives.features import DEGRADATIONS, FeatureLearner, FeatureLossConfig, degrade
 from worldsim.data.sequences import EpisodeReference, SequenceIndex, load_episodes, read_episodes
 from worldsim.errors import WorldError
 from worldsim.evaluation.distances import FID

@@ -35,7 +35,7 @@ from training.data.latents import (
 from training.engine.lock import locked_folder
 from training.engine.train_world import add_provenance
 from training.judged_frames import JudgedFrames, SequencesConfig, draw_along, index_pieces
-from training.outcome_loss import OutcomeLoss, OutcomeLossConfig
+from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig
 from worldsim.errors import WorldError
 from worldsim.model.outcome_heads import OutcomeHeads
 from worldsim.simulator import Simulator

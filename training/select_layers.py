@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from training.cli.entry import entry
 from training.data.clips import Episodes, Footage
-from training.distillation import LayerDistillation
 from training.engine.fabric import make_fabric
 from training.engine.run_folder import RunFolder
+from training.objectives.distillation import LayerDistillation
 from training.selection import LayerScore, Selection, teacher_digest
 from training.stage import (
     TeacherConfig,

@@ -15,7 +15,6 @@ from torch import nn
 
 from training.data.clips import Episodes, Footage, load_footage
 from training.data.latents import DataConfig, fixed_starts
-from training.distillation import LayerDistillation, VelocityDistillation
 from training.engine.fabric import FabricConfig
 from training.engine.half_lives import log_half_lives
 from training.engine.loop import LoopConfig, Training, fit, prepare
@@ -23,8 +22,9 @@ from training.engine.optimizers import OptimizerConfig, make_partial_optimizers
 from training.engine.run_folder import RunFolder
 from training.engine.train_world import MOST_SEQUENCES, TrainWorldConfig, make_batches
 from training.engine.validation import ValidationConfig, validate
-from training.lora import LoraConfig
-from training.objective import ObjectiveConfig
+from training.objectives.distillation import LayerDistillation, VelocityDistillation
+from training.objectives.flow_matching import ObjectiveConfig
+from training.objectives.lora import LoraConfig
 from worldsim.errors import WorldError
 from worldsim.model.conversion import HybridConfig, check_softmax
 from worldsim.model.denoiser import Denoiser

@@ -14,8 +14,8 @@ import torch
 from tests.fakes import TINY_ACTIONS, write_tiny_dataset
 from training.engine.fabric import FabricConfig
 from training.engine.loop import LoopConfig
-from training.feature_loss import FeatureLossConfig, blur, degrade, info_nce
 from training.features import TrainFeaturesConfig, list_video, train_features
+from training.objectives.features import FeatureLossConfig, blur, degrade, info_nce
 from worldsim.actions import ActionLayout
 from worldsim.errors import WorldError
 from worldsim.evaluation.features import FeatureConfig, load_features

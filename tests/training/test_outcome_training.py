@@ -31,7 +31,7 @@ from training.engine.optimizers import OptimizerConfig
 from training.engine.validation import ValidationConfig
 from training.finetune import FinetuneConfig
 from training.finetune import main as finetune
-from training.objective import ObjectiveConfig
+from training.objectives.flow_matching import ObjectiveConfig
 from training.pretrain import PretrainConfig
 from training.pretrain import main as pretrain
 from worldsim.codec import FrameCodec

@@ -25,8 +25,8 @@ from training.engine.loop import LoopConfig, Training, fit, prepare, seed_of
 from training.engine.optimizers import OptimizerConfig, make_optimizers
 from training.engine.run_folder import RunFolder
 from training.engine.validation import ValidationConfig, validate
-from training.objective import FlowMatching, ObjectiveConfig, SegmentMatching
-from training.outcome_loss import OutcomeLoss, OutcomeLossConfig, reward_units
+from training.objectives.flow_matching import FlowMatching, ObjectiveConfig, SegmentMatching
+from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig, reward_units
 from worldsim.data.sequences import EpisodeReference, SequenceIndex
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser

@@ -20,7 +20,7 @@ from training.engine.fabric import FabricConfig, make_fabric
 from training.engine.loop import LoopConfig, prepare, update
 from training.engine.train_world import Batch, TrainWorldConfig, make_batches
 from training.engine.validation import ValidationConfig
-from training.objective import FlowMatching, ObjectiveConfig, SegmentMatching, spoil
+from training.objectives.flow_matching import FlowMatching, ObjectiveConfig, SegmentMatching, spoil
 from training.pretrain import PretrainConfig
 from training.pretrain import main as pretrain
 from worldsim.codec import FrameCodec

@@ -31,7 +31,7 @@ from training.engine.train_world import take_starts
 from training.engine.validation import ValidationConfig
 from training.finetune import FinetuneConfig
 from training.finetune import main as finetune
-from training.objective import FlowMatching, ObjectiveConfig, spoil
+from training.objectives.flow_matching import FlowMatching, ObjectiveConfig, spoil
 from training.pretrain import PretrainConfig, build_world
 from training.pretrain import main as pretrain
 from worldsim.actions import ActionLayout

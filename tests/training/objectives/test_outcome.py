@@ -14,8 +14,8 @@ from tests.fakes import tiny_world
 from training.data.latents import DataConfig, LatentVideo, OutcomeTargets
 from training.engine.fabric import FabricConfig, make_fabric
 from training.engine.train_world import TrainWorldConfig, end_draws, make_batches
-from training.objective import FlowMatching, ObjectiveConfig
-from training.outcome_loss import OutcomeLoss, OutcomeLossConfig, reward_units
+from training.objectives.flow_matching import FlowMatching, ObjectiveConfig
+from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig, reward_units
 from worldsim.outcome import OutcomeConfig
 
 

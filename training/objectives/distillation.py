@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from training.objective import Matching, ObjectiveConfig, Spoiled, spoil
+from training.objectives.flow_matching import Matching, ObjectiveConfig, Spoiled, spoil
 from worldsim.model.attention.base import Rotary
 from worldsim.model.attention.hybrid import HybridAttention
 from worldsim.model.block import Block, Carried

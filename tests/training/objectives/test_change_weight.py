@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from tests.fakes import tiny_world
-from training.change_weight import change_weights
-from training.distillation import VelocityDistillation
-from training.objective import FlowMatching, Matching, ObjectiveConfig
+from training.objectives.change_weight import change_weights
+from training.objectives.distillation import VelocityDistillation
+from training.objectives.flow_matching import FlowMatching, Matching, ObjectiveConfig
 from worldsim.errors import WorldError
 
 BATCH, FRAMES, CHANNELS, ROWS, COLUMNS = 2, 5, 4, 4, 6

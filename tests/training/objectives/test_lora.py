@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.fakes import tiny_denoiser_config
-from training.lora import LoraConfig, LowRank, add_lora, folded, lora_parameters
+from training.objectives.lora import LoraConfig, LowRank, add_lora, folded, lora_parameters
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from training.change_weight import change_weights
 from training.data.carry import Carry
 from training.data.latents import OutcomeTargets
-from training.outcome_loss import OutcomeLoss
+from training.objectives.change_weight import change_weights
+from training.objectives.outcome import OutcomeLoss
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.memory.state import MemoryState
