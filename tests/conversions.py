@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tests.fakes import tiny_world
+from training.conversion.stage import StageConfig
 from training.convert import ConvertConfig, Stage2Config
 from training.data.latents import DataConfig
 from training.engine.fabric import FabricConfig
@@ -16,7 +17,6 @@ from training.engine.loop import LoopConfig
 from training.engine.validation import ValidationConfig
 from training.objectives.flow_matching import ObjectiveConfig
 from training.objectives.lora import LoraConfig
-from training.stage import StageConfig
 from worldsim.model.memory.motion import MemoryPhase
 
 LAYERS = [0, 2]

@@ -14,12 +14,8 @@ from lightning_fabric import Fabric
 from tqdm import tqdm
 
 from training.cli.entry import entry
-from training.data.clips import Episodes, Footage
-from training.engine.fabric import make_fabric
-from training.engine.run_folder import RunFolder
-from training.objectives.distillation import LayerDistillation
-from training.selection import LayerScore, Selection, teacher_digest
-from training.stage import (
+from training.conversion.selection import LayerScore, Selection, teacher_digest
+from training.conversion.stage import (
     TeacherConfig,
     heldout_losses,
     list_episodes,
@@ -30,6 +26,10 @@ from training.stage import (
     student_of,
     train_stage,
 )
+from training.data.clips import Episodes, Footage
+from training.engine.fabric import make_fabric
+from training.engine.run_folder import RunFolder
+from training.objectives.distillation import LayerDistillation
 from worldsim.errors import WorldError
 from worldsim.model.conversion import Rest, convert, new_parameters, student_config, take_layer
 from worldsim.model.denoiser import Denoiser
