@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from training.calibration import fit_ends
 from training.cli.entry import entry
 from training.engine.lock import locked_folder
 from training.engine.train_world import add_provenance
+from training.outcomes.calibration import fit_ends
 from worldsim.errors import WorldError
 from worldsim.evaluation.clips import Recordings
 from worldsim.evaluation.dreamt_ends import DreamtEpisode, dream_along, end_rates, ends_along, match_rate

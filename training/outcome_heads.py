@@ -1,7 +1,7 @@
 """Train only a world's outcome heads, also on frames that it draws: `python -m training.outcome_heads`.
 
 Writes a new world that draws the same frames, bit for bit: of its weights, those of the heads are others.
-What the heads pool is computed once (`training.judged_frames`); then they are trained, and calibrated as
+What the heads pool is computed once (`training.outcomes.frames`); then they are trained, and calibrated as
 `training.calibrate` does it. Until that has succeeded they are kept beside the new world, in
 `OUT-uncalibrated`.
 """
@@ -34,8 +34,8 @@ from training.data.latents import (
 )
 from training.engine.lock import locked_folder
 from training.engine.train_world import add_provenance
-from training.judged_frames import JudgedFrames, SequencesConfig, draw_along, index_pieces
 from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig
+from training.outcomes.frames import JudgedFrames, SequencesConfig, draw_along, index_pieces
 from worldsim.errors import WorldError
 from worldsim.model.outcome_heads import OutcomeHeads
 from worldsim.simulator import Simulator

@@ -16,7 +16,6 @@ from training import outcome_heads
 from training.calibrate import CalibrateConfig, CalibrationConfig, HeldoutConfig
 from training.calibrate import main as calibrate_main
 from training.data.latents import DataConfig, choose_episodes, latent_video
-from training.judged_frames import JudgedFrames, SequencesConfig, draw_along
 from training.outcome_heads import (
     HeadsTrainingConfig,
     OutcomeHeadsConfig,
@@ -24,6 +23,7 @@ from training.outcome_heads import (
     main,
     train_heads,
 )
+from training.outcomes.frames import JudgedFrames, SequencesConfig, draw_along
 from worldsim.errors import WorldError
 from worldsim.outcome import OutcomeConfig
 from worldsim.simulator import Simulator

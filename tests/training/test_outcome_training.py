@@ -18,7 +18,6 @@ from tests.fakes import (
     write_outcome_dataset,
     write_tiny_dataset,
 )
-from training.calibration import NEVER, calibrate, listen
 from training.data.latents import (
     DataConfig,
     LatentVideo,
@@ -32,6 +31,7 @@ from training.engine.validation import ValidationConfig
 from training.finetune import FinetuneConfig
 from training.finetune import main as finetune
 from training.objectives.flow_matching import ObjectiveConfig
+from training.outcomes.calibration import NEVER, calibrate, listen
 from training.pretrain import PretrainConfig
 from training.pretrain import main as pretrain
 from worldsim.codec import FrameCodec

@@ -13,7 +13,6 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from training.calibration import calibrate
 from training.data.carry import Carry
 from training.data.clips import Episodes, Footage, load_footage
 from training.data.end_sampling import EndDraws
@@ -27,6 +26,7 @@ from training.engine.run_folder import RunFolder
 from training.engine.validation import ValidationConfig, validate
 from training.objectives.flow_matching import FlowMatching, ObjectiveConfig, SegmentMatching
 from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig, reward_units
+from training.outcomes.calibration import calibrate
 from worldsim.data.sequences import EpisodeReference, SequenceIndex
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
