@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from play import PlayConfig
-from training.agent_settings import RLConfig
+from training.agents.settings import RLConfig
 from training.cli.entry import _exit_on_error, entry
 from training.collect import CollectConfig
 from training.data.latents import DataConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from training.agent_settings import RLConfig
+from training.agents.settings import RLConfig
 from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.errors import WorldError
 from worldsim.games.scenarios import SCENARIOS

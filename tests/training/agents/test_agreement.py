@@ -10,10 +10,17 @@ import numpy as np
 import pytest
 
 from tests.fakes import save_untrained_policy
-from training import evaluate_agents
-from training.agent_scores import Episodes
-from training.agent_settings import RLConfig
-from training.agreement import Agreement, EndRate, compare, end_rate, format_agreement, rank_correlation
+from training.agents import evaluate
+from training.agents.agreement import (
+    Agreement,
+    EndRate,
+    compare,
+    end_rate,
+    format_agreement,
+    rank_correlation,
+)
+from training.agents.episodes import Episodes
+from training.agents.settings import RLConfig
 
 
 def episodes(frames: list[int], ended: list[bool]) -> Episodes:
@@ -91,11 +98,11 @@ def test_both_are_played_and_put_beside_each_other(
         played = dict(zip(labels, lengths[env], strict=True))
         return lambda *_: (env, {n: episodes([frames, frames], [True, True]) for n, frames in played.items()})
 
-    monkeypatch.setattr(evaluate_agents, "play_real", fake("real"))
-    monkeypatch.setattr(evaluate_agents, "play_dreamt", fake("dream"))
+    monkeypatch.setattr(evaluate, "play_real", fake("real"))
+    monkeypatch.setattr(evaluate, "play_dreamt", fake("dream"))
     out = str(tmp_path / "out")
     config = RLConfig(mode="evaluate", env="both", policies=labels, episodes=2, out=out, threads=1)
-    evaluate_agents.evaluate_agents(config)
+    evaluate.evaluate_agents(config)
     report = json.loads((tmp_path / "out" / "both.json").read_text())
     assert report["rank_correlation"] == pytest.approx(1.0)
     assert report["policies"]["random"]["return"] == {"dream": 36.0, "real": 40.0}
@@ -122,7 +129,7 @@ def test_the_shipped_world_is_put_beside_its_game(tmp_path: Path) -> None:
         threads=1,
         out=str(tmp_path),
     )
-    evaluate_agents.evaluate_agents(config)
+    evaluate.evaluate_agents(config)
     report = json.loads((tmp_path / "both.json").read_text())
     assert report["rank_correlation"] is None
     for found in report["policies"].values():

@@ -20,8 +20,8 @@ pytest.importorskip("stable_baselines3", reason='needs Stable-Baselines3: pip in
 
 from stable_baselines3.common.buffers import DictRolloutBuffer
 
-from training.agent_envs import SEEN, make_dreams
-from training.rollout_buffer import DeviceRolloutBuffer
+from training.agents.envs import SEEN, make_dreams
+from training.agents.rollout_buffer import DeviceRolloutBuffer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 import policies
 from policies.base import Policy
 from policies.ppo import PPOPolicy
-from training.games import Game, begin_game, interrupts_are_for_the_parent
+from training.agents.game_process import Game, begin_game, interrupts_are_for_the_parent
 from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.evaluation.bars import align
 from worldsim.evaluation.metrics import bootstrap

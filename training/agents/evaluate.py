@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from policies.ppo import DESCRIPTION_FILE, load_policy
-from training.agent_scores import Contender, Episodes, format_scores, play_dreams, play_games
-from training.agent_settings import RLConfig
-from training.agreement import compare, format_agreement, rank_correlation
-from training.dreams import load_dreams, scenario_of
+from training.agents.agreement import compare, format_agreement, rank_correlation
+from training.agents.dreams import load_dreams, scenario_of
+from training.agents.episodes import Contender, Episodes, format_scores, play_dreams, play_games
+from training.agents.settings import RLConfig
 from training.engine.lock import locked_folder
 from worldsim.errors import WorldError
 from worldsim.evaluation import report

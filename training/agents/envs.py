@@ -15,8 +15,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor
 from torch import Tensor
 
 from policies.sight import Sight
-from training.games import begin_game, interrupts_are_for_the_parent
-from training.held_actions import HeldActions
+from training.agents.action_repeat import HeldActions
+from training.agents.game_process import begin_game, interrupts_are_for_the_parent
 from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.sb3 import SB3VecEnv
 

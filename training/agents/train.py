@@ -14,9 +14,9 @@ import torch
 
 from policies.ppo import PolicyDescription
 from policies.sight import Sight
-from training.agent_settings import RLConfig
+from training.agents.dreams import load_dreams, scenario_of
+from training.agents.settings import RLConfig
 from training.data.latents import digest_of
-from training.dreams import load_dreams, scenario_of
 from training.engine.run_folder import RunFolder
 from worldsim.actions import ActionLayout
 from worldsim.data.sequences import load_episodes
@@ -27,8 +27,8 @@ from worldsim.runtime.cores import worker_count
 from worldsim.runtime.device import choose_device, set_threads
 
 if TYPE_CHECKING:  # they bring Stable-Baselines3, which is not always there
-    from training.agent import Clock
-    from training.agent_envs import SightVecEnv
+    from training.agents.envs import SightVecEnv
+    from training.agents.ppo import Clock
 
 FREE_SETTINGS = (
     *("mode", "out", "threads", "device", "dtype", "total_steps", "max_minutes", "checkpoint_minutes"),
@@ -62,7 +62,7 @@ def train_agent(config: RLConfig) -> None:
         WorldError: If SB3, the world or the game is missing, or the folder holds another run.
     """
     require_sb3()
-    from training.agent import Agent, Clock
+    from training.agents.ppo import Agent, Clock
 
     set_threads(config.threads)
     device, sight = choose_device(config.device).device, Sight()
@@ -99,7 +99,7 @@ def starts_digest(config: RLConfig) -> dict[str, str]:
 
 def prepare_lessons(config: RLConfig, sight: Sight, device: torch.device) -> Lessons:
     """Begin the dreams or the games."""
-    from training.agent_envs import make_dreams, make_games
+    from training.agents.envs import make_dreams, make_games
 
     scale, repeat = config.ppo.reward_scale, config.action_repeat
     if config.env == "dream":

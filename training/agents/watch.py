@@ -8,9 +8,9 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 
-from training.agent_settings import RLConfig
-from training.dreams import scenario_of
-from training.evaluate_agents import make_contender
+from training.agents.dreams import scenario_of
+from training.agents.evaluate import make_contender
+from training.agents.settings import RLConfig
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.games.doom_env import DoomEnv

@@ -28,11 +28,11 @@ from tqdm import tqdm
 
 from policies.ppo import ActorNetwork, PolicyDescription, SightEncoder, save_policy
 from policies.sight import Sight
-from training.agent_envs import SEEN
-from training.agent_settings import PPOConfig
+from training.agents.envs import SEEN
+from training.agents.rollout_buffer import DeviceRolloutBuffer
+from training.agents.settings import PPOConfig
 from training.engine.optimizers import check_optimizer
 from training.engine.run_folder import RunFolder, progress_of
-from training.rollout_buffer import DeviceRolloutBuffer
 from worldsim.runtime.interrupt import StopRequest
 from worldsim.storage.files import read_text, sync, sync_tree, write_text
 from worldsim.storage.tensors import swap_folder
@@ -92,7 +92,7 @@ class Agent:
 
     Args:
         run: The folder; training goes on from its newest checkpoint.
-        envs: From `training.agent_envs`.
+        envs: From `training.agents.envs`.
         config: How it learns.
         clock: When that ends.
         sight: What it sees.

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from training.agent_scores import Episodes
+from training.agents.episodes import Episodes
 from worldsim.evaluation.bars import align
 from worldsim.evaluation.metrics import bootstrap
 
