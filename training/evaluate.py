@@ -18,12 +18,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from training.benchmark_endurance import EnduranceConfig, benchmark_endurance
-from training.benchmark_env import benchmark_env
 from training.cli.entry import entry
-from training.consistency_settings import ConsistencyConfig
 from training.engine.lock import locked_folder
-from training.evaluate_consistency import SUITE, SUITE_PARTS, SuiteRun, measure_consistency
+from training.suites.consistency import SUITE, SUITE_PARTS, SuiteRun, measure_consistency
+from training.suites.endurance import EnduranceConfig, benchmark_endurance
+from training.suites.settings import ConsistencyConfig
+from training.suites.throughput import benchmark_env
 from worldsim.errors import WorldError
 from worldsim.evaluation import report
 from worldsim.evaluation.bars import format_table, judge

@@ -19,8 +19,8 @@ from training.data.latents import digest_of
 from training.engine.fabric import FabricConfig, make_fabric
 from training.engine.loop import LoopConfig, Training, fit, prepare, seed_of
 from training.engine.run_folder import RunFolder
-from training.feature_check import CHECK_FRAMES, check_features, format_check
 from training.objectives.features import DEGRADATIONS, FeatureLearner, FeatureLossConfig, degrade
+from training.suites.feature_check import CHECK_FRAMES, check_features, format_check
 from worldsim.data.sequences import EpisodeReference, SequenceIndex, load_episodes, read_episodes
 from worldsim.errors import WorldError
 from worldsim.evaluation.distances import FID
@@ -32,7 +32,7 @@ HELDOUT_FRAMES = 3000
 """Of each game."""
 VALIDATION_PAIRS = 128
 LEAST_SIZE = 4
-"""Height and width of frames that `training.feature_check` can alter: it shows blocks of up to 4 pixels."""
+"""Height and width of frames that the feature check can alter: it shows blocks of up to 4 pixels."""
 FREE_SETTINGS = ("out", "num_workers", "loop.num_steps", "loop.checkpoint_seconds", "loop.log_every")
 
 

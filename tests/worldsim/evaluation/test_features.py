@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from training.feature_check import add_blur, add_noise, mix
+from training.suites.feature_check import add_blur, add_noise, mix
 from worldsim.errors import WorldError
 from worldsim.evaluation.distances import DISTANCES
 from worldsim.evaluation.features import (

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from training.consistency_parts import MEASURES
-from training.consistency_settings import COUNTS_OF_PARTS, ConsistencyConfig
+from training.suites.parts import MEASURES
+from training.suites.settings import COUNTS_OF_PARTS, ConsistencyConfig
 from worldsim.errors import WorldError
 from worldsim.evaluation.consistency.comparison import compare_worlds, zeroed_name
 from worldsim.evaluation.consistency.episodes import (

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from tests.fakes import save_tiny_world, tiny_world
-from training import benchmark_endurance
-from training.benchmark_endurance import ENDURANCE_FILE, STATE_FILE, EnduranceConfig
 from training.evaluate import EvaluateConfig, main
+from training.suites import endurance as endurance_suite
+from training.suites.endurance import ENDURANCE_FILE, STATE_FILE, EnduranceConfig
 from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.errors import WorldError
 from worldsim.evaluation import endurance
@@ -105,7 +105,7 @@ def test_what_was_written_on_the_way_is_there_after_a_kill(
         return step(self, actions)
 
     count, step = 0, ARL2WorldVectorEnv.step
-    monkeypatch.setattr(benchmark_endurance, "SECONDS_BETWEEN_WRITES", 0.0)
+    monkeypatch.setattr(endurance_suite, "SECONDS_BETWEEN_WRITES", 0.0)
     monkeypatch.setattr(ARL2WorldVectorEnv, "step", killed)
     with pytest.raises(Killed):
         main.run(config_of(world, tmp_path))

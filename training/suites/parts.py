@@ -51,7 +51,7 @@ from worldsim.evaluation.idle import idle_hold
 from worldsim.simulator import Simulator
 
 if TYPE_CHECKING:
-    from training.evaluate_consistency import Suite
+    from training.suites.consistency import Suite
 
 LEAST_PROBED = 5
 """Episodes that a probe needs: three kinds of them, and two to be tested on."""

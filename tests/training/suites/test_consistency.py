@@ -12,8 +12,8 @@ import torch
 
 from tests.fakes import tiny_world, write_tiny_dataset
 from tests.grids import TILE, write_recall_set
-from training.consistency_settings import ConsistencyConfig
 from training.evaluate import EvaluateConfig, main
+from training.suites.settings import ConsistencyConfig
 from worldsim.errors import WorldError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
