@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kernels.triton_chunk_launch import Chunks
-from kernels.triton_launch import Cut
-from kernels.triton_memory import DEFAULT, HALF, MemoryConfig
+from kernels.gpu.chunk_launch import Chunks
+from kernels.gpu.launch import Cut
+from kernels.gpu.memory import DEFAULT, HALF, MemoryConfig
 
 SEGMENTS = replace(HALF.chunks, segment=10)
 SMALL = Chunks(16, 20, copies=False, prepare=Cut(16, 2), build=Cut(64, 4, 3))

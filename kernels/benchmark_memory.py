@@ -28,8 +28,8 @@ from kernels.benchmark_report import (
 )
 
 if TYPE_CHECKING:  # importing it needs Triton, which is not everywhere
-    from kernels.triton_launch import Cut
-    from kernels.triton_memory import MemoryConfig
+    from kernels.gpu.launch import Cut
+    from kernels.gpu.memory import MemoryConfig
 
 Shape = tuple[int, int, int, int]
 
@@ -62,7 +62,7 @@ def forms(device: str) -> dict[str, Commit]:
     """Return everything that commits on this device."""
     if device == "cpu":
         return {"torch": partial(kernels.commit, form="torch")}
-    from kernels import triton_memory
+    from kernels.gpu import memory as triton_memory
 
     def exactly(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> Tensor:
         return triton_memory.commit(k, v, g, beta, state, triton_memory.default_for(k.float(), v.float()))
@@ -166,8 +166,8 @@ def cut_shapes() -> dict[str, list[Shape]]:
 
 def compile_share(share: int, shares: int) -> None:
     """Run some of the cuts once, so that Triton's cache on disk has them when they are measured."""
-    from kernels import triton_memory
     from kernels.benchmark_cuts import commit_configs
+    from kernels.gpu import memory as triton_memory
 
     jobs = [
         (shape, config)
@@ -199,8 +199,8 @@ def describe(config: MemoryConfig) -> str:
 
 def commit_cuts(report: Report) -> Result:
     """Time every way to cut a commit, at the shapes of its kind."""
-    from kernels import triton_memory
     from kernels.benchmark_cuts import commit_configs
+    from kernels.gpu import memory as triton_memory
 
     results: Result = {}
     for kind, shapes in cut_shapes().items():
@@ -226,8 +226,8 @@ def commit_cuts(report: Report) -> Result:
 
 def read_times(report: Report) -> Result:
     """Time reading: Triton's cuts, forward and gradient, beside the torch form, eager and compiled."""
-    from kernels import triton_memory
     from kernels.benchmark_cuts import read_configs
+    from kernels.gpu import memory as triton_memory
 
     results: Result = {}
     for shape in ((1024, 160, 6, 64), (1, 4680, 12, 128)):

@@ -32,7 +32,7 @@ def with_gradients(scan: Scan, inputs: tuple[Tensor, ...], weights: tuple[Tensor
 
 def with_config(config: Any) -> Scan:
     """Return the outputs and gradients of the Triton form cut as in `config`, without autograd."""
-    from kernels import triton_launch
+    from kernels.gpu import launch as triton_launch
 
     def run(inputs: tuple[Tensor, ...], weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         k, v, g, beta, state = inputs
@@ -57,7 +57,7 @@ def show_errors(label: str, errors: dict[str, float]) -> None:
 
 def check_errors(report: Report) -> Result:
     """Compare both forms in fp32 with fp64 autograd, at the true frame and on inputs that break kernels."""
-    from kernels.triton_launch import DEFAULT
+    from kernels.gpu.launch import DEFAULT
 
     results: Result = {}
     for regime in REGIMES:
@@ -103,7 +103,7 @@ def time_form(label: str, scan: Scan, inputs: tuple[Tensor, ...], weights: tuple
 
 def time_forms(report: Report) -> Result:
     """Time both forms without compilation, beside the floor that memory traffic sets."""
-    from kernels.triton_launch import DEFAULT
+    from kernels.gpu.launch import DEFAULT
 
     inputs, weights = make_inputs("random", (32, 32, 80, 6, 64), "cuda")
     bandwidth = copy_bandwidth()

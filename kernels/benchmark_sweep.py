@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels import triton_launch
 from kernels.benchmark_inputs import make_inputs
-from kernels.triton_launch import DEFAULT, Cut, Frames, LaunchConfig
+from kernels.gpu import launch as triton_launch
+from kernels.gpu.launch import DEFAULT, Cut, Frames, LaunchConfig
 
 CUTS = {
     "invert": [Cut(0, 1), Cut(0, 2)],

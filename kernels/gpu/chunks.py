@@ -32,7 +32,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.triton_frame_maps import invert_block, load_gate, multiply, multiply_keys
+from kernels.gpu.frame_maps import invert_block, load_gate, multiply, multiply_keys
 
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from triton import knobs
 
-from kernels.triton_frame_maps import frame_map_forward, invert_blocks
-from kernels.triton_gradients import frame_map_solve, key_gradient, value_gradient
-from kernels.triton_scan import scan_backward, scan_forward
+from kernels.gpu.frame_maps import frame_map_forward, invert_blocks
+from kernels.gpu.gradients import frame_map_solve, key_gradient, value_gradient
+from kernels.gpu.scan import scan_backward, scan_forward
 
 INTERPRETED = bool(knobs.runtime.interpret)
 """Whether the kernels run in Triton's interpreter, on the CPU, because TRITON_INTERPRET was 1 at import."""
@@ -216,7 +216,7 @@ def scan_gradient(
 def solve(
     frames: Frames, inverse: Tensor, decay: Tensor, before: Tensor, d_write: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return Z and U of `kernels.triton_gradients`, `[P * H, N, K]` each."""
+    """Return Z and U of `kernels.gpu.gradients`, `[P * H, N, K]` each."""
     z = frames.g.new_empty(frames.programs, frames.tokens, frames.key_width)
     u = torch.empty_like(z)
     rows = min(frames.config.solve.size, frames.key_width)

@@ -10,10 +10,10 @@ from math import prod
 import torch
 from torch import Tensor
 
-from kernels.triton_chunk_launch import Chunks, commit_chunks, sizes
-from kernels.triton_commit import commit_forward
-from kernels.triton_launch import Cut, launch
-from kernels.triton_read import read_forward, read_gradient
+from kernels.gpu.chunk_launch import Chunks, commit_chunks, sizes
+from kernels.gpu.commit import commit_forward
+from kernels.gpu.launch import Cut, launch
+from kernels.gpu.read import read_forward, read_gradient
 
 
 @dataclass(frozen=True, slots=True)

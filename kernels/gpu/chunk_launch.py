@@ -1,4 +1,4 @@
-"""Allocates what `kernels.triton_chunks` writes, and launches it: a commit of many tokens."""
+"""Allocates what `kernels.gpu.chunks` writes, and launches it: a commit of many tokens."""
 
 # B batch, N tokens, H heads, K key width, V value width, C tokens of a chunk
 
@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.triton_chunks import apply_chunks, build_segments, chain_segments, prepare_chunks
-from kernels.triton_launch import Cut, launch
+from kernels.gpu.chunks import apply_chunks, build_segments, chain_segments, prepare_chunks
+from kernels.gpu.launch import Cut, launch
 
 
 @dataclass(frozen=True, slots=True)

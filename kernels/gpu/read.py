@@ -15,8 +15,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.triton_chunks import exponent_of, power_of_two
-from kernels.triton_frame_maps import load_columns, load_gate, load_rows, multiply
+from kernels.gpu.chunks import exponent_of, power_of_two
+from kernels.gpu.frame_maps import load_columns, load_gate, load_rows, multiply
 
 
 @triton.jit

@@ -4,7 +4,7 @@ C tokens at a time (`kernels.frame_maps` for one block; `Gamma` decays to its en
 
     S <- gamma S + X^T (diag(Gamma) V - gamma K S),    X = diag(beta) A^T K
 
-Many tokens are for `kernels.triton_chunks`.
+Many tokens are for `kernels.gpu.chunks`.
 """
 
 # B batch, N tokens, H heads, K key width, V value width, C tokens of a step, W columns of the state that one
@@ -19,8 +19,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.triton_chunks import exponent_of, load_tile, power_of_two
-from kernels.triton_frame_maps import invert_block, load_gate, multiply, multiply_keys
+from kernels.gpu.chunks import exponent_of, load_tile, power_of_two
+from kernels.gpu.frame_maps import invert_block, load_gate, multiply, multiply_keys
 
 
 @triton.jit

@@ -4,7 +4,7 @@ With `dN` the gradient of N and `dM = dN S^T` that of M (S the state before the 
 
     D_i = e^{c_N} dM + sum_{j < i} U_j^T K_j,    U_i = A_ii diag(beta_i) (W_i dN^T - K_i D_i^T),
 
-which is `U = A dZ` solved block by block, and `T_i` of `kernels.triton_frame_maps`, both K x K, say all:
+which is `U = A dZ` solved block by block, and `T_i` of `kernels.gpu.frame_maps`, both K x K, say all:
 
     R_i     = Z_i D_i + tril(Z_i U_i^T, -1) K_i
     dK_i    = -diag(beta_i) R_i + U_i T_i - triu(U_i X_i^T, 1) K_i
@@ -27,7 +27,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.triton_frame_maps import load_columns, load_gate, load_rows
+from kernels.gpu.frame_maps import load_columns, load_gate, load_rows
 
 
 @triton.jit
