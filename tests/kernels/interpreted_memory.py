@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 import kernels
-from kernels.benchmark_cuts import commit_configs, read_configs
-from kernels.benchmark_inputs import REGIMES, make_frame, make_inputs, make_reading
-from kernels.benchmark_sweep import difference
+from kernels.benchmark.cuts import commit_configs, read_configs
+from kernels.benchmark.inputs import REGIMES, make_frame, make_inputs, make_reading
+from kernels.benchmark.sweep import difference
 from kernels.gpu import memory as triton_memory
 from kernels.gpu.memory import HALF, MemoryConfig
 from kernels.operators_memory import commit_triton, read_gradient, read_triton

@@ -17,8 +17,8 @@ from torch import Tensor
 
 import kernels
 from kernels import reference
-from kernels.benchmark_inputs import REGIMES, make_inputs
-from kernels.benchmark_sweep import CUTS, difference, steps
+from kernels.benchmark.inputs import REGIMES, make_inputs
+from kernels.benchmark.sweep import CUTS, difference, steps
 from kernels.gpu import launch as triton_launch
 from kernels.operators import scan_frames_gradient, scan_frames_triton
 

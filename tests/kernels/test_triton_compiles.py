@@ -24,8 +24,8 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.backends.nvidia.compiler import get_ptxas  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from kernels.benchmark_cuts import commit_configs, read_configs  # noqa: E402
-from kernels.benchmark_sweep import candidates  # noqa: E402
+from kernels.benchmark.cuts import commit_configs, read_configs  # noqa: E402
+from kernels.benchmark.sweep import candidates  # noqa: E402
 from kernels.gpu import chunks as triton_chunks  # noqa: E402
 from kernels.gpu import commit as triton_commit  # noqa: E402
 from kernels.gpu import frame_maps as triton_frame_maps  # noqa: E402

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import kernels
-from kernels.benchmark_inputs import REGIMES, make_frame, make_reading
+from kernels.benchmark.inputs import REGIMES, make_frame, make_reading
 
 TOLERANCE = 1e-5  # fp32, keys of cosine 0.99 included
 TOLERANCE_FP16 = 1e-2  # operands of 11 bit, keys of cosine 0.99 and beta 1.999
@@ -98,7 +98,7 @@ def test_the_gpu_commits_as_fp64_does(regime: str, shape: tuple[int, int, int, i
 @pytest.mark.parametrize("kind", ["whole", "chunks"])
 @pytest.mark.parametrize("regime", REGIMES)
 def test_the_gpu_commits_bf16_as_fp64_does_with_every_cut(regime: str, kind: str) -> None:
-    from kernels.benchmark_cuts import commit_configs
+    from kernels.benchmark.cuts import commit_configs
     from kernels.gpu import memory as triton_memory
 
     shape = (3, 80, 6, 64) if kind == "whole" else (1, 1560, 2, 128)

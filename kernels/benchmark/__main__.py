@@ -16,10 +16,8 @@ from pathlib import Path
 
 import torch
 
-from kernels import benchmark_gradients as gradients
-from kernels import benchmark_memory as memory
-from kernels import benchmark_scan as scan
-from kernels.benchmark_report import Report, Result, say
+from kernels.benchmark import gradients, memory, scan
+from kernels.benchmark.report import Report, Result, say
 
 
 def describe(report: Report) -> Result:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 import kernels
-from kernels.benchmark_inputs import REGIMES, make_frame
-from kernels.benchmark_report import (
+from kernels.benchmark.inputs import REGIMES, make_frame
+from kernels.benchmark.report import (
     Report,
     Result,
     cpu_milliseconds,

@@ -1,6 +1,6 @@
 """Every way to cut the Triton kernels that is worth a measurement, one kernel at a time.
 
-`python -m kernels.benchmark_sweep 2 8` compiles the third of eight shares of them into Triton's disk cache,
+`python -m kernels.benchmark.sweep 2 8` compiles the third of eight shares of them into Triton's disk cache,
 and measures nothing: the benchmark has other processes do that, so that its own time goes into measuring. A
 third argument is that of the benchmark's `--only`.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.benchmark_inputs import make_inputs
+from kernels.benchmark.inputs import make_inputs
 from kernels.gpu import launch as triton_launch
 from kernels.gpu.launch import DEFAULT, Cut, Frames, LaunchConfig
 
@@ -152,10 +152,10 @@ def compile_share(share: int, shares: int) -> None:
 
 def main(share: int, shares: int, only: str = "") -> None:
     """Compile a share of what the benchmark measures, the commits first, as it does."""
-    from kernels import benchmark_memory
+    from kernels.benchmark import memory
 
     if only in "commit: cuts":
-        benchmark_memory.compile_share(share, shares)
+        memory.compile_share(share, shares)
     if only in "scan: cuts":
         compile_share(share, shares)
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.benchmark_inputs import REGIMES, make_inputs
-from kernels.benchmark_report import Report, Result, copy_bandwidth, milliseconds, relative_error, say
+from kernels.benchmark.inputs import REGIMES, make_inputs
+from kernels.benchmark.report import Report, Result, copy_bandwidth, milliseconds, relative_error, say
 from kernels.operators import scan_frames_triton
 from kernels.torch_scan import scan_frames as scan_frames_torch
 
@@ -165,7 +165,7 @@ def compile_around(report: Report) -> Result:
 
 def sweep(report: Report) -> Result:
     """Time every way to cut each kernel, then the whole form with the best of each."""
-    from kernels.benchmark_sweep import sweep_cuts
+    from kernels.benchmark.sweep import sweep_cuts
 
     inputs, weights = make_inputs("random", (32, 32, 80, 6, 64), "cuda")
     best, results = sweep_cuts(inputs, weights, milliseconds, say, report.seconds_left)
@@ -183,7 +183,7 @@ def sweep(report: Report) -> Result:
 
 def start_compilers(shares: int, only: str) -> list[subprocess.Popen[bytes]]:
     """Start processes that fill Triton's cache on disk with the cuts that are measured."""
-    command = [sys.executable, "-m", "kernels.benchmark_sweep"]
+    command = [sys.executable, "-m", "kernels.benchmark.sweep"]
     return [subprocess.Popen([*command, str(share), str(shares), only]) for share in range(shares)]
 
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 import kernels
-from kernels.benchmark_inputs import REGIMES, make_frame, make_inputs, make_reading
-from kernels.benchmark_peers import Commit, peers
-from kernels.benchmark_report import (
+from kernels.benchmark.inputs import REGIMES, make_frame, make_inputs, make_reading
+from kernels.benchmark.peers import Commit, peers
+from kernels.benchmark.report import (
     Report,
     Result,
     copy_bandwidth,
@@ -166,7 +166,7 @@ def cut_shapes() -> dict[str, list[Shape]]:
 
 def compile_share(share: int, shares: int) -> None:
     """Run some of the cuts once, so that Triton's cache on disk has them when they are measured."""
-    from kernels.benchmark_cuts import commit_configs
+    from kernels.benchmark.cuts import commit_configs
     from kernels.gpu import memory as triton_memory
 
     jobs = [
@@ -199,7 +199,7 @@ def describe(config: MemoryConfig) -> str:
 
 def commit_cuts(report: Report) -> Result:
     """Time every way to cut a commit, at the shapes of its kind."""
-    from kernels.benchmark_cuts import commit_configs
+    from kernels.benchmark.cuts import commit_configs
     from kernels.gpu import memory as triton_memory
 
     results: Result = {}
@@ -226,7 +226,7 @@ def commit_cuts(report: Report) -> Result:
 
 def read_times(report: Report) -> Result:
     """Time reading: Triton's cuts, forward and gradient, beside the torch form, eager and compiled."""
-    from kernels.benchmark_cuts import read_configs
+    from kernels.benchmark.cuts import read_configs
     from kernels.gpu import memory as triton_memory
 
     results: Result = {}
