@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import policies
-from policies.dodge import BALL_WIDTH, HIT, find_fireballs, find_place, run
-from policies.forage import find_medikits
+from policies.scripted.dodge import BALL_WIDTH, HIT, find_fireballs, find_place, run
+from policies.scripted.forage import find_medikits
 from worldsim.games.doom import DoomGame
 from worldsim.games.scenarios import SCENARIOS
 

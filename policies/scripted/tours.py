@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from policies.base import check_range
-from policies.navigator import FloorPlan, Point, Pose
-from policies.returning import OPPOSITE, REST_FRAMES
+from policies.scripted.navigator import FloorPlan, Point, Pose
+from policies.scripted.returning import OPPOSITE, REST_FRAMES
 
 # Beside the seed itself, so that tours are independent of the map and of other players of the same seed.
 STREAM = 4

@@ -10,8 +10,8 @@ import pytest
 
 import policies
 from policies.mixed import MixedPolicy
-from policies.returning import REST_FRAMES
-from policies.tours import TourPolicy, difference, find_ring, find_way
+from policies.scripted.returning import REST_FRAMES
+from policies.scripted.tours import TourPolicy, difference, find_ring, find_way
 from worldsim.evaluation.consistency.episodes import Tolerance, find_way_back
 from worldsim.evaluation.tours import Tour, find_tours
 from worldsim.games.doom import DoomGame, DoomObservation

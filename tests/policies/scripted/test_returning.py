@@ -7,7 +7,7 @@ import pytest
 
 import policies
 from policies.random import RandomPolicy
-from policies.returning import OPPOSITE, REST_FRAMES, ReturningPolicy
+from policies.scripted.returning import OPPOSITE, REST_FRAMES, ReturningPolicy
 from worldsim.games.doom import DoomGame
 
 PICTURE = np.zeros((120, 160, 3), dtype=np.uint8)
