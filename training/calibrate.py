@@ -15,8 +15,8 @@ from training.engine.lock import locked_folder
 from training.engine.train_world import add_provenance
 from training.outcomes.calibration import fit_ends
 from worldsim.errors import WorldError
-from worldsim.evaluation.clips import Recordings
 from worldsim.evaluation.dreamt_ends import DreamtEpisode, dream_along, end_rates, ends_along, match_rate
+from worldsim.evaluation.inputs.clips import Recordings
 from worldsim.evaluation.judging import DRAWN, GIVEN, HeardEpisode, hear_recordings, why_not_judged
 from worldsim.evaluation.outcome import format_outcomes, summarize_outcomes
 from worldsim.outcome import OutcomeConfig

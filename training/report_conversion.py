@@ -21,7 +21,6 @@ from worldsim.errors import WorldError
 from worldsim.evaluation import paper_shape
 from worldsim.evaluation.ageing import compare_ages
 from worldsim.evaluation.attention_speed import fastest_attention, measure_attention
-from worldsim.evaluation.clips import Clip, Recordings
 from worldsim.evaluation.conversion import (
     AROUND,
     HORIZONS,
@@ -37,6 +36,8 @@ from worldsim.evaluation.conversion import (
 )
 from worldsim.evaluation.conversion_report import NUMBERS_FILE, write_conversion
 from worldsim.evaluation.cost import random_actions, trace_steps
+from worldsim.evaluation.inputs.clips import Clip, Recordings
+from worldsim.evaluation.inputs.returns import ReturnClip, ReturnSettings, choose_returns
 from worldsim.evaluation.memory_use import (
     dream_returns,
     has_state,
@@ -46,7 +47,6 @@ from worldsim.evaluation.memory_use import (
     summarize_spans,
 )
 from worldsim.evaluation.report import describe_run
-from worldsim.evaluation.returns import ReturnClip, ReturnSettings, choose_returns
 from worldsim.evaluation.rollouts import FrameScores, RolloutSettings, roll_out
 from worldsim.model.conversion import check_softmax
 from worldsim.runtime.device import DeviceChoice, choose_device, set_threads

@@ -18,18 +18,8 @@ from training.suites.parts import MEASURES
 from training.suites.settings import COUNTS_OF_PARTS, ConsistencyConfig
 from worldsim.errors import WorldError
 from worldsim.evaluation.consistency.comparison import compare_worlds, zeroed_name
-from worldsim.evaluation.consistency.episodes import (
-    MIN_EPISODES,
-    PAIRS,
-    RECALL,
-    ReturnSet,
-    choose_sets,
-    find_recordings,
-    find_sets,
-)
 from worldsim.evaluation.consistency.goals import format_goals, judge_world
 from worldsim.evaluation.consistency.long import LongDreams, LongSettings, dream_long
-from worldsim.evaluation.consistency.moments import Moments
 from worldsim.evaluation.consistency.page import PAGE_FILE, write_page
 from worldsim.evaluation.consistency.pairs import paired
 from worldsim.evaluation.consistency.recall import RecallSettings
@@ -41,6 +31,16 @@ from worldsim.evaluation.conversion import (
     describe,
 )
 from worldsim.evaluation.features import SHIPPED_FEATURES, load_features
+from worldsim.evaluation.inputs.out_and_back import (
+    MIN_EPISODES,
+    PAIRS,
+    RECALL,
+    ReturnSet,
+    choose_sets,
+    find_recordings,
+    find_sets,
+)
+from worldsim.evaluation.inputs.start_states import Moments
 from worldsim.evaluation.report import REPORT_FILE, describe_run, write_json
 from worldsim.runtime.device import DeviceChoice
 from worldsim.simulator import Simulator

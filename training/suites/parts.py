@@ -17,7 +17,6 @@ from worldsim.evaluation.consistency.continuation import (
     seen_tiles,
     summarize_continuation,
 )
-from worldsim.evaluation.consistency.episodes import ReturnSet
 from worldsim.evaluation.consistency.fidelity import (
     FidelitySettings,
     cut_segments,
@@ -48,6 +47,7 @@ from worldsim.evaluation.consistency.recall import (
 )
 from worldsim.evaluation.consistency.tiles import absences, summarize_absences
 from worldsim.evaluation.idle import idle_hold
+from worldsim.evaluation.inputs.out_and_back import ReturnSet
 from worldsim.simulator import Simulator
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from worldsim.errors import WorldError
-from worldsim.evaluation.consistency.episodes import MIN_EPISODES, Tolerance
+from worldsim.evaluation.inputs.out_and_back import MIN_EPISODES, Tolerance
 
 COUNTS = (
     *("long_frames", "num_long", "num_idle", "idle_frames"),

@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from worldsim.actions import ActionLayout
 from worldsim.data.episodes import EpisodeTable
-from worldsim.evaluation.clips import Clip, Recordings, pick
+from worldsim.evaluation.inputs.clips import Clip, Recordings, pick
+from worldsim.evaluation.inputs.motion import horizontal_shift, zoom
 from worldsim.evaluation.metrics import bootstrap, luminance
-from worldsim.evaluation.motion import horizontal_shift, zoom
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from worldsim.evaluation.clips import ClipBatch
+from worldsim.evaluation.inputs.clips import ClipBatch
 from worldsim.play.session import steady_memory
 from worldsim.runtime.timing import Percentiles, process_memory_bytes
 from worldsim.simulator import Simulator

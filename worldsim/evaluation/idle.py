@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from worldsim.evaluation.clips import Clip, ClipBatch, Recordings, pick
+from worldsim.evaluation.inputs.clips import Clip, ClipBatch, Recordings, pick
 from worldsim.evaluation.metrics import bootstrap, brightness, contrast, psnr, sharpness, ssim
 from worldsim.simulator import Simulator
 

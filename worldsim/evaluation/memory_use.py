@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from worldsim.evaluation.clips import Clip, ClipBatch, Recordings
 from worldsim.evaluation.conversion import estimate_of, without_matrices
+from worldsim.evaluation.inputs.clips import Clip, ClipBatch, Recordings
+from worldsim.evaluation.inputs.returns import ReturnClip, ReturnSettings, frames_of
 from worldsim.evaluation.metrics import psnr
-from worldsim.evaluation.returns import ReturnClip, ReturnSettings, frames_of
 from worldsim.evaluation.rollouts import reconstruct
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState

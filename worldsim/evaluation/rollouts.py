@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from worldsim.evaluation.clips import Clip, ClipBatch, Recordings
+from worldsim.evaluation.inputs.clips import Clip, ClipBatch, Recordings
 from worldsim.evaluation.metrics import bootstrap, psnr, ssim
 from worldsim.evaluation.small_changes import energies, errors
 from worldsim.simulator import Simulator

@@ -14,7 +14,7 @@ from worldsim.evaluation.consistency.continuation import (
     seen_rooms,
     seen_tiles,
 )
-from worldsim.evaluation.consistency.episodes import ReturnSet, Tolerance
+from worldsim.evaluation.inputs.out_and_back import ReturnSet, Tolerance
 from worldsim.games.doom import draw_map
 
 pytestmark = pytest.mark.usefixtures("one_thread")

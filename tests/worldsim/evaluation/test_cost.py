@@ -8,8 +8,8 @@ import pytest
 
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world, write_tiny_dataset
 from worldsim.evaluation import cost
-from worldsim.evaluation.clips import Recordings
 from worldsim.evaluation.cost import startup_seconds, state_growth, step_cost, summarize_steps
+from worldsim.evaluation.inputs.clips import Recordings
 from worldsim.simulator import Simulator
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world
 from tests.grids import MapSimulator, StillSimulator, write_recall_set
-from worldsim.evaluation.consistency.episodes import ReturnSet, Tolerance
 from worldsim.evaluation.consistency.fidelity import (
     FidelitySettings,
     cut_segments,
@@ -20,6 +19,7 @@ from worldsim.evaluation.consistency.fidelity import (
     summarize_fidelity,
 )
 from worldsim.evaluation.features import FeatureNetwork, load_features
+from worldsim.evaluation.inputs.out_and_back import ReturnSet, Tolerance
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 GAP = 9

@@ -12,7 +12,7 @@ import torch
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world, write_outcome_dataset, write_tiny_dataset
 from worldsim.errors import WorldError
 from worldsim.evaluation import judging
-from worldsim.evaluation.clips import Recordings
+from worldsim.evaluation.inputs.clips import Recordings
 from worldsim.evaluation.judging import DRAWN, GIVEN, hear_recordings, judge_recordings
 from worldsim.outcome import OutcomeConfig
 from worldsim.simulator import Simulator

@@ -19,7 +19,6 @@ from worldsim.evaluation.consistency.continuation import (
     seen_tiles,
     summarize_continuation,
 )
-from worldsim.evaluation.consistency.episodes import ReturnSet, Tolerance
 from worldsim.evaluation.consistency.flatness import measure_flatness
 from worldsim.evaluation.consistency.goals import judge_world
 from worldsim.evaluation.consistency.long import (
@@ -36,7 +35,8 @@ from worldsim.evaluation.consistency.long import (
 from worldsim.evaluation.consistency.probe import ProbeSamples, collect_samples, hashed, probe
 from worldsim.evaluation.consistency.room import ROOM_BYTES, bytes_at, rows_that_fit
 from worldsim.evaluation.controllability import TURN
-from worldsim.evaluation.motion import scroll
+from worldsim.evaluation.inputs.motion import scroll
+from worldsim.evaluation.inputs.out_and_back import ReturnSet, Tolerance
 from worldsim.simulator import Simulator
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world, write_turning_dataset
-from worldsim.evaluation.clips import Recordings
+from worldsim.evaluation.inputs.clips import Recordings
+from worldsim.evaluation.inputs.returns import ReturnSettings, choose_returns
 from worldsim.evaluation.memory_report import format_memory, write_memory_plot
 from worldsim.evaluation.memory_use import (
     CODEC,
@@ -26,7 +27,6 @@ from worldsim.evaluation.memory_use import (
     summarize_spans,
 )
 from worldsim.evaluation.metrics import psnr
-from worldsim.evaluation.returns import ReturnSettings, choose_returns
 from worldsim.simulator import Prediction, Simulator
 from worldsim.state import WorldState
 

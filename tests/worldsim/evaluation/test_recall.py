@@ -12,14 +12,6 @@ from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world
 from tests.grids import TILE, MapSimulator, StillSimulator, write_recall_set
 from worldsim.errors import WorldError
 from worldsim.evaluation.consistency.comparison import recovery_ratio
-from worldsim.evaluation.consistency.episodes import (
-    NOT_SEEN,
-    ReturnSet,
-    Tolerance,
-    batch_sizes,
-    choose_sets,
-    find_way_back,
-)
 from worldsim.evaluation.consistency.interventions import INTERVENTIONS, FrozenSimulator, Way, intervene
 from worldsim.evaluation.consistency.pairs import Exchange, find_pairs, measure_pairs, paired, summarize_pairs
 from worldsim.evaluation.consistency.recall import (
@@ -32,6 +24,14 @@ from worldsim.evaluation.consistency.recall import (
     summarize,
 )
 from worldsim.evaluation.consistency.tiles import NEVER, absences, find_kinds, summarize_absences
+from worldsim.evaluation.inputs.out_and_back import (
+    NOT_SEEN,
+    ReturnSet,
+    Tolerance,
+    batch_sizes,
+    choose_sets,
+    find_way_back,
+)
 from worldsim.simulator import Simulator
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world, write_tiny_dataset
 from worldsim.actions import ActionAxis, ActionLayout
-from worldsim.evaluation.clips import Clip, Recordings
+from worldsim.evaluation.inputs.clips import Clip, Recordings
 from worldsim.evaluation.rollouts import (
     CODEC,
     COPY,

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from worldsim.evaluation.consistency.episodes import ReturnBatch, ReturnSet
+from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
 from worldsim.evaluation.memory_use import has_state
 from worldsim.evaluation.metrics import NUM_RESAMPLES, as_images
 from worldsim.simulator import Simulator

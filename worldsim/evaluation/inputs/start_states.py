@@ -9,8 +9,8 @@ import numpy as np
 
 from worldsim.actions import ActionLayout
 from worldsim.errors import WorldError
-from worldsim.evaluation.clips import ClipBatch, Recordings
-from worldsim.evaluation.consistency.episodes import ReturnBatch, batch_sizes
+from worldsim.evaluation.inputs.clips import ClipBatch, Recordings
+from worldsim.evaluation.inputs.out_and_back import ReturnBatch, batch_sizes
 
 
 class Moments:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from worldsim.errors import WorldError
-from worldsim.evaluation.clips import Clip, Recordings
+from worldsim.evaluation.inputs.clips import Clip, Recordings
 
 MIN_RETURNS = 8
 """Fewer are not measured: their mean says more of these places than of a world."""

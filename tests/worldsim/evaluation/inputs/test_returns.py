@@ -9,8 +9,8 @@ import pytest
 
 from tests.fakes import TINY_ACTIONS, write_turning_dataset
 from worldsim.errors import WorldError
-from worldsim.evaluation.clips import Recordings
-from worldsim.evaluation.returns import Return, ReturnSettings, choose_returns, clips_of, find_returns
+from worldsim.evaluation.inputs.clips import Recordings
+from worldsim.evaluation.inputs.returns import Return, ReturnSettings, choose_returns, clips_of, find_returns
 
 CIRCLE = ReturnSettings(absence=5, context_frames=14, longest=4)
 SIZE = (32, 48)

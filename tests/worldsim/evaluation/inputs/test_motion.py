@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from worldsim.evaluation.motion import horizontal_shift, zoom
+from worldsim.evaluation.inputs.motion import horizontal_shift, zoom
 
 NUM_PICTURES = 8
 

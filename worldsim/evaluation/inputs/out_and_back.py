@@ -24,7 +24,7 @@ from worldsim.data.dataset_info import INFO_FILE
 from worldsim.data.episodes import EpisodeTable, read_table
 from worldsim.data.sequences import EpisodeReference, read_episodes
 from worldsim.errors import WorldError
-from worldsim.evaluation.clips import Clip, ClipBatch, Recordings
+from worldsim.evaluation.inputs.clips import Clip, ClipBatch, Recordings
 
 MIN_EPISODES = 128
 """Fewer make intervals that say little; a report says where there were fewer, and of how many a mean is."""
