@@ -15,10 +15,16 @@ from training.engine.lock import locked_folder
 from training.engine.train_world import add_provenance
 from training.outcomes.calibration import fit_ends
 from worldsim.errors import WorldError
-from worldsim.evaluation.dreamt_ends import DreamtEpisode, dream_along, end_rates, ends_along, match_rate
 from worldsim.evaluation.inputs.clips import Recordings
-from worldsim.evaluation.judging import DRAWN, GIVEN, HeardEpisode, hear_recordings, why_not_judged
-from worldsim.evaluation.outcome import format_outcomes, summarize_outcomes
+from worldsim.evaluation.quality.end_rate import DreamtEpisode, dream_along, end_rates, ends_along, match_rate
+from worldsim.evaluation.quality.outcome import format_outcomes, summarize_outcomes
+from worldsim.evaluation.quality.outcome_predictions import (
+    DRAWN,
+    GIVEN,
+    HeardEpisode,
+    hear_recordings,
+    why_not_judged,
+)
 from worldsim.outcome import OutcomeConfig
 from worldsim.runtime.cuda_graphs import COMPILE_MODES, choose_compile
 from worldsim.runtime.device import choose_device, set_threads

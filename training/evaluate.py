@@ -27,13 +27,13 @@ from training.suites.throughput import benchmark_env
 from worldsim.errors import WorldError
 from worldsim.evaluation import report
 from worldsim.evaluation.bars import format_table, judge
-from worldsim.evaluation.controllability import PAIRS, opposite_action_test
 from worldsim.evaluation.cost import startup_seconds, step_cost
-from worldsim.evaluation.idle import idle_hold
 from worldsim.evaluation.inputs.clips import Recordings
-from worldsim.evaluation.judging import DRAWN, GIVEN, judge_recordings, why_not_judged
-from worldsim.evaluation.outcome import format_outcomes, summarize_outcomes
-from worldsim.evaluation.rollouts import (
+from worldsim.evaluation.quality.controllability import PAIRS, opposite_action_test
+from worldsim.evaluation.quality.idle import idle_hold
+from worldsim.evaluation.quality.outcome import format_outcomes, summarize_outcomes
+from worldsim.evaluation.quality.outcome_predictions import DRAWN, GIVEN, judge_recordings, why_not_judged
+from worldsim.evaluation.quality.rollouts import (
     RolloutSettings,
     predict_next,
     roll_out,

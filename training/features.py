@@ -23,8 +23,8 @@ from training.objectives.features import DEGRADATIONS, FeatureLearner, FeatureLo
 from training.suites.feature_check import CHECK_FRAMES, check_features, format_check
 from worldsim.data.sequences import EpisodeReference, SequenceIndex, load_episodes, read_episodes
 from worldsim.errors import WorldError
-from worldsim.evaluation.distances import FID
-from worldsim.evaluation.features import EMBED_BATCH, FeatureConfig, FeatureNetwork, save_features
+from worldsim.evaluation.quality.distances import FID
+from worldsim.evaluation.quality.features import EMBED_BATCH, FeatureConfig, FeatureNetwork, save_features
 from worldsim.runtime.cores import check_workers
 
 CALIBRATION_FRAMES = 4096

@@ -46,8 +46,8 @@ from worldsim.evaluation.memory_use import (
     summarize_returns,
     summarize_spans,
 )
+from worldsim.evaluation.quality.rollouts import FrameScores, RolloutSettings, roll_out
 from worldsim.evaluation.report import describe_run
-from worldsim.evaluation.rollouts import FrameScores, RolloutSettings, roll_out
 from worldsim.model.conversion import check_softmax
 from worldsim.runtime.device import DeviceChoice, choose_device, set_threads
 from worldsim.simulator import Simulator

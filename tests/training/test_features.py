@@ -18,7 +18,7 @@ from training.features import TrainFeaturesConfig, list_video, train_features
 from training.objectives.features import FeatureLossConfig, blur, degrade, info_nce
 from worldsim.actions import ActionLayout
 from worldsim.errors import WorldError
-from worldsim.evaluation.features import FeatureConfig, load_features
+from worldsim.evaluation.quality.features import FeatureConfig, load_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -36,7 +36,7 @@ from training.pretrain import PretrainConfig
 from training.pretrain import main as pretrain
 from worldsim.codec import FrameCodec
 from worldsim.errors import WorldError
-from worldsim.evaluation.outcome import summarize_outcomes
+from worldsim.evaluation.quality.outcome import summarize_outcomes
 from worldsim.model.linear import Linear
 from worldsim.outcome import OutcomeConfig
 from worldsim.simulator import Simulator

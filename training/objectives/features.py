@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.errors import WorldError
-from worldsim.evaluation.features import FeatureNetwork
+from worldsim.evaluation.quality.features import FeatureNetwork
 
 DEGRADATIONS = ("blur", "noise", "ghost")
 KERNEL_SIZE = 13

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from training.data.latents import LatentVideo
-from worldsim.evaluation.calibration import fit_end_calibration
-from worldsim.evaluation.judging import HeardEpisode
-from worldsim.evaluation.outcome import OperatingPoint, choose_threshold, summarize_outcomes
+from worldsim.evaluation.quality.calibration import fit_end_calibration
+from worldsim.evaluation.quality.outcome import OperatingPoint, choose_threshold, summarize_outcomes
+from worldsim.evaluation.quality.outcome_predictions import HeardEpisode
 from worldsim.outcome import OutcomeConfig
 from worldsim.world import World
 

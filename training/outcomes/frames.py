@@ -20,7 +20,7 @@ from training.data.end_sampling import EndDraws
 from training.data.latents import LatentVideo, OutcomeTargets
 from worldsim.data.sequences import SequenceIndex
 from worldsim.errors import WorldError
-from worldsim.evaluation.outcome import TOLERANCE
+from worldsim.evaluation.quality.outcome import TOLERANCE
 from worldsim.model.outcome_heads import OutcomeHeads
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState

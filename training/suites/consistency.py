@@ -19,7 +19,6 @@ from training.suites.settings import COUNTS_OF_PARTS, ConsistencyConfig
 from worldsim.errors import WorldError
 from worldsim.evaluation.consistency.comparison import compare_worlds, zeroed_name
 from worldsim.evaluation.consistency.goals import format_goals, judge_world
-from worldsim.evaluation.consistency.long import LongDreams, LongSettings, dream_long
 from worldsim.evaluation.consistency.page import PAGE_FILE, write_page
 from worldsim.evaluation.consistency.pairs import paired
 from worldsim.evaluation.consistency.recall import RecallSettings
@@ -30,7 +29,6 @@ from worldsim.evaluation.conversion import (
     chosen_sampler,
     describe,
 )
-from worldsim.evaluation.features import SHIPPED_FEATURES, load_features
 from worldsim.evaluation.inputs.out_and_back import (
     MIN_EPISODES,
     PAIRS,
@@ -41,6 +39,8 @@ from worldsim.evaluation.inputs.out_and_back import (
     find_sets,
 )
 from worldsim.evaluation.inputs.start_states import Moments
+from worldsim.evaluation.quality.features import SHIPPED_FEATURES, load_features
+from worldsim.evaluation.quality.long_rollouts import LongDreams, LongSettings, dream_long
 from worldsim.evaluation.report import REPORT_FILE, describe_run, write_json
 from worldsim.runtime.device import DeviceChoice
 from worldsim.simulator import Simulator

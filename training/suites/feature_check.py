@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.objectives.features import blur
-from worldsim.evaluation.distances import DISTANCES
-from worldsim.evaluation.features import FeatureNetwork
+from worldsim.evaluation.quality.distances import DISTANCES
+from worldsim.evaluation.quality.features import FeatureNetwork
 
 Alteration = Callable[[Tensor, float], Tensor]
 """Takes images `[N, 3, H, W]` in [0, 1] and a strength; returns altered ones."""

@@ -17,22 +17,9 @@ from worldsim.evaluation.consistency.continuation import (
     seen_tiles,
     summarize_continuation,
 )
-from worldsim.evaluation.consistency.fidelity import (
-    FidelitySettings,
-    cut_segments,
-    dream_features,
-    real_features,
-    summarize_fidelity,
-)
 from worldsim.evaluation.consistency.films import write_strips
 from worldsim.evaluation.consistency.flatness import EARLY, MARKS, measure_flatness
 from worldsim.evaluation.consistency.interventions import INTERVENTIONS, Way, can_intervene
-from worldsim.evaluation.consistency.long import (
-    control_calibration,
-    pairs_of,
-    summarize_control,
-    summarize_drift,
-)
 from worldsim.evaluation.consistency.page import FILMS_FOLDER
 from worldsim.evaluation.consistency.pairs import measure_pairs, summarize_pairs
 from worldsim.evaluation.consistency.probe import collect_samples, probe
@@ -46,8 +33,21 @@ from worldsim.evaluation.consistency.recall import (
     summarize_changes,
 )
 from worldsim.evaluation.consistency.tiles import absences, summarize_absences
-from worldsim.evaluation.idle import idle_hold
 from worldsim.evaluation.inputs.out_and_back import ReturnSet
+from worldsim.evaluation.quality.fidelity import (
+    FidelitySettings,
+    cut_segments,
+    dream_features,
+    real_features,
+    summarize_fidelity,
+)
+from worldsim.evaluation.quality.idle import idle_hold
+from worldsim.evaluation.quality.long_rollouts import (
+    control_calibration,
+    pairs_of,
+    summarize_control,
+    summarize_drift,
+)
 from worldsim.simulator import Simulator
 
 if TYPE_CHECKING:

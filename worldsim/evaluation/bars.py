@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from worldsim.evaluation.cost import state_growth
-from worldsim.evaluation.idle import STATISTICS
+from worldsim.evaluation.quality.idle import STATISTICS
 
 Report = Mapping[str, Any]
 IDLE_STATISTICS = tuple(name for name in STATISTICS if name != "brightness")

@@ -15,7 +15,7 @@ from torch import Tensor
 from worldsim.errors import WorldError
 from worldsim.evaluation.cost import StepTrace
 from worldsim.evaluation.metrics import bootstrap
-from worldsim.evaluation.rollouts import CODEC, COPY, DREAM, MEAN, FrameScores
+from worldsim.evaluation.quality.rollouts import CODEC, COPY, DREAM, MEAN, FrameScores
 from worldsim.model.memory.state import MemoryState
 from worldsim.sampler import SamplerConfig
 from worldsim.simulator import Prediction, Simulator

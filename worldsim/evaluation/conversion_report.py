@@ -13,8 +13,8 @@ from worldsim.evaluation.conversion import AROUND, samplers_differ
 from worldsim.evaluation.markdown import estimate, markdown_table, plural
 from worldsim.evaluation.memory_report import format_memory, write_memory_plot
 from worldsim.evaluation.paper_shape import VIDEO_FRAMES_PER_LATENT
+from worldsim.evaluation.quality.rollouts import CODEC, COPY, MEAN
 from worldsim.evaluation.report import write_json, write_plot
-from worldsim.evaluation.rollouts import CODEC, COPY, MEAN
 from worldsim.storage.files import write_text
 
 NUMBERS_FILE, TEXT_FILE = "conversion.json", "conversion.md"

@@ -21,7 +21,7 @@ from worldsim.evaluation.conversion import estimate_of, without_matrices
 from worldsim.evaluation.inputs.clips import Clip, ClipBatch, Recordings
 from worldsim.evaluation.inputs.returns import ReturnClip, ReturnSettings, frames_of
 from worldsim.evaluation.metrics import psnr
-from worldsim.evaluation.rollouts import reconstruct
+from worldsim.evaluation.quality.rollouts import reconstruct
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 from worldsim.world import World

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from worldsim.data.video import VideoWriter
 from worldsim.evaluation.bars import align
-from worldsim.evaluation.rollouts import CODEC, DREAM, FILM_FRAMES, Example
+from worldsim.evaluation.quality.rollouts import CODEC, DREAM, FILM_FRAMES, Example
 from worldsim.runtime.cores import usable_cores
 from worldsim.storage.files import write_text, writing
 

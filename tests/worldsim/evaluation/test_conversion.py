@@ -23,7 +23,7 @@ from worldsim.evaluation.conversion import (
     without_matrices,
 )
 from worldsim.evaluation.cost import StepTrace
-from worldsim.evaluation.rollouts import DREAM, FrameScores
+from worldsim.evaluation.quality.rollouts import DREAM, FrameScores
 from worldsim.simulator import Simulator
 
 

@@ -10,8 +10,8 @@ import torch
 
 from worldsim.data.video import read_video
 from worldsim.evaluation.bars import BARS, Bar, format_table, judge
+from worldsim.evaluation.quality.rollouts import Example
 from worldsim.evaluation.report import format_horizons, write_curve, write_filmstrip, write_json, write_video
-from worldsim.evaluation.rollouts import Example
 
 
 def example(length: int = 5, height: int = 33, width: int = 47) -> Example:

@@ -33,7 +33,7 @@ from worldsim.storage.tensors import (
 )
 
 FEATURES_FILE = "features.safetensors"
-SHIPPED_FEATURES = Path(__file__).resolve().parents[1] / "assets" / "features"
+SHIPPED_FEATURES = Path(__file__).resolve().parents[2] / "assets" / "features"
 EMBED_BATCH = 64
 MAX_LAYERS, MAX_LAYER_NUMBERS = 12, 2**26
 LEAST_VARIANCE = 1e-4

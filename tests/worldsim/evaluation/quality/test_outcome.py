@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from worldsim.evaluation.calibration import calibration_error, fit_end_calibration
-from worldsim.evaluation.outcome import (
+from worldsim.evaluation.quality.calibration import calibration_error, fit_end_calibration
+from worldsim.evaluation.quality.outcome import (
     JudgedEpisode,
     choose_threshold,
     count_false_alarms,

@@ -21,7 +21,12 @@ from worldsim.evaluation.consistency.continuation import (
 )
 from worldsim.evaluation.consistency.flatness import measure_flatness
 from worldsim.evaluation.consistency.goals import judge_world
-from worldsim.evaluation.consistency.long import (
+from worldsim.evaluation.consistency.probe import ProbeSamples, collect_samples, hashed, probe
+from worldsim.evaluation.consistency.room import ROOM_BYTES, bytes_at, rows_that_fit
+from worldsim.evaluation.inputs.motion import scroll
+from worldsim.evaluation.inputs.out_and_back import ReturnSet, Tolerance
+from worldsim.evaluation.quality.controllability import TURN
+from worldsim.evaluation.quality.long_rollouts import (
     ENERGY,
     SCROLLING,
     LongDreams,
@@ -32,11 +37,6 @@ from worldsim.evaluation.consistency.long import (
     summarize_control,
     summarize_drift,
 )
-from worldsim.evaluation.consistency.probe import ProbeSamples, collect_samples, hashed, probe
-from worldsim.evaluation.consistency.room import ROOM_BYTES, bytes_at, rows_that_fit
-from worldsim.evaluation.controllability import TURN
-from worldsim.evaluation.inputs.motion import scroll
-from worldsim.evaluation.inputs.out_and_back import ReturnSet, Tolerance
 from worldsim.simulator import Simulator
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -109,7 +109,7 @@ def test_long_dreams_are_measured_at_each_mark_and_frame(
     returns: ReturnSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair = replace(TURN, hold_frames=2, settle_frames=0)
-    monkeypatch.setattr("worldsim.evaluation.consistency.long.PAIRS", (pair,))
+    monkeypatch.setattr("worldsim.evaluation.quality.long_rollouts.PAIRS", (pair,))
     settings = LongSettings(num_frames=6, marks=(0, 4, 99), batch_size=2)
     dreams = dream_long(Simulator(tiny_world()), returns.only(range(4)), settings)
     assert list(dreams.motions) == [0, 4]

@@ -11,9 +11,9 @@ import torch
 
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world, write_outcome_dataset, write_tiny_dataset
 from worldsim.errors import WorldError
-from worldsim.evaluation import judging
 from worldsim.evaluation.inputs.clips import Recordings
-from worldsim.evaluation.judging import DRAWN, GIVEN, hear_recordings, judge_recordings
+from worldsim.evaluation.quality import outcome_predictions
+from worldsim.evaluation.quality.outcome_predictions import DRAWN, GIVEN, hear_recordings, judge_recordings
 from worldsim.outcome import OutcomeConfig
 from worldsim.simulator import Simulator
 from worldsim.starts import Start
@@ -92,10 +92,10 @@ def test_long_episodes_are_heard_a_few_at_a_time(
         return start(self, starts, seeds)
 
     monkeypatch.setattr(Simulator, "start", counted)
-    monkeypatch.setattr(judging, "DECODED_BYTES", 2 * 8 * HEIGHT * WIDTH * 3)
+    monkeypatch.setattr(outcome_predictions, "DECODED_BYTES", 2 * 8 * HEIGHT * WIDTH * 3)
     hear_recordings(simulator, recordings, batch_size=3, with_drawn=False)
     assert sizes == [2, 1]
-    monkeypatch.setattr(judging, "DECODED_BYTES", 1)
+    monkeypatch.setattr(outcome_predictions, "DECODED_BYTES", 1)
     hear_recordings(simulator, recordings, batch_size=3, with_drawn=False)
     assert sizes == [2, 1, 1, 1, 1]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldsim.evaluation.small_changes import (
+from worldsim.evaluation.quality.small_changes import (
     CELL,
     LARGEST_SHARE,
     energies,

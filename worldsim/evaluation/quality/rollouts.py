@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from worldsim.evaluation.inputs.clips import Clip, ClipBatch, Recordings
 from worldsim.evaluation.metrics import bootstrap, psnr, ssim
-from worldsim.evaluation.small_changes import energies, errors
+from worldsim.evaluation.quality.small_changes import energies, errors
 from worldsim.simulator import Simulator
 from worldsim.world import World
 
@@ -74,7 +74,7 @@ class FrameScores:
         ssim: `[N, F]` by method, NaN where it was not computed.
         examples: Pictures of the first clips.
         small_changes: `[N, F]` by method, in the places of a frame that change much more than the rest of it
-            (`worldsim.evaluation.small_changes`): of `roll_out` the squared change of each method's own
+            (`evaluation.quality.small_changes`): of `roll_out` the squared change of each method's own
             pictures there, `REAL` among them; of `predict_next` the squared error where the real frame
             changes so. Empty if it was not measured.
     """

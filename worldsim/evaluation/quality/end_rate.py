@@ -19,7 +19,7 @@ from tqdm import tqdm
 from worldsim.data.episodes import Episode
 from worldsim.errors import WorldError
 from worldsim.evaluation.inputs.clips import Recordings
-from worldsim.evaluation.outcome import TOLERANCE
+from worldsim.evaluation.quality.outcome import TOLERANCE
 from worldsim.outcome import OutcomeConfig
 from worldsim.simulator import Simulator
 from worldsim.starts import Start

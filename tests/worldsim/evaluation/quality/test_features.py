@@ -14,8 +14,8 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from training.suites.feature_check import add_blur, add_noise, mix
 from worldsim.errors import WorldError
-from worldsim.evaluation.distances import DISTANCES
-from worldsim.evaluation.features import (
+from worldsim.evaluation.quality.distances import DISTANCES
+from worldsim.evaluation.quality.features import (
     FEATURES_FILE,
     SHIPPED_FEATURES,
     FeatureConfig,

@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from worldsim.evaluation.consistency.recall import through_codec, watch_until
 from worldsim.evaluation.consistency.room import rows_that_fit
-from worldsim.evaluation.distances import distances_to_real
-from worldsim.evaluation.features import FeatureNetwork
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
+from worldsim.evaluation.quality.distances import distances_to_real
+from worldsim.evaluation.quality.features import FeatureNetwork
 from worldsim.simulator import Simulator
 
 SEGMENT_ENDS = (32, 128, 512, 2048)

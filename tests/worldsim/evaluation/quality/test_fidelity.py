@@ -11,15 +11,15 @@ from torch import Tensor
 
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world
 from tests.grids import MapSimulator, StillSimulator, write_recall_set
-from worldsim.evaluation.consistency.fidelity import (
+from worldsim.evaluation.inputs.out_and_back import ReturnSet, Tolerance
+from worldsim.evaluation.quality.features import FeatureNetwork, load_features
+from worldsim.evaluation.quality.fidelity import (
     FidelitySettings,
     cut_segments,
     dream_features,
     real_features,
     summarize_fidelity,
 )
-from worldsim.evaluation.features import FeatureNetwork, load_features
-from worldsim.evaluation.inputs.out_and_back import ReturnSet, Tolerance
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 GAP = 9

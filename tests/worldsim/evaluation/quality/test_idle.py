@@ -8,8 +8,8 @@ import pytest
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world, write_tiny_dataset
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.data.episodes import EpisodeWriter
-from worldsim.evaluation.idle import STATISTICS, STILL_FRAMES, idle_hold, still_starts, summarize_idle
 from worldsim.evaluation.inputs.clips import Recordings
+from worldsim.evaluation.quality.idle import STATISTICS, STILL_FRAMES, idle_hold, still_starts, summarize_idle
 from worldsim.simulator import Simulator
 
 EPISODES = ["a", "b"]

@@ -13,7 +13,8 @@ from tests.fakes import TINY_ACTIONS
 from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.data.episodes import EpisodeTable, EpisodeWriter
-from worldsim.evaluation.controllability import (
+from worldsim.evaluation.inputs.clips import Recordings
+from worldsim.evaluation.quality.controllability import (
     MOVE,
     TURN,
     choose_starts,
@@ -23,7 +24,6 @@ from worldsim.evaluation.controllability import (
     opposite_action_test,
     progress,
 )
-from worldsim.evaluation.inputs.clips import Recordings
 
 HEIGHT, WIDTH = 60, 80
 STEP = 3  # pixels that the picture moves in a frame of turning

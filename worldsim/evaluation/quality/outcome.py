@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from worldsim.evaluation.calibration import calibration_error
 from worldsim.evaluation.metrics import NUM_RESAMPLES, Estimate, bootstrap
+from worldsim.evaluation.quality.calibration import calibration_error
 
 TOLERANCE = 2
 """Frames that an end may be flagged too early or too late."""

@@ -9,9 +9,9 @@ import pytest
 
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world, write_outcome_dataset
 from worldsim.errors import WorldError
-from worldsim.evaluation.dreamt_ends import DreamtEpisode, dream_along, end_rates, match_rate
 from worldsim.evaluation.inputs.clips import Recordings
-from worldsim.evaluation.outcome import TOLERANCE
+from worldsim.evaluation.quality.end_rate import DreamtEpisode, dream_along, end_rates, match_rate
+from worldsim.evaluation.quality.outcome import TOLERANCE
 from worldsim.outcome import OutcomeConfig
 from worldsim.simulator import Simulator
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world, write_tiny_dataset
 from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.evaluation.inputs.clips import Clip, Recordings
-from worldsim.evaluation.rollouts import (
+from worldsim.evaluation.quality.rollouts import (
     CODEC,
     COPY,
     DREAM,
@@ -25,7 +25,7 @@ from worldsim.evaluation.rollouts import (
     summarize_next,
     summarize_rollouts,
 )
-from worldsim.evaluation.small_changes import energies
+from worldsim.evaluation.quality.small_changes import energies
 from worldsim.simulator import Simulator
 
 SETTINGS = RolloutSettings(context_frames=4, horizon=8, batch_size=3, num_examples=2)

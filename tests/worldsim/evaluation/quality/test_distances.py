@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from worldsim.evaluation.distances import distances_to_real, fid, jackknife, kid
+from worldsim.evaluation.quality.distances import distances_to_real, fid, jackknife, kid
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -22,12 +22,19 @@ from tqdm import tqdm
 from worldsim.actions import ActionLayout
 from worldsim.evaluation.consistency.recall import watch_until
 from worldsim.evaluation.consistency.room import rows_that_fit
-from worldsim.evaluation.controllability import PAIRS, OppositePair, calibrate, hold, judge, mean_motion
-from worldsim.evaluation.idle import FLOOR, NUM_SEGMENTS, statistics_of
 from worldsim.evaluation.inputs.motion import scroll
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
 from worldsim.evaluation.inputs.start_states import Moments
 from worldsim.evaluation.metrics import NUM_RESAMPLES, as_images, bootstrap
+from worldsim.evaluation.quality.controllability import (
+    PAIRS,
+    OppositePair,
+    calibrate,
+    hold,
+    judge,
+    mean_motion,
+)
+from worldsim.evaluation.quality.idle import FLOOR, NUM_SEGMENTS, statistics_of
 from worldsim.simulator import Simulator
 
 MARKS = (0, 100, 500, 1000)
