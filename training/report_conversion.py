@@ -21,7 +21,11 @@ from worldsim.errors import WorldError
 from worldsim.evaluation import paper_shape
 from worldsim.evaluation.ageing import compare_ages
 from worldsim.evaluation.attention_speed import fastest_attention, measure_attention
-from worldsim.evaluation.conversion import (
+from worldsim.evaluation.conversion_report import NUMBERS_FILE, write_conversion
+from worldsim.evaluation.cost import random_actions, trace_steps
+from worldsim.evaluation.inputs.clips import Clip, Recordings
+from worldsim.evaluation.inputs.returns import ReturnClip, ReturnSettings, choose_returns
+from worldsim.evaluation.memory.conversion import (
     AROUND,
     HORIZONS,
     Contestant,
@@ -34,11 +38,7 @@ from worldsim.evaluation.conversion import (
     summarize_quality,
     summarize_references,
 )
-from worldsim.evaluation.conversion_report import NUMBERS_FILE, write_conversion
-from worldsim.evaluation.cost import random_actions, trace_steps
-from worldsim.evaluation.inputs.clips import Clip, Recordings
-from worldsim.evaluation.inputs.returns import ReturnClip, ReturnSettings, choose_returns
-from worldsim.evaluation.memory_use import (
+from worldsim.evaluation.memory.span import (
     dream_returns,
     has_state,
     next_after_forgetting,

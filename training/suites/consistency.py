@@ -17,18 +17,8 @@ from typing import Any
 from training.suites.parts import MEASURES
 from training.suites.settings import COUNTS_OF_PARTS, ConsistencyConfig
 from worldsim.errors import WorldError
-from worldsim.evaluation.consistency.comparison import compare_worlds, zeroed_name
 from worldsim.evaluation.consistency.goals import format_goals, judge_world
 from worldsim.evaluation.consistency.page import PAGE_FILE, write_page
-from worldsim.evaluation.consistency.pairs import paired
-from worldsim.evaluation.consistency.recall import RecallSettings
-from worldsim.evaluation.consistency.tiles import TileReader, check_tiles, find_kinds
-from worldsim.evaluation.conversion import (
-    ForgetfulSimulator,
-    check_can_forget,
-    chosen_sampler,
-    describe,
-)
 from worldsim.evaluation.inputs.out_and_back import (
     MIN_EPISODES,
     PAIRS,
@@ -39,6 +29,16 @@ from worldsim.evaluation.inputs.out_and_back import (
     find_sets,
 )
 from worldsim.evaluation.inputs.start_states import Moments
+from worldsim.evaluation.memory.comparison import compare_worlds, zeroed_name
+from worldsim.evaluation.memory.conversion import (
+    ForgetfulSimulator,
+    check_can_forget,
+    chosen_sampler,
+    describe,
+)
+from worldsim.evaluation.memory.pairs import paired
+from worldsim.evaluation.memory.recall import RecallSettings
+from worldsim.evaluation.memory.tiles import TileReader, check_tiles, find_kinds
 from worldsim.evaluation.quality.features import SHIPPED_FEATURES, load_features
 from worldsim.evaluation.quality.long_rollouts import LongDreams, LongSettings, dream_long
 from worldsim.evaluation.report import REPORT_FILE, describe_run, write_json

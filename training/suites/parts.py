@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from worldsim.errors import WorldError
-from worldsim.evaluation.consistency.continuation import (
+from worldsim.evaluation.consistency.films import write_strips
+from worldsim.evaluation.consistency.flatness import EARLY, MARKS, measure_flatness
+from worldsim.evaluation.consistency.page import FILMS_FOLDER
+from worldsim.evaluation.inputs.out_and_back import ReturnSet
+from worldsim.evaluation.memory.continuation import (
     FRESH_ROOMS,
     ROOM_FRAMES,
     find_masks,
@@ -17,13 +21,10 @@ from worldsim.evaluation.consistency.continuation import (
     seen_tiles,
     summarize_continuation,
 )
-from worldsim.evaluation.consistency.films import write_strips
-from worldsim.evaluation.consistency.flatness import EARLY, MARKS, measure_flatness
-from worldsim.evaluation.consistency.interventions import INTERVENTIONS, Way, can_intervene
-from worldsim.evaluation.consistency.page import FILMS_FOLDER
-from worldsim.evaluation.consistency.pairs import measure_pairs, summarize_pairs
-from worldsim.evaluation.consistency.probe import collect_samples, probe
-from worldsim.evaluation.consistency.recall import (
+from worldsim.evaluation.memory.interventions import INTERVENTIONS, Way, can_intervene
+from worldsim.evaluation.memory.pairs import measure_pairs, summarize_pairs
+from worldsim.evaluation.memory.probe import collect_samples, probe
+from worldsim.evaluation.memory.recall import (
     CODEC,
     COPY,
     GapScores,
@@ -32,8 +33,7 @@ from worldsim.evaluation.consistency.recall import (
     summarize,
     summarize_changes,
 )
-from worldsim.evaluation.consistency.tiles import absences, summarize_absences
-from worldsim.evaluation.inputs.out_and_back import ReturnSet
+from worldsim.evaluation.memory.tiles import absences, summarize_absences
 from worldsim.evaluation.quality.fidelity import (
     FidelitySettings,
     cut_segments,

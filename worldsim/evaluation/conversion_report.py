@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from worldsim.evaluation.attention_speed import describe_attention
-from worldsim.evaluation.conversion import AROUND, samplers_differ
 from worldsim.evaluation.markdown import estimate, markdown_table, plural
+from worldsim.evaluation.memory.conversion import AROUND, samplers_differ
 from worldsim.evaluation.memory_report import format_memory, write_memory_plot
 from worldsim.evaluation.paper_shape import VIDEO_FRAMES_PER_LATENT
 from worldsim.evaluation.quality.rollouts import CODEC, COPY, MEAN

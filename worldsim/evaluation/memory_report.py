@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from worldsim.evaluation.markdown import estimate, markdown_table
-from worldsim.evaluation.memory_use import CODEC, LAST, SEEN
+from worldsim.evaluation.memory.span import CODEC, LAST, SEEN
 from worldsim.evaluation.report import write_plot
 
 MEMORY_FILE = "conversion-memory.png"

@@ -13,7 +13,7 @@ from training.collect import CollectConfig, describe_source
 from training.data.recorders import EpisodeTask, record_episode
 from worldsim.data.episodes import DatasetInfo, read_episode
 from worldsim.errors import WorldError
-from worldsim.evaluation.consistency.tiles import TileReader, cut_tiles
+from worldsim.evaluation.memory.tiles import TileReader, cut_tiles
 from worldsim.evaluation.metrics import psnr
 from worldsim.games.grid_recall import GRID_RECALL, SIDE, TILE, VIEW, GridGame, draw_tiles
 from worldsim.games.registry import GAMES, engine_version, find_game, open_game

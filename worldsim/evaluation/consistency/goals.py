@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from worldsim.evaluation.bars import align
-from worldsim.evaluation.consistency.comparison import zeroed_name
 from worldsim.evaluation.consistency.flatness import EARLY
+from worldsim.evaluation.memory.comparison import zeroed_name
 
 Report = Mapping[str, Any]
 TRAINED_GAP, LONG_GAP = "50", "150"

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from worldsim.evaluation.consistency.recall import through_codec, watch_until
 from worldsim.evaluation.consistency.room import rows_that_fit
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
+from worldsim.evaluation.memory.recall import through_codec, watch_until
 from worldsim.evaluation.quality.distances import distances_to_real
 from worldsim.evaluation.quality.features import FeatureNetwork
 from worldsim.simulator import Simulator

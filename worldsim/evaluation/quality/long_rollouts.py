@@ -20,11 +20,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from worldsim.actions import ActionLayout
-from worldsim.evaluation.consistency.recall import watch_until
 from worldsim.evaluation.consistency.room import rows_that_fit
 from worldsim.evaluation.inputs.motion import scroll
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
 from worldsim.evaluation.inputs.start_states import Moments
+from worldsim.evaluation.memory.recall import watch_until
 from worldsim.evaluation.metrics import NUM_RESAMPLES, as_images, bootstrap
 from worldsim.evaluation.quality.controllability import (
     PAIRS,

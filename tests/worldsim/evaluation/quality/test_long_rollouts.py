@@ -12,19 +12,19 @@ import torch
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world
 from tests.grids import TILE, MapSimulator, StillSimulator, write_recall_set
 from worldsim.actions import ActionAxis, ActionLayout
-from worldsim.evaluation.consistency.continuation import (
+from worldsim.evaluation.consistency.flatness import measure_flatness
+from worldsim.evaluation.consistency.goals import judge_world
+from worldsim.evaluation.consistency.room import ROOM_BYTES, bytes_at, rows_that_fit
+from worldsim.evaluation.inputs.motion import scroll
+from worldsim.evaluation.inputs.out_and_back import ReturnSet, Tolerance
+from worldsim.evaluation.memory.continuation import (
     ContinuationScores,
     find_masks,
     measure_continuation,
     seen_tiles,
     summarize_continuation,
 )
-from worldsim.evaluation.consistency.flatness import measure_flatness
-from worldsim.evaluation.consistency.goals import judge_world
-from worldsim.evaluation.consistency.probe import ProbeSamples, collect_samples, hashed, probe
-from worldsim.evaluation.consistency.room import ROOM_BYTES, bytes_at, rows_that_fit
-from worldsim.evaluation.inputs.motion import scroll
-from worldsim.evaluation.inputs.out_and_back import ReturnSet, Tolerance
+from worldsim.evaluation.memory.probe import ProbeSamples, collect_samples, hashed, probe
 from worldsim.evaluation.quality.controllability import TURN
 from worldsim.evaluation.quality.long_rollouts import (
     ENERGY,

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from worldsim.evaluation.consistency.interventions import Way, can_intervene, intervene
 from worldsim.evaluation.consistency.room import rows_that_fit
-from worldsim.evaluation.consistency.tiles import TileReader
-from worldsim.evaluation.conversion import estimate_of
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
+from worldsim.evaluation.memory.conversion import estimate_of
+from worldsim.evaluation.memory.interventions import Way, can_intervene, intervene
+from worldsim.evaluation.memory.tiles import TileReader
 from worldsim.evaluation.metrics import psnr, ssim
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState

@@ -11,7 +11,8 @@ import torch
 from tests.fakes import tiny_world
 from worldsim.actions import ActionLayout
 from worldsim.errors import WorldError
-from worldsim.evaluation.conversion import (
+from worldsim.evaluation.cost import StepTrace
+from worldsim.evaluation.memory.conversion import (
     ForgetfulSimulator,
     check_can_forget,
     check_comparable,
@@ -22,7 +23,6 @@ from worldsim.evaluation.conversion import (
     summarize_quality,
     without_matrices,
 )
-from worldsim.evaluation.cost import StepTrace
 from worldsim.evaluation.quality.rollouts import DREAM, FrameScores
 from worldsim.simulator import Simulator
 

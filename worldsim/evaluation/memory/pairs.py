@@ -20,11 +20,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from worldsim.errors import WorldError
-from worldsim.evaluation.consistency.interventions import can_intervene, with_states_of
-from worldsim.evaluation.consistency.recall import RecallSettings, dream_back, watch_until
 from worldsim.evaluation.consistency.room import rows_that_fit
-from worldsim.evaluation.conversion import without_matrices
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
+from worldsim.evaluation.memory.conversion import without_matrices
+from worldsim.evaluation.memory.interventions import can_intervene, with_states_of
+from worldsim.evaluation.memory.recall import RecallSettings, dream_back, watch_until
 from worldsim.evaluation.metrics import bootstrap, psnr
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState

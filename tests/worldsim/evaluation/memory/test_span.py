@@ -13,8 +13,7 @@ from torch import Tensor
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world, write_turning_dataset
 from worldsim.evaluation.inputs.clips import Recordings
 from worldsim.evaluation.inputs.returns import ReturnSettings, choose_returns
-from worldsim.evaluation.memory_report import format_memory, write_memory_plot
-from worldsim.evaluation.memory_use import (
+from worldsim.evaluation.memory.span import (
     CODEC,
     KEPT,
     LAST,
@@ -26,6 +25,7 @@ from worldsim.evaluation.memory_use import (
     summarize_returns,
     summarize_spans,
 )
+from worldsim.evaluation.memory_report import format_memory, write_memory_plot
 from worldsim.evaluation.metrics import psnr
 from worldsim.simulator import Prediction, Simulator
 from worldsim.state import WorldState

@@ -11,19 +11,6 @@ import torch
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world
 from tests.grids import TILE, MapSimulator, StillSimulator, write_recall_set
 from worldsim.errors import WorldError
-from worldsim.evaluation.consistency.comparison import recovery_ratio
-from worldsim.evaluation.consistency.interventions import INTERVENTIONS, FrozenSimulator, Way, intervene
-from worldsim.evaluation.consistency.pairs import Exchange, find_pairs, measure_pairs, paired, summarize_pairs
-from worldsim.evaluation.consistency.recall import (
-    CODEC,
-    COPY,
-    GapScores,
-    RecallSettings,
-    measure_returns,
-    per_episode,
-    summarize,
-)
-from worldsim.evaluation.consistency.tiles import NEVER, absences, find_kinds, summarize_absences
 from worldsim.evaluation.inputs.out_and_back import (
     NOT_SEEN,
     ReturnSet,
@@ -32,6 +19,19 @@ from worldsim.evaluation.inputs.out_and_back import (
     choose_sets,
     find_way_back,
 )
+from worldsim.evaluation.memory.comparison import recovery_ratio
+from worldsim.evaluation.memory.interventions import INTERVENTIONS, FrozenSimulator, Way, intervene
+from worldsim.evaluation.memory.pairs import Exchange, find_pairs, measure_pairs, paired, summarize_pairs
+from worldsim.evaluation.memory.recall import (
+    CODEC,
+    COPY,
+    GapScores,
+    RecallSettings,
+    measure_returns,
+    per_episode,
+    summarize,
+)
+from worldsim.evaluation.memory.tiles import NEVER, absences, find_kinds, summarize_absences
 from worldsim.simulator import Simulator
 
 pytestmark = pytest.mark.usefixtures("one_thread")

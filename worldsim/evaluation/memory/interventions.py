@@ -14,8 +14,8 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from worldsim.evaluation.conversion import ForgetfulSimulator, without_matrices
-from worldsim.evaluation.memory_use import has_state
+from worldsim.evaluation.memory.conversion import ForgetfulSimulator, without_matrices
+from worldsim.evaluation.memory.span import has_state
 from worldsim.simulator import Prediction, Simulator
 from worldsim.state import WorldState
 

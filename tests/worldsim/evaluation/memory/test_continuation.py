@@ -8,13 +8,13 @@ import pytest
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world
 from tests.grids import TILE, MapSimulator, write_recall_set
 from worldsim.errors import WorldError
-from worldsim.evaluation.consistency.continuation import (
+from worldsim.evaluation.inputs.out_and_back import ReturnSet, Tolerance
+from worldsim.evaluation.memory.continuation import (
     find_masks,
     measure_continuation,
     seen_rooms,
     seen_tiles,
 )
-from worldsim.evaluation.inputs.out_and_back import ReturnSet, Tolerance
 from worldsim.games.doom import draw_map
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from worldsim.evaluation.conversion import estimate_of, without_matrices
 from worldsim.evaluation.inputs.clips import Clip, ClipBatch, Recordings
 from worldsim.evaluation.inputs.returns import ReturnClip, ReturnSettings, frames_of
+from worldsim.evaluation.memory.conversion import estimate_of, without_matrices
 from worldsim.evaluation.metrics import psnr
 from worldsim.evaluation.quality.rollouts import reconstruct
 from worldsim.simulator import Simulator

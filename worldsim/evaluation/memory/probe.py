@@ -20,7 +20,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
-from worldsim.evaluation.memory_use import has_state
+from worldsim.evaluation.memory.span import has_state
 from worldsim.evaluation.metrics import NUM_RESAMPLES, as_images
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
