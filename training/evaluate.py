@@ -27,7 +27,7 @@ from training.suites.throughput import benchmark_env
 from worldsim.errors import WorldError
 from worldsim.evaluation import report
 from worldsim.evaluation.bars import format_table, judge
-from worldsim.evaluation.cost import startup_seconds, step_cost
+from worldsim.evaluation.cost.step_time import startup_seconds, step_cost
 from worldsim.evaluation.inputs.clips import Recordings
 from worldsim.evaluation.quality.controllability import PAIRS, opposite_action_test
 from worldsim.evaluation.quality.idle import idle_hold

@@ -19,7 +19,7 @@ from worldsim import state as states
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.evaluation import report
-from worldsim.evaluation.long_play import DayOfPlay, play_long
+from worldsim.evaluation.cost.random_play import DayOfPlay, play_long
 from worldsim.play.files import PlayFolders
 from worldsim.play.game import Game, GameSettings
 from worldsim.play.session import PlaySession

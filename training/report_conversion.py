@@ -18,11 +18,11 @@ from typing import Any
 from training.cli.entry import entry
 from training.evaluate import prepared_folder
 from worldsim.errors import WorldError
-from worldsim.evaluation import paper_shape
-from worldsim.evaluation.ageing import compare_ages
-from worldsim.evaluation.attention_speed import fastest_attention, measure_attention
 from worldsim.evaluation.conversion_report import NUMBERS_FILE, write_conversion
-from worldsim.evaluation.cost import random_actions, trace_steps
+from worldsim.evaluation.cost import paper_shape
+from worldsim.evaluation.cost.attention_speed import fastest_attention, measure_attention
+from worldsim.evaluation.cost.step_time import random_actions, trace_steps
+from worldsim.evaluation.cost.step_time_ratio import compare_ages
 from worldsim.evaluation.inputs.clips import Clip, Recordings
 from worldsim.evaluation.inputs.returns import ReturnClip, ReturnSettings, choose_returns
 from worldsim.evaluation.memory.conversion import (

@@ -14,7 +14,7 @@ from training import report_conversion
 from training.report_conversion import Comparison, ReportConversionConfig, main
 from worldsim.actions import ActionLayout
 from worldsim.errors import WorldError
-from worldsim.evaluation import paper_shape
+from worldsim.evaluation.cost import paper_shape
 from worldsim.model.denoiser import Denoiser
 from worldsim.runtime.device import DeviceChoice
 from worldsim.world import World

@@ -9,8 +9,8 @@ import numpy as np
 
 from worldsim.errors import WorldError
 from worldsim.evaluation.consistency.films import write_strips
-from worldsim.evaluation.consistency.flatness import EARLY, MARKS, measure_flatness
 from worldsim.evaluation.consistency.page import FILMS_FOLDER
+from worldsim.evaluation.cost.step_time_growth import EARLY, MARKS, measure_flatness
 from worldsim.evaluation.inputs.out_and_back import ReturnSet
 from worldsim.evaluation.memory.continuation import (
     FRESH_ROOMS,

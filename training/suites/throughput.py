@@ -9,7 +9,7 @@ from typing import Any
 
 from worldsim.errors import WorldError
 from worldsim.evaluation import report
-from worldsim.evaluation.throughput import format_throughput, measure_game, measure_throughput
+from worldsim.evaluation.cost.throughput import format_throughput, measure_game, measure_throughput
 from worldsim.runtime.device import choose_device
 from worldsim.world import World
 

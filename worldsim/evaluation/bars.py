@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from worldsim.evaluation.cost import state_growth
+from worldsim.evaluation.cost.step_time import state_growth
 from worldsim.evaluation.quality.idle import STATISTICS
 
 Report = Mapping[str, Any]

@@ -17,8 +17,8 @@ from training.suites import endurance as endurance_suite
 from training.suites.endurance import ENDURANCE_FILE, STATE_FILE, EnduranceConfig
 from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.errors import WorldError
-from worldsim.evaluation import endurance
-from worldsim.evaluation.endurance import Endurance, Sample, endure, memory_growth
+from worldsim.evaluation.cost import endurance
+from worldsim.evaluation.cost.endurance import Endurance, Sample, endure, memory_growth
 from worldsim.outcome import OutcomeConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")

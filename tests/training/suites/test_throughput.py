@@ -12,7 +12,7 @@ from tests.fakes import save_tiny_world
 from training.evaluate import EvaluateConfig, main
 from training.suites import throughput
 from worldsim.errors import WorldError
-from worldsim.evaluation.throughput import steps_of
+from worldsim.evaluation.cost.throughput import steps_of
 
 
 def config(tmp_path: Path) -> EvaluateConfig:

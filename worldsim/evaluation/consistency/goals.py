@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from worldsim.evaluation.bars import align
-from worldsim.evaluation.consistency.flatness import EARLY
+from worldsim.evaluation.cost.step_time_growth import EARLY
 from worldsim.evaluation.memory.comparison import zeroed_name
 
 Report = Mapping[str, Any]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import WorldError
-from worldsim.evaluation.cost import StepTrace
+from worldsim.evaluation.cost.step_time import StepTrace
 from worldsim.evaluation.metrics import bootstrap
 from worldsim.evaluation.quality.rollouts import CODEC, COPY, DREAM, MEAN, FrameScores
 from worldsim.model.memory.state import MemoryState

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from worldsim.errors import WorldError
-from worldsim.evaluation.consistency.room import rows_that_fit
+from worldsim.evaluation.cost.batch_size import rows_that_fit
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
 from worldsim.evaluation.memory.conversion import without_matrices
 from worldsim.evaluation.memory.interventions import can_intervene, with_states_of

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from worldsim.evaluation.consistency.room import rows_that_fit
+from worldsim.evaluation.cost.batch_size import rows_that_fit
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
 from worldsim.evaluation.memory.conversion import estimate_of
 from worldsim.evaluation.memory.interventions import Way, can_intervene, intervene

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from worldsim.evaluation.consistency.room import rows_that_fit
+from worldsim.evaluation.cost.batch_size import rows_that_fit
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
 from worldsim.evaluation.memory.recall import through_codec, watch_until
 from worldsim.evaluation.quality.distances import distances_to_real

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from worldsim.actions import ActionLayout
-from worldsim.evaluation.consistency.room import rows_that_fit
+from worldsim.evaluation.cost.batch_size import rows_that_fit
 from worldsim.evaluation.inputs.motion import scroll
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
 from worldsim.evaluation.inputs.start_states import Moments

@@ -11,7 +11,7 @@ import torch
 from tests.fakes import tiny_world
 from worldsim.actions import ActionLayout
 from worldsim.errors import WorldError
-from worldsim.evaluation.cost import StepTrace
+from worldsim.evaluation.cost.step_time import StepTrace
 from worldsim.evaluation.memory.conversion import (
     ForgetfulSimulator,
     check_can_forget,

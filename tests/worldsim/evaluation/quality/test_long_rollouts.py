@@ -12,9 +12,9 @@ import torch
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world
 from tests.grids import TILE, MapSimulator, StillSimulator, write_recall_set
 from worldsim.actions import ActionAxis, ActionLayout
-from worldsim.evaluation.consistency.flatness import measure_flatness
 from worldsim.evaluation.consistency.goals import judge_world
-from worldsim.evaluation.consistency.room import ROOM_BYTES, bytes_at, rows_that_fit
+from worldsim.evaluation.cost.batch_size import ROOM_BYTES, bytes_at, rows_that_fit
+from worldsim.evaluation.cost.step_time_growth import measure_flatness
 from worldsim.evaluation.inputs.motion import scroll
 from worldsim.evaluation.inputs.out_and_back import ReturnSet, Tolerance
 from worldsim.evaluation.memory.continuation import (
@@ -195,7 +195,7 @@ def test_hashing_keeps_inner_products() -> None:
 def test_cost_is_measured_at_each_frame_and_what_grows_is_told(
     returns: ReturnSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worldsim.evaluation.consistency.flatness.EARLY", 8)
+    monkeypatch.setattr("worldsim.evaluation.cost.step_time_growth.EARLY", 8)
     found = {}
     for name in ("hybrid", "full"):
         simulator = Simulator(tiny_world(is_teacher=name == "full"))
@@ -212,8 +212,8 @@ def test_cost_is_measured_at_each_frame_and_what_grows_is_told(
 
 
 def test_a_memory_that_would_not_fit_is_left_out(returns: ReturnSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worldsim.evaluation.consistency.flatness.MAX_STATE_BYTES", 200_000)
-    monkeypatch.setattr("worldsim.evaluation.consistency.flatness.EARLY", 8)
+    monkeypatch.setattr("worldsim.evaluation.cost.step_time_growth.MAX_STATE_BYTES", 200_000)
+    monkeypatch.setattr("worldsim.evaluation.cost.step_time_growth.EARLY", 8)
     simulator = Simulator(tiny_world(is_teacher=True))
     state = next(returns.batches(2)).clips.begin_dreams(simulator, 1, 0).rows([0])
     found = measure_flatness(simulator, state, marks=(10, 5000), timed_steps=1, compared_steps=2)

@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional
 
 from tests.fakes import TINY_SHAPE
-from worldsim.evaluation import attention_speed
-from worldsim.evaluation.attention_speed import (
+from worldsim.evaluation.cost import attention_speed
+from worldsim.evaluation.cost.attention_speed import (
     BACKENDS,
     AttentionSpeed,
     describe_attention,

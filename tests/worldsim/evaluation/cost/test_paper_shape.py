@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.fakes import TINY_SHAPE
-from worldsim.evaluation import paper_shape
-from worldsim.evaluation.paper_shape import (
+from worldsim.evaluation.cost import paper_shape
+from worldsim.evaluation.cost.paper_shape import (
     PAPER_SHAPE,
     build_random,
     generate,

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.envs.vector import ARL2WorldVectorEnv
-from worldsim.evaluation.cost import now
+from worldsim.evaluation.cost.step_time import now
 from worldsim.games.doom import DoomGame
 from worldsim.play.session import steady_memory
 from worldsim.runtime.timing import process_memory_bytes

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from worldsim.evaluation.cost import device_memory, now
+from worldsim.evaluation.cost.step_time import device_memory, now
 from worldsim.model.config import DenoiserConfig
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.memory.state import MemoryState

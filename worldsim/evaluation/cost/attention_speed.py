@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from worldsim.evaluation.cost import now
+from worldsim.evaluation.cost.step_time import now
 from worldsim.model.config import DenoiserConfig
 
 BACKENDS = {

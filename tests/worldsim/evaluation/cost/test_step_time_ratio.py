@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.fakes import tiny_world
-from worldsim.evaluation.ageing import age, compare_ages, median_ratio
+from worldsim.evaluation.cost.step_time_ratio import age, compare_ages, median_ratio
 from worldsim.simulator import Simulator
 from worldsim.starts import Start
 from worldsim.state import WorldState

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world, write_tiny_dataset
-from worldsim.evaluation import cost
-from worldsim.evaluation.cost import startup_seconds, state_growth, step_cost, summarize_steps
+from worldsim.evaluation.cost import step_time
+from worldsim.evaluation.cost.step_time import startup_seconds, state_growth, step_cost, summarize_steps
 from worldsim.evaluation.inputs.clips import Recordings
 from worldsim.simulator import Simulator
 
@@ -43,8 +43,8 @@ def test_steps_of_a_small_world(tmp_path: Path) -> None:
 
 
 def test_a_teachers_growing_state_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cost, "EARLY", (10, 20))
-    monkeypatch.setattr(cost, "LATE", (40, 50))
+    monkeypatch.setattr(step_time, "EARLY", (10, 20))
+    monkeypatch.setattr(step_time, "LATE", (40, 50))
     recordings = Recordings(write_tiny_dataset(tmp_path), TINY_ACTIONS, (HEIGHT, WIDTH))
     start = next(recordings.batches(recordings.choose(4, 1, 0), 4, 1))
     simulator = Simulator(tiny_world(is_teacher=True, num_steps=1))

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from worldsim.evaluation.ageing import median_ratio
-from worldsim.evaluation.consistency.room import bytes_at
-from worldsim.evaluation.cost import commit_on, device_memory, random_actions, timed_step
+from worldsim.evaluation.cost.batch_size import bytes_at
+from worldsim.evaluation.cost.step_time import commit_on, device_memory, random_actions, timed_step
+from worldsim.evaluation.cost.step_time_ratio import median_ratio
 from worldsim.play.session import steady_memory
 from worldsim.runtime.timing import process_memory_bytes
 from worldsim.simulator import Simulator

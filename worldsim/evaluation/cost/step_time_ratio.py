@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldsim.evaluation.cost import commit_on, random_actions, timed_step
+from worldsim.evaluation.cost.step_time import commit_on, random_actions, timed_step
 from worldsim.model.memory.past_frames import FRAMES_AXIS, PastFrames
 from worldsim.play.session import steady_memory
 from worldsim.simulator import Simulator

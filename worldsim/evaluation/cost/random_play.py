@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from worldsim.evaluation.endurance import check_numbers, memory_growth
+from worldsim.evaluation.cost.endurance import check_numbers, memory_growth
 from worldsim.play.branches import Branches
 from worldsim.play.game import Game
 from worldsim.play.slots import SLOTS
