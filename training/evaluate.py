@@ -25,8 +25,6 @@ from training.suites.endurance import EnduranceConfig, benchmark_endurance
 from training.suites.settings import ConsistencyConfig
 from training.suites.throughput import benchmark_env
 from worldsim.errors import WorldError
-from worldsim.evaluation import report
-from worldsim.evaluation.bars import format_table, judge
 from worldsim.evaluation.cost.step_time import startup_seconds, step_cost
 from worldsim.evaluation.inputs.clips import Recordings
 from worldsim.evaluation.quality.controllability import PAIRS, opposite_action_test
@@ -40,6 +38,8 @@ from worldsim.evaluation.quality.rollouts import (
     summarize_next,
     summarize_rollouts,
 )
+from worldsim.evaluation.report import report
+from worldsim.evaluation.report.targets import format_table, judge
 from worldsim.runtime.cuda_graphs import COMPILE_MODES
 from worldsim.runtime.device import choose_device, set_threads
 from worldsim.simulator import Simulator

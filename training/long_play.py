@@ -18,8 +18,8 @@ from training.engine.lock import locked_folder
 from worldsim import state as states
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
-from worldsim.evaluation import report
 from worldsim.evaluation.cost.random_play import DayOfPlay, play_long
+from worldsim.evaluation.report import report
 from worldsim.play.files import PlayFolders
 from worldsim.play.game import Game, GameSettings
 from worldsim.play.session import PlaySession

@@ -18,7 +18,6 @@ from typing import Any
 from training.cli.entry import entry
 from training.evaluate import prepared_folder
 from worldsim.errors import WorldError
-from worldsim.evaluation.conversion_report import NUMBERS_FILE, write_conversion
 from worldsim.evaluation.cost import paper_shape
 from worldsim.evaluation.cost.attention_speed import fastest_attention, measure_attention
 from worldsim.evaluation.cost.step_time import random_actions, trace_steps
@@ -47,7 +46,8 @@ from worldsim.evaluation.memory.span import (
     summarize_spans,
 )
 from worldsim.evaluation.quality.rollouts import FrameScores, RolloutSettings, roll_out
-from worldsim.evaluation.report import describe_run
+from worldsim.evaluation.report.conversion_markdown import NUMBERS_FILE, write_conversion
+from worldsim.evaluation.report.report import describe_run
 from worldsim.model.conversion import check_softmax
 from worldsim.runtime.device import DeviceChoice, choose_device, set_threads
 from worldsim.simulator import Simulator

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from training.agents.episodes import Episodes
-from worldsim.evaluation.bars import align
 from worldsim.evaluation.metrics import bootstrap
+from worldsim.evaluation.report.targets import align
 
 PER_FRAMES = 1000
 MOST_UNSEEN = 3.689

@@ -16,7 +16,7 @@ from training.agents.episodes import Contender, Episodes, format_scores, play_dr
 from training.agents.settings import RLConfig
 from training.engine.lock import locked_folder
 from worldsim.errors import WorldError
-from worldsim.evaluation import report
+from worldsim.evaluation.report import report
 from worldsim.games.scenarios import SCENARIOS
 from worldsim.runtime.cores import worker_count
 from worldsim.runtime.device import choose_device, set_threads

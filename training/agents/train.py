@@ -21,7 +21,7 @@ from training.engine.run_folder import RunFolder
 from worldsim.actions import ActionLayout
 from worldsim.data.sequences import load_episodes
 from worldsim.errors import WorldError
-from worldsim.evaluation.report import git_commit
+from worldsim.evaluation.report.report import git_commit
 from worldsim.games.scenarios import SCENARIOS
 from worldsim.runtime.cores import worker_count
 from worldsim.runtime.device import choose_device, set_threads

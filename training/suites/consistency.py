@@ -17,8 +17,6 @@ from typing import Any
 from training.suites.parts import MEASURES
 from training.suites.settings import COUNTS_OF_PARTS, ConsistencyConfig
 from worldsim.errors import WorldError
-from worldsim.evaluation.consistency.goals import format_goals, judge_world
-from worldsim.evaluation.consistency.page import PAGE_FILE, write_page
 from worldsim.evaluation.inputs.out_and_back import (
     MIN_EPISODES,
     PAIRS,
@@ -41,7 +39,9 @@ from worldsim.evaluation.memory.recall import RecallSettings
 from worldsim.evaluation.memory.tiles import TileReader, check_tiles, find_kinds
 from worldsim.evaluation.quality.features import SHIPPED_FEATURES, load_features
 from worldsim.evaluation.quality.long_rollouts import LongDreams, LongSettings, dream_long
-from worldsim.evaluation.report import REPORT_FILE, describe_run, write_json
+from worldsim.evaluation.report.page import PAGE_FILE, write_page
+from worldsim.evaluation.report.report import REPORT_FILE, describe_run, write_json
+from worldsim.evaluation.report.suite_targets import format_goals, judge_world
 from worldsim.runtime.device import DeviceChoice
 from worldsim.simulator import Simulator
 from worldsim.storage.tensors import read_object

@@ -18,8 +18,8 @@ from tqdm import tqdm
 from worldsim import state as states
 from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.errors import WorldError
-from worldsim.evaluation import report
 from worldsim.evaluation.cost.endurance import Endurance, endure, format_endurance
+from worldsim.evaluation.report import report
 from worldsim.runtime.interrupt import StopRequest
 from worldsim.storage.tensors import read_object
 

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from worldsim.errors import WorldError
-from worldsim.evaluation.consistency.films import write_strips
-from worldsim.evaluation.consistency.page import FILMS_FOLDER
 from worldsim.evaluation.cost.step_time_growth import EARLY, MARKS, measure_flatness
 from worldsim.evaluation.inputs.out_and_back import ReturnSet
 from worldsim.evaluation.memory.continuation import (
@@ -48,6 +46,8 @@ from worldsim.evaluation.quality.long_rollouts import (
     summarize_control,
     summarize_drift,
 )
+from worldsim.evaluation.report.films import write_strips
+from worldsim.evaluation.report.page import FILMS_FOLDER
 from worldsim.simulator import Simulator
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from worldsim.errors import WorldError
-from worldsim.evaluation import report
 from worldsim.evaluation.cost.throughput import format_throughput, measure_game, measure_throughput
+from worldsim.evaluation.report import report
 from worldsim.runtime.device import choose_device
 from worldsim.world import World
 

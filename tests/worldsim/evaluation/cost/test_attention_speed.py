@@ -18,7 +18,7 @@ from worldsim.evaluation.cost.attention_speed import (
     measure_attention,
     time_backend,
 )
-from worldsim.evaluation.markdown import plural
+from worldsim.evaluation.report.markdown import plural
 
 CPU = torch.device("cpu")
 

@@ -25,8 +25,8 @@ from worldsim.evaluation.memory.span import (
     summarize_returns,
     summarize_spans,
 )
-from worldsim.evaluation.memory_report import format_memory, write_memory_plot
 from worldsim.evaluation.metrics import psnr
+from worldsim.evaluation.report.memory_markdown import format_memory, write_memory_plot
 from worldsim.simulator import Prediction, Simulator
 from worldsim.state import WorldState
 

@@ -12,7 +12,6 @@ import torch
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world
 from tests.grids import TILE, MapSimulator, StillSimulator, write_recall_set
 from worldsim.actions import ActionAxis, ActionLayout
-from worldsim.evaluation.consistency.goals import judge_world
 from worldsim.evaluation.cost.batch_size import ROOM_BYTES, bytes_at, rows_that_fit
 from worldsim.evaluation.cost.step_time_growth import measure_flatness
 from worldsim.evaluation.inputs.motion import scroll
@@ -37,6 +36,7 @@ from worldsim.evaluation.quality.long_rollouts import (
     summarize_control,
     summarize_drift,
 )
+from worldsim.evaluation.report.suite_targets import judge_world
 from worldsim.simulator import Simulator
 
 pytestmark = pytest.mark.usefixtures("one_thread")

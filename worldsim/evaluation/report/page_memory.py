@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from worldsim.evaluation.consistency.charts import Line, plot_lines
-from worldsim.evaluation.consistency.elements import Report, cell, paragraph, plots, section, table, text
+from worldsim.evaluation.report.charts import Line, plot_lines
+from worldsim.evaluation.report.elements import Report, cell, paragraph, plots, section, table, text
 
 
 def interventions(report: Report) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from worldsim.evaluation.consistency.elements import (
+from worldsim.evaluation.report.elements import (
     STYLE,
     Report,
     cell,
@@ -15,10 +15,10 @@ from worldsim.evaluation.consistency.elements import (
     table,
     text,
 )
-from worldsim.evaluation.consistency.goals import bound_text
-from worldsim.evaluation.consistency.page_memory import interventions, pairs
-from worldsim.evaluation.consistency.page_parts import sections
-from worldsim.evaluation.consistency.page_recall import comparisons, recall
+from worldsim.evaluation.report.page_memory import interventions, pairs
+from worldsim.evaluation.report.page_parts import sections
+from worldsim.evaluation.report.page_recall import comparisons, recall
+from worldsim.evaluation.report.suite_targets import bound_text
 from worldsim.storage.files import write_text
 
 PAGE_FILE, FILMS_FOLDER = "report.html", "films"

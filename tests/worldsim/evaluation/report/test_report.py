@@ -9,9 +9,15 @@ import pytest
 import torch
 
 from worldsim.data.video import read_video
-from worldsim.evaluation.bars import BARS, Bar, format_table, judge
 from worldsim.evaluation.quality.rollouts import Example
-from worldsim.evaluation.report import format_horizons, write_curve, write_filmstrip, write_json, write_video
+from worldsim.evaluation.report.report import (
+    format_horizons,
+    write_curve,
+    write_filmstrip,
+    write_json,
+    write_video,
+)
+from worldsim.evaluation.report.targets import BARS, Bar, format_table, judge
 
 
 def example(length: int = 5, height: int = 33, width: int = 47) -> Example:

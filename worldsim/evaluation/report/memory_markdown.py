@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from worldsim.evaluation.markdown import estimate, markdown_table
 from worldsim.evaluation.memory.span import CODEC, LAST, SEEN
-from worldsim.evaluation.report import write_plot
+from worldsim.evaluation.report.markdown import estimate, markdown_table
+from worldsim.evaluation.report.report import write_plot
 
 MEMORY_FILE = "conversion-memory.png"
 REFERENCES = {

@@ -19,8 +19,8 @@ from matplotlib.image import imsave
 from torch import Tensor
 
 from worldsim.data.video import VideoWriter
-from worldsim.evaluation.bars import align
 from worldsim.evaluation.quality.rollouts import CODEC, DREAM, FILM_FRAMES, Example
+from worldsim.evaluation.report.targets import align
 from worldsim.runtime.cores import usable_cores
 from worldsim.storage.files import write_text, writing
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from worldsim.evaluation.bars import align
 from worldsim.evaluation.cost.step_time_growth import EARLY
 from worldsim.evaluation.memory.comparison import zeroed_name
+from worldsim.evaluation.report.targets import align
 
 Report = Mapping[str, Any]
 TRAINED_GAP, LONG_GAP = "50", "150"

@@ -10,11 +10,11 @@ import numpy as np
 
 from worldsim.evaluation.cost.attention_speed import describe_attention
 from worldsim.evaluation.cost.paper_shape import VIDEO_FRAMES_PER_LATENT
-from worldsim.evaluation.markdown import estimate, markdown_table, plural
 from worldsim.evaluation.memory.conversion import AROUND, samplers_differ
-from worldsim.evaluation.memory_report import format_memory, write_memory_plot
 from worldsim.evaluation.quality.rollouts import CODEC, COPY, MEAN
-from worldsim.evaluation.report import write_json, write_plot
+from worldsim.evaluation.report.markdown import estimate, markdown_table, plural
+from worldsim.evaluation.report.memory_markdown import format_memory, write_memory_plot
+from worldsim.evaluation.report.report import write_json, write_plot
 from worldsim.storage.files import write_text
 
 NUMBERS_FILE, TEXT_FILE = "conversion.json", "conversion.md"

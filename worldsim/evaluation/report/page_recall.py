@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from worldsim.evaluation.consistency.charts import Line, line_of, plot_lines
-from worldsim.evaluation.consistency.elements import (
+from worldsim.evaluation.report.charts import Line, line_of, plot_lines
+from worldsim.evaluation.report.elements import (
     METRICS,
     PART_NAMES,
     REFERENCES,
