@@ -7,6 +7,7 @@ import importlib
 import json
 import struct
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
+from tensorboardX.event_file_writer import _EventLoggerThread
 from tensorboardX.proto.event_pb2 import Event
 
 from tests.goldens import digest_of
@@ -84,6 +86,7 @@ def run_in(folder: Path, name: str, *settings: str) -> None:
 
 def results_of(folder: Path) -> dict[str, Any]:
     """Return what a training left in its folder: losses, scores, and what its weights are."""
+    close_event_files()
     results: dict[str, Any] = {}
     for path in sorted(folder.rglob("*tfevents*")):
         for tag, values in events_of(path).items():
@@ -96,6 +99,8 @@ def results_of(folder: Path) -> dict[str, Any]:
         with path.open(newline="") as file:
             rows = [{key: number(value) for key, value in row.items()} for row in csv.DictReader(file)]
         results["progress.csv"] = [{k: v for k, v in row.items() if not is_clock(k)} for row in rows]
+    if (path := folder / "config.json").is_file():  # numbers that a calibration found
+        results["outcome"] = json.loads(path.read_text()).get("outcome")
     for name in ("selection.json", "matched.json"):
         for path in sorted(folder.rglob(name)):
             results[name] = json.loads(path.read_text())
@@ -113,6 +118,14 @@ def number(text: str) -> float | str:
 def is_clock(name: str) -> bool:
     """Whether a number of a training depends on the clock."""
     return "second" in name or "minutes" in name
+
+
+def close_event_files() -> None:
+    """Let the threads that write event files finish; flushing the logger does not wait for them."""
+    for thread in threading.enumerate():
+        if isinstance(thread, _EventLoggerThread):
+            thread.stop()
+            thread._record_writer.flush()
 
 
 def events_of(path: Path) -> dict[str, list[float]]:

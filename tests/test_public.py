@@ -6,7 +6,7 @@ them as they are. A change that is meant to alter one of them stores it anew, an
     pytest tests/test_public.py --update-public             # all of them; -k chooses
 
 Only what is documented is imported: commands run as `training.NAME` with settings as they are typed. The
-inputs in `tests/public/inputs` (worlds, gameplay video, a state, a training that was stopped) stay as an older
+inputs in `tests/public/inputs` (worlds, gameplay video, a state, a stopped training) stay as an older
 version wrote them; `tests/public_inputs.py` says how. Numbers are exact on a machine whose arithmetic is that
 of the machine that stored them, and close on others: `tests/goldens.py`.
 """
@@ -20,7 +20,6 @@ import inspect
 import json
 import lzma
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -37,7 +36,7 @@ from safetensors import safe_open
 
 import worldsim
 import worldsim.state
-from tests.goldens import FOLDER, INPUTS, Golden, digest_of, fingerprint
+from tests.goldens import FOLDER, INPUTS, Golden, digest_of
 from tests.public_runs import (
     CPU,
     DATA,
@@ -135,8 +134,9 @@ def test_environments_are_registered_with_the_same_arguments(golden: Golden) -> 
 
 
 def test_custom_operators_keep_their_names(golden: Golden) -> None:
-    import kernels  # noqa: F401 - registers them
     import torch
+
+    import kernels  # noqa: F401 - registers them
 
     names = sorted(name for name in torch._C._dispatch_get_all_op_names() if name.startswith("arl2::"))
     golden.check("operators", names)
@@ -159,12 +159,12 @@ def test_settings_of_a_command_are_the_same(
             assert golden.update, f"{name} does not take {option}"
         elif option:
             changed = {key: value for key, value in settings.items() if base.get(key) != value}
-            found[option] = changed | {key: "is gone" for key in base.keys() - settings.keys()}
+            found[option] = changed | dict.fromkeys(base.keys() - settings.keys(), "is gone")
     golden.check(path.stem, found)
 
 
 def known_options() -> list[str]:
-    """Return each file of each group in `conf`, as it is typed: those that a command refuses are not its own."""
+    """Return each file of each group in `conf`, as it is typed; a command refuses those of other commands."""
     files = [path.relative_to(ROOT / "conf") for path in (ROOT / "conf").rglob("*.yaml")]
     return sorted(f"{path.parent.as_posix()}={path.stem}" for path in files if len(path.parts) > 1)
 
@@ -224,10 +224,8 @@ def test_tensors_of_a_shipped_world_keep_their_names(name: str, golden: Golden, 
     World.from_pretrained(name).save_pretrained(tmp_path / name, starts=[])
     for weights in ("model.safetensors", "codec.safetensors"):
         assert tensors_of(tmp_path / name / weights) == found[weights], weights
-    written, known = (
-        json.loads((folder / name / "config.json").read_text()) for folder in (tmp_path, shipped.parent)
-    )
-    assert {**written, "files": {}} == {**known, "files": {}}
+    written = json.loads((tmp_path / name / "config.json").read_text())
+    golden.check(f"config-{name}", written | {"files": sorted(written["files"])})
 
 
 def test_a_stored_state_goes_on_as_it_did(golden: Golden, inputs: Path) -> None:
@@ -397,6 +395,7 @@ TRAININGS: dict[str, tuple[str, list[str]]] = {
             *("num_dreams=4", "context_frames=4", "horizon=6"),
         ],
     ),
+    "calibrate": ("calibrate", [*DEVICE, "world=world", "data.heldout=[data]", "num_dreams=0", "seed=1"]),
     "rl": (
         "rl",
         [
@@ -439,3 +438,117 @@ def test_a_stored_run_goes_on_from_its_checkpoint(golden: Golden, inputs: Path) 
     losses = next(values for name, values in found.items() if name.endswith(" loss"))
     assert losses[::2] == list(range(5, 21)), "it did not go on behind the fourth update"
     golden.check("losses-resumed", found, relative=2e-2, absolute=2e-2)
+
+
+# Reports.
+
+SMALL = ["context_frames=4", *DEVICE]
+REPORTS: dict[str, tuple[str, str, list[str]]] = {
+    "evaluate": (
+        "evaluate",
+        "report.json",
+        [
+            *(*SMALL, "world=world", "data=data", "num_rollouts=3", "horizon=8", "num_next_clips=2"),
+            *(
+                "next_frames=4",
+                "num_action_starts=2",
+                "num_idle_starts=2",
+                "idle_frames=10",
+                "cost_frames=10",
+            ),
+            "startup_runs=0",
+        ],
+    ),
+    "consistency": (
+        "evaluate",
+        "report.json",
+        [
+            *(*DEVICE, "suite=consistency", "worlds={hybrid:world,full:teacher}", "data=recall"),
+            *(
+                "consistency.intervention_gaps=[3]",
+                "consistency.tile_pixels=8",
+                "consistency.zeroed=[hybrid]",
+            ),
+            *("consistency.context_frames=3", "consistency.fidelity_frames=6", "consistency.num_fidelity=4"),
+            "parts=[recall,interventions,pairs,fidelity,continuation]",
+        ],
+    ),
+    "consistency-long": (
+        "evaluate",
+        "report.json",
+        [
+            *(*DEVICE, "suite=consistency", "world=world", "data=recall", "consistency.long_frames=8"),
+            *("consistency.num_long=2", "consistency.num_idle=2", "consistency.idle_frames=6"),
+            *("consistency.context_frames=3", "consistency.cost_frames=12"),
+            "parts=[controllability,drift,idle,probe,cost]",
+        ],
+    ),
+    "conversion": (
+        "report_conversion",
+        "conversion.json",
+        [
+            *(
+                *SMALL,
+                "teacher=teacher",
+                "worlds=[same:teacher]",
+                "zeroed=[]",
+                "data=turns",
+                "num_rollouts=3",
+            ),
+            *("horizon=9", "memory_frames=6", "return_absence=3", "early_frame=3", "late_frame=8"),
+            *("total_frames=6", "parts=[in_turn,cost,rollouts,memory]"),
+        ],
+    ),
+    "endurance": (
+        "evaluate",
+        "endurance.json",
+        [
+            *(
+                *DEVICE,
+                "world=world",
+                "benchmark=endurance",
+                "endurance.num_envs=2",
+                "endurance.num_steps=12",
+            ),
+            "endurance.max_episode_steps=5",
+        ],
+    ),
+    "throughput": (
+        "evaluate",
+        "env.json",
+        [*DEVICE, "world=world", "benchmark=env", "env_counts=[1,3]", "env_frames=9"],
+    ),
+    "long_play": ("long_play", "day.json", [*DEVICE, "world=teacher", "num_frames=60"]),
+}
+VOLATILE = (
+    *("command", "*/command", "commit", "*/commit", "date", "*/date", "versions/*", "*/versions/*"),
+    *("hardware/processor", "*/hardware/processor", "hardware/cores", "*/hardware/cores"),
+    *("*measured_in_seconds", "seconds", "*/seconds", "*_ms", "*_ms/*", "*_ms_curve/*", "*p99_over_p50"),
+    *("*late_over_early", "*late_over_early/*", "*steps_per_second*", "*over_single", "*peak_bytes"),
+    *("*process_bytes*", "*/growth/process", "samples/*/seconds", "samples/*/1"),
+)
+"""Paths of values that depend on the machine, its clock, or the checkout: of these the type is kept."""
+TIMED_BARS = ("step", "start-up")
+"""Beginnings of the names of bars and goals that depend on the clock."""
+
+
+def steady(value: Any, path: str = "") -> Any:
+    """Return a report without what depends on the machine, its clock, or the checkout."""
+    if isinstance(value, dict):
+        is_timed = "must" in value and str(value["name"]).startswith(TIMED_BARS)
+        kept = ("name", "unit", "must", "aim") if is_timed else tuple(value)
+        return {key: steady(value[key], f"{path}/{key}" if path else key) for key in kept}
+    if isinstance(value, list):
+        return [steady(each, f"{path}/{index}") for index, each in enumerate(value)]
+    if any(fnmatch.fnmatchcase(path, pattern) for pattern in VOLATILE):
+        return f"<{type(value).__name__}>"
+    return value
+
+
+@pytest.mark.filterwarnings("ignore:.*no outcome heads")
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_report_holds_the_same_keys_and_numbers(name: str, golden: Golden, inputs: Path) -> None:
+    command, file, settings = REPORTS[name]
+    run_command(command, *settings, "out=out")
+    report = steady(json.loads((inputs / "out" / file).read_text()))
+    golden.check(f"report-{name}", report, same=1e-9, relative=5e-2, absolute=5e-2)
