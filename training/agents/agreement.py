@@ -12,7 +12,7 @@ import numpy as np
 
 from training.agents.episodes import Episodes
 from worldsim.evaluation.metrics import bootstrap
-from worldsim.evaluation.report.targets import align
+from worldsim.evaluation.report.text import align
 
 PER_FRAMES = 1000
 MOST_UNSEEN = 3.689

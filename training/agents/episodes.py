@@ -22,7 +22,7 @@ from policies.ppo import PPOPolicy
 from training.agents.game_process import Game, begin_game, interrupts_are_for_the_parent
 from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.evaluation.metrics import bootstrap
-from worldsim.evaluation.report.targets import align
+from worldsim.evaluation.report.text import align
 from worldsim.games.doom_env import EVALUATION_SEEDS
 
 DREAM_SEEDS = 4_000_000_000

@@ -26,7 +26,8 @@ from worldsim.evaluation.memory.span import (
     summarize_spans,
 )
 from worldsim.evaluation.metrics import psnr
-from worldsim.evaluation.report.memory_markdown import format_memory, write_memory_plot
+from worldsim.evaluation.report.markdown import format_memory
+from worldsim.evaluation.report.pictures import write_memory_plot
 from worldsim.simulator import Prediction, Simulator
 from worldsim.state import WorldState
 
