@@ -20,7 +20,7 @@ def run_on(
     seconds_between_saves: float = 0.0,
     max_minutes: float = 0.0,
 ) -> None:
-    """Make steps until there are no more, the time is up or somebody stops it; save now and then, and then.
+    """Make steps until there are no more, the time is up or somebody stops it; save now and then.
 
     Args:
         steps: Yields how many steps were made so far.
@@ -41,4 +41,3 @@ def run_on(
                 saved = now
             if stop.requested or 0 < 60 * max_minutes <= now - began:
                 break
-        save()

@@ -84,6 +84,7 @@ def endure_on(config: EvaluateConfig, envs: ARL2WorldVectorEnv, out: Path) -> tu
     except WorldError:
         write()  # the state is broken, so the one that was saved before stays
         raise
+    save()
     return so_far, report
 
 

@@ -92,6 +92,7 @@ class Evaluation:
             "data": {"folder": config.data, "source": self.recordings.info.source},
             "sampler": asdict(sampler),
             "settings": asdict(config),
+            "bars": [],
         }
         self.report = Report(out / REPORT_FILE, head)
 

@@ -148,13 +148,9 @@ def test_what_is_done_to_memories_is_done_in_so_many_episodes_and_pairs(
     assert found["pairs"]["num_pairs"] == 1
     assert found["continuation"]["dream"]["seen"]["count"] == 2
     again: dict[str, Any] = {"other": worlds["hybrid"]}
-    with pytest.raises(
-        WorldError, match=r"with runs\.interventions\.hybrid\..*\.num_turns=2, now 3"
-    ):
+    with pytest.raises(WorldError, match=r"with runs\.interventions\.hybrid\..*\.num_turns=2, now 3"):
         main.run(config(again, data, tmp_path, **names, num_turns=3))
-    with pytest.raises(
-        WorldError, match=r"with runs\.pairs\.hybrid\..*\.num_pairs=1, now 0"
-    ):
+    with pytest.raises(WorldError, match=r"with runs\.pairs\.hybrid\..*\.num_pairs=1, now 0"):
         main.run(config(again, data, tmp_path, **(names | {"num_pairs": 0}), num_turns=2))
     recall = {"parts": ["recall"], "num_turns": 3, "max_gap": GAP}
     main.run(config(again, data, tmp_path, **recall))
