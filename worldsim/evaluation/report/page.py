@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from worldsim.evaluation.report.charts import Line, line_of, plot_lines
 from worldsim.evaluation.report.report import Report
 from worldsim.evaluation.report.targets import find
+from worldsim.evaluation.report.templates import render
 from worldsim.evaluation.report.text import bound_text
 from worldsim.storage.files import write_text
 
@@ -47,25 +46,19 @@ def page(data: Data, films: Path) -> str:
         data: Of a report of the suite.
         films: Folder of its pictures.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     functions = (bound_text, embedded, fidelity_rows, find, memory_text, number)
-    return environment.get_template(TEMPLATE).render(
-        {function.__name__: function for function in functions},
-        report=data,
-        films=films,
-        plots=plots_of(data),
-        part_names=PART_NAMES,
-        exchanges=EXCHANGES,
-        sources=SOURCES,
-        mib=MIB,
+    values = {
+        **{function.__name__: function for function in functions},
+        "report": data,
+        "films": films,
+        "plots": plots_of(data),
+        "part_names": PART_NAMES,
+        "exchanges": EXCHANGES,
+        "sources": SOURCES,
+        "mib": MIB,
         **_rows_and_columns(data),
-    )
+    }
+    return render(TEMPLATE, values)
 
 
 def _rows_and_columns(data: Data) -> dict[str, Any]:

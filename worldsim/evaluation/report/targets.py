@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from worldsim.evaluation.cost.step_time import state_growth
@@ -21,7 +22,7 @@ def find(data: Any, keys: Iterable[str]) -> Any:
     return data
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Target:
     """A number of a report with its bounds.
 
@@ -89,159 +90,77 @@ class Target:
         }
 
 
-def _over_copy(frame: int, required: float, desired: float) -> Target:
-    return Target(
-        name=f"roll-out PSNR at frame {frame} over copy-the-last-frame",
-        path=f"rollout/horizons/{frame}/over_copy_db",
-        unit="dB",
-        required=required,
-        desired=desired,
-    )
-
-
-def _opposite_actions(axis: str) -> Target:
-    return Target(
-        name=f"opposite-action test, {axis}: both right",
-        path=f"controllability/{axis}/both_right",
-        unit="%",
-        required=90.0,
-        desired=99.0,
-        factor=100,
-    )
-
-
 def _idle_deviation(part: Mapping[str, Any]) -> float:
     return max(part[name]["max_deviation"] for name in IDLE_STATISTICS)
 
 
+at_least, at_most = Target, partial(Target, higher_is_better=False)
+# The columns are name, path, unit, required, desired.
 QUALITY_TARGETS = (
-    Target(
-        name="step (denoise + decode + commit), p50",
-        path="cost/step_ms/p50",
-        unit="ms",
-        required=57.0,
-        desired=30.0,
-        higher_is_better=False,
+    at_most("step (denoise + decode + commit), p50", "cost/step_ms/p50", "ms", 57.0, 30.0),
+    at_most("step p99 / p50", "cost/p99_over_p50", "", 2.0, 1.3),
+    at_most("step time at frames 1900-2000 over 100-200", "cost/late_over_early", "", 1.05),
+    at_most("growth of the state from frame 100 to 2000", "cost", "bytes", 0.0, read=state_growth),
+    at_most("start-up to the first frame", "cost/startup/median", "s", 10.0, 5.0),
+    *(
+        at_least(
+            f"roll-out PSNR at frame {frame} over copy-the-last-frame",
+            *(f"rollout/horizons/{frame}/over_copy_db", "dB", required, desired),
+        )
+        for frame, required, desired in ((8, 2.0, 6.0), (32, 1.0, 5.0))
     ),
-    Target(
-        name="step p99 / p50",
-        path="cost/p99_over_p50",
-        required=2.0,
-        desired=1.3,
-        higher_is_better=False,
+    at_most("next-frame PSNR under the codec's ceiling", "rollout/next_frame/under_codec_db", "dB", 6.0, 1.0),
+    *(
+        at_least(
+            f"opposite-action test, {axis}: both right",
+            *(f"controllability/{axis}/both_right", "%", 90.0, 99.0),
+            factor=100,
+        )
+        for axis in ("turn", "move")
     ),
-    Target(
-        name="step time at frames 1900-2000 over 100-200",
-        path="cost/late_over_early",
-        required=1.05,
-        higher_is_better=False,
-    ),
-    Target(
-        name="growth of the state from frame 100 to 2000",
-        path="cost",
-        read=state_growth,
-        unit="bytes",
-        required=0.0,
-        higher_is_better=False,
-    ),
-    Target(
-        name="start-up to the first frame",
-        path="cost/startup/median",
-        unit="s",
-        required=10.0,
-        desired=5.0,
-        higher_is_better=False,
-    ),
-    _over_copy(8, 2.0, 6.0),
-    _over_copy(32, 1.0, 5.0),
-    Target(
-        name="next-frame PSNR under the codec's ceiling",
-        path="rollout/next_frame/under_codec_db",
-        unit="dB",
-        required=6.0,
-        desired=1.0,
-        higher_is_better=False,
-    ),
-    _opposite_actions("turn"),
-    _opposite_actions("move"),
-    Target(
-        name="idle hold: contrast and sharpness off the start",
-        path="idle",
-        read=_idle_deviation,
-        unit="%",
-        required=30.0,
-        desired=10.0,
-        higher_is_better=False,
+    at_most(
+        "idle hold: contrast and sharpness off the start",
+        *("idle", "%", 30.0, 10.0),
         factor=100,
+        read=_idle_deviation,
     ),
-    Target(
-        name="ends found at 90 % precision, within 2 frames",
-        path="outcome/given/ends/recall_at_90_precision",
-        unit="%",
-        required=70.0,
-        desired=95.0,
+    at_least(
+        "ends found at 90 % precision, within 2 frames",
+        *("outcome/given/ends/recall_at_90_precision", "%", 70.0, 95.0),
         factor=100,
     ),
 )
 """Of a world beside the real game."""
 
-AT_TRAINED, AT_LONG = (f"recall at n = {gap}, last frame" for gap in (TRAINED_GAP, LONG_GAP))
-COMPARED, LAST_FRAME = "comparisons/{world}", "final/psnr_db"
+AT_TRAINED, AT_LONG = f"{TRAINED_GAP}/final/psnr_db", f"{LONG_GAP}/final/psnr_db"
+ZEROED, WINDOW = "comparisons/{world}/over/{zeroed}/", "comparisons/{world}/over/{window}/"
+TRAINED_RECALL, LONG_RECALL = (f"recall at n = {gap}, last frame" for gap in (TRAINED_GAP, LONG_GAP))
+over = partial(Target, is_difference=True)
 CONSISTENCY_TARGETS = (
-    Target(
-        name=AT_TRAINED, path=f"recall/worlds/{{world}}/{TRAINED_GAP}/{LAST_FRAME}", desired=39.3, unit="dB"
+    at_least(TRAINED_RECALL, "recall/worlds/{world}/" + AT_TRAINED, "dB", None, 39.3),
+    over(f"{TRAINED_RECALL}, over its state zeroed", ZEROED + AT_TRAINED, "dB", 5.0),
+    over(f"{TRAINED_RECALL}, over the window", WINDOW + AT_TRAINED, "dB", 3.0),
+    at_least(
+        f"recovery ratio at n = {TRAINED_GAP}, last frame",
+        *("comparisons/{world}/recovery_ratio/" + AT_TRAINED, "", 0.5, 0.71),
     ),
-    Target(
-        name=f"{AT_TRAINED}, over its state zeroed",
-        path=f"{COMPARED}/over/{{zeroed}}/{TRAINED_GAP}/{LAST_FRAME}",
-        required=5.0,
-        unit="dB",
-        is_difference=True,
+    at_least(LONG_RECALL, "recall/worlds/{world}/" + AT_LONG, "dB", None, 30.8),
+    over(f"{LONG_RECALL}, over the window", WINDOW + AT_LONG, "dB", 0.0),
+    at_least(
+        "paired histories: the answer follows the past",
+        *(f"pairs/worlds/{{world}}/{TRAINED_GAP}/history/final", "", 0.8, 0.99),
     ),
-    Target(
-        name=f"{AT_TRAINED}, over the window",
-        path=f"{COMPARED}/over/{{window}}/{TRAINED_GAP}/{LAST_FRAME}",
-        required=3.0,
-        unit="dB",
-        is_difference=True,
+    at_least(
+        "controllability at frame {controllability_frame} over frame 0",
+        *("controllability/worlds/{world}/late_over_early", "", 0.9, 1.0),
     ),
-    Target(
-        name=f"recovery ratio at n = {TRAINED_GAP}, last frame",
-        path=f"{COMPARED}/recovery_ratio/{TRAINED_GAP}/{LAST_FRAME}",
-        required=0.5,
-        desired=0.71,
+    at_most(
+        f"step time at frame {{cost_frame}} over frame {EARLY}",
+        *("cost/worlds/{world}/late_over_early_ms", "", 1.02),
     ),
-    Target(name=AT_LONG, path=f"recall/worlds/{{world}}/{LONG_GAP}/{LAST_FRAME}", desired=30.8, unit="dB"),
-    Target(
-        name=f"{AT_LONG}, over the window",
-        path=f"{COMPARED}/over/{{window}}/{LONG_GAP}/{LAST_FRAME}",
-        required=0.0,
-        unit="dB",
-        is_difference=True,
-    ),
-    Target(
-        name="paired histories: the answer follows the past",
-        path=f"pairs/worlds/{{world}}/{TRAINED_GAP}/history/final",
-        required=0.8,
-        desired=0.99,
-    ),
-    Target(
-        name="controllability at frame {controllability_frame} over frame 0",
-        path="controllability/worlds/{world}/late_over_early",
-        required=0.9,
-        desired=1.0,
-    ),
-    Target(
-        name=f"step time at frame {{cost_frame}} over frame {EARLY}",
-        path="cost/worlds/{world}/late_over_early_ms",
-        required=1.02,
-        higher_is_better=False,
-    ),
-    Target(
-        name=f"state bytes at frame {{cost_frame}} over frame {EARLY}",
-        path="cost/worlds/{world}/late_over_early_bytes",
-        required=1.0,
-        higher_is_better=False,
+    at_most(
+        f"state bytes at frame {{cost_frame}} over frame {EARLY}",
+        *("cost/worlds/{world}/late_over_early_bytes", "", 1.0),
     ),
 )
 """Of what a world remembers."""
