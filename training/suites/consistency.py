@@ -19,43 +19,14 @@ from training.suites.settings import CONSISTENCY_PARTS, EvaluateConfig
 from worldsim.errors import WorldError
 from worldsim.evaluation.cost.step_time_growth import EARLY, MARKS, measure_flatness
 from worldsim.evaluation.inputs.out_and_back import ReturnSet
+from worldsim.evaluation.memory import continuation, recall
 from worldsim.evaluation.memory.comparison import compare_worlds, zeroed_name
-from worldsim.evaluation.memory.continuation import (
-    FRESH_ROOMS,
-    ROOM_FRAMES,
-    find_masks,
-    measure_continuation,
-    seen_rooms,
-    seen_tiles,
-    summarize_continuation,
-)
 from worldsim.evaluation.memory.interventions import INTERVENTIONS, Way, can_intervene
 from worldsim.evaluation.memory.pairs import measure_pairs, summarize_pairs
 from worldsim.evaluation.memory.probe import collect_samples, probe
-from worldsim.evaluation.memory.recall import (
-    CODEC,
-    COPY,
-    GapScores,
-    film_frames,
-    measure_returns,
-    summarize,
-    summarize_changes,
-)
 from worldsim.evaluation.memory.tiles import absences, summarize_absences
-from worldsim.evaluation.quality.fidelity import (
-    FidelitySettings,
-    cut_segments,
-    dream_features,
-    real_features,
-    summarize_fidelity,
-)
+from worldsim.evaluation.quality import fidelity, long_rollouts
 from worldsim.evaluation.quality.idle import idle_hold
-from worldsim.evaluation.quality.long_rollouts import (
-    control_calibration,
-    pairs_of,
-    summarize_control,
-    summarize_drift,
-)
 from worldsim.evaluation.report.page import FILMS_FOLDER, PAGE_FILE, write_page
 from worldsim.evaluation.report.pictures import write_strips
 from worldsim.evaluation.report.report import describe_run
@@ -72,15 +43,15 @@ def measure_recall(inputs: Inputs, part: dict[str, Any]) -> None:
     """Measure return recall against the gap."""
     for gap in inputs.recall_gaps:
         returns = inputs.recall_sets[gap]
-        scores = measure_returns(inputs.simulators, returns, [Way.KEPT], inputs.settings)
+        scores = recall.measure_returns(inputs.simulators, returns, [Way.KEPT], inputs.settings)
         _put_recall(part, str(gap), returns, scores)
         strips = write_strips(inputs.report.path.parent / FILMS_FOLDER, gap, scores.films)
         films = inputs.report.data.setdefault("films", {}).setdefault(str(gap), {"strips": {}})
-        films["frames"] = film_frames(gap)
+        films["frames"] = recall.film_frames(gap)
         films["strips"] |= strips
 
 
-def _put_recall(part: dict[str, Any], gap: str, returns: ReturnSet, scores: GapScores) -> None:
+def _put_recall(part: dict[str, Any], gap: str, returns: ReturnSet, scores: recall.GapScores) -> None:
     first = scores.dreams[next(iter(scores.dreams))][Way.KEPT]
     described = returns.describe() | {"metrics": list(first)}
     known = part.setdefault("episodes", {}).get(gap)
@@ -88,15 +59,15 @@ def _put_recall(part: dict[str, Any], gap: str, returns: ReturnSet, scores: GapS
         raise WorldError(f"the episodes of gap {gap} are others than before; choose another out= folder")
     part["episodes"][gap] = described
     for name, ways in scores.dreams.items():
-        found = summarize(ways[Way.KEPT], scores.seen, scores.names)
+        found = recall.summarize(ways[Way.KEPT], scores.seen, scores.names)
         found["memory_bytes"] = scores.memory_bytes[name]
         if name in scores.right:
             right = scores.right[name]
             absent = [absences(poses, returns.turn, right.shape[2:]) for poses in returns.poses()]
             found["absent_tiles"] = summarize_absences(right, np.stack(absent), scores.names)
         part["worlds"].setdefault(name, {})[gap] = found
-    for method in (COPY, CODEC):
-        found = summarize(scores.references[method], scores.seen, scores.names)
+    for method in (recall.COPY, recall.CODEC):
+        found = recall.summarize(scores.references[method], scores.seen, scores.names)
         part.setdefault("references", {}).setdefault(method, {})[gap] = found
 
 
@@ -107,13 +78,13 @@ def measure_interventions(inputs: Inputs, part: dict[str, Any]) -> None:
     part.setdefault("skipped", {}).update(dict.fromkeys(without, "has no recurrent states that stay"))
     for gap in inputs.intervention_gaps if able else ():
         returns = inputs.recall_sets[gap].first(inputs.config.num_turns)
-        scores = measure_returns(able, returns, [Way.KEPT, *INTERVENTIONS], inputs.settings)
+        scores = recall.measure_returns(able, returns, [Way.KEPT, *INTERVENTIONS], inputs.settings)
         for name, by_way in scores.dreams.items():
             found: dict[str, Any] = {}
             for way, values in by_way.items():
-                found[str(way)] = summarize(values, scores.seen, scores.names)
+                found[str(way)] = recall.summarize(values, scores.seen, scores.names)
                 if way != Way.KEPT:
-                    change = summarize_changes(values, by_way[Way.KEPT], scores.seen, scores.names)
+                    change = recall.summarize_changes(values, by_way[Way.KEPT], scores.seen, scores.names)
                     found[str(way)]["change"] = change
             part["worlds"].setdefault(name, {})[str(gap)] = found
 
@@ -130,18 +101,20 @@ def measure_control(inputs: Inputs, part: dict[str, Any]) -> None:
     """Hold opposite buttons early and late in long dreams."""
     layout, config = inputs.actions, inputs.config
     part.pop("skipped", None)
-    if not pairs_of(layout):
+    if not long_rollouts.pairs_of(layout):
         part["skipped"] = "of no two buttons is it known that they move the picture in opposite ways"
         print(part["skipped"], flush=True)
-    part["calibration"] = control_calibration(inputs.starts, layout, config.num_episodes, inputs.seed)
+    part["calibration"] = long_rollouts.control_calibration(
+        inputs.starts, layout, config.num_episodes, inputs.seed
+    )
     for name, _ in inputs.announced():
-        part["worlds"][name] = summarize_control(inputs.long_dreams(name), layout)
+        part["worlds"][name] = long_rollouts.summarize_control(inputs.long_dreams(name), layout)
 
 
 def measure_drift(inputs: Inputs, part: dict[str, Any]) -> None:
     """Compare the pictures of long dreams with those of the real game."""
     for name, _ in inputs.announced():
-        part["worlds"][name] = summarize_drift(inputs.long_dreams(name))
+        part["worlds"][name] = long_rollouts.summarize_drift(inputs.long_dreams(name))
 
 
 def measure_fidelity(inputs: Inputs, part: dict[str, Any]) -> None:
@@ -149,7 +122,7 @@ def measure_fidelity(inputs: Inputs, part: dict[str, Any]) -> None:
     config, network = inputs.config, inputs.feature_network
     found = inputs.recall_sets[inputs.fidelity_gap]
     returns = found.first(max(2, config.num_fidelity))
-    segments = cut_segments(min(config.fidelity_frames, 2 * returns.gap))
+    segments = fidelity.cut_segments(min(config.fidelity_frames, 2 * returns.gap))
     described = {
         "gap": returns.gap,
         "names": returns.names,
@@ -163,16 +136,14 @@ def measure_fidelity(inputs: Inputs, part: dict[str, Any]) -> None:
             "fidelity was measured on other episodes or frames, or by another feature network, before; "
             "choose another out= folder"
         )
-    settings = FidelitySettings(
-        segments=segments, batch_size=inputs.settings.batch_size, seed=inputs.seed, show_progress=True
-    )
-    real = real_features(returns, network, settings)
-    part["real"] = summarize_fidelity(real, real, segments)
+    settings = fidelity.FidelitySettings(segments=segments, **inputs.how)
+    real = fidelity.real_features(returns, network, settings)
+    part["real"] = fidelity.summarize_fidelity(real, real, segments)
     for name, simulator in inputs.announced():
-        dreamt, decoded = dream_features(simulator, returns, network, settings)
+        dreamt, decoded = fidelity.dream_features(simulator, returns, network, settings)
         part["worlds"][name] = {
-            "dream": summarize_fidelity(dreamt, real, segments),
-            "codec": summarize_fidelity(decoded, real, segments),
+            "dream": fidelity.summarize_fidelity(dreamt, real, segments),
+            "codec": fidelity.summarize_fidelity(decoded, real, segments),
         }
 
 
@@ -186,9 +157,7 @@ def measure_idle(inputs: Inputs, part: dict[str, Any]) -> None:
             num_starts=config.num_idle,
             num_frames=config.idle_frames,
             context_frames=inputs.starts.turn,
-            batch_size=inputs.settings.batch_size,
-            seed=inputs.seed,
-            show_progress=True,
+            **inputs.how,
         )
 
 
@@ -204,27 +173,25 @@ def measure_masked(inputs: Inputs, part: dict[str, Any]) -> None:
     for gap in inputs.intervention_gaps:
         returns, most_frames = inputs.recall_sets[gap].first(inputs.config.num_turns), 0
         if pixels:
-            find = seen_tiles((inputs.size[0] // pixels, inputs.size[1] // pixels), pixels)
-        elif returns.recordings.info.name == FRESH_ROOMS:
-            find, most_frames = seen_rooms(inputs.size), ROOM_FRAMES
+            find = continuation.seen_tiles((inputs.size[0] // pixels, inputs.size[1] // pixels), pixels)
+        elif returns.recordings.info.name == continuation.FRESH_ROOMS:
+            find, most_frames = continuation.seen_rooms(inputs.size), continuation.ROOM_FRAMES
         else:
             part["skipped"] = (
                 f"which parts were in view before is known of tiles (set consistency.tile_pixels) and of "
-                f"{FRESH_ROOMS} only"
+                f"{continuation.FRESH_ROOMS} only"
             )
             print(part["skipped"], flush=True)
             return
-        masks = find_masks(returns, find, most_frames, show_progress=True)
+        masks = continuation.find_masks(returns, find, most_frames, show_progress=True)
         for name, simulator in inputs.announced():
-            scores = measure_continuation(
+            scores = continuation.measure_continuation(
                 simulator,
                 returns,
                 masks,
-                batch_size=inputs.settings.batch_size,
-                seed=inputs.seed,
-                show_progress=True,
+                **inputs.how,
             )
-            summary = summarize_continuation(scores) | {"frames_an_episode": len(masks.frames)}
+            summary = continuation.summarize_continuation(scores) | {"frames_an_episode": len(masks.frames)}
             part["worlds"].setdefault(name, {})[str(gap)] = summary
 
 
@@ -243,9 +210,7 @@ def measure_probe(inputs: Inputs, part: dict[str, Any]) -> None:
         samples = collect_samples(
             simulator,
             returns,
-            batch_size=inputs.settings.batch_size,
-            seed=inputs.seed,
-            show_progress=True,
+            **inputs.how,
         )
         part["worlds"][name] = {"gap": gap, "targets": probe(samples, inputs.seed)}
 

@@ -56,6 +56,7 @@ class Inputs:
         recall_sets: The episodes that are needed, by gap.
         feature_network: What FID and KID are computed with, if they are.
         pair_sets: Those of paired histories.
+        how: Batch size, seed and progress bar of all that is dreamt.
         settings: How roll-outs are made.
         report: Becomes `report.json`; parts that other runs measured on the same data are in it.
     """
@@ -71,13 +72,12 @@ class Inputs:
         self._head: dict[str, Any] = {"suite": CONSISTENCY, "worlds": {}, "runs": {}}
         self._load_worlds(config.worlds or {name_of(config.chosen_world): config.chosen_world}, choice)
         self._find_episodes()
-        self.settings = RecallSettings(
-            batch_size=config.batch_size or (128 if choice.device.type == "cuda" else 32),
-            seed=config.seed,
-            tiles=self._tiles(),
-            num_films=self.config.num_films,
-            show_progress=True,
-        )
+        self.how: dict[str, Any] = {
+            "batch_size": config.batch_size or (128 if choice.device.type == "cuda" else 32),
+            "seed": config.seed,
+            "show_progress": True,
+        }
+        self.settings = RecallSettings(**self.how, tiles=self._tiles(), num_films=self.config.num_films)
         self.report = self._open_report(out / REPORT_FILE)
 
     def _load_worlds(self, worlds: Mapping[str, str], choice: DeviceChoice) -> None:
@@ -263,12 +263,7 @@ class Inputs:
     def long_dreams(self, name: str) -> LongDreams:
         """Return the long dreams of a world, which two parts look at."""
         if name not in self._long:
-            settings = LongSettings(
-                num_frames=self.config.long_frames,
-                batch_size=self.settings.batch_size,
-                seed=self.seed,
-                show_progress=True,
-            )
+            settings = LongSettings(num_frames=self.config.long_frames, **self.how)
             starts = self.starts.first(max(2, self.config.num_long))
             self._long[name] = dream_long(self.simulators[name], starts, settings)
         return self._long[name]
