@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import policies
-from training.entry import entry
-from worldsim.cores import check_workers
+from training.cli.entry import entry
 from worldsim.errors import WorldError
+from worldsim.runtime.cores import check_workers
 
 if TYPE_CHECKING:  # they bring PyTorch, which a wrong setting need not wait for
     from worldsim.actions import ActionLayout
-    from worldsim.env import ARL2WorldEnv
-    from worldsim.game import GameSettings
-    from worldsim.play_files import PlayFolders
-    from worldsim.session import PlaySession
+    from worldsim.envs.single import ARL2WorldEnv
+    from worldsim.play.files import PlayFolders
+    from worldsim.play.game import GameSettings
+    from worldsim.play.session import PlaySession
     from worldsim.world import WorldConfig
 
 HEADLESS_FRAMES = 300
@@ -80,8 +80,8 @@ class PlayConfig:
 @entry("play", PlayConfig)
 def main(config: PlayConfig) -> None:
     """Build the environment and the player, open the window or do without."""
-    from worldsim.headless import choose_headless
-    from worldsim.timing import seconds_since_start
+    from worldsim.play.headless import choose_headless
+    from worldsim.runtime.timing import seconds_since_start
 
     if config.serve:
         require_server()
@@ -91,7 +91,7 @@ def main(config: PlayConfig) -> None:
     wants_choice, loaded = not headless and wants_picker(config), seconds_since_start()
     while True:
         if wants_choice:
-            from worldsim.viewer_picker import choose_world
+            from worldsim.play.desktop.picker import choose_world
 
             if (chosen := choose_world(config.world)) is None:
                 return
@@ -105,7 +105,7 @@ def main(config: PlayConfig) -> None:
 def play(config: PlayConfig, *, headless: bool, waited: float) -> bool:
     """Play one world; returns whether the person wants to choose another one then."""
     if config.world is None and config.policy == "recorded" and config.recording:
-        from worldsim.replay import recorded_world
+        from worldsim.play.replay import recorded_world
 
         config = replace(config, world=recorded_world(Path(config.recording)))
     from worldsim.starts import is_picture
@@ -131,8 +131,8 @@ def wants_picker(config: PlayConfig) -> bool:
 
 def build_env(config: PlayConfig) -> ARL2WorldEnv:
     """Load the world and say where it computes, and why."""
-    from worldsim.device import set_threads
-    from worldsim.env import ARL2WorldEnv
+    from worldsim.envs.single import ARL2WorldEnv
+    from worldsim.runtime.device import set_threads
 
     num_threads = set_threads(config.threads)
     env = ARL2WorldEnv(
@@ -151,11 +151,11 @@ def build_env(config: PlayConfig) -> ARL2WorldEnv:
 
 def check_bindings(config: PlayConfig, actions: ActionLayout) -> None:
     """Refuse keys that a window would refuse; without one, settings for it are as right or wrong as ever."""
-    from worldsim.bindings import bind
+    from worldsim.ui.bindings import bind
 
     bindings = bind(actions, config.keys, config.buttons)
     if bindings != bind(actions):  # whoever left the keys alone need not wait for pygame
-        from worldsim.viewer_keys import check_without_window
+        from worldsim.ui.input import check_without_window
 
         check_without_window(bindings)
 
@@ -165,9 +165,9 @@ def play_session(
     config: PlayConfig, env: ARL2WorldEnv, *, headless: bool, waited: float = 0.0
 ) -> Iterator[PlaySession]:
     """Give what is played and recorded; however it ends, finish the recording, and say what was measured."""
-    from worldsim.recording import Recording
-    from worldsim.replay import Replay
-    from worldsim.session import PlaySession
+    from worldsim.play.recording import Recording
+    from worldsim.play.replay import Replay
+    from worldsim.play.session import PlaySession
 
     path = recording_path(config, env.world.config, headless=headless)
     replay = Replay(Path(config.recording)) if config.policy == "recorded" and config.recording else None
@@ -194,7 +194,7 @@ def play_session(
 
 def recording_path(config: PlayConfig, world: WorldConfig, *, headless: bool) -> Path | None:
     """Return the video to write, None for none; of a replay only on request, and never over the original."""
-    from worldsim.recording import free_recording
+    from worldsim.play.recording import free_recording
 
     if config.record is None:
         is_wanted = headless and config.policy != "recorded"
@@ -214,7 +214,7 @@ def run_headless(config: PlayConfig, session: PlaySession) -> None:
     """Let the policy play, as fast as it goes."""
     from tqdm import tqdm
 
-    from worldsim.headless import has_display, play_headless
+    from worldsim.play.headless import has_display, play_headless
 
     name = default_policy(session) if config.policy == "auto" else config.policy
     num_frames = config.steps or (session.replay.num_frames if session.replay else HEADLESS_FRAMES)
@@ -230,8 +230,8 @@ def run_headless(config: PlayConfig, session: PlaySession) -> None:
 
 def run_window(config: PlayConfig, session: PlaySession) -> bool:
     """Play in a window until it is closed; returns whether the person wants to choose a world then."""
-    from worldsim.bindings import bind
-    from worldsim.viewer import Viewer
+    from worldsim.play.desktop.viewer import Viewer
+    from worldsim.ui.bindings import bind
 
     actions = session.env.world.config.actions
     bindings = bind(actions, config.keys, config.buttons)
@@ -259,9 +259,9 @@ def require_server() -> None:
 
 def run_server(config: PlayConfig, session: PlaySession) -> None:
     """Serve the game as a page; who opens it is the person."""
-    from worldsim.bindings import bind
-    from worldsim.server_game import ServedGame
-    from worldsim.viewer_keys import check_without_window
+    from worldsim.play.web.game import ServedGame
+    from worldsim.ui.bindings import bind
+    from worldsim.ui.input import check_without_window
 
     actions = session.env.world.config.actions
     bindings = bind(actions, config.keys, config.buttons)
@@ -288,7 +288,7 @@ def programs(config: PlayConfig, session: PlaySession) -> dict[str, policies.Pol
 
 
 def play_folders(config: PlayConfig) -> PlayFolders:
-    from worldsim.play_files import PlayFolders
+    from worldsim.play.files import PlayFolders
 
     return PlayFolders(
         slots=Path(config.slots),
@@ -298,7 +298,7 @@ def play_folders(config: PlayConfig) -> PlayFolders:
 
 
 def game_settings(config: PlayConfig) -> GameSettings:
-    from worldsim.game import HUMAN, GameSettings
+    from worldsim.play.game import HUMAN, GameSettings
 
     return GameSettings(
         first=HUMAN if config.policy in ("auto", "keyboard") else config.policy,
@@ -341,7 +341,7 @@ def make_policy(
             raise WorldError("policy=recorded needs recording=FILE, the .mp4 or .jsonl of an episode")
         return policies.make(name, num_values=num_values, path=Path(recording).with_suffix(".jsonl"))
     if name == "ppo":
-        from worldsim.world import policy_folder
+        from worldsim.world.world import policy_folder
 
         found = policy_folder(folder, session.env.world.folder or world.name)
         return policies.make(name, num_values=num_values, folder=found)

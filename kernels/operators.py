@@ -21,7 +21,7 @@ WIDTHS = (16, 32, 64, 128)
 def launcher() -> ModuleType:
     """Import the kernels' launches, or say why they cannot run."""
     try:
-        from kernels import triton_launch
+        from kernels.gpu import launch as triton_launch
     except ImportError as error:
         message = "the Triton form needs the package triton (Linux): pip install triton, or form='torch'"
         raise RuntimeError(message) from error

@@ -18,7 +18,7 @@ from kernels.operators import check_device, launcher, scan_frames_gradient, scan
 def _memory_launcher() -> ModuleType:
     """Import the kernels of `commit` and `read`, once `launcher` has said whether Triton is there."""
     launcher()
-    from kernels import triton_memory
+    from kernels.gpu import memory as triton_memory
 
     return triton_memory
 

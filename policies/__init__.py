@@ -8,19 +8,19 @@ from types import MappingProxyType
 from typing import Any
 
 from policies.base import Policy
-from policies.dodge import DodgePolicy
-from policies.forage import ForagePolicy
 from policies.keyboard import KeyboardPolicy
 from policies.mixed import MixedPolicy
-from policies.navigator import FloorPlan, Navigator
-from policies.out_and_back import OutAndBackPolicy
 from policies.random import RandomPolicy
 from policies.recorded import RecordedPolicy
-from policies.returning import ReturningPolicy
-from policies.scripted import ScriptedPolicy
+from policies.scripted.dodge import DodgePolicy
+from policies.scripted.explore import ScriptedPolicy
+from policies.scripted.forage import ForagePolicy
+from policies.scripted.navigator import FloorPlan, Navigator
+from policies.scripted.out_and_back import OutAndBackPolicy
+from policies.scripted.returning import ReturningPolicy
+from policies.scripted.to_and_fro import ToAndFroPolicy
+from policies.scripted.tours import KINDS, TourPolicy
 from policies.still import StillPolicy
-from policies.to_and_fro import ToAndFroPolicy
-from policies.tours import KINDS, TourPolicy
 
 __all__ = [
     "POLICIES",

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from policies.base import Policy
-from policies.navigator import FloorPlan, Navigator, Pose
+from policies.scripted.navigator import FloorPlan, Navigator, Pose
 
 # Beside the seed itself, so that who plays is independent of what the players draw from the same seed.
 STREAM = 1

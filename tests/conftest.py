@@ -26,6 +26,11 @@ import torch
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let `tests/test_public.py` store its values anew."""
+    parser.addoption("--update-public", action="store_true", help="store the values of tests/test_public.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip the `gpu` tests where there is no GPU; `-rs` makes the summary name them."""
     if torch.cuda.is_available():

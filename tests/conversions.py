@@ -9,15 +9,15 @@ from typing import Any
 import torch
 
 from tests.fakes import tiny_world
+from training.conversion.stage import StageConfig
 from training.convert import ConvertConfig, Stage2Config
-from training.fabric import FabricConfig
-from training.frames import DataConfig
-from training.loop import LoopConfig
-from training.lora import LoraConfig
-from training.objective import ObjectiveConfig
-from training.stage import StageConfig
-from training.validation import ValidationConfig
-from worldsim.model.path import MemoryPhase
+from training.data.latents import DataConfig
+from training.engine.fabric import FabricConfig
+from training.engine.loop import LoopConfig
+from training.engine.validation import ValidationConfig
+from training.objectives.flow_matching import ObjectiveConfig
+from training.objectives.lora import LoraConfig
+from worldsim.model.memory.motion import MemoryPhase
 
 LAYERS = [0, 2]
 """Those that become hybrid."""

@@ -15,12 +15,12 @@ from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.codec import CodecConfig, FrameCodec
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.data.episodes import EpisodeWriter
+from worldsim.model.config import DenoiserConfig
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.denoiser_config import DenoiserConfig
-from worldsim.model.path import MemoryKeys, MemoryPhase
+from worldsim.model.memory.motion import MemoryKeys, MemoryPhase
 from worldsim.outcome import OutcomeConfig
 from worldsim.sampler import SamplerConfig
-from worldsim.world import Start, World, WorldConfig
+from worldsim.world.world import Start, World, WorldConfig
 
 HEIGHT, WIDTH = 32, 48
 TINY_ACTIONS = ActionLayout(

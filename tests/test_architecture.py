@@ -29,10 +29,10 @@ MAY_NOT_IMPORT = {
 
 # A library that changes or is not always there stays behind one door.
 ONLY_IN = {
-    "aiohttp": ("worldsim/server*",),
+    "aiohttp": ("worldsim/play/web/*",),
     "hydra": ("training/*", "play.py"),
     "omegaconf": ("training/*", "play.py"),
-    "pygame": ("worldsim/viewer*",),
+    "pygame": ("worldsim/ui/*", "worldsim/play/desktop/*"),
     "stable_baselines3": ("worldsim/sb3.py", "training/*", "policies/*"),
     "triton": ("kernels/*",),
 }

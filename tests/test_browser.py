@@ -19,10 +19,10 @@ pytest.importorskip("PIL", reason="needs the extra serve")
 
 from tests.chromium import Page, find_chromium, open_page
 from tests.fakes import TINY_ACTIONS, save_tiny_world, tiny_world
-from worldsim.bindings import Command, bind
-from worldsim.server import Server
-from worldsim.server_game import first_message
-from worldsim.server_inbox import Inbox
+from worldsim.play.web.game import first_message
+from worldsim.play.web.inbox import Inbox
+from worldsim.play.web.server import Server
+from worldsim.ui.bindings import Command, bind
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = "document.getElementById('screen').toDataURL()"

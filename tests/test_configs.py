@@ -1,7 +1,7 @@
 """Every file in `conf/` composes, becomes its typed configuration, and refuses a key that nobody reads.
 
 An entry point is a module of `training/`, or `play.py`, whose `main` was decorated with
-`training.entry.entry`: the decorator leaves `config_name` and `config_class` on it.
+`training.cli.entry.entry`: the decorator leaves `config_name` and `config_class` on it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from play import PlayConfig
-from training.agent_settings import RLConfig
+from training.agents.settings import RLConfig
+from training.cli.entry import _exit_on_error, entry
 from training.collect import CollectConfig
-from training.entry import _exit_on_error, entry
-from training.frames import DataConfig
+from training.data.latents import DataConfig
 from worldsim.errors import WorldError
 
 ROOT = Path(__file__).resolve().parents[1]

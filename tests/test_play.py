@@ -26,8 +26,8 @@ from worldsim.actions import ActionLayout
 from worldsim.data.episodes import verify
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
-from worldsim.pictures import write_png
-from worldsim.session import PlaySession
+from worldsim.play.session import PlaySession
+from worldsim.storage.images import write_png
 from worldsim.world import World
 
 ROOT = Path(__file__).resolve().parents[1]

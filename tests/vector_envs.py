@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from worldsim.vector_env import ARL2WorldVectorEnv
+from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.world import World
 
 N = 4

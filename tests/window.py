@@ -9,12 +9,12 @@ import torch
 
 from policies import KeyboardPolicy, RandomPolicy
 from tests.fakes import TINY_ACTIONS, tiny_world
-from worldsim.env import ARL2WorldEnv
-from worldsim.game import GameSettings
-from worldsim.play_files import PlayFolders
-from worldsim.session import PlaySession
+from worldsim.envs.single import ARL2WorldEnv
+from worldsim.play.desktop.viewer import Viewer
+from worldsim.play.files import PlayFolders
+from worldsim.play.game import GameSettings
+from worldsim.play.session import PlaySession
 from worldsim.state import WorldState
-from worldsim.viewer import Viewer
 from worldsim.world import World
 
 SCALE = 4

@@ -10,21 +10,27 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from training.calibration import fit_ends
-from training.entry import entry
-from training.lock import locked_folder
-from training.world_model import add_provenance
-from worldsim.compiled import COMPILE_MODES, choose_compile
-from worldsim.description import check_described, save_described
-from worldsim.device import choose_device, set_threads
+from training.cli.entry import entry
+from training.engine.lock import locked_folder
+from training.engine.train_world import add_provenance
+from training.outcomes.calibration import fit_ends
 from worldsim.errors import WorldError
-from worldsim.evaluation.clips import Recordings
-from worldsim.evaluation.dreamt_ends import DreamtEpisode, dream_along, end_rates, ends_along, match_rate
-from worldsim.evaluation.judging import DRAWN, GIVEN, HeardEpisode, hear_recordings, why_not_judged
-from worldsim.evaluation.outcome import format_outcomes, summarize_outcomes
+from worldsim.evaluation.inputs.clips import Recordings
+from worldsim.evaluation.quality.end_rate import DreamtEpisode, dream_along, end_rates, ends_along, match_rate
+from worldsim.evaluation.quality.outcome import format_outcomes, summarize_outcomes
+from worldsim.evaluation.quality.outcome_predictions import (
+    DRAWN,
+    GIVEN,
+    HeardEpisode,
+    hear_recordings,
+    why_not_judged,
+)
 from worldsim.outcome import OutcomeConfig
+from worldsim.runtime.cuda_graphs import COMPILE_MODES, choose_compile
+from worldsim.runtime.device import choose_device, set_threads
 from worldsim.simulator import Simulator
 from worldsim.world import World
+from worldsim.world.rewrite import check_described, save_described
 
 FEW_ENDS = 20
 """With fewer of them a threshold is chosen by chance; that is said."""

@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from training.codec_loss import CodecLossConfig, reconstruction_loss, sample_latent_noise
-from training.entry import entry
-from training.fabric import FabricConfig, make_fabric
-from training.frames import DataConfig, choose_episodes, digest_of, load_frames
-from training.loop import LoopConfig, Training, fit, prepare, seed_of
-from training.run import RunFolder
+from training.cli.entry import entry
+from training.data.latents import DataConfig, choose_episodes, digest_of, load_frames
+from training.engine.fabric import FabricConfig, make_fabric
+from training.engine.loop import LoopConfig, Training, fit, prepare, seed_of
+from training.engine.run_folder import RunFolder
+from training.objectives.codec import CodecLossConfig, reconstruction_loss, sample_latent_noise
 from worldsim.codec import CodecConfig, FrameCodec
 from worldsim.errors import WorldError
 from worldsim.evaluation.metrics import psnr
-from worldsim.weights import save_codec
-from worldsim.world import find_codec
+from worldsim.storage.tensors import save_codec
+from worldsim.world.world import find_codec
 
 VALIDATION_FRAMES = 512
 

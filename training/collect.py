@@ -16,10 +16,9 @@ import numpy as np
 from tqdm import tqdm
 
 import policies
-from training.entry import entry
-from training.lock import locked_folder
-from training.recorders import EpisodeTask, Recorders, Setup
-from worldsim.cores import check_workers, worker_count
+from training.cli.entry import entry
+from training.data.recorders import EpisodeTask, Recorders, Setup
+from training.engine.lock import locked_folder
 from worldsim.data.dataset_info import INFO_FILE, PART_SUFFIX
 from worldsim.data.episodes import (
     DatasetInfo,
@@ -28,9 +27,10 @@ from worldsim.data.episodes import (
     list_episodes,
     read_table,
 )
-from worldsim.data.games import AnyScenario, engine_version, find_game
 from worldsim.errors import WorldError
-from worldsim.files import without_litter
+from worldsim.games.registry import AnyScenario, engine_version, find_game
+from worldsim.runtime.cores import check_workers, worker_count
+from worldsim.storage.files import without_litter
 
 # Each split owns half of the 32-bit seeds, each `seed` a million of them.
 SPLIT_SEEDS = {"heldout": 2_000_000_000, "train": 0}
@@ -123,7 +123,9 @@ class CollectConfig:
         """Folder of the learned player; None if it does not play."""
         if self.policy != "ppo" and not (self.policy == "mixed" and "ppo" in self.players):
             return None
-        from worldsim.world import policy_folder  # it brings PyTorch, which the others need not wait for
+        from worldsim.world.world import (
+            policy_folder,  # it brings PyTorch, which the others need not wait for
+        )
 
         return policy_folder(self.policy_folder, self.scenario)
 

@@ -15,22 +15,15 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from training.conversion_card import (
+from training.cli.entry import entry
+from training.conversion.card import (
     describe_layers,
     describe_rollouts,
     describe_share,
     follows_from,
 )
-from training.distillation import LayerDistillation, VelocityDistillation
-from training.entry import entry
-from training.fabric import make_fabric
-from training.footage import Footage
-from training.half_lives import tell_half_lives
-from training.lock import locked_folder
-from training.lora import LoraConfig, add_lora, folded, lora_parameters
-from training.run import RunFolder, newest_checkpoint, step_of
-from training.selection import choose_layers, teacher_digest
-from training.stage import (
+from training.conversion.selection import choose_layers, teacher_digest
+from training.conversion.stage import (
     Distillation,
     StageConfig,
     StageSettings,
@@ -44,13 +37,20 @@ from training.stage import (
     student_of,
     train_stage,
 )
-from training.world_model import describe_training
+from training.data.clips import Footage
+from training.engine.fabric import make_fabric
+from training.engine.half_lives import tell_half_lives
+from training.engine.lock import locked_folder
+from training.engine.run_folder import RunFolder, newest_checkpoint, step_of
+from training.engine.train_world import describe_training
+from training.objectives.distillation import LayerDistillation, VelocityDistillation
+from training.objectives.lora import LoraConfig, add_lora, folded, lora_parameters
 from worldsim.errors import WorldError
+from worldsim.model.config import DenoiserConfig
 from worldsim.model.conversion import Rest, convert, new_parameters, student_config
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.denoiser_config import DenoiserConfig
-from worldsim.weights import read_object
-from worldsim.world import CONFIG_FILE, World
+from worldsim.storage.tensors import read_object
+from worldsim.world.world import CONFIG_FILE, World
 
 STAGES = (1, 2)
 DEFAULT_SHARE, DEFAULT_WINDOW = 0.75, 6

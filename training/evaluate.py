@@ -18,33 +18,33 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from training.benchmark_endurance import EnduranceConfig, benchmark_endurance
-from training.benchmark_env import benchmark_env
-from training.consistency_settings import ConsistencyConfig
-from training.entry import entry
-from training.evaluate_consistency import SUITE, SUITE_PARTS, SuiteRun, measure_consistency
-from training.lock import locked_folder
-from worldsim.compiled import COMPILE_MODES
-from worldsim.device import choose_device, set_threads
+from training.cli.entry import entry
+from training.engine.lock import locked_folder
+from training.suites.consistency import SUITE, SUITE_PARTS, SuiteRun, measure_consistency
+from training.suites.endurance import EnduranceConfig, benchmark_endurance
+from training.suites.settings import ConsistencyConfig
+from training.suites.throughput import benchmark_env
 from worldsim.errors import WorldError
-from worldsim.evaluation import report
-from worldsim.evaluation.bars import format_table, judge
-from worldsim.evaluation.clips import Recordings
-from worldsim.evaluation.controllability import PAIRS, opposite_action_test
-from worldsim.evaluation.cost import startup_seconds, step_cost
-from worldsim.evaluation.idle import idle_hold
-from worldsim.evaluation.judging import DRAWN, GIVEN, judge_recordings, why_not_judged
-from worldsim.evaluation.outcome import format_outcomes, summarize_outcomes
-from worldsim.evaluation.rollouts import (
+from worldsim.evaluation.cost.step_time import startup_seconds, step_cost
+from worldsim.evaluation.inputs.clips import Recordings
+from worldsim.evaluation.quality.controllability import PAIRS, opposite_action_test
+from worldsim.evaluation.quality.idle import idle_hold
+from worldsim.evaluation.quality.outcome import format_outcomes, summarize_outcomes
+from worldsim.evaluation.quality.outcome_predictions import DRAWN, GIVEN, judge_recordings, why_not_judged
+from worldsim.evaluation.quality.rollouts import (
     RolloutSettings,
     predict_next,
     roll_out,
     summarize_next,
     summarize_rollouts,
 )
-from worldsim.files import without_litter
+from worldsim.evaluation.report import report
+from worldsim.evaluation.report.targets import format_table, judge
+from worldsim.runtime.cuda_graphs import COMPILE_MODES
+from worldsim.runtime.device import choose_device, set_threads
 from worldsim.simulator import Simulator
-from worldsim.world import World, shipped_worlds
+from worldsim.storage.files import without_litter
+from worldsim.world.world import World, shipped_worlds
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ("env", "endurance")

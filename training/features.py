@@ -14,25 +14,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.entry import entry
-from training.fabric import FabricConfig, make_fabric
-from training.feature_check import CHECK_FRAMES, check_features, format_check
-from training.feature_loss import DEGRADATIONS, FeatureLearner, FeatureLossConfig, degrade
-from training.frames import digest_of
-from training.loop import LoopConfig, Training, fit, prepare, seed_of
-from training.run import RunFolder
-from worldsim.cores import check_workers
+from training.cli.entry import entry
+from training.data.latents import digest_of
+from training.engine.fabric import FabricConfig, make_fabric
+from training.engine.loop import LoopConfig, Training, fit, prepare, seed_of
+from training.engine.run_folder import RunFolder
+from training.objectives.features import DEGRADATIONS, FeatureLearner, FeatureLossConfig, degrade
+from training.suites.feature_check import CHECK_FRAMES, check_features, format_check
 from worldsim.data.sequences import EpisodeReference, SequenceIndex, load_episodes, read_episodes
 from worldsim.errors import WorldError
-from worldsim.evaluation.distances import FID
-from worldsim.evaluation.features import EMBED_BATCH, FeatureConfig, FeatureNetwork, save_features
+from worldsim.evaluation.quality.distances import FID
+from worldsim.evaluation.quality.features import EMBED_BATCH, FeatureConfig, FeatureNetwork, save_features
+from worldsim.runtime.cores import check_workers
 
 CALIBRATION_FRAMES = 4096
 HELDOUT_FRAMES = 3000
 """Of each game."""
 VALIDATION_PAIRS = 128
 LEAST_SIZE = 4
-"""Height and width of frames that `training.feature_check` can alter: it shows blocks of up to 4 pixels."""
+"""Height and width of frames that the feature check can alter: it shows blocks of up to 4 pixels."""
 FREE_SETTINGS = ("out", "num_workers", "loop.num_steps", "loop.checkpoint_seconds", "loop.log_every")
 
 

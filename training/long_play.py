@@ -13,21 +13,21 @@ from pathlib import Path
 from tqdm import tqdm
 
 import policies
-from training.entry import entry
-from training.lock import locked_folder
+from training.cli.entry import entry
+from training.engine.lock import locked_folder
 from worldsim import state as states
-from worldsim.bindings import bind
-from worldsim.device import set_threads
-from worldsim.env import ARL2WorldEnv
+from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
-from worldsim.evaluation import report
-from worldsim.evaluation.long_play import DayOfPlay, play_long
-from worldsim.files import check_integer
-from worldsim.game import Game, GameSettings
-from worldsim.interrupt import StopRequest
-from worldsim.play_files import PlayFolders
-from worldsim.session import PlaySession
-from worldsim.weights import read_object
+from worldsim.evaluation.cost.random_play import DayOfPlay, play_long
+from worldsim.evaluation.report import report
+from worldsim.play.files import PlayFolders
+from worldsim.play.game import Game, GameSettings
+from worldsim.play.session import PlaySession
+from worldsim.runtime.device import set_threads
+from worldsim.runtime.interrupt import StopRequest
+from worldsim.storage.files import check_integer
+from worldsim.storage.tensors import read_object
+from worldsim.ui.bindings import bind
 
 DAY_FILE, STATE_FILE = "day.json", "last.safetensors"
 SLOTS, RECORDINGS = "day-slots", "day-recordings"

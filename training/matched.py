@@ -21,16 +21,16 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from training.entry import entry
-from training.lock import LOCK_FILE
+from training.cli.entry import entry
+from training.engine.lock import LOCK_FILE
 from training.pretrain import PretrainConfig, build_world, pretrain
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
-from worldsim.files import write_json
-from worldsim.model.denoiser_config import DenoiserConfig
-from worldsim.model.memory import MemoryState, empty_memory
-from worldsim.model.path import MemoryPhase
-from worldsim.weights import read_object
+from worldsim.model.config import DenoiserConfig
+from worldsim.model.memory.motion import MemoryPhase
+from worldsim.model.memory.state import MemoryState, empty_memory
+from worldsim.storage.files import write_json
+from worldsim.storage.tensors import read_object
 
 WINDOW, FULL = "window", "full"
 NAMES = (*MemoryPhase, WINDOW, FULL)

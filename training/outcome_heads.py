@@ -1,7 +1,7 @@
 """Train only a world's outcome heads, also on frames that it draws: `python -m training.outcome_heads`.
 
 Writes a new world that draws the same frames, bit for bit: of its weights, those of the heads are others.
-What the heads pool is computed once (`training.judged_frames`); then they are trained, and calibrated as
+What the heads pool is computed once (`training.outcomes.frames`); then they are trained, and calibrated as
 `training.calibrate` does it. Until that has succeeded they are kept beside the new world, in
 `OUT-uncalibrated`.
 """
@@ -22,8 +22,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training.calibrate import CalibrationConfig, calibrate_ends, load_simulator, open_recordings
-from training.entry import entry
-from training.frames import (
+from training.cli.entry import entry
+from training.data.latent_cache import LatentCache
+from training.data.latents import (
     DataConfig,
     LatentVideo,
     check_outcomes,
@@ -31,16 +32,15 @@ from training.frames import (
     latent_video,
     precision_on,
 )
-from training.judged_frames import JudgedFrames, SequencesConfig, draw_along, index_pieces
-from training.latent_cache import LatentCache
-from training.lock import locked_folder
-from training.outcome_loss import OutcomeLoss, OutcomeLossConfig
-from training.world_model import add_provenance
-from worldsim.description import check_described, save_described
+from training.engine.lock import locked_folder
+from training.engine.train_world import add_provenance
+from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig
+from training.outcomes.frames import JudgedFrames, SequencesConfig, draw_along, index_pieces
 from worldsim.errors import WorldError
 from worldsim.model.outcome_heads import OutcomeHeads
 from worldsim.simulator import Simulator
 from worldsim.world import World
+from worldsim.world.rewrite import check_described, save_described
 
 UNCALIBRATED = "-uncalibrated"
 """Behind the name of the new world's folder: of the folder that holds the heads until they are calibrated."""

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import torch
 
-from training.entry import entry
-from training.run import RunFolder
-from training.world_model import TrainWorldConfig, train_world
+from training.cli.entry import entry
+from training.engine.run_folder import RunFolder
+from training.engine.train_world import TrainWorldConfig, train_world
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
+from worldsim.model.config import DenoiserConfig
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.denoiser_config import DenoiserConfig
 from worldsim.outcome import OutcomeConfig
 from worldsim.sampler import SamplerConfig
-from worldsim.world import World, WorldConfig, find_codec
+from worldsim.world.world import World, WorldConfig, find_codec
 
 
 @dataclass(kw_only=True, slots=True)

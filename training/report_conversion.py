@@ -15,15 +15,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from training.entry import entry
+from training.cli.entry import entry
 from training.evaluate import prepared_folder
-from worldsim.device import DeviceChoice, choose_device, set_threads
 from worldsim.errors import WorldError
-from worldsim.evaluation import paper_shape
-from worldsim.evaluation.ageing import compare_ages
-from worldsim.evaluation.attention_speed import fastest_attention, measure_attention
-from worldsim.evaluation.clips import Clip, Recordings
-from worldsim.evaluation.conversion import (
+from worldsim.evaluation.cost import paper_shape
+from worldsim.evaluation.cost.attention_speed import fastest_attention, measure_attention
+from worldsim.evaluation.cost.step_time import random_actions, trace_steps
+from worldsim.evaluation.cost.step_time_ratio import compare_ages
+from worldsim.evaluation.inputs.clips import Clip, Recordings
+from worldsim.evaluation.inputs.returns import ReturnClip, ReturnSettings, choose_returns
+from worldsim.evaluation.memory.conversion import (
     AROUND,
     HORIZONS,
     Contestant,
@@ -36,9 +37,7 @@ from worldsim.evaluation.conversion import (
     summarize_quality,
     summarize_references,
 )
-from worldsim.evaluation.conversion_report import NUMBERS_FILE, write_conversion
-from worldsim.evaluation.cost import random_actions, trace_steps
-from worldsim.evaluation.memory_use import (
+from worldsim.evaluation.memory.span import (
     dream_returns,
     has_state,
     next_after_forgetting,
@@ -46,14 +45,15 @@ from worldsim.evaluation.memory_use import (
     summarize_returns,
     summarize_spans,
 )
-from worldsim.evaluation.report import describe_run
-from worldsim.evaluation.returns import ReturnClip, ReturnSettings, choose_returns
-from worldsim.evaluation.rollouts import FrameScores, RolloutSettings, roll_out
-from worldsim.files import without_litter
+from worldsim.evaluation.quality.rollouts import FrameScores, RolloutSettings, roll_out
+from worldsim.evaluation.report.conversion_markdown import NUMBERS_FILE, write_conversion
+from worldsim.evaluation.report.report import describe_run
 from worldsim.model.conversion import check_softmax
+from worldsim.runtime.device import DeviceChoice, choose_device, set_threads
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
-from worldsim.weights import read_object
+from worldsim.storage.files import without_litter
+from worldsim.storage.tensors import read_object
 from worldsim.world import World
 
 TEACHER = "teacher"

@@ -11,8 +11,8 @@ run continues when the same command is given again. Evaluation prints a table an
 
 from __future__ import annotations
 
-from training.agent_settings import RLConfig
-from training.entry import entry
+from training.agents.settings import RLConfig
+from training.cli.entry import entry
 
 
 @entry("rl", RLConfig)
@@ -20,15 +20,15 @@ def main(config: RLConfig) -> None:
     """Do what `mode` says."""
     # Each mode brings libraries that the others, and a wrong setting, need not wait for.
     if config.mode == "train":
-        from training.train_agent import train_agent
+        from training.agents.train import train_agent
 
         train_agent(config)
     elif config.mode == "evaluate":
-        from training.evaluate_agents import evaluate_agents
+        from training.agents.evaluate import evaluate_agents
 
         evaluate_agents(config)
     else:
-        from training.watch_agent import watch_agent
+        from training.agents.watch import watch_agent
 
         watch_agent(config)
 

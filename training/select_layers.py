@@ -13,13 +13,9 @@ import torch
 from lightning_fabric import Fabric
 from tqdm import tqdm
 
-from training.distillation import LayerDistillation
-from training.entry import entry
-from training.fabric import make_fabric
-from training.footage import Episodes, Footage
-from training.run import RunFolder
-from training.selection import LayerScore, Selection, teacher_digest
-from training.stage import (
+from training.cli.entry import entry
+from training.conversion.selection import LayerScore, Selection, teacher_digest
+from training.conversion.stage import (
     TeacherConfig,
     heldout_losses,
     list_episodes,
@@ -30,10 +26,14 @@ from training.stage import (
     student_of,
     train_stage,
 )
+from training.data.clips import Episodes, Footage
+from training.engine.fabric import make_fabric
+from training.engine.run_folder import RunFolder
+from training.objectives.distillation import LayerDistillation
 from worldsim.errors import WorldError
-from worldsim.files import check_number, read_json, write_json
 from worldsim.model.conversion import Rest, convert, new_parameters, student_config, take_layer
 from worldsim.model.denoiser import Denoiser
+from worldsim.storage.files import check_number, read_json, write_json
 from worldsim.world import World
 
 SELECTION_FILE, SCORES = "selection.json", "scores-{}.json"

@@ -6,7 +6,9 @@ beside it, and loads nothing else: PyTorch comes with the modules that compute.
 
 from gymnasium.envs.registration import register, registry
 
-from worldsim import forks as forks  # from now on, so that nothing hangs in a process that is forked later
+from worldsim.runtime import (
+    forks as forks,  # from now on, so that nothing hangs in a process that is forked later
+)
 
 __all__ = ["ENV_ID", "GAME_ID", "__version__"]
 
@@ -17,8 +19,8 @@ GAME_ID = "DoomGame-v0"
 if ENV_ID not in registry:
     register(
         id=ENV_ID,
-        entry_point="worldsim.env:ARL2WorldEnv",
-        vector_entry_point="worldsim.vector_env:ARL2WorldVectorEnv",
+        entry_point="worldsim.envs.single:ARL2WorldEnv",
+        vector_entry_point="worldsim.envs.vector:ARL2WorldVectorEnv",
         # The environment raises ResetNeeded itself. Gymnasium's wrappers for it know of no `set_state`: they
         # would ask for a reset that is not needed.
         order_enforce=False,
@@ -26,4 +28,4 @@ if ENV_ID not in registry:
     )
 
 if GAME_ID not in registry:
-    register(id=GAME_ID, entry_point="worldsim.data.doom_env:DoomEnv")
+    register(id=GAME_ID, entry_point="worldsim.games.doom_env:DoomEnv")

@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import spaces
 
 from worldsim.errors import WorldError
-from worldsim.files import MAX_NAME, check_text, shown
+from worldsim.storage.files import MAX_NAME, check_text, shown
 
 
 def as_whole_numbers(values: Any) -> np.ndarray | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import WorldError
-from worldsim.files import check_number
+from worldsim.storage.files import check_number
 
 MAX_NUMBER = 1e12
 """Of a reward or a fitted number: fp32 must hold what is computed with it."""

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldsim.cores import usable_cores
 from worldsim.errors import WorldError
+from worldsim.runtime.cores import usable_cores
 
 MAX_STEPS, MAX_SHIFT, MAX_NOISE_SCALE = 64, 1000.0, 100.0
 MANY_ROWS, MAX_NOISE_THREADS = 64, 8

@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldsim.compiled import compiler_of
 from worldsim.errors import WorldError
-from worldsim.isolation import isolated, ordinary
 from worldsim.model.frame_context import FrameContext
 from worldsim.model.inspection import LayerReading, inspect_layers
-from worldsim.model.memory import MemoryState
-from worldsim.noise_ahead import NoiseAhead
+from worldsim.model.memory.state import MemoryState
 from worldsim.outcome import Outcome, outcome_of
+from worldsim.runtime.cuda_graphs import compiler_of
+from worldsim.runtime.isolation import isolated, ordinary
+from worldsim.runtime.noise_prefetch import NoiseAhead
 from worldsim.sampler import COMMIT_FRAME, DRAW_FRAME, SamplerConfig, draw_noise, sample
 from worldsim.state import WorldState
-from worldsim.world import Start, World
+from worldsim.world.world import Start, World
 
 BUILT = ("_run_predict", "_run_commit", "_run_step", "_run_judge")
 """What `compile` makes, anew in each process."""
@@ -49,7 +49,7 @@ class Simulator:
         world: The world.
         sampler: How its frames are drawn, instead of the world's own way.
         frames_device: Where frames are returned and kept.
-        compile: Mode of `worldsim.compiled.CompileChoice`: in which way kernels are launched.
+        compile: Mode of `worldsim.runtime.cuda_graphs.CompileChoice`: in which way kernels are launched.
         noise_ahead: Draw the next frame's noise while this one is computed.
     """
 

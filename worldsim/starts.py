@@ -22,7 +22,7 @@ from worldsim.data.episodes import (
     read_episode,
 )
 from worldsim.errors import WorldError
-from worldsim.pictures import fit_picture, read_picture
+from worldsim.storage.images import fit_picture, read_picture
 
 MAX_START_BYTES = 2**30
 """Of the decoded start moments of a world, which stay in memory: at 160 x 120, 18,000 frames."""

@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from worldsim.errors import WorldError
-from worldsim.files import check_text, shown
-from worldsim.isolation import isolated
-from worldsim.model.memory import PAST, MemoryState
-from worldsim.model.past_frames import FRAMES_AXIS
-from worldsim.weights import FLOATS, READ_ERRORS, write_tensors
+from worldsim.model.memory.past_frames import FRAMES_AXIS
+from worldsim.model.memory.state import PAST, MemoryState
+from worldsim.runtime.isolation import isolated
+from worldsim.storage.files import check_text, shown
+from worldsim.storage.tensors import FLOATS, READ_ERRORS, write_tensors
 
 MEMORY_PREFIX = "memory."
 STORED = FLOATS | {torch.int64, torch.uint8}

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 import kernels
-from kernels import reference, triton_launch
-from kernels.benchmark_inputs import REGIMES, make_inputs
-from kernels.benchmark_sweep import CUTS, difference, steps
+from kernels import reference
+from kernels.benchmark.inputs import REGIMES, make_inputs
+from kernels.benchmark.sweep import CUTS, difference, steps
+from kernels.gpu import launch as triton_launch
 from kernels.operators import scan_frames_gradient, scan_frames_triton
 
 SHAPES = {"20 tokens": (20, 16), "33 tokens": (33, 32), "48 tokens": (48, 16)}

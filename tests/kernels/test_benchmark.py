@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import kernels
-from kernels import benchmark, benchmark_gradients
-from kernels.benchmark_inputs import REGIMES
+from kernels.benchmark import __main__ as benchmark
+from kernels.benchmark import gradients
+from kernels.benchmark.inputs import REGIMES
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +66,7 @@ def test_results_that_cannot_be_written_are_refused_first(
 
 
 def test_gradients_are_compared_with_fp64_and_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(benchmark_gradients, "ON_CPU", [(1, 24, 2, 16)])
+    monkeypatch.setattr(gradients, "ON_CPU", [(1, 24, 2, 16)])
     out = tmp_path / "results.json"
     run(monkeypatch, "--only", "gradients", "--out", str(out))
     results = json.loads(out.read_text(encoding="utf-8"))["commit: gradients"]
@@ -73,7 +74,7 @@ def test_gradients_are_compared_with_fp64_and_timed(monkeypatch: pytest.MonkeyPa
     assert len(results) == 2 * len(REGIMES)
     for label, errors in results.items():
         allowed = 1e-3 if "float32" in label else 2e-2
-        assert set(errors) == set(benchmark_gradients.NAMES)
+        assert set(errors) == set(gradients.NAMES)
         assert all(0 <= error < allowed for error in errors.values()), label
         assert errors["dk"] > 0, label
 
@@ -85,7 +86,7 @@ def test_a_peer_that_refuses_to_run_is_left_out_of_the_times(
         raise RuntimeError("known to be wrong on this card")
 
     forms = {"torch": partial(kernels.commit, form="torch"), "peer": refuse}
-    compared = benchmark_gradients.compare(forms, (1, 8, 1, 16), "random", torch.float32, "cpu")
+    compared = gradients.compare(forms, (1, 8, 1, 16), "random", torch.float32, "cpu")
     assert compared["peer"] == {"failed": "known to be wrong on this card"}
     assert compared["torch"]["dk"] < 1e-3
     assert "peer" in capsys.readouterr().out

@@ -13,7 +13,7 @@ import torch
 
 import kernels
 from kernels import dispatch, reference
-from kernels.benchmark_inputs import make_frame, make_inputs, make_reading
+from kernels.benchmark.inputs import make_frame, make_inputs, make_reading
 from kernels.dispatch import choose_form
 from kernels.torch_scan import scan_frames as scan_frames_torch
 

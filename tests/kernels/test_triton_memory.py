@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import kernels
-from kernels.benchmark_inputs import REGIMES, make_frame, make_reading
+from kernels.benchmark.inputs import REGIMES, make_frame, make_reading
 
 TOLERANCE = 1e-5  # fp32, keys of cosine 0.99 included
 TOLERANCE_FP16 = 1e-2  # operands of 11 bit, keys of cosine 0.99 and beta 1.999
@@ -58,7 +58,7 @@ def test_the_operators_hold(interpreted_memory: dict[str, dict[str, float]], cas
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_wide_values_are_cut_as_wide_keys_are(dtype: torch.dtype) -> None:
     pytest.importorskip("triton", reason="Triton is not installed: it is a Linux package")
-    from kernels.triton_memory import default_for
+    from kernels.gpu.memory import default_for
 
     narrow, wide = (torch.empty(1, 80, 6, width, dtype=dtype) for width in (64, 128))
     assert default_for(narrow, wide) == default_for(wide, wide)
@@ -75,7 +75,7 @@ def test_asking_for_triton_on_a_cpu_says_what_to_do() -> None:
 
 def test_more_heads_than_a_launch_takes_are_refused() -> None:
     pytest.importorskip("triton", reason="Triton is not installed: it is a Linux package")
-    from kernels import triton_memory
+    from kernels.gpu import memory as triton_memory
 
     k, g = torch.empty(8192, 200, 8, 16, device="meta"), torch.empty(8192, 200, 8, device="meta")
     state = torch.empty(8192, 8, 16, 16, device="meta")
@@ -98,8 +98,8 @@ def test_the_gpu_commits_as_fp64_does(regime: str, shape: tuple[int, int, int, i
 @pytest.mark.parametrize("kind", ["whole", "chunks"])
 @pytest.mark.parametrize("regime", REGIMES)
 def test_the_gpu_commits_bf16_as_fp64_does_with_every_cut(regime: str, kind: str) -> None:
-    from kernels import triton_memory
-    from kernels.benchmark_cuts import commit_configs
+    from kernels.benchmark.cuts import commit_configs
+    from kernels.gpu import memory as triton_memory
 
     shape = (3, 80, 6, 64) if kind == "whole" else (1, 1560, 2, 128)
     k, v, *rest = make_frame(regime, shape, "cuda")

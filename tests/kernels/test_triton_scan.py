@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import kernels
-from kernels.benchmark_inputs import REGIMES, make_inputs
+from kernels.benchmark.inputs import REGIMES, make_inputs
 
 ROOT = Path(__file__).resolve().parents[2]
 TOLERANCE = 1e-5  # fp32, keys of cosine 0.99 included; the interpreter multiplies in fp32

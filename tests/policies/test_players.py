@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import policies
-from policies.dodge import BALL_WIDTH, HIT, find_fireballs, find_place, run
-from policies.forage import find_medikits
-from worldsim.data.doom import DoomGame
-from worldsim.data.scenarios import SCENARIOS
+from policies.scripted.dodge import BALL_WIDTH, HIT, find_fireballs, find_place, run
+from policies.scripted.forage import find_medikits
+from worldsim.games.doom import DoomGame
+from worldsim.games.scenarios import SCENARIOS
 
 GREY, BROWN, FIRE, WHITE = (75, 75, 75), (111, 87, 67), (255, 255, 115), (200, 200, 200)
 STEPS = count()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import policies
-from policies.scripted import STUCK_FRAMES
+from policies.scripted.explore import STUCK_FRAMES
 from tests.fakes import save_untrained_policy
 
 NUM_VALUES = (3, 3, 3)

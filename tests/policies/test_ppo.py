@@ -65,8 +65,8 @@ def test_it_plays_what_sb3_plays(deterministic: bool, tmp_path: Path) -> None:
     import gymnasium as gym
     from stable_baselines3.common.policies import MultiInputActorCriticPolicy
 
-    from training.agent import Extractor, actor_of
-    from training.agent_envs import SEEN
+    from training.agents.envs import SEEN
+    from training.agents.ppo import Extractor, actor_of
 
     sight = Sight()
     theirs = MultiInputActorCriticPolicy(

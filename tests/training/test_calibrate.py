@@ -23,13 +23,13 @@ from training.calibrate import CalibrateConfig, HeldoutConfig, describe_calibrat
 from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.data.episodes import read_table
 from worldsim.errors import WorldError
-from worldsim.evaluation.clips import Recordings
-from worldsim.evaluation.dreamt_ends import dream_along, ends_along
-from worldsim.evaluation.judging import HeardEpisode
+from worldsim.evaluation.inputs.clips import Recordings
+from worldsim.evaluation.quality.end_rate import dream_along, ends_along
+from worldsim.evaluation.quality.outcome_predictions import HeardEpisode
 from worldsim.model.linear import Linear
 from worldsim.outcome import OutcomeConfig
 from worldsim.simulator import Simulator
-from worldsim.world import POLICY_FOLDER, World, read_config, write_config
+from worldsim.world.world import POLICY_FOLDER, World, read_config, write_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

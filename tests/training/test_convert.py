@@ -17,23 +17,23 @@ import pytest
 import torch
 from torch import Tensor
 
+import training.conversion.stage
 import training.convert
-import training.stage
 from tests.conversions import LAYERS, convert_config, save_tiny_teacher
 from tests.fakes import tiny_world, write_tiny_dataset
+from training.conversion.selection import teacher_digest
 from training.convert import ConvertConfig, check_out
 from training.convert import main as convert_world
-from training.distillation import LayerDistillation, VelocityDistillation
-from training.fabric import FabricConfig
-from training.lora import LoraConfig, add_lora
-from training.objective import ObjectiveConfig
-from training.optimizers import OptimizerConfig, make_partial_optimizers
-from training.selection import teacher_digest
+from training.engine.fabric import FabricConfig
+from training.engine.optimizers import OptimizerConfig, make_partial_optimizers
+from training.objectives.distillation import LayerDistillation, VelocityDistillation
+from training.objectives.flow_matching import ObjectiveConfig
+from training.objectives.lora import LoraConfig, add_lora
 from worldsim.errors import WorldError
 from worldsim.model.conversion import HybridConfig, Rest, convert, new_parameters, student_config
-from worldsim.model.path import MemoryPhase
+from worldsim.model.memory.motion import MemoryPhase
 from worldsim.simulator import Simulator
-from worldsim.world import MODEL_FILE, World
+from worldsim.world.world import MODEL_FILE, World
 
 
 @pytest.fixture(scope="module")

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
+import training.conversion.stage
 import training.convert
-import training.stage
 from tests.conversions import convert_config, save_tiny_teacher
 from tests.fakes import TINY_ACTIONS, save_tiny_world, tiny_world, write_tiny_dataset
+from training.conversion.selection import LayerScore, Selection
 from training.convert import ConvertConfig, shape_of
 from training.convert import main as convert_world
-from training.frames import DataConfig
-from training.selection import LayerScore, Selection
+from training.data.latents import DataConfig
 from worldsim.actions import ActionLayout
 from worldsim.errors import WorldError
-from worldsim.world import MODEL_FILE
+from worldsim.world.world import MODEL_FILE
 
 
 @pytest.fixture(scope="module")

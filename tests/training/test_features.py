@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from tests.fakes import TINY_ACTIONS, write_tiny_dataset
-from training.fabric import FabricConfig
-from training.feature_loss import FeatureLossConfig, blur, degrade, info_nce
+from training.engine.fabric import FabricConfig
+from training.engine.loop import LoopConfig
 from training.features import TrainFeaturesConfig, list_video, train_features
-from training.loop import LoopConfig
+from training.objectives.features import FeatureLossConfig, blur, degrade, info_nce
 from worldsim.actions import ActionLayout
 from worldsim.errors import WorldError
-from worldsim.evaluation.features import FeatureConfig, load_features
+from worldsim.evaluation.quality.features import FeatureConfig, load_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,11 +11,11 @@ import torch
 
 from tests.fakes import save_tiny_world, tiny_world
 from training.long_play import DAY_FILE, LongPlayConfig, main
-from worldsim.env import ARL2WorldEnv
+from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
-from worldsim.evaluation.endurance import check_numbers
-from worldsim.evaluation.long_play import FRAMES_BETWEEN_CHECKS, DayOfPlay
-from worldsim.session import with_matrices
+from worldsim.evaluation.cost.endurance import check_numbers
+from worldsim.evaluation.cost.random_play import FRAMES_BETWEEN_CHECKS, DayOfPlay
+from worldsim.play.session import with_matrices
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

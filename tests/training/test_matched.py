@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from training.fabric import FabricConfig
-from training.frames import DataConfig
-from training.loop import LoopConfig
+from training.data.latents import DataConfig
+from training.engine.fabric import FabricConfig
+from training.engine.loop import LoopConfig
+from training.engine.validation import ValidationConfig
 from training.matched import (
     DTYPES,
     NAMES,
@@ -23,14 +24,13 @@ from training.matched import (
     models,
     runs,
 )
-from training.validation import ValidationConfig
 from worldsim.codec import CodecConfig, FrameCodec
 from worldsim.data.episodes import EpisodeWriter
-from worldsim.data.grid_recall import GRID_RECALL
 from worldsim.errors import WorldError
+from worldsim.games.grid_recall import GRID_RECALL
+from worldsim.model.config import DenoiserConfig
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.denoiser_config import DenoiserConfig
-from worldsim.weights import save_codec
+from worldsim.storage.tensors import save_codec
 from worldsim.world import World
 
 SHAPE = DenoiserConfig(

@@ -15,8 +15,7 @@ from tests.fakes import tiny_world, write_outcome_dataset, write_tiny_dataset
 from training import outcome_heads
 from training.calibrate import CalibrateConfig, CalibrationConfig, HeldoutConfig
 from training.calibrate import main as calibrate_main
-from training.frames import DataConfig, choose_episodes, latent_video
-from training.judged_frames import JudgedFrames, SequencesConfig, draw_along
+from training.data.latents import DataConfig, choose_episodes, latent_video
 from training.outcome_heads import (
     HeadsTrainingConfig,
     OutcomeHeadsConfig,
@@ -24,10 +23,11 @@ from training.outcome_heads import (
     main,
     train_heads,
 )
+from training.outcomes.frames import JudgedFrames, SequencesConfig, draw_along
 from worldsim.errors import WorldError
 from worldsim.outcome import OutcomeConfig
 from worldsim.simulator import Simulator
-from worldsim.world import World, read_config
+from worldsim.world.world import World, read_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -18,30 +18,30 @@ from tests.fakes import (
     write_outcome_dataset,
     write_tiny_dataset,
 )
-from training.calibration import NEVER, calibrate, listen
-from training.fabric import FabricConfig
-from training.finetune import FinetuneConfig
-from training.finetune import main as finetune
-from training.frames import (
+from training.data.latents import (
     DataConfig,
     LatentVideo,
     choose_episodes,
     latent_video,
 )
-from training.loop import LoopConfig
-from training.objective import ObjectiveConfig
-from training.optimizers import OptimizerConfig
+from training.engine.fabric import FabricConfig
+from training.engine.loop import LoopConfig
+from training.engine.optimizers import OptimizerConfig
+from training.engine.validation import ValidationConfig
+from training.finetune import FinetuneConfig
+from training.finetune import main as finetune
+from training.objectives.flow_matching import ObjectiveConfig
+from training.outcomes.calibration import NEVER, calibrate, listen
 from training.pretrain import PretrainConfig
 from training.pretrain import main as pretrain
-from training.validation import ValidationConfig
 from worldsim.codec import FrameCodec
 from worldsim.errors import WorldError
-from worldsim.evaluation.outcome import summarize_outcomes
+from worldsim.evaluation.quality.outcome import summarize_outcomes
 from worldsim.model.linear import Linear
 from worldsim.outcome import OutcomeConfig
 from worldsim.simulator import Simulator
 from worldsim.starts import Start
-from worldsim.weights import save_codec
+from worldsim.storage.tensors import save_codec
 from worldsim.world import World
 
 CPU = torch.device("cpu")

@@ -13,10 +13,10 @@ from tests.fakes import TINY_SHAPE, tiny_world, write_tiny_dataset, write_turnin
 from training import report_conversion
 from training.report_conversion import Comparison, ReportConversionConfig, main
 from worldsim.actions import ActionLayout
-from worldsim.device import DeviceChoice
 from worldsim.errors import WorldError
-from worldsim.evaluation import paper_shape
+from worldsim.evaluation.cost import paper_shape
 from worldsim.model.denoiser import Denoiser
+from worldsim.runtime.device import DeviceChoice
 from worldsim.world import World
 
 SMALL: dict[str, Any] = {

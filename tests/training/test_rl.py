@@ -30,16 +30,16 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from policies.ppo import PolicyDescription, PPOPolicy, load_policy, save_policy
 from policies.sight import Sight
 from tests.fakes import save_tiny_world, save_untrained_policy, tiny_world, write_tiny_dataset
-from training import agent_envs
-from training.agent import Agent, Clock
-from training.agent_envs import SightVecEnv
-from training.agent_scores import LearnedTeam
-from training.agent_settings import PPOConfig, RLConfig
-from training.evaluate_agents import evaluate_agents
-from training.held_actions import HeldActions
-from training.run import RunFolder
-from training.train_agent import prepare_lessons, train_agent
-from training.watch_agent import watch_agent
+from training.agents import envs
+from training.agents.action_repeat import HeldActions
+from training.agents.envs import SightVecEnv
+from training.agents.episodes import LearnedTeam
+from training.agents.evaluate import evaluate_agents
+from training.agents.ppo import Agent, Clock
+from training.agents.settings import PPOConfig, RLConfig
+from training.agents.train import prepare_lessons, train_agent
+from training.agents.watch import watch_agent
+from training.engine.run_folder import RunFolder
 from worldsim.data.episodes import verify
 from worldsim.errors import WorldError
 from worldsim.outcome import OutcomeConfig
@@ -98,9 +98,9 @@ def test_actions_are_held_in_dreams_in_games_and_by_the_policy(
             held.append(num_frames)
             super().__init__(venv, num_frames)
 
-    monkeypatch.setattr(agent_envs, "HeldActions", Told)
+    monkeypatch.setattr(envs, "HeldActions", Told)
     games = gym.vector.SyncVectorEnv([OneButton] * 2, autoreset_mode="SameStep")
-    monkeypatch.setattr(agent_envs, "AsyncVectorEnv", lambda *_, **__: games)
+    monkeypatch.setattr(envs, "AsyncVectorEnv", lambda *_, **__: games)
     train_agent(settings(world, tmp_path / "run", action_repeat=3))
     description, _ = load_policy(tmp_path / "run" / "policy")
     assert held == [3] and description.action_repeat == 3
@@ -160,7 +160,7 @@ def test_the_clock_ends_training_and_lowers_the_learning_rate(
     world: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = count()  # a second for each step of both dreams
-    monkeypatch.setattr("training.agent.time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+    monkeypatch.setattr("training.agents.ppo.time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
     train_agent(settings(world, tmp_path / "run", total_steps=10**9, max_minutes=0.5, checkpoint_minutes=0.2))
     rows = progress(tmp_path / "run")
     assert [float(row["minutes"]) for row in rows] == pytest.approx([8 / 60, 16 / 60, 24 / 60], rel=1e-4)

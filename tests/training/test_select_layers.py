@@ -11,9 +11,9 @@ import pytest
 import training.select_layers
 from tests.conversions import convert_config, save_tiny_teacher
 from tests.fakes import save_tiny_world, write_tiny_dataset
+from training.conversion.selection import LayerScore, Selection, choose_layers
 from training.select_layers import SelectLayersConfig, describe
 from training.select_layers import main as select_layers
-from training.selection import LayerScore, Selection, choose_layers
 from worldsim.errors import WorldError
 from worldsim.world import World
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.codec_loss import (
+from training.objectives.codec import (
     CodecLossConfig,
     gradient_difference,
     reconstruction_loss,

@@ -13,8 +13,8 @@ import pytest
 
 import worldsim
 from tests.fakes import tiny_world
-from worldsim.env import ARL2WorldEnv
-from worldsim.vector_env import ARL2WorldVectorEnv
+from worldsim.envs.single import ARL2WorldEnv
+from worldsim.envs.vector import ARL2WorldVectorEnv
 
 WALK, LEFT = np.array([1, 0, 0]), np.array([0, 0, 1])
 WORLD = tiny_world()

@@ -13,12 +13,12 @@ from torch.nn import functional
 from tests.fakes import TINY_ACTIONS, tiny_world
 from tests.window import advance, open_viewer, press, release, same, tap
 from worldsim.data.episodes import verify
-from worldsim.env import ARL2WorldEnv
+from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
-from worldsim.model.hybrid_attention import HybridAttention
-from worldsim.replay import STATE_SUFFIX
-from worldsim.session import PlaySession
-from worldsim.viewer import Viewer
+from worldsim.model.attention.hybrid import HybridAttention
+from worldsim.play.desktop.viewer import Viewer
+from worldsim.play.replay import STATE_SUFFIX
+from worldsim.play.session import PlaySession
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

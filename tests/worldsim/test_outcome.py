@@ -14,22 +14,22 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
 from tests.fakes import draw, make_denoiser, tiny_world
-from worldsim.card import world_card
 from worldsim.data.episodes import read_episode
-from worldsim.env import ARL2WorldEnv
+from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
-from worldsim.headless import play_headless
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.linear import Linear
-from worldsim.model.memory import MemoryState
+from worldsim.model.memory.motion import MemoryPhase
+from worldsim.model.memory.state import MemoryState
 from worldsim.model.outcome_heads import PRIOR_END, OutcomeHeads
-from worldsim.model.path import MemoryPhase
 from worldsim.outcome import OutcomeConfig
-from worldsim.recording import Recording
-from worldsim.session import PlaySession
+from worldsim.play.headless import play_headless
+from worldsim.play.recording import Recording
+from worldsim.play.session import PlaySession
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 from worldsim.world import World, WorldConfig
+from worldsim.world.card import world_card
 
 FRAMES = 9
 SCALES = OutcomeConfig(reward_mean=2.0, reward_scale=3.0, end_scale=0.5, end_bias=-1.0, end_threshold=0.6)

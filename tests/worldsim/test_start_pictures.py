@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.fakes import HEIGHT, WIDTH, tiny_world
-from worldsim.env import ARL2WorldEnv
+from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
-from worldsim.pictures import fit_picture, write_png
+from worldsim.storage.images import fit_picture, write_png
 
 
 @pytest.mark.parametrize("size", [(HEIGHT, WIDTH), (64, 400), (400, 64), (7, 5), (1, 1)])

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.fakes import tiny_world
 from worldsim import state as states
-from worldsim.env import ARL2WorldEnv
+from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
 
 

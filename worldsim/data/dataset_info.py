@@ -9,7 +9,7 @@ from typing import Any
 
 from worldsim.actions import ActionLayout
 from worldsim.errors import WorldError
-from worldsim.files import (
+from worldsim.storage.files import (
     check_bool,
     check_integer,
     check_number,

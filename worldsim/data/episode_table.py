@@ -11,7 +11,7 @@ import numpy as np
 
 from worldsim.actions import ActionLayout
 from worldsim.errors import WorldError
-from worldsim.files import check_bool, check_integer, check_number, read_json_lines
+from worldsim.storage.files import check_bool, check_integer, check_number, read_json_lines
 
 POSE_KEYS = ("x", "y", "angle_degrees")
 MAX_NUMBER = float(np.finfo(np.float32).max)

@@ -31,8 +31,8 @@ from worldsim.data.video import (
     read_video,
 )
 from worldsim.errors import WorldError
-from worldsim.files import read_lines, sync, without_litter
-from worldsim.interrupt import defer_interrupt
+from worldsim.runtime.interrupt import defer_interrupt
+from worldsim.storage.files import read_lines, sync, without_litter
 
 __all__ = [
     "DatasetInfo",

@@ -12,9 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from worldsim.actions import ActionLayout
-from worldsim.cores import worker_count
 from worldsim.data.episodes import DatasetInfo, Episode, count_episode_frames, list_episodes, read_episode
 from worldsim.errors import WorldError
+from worldsim.runtime.cores import worker_count
 
 MAX_WAITING_BYTES = 4 * 2**30
 """Of episodes that are decoded ahead: many workers and long episodes would fill the memory."""

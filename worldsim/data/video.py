@@ -20,7 +20,8 @@ from av.error import FFmpegError
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
-from worldsim.decoding import (
+from worldsim.errors import WorldError
+from worldsim.storage.decoding import (
     ByteSource,
     Turn,
     check_square,
@@ -29,7 +30,6 @@ from worldsim.decoding import (
     reason_of,
     shown_turn,
 )
-from worldsim.errors import WorldError
 
 ENCODE_FLAGS = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
 DECODE_FLAGS = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import kernels
-from worldsim.model.path import UNIT, MemoryKeys, coordinate_frequencies, plane_multiples
+from worldsim.model.memory.motion import UNIT, MemoryKeys, coordinate_frequencies, plane_multiples
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

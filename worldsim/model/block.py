@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention.flex_attention import BlockMask
 
-from worldsim.model.attention import Cached, Rotary
-from worldsim.model.full_attention import FullAttention
-from worldsim.model.hybrid_attention import HybridAttention
+from worldsim.model.attention.base import Cached, Rotary
+from worldsim.model.attention.full import FullAttention
+from worldsim.model.attention.hybrid import HybridAttention
+from worldsim.model.attention.window import WindowAttention, WindowBefore
 from worldsim.model.linear import FeedForward, Linear
-from worldsim.model.window_attention import WindowAttention, WindowBefore
 
 AnyAttention = HybridAttention | WindowAttention | FullAttention
 Carried = Tensor | WindowBefore | BlockMask | None

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from worldsim.model.attention.full import FullAttention
+from worldsim.model.attention.hybrid import HybridAttention
+from worldsim.model.attention.window import WindowAttention
 from worldsim.model.block import AnyAttention
-from worldsim.model.denoiser_config import DenoiserConfig
-from worldsim.model.full_attention import FullAttention
-from worldsim.model.hybrid_attention import HybridAttention
-from worldsim.model.path import ConstantMotion, MemoryKeys, MemoryPhase, PathMotion, build_motion
-from worldsim.model.window_attention import WindowAttention
+from worldsim.model.config import DenoiserConfig
+from worldsim.model.memory.motion import ConstantMotion, MemoryKeys, MemoryPhase, PathMotion, build_motion
 
 
 def motion_of(config: DenoiserConfig) -> ConstantMotion | PathMotion:

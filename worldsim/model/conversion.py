@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from worldsim.errors import WorldError
-from worldsim.model.attention import Attention
+from worldsim.model.attention.base import Attention
+from worldsim.model.attention.hybrid import HybridAttention
+from worldsim.model.config import DenoiserConfig
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.denoiser_config import DenoiserConfig
-from worldsim.model.hybrid_attention import HybridAttention
-from worldsim.model.path import FINEST, MemoryKeys, MemoryPhase
+from worldsim.model.memory.motion import FINEST, MemoryKeys, MemoryPhase
 
 
 class Rest(StrEnum):

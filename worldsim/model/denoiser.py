@@ -17,22 +17,22 @@ from torch.nn import functional
 
 import kernels
 from worldsim.errors import WorldError
-from worldsim.model.attention import Cached, Rotary, at_least_fp32
+from worldsim.model.attention.base import Cached, Rotary, at_least_fp32
+from worldsim.model.attention.full import FullAttention, past_mask, time_angles
+from worldsim.model.attention.hybrid import HybridAttention, Written
+from worldsim.model.attention.window import WindowAttention, age_angles
 from worldsim.model.block import AnyAttention, Block, Carried, HandedOn, Head, modulated_norm
 from worldsim.model.build import build_attention, initialise_attention, motion_of
-from worldsim.model.denoiser_config import PATCH, DenoiserConfig
+from worldsim.model.config import PATCH, DenoiserConfig
 from worldsim.model.frame_context import FrameContext
-from worldsim.model.full_attention import FullAttention, past_mask, time_angles
-from worldsim.model.hybrid_attention import HybridAttention, Written
 from worldsim.model.linear import Linear
-from worldsim.model.memory import MemoryState, empty_memory, push_window, window_mask
+from worldsim.model.memory.motion import MemoryKeys, PathMotion, axes_phase, plane_places, wrap
+from worldsim.model.memory.phases import arrived_phase, sequence_phases
+from worldsim.model.memory.state import MemoryState, empty_memory, push_window, window_mask
 from worldsim.model.outcome_heads import OutcomeHeads
 from worldsim.model.patches import embed_patches, join_patches
-from worldsim.model.path import MemoryKeys, PathMotion, axes_phase, plane_places, wrap
-from worldsim.model.path_phases import arrived_phase, sequence_phases
 from worldsim.model.rotary import place_angles, rotate, turns
-from worldsim.model.segment import SequencePass, check_constant_memory, deal_out, put_together
-from worldsim.model.window_attention import WindowAttention, age_angles
+from worldsim.model.segments import SequencePass, check_constant_memory, deal_out, put_together
 
 TIME_FREQUENCIES = 256
 TIMESTEPS = 1000

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from worldsim.model.attention import Rotary
+from worldsim.model.attention.base import Rotary
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from worldsim.model.attention import Rotary
+from worldsim.model.attention.base import Rotary
+from worldsim.model.attention.hybrid import HybridAttention
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.frame_context import FrameContext
-from worldsim.model.hybrid_attention import HybridAttention
-from worldsim.model.memory import MemoryState
+from worldsim.model.memory.state import MemoryState
 
 
 @dataclass(frozen=True, slots=True)

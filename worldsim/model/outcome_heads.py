@@ -9,7 +9,7 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional
 
-from worldsim.model.attention import at_least_fp32
+from worldsim.model.attention.base import at_least_fp32
 from worldsim.model.linear import Linear
 
 HIDDEN = 128

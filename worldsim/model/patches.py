@@ -7,8 +7,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from worldsim.model.attention import at_least_fp32
-from worldsim.model.denoiser_config import PATCH
+from worldsim.model.attention.base import at_least_fp32
+from worldsim.model.config import PATCH
 
 
 def embed_patches(latents: Tensor, embedding: nn.Conv3d) -> Tensor:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from policies.out_and_back import OutAndBackPolicy
+from policies.scripted.out_and_back import OutAndBackPolicy
 from worldsim.evaluation.place_memory import PlaceMemory, share_recalled
-from worldsim.model.path import MemoryKeys
+from worldsim.model.memory.motion import MemoryKeys
 
 VIEW = 5
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.fakes import make_denoiser, tiny_denoiser_config, tiny_world
 from worldsim.errors import WorldError
-from worldsim.model.attention import Rotary
+from worldsim.model.attention.base import Rotary
 from worldsim.model.block import Carried
 from worldsim.model.conversion import (
     HybridConfig,
@@ -25,7 +25,7 @@ from worldsim.model.conversion import (
     take_layer,
 )
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.path import MemoryKeys, MemoryPhase
+from worldsim.model.memory.motion import MemoryKeys, MemoryPhase
 from worldsim.outcome import OutcomeConfig
 
 FRAMES = 4

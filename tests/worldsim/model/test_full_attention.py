@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldsim.model.attention import Attention, Rotary
-from worldsim.model.full_attention import FullAttention, past_mask, sees, sequence_mask, time_angles
-from worldsim.model.memory import window_is_visible
-from worldsim.model.past_frames import PastFrames
-from worldsim.model.path import wrap
+from worldsim.model.attention.base import Attention, Rotary
+from worldsim.model.attention.full import FullAttention, past_mask, sees, sequence_mask, time_angles
+from worldsim.model.attention.window import WindowAttention, WindowBefore
+from worldsim.model.memory.motion import wrap
+from worldsim.model.memory.past_frames import PastFrames
+from worldsim.model.memory.state import window_is_visible
 from worldsim.model.rotary import place_angles, turns
-from worldsim.model.window_attention import WindowAttention, WindowBefore
 
 HEADS, WIDTH, ROWS, COLUMNS = 2, 16, 2, 3
 TOKENS = ROWS * COLUMNS

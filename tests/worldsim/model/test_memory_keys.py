@@ -11,9 +11,9 @@ from torch import Tensor
 
 from tests.fakes import draw, make_denoiser
 from worldsim.errors import WorldError
+from worldsim.model.attention.hybrid import HybridAttention
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.hybrid_attention import HybridAttention
-from worldsim.model.path import (
+from worldsim.model.memory.motion import (
     CIRCUMFERENCE,
     UNIT,
     MemoryKeys,

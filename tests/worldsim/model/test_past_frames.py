@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldsim.model.past_frames import PastFrames
+from worldsim.model.memory.past_frames import PastFrames
 
 LAYERS, BATCH, TOKENS, HEADS, WIDTH = 2, 3, 4, 2, 6
 

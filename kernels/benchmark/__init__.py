@@ -1,0 +1,1 @@
+"""Benchmark of the memory's operators against their peers: `python -m kernels.benchmark`."""

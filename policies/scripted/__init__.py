@@ -1,0 +1,1 @@
+"""Scripted players: they explore, dodge, forage, and walk away and back."""

@@ -1,0 +1,200 @@
+"""Video is encoded once for all commands: kept by codec and video, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import training.data.latents
+from tests.fakes import TINY_ACTIONS, save_tiny_world, tiny_codec_config, write_outcome_dataset
+from training.conversion.stage import load_for
+from training.convert import ConvertConfig
+from training.data.clips import Episodes, load_footage
+from training.data.latent_cache import LatentCache
+from training.data.latents import DataConfig, LatentVideo, choose_episodes, encode_frames, latent_video
+from training.engine.fabric import FabricConfig, make_fabric
+from training.engine.run_folder import FREE_SETTINGS
+from training.engine.validation import ValidationConfig
+from worldsim.codec import FrameCodec
+from worldsim.errors import WorldError
+from worldsim.world import World
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_outcome_dataset(tmp_path / "data", episodes=3)
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Give the lengths of the episodes that are encoded, as it happens."""
+    lengths: list[int] = []
+
+    def counting(codec: FrameCodec, frames: Any, device: torch.device) -> torch.Tensor:
+        lengths.append(len(frames))
+        return encode_frames(codec, frames, device)
+
+    monkeypatch.setattr(training.frames, "encode_frames", counting)
+    return lengths
+
+
+def fresh_codec(seed: int = 0, **changes: Any) -> FrameCodec:
+    torch.manual_seed(seed)
+    config = tiny_codec_config()
+    for name, value in changes.items():
+        setattr(config, name, value)
+    return FrameCodec(config)
+
+
+def cached(data: Path, codec: FrameCodec | None = None, folder: Path | None = None) -> LatentVideo:
+    codec = codec or fresh_codec()
+    cache = LatentCache(codec, torch.float32, folder)
+    return latent_video(codec, choose_episodes([str(data)], 0), CPU, num_workers=1, cache=cache)
+
+
+def test_video_is_encoded_once_and_read_with_what_happens_in_it(data: Path, encoded: list[int]) -> None:
+    first = cached(data)
+    assert encoded == [24, 25, 26]
+    second = cached(data)
+    assert encoded == [24, 25, 26]
+    for name in ("latents", "leading", "rewards", "ends"):
+        assert torch.equal(getattr(first, name), getattr(second, name)), name
+    rewards, ends = second.outcomes()
+    assert set(rewards.tolist()) == {0.0, 2.0}
+    assert int(ends.sum()) == 2
+    assert second.ended_episodes().tolist() == [True, True, False]
+    without = latent_video(fresh_codec(), choose_episodes([str(data)], 0), CPU, num_workers=1)
+    assert torch.equal(without.latents, first.latents)
+
+
+def test_commands_share_what_lies_beside_the_video(tmp_path: Path, data: Path, encoded: list[int]) -> None:
+    world = World.from_pretrained(save_tiny_world(tmp_path / "world"))
+    chosen = DataConfig(train=[str(data)], heldout=[str(data)], num_workers=1)
+    validation = ValidationConfig(num_rollouts=2, context_frames=2, horizons=[1, 2])
+    episodes = Episodes.of(chosen, validation, TINY_ACTIONS)
+    fabric = make_fabric(FabricConfig(accelerator="cpu"), tmp_path)
+    footage = load_footage(world.codec, episodes, chosen, validation, fabric)
+    assert len(encoded) == 3  # held out is the same video
+    config = ConvertConfig(out=str(tmp_path / "other"), teacher="", data=chosen, validation=validation)
+    again = load_for(config, World.from_pretrained(tmp_path / "world"), episodes, fabric)
+    assert len(encoded) == 3
+    assert torch.equal(footage.train.latents, again.heldout.latents)
+    assert len(list((data / "latents").glob("*/*"))) == 3
+    assert not (tmp_path / "other").exists()
+
+
+def test_nothing_is_kept_where_nothing_shall_be(tmp_path: Path, data: Path) -> None:
+    world = World.from_pretrained(save_tiny_world(tmp_path / "world"))
+    chosen = DataConfig(train=[str(data)], heldout=[str(data)], num_workers=1, cache_latents=False)
+    validation = ValidationConfig(num_rollouts=2, context_frames=2, horizons=[1, 2])
+    episodes = Episodes.of(chosen, validation, TINY_ACTIONS)
+    load_footage(
+        world.codec, episodes, chosen, validation, make_fabric(FabricConfig(accelerator="cpu"), tmp_path)
+    )
+    assert not (data / "latents").exists()
+
+
+def test_another_codec_another_size_and_other_video_are_not_mixed_up(data: Path, encoded: list[int]) -> None:
+    cached(data)
+    other = cached(data, fresh_codec(seed=1))
+    assert len(encoded) == 6
+    assert not torch.equal(other.latents, cached(data).latents)
+    smaller = cached(data, fresh_codec(height=16))  # the same weights
+    assert smaller.latents.shape[2] == 2
+    assert len(encoded) == 9
+    write_outcome_dataset(data, episodes=3, seed=1)  # the same names and lengths
+    assert not torch.equal(cached(data).latents, other.latents)
+    assert len(encoded) == 12
+
+
+def test_rewards_added_to_video_that_stays_are_read(data: Path, encoded: list[int]) -> None:
+    cached(data)
+    table = data / "episode-000.jsonl"
+    table.write_text(table.read_text().replace('"reward": 2.0', '"reward": 7.0'))
+    assert 7.0 in cached(data).outcomes()[0].tolist()
+    assert len(encoded) == 3
+
+
+def test_an_encoding_that_was_killed_goes_on_where_it_was(
+    data: Path, encoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, saved = LatentCache.save, []
+
+    def killed(self: LatentCache, reference: Any, latents: torch.Tensor) -> None:
+        if saved:
+            raise KeyboardInterrupt
+        saved.append(reference.name)
+        save(self, reference, latents)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LatentCache, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            cached(data)
+    encoded.clear()
+    expected = latent_video(fresh_codec(), choose_episodes([str(data)], 0), CPU, num_workers=1)
+    encoded.clear()
+    assert torch.equal(cached(data).latents, expected.latents)
+    assert encoded == [25, 26]
+
+
+def test_a_write_that_fails_leaves_nothing_and_a_damaged_file_is_replaced(
+    data: Path, encoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        patch.setattr(Path, "replace", full)
+        with pytest.raises(OSError, match="No space left"):
+            cached(data)
+    assert list((data / "latents").glob("*/*")) == []
+    expected = cached(data).latents
+    first, second, _ = sorted((data / "latents").glob("*/*"))
+    first.write_bytes(first.read_bytes()[:-100])
+    second.write_bytes(b"")
+    encoded.clear()
+    assert torch.equal(cached(data).latents, expected)
+    assert len(encoded) == 2
+    assert torch.equal(cached(data).latents, expected)
+    assert len(encoded) == 2
+
+
+def test_two_that_write_the_same_episode_do_not_share_a_file_while_they_do(data: Path) -> None:
+    (reference, *_) = choose_episodes([str(data)], 0)
+    cache, seen = LatentCache(fresh_codec(), torch.float32), []
+    latents = torch.ones(reference.num_frames, 4, 4, 6, dtype=torch.float16)
+    replace = Path.replace
+
+    def other_finishes_first(self: Path, target: Path) -> Path:
+        seen.append(self.name)
+        return replace(self, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", other_finishes_first)
+        cache.save(reference, latents)
+        patch.setattr(os, "getpid", lambda: 1)
+        cache.save(reference, latents)
+    assert len(set(seen)) == len(seen) == 4
+    found = cache.load(reference)
+    assert found is not None
+    assert torch.equal(found, latents)
+
+
+def test_a_folder_that_cannot_be_written_to_is_named_before_anything_is_encoded(
+    tmp_path: Path, data: Path, encoded: list[int]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(WorldError, match=r"cannot be kept in .*file/.*data\.cache_folder= another"):
+        cached(data, folder=tmp_path / "file")
+    assert encoded == []
+    assert "data.cache_folder" in FREE_SETTINGS  # a resumed run may look elsewhere
+    cached(data, folder=tmp_path / "elsewhere")
+    assert len(list((tmp_path / "elsewhere").glob("*/*.safetensors"))) == 3
+    assert not (data / "latents").exists()

@@ -1,0 +1,130 @@
+"""The comparison is paired, zeroing takes the recurrent states alone, unequal worlds are refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.fakes import tiny_world
+from worldsim.actions import ActionLayout
+from worldsim.errors import WorldError
+from worldsim.evaluation.cost.step_time import StepTrace
+from worldsim.evaluation.memory.conversion import (
+    ForgetfulSimulator,
+    check_can_forget,
+    check_comparable,
+    chosen_sampler,
+    samplers_differ,
+    step_ms_around,
+    summarize_cost,
+    summarize_quality,
+    without_matrices,
+)
+from worldsim.evaluation.quality.rollouts import DREAM, FrameScores
+from worldsim.simulator import Simulator
+
+
+def test_zeroing_takes_the_recurrent_states_and_nothing_else() -> None:
+    world = tiny_world()
+    usual, forgetful = Simulator(world), ForgetfulSimulator(world)
+    states = [s.start(world.starts[:2], [0, 1]) for s in (usual, forgetful)]
+    action = torch.tensor([[1, 0, 2], [0, 1, 0]])
+    for simulator in (usual, forgetful):
+        index = int(simulator is forgetful)
+        states[index] = simulator.step(states[index], action)[1]
+    assert states[0].memory.matrices.abs().max() > 0
+    assert torch.equal(states[1].memory.matrices, torch.zeros_like(states[0].memory.matrices))
+    assert torch.equal(states[0].memory.num_committed, states[1].memory.num_committed)
+    assert torch.equal(states[0].memory.window_keys[:, :, 0], states[1].memory.window_keys[:, :, 0])
+    cleared = without_matrices(states[0].memory).tensors()
+    for name, tensor in states[0].memory.tensors().items():
+        expected = torch.zeros_like(tensor) if name == "matrices" else tensor
+        assert torch.equal(cleared[name], expected), name
+
+
+def test_the_dream_of_a_world_that_forgets_is_another() -> None:
+    world = tiny_world()
+    dreams = []
+    for simulator in (Simulator(world), ForgetfulSimulator(world)):
+        state = simulator.start(world.starts[:1], [0])
+        dreams.append(simulator.predict(state, torch.tensor([[1, 0, 2]])).latents)
+    assert (dreams[0] - dreams[1]).abs().max() > 1e-3
+
+
+def test_a_world_without_hybrid_layers_has_nothing_to_forget() -> None:
+    check_can_forget("hybrid", tiny_world())
+    with pytest.raises(WorldError, match="softmax has no hybrid layers"):
+        check_can_forget("softmax", tiny_world(is_teacher=True))
+
+
+def test_worlds_with_another_codec_or_other_buttons_are_not_compared() -> None:
+    teacher, world = tiny_world(is_teacher=True), tiny_world()
+    world.codec.load_state_dict(teacher.codec.state_dict())
+    check_comparable(teacher, "hybrid", world)
+    next(world.codec.parameters()).data += 1.0
+    with pytest.raises(WorldError, match="hybrid has another codec than the teacher"):
+        check_comparable(teacher, "hybrid", world)
+    world.config.actions = ActionLayout(world.config.actions.axes[:2])
+    with pytest.raises(WorldError, match="hybrid has the buttons move/forward.* the teacher has"):
+        check_comparable(teacher, "hybrid", world)
+
+
+def test_the_sampler_is_the_worlds_own_unless_it_is_chosen() -> None:
+    world = tiny_world(num_steps=3)
+    assert chosen_sampler(world, None, None) == world.config.sampler
+    assert chosen_sampler(world, 1, 0.25) == replace(world.config.sampler, num_steps=1, commit_level=0.25)
+
+
+def test_unequal_samplers_are_noticed() -> None:
+    one = {"denoising_steps": 2, "commit_level": 0.0}
+    assert not samplers_differ({"a": one, "b": dict(one)})
+    assert samplers_differ({"a": one, "b": one | {"commit_level": 0.2}})
+
+
+def scores(psnr: np.ndarray) -> FrameScores:
+    return FrameScores(["a", "a", "b", "c"], {DREAM: psnr}, {}, [])
+
+
+def test_differences_are_taken_place_by_place() -> None:
+    places = np.random.default_rng(0).normal(20, 5, size=(4, 40))  # places differ more than worlds do
+    report = summarize_quality(scores(places - 1.0), scores(places), scores(places + 0.5))
+    assert list(report["psnr_db"]) == ["1", "8", "32"]
+    for key, expected in (("over_teacher_db", -1.0), ("over_original_db", -1.5)):
+        for value in report[key].values():
+            assert [value["mean"], value["low"], value["high"]] == pytest.approx([expected] * 3)
+    wide = report["psnr_db"]["8"]
+    assert wide["high"] - wide["low"] > 1.0
+    assert report["psnr_db"]["32"]["mean"] == pytest.approx(places[:, 31].mean() - 1.0)
+    assert "over_original_db" not in summarize_quality(scores(places), scores(places), None)
+
+
+def trace(step_ms: np.ndarray) -> StepTrace:
+    frames = np.arange(1, len(step_ms) + 1)
+    return StepTrace(
+        predict_ms=0.75 * step_ms,
+        commit_ms=0.25 * step_ms,
+        state_bytes=10 * frames,
+        process_bytes=np.where(frames == 5, 900, 100),
+        device_bytes=None,
+        device_peak_bytes=None,
+    )
+
+
+def test_cost_is_read_at_two_frames_and_summed_up_to_a_third() -> None:
+    report = summarize_cost(trace(np.arange(1.0, 101.0)), early=30, late=90, total=4)
+    assert report["step_ms"] == pytest.approx({"early": 30.0, "late": 90.0})
+    assert report["late_over_early"] == pytest.approx(3.0)
+    assert report["state_bytes"] == {"early": 300, "late": 900}
+    assert report["seconds"] == pytest.approx(0.010)
+    assert report["peak_bytes"] == 100
+    assert summarize_cost(trace(np.ones(100)), 30, 90, total=50)["peak_bytes"] == 900
+
+
+def test_one_slow_step_is_no_step_time() -> None:
+    step_ms = np.full(60, 20.0)
+    step_ms[29] = 500.0
+    assert step_ms_around(step_ms, 30) == 20.0
+    assert step_ms_around(np.array([1.0, 2.0, 9.0]), 1) == 2.0

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+
+from worldsim.data.video import read_video
+from worldsim.evaluation.quality.rollouts import Example
+from worldsim.evaluation.report.report import (
+    format_horizons,
+    write_curve,
+    write_filmstrip,
+    write_json,
+    write_video,
+)
+from worldsim.evaluation.report.targets import BARS, Bar, format_table, judge
+
+
+def example(length: int = 5, height: int = 33, width: int = 47) -> Example:
+    """Return plain pictures: red is real, green dreamt, blue through the codec."""
+    frames = torch.zeros(3, length, height, width, 3, dtype=torch.uint8)
+    for kind in range(3):
+        frames[kind, ..., kind] = 200
+    return Example("one", *frames)
+
+
+def test_bars_are_those_that_were_agreed() -> None:
+    """Lowering one here is lowering what was promised."""
+    agreed = [(57, 30), (2, 1.3), (1.05, None), (0, None), (10, 5), (2, 6), (1, 5), (6, 1)]
+    agreed += [(90, 99), (90, 99), (30, 10), (70, 95)]
+    assert [(bar.must, bar.aim) for bar in BARS] == agreed
+
+
+@pytest.mark.parametrize(
+    ("value", "higher", "verdict"),
+    [
+        (5.0, True, "aim"),
+        (3.0, True, "pass"),
+        (1.0, True, "short"),
+        (1.0, False, "aim"),
+        (2.5, False, "short"),
+        (None, True, "not measured"),
+        (float("nan"), False, "short"),
+    ],
+)
+def test_verdicts(value: float | None, higher: bool, verdict: str) -> None:
+    aim = 4.0 if higher else 1.0
+    bar = Bar(name="x", part="cost", read=lambda _: value, must=2.0, aim=aim, higher_is_better=higher)
+    assert bar.verdict(value) == verdict
+
+
+def test_nothing_measured_is_said_so_for_every_bar() -> None:
+    rows = judge({})
+    assert {row["verdict"] for row in rows} == {"not measured"}
+    table = format_table(rows)
+    assert table.count("not measured") == len(BARS)
+
+
+def test_the_table_says_where_a_world_falls_short() -> None:
+    both = {"mean": 0.5, "low": 0.4, "high": 0.6, "count": 64}
+    table = format_table(judge({"controllability": {"turn": {"both_right": both}}}))
+    line = next(line for line in table.splitlines() if "turn" in line)
+    assert "50 %" in line
+    assert "40 to 60" in line
+    assert line.endswith("short")
+
+
+def test_json_has_no_nan_and_leaves_no_part(tmp_path: Path) -> None:
+    write_json(tmp_path / "report.json", {"a": float("nan"), "b": [1, float("inf")], "c": {3: "x"}})
+    assert json.loads((tmp_path / "report.json").read_text()) == {"a": None, "b": [1, None], "c": {"3": "x"}}
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_filmstrip_has_three_rows_of_the_right_frames(tmp_path: Path) -> None:
+    write_filmstrip(tmp_path / "film.png", [example(), example()])
+    picture = (matplotlib.image.imread(tmp_path / "film.png")[..., :3] * 255).round().astype(np.uint8)
+    assert picture.shape == (2 * (3 * 33 + 2 * 2) + 8, 3 * 47 + 2 * 2, 3)  # frames 1, 2 and 4
+    for row in range(3):
+        assert picture[row * 35 + 16, 20, row] == 200
+    assert picture[33, 0].tolist() == [255, 255, 255]
+
+
+def test_video_shows_the_real_game_on_the_left(tmp_path: Path) -> None:
+    write_video(tmp_path / "both.mp4", [example()], 10.0)
+    frames = read_video(tmp_path / "both.mp4")
+    assert frames.shape == (5, 34, 96, 3)
+    assert frames[2, 16, 20].argmax() == 0
+    assert frames[2, 16, -20].argmax() == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["both.mp4"]
+
+
+def test_curve_is_a_picture(tmp_path: Path) -> None:
+    write_curve(tmp_path / "psnr.png", {"dream": [20.0, 19.0, 18.0], "copy_last": [19.0, 17.0, 15.0]})
+    assert matplotlib.image.imread(tmp_path / "psnr.png").ndim == 3
+
+
+def test_small_changes_are_shown_below_the_psnr() -> None:
+    psnr = {"dream": {"mean": 20.0}, "codec": {"mean": 30.0}}
+    at = {"psnr_db": psnr, "psnr_mean_up_to_db": psnr}
+    shares = ({"dream": 0.25, "codec": 0.9}, {"dream": None})
+    horizons = {
+        place: at | {"small_changes_share": share} for place, share in zip(("1", "8"), shares, strict=True)
+    }
+    table = format_horizons({"horizons": horizons, "psnr_curve_db": psnr}).splitlines()
+    assert table[-2].split()[-2:] == ["0.25", "-"]
+    assert table[-1].split()[-2:] == ["0.90", "-"]
+    assert "20.00 (20.00)" in table[2]

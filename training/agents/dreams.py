@@ -1,0 +1,83 @@
+"""The dreams that agents are trained and measured in, as the settings of `training.rl` describe them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from training.agents.settings import RLConfig
+from worldsim.envs.vector import ARL2WorldVectorEnv
+from worldsim.errors import WorldError
+from worldsim.games.scenarios import SCENARIOS
+from worldsim.runtime.device import choose_device
+from worldsim.starts import draw_starts
+from worldsim.world.world import World, find_world, read_config
+
+GPU_ENVS, CPU_ENVS = 256, 8
+WATCHED_AT_ONCE = 32
+FRAMES_LEFT = 18
+"""About a second of play that a start moment from a recording must have left: who dies within it learns
+nothing that could have been done."""
+
+
+def load_dreams(config: RLConfig, num_envs: int = 0) -> ARL2WorldVectorEnv:
+    """Load the world and return dreams of it, ready to begin: tensors on its device, in the mode `SameStep`.
+
+    Args:
+        config: What is dreamt, and from where on.
+        num_envs: How many; 0 is what the device is good for.
+
+    Raises:
+        WorldError: If the world, or the folder of recorded episodes, is not there or not valid.
+    """
+    choice = choose_device(config.device, config.dtype)
+    world = World.from_pretrained(config.world, device=choice.device, dtype=choice.dtype)
+    described, starts = world.config, None
+    if config.starts is not None:
+        starts = draw_starts(
+            Path(config.starts),
+            config.num_starts,
+            config.context_frames,
+            actions=described.actions,
+            size=(described.height, described.width),
+            seed=config.seed,
+            frames_left=FRAMES_LEFT,
+        )
+    envs = ARL2WorldVectorEnv(
+        num_envs or (GPU_ENVS if choice.device.type == "cuda" else CPU_ENVS),
+        world,
+        denoising_steps=config.denoising_steps,
+        noise_scale=config.noise_scale,
+        max_episode_steps=config.max_episode_steps,
+        autoreset_mode="SameStep",
+        output="torch",
+        starts=starts,
+        compile=config.compile,
+    )
+    where = f"{len(envs.start_names)} moments of " + (config.starts or "the world's own")
+    how = f"on {choice}, {envs.compile_choice}"
+    print(f"{envs.num_envs} dreams of {world.identity}, beginning at {where}, {how}", flush=True)
+    envs.watch_starts(WATCHED_AT_ONCE)
+    return envs
+
+
+def scenario_of(world: str) -> str:
+    """Return the name of the game that a world was made from; the name of a game is its own.
+
+    Raises:
+        WorldError: If there is no such world, or its game is not one that can be played here.
+    """
+    if world in SCENARIOS:
+        return world
+    described = read_config(find_world(world))[0]
+    if described.name not in SCENARIOS:
+        raise WorldError(
+            f"the world {world} was not made from a game that can be played here; "
+            f"those are {', '.join(sorted(SCENARIOS))}"
+        )
+    found, needed = described.actions.num_values, SCENARIOS[described.name].actions.num_values
+    if found != needed:
+        raise WorldError(
+            f"the world {world} has axes of {list(found)} values, "
+            f"but the game {described.name} of {list(needed)}"
+        )
+    return described.name

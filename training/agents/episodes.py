@@ -1,0 +1,295 @@
+"""How well policies play: whole episodes from fixed seeds, the same for every policy."""
+
+# N dreams, E episodes, A action axes
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import policies
+from policies.base import Policy
+from policies.ppo import PPOPolicy
+from training.agents.game_process import Game, begin_game, interrupts_are_for_the_parent
+from worldsim.envs.vector import ARL2WorldVectorEnv
+from worldsim.evaluation.metrics import bootstrap
+from worldsim.evaluation.report.targets import align
+from worldsim.games.doom_env import EVALUATION_SEEDS
+
+DREAM_SEEDS = 4_000_000_000
+"""Seed of the first episode that is evaluated in a dream; trainings have smaller ones."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contender:
+    """A policy that is to be measured.
+
+    Attributes:
+        label: What it is called in the report.
+        policy: Its name in `policies.POLICIES`.
+        num_values: Number of values of each axis of the actions.
+        scenario: What is played.
+        options: Further arguments of `policies.make`.
+    """
+
+    label: str
+    policy: str
+    num_values: Sequence[int]
+    scenario: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def build(self) -> Policy:
+        """Return it, ready for `reset`."""
+        return policies.make(self.policy, num_values=self.num_values, scenario=self.scenario, **self.options)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Episodes:
+    """What was played; E episodes in the order of their seeds.
+
+    Attributes:
+        returns: `[E]` float64, sums of the game's rewards.
+        frames: `[E]` int64, frames until the end.
+        terminated: `[E]` bool, whether the game ended; otherwise it was cut off.
+    """
+
+    returns: np.ndarray
+    frames: np.ndarray
+    terminated: np.ndarray
+
+    def summary(self, tics_per_frame: int) -> dict[str, Any]:
+        """Return a JSON object: returns, and lengths in the game's tics."""
+        return {
+            "episodes": len(self.returns),
+            "ended": int(self.terminated.sum()),
+            "return": _spread(self.returns),
+            "tics": _spread(self.frames * tics_per_frame),
+            "returns": self.returns.tolist(),
+            "frames": self.frames.tolist(),
+            "terminated": self.terminated.tolist(),
+        }
+
+
+def _spread(values: np.ndarray) -> dict[str, Any]:
+    estimate = bootstrap(values, range(len(values)))
+    return {
+        "mean": estimate.mean,
+        "low": estimate.low,
+        "high": estimate.high,
+        "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        "median": float(np.median(values)),
+    }
+
+
+def format_scores(scores: dict[str, dict[str, Any]]) -> str:
+    """Return the summaries of several policies, by their label, as a table."""
+    rows: list[tuple[str, ...]] = [
+        ("policy", "episodes", "mean return", "std", "median", "95 % interval", "mean tics")
+    ]
+    for label, summary in scores.items():
+        found = summary["return"]
+        interval = "" if found["low"] is None else f"{found['low']:.1f} to {found['high']:.1f}"
+        std = "" if found["std"] is None else f"{found['std']:.1f}"
+        numbers = (f"{found['mean']:.1f}", std, f"{found['median']:.1f}", interval)
+        rows.append((label, str(summary["episodes"]), *numbers, f"{summary['tics']['mean']:.1f}"))
+    return align(rows)
+
+
+class _Worker:
+    """What a worker process keeps between episodes."""
+
+    game: Game
+    players: dict[str, Policy]
+
+
+def play_games(
+    contenders: Sequence[Contender],
+    num_episodes: int,
+    *,
+    scenario: str,
+    max_episode_steps: int,
+    num_workers: int,
+    first_game: int = 0,
+) -> dict[str, Episodes]:
+    """Let each policy play the same real games, in worker processes; a progress bar is shown.
+
+    Args:
+        contenders: The policies.
+        num_episodes: How many games each plays.
+        scenario: Of which game.
+        max_episode_steps: Frames after which a game is cut off.
+        num_workers: Processes that play.
+        first_game: Number of the first of the games that belong to evaluations.
+
+    Raises:
+        WorldError: If there is no such scenario or ViZDoom is not installed.
+    """
+    games = range(first_game, first_game + num_episodes)
+    tasks = [(contender, index) for contender in contenders for index in games]
+    context = multiprocessing.get_context("spawn")
+    found: dict[tuple[str, int], tuple[float, int, bool]] = {}
+    pool = ProcessPoolExecutor(
+        min(num_workers, len(tasks)), context, _begin_worker, (scenario, max_episode_steps)
+    )
+    try:
+        with interrupts_are_for_the_parent():  # with the first task the processes start
+            running = {pool.submit(_play_game, *task): task for task in tasks}
+        for done in tqdm(as_completed(running), total=len(running), desc="real games", unit="episode"):
+            contender, index = running[done]
+            found[contender.label, index] = done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return {
+        contender.label: _collect([found[contender.label, index] for index in games])
+        for contender in contenders
+    }
+
+
+def _begin_worker(scenario: str, max_episode_steps: int) -> None:
+    torch.set_num_threads(1)  # a process for each core
+    _Worker.game, _Worker.players = begin_game(scenario, max_episode_steps), {}
+    atexit.register(_Worker.game.close)
+
+
+def _play_game(contender: Contender, index: int) -> tuple[float, int, bool]:
+    player = _Worker.players.get(contender.label)
+    if player is None:
+        player = _Worker.players[contender.label] = contender.build()
+    player.reset(index)
+    observation, info = _Worker.game.reset(options={"game_seed": EVALUATION_SEEDS + index})
+    total, terminated, truncated = 0.0, False, False
+    while not (terminated or truncated):
+        observation, reward, terminated, truncated, info = _Worker.game.step(player.act(observation))
+        total += float(reward)
+    return total, info["frame_index"], terminated
+
+
+def _collect(rows: Sequence[tuple[float, int, bool]]) -> Episodes:
+    returns, frames, terminated = zip(*rows, strict=True)
+    return Episodes(returns=np.array(returns), frames=np.array(frames), terminated=np.array(terminated))
+
+
+class Team(Protocol):
+    """N players at once."""
+
+    def reset(self, seeds: Sequence[int]) -> None:
+        """Start new episodes, of the seeds `[N]`."""
+        ...
+
+    def act(self, frames: Tensor) -> Any:
+        """Return actions `[N, A]` for frames `[N, H, W, 3]` uint8."""
+        ...
+
+
+class SingleTeam:
+    """N players of their own.
+
+    Args:
+        contender: What each of them is.
+        num_players: N.
+    """
+
+    def __init__(self, contender: Contender, num_players: int) -> None:
+        self._players = [contender.build() for _ in range(num_players)]
+
+    def reset(self, seeds: Sequence[int]) -> None:
+        """Start new episodes."""
+        for player, seed in zip(self._players, seeds, strict=True):
+            player.reset(seed)
+
+    def act(self, frames: Tensor) -> np.ndarray:
+        """Return actions, one player at a time."""
+        pictures = frames.cpu().numpy()
+        return np.stack([player.act(frame) for player, frame in zip(self._players, pictures, strict=True)])
+
+
+class LearnedTeam:
+    """One learned policy that plays N episodes in one pass of its network.
+
+    Args:
+        player: The policy.
+        device: Where frames are, and it computes.
+        deterministic: Press what is likeliest.
+    """
+
+    def __init__(self, player: PPOPolicy, device: torch.device, *, deterministic: bool) -> None:
+        self._network, self._sight = player.network.to(device), player.description.sight
+        self._repeat = player.description.action_repeat
+        self._device, self._deterministic = device, deterministic
+
+    def reset(self, seeds: Sequence[int]) -> None:
+        """Start new episodes; what is drawn depends on all seeds."""
+        self._generator = torch.Generator(self._device).manual_seed(seeds[0])
+        self._seen: Tensor | None = None
+        self._frame_index = 0
+
+    def act(self, frames: Tensor) -> Tensor:
+        """Return actions of all at once; like each of them alone it decides at every so many frames."""
+        if self._frame_index % self._repeat == 0:
+            seen = self._seen
+            self._seen = self._sight.begin(frames) if seen is None else self._sight.follow(seen, frames)
+            drawn_with = None if self._deterministic else self._generator
+            self._held = self._network.choose(self._seen, drawn_with)
+        self._frame_index += 1
+        return self._held
+
+
+def make_team(contender: Contender, num_players: int, device: torch.device) -> Team:
+    """Return N players of a kind."""
+    player = contender.build()
+    if isinstance(player, PPOPolicy):
+        return LearnedTeam(player, device, deterministic=contender.options.get("deterministic", True))
+    return SingleTeam(contender, num_players)
+
+
+def play_dreams(
+    contenders: Sequence[Contender], num_episodes: int, envs: ARL2WorldVectorEnv, *, first_dream: int = 0
+) -> dict[str, Episodes]:
+    """Let each policy play episodes of the same seeds in a dream; a progress bar is shown.
+
+    Args:
+        contenders: The policies.
+        num_episodes: How many episodes each plays: N at a time, the first of each row.
+        envs: N dreams in the mode `SameStep`, which give tensors; with a limit on their episodes.
+        first_dream: Number of the first of the seeds that belong to evaluations.
+    """
+    assert envs.max_episode_steps is not None, "an episode in a dream may never end"
+    scores = {}
+    with tqdm(total=len(contenders) * num_episodes, desc="dreams", unit="episode") as bar:
+        for contender in contenders:
+            team = make_team(contender, envs.num_envs, envs.world.device)
+            rows: list[tuple[float, int, bool]] = []
+            while len(rows) < num_episodes:
+                wanted = min(envs.num_envs, num_episodes - len(rows))
+                rows += _dream_round(envs, team, first_dream + len(rows), wanted)
+                bar.update(wanted)
+            scores[contender.label] = _collect(rows)
+    return scores
+
+
+def _dream_round(
+    envs: ARL2WorldVectorEnv, team: Team, first: int, wanted: int
+) -> list[tuple[float, int, bool]]:
+    """Play the first episode of each row to its end; return those of the first `wanted` rows."""
+    numbers = range(first, first + envs.num_envs)
+    frames, _ = envs.reset(seed=[DREAM_SEEDS + number for number in numbers])
+    team.reset(list(numbers))
+    returns, lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs, dtype=np.int64)
+    ended, is_over = np.zeros(envs.num_envs, dtype=np.bool_), np.zeros(envs.num_envs, dtype=np.bool_)
+    while not is_over[:wanted].all():
+        frames, *outcome, _ = envs.step(team.act(torch.as_tensor(frames)))
+        rewards, terminated, truncated = (torch.as_tensor(values).cpu().numpy() for values in outcome)
+        returns += np.where(is_over, 0.0, rewards)
+        lengths += ~is_over
+        ended |= terminated & ~is_over
+        is_over |= terminated | truncated
+    return list(zip(returns.tolist(), lengths.tolist(), ended.tolist(), strict=True))[:wanted]

@@ -1,0 +1,160 @@
+"""Measure policies in the real game or in a dream: `python -m training.rl mode=evaluate`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from policies.ppo import DESCRIPTION_FILE, load_policy
+from training.agents.agreement import compare, format_agreement, rank_correlation
+from training.agents.dreams import load_dreams, scenario_of
+from training.agents.episodes import Contender, Episodes, format_scores, play_dreams, play_games
+from training.agents.settings import RLConfig
+from training.engine.lock import locked_folder
+from worldsim.errors import WorldError
+from worldsim.evaluation.report import report
+from worldsim.games.scenarios import SCENARIOS
+from worldsim.runtime.cores import worker_count
+from worldsim.runtime.device import choose_device, set_threads
+from worldsim.world.world import find_world, policy_folder, read_config
+
+DREAMS_AT_ONCE = 256
+
+
+def evaluate_agents(config: RLConfig) -> None:
+    """Let every policy play the same episodes; print a table and write OUT/ENV.json; of both, compare them.
+
+    Raises:
+        WorldError: If a policy, the world or the game is not there, or they do not fit each other.
+    """
+    set_threads(config.threads)
+    out = Path(config.out or f"outputs/rl-{Path(config.world).name}")
+    choice = choose_device(config.device, config.dtype)
+    described: dict[str, Any] = report.describe_run(
+        [shlex.quote(word) for word in sys.orig_argv], choice.device, choice.dtype
+    )
+    contenders = make_contenders(config)
+    head = described | {"settings": asdict(config)}
+    # The game first: that it is not installed is found at once.
+    envs = ("real", "dream") if config.env == "both" else (config.env,)
+    with locked_folder(out):  # what cannot be written is found now
+        played = {env: play(env, config, contenders, head, out / f"{env}.json") for env in envs}
+        if config.env == "both":
+            compare_envs(contenders, played["dream"], played["real"], head, out / "both.json")
+
+
+def play(
+    env: str, config: RLConfig, contenders: Sequence[Contender], head: dict[str, Any], path: Path
+) -> dict[str, Episodes]:
+    """Let every policy play there; print a table, write the file, and return the episodes by label."""
+    played_in, played = (play_real if env == "real" else play_dreamt)(config, contenders)
+    scenario = SCENARIOS.get(contenders[0].scenario)
+    scores = {
+        contender.label: played[contender.label].summary(scenario.tics_per_frame if scenario else 1)
+        | {"training": training_of(contender)}
+        for contender in contenders
+    }
+    report.write_json(path, head | {"played_in": played_in, "policies": scores})
+    print(f"\n{played_in}, {config.episodes} episodes\n{format_scores(scores)}\n\nwritten to {path}")
+    return played
+
+
+def compare_envs(
+    contenders: Sequence[Contender],
+    dream: dict[str, Episodes],
+    real: dict[str, Episodes],
+    head: dict[str, Any],
+    path: Path,
+) -> None:
+    """Say whether the dream judges the policies as the game does; print a table and write the file."""
+    players = [
+        compare(one.label, dream[one.label], real[one.label], learned_in_dreams=learned_in_dreams(one))
+        for one in contenders
+    ]
+    by_label = {player.label: player.to_json() for player in players}
+    found = {"rank_correlation": rank_correlation(players), "policies": by_label}
+    report.write_json(path, head | found)
+    print(f"\nthe dream beside the game\n{format_agreement(players)}\n\nwritten to {path}")
+
+
+def play_real(config: RLConfig, contenders: Sequence[Contender]) -> tuple[str, dict[str, Episodes]]:
+    """Play the real game; returns what was played, and the episodes by label."""
+    scenario = contenders[0].scenario
+    played = play_games(
+        contenders,
+        config.episodes,
+        scenario=scenario,
+        max_episode_steps=config.max_episode_steps,
+        num_workers=worker_count(config.num_workers),
+        first_game=config.seed,
+    )
+    return f"the real game {scenario}", played
+
+
+def play_dreamt(config: RLConfig, contenders: Sequence[Contender]) -> tuple[str, dict[str, Episodes]]:
+    """Play in the world; returns what was played, and the episodes by label."""
+    envs = load_dreams(config, min(config.num_envs or DREAMS_AT_ONCE, config.episodes))
+    try:
+        played = play_dreams(contenders, config.episodes, envs, first_dream=config.seed)
+        return f"a dream of {envs.world.identity}", played
+    finally:
+        envs.close()
+
+
+def make_contenders(config: RLConfig) -> list[Contender]:
+    """Return the policies that the settings name, each once."""
+    if config.env == "real":
+        name = scenario_of(config.world)
+        num_values = SCENARIOS[name].actions.num_values
+    else:
+        world = read_config(find_world(config.world))[0]
+        name, num_values = world.name, world.actions.num_values
+        if config.env == "both":
+            name = scenario_of(config.world)
+    labels = dict.fromkeys(config.policies or [config.policy])
+    return [make_contender(label, config, name, num_values) for label in labels]
+
+
+def make_contender(label: str, config: RLConfig, scenario: str, num_values: Sequence[int]) -> Contender:
+    """Return the policy that a setting names, having built it once.
+
+    Raises:
+        WorldError: If there is none of that name, and no folder.
+    """
+    name, options = label, {}
+    if label == "ppo":
+        options = {
+            "folder": policy_folder(config.policy_folder, config.world),
+            "deterministic": config.deterministic,
+        }
+    elif label == "to-and-fro":
+        options = {"period_frames": config.period_frames}
+    elif label.endswith(".zip"):
+        options = {"deterministic": config.deterministic}
+    elif label not in ("random", "scripted", "still"):
+        if not (Path(label) / DESCRIPTION_FILE).is_file():
+            raise WorldError(
+                "policy must be ppo, random, scripted, still, to-and-fro, the folder of a learned policy or "
+                f"the .zip of an agent of Stable-Baselines3, got {label!r}"
+            )
+        name, options = "ppo", {"folder": label, "deterministic": config.deterministic}
+    contender = Contender(label=label, policy=name, num_values=num_values, scenario=scenario, options=options)
+    contender.build()  # what is wrong with it is said here, not by a worker
+    return contender
+
+
+def training_of(contender: Contender) -> dict[str, Any] | None:
+    """Return what a learned policy says about its training."""
+    if contender.policy != "ppo":
+        return None
+    return load_policy(Path(contender.options["folder"]))[0].training
+
+
+def learned_in_dreams(contender: Contender) -> bool:
+    """Whether a policy says that it learned in a dream."""
+    training = training_of(contender) or {}
+    return str(training.get("learned_from", "")).startswith("a dream of")

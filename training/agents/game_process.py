@@ -1,0 +1,39 @@
+"""Real games in processes of their own. They load neither PyTorch nor what trains in them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import gymnasium as gym
+import numpy as np
+
+from worldsim.games.doom_env import DoomEnv
+
+Game = gym.Env[np.ndarray, np.ndarray]
+
+
+def begin_game(scenario: str, max_episode_steps: int) -> Game:
+    """Return a real game with a limit on its episodes, for a process that its parent stops.
+
+    Raises:
+        WorldError: If there is no such scenario or ViZDoom is not installed.
+    """
+    is_worker = multiprocessing.parent_process() is not None
+    if is_worker and sys.platform != "win32" and os.getsid(0) != os.getpid():
+        os.setsid()  # the engine would end at the terminal's Ctrl-C, before the parent could say so
+    return gym.wrappers.TimeLimit(DoomEnv(scenario), max_episode_steps)
+
+
+@contextmanager
+def interrupts_are_for_the_parent() -> Iterator[None]:
+    """Start processes that Ctrl-C does not reach: a process inherits what is ignored."""
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

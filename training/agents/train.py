@@ -1,0 +1,166 @@
+"""Train an agent in a dream or in the real game: `python -m training.rl`."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from policies.ppo import PolicyDescription
+from policies.sight import Sight
+from training.agents.dreams import load_dreams, scenario_of
+from training.agents.settings import RLConfig
+from training.data.latents import digest_of
+from training.engine.run_folder import RunFolder
+from worldsim.actions import ActionLayout
+from worldsim.data.sequences import load_episodes
+from worldsim.errors import WorldError
+from worldsim.evaluation.report.report import git_commit
+from worldsim.games.scenarios import SCENARIOS
+from worldsim.runtime.cores import worker_count
+from worldsim.runtime.device import choose_device, set_threads
+
+if TYPE_CHECKING:  # they bring Stable-Baselines3, which is not always there
+    from training.agents.envs import SightVecEnv
+    from training.agents.ppo import Clock
+
+FREE_SETTINGS = (
+    *("mode", "out", "threads", "device", "dtype", "total_steps", "max_minutes", "checkpoint_minutes"),
+    *("policies", "policy", "policy_folder", "deterministic", "period_frames", "episodes", "num_workers"),
+    *("steps", "headless", "record", "scale"),
+)
+"""Settings that a resumed run may change."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lessons:
+    """What an agent learns from.
+
+    Attributes:
+        envs: The environments.
+        scenario: Name of the world, or of the game.
+        actions: Its buttons.
+        source: What exactly that is: a world's name and the digest of its weights, or the game.
+    """
+
+    envs: SightVecEnv
+    scenario: str
+    actions: ActionLayout
+    source: str
+
+
+def train_agent(config: RLConfig) -> None:
+    """Train until a limit is reached, from the run's last checkpoint on; leave the policy in its folder.
+
+    Raises:
+        WorldError: If SB3, the world or the game is missing, or the folder holds another run.
+    """
+    require_sb3()
+    from training.agents.ppo import Agent, Clock
+
+    set_threads(config.threads)
+    device, sight = choose_device(config.device).device, Sight()
+    run = RunFolder(config.out or f"runs/rl-{Path(config.world).name}-{config.env}", config, FREE_SETTINGS)
+    lessons = prepare_lessons(config, sight, device)
+    try:
+        agent = Agent(
+            run,
+            lessons.envs,
+            config.ppo,
+            Clock(total_steps=config.total_steps, max_seconds=60 * config.max_minutes),
+            sight=sight,
+            device=device,
+            seed=config.seed,
+            describe=describe_policy(config, lessons, sight),
+        )
+        run.check_inputs(agent.fabric, source=lessons.source, **starts_digest(config))
+        if agent.clock.left > 0:
+            agent.train(60 * config.checkpoint_minutes)
+        else:
+            agent.export()
+    finally:
+        lessons.envs.close()
+    done = f"{agent.clock.steps} steps in {agent.clock.seconds / 60:.1f} minutes"
+    print(f"{done}; the policy is in {agent.policy_folder}")
+
+
+def starts_digest(config: RLConfig) -> dict[str, str]:
+    """Return a digest of the recordings that dreams begin in, if there are some."""
+    if config.env != "dream" or config.starts is None:
+        return {}
+    return {"starts": digest_of(None, load_episodes([config.starts]))}
+
+
+def prepare_lessons(config: RLConfig, sight: Sight, device: torch.device) -> Lessons:
+    """Begin the dreams or the games."""
+    from training.agents.envs import make_dreams, make_games
+
+    scale, repeat = config.ppo.reward_scale, config.action_repeat
+    if config.env == "dream":
+        dreams = load_dreams(config, config.num_envs)
+        world = dreams.world.config
+        envs = make_dreams(dreams, sight, device, action_repeat=repeat, reward_scale=scale)
+        return Lessons(
+            envs=envs,
+            scenario=world.name,
+            actions=world.actions,
+            source=f"a dream of {dreams.world.identity}",
+        )
+    scenario, num_envs = scenario_of(config.world), worker_count(config.num_envs, "num_envs")
+    print(f"{num_envs} real games of {scenario}; the agent computes on {device}", flush=True)
+    limit = config.max_episode_steps
+    envs = make_games(
+        scenario,
+        num_envs,
+        sight,
+        device,
+        max_episode_steps=limit,
+        action_repeat=repeat,
+        reward_scale=scale,
+    )
+    actions = SCENARIOS[scenario].actions
+    return Lessons(envs=envs, scenario=scenario, actions=actions, source=f"the real game {scenario}")
+
+
+def describe_policy(config: RLConfig, lessons: Lessons, sight: Sight) -> Callable[[Clock], PolicyDescription]:
+    """Return what says, at any time of the training, what `policy.json` says."""
+    training: dict[str, Any] = {
+        "learned_from": lessons.source,
+        "seed": config.seed,
+        "num_envs": lessons.envs.num_envs,
+        "max_episode_steps": config.max_episode_steps,
+        "ppo": asdict(config.ppo),
+        "command": " ".join(shlex.quote(word) for word in sys.orig_argv),
+        "commit": git_commit(Path(__file__).parent),
+    }
+    if config.env == "dream":
+        training |= {
+            "noise_scale": config.noise_scale,
+            "denoising_steps": config.denoising_steps,
+            "starts": config.starts,
+            "num_starts": config.num_starts if config.starts is not None else None,
+        }
+    return lambda clock: PolicyDescription(
+        scenario=lessons.scenario,
+        actions=lessons.actions.to_json(),
+        num_values=list(lessons.actions.num_values),
+        sight=sight,
+        action_repeat=config.action_repeat,
+        training={"steps": clock.steps, "minutes": round(clock.seconds / 60, 2)} | training,
+    )
+
+
+def require_sb3() -> None:
+    """Say how to install Stable-Baselines3 where it is missing.
+
+    Raises:
+        WorldError: If it is.
+    """
+    if importlib.util.find_spec("stable_baselines3") is None:
+        raise WorldError('training an agent needs Stable-Baselines3: pip install -e ".[rl]"')

@@ -1,0 +1,1 @@
+"""How every command starts: Hydra, typed settings, `--help`, one sentence on failure."""

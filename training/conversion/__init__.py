@@ -1,0 +1,1 @@
+"""Conversion of a softmax world into a hybrid one: layer selection and distillation stages."""

@@ -1,0 +1,244 @@
+"""One stage of a conversion: a student that learns from its teacher, in the one training loop."""
+
+# B batch, F frames
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from training.data.clips import Episodes, Footage, load_footage
+from training.data.latents import DataConfig, fixed_starts
+from training.engine.fabric import FabricConfig
+from training.engine.half_lives import log_half_lives
+from training.engine.loop import LoopConfig, Training, fit, prepare
+from training.engine.optimizers import OptimizerConfig, make_partial_optimizers
+from training.engine.run_folder import RunFolder
+from training.engine.train_world import MOST_SEQUENCES, TrainWorldConfig, make_batches
+from training.engine.validation import ValidationConfig, validate
+from training.objectives.distillation import LayerDistillation, VelocityDistillation
+from training.objectives.flow_matching import ObjectiveConfig
+from training.objectives.lora import LoraConfig
+from worldsim.errors import WorldError
+from worldsim.model.conversion import HybridConfig, check_softmax
+from worldsim.model.denoiser import Denoiser
+from worldsim.world import World
+
+Distillation = LayerDistillation | VelocityDistillation
+
+
+@dataclass(kw_only=True, slots=True)
+class StageConfig:
+    """How one stage is trained.
+
+    Attributes:
+        loop: Length and care.
+        optimizer: Learning rates: `adamw` of all that is trained; with `muon` above 0, that of its matrices.
+        batch_size: Sequences per update and device.
+        sequence_length: Frames of a sequence.
+    """
+
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(muon=0.0, adamw=3e-3))
+    batch_size: int = 8
+    sequence_length: int = 24
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch_size <= MOST_SEQUENCES:
+            raise WorldError(f"a stage's batch_size must be 1 to {MOST_SEQUENCES}, got {self.batch_size}")
+        if self.sequence_length < 2:
+            raise WorldError(
+                f"a stage's sequence_length must be at least 2 frames, got {self.sequence_length}"
+            )
+
+
+@dataclass(kw_only=True, slots=True)
+class TeacherConfig:
+    """What every command that works on a teacher is told.
+
+    Attributes:
+        out: The run's folder.
+        teacher: The softmax model: a shipped name, a folder, or a hub id.
+        data: Gameplay video with the teacher's buttons.
+        hybrid: How the new layers' memory begins.
+        stage1: How the new layers learn from the layers that they replace.
+        objective: How frames are spoiled.
+        fabric: Device, precision, distribution.
+        validation: The roll-outs that are measured.
+    """
+
+    out: str
+    teacher: str
+    data: DataConfig
+    hybrid: HybridConfig = field(default_factory=HybridConfig)
+    stage1: StageConfig = field(default_factory=StageConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    fabric: FabricConfig = field(default_factory=FabricConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+
+
+@dataclass(kw_only=True, slots=True)
+class StageSettings(TrainWorldConfig):
+    """All that decides what a stage computes: what its run's folder is compared by.
+
+    Attributes:
+        hybrid: How the new layers' memory began.
+        lora: Of stage 2.
+        data_weight: Of stage 2.
+    """
+
+    hybrid: HybridConfig = field(default_factory=HybridConfig)
+    lora: LoraConfig | None = None
+    data_weight: float = 0.0
+
+
+def stage_settings(
+    config: TeacherConfig,
+    stage: StageConfig,
+    out: Path,
+    *,
+    lora: LoraConfig | None = None,
+    data_weight: float = 0.0,
+) -> StageSettings:
+    """Return the settings of one stage of a command."""
+    return StageSettings(
+        out=str(out),
+        data=config.data,
+        objective=config.objective,
+        optimizer=stage.optimizer,
+        loop=stage.loop,
+        fabric=config.fabric,
+        validation=config.validation,
+        batch_size=stage.batch_size,
+        sequence_length=stage.sequence_length,
+        hybrid=config.hybrid,
+        lora=lora,
+        data_weight=data_weight,
+    )
+
+
+def load_teacher(name: str) -> World:
+    """Load a world all of whose layers are softmax layers.
+
+    Raises:
+        WorldError: If there is no such world, its weights do not fit its shape, or it is hybrid already.
+    """
+    teacher = World.from_pretrained(name)
+    check_softmax(teacher.config.denoiser, name)
+    return teacher
+
+
+def list_episodes(config: TeacherConfig, teacher: World, stages: Mapping[str, StageConfig]) -> Episodes:
+    """List the episodes for some stages, by the name of their settings.
+
+    Raises:
+        WorldError: If they have other buttons than the teacher, or none is long enough for one of the stages:
+            it would be found out when the stages before it are over.
+    """
+    episodes = Episodes.of(config.data, config.validation, teacher.config.actions)
+    episodes.check_lengths("validation", config.validation.length, heldout_only=True)
+    for name, stage in stages.items():
+        episodes.check_lengths(f"{name}.sequence_length", stage.sequence_length)
+    return episodes
+
+
+def load_for(config: TeacherConfig, teacher: World, episodes: Episodes, fabric: Fabric) -> Footage:
+    """Encode the episodes by the teacher's codec; moves the teacher to the device."""
+    teacher.denoiser.to(fabric.device)
+    return load_footage(teacher.codec, episodes, config.data, config.validation, fabric)
+
+
+def roll_out(world: World, footage: Footage, config: ValidationConfig) -> dict[str, float]:
+    """Return the PSNR of a world's roll-outs by horizon in frames, as text: JSON has no other keys."""
+    scores = validate(world, footage.heldout, footage.places, config)
+    return {str(horizon): scores[f"psnr_{horizon}_db"] for horizon in config.horizons}
+
+
+@torch.no_grad()
+def heldout_losses(
+    fabric: Fabric, module: nn.Module, footage: Footage, settings: StageSettings
+) -> dict[str, float]:
+    """Return the losses of a stage on fixed sequences of held-out video, with fixed noise.
+
+    Args:
+        fabric: For its precision.
+        module: The stage's module, not wrapped.
+        footage: The video.
+        settings: Length of the sequences; as many as there are roll-outs are taken.
+    """
+    length, video = settings.sequence_length, footage.heldout
+    starts = fixed_starts(video.lengths, length, settings.validation.num_rollouts)
+    batches = np.array_split(starts, -(-len(starts) // settings.batch_size))
+    generator = torch.Generator(video.latents.device).manual_seed(0)
+    sums: dict[str, float] = {}
+    for chosen in batches:
+        with fabric.autocast():
+            losses = module(*video.sequences(chosen, length), generator)
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0.0) + float(value) * len(chosen) / len(starts)
+    return sums
+
+
+def student_of(training: Training) -> Denoiser:
+    """Return the moving average of a stage's student."""
+    student = training.average.module.denoiser
+    assert isinstance(student, Denoiser)
+    return student
+
+
+def measure_student(
+    fabric: Fabric, training: Training, settings: StageSettings, footage: Footage
+) -> dict[str, float]:
+    """Return the losses on held-out video and the memory's half-lives."""
+    student = student_of(training)
+    losses = heldout_losses(fabric, training.average.module, footage, settings)
+    return {f"heldout_{name}": value for name, value in losses.items()} | log_half_lives(student)
+
+
+def train_stage(
+    fabric: Fabric,
+    module: Distillation,
+    trained: Mapping[str, nn.Parameter],
+    settings: StageSettings,
+    run: RunFolder,
+    footage: Footage,
+) -> Training:
+    """Train some parameters of a student, going on from the run's newest checkpoint.
+
+    Args:
+        fabric: Device, precision and strategy.
+        module: Holds the student.
+        trained: What may change; nothing else does.
+        settings: Length and care.
+        run: The stage's folder, its inputs checked.
+        footage: The video.
+
+    Returns:
+        The finished training; see `student_of`.
+    """
+    module.requires_grad_(False)
+    for parameter in trained.values():
+        parameter.requires_grad_(True)
+    optimizers = make_partial_optimizers(list(trained.values()), settings.optimizer)
+    training = prepare(fabric, module, optimizers, settings.loop.ema_decay)
+    if settings.fabric.compile and isinstance(module, VelocityDistillation):
+        # The first stage goes through the layers by itself, and compiles what it calls.
+        for block in (*module.teacher.denoiser.layers(), *module.denoiser.layers()):
+            block.compile(dynamic=False)
+
+    fit(
+        fabric,
+        training,
+        make_batches(footage.train, settings, fabric.global_rank),
+        settings.loop,
+        run,
+        frames_per_batch=settings.batch_size * settings.sequence_length,
+        on_checkpoint=lambda training: measure_student(fabric, training, settings, footage),
+    )
+    return training

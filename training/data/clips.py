@@ -1,0 +1,114 @@
+"""Recorded play on its way into a training: listed and checked first, decoded and encoded later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from lightning_fabric import Fabric
+
+from training.data.latent_cache import LatentCache
+from training.data.latents import (
+    DataConfig,
+    LatentVideo,
+    choose_episodes,
+    digest_of,
+    latent_video,
+    precision_on,
+)
+from training.engine.validation import ValidationConfig, validation_places
+from worldsim.actions import ActionLayout
+from worldsim.codec import FrameCodec
+from worldsim.data.sequences import EpisodeReference
+from worldsim.errors import WorldError
+
+
+@dataclass(frozen=True, slots=True)
+class Episodes:
+    """Recorded play with a world's buttons; nothing is decoded yet."""
+
+    train: Sequence[EpisodeReference]
+    heldout: Sequence[EpisodeReference]
+
+    @classmethod
+    def of(cls, data: DataConfig, validation: ValidationConfig, actions: ActionLayout) -> Episodes:
+        """List the episodes; raises `WorldError` if they have other buttons."""
+        return cls(
+            choose_episodes(data.train, data.max_frames, actions),
+            choose_episodes(data.heldout, validation.max_frames, actions),
+        )
+
+    def check_lengths(self, name: str, length: int, *, heldout_only: bool = False) -> None:
+        """Raise `WorldError` if no episode to learn from, or none held out, holds so many frames.
+
+        Args:
+            name: The setting that asks for them.
+            length: Frames of a sequence.
+            heldout_only: For what is only measured.
+        """
+        sets = {"data.heldout": self.heldout} | ({} if heldout_only else {"data.train": self.train})
+        for setting, references in sets.items():
+            longest = max(reference.num_frames for reference in references)
+            if longest < length:
+                raise WorldError(
+                    f"{name}: sequences of {length} frames fit into no episode of {setting}; the longest "
+                    f"has {longest}"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Footage:
+    """Recorded play as a codec's latents.
+
+    Attributes:
+        train: What this device learns from.
+        heldout: What is measured on.
+        places: Where roll-outs begin in it.
+        num_frames: Frames of all episodes to learn from, on all devices.
+        digests: Of both sets of episodes under this codec, for `RunFolder.check_inputs`.
+    """
+
+    train: LatentVideo
+    heldout: LatentVideo
+    places: np.ndarray
+    num_frames: int
+    digests: dict[str, str]
+
+
+def own_share(references: Sequence[EpisodeReference], fabric: Fabric) -> list[EpisodeReference]:
+    """Return the episodes that this device learns from, so that each is decoded once and held once."""
+    own = list(references[fabric.global_rank :: fabric.world_size])
+    if not own:
+        raise WorldError(f"{fabric.world_size} devices need an episode each, the data hold {len(references)}")
+    return own
+
+
+def load_footage(
+    codec: FrameCodec,
+    episodes: Episodes,
+    data: DataConfig,
+    validation: ValidationConfig,
+    fabric: Fabric,
+) -> Footage:
+    """Encode episodes on the device, or read what any command encoded before by the same codec."""
+    cache = None
+    if data.cache_latents:
+        folder = Path(data.cache_folder) if data.cache_folder else None
+        cache = LatentCache(codec, precision_on(fabric.device), folder)
+
+    def encode(references: Sequence[EpisodeReference]) -> LatentVideo:
+        return latent_video(codec, references, fabric.device, num_workers=data.num_workers, cache=cache)
+
+    train, heldout = encode(own_share(episodes.train, fabric)), encode(episodes.heldout)
+    return Footage(
+        train=train,
+        heldout=heldout,
+        places=validation_places(heldout, validation),
+        num_frames=sum(reference.num_frames for reference in episodes.train),
+        digests={
+            "train": digest_of(codec, episodes.train),
+            "heldout": digest_of(codec, episodes.heldout),
+        },
+    )

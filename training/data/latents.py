@@ -1,0 +1,288 @@
+"""Gameplay video in memory: as frames for the codec, as latents for the world model."""
+
+# T frames of all episodes end to end, C h w latent size, A action axes
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.data.latent_cache import LatentCache, video_digest
+from worldsim.actions import ActionLayout
+from worldsim.codec import FrameCodec
+from worldsim.data.episodes import EpisodeTable, read_table
+from worldsim.data.sequences import EpisodeReference, SequenceIndex, load_episodes, read_episodes
+from worldsim.errors import WorldError
+from worldsim.runtime.cores import check_workers
+from worldsim.storage.tensors import sha256_of
+
+ENCODE_BATCH = 256
+NO_OUTCOMES = (
+    "{} records no reward or does not say whether the game ended ('reward' and 'terminated' on every line of "
+    "its jsonl): a world with outcome heads has nothing to learn them from"
+)
+
+
+@dataclass(kw_only=True, slots=True)
+class DataConfig:
+    """Which gameplay video.
+
+    Attributes:
+        train: Folders to learn from.
+        heldout: Folders to measure on.
+        max_frames: Use at most this many frames of `train`, whole episodes, in order; 0 is all.
+        num_workers: Decoding threads; 0 is one per core that may be used.
+        cache_latents: Keep the encoded video, so that no other command encodes it by the same codec again.
+        cache_folder: Where to; empty is a folder `latents` beside the video. What lies there may be deleted.
+    """
+
+    train: list[str]
+    heldout: list[str]
+    max_frames: int = 0
+    num_workers: int = 0
+    cache_latents: bool = True
+    cache_folder: str = ""
+
+    def __post_init__(self) -> None:
+        if self.max_frames < 0:
+            raise WorldError(f"data.max_frames must be at least 0, got {self.max_frames}")
+        check_workers(self.num_workers, "data.num_workers")
+
+
+def choose_episodes(
+    folders: Sequence[str], max_frames: int, expected_actions: ActionLayout | None = None
+) -> list[EpisodeReference]:
+    """List episodes of some folders up to a number of frames; see `load_episodes` for what is checked."""
+    chosen, total = [], 0
+    for reference in load_episodes(folders, expected_actions):
+        if max_frames and total >= max_frames:
+            break
+        chosen.append(reference)
+        total += reference.num_frames
+    return chosen
+
+
+def load_frames(references: Sequence[EpisodeReference], size: tuple[int, int], num_workers: int) -> Tensor:
+    """Decode episodes into one `[T, H, W, 3]` uint8 tensor on the CPU, scaled to `size` (height, width)."""
+    total = sum(reference.num_frames for reference in references)
+    frames = torch.empty(total, *size, 3, dtype=torch.uint8)
+    position = 0
+    for episode in read_episodes(references, num_workers=num_workers, size=size, show_progress=True):
+        frames[position : position + len(episode)] = torch.from_numpy(episode.frames)
+        position += len(episode)
+    return frames
+
+
+class OutcomeTargets(NamedTuple):
+    """What the outcome heads are to say of sequences.
+
+    Attributes:
+        rewards: `[B, F]` float32, in the game's units.
+        ends: `[B, F]` bool, with which frames the game ended.
+        is_real: `[B, F]` bool; False where an episode was over and its last frame is repeated.
+    """
+
+    rewards: Tensor
+    ends: Tensor
+    is_real: Tensor
+
+
+@dataclass(slots=True)
+class LatentVideo:
+    """Encoded episodes end to end.
+
+    Attributes:
+        latents: `[T, C, h, w]` fp16.
+        leading: `[T, A]` int64, the action that leads to each frame; none for the first of an episode.
+        lengths: Frames of each episode.
+        rewards: `[T]` float32, given on the way to each frame; None if one of the episodes records none.
+        ends: `[T]` bool, whether the game ended with each frame; None if one of the episodes does not say.
+    """
+
+    latents: Tensor
+    leading: Tensor
+    lengths: list[int]
+    rewards: Tensor | None = None
+    ends: Tensor | None = None
+
+    def to(self, device: torch.device) -> LatentVideo:
+        """Return the same video on a device."""
+        rewards, ends = (None if t is None else t.to(device) for t in (self.rewards, self.ends))
+        return LatentVideo(self.latents.to(device), self.leading.to(device), self.lengths, rewards, ends)
+
+    def sequences(self, starts: np.ndarray, length: int) -> tuple[Tensor, Tensor]:
+        """Return latents `[B, length, C, h, w]` and actions `[B, length, A]` from frames `starts` [B] on."""
+        index, _ = self._places(starts, length, 0)
+        return self.latents[index], self.leading[index]
+
+    def judged_sequences(
+        self, starts: np.ndarray, length: int, skipped: np.ndarray
+    ) -> tuple[Tensor, Tensor, OutcomeTargets]:
+        """Return pieces of sequences, which may run past the end of their episode: it then stands still.
+
+        Args:
+            starts: `[B]`, where each sequence begins.
+            length: Frames of a piece.
+            skipped: `[B]`, frames of each sequence before its piece.
+
+        Returns:
+            Latents and actions as from `sequences`, and what is to be said of the frames.
+
+        Raises:
+            WorldError: If rewards or ends were not recorded.
+        """
+        rewards, ends = self.outcomes()
+        index, is_real = self._places(starts, length, skipped)
+        targets = OutcomeTargets(rewards[index], ends[index] & is_real, is_real)
+        return self.latents[index], self.leading[index], targets
+
+    def outcomes(self) -> tuple[Tensor, Tensor]:
+        """Return rewards and ends.
+
+        Raises:
+            WorldError: If they were not recorded.
+        """
+        if self.rewards is None or self.ends is None:
+            raise WorldError(NO_OUTCOMES.format("an episode"))
+        return self.rewards, self.ends
+
+    def ended_episodes(self) -> np.ndarray:
+        """Return which episodes ended with their last frame, `[E]` bool, instead of being cut off."""
+        _, ends = self.outcomes()
+        return ends[torch.tensor(self.lengths).cumsum(0) - 1].cpu().numpy()
+
+    def _places(self, starts: np.ndarray, length: int, skipped: np.ndarray | int) -> tuple[Tensor, Tensor]:
+        """Return the numbers of the frames, `[B, length]`, and which of them are not past their episode."""
+        ends = np.cumsum(self.lengths)
+        last = ends[np.searchsorted(ends, starts, side="right")] - 1
+        wanted = (starts + skipped)[:, None] + np.arange(length)
+        found = torch.from_numpy(np.minimum(wanted, last[:, None]))
+        is_real = torch.from_numpy(wanted <= last[:, None])
+        return found.to(self.latents.device), is_real.to(self.latents.device)
+
+
+def leading_actions(actions: np.ndarray) -> Tensor:
+    """Shift recorded actions `[T, A]` by one frame: action i leads to frame i + 1."""
+    return torch.from_numpy(np.concatenate([np.zeros_like(actions[:1]), actions[:-1]]))
+
+
+@torch.no_grad()
+def encode_frames(codec: FrameCodec, frames: np.ndarray, device: torch.device) -> Tensor:
+    """Return the latents `[T, C, h, w]` fp16 of frames `[T, H, W, 3]`, on the device of the codec."""
+    precision = precision_on(device)
+    parts = []
+    for chunk in torch.from_numpy(frames).split(ENCODE_BATCH):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision is torch.bfloat16):
+            parts.append(codec.encode(chunk.to(device)).half())
+    return torch.cat(parts)
+
+
+def precision_on(device: torch.device) -> torch.dtype:
+    """Return in which number format a codec encodes there."""
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
+def encode_episodes(
+    codec: FrameCodec,
+    references: Sequence[EpisodeReference],
+    device: torch.device,
+    num_workers: int,
+    cache: LatentCache | None,
+) -> Tensor:
+    """Return the latents of all episodes end to end, `[T, C, h, w]` fp16 on `device`.
+
+    Those in the cache are read, the others decoded, encoded, and kept there.
+    """
+    total = sum(reference.num_frames for reference in references)
+    latents = torch.empty(total, *codec.latent_shape, dtype=torch.float16, device=device)
+    missing: list[tuple[EpisodeReference, slice]] = []
+    position = 0
+    for reference in references:
+        place = slice(position, position := position + reference.num_frames)
+        known = cache.load(reference) if cache is not None else None
+        if known is None:
+            missing.append((reference, place))
+        else:
+            latents[place] = known.to(device)
+    if not missing:
+        return latents
+    if cache is not None:
+        cache.check_writable([reference for reference, _ in missing])
+    size = (codec.config.height, codec.config.width)
+    episodes = read_episodes(
+        [reference for reference, _ in missing], num_workers=num_workers, size=size, show_progress=True
+    )
+    for (reference, place), episode in zip(missing, episodes, strict=True):
+        latents[place] = encode_frames(codec, episode.frames, device)
+        if cache is not None:
+            cache.save(reference, latents[place])
+    return latents
+
+
+def _joined(parts: Sequence[np.ndarray | None]) -> Tensor | None:
+    found = [torch.from_numpy(part) for part in parts if part is not None]
+    return torch.cat(found) if len(found) == len(parts) else None
+
+
+def check_outcomes(references: Sequence[EpisodeReference]) -> list[EpisodeTable]:
+    """Return what each episode records beside its frames; decodes nothing.
+
+    Raises:
+        WorldError: For the first episode that lacks rewards or ends.
+    """
+    tables = [read_table(each.folder, each.name, each.info.actions) for each in references]
+    for reference, table in zip(references, tables, strict=True):
+        if table.rewards is None or table.terminated is None:
+            raise WorldError(NO_OUTCOMES.format(reference.folder / f"{reference.name}.jsonl"))
+    return tables
+
+
+def digest_of(codec: FrameCodec | None, references: Sequence[EpisodeReference]) -> str:
+    """Return a digest of a codec's weights, if given, and of all that episodes hold."""
+    digest = hashlib.sha256()
+    for tensor in codec.state_dict().values() if codec else ():
+        digest.update(tensor.cpu().float().numpy().tobytes())
+    for reference in references:
+        table = reference.folder / f"{reference.name}.jsonl"
+        actions, rate = reference.info.actions, reference.info.frame_rate
+        told = [reference.name, reference.num_frames, rate, actions.buttons, actions.num_values]
+        digest.update(repr([*told, sha256_of(table), video_digest(reference)]).encode())
+    return digest.hexdigest()[:16]
+
+
+def latent_video(
+    codec: FrameCodec,
+    references: Sequence[EpisodeReference],
+    device: torch.device,
+    *,
+    num_workers: int = 0,
+    cache: LatentCache | None = None,
+) -> LatentVideo:
+    """Encode episodes, or read those that the same codec encoded before, and what happens in them.
+
+    The codec is moved to `device` in either case.
+    """
+    codec.to(device).eval()
+    latents = encode_episodes(codec, references, device, num_workers, cache)
+    tables = [read_table(each.folder, each.name, each.info.actions) for each in references]
+    return LatentVideo(
+        latents,
+        torch.cat([leading_actions(table.actions) for table in tables]),
+        [reference.num_frames for reference in references],
+        _joined([table.rewards for table in tables]),
+        _joined([table.terminated for table in tables]),
+    ).to(device)
+
+
+def fixed_starts(lengths: Sequence[int], sequence_length: int, count: int) -> np.ndarray:
+    """Return `count` start frames spread evenly over all places where a sequence fits."""
+    index = SequenceIndex(lengths, sequence_length)
+    if count < 1:
+        raise WorldError(f"at least one sequence is needed, got {count}")
+    return index.start(np.linspace(0, len(index) - 1, count).astype(np.int64))

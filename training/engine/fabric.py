@@ -1,0 +1,74 @@
+"""Device, precision and distribution as configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+
+from worldsim.errors import WorldError
+from worldsim.runtime.device import computes_bf16
+
+PRECISIONS = ("auto", "32-true", "bf16-mixed")
+
+
+@dataclass(kw_only=True, slots=True)
+class FabricConfig:
+    """What `lightning_fabric.Fabric` takes.
+
+    Attributes:
+        accelerator: auto, cpu, cuda, mps.
+        devices: Number of devices, as a number or `auto`.
+        num_nodes: Machines.
+        strategy: auto, ddp, fsdp.
+        precision: 32-true, bf16-mixed, or auto: bf16-mixed where the device computes bf16 directly. Not
+            bf16-true: it would round the tables of angles and frequencies. Not 16-mixed: its loss scaling
+            expects gradients that are not finite now and then, and those stop a run here.
+        compile: Compile the model block by block (worth it on a GPU).
+    """
+
+    accelerator: str = "auto"
+    devices: str = "1"
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "auto"
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise WorldError(f"fabric.precision is one of {', '.join(PRECISIONS)}; got {self.precision!r}")
+        if self.num_nodes < 1:
+            raise WorldError(f"fabric.num_nodes must be at least 1, got {self.num_nodes}")
+
+
+def choose_precision(config: FabricConfig) -> str:
+    """Return the precision that was asked for, or that suits the device of `auto`."""
+    if config.precision != "auto":
+        return config.precision
+    uses_gpu = config.accelerator not in ("cpu", "mps") and torch.cuda.is_available()
+    device = torch.device("cuda" if uses_gpu else "cpu")
+    return "bf16-mixed" if computes_bf16(device) else "32-true"
+
+
+def make_fabric(config: FabricConfig, folder: Path) -> Fabric:
+    """Build and launch Fabric; event files for TensorBoard go to `folder / events`."""
+    # Keeps fp32 products (the memory's maps) on tensor cores where there are some; no effect on a CPU.
+    torch.set_float32_matmul_precision("high")
+    precision = choose_precision(config)
+    try:
+        fabric = Fabric(
+            accelerator=config.accelerator,
+            devices=int(config.devices) if config.devices.isdigit() else config.devices,
+            num_nodes=config.num_nodes,
+            strategy=config.strategy,
+            precision=precision,  # pyright: ignore[reportArgumentType]
+            loggers=TensorBoardLogger(root_dir=folder, name="events", version=""),
+        )
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise WorldError(f"fabric settings can't be used here: {error}") from error
+    fabric.launch()
+    fabric.print(f"training on {fabric.device} in {precision}, strategy {config.strategy}")
+    return fabric

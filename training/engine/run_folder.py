@@ -1,0 +1,247 @@
+"""A run's folder: its configuration, its checkpoints, and how it goes on after it was killed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+
+from training.engine.lock import is_first_process, lock_folder
+from worldsim.errors import WorldError
+from worldsim.storage.files import (
+    MAX_INTEGER,
+    PART_SUFFIX,
+    read_json,
+    read_text,
+    sync,
+    sync_tree,
+    write_json,
+    write_text,
+)
+
+CONFIG_FILE, CHECKPOINTS = "run.json", "checkpoints"
+STEP = "step-"
+"""Before the number of updates in a checkpoint's name."""
+MOST_REASON = 300
+"""Characters of what PyTorch says of a checkpoint that does not fit: it may list every tensor."""
+EXPORTED_FILE, TOLD_FILE = "exported", "told"
+"""Hold the name of the checkpoint whose world was written, and of the one after which all was said."""
+FREE_SETTINGS = (
+    "out",
+    "data.num_workers",
+    "data.cache_latents",
+    "data.cache_folder",
+    "loop.num_steps",
+    "loop.train_seconds",
+    "loop.checkpoint_seconds",
+    "loop.log_every",
+)
+"""Settings that a resumed run may change: given its learning rate, none changes what a step computes."""
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint of a run's folder, if there is one."""
+    return max(_checkpoints(folder), key=step_of, default=None)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    found = (folder / CHECKPOINTS).glob(f"{STEP}*")
+    return [path for path in found if path.name.removeprefix(STEP).isdecimal()]
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return how many updates a checkpoint had seen."""
+    return int(checkpoint.name.removeprefix(STEP))
+
+
+def progress_of(state: Mapping[str, Any], steps: str = "step") -> tuple[int, float]:
+    """Return how far a checkpoint's training is, in updates and in seconds.
+
+    Args:
+        state: Of the checkpoint.
+        steps: What the updates are called in it.
+
+    Raises:
+        ValueError: If it does not say so.
+    """
+    for name, kinds in ((steps, int), ("seconds", int | float)):
+        if not isinstance(state[name], kinds) or not 0 <= state[name] < MAX_INTEGER:
+            raise ValueError(f"its {name} is {state[name]!r}")
+    return state[steps], state["seconds"]
+
+
+class RunFolder:
+    """Where a training run lives; the same command finds it again and goes on.
+
+    It belongs to one process at a time, as long as this object is kept. What a killed one left half-written
+    is removed.
+
+    Args:
+        path: The folder; created if missing.
+        config: The run's typed configuration, kept as JSON and compared on resume.
+        free_settings: Settings that a resumed run may change.
+
+    Raises:
+        WorldError: If another process uses the folder, or it holds a run with other settings.
+    """
+
+    def __init__(self, path: Path | str, config: Any, free_settings: Collection[str] = FREE_SETTINGS) -> None:
+        assert is_dataclass(config) and not isinstance(config, type)
+        self.path = Path(path)
+        self._free_settings = free_settings
+        self.checkpoints = self.path / CHECKPOINTS
+        self._settings: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+        self._lock = lock_folder(self.path, "run folder")
+        self._check_known()
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        if is_first_process():
+            for left in self.checkpoints.glob(f"*{PART_SUFFIX}"):
+                _remove(left)
+
+    def check_inputs(self, fabric: Fabric, **inputs: str) -> None:
+        """Remember what the run learns from, or refuse if a resumed run would learn from something else.
+
+        Args:
+            fabric: Its first process writes.
+            inputs: A digest for each thing that the settings only name, such as the data.
+        """
+        self._settings["inputs"] = inputs
+        self._check_known()
+        if fabric.global_rank == 0:
+            write_json(self.path / CONFIG_FILE, self._settings)
+            if self.latest() is None:  # what was made of another run's checkpoint is not made of this one's
+                for mark in (EXPORTED_FILE, TOLD_FILE):
+                    (self.path / mark).unlink(missing_ok=True)
+        fabric.barrier()
+
+    def _check_known(self) -> None:
+        checkpoint, known = self.latest(), self.path / CONFIG_FILE
+        if checkpoint is None:
+            return
+        if not known.is_file():
+            raise WorldError(
+                f"{checkpoint} belongs to a run whose settings are gone: there is no {known}; choose another "
+                "out= folder"
+            )
+        before = read_json(known)
+        if not isinstance(before, dict):
+            raise WorldError(f"{known} holds no settings of a run; choose another out= folder")
+        self._check_same(before)
+
+    def _check_same(self, before: Mapping[str, Any]) -> None:
+        old, new = _flatten(before), _flatten(self._settings)
+        if "inputs" not in self._settings:
+            old = {key: value for key, value in old.items() if not key.startswith("inputs.")}
+        differing = [
+            k for k in sorted(old | new) if old.get(k) != new.get(k) and k not in self._free_settings
+        ]
+        if differing:
+            changes = ", ".join(f"{k} was {old.get(k)} and is {new.get(k)}" for k in differing[:3])
+            raise WorldError(
+                f"{self.path} holds a run with other settings ({changes}); choose another out= folder"
+            )
+
+    def latest(self) -> Path | None:
+        """Return the newest checkpoint, if there is one."""
+        return newest_checkpoint(self.path)
+
+    def is_exported(self, world: Path) -> bool:
+        """Return whether a world is there and comes from the newest checkpoint, as `mark_exported` told."""
+        return world.exists() and self.has_mark(EXPORTED_FILE)
+
+    def mark_exported(self) -> None:
+        """Remember that the newest checkpoint's world was written; a longer run will write it anew."""
+        self.mark(EXPORTED_FILE)
+
+    def has_mark(self, name: str) -> bool:
+        """Return whether a mark was set for the newest checkpoint."""
+        mark, checkpoint = self.path / name, self.latest()
+        return checkpoint is not None and mark.is_file() and read_text(mark).strip() == checkpoint.name
+
+    def mark(self, name: str) -> None:
+        """Remember something of the newest checkpoint, by the first process of a run."""
+        checkpoint = self.latest()
+        assert checkpoint is not None
+        write_text(self.path / name, checkpoint.name + "\n")
+
+    def load(self, checkpoint: Path, restore: Callable[[], None]) -> None:
+        """Restore a checkpoint of this run.
+
+        Args:
+            checkpoint: From `latest`.
+            restore: Reads it; whatever it raises that is not the disk's or the memory's doing says that the
+                file is not what was saved.
+
+        Raises:
+            WorldError: If the checkpoint is damaged, or another model's.
+            OSError: If it cannot be read.
+        """
+        try:
+            restore()
+        except (OSError, WorldError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise WorldError(
+                f"the checkpoint {checkpoint} is damaged or belongs to another run "
+                f"({reason[:MOST_REASON]}): remove it to begin this run anew, or choose another out= folder"
+            ) from error
+
+    def save(self, fabric: Fabric, state: Mapping[str, Any], step: int) -> None:
+        """Write a checkpoint, completely or not at all, and drop the one before.
+
+        What was logged up to it is on the disk first: a run that goes on from it does not log it again.
+
+        Raises:
+            OSError: If it cannot be written; the one before stays.
+        """
+        target = self.checkpoints / f"{STEP}{step:08d}"
+        part = target.with_name(target.name + PART_SUFFIX)  # of all processes of a run, so without a number
+        try:
+            fabric.save(part, dict(state))
+            fabric.barrier()
+            if fabric.global_rank == 0:
+                _flush_events(fabric, self.path)
+                sync_tree(part)
+                if target.is_dir():  # a file is replaced in one step, a folder of shards cannot be
+                    _remove(target)
+                part.replace(target)
+                sync(self.checkpoints)
+        except OSError as error:
+            _remove(part)
+            raise OSError(error.errno, error.strerror, str(target)) from error
+        if fabric.global_rank == 0:
+            for old in _checkpoints(self.path):
+                if old != target:
+                    _remove(old)
+        fabric.barrier()
+
+
+def _flush_events(fabric: Fabric, folder: Path) -> None:
+    for logger in fabric.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.flush()
+    for events in folder.glob("events/*tfevents*"):
+        sync(events)
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint, which is a file, or a folder where a strategy writes shards."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,270 @@
+"""What pretraining and finetuning share: data, objective, loop, validation, export."""
+
+# B batch, F frames, C h w latent size, A action axes
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from training.data.carry import Carry
+from training.data.clips import Episodes, Footage, load_footage
+from training.data.end_sampling import EndDraws
+from training.data.latents import DataConfig, LatentVideo, OutcomeTargets, check_outcomes, fixed_starts
+from training.data.segments import places_at
+from training.engine.fabric import FabricConfig, make_fabric
+from training.engine.half_lives import log_half_lives, tell_half_lives
+from training.engine.loop import LoopConfig, Training, fit, prepare, seed_of
+from training.engine.optimizers import OptimizerConfig, make_optimizers
+from training.engine.run_folder import RunFolder
+from training.engine.validation import ValidationConfig, validate
+from training.objectives.flow_matching import FlowMatching, ObjectiveConfig, SegmentMatching
+from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig, reward_units
+from training.outcomes.calibration import calibrate
+from worldsim.data.sequences import EpisodeReference, SequenceIndex
+from worldsim.errors import WorldError
+from worldsim.model.denoiser import Denoiser
+from worldsim.model.segments import check_constant_memory
+from worldsim.starts import Start, visible_detail
+from worldsim.world import World
+
+PLACES_PER_START = 24
+"""Places of which one becomes a start moment."""
+FRAMES_BEFORE_END = 64
+"""Least number of frames for which an episode goes on after a start moment, if there is such a place."""
+MOST_SEQUENCES = 2**16
+"""Of an update on one device: no device holds more of them."""
+Batch = tuple[Tensor | torch.Generator | OutcomeTargets, ...]
+"""What a training's module is given at a step."""
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainWorldConfig:
+    """Settings of every training of a world model.
+
+    Attributes:
+        out: The run's folder; the world is written to `out/world`.
+        data: Gameplay video.
+        objective: What is learned.
+        outcome: What outcome heads learn, in a world that has some.
+        optimizer: Learning rates.
+        loop: Length and care.
+        fabric: Device, precision, distribution.
+        validation: What is measured at every checkpoint.
+        batch_size: Sequences per update and device.
+        sequence_length: Frames of a segment, through all of which gradients flow.
+        segments: How many consecutive segments make one long sequence: the memory is handed from one to the
+            next, without gradients. 1 begins each with an empty memory.
+        num_starts: Start moments to give the world, taken from held-out episodes.
+        start_frames: Frames to watch before play begins.
+    """
+
+    out: str
+    data: DataConfig
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    outcome: OutcomeLossConfig = field(default_factory=OutcomeLossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    fabric: FabricConfig = field(default_factory=FabricConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    batch_size: int = 8
+    sequence_length: int = 24
+    segments: int = 1
+    num_starts: int = 16
+    start_frames: int = 32
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch_size <= MOST_SEQUENCES:
+            raise WorldError(f"batch_size must be 1 to {MOST_SEQUENCES}, got {self.batch_size}")
+        if self.sequence_length < 2:
+            raise WorldError(f"sequence_length must be at least 2 frames, got {self.sequence_length}")
+        if self.segments < 1:
+            raise WorldError(f"segments must be at least 1, got {self.segments}")
+        if self.num_starts < 1 or self.start_frames < 1:
+            raise WorldError(
+                "num_starts and start_frames must be at least 1, "
+                f"got {self.num_starts} and {self.start_frames}"
+            )
+
+
+def take_starts(
+    references: Sequence[EpisodeReference], count: int, length: int, size: tuple[int, int]
+) -> list[Start]:
+    """Cut start moments out of episodes, scaled to `size` (height, width).
+
+    Of several places beside each other the one is taken where most can be seen, and the groups are spread
+    evenly over all episodes: a game that begins before a wall says nothing about itself. The end of an
+    episode is near only where there is no other place.
+    """
+    lengths = [reference.num_frames for reference in references]
+    ends = np.cumsum(lengths)
+    places = fixed_starts(lengths, length, count * PLACES_PER_START)
+    episodes = np.searchsorted(ends, places, side="right")
+    firsts = places - (ends[episodes] - np.array(lengths)[episodes])
+    found: dict[int, tuple[tuple[bool, int], Start]] = {}
+    recording, number = None, -1
+    for place, (episode, first) in enumerate(zip(episodes.tolist(), firsts.tolist(), strict=True)):
+        if recording is None or episode != number:  # in order, so that each is decoded once
+            recording, number = references[episode].read(size=size), episode
+        last = first + length
+        worth = last + FRAMES_BEFORE_END <= len(recording), visible_detail(recording.frames[last - 1])
+        group = place // PLACES_PER_START
+        if group not in found or worth > found[group][0]:
+            # Copies: a view would keep the whole episode.
+            frames, actions = recording.frames[first:last].copy(), recording.actions[first:last].copy()
+            start = Start(f"start-{group:02d}", torch.from_numpy(frames), torch.from_numpy(actions))
+            found[group] = worth, start
+    return [start for _, start in found.values()]
+
+
+def describe_training(training: Training, config: TrainWorldConfig, num_frames: int, fabric: Fabric) -> str:
+    """Return one sentence for the world's card: what this run learned from and what it took."""
+    seen = training.step * config.batch_size * config.sequence_length * fabric.world_size
+    device = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else fabric.device.type
+    length = f"{config.segments * config.sequence_length}"
+    if config.segments > 1:
+        length += f" (the memory handed on after every {config.sequence_length})"
+    return (
+        f"{training.step:,} updates on {seen:,} frames, in sequences of {length}, drawn from "
+        f"{num_frames:,} recorded ones: {training.seconds / 60:.1f} minutes on {fabric.world_size} x {device}"
+    )
+
+
+def add_provenance(provenance: Mapping[str, Any], name: str, entry: str) -> dict[str, Any]:
+    """Return a world's provenance with one more entry under a name."""
+    known = provenance.get(name, [])
+    return {**provenance, name: [*(known if isinstance(known, list) else [known]), entry]}
+
+
+def set_reward_units(world: World, footage: Footage, fabric: Fabric) -> None:
+    """Give a world with untrained outcome heads the units of the rewards that it is going to learn."""
+    world.config.outcome = reward_units(footage.train, fabric)
+    if not footage.train.ended_episodes().any():
+        fabric.print("no episode to learn from ends: this world will not learn when one does")
+
+
+def train_world(
+    config: TrainWorldConfig,
+    world: World,
+    run: RunFolder,
+    *,
+    has_new_heads: bool = False,
+    begun_from: str = "",
+) -> None:
+    """Train a world's network on gameplay video and export it to `out/world` at every checkpoint.
+
+    Args:
+        config: Settings.
+        world: Trained in place.
+        run: Where to.
+        has_new_heads: Whether its outcome heads have learned nothing yet, not even the rewards' units.
+        begun_from: The identity of the world that it was before, if it was one.
+
+    Raises:
+        WorldError: If the world has outcome heads and the video lacks what they learn from.
+    """
+    if config.segments > 1:
+        check_constant_memory(world.config.denoiser)
+    fabric = make_fabric(config.fabric, run.path)
+    episodes = Episodes.of(config.data, config.validation, world.config.actions)
+    has_heads = world.config.denoiser.outcome_heads
+    if has_heads:
+        check_outcomes([*episodes.train, *episodes.heldout])
+    footage = load_footage(world.codec, episodes, config.data, config.validation, fabric)
+    size = (world.config.height, world.config.width)
+    if has_new_heads:
+        set_reward_units(world, footage, fabric)
+    batch_at = make_batches(footage.train, config, fabric.global_rank, with_outcomes=has_heads)
+    starts = take_starts(episodes.heldout, config.num_starts, config.start_frames, size)
+    run.check_inputs(fabric, **footage.digests, **({"init": begun_from} if begun_from else {}))
+
+    denoiser = world.denoiser.requires_grad_(True).train()
+    optimizers = make_optimizers(denoiser, config.optimizer)
+    objective = FlowMatching if config.segments == 1 else SegmentMatching
+    outcome = None
+    if denoiser.outcome is not None and world.config.outcome is not None:
+        frequency = end_draws(footage.train, config).frequency
+        outcome = OutcomeLoss(denoiser.outcome, world.config.outcome, config.outcome, frequency)
+    module = objective(denoiser, config.objective, outcome)
+    training = prepare(fabric, module, optimizers, config.loop.ema_decay)
+    if config.segments > 1:
+        training.carry = Carry(denoiser.initial_memory(config.batch_size))
+    if config.fabric.compile:
+        for block in denoiser.layers():
+            block.compile(dynamic=False)
+
+    def on_checkpoint(training: Training) -> dict[str, float]:
+        average = training.average.module.denoiser
+        assert isinstance(average, Denoiser)
+        spent = describe_training(training, config, footage.num_frames, fabric)
+        provenance = add_provenance(world.config.provenance, "training", spent)
+        provenance = tell_half_lives(provenance, average)
+        exported = World(replace(world.config, provenance=provenance), average, world.codec, world.folder)
+        scores: dict[str, float] = {}
+        if exported.config.outcome is not None:
+            exported.config.outcome, scores = calibrate(exported, footage.heldout, exported.config.outcome)
+        if fabric.global_rank == 0:
+            exported.save_pretrained(run.path / "world", starts=starts)
+        scores |= validate(exported, footage.heldout, footage.places, config.validation)
+        return scores | log_half_lives(average)
+
+    fit(
+        fabric,
+        training,
+        batch_at,
+        config.loop,
+        run,
+        frames_per_batch=config.batch_size * config.sequence_length,
+        on_checkpoint=on_checkpoint,
+    )
+    fabric.print(f"world in {run.path / 'world'}; play it with: python play.py world={run.path / 'world'}")
+
+
+def end_draws(video: LatentVideo, config: TrainWorldConfig) -> EndDraws:
+    """Return what sees to it that a training's sequences hold ends."""
+    index = SequenceIndex(video.lengths, config.segments * config.sequence_length)
+    return EndDraws(video, index, config.outcome.end_share)
+
+
+def make_batches(
+    video: LatentVideo, config: TrainWorldConfig, rank: int, *, with_outcomes: bool = False
+) -> Callable[[int], Batch]:
+    """Return the function that draws a step's sequences, or segments of longer ones, from its number alone.
+
+    It gives latents `[B, F, C, h, w]`, actions `[B, F, A]` and a generator; where a sequence has several
+    segments also which rows begin a sequence, `[B]` bool; and last what the outcome heads are to say.
+
+    Args:
+        video: To draw from.
+        config: Settings.
+        rank: Of the device: each draws its own.
+        with_outcomes: Whether there are outcome heads. Some sequences then hold the end of an episode.
+    """
+    batch_size, length, segments = config.batch_size, config.sequence_length, config.segments
+    index = SequenceIndex(video.lengths, segments * length)
+    device = video.latents.device
+    ends = end_draws(video, config) if with_outcomes else None
+
+    def sequences_of(block: int) -> np.ndarray:
+        rng = np.random.default_rng(seed_of(config.loop.seed, block, rank))
+        starts = index.sample(rng, batch_size)
+        return starts if ends is None else ends.replace(starts, rng)
+
+    def batch_at(step: int) -> Batch:
+        block, segment = places_at(step, segments, batch_size)
+        drawn = {number: sequences_of(number) for number in set(block.tolist())}
+        starts = np.array([drawn[number][row] for row, number in enumerate(block.tolist())])
+        generator = torch.Generator(device).manual_seed(seed_of(config.loop.seed, step, rank))
+        is_new = () if segments == 1 else (torch.from_numpy(segment == 0).to(device),)
+        if not with_outcomes:
+            return *video.sequences(starts + segment * length, length), generator, *is_new
+        latents, actions, targets = video.judged_sequences(starts, length, segment * length)
+        return latents, actions, generator, *is_new, targets
+
+    return batch_at

@@ -1,0 +1,105 @@
+"""A quick look at held-out roll-outs during training; `training.evaluate` is the thorough one."""
+
+# B dreams, T frames, C h w latent size, A action axes
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.data.latents import LatentVideo, fixed_starts
+from worldsim.errors import WorldError
+from worldsim.evaluation.metrics import psnr
+from worldsim.model.memory.state import MemoryState
+from worldsim.sampler import SamplerConfig, draw_noise, sample
+from worldsim.world import World
+
+
+@dataclass(kw_only=True, slots=True)
+class ValidationConfig:
+    """What is measured at every checkpoint.
+
+    Attributes:
+        max_frames: Held-out frames to choose from.
+        num_rollouts: Roll-outs, from fixed places.
+        context_frames: Real frames before each.
+        horizons: Frames after which the PSNR is taken.
+        num_steps: Denoising steps.
+    """
+
+    max_frames: int = 10_000
+    num_rollouts: int = 32
+    context_frames: int = 16
+    horizons: list[int] = field(default_factory=lambda: [1, 8, 32])
+    num_steps: int = 2
+
+    def __post_init__(self) -> None:
+        if not self.horizons or min(self.horizons) < 1:
+            raise WorldError(f"validation.horizons must be frame numbers from 1, got {list(self.horizons)}")
+        if self.num_rollouts < 1 or self.context_frames < 1:
+            raise WorldError(
+                "validation.num_rollouts and validation.context_frames must be at least 1, "
+                f"got {self.num_rollouts} and {self.context_frames}"
+            )
+        if self.max_frames < 0:
+            raise WorldError(f"validation.max_frames must be at least 0, got {self.max_frames}")
+        SamplerConfig(num_steps=self.num_steps)  # so many passes can be asked for
+
+    @property
+    def length(self) -> int:
+        """Frames of a sequence."""
+        return self.context_frames + max(self.horizons)
+
+
+def validation_places(video: LatentVideo, config: ValidationConfig) -> np.ndarray:
+    """Return where the roll-outs begin in the held-out video.
+
+    Raises:
+        WorldError: If no held-out episode is long enough.
+    """
+    return fixed_starts(video.lengths, config.length, config.num_rollouts)
+
+
+@torch.no_grad()
+def validate(
+    world: World, video: LatentVideo, places: np.ndarray, config: ValidationConfig
+) -> dict[str, float]:
+    """Return PSNR in dB of free roll-outs under the recorded actions, against the codec's reconstructions.
+
+    Args:
+        world: On the video's device.
+        video: Held-out episodes.
+        places: From `validation_places`.
+        config: How many and how long.
+    """
+    latents, actions = video.sequences(places, config.length)
+    latents = latents.float()
+    memory = world.denoiser.initial_memory(len(latents))
+    clean = torch.zeros(len(latents), device=latents.device)
+    for frame in range(config.context_frames):
+        context = world.denoiser.observe(actions[:, frame], memory)
+        memory = world.denoiser.commit(latents[:, frame], clean, context, memory)
+    return _roll_out(
+        world, memory, latents[:, config.context_frames :], actions[:, config.context_frames :], config
+    )
+
+
+def _roll_out(
+    world: World, memory: MemoryState, truth: Tensor, actions: Tensor, config: ValidationConfig
+) -> dict[str, float]:
+    sampler = SamplerConfig(num_steps=config.num_steps)
+    seeds = torch.arange(len(truth))
+    clean = torch.zeros(len(truth), device=truth.device)
+    scores = {}
+    for frame in range(max(config.horizons)):
+        context = world.denoiser.observe(actions[:, frame], memory)
+        noise = draw_noise(seeds, torch.full_like(seeds, frame), world.denoiser.latent_shape).to(truth.device)
+        dream = sample(lambda x, t, c=context, m=memory: world.denoiser.denoise(x, t, c, m), noise, sampler)
+        memory = world.denoiser.commit(dream, clean, context, memory)
+        if frame + 1 in config.horizons:
+            seen, expected = world.codec.decode(dream), world.codec.decode(truth[:, frame])
+            scores[f"psnr_{frame + 1}_db"] = float(psnr(seen, expected).mean())
+    return scores

@@ -1,0 +1,1 @@
+"""What is minimised: flow matching, distillation, the codec, outcome heads, features."""

@@ -1,0 +1,321 @@
+"""What the world model learns: rectified flow over a clean and a noisy stream of the same frames."""
+
+# B batch, F frames, C h w latent size, A action axes
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from training.data.carry import Carry
+from training.data.latents import OutcomeTargets
+from training.objectives.change_weight import change_weights
+from training.objectives.outcome import OutcomeLoss
+from worldsim.errors import WorldError
+from worldsim.model.denoiser import Denoiser
+from worldsim.model.memory.state import MemoryState
+from worldsim.model.segments import SequencePass, check_constant_memory, put_together
+from worldsim.sampler import shift_level
+
+
+@dataclass(kw_only=True, slots=True)
+class ObjectiveConfig:
+    """How frames are spoiled in training.
+
+    Attributes:
+        pure_noise_probability: Share of noisy frames that are nothing but noise, where every roll-out starts.
+        level_shift: Warps the other noise levels as `sampler.shift` warps the steps of play: above 1 more of
+            them lie near pure noise, where it is decided whether something rare appears
+            (arXiv 2403.03206, eq. 23).
+        context_noise: Largest noise level of clean frames, so that play survives its own errors.
+        context_noise_probability: Share of clips whose clean frames are noised at all.
+        own_context_share: Share of the clips of a batch whose clean frames are the model's own one-step
+            predictions (docs/decisions/0009).
+        own_context_depth: How many times at most such a clip is predicted, each time after the frames drawn
+            the time before: the errors of so many frames add up. Equal parts of the clips get 1 to this.
+        change_weight: How much more the velocity's error counts in cells that change more than the rest of
+            their frame, so that small things that move are learned (docs/decisions/0021); 0 weighs all alike.
+        change_cap: Above how many times the mean change of its frame a cell counts no more for it.
+    """
+
+    pure_noise_probability: float = 0.3
+    level_shift: float = 1.0
+    context_noise: float = 0.3
+    context_noise_probability: float = 0.8
+    own_context_share: float = 0.0
+    own_context_depth: int = 1
+    change_weight: float = 0.0
+    change_cap: float = 20.0
+
+    def __post_init__(self) -> None:
+        shares = (self.pure_noise_probability, self.context_noise_probability, self.own_context_share)
+        if not all(0 <= share <= 1 for share in shares):
+            raise WorldError(f"the objective's probabilities and shares must lie in [0, 1], got {shares}")
+        if not 0 <= self.context_noise < 1:
+            raise WorldError(f"objective.context_noise must lie in [0, 1), got {self.context_noise}")
+        if not 0 < self.level_shift < math.inf:
+            raise WorldError(f"objective.level_shift must be above 0 and finite, got {self.level_shift}")
+        if self.own_context_depth < 1:
+            raise WorldError(f"objective.own_context_depth must be at least 1, got {self.own_context_depth}")
+        if not 0 <= self.change_weight < math.inf:
+            raise WorldError(
+                f"objective.change_weight must be at least 0 and finite, got {self.change_weight}"
+            )
+        if not 0 < self.change_cap < math.inf:
+            raise WorldError(f"objective.change_cap must be above 0 and finite, got {self.change_cap}")
+
+
+@dataclass(frozen=True, slots=True)
+class Spoiled:
+    """A batch with its noise drawn.
+
+    Attributes:
+        clean: `[B, F, C, h, w]`, what is committed.
+        noisy: `[B, F, C, h, w]`, what is denoised.
+        levels: `[B, F, 2]`, the noise levels of the two.
+        velocity: `[B, F, C, h, w]`, the target.
+    """
+
+    clean: Tensor
+    noisy: Tensor
+    levels: Tensor
+    velocity: Tensor
+
+
+def mix(latents: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
+    """Return `(1 - t) latents + t noise` for levels t `[B, F]`."""
+    levels = levels[..., None, None, None]
+    return (1 - levels) * latents + levels * noise
+
+
+def spoil(latents: Tensor, config: ObjectiveConfig, generator: torch.Generator) -> Spoiled:
+    """Draw noise levels and noise for latents `[B, F, C, h, w]`."""
+    batch, frames = latents.shape[:2]
+    device = latents.device
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, device=device)
+
+    level = torch.randn(batch, frames, generator=generator, device=device).sigmoid()
+    level = shift_level(level, config.level_shift)
+    level = torch.where(uniform(batch, frames) < config.pure_noise_probability, 1.0, level)
+    context_level = config.context_noise * uniform(batch, frames)
+    context_level = torch.where(uniform(batch, 1) < config.context_noise_probability, context_level, 0.0)
+    noise = torch.randn(latents.shape, generator=generator, device=device)
+    context_noise = torch.randn(latents.shape, generator=generator, device=device)
+    return Spoiled(
+        clean=mix(latents, context_noise, context_level),
+        noisy=mix(latents, noise, level),
+        levels=torch.stack([context_level, level], dim=-1),
+        velocity=noise - latents,
+    )
+
+
+class Matching(nn.Module):
+    """Mean squared error of the predicted velocity: what the objectives below share.
+
+    With `change_weight`, the mean over the cells of a frame is weighted by how much each changes. Where
+    the network sees too little to tell what comes, the velocity that minimises it is then that of a game in
+    which changes are likelier than they are; where it sees enough, it is the same (docs/decisions/0021).
+    The frame with which a game ends counts as often as it comes, and no cell of it for its change: it mostly
+    repeats the one before it, so that all that changes would be the sign of death (docs/decisions/0029).
+
+    Args:
+        denoiser: What learns.
+        config: How frames are spoiled.
+        outcome: What its outcome heads learn; None teaches none.
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, config: ObjectiveConfig, outcome: OutcomeLoss | None = None
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.config = config
+        self.outcome = outcome
+
+    def match(
+        self,
+        latents: Tensor,
+        actions: Tensor,
+        generator: torch.Generator,
+        memory: MemoryState | None,
+        targets: OutcomeTargets | None = None,
+    ) -> tuple[dict[str, Tensor], MemoryState | None]:
+        """Return the losses of a batch, and the memory after it.
+
+        What is carried on is what the frames that stood as context wrote: noised ones, or the model's own.
+
+        Args:
+            latents: `[B, F, C, h, w]`, unit variance.
+            actions: `[B, F, A]`, the action that leads to each frame.
+            generator: Decides noise and levels; on the latents' device.
+            memory: Before the first frame; None begins with nothing, and none is returned then.
+            targets: What the outcome heads are to say; frames that are not real count nowhere.
+
+        Returns:
+            `loss`, and for the log the loss at pure noise, `loss_pure`, and those of the heads; the memory,
+            without gradients.
+        """
+        latents = latents.float()
+        spoiled = self.spoil_clips(latents, actions, generator, memory)
+        given = (spoiled.clean, spoiled.noisy, spoiled.levels)
+        passed, memory_after = self._run(*given, actions, memory)
+        squared = (passed.velocity.float() - spoiled.velocity).square()
+        ended = None if targets is None else targets.ends
+        error = self.frame_means(squared, latents, ended)  # [B, F]
+        # A sequence's first frame has nothing to go by; the second is the first that an action led to.
+        counted = has_past(latents, memory)
+        if targets is not None:
+            counted = counted & targets.is_real
+        pure = counted & (spoiled.levels[..., 1] == 1)
+        weight = self.frame_weights(counted, ended)
+        losses = {"loss": masked_mean(error, weight), "loss_pure": masked_mean(error, weight * pure).detach()}
+        if self.config.change_weight:  # what runs with other weights are compared by
+            losses["loss_unweighted"] = masked_mean(squared.mean(dim=(2, 3, 4)), counted).detach()
+        if targets is not None and self.outcome is not None:
+            heads, summary = self.denoiser.outcome, passed.summary
+            assert heads is not None
+            assert summary is not None
+            judged = self.outcome(heads, summary, targets, counted)
+            losses["loss_picture"] = losses["loss"].detach()
+            losses["loss"] = losses["loss"] + judged.pop("loss_outcome")
+            losses |= judged
+        return losses, memory_after
+
+    def frame_means(self, squared: Tensor, latents: Tensor, ended: Tensor | None = None) -> Tensor:
+        """Return the mean of squared errors `[B, F, C, h, w]` over each frame, `[B, F]`.
+
+        Cells count as `change_weight` says, by how much the clean `latents` change there; those of frames
+        that ended a game, where `ended` `[B, F]` says so, as a cell that does not change does in others.
+        """
+        config = self.config
+        if config.change_weight:
+            weights = change_weights(latents, config.change_weight, config.change_cap)
+            if ended is not None:
+                still = 1 / (1 + config.change_weight)
+                weights = torch.where(ended[..., None, None, None], still, weights)
+            squared = squared * weights
+        return squared.mean(dim=(2, 3, 4))
+
+    def frame_weights(self, counted: Tensor, ended: Tensor | None) -> Tensor:
+        """Return how much each frame counts, `[B, F]`: those that end a game as often as games end.
+
+        Sequences that hold an end are drawn more often than they come, for the heads; drawn as often, ends
+        would be learned as often, and dreams would be so much deadlier than the game.
+        """
+        if ended is None or self.outcome is None:
+            return counted
+        return torch.where(ended, self.outcome.end_frequency, 1.0) * counted
+
+    def spoil_clips(
+        self, latents: Tensor, actions: Tensor, generator: torch.Generator, memory: MemoryState | None
+    ) -> Spoiled:
+        """Return a batch with its noise drawn; a share of its clips has the model's own frames as context."""
+        spoiled = spoil(latents, self.config, generator)
+        num_own = round(self.config.own_context_share * len(latents))
+        if not num_own:
+            return spoiled
+        own = self._predict_context(latents[:num_own], spoiled, actions[:num_own], generator, memory)
+        levels = spoiled.levels.clone()
+        levels[:num_own, :, 0] = 0.0
+        return replace(spoiled, clean=torch.cat([own, spoiled.clean[num_own:]]), levels=levels)
+
+    def _run(
+        self, clean: Tensor, noisy: Tensor, levels: Tensor, actions: Tensor, memory: MemoryState | None
+    ) -> tuple[SequencePass, MemoryState | None]:
+        denoiser = self.denoiser
+        if memory is None:
+            empty = denoiser.initial_memory(len(clean))
+            return denoiser.run_sequences(clean, noisy, levels, actions, empty), None
+        check_constant_memory(denoiser.config)
+        passed = denoiser.run_sequences(clean, noisy, levels, actions, memory)
+        return passed, put_together(memory, passed, clean)
+
+    @torch.no_grad()
+    def _predict_context(
+        self,
+        latents: Tensor,
+        spoiled: Spoiled,
+        actions: Tensor,
+        generator: torch.Generator,
+        memory: MemoryState | None = None,
+    ) -> Tensor:
+        """Return the model's own predictions of the clips, to stand in the place of their clean frames.
+
+        One pass predicts all frames from noise, each after the true ones before it; as context they carry the
+        very errors that play makes, at the price of a forward pass. A second pass, after these frames, makes
+        the errors of two frames, and so on: after as many passes as frames it is a free roll-out. A frame
+        that has nothing before it, the first of a sequence, stays true.
+        """
+        clips, depth = len(latents), self.config.own_context_depth
+        own, levels = spoiled.clean[:clips], spoiled.levels[:clips].clone()
+        memory = memory.first_rows(clips) if memory is not None else None
+        is_drawn = has_past(latents, memory)[..., None, None, None]
+        levels[..., 1] = 1.0
+        noise = torch.randn(latents.shape, generator=generator, device=latents.device)
+        for done in range(depth):
+            drawn = noise - self._run(own, noise, levels, actions, memory)[0].velocity.float()
+            drawn = torch.where(is_drawn, drawn, latents)
+            kept = clips * done // depth  # predicted often enough; a pass over all keeps one shape to compile
+            own = torch.cat([own[:kept], drawn[kept:]])
+            levels[..., 0] = 0.0  # what it has drawn it takes for clean, as in play
+        return own
+
+
+def has_past(latents: Tensor, memory: MemoryState | None) -> Tensor:
+    """Return which frames of `[B, F, C, h, w]` have one before them, `[B, F]` bool."""
+    past = torch.ones(latents.shape[:2], dtype=torch.bool, device=latents.device)
+    past[:, 0] = False if memory is None else memory.num_committed > 0
+    return past
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of the values where `mask` is True, or weighted by it; 0 where it nowhere is."""
+    return (values * mask).sum() / mask.sum().clamp(min=1)
+
+
+class FlowMatching(Matching):
+    """The objective on sequences that begin with an empty memory."""
+
+    def forward(
+        self,
+        latents: Tensor,
+        actions: Tensor,
+        generator: torch.Generator,
+        targets: OutcomeTargets | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the losses of a batch; see `Matching.match`."""
+        return self.match(latents, actions, generator, None, targets)[0]
+
+
+class SegmentMatching(Matching):
+    """The objective on segments that go on from the memory of those of the step before."""
+
+    def forward(
+        self,
+        latents: Tensor,
+        actions: Tensor,
+        generator: torch.Generator,
+        is_new: Tensor,
+        targets: OutcomeTargets | None = None,
+        *,
+        carry: Carry,
+    ) -> tuple[dict[str, Tensor], Carry]:
+        """Return the losses of a batch, and what the next one goes on from; see `Matching.match`.
+
+        Args:
+            latents: `[B, F, C, h, w]`.
+            actions: `[B, F, A]`.
+            generator: Decides noise and levels.
+            is_new: `[B]` bool, which rows begin a sequence, and so with an empty memory.
+            targets: What the outcome heads are to say.
+            carry: From the step before.
+        """
+        before = carry.memory.begin_anew(is_new)
+        losses, memory = self.match(latents, actions, generator, before, targets)
+        assert memory is not None
+        return losses, Carry(memory)

@@ -1,0 +1,94 @@
+"""Low-rank changes of weights (LoRA, arXiv 2106.09685), as parametrizations that fold into the weights."""
+
+# O outputs, I inputs, R rank
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from worldsim.errors import WorldError
+from worldsim.model.attention.hybrid import HybridAttention
+from worldsim.model.denoiser import Denoiser
+from worldsim.model.linear import Linear
+
+
+@dataclass(kw_only=True, slots=True)
+class LoraConfig:
+    """How much the taken-over weights may change.
+
+    Attributes:
+        rank: Of the change of a weight matrix.
+        alpha: The change is multiplied by `alpha / rank`.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise WorldError(f"lora.rank must be at least 1, got {self.rank}")
+        if not 0 < self.alpha < math.inf:
+            raise WorldError(f"lora.alpha must be above 0 and finite, got {self.alpha}")
+
+
+class LowRank(nn.Module):
+    """Adds `scale B A` to a weight `[O, I]`; B is zero at the start, so that nothing changes."""
+
+    def __init__(self, weight: Tensor, config: LoraConfig) -> None:
+        super().__init__()
+        outputs, inputs = weight.shape
+        self.A = nn.Parameter(weight.new_empty(config.rank, inputs))
+        self.B = nn.Parameter(weight.new_zeros(outputs, config.rank))
+        self.scale = config.alpha / config.rank
+        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the changed weight."""
+        # As exact as the folding will be: mixed precision would round the product.
+        with torch.autocast(weight.device.type, enabled=False):
+            return torch.addmm(weight, self.B, self.A, alpha=self.scale)
+
+
+def adapted_layers(denoiser: Denoiser) -> Iterator[Linear]:
+    """Yield the layers that LoRA changes: q, k, v and the MLP wherever the attention is hybrid."""
+    for block in denoiser.layers():
+        if isinstance(block.self_attn, HybridAttention):
+            up, _, down = block.ffn
+            for layer in (block.self_attn.q, block.self_attn.k, block.self_attn.v, up, down):
+                assert isinstance(layer, Linear)
+                yield layer
+
+
+def add_lora(denoiser: Denoiser, config: LoraConfig) -> None:
+    """Attach a low-rank change, zero at the start, to each of `adapted_layers`."""
+    for layer in adapted_layers(denoiser):
+        parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, config))
+
+
+def lora_parameters(denoiser: Denoiser) -> dict[str, nn.Parameter]:
+    """Return the parameters of the low-rank changes by name."""
+    return {
+        f"{name}.{own}": parameter
+        for name, module in denoiser.named_modules()
+        if isinstance(module, LowRank)
+        for own, parameter in module.named_parameters()
+    }
+
+
+@torch.no_grad()
+def folded(denoiser: Denoiser) -> Denoiser:
+    """Return an ordinary model whose weights hold the low-rank changes; it says the same."""
+    # Not `remove_parametrizations` on a copy: it would take them from the class that both share.
+    state = {k: v.clone() for k, v in denoiser.state_dict().items() if ".parametrizations." not in k}
+    for name, module in denoiser.named_modules():
+        if parametrize.is_parametrized(module, "weight") and isinstance(module, Linear):
+            state[f"{name}.weight"] = module.weight.clone()
+    plain = Denoiser(denoiser.config).to(denoiser.patch_embedding.weight.device)
+    plain.load_state_dict(state, strict=True, assign=True)
+    return plain

@@ -1,0 +1,1 @@
+"""Outcome heads: the frames they are trained on, and the calibration of their probabilities."""

@@ -1,0 +1,116 @@
+"""From what a world's heads say of held-out episodes to what their numbers mean: part of every export."""
+
+# E episodes, B of them at a time, T frames, C h w latent size, A action axes
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.data.latents import LatentVideo
+from worldsim.evaluation.quality.calibration import fit_end_calibration
+from worldsim.evaluation.quality.outcome import OperatingPoint, choose_threshold, summarize_outcomes
+from worldsim.evaluation.quality.outcome_predictions import HeardEpisode
+from worldsim.outcome import OutcomeConfig
+from worldsim.world import World
+
+EPISODES_AT_A_TIME = 32
+NEVER = 1.0
+"""Threshold of a world whose held-out episodes all go on, or whose head can't tell which frame ends one."""
+
+
+@torch.no_grad()
+def listen(world: World, video: LatentVideo) -> list[HeardEpisode]:
+    """Show a world whole recorded episodes, step by step, and note what it says.
+
+    Args:
+        world: With outcome heads, on the video's device.
+        video: With rewards and ends.
+    """
+    first = np.cumsum([0, *video.lengths[:-1]])
+    # Like lengths together: a batch runs as long as its longest episode.
+    order = [episode for episode in np.argsort(video.lengths, kind="stable") if video.lengths[episode] > 1]
+    heard: dict[int, HeardEpisode] = {}
+    given_rewards, ends = (tensor.cpu().numpy() for tensor in video.outcomes())
+    for begin in range(0, len(order), EPISODES_AT_A_TIME):
+        chunk = [int(episode) for episode in order[begin : begin + EPISODES_AT_A_TIME]]
+        rewards, logits = _judge_batch(world, video, first[chunk], max(video.lengths[e] for e in chunk))
+        for row, episode in enumerate(chunk):
+            count, begun = video.lengths[episode] - 1, int(first[episode]) + 1
+            place = slice(begun, begun + count)
+            heard[episode] = HeardEpisode(
+                str(episode), given_rewards[place], ends[place], rewards[row, :count], logits[row, :count]
+            )
+    return [heard[episode] for episode in sorted(heard)]
+
+
+def _judge_batch(world: World, video: LatentVideo, starts: np.ndarray, length: int) -> tuple[Tensor, Tensor]:
+    """Return what the heads say of the frames after the first, `[B, length - 1]` fp64 on the CPU each."""
+    denoiser, heads = world.denoiser, world.denoiser.outcome
+    assert heads is not None
+    memory = denoiser.initial_memory(len(starts))
+    clean = torch.zeros(len(starts), device=video.latents.device)
+    columns: list[tuple[Tensor, Tensor]] = []
+    for frame in range(length):
+        # Where an episode is over its last frame is repeated; nobody looks at what is said of it.
+        latents, actions, _ = video.judged_sequences(starts, 1, np.full(len(starts), frame))
+        context = denoiser.observe(actions[:, 0], memory)
+        memory = denoiser.commit(latents[:, 0].float(), clean, context, memory)
+        assert memory.summary is not None
+        if frame:
+            columns.append(heads(memory.summary))
+    said, logits = (torch.stack(column, dim=1).double().cpu() for column in zip(*columns, strict=True))
+    return said, logits
+
+
+def calibrate(
+    world: World, video: LatentVideo, meaning: OutcomeConfig
+) -> tuple[OutcomeConfig, dict[str, float]]:
+    """Fit scale and bias of the end's logit, and choose the threshold, on held-out episodes.
+
+    Args:
+        world: With outcome heads, on the video's device.
+        video: Held-out episodes with rewards and ends.
+        meaning: Gives the rewards' units; the rest of it is replaced.
+
+    Returns:
+        What the heads' numbers mean, and numbers for the log.
+    """
+    heard = listen(world, video)
+    meaning, point = fit_ends(heard, meaning)
+    report = summarize_outcomes([episode.judged(meaning) for episode in heard], meaning.end_threshold)
+    numbers = {"reward_error": report["rewards"]["per_step"]["root_mean_square_error"]}
+    if point is not None:
+        numbers |= {"end_recall": point.recall, "end_precision": point.precision}
+        numbers |= {"outcome/end_threshold": meaning.end_threshold, "outcome/end_scale": meaning.end_scale}
+        numbers |= {"outcome/end_bias": meaning.end_bias}
+        numbers |= {"outcome/calibration_error": report["ends"]["calibration_error"]}
+    return meaning, numbers
+
+
+def fit_ends(
+    heard: Sequence[HeardEpisode], meaning: OutcomeConfig
+) -> tuple[OutcomeConfig, OperatingPoint | None]:
+    """Fit scale and bias of the end's logit, and choose the threshold.
+
+    Args:
+        heard: Episodes, at least one.
+        meaning: Gives the rewards' units; the rest of it is replaced.
+
+    Returns:
+        What the heads' numbers mean, and what the threshold comes to; without one, for lack of ends or of a
+        head that tells them apart, the world never ends.
+    """
+    ends = np.concatenate([episode.ends for episode in heard])
+    if ends.any():
+        logits = torch.cat([episode.logits for episode in heard]).numpy()
+        scale, bias = fit_end_calibration(logits, ends)
+        meaning = replace(meaning, end_scale=scale, end_bias=bias)
+    episodes = [episode.judged(meaning) for episode in heard]
+    point = choose_threshold(episodes) if meaning.end_scale > 0 else None
+    threshold = NEVER if point is None else min(max(point.threshold, 1e-6), 1.0)
+    return replace(meaning, end_threshold=threshold), point

@@ -1,0 +1,181 @@
+"""Frames for outcome heads to learn from: recorded ones, and those that a world draws in their place.
+
+What the heads pool is kept, the tokens that enter the network's last layer; the network itself is then no
+longer needed, and an update costs as much as the heads do (docs/decisions/0029).
+"""
+
+# B sequences at a time, M frames in all, N tokens per frame, D model width
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from training.data.end_sampling import EndDraws
+from training.data.latents import LatentVideo, OutcomeTargets
+from worldsim.data.sequences import SequenceIndex
+from worldsim.errors import WorldError
+from worldsim.evaluation.quality.outcome import TOLERANCE
+from worldsim.model.outcome_heads import OutcomeHeads
+from worldsim.simulator import Simulator
+from worldsim.state import WorldState
+from worldsim.world import World
+
+
+@dataclass(kw_only=True, slots=True)
+class SequencesConfig:
+    """Which pieces of recorded play are shown to a world, and how it draws along them.
+
+    Attributes:
+        num: How many pieces.
+        length: Frames of each that are learned from, recorded and drawn.
+        watched: Recorded frames before them that are only remembered.
+        depth: Frames that are drawn one after the other before the world sees recorded ones again: the first
+            of them follows recorded frames, the last `depth - 1` drawn ones.
+        end_share: Share of the pieces that hold the end of an episode.
+        at_a_time: Pieces at a time; 0 is 16 on a CPU and 128 on a GPU.
+    """
+
+    num: int = 256
+    length: int = 24
+    watched: int = 32
+    depth: int = 4
+    end_share: float = 0.5
+    at_a_time: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("num", "length", "watched", "depth"):
+            if getattr(self, name) < 1:
+                raise WorldError(f"sequences.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.end_share <= 1:
+            raise WorldError(f"sequences.end_share must lie in [0, 1], got {self.end_share}")
+        if self.at_a_time < 0:
+            raise WorldError(f"sequences.at_a_time must be at least 0, got {self.at_a_time}")
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedFrames:
+    """What heads pool and what they are to say of it; every frame twice, as recorded and as drawn.
+
+    Attributes:
+        tokens: `[M, 2, N, D]` fp16, of the recorded frame and of the drawn one.
+        rewards: `[M]` float32, in the game's units.
+        ends: `[M]` bool, with which frames the game ended.
+        is_before_end: `[M]` bool, the frames so shortly before an end that it may be found there; a drawn one
+            of them may show the end already.
+    """
+
+    tokens: Tensor
+    rewards: Tensor
+    ends: Tensor
+    is_before_end: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def targets(self, chosen: Tensor) -> OutcomeTargets:
+        """Return what is to be said of frames `[K]`, as `[K, 2]`; drawn ones before an end are left out."""
+        is_real = torch.stack([torch.ones_like(self.ends), ~self.is_before_end], dim=1)[chosen]
+        pair = self.rewards[chosen], self.ends[chosen]
+        rewards, ends = (values[:, None].expand(-1, 2) for values in pair)
+        return OutcomeTargets(rewards, ends, is_real)
+
+
+class TokenKeeper(OutcomeHeads):
+    """Heads that pool nothing: what a memory has for a summary are then all tokens of its frame."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Return the tokens."""
+        return tokens
+
+
+def index_pieces(config: SequencesConfig, lengths: Sequence[int], ended: np.ndarray) -> SequenceIndex:
+    """Return all places where a piece fits into an episode.
+
+    Args:
+        config: Which pieces.
+        lengths: Frames of each of E episodes.
+        ended: `[E]` bool, which of them ended with their last frame.
+
+    Raises:
+        WorldError: If no episode is as long as a piece, or none that is ends.
+    """
+    index = SequenceIndex(lengths, config.watched + config.length)
+    if not index.last_starts(ended).size:
+        raise WorldError(
+            f"no episode to learn from ends and is as long as a piece of {index.sequence_length} frames "
+            "(sequences.watched and sequences.length): there is no end to learn"
+        )
+    return index
+
+
+def draw_along(world: World, video: LatentVideo, config: SequencesConfig, seed: int) -> JudgedFrames:
+    """Let a world watch recorded play and draw the same frames itself; keep what heads see of both.
+
+    Args:
+        world: On the video's device. It draws in its own way, as in play.
+        video: With rewards and ends.
+        config: Which pieces.
+        seed: Decides the pieces and the noise.
+
+    Raises:
+        WorldError: As `index_pieces`.
+    """
+    index = index_pieces(config, video.lengths, video.ended_episodes())
+    rng = np.random.default_rng(seed)
+    draws = EndDraws(video, index, config.end_share, config.length)
+    starts = draws.replace(index.sample(rng, config.num), rng)
+    at_a_time = config.at_a_time or (128 if world.device.type == "cuda" else 16)
+    parts: list[JudgedFrames] = []
+    heads, world.denoiser.outcome = world.denoiser.outcome, TokenKeeper()
+    simulator = Simulator(world)
+    try:
+        with tqdm(total=config.num * config.length, desc="drawing", unit="frame") as bar:
+            for first in range(0, config.num, at_a_time):
+                chunk = starts[first : first + at_a_time]
+                seeds = torch.arange(first, first + len(chunk)) + seed
+                for part in _draw_batch(simulator, video, chunk, seeds, config):
+                    parts.append(part)
+                    bar.update(len(chunk))
+    finally:
+        world.denoiser.outcome = heads
+    fields = zip(*((p.tokens, p.rewards, p.ends, p.is_before_end) for p in parts), strict=True)
+    return JudgedFrames(*(torch.cat(field) for field in fields))
+
+
+@torch.inference_mode()
+def _draw_batch(
+    simulator: Simulator, video: LatentVideo, starts: np.ndarray, seeds: Tensor, config: SequencesConfig
+) -> Iterator[JudgedFrames]:
+    """Yield the frames of some pieces, a frame of all of them at a time; those past an end are left out."""
+    world, clean = simulator.world, torch.zeros(len(starts), device=simulator.world.device)
+    memory = world.denoiser.initial_memory(len(starts))
+    no_frames = torch.zeros(len(starts), world.config.height, world.config.width, 3, dtype=torch.uint8)
+    index = torch.zeros_like(seeds)
+    dream = WorldState(memory=memory, frame_index=index, seed=seeds, frames=no_frames)
+    for number in range(config.watched + config.length):
+        latents, actions, targets = video.judged_sequences(starts, 1, np.full(len(starts), number))
+        past = number - config.watched
+        if past >= 0:
+            if past % config.depth == 0:
+                dream = replace(dream, memory=memory)
+            dream = simulator.step(dream, actions[:, 0])[1]
+        context = world.denoiser.observe(actions[:, 0], memory)
+        memory = world.denoiser.commit(latents[:, 0].float(), clean, context, memory)
+        if past >= 0:
+            assert memory.summary is not None
+            assert dream.memory.summary is not None
+            real = targets.is_real[:, 0]
+            tokens = torch.stack([memory.summary, dream.memory.summary], dim=1).half()
+            later = video.judged_sequences(starts, TOLERANCE, np.full(len(starts), number + 1))[2].ends
+            yield JudgedFrames(
+                tokens[real], targets.rewards[real, 0], targets.ends[real, 0], later.any(dim=1)[real]
+            )

@@ -1,0 +1,1 @@
+"""A world as a Gymnasium environment: one, or many in a batch."""

@@ -1,0 +1,301 @@
+"""What the single and the batched environment share: a loaded world, its spaces, and where dreams begin."""
+
+# N dreams, H W frame size
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from worldsim.envs.state_checks import check_state
+from worldsim.envs.vector_arguments import plain
+from worldsim.errors import WorldError
+from worldsim.runtime.cuda_graphs import choose_compile
+from worldsim.runtime.device import DeviceChoice, choose_device
+from worldsim.runtime.isolation import isolated
+from worldsim.sampler import MAX_STEPS, SamplerConfig
+from worldsim.simulator import Simulator
+from worldsim.starts import Start
+from worldsim.state import WorldState
+from worldsim.storage.files import MAX_NAME, check_bool, check_integer, check_number, shown
+from worldsim.world.world import World, WorldConfig, shipped_worlds
+
+Env = TypeVar("Env")
+
+MAX_NOISE_SCALE = 100.0
+MAX_WATCHED_BYTES = 2**29
+"""How much is kept of states after start moments, so that a second reset need not watch the frames again."""
+
+
+class EnvWorld:
+    """A loaded world as environments need it.
+
+    Args:
+        world: Name of a world that ships, a folder, an id on the Hugging Face Hub, or a loaded world; by
+            default the first that ships.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`; a loaded world stays where it is.
+        dtype: `auto`, `bfloat16` or `float32`; a loaded world stays as it is.
+        denoising_steps: Denoising passes a frame, instead of the world's own number.
+        noise_scale: Standard deviation of the noise that frames are drawn from, instead of the world's own.
+        keep_frames_on_device: Leave frames where they are decoded instead of bringing them to the CPU.
+        starts: Start moments to begin from, instead of the world's own.
+        compile: `auto`, `none`, `cudagraphs` or `inductor`; see `worldsim.runtime.cuda_graphs`.
+        batch_size: Dreams that will be stepped together.
+        discrete_actions: Whether an action is one number, see `ActionLayout.from_number`.
+
+    Raises:
+        WorldError: If the world, or one of the settings, is not there or not valid.
+    """
+
+    @isolated
+    def __init__(
+        self,
+        world: str | Path | World | None = None,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+        denoising_steps: int | None = None,
+        noise_scale: float | None = None,
+        *,
+        keep_frames_on_device: bool = False,
+        starts: Sequence[Start] | None = None,
+        compile: str = "auto",
+        batch_size: int = 1,
+        discrete_actions: bool = False,
+    ) -> None:
+        self.device_choice, self.world = _load(world, device, dtype)
+        config = self.world.config
+        self._starts = self.world.starts if starts is None else _check_starts(starts, config)
+        if not self._starts:
+            raise WorldError(f"world {config.name!r} has no start moments to begin from")
+        sampler = _change_sampler(config.sampler, denoising_steps, noise_scale)
+        device = self.world.device
+        grows = bool(config.denoiser.full_layers)
+        self.compile_choice = choose_compile(compile, device, grows=grows)
+        self.simulator = Simulator(
+            self.world,
+            sampler,
+            device if keep_frames_on_device else "cpu",
+            compile=self.compile_choice.mode,
+            # A CPU has nothing else to do it with, and the few numbers of one dream are drawn at once.
+            noise_ahead=device.type == "cuda" and batch_size > 1,
+        )
+        self.observation_space = gym.spaces.Box(0, 255, (config.height, config.width, 3), np.uint8)
+        self.discrete_actions = check_bool(discrete_actions, "discrete_actions")
+        actions = config.actions
+        self.action_space: gym.Space[Any] = actions.discrete_space() if discrete_actions else actions.space()
+        self.start_names = tuple(start.name for start in self._starts)
+        self._num_drawn = len(self._starts)  # what is added later leaves the draw as it is
+        self._watched: OrderedDict[int, WorldState] = OrderedDict()
+        self._all_watched: WorldState | None = None
+
+    def add_start(self, start: Start) -> int:
+        """Add a start moment after those there are, and return its number; the draw does not choose it.
+
+        Raises:
+            WorldError: If there is one of its name.
+        """
+        if start.name in self.start_names:
+            raise WorldError(f"there is a start {start.name!r} already")
+        self._starts, self._all_watched = [*self._starts, start], None
+        self.start_names = (*self.start_names, start.name)
+        return len(self._starts) - 1
+
+    def find_start(self, start: Any) -> int | None:
+        """Return the number of a start moment that is given by number or name; None if none is given.
+
+        Raises:
+            WorldError: If there is no such start moment.
+        """
+        if start is None:
+            return None
+        names = self.start_names
+        if isinstance(start, str) and start in names:
+            return names.index(start)
+        start = plain(start)
+        is_number = isinstance(start, int) and not isinstance(start, bool)
+        # Python reads no text of thousands of digits as a number.
+        is_digits = isinstance(start, str) and len(start) <= MAX_NAME and start.isdecimal()
+        if (is_number or is_digits) and 0 <= int(start) < len(names):
+            return int(start)
+        known = f"0 to {len(names) - 1} or one of {', '.join(names)}"
+        raise WorldError(f"there is no start {shown(repr(start), MAX_NAME)}: it is {known}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what it is made of without what it need not watch again."""
+        return self.__dict__ | {"_watched": OrderedDict(), "_all_watched": None}
+
+    def draw(self, rng: np.random.Generator, start: int | None) -> tuple[int, int]:
+        """Return the number of a start moment, drawn unless `start` is given, and a seed of the noise."""
+        # Both are drawn in any case, so that choosing a start leaves the stream as it is.
+        drawn = int(rng.integers(self._num_drawn))
+        noise_seed = int(rng.integers(2**63 - 1))
+        return drawn if start is None else start, noise_seed
+
+    @isolated
+    def begin(self, starts: Sequence[int], seeds: Sequence[int]) -> WorldState:
+        """Return the state of dreams that have watched their start moments.
+
+        Args:
+            starts: Number of the start moment of each dream.
+            seeds: Seed of each dream's noise.
+        """
+        noise_seeds = torch.tensor(list(seeds), dtype=torch.int64)
+        if self._all_watched is not None:
+            return replace(self._all_watched.rows(starts), seed=noise_seeds)
+        # Each is watched alone: what is kept then depends on nothing that was watched beside it.
+        watched = {start: self._watch(start) for start in dict.fromkeys(starts)}
+        states = [watched[start] for start in starts]
+        joined = states[0] if len(states) == 1 else WorldState.join(states)
+        return replace(joined, seed=noise_seeds)
+
+    @isolated
+    def watch_all(self, batch_size: int) -> None:
+        """Watch all start moments now, `batch_size` at a time, and keep what is remembered of each.
+
+        Dreams then begin in milliseconds, wherever they begin. What is kept may round otherwise than that of
+        a moment watched alone.
+
+        Raises:
+            WorldError: If the start moments are not all of one length.
+        """
+        chunks = [
+            self._starts[first : first + batch_size] for first in range(0, len(self._starts), batch_size)
+        ]
+        watched = [self.simulator.start(chunk, [0] * len(chunk)) for chunk in chunks]
+        self._all_watched = WorldState.join(watched)
+
+    def _watch(self, number: int) -> WorldState:
+        if number not in self._watched:
+            self._watched[number] = self.simulator.start([self._starts[number]], [0])
+        self._watched.move_to_end(number)
+        state = self._watched[number]
+        while len(self._watched) > 1 and len(self._watched) * state.nbytes > MAX_WATCHED_BYTES:
+            self._watched.popitem(last=False)
+        return state
+
+    def named(self, state: WorldState) -> WorldState:
+        """Return the state with the identity of this world."""
+        return state if state.world else replace(state, world=self.world.identity)
+
+    @isolated
+    def adopt(self, state: WorldState, num_dreams: int) -> WorldState:
+        """Return a state of so many dreams of this world on this device and in this dtype.
+
+        Raises:
+            WorldError: If it is not such a state.
+        """
+        empty = empty_state(self.world, num_dreams)
+        check_state(state, empty, num_dreams, self.world.identity)
+        like = empty.memory.tensors()
+        memory = state.memory.map(
+            lambda name, tensor: tensor.to(like[name].device, like[name].dtype).detach()
+        )
+        frames = state.frames.to(self.simulator.frames_device)
+        return replace(
+            state, memory=memory, frames=frames, frame_index=state.frame_index.cpu(), seed=state.seed.cpu()
+        )
+
+    @isolated
+    def judge(self, state: WorldState) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rewards `[N]` float64 and the ends `[N]` bool of the frames committed last.
+
+        Without outcome heads they are 0 and False.
+        """
+        outcome = self.simulator.outcome(state)
+        if outcome is None:
+            return np.zeros(len(state.seed)), np.zeros(len(state.seed), dtype=np.bool_)
+        ended = outcome.end >= self.world.config.end_threshold
+        return outcome.reward.double().numpy(), ended.numpy()
+
+    @isolated
+    def end_probabilities(self, state: WorldState) -> np.ndarray | None:
+        """Return how likely the frames committed last end an episode, `[N]` float64; None without heads."""
+        outcome = self.simulator.outcome(state)
+        return None if outcome is None else outcome.end.double().numpy()
+
+
+def empty_state(world: World, num_dreams: int) -> WorldState:
+    """Return a state of dreams before anything happened."""
+    config: WorldConfig = world.config
+    return WorldState(
+        memory=world.denoiser.initial_memory(num_dreams),
+        frame_index=torch.zeros(num_dreams, dtype=torch.int64),
+        seed=torch.zeros(num_dreams, dtype=torch.int64),
+        frames=torch.zeros(num_dreams, config.height, config.width, 3, dtype=torch.uint8),
+    )
+
+
+def copy_sharing(env: Env, world: World, memo: dict[int, Any]) -> Env:
+    """Return a deep copy of an environment that shares its world, whose weights nothing changes."""
+    memo[id(world)] = world
+    copied = memo[id(env)] = object.__new__(type(env))
+    copied.__dict__.update(deepcopy(cast(dict[str, Any], env.__getstate__()), memo))
+    return copied
+
+
+def whole_if_possible(rate: float) -> int | float:
+    """Return a frame rate as an int where it is whole: `gymnasium.utils.play` takes no other."""
+    return int(rate) if rate == int(rate) else rate
+
+
+def _change_sampler(
+    sampler: SamplerConfig, denoising_steps: int | None, noise_scale: float | None
+) -> SamplerConfig:
+    if denoising_steps is not None:
+        num_steps = check_integer(plain(denoising_steps), "denoising steps", 1, MAX_STEPS)
+        sampler = replace(sampler, num_steps=num_steps)
+    if noise_scale is not None:
+        scale = check_number(plain(noise_scale), "noise_scale", 0, MAX_NOISE_SCALE)
+        sampler = replace(sampler, noise_scale=scale)
+    return sampler
+
+
+def _check_starts(starts: Sequence[Start], config: WorldConfig) -> list[Start]:
+    """Return start moments that fit a world's frames and axes."""
+    if not isinstance(starts, Sequence):
+        raise WorldError(f"starts must be a list of start moments, got {type(starts).__name__}")
+    size, num_values = (config.height, config.width, 3), torch.tensor(config.actions.num_values)
+    for start in starts:
+        if not isinstance(start, Start):
+            raise WorldError(f"starts must be start moments (worldsim.starts), got {type(start).__name__}")
+        frames, actions, length = start.frames, start.actions, len(start.frames)
+        if not length or frames.shape != (length, *size) or frames.dtype != torch.uint8:
+            raise WorldError(
+                f"start {start.name!r}: frames must be uint8 [frames, {', '.join(map(str, size))}], "
+                f"got {frames.dtype} {list(frames.shape)}"
+            )
+        if actions.shape != (length, len(num_values)) or actions.dtype != torch.int64:
+            raise WorldError(
+                f"start {start.name!r}: actions must be int64 {[length, len(num_values)]}, "
+                f"got {actions.dtype} {list(actions.shape)}"
+            )
+        if bool(((actions < 0) | (actions >= num_values)).any()):
+            raise WorldError(f"start {start.name!r}: an action is outside of the world's axes")
+    return list(starts)
+
+
+def _load(
+    world: str | Path | World | None, device: str | torch.device, dtype: str | torch.dtype
+) -> tuple[DeviceChoice, World]:
+    if isinstance(world, World):
+        if (str(device), dtype) != ("auto", "auto"):
+            raise WorldError("a loaded world stays where it is: device and dtype go with a name or a folder")
+        return DeviceChoice(world.device, world.dtype, "the world was loaded so"), world
+    if not isinstance(world, str | Path | None):
+        raise WorldError(f"world must be a name, a folder or a loaded world, got {type(world).__name__}")
+    if world is None or world == "":
+        worlds = shipped_worlds()
+        if not worlds:
+            raise WorldError("no world ships with this copy: name one, world=FOLDER")
+        world = worlds[0]
+    choice = choose_device(device, dtype)
+    with torch.random.fork_rng(devices=[]):  # networks are made of random numbers before they are filled
+        return choice, World.from_pretrained(world, device=choice.device, dtype=choice.dtype)

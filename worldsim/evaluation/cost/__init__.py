@@ -1,0 +1,1 @@
+"""Cost of rollouts: time and memory of a step, batch size, throughput, endurance."""

@@ -1,0 +1,239 @@
+"""A great many steps of many dreams at once: does memory grow, does anything become no number?"""
+
+# N environments, H W frame size
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from worldsim.envs.vector import ARL2WorldVectorEnv
+from worldsim.errors import WorldError
+from worldsim.runtime.timing import process_memory_bytes
+from worldsim.state import WorldState
+
+STEPS_BETWEEN_CHECKS, LEAST_CHECKS = 100, 50
+MOST_GROWTH = 1.02
+"""Of memory, that allocators are forgiven."""
+HELD_SHARE = 0.8
+"""How likely an environment is to go on with the action it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """How things stood after a step.
+
+    Attributes:
+        step: Steps made, each of all environments.
+        seconds: That stepping took so far.
+        num_episodes: That ended or were truncated so far.
+        process_bytes: Held by the process.
+        device_bytes: Held by tensors on a GPU; 0 elsewhere.
+        device_reserved_bytes: That PyTorch took of a GPU.
+        state_bytes: Of all that the dreams remember.
+        pixel_mean: Of the observations, 0 to 255.
+        pixel_deviation: Theirs; 0 where all is of one colour.
+    """
+
+    step: int
+    seconds: float
+    num_episodes: int
+    process_bytes: int
+    device_bytes: int
+    device_reserved_bytes: int
+    state_bytes: int
+    pixel_mean: float
+    pixel_deviation: float
+
+
+@dataclass(slots=True)
+class Endurance:
+    """What happened so far.
+
+    Attributes:
+        num_steps: Steps made, each of all environments.
+        seconds: That they took.
+        num_terminated: Episodes that ended.
+        num_truncated: Episodes that were cut off.
+        samples: Now and then.
+        begins: Number of the first one of each process.
+        problem: What is no number, and when; empty as long as all are.
+    """
+
+    num_steps: int = 0
+    seconds: float = 0.0
+    num_terminated: int = 0
+    num_truncated: int = 0
+    samples: list[Sample] = field(default_factory=list)
+    begins: list[int] = field(default_factory=lambda: [0])
+    problem: str = ""
+
+    def growth(self, name: str, least: int = 1) -> float | None:
+        """Return the largest `memory_growth` that a process saw of one of the sizes; None at first.
+
+        Processes with fewer samples than `least` do not count: theirs are all warm-up.
+        """
+        held = [getattr(sample, name) for sample in self.samples]
+        ends = [*self.begins[1:], len(held)]
+        parts = [held[begin:end] for begin, end in zip(self.begins, ends, strict=True)]
+        found = [memory_growth(part) for part in parts if len(part) >= least]
+        return max((growth for growth in found if growth is not None), default=None)
+
+    def verdict(self, wanted_steps: int) -> dict[str, Any]:
+        """Return what it comes to; `passed` is None as long as it is too early to say."""
+        is_over = self.num_steps >= wanted_steps
+        least = 1 if is_over and len(self.begins) == 1 else LEAST_CHECKS
+        growths = {
+            name: self.growth(f"{name}_bytes", least)
+            for name in ("process", "device", "device_reserved", "state")
+        }
+        has_grown = any(growth is not None and growth > MOST_GROWTH for growth in growths.values())
+        is_known = is_over and growths["process"] is not None
+        return {
+            "passed": False if self.problem or has_grown else (True if is_known else None),
+            "is_finite": not self.problem,
+            "problem": self.problem,
+            "growth": growths,
+            "most_growth": MOST_GROWTH,
+        }
+
+    def to_json(self, wanted_steps: int) -> dict[str, Any]:
+        """Return a JSON object that `from_json` reads."""
+        return {
+            "num_steps": self.num_steps,
+            "wanted_steps": wanted_steps,
+            "seconds": self.seconds,
+            "num_terminated": self.num_terminated,
+            "num_truncated": self.num_truncated,
+            "verdict": self.verdict(wanted_steps),
+            "begins": self.begins,
+            "samples": [asdict(sample) for sample in self.samples],
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Endurance:
+        """Build from `to_json`'s object, to go on in another process.
+
+        Raises:
+            WorldError: If it is of another form.
+        """
+        try:
+            samples = [Sample(**sample) for sample in data["samples"]]
+            return cls(
+                num_steps=int(data["num_steps"]),
+                seconds=float(data["seconds"]),
+                num_terminated=int(data["num_terminated"]),
+                num_truncated=int(data["num_truncated"]),
+                samples=samples,
+                begins=[*map(int, data["begins"]), len(samples)],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise WorldError(f"it does not tell of steps of environments: {error}") from error
+
+
+def memory_growth(held: Sequence[int]) -> float | None:
+    """Return the median of the last fifth of some sizes over that of the second; None if there are under 5.
+
+    The first fifth is the warm-up. Where nothing is held nothing has grown.
+    """
+    if not (fifth := len(held) // 5):
+        return None
+    before, after = np.median(held[fifth : 2 * fifth]), np.median(held[-fifth:])
+    return float(after / before) if before else (1.0 if not after else float("inf"))
+
+
+def check_numbers(state: WorldState, num_frames: int) -> None:
+    """Raise `WorldError` if a state after so many frames holds what is no finite number."""
+    for name, tensor in state.tensors().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise WorldError(f"after {num_frames} frames {name} holds what is no number")
+
+
+def endure(envs: ARL2WorldVectorEnv, num_steps: int, *, seed: int, so_far: Endurance) -> Iterator[Endurance]:
+    """Step all environments at random; yields `so_far` after each step.
+
+    Now and then, and at the end, all numbers are looked at and a sample is added.
+
+    Args:
+        envs: Reset already, with an autoreset mode.
+        num_steps: In all, those of `so_far` included.
+        seed: Of the actions.
+        so_far: What happened before, added to.
+
+    Raises:
+        WorldError: If a reward or the state is no number, or an observation is not one of the space;
+            `so_far.problem` then says so, too.
+    """
+    rng = np.random.default_rng((seed, so_far.num_steps))
+    num_values = envs.world.config.actions.num_values
+    actions = rng.integers(0, num_values, size=(envs.num_envs, len(num_values)))
+    between = max(1, min(STEPS_BETWEEN_CHECKS, num_steps // LEAST_CHECKS))
+    began = time.perf_counter() - so_far.seconds
+    while so_far.num_steps < num_steps:
+        drawn = rng.integers(0, num_values, size=actions.shape)
+        actions = np.where(rng.random((envs.num_envs, 1)) < HELD_SHARE, actions, drawn)
+        observations, rewards, terminated, truncated, _ = envs.step(actions)
+        so_far.num_steps += 1
+        so_far.num_terminated += int(np.sum(np.asarray(terminated)))
+        so_far.num_truncated += int(np.sum(np.asarray(truncated & ~terminated)))
+        is_due = so_far.num_steps % between == 0 or so_far.num_steps == num_steps
+        try:
+            _check_step(envs, np.asarray(observations), np.asarray(rewards), so_far.num_steps)
+            if is_due:
+                check_numbers(envs.get_state(), so_far.num_steps)
+        except WorldError as error:
+            so_far.problem = str(error)
+            raise
+        so_far.seconds = time.perf_counter() - began
+        if is_due:
+            so_far.samples.append(_sample(envs, np.asarray(observations), so_far))
+        yield so_far
+
+
+def _check_step(
+    envs: ARL2WorldVectorEnv, observations: np.ndarray, rewards: np.ndarray, num_steps: int
+) -> None:
+    space = envs.observation_space
+    if observations.shape != space.shape or observations.dtype != space.dtype:
+        raise WorldError(
+            f"after {num_steps} frames the observations are {observations.dtype} {observations.shape}, "
+            f"expected {space.dtype} {space.shape}"
+        )
+    if not np.isfinite(rewards).all():
+        raise WorldError(f"after {num_steps} frames a reward is no number: {rewards.tolist()}")
+
+
+def _sample(envs: ARL2WorldVectorEnv, observations: np.ndarray, so_far: Endurance) -> Sample:
+    device = envs.world.device
+    is_gpu = device.type == "cuda"
+    return Sample(
+        step=so_far.num_steps,
+        seconds=round(so_far.seconds, 3),
+        num_episodes=so_far.num_terminated + so_far.num_truncated,
+        process_bytes=process_memory_bytes() or 0,
+        device_bytes=torch.cuda.memory_allocated(device) if is_gpu else 0,
+        device_reserved_bytes=torch.cuda.memory_reserved(device) if is_gpu else 0,
+        state_bytes=envs.memory_bytes,
+        pixel_mean=round(float(observations.mean()), 2),
+        pixel_deviation=round(float(observations.std()), 2),
+    )
+
+
+def format_endurance(endured: Endurance, wanted_steps: int) -> str:
+    """Return how it went, in a few lines."""
+    verdict = endured.verdict(wanted_steps)
+    growths = ", ".join(
+        f"{name} {'too early to say' if growth is None else f'x {growth:.3f}'}"
+        for name, growth in verdict["growth"].items()
+    )
+    answer = {True: "passed", False: "failed", None: "too early to say"}[verdict["passed"]]
+    return (
+        f"{endured.num_steps} of {wanted_steps} steps in {endured.seconds:.0f} s; {endured.num_terminated} "
+        f"episodes ended, {endured.num_truncated} were cut off\n"
+        f"{verdict['problem'] or 'all numbers finite'}\nmemory: {growths}\n{answer}"
+    )

@@ -1,0 +1,159 @@
+"""A long day of careless play: random keys, saves, rewinds, branches. Does anything grow or break?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldsim.evaluation.cost.endurance import check_numbers, memory_growth
+from worldsim.play.branches import Branches
+from worldsim.play.game import Game
+from worldsim.play.slots import SLOTS
+from worldsim.runtime.timing import process_memory_bytes
+from worldsim.ui.bindings import Command
+
+MOST_STEPS = 3
+"""Denoising steps that a random player goes up to: more are only slower."""
+NUM_PANES, PANE_FRAMES, REWIND_FRAMES = 4, 6, 40
+FRAMES_BETWEEN_CHECKS = 100
+# How likely a command is before a frame.
+CHANCES: dict[Command, float] = {
+    Command.PAUSE: 0.004,
+    Command.STEP: 0.01,
+    Command.RESET: 0.001,
+    Command.NEXT_START: 0.001,
+    Command.REWIND: 0.004,
+    Command.QUICK_SAVE: 0.004,
+    Command.QUICK_LOAD: 0.003,
+    Command.SAVE_SLOT: 0.004,
+    Command.LOAD_SLOT: 0.004,
+    Command.TAKE_OVER: 0.004,
+    Command.BRANCH: 0.002,
+    Command.FEWER_STEPS: 0.004,
+    Command.MORE_STEPS: 0.003,
+    Command.NOISE: 0.002,
+    Command.HOLD_RATE: 0.002,
+    Command.INSPECT: 0.002,
+    Command.FREEZE_MEMORY: 0.002,
+    Command.ZERO_MEMORY: 0.001,
+    Command.RESTORE_MEMORY: 0.002,
+    Command.RECORD: 0.002,
+}
+
+
+@dataclass(slots=True)
+class DayOfPlay:
+    """What happened so far.
+
+    Attributes:
+        num_frames: Frames drawn.
+        counts: How often each command was given.
+        samples: Frames drawn, bytes of the process and bytes to go back to, now and then.
+        first_sample: Number of the first one of this process.
+    """
+
+    num_frames: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    samples: list[tuple[int, int, int]] = field(default_factory=list)
+    first_sample: int = 0
+
+    def growth(self) -> float | None:
+        """Return `memory_growth` of this process."""
+        return memory_growth([sample[1] for sample in self.samples[self.first_sample :]])
+
+    def report(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        return {
+            "num_frames": self.num_frames,
+            "memory_growth": self.growth(),
+            "commands": dict(sorted(self.counts.items())),
+            "samples": [list(sample) for sample in self.samples],
+        }
+
+
+def play_long(
+    game: Game, keys: Sequence[str], num_frames: int, *, seed: int, recordings: Path, day: DayOfPlay
+) -> Iterator[DayOfPlay]:
+    """Play on at random; yields the day now and then.
+
+    Args:
+        game: Begun already; it should hold no frame rate.
+        keys: Names of the keys to press.
+        num_frames: Frames in all, those of `day` included.
+        seed: Of all that is random.
+        recordings: Folder that the game records into; what is finished there is removed.
+        day: What happened before, added to.
+
+    Raises:
+        WorldError: If the state holds something that is no number.
+    """
+    rng = np.random.default_rng((seed, day.num_frames))
+    session, before = game.session, day.num_frames - game.session.num_frames
+    held: list[str] = []
+    next_check = day.num_frames
+    while day.num_frames < num_frames:
+        for command, chance in CHANCES.items():
+            if rng.random() < chance:
+                day.counts[command.setting] += 1
+                _give(game, command, rng, lambda: [k for k in keys if rng.random() < 0.3])
+        if rng.random() < 0.2:
+            held = [key for key in keys if rng.random() < 0.3]
+        game.is_paused = game.is_paused and rng.random() < 0.9
+        if session.ended:  # nobody is there to begin again
+            game.restart(None)
+        game.advance(held, rewinds=False)
+        game.inspector.rows()
+        day.num_frames = before + session.num_frames
+        if day.num_frames >= next_check:
+            next_check = day.num_frames + FRAMES_BETWEEN_CHECKS
+            _check(game, day)
+            _clear(game, recordings)
+            yield day
+
+
+def _give(game: Game, command: Command, rng: np.random.Generator, draw_keys: Callable[[], list[str]]) -> None:
+    match command:
+        case Command.REWIND:
+            for _ in range(int(rng.integers(1, REWIND_FRAMES))):
+                game.advance((), rewinds=True)
+        case Command.BRANCH:
+            _branch(game, rng, draw_keys)
+        case Command.MORE_STEPS if game.session.env.simulator.sampler.num_steps >= MOST_STEPS:
+            pass
+        case _:
+            game.obey(command, str(rng.choice(SLOTS)), is_shifted=bool(rng.random() < 0.5))
+
+
+def _branch(game: Game, rng: np.random.Generator, draw_keys: Callable[[], list[str]]) -> None:
+    """Go on in panes, and from one of them."""
+    if game.is_rewinding:
+        game.end_rewind()
+    session = game.session
+    branches = Branches(session.env.simulator, session.env.get_state(), NUM_PANES, PANE_FRAMES)
+    for _ in range(PANE_FRAMES):
+        game.hold(draw_keys())
+        branches.begin(np.repeat(game.players.act(branches.frames[0])[None], NUM_PANES, axis=0))
+        branches.finish()
+    state, before = branches.pick(int(rng.integers(NUM_PANES)))
+    with game.saying_errors():
+        session.go_to(state, session.start, before=before)
+    game.after_jump()
+
+
+def _check(game: Game, day: DayOfPlay) -> None:
+    history = game.session.history
+    day.samples.append((day.num_frames, process_memory_bytes() or 0, history.nbytes if history else 0))
+    check_numbers(game.session.env.get_state(), day.num_frames)
+
+
+def _clear(game: Game, recordings: Path) -> None:
+    """Remove what was recorded, unless it is being written."""
+    if game.session.recording is None and recordings.is_dir():
+        for path in recordings.iterdir():
+            if path.is_file():
+                path.unlink()

@@ -1,0 +1,209 @@
+"""How many steps a second environments make, many at a time beside one, and beside the real game."""
+
+# N environments
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from worldsim.envs.single import ARL2WorldEnv
+from worldsim.envs.vector import ARL2WorldVectorEnv
+from worldsim.evaluation.cost.step_time import now
+from worldsim.games.doom import DoomGame
+from worldsim.play.session import steady_memory
+from worldsim.runtime.timing import process_memory_bytes
+from worldsim.world import World
+
+ROUNDS = 3
+"""Times that each is measured, in turn: what else the machine does then slows none alone."""
+WARM_UP_STEPS = 2
+SINGLE = "single"
+HELD_FRAMES = 8
+
+
+class Stepper:
+    """Something that steps N environments under random actions, each held for a few frames.
+
+    Args:
+        num_envs: N.
+        step: Takes actions `[N, A]` and makes a step; may begin anew where an episode has ended.
+        num_values: Values of each axis of the actions.
+        seed: Of the actions.
+    """
+
+    def __init__(
+        self, num_envs: int, step: Callable[[np.ndarray], None], num_values: Sequence[int], seed: int
+    ) -> None:
+        self.num_envs = num_envs
+        self._step, self._num_values = step, num_values
+        self._rng = np.random.default_rng(seed)
+        self._count = 0
+
+    def step(self) -> None:
+        """Make one step."""
+        if self._count % HELD_FRAMES == 0:
+            self._actions = self._rng.integers(
+                0, self._num_values, size=(self.num_envs, len(self._num_values))
+            )
+        self._count += 1
+        self._step(self._actions)
+
+
+def measure_throughput(
+    world: World,
+    counts: Sequence[int],
+    *,
+    num_frames: int,
+    min_steps: int = ROUNDS,
+    max_steps: int = 0,
+    seed: int,
+    denoising_steps: int | None = None,
+    compile: str = "auto",
+    show_progress: bool = False,
+) -> dict[str, Any]:
+    """Time the single environment, and the vector environment of each number of environments.
+
+    Args:
+        world: To dream of.
+        counts: Numbers of environments.
+        num_frames: Frames that each of them draws in all, in steps of all its environments,
+        min_steps: but at least so many steps, 3 or more,
+        max_steps: and at most so many; 0 is no limit.
+        seed: Of actions, start moments and noise.
+        denoising_steps: Denoising passes a frame, instead of the world's own number.
+        compile: As in `worldsim.envs.single.ARL2WorldEnv`.
+        show_progress: Show a progress bar.
+
+    Returns:
+        A JSON object by `single` and by number of environments.
+    """
+    single = ARL2WorldEnv(world, denoising_steps=denoising_steps, compile=compile)
+    single.reset(seed=seed, options={"start": 0})
+    num_values = world.config.actions.num_values
+    steppers = {SINGLE: Stepper(1, lambda actions: _step_single(single, actions[0]), num_values, seed)}
+    vectors = {}
+    for count in counts:
+        # Tensors stay on the device: what learns there need not fetch them.
+        envs = ARL2WorldVectorEnv(
+            count, world, denoising_steps=denoising_steps, output="torch", compile=compile
+        )
+        envs.reset(seed=seed, options={"start": 0})
+        vectors[str(count)] = envs
+        steppers[str(count)] = Stepper(
+            count, lambda actions, envs=envs: _step(envs, actions), num_values, seed
+        )
+    num_steps = {
+        name: steps_of(stepper.num_envs, num_frames, min_steps, max_steps)
+        for name, stepper in steppers.items()
+    }
+    times = time_in_turn(steppers, num_steps, world, show_progress=show_progress)
+    report: dict[str, Any] = {
+        name: summarize(values, steppers[name].num_envs) for name, values in times.items()
+    }
+    report[SINGLE]["compile"] = single.compile_choice.mode
+    for name, envs in vectors.items():
+        report[name]["compile"] = envs.compile_choice.mode
+        report[name]["memory_bytes"] = envs.memory_bytes
+        memory = envs.get_state().memory.tensors()
+        report[name]["is_finite"] = all(bool(tensor.isfinite().all()) for tensor in memory.values())
+        report[name]["over_single"] = report[name]["steps_per_second"] / report[SINGLE]["steps_per_second"]
+        envs.close()
+    return report
+
+
+def _step(envs: ARL2WorldVectorEnv, actions: np.ndarray) -> None:
+    envs.step(actions)
+
+
+def _step_single(env: ARL2WorldEnv, action: np.ndarray) -> None:
+    _, _, terminated, _, _ = env.step(action)
+    if terminated:
+        env.reset()
+
+
+def steps_of(num_envs: int, num_frames: int, min_steps: int, max_steps: int) -> int:
+    """Return how many steps N environments make to draw so many frames, a multiple of `ROUNDS`."""
+    steps = max(round(num_frames / num_envs), min_steps)
+    steps = min(steps, max_steps) if max_steps else steps
+    return ROUNDS * max(1, round(steps / ROUNDS))
+
+
+def time_in_turn(
+    steppers: dict[str, Stepper], num_steps: dict[str, int], world: World, *, show_progress: bool = False
+) -> dict[str, list[tuple[float, int]]]:
+    """Return the seconds of each step, and the bytes that the process held after it, by stepper.
+
+    Args:
+        steppers: By name.
+        num_steps: Steps of each, a multiple of `ROUNDS`.
+        world: On the device that is waited for.
+        show_progress: Show a progress bar.
+    """
+    measured: dict[str, list[tuple[float, int]]] = {name: [] for name in steppers}
+    for stepper in steppers.values():
+        for _ in range(WARM_UP_STEPS):
+            stepper.step()  # the first ones allocate, compile and record
+    order = [name for _ in range(ROUNDS) for name in steppers]
+    with steady_memory():
+        for name in tqdm(order, desc="environments", unit="round", disable=not show_progress):
+            stepper = steppers[name]
+            for _ in range(num_steps[name] // ROUNDS):
+                began = now(world.device)
+                stepper.step()
+                measured[name].append((now(world.device) - began, process_memory_bytes() or 0))
+    return measured
+
+
+def summarize(measured: Sequence[tuple[float, int]], num_envs: int) -> dict[str, Any]:
+    """Return the rate of the median step, in environment steps a second, and how far steps differ."""
+    seconds, held = np.array(measured).T
+    median, fastest = float(np.median(seconds)), float(seconds.min())
+    return {
+        "num_envs": num_envs,
+        "num_steps": len(seconds),
+        "steps_per_second": num_envs / median,
+        "steps_per_second_of_fastest": num_envs / fastest,
+        "step_ms": 1000 * median,
+        "process_bytes_first": int(held[0]),
+        "process_bytes_last": int(held[-1]),
+    }
+
+
+def measure_game(scenario: str, num_steps: int, seed: int) -> dict[str, Any]:
+    """Time a real game, headless, in this process.
+
+    Raises:
+        WorldError: If there is no such scenario or ViZDoom is not installed.
+    """
+    with DoomGame(scenario) as game:
+        game.reset(seed)
+
+        def step(actions: np.ndarray) -> None:
+            seen = game.step(actions[0])
+            if seen.terminated or seen.truncated:
+                game.reset(seed)
+
+        stepper = Stepper(1, step, game.scenario.actions.num_values, seed)
+        seconds = []
+        for _ in range(num_steps):
+            began = time.perf_counter()
+            stepper.step()
+            seconds.append((time.perf_counter() - began, process_memory_bytes() or 0))
+    return summarize(seconds, 1)
+
+
+def format_throughput(report: dict[str, Any]) -> str:
+    """Return the report of `measure_throughput` as a table."""
+    lines = [f"{'environments':>14}  {'steps/s':>9}  {'fastest':>9}  {'ms a step':>9}  {'over single':>11}"]
+    for name, row in report.items():
+        over = f"{row['over_single']:.2f}" if "over_single" in row else ""
+        lines.append(
+            f"{name:>14}  {row['steps_per_second']:9.1f}  {row['steps_per_second_of_fastest']:9.1f}  "
+            f"{row['step_ms']:9.1f}  {over:>11}"
+        )
+    return "\n".join(lines)

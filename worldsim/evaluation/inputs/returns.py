@@ -1,0 +1,166 @@
+"""Places that come back into view: found by recorded poses, for whether a world still knows them."""
+
+# T frames of an episode, N returns
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from worldsim.errors import WorldError
+from worldsim.evaluation.inputs.clips import Clip, Recordings
+
+MIN_RETURNS = 8
+"""Fewer are not measured: their mean says more of these places than of a world."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReturnSettings:
+    """What counts as a place that comes back.
+
+    Attributes:
+        distance: How near the player comes back to where they stood, in the game's units.
+        angle_degrees: How near to the heading of then.
+        absence: Frames for which the place was out of view at least.
+        view_degrees: Width of the picture. A place counts as in view whenever the heading differs by less,
+            wherever the player stands and whatever stands between: in doubt it was seen, and is no return.
+        context_frames: Real frames watched before the place comes back into view; it was seen in one of them.
+        longest: Frames from the first glimpse of the place to when the pose is back, at most.
+    """
+
+    distance: float = 32.0
+    angle_degrees: float = 4.0
+    absence: int = 16
+    view_degrees: float = 90.0
+    context_frames: int = 128
+    longest: int = 32
+
+    def __post_init__(self) -> None:
+        for name in ("distance", "angle_degrees", "view_degrees"):
+            if getattr(self, name) <= 0:
+                raise WorldError(f"{name} of returning places must be above 0, got {getattr(self, name)}")
+        for name in ("absence", "context_frames", "longest"):
+            if getattr(self, name) < 1:
+                raise WorldError(f"{name} of returning places must be at least 1, got {getattr(self, name)}")
+        if self.absence >= self.context_frames:
+            raise WorldError(
+                f"the absence of returning places, {self.absence} frames, must be less than the "
+                f"{self.context_frames} frames watched: the place was seen in one of them"
+            )
+        if self.angle_degrees >= self.view_degrees:
+            raise WorldError(
+                f"the angle of returning places, {self.angle_degrees} degrees, must be less than the "
+                f"{self.view_degrees} degrees that are in view"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """A place that was seen, went out of view, and is seen again; all are frames of an episode.
+
+    Attributes:
+        seen: The last frame before the absence whose pose is that of `back`.
+        left: The last frame before the absence that shows any of the place.
+        enters: The first frame after it that does.
+        back: The frame whose pose is that of `seen`.
+    """
+
+    seen: int
+    left: int
+    enters: int
+    back: int
+
+
+def find_returns(poses: np.ndarray, settings: ReturnSettings) -> list[Return]:
+    """Return the places of an episode that come back, in order; each absence is counted once.
+
+    Args:
+        poses: `[T, 3]` x, y and heading in degrees.
+        settings: What counts. `context_frames` and `longest` are not looked at here.
+    """
+    found: list[Return] = []
+    for back in range(len(poses)):
+        distance = np.hypot(*(poses[:back, :2] - poses[back, :2]).T)
+        turned = np.abs((poses[:back, 2] - poses[back, 2] + 180) % 360 - 180)
+        is_seen = turned < settings.view_degrees
+        is_same = (distance <= settings.distance) & (turned <= settings.angle_degrees)
+        hidden = np.flatnonzero(~is_seen)
+        enters = int(hidden[-1]) + 1 if len(hidden) else 0
+        shown = np.flatnonzero(is_seen[:enters])
+        if not len(shown) or (found and enters <= found[-1].back):
+            continue
+        left = int(shown[-1])
+        same = np.flatnonzero(is_same[: left + 1])
+        if len(same) and enters - 1 - left >= settings.absence:
+            found.append(Return(int(same[-1]), left, enters, back))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnClip:
+    """A place that comes back, and the frames around it that are decoded.
+
+    Attributes:
+        clip: `context_frames` before the place comes back into view, and `longest` from there on.
+        place: Its frames, counted from the beginning of the clip.
+    """
+
+    clip: Clip
+    place: Return
+
+
+def clips_of(episode: int, num_frames: int, poses: np.ndarray, settings: ReturnSettings) -> list[ReturnClip]:
+    """Return the returns of an episode whose clips lie inside of it, `seen` included.
+
+    Args:
+        episode: Its index.
+        num_frames: Its length.
+        poses: `[num_frames, 3]`.
+        settings: What counts.
+    """
+    clips = []
+    for place in find_returns(poses, settings):
+        begin = place.enters - settings.context_frames
+        fits = begin >= 0 and place.enters + settings.longest <= num_frames
+        if fits and place.seen >= begin and place.back < place.enters + settings.longest:
+            moved = Return(*(frame - begin for frame in (place.seen, place.left, place.enters, place.back)))
+            clips.append(ReturnClip(Clip(episode, begin), moved))
+    return clips
+
+
+def choose_returns(
+    recordings: Recordings, settings: ReturnSettings, count: int, seed: int
+) -> tuple[list[ReturnClip], str]:
+    """Choose places that come back at random, in order.
+
+    Args:
+        recordings: The episodes.
+        settings: What counts.
+        count: How many at most.
+        seed: Decides which.
+
+    Returns:
+        The places, none where they would be too few, and a sentence that says what was found.
+    """
+    folder, tables = recordings.folder, recordings.tables()
+    without = [e.name for e, table in zip(recordings.episodes, tables, strict=True) if table.poses is None]
+    found: list[ReturnClip] = []
+    for index, table in enumerate(tables):
+        if table.poses is not None:
+            found += clips_of(index, len(table.poses), table.poses, settings)
+    if len(without) == len(tables):
+        return [], f"{folder} records no poses, so which places come back is not known"
+    told = f"{len(found)} places of {len(tables) - len(without)} episodes of {folder} come back"
+    if without:
+        told += f" ({len(without)} other episodes record no poses)"
+    if len(found) < MIN_RETURNS:
+        return [], f"{told}: too few to measure, which takes {MIN_RETURNS}"
+    chosen = np.random.default_rng(seed).permutation(len(found))[:count]
+    return [found[index] for index in sorted(chosen.tolist())], told
+
+
+def frames_of(places: Sequence[ReturnClip], name: str) -> np.ndarray:
+    """Return one frame of each place, `[N]`, counted from the beginning of its clip."""
+    return np.array([getattr(place.place, name) for place in places], dtype=np.int64)

@@ -1,0 +1,78 @@
+"""Moments of ordinary recordings: where long dreams begin for which nothing has to come back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from worldsim.actions import ActionLayout
+from worldsim.errors import WorldError
+from worldsim.evaluation.inputs.clips import ClipBatch, Recordings
+from worldsim.evaluation.inputs.out_and_back import ReturnBatch, batch_sizes
+
+
+class Moments:
+    """Moments of ordinary recordings to begin long dreams at; nothing has to come back in them.
+
+    Args:
+        folder: Dataset folder.
+        actions: The worlds' buttons.
+        size: Height and width of the worlds' frames.
+        context_frames: Frames that a dream watches before the one that it begins at.
+        count: How many, at most.
+        seed: Decides which.
+
+    Attributes:
+        names: Of their episodes.
+        recordings: All episodes of the folder.
+        source: Where the video came from.
+        told: A sentence that says what was found.
+
+    Raises:
+        FileNotFoundError: If there is no such folder or a file is missing.
+        WorldError: If it has other buttons, or no two places for so many frames.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        actions: ActionLayout,
+        size: tuple[int, int],
+        *,
+        context_frames: int,
+        count: int,
+        seed: int,
+    ) -> None:
+        self.recordings, self.turn = Recordings(folder, actions, size), context_frames
+        self.source = self.recordings.info.source
+        self._clips = self.recordings.choose(context_frames + 1, count, seed)
+        self.told = f"{len(self._clips)} moments of {len(self.recordings.episodes)} episodes of {folder}"
+        if len(self._clips) < 2:
+            raise WorldError(f"{self.told}, after {context_frames} frames each: at least 2 are needed")
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the episodes of the moments."""
+        return [self.recordings.name(clip) for clip in self._clips]
+
+    def first(self, count: int) -> Moments:
+        """Return the first `count` of them at most; 0 is all."""
+        chosen = object.__new__(Moments)
+        chosen.__dict__ |= self.__dict__
+        chosen._clips = self._clips[: count or None]
+        return chosen
+
+    def batches(self, batch_size: int) -> Iterator[ReturnBatch]:
+        """Decode them in batches of nearly equal size, never one alone; no frame follows the moments."""
+        first = 0
+        for count in batch_sizes(len(self), batch_size):
+            clips = self._clips[first : first + count]
+            decoded = next(self.recordings.batches(clips, self.turn + 1, count))
+            batch = ClipBatch(clips, first, decoded.frames, decoded.actions)
+            yield ReturnBatch(batch, self.turn, np.zeros((count, 0), bool), self.names[first:][:count])
+            first += count

@@ -1,0 +1,230 @@
+"""Continuation with a visibility mask: parts that were seen and parts that were not, scored apart.
+
+After a real context the dream goes on where the real player went. Of what comes into view for the first time
+nothing can be known, so only the parts that the context shows tell of memory; the others are what chance
+makes of them, and are reported beside.
+"""
+
+# B batch, N episodes, F frames, T frames of an episode, H W frame size
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from worldsim.errors import WorldError
+from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
+from worldsim.evaluation.memory.recall import dream_back, through_codec, watch_until
+from worldsim.evaluation.metrics import PSNR_CAP_DB, as_images, bootstrap
+from worldsim.games.doom import draw_map
+from worldsim.games.rooms.view import find_seen
+from worldsim.games.scenarios import HEIGHT, WIDTH
+from worldsim.simulator import Simulator
+
+DREAM, COPY, CODEC = "dream", "copy_last", "codec"
+SEEN, UNSEEN = "seen", "unseen"
+FindSeen = Callable[[np.ndarray, np.ndarray, int | None], np.ndarray]
+"""Takes the poses `[C, 3]` of the frames of an episode that were watched, those `[F, 3]` of later frames, and
+the seed of the game, where it was recorded; returns which pixels of the later ones show what was in view in
+those that were watched, `[F, H, W]` bool."""
+FRESH_ROOMS = "doom-fresh-rooms"
+"""The game whose maps are known from the seed."""
+ROOM_FRAMES = 16
+"""Frames of an episode that are scored where masks follow from a map: each takes about 20 ms."""
+
+
+def seen_tiles(shape: tuple[int, int], pixels: int) -> FindSeen:
+    """Return what finds masks where the picture is tiles under a view that moves by whole ones.
+
+    Args:
+        shape: Rows and columns of tiles in view.
+        pixels: Height and width of a tile.
+    """
+
+    def find(context_poses: np.ndarray, poses: np.ndarray, _: int | None) -> np.ndarray:
+        num_watched, poses = len(context_poses), np.concatenate([context_poses, poses])
+        corners = np.rint(poses[:, [1, 0]]).astype(np.int64)
+        corners -= corners.min(axis=0)
+        known = np.zeros(corners.max(axis=0) + shape, dtype=bool)
+        views = [
+            known[row : row + shape[0], column : column + shape[1]]
+            for row, column in corners  # views of the map, not copies
+        ]
+        for view in views[:num_watched]:
+            view[:] = True
+        masks = np.stack(views[num_watched:])
+        return masks.repeat(pixels, axis=1).repeat(pixels, axis=2)
+
+    return find
+
+
+def seen_rooms(size: tuple[int, int]) -> FindSeen:
+    """Return what finds masks in `doom-fresh-rooms`, whose map follows from the seed of the game.
+
+    Args:
+        size: Height and width of the worlds' frames.
+    """
+    rows, columns = (np.arange(n) * whole // n for n, whole in zip(size, (HEIGHT, WIDTH), strict=True))
+
+    def find(context_poses: np.ndarray, poses: np.ndarray, game_seed: int | None) -> np.ndarray:
+        if game_seed is None:
+            raise WorldError("an episode does not record the seed of its game, so its map is not known")
+        try:
+            masks = find_seen(draw_map(game_seed), context_poses, poses)
+        except ValueError as error:
+            raise WorldError(
+                f"the map of game {game_seed} does not fit the recorded poses: {error}"
+            ) from error
+        return masks[:, rows[:, None], columns]
+
+    return find
+
+
+@dataclass(frozen=True, slots=True)
+class SeenMasks:
+    """What the context shows, of some frames of each episode after it; the same for all worlds.
+
+    Attributes:
+        frames: The K frames, counted from the first one after the context, which is 0.
+        seen: `[N, K, H, W]` bool.
+    """
+
+    frames: list[int]
+    seen: np.ndarray
+
+
+def find_masks(
+    returns: ReturnSet, find: FindSeen, most_frames: int = 0, *, show_progress: bool = False
+) -> SeenMasks:
+    """Find what the context shows, of the frames from there to the turn.
+
+    Args:
+        returns: The episodes.
+        find: Says what was seen.
+        most_frames: At most so many frames of each episode, spread evenly, the last one among them; 0 is all.
+        show_progress: Show a progress bar.
+
+    Raises:
+        WorldError: If it is not known of an episode.
+    """
+    num_watched = returns.context_frames + 1
+    total = returns.turn + 1 - num_watched
+    count = min(most_frames or total, total)
+    frames = np.linspace(total, 0, count, endpoint=False).round().astype(np.int64)[::-1] - 1
+    episodes = zip(returns.poses(), returns.game_seeds(), strict=True)
+    bar = tqdm(episodes, desc="masks", total=len(returns), unit="episode", disable=not show_progress)
+    seen = [find(poses[:num_watched], poses[num_watched + frames], seed) for poses, seed in bar]
+    return SeenMasks(frames.tolist(), np.stack(seen))
+
+
+@dataclass(frozen=True, slots=True)
+class ContinuationScores:
+    """Sums over the pixels of the frames after the context.
+
+    Attributes:
+        names: Of the N episodes.
+        errors: `[N]` sums of squared errors, of 1, by method and by `SEEN` and `UNSEEN`.
+        counts: `[N]` numbers of values that these are sums over, by `SEEN` and `UNSEEN`.
+    """
+
+    names: list[str]
+    errors: dict[str, dict[str, np.ndarray]]
+    counts: dict[str, np.ndarray]
+
+
+def measure_continuation(
+    simulator: Simulator,
+    returns: ReturnSet,
+    masks: SeenMasks,
+    *,
+    batch_size: int,
+    seed: int,
+    show_progress: bool = False,
+) -> ContinuationScores:
+    """Watch what lies before the way out of each episode, dream the way out, compare it with the real one.
+
+    Args:
+        simulator: Of the world.
+        returns: The episodes.
+        masks: Says what the context shows, and which frames are scored.
+        batch_size: Dreams at a time, about.
+        seed: Of the noise.
+        show_progress: Show a progress bar.
+    """
+    num_watched = returns.context_frames + 1
+    parts: list[ContinuationScores] = []
+    with tqdm(
+        total=returns.turn * len(returns),
+        desc="continuation",
+        unit="frame",
+        unit_scale=True,
+        disable=not show_progress,
+    ) as bar:
+        for batch in returns.batches(batch_size):
+            chosen = SeenMasks(masks.frames, masks.seen[batch.clips.first :][: len(batch.names)])
+            parts.append(_measure_batch(simulator, batch, chosen, num_watched, seed, bar))
+    return ContinuationScores(
+        [name for part in parts for name in part.names],
+        {
+            method: {kind: np.concatenate([part.errors[method][kind] for part in parts]) for kind in kinds}
+            for method, kinds in parts[0].errors.items()
+        },
+        {kind: np.concatenate([part.counts[kind] for part in parts]) for kind in (SEEN, UNSEEN)},
+    )
+
+
+def _measure_batch(
+    simulator: Simulator, batch: ReturnBatch, masks: SeenMasks, num_watched: int, seed: int, bar: tqdm
+) -> ContinuationScores:
+    clips = batch.clips
+    state = watch_until(simulator, batch, seed, bar, last=num_watched - 1)
+    actions = clips.actions[:, num_watched - 1 : batch.turn]
+    dream = dream_back(simulator, state, actions, bar)[:, masks.frames]
+    real = clips.frames[:, num_watched : batch.turn + 1][:, masks.frames].to(dream.device)
+    last = clips.frames[:, num_watched - 1 : num_watched].to(dream.device).expand_as(real)
+    shown = {DREAM: dream, COPY: last, CODEC: through_codec(simulator.world, real)}
+    seen = torch.from_numpy(masks.seen).to(dream.device)
+    kinds = {SEEN: seen, UNSEEN: ~seen}
+    counts = {kind: 3 * mask.sum(dim=(1, 2, 3)).cpu().numpy() for kind, mask in kinds.items()}
+    errors = {
+        method: {kind: _errors(frames, real, mask) for kind, mask in kinds.items()}
+        for method, frames in shown.items()
+    }
+    return ContinuationScores(batch.names, errors, counts)
+
+
+def _errors(frames: Tensor, real: Tensor, mask: Tensor) -> np.ndarray:
+    """Return sums of squared errors over masked pixels, `[B]` fp64."""
+    total = torch.zeros(len(frames), dtype=torch.float64, device=frames.device)
+    for index in range(frames.shape[1]):
+        square = (as_images(frames[:, index]) - as_images(real[:, index])).square().sum(dim=1)
+        total += (square * mask[:, index]).sum(dim=(1, 2)).double()
+    return total.cpu().numpy()
+
+
+def summarize_continuation(scores: ContinuationScores) -> dict[str, Any]:
+    """Return PSNR in dB by method and by kind of part, over the episodes that have any of it."""
+    report: dict[str, Any] = {}
+    for method, kinds in scores.errors.items():
+        report[method] = {}
+        for kind, errors in kinds.items():
+            rows = np.flatnonzero(scores.counts[kind]).tolist()
+            report[method][kind] = _psnr(
+                errors[rows], scores.counts[kind][rows], [scores.names[r] for r in rows]
+            )
+    totals = {kind: float(counts.sum()) for kind, counts in scores.counts.items()}
+    report["seen_share"] = totals[SEEN] / sum(totals.values())
+    return report
+
+
+def _psnr(errors: np.ndarray, counts: np.ndarray, names: Sequence[str]) -> dict[str, Any] | None:
+    if not len(errors):
+        return None
+    ratio = -10 * np.log10(np.maximum(errors / counts, 10 ** (-PSNR_CAP_DB / 10)))
+    return bootstrap(ratio, names).to_json()

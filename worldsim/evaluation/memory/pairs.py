@@ -1,0 +1,212 @@
+"""Paired histories: the same present and another past. Does what is drawn follow the past?
+
+Two episodes have the same actions, but what they saw differs. At the turning point each is given the memory
+of the other and goes back by the same actions. The frame that it then draws is nearer to the real frame of
+one of them: of the one whose memory it has, if memory is what it draws from.
+"""
+
+# B batch, N episodes, K frames of the way back
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from worldsim.errors import WorldError
+from worldsim.evaluation.cost.batch_size import rows_that_fit
+from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
+from worldsim.evaluation.memory.conversion import without_matrices
+from worldsim.evaluation.memory.interventions import can_intervene, with_states_of
+from worldsim.evaluation.memory.recall import RecallSettings, dream_back, watch_until
+from worldsim.evaluation.metrics import bootstrap, psnr
+from worldsim.simulator import Simulator
+from worldsim.state import WorldState
+
+ALIKE_DB = 40.0
+"""Real frames of two episodes that are so near to each other tell nothing apart."""
+
+
+class Exchange(StrEnum):
+    """What is exchanged between the two episodes of a pair at the turning point.
+
+    `STATE` is the recurrent states and the path; the window and the frame before stay. `HISTORY` is all that
+    is remembered of the frames before the present one, which is then watched; every kind of world has that.
+    `NONE` and `EMPTY` are controls: the own memory, whose past is the own one; emptied states, which follow
+    neither past but by chance.
+    """
+
+    STATE = "state"
+    HISTORY = "history"
+    NONE = "none"
+    EMPTY = "empty"
+
+
+@dataclass(frozen=True, slots=True)
+class PairScores:
+    """How near drawn frames are to the real frames of two pasts, in dB.
+
+    Attributes:
+        names: Of the pairs, one for each of the N dreams: what the bootstrap resamples.
+        to_past: `[N, K]` by exchange: to the past whose memory a dream has; with `NONE` and `EMPTY` to the
+            other episode's, too, so that only an exchange can bring it near.
+        to_present: `[N, K]`: to that of the episode whose present it has.
+        between: `[N, K]`, how near the real frames of the two are to each other.
+    """
+
+    names: list[str]
+    to_past: dict[Exchange, np.ndarray]
+    to_present: dict[Exchange, np.ndarray]
+    between: np.ndarray
+
+
+def find_pairs(moves: Sequence[np.ndarray]) -> list[tuple[int, int]]:
+    """Return pairs of episodes whose actions are the same, each episode in one pair at most.
+
+    Args:
+        moves: Actions of each episode, `[T, A]`.
+    """
+    waiting: dict[bytes, int] = {}
+    pairs = []
+    for row, actions in enumerate(moves):
+        first = waiting.pop(actions.tobytes(), None)
+        if first is None:
+            waiting[actions.tobytes()] = row
+        else:
+            pairs.append((first, row))
+    return pairs
+
+
+def paired(returns: ReturnSet) -> ReturnSet:
+    """Return the episodes of a set that have a partner with the same actions, partners side by side.
+
+    Raises:
+        WorldError: If there are none.
+    """
+    pairs = find_pairs(returns.moves())
+    if not pairs:
+        raise WorldError(f"no two episodes of {returns.folder} have the same actions, so none are paired")
+    return returns.only([row for pair in pairs for row in pair])
+
+
+def measure_pairs(simulator: Simulator, pairs: ReturnSet, settings: RecallSettings) -> PairScores:
+    """Exchange what the two episodes of each pair remember, and see whose frames are drawn.
+
+    Args:
+        simulator: Of the world.
+        pairs: Episodes, partners side by side (`paired`).
+        settings: How.
+    """
+    exchanges = [Exchange.NONE, Exchange.HISTORY]
+    if can_intervene(simulator):
+        exchanges += [Exchange.STATE, Exchange.EMPTY]
+    steps = pairs.turn + len(exchanges) * pairs.gap
+    parts: list[PairScores] = []
+    with tqdm(
+        total=steps * len(pairs),
+        desc=f"pairs {pairs.gap}",
+        unit="frame",
+        unit_scale=True,
+        disable=not settings.show_progress,
+    ) as bar:
+        rows = rows_that_fit([simulator], pairs.turn + pairs.gap, settings.batch_size)
+        for batch in pairs.batches(rows, multiple=2):
+            parts.append(_measure_batch(simulator, batch, exchanges, settings, bar))
+    return PairScores(
+        [name for part in parts for name in part.names],
+        {e: np.concatenate([part.to_past[e] for part in parts]) for e in exchanges},
+        {e: np.concatenate([part.to_present[e] for part in parts]) for e in exchanges},
+        np.concatenate([part.between for part in parts]),
+    )
+
+
+def _measure_batch(
+    simulator: Simulator,
+    batch: ReturnBatch,
+    exchanges: Sequence[Exchange],
+    settings: RecallSettings,
+    bar: tqdm,
+) -> PairScores:
+    partner = torch.arange(len(batch.names)) ^ 1
+    real = batch.real.to(simulator.frames_device)
+    other = real[partner.to(real.device)]
+    before = watch_until(simulator, batch, settings.seed, bar, last=batch.turn - 1)
+    state = _watch_present(simulator, before, batch)
+    bar.update(len(batch.names))
+    to_past, to_present = {}, {}
+    for exchange in exchanges:
+        begin = _exchanged(simulator, batch, before, state, partner, exchange)
+        frames = dream_back(simulator, begin, batch.actions, bar)
+        to_past[exchange], to_present[exchange] = _distances(frames, other), _distances(frames, real)
+    names = [f"{batch.names[row & ~1]} and {batch.names[row | 1]}" for row in range(len(batch.names))]
+    return PairScores(names, to_past, to_present, _distances(other, real))
+
+
+def _watch_present(simulator: Simulator, state: WorldState, batch: ReturnBatch) -> WorldState:
+    clips = batch.clips
+    return simulator.commit_frames(state, clips.frames[:, batch.turn], clips.actions[:, batch.turn - 1])
+
+
+def _exchanged(
+    simulator: Simulator,
+    batch: ReturnBatch,
+    before: WorldState,
+    state: WorldState,
+    partner: Tensor,
+    exchange: Exchange,
+) -> WorldState:
+    if exchange == Exchange.STATE:
+        return with_states_of(state, partner)
+    if exchange == Exchange.HISTORY:
+        # The noise stays each dream's own: all exchanges are drawn from the same.
+        return _watch_present(simulator, replace(before.rows(partner.tolist()), seed=before.seed), batch)
+    if exchange == Exchange.EMPTY:
+        return replace(state, memory=without_matrices(state.memory))
+    return state
+
+
+def _distances(frames: Tensor, real: Tensor) -> np.ndarray:
+    return torch.stack([psnr(frames[:, k], real[:, k]).cpu() for k in range(real.shape[1])], dim=1).numpy()
+
+
+def summarize_pairs(scores: PairScores) -> dict[str, Any]:
+    """Return the share of dreams that follow the other past, and by how many dB they are nearer to it.
+
+    `final` is of the last frame, `average` the mean share over all frames of the way back. Frames at which
+    the two pasts look alike do not count.
+    """
+    counts = scores.between < ALIKE_DB
+    report: dict[str, Any] = {
+        "num_pairs": len(set(scores.names)),
+        "alike_share": float(1 - counts.mean()),
+    }
+    for exchange, to_past in scores.to_past.items():
+        nearer = to_past - scores.to_present[exchange]
+        report[str(exchange)] = {
+            "final": _share(nearer[:, -1:] > 0, counts[:, -1:], scores.names),
+            "average": _share(nearer > 0, counts, scores.names),
+            "margin_db": _share(nearer[:, -1:], counts[:, -1:], scores.names),
+            "curve": _column_means(nearer > 0, counts),
+        }
+    return report
+
+
+def _share(values: np.ndarray, counts: np.ndarray, names: Sequence[str]) -> dict[str, Any] | None:
+    """Return the mean over the dreams with frames that count; None where no dream has one."""
+    rows = np.flatnonzero(counts.any(axis=1)).tolist()
+    if not rows:
+        return None
+    means = np.where(counts, values, 0).sum(axis=1)[rows] / counts.sum(axis=1)[rows]
+    return bootstrap(means, [names[row] for row in rows]).to_json()
+
+
+def _column_means(values: np.ndarray, counts: np.ndarray) -> list[float | None]:
+    totals = counts.sum(axis=0)
+    sums = np.where(counts, values, 0).sum(axis=0)
+    return [round(float(s / t), 4) if t else None for s, t in zip(sums, totals, strict=True)]

@@ -1,0 +1,222 @@
+"""Does a world use its state? It is emptied once, some frames before the one that is judged.
+
+Emptying it before every frame (`ForgetfulSimulator`) lets a dream drift away, and PSNR then tells how flat
+its pictures are. Here all but the state is the same: what is watched, the noise, the frame that is judged.
+"""
+
+# B batch, N clips, F frames, T frames watched
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from worldsim.evaluation.inputs.clips import Clip, ClipBatch, Recordings
+from worldsim.evaluation.inputs.returns import ReturnClip, ReturnSettings, frames_of
+from worldsim.evaluation.memory.conversion import estimate_of, without_matrices
+from worldsim.evaluation.metrics import psnr
+from worldsim.evaluation.quality.rollouts import reconstruct
+from worldsim.simulator import Simulator
+from worldsim.state import WorldState
+from worldsim.world import World
+
+KEPT = "kept"
+SEEN, CODEC, LAST = "seen", "codec", "last"
+"""The real frame of when the place was seen before; the real frame through the codec; the last real frame."""
+
+
+def has_state(world: World) -> bool:
+    """Whether a world has recurrent states."""
+    return world.config.denoiser.layer_counts["hybrid"] > 0
+
+
+def empty_states(state: WorldState, rows: Tensor) -> WorldState:
+    """Return a state with empty recurrent states in the rows where `[B]` bool is True."""
+    mask = rows.to(state.memory.matrices.device)[None, :, None, None, None]
+    matrices = state.memory.matrices.masked_fill(mask, 0.0)
+    return replace(state, memory=replace(state.memory, matrices=matrices))
+
+
+def forget(simulator: Simulator, state: WorldState) -> WorldState:
+    """Return a state as it is after forgetting: the recurrent states are empty, windows and path stay.
+
+    A world without recurrent states has nothing but its cache: it begins anew.
+    """
+    if has_state(simulator.world):
+        return replace(state, memory=without_matrices(state.memory))
+    return replace(state, memory=simulator.world.denoiser.initial_memory(len(state.seed)))
+
+
+def spans(world: World, context_frames: int) -> list[int]:
+    """Return after which last frames a world is judged: the powers of two below the frames watched.
+
+    A world with recurrent states is also judged with nothing in them, 0; one without has then seen nothing.
+    """
+    powers = [2**power for power in range(context_frames.bit_length()) if 2**power < context_frames]
+    return [0, *powers] if has_state(world) else powers
+
+
+def next_after_forgetting(
+    simulator: Simulator,
+    recordings: Recordings,
+    clips: Sequence[Clip],
+    context_frames: int,
+    *,
+    batch_size: int,
+    seed: int,
+    show_progress: bool = False,
+) -> dict[str, np.ndarray]:
+    """Predict the frame after `context_frames` real ones, the state emptied once while they are watched.
+
+    Args:
+        simulator: Of the world.
+        recordings: Where the clips come from.
+        clips: `N` places with `context_frames + 1` frames.
+        context_frames: Real frames watched, T.
+        batch_size: Clips at a time.
+        seed: Of the noise, which is the same however much was forgotten.
+        show_progress: Show a progress bar.
+
+    Returns:
+        PSNR in dB, `[N]`: `KEPT` where nothing was forgotten, and by the number of last frames that went into
+        the state after it was emptied (`spans`).
+    """
+    chosen = spans(simulator.world, context_frames)
+    scores: dict[str, list[Tensor]] = {name: [] for name in (KEPT, *map(str, chosen))}
+    watched = context_frames - 1 + sum(chosen)
+    with tqdm(total=len(clips) * watched, desc="memory", unit="frame", disable=not show_progress) as bar:
+        for batch in recordings.batches(clips, context_frames + 1, batch_size):
+            state = batch.begin_dreams(simulator, 1, seed)
+            for index in range(1, context_frames + 1):
+                if (span := context_frames - index) in chosen:
+                    last_frames = range(index, context_frames)
+                    branch = watch(simulator, forget(simulator, state), batch, last_frames, bar)
+                    scores[str(span)].append(_next_psnr(simulator, branch, batch))
+                if index < context_frames:
+                    state = watch(simulator, state, batch, range(index, index + 1), bar)
+            scores[KEPT].append(_next_psnr(simulator, state, batch))
+    return {name: torch.cat(parts).numpy() for name, parts in scores.items()}
+
+
+def watch(simulator: Simulator, state: WorldState, batch: ClipBatch, frames: range, bar: tqdm) -> WorldState:
+    """Return the state after it has seen some real frames of its clips."""
+    for index in frames:
+        state = simulator.commit_frames(state, batch.frames[:, index], batch.actions[:, index - 1])
+        bar.update(len(batch.clips))
+    return state
+
+
+def _next_psnr(simulator: Simulator, state: WorldState, batch: ClipBatch) -> Tensor:
+    """Return the PSNR of the last frame of each clip, predicted after all the others, `[B]`."""
+    predicted = simulator.predict(state, batch.actions[:, -2]).frames.cpu()
+    return psnr(predicted, batch.frames[:, -1])
+
+
+def dream_returns(
+    simulator: Simulator,
+    recordings: Recordings,
+    places: Sequence[ReturnClip],
+    settings: ReturnSettings,
+    *,
+    forgets: bool,
+    batch_size: int,
+    seed: int,
+    show_progress: bool = False,
+) -> np.ndarray:
+    """Dream up to where a place is back that was out of view, and judge that frame.
+
+    Real frames are watched until the place comes into view; from there on the dream goes by the recorded
+    actions, so that no real frame shows again what is to be remembered.
+
+    Args:
+        simulator: Of the world.
+        recordings: Where the places come from.
+        places: `N` of them.
+        settings: By which they were chosen.
+        forgets: Empty the recurrent states when the place has gone out of view: what they held of it is gone,
+            what is seen afterwards goes into them as usual.
+        batch_size: Dreams at a time.
+        seed: Of the noise.
+        show_progress: Show a progress bar.
+
+    Returns:
+        PSNR in dB of the frame with which the place is back, `[N]`.
+    """
+    context_frames, length = settings.context_frames, settings.context_frames + settings.longest
+    scores, clips = [], [place.clip for place in places]
+    with tqdm(total=len(clips) * length, desc="returns", unit="frame", disable=not show_progress) as bar:
+        for batch in recordings.batches(clips, length, batch_size):
+            chunk = places[batch.first : batch.first + len(batch.clips)]
+            left, back = (torch.from_numpy(frames_of(chunk, name)) for name in ("left", "back"))
+            state = batch.begin_dreams(simulator, 1, seed)
+            for index in range(context_frames):
+                if index > 0:
+                    state = watch(simulator, state, batch, range(index, index + 1), bar)
+                if forgets and (left == index).any():
+                    state = empty_states(state, left == index)
+            shown = torch.empty_like(batch.frames[:, 0])
+            for index in range(context_frames, int(back.max()) + 1):
+                frame, state = simulator.step(state, batch.actions[:, index - 1])
+                shown[back == index] = frame.cpu()[back == index]
+            scores.append(psnr(shown, _frames_at(batch, back)))
+            bar.update(len(batch.clips) * (settings.longest + 1))
+    return torch.cat(scores).numpy()
+
+
+def _frames_at(batch: ClipBatch, frames: Tensor) -> Tensor:
+    """Return one frame of each clip, `[B, H, W, 3]`."""
+    return batch.frames[torch.arange(len(frames)), frames]
+
+
+def score_references(
+    world: World, recordings: Recordings, places: Sequence[ReturnClip], settings: ReturnSettings
+) -> dict[str, np.ndarray]:
+    """Return the PSNR in dB, `[N]`, of what the dreams of `dream_returns` are measured against, by name."""
+    length = settings.context_frames + settings.longest
+    scores: dict[str, list[Tensor]] = {SEEN: [], CODEC: [], LAST: []}
+    for batch in recordings.batches([place.clip for place in places], length, 16):
+        chunk = places[batch.first : batch.first + len(batch.clips)]
+        seen, back = (
+            _frames_at(batch, torch.from_numpy(frames_of(chunk, name))) for name in ("seen", "back")
+        )
+        pictures = {
+            SEEN: seen,
+            CODEC: reconstruct(world, back[:, None])[:, 0],
+            LAST: batch.frames[:, settings.context_frames - 1],
+        }
+        for name, frames in pictures.items():
+            scores[name].append(psnr(frames, back))
+    return {name: torch.cat(parts).numpy() for name, parts in scores.items()}
+
+
+def summarize_spans(scores: dict[str, np.ndarray], episodes: Sequence[str]) -> dict[str, Any]:
+    """Return the report of `next_after_forgetting`: the PSNR, and what forgetting changes at the same places.
+
+    Args:
+        scores: What it returned.
+        episodes: `[N]`, of each clip.
+    """
+    kept = scores[KEPT]
+    changes = {name: values - kept for name, values in scores.items() if name != KEPT}
+    return {
+        "num_places": len(kept),
+        "num_episodes": len(set(episodes)),
+        "psnr_db": estimate_of(kept, episodes),
+        "change_db": {name: estimate_of(values, episodes) for name, values in changes.items()},
+    }
+
+
+def summarize_returns(
+    kept: np.ndarray, forgotten: np.ndarray | None = None, *, episodes: Sequence[str]
+) -> dict[str, Any]:
+    """Return the report of `dream_returns`: with the states, and what it changes to empty them."""
+    report: dict[str, Any] = {"psnr_db": estimate_of(kept, episodes)}
+    if forgotten is not None:
+        report["change_db"] = estimate_of(forgotten - kept, episodes)
+    return report

@@ -1,0 +1,1 @@
+"""Quality of rollouts: prediction error, control, drift, distances of distributions, outcomes."""

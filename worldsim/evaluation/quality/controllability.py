@@ -1,0 +1,293 @@
+"""Does the world do as told? Opposite actions from the same state must move the picture opposite ways.
+
+The picture's motion is estimated (`motion.py`), and the estimate has errors of its own. So it is made on
+recorded frames of the real game too, in which one button alone was held, and reported as the test's ceiling.
+"""
+
+# N starts, F frames
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from worldsim.actions import ActionLayout
+from worldsim.data.episodes import EpisodeTable
+from worldsim.evaluation.inputs.clips import Clip, Recordings, pick
+from worldsim.evaluation.inputs.motion import horizontal_shift, zoom
+from worldsim.evaluation.metrics import bootstrap, luminance
+from worldsim.simulator import Simulator
+from worldsim.state import WorldState
+
+OPEN_SHARE = 0.25
+"""A direction is open where the recorded player went at least this share of its full speed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OppositePair:
+    """Two buttons of one axis and the motion of the picture that tells them apart.
+
+    Attributes:
+        axis: Name of the axis.
+        positive: Button after which the motion is positive.
+        negative: The opposite button.
+        measure: Estimates the motion between pictures `[N, H, W]`, returns `[N]`.
+        threshold: Least mean motion per frame that counts as motion, so that stillness is never right;
+            relative to the picture's width if `is_relative`. In the Doom world those of `TURN` and `MOVE` are
+            a tenth and a sixteenth of what the real buttons do, and real frames at rest rarely reach them.
+        is_relative: Whether `measure` returns pixels.
+        hold_frames: Frames the button is held.
+        settle_frames: Frames of these that are not measured: what moved before the press first comes to rest.
+        is_walking: Whether a wall can be in the way, so that both directions must be open at a start.
+    """
+
+    axis: str
+    positive: str
+    negative: str
+    measure: Callable[[Tensor, Tensor], Tensor]
+    threshold: float
+    is_relative: bool
+    hold_frames: int
+    settle_frames: int
+    is_walking: bool
+
+    def action(self, layout: ActionLayout, button: str) -> np.ndarray:
+        """Return the action that holds `button` alone, `[A]` int64."""
+        action = layout.noop()
+        index = [axis.name for axis in layout.axes].index(self.axis)
+        action[index] = layout.axes[index].buttons.index(button) + 1
+        return action
+
+    def is_in(self, layout: ActionLayout) -> bool:
+        """Return whether the world has both buttons."""
+        return any(
+            a.name == self.axis and {self.positive, self.negative} <= set(a.buttons) for a in layout.axes
+        )
+
+
+TURN = OppositePair(
+    axis="turn",
+    positive="left",  # turning left moves the content to the right
+    negative="right",
+    measure=horizontal_shift,
+    threshold=0.006,
+    is_relative=True,
+    hold_frames=8,
+    settle_frames=2,
+    is_walking=False,
+)
+MOVE = OppositePair(
+    axis="move",
+    positive="forward",
+    negative="backward",
+    measure=zoom,
+    threshold=0.005,
+    is_relative=False,
+    hold_frames=12,
+    settle_frames=4,
+    is_walking=True,
+)
+PAIRS = (TURN, MOVE)
+
+
+def mean_motion(pair: OppositePair, frames: Tensor) -> Tensor:
+    """Estimate the mean motion per frame, in units of the pair's threshold.
+
+    Args:
+        pair: What to measure.
+        frames: `[N, 1 + hold_frames, H, W, 3]` uint8: the frame of the press and those after it.
+
+    Returns:
+        `[N]` fp32 on the CPU; at least 1 is motion the one way, at most -1 the other way.
+    """
+    measured = frames[:, pair.settle_frames :]
+    rows = []
+    for clip in measured:
+        pictures = luminance(clip)
+        rows.append(pair.measure(pictures[:-1], pictures[1:]).mean())
+    unit = pair.threshold * (frames.shape[3] if pair.is_relative else 1)
+    return torch.stack(rows).cpu() / unit
+
+
+def opposite_action_test(
+    simulator: Simulator,
+    recordings: Recordings,
+    pair: OppositePair,
+    *,
+    num_starts: int,
+    context_frames: int,
+    batch_size: int,
+    seed: int,
+    show_progress: bool = False,
+) -> dict[str, Any]:
+    """Hold both buttons of a pair from the same states and judge the motion of the dreamt pictures.
+
+    Args:
+        simulator: Of the world.
+        recordings: Real episodes to start from.
+        pair: The two buttons.
+        num_starts: Starts, fewer where there are not so many places.
+        context_frames: Real frames watched first.
+        batch_size: Dreams at a time.
+        seed: Of the places and of the noise.
+        show_progress: Show a progress bar.
+
+    Returns:
+        A JSON object: the share of starts at which both, and each, of the buttons moved the picture the
+        right way; `calibration` on the real game.
+    """
+    clips = choose_starts(recordings, pair, context_frames, num_starts, seed)
+    layout = simulator.world.config.actions
+    motions: dict[str, list[Tensor]] = {pair.positive: [], pair.negative: []}
+    total = 2 * len(clips) * pair.hold_frames
+    with tqdm(total=total, desc=f"hold {pair.axis}", unit="frame", disable=not show_progress) as bar:
+        for batch in recordings.batches(clips, context_frames, batch_size):
+            state = batch.begin_dreams(simulator, context_frames, seed)
+            for button, found in motions.items():
+                action = torch.from_numpy(pair.action(layout, button)).expand(len(batch.clips), -1)
+                frames = hold(simulator, state, action, pair.hold_frames, bar)
+                found.append(mean_motion(pair, frames.to(simulator.world.device)))
+    positive, negative = (torch.cat(motions[button]).numpy() for button in (pair.positive, pair.negative))
+    report = judge(pair, positive, negative, [recordings.name(clip) for clip in clips])
+    return report | {"calibration": calibrate(recordings, pair, num_starts, seed)}
+
+
+def hold(simulator: Simulator, state: WorldState, action: Tensor, num_frames: int, bar: tqdm) -> Tensor:
+    """Hold an action `[N, A]`; returns the frame before and those dreamt, `[N, 1 + num_frames, H, W, 3]`."""
+    frames = [state.frames]
+    for _ in range(num_frames):
+        frame, state = simulator.step(state, action)
+        frames.append(frame)
+        bar.update(len(frame))
+    return torch.stack(frames, dim=1)
+
+
+def judge(
+    pair: OppositePair, positive: np.ndarray, negative: np.ndarray, episodes: Sequence[str]
+) -> dict[str, Any]:
+    """Return the report on the motions `[N]` after the positive and after the negative button."""
+    right_positive, right_negative = positive >= 1, negative <= -1
+    unit = (
+        "share of the picture's width per frame" if pair.is_relative else "logarithm of the scale per frame"
+    )
+    return {
+        "num_starts": len(positive),
+        "num_episodes": len(set(episodes)),
+        "both_right": bootstrap((right_positive & right_negative).astype(float), episodes).to_json(),
+        "right": {pair.positive: float(right_positive.mean()), pair.negative: float(right_negative.mean())},
+        "median_motion": {
+            pair.positive: float(np.median(positive)) * pair.threshold,
+            pair.negative: float(np.median(negative)) * pair.threshold,
+        },
+        "motion_unit": unit,
+        "least_motion": pair.threshold,
+    }
+
+
+def choose_starts(
+    recordings: Recordings, pair: OppositePair, context_frames: int, count: int, seed: int
+) -> list[Clip]:
+    """Choose starts, clips of `context_frames` frames; for walking those with room both ahead and behind.
+
+    There is room where the recorded player was walking straight: it came from behind and went on ahead.
+    """
+    if not pair.is_walking:
+        return recordings.choose(context_frames, count, seed)
+    tables = recordings.tables()
+    full_speed = typical_speed(tables)
+    places = []
+    for episode, table in enumerate(tables):
+        ahead = progress(table, pair, recordings.info.actions, pair.hold_frames)
+        is_open = ahead >= OPEN_SHARE * full_speed * pair.hold_frames
+        for begin in range(len(ahead) - context_frames + 1):
+            last = begin + context_frames - 1
+            behind = last - pair.hold_frames
+            if behind >= 0 and is_open[last] and is_open[behind]:
+                places.append(Clip(episode, begin))
+    return pick(places, count, seed) if places else recordings.choose(context_frames, count, seed)
+
+
+def typical_speed(tables: Sequence[EpisodeTable]) -> float:
+    """Return the speed of a player in full run, in map units per frame; 1 where no poses were recorded."""
+    steps = [np.linalg.norm(np.diff(t.poses[:, :2], axis=0), axis=1) for t in tables if t.poses is not None]
+    return float(np.quantile(np.concatenate(steps), 0.9)) if steps else 1.0
+
+
+def progress(table: EpisodeTable, pair: OppositePair, layout: ActionLayout, num_frames: int) -> np.ndarray:
+    """Return how far the player gets forward in the next `num_frames` frames, `[max(T - num_frames, 0)]`.
+
+    Measured along where it looks, in map units, less what it went aside; without poses the number of frames
+    in which the forward button was held less the others.
+    """
+    count = max(len(table.actions) - num_frames, 0)
+    if table.poses is None:
+        is_held = np.all(table.actions == pair.action(layout, pair.positive), axis=1)
+        total = np.concatenate([[0], np.cumsum(np.where(is_held, 1.0, -1.0))])
+        return total[num_frames : num_frames + count] - total[:count]
+    angle = np.deg2rad(table.poses[:count, 2])
+    step = table.poses[num_frames:, :2] - table.poses[:count, :2]
+    along = step[:, 0] * np.cos(angle) + step[:, 1] * np.sin(angle)
+    aside = np.abs(step[:, 1] * np.cos(angle) - step[:, 0] * np.sin(angle))
+    return along - aside
+
+
+def calibrate(recordings: Recordings, pair: OppositePair, count: int, seed: int) -> dict[str, Any]:
+    """Judge real frames in which one button alone was held as dreams are judged: the estimator's own ceiling.
+
+    Where poses were recorded, only pieces in which the player really moved count.
+
+    Returns:
+        A JSON object: for each button the number of pieces and the share judged right; `both_right`, what two
+        independent judgements give; `median_motion` as in `judge`.
+    """
+    layout = recordings.info.actions
+    tables = recordings.tables()
+    result: dict[str, Any] = {"pieces": {}, "right": {}, "median_motion": {}}
+    for button, sign in ((pair.positive, 1), (pair.negative, -1)):
+        clips = held_pieces(tables, pair, layout, button, sign)
+        clips = pick(clips, count, seed)
+        motions = [
+            mean_motion(pair, batch.frames)
+            for batch in recordings.batches(clips, pair.hold_frames + 1, batch_size=16)
+        ]
+        result["pieces"][button] = len(clips)
+        motion = torch.cat(motions).numpy() if motions else np.array([])
+        result["right"][button] = float((motion * sign >= 1).mean()) if len(motion) else None
+        result["median_motion"][button] = float(np.median(motion)) * pair.threshold if len(motion) else None
+    shares = list(result["right"].values())
+    return result | {"both_right": None if None in shares else shares[0] * shares[1]}
+
+
+def held_pieces(
+    tables: Sequence[EpisodeTable], pair: OppositePair, layout: ActionLayout, button: str, sign: int
+) -> list[Clip]:
+    """List pieces in which `button` alone was held and, where that is known, moved the player."""
+    full_speed = typical_speed(tables)
+    action = pair.action(layout, button)
+    pieces = []
+    for episode, table in enumerate(tables):
+        is_held = np.all(table.actions == action, axis=1)
+        total = np.concatenate([[0], np.cumsum(is_held)])
+        for begin in np.flatnonzero(
+            total[pair.hold_frames :] - total[: -pair.hold_frames] == pair.hold_frames
+        ):
+            if begin + pair.hold_frames < len(is_held) and _really_moved(
+                table, pair, int(begin), sign, full_speed
+            ):
+                pieces.append(Clip(episode, int(begin)))
+    return pieces
+
+
+def _really_moved(table: EpisodeTable, pair: OppositePair, begin: int, sign: int, full_speed: float) -> bool:
+    if table.poses is None or not pair.is_walking:
+        return True
+    first, last = table.poses[begin + pair.settle_frames], table.poses[begin + pair.hold_frames]
+    angle = np.deg2rad(first[2])
+    along = (last[0] - first[0]) * np.cos(angle) + (last[1] - first[1]) * np.sin(angle)
+    return bool(sign * along >= OPEN_SHARE * full_speed * (pair.hold_frames - pair.settle_frames))

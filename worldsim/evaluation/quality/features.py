@@ -1,0 +1,236 @@
+"""Features of frames for FID and KID: a small network of our own, trained on frames of the real games.
+
+`python -m training.features` trains it. The one that ships is in `worldsim/assets/features`; nothing is
+downloaded. It is a module that `torchmetrics` takes as it is: `FrechetInceptionDistance(load_features())`.
+"""
+
+# N frames, H W frame size, h w the size that frames are scaled to, D features
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldsim.errors import WorldError
+from worldsim.storage.files import sync_tree
+from worldsim.storage.tensors import (
+    CONFIG_FILE,
+    check_file,
+    load_weights,
+    read_shape,
+    save_weights,
+    sha256_of,
+    swap_folder,
+)
+
+FEATURES_FILE = "features.safetensors"
+SHIPPED_FEATURES = Path(__file__).resolve().parents[2] / "assets" / "features"
+EMBED_BATCH = 64
+MAX_LAYERS, MAX_LAYER_NUMBERS = 12, 2**26
+LEAST_VARIANCE = 1e-4
+"""So that a flat picture has a logarithm; noise of a few steps of 8 bits has more."""
+
+
+@dataclass(kw_only=True, slots=True)
+class FeatureConfig:
+    """Shape of the feature network.
+
+    Attributes:
+        height: Frames of all games are scaled to this height,
+        width: and this width.
+        widths: Channels of the layers, each of half the resolution of the one before; multiples of 8.
+        num_features: D. The more there are, the more frames FID needs.
+    """
+
+    height: int = 96
+    width: int = 128
+    widths: list[int] = field(default_factory=lambda: [16, 32, 64, 128])
+    num_features: int = 64
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no layer can have."""
+        self.widths = list(self.widths)
+        if not self.widths or any(width < 8 or width % 8 for width in self.widths):
+            raise WorldError(f"widths of a feature network must be multiples of 8, got {self.widths}")
+        if len(self.widths) > MAX_LAYERS:
+            raise WorldError(f"a feature network has at most {MAX_LAYERS} layers, got {len(self.widths)}")
+        least = 2 ** len(self.widths)
+        if min(self.height, self.width) < least:
+            raise WorldError(
+                f"a feature network of {len(self.widths)} layers needs frames of at least {least} x {least}, "
+                f"got {self.height} x {self.width}"
+            )
+        if self.num_features < 2:
+            raise WorldError(f"num_features of a feature network must be at least 2, got {self.num_features}")
+        if self.height * self.width * self.widths[0] > MAX_LAYER_NUMBERS:
+            raise WorldError(
+                f"a feature network of {self.height} x {self.width} pixels and {self.widths[0]} channels is "
+                f"too large: at most {MAX_LAYER_NUMBERS:,} numbers in a layer"
+            )
+
+    @property
+    def min_weights(self) -> int:
+        """Number of weights, biases and statistics left out."""
+        pairs = zip(self.widths, self.widths[1:], strict=False)
+        stages = 75 * self.widths[0] + sum(9 * (before + width) * width for before, width in pairs)
+        return stages + 2 * sum(self.widths) * self.num_features
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, width)
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images + self.conv(F.silu(self.norm(images)))
+
+
+class FeatureNetwork(nn.Module):
+    """Frames of any size to features of mean 0 and deviation 1 over the frames that it was trained on.
+
+    Args:
+        config: Its shape.
+
+    Attributes:
+        num_features: D, where `torchmetrics` looks for it.
+    """
+
+    feature_mean: Tensor
+    feature_std: Tensor
+
+    def __init__(self, config: FeatureConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.num_features = config.num_features
+        first, *rest = config.widths
+        # No norm before the second layer: it would hide how strong the finest structures are.
+        stages: list[nn.Module] = [nn.Conv2d(3, first, 5, stride=2, padding=2)]
+        for before, width in zip(config.widths, rest, strict=False):
+            conv = nn.Conv2d(before, width, 3, stride=2, padding=1)
+            stages.append(nn.Sequential(nn.SiLU(), conv, _Residual(width)))
+        self.stages = nn.ModuleList(stages)
+        self.norm = nn.BatchNorm1d(2 * sum(config.widths), affine=False)
+        self.out = nn.Linear(2 * sum(config.widths), config.num_features)
+        self.register_buffer("feature_mean", torch.zeros(config.num_features))
+        self.register_buffer("feature_std", torch.ones(config.num_features))
+
+    def raw_features(self, images: Tensor) -> Tensor:
+        """Return features `[N, D]` before they are brought to unit variance.
+
+        Args:
+            images: `[N, 3, h, w]` in [0, 1]; training crops them, so h and w may be smaller than configured.
+        """
+        centred = (images - 0.5).contiguous(memory_format=torch.channels_last)  # half the time on a CPU
+        pooled, hidden = [], centred
+        for stage in self.stages:
+            hidden = stage(hidden)
+            # What is there on average, and how much it varies: fine stages tell blur and noise by that.
+            variance, mean = torch.var_mean(hidden, dim=(2, 3), correction=0)
+            pooled += [mean, (variance + LEAST_VARIANCE).log()]
+        return self.out(self.norm(torch.cat(pooled, dim=1)))
+
+    def scale(self, images: Tensor) -> Tensor:
+        """Return images `[N, 3, H, W]` uint8 as `[N, 3, h, w]` fp32 in [0, 1]."""
+        size = (self.config.height, self.config.width)
+        scaled = images.float() / 255
+        if tuple(images.shape[2:]) != size:
+            scaled = F.interpolate(scaled, size, mode="bilinear", antialias=True, align_corners=False)
+        return scaled.clamp(0, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the features of images.
+
+        Args:
+            images: `[N, 3, H, W]` uint8, as `torchmetrics` hands them on.
+
+        Returns:
+            `[N, D]` fp32.
+        """
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise TypeError(f"expected uint8 images [N, 3, H, W], got {images.dtype} {tuple(images.shape)}")
+        return (self.raw_features(self.scale(images)).float() - self.feature_mean) / self.feature_std
+
+    @torch.no_grad()
+    def embed(self, frames: Tensor) -> Tensor:
+        """Return the features of frames `[N, H, W, 3]` uint8 on any device, `[N, D]` fp32 on the CPU."""
+        if not len(frames):
+            return torch.empty(0, self.num_features)
+        device = self.feature_mean.device
+        return torch.cat([self(part.to(device).movedim(-1, 1)).cpu() for part in frames.split(EMBED_BATCH)])
+
+    def digest(self) -> str:
+        """Return a short digest of the weights: distances of two networks cannot be compared."""
+        digest = hashlib.sha256()
+        for tensor in self.state_dict().values():
+            digest.update(tensor.cpu().float().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @torch.no_grad()
+    def calibrate(self, raw: Tensor) -> None:
+        """Set mean and deviation of the features.
+
+        Args:
+            raw: `[N, D]`, from `raw_features`, of many frames.
+
+        Raises:
+            WorldError: If a feature does not vary, or is not finite.
+        """
+        std, mean = torch.std_mean(raw.double(), dim=0)
+        if not (torch.isfinite(std).all() and (std > 1e-4).all()):
+            raise WorldError("the feature network cannot be calibrated: a feature is the same for all frames")
+        self.feature_mean.copy_(mean)
+        self.feature_std.copy_(std)
+
+
+def save_features(network: FeatureNetwork, folder: Path, card: Mapping[str, Any]) -> None:
+    """Write a feature network as a folder, in fp16, completely or not at all.
+
+    Args:
+        network: Calibrated.
+        folder: Where to; one that is there is replaced.
+        card: What it was trained on, and what was measured; a JSON object.
+    """
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        save_weights(network, part / FEATURES_FILE, torch.float16)
+        data = {
+            "features": asdict(network.config),
+            "card": dict(card),
+            "files": {FEATURES_FILE: sha256_of(part / FEATURES_FILE)},
+        }
+        (part / CONFIG_FILE).write_text(json.dumps(data, indent=2) + "\n")
+        sync_tree(part)
+        swap_folder(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def load_features(folder: Path = SHIPPED_FEATURES, device: torch.device | None = None) -> FeatureNetwork:
+    """Read a feature network, ready to be used.
+
+    Args:
+        folder: That `save_features` wrote; the one that ships unless told otherwise.
+        device: Where to compute, the CPU if None.
+
+    Raises:
+        WorldError: If the folder holds none, or it is damaged.
+    """
+    path = folder / CONFIG_FILE
+    if not (path.is_file() and (folder / FEATURES_FILE).is_file()):
+        raise WorldError(f"{folder} holds no feature network: it needs {CONFIG_FILE} and {FEATURES_FILE}")
+    config, checksums = read_shape(path, "features", FeatureConfig, "feature network")
+    weights = check_file(folder, FEATURES_FILE, checksums.get(FEATURES_FILE))
+    network = load_weights(lambda: FeatureNetwork(config), weights, config.min_weights)
+    return network.to(device or torch.device("cpu")).eval().requires_grad_(False)

@@ -1,0 +1,169 @@
+"""Do dreams look like the game, and for how long? FID and KID against real frames, by segments of the dream.
+
+Dreams watch the beginning of real episodes and go on by their recorded actions, so that they are where the
+real player was and differ in nothing else. Frames of one half of the episodes are compared with the real ones
+of the other half: a perfect dream then comes out as the real frames do, at the floor, and not below it.
+"""
+
+# N episodes, B batch, S segments, K frames of a segment, D features, H W frame size
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from worldsim.evaluation.cost.batch_size import rows_that_fit
+from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
+from worldsim.evaluation.memory.recall import through_codec, watch_until
+from worldsim.evaluation.quality.distances import distances_to_real
+from worldsim.evaluation.quality.features import FeatureNetwork
+from worldsim.simulator import Simulator
+
+SEGMENT_ENDS = (32, 128, 512, 2048)
+MOST_FRAMES = 16
+"""Frames of a segment that are looked at in each episode: neighbours in time say the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of dreams; frame 1 is the first one that is dreamt.
+
+    Attributes:
+        first: Its first frame.
+        last: Its last frame.
+        frames: K frames of it, the same number in all segments.
+    """
+
+    first: int
+    last: int
+    frames: list[int]
+
+    @property
+    def name(self) -> str:
+        """First and last frame, as in `33-128`."""
+        return f"{self.first}-{self.last}"
+
+
+def cut_segments(num_frames: int) -> list[Segment]:
+    """Return the segments of dreams of some length: each about four times as long as all before it.
+
+    A rest of fewer than `MOST_FRAMES` frames belongs to the segment before.
+
+    Raises:
+        ValueError: If there is no frame.
+    """
+    if num_frames < 1:
+        raise ValueError(f"dreams need at least 1 frame, got {num_frames}")
+    ends = [end for end in SEGMENT_ENDS if end <= num_frames - MOST_FRAMES] + [num_frames]
+    begins = [1, *(end + 1 for end in ends[:-1])]
+    count = min(
+        MOST_FRAMES, *(last - first + 1 for first, last in zip(begins, ends, strict=True)), num_frames
+    )
+    return [
+        Segment(first, last, torch.linspace(first, last, count).round().int().tolist())
+        for first, last in zip(begins, ends, strict=True)
+    ]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FidelitySettings:
+    """How fidelity is measured.
+
+    Attributes:
+        segments: From `cut_segments`.
+        batch_size: Dreams at a time, about.
+        seed: Of the noise.
+        show_progress: Show a progress bar.
+    """
+
+    segments: Sequence[Segment]
+    batch_size: int = 16
+    seed: int = 0
+    show_progress: bool = False
+
+    @property
+    def frames(self) -> list[int]:
+        """All frames that are looked at, in order."""
+        return [frame for segment in self.segments for frame in segment.frames]
+
+
+def real_features(returns: ReturnSet, network: FeatureNetwork, settings: FidelitySettings) -> Tensor:
+    """Return the features of the real frames where dreams are looked at, `[N, S K, D]`."""
+    return torch.cat(
+        [
+            _embed(network, _real(batch, returns.context_frames, settings))
+            for batch in returns.batches(settings.batch_size)
+        ]
+    )
+
+
+def dream_features(
+    simulator: Simulator, returns: ReturnSet, network: FeatureNetwork, settings: FidelitySettings
+) -> tuple[Tensor, Tensor]:
+    """Let dreams watch the context of each episode and go on by its recorded actions.
+
+    Args:
+        simulator: Of the world.
+        returns: The episodes; their ways out and back hold all frames of the segments.
+        network: Computes features.
+        settings: How.
+
+    Returns:
+        Features of the frames that are looked at and, as what a dream can reach at best, of the real frames
+        through the world's codec; `[N, S K, D]` both.
+    """
+    context, length = returns.context_frames, settings.segments[-1].last
+    dreamt, decoded = [], []
+    with tqdm(
+        total=(context + length) * len(returns),
+        desc="fidelity",
+        unit="frame",
+        unit_scale=True,
+        disable=not settings.show_progress,
+    ) as bar:
+        rows = rows_that_fit([simulator], context + length, settings.batch_size)
+        for batch in returns.batches(rows):
+            state = watch_until(simulator, batch, settings.seed, bar, last=context)
+            found, wanted = [], set(settings.frames)
+            for index in range(1, length + 1):
+                frame, state = simulator.step(state, batch.clips.actions[:, context + index - 1])
+                if index in wanted:
+                    found.append(network.embed(frame))
+                bar.update(len(frame))
+            dreamt.append(torch.stack(found, dim=1))
+            real = _real(batch, context, settings).to(simulator.frames_device)
+            decoded.append(_embed(network, through_codec(simulator.world, real)))
+    return torch.cat(dreamt), torch.cat(decoded)
+
+
+def _real(batch: ReturnBatch, context: int, settings: FidelitySettings) -> Tensor:
+    return batch.clips.frames[:, [context + frame for frame in settings.frames]]
+
+
+def _embed(network: FeatureNetwork, frames: Tensor) -> Tensor:
+    """Return the features `[B, K, D]` of frames `[B, K, H, W, 3]`."""
+    return network.embed(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+
+
+def summarize_fidelity(features: Tensor, real: Tensor, segments: Sequence[Segment]) -> dict[str, Any]:
+    """Return FID and KID by segment, and how far each is above the floor.
+
+    Args:
+        features: `[N, S K, D]`.
+        real: Same shape, of the real frames.
+        segments: Which of them belong together.
+    """
+    report = {}
+    count = len(segments[0].frames)
+    for segment, own, true in zip(segments, features.split(count, 1), real.split(count, 1), strict=True):
+        found = distances_to_real(own, true)
+        report[segment.name] = {
+            name: {kind: estimate.to_json() for kind, estimate in values.items()}
+            for name, values in found.items()
+        }
+    return report

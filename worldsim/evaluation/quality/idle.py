@@ -1,0 +1,150 @@
+"""What becomes of a picture when nothing is pressed: it should stay as it is."""
+
+# N starts, F frames, S segments, H W frame size
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from worldsim.evaluation.inputs.clips import Clip, ClipBatch, Recordings, pick
+from worldsim.evaluation.metrics import bootstrap, brightness, contrast, psnr, sharpness, ssim
+from worldsim.simulator import Simulator
+
+STATISTICS = {"brightness": brightness, "contrast": contrast, "sharpness": sharpness}
+NUM_SEGMENTS = 10
+STILL_FRAMES = 8
+"""Frames without a button before a start, so that the player has come to rest."""
+FLOOR = 1e-6
+"""A start without contrast has nothing to lose; it must not divide by zero."""
+
+
+def idle_hold(
+    simulator: Simulator,
+    recordings: Recordings,
+    *,
+    num_starts: int,
+    num_frames: int,
+    context_frames: int,
+    batch_size: int,
+    seed: int,
+    show_progress: bool = False,
+) -> dict[str, Any]:
+    """Press nothing for a long time and watch brightness, contrast and sharpness.
+
+    Args:
+        simulator: Of the world.
+        recordings: Real episodes to start from, where the player stands still if there are such places.
+        num_starts: Starts, fewer where there are not so many places.
+        num_frames: Frames of nothing, at least 1.
+        context_frames: Real frames watched first.
+        batch_size: Dreams at a time.
+        seed: Of the places and of the noise.
+        show_progress: Show a progress bar.
+
+    Returns:
+        `summarize_idle`'s report.
+    """
+    clips = still_starts(recordings, context_frames, num_starts, seed)
+    parts: list[dict[str, Tensor]] = []
+    total = len(clips) * num_frames
+    with tqdm(total=total, desc="idle", unit="frame", disable=not show_progress) as bar:
+        for batch in recordings.batches(clips, context_frames, batch_size):
+            parts.append(_hold_still(simulator, batch, num_frames, context_frames, seed, bar))
+    curves = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+    return summarize_idle(curves, [recordings.name(clip) for clip in clips])
+
+
+def _hold_still(
+    simulator: Simulator, batch: ClipBatch, num_frames: int, context_frames: int, seed: int, bar: tqdm
+) -> dict[str, Tensor]:
+    """Return the curves that `summarize_idle` takes, as tensors, for one batch."""
+    world = simulator.world
+    state = batch.begin_dreams(simulator, context_frames, seed)
+    start = state.frames
+    shown = world.codec.decode(world.codec.encode(start.to(world.device)).float()).cpu()
+    columns: dict[str, list[Tensor]] = {}
+    for _ in range(num_frames):
+        frames, state = simulator.step(state, torch.zeros_like(batch.actions[:, 0]))
+        for name, value in compare(frames, start).items():
+            columns.setdefault(name, []).append(value)
+        bar.update(len(frames))
+    of_start = {f"start_{name}": value for name, value in statistics_of(start).items()}
+    of_codec = {f"codec_{name}": value for name, value in statistics_of(shown).items()}
+    return {name: torch.stack(values, dim=1) for name, values in columns.items()} | of_start | of_codec
+
+
+def still_starts(recordings: Recordings, context_frames: int, count: int, seed: int) -> list[Clip]:
+    """Choose clips at whose end nothing was pressed for a while; any clips if there is none."""
+    places = []
+    for episode, table in enumerate(recordings.tables()):
+        pressed = np.concatenate([[0], np.cumsum(np.any(table.actions != 0, axis=1))])
+        for begin in range(len(table.actions) - context_frames):
+            last = begin + context_frames - 1  # its own action is replaced by nothing
+            if last >= STILL_FRAMES and pressed[last] == pressed[last - STILL_FRAMES]:
+                places.append(Clip(episode, begin))
+    return pick(places, count, seed) if places else recordings.choose(context_frames, count, seed)
+
+
+def statistics_of(frames: Tensor) -> dict[str, Tensor]:
+    """Return brightness, contrast and sharpness of frames `[N, H, W, 3]` uint8, `[N]` each."""
+    return {name: measure(frames) for name, measure in STATISTICS.items()}
+
+
+def compare(frames: Tensor, start: Tensor) -> dict[str, Tensor]:
+    """Return the statistics of frames and their likeness to the start, `[N]` each."""
+    return statistics_of(frames) | {"psnr_db": psnr(frames, start), "ssim": ssim(frames, start)}
+
+
+def summarize_idle(curves: dict[str, np.ndarray], episodes: Sequence[str]) -> dict[str, Any]:
+    """Return the report on an idle hold.
+
+    A deviation is `|mean of a segment / start - 1|` for one start. The mean over starts is given for each
+    segment, the largest of these as `max_deviation`: a collapse in the middle counts as much as one at the
+    end. The start is the real frame that the dream begins with; `of_codec` compares with what the codec makes
+    of that frame.
+
+    Args:
+        curves: `[N, F]` brightness, contrast, sharpness, psnr_db, ssim of each frame, and `[N]` `start_...`,
+            `codec_...` of the three statistics.
+        episodes: `[N]`, what each start belongs to.
+    """
+    num_frames = curves["ssim"].shape[1]
+    edges = np.linspace(0, num_frames, min(NUM_SEGMENTS, num_frames) + 1).astype(int)
+    report: dict[str, Any] = {
+        "num_starts": len(episodes),
+        "num_episodes": len(set(episodes)),
+        "num_frames": num_frames,
+        "segment_ends": edges[1:].tolist(),
+    }
+    for name in STATISTICS:
+        segments = _segment_means(curves[name], edges)
+        report[name] = _deviations(segments, curves[f"start_{name}"], episodes)
+        report[name]["of_codec"] = _deviations(segments, curves[f"codec_{name}"], episodes)
+    for name in ("psnr_db", "ssim"):
+        segments = _segment_means(curves[name], edges)
+        report[f"{name}_to_start"] = segments.mean(axis=0).round(4).tolist()
+    return report
+
+
+def _segment_means(curve: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Return the means of `[N, F]` over segments, `[N, S]`."""
+    return np.stack([curve[:, a:b].mean(axis=1) for a, b in zip(edges[:-1], edges[1:], strict=True)], axis=1)
+
+
+def _deviations(segments: np.ndarray, start: np.ndarray, episodes: Sequence[str]) -> dict[str, Any]:
+    ratio = segments / np.maximum(start, FLOOR)[:, None]
+    deviation = np.abs(ratio - 1)
+    means = deviation.mean(axis=0)
+    return {
+        "ratio": ratio.mean(axis=0).round(4).tolist(),
+        "deviation": means.round(4).tolist(),
+        "last_deviation": bootstrap(deviation[:, -1], episodes).to_json(),
+        "max_deviation": float(means.max()),
+        "worst_start_deviation": float(deviation.max()),
+    }

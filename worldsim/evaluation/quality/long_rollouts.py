@@ -1,0 +1,282 @@
+"""Long dreams under random buttons: do they still obey, and do they still look like the game?
+
+From the same states at some frames two opposite buttons are held (`controllability.py`): memory that mutes
+the player would show in the later ones. The pictures' statistics are compared by segments with those of the
+real game, so that a collapse in the middle counts, and with how much the real game moves, so that stillness
+cannot win.
+"""
+
+# B batch, F frames, S segments, A action axes, H W frame size
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from worldsim.actions import ActionLayout
+from worldsim.evaluation.cost.batch_size import rows_that_fit
+from worldsim.evaluation.inputs.motion import scroll
+from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
+from worldsim.evaluation.inputs.start_states import Moments
+from worldsim.evaluation.memory.recall import watch_until
+from worldsim.evaluation.metrics import NUM_RESAMPLES, as_images, bootstrap
+from worldsim.evaluation.quality.controllability import (
+    PAIRS,
+    OppositePair,
+    calibrate,
+    hold,
+    judge,
+    mean_motion,
+)
+from worldsim.evaluation.quality.idle import FLOOR, NUM_SEGMENTS, statistics_of
+from worldsim.simulator import Simulator
+
+MARKS = (0, 100, 500, 1000)
+HOLD_FRAMES = 8
+"""Frames for which the player of a long dream keeps its buttons."""
+ENERGY = "motion_energy"
+LEAST_ENERGY = 0.5
+"""A dream that moves less than this share of the real game stands still, whatever else it scores."""
+_SCROLL: dict[str, Any] = {
+    "threshold": 0.03,
+    "is_relative": True,
+    "hold_frames": 4,
+    "settle_frames": 0,
+    "is_walking": False,
+}
+SCROLLING = (
+    OppositePair(
+        axis="strafe",
+        positive="left",  # going left moves the content to the right
+        negative="right",
+        measure=lambda before, after: scroll(before, after, axis=2),
+        **_SCROLL,
+    ),
+    OppositePair(
+        axis="move",
+        positive="up",
+        negative="down",
+        measure=lambda before, after: scroll(before, after, axis=1),
+        **_SCROLL,
+    ),
+)
+"""Of games whose whole picture scrolls: a view from above."""
+
+
+def pairs_of(layout: ActionLayout) -> list[OppositePair]:
+    """Return the opposite buttons of a world whose motion can be told from the picture."""
+    is_from_above = SCROLLING[1].is_in(layout)
+    return [pair for pair in (SCROLLING if is_from_above else PAIRS) if pair.is_in(layout)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LongSettings:
+    """How long dreams are made.
+
+    Attributes:
+        num_frames: Their length.
+        marks: Frames at which opposite buttons are held; those beyond `num_frames` are left out.
+        batch_size: Dreams at a time, about.
+        seed: Of buttons and noise.
+        show_progress: Show a progress bar.
+    """
+
+    num_frames: int = 1000
+    marks: Sequence[int] = MARKS
+    batch_size: int = 16
+    seed: int = 0
+    show_progress: bool = False
+
+    @property
+    def reached(self) -> list[int]:
+        """The marks that are reached, in order."""
+        return sorted(mark for mark in self.marks if mark <= self.num_frames)
+
+
+@dataclass(frozen=True, slots=True)
+class LongDreams:
+    """What was measured on N long dreams.
+
+    Attributes:
+        names: Of the episodes that they began with.
+        motions: `[N]` by mark, by axis and by button, in units of the pair's least motion.
+        curves: `[N, F]` brightness, contrast, sharpness and motion energy of each frame.
+        real: `[N]` means of the same over the real frames that were watched.
+    """
+
+    names: list[str]
+    motions: dict[int, dict[str, dict[str, np.ndarray]]]
+    curves: dict[str, np.ndarray]
+    real: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def random_walks(layout: ActionLayout, rows: Sequence[int], num_frames: int, seed: int) -> Tensor:
+    """Return random actions, each held for some frames, `[F, B, A]` int64: those of a row are its own."""
+    walks = []
+    for row in rows:
+        rng = np.random.default_rng((seed, row))
+        shape = (num_frames // HOLD_FRAMES + 1, len(layout.axes))
+        held = rng.integers(0, layout.num_values, size=shape)
+        walks.append(np.repeat(held, HOLD_FRAMES, axis=0)[:num_frames])
+    return torch.from_numpy(np.stack(walks, axis=1))
+
+
+def dream_long(simulator: Simulator, starts: ReturnSet | Moments, settings: LongSettings) -> LongDreams:
+    """Let dreams watch real frames up to a turn, then press random buttons for a long time.
+
+    Args:
+        simulator: Of the world.
+        starts: Episodes to begin with.
+        settings: How.
+    """
+    pairs = pairs_of(simulator.world.config.actions)
+    held = len(settings.reached) * sum(2 * pair.hold_frames for pair in pairs)
+    parts: list[LongDreams] = []
+    with tqdm(
+        total=(starts.turn + settings.num_frames + held) * len(starts),
+        desc="long dreams",
+        unit="frame",
+        unit_scale=True,
+        disable=not settings.show_progress,
+    ) as bar:
+        rows = rows_that_fit([simulator], starts.turn + settings.num_frames, settings.batch_size)
+        for batch in starts.batches(rows):
+            parts.append(_dream_batch(simulator, batch, pairs, settings, bar))
+    return LongDreams(
+        [name for part in parts for name in part.names],
+        {
+            mark: {
+                pair.axis: {
+                    button: np.concatenate([part.motions[mark][pair.axis][button] for part in parts])
+                    for button in (pair.positive, pair.negative)
+                }
+                for pair in pairs
+            }
+            for mark in settings.reached
+        },
+        {name: np.concatenate([part.curves[name] for part in parts]) for name in parts[0].curves},
+        {name: np.concatenate([part.real[name] for part in parts]) for name in parts[0].real},
+    )
+
+
+def _dream_batch(
+    simulator: Simulator,
+    batch: ReturnBatch,
+    pairs: Sequence[OppositePair],
+    settings: LongSettings,
+    bar: tqdm,
+) -> LongDreams:
+    layout, clips = simulator.world.config.actions, batch.clips
+    rows = range(clips.first, clips.first + len(batch.names))
+    actions = random_walks(layout, rows, settings.num_frames, settings.seed)
+    state = watch_until(simulator, batch, settings.seed, bar)
+    motions: dict[int, dict[str, dict[str, np.ndarray]]] = {}
+    columns: dict[str, list[Tensor]] = {}
+    for index in range(settings.num_frames + 1):
+        if index in settings.reached:
+            motions[index] = {}
+            for pair in pairs:
+                motions[index][pair.axis] = {}
+                for button in (pair.positive, pair.negative):
+                    action = torch.from_numpy(pair.action(layout, button)).expand(len(rows), -1)
+                    frames = hold(simulator, state, action, pair.hold_frames, bar)
+                    motions[index][pair.axis][button] = mean_motion(pair, frames).numpy()
+        if index < settings.num_frames:
+            before = state.frames
+            frame, state = simulator.step(state, actions[index])
+            for name, value in _statistics(frame, before).items():
+                columns.setdefault(name, []).append(value)
+            bar.update(len(rows))
+    curves = {name: torch.stack(values, dim=1).cpu().numpy() for name, values in columns.items()}
+    watched = clips.frames[:, : batch.turn + 1].to(simulator.frames_device)
+    return LongDreams(batch.names, motions, curves, _real_statistics(watched))
+
+
+def _statistics(frames: Tensor, before: Tensor) -> dict[str, Tensor]:
+    energy = (as_images(frames) - as_images(before)).abs().mean(dim=(1, 2, 3))
+    return statistics_of(frames) | {ENERGY: energy}
+
+
+def _real_statistics(frames: Tensor) -> dict[str, np.ndarray]:
+    """Return the means over real frames `[B, T, H, W, 3]`, `[B]` each."""
+    found: dict[str, list[Tensor]] = {}
+    for index in range(1, frames.shape[1]):
+        for name, value in _statistics(frames[:, index], frames[:, index - 1]).items():
+            found.setdefault(name, []).append(value)
+    return {name: torch.stack(values).mean(dim=0).cpu().numpy() for name, values in found.items()}
+
+
+def summarize_control(dreams: LongDreams, layout: ActionLayout) -> dict[str, Any]:
+    """Return the share of starts from which both buttons moved the picture the right way, by mark and axis.
+
+    `late_over_early` is the share at the last mark over that at the first, of all axes together; its
+    interval comes from resampling episodes.
+    """
+    report: dict[str, Any] = {"marks": {}}
+    shares = {}
+    for mark, motions in dreams.motions.items():
+        report["marks"][str(mark)], right = {}, []
+        for pair in pairs_of(layout):
+            ways = motions[pair.axis]
+            positive, negative = ways[pair.positive], ways[pair.negative]
+            report["marks"][str(mark)][pair.axis] = judge(pair, positive, negative, dreams.names)
+            right.append((positive >= 1) & (negative <= -1))
+        shares[mark] = np.mean(right, axis=0) if right else np.array([])
+    first, last = (shares[mark] for mark in (min(shares), max(shares)))
+    if len(first):
+        report["late_frame"] = max(shares)
+        report["late_over_early"] = _ratio(last, first)
+    return report
+
+
+def _ratio(late: np.ndarray, early: np.ndarray) -> dict[str, Any]:
+    """Return the ratio of two means over the same episodes, with its interval."""
+    if not early.mean():
+        return {"mean": None, "low": None, "high": None, "count": len(early)}
+    picks = np.random.default_rng(0).integers(len(early), size=(NUM_RESAMPLES, len(early)))
+    below = early[picks].mean(axis=1)
+    ratios = late[picks].mean(axis=1)[below > 0] / below[below > 0]
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    mean = float(late.mean() / early.mean())
+    return {"mean": mean, "low": float(low), "high": float(high), "count": len(early)}
+
+
+def summarize_drift(dreams: LongDreams) -> dict[str, Any]:
+    """Return how far statistics are off the real game's, by segments, and whether the dreams still move.
+
+    A deviation is `|mean of a segment / mean of the real frames watched - 1|`; the greatest of the segments
+    counts, and beside it what the first and the last segment differ by. `moves` says whether no segment has
+    less than `LEAST_ENERGY` of the real game's motion.
+    """
+    num_frames = dreams.curves[ENERGY].shape[1]
+    edges = np.linspace(0, num_frames, min(NUM_SEGMENTS, num_frames) + 1).astype(int)
+    report: dict[str, Any] = {"num_frames": num_frames, "segment_ends": edges[1:].tolist()}
+    for name, curve in dreams.curves.items():
+        segments = np.stack(
+            [curve[:, a:b].mean(axis=1) for a, b in zip(edges[:-1], edges[1:], strict=True)], 1
+        )
+        # Frames of one episode show one place; the game as a whole is what a long walk is compared with.
+        ratio = segments / max(float(dreams.real[name].mean()), FLOOR)
+        means = ratio.mean(axis=0)
+        worst = int(np.abs(means - 1).argmax())
+        report[name] = {
+            "ratio": means.round(4).tolist(),
+            "worst_segment": worst,
+            "worst_ratio": bootstrap(ratio[:, worst], dreams.names).to_json(),
+            "last_minus_first": bootstrap(ratio[:, -1] - ratio[:, 0], dreams.names).to_json(),
+        }
+    report["moves"] = bool(min(report[ENERGY]["ratio"]) >= LEAST_ENERGY)
+    return report
+
+
+def control_calibration(
+    starts: ReturnSet | Moments, layout: ActionLayout, count: int, seed: int
+) -> Mapping[str, Any]:
+    """Return what the estimators of motion make of the real game, by axis: the ceiling of the test."""
+    return {pair.axis: calibrate(starts.recordings, pair, count, seed) for pair in pairs_of(layout)}

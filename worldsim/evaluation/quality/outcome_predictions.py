@@ -1,0 +1,179 @@
+"""Show a world recorded episodes, step by step, and note what it says each frame brought."""
+
+# B episodes at a time, T frames
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from worldsim.data.episodes import Episode
+from worldsim.errors import WorldError
+from worldsim.evaluation.inputs.clips import Recordings
+from worldsim.evaluation.quality.outcome import JudgedEpisode
+from worldsim.outcome import OutcomeConfig
+from worldsim.simulator import Simulator
+from worldsim.starts import Start
+from worldsim.state import WorldState
+
+GIVEN, DRAWN = "given", "drawn"
+"""The recorded frame is what is judged; or the frame that the world draws in its place, as in play."""
+DECODED_BYTES = 2**31
+"""Of the episodes of a batch, at most: they are decoded whole, and a minute of play is 60 MB."""
+Said = tuple[Tensor, Tensor]
+"""Rewards in units of training and logits of an end, `[B]` fp64 each, on the world's device."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeardEpisode:
+    """What a world's heads say of an episode's frames but the first, whatever these numbers mean.
+
+    Attributes:
+        name: Name of the episode.
+        rewards: `[T]`, as the game gave them.
+        ends: `[T]` bool, with which frame the game ended.
+        said_rewards: `[T]` fp64 on the CPU, in units of training.
+        logits: `[T]` fp64 on the CPU, of an end, before calibration.
+    """
+
+    name: str
+    rewards: np.ndarray
+    ends: np.ndarray
+    said_rewards: Tensor
+    logits: Tensor
+
+    def judged(self, meaning: OutcomeConfig) -> JudgedEpisode:
+        """Return what it says of the episode if its numbers mean this, rounded as in play."""
+        rewards, probabilities = meaning.judge(self.said_rewards, self.logits).numpy()
+        return JudgedEpisode(self.name, self.rewards, rewards, self.ends, probabilities)
+
+
+def why_not_judged(simulator: Simulator, recordings: Recordings) -> str | None:
+    """Return what keeps a world's outcome heads from being measured, in one sentence; None if nothing."""
+    world = simulator.world.config
+    if world.outcome is None:
+        return f"world {world.name!r} has no outcome heads: it says nothing of rewards and ends"
+    for reference, table in zip(recordings.episodes, recordings.tables(), strict=True):
+        if table.rewards is None or table.terminated is None:
+            return f"{reference.folder / reference.name}.jsonl does not record both reward and terminated"
+    return None
+
+
+def judge_recordings(
+    simulator: Simulator,
+    recordings: Recordings,
+    *,
+    batch_size: int,
+    with_drawn: bool,
+    seed: int = 0,
+    show_progress: bool = False,
+) -> dict[str, list[JudgedEpisode]]:
+    """Judge every frame but the first of all episodes; as `hear_recordings`, with the world's calibration."""
+    heard = hear_recordings(
+        simulator,
+        recordings,
+        batch_size=batch_size,
+        with_drawn=with_drawn,
+        seed=seed,
+        show_progress=show_progress,
+    )
+    meaning = simulator.world.config.outcome
+    assert meaning is not None, "was looked for"
+    return {kind: [episode.judged(meaning) for episode in episodes] for kind, episodes in heard.items()}
+
+
+def hear_recordings(
+    simulator: Simulator,
+    recordings: Recordings,
+    *,
+    batch_size: int,
+    with_drawn: bool,
+    seed: int = 0,
+    show_progress: bool = False,
+) -> dict[str, list[HeardEpisode]]:
+    """Hear what a world's heads say of every frame but the first of all episodes.
+
+    What is remembered is always what was recorded. The last frame of an episode that ended repeats the one
+    before it where a game has no picture any more, and a world can go by that; what it draws itself does not
+    give the end away.
+
+    Args:
+        simulator: Of a world with outcome heads.
+        recordings: With rewards and ends.
+        batch_size: Episodes at a time; fewer where they are long.
+        with_drawn: Whether to hear also of the frames that the world draws.
+        seed: Of the noise they are drawn from.
+        show_progress: Show a progress bar.
+
+    Returns:
+        The episodes in order, for `GIVEN` and, if asked for, `DRAWN`.
+
+    Raises:
+        WorldError: If the world has no outcome heads, or the recordings lack rewards or ends.
+    """
+    if problem := why_not_judged(simulator, recordings):
+        raise WorldError(problem)
+    # Like lengths together: a batch runs as long as its longest episode.
+    order = [e for e in np.argsort(recordings.lengths, kind="stable") if recordings.lengths[e] > 1]
+    largest = max(recordings.lengths) * recordings.size[0] * recordings.size[1] * 3
+    at_a_time = min(batch_size, max(1, DECODED_BYTES // largest))
+    heard: dict[str, dict[int, HeardEpisode]] = {kind: {} for kind in (GIVEN, DRAWN)[: 1 + with_drawn]}
+    total = sum(recordings.lengths[e] - 1 for e in order)
+    with tqdm(total=total, desc="outcomes", unit="frame", disable=not show_progress) as bar:
+        for begin in range(0, len(order), at_a_time):
+            numbers = [int(number) for number in order[begin : begin + at_a_time]]
+            episodes = [recordings.episodes[number].read(size=recordings.size) for number in numbers]
+            seeds = [seed + number for number in numbers]
+            for kind, said in _hear_batch(simulator, episodes, seeds, with_drawn, bar).items():
+                for row, (number, episode) in enumerate(zip(numbers, episodes, strict=True)):
+                    heard[kind][number] = _episode_of(episode, said, row)
+    return {kind: [found[number] for number in sorted(found)] for kind, found in heard.items()}
+
+
+@torch.inference_mode()
+def _hear_batch(
+    simulator: Simulator, episodes: Sequence[Episode], seeds: Sequence[int], with_drawn: bool, bar: tqdm
+) -> dict[str, Said]:
+    """Return what is said of each frame after the first, `[T, B]` each; after a row's last it is repeated."""
+    starts = [
+        Start(e.name, torch.from_numpy(e.frames[:1]), torch.from_numpy(e.actions[:1])) for e in episodes
+    ]
+    state = simulator.start(starts, seeds)
+    said: dict[str, list[Said]] = {kind: [] for kind in (GIVEN, DRAWN)[: 1 + with_drawn]}
+    for index in range(1, max(map(len, episodes))):
+        frames = _at(index, [episode.frames for episode in episodes])
+        actions = _at(index - 1, [episode.actions for episode in episodes])
+        if with_drawn:
+            said[DRAWN].append(_listen(simulator, simulator.step(state, actions)[1]))
+        state = simulator.commit_frames(state, frames, actions)
+        said[GIVEN].append(_listen(simulator, state))
+        bar.update(sum(index < len(episode) for episode in episodes))
+    return {kind: _stack(columns) for kind, columns in said.items()}
+
+
+def _listen(simulator: Simulator, state: WorldState) -> Said:
+    heads, summary = simulator.world.denoiser.outcome, state.memory.summary
+    assert heads is not None and summary is not None, "was looked for"
+    rewards, logits = heads(summary)
+    return rewards.double(), logits.double()
+
+
+def _stack(columns: Sequence[Said]) -> Said:
+    rewards, logits = zip(*columns, strict=True)
+    return torch.stack(rewards).cpu(), torch.stack(logits).cpu()
+
+
+def _at(index: int, rows: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack([row[min(index, len(row) - 1)] for row in rows]))
+
+
+def _episode_of(episode: Episode, said: Said, row: int) -> HeardEpisode:
+    assert episode.rewards is not None
+    assert episode.terminated is not None
+    rewards, logits = (values[: len(episode) - 1, row].clone() for values in said)
+    return HeardEpisode(episode.name, episode.rewards[1:], episode.terminated[1:], rewards, logits)

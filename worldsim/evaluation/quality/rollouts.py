@@ -1,0 +1,308 @@
+"""How well a world predicts the real game: one frame at a time, and left to itself."""
+
+# N clips, F frames predicted, H W frame size, A action axes
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from worldsim.evaluation.inputs.clips import Clip, ClipBatch, Recordings
+from worldsim.evaluation.metrics import bootstrap, psnr, ssim
+from worldsim.evaluation.quality.small_changes import energies, errors
+from worldsim.simulator import Simulator
+from worldsim.world import World
+
+HORIZONS = (1, 8, 32, 128)
+AROUND = 4
+"""Small changes come and go: they are summed over the frames up to so many, less one, to either side."""
+FILM_FRAMES = (1, 2, 4, 8, 16, 32, 64, 128)
+DREAM, COPY, MEAN, CODEC = "dream", "copy_last", "mean_frame", "codec"
+"""The world; the last context frame forever; the mean context frame; the real frames through the codec."""
+REAL = "real"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RolloutSettings:
+    """How roll-outs are made.
+
+    Attributes:
+        context_frames: Real frames watched first.
+        horizon: Frames dreamt after them.
+        batch_size: Dreams at a time.
+        seed: Of the noise and of the choice of places.
+        num_examples: Roll-outs whose pictures are kept.
+        show_progress: Show a progress bar.
+    """
+
+    context_frames: int = 32
+    horizon: int = 128
+    batch_size: int = 16
+    seed: int = 0
+    num_examples: int = 4
+    show_progress: bool = False
+
+    @property
+    def length(self) -> int:
+        """Frames of a clip."""
+        return self.context_frames + self.horizon
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Pictures of one roll-out, each `[F, H, W, 3]` uint8."""
+
+    name: str
+    real: Tensor
+    dream: Tensor
+    codec: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class FrameScores:
+    """Scores of predicted frames.
+
+    Attributes:
+        episodes: Of each of the N clips: what the bootstrap resamples.
+        psnr: `[N, F]` dB by method.
+        ssim: `[N, F]` by method, NaN where it was not computed.
+        examples: Pictures of the first clips.
+        small_changes: `[N, F]` by method, in the places of a frame that change much more than the rest of it
+            (`evaluation.quality.small_changes`): of `roll_out` the squared change of each method's own
+            pictures there, `REAL` among them; of `predict_next` the squared error where the real frame
+            changes so. Empty if it was not measured.
+    """
+
+    episodes: list[str]
+    psnr: dict[str, np.ndarray]
+    ssim: dict[str, np.ndarray]
+    examples: list[Example]
+    small_changes: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+Scores = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
+"""PSNR, similarity and small changes of a batch, by method."""
+
+
+def roll_out(
+    simulator: Simulator, recordings: Recordings, clips: Sequence[Clip], settings: RolloutSettings
+) -> FrameScores:
+    """Dream under the recorded actions, after a real context, and compare every frame with the real one.
+
+    Args:
+        simulator: Of the world.
+        recordings: Where the clips come from.
+        clips: `N` places with `context_frames + horizon` frames.
+        settings: How.
+    """
+    mean_frame = recordings.mean_frame(clips, settings.context_frames)
+    wanted = _example_places(len(clips), settings.num_examples)
+    collected: list[Scores] = []
+    examples = []
+    with tqdm(
+        total=len(clips) * settings.horizon,
+        desc="roll-outs",
+        unit="frame",
+        disable=not settings.show_progress,
+    ) as bar:
+        for batch in recordings.batches(clips, settings.length, settings.batch_size):
+            dream = _dream(simulator, batch, settings, bar)
+            predictions = predictions_of(
+                simulator.world, batch.frames, dream, mean_frame, settings.context_frames
+            )
+            real = batch.frames[:, settings.context_frames :]
+            last = batch.frames[:, settings.context_frames - 1 : settings.context_frames]
+            # A dream begins where the codec's picture of the last real frame leaves off.
+            seen = reconstruct(simulator.world, last)
+            changes = {
+                method: energies(before, frames)
+                for method, before, frames in (
+                    (REAL, last, real),
+                    (DREAM, seen, dream),
+                    (CODEC, seen, predictions[CODEC]),
+                )
+            }
+            collected.append((*score(predictions, real, HORIZONS), changes))
+            for row, clip in enumerate(batch.clips):
+                if batch.first + row in wanted:
+                    name = f"{recordings.name(clip)} frame {clip.begin + settings.context_frames}"
+                    examples.append(Example(name, real[row].clone(), dream[row], predictions[CODEC][row]))
+    return _gather([recordings.name(clip) for clip in clips], collected, examples)
+
+
+def predict_next(
+    simulator: Simulator, recordings: Recordings, clips: Sequence[Clip], settings: RolloutSettings
+) -> FrameScores:
+    """Predict each next frame after real ones only: what was predicted is never remembered.
+
+    Arguments as for `roll_out`. `COPY` is then the real frame before.
+    """
+    collected: list[Scores] = []
+    with tqdm(
+        total=len(clips) * settings.horizon,
+        desc="next frame",
+        unit="frame",
+        disable=not settings.show_progress,
+    ) as bar:
+        for batch in recordings.batches(clips, settings.length, settings.batch_size):
+            first = settings.context_frames
+            state = batch.begin_dreams(simulator, first, settings.seed)
+            predicted = []
+            for index in range(first, settings.length):
+                action = batch.actions[:, index - 1]
+                predicted.append(simulator.predict(state, action).frames)
+                state = simulator.commit_frames(state, batch.frames[:, index], action)
+                bar.update(len(batch.clips))
+            before, real = batch.frames[:, first - 1 : -1], batch.frames[:, first:]
+            predictions = {
+                DREAM: torch.stack(predicted, dim=1),
+                COPY: before,
+                CODEC: reconstruct(simulator.world, real),
+            }
+            missed = {m: errors(before, real, frames) for m, frames in predictions.items()}
+            collected.append((*score(predictions, real, ()), missed))
+    return _gather([recordings.name(clip) for clip in clips], collected, [])
+
+
+def _dream(simulator: Simulator, batch: ClipBatch, settings: RolloutSettings, bar: tqdm) -> Tensor:
+    state = batch.begin_dreams(simulator, settings.context_frames, settings.seed)
+    frames = []
+    for index in range(settings.context_frames, settings.length):
+        frame, state = simulator.step(state, batch.actions[:, index - 1])
+        frames.append(frame)
+        bar.update(len(batch.clips))
+    return torch.stack(frames, dim=1)
+
+
+def predictions_of(
+    world: World, frames: Tensor, dream: Tensor, mean_frame: Tensor, context_frames: int
+) -> dict[str, Tensor]:
+    """Return the dream and what it is compared with, each `[N, F, H, W, 3]` uint8.
+
+    Args:
+        world: Its codec gives the ceiling.
+        frames: `[N, context_frames + F, H, W, 3]` uint8, real.
+        dream: `[N, F, H, W, 3]` uint8.
+        mean_frame: `[H, W, 3]` uint8.
+        context_frames: Real frames that were watched.
+    """
+    return {
+        DREAM: dream,
+        COPY: frames[:, context_frames - 1 : context_frames].expand_as(dream),
+        MEAN: mean_frame.expand_as(dream),
+        CODEC: reconstruct(world, frames[:, context_frames:]),
+    }
+
+
+@torch.inference_mode()
+def reconstruct(world: World, frames: Tensor) -> Tensor:
+    """Encode and decode `[N, F, H, W, 3]` uint8 frames; the result is on the CPU."""
+    flat = frames.flatten(0, 1).split(64)
+    decoded = [world.codec.decode(world.codec.encode(chunk.to(world.device)).float()).cpu() for chunk in flat]
+    return torch.cat(decoded).unflatten(0, frames.shape[:2])
+
+
+def score(
+    predictions: dict[str, Tensor], real: Tensor, ssim_at: Iterable[int]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Compare predictions with real frames, all `[N, F, H, W, 3]` uint8.
+
+    Args:
+        predictions: By method.
+        real: The real frames.
+        ssim_at: Horizons, 1 to F, at which the slower similarity is computed too.
+
+    Returns:
+        PSNR and similarity by method, `[N, F]` fp32.
+    """
+    signal, similarity = {}, {}
+    for method, frames in predictions.items():
+        columns = [psnr(frames[:, index], real[:, index]) for index in range(real.shape[1])]
+        signal[method] = torch.stack(columns, dim=1)
+        similarity[method] = torch.full_like(signal[method], torch.nan)
+        for horizon in ssim_at:
+            if horizon <= real.shape[1]:
+                similarity[method][:, horizon - 1] = ssim(frames[:, horizon - 1], real[:, horizon - 1])
+    return signal, similarity
+
+
+def _example_places(count: int, num_examples: int) -> set[int]:
+    """Spread the examples over all clips; never by how they look."""
+    return {index * count // num_examples for index in range(num_examples)} if num_examples else set()
+
+
+def _gather(episodes: list[str], parts: list[Scores], examples: list[Example]) -> FrameScores:
+    signal, similarity, changes = (
+        {method: torch.cat([part[kind][method] for part in parts]).numpy() for method in parts[0][kind]}
+        for kind in range(3)
+    )
+    return FrameScores(episodes, signal, similarity, examples, changes)
+
+
+def summarize_rollouts(scores: FrameScores) -> dict[str, Any]:
+    """Return the report of `roll_out`: at each horizon PSNR there and on average up to there, by method.
+
+    `over_copy_db` is the mean difference of `DREAM` and `COPY` at that frame, clip by clip;
+    `small_changes_share` what the pictures of a method have of the real game's small changes around it.
+    """
+    horizon = scores.psnr[DREAM].shape[1]
+    report: dict[str, Any] = {"num_rollouts": len(scores.episodes), "num_episodes": len(set(scores.episodes))}
+    report["horizons"] = {str(place): _at_horizon(scores, place) for place in HORIZONS if place <= horizon}
+    report["psnr_curve_db"] = {m: values.mean(axis=0).round(3).tolist() for m, values in scores.psnr.items()}
+    return report
+
+
+def _at_horizon(scores: FrameScores, place: int) -> dict[str, Any]:
+    def estimate(values: np.ndarray) -> dict[str, Any]:
+        return bootstrap(values, scores.episodes).to_json()
+
+    def over_copy(frames: slice) -> dict[str, Any]:
+        difference = scores.psnr[DREAM][:, frames] - scores.psnr[COPY][:, frames]
+        return estimate(difference.mean(axis=1))
+
+    here, up_to = slice(place - 1, place), slice(0, place)
+    around = slice(max(0, place - AROUND), place + AROUND - 1)
+    return {
+        "psnr_db": {m: estimate(values[:, place - 1]) for m, values in scores.psnr.items()},
+        "psnr_mean_up_to_db": {
+            m: estimate(values[:, up_to].mean(axis=1)) for m, values in scores.psnr.items()
+        },
+        "ssim": {m: estimate(values[:, place - 1]) for m, values in scores.ssim.items()},
+        "over_copy_db": over_copy(here),
+        "over_copy_mean_up_to_db": over_copy(up_to),
+        "small_changes_share": _shares(scores, REAL, around),
+    }
+
+
+def _shares(scores: FrameScores, whole: str, frames: slice) -> dict[str, float | None]:
+    """Return the small changes of each method as a share of those of `whole`, over some frames of all clips.
+
+    A share of sums: most clips have little, and few of them nearly all. None where there is nothing to share.
+    """
+    sums = {method: float(values[:, frames].sum()) for method, values in scores.small_changes.items()}
+    total = sums.pop(whole, 0.0)
+    return {method: value / total if total else None for method, value in sums.items()}
+
+
+def summarize_next(scores: FrameScores) -> dict[str, Any]:
+    """Return the report of `predict_next`: the mean over all frames, and how far under the codec it is.
+
+    `small_changes_error` is the squared error where small things move, over that of the frame before: 1 is no
+    better than copying, 0 is perfect.
+    """
+    per_clip = {method: values.mean(axis=1) for method, values in scores.psnr.items()}
+    estimates = {method: bootstrap(values, scores.episodes).to_json() for method, values in per_clip.items()}
+    under = bootstrap(per_clip[CODEC] - per_clip[DREAM], scores.episodes)
+    return {
+        "num_frames": int(scores.psnr[DREAM].size),
+        "num_episodes": len(set(scores.episodes)),
+        "psnr_db": estimates,
+        "under_codec_db": under.to_json(),
+        "small_changes_error": _shares(scores, COPY, slice(None)),
+    }

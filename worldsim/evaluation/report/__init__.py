@@ -1,0 +1,1 @@
+"""Reports: targets, tables, the page, films and figures."""

@@ -1,0 +1,1 @@
+"""Generated maps of rooms for Doom: drawing, viewing and writing them."""

@@ -1,0 +1,228 @@
+"""Hybrid attention: softmax inside the frame, a state of constant size for the past.
+
+Source of the equations: ARL2 (arXiv 2605.16579), sections 2 and 3 of it; names follow its release.
+"""
+
+# B batch, F frames, S streams (clean, noisy), N tokens per frame, H heads, D head width, G leading sizes
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import kernels
+from worldsim.model.attention.base import (
+    Attention,
+    Rotary,
+    at_least_fp32,
+    attend,
+    attend_in_play,
+    rotate_both,
+)
+from worldsim.model.linear import Linear, can_pack
+from worldsim.model.memory.motion import FINEST, plane_multiples, split_path
+from worldsim.model.rotary import rotate, rotate_heads, turns
+
+MAX_BETA = 2.0 - 1e-3
+"""Just under 2: a key rounded to a norm above 1 must not make the write an expansion."""
+
+
+class Written(NamedTuple):
+    """What a hybrid layer saw of a clean frame: `k v` `[..., N, H, D]`, decay and strength `[..., N, H]`."""
+
+    k: Tensor
+    v: Tensor
+    a: Tensor
+    b: Tensor
+
+
+class PerHeadLinear(nn.Module):
+    """One D x D map per head, identity at the start; its weight is shaped as a grouped 1x1 convolution's."""
+
+    packed: Tensor | None = None
+
+    def __init__(self, num_heads: int, head_width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(head_width).repeat(num_heads, 1).unsqueeze(-1))  # [H * D, D, 1]
+
+    def pack(self) -> None:
+        """Keep the weight in fp32 where a CPU gains by it: products this small are not faster in bf16."""
+        self.packed = self._by_head().detach().float() if can_pack(self.weight) else None
+
+    def _by_head(self) -> Tensor:
+        return self.weight.squeeze(-1).unflatten(0, (-1, self.weight.shape[1])).mT  # [H, D in, D out]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[..., H, D]` to the same shape, whose memory holds heads before tokens."""
+        weight = self._by_head() if self.packed is None else self.packed
+        heads_first = x.to(weight.dtype).flatten(0, -3).transpose(0, 1)  # [H, G, D]
+        return torch.bmm(heads_first, weight).transpose(0, 1).unflatten(0, x.shape[:-2])
+
+
+class HybridAttention(Attention):
+    """Softmax over the tokens of this frame, plus what the state before this frame says."""
+
+    multiples: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        tokens_per_frame: int,
+        half_lives: tuple[float, float],
+        plane: int | None = None,
+        write_biases: tuple[float, float] = (0.0, -2.0),
+        finest_key: float = FINEST,
+    ) -> None:
+        super().__init__(dim, num_heads)
+        head_width = dim // num_heads
+        self.phi_q = PerHeadLinear(num_heads, head_width)
+        self.phi_k = PerHeadLinear(num_heads, head_width)
+        self.phi_v = PerHeadLinear(num_heads, head_width)
+        self.a_proj = Linear(dim, num_heads, bias=False)
+        self.b_proj = Linear(dim, num_heads, bias=True)
+        self.gate_proj = Linear(dim, num_heads, bias=False)
+        # Of keys that tell any two places apart: which layer this is. None for those of row and column.
+        self.has_plane = plane is not None
+        if plane is not None:
+            multiples = plane_multiples(plane, num_heads, head_width, finest_key)
+            self.register_buffer("multiples", multiples, persistent=False)
+        self.A_log = nn.Parameter(torch.empty(num_heads))
+        self.dt_bias = nn.Parameter(torch.empty(num_heads))
+        self._spread_half_lives(tokens_per_frame, half_lives, write_biases)
+
+    @torch.no_grad()
+    def _spread_half_lives(
+        self, tokens_per_frame: int, half_lives: tuple[float, float], write_biases: tuple[float, float]
+    ) -> None:
+        """Lay the heads' half-lives out geometrically, in frames, and let long memories write with care.
+
+        With the paper's initial gates a head forgets within a frame: a rate per token must be small by the
+        number of tokens in a frame to be a memory of frames.
+        """
+        (shortest, longest), (first, last) = half_lives, write_biases
+        heads = self.A_log.numel()
+        position = torch.linspace(0, 1, heads)
+        half_life = shortest * (longest / shortest) ** position
+        rate = math.log(2) / (half_life * tokens_per_frame)  # decay per token
+        step = 0.05  # softplus(dt_bias): the gate's resting point, free to move both ways
+        self.dt_bias.fill_(math.log(math.expm1(step)))
+        self.A_log.copy_((rate / step).log())
+        self.b_proj.bias.copy_(first + (last - first) * position)
+        for gate in (self.a_proj, self.b_proj, self.gate_proj):
+            nn.init.xavier_uniform_(gate.weight, gain=2**-2.5)
+
+    def pack(self, num_rows: int) -> None:
+        """Reorder weights for inference where this machine can; see `worldsim.model.linear`."""
+        super().pack(num_rows)
+        for phi in (self.phi_q, self.phi_k, self.phi_v):
+            phi.pack()
+
+    def inputs(self) -> list[Linear]:
+        """Return the layers that read the normalised tokens: q, k, v, then gate, decay and write strength."""
+        return [*super().inputs(), self.gate_proj, self.a_proj, self.b_proj]
+
+    def turn(self, x: Tensor, rotary: Rotary) -> Tensor:
+        """Turn keys or queries `[..., N, H, D]` by where they are."""
+        if not self.has_plane:
+            return rotate(x, rotary.memory)
+        # Spelt out: a product on tensor cores would round the angles.
+        rows, columns, free = self.multiples.unbind(-1)  # [H, D / 2] each
+        row, column, others = split_path(rotary.memory)
+        angles = row * rows + column * columns + others * free  # [..., N, H, D / 2]
+        return rotate_heads(x, turns(angles))
+
+    def write_terms(self, written: Written, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the keys, values, log decays and strengths that a clean frame writes, at least fp32."""
+        k, v, a, b = (at_least_fp32(term) for term in written)
+        keys = functional.normalize(self.turn(self.phi_k(k), rotary), dim=-1)
+        rate, bias = at_least_fp32(self.A_log).exp(), at_least_fp32(self.dt_bias)
+        decay = -rate * functional.softplus(a + bias)
+        return keys, at_least_fp32(self.phi_v(v)), decay, MAX_BETA * torch.sigmoid(b)
+
+    def recall(self, q: Tensor, gate: Tensor, state: Tensor, local: Tensor, rotary: Rotary) -> Tensor:
+        """Return `local` plus the gated reading of the state, `[G, N, H, D]`, at least fp32.
+
+        In training q, gate and local are `[B, F, S, N, ...]`, and both streams of a frame read its `state`.
+        """
+        queries = self.turn(self.phi_q(q), rotary)
+        length = torch.linalg.vector_norm(queries, dim=-1).clamp_min(1e-12)
+        weight = torch.sigmoid(gate) / length
+        if q.dim() == state.dim():
+            return kernels.read(queries, state, weight, local)
+        # To the state, the streams' tokens are those of one frame.
+        queries, weight, local = (tensor.flatten(2, 3) for tensor in (queries, weight, local))
+        return kernels.read(queries, state, weight, local).unflatten(2, q.shape[2:4])
+
+    def local(self, qk: Tensor, v: Tensor, rotary: Rotary) -> Tensor:
+        """Return the softmax over the frame's own tokens, `[G, N, H, D]`."""
+        q, k = rotate_both(qk, rotary.place).to(v.dtype).unbind(-3)
+        return attend(q, k, v)
+
+    def forward(self, x: Tensor, state: Tensor, rotary: Rotary) -> tuple[Tensor, Written]:
+        """Attend in one frame and read the state before it.
+
+        Args:
+            x: `[B, N, H * D]`.
+            state: `[B, H, D, D]`, before this frame.
+            rotary: Angles of this frame.
+
+        Returns:
+            The layer's output, and what `write_terms` needs.
+        """
+        qk, v, (gate, a, b) = self.project(x)
+        q, k = qk.unbind(-3)
+        turned = rotate_both(qk, rotary.place).to(v.dtype)
+        heads_first = (part.transpose(-3, -2) for part in (*turned.unbind(-3), v))
+        local = attend_in_play(*heads_first).transpose(-3, -2)
+        out = self.recall(q, gate, state, local, rotary)
+        return self.o(out.flatten(-2)), Written(k, v, a, b)
+
+    def parts(self, x: Tensor, state: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `forward` adds up, for who wants to look into it.
+
+        Args:
+            x: `[B, N, H * D]`.
+            state: `[B, H, D, D]`, before this frame.
+            rotary: Angles of this frame.
+
+        Returns:
+            The part from inside the frame and the part from the state, `[B, N, H, D]` each, and the log
+            decays that the frame would write with, `[B, N, H]`.
+        """
+        qk, v, (gate, a, b) = self.project(x)
+        q, k = qk.unbind(-3)
+        local = self.local(qk, v, rotary)
+        nothing = torch.zeros_like(local, dtype=torch.promote_types(local.dtype, torch.float32))
+        recalled = self.recall(q, gate, state, nothing, rotary)
+        return local, recalled, self.write_terms(Written(k, v, a, b), rotary)[2]
+
+    def remember(self, x: Tensor, rotary: Rotary) -> Written:
+        """Return what `forward` hands on to be written, without attending."""
+        qk, v, (_, a, b) = self.project(x)
+        return Written(qk[..., 1, :, :], v, a, b)
+
+    def forward_sequence(self, x: Tensor, state: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor]:
+        """Do the same for all frames at once; both streams read what the clean frames before them wrote.
+
+        Args:
+            x: `[B, F, S, N, H * D]`, stream 0 clean.
+            state: `[B, H, D, D]`, before the first frame.
+            rotary: Angles with `memory` `[B, F, N, D / 2, 2]`.
+
+        Returns:
+            The output, shaped as `x`, and the state after the last frame, without gradients.
+        """
+        qk, v, (gate, a, b) = self.project(x)
+        qk = qk.to(v.dtype)  # in mixed precision, what is kept for the gradient is then half as large
+        q, k = qk.unbind(-3)
+        with torch.autocast(x.device.type, enabled=False):
+            written = Written(k[:, :, 0], v[:, :, 0], a[:, :, 0], b[:, :, 0])
+            states, final = kernels.scan_frames(*self.write_terms(written, rotary), state)
+        streams = Rotary(rotary.place, rotary.memory.unsqueeze(2))
+        out = self.recall(q, gate, states, self.local(qk, v, rotary), streams)
+        return self.o(out.flatten(-2)), final.detach()

@@ -1,0 +1,152 @@
+"""The shape of the network, as a value that is checked where it is made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from worldsim.errors import WorldError
+from worldsim.model.memory.motion import FINEST, MIN_PLANE_WIDTH, MemoryKeys, MemoryPhase
+from worldsim.storage.files import shown
+
+PATCH = 2
+"""Side of the square of latents that becomes one token."""
+MAX_TOKENS = 8192
+"""Tokens of a frame; one of 1920 x 1080 pixels has 8160."""
+LIMITS = {"dim": 2**16, "ffn_dim": 2**18, "num_heads": 1024, "num_layers": 1024, "window": 4096}
+"""Far beyond what has been trained, and little enough that a slip of the pen is found before memory is."""
+
+
+@dataclass(kw_only=True, slots=True)
+class DenoiserConfig:
+    """Shape of the network.
+
+    Attributes:
+        latent_shape: Channels, height and width of a frame's latents.
+        num_values: Number of values of each action axis.
+        dim: Model width.
+        ffn_dim: Width of the MLP.
+        num_heads: Heads per layer.
+        num_layers: Number of layers.
+        window_layers: Indices of the layers that keep a softmax window instead of a recurrent state.
+        full_layers: Indices of the layers that see all past frames: their memory grows.
+        full_path: Whether the path turns the keys of full layers too, so that they find by place what was
+            seen before; for `memory_phase` path only.
+        window: Frames that a window layer sees beside the current one.
+        memory_phase: What turns the memory's keys: none, time or path (`MemoryPhase`).
+        memory_keys: Which places the memory's keys tell apart: axes or plane (`MemoryKeys`).
+        finest_key: Greatest angle per token, in radians up to pi, that keys of the plane turn by: the
+            smaller, the more a path may be wrong, and the less places are told apart.
+        path_odometry: Whether the path goes on from what committed frames show, instead of from what the
+            action was expected to do; for `memory_phase` path only (docs/decisions/0031).
+        half_lives: Shortest and longest half-life of the heads at the start, in frames.
+        write_biases: How gently memories are written at the start, for the shortest and for the longest
+            half-life: the strength is 2 sigmoid of it, so that 0 replaces what a key recalls
+            (docs/decisions/0005).
+        previous_frame: Whether every token is also given the frame before it, at its own place: what does not
+            change need not be recalled (docs/decisions/0011).
+        outcome_heads: Whether heads on the commit pass judge reward and end (docs/decisions/0017).
+    """
+
+    latent_shape: list[int] = field(default_factory=lambda: [16, 16, 20])
+    num_values: list[int] = field(default_factory=lambda: [3, 3, 3])
+    dim: int = 384
+    ffn_dim: int = 1280
+    num_heads: int = 6
+    num_layers: int = 10
+    window_layers: list[int] = field(default_factory=lambda: [3, 7])
+    full_layers: list[int] = field(default_factory=list)
+    full_path: bool = False
+    window: int = 6
+    memory_phase: str = "path"
+    memory_keys: str = "axes"
+    finest_key: float = FINEST
+    path_odometry: bool = False
+    half_lives: list[float] = field(default_factory=lambda: [4.0, 4096.0])
+    write_biases: list[float] = field(default_factory=lambda: [0.0, -2.0])
+    previous_frame: bool = True
+    outcome_heads: bool = False
+
+    def __post_init__(self) -> None:
+        if self.memory_phase not in list(MemoryPhase):
+            known = ", ".join(MemoryPhase)
+            raise WorldError(f"memory_phase is one of {known}; got {self.memory_phase!r}")
+        self.memory_phase = str(self.memory_phase)
+        if self.memory_keys not in list(MemoryKeys):
+            known = ", ".join(MemoryKeys)
+            raise WorldError(f"memory_keys is one of {known}; got {self.memory_keys!r}")
+        self.memory_keys = str(self.memory_keys)
+        if self.full_path and self.memory_phase != MemoryPhase.PATH:
+            raise WorldError(f"full_path needs memory_phase path, got {self.memory_phase}")
+        if self.path_odometry and self.memory_phase != MemoryPhase.PATH:
+            raise WorldError(f"path_odometry needs memory_phase path, got {self.memory_phase}")
+        is_number = isinstance(self.finest_key, int | float) and not isinstance(self.finest_key, bool)
+        if not is_number or not 0 < self.finest_key <= FINEST:
+            raise WorldError(f"finest_key is an angle above 0 and of at most pi, got {self.finest_key}")
+        if self.finest_key != FINEST and self.memory_keys != MemoryKeys.PLANE:
+            raise WorldError(f"finest_key {self.finest_key} needs memory_keys plane, got {self.memory_keys}")
+        if self.full_path and not self.full_layers:
+            raise WorldError("full_path needs full_layers, and there are none")
+        for name in ("latent_shape", "num_values", "dim", "ffn_dim", "num_heads", "num_layers", "window"):
+            counts = value if isinstance(value := getattr(self, name), list | tuple) else [value]
+            if not counts or not all(isinstance(count, int) and count >= 1 for count in counts):
+                raise WorldError(f"{name} takes whole numbers of at least 1, got {value}")
+            if max(counts) > (limit := LIMITS.get(name, LIMITS["dim"])):
+                raise WorldError(f"{name} must be at most {limit}, got {shown(value)}")
+        if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
+            raise WorldError(f"dim {self.dim} must be an even multiple of num_heads {self.num_heads}")
+        if self.memory_keys == MemoryKeys.PLANE and self.dim // self.num_heads < MIN_PLANE_WIDTH:
+            raise WorldError(
+                f"memory_keys plane needs heads of at least {MIN_PLANE_WIDTH} features, "
+                f"got dim {self.dim} and num_heads {self.num_heads}"
+            )
+        if len(self.latent_shape) != 3 or self.latent_shape[1] % PATCH or self.latent_shape[2] % PATCH:
+            raise WorldError(
+                f"latent_shape must be channels, even height, even width; got {self.latent_shape}"
+            )
+        if self.tokens_per_frame > MAX_TOKENS:
+            raise WorldError(
+                f"latent_shape {list(self.latent_shape)} makes {self.tokens_per_frame} tokens of a frame, "
+                f"more than {MAX_TOKENS}"
+            )
+        for name in ("window_layers", "full_layers"):
+            layers = list(getattr(self, name))
+            if len(set(layers)) < len(layers) or not set(layers) <= set(range(self.num_layers)):
+                raise WorldError(f"{name} {layers} must be different and in 0..{self.num_layers - 1}")
+        if both := sorted(set(self.window_layers) & set(self.full_layers)):
+            raise WorldError(f"window_layers and full_layers share {both}: a layer is of one kind")
+        numbers = [value for value in self.half_lives if isinstance(value, int | float)]
+        if len(self.half_lives) != 2 or len(numbers) != 2 or not 0 < numbers[0] <= numbers[1] < math.inf:
+            raise WorldError(f"half_lives must be two positive numbers, shorter first; got {self.half_lives}")
+
+        biases = [value for value in self.write_biases if isinstance(value, int | float)]
+        if len(self.write_biases) != 2 or len(biases) != 2 or not all(math.isfinite(b) for b in biases):
+            raise WorldError(f"write_biases must be two finite numbers; got {self.write_biases}")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens in a frame."""
+        return self.latent_shape[1] // PATCH, self.latent_shape[2] // PATCH
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """Number of tokens in a frame."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def head_width(self) -> int:
+        """Features of one head."""
+        return self.dim // self.num_heads
+
+    @property
+    def min_weights(self) -> int:
+        """Number of weights that a network of this shape has at least: its largest matrices."""
+        layers = self.num_layers * (4 * self.dim**2 + 2 * self.dim * self.ffn_dim)
+        ends = 2 * PATCH**2 * self.latent_shape[0] + sum(self.num_values)
+        return layers + self.dim * (7 * self.dim + ends)
+
+    @property
+    def layer_counts(self) -> dict[str, int]:
+        """Number of layers of each kind."""
+        window, full = len(self.window_layers), len(self.full_layers)
+        return {"hybrid": self.num_layers - window - full, "window": window, "full": full}

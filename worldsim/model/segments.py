@@ -1,0 +1,96 @@
+"""The memory at the ends of a training segment: dealt out to the layers, and put together from them again."""
+
+# B batch, F frames, S streams (clean, noisy), N tokens per frame, D model width, W window frames
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from worldsim.errors import WorldError
+from worldsim.model.attention.base import Cached
+from worldsim.model.attention.full import FullAttention, sequence_mask
+from worldsim.model.attention.window import WindowAttention, WindowBefore
+from worldsim.model.block import Block, Carried, HandedOn
+from worldsim.model.config import DenoiserConfig
+from worldsim.model.memory.motion import wrap
+from worldsim.model.memory.state import MemoryState, window_is_visible
+
+
+class SequencePass(NamedTuple):
+    """What the network says of whole sequences.
+
+    Attributes:
+        velocity: `[B, F, C, h, w]`, of the noisy frames.
+        handed_on: From each layer; see `Block.forward`.
+        phase: `[B, D / 2]`, the path after the last frame.
+        summary: `[B, F, D]`, what the outcome heads judge of the clean frames; None without such heads.
+    """
+
+    velocity: Tensor
+    handed_on: Sequence[HandedOn]
+    phase: Tensor
+    summary: Tensor | None
+
+
+def check_constant_memory(config: DenoiserConfig) -> None:
+    """Raise `WorldError` if a model's memory can't be handed from segment to segment."""
+    if config.full_layers:
+        raise WorldError(
+            f"layers {config.full_layers} see all past frames: such a memory grows and can't be handed from "
+            "one training segment to the next"
+        )
+
+
+def deal_out(layers: Sequence[Block], memory: MemoryState, x: Tensor) -> list[Carried]:
+    """Return what each layer is given before a segment; see `Block.forward`.
+
+    An empty memory gives the shapes and types that any other does, so that a compiled layer is compiled once.
+
+    Args:
+        layers: In order.
+        memory: Before the segment.
+        x: `[B, F, S, N, D]`, the segment's tokens.
+    """
+    batch, frames, streams, tokens, _ = x.shape
+    number = memory.num_committed[:, None] + torch.arange(frames, device=x.device)  # [B, F]
+    window = memory.window_keys.shape[2] - 1
+    visible = window_is_visible(number.flatten(), window).unflatten(0, (batch, frames))
+    is_empty = memory.num_committed == 0
+    matrices = iter(memory.matrices)
+    caches = zip(memory.window_keys, memory.window_values, strict=True)
+    carried: list[Carried] = []
+    for layer in layers:
+        if isinstance(layer.self_attn, FullAttention):
+            carried.append(sequence_mask(frames, streams, tokens, x.device) if x.is_cuda else None)
+        elif isinstance(layer.self_attn, WindowAttention):
+            carried.append(WindowBefore(*next(caches), visible, is_empty))
+        else:
+            carried.append(next(matrices))
+    return carried
+
+
+def put_together(memory: MemoryState, passed: SequencePass, clean: Tensor) -> MemoryState:
+    """Return the memory after a segment, without gradients.
+
+    Args:
+        memory: Before the segment, of a model without full layers.
+        passed: What the network said of the segment.
+        clean: `[B, F, C, h, w]`, the segment's frames as they were committed.
+    """
+    states = [part for part in passed.handed_on if isinstance(part, Tensor)]
+    windows = [part for part in passed.handed_on if isinstance(part, Cached)]
+    return replace(
+        memory,
+        matrices=torch.stack(states) if states else memory.matrices,
+        window_keys=torch.stack([cached.k for cached in windows]) if windows else memory.window_keys,
+        window_values=torch.stack([cached.v for cached in windows]) if windows else memory.window_values,
+        phase=wrap(passed.phase).detach(),
+        latents=clean[:, -1].detach().to(memory.latents.dtype),
+        num_committed=memory.num_committed + clean.shape[1],
+        summary=None if passed.summary is None else passed.summary[:, -1].detach(),
+    )

@@ -1,0 +1,1 @@
+"""Playing a world: the session, players, history, slots, recordings and replay."""

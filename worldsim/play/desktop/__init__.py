@@ -1,0 +1,1 @@
+"""Play in a window of this machine."""

@@ -1,0 +1,276 @@
+"""Play in a window: keys to action, frame to screen, then the commit, at the world's frame rate."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+
+import numpy as np
+import pygame
+
+from worldsim.errors import WorldError
+from worldsim.play.desktop.branch_panes import BranchPanes, Kind
+from worldsim.play.files import PlayFolders
+from worldsim.play.game import HUMAN, OVER, Game, GameSettings, KeyboardPlayer
+from worldsim.play.players import NUM_WATCHED
+from worldsim.play.session import Player, PlaySession, steady_memory
+from worldsim.runtime.interrupt import StopRequest
+from worldsim.ui.bindings import Bindings, Command, bind, help_texts
+from worldsim.ui.display import saving_when_display_is_lost
+from worldsim.ui.input import CommandKeys, Gamepads, HeldKeys, MouseTurn, is_shifted
+from worldsim.ui.key_places import printed_names
+from worldsim.ui.window import Row, Window
+
+__all__ = ["HUMAN", "Viewer"]
+
+PAUSE_POLL_MS = 50
+ABOUT_WIDTH = 64
+"""Letters in a line of what a world is about."""
+# Any other command leaves the panes first.
+COMMANDS_WITH_PANES = {
+    Command.BRANCH,
+    Command.FULL_SCREEN,
+    Command.HELP,
+    Command.NEXT_START,
+    Command.PAUSE,
+    Command.RESET,
+    Command.SCREENSHOT,
+    Command.STEP,
+}
+
+
+class Viewer:
+    """A window to play in.
+
+    Args:
+        session: What is played.
+        keyboard: The person.
+        programs: Those who can play instead, by name; they take turns in this order.
+        folders: Where slots, recordings and screenshots go.
+        settings: How the game begins.
+        bindings: Which keys do what; None is the world's own and the default ones.
+        scale: Screen pixels per frame pixel to begin with; 0 chooses.
+        full_screen: Begin with the whole screen.
+
+    Attributes:
+        game: What is done in the window.
+        window: The window.
+
+    Raises:
+        WorldError: If no window can be opened, or keys do not exist.
+    """
+
+    def __init__(
+        self,
+        session: PlaySession,
+        keyboard: KeyboardPlayer,
+        programs: Mapping[str, Player],
+        folders: PlayFolders,
+        settings: GameSettings | None = None,
+        *,
+        bindings: Bindings | None = None,
+        scale: int = 0,
+        full_screen: bool = False,
+    ) -> None:
+        world = session.env.world.config
+        bindings = bindings or bind(world.actions)
+        self.session = session
+        self.game = Game(
+            session, keyboard, programs, folders, bindings, self._draw, settings or GameSettings()
+        )
+        self.players = self.game.players
+        # Keys that do not exist are found before a window is opened for them.
+        self._held = HeldKeys(keyboard.keys)
+        self._commands = CommandKeys(bindings.commands)
+        self._rewind_keys = HeldKeys(bindings.commands[Command.REWIND])
+        self._mouse = MouseTurn() if bindings.has_mouse else None
+        self.window = Window(world.width, world.height, title=world.name, scale=scale, has_strip=True)
+        if full_screen:
+            self.window.toggle_full_screen()
+        self._gamepads = Gamepads()
+        self._bindings = bindings
+        self._help: list[Row] = []
+        self._page: list[Row] = []
+        self._name_keys()
+        self._panes: BranchPanes | None = None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the person has had enough."""
+        return self.game.is_closed
+
+    def run(self, num_frames: int = 0, start: int | str | None = None) -> None:
+        """Play until the window is closed.
+
+        Args:
+            num_frames: End after so many; 0 does not.
+            start: Start moment to begin from; None draws one.
+
+        Raises:
+            KeyboardInterrupt: After Ctrl-C, once the frame under way is done.
+        """
+        self.game.restart(start)
+        with saving_when_display_is_lost(self._save):
+            try:
+                with StopRequest() as stop, steady_memory():
+                    while not (self.is_closed or stop.requested):
+                        if num_frames and self.session.num_frames >= num_frames:
+                            break
+                        self._advance_while_open()
+            finally:
+                self.window.close()
+
+    def advance(self) -> None:
+        """Answer keys, then show one frame and wait for the next one to be due; while paused only wait."""
+        for event in self.window.events():
+            self._answer(event)
+        if self.is_closed:
+            return
+        rewinds = bool(self._rewind_keys.take())
+        if rewinds:
+            self._leave_panes()
+        if self._panes is not None and not self.game.is_rewinding:
+            has_moved = self._play_panes(self._panes)
+        else:
+            is_playing = rewinds or not self.game.is_paused or self.game.wants_step
+            has_moved = self.game.advance(self._take_held() if is_playing else (), rewinds=rewinds)
+        if not has_moved:
+            self._draw(self.session.observation)
+            self.window.wait_for_event(PAUSE_POLL_MS)
+
+    def _name_keys(self) -> None:
+        """Name the keys in help and strip as the keyboard's layout prints them."""
+        is_open, printed = self._page is self._help, printed_names()
+        world = self.session.env.world.config
+        about = [("", line) for line in textwrap.wrap(world.about, ABOUT_WIDTH)]
+        self._help = [
+            *about,
+            *([("", "")] if about else []),
+            *help_texts(world.actions, self._bindings, printed),
+        ]
+        self._page = self._help if is_open and self._page else self._page
+        self.game.name_keys(printed)
+
+    def _answer(self, event: pygame.event.Event) -> None:
+        self._gamepads.handle(event)
+        if event.type == pygame.QUIT:
+            self.game.is_closed = True
+        if event.type == pygame.KEYMAPCHANGED:
+            self._name_keys()
+        if self.window.has_mouse and self._mouse is not None:
+            self._mouse.handle(event)
+        elif self._panes is not None and self._panes.handle(event, self.window):
+            self._pick()
+        held, rewinds = self._held.handle(event), self._rewind_keys.handle(event)
+        found = None if held or rewinds else self._commands.find_numbered(event)
+        if found is not None:
+            self._obey(*found, is_shifted=is_shifted(event))
+
+    def _take_held(self) -> set[str]:
+        return self._held.take() | (self._mouse.take() if self._mouse is not None else set())
+
+    def _advance_while_open(self) -> None:
+        """Advance; a window that was taken away in the middle of it ends the game as closing it does."""
+        try:
+            self.advance()
+        except pygame.error as error:
+            if self.window.is_open:
+                raise WorldError(f"the window can no longer be drawn: {error}") from error
+            self.game.is_closed = True
+
+    def _save(self) -> str:
+        """Finish what is being recorded; returns what was recorded."""
+        self.session.stop_recording()
+        return f"recorded {', '.join(map(str, self.session.recorded)) or 'nothing'}"
+
+    def _play_panes(self, panes: BranchPanes) -> bool:
+        if not self.game.take_step():
+            return False
+        self.game.hold(self._take_held())
+        panes.begin()
+        self._draw(self.session.observation)
+        panes.finish()
+        self.game.status.note_frame(is_single=self.game.is_paused)
+        self.game.clock.wait()
+        return True
+
+    def _next_panes(self) -> None:
+        """Show branches of one kind, then of the other, then none."""
+        if self.game.is_rewinding:
+            self.game.end_rewind()
+        shown = None if self._panes is None else self._panes.kind
+        self._leave_panes()
+        following = {None: Kind.SEEDS, Kind.SEEDS: Kind.PLAYERS, Kind.PLAYERS: None}[shown]
+        if self.session.ended:
+            self.game.status.say(OVER)
+        elif following is not None:
+            self._panes = BranchPanes(self.session, self.players, following)
+
+    def _leave_panes(self) -> None:
+        if self._panes is not None:
+            self._panes = None
+            self.players.begin(self.session.recent_frames(NUM_WATCHED))
+
+    def _pick(self) -> None:
+        panes, self._panes = self._panes, None
+        assert panes is not None
+        with self.game.saying_errors():
+            panes.pick()
+        self.game.after_jump()
+
+    def _obey(self, command: Command, number: int, *, is_shifted: bool) -> None:
+        if command is Command.QUIT and (self._page or self._panes is not None):
+            if self._page:
+                self._page = []
+            else:
+                self._leave_panes()
+            return
+        if self._panes is not None and command not in COMMANDS_WITH_PANES:
+            self._leave_panes()
+        match command:
+            case Command.RESET if self._panes is not None:
+                self._pick()
+            case Command.NEXT_START if self._panes is not None:
+                self._panes.choose_next()
+            case Command.BRANCH:
+                self._next_panes()
+            case Command.HELP:
+                self._page = [] if self._page is self._help else self._help
+            case Command.SLOTS:
+                self._page = self._slot_rows() if self._page in ([], self._help) else []
+            case Command.SCREENSHOT:
+                self.game.status.say(self.game.files.screenshot(self.window.screenshot()))
+            case Command.FULL_SCREEN:
+                self.window.toggle_full_screen()
+            case Command.MOUSE:
+                self._toggle_mouse()
+            case Command.SAVE_SLOT | Command.LOAD_SLOT:
+                self.game.obey(command, str(number))
+            case _:
+                self.game.obey(command, is_shifted=is_shifted)
+        self.game.restart_measuring()
+
+    def _toggle_mouse(self) -> None:
+        if self._mouse is None:
+            self.game.status.say("there is nothing in this world that the mouse turns")
+            return
+        self._mouse.stop()
+        self.window.has_mouse = not self.window.has_mouse
+
+    def _slot_rows(self) -> list[Row]:
+        rows: list[Row] = [
+            (
+                "" if slot.picture is None else slot.picture,
+                f"{slot.name}: {slot.saved_at:%Y-%m-%d %H:%M:%S}  {slot.note}",
+            )
+            for slot in self.game.files.slots()
+        ]
+        return rows or [("", "no slot holds anything")]
+
+    def _draw(self, frame: np.ndarray) -> None:
+        panes, page, message = self._panes, self._page, self.game.status.message
+        if panes is None:
+            self.window.show(frame, self.game.texts(), page, message, self.game.inspector.rows())
+        else:
+            texts = self.game.texts("Tab chooses a pane, Enter picks it, Esc leaves")
+            self.window.show_panes(panes.frames, panes.labels, panes.chosen, texts, page, message)

@@ -1,0 +1,101 @@
+"""What keys write and read while one plays: save slots, recordings, screenshots. Each says how it went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from worldsim.errors import WorldError
+from worldsim.play.recording import Recording, free_path, free_recording
+from worldsim.play.session import PlaySession
+from worldsim.play.slots import Slot, SlotFolder
+from worldsim.storage.images import write_png
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlayFolders:
+    """Where what is saved while one plays goes; made when first needed.
+
+    Attributes:
+        slots: Of all worlds' save slots.
+        recordings: Of gameplay video.
+        screenshots: Of pictures of the window.
+    """
+
+    slots: Path
+    recordings: Path
+    screenshots: Path
+
+
+class PlayFiles:
+    """Writes and reads what a key asks for. No method raises `WorldError`: each returns a sentence.
+
+    Args:
+        session: What is played.
+        folders: Where to.
+    """
+
+    def __init__(self, session: PlaySession, folders: PlayFolders) -> None:
+        world = session.env.world
+        self._session, self._folders = session, folders
+        self._slots = SlotFolder(folders.slots, world.config.name, world.identity)
+
+    def save_slot(self, name: str) -> str:
+        """Save the present moment."""
+
+        def save() -> str:
+            self._slots.save(name, self._session.env.get_state(), self._session.start)
+            return f"saved to slot {name}"
+
+        return _sentence(save)
+
+    def load_slot(self, name: str) -> str:
+        """Play on from what a slot holds."""
+
+        def load() -> str:
+            self._session.go_to(*self._slots.load(name))
+            return f"loaded slot {name}"
+
+        return _sentence(load)
+
+    def slots(self) -> list[Slot]:
+        """Return the slots that hold something."""
+        return self._slots.list()
+
+    def toggle_recording(self) -> str:
+        """Begin to record, or finish what is being recorded."""
+        session = self._session
+
+        def toggle() -> str:
+            if (recording := session.recording) is not None:
+                session.stop_recording()
+                return f"recorded {', '.join(map(str, recording.paths)) or 'nothing'}"
+            played = session.env.world.config
+            path = free_recording(self._folders.recordings, played)
+            session.recording = Recording(path, played)
+            return f"recording to {path}"
+
+        return _sentence(toggle)
+
+    def screenshot(self, picture: np.ndarray) -> str:
+        """Write a picture `[height, width, 3]` uint8."""
+
+        def write() -> str:
+            path = free_path(self._folders.screenshots, "screenshot", ".png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_png(picture, path)
+            return f"wrote {path}"
+
+        return _sentence(write)
+
+
+def _sentence(do: Callable[[], str]) -> str:
+    try:
+        return do()
+    except WorldError as error:
+        return str(error)
+    except OSError as error:
+        return f"it cannot be written: {error}"

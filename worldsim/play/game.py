@@ -1,0 +1,378 @@
+"""What a person does with a game, whatever shows it: play, pause, go back, save, hand over, turn knobs."""
+
+# H W frame size
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from worldsim.errors import WorldError
+from worldsim.play.files import PlayFiles, PlayFolders
+from worldsim.play.governor import Governor, ThreadGovernor
+from worldsim.play.inspector import Inspector
+from worldsim.play.players import NUM_WATCHED, Players
+from worldsim.play.session import Player, PlaySession
+from worldsim.play.slots import QUICK
+from worldsim.play.status import Status
+from worldsim.runtime.timing import FrameClock
+from worldsim.sampler import MAX_STEPS
+from worldsim.ui.bindings import Bindings, Command, join_controls
+
+HUMAN = "human"
+ENDED_SECONDS = 2.0
+"""How long the end of a program's episode is looked at before the next one begins."""
+OVER = "the game is over: there is nothing to go on from"
+NOISE_FACTORS = (0.7, 0.85, 1.0, 1.15, 1.3)
+"""Noise temperatures to choose from, as multiples of the world's own."""
+
+
+class KeyboardPlayer(Player, Protocol):
+    """A player that is told which keys are down."""
+
+    held: Collection[str]
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Names of all keys that mean something."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GameSettings:
+    """How a game begins.
+
+    Attributes:
+        first: Who plays first, `human` or the name of a program.
+        frame_rate: Frames per second to hold; None is the world's own, 0 as many as possible.
+        hold_rate: Lower the denoising steps where the frame rate is not held otherwise.
+        adapts_threads: Try fewer threads, and more again, where the frame rate is not held otherwise.
+        seed: For the programs.
+    """
+
+    first: str = HUMAN
+    frame_rate: float | None = None
+    hold_rate: bool = False
+    adapts_threads: bool = False
+    seed: int = 0
+
+
+class Game:
+    """A game as a person plays it. Call `advance` for each frame, and `obey` for what they ask for.
+
+    Args:
+        session: What is played.
+        person: The person at the keys.
+        programs: Those who can play instead, by name; they take turns in this order.
+        folders: Where slots, recordings and screenshots go.
+        bindings: Which keys do what.
+        show: Is given each frame `[H, W, 3]` uint8 before it is remembered, and the present one after a jump.
+        settings: How it begins.
+
+    Attributes:
+        session: What is played.
+        players: Who plays.
+        files: What was saved.
+        status: What there is to say about it.
+        inspector: What the memory does.
+        clock: Holds the frame rate.
+        is_paused: Whether frames wait for a key.
+        wants_step: Whether a single frame was asked for while paused.
+        is_rewinding: Whether time runs backward.
+        is_closed: Whether the person has had enough.
+        wants_choice: Whether they want to choose another world or start moment then.
+    """
+
+    def __init__(
+        self,
+        session: PlaySession,
+        person: KeyboardPlayer,
+        programs: Mapping[str, Player],
+        folders: PlayFolders,
+        bindings: Bindings,
+        show: Callable[[np.ndarray], None],
+        settings: GameSettings,
+    ) -> None:
+        self.session, self._person, self._show = session, person, show
+        self.players = Players({HUMAN: person, **programs}, settings.first, settings.seed)
+        self.files = PlayFiles(session, folders)
+        world = session.env.world.config
+        self._rate = world.frame_rate if settings.frame_rate is None else settings.frame_rate
+        self.clock = FrameClock(self._rate)
+        self._governor = Governor(0.0, session.env.simulator.sampler.num_steps)
+        # A replay computes as it was computed; a GPU does without.
+        adapts = settings.adapts_threads and session.replay is None and session.env.world.device.type == "cpu"
+        self._threads = ThreadGovernor(self._rate, torch.get_num_threads() if adapts else 1)
+        self._bindings = bindings
+        self.status = Status(session, self._governor)
+        self.name_keys()
+        self.inspector = Inspector(session)
+        self.is_paused = self.is_rewinding = self.is_closed = False
+        self.wants_step = self.wants_choice = False
+        self._ended_at = 0.0
+        if settings.hold_rate and session.replay is None:  # a replay draws frames as they were drawn
+            self._hold_rate()
+
+    def name_keys(self, printed: Mapping[str, str] | None = None) -> None:
+        """Name keys to the person as `join_controls` does with `printed`."""
+        keys = self._bindings.commands
+        for_help, again = keys[Command.HELP][:1], (*keys[Command.RESET], *keys[Command.NEXT_START])[:1]
+        self.status.hint = f"{join_controls(for_help, printed)}: help" if for_help else ""
+        self.status.again = f"{join_controls(again, printed)}: again" if again else ""
+
+    def advance(self, held: Collection[str], *, rewinds: bool) -> bool:
+        """Play or go back by one frame, and wait until the next one is due; returns False while paused.
+
+        An episode that has ended waits for the person, too; a program's goes on after a moment.
+
+        Args:
+            held: The names of the keys that are down, or were tapped.
+            rewinds: Whether to go back.
+        """
+        if rewinds:
+            self._rewind()
+        elif self.is_rewinding:
+            self.end_rewind()
+        if self.is_rewinding:
+            self.clock.wait()
+        elif (self.is_paused and not self.wants_step) or self._is_over():
+            return False
+        else:
+            self._play_frame(held)
+            self.clock.wait()
+            if not self.is_paused:
+                self._govern()
+        return True
+
+    def hold(self, held: Collection[str]) -> None:
+        """Tell the person's keys, for who acts without `advance`."""
+        self._person.held = held
+
+    def take_step(self) -> bool:
+        """Return whether a frame is to be played now; a single one, asked for while paused, only once."""
+        wanted, self.wants_step = self.wants_step or not self.is_paused, False
+        return wanted
+
+    def obey(self, command: Command, slot: str = QUICK, *, is_shifted: bool = False) -> None:
+        """Do what a command says that is about the game, not about what shows it.
+
+        Args:
+            command: The command.
+            slot: Of the commands that save or load one.
+            is_shifted: Whether Shift was held.
+        """
+        match command:
+            case Command.PAUSE:
+                self.is_paused = not self.is_paused
+            case Command.STEP:
+                self.wants_step = self.is_paused
+            case Command.RESET:
+                names = self.session.env.start_names
+                self.restart(self.session.start if self.session.start in names else None)
+            case Command.NEXT_START:
+                names = self.session.env.start_names
+                known = self.session.start in names
+                self.restart((names.index(self.session.start) + 1) % len(names) if known else 0)
+            case Command.TAKE_OVER:
+                self.players.switch(self.session.recent_frames(NUM_WATCHED))
+            case Command.QUICK_SAVE | Command.SAVE_SLOT:
+                if self.is_rewinding:
+                    self.end_rewind()  # what is on the screen is what is saved
+                self.status.say(OVER if self.session.ended else self.files.save_slot(slot))
+            case Command.QUICK_LOAD | Command.LOAD_SLOT:
+                self._load(slot)
+            case Command.RECORD:
+                self.status.say(self.files.toggle_recording())
+            case Command.FEWER_STEPS | Command.MORE_STEPS:
+                self._change_steps(-1 if command is Command.FEWER_STEPS else 1)
+            case Command.NOISE:
+                self._change_noise(-1 if is_shifted else 1)
+            case Command.HOLD_RATE:
+                self._toggle_hold_rate()
+            case Command.INSPECT:
+                self.inspector.toggle()
+            case Command.FREEZE_MEMORY | Command.ZERO_MEMORY | Command.RESTORE_MEMORY:
+                self._change_memory(command)
+            case Command.QUIT | Command.CHOOSE:
+                self.is_closed, self.wants_choice = True, command is Command.CHOOSE
+        self.restart_measuring()
+
+    def restart(self, start: int | str | None) -> None:
+        """Begin at a start moment; None draws one."""
+        self.is_rewinding = False
+        with self.saying_errors():
+            self.session.reset(start)
+        self.players.begin()
+        self._show(self.session.observation)
+
+    def restart_measuring(self) -> None:
+        """Measure frame rates anew: what happened so far says nothing about the frames to come."""
+        self.status.restart()
+        self._governor.restart()
+        self._threads.restart()
+
+    def after_jump(self) -> None:
+        """Let who plays look at where play has gone to, and show it."""
+        self.players.begin(self.session.recent_frames(NUM_WATCHED))
+        self.restart_measuring()
+        self._show(self.session.observation)
+
+    def end_rewind(self) -> None:
+        """Play on from the moment gone back to."""
+        assert self.session.history is not None
+        self.is_rewinding = False
+        with self.saying_errors():
+            history = self.session.history
+            self.session.go_to(*history.now(), history.score, is_rewound=True)
+        self.after_jump()
+
+    def texts(self, who: str | None = None) -> list[str]:
+        """Return what the strip says; `who` says who plays, where that is not what the game knows."""
+        player = "you play" if self.players.name == HUMAN else f"{self.players.name} plays"
+        doing = "rewinding" if self.is_rewinding else "paused" if self.is_paused else ""
+        return self.status.texts(doing=doing, who=who or player)
+
+    @contextmanager
+    def saying_errors(self) -> Iterator[None]:
+        """Say that nothing can be recorded any more, and let play go on; other errors go their way."""
+        recording = self.session.recording
+        try:
+            yield
+        except WorldError as error:
+            if recording is None:
+                raise
+            self.status.say(str(error))
+            with suppress(WorldError):
+                self.session.stop_recording()
+
+    def _play_frame(self, held: Collection[str]) -> None:
+        """The order of things: the picture is on the screen before its commit begins."""
+        self.wants_step = False
+        self._person.held = held
+        action = self.players.act(self.session.observation)
+        self._show(self.session.begin(action, self.players.name))
+        with self.saying_errors():
+            self.session.finish()
+        self.status.note_frame(is_single=self.is_paused)
+        if self.session.ended:
+            self._ended_at = time.perf_counter()
+            self.restart_measuring()
+
+    def _is_over(self) -> bool:
+        """Return whether an episode that has ended is looked at; after a program's, begin the next one."""
+        if not self.session.ended:
+            return False
+        if self.players.name == HUMAN or time.perf_counter() < self._ended_at + ENDED_SECONDS:
+            self.wants_step = False
+            return True
+        self.restart(None)
+        self.restart_measuring()
+        return False
+
+    def _rewind(self) -> None:
+        """Show the frame before the one that is shown, and get ready to play on from there."""
+        history = self.session.history
+        if history is None:
+            return
+        if not self.is_rewinding:
+            self.is_rewinding = True
+            self.restart_measuring()
+        frame = history.back()
+        if frame is not None:
+            self._show(frame)
+            history.prepare()
+
+    def _load(self, slot: str) -> None:
+        self.is_rewinding = False
+        before = self.session.observation
+        self.status.say(self.files.load_slot(slot))
+        if self.session.observation is not before:
+            self.after_jump()
+
+    def _change_memory(self, command: Command) -> None:
+        session = self.session
+        if self.is_rewinding:
+            self.end_rewind()
+        try:
+            if command is Command.FREEZE_MEMORY:
+                session.freeze_memory(not session.is_frozen)
+                self.status.say("the memory is frozen" if session.is_frozen else "the memory goes on")
+            elif command is Command.ZERO_MEMORY:
+                session.zero_memory()
+                self.status.say("the memory is empty")
+            else:
+                session.restore_memory()
+                self.status.say("the memory is as it was")
+        except WorldError as error:
+            self.status.say(str(error))
+        self.inspector.restart()
+
+    def _change_steps(self, change: int) -> None:
+        steps = min(max(self._governor.wanted + change, 1), MAX_STEPS)
+        self._governor.want(steps)
+        self._draw_with(steps)
+        self.status.say(f"{steps} denoising {'step' if steps == 1 else 'steps'} a frame")
+
+    def _change_noise(self, change: int) -> None:
+        sampler, own = self.session.env.simulator.sampler, self.session.env.world.config.sampler
+        factor = sampler.noise_scale / (own.noise_scale or 1.0)
+        nearest = min(range(len(NOISE_FACTORS)), key=lambda number: abs(NOISE_FACTORS[number] - factor))
+        factor = NOISE_FACTORS[(nearest + change) % len(NOISE_FACTORS)]
+        with self.saying_errors():
+            self.session.change_sampler(replace(sampler, noise_scale=factor * own.noise_scale))
+        self.status.say(
+            f"noise temperature {factor * own.noise_scale:.2f}, the world's own is {own.noise_scale:g}"
+        )
+
+    def _toggle_hold_rate(self) -> None:
+        if not self._governor.frame_rate:
+            self._hold_rate()
+            self.status.say(self._hold_sentence())
+            return
+        self._governor.frame_rate = 0.0
+        self._governor.want(self._governor.wanted)
+        self._draw_with(self._governor.wanted)
+        self.status.say(f"drawing with {self._governor.wanted} denoising steps, however long they take")
+
+    def _hold_rate(self) -> None:
+        # Where frames come as fast as possible there is still the world's own rate to reach.
+        self._governor.frame_rate = self._rate or self.session.env.world.config.frame_rate
+
+    def _hold_sentence(self) -> str:
+        return f"holding {self._governor.frame_rate:g} frames/s: with fewer denoising steps if need be"
+
+    def _govern(self) -> None:
+        if self._change_threads() or self._threads.is_trying:
+            return
+        # A recording is cut where the steps change: they only fall while one is made.
+        may_rise = self.session.recording is None
+        seconds = self.clock.busy_seconds, self.session.latest_predict_seconds
+        if self._governor.note(*seconds, may_rise=may_rise):
+            self._draw_with(self._governor.steps)
+
+    def _change_threads(self) -> bool:
+        """Take other threads where the frame rate is not held; returns whether their number has changed."""
+        was_trying, before = self._threads.is_trying, torch.get_num_threads()
+        has_changed = self._threads.note(
+            self.clock.busy_seconds, is_recording=self.session.recording is not None
+        )
+        if has_changed:
+            with self.saying_errors():
+                self.session.change_threads(self._threads.threads)
+            self._governor.restart()
+        elif was_trying and not self._threads.is_trying:
+            self.status.say(
+                f"computing with {before} {'thread' if before == 1 else 'threads'}: that is faster"
+            )
+        return has_changed
+
+    def _draw_with(self, steps: int) -> None:
+        sampler = self.session.env.simulator.sampler
+        with self.saying_errors():
+            self.session.change_sampler(replace(sampler, num_steps=steps))

@@ -1,0 +1,127 @@
+"""Slots to save a moment in, on disk: a state beside a small picture of it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from worldsim import state as states
+from worldsim.errors import WorldError
+from worldsim.state import WorldState
+from worldsim.storage.files import file_name
+from worldsim.storage.images import read_picture, write_png
+
+QUICK = "quick"
+SLOTS = (QUICK, *(str(digit) for digit in range(10)))
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What is known of a slot that holds something.
+
+    Attributes:
+        name: Its name, one of `SLOTS`.
+        saved_at: When it was saved.
+        picture: `[h, w, 3]` uint8, small; None if it cannot be read.
+        note: Name of the start moment of its episode; or why it cannot be loaded.
+    """
+
+    name: str
+    saved_at: datetime
+    picture: np.ndarray | None
+    note: str
+
+
+class SlotFolder:
+    """Slots of one world, in a folder that is made when first saved to.
+
+    Several players may share it: each file is replaced as a whole. What was saved or loaded stays in memory,
+    so that it comes back at once, as long as nobody else has saved to its file.
+
+    Args:
+        folder: Where the slots of all worlds are.
+        world: Name of the world, whose folder in there they have: `file_name` of it.
+        identity: Of the world (`World.identity`).
+    """
+
+    def __init__(self, folder: Path, world: str, identity: str) -> None:
+        self.folder = folder / file_name(world)
+        self._identity = identity
+        self._kept: dict[str, tuple[tuple[int, int, int], WorldState, str]] = {}
+
+    def save(self, name: str, state: WorldState, start: str = "") -> None:
+        """Save a moment.
+
+        Args:
+            name: One of `SLOTS`.
+            state: The moment.
+            start: Name of the start moment of its episode.
+
+        Raises:
+            WorldError: If it cannot be written; what the slot held is still there then.
+        """
+        path = self._path(name)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            states.save(state, path, world=self._identity, start=start)
+            self._kept[name] = (_stamp(path), state, start)
+            write_png(state.frames[0, ::2, ::2].cpu().numpy(), path.with_suffix(".png"))
+        except OSError as error:
+            raise WorldError(f"slot {name} cannot be saved to {path}: {error.strerror or error}") from error
+
+    def load(self, name: str) -> tuple[WorldState, str]:
+        """Return the moment that a slot holds, and the name of the start moment of its episode.
+
+        Raises:
+            WorldError: If it is empty, damaged, or belongs to another world.
+        """
+        path = self._path(name)
+        try:
+            stamp = _stamp(path)
+        except OSError:
+            raise WorldError(f"slot {name} is empty") from None
+        kept = self._kept.get(name)
+        if kept is not None and kept[0] == stamp:
+            return kept[1:]
+        try:
+            state = states.load(path, world=self._identity)
+            start = states.read_notes(path).get("start", "")
+        except (WorldError, OSError) as error:
+            raise WorldError(f"slot {name}: {error}") from error
+        self._kept[name] = (stamp, state, start)
+        return state, start
+
+    def list(self) -> list[Slot]:
+        """Return the slots that hold something, in the order of `SLOTS`."""
+        found = []
+        for name in SLOTS:
+            with suppress(OSError, OverflowError, ValueError):  # gone meanwhile; of a time without a date
+                if self._path(name).is_file():
+                    found.append(self._describe(name))
+        return found
+
+    def _path(self, name: str) -> Path:
+        if name not in SLOTS:
+            raise WorldError(f"there is no slot {name!r}; there are {', '.join(SLOTS)}")
+        return self.folder / f"{name}.safetensors"
+
+    def _describe(self, name: str) -> Slot:
+        path, picture = self._path(name), None
+        try:
+            notes = states.read_notes(path)
+            note = notes.get("start", "") if notes.get("world") == self._identity else "of another world"
+        except WorldError:
+            note = "damaged"
+        with suppress(OSError, WorldError):  # the slot is listed without one
+            picture = read_picture(path.with_suffix(".png"))
+        return Slot(name, datetime.fromtimestamp(path.stat().st_mtime), picture, note)
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """Return what changes whenever a file is replaced or written to."""
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,0 +1,118 @@
+"""What the strip below the picture says, and the sentence that is there for a while."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+from worldsim.play.governor import Governor
+from worldsim.play.session import PlaySession
+
+TEXT_SECONDS = 0.25
+MESSAGE_SECONDS = 4.0
+
+
+class Status:
+    """Texts about what is played; measured a few times a second, so that they can be read.
+
+    Args:
+        session: What is played.
+        governor: What holds the frame rate.
+
+    Attributes:
+        hint: What to say last.
+        again: How to begin again after an end.
+    """
+
+    def __init__(self, session: PlaySession, governor: Governor) -> None:
+        self._session, self._governor = session, governor
+        self.hint = self.again = ""
+        self._frame_times: deque[float] = deque(maxlen=30)
+        self._texts: list[str] = []
+        self._expires = 0.0
+        self._message, self._message_until = "", 0.0
+
+    def note_frame(self, *, is_single: bool) -> None:
+        """Note that a frame was shown, a single one while paused or one of a row."""
+        self._frame_times.append(time.perf_counter())
+        if is_single:
+            self.restart()
+
+    def restart(self) -> None:
+        """Measure anew: what happened so far says nothing about the frames to come."""
+        self._frame_times.clear()
+        self._expires = 0.0
+
+    def say(self, sentence: str) -> None:
+        """Show a sentence below the picture for a while."""
+        self._message, self._message_until = sentence, time.perf_counter() + MESSAGE_SECONDS
+
+    @property
+    def message(self) -> str:
+        """The sentence to show below the picture at the moment, if any; after an end, how it went."""
+        if time.perf_counter() < self._message_until:
+            return self._message
+        return self._ending() if self._session.ended else ""
+
+    def _ending(self) -> str:
+        session = self._session
+        frames, score = session.info["frame_index"], session.score
+        seconds = frames / session.env.world.config.frame_rate
+        lasted = f"{frames} {'frame' if frames == 1 else 'frames'} ({seconds:.1f} s)"
+        counted = "" if score is None else f", score {score:.0f}"
+        return f"Game over after {lasted}{counted}. {self.again}".rstrip()
+
+    def texts(self, *, doing: str, who: str) -> list[str]:
+        """Return the texts of the strip.
+
+        Args:
+            doing: What happens instead of play, `paused` say; empty while frames are played.
+            who: Who plays.
+        """
+        now = time.perf_counter()
+        if now >= self._expires:
+            self._texts = self._measure(doing, who)
+            self._expires = now + TEXT_SECONDS
+        return self._texts
+
+    def _measure(self, doing: str, who: str) -> list[str]:
+        session = self._session
+        texts = [
+            doing or f"{self._frames_per_second():.1f} frames/s",
+            *self._knobs(),
+            f"step {session.times.latest_p50_ms():.0f} ms",
+            session.env.device_choice.name,
+            f"memory {session.env.memory_bytes / 2**20:.2f} MiB{' frozen' if session.is_frozen else ''}",
+            f"frame {session.info['frame_index']}",
+            "" if session.score is None else f"score {session.score:.0f}",
+            self._rewind_text(),
+            who,
+            "recording" if session.recording is not None else "",
+            self.hint,
+        ]
+        return [text for text in texts if text]
+
+    def _knobs(self) -> list[str]:
+        """Return how frames are drawn, as far as it is not the world's own way."""
+        now, own = self._session.env.simulator.sampler, self._session.env.world.config.sampler
+        governor, texts = self._governor, []
+        if governor.frame_rate:
+            steps = f"{now.num_steps} of {governor.wanted}" if now.num_steps < governor.wanted else "all"
+            texts.append(f"holding {governor.frame_rate:g} frames/s with {steps} steps")
+        else:
+            texts.append(f"{now.num_steps} steps")
+        if now.noise_scale != own.noise_scale:
+            texts.append(f"noise {now.noise_scale:.2f}")
+        return texts
+
+    def _rewind_text(self) -> str:
+        history = self._session.history
+        if history is None:
+            return ""
+        seconds = len(history) / self._session.env.world.config.frame_rate
+        return f"rewind {seconds:.0f} s, {history.nbytes / 2**20:.0f} MiB"
+
+    def _frames_per_second(self) -> float:
+        if len(self._frame_times) < 2:
+            return 0.0
+        return (len(self._frame_times) - 1) / (self._frame_times[-1] - self._frame_times[0])

@@ -1,0 +1,185 @@
+"""Play for pages on the network: the game's own loop, which waits while nobody sits at the keys."""
+
+from __future__ import annotations
+
+import base64
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from worldsim.play.files import PlayFolders
+from worldsim.play.game import Game, GameSettings, KeyboardPlayer
+from worldsim.play.session import Player, PlaySession, steady_memory
+from worldsim.play.web.inbox import SERVED_COMMANDS, Inbox, Order
+from worldsim.play.web.lobby import encode_jpeg
+from worldsim.play.web.server import Server
+from worldsim.runtime.interrupt import StopRequest
+from worldsim.ui.bindings import Bindings, Command
+from worldsim.world import WorldConfig
+
+IDLE_SECONDS = 0.1
+STATUS_SECONDS = 0.25
+WELCOME_BACK = "paused while you were gone: press a key of the game to go on"
+
+
+class ServedGame:
+    """A game that is played in a browser.
+
+    Args:
+        session: What is played.
+        person: The player at the page's keys.
+        programs: Those who can play instead, by name.
+        folders: Where slots and recordings go.
+        bindings: Which keys do what.
+        settings: How the game begins.
+        host: Address to serve on, see `Server`.
+        port: Port to serve on; 0 takes a free one.
+
+    Attributes:
+        session: What is played.
+        game: What is done in the page.
+        server: What serves it.
+    """
+
+    def __init__(
+        self,
+        session: PlaySession,
+        person: KeyboardPlayer,
+        programs: Mapping[str, Player],
+        folders: PlayFolders,
+        bindings: Bindings,
+        settings: GameSettings,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 8765,
+    ) -> None:
+        self._inbox = Inbox(person.keys)
+        hello = first_message(session.env.world.config, bindings)
+        self.server = Server(self._inbox, hello, host=host, port=port)
+        self.game = Game(session, person, programs, folders, bindings, self._show, settings)
+        self.game.status.hint = self.game.status.again = ""  # the page knows its keys, and may have none
+        self.session = session
+        self._has_begun = self._was_present = self._waits_for_key = False
+        self._told: dict[str, Any] = {}
+        self._tell_again_at = 0.0
+
+    def run(self, num_frames: int = 0, start: int | str | None = None, *, say: Callable[[str], None]) -> None:
+        """Serve until the process is interrupted.
+
+        Args:
+            num_frames: End after so many; 0 does not.
+            start: Start moment to begin from; None draws one.
+            say: Is given a sentence once the page is there.
+
+        Raises:
+            KeyboardInterrupt: After a request to stop, once the frame under way is done and the pages know.
+            WorldError: If the address cannot be served on.
+        """
+        # The pages are told before the request to stop is raised: another one does not cut that short.
+        with StopRequest() as stop, self.server, steady_memory():
+            self.game.restart(start)
+            with suppress(OSError):  # nobody may read what is said, and play all the same
+                say(f"play at {self.server.url} (Ctrl-C ends)")
+            while not stop.requested and not (num_frames and self.session.num_frames >= num_frames):
+                self.advance()
+
+    def advance(self) -> None:
+        """Do what was asked for, then play a frame; while nobody plays only wait."""
+        self._note_presence()
+        for order in self._inbox.take_orders():
+            self._obey(order)
+        if self._waits_for_key and self._inbox.wants_keys:
+            self.game.is_paused = self._waits_for_key = False
+        rewinds = self._inbox.take_rewinds()
+        is_playing = rewinds or not self.game.is_paused or self.game.wants_step
+        held = self._inbox.take_held() if is_playing else ()
+        has_moved = self.game.advance(held, rewinds=rewinds)
+        self._tell_status()
+        if not has_moved:
+            self._inbox.wait(IDLE_SECONDS)
+
+    def _note_presence(self) -> None:
+        """Begin with the first player; wait for who has gone, and for their first key when they are back."""
+        has_left, is_present = self._inbox.take_departure(), self._inbox.is_present
+        if not self._has_begun:
+            self._has_begun, self.game.is_paused = is_present, not is_present
+        elif has_left:
+            self.game.is_paused, self._waits_for_key = True, False
+        if is_present and (has_left or not self._was_present) and self.game.is_paused:
+            self._waits_for_key = True
+            self.game.status.say(WELCOME_BACK)
+        if is_present != self._was_present or has_left:
+            self.game.restart_measuring()
+        self._was_present = is_present
+
+    def _obey(self, order: Order) -> None:
+        if order.command is Command.SLOTS:
+            self._tell_slots()
+            return
+        if order.command is Command.PAUSE:
+            self._waits_for_key = False
+        self.game.obey(order.command, order.slot, is_shifted=order.is_shifted)
+        if order.command in (Command.QUICK_SAVE, Command.SAVE_SLOT):
+            self._tell_slots()
+
+    def _show(self, frame: np.ndarray) -> None:
+        self.server.show(frame)
+
+    def _tell_status(self) -> None:
+        """Tell the pages what there is to say, some times a second, and at once what a key has changed."""
+        game = self.game
+        state = {
+            "is_paused": game.is_paused,
+            "is_rewinding": game.is_rewinding,
+            "message": game.status.message,
+            "ended": self.session.ended,
+        }
+        now = time.perf_counter()
+        if now < self._tell_again_at and state == self._told:
+            return
+        self._told, self._tell_again_at = state, now + STATUS_SECONDS
+        score = self.session.score
+        measured = {
+            "texts": game.texts(),
+            "frame": self.session.info["frame_index"],
+            "score": score if score is not None and math.isfinite(score) else None,  # others are no JSON
+            "layers": game.inspector.rows(),
+        }
+        self.server.tell({"type": "status"} | state | measured)
+
+    def _tell_slots(self) -> None:
+        slots = [
+            {
+                "name": slot.name,
+                "saved_at": f"{slot.saved_at:%Y-%m-%d %H:%M:%S}",
+                "note": slot.note,
+                "picture": "" if slot.picture is None else _data_url(slot.picture),
+            }
+            for slot in self.game.files.slots()
+        ]
+        self.server.tell({"type": "slots", "slots": slots})
+
+
+def first_message(world: WorldConfig, bindings: Bindings) -> dict[str, Any]:
+    """Return what a page must know to be a player: the world, the size of frames, the buttons, the keys."""
+    buttons = [
+        {"axis": axis.name, "button": button, "keys": list(keys)}
+        for axis, bound in zip(world.actions.axes, bindings.buttons, strict=True)
+        for button, keys in zip(axis.buttons, bound, strict=True)
+    ]
+    commands = [
+        {"name": command.setting, "keys": list(keys), "title": command.value}
+        for command, keys in bindings.commands.items()
+        if command in SERVED_COMMANDS | {Command.REWIND, Command.HELP}
+    ]
+    size = {"name": world.name, "width": world.width, "height": world.height}
+    hello = {"type": "hello", "about": world.about or world.description, "world": size}
+    return hello | {"buttons": buttons, "commands": commands}
+
+
+def _data_url(picture: np.ndarray) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(encode_jpeg(picture)).decode()}"

@@ -1,0 +1,1 @@
+"""Where and how a world is computed: device, precision, threads, CUDA graphs, timing, interrupts."""

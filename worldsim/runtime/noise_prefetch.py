@@ -1,0 +1,125 @@
+"""Noise of the frames that come next, drawn while a device computes the ones before."""
+
+# B batch
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from worldsim.errors import WorldError
+from worldsim.runtime.isolation import isolated
+from worldsim.sampler import DRAW_FRAME, fill_noise, noise_threads
+
+
+@dataclass(slots=True)
+class _Buffer:
+    """Noise on the host, and of which seeds and frames it is.
+
+    Attributes:
+        noise: `[B, ...]` fp32, in pinned memory where there is a GPU.
+        keys: `[2, B]` int64, seeds and frames.
+        drawing: What is still being written.
+        copied: When the device has it; only then it may be written to again.
+    """
+
+    noise: Tensor
+    keys: Tensor | None = None
+    drawing: list[Future[None]] = field(default_factory=list)
+    copied: torch.cuda.Event | None = None
+
+
+class NoiseAhead:
+    """Draws what `draw_noise` draws, the next frame's in threads, before it is asked for.
+
+    What it returns is decided by each row's seed and frame alone: rows that went on otherwise than guessed,
+    since they began anew, say, are drawn when they are asked for.
+
+    Args:
+        shape: Of one row.
+        device: Where the noise is wanted.
+    """
+
+    def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
+        self._shape, self._device = shape, device
+        self._num_threads = noise_threads()
+        self._pool, self._process = ThreadPoolExecutor(self._num_threads, "noise"), os.getpid()
+        self._buffers: dict[int, list[_Buffer]] = {}
+
+    @isolated
+    def draw(self, seeds: Tensor, frame_index: Tensor, purpose: int = DRAW_FRAME) -> Tensor:
+        """Return the noise of a frame, `[B, *shape]` fp32 on the device, and begin to draw the next frame's.
+
+        Args:
+            seeds: `[B]` int64 on the CPU, at least 0.
+            frame_index: `[B]` int64 on the CPU, at least 0.
+            purpose: As in `draw_noise`; each is guessed by itself.
+
+        Raises:
+            WorldError: In a process that was forked since: neither the threads nor CUDA come along.
+        """
+        if self._process != os.getpid():
+            raise WorldError(
+                "a world on a GPU cannot be stepped in a process that was forked after it was loaded: "
+                "load it there, in a process that was started with the context 'spawn' or 'forkserver'"
+            )
+        guessed, other = self._buffers_of(purpose, len(seeds))
+        keys = torch.stack([seeds, frame_index])
+        self._complete(guessed, keys, purpose)
+        noise = torch.empty_like(guessed.noise, device=self._device, pin_memory=False)
+        noise.copy_(guessed.noise, non_blocking=True)
+        if self._device.type == "cuda":
+            guessed.copied = torch.cuda.Event()
+            guessed.copied.record(torch.cuda.current_stream(self._device))
+        self._guess(other, torch.stack([seeds, frame_index + 1]), purpose)
+        self._buffers[purpose] = [other, guessed]
+        return noise
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _buffers_of(self, purpose: int, batch_size: int) -> list[_Buffer]:
+        """Return the buffer that holds the guess, and the one whose noise was used last."""
+        buffers = self._buffers.get(purpose)
+        if buffers is None or len(buffers[0].noise) != batch_size:
+            pin = self._device.type == "cuda"
+            buffers = [
+                _Buffer(torch.empty(batch_size, *self._shape, dtype=torch.float32, pin_memory=pin))
+                for _ in range(2)
+            ]
+        return buffers
+
+    def _complete(self, buffer: _Buffer, keys: Tensor, purpose: int) -> None:
+        """Wait for a guess, and draw the rows that it got wrong."""
+        self._wait(buffer)
+        missed = range(keys.shape[1])
+        if buffer.keys is not None:
+            missed = (buffer.keys != keys).any(0).nonzero().flatten().tolist()
+        self._begin(buffer, keys, purpose, missed)
+        self._wait(buffer)
+
+    def _guess(self, buffer: _Buffer, keys: Tensor, purpose: int) -> None:
+        if buffer.copied is not None:
+            buffer.copied.synchronize()  # a frame ago: nobody waits
+        self._begin(buffer, keys, purpose, range(keys.shape[1]))
+
+    def _begin(self, buffer: _Buffer, keys: Tensor, purpose: int, rows: range | list[int]) -> None:
+        buffer.keys = keys
+        noise, (seeds, frames) = buffer.noise.numpy(), keys.tolist()
+        pieces = (rows[first :: self._num_threads] for first in range(self._num_threads))
+        buffer.drawing = [
+            self._pool.submit(fill_noise, noise, seeds, frames, purpose, piece) for piece in pieces if piece
+        ]
+
+    @staticmethod
+    def _wait(buffer: _Buffer) -> None:
+        """Wait until a buffer is written; what went wrong there is raised here."""
+        keys, buffer.keys = buffer.keys, None
+        for future in buffer.drawing:
+            future.result()
+        buffer.keys, buffer.drawing = keys, []

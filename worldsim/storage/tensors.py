@@ -1,0 +1,247 @@
+"""Weights on disk: safetensors only, checked before they are loaded, written completely or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from worldsim.codec import CodecConfig, FrameCodec
+from worldsim.errors import WorldError
+from worldsim.storage.files import is_inner_path, printable, read_json, read_record, shown, sync, writing
+
+CONFIG_FILE, CODEC_FILE, CODEC_CONFIG_FILE = "config.json", "codec.safetensors", "codec.json"
+READ_ERRORS = (SafetensorError, OSError, AttributeError, KeyError, RuntimeError, ValueError)
+"""Of safetensors, whose number formats are not all known to this release of it or of torch."""
+PICKLES = {".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin"}
+
+FLOATS = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
+"""What weights are stored in; others are no numbers to compute with, or of fewer bits than was trained."""
+
+Module = TypeVar("Module", bound=nn.Module)
+Shape = TypeVar("Shape")
+
+
+def sha256_of(path: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_file(folder: Path, name: str, expected: str | None) -> Path:
+    """Return the path of a file that exists in a folder and has the checksum that `config.json` names.
+
+    Raises:
+        WorldError: If it does not, or is a link to a file elsewhere.
+    """
+    path = folder / name
+    if not path.is_file():
+        beside = path.parent.iterdir() if path.parent.is_dir() else ()
+        pickles = [p.name for p in beside if p.suffix in PICKLES]
+        hint = f" (it holds {pickles[0]}, a pickle, which is never loaded)" if pickles else ""
+        raise WorldError(f"{path.parent} is not a complete world: it has no {path.name}{hint}")
+    target = path.resolve()
+    if not target.is_relative_to(folder.resolve()) and not _is_hub_blob(folder, target):
+        raise WorldError(f"{path} is a link to {target}, which is not in the folder of the world")
+    if expected is None:
+        raise WorldError(f"the world's {CONFIG_FILE} names no checksum for {path}")
+    if sha256_of(path) != expected:
+        raise WorldError(f"{path} is damaged or was altered: its SHA-256 is not the one in {CONFIG_FILE}")
+    return path
+
+
+def _is_hub_blob(folder: Path, target: Path) -> bool:
+    """Whether a file is where the hub's cache keeps the contents of a download, whose names are links."""
+    snapshots = folder.resolve().parent
+    return snapshots.name == "snapshots" and target.parent == snapshots.parent / "blobs"
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        WorldError: If it holds anything else.
+    """
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise WorldError(f"{path} is not a JSON object but a {type(data).__name__}")
+    return data
+
+
+def read_checksums(data: Mapping[str, Any], path: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file that a description `data`, read from `path`, names under `files`.
+
+    Raises:
+        WorldError: If they are not names of files beside it and texts.
+    """
+    files = data.get("files", {})
+    if not isinstance(files, dict) or not all(isinstance(value, str) for value in files.values()):
+        raise WorldError(f"{path}: files must be an object of file names and their SHA-256")
+    for name in files:
+        if not is_inner_path(name):
+            raise WorldError(f"{path} lists {name!r}, which is not in its folder")
+    return files
+
+
+def load_weights(
+    build: Callable[[], Module], path: Path, min_weights: int, described_in: str = CONFIG_FILE
+) -> Module:
+    """Build a module and fill it from a safetensors file; every tensor must fit.
+
+    Args:
+        build: Makes the module, from a description that may be damaged.
+        path: The safetensors file.
+        min_weights: How many numbers the description needs at least: a module that is far larger than the
+            file is not built.
+        described_in: File that holds the description.
+
+    Raises:
+        WorldError: If the module cannot be built, or the file is damaged, of another shape, or holds what
+            is no finite number.
+    """
+    tensors = read_weights(path)
+    held = sum(tensor.numel() for tensor in tensors.values())
+    if held < min_weights:
+        raise WorldError(
+            f"{path} does not fit the shapes in {described_in}: it holds {held:,} weights, "
+            f"they need at least {min_weights:,}"
+        )
+    try:
+        module = build()
+        module.load_state_dict(tensors, strict=True)
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = printable(" ".join(str(error).split()))[:500]
+        raise WorldError(f"{path} does not fit the shapes in {described_in}: {reason}") from error
+    return module
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file of finite floating-point numbers onto the CPU.
+
+    Raises:
+        WorldError: If it holds anything else, or is damaged.
+    """
+    try:
+        tensors = load_file(path)
+    except READ_ERRORS as error:
+        raise WorldError(f"{path} is not a safetensors file of weights: {error}") from error
+    for name, tensor in tensors.items():
+        if tensor.dtype not in FLOATS:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise WorldError(f"{path}: {shown(name)} holds {kind} numbers, not 16 to 64 bit floating-point")
+        total = tensor.sum(dtype=torch.float32)  # several times as fast as looking at each
+        if not total.isfinite() and not tensor.float().isfinite().all():
+            raise WorldError(f"{path}: {shown(name)} holds NaN or inf")
+    return tensors
+
+
+def save_weights(module: nn.Module, path: Path, dtype: torch.dtype) -> None:
+    """Write a module's tensors in `dtype`.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    write_tensors({name: t.detach().to("cpu", dtype) for name, t in module.state_dict().items()}, path)
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors as safetensors, completely or not at all; a file that is there is replaced.
+
+    Args:
+        tensors: Tensors by name, on any device.
+        path: File to write; its folder must exist.
+        metadata: Texts to keep in the file's header.
+
+    Raises:
+        OSError: If the file cannot be written, on a full disk above all; it names `path`.
+    """
+    with writing(path) as part:
+        try:
+            save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, part, metadata=metadata)
+        except SafetensorError as error:  # neither an OSError nor a ValueError
+            found = re.search(r"I/O error: (.+?) \(os error (\d+)\)", str(error))
+            if found is None:
+                raise OSError(f"{path} cannot be written: {error}") from error
+            raise OSError(int(found[2]), found[1], str(path)) from error
+
+
+def swap_folder(new: Path, target: Path) -> None:
+    """Put `new` in the place of `target`, keeping the old one until the new one stands.
+
+    Raises:
+        OSError: If it cannot be moved; the old one is back in its place then.
+    """
+    old = target.with_name(target.name + ".old")
+    try:
+        for path in (*new.rglob("*"), new):  # a rename may reach the disk before the contents
+            sync(path)
+        if target.exists():  # otherwise an old one, left when a swap was killed, is the only copy
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
+        new.rename(target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        raise
+    sync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def save_codec(codec: FrameCodec, folder: Path) -> None:
+    """Write a codec on its own, as a folder; worlds carry a copy of it."""
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        save_weights(codec, part / CODEC_FILE, torch.float32)
+        data = {"codec": asdict(codec.config), "files": {CODEC_FILE: sha256_of(part / CODEC_FILE)}}
+        (part / CODEC_CONFIG_FILE).write_text(json.dumps(data, indent=2) + "\n")
+        swap_folder(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def read_shape(path: Path, key: str, shape: type[Shape], name: str) -> tuple[Shape, dict[str, str]]:
+    """Read what a JSON file says of a network's shape, and the checksums of the files beside it.
+
+    Args:
+        path: The file.
+        key: Of the object in it that describes the network.
+        shape: What that object is made into.
+        name: What the network is called in errors.
+
+    Raises:
+        WorldError: If there is no such object, or no network has this shape.
+    """
+    data = read_object(path)
+    checksums = read_checksums(data, path)
+    if not isinstance(data.get(key), dict):
+        raise WorldError(f"{path} describes no {name}: it has no object {key!r}")
+    try:
+        return read_record(shape, data[key], key), checksums
+    except ValueError as error:
+        raise WorldError(f"{path}: {error}") from error
+
+
+def load_codec(folder: Path) -> FrameCodec:
+    """Read a codec that `save_codec` or a world's `save_pretrained` wrote.
+
+    Raises:
+        WorldError: If the folder holds none, or it is damaged.
+    """
+    found = [folder / name for name in (CODEC_CONFIG_FILE, CONFIG_FILE) if (folder / name).is_file()]
+    if not found:
+        raise WorldError(f"{folder} holds no codec: it has neither {CODEC_CONFIG_FILE} nor {CONFIG_FILE}")
+    config, checksums = read_shape(found[0], "codec", CodecConfig, "codec")
+    path = check_file(folder, CODEC_FILE, checksums.get(CODEC_FILE))
+    return load_weights(lambda: FrameCodec(config), path, config.min_weights, found[0].name)

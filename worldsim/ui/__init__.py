@@ -1,0 +1,1 @@
+"""The window, keys, gamepads and the mouse: pygame, below play and the environments."""

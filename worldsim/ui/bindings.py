@@ -1,0 +1,276 @@
+"""Which key, gamepad control or mouse movement presses which button and gives which command."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from worldsim.actions import ActionLayout
+from worldsim.errors import WorldError
+
+
+class Command(Enum):
+    """What a key can do besides playing; the value says it in the help."""
+
+    HELP = "show or hide this help"
+    PAUSE = "pause, go on"
+    STEP = "one frame, while paused"
+    RESET = "begin again from this start; of panes, pick one"
+    NEXT_START = "begin from the next start; of panes, choose the next"
+    REWIND = "hold to go back, let go to play on from there"
+    QUICK_SAVE = "save quickly"
+    QUICK_LOAD = "go on from what was saved quickly"
+    SAVE_SLOT = "save to a slot"
+    LOAD_SLOT = "go on from a slot"
+    SLOTS = "show or hide the slots"
+    TAKE_OVER = "let the next player take over"
+    BRANCH = "go on in panes: four seeds, then the players; again to leave"
+    FEWER_STEPS = "fewer denoising steps: faster"
+    MORE_STEPS = "more denoising steps: sharper"
+    NOISE = "the next noise temperature; with Shift the one before"
+    HOLD_RATE = "hold the frame rate by lowering the steps, or no longer"
+    INSPECT = "show or hide what each layer remembers"
+    FREEZE_MEMORY = "freeze the memory, or let it go on"
+    ZERO_MEMORY = "empty the memory"
+    RESTORE_MEMORY = "restore the memory as it was before that"
+    RECORD = "begin or end a recording"
+    SCREENSHOT = "take a screenshot"
+    MOUSE = "turn with the mouse, or no longer"
+    FULL_SCREEN = "full screen, or a window again"
+    CHOOSE = "choose another world, or where to begin"
+    QUIT = "quit"
+
+    @property
+    def setting(self) -> str:
+        """Its name in settings."""
+        return self.name.lower()
+
+
+SHIFT, PAD, MOUSE = "shift+", "pad ", "mouse "
+"""What the name begins with of a key that counts only together with Shift, of a control of a gamepad (then
+SDL's name of it), and of a movement of the mouse. Names of keys are SDL's; they mean the place where a US
+keyboard has the key."""
+MOUSE_MOVEMENTS = ("mouse left", "mouse right")
+DIGITS = tuple("0123456789")
+COMMAND_KEYS: dict[Command, tuple[str, ...]] = {
+    Command.HELP: ("h", "f1", "pad back"),
+    Command.PAUSE: ("space", "p", "pad start"),
+    Command.STEP: ("n", "."),
+    Command.RESET: ("return", "f2"),
+    Command.NEXT_START: ("tab", "f3", "pad rightshoulder"),
+    Command.REWIND: ("backspace", "pad leftshoulder"),
+    Command.QUICK_SAVE: ("f5", "k", "pad x"),
+    Command.QUICK_LOAD: ("f9", "l", "pad b"),
+    Command.SAVE_SLOT: tuple(f"{SHIFT}{digit}" for digit in DIGITS),
+    Command.LOAD_SLOT: DIGITS,
+    Command.SLOTS: ("f6", "o"),
+    Command.TAKE_OVER: ("m", "f4", "pad y"),
+    Command.BRANCH: ("b", "f7"),
+    Command.FEWER_STEPS: ("[", "-"),
+    Command.MORE_STEPS: ("]", "="),
+    Command.NOISE: ("t",),
+    Command.HOLD_RATE: ("g",),
+    Command.INSPECT: ("i", "f10"),
+    Command.FREEZE_MEMORY: ("z",),
+    Command.ZERO_MEMORY: ("x",),
+    Command.RESTORE_MEMORY: ("v",),
+    Command.RECORD: ("r", "f8"),
+    Command.SCREENSHOT: ("f12",),
+    Command.MOUSE: ("c",),
+    Command.FULL_SCREEN: ("f11", "f"),
+    Command.CHOOSE: ("u", "home"),
+    Command.QUIT: ("escape", "q"),
+}
+# Beside a world's own keys, by `axis/button`, or by the button alone.
+PAD_AND_MOUSE: dict[str, tuple[str, ...]] = {
+    "forward": ("pad lefty-", "pad dpup"),
+    "backward": ("pad lefty+", "pad dpdown"),
+    "turn/left": ("pad rightx-", "pad dpleft", "mouse left"),
+    "turn/right": ("pad rightx+", "pad dpright", "mouse right"),
+    "up": ("pad lefty-", "pad dpup"),
+    "down": ("pad lefty+", "pad dpdown"),
+    "left": ("pad leftx-",),
+    "right": ("pad leftx+",),
+    "attack": ("pad righttrigger",),
+}
+FREE_PAD_BUTTONS = ("pad a", "pad b", "pad x", "pad y")
+"""For a world's other buttons, in their order."""
+NAMES_IN_HELP = {"return": "Enter", "escape": "Esc", ".": ". (full stop)"}
+
+
+@dataclass(frozen=True, slots=True)
+class Bindings:
+    """What each control does.
+
+    Attributes:
+        buttons: `buttons[axis][value - 1]` are the controls of this value of this axis.
+        commands: The controls of each command; none for one that cannot be given.
+    """
+
+    buttons: tuple[tuple[tuple[str, ...], ...], ...]
+    commands: Mapping[Command, tuple[str, ...]]
+
+    @property
+    def has_mouse(self) -> bool:
+        """Whether the mouse presses a button."""
+        return any(control in MOUSE_MOVEMENTS for axis in self.buttons for own in axis for control in own)
+
+
+def bind(
+    layout: ActionLayout,
+    keys: Mapping[str, Sequence[str]] | None = None,
+    buttons: Mapping[str, Sequence[str]] | None = None,
+) -> Bindings:
+    """Return the bindings of a world. A control that the world plays with by default gives no command.
+
+    Args:
+        layout: The world's buttons, with their default keys.
+        keys: Other controls of commands, by the name of the command in small letters.
+        buttons: Other controls of buttons, by `axis/button`.
+
+    Raises:
+        WorldError: If there is no such command or button, or a control that was chosen would do two things.
+            Whether a key exists is for `worldsim.ui.input` to say.
+    """
+    changed = {_command(name): _controls(controls) for name, controls in (keys or {}).items()}
+    changed = {c: controls for c, controls in changed.items() if controls != COMMAND_KEYS[c]}
+    for command in (Command.SAVE_SLOT, Command.LOAD_SLOT):
+        if len(changed.get(command, ())) > len(DIGITS):
+            raise WorldError(f"keys: {command.setting} takes a key for each of {len(DIGITS)} slots, no more")
+    _refuse_what_commands_nothing(changed)
+    chosen_buttons = {name: _controls(controls) for name, controls in (buttons or {}).items()}
+    played = _bind_buttons(layout, chosen_buttons)
+    chosen = [(control, name) for name, controls in chosen_buttons.items() for control in controls]
+    chosen += [(control, command.setting) for command, own in changed.items() for control in own]
+    _refuse_double(chosen)
+    _refuse_taken(layout, dict(chosen), {*chosen_buttons}, {*changed})
+    taken = {control for controls in _flat(played) for control in controls}
+    commands = {
+        command: changed[command] if command in changed else tuple(c for c in controls if c not in taken)
+        for command, controls in COMMAND_KEYS.items()
+    }
+    return Bindings(played, commands)
+
+
+def help_texts(
+    layout: ActionLayout, bindings: Bindings, printed: Mapping[str, str] | None = None
+) -> list[tuple[str, str]]:
+    """Return the rows of a help page: the controls of each button and of each command, and what for.
+
+    Args:
+        layout: The world's buttons.
+        bindings: Which control does what.
+        printed: As `join_controls` takes it.
+    """
+    rows = [
+        (join_controls(controls, printed), name.replace("/", " "))
+        for name, controls in zip(layout.buttons, _flat(bindings.buttons), strict=True)
+    ]
+    rows.append(("", ""))
+    rows += [
+        (join_controls(own, printed), command.value) for command, own in bindings.commands.items() if own
+    ]
+    return rows
+
+
+def join_controls(controls: Iterable[str], printed: Mapping[str, str] | None = None) -> str:
+    """Return the names of controls as a person reads them.
+
+    Args:
+        controls: The controls.
+        printed: What keys print in the layout in use, by their names, '' where it is not known; None is a US
+            keyboard's.
+    """
+    controls = tuple(controls)
+    if len(controls) == len(DIGITS) and all(name[-1] in DIGITS for name in controls):
+        return f"{controls[0].removesuffix(DIGITS[0]).capitalize()}{DIGITS[0]} to {DIGITS[-1]}"
+    known = [(printed or {}).get(name, name) for name in controls]
+    shown = [name for name in known if name] or controls
+    return " or ".join(NAMES_IN_HELP.get(name, name.capitalize()) for name in dict.fromkeys(shown))
+
+
+def _controls(controls: Iterable[str]) -> tuple[str, ...]:
+    return tuple(str(control).lower() for control in controls)
+
+
+def _command(name: str) -> Command:
+    try:
+        return Command[name.upper()]
+    except KeyError:
+        known = ", ".join(command.setting for command in Command)
+        raise WorldError(f"keys: there is no command {name!r}; there are {known}") from None
+
+
+def _bind_buttons(
+    layout: ActionLayout, changes: Mapping[str, tuple[str, ...]]
+) -> tuple[tuple[tuple[str, ...], ...], ...]:
+    for name in changes:
+        if name not in layout.buttons:
+            raise WorldError(f"buttons: there is no {name!r}; this world has {', '.join(layout.buttons)}")
+    taken = {control for controls in changes.values() for control in controls}
+    free = iter([pad for pad in FREE_PAD_BUTTONS if pad not in taken])
+    bound = []
+    for axis in layout.axes:
+        own = []
+        for button, keys in zip(axis.buttons, axis.keys, strict=True):
+            name = f"{axis.name}/{button}"
+            if name in changes:
+                own.append(changes[name])
+                continue
+            more = _pad_and_mouse(name) or (next(free, ""),)
+            more = tuple(control for control in more if control and control not in taken)
+            own.append((*keys, *more))
+            taken.update(more)
+        bound.append(tuple(own))
+    return tuple(bound)
+
+
+def _pad_and_mouse(button: str) -> tuple[str, ...]:
+    return PAD_AND_MOUSE.get(button) or PAD_AND_MOUSE.get(button.rpartition("/")[2]) or ()
+
+
+def _flat(buttons: Sequence[Sequence[tuple[str, ...]]]) -> Iterator[tuple[str, ...]]:
+    for axis in buttons:
+        yield from axis
+
+
+def _refuse_what_commands_nothing(changed: Mapping[Command, tuple[str, ...]]) -> None:
+    for command, controls in changed.items():
+        for control in controls:
+            if control in MOUSE_MOVEMENTS:
+                raise WorldError(
+                    f"keys: {control!r} is a movement, which gives no command ({command.setting})"
+                )
+            if control.startswith(SHIFT) and command is Command.REWIND:
+                raise WorldError(f"keys: {command.setting} is held down, which {control!r} cannot be")
+
+
+def _refuse_double(named: Collection[tuple[str, str]]) -> None:
+    first: dict[str, str] = {}
+    for control, name in named:
+        if control in first:
+            raise WorldError(f"{control!r} is bound twice: to {first[control]} and to {name}")
+        first[control] = name
+
+
+def _refuse_taken(
+    layout: ActionLayout, chosen: Mapping[str, str], buttons: Collection[str], commands: Collection[Command]
+) -> None:
+    """Refuse a chosen control that something else has already: nothing loses a key without being named."""
+    keys_of = zip(layout.buttons, (keys for axis in layout.axes for keys in axis.keys), strict=True)
+    own = {name: keys for name, keys in keys_of if name not in buttons}
+    for name, keys in own.items():
+        for control in (*keys, *_pad_and_mouse(name)):
+            if control in chosen:
+                raise WorldError(
+                    f"{control!r} is bound twice: to {name} and to {chosen[control]}; "
+                    f"'+buttons={{{name}:[...]}}' gives the former other keys"
+                )
+    for command, keys in COMMAND_KEYS.items():
+        for control in keys if command not in commands else ():
+            if control in chosen:
+                raise WorldError(
+                    f"{control!r} is bound twice: to {command.setting} and to {chosen[control]}; "
+                    f"keys.{command.setting}=[...] gives the former other keys, [] none"
+                )

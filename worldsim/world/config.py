@@ -1,0 +1,163 @@
+"""A world's `config.json`, checked before anything is built from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import torch
+
+from worldsim.actions import ActionLayout
+from worldsim.codec import CodecConfig
+from worldsim.errors import WorldError
+from worldsim.model.config import DenoiserConfig
+from worldsim.model.memory.state import empty_memory
+from worldsim.outcome import OutcomeConfig
+from worldsim.sampler import SamplerConfig
+from worldsim.storage.files import MAX_NAME, check_number, check_text, read_record, shown
+
+FORMAT = 1
+MAX_FRAME_RATE = 1000
+MAX_MEMORY_BYTES = 4 * 2**30
+"""Of one dream in fp32: a network of 1.3 billion weights at 832 x 480 with a window of 20 frames has 3."""
+
+
+@dataclass(kw_only=True, slots=True)
+class WorldConfig:
+    """What `config.json` says beside the checksums.
+
+    Attributes:
+        name: Name of the world.
+        description: One sentence for a menu.
+        about: What there is to do in it, for who plays: one or two sentences.
+        licence: Licence of the weights.
+        frame_rate: Frames per second of the game it was learned from.
+        actions: The buttons.
+        denoiser: Shape of the network.
+        codec: Shape of the frame autoencoder.
+        sampler: How its frames are best drawn.
+        outcome: What the numbers of its outcome heads mean; None in a world without such heads.
+        provenance: Where data and weights came from: data, training, compute; free-form JSON.
+    """
+
+    name: str
+    description: str = ""
+    about: str = ""
+    licence: str = ""
+    frame_rate: float = 17.5
+    actions: ActionLayout
+    denoiser: DenoiserConfig
+    codec: CodecConfig
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    outcome: OutcomeConfig | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_text(self.name, "a world's name", MAX_NAME)
+        for name in ("description", "about", "licence"):
+            check_text(getattr(self, name), f"a world's {name}")
+        if not isinstance(self.provenance, dict):
+            raise WorldError(f"a world's provenance must be an object, got {shown(self.provenance)}")
+        if not 0 < check_number(self.frame_rate, "a world's frame_rate") <= MAX_FRAME_RATE:
+            raise WorldError(
+                f"a world's frame_rate must be positive and at most {MAX_FRAME_RATE}, got {self.frame_rate}"
+            )
+        if self.denoiser.outcome_heads != (self.outcome is not None):
+            heads = "has" if self.denoiser.outcome_heads else "has no"
+            raise WorldError(
+                f"world {self.name!r}: its network {heads} outcome heads, its description says otherwise"
+            )
+
+    @property
+    def end_threshold(self) -> float:
+        """Probability of an end from which on an episode has ended; infinite in a world without heads."""
+        return math.inf if self.outcome is None else self.outcome.end_threshold
+
+    @property
+    def height(self) -> int:
+        """Height of a frame in pixels."""
+        return self.codec.height
+
+    @property
+    def width(self) -> int:
+        """Width of a frame in pixels."""
+        return self.codec.width
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object that `from_json` reads."""
+        data = {
+            "format": FORMAT,
+            "name": self.name,
+            "description": self.description,
+            "about": self.about,
+            "licence": self.licence,
+            "frame_rate": self.frame_rate,
+            "actions": self.actions.to_json(),
+            "denoiser": asdict(self.denoiser),
+            "codec": asdict(self.codec),
+            "sampler": asdict(self.sampler),
+            "provenance": self.provenance,
+        }
+        return data if self.outcome is None else data | {"outcome": asdict(self.outcome)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> WorldConfig:
+        """Build from `to_json`'s object.
+
+        Raises:
+            WorldError: If a field is missing, unknown or of the wrong form.
+        """
+        if data.get("format") != FORMAT:
+            raise WorldError(f"world format {shown(data.get('format'))} is not known, expected {FORMAT}")
+        known = {"format", "files", *(each.name for each in fields(cls))}
+        for key in sorted(data.keys() - known):
+            raise WorldError(f"the world's description has an unknown field {shown(key)}")
+        try:
+            config = cls(
+                name=data["name"],
+                description=data.get("description", ""),
+                about=data.get("about", ""),
+                licence=data.get("licence", ""),
+                frame_rate=check_number(data["frame_rate"], "frame_rate"),
+                actions=ActionLayout.from_json(data["actions"]),
+                denoiser=read_record(DenoiserConfig, data["denoiser"], "denoiser"),
+                codec=read_record(CodecConfig, data["codec"], "codec"),
+                sampler=read_record(SamplerConfig, data["sampler"], "sampler"),
+                outcome=read_record(OutcomeConfig, data["outcome"], "outcome") if "outcome" in data else None,
+                provenance=data.get("provenance", {}),
+            )
+        except KeyError as error:
+            raise WorldError(f"the world's description has no field {error}") from error
+        except WorldError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise WorldError(f"the world's description is not of the expected form: {error}") from error
+        check_parts(config, tuple(config.denoiser.latent_shape), config.codec.latent_shape)
+        _check_memory(config)
+        return config
+
+
+def check_parts(config: WorldConfig, latents: tuple[int, ...], encoded: tuple[int, ...]) -> None:
+    """Raise `WorldError` unless a network on `latents`, a codec that makes `encoded` and buttons fit."""
+    if latents != encoded:
+        raise WorldError(
+            f"world {config.name!r}: the network works on latents {latents}, its codec makes {encoded}"
+        )
+    if tuple(config.denoiser.num_values) != config.actions.num_values:
+        raise WorldError(
+            f"world {config.name!r}: the network knows axes of {config.denoiser.num_values} values, "
+            f"its buttons make {list(config.actions.num_values)}"
+        )
+
+
+def _check_memory(config: WorldConfig) -> None:
+    """Raise `WorldError` if one dream of a world remembers more than `MAX_MEMORY_BYTES`."""
+    memory = empty_memory(config.denoiser, 1, torch.float32, torch.device("meta"))
+    num_bytes = sum(tensor.nbytes for tensor in memory.tensors().values())
+    if num_bytes > MAX_MEMORY_BYTES:
+        raise WorldError(
+            f"world {config.name!r} would remember {num_bytes / 2**30:.1f} GiB of each dream, more than "
+            f"{MAX_MEMORY_BYTES / 2**30:g} GiB: its window of {config.denoiser.window} frames is too long"
+        )

@@ -1,0 +1,265 @@
+"""A world as a folder: weights in safetensors, everything else in JSON, every file with its checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from worldsim.codec import FrameCodec
+from worldsim.data.dataset_info import DatasetInfo
+from worldsim.errors import WorldError
+from worldsim.model.denoiser import Denoiser
+from worldsim.runtime.isolation import isolated
+from worldsim.starts import Start, read_starts, write_starts
+from worldsim.storage.files import files_below, user_path
+from worldsim.storage.tensors import (
+    CODEC_FILE,
+    CONFIG_FILE,
+    PICKLES,
+    check_file,
+    load_codec,
+    load_weights,
+    read_checksums,
+    read_object,
+    save_weights,
+    sha256_of,
+    swap_folder,
+)
+from worldsim.world.card import world_card
+from worldsim.world.config import WorldConfig, check_parts
+from worldsim.world.hub import download_world
+
+MAX_START_FILES = 10_000
+MODEL_FILE, CARD_FILE, STARTS_FOLDER = "model.safetensors", "README.md", "starts"
+DEFAULT_WORLD = "doom-rooms"
+POLICY_FOLDER = "policy"
+"""Of a world: a policy that learned to play it, if there is one; `policies.ppo` reads it."""
+DOWNLOADED = [CONFIG_FILE, "*.safetensors", CARD_FILE, f"{STARTS_FOLDER}/*", f"{POLICY_FOLDER}/*.json"]
+"""Of a repository of the hub."""
+SHIPPED = Path(__file__).resolve().parents[1] / "assets" / "worlds"
+
+
+class World:
+    """A learned game: network, codec, start moments and their description."""
+
+    def __init__(
+        self, config: WorldConfig, denoiser: Denoiser, codec: FrameCodec, folder: Path | None = None
+    ) -> None:
+        check_parts(config, denoiser.latent_shape, codec.latent_shape)
+        self.config = config
+        self.denoiser = denoiser.eval().requires_grad_(False)
+        self.codec = codec.eval().requires_grad_(False)
+        self.folder = folder
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.denoiser.patch_embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are stored and computed in."""
+        return self.denoiser.patch_embedding.weight.dtype
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of weights of network and codec."""
+        return sum(p.numel() for module in (self.denoiser, self.codec) for p in module.parameters())
+
+    @cached_property
+    def identity(self) -> str:
+        """Name and a digest of the weights: what a saved state belongs to."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.denoiser.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.bfloat16().view(torch.int16).cpu().numpy().tobytes())
+        return f"{self.config.name}@{digest.hexdigest()[:16]}"
+
+    @cached_property
+    @isolated
+    def starts(self) -> list[Start]:
+        """The start moments, decoded when first asked for.
+
+        Raises:
+            WorldError: If one is missing or altered, or there are files that `config.json` does not list.
+        """
+        if self.folder is None:
+            return []
+        folder, checksums = self.folder / STARTS_FOLDER, read_config(self.folder)[1]
+        names = {name for name in checksums if name.startswith(f"{STARTS_FOLDER}/")}
+        names |= {path.relative_to(self.folder).as_posix() for path in files_below(folder)}
+        if len(names) > MAX_START_FILES:
+            raise WorldError(f"{folder} holds {len(names)} files, more than {MAX_START_FILES}")
+        for name in sorted(names):
+            check_file(self.folder, name, checksums.get(name))
+        if not names:
+            return []
+        info, config = DatasetInfo.load(folder), self.config
+        if (info.height, info.width, info.actions.num_values) != (
+            config.height,
+            config.width,
+            config.actions.num_values,
+        ):
+            raise WorldError(
+                f"the start moments in {folder} have another size or other buttons than the world"
+            )
+        return read_starts(folder)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> World:
+        """Move the weights; tables of angles and frequencies keep their precision."""
+        for parameter in self.denoiser.parameters():
+            parameter.data = parameter.data.to(dtype)
+        self.denoiser.to(device)
+        self.denoiser.pack()
+        self.codec.to(device=device, dtype=dtype)
+        return self
+
+    @classmethod
+    @isolated
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> World:
+        """Load a world.
+
+        Args:
+            name_or_path: Name of a world that ships (`shipped_worlds`), a folder, or a Hugging Face id
+                `owner/name`.
+            device: Where to put the weights.
+            dtype: What to compute in.
+
+        Raises:
+            WorldError: If there is no such world, or a file of it is missing, altered or of another kind.
+        """
+        folder = find_world(name_or_path)
+        config, checksums = read_config(folder)
+        model, encoder = (check_file(folder, name, checksums.get(name)) for name in (MODEL_FILE, CODEC_FILE))
+        denoiser = load_weights(lambda: Denoiser(config.denoiser), model, config.denoiser.min_weights)
+        codec = load_weights(lambda: FrameCodec(config.codec), encoder, config.codec.min_weights)
+        return cls(config, denoiser, codec, folder).to(device, dtype)
+
+    def save_pretrained(
+        self, folder: Path | str, *, starts: list[Start] | None = None, dtype: torch.dtype = torch.bfloat16
+    ) -> None:
+        """Write the world as a folder, completely or not at all.
+
+        Args:
+            folder: Where to; an existing world there is replaced.
+            starts: Start moments; by default those it has.
+            dtype: What to store the weights in.
+
+        Raises:
+            OSError: If it cannot be written; a world that was there stays.
+        """
+        folder = Path(folder)
+        part = folder.with_name(folder.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        try:
+            part.mkdir(parents=True)
+            save_weights(self.denoiser, part / MODEL_FILE, dtype)
+            save_weights(self.codec, part / CODEC_FILE, dtype)
+            self._save_starts(part / STARTS_FOLDER, starts)
+            (part / CARD_FILE).write_text(world_card(self.config, self.num_parameters), encoding="utf-8")
+            write_config(part, self.config)
+            swap_folder(part, folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def _save_starts(self, target: Path, starts: list[Start] | None) -> None:
+        own = self.starts  # read, and so checked
+        if starts is None and own and self.folder is not None:
+            shutil.copytree(self.folder / STARTS_FOLDER, target)  # encoded once more they would be less sharp
+        elif chosen := own if starts is None else starts:
+            write_starts(target, chosen, self._starts_info())
+
+    def _starts_info(self) -> DatasetInfo:
+        config = self.config
+        return DatasetInfo(
+            name=f"{config.name}-starts",
+            width=config.width,
+            height=config.height,
+            frame_rate=config.frame_rate,
+            actions=config.actions,
+            source="start moments from held-out episodes",
+            licence=config.licence,
+        )
+
+
+def shipped_worlds() -> list[str]:
+    """Return the names of the worlds that come with the package; where none is asked for, it is the first."""
+    names = (path.parent.name for path in SHIPPED.glob(f"*/{CONFIG_FILE}"))
+    return sorted(names, key=lambda name: (name != DEFAULT_WORLD, name))
+
+
+def find_world(name_or_path: str | Path) -> Path:
+    """Return the folder of a world; see `World.from_pretrained`."""
+    path = user_path(name_or_path)
+    if path.suffix in PICKLES and (path.is_file() or not path.exists()):
+        raise WorldError(f"{path} is a pickle; a world is a folder of safetensors and JSON files")
+    if path.is_dir():
+        if not (path / CONFIG_FILE).is_file():
+            raise WorldError(f"{path} is not a world: it has no {CONFIG_FILE}")
+        return path
+    if path.exists():
+        raise WorldError(f"{path} is not a world: a world is a folder of safetensors and JSON files")
+    name = str(name_or_path)
+    if name in shipped_worlds():
+        return SHIPPED / name
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return download_world(name, DOWNLOADED)
+    raise WorldError(
+        f"there is no world {name!r}; those that ship are {', '.join(shipped_worlds()) or 'none'}"
+    )
+
+
+def policy_folder(given: str | Path | None, world: str | Path) -> Path:
+    """Return the folder of a learned policy: the one that is given, or the one that is part of a world.
+
+    Raises:
+        WorldError: If none is given and there is no such world, or it has no policy.
+    """
+    if given:
+        return user_path(given)
+    try:
+        folder = find_world(world) / POLICY_FOLDER
+    except WorldError as error:
+        raise WorldError(f"{error}; policy_folder= names a learned policy that is elsewhere") from error
+    if not folder.is_dir():
+        raise WorldError(f"the world {world} comes without a learned policy: give policy_folder=")
+    return folder
+
+
+def find_codec(name_or_path: str | Path) -> FrameCodec:
+    """Return the codec of a folder that `save_codec` wrote, of a world's folder, or of a world that ships.
+
+    Raises:
+        WorldError: If there is none, or it is damaged.
+    """
+    path, name = user_path(name_or_path), str(name_or_path)
+    return load_codec(SHIPPED / name if name in shipped_worlds() and not path.is_dir() else path)
+
+
+def read_config(folder: Path) -> tuple[WorldConfig, dict[str, str]]:
+    """Read a world's `config.json`; returns the description and the checksums of its files."""
+    path = folder / CONFIG_FILE
+    data = read_object(path)
+    checksums = read_checksums(data, path)
+    try:
+        return WorldConfig.from_json(data), checksums
+    except WorldError as error:
+        raise WorldError(f"{path}: {error}") from error
+
+
+def write_config(folder: Path, config: WorldConfig) -> None:
+    """Write `config.json` with the checksums of all files beside it."""
+    files = [p for p in files_below(folder) if p.name not in (CONFIG_FILE, CARD_FILE)]
+    data = config.to_json() | {"files": {p.relative_to(folder).as_posix(): sha256_of(p) for p in files}}
+    (folder / CONFIG_FILE).write_text(json.dumps(data, indent=2) + "\n")
