@@ -19,12 +19,11 @@ import torch
 from torch import Tensor
 
 import kernels
-from kernels.benchmark.cuts import commit_configs, read_configs
 from kernels.benchmark.inputs import REGIMES, make_frame, make_inputs, make_reading
-from kernels.benchmark.sweep import difference
 from kernels.gpu import memory as triton_memory
 from kernels.gpu.memory import HALF, MemoryConfig
 from kernels.operators_memory import commit_triton, read_gradient, read_triton
+from tests.kernels.candidates import commit_configs, difference, read_configs
 
 LEAD = {regime: (1, 1) if regime in ("no_decay", "hard_decay") else (2, 2) for regime in REGIMES}
 """Batch and heads: each has a program of its own, and the interpreter takes equally long for each.

@@ -18,9 +18,9 @@ from torch import Tensor
 import kernels
 from kernels import reference
 from kernels.benchmark.inputs import REGIMES, make_inputs
-from kernels.benchmark.sweep import CUTS, difference, steps
 from kernels.gpu import launch as triton_launch
 from kernels.operators import scan_frames_gradient, scan_frames_triton
+from tests.kernels.candidates import CUTS, difference, steps
 
 SHAPES = {"20 tokens": (20, 16), "33 tokens": (33, 32), "48 tokens": (48, 16)}
 LEAD = {regime: (1, 1) if regime in ("no_decay", "hard_decay") else (2, 2) for regime in REGIMES}

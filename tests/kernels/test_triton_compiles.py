@@ -24,8 +24,6 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.backends.nvidia.compiler import get_ptxas  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from kernels.benchmark.cuts import commit_configs, read_configs  # noqa: E402
-from kernels.benchmark.sweep import candidates  # noqa: E402
 from kernels.gpu import chunks as triton_chunks  # noqa: E402
 from kernels.gpu import commit as triton_commit  # noqa: E402
 from kernels.gpu import frame_maps as triton_frame_maps  # noqa: E402
@@ -34,6 +32,7 @@ from kernels.gpu import memory as triton_memory  # noqa: E402
 from kernels.gpu import read as triton_read  # noqa: E402
 from kernels.gpu import scan as triton_scan  # noqa: E402
 from kernels.gpu.launch import DEFAULT, WIDE, Cut  # noqa: E402
+from tests.kernels.candidates import candidates, commit_configs, read_configs  # noqa: E402
 
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
 SIZES = {

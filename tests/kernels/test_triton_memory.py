@@ -98,8 +98,8 @@ def test_the_gpu_commits_as_fp64_does(regime: str, shape: tuple[int, int, int, i
 @pytest.mark.parametrize("kind", ["whole", "chunks"])
 @pytest.mark.parametrize("regime", REGIMES)
 def test_the_gpu_commits_bf16_as_fp64_does_with_every_cut(regime: str, kind: str) -> None:
-    from kernels.benchmark.cuts import commit_configs
     from kernels.gpu import memory as triton_memory
+    from tests.kernels.candidates import commit_configs
 
     shape = (3, 80, 6, 64) if kind == "whole" else (1, 1560, 2, 128)
     k, v, *rest = make_frame(regime, shape, "cuda")
