@@ -30,7 +30,7 @@ def with_gradients(scan: Scan, inputs: tuple[Tensor, ...], weights: tuple[Tensor
 
 
 def with_config(config: Any) -> Scan:
-    """Return the outputs and gradients of the Triton form cut as in `config`, without autograd."""
+    """Return the outputs and gradients of the Triton form launched by `config`, without autograd."""
     from kernels.gpu import launch as triton_launch
 
     def run(inputs: tuple[Tensor, ...], weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
