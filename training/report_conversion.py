@@ -32,7 +32,6 @@ from worldsim.evaluation.memory.conversion import (
     check_comparable,
     chosen_sampler,
     describe,
-    estimate_of,
     summarize_cost,
     summarize_quality,
     summarize_references,
@@ -48,6 +47,7 @@ from worldsim.evaluation.memory.span import (
 from worldsim.evaluation.quality.rollouts import FrameScores, RolloutSettings, roll_out
 from worldsim.evaluation.report.conversion_markdown import NUMBERS_FILE, write_conversion
 from worldsim.evaluation.report.report import describe_run
+from worldsim.evaluation.statistics import estimate_of
 from worldsim.model.conversion import check_softmax
 from worldsim.runtime.device import DeviceChoice, choose_device, set_threads
 from worldsim.simulator import Simulator

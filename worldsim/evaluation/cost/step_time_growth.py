@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from worldsim.evaluation.cost.batch_size import bytes_at
 from worldsim.evaluation.cost.step_time import commit_on, device_memory, random_actions, timed_step
-from worldsim.evaluation.cost.step_time_ratio import median_ratio
+from worldsim.evaluation.statistics import median_ratio
 from worldsim.play.session import steady_memory
 from worldsim.runtime.timing import process_memory_bytes
 from worldsim.simulator import Simulator
@@ -105,4 +105,4 @@ def _compare(simulator: Simulator, early: WorldState, late: WorldState, actions:
         order = [early, late] if index % 2 == 0 else [late, early]
         times = [timed_step(simulator, state, action)[0] for state in order]
         ratios.append(times[1] / times[0] if index % 2 == 0 else times[0] / times[1])
-    return median_ratio(np.array(ratios))
+    return median_ratio(np.array(ratios)).to_json()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from worldsim.evaluation.cost.step_time import commit_on, random_actions, timed_step
+from worldsim.evaluation.statistics import median_ratio
 from worldsim.model.memory.past_frames import FRAMES_AXIS, PastFrames
 from worldsim.play.session import steady_memory
 from worldsim.simulator import Simulator
@@ -73,7 +74,7 @@ def compare_ages(
         "early_frame": early,
         "late_frame": late,
         "step_ms": {"early": float(np.median(times[:, 0])), "late": float(np.median(times[:, 1]))},
-        "late_over_early": median_ratio(times[:, 1] / times[:, 0]),
+        "late_over_early": median_ratio(times[:, 1] / times[:, 0]).to_json(),
         "state_bytes": {"early": sizes[0], "late": sizes[1]},
     }
 
@@ -84,16 +85,3 @@ def _step_both(simulator: Simulator, states: list[WorldState], action: Tensor, f
     for index in (first, 1 - first):
         times[index], states[index] = timed_step(simulator, states[index], action)
     return times
-
-
-def median_ratio(ratios: np.ndarray) -> dict[str, Any]:
-    """Return the median of ratios of times, and its 95 % interval from resampling them."""
-    logs = np.log(ratios)
-    picks = np.random.default_rng(0).integers(len(logs), size=(2000, len(logs)))
-    low, high = np.exp(np.quantile(np.median(logs[picks], axis=1), [0.025, 0.975]))
-    return {
-        "mean": float(np.exp(np.median(logs))),
-        "low": float(low),
-        "high": float(high),
-        "count": len(logs),
-    }

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from worldsim.errors import WorldError
 from worldsim.evaluation.cost.step_time import StepTrace
-from worldsim.evaluation.metrics import bootstrap
 from worldsim.evaluation.quality.rollouts import CODEC, COPY, DREAM, MEAN, FrameScores
+from worldsim.evaluation.statistics import estimate_of
 from worldsim.model.memory.state import MemoryState
 from worldsim.sampler import SamplerConfig
 from worldsim.simulator import Prediction, Simulator
@@ -162,11 +162,6 @@ def _at_horizons(values: np.ndarray, episodes: Sequence[str]) -> dict[str, Any]:
     """Return the mean over clips with its interval, of `[N, F]` values at each horizon."""
     places = [place for place in HORIZONS if place <= values.shape[1]]
     return {str(place): estimate_of(values[:, place - 1], episodes) for place in places}
-
-
-def estimate_of(values: np.ndarray, episodes: Sequence[str]) -> dict[str, Any]:
-    """Return the mean over clips with its interval, and the median: one place may decide a mean."""
-    return bootstrap(values, episodes).to_json() | {"median": float(np.median(values))}
 
 
 def summarize_cost(trace: StepTrace, early: int, late: int, total: int) -> dict[str, Any]:

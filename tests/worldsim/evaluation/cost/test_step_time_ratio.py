@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.fakes import tiny_world
-from worldsim.evaluation.cost.step_time_ratio import age, compare_ages, median_ratio
+from worldsim.evaluation.cost.step_time_ratio import age, compare_ages
 from worldsim.simulator import Simulator
 from worldsim.starts import Start
 from worldsim.state import WorldState
@@ -49,11 +49,3 @@ def test_both_ages_are_stepped_on_as_often() -> None:
     assert told["late_over_early"]["count"] == 4
     ratio = told["late_over_early"]
     assert ratio["low"] <= ratio["mean"] <= ratio["high"]
-
-
-def test_the_ratio_is_the_median_one_whichever_way_it_is_turned() -> None:
-    ratios = torch.tensor([0.5, 2.0, 4.0, 1.0, 3.0], dtype=torch.float64).numpy()
-    told = median_ratio(ratios)
-    assert told["mean"] == pytest.approx(2.0)
-    assert median_ratio(1 / ratios)["mean"] == pytest.approx(0.5)
-    assert told["low"] < 2.0 < told["high"]
