@@ -26,8 +26,7 @@ from training.engine.lock import LOCK_FILE
 from training.pretrain import PretrainConfig, build_world, pretrain
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
-from worldsim.model.config import DenoiserConfig
-from worldsim.model.memory.motion import MemoryPhase
+from worldsim.model.config import DenoiserConfig, MemoryPhase
 from worldsim.model.memory.state import MemoryState, empty_memory
 from worldsim.storage.files import write_json
 from worldsim.storage.tensors import read_object

@@ -17,9 +17,9 @@ from tests.fakes import draw, make_denoiser, tiny_world
 from worldsim.data.episodes import read_episode
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
+from worldsim.model.config import MemoryPhase
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.linear import Linear
-from worldsim.model.memory.motion import MemoryPhase
 from worldsim.model.memory.state import MemoryState
 from worldsim.model.outcome_heads import PRIOR_END, OutcomeHeads
 from worldsim.outcome import OutcomeConfig

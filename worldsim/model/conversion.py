@@ -12,9 +12,8 @@ from torch import nn
 from worldsim.errors import WorldError
 from worldsim.model.attention.base import Attention
 from worldsim.model.attention.hybrid import HybridAttention
-from worldsim.model.config import DenoiserConfig
+from worldsim.model.config import FINEST, DenoiserConfig, MemoryKeys, MemoryPhase
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.memory.motion import FINEST, MemoryKeys, MemoryPhase
 
 
 class Rest(StrEnum):

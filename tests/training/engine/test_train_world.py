@@ -40,8 +40,8 @@ from worldsim.data.dataset_info import DatasetInfo
 from worldsim.data.episodes import EpisodeWriter
 from worldsim.data.sequences import load_episodes
 from worldsim.errors import WorldError
+from worldsim.model.config import MemoryPhase
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.memory.motion import MemoryPhase
 from worldsim.simulator import Simulator
 from worldsim.starts import Start, visible_detail
 from worldsim.storage.tensors import load_codec, save_codec

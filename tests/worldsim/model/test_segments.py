@@ -11,8 +11,8 @@ from torch._dynamo.testing import CompileCounter
 
 from tests.fakes import draw, make_denoiser
 from worldsim.errors import WorldError
+from worldsim.model.config import MemoryKeys, MemoryPhase
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.memory.motion import MemoryKeys, MemoryPhase
 from worldsim.model.memory.state import MemoryState
 from worldsim.model.rotary import turns
 
