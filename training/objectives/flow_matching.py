@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,58 +13,60 @@ from training.data.carry import Carry
 from training.data.latents import OutcomeTargets
 from training.objectives.change_weight import change_weights
 from training.objectives.outcome import OutcomeLoss
-from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.memory.state import MemoryState
 from worldsim.model.segments import SequencePass, check_constant_memory, merge_memory
 from worldsim.sampler import shift_level
+from worldsim.settings import check_settings, setting
 
 
 @dataclass(kw_only=True, slots=True)
 class ObjectiveConfig:
-    """Noise of training frames, and weights of the loss.
+    """Noise of training frames, and weights of the loss."""
 
-    Attributes:
-        pure_noise_probability: Share of noisy frames that are nothing but noise, where every roll-out starts.
-        level_shift: Warps the other noise levels as `sampler.shift` warps the steps of play: above 1 more of
-            them lie near pure noise, where it is decided whether something rare appears
-            (arXiv 2403.03206, eq. 23).
-        context_noise: Largest noise level of clean frames, so that play survives its own errors.
-        context_noise_probability: Share of clips whose clean frames are noised at all.
-        own_context_share: Share of the clips of a batch whose clean frames are the model's own one-step
-            predictions (docs/decisions/0009).
-        own_context_depth: How many times at most such a clip is predicted, each time after the frames drawn
-            the time before: the errors of so many frames add up. Equal parts of the clips get 1 to this.
-        change_weight: How much more the velocity's error counts in cells that change more than the rest of
-            their frame, so that small things that move are learned (docs/decisions/0021); 0 weighs all alike.
-        change_cap: Above how many times the mean change of its frame a cell counts no more for it.
-    """
-
-    pure_noise_probability: float = 0.3
-    level_shift: float = 1.0
-    context_noise: float = 0.3
-    context_noise_probability: float = 0.8
-    own_context_share: float = 0.0
-    own_context_depth: int = 1
-    change_weight: float = 0.0
-    change_cap: float = 20.0
+    pure_noise_probability: float = setting(
+        0.3,
+        "Share of noisy frames that are nothing but noise, where every roll-out starts.",
+        minimum=0,
+        maximum=1,
+    )
+    level_shift: float = setting(
+        1.0,
+        "Warps the other noise levels as sampler.shift warps the steps of play: above 1 more of them lie "
+        "near pure noise, where it is decided whether something rare appears (arXiv 2403.03206, eq. 23).",
+        above=0,
+    )
+    context_noise: float = setting(
+        0.3, "Largest noise level of clean frames, so that play survives its own errors.", minimum=0, below=1
+    )
+    context_noise_probability: float = setting(
+        0.8, "Share of clips whose clean frames are noised at all.", minimum=0, maximum=1
+    )
+    own_context_share: float = setting(
+        0.0,
+        "Share of the clips of a batch whose clean frames are the model's own one-step predictions "
+        "(docs/decisions/0009).",
+        minimum=0,
+        maximum=1,
+    )
+    own_context_depth: int = setting(
+        1,
+        "How many times at most such a clip is predicted, each time after the frames drawn the time before: "
+        "the errors of so many frames add up. Equal parts of the clips get 1 to this.",
+        minimum=1,
+    )
+    change_weight: float = setting(
+        0.0,
+        "How much more the velocity's error counts in cells that change more than the rest of their frame, "
+        "so that small things that move are learned (docs/decisions/0021); 0 weighs all alike.",
+        minimum=0,
+    )
+    change_cap: float = setting(
+        20.0, "Above how many times the mean change of its frame a cell counts no more for it.", above=0
+    )
 
     def __post_init__(self) -> None:
-        shares = (self.pure_noise_probability, self.context_noise_probability, self.own_context_share)
-        if not all(0 <= share <= 1 for share in shares):
-            raise WorldError(f"the objective's probabilities and shares must lie in [0, 1], got {shares}")
-        if not 0 <= self.context_noise < 1:
-            raise WorldError(f"objective.context_noise must lie in [0, 1), got {self.context_noise}")
-        if not 0 < self.level_shift < math.inf:
-            raise WorldError(f"objective.level_shift must be above 0 and finite, got {self.level_shift}")
-        if self.own_context_depth < 1:
-            raise WorldError(f"objective.own_context_depth must be at least 1, got {self.own_context_depth}")
-        if not 0 <= self.change_weight < math.inf:
-            raise WorldError(
-                f"objective.change_weight must be at least 0 and finite, got {self.change_weight}"
-            )
-        if not 0 < self.change_cap < math.inf:
-            raise WorldError(f"objective.change_cap must be above 0 and finite, got {self.change_cap}")
+        check_settings(self, "objective.")
 
 
 @dataclass(frozen=True, slots=True)
