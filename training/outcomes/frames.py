@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from training.data.end_sampling import EndDraws
 from training.data.latents import LatentVideo, OutcomeTargets
+from training.data.sampling import EndDraws
 from worldsim.data.sequences import SequenceIndex
 from worldsim.errors import WorldError
 from worldsim.evaluation.quality.outcome import TOLERANCE
