@@ -1,4 +1,4 @@
-"""Calibrate a finished world's ends on frames that it draws itself: `python -m training.calibrate`.
+"""Calibration of a finished world's ends on frames that it draws itself: `python -m training.calibrate`.
 
 Writes a new world: the same weights with another `outcome`, of which its card tells.
 """

@@ -1,4 +1,4 @@
-"""Train models that differ in their memory alone: `python -m training.matched fabric=gpu`.
+"""Training of models that differ in their memory alone: `python -m training.matched fabric=gpu`.
 
 All see the same data in the same order for the same number of updates, from the same seed:
 

@@ -1,4 +1,4 @@
-"""Train only a world's outcome heads, also on frames that it draws: `python -m training.outcome_heads`.
+"""Training of a world's outcome heads alone, also on its own frames: `python -m training.outcome_heads`.
 
 Writes a new world that draws the same frames, bit for bit: of its weights, those of the heads are others.
 What the heads pool is computed once (`training.outcomes.frames`); then they are trained, and calibrated as

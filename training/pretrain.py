@@ -1,4 +1,4 @@
-"""Train a world model from nothing: `python -m training.pretrain`."""
+"""Pretraining of a world model: `python -m training.pretrain`."""
 
 from __future__ import annotations
 

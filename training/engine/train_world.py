@@ -43,7 +43,7 @@ PLACES_PER_START = 24
 """Places of which one becomes a start moment."""
 FRAMES_BEFORE_END = 64
 """Least number of frames for which an episode goes on after a start moment, if there is such a place."""
-MOST_SEQUENCES = 2**16
+MAX_SEQUENCES = 2**16
 """Of an update on one device: no device holds more of them."""
 Batch = tuple[Tensor | torch.Generator | OutcomeTargets, ...]
 """What a training's module is given at a step."""
@@ -63,7 +63,7 @@ class TrainWorldConfig:
     loop: LoopConfig = setting(LoopConfig, "Length and care.")
     fabric: FabricConfig = setting(FabricConfig, "Device, precision, distribution.")
     validation: ValidationConfig = setting(ValidationConfig, "What is measured at every checkpoint.")
-    batch_size: int = setting(8, "Sequences per update and device.", minimum=1, maximum=MOST_SEQUENCES)
+    batch_size: int = setting(8, "Sequences per update and device.", minimum=1, maximum=MAX_SEQUENCES)
     sequence_length: int = setting(24, "Frames of a segment, through all of which gradients flow.", minimum=2)
     segments: int = setting(
         1,

@@ -342,7 +342,7 @@ class SegmentFlowMatching(FlowMatchingLoss):
             targets: What the outcome heads are to say.
             carry: From the step before.
         """
-        before = carry.memory.begin_anew(is_new)
+        before = carry.memory.reset_rows(is_new)
         losses, memory = self.compute(latents, actions, generator, before, targets)
         assert memory is not None
         return losses, Carry(memory)

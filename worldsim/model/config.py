@@ -1,4 +1,4 @@
-"""The shape of the network, as a value that is checked where it is made."""
+"""Configuration of the network, checked where it is made."""
 
 from __future__ import annotations
 

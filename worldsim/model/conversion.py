@@ -1,4 +1,4 @@
-"""From a softmax model to a hybrid one: the shape, the weights it takes over, and what is new in it."""
+"""Conversion of a softmax model into a hybrid one: shape, weights taken over, new parameters."""
 
 from __future__ import annotations
 
