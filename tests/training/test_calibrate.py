@@ -19,7 +19,8 @@ from tests.fakes import (
     write_outcome_dataset,
     write_tiny_dataset,
 )
-from training.calibrate import CalibrateConfig, HeldoutConfig, describe_calibration, fit, main
+from training.calibrate import CalibrateConfig, HeldoutConfig, main
+from training.outcomes.calibrate_world import describe_calibration, fit
 from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.data.episodes import read_table
 from worldsim.errors import WorldError

@@ -1,4 +1,4 @@
-"""From what a world's heads say of held-out episodes to what their numbers mean: part of every export."""
+"""Calibration of the outcome heads on held-out episodes, part of every export."""
 
 # E episodes, B of them at a time, T frames, C h w latent size, A action axes
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 import kernels
-from worldsim.model.memory.motion import UNIT, MemoryKeys, coordinate_frequencies, plane_multiples
+from worldsim.model.config import MemoryKeys
+from worldsim.model.memory.motion import UNIT, coordinate_frequencies, plane_multiples
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

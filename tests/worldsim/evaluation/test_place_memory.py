@@ -9,7 +9,7 @@ from torch import Tensor
 
 from policies.scripted.out_and_back import OutAndBackPolicy
 from worldsim.evaluation.place_memory import PlaceMemory, share_recalled
-from worldsim.model.memory.motion import MemoryKeys
+from worldsim.model.config import MemoryKeys
 
 VIEW = 5
 
