@@ -257,7 +257,7 @@ def fit(heard: Sequence[HeardEpisode], before: OutcomeConfig) -> OutcomeConfig:
     """
     if not all(episode.logits.isfinite().all() for episode in heard):
         raise WorldError(
-            "the world's head says of some frames what is no number: nothing can be fitted to it"
+            "the termination head returned NaN or inf for some frames: cannot fit the calibration"
         )
     after, point = fit_ends(heard, before)
     if point is None:

@@ -25,7 +25,8 @@ from training.suites.endurance import EnduranceConfig, benchmark_endurance
 from training.suites.settings import ConsistencyConfig
 from training.suites.throughput import benchmark_env
 from worldsim.errors import WorldError
-from worldsim.evaluation.cost.step_time import startup_seconds, step_cost
+from worldsim.evaluation.cost.startup_time import startup_seconds
+from worldsim.evaluation.cost.step_time import step_cost
 from worldsim.evaluation.inputs.clips import Recordings
 from worldsim.evaluation.quality.controllability import PAIRS, opposite_action_test
 from worldsim.evaluation.quality.idle import idle_hold

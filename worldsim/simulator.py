@@ -35,7 +35,7 @@ from worldsim.state import WorldState
 from worldsim.storage.files import check_integer, check_number
 from worldsim.world.world import Start, World, shipped_worlds
 
-BUILT = ("_run_predict", "_run_commit", "_run_step", "_run_judge")
+BUILT = ("_run_predict", "_run_commit", "_run_step", "_run_outcome")
 """What `compile` makes, anew in each process."""
 
 
@@ -91,7 +91,7 @@ class Simulator:
     def _build(self) -> None:
         build = compiler_of(self.compile_choice.mode, self.world.device)
         self._run_predict, self._run_commit = build(self._predict), build(self._commit)
-        self._run_step, self._run_judge = build(self._step), build(self._judge)
+        self._run_step, self._run_outcome = build(self._step), build(self._outcome)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what it is made of, for a copy in another process or in this one."""
@@ -187,7 +187,7 @@ class Simulator:
         if self.world.denoiser.outcome is None or self.world.config.outcome is None:
             return None
         assert state.memory.summary is not None, "the state belongs to a world without outcome heads"
-        return outcome_of(self._run_judge(state.memory.summary))
+        return outcome_of(self._run_outcome(state.memory.summary))
 
     @isolated
     def inspect(self, state: WorldState, prediction: Prediction) -> list[LayerReading]:
@@ -284,10 +284,10 @@ class Simulator:
         frames, latents, context = self._predict(memory, actions, noise, window_is_full)
         return frames, self._commit(memory, latents, commit_noise, context)
 
-    def _judge(self, summary: Tensor) -> Tensor:
+    def _outcome(self, summary: Tensor) -> Tensor:
         heads, meaning = self.world.denoiser.outcome, self.world.config.outcome
         assert heads is not None and meaning is not None, "asked for where there are heads"
-        return meaning.judge(*heads(summary))
+        return meaning.decode(*heads(summary))
 
 
 @isolated

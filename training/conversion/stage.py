@@ -68,7 +68,7 @@ class TeacherConfig:
         data: Gameplay video with the teacher's buttons.
         hybrid: How the new layers' memory begins.
         stage1: How the new layers learn from the layers that they replace.
-        objective: How frames are spoiled.
+        objective: Noise of training frames.
         fabric: Device, precision, distribution.
         validation: The roll-outs that are measured.
     """

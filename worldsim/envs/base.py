@@ -183,7 +183,7 @@ class EnvWorld:
         )
 
     @isolated
-    def judge(self, state: WorldState) -> tuple[np.ndarray, np.ndarray]:
+    def predict_outcome(self, state: WorldState) -> tuple[np.ndarray, np.ndarray]:
         """Return the rewards `[N]` float64 and the ends `[N]` bool of the frames committed last.
 
         Without outcome heads they are 0 and False.

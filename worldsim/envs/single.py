@@ -215,7 +215,7 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         if self.render_mode == "human":
             self._clock.wait()
         self._is_restored = False
-        rewards, ended = self._env_world.judge(self._state)
+        rewards, ended = self._env_world.predict_outcome(self._state)
         self._has_ended, info = bool(ended[0]), self._info()
         if (probabilities := self._env_world.end_probabilities(self._state)) is not None:
             info["end_probability"] = float(probabilities[0])
@@ -246,7 +246,7 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         """
         self._state = self._env_world.adopt(state, 1)
         is_dreamt = bool(self._state.frame_index[0] > 0)
-        self._has_ended = is_dreamt and bool(self._env_world.judge(self._state)[1][0])
+        self._has_ended = is_dreamt and bool(self._env_world.predict_outcome(self._state)[1][0])
         self._is_restored, self._pending = True, None
         self._start_name = ""
 

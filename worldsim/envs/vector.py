@@ -244,7 +244,7 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
 
     def _result(self, state: WorldState, renewed: np.ndarray | None) -> Step:
         """Judge what was drawn, begin anew in the mode `SameStep`, and return what `step` returns."""
-        rewards, terminated = self._rows.alone(self._env_world.judge, state)
+        rewards, terminated = self._rows.alone(self._env_world.predict_outcome, state)
         probabilities = self._rows.alone(self._env_world.end_probabilities, state)
         truncated = self._are_truncated(state)
         if renewed is not None:
@@ -289,7 +289,7 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
         """
         self._check_open("set_state")
         self._state = self._env_world.adopt(state, self.num_envs)
-        ended = self._env_world.judge(self._state)[1] | self._are_truncated(self._state)
+        ended = self._env_world.predict_outcome(self._state)[1] | self._are_truncated(self._state)
         is_dreamt = self._state.frame_index.numpy() > 0
         self._finished = ended & is_dreamt & (self.autoreset_mode is not AutoresetMode.SAME_STEP)
         self._start_of = np.full(self.num_envs, "", dtype=object)
