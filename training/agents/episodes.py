@@ -23,7 +23,8 @@ from training.agents.game_process import Game, begin_game, interrupts_are_for_th
 from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.evaluation.report.targets import align
 from worldsim.evaluation.statistics import estimate_of
-from worldsim.games.doom_env import EVALUATION_SEEDS
+from worldsim.games.env import EVALUATION_SEEDS
+from worldsim.games.registry import GAMES
 
 DREAM_SEEDS = 4_000_000_000
 """Seed of the first episode that is evaluated in a dream; trainings have smaller ones."""
@@ -49,7 +50,8 @@ class Contender:
 
     def build(self) -> Policy:
         """Return it, ready for `reset`."""
-        return policies.make(self.policy, num_values=self.num_values, scenario=self.scenario, **self.options)
+        game = GAMES.get(self.scenario)
+        return policies.make(self.policy, num_values=self.num_values, game=game, **self.options)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,7 +128,7 @@ def play_games(
         first_game: Number of the first of the games that belong to evaluations.
 
     Raises:
-        WorldError: If there is no such scenario or ViZDoom is not installed.
+        WorldError: If there is no such game, or what plays it is not installed.
     """
     games = range(first_game, first_game + num_episodes)
     tasks = [(contender, index) for contender in contenders for index in games]

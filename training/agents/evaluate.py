@@ -17,7 +17,7 @@ from training.agents.settings import RLConfig
 from training.engine.lock import locked_folder
 from worldsim.errors import WorldError
 from worldsim.evaluation.report import report
-from worldsim.games.scenarios import SCENARIOS
+from worldsim.games.registry import GAMES
 from worldsim.runtime.cores import worker_count
 from worldsim.runtime.device import choose_device, set_threads
 from worldsim.world.world import find_world, policy_folder, read_config
@@ -52,9 +52,9 @@ def play(
 ) -> dict[str, Episodes]:
     """Let every policy play there; print a table, write the file, and return the episodes by label."""
     played_in, played = (play_real if env == "real" else play_dreamt)(config, contenders)
-    scenario = SCENARIOS.get(contenders[0].scenario)
+    entry = GAMES.get(contenders[0].scenario)
     scores = {
-        contender.label: played[contender.label].summary(scenario.tics_per_frame if scenario else 1)
+        contender.label: played[contender.label].summary(entry.tics_per_frame if entry else 1)
         | {"training": training_of(contender)}
         for contender in contenders
     }
@@ -109,7 +109,7 @@ def make_contenders(config: RLConfig) -> list[Contender]:
     """Return the policies that the settings name, each once."""
     if config.env == "real":
         name = scenario_of(config.world)
-        num_values = SCENARIOS[name].actions.num_values
+        num_values = GAMES[name].actions.num_values
     else:
         world = read_config(find_world(config.world))[0]
         name, num_values = world.name, world.actions.num_values

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.evaluation.cost.step_time import now
-from worldsim.games.doom import DoomGame
+from worldsim.games.registry import open_game
 from worldsim.play.session import steady_memory
 from worldsim.runtime.timing import process_memory_bytes
 from worldsim.world import World
@@ -178,9 +178,9 @@ def measure_game(scenario: str, num_steps: int, seed: int) -> dict[str, Any]:
     """Time a real game, headless, in this process.
 
     Raises:
-        WorldError: If there is no such scenario or ViZDoom is not installed.
+        WorldError: If there is no such game, or what plays it is not installed.
     """
-    with DoomGame(scenario) as game:
+    with open_game(scenario) as game:
         game.reset(seed)
 
         def step(actions: np.ndarray) -> None:
@@ -188,7 +188,7 @@ def measure_game(scenario: str, num_steps: int, seed: int) -> dict[str, Any]:
             if seen.terminated or seen.truncated:
                 game.reset(seed)
 
-        stepper = Stepper(1, step, game.scenario.actions.num_values, seed)
+        stepper = Stepper(1, step, game.entry.actions.num_values, seed)
         seconds = []
         for _ in range(num_steps):
             began = time.perf_counter()
