@@ -21,9 +21,9 @@ from worldsim.evaluation.quality.outcome import format_outcomes, summarize_outco
 from worldsim.evaluation.quality.outcome_predictions import (
     DRAWN,
     GIVEN,
-    HeardEpisode,
-    hear_recordings,
-    why_not_judged,
+    EpisodePredictions,
+    missing_outcome_requirements,
+    predict_recordings,
 )
 from worldsim.outcome import OutcomeConfig
 from worldsim.runtime.cuda_graphs import COMPILE_MODES, choose_compile
@@ -156,7 +156,7 @@ def open_recordings(
     opened = [Recordings(folder, described.actions, size, config.num_episodes) for folder in folders]
     num_ends = 0
     for recordings in opened:
-        if problem := why_not_judged(simulator, recordings):
+        if problem := missing_outcome_requirements(simulator, recordings):
             raise WorldError(problem)
         ends = [table.terminated for table in recordings.tables()]
         num_ends += sum(int(ended[1:].sum()) for ended in ends if ended is not None)
@@ -170,19 +170,18 @@ def open_recordings(
 
 def hear_all(
     config: CalibrationConfig, simulator: Simulator, opened: Sequence[Recordings]
-) -> dict[str, list[HeardEpisode]]:
+) -> dict[str, list[EpisodePredictions]]:
     """Return what the world says of all episodes, of recorded frames and of drawn ones."""
     batch_size = config.batch_size or (64 if simulator.world.device.type == "cuda" else 16)
-    heard: dict[str, list[HeardEpisode]] = {GIVEN: [], DRAWN: []}
+    heard: dict[str, list[EpisodePredictions]] = {GIVEN: [], DRAWN: []}
     for recordings in opened:
         print(f"{len(recordings.episodes)} episodes, {sum(recordings.lengths)} frames in {recordings.folder}")
-        found = hear_recordings(
+        found = predict_recordings(
             simulator,
             recordings,
             batch_size=batch_size,
             with_drawn=True,
             seed=config.seed,
-            show_progress=True,
         )
         for kind, episodes in found.items():
             heard[kind] += episodes
@@ -205,7 +204,6 @@ def dream_all(
                 horizon=config.horizon,
                 batch_size=batch_size,
                 seed=config.seed,
-                show_progress=True,
             )
     return dreamt
 
@@ -249,7 +247,7 @@ def describe_rates(dreamt: Sequence[DreamtEpisode], meaning: OutcomeConfig) -> s
     )
 
 
-def fit(heard: Sequence[HeardEpisode], before: OutcomeConfig) -> OutcomeConfig:
+def fit(heard: Sequence[EpisodePredictions], before: OutcomeConfig) -> OutcomeConfig:
     """Return the new calibration.
 
     Raises:
@@ -269,7 +267,7 @@ def fit(heard: Sequence[HeardEpisode], before: OutcomeConfig) -> OutcomeConfig:
 
 
 def format_change(
-    heard: Mapping[str, Sequence[HeardEpisode]], before: OutcomeConfig, after: OutcomeConfig
+    heard: Mapping[str, Sequence[EpisodePredictions]], before: OutcomeConfig, after: OutcomeConfig
 ) -> str:
     """Return how well ends are found before and after, on drawn and on recorded frames, in some lines."""
     paragraphs = []
@@ -283,7 +281,7 @@ def format_change(
 def describe_calibration(
     config: CalibrationConfig,
     opened: Sequence[Recordings],
-    heard: Sequence[HeardEpisode],
+    heard: Sequence[EpisodePredictions],
     before: OutcomeConfig,
     after: OutcomeConfig,
 ) -> str:

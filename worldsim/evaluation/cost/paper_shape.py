@@ -76,7 +76,6 @@ def measure_shape(
     num_steps: int,
     device: torch.device,
     dtype: torch.dtype,
-    show_progress: bool = False,
 ) -> dict[str, Any]:
     """Generate one video with random weights, and measure.
 
@@ -86,7 +85,6 @@ def measure_shape(
         num_steps: Denoising passes per frame; one more commits it.
         device: Where to.
         dtype: Of the weights and the caches.
-        show_progress: Show a progress bar.
 
     Returns:
         A JSON object. `frames_done` is less than `num_frames` where the device's memory did not suffice.
@@ -96,7 +94,7 @@ def measure_shape(
     generate(denoiser, WARM_UP_FRAMES, sampler, torch.device(device))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    report = generate(denoiser, num_frames, sampler, device, show_progress=show_progress)
+    report = generate(denoiser, num_frames, sampler, device)
     weights = sum(parameter.nbytes for parameter in denoiser.parameters())
     del denoiser
     gc.collect()
@@ -107,12 +105,7 @@ def measure_shape(
 
 @torch.inference_mode()
 def generate(
-    denoiser: Denoiser,
-    num_frames: int,
-    sampler: SamplerConfig,
-    device: torch.device,
-    *,
-    show_progress: bool = False,
+    denoiser: Denoiser, num_frames: int, sampler: SamplerConfig, device: torch.device
 ) -> dict[str, Any]:
     """Generate frames from noise and commit each, as many as fit; return what `measure_shape` returns."""
     memory = denoiser.initial_memory(1)
@@ -123,7 +116,7 @@ def generate(
     began = time.perf_counter()
     try:
         memory = with_room(memory, num_frames)
-        for _ in tqdm(range(num_frames), desc="generating", unit="frame", disable=not show_progress):
+        for _ in tqdm(range(num_frames), desc="generating", unit="frame"):
             started = now(device)
             noise = torch.randn(1, *denoiser.latent_shape, generator=generator, device=device)
             context = denoiser.observe(actions, memory)

@@ -48,7 +48,6 @@ def step_cost(
     context_frames: int,
     num_frames: int,
     seed: int,
-    show_progress: bool = False,
 ) -> dict[str, Any]:
     """Time steps of a batch under random actions, each held for a few frames.
 
@@ -58,14 +57,13 @@ def step_cost(
         context_frames: Real frames watched first.
         num_frames: Steps; with 2,000 or more, early and late ones are compared.
         seed: Of actions and noise.
-        show_progress: Show a progress bar.
 
     Returns:
         A JSON object; times in milliseconds, memory in bytes.
     """
     actions = random_actions(simulator, len(start.clips), num_frames, seed)
     state = start.begin_dreams(simulator, context_frames, seed)
-    trace = trace_steps(simulator, state, actions, show_progress=show_progress)
+    trace = trace_steps(simulator, state, actions)
     marks = [frame for frame in (EARLY_STEPS[0], LATE_STEPS[1]) if frame <= num_frames]
     return summarize_steps(trace.predict_ms, trace.commit_ms) | {
         "batch_size": len(start.clips),
@@ -122,16 +120,13 @@ class StepTrace:
         return report | {"state_bytes": int(self.state_bytes[frame - 1])}
 
 
-def trace_steps(
-    simulator: Simulator, state: WorldState, actions: Tensor, *, show_progress: bool = False
-) -> StepTrace:
+def trace_steps(simulator: Simulator, state: WorldState, actions: Tensor) -> StepTrace:
     """Step a batch of dreams and measure each step.
 
     Args:
         simulator: Of the world.
         state: Where the dreams begin.
         actions: `[F, B, A]` int64, of each step.
-        show_progress: Show a progress bar.
     """
     device = simulator.world.device
     rows: list[tuple[float, float]] = []
@@ -139,7 +134,7 @@ def trace_steps(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with steady_memory():
-        for action in tqdm(actions, desc="step time", unit="frame", disable=not show_progress):
+        for action in tqdm(actions, desc="step time", unit="frame"):
             began = now(device)
             prediction = simulator.predict(state, action)
             drawn = now(device)
@@ -327,7 +322,6 @@ def measure_growth(
     timed_steps: int = 20,
     compared_steps: int = 200,
     seed: int = 0,
-    show_progress: bool = False,
 ) -> dict[str, Any]:
     """Step one dream on and on under random actions and measure what a step costs at some frames.
 
@@ -338,7 +332,6 @@ def measure_growth(
         timed_steps: Steps timed at each, whose median counts.
         compared_steps: Pairs of steps, an early and a late one, in turn.
         seed: Of actions.
-        show_progress: Show a progress bar.
 
     Returns:
         A JSON object; `late_over_early_ms` has an interval over the pairs of steps.
@@ -354,7 +347,7 @@ def measure_growth(
     frame = 0
     with (
         steady_memory(),
-        tqdm(total=places[-1], desc="cost", unit="frame", unit_scale=True, disable=not show_progress) as bar,
+        tqdm(total=places[-1], desc="cost", unit="frame", unit_scale=True) as bar,
     ):
         for place in places:
             state = commit_on(simulator, state, actions[frame:place], bar.update)

@@ -64,7 +64,6 @@ def measure_throughput(
     seed: int,
     denoising_steps: int | None = None,
     compile: str = "auto",
-    show_progress: bool = False,
 ) -> dict[str, Any]:
     """Time the single environment, and the vector environment of each number of environments.
 
@@ -77,7 +76,6 @@ def measure_throughput(
         seed: Of actions, start moments and noise.
         denoising_steps: Denoising passes a frame, instead of the world's own number.
         compile: As in `worldsim.envs.single.ARL2WorldEnv`.
-        show_progress: Show a progress bar.
 
     Returns:
         A JSON object by `single` and by number of environments.
@@ -101,7 +99,7 @@ def measure_throughput(
         name: steps_of(stepper.num_envs, num_frames, min_steps, max_steps)
         for name, stepper in steppers.items()
     }
-    times = time_in_turn(steppers, num_steps, world, show_progress=show_progress)
+    times = time_in_turn(steppers, num_steps, world)
     report: dict[str, Any] = {
         name: summarize(values, steppers[name].num_envs) for name, values in times.items()
     }
@@ -134,7 +132,7 @@ def steps_of(num_envs: int, num_frames: int, min_steps: int, max_steps: int) -> 
 
 
 def time_in_turn(
-    steppers: dict[str, Stepper], num_steps: dict[str, int], world: World, *, show_progress: bool = False
+    steppers: dict[str, Stepper], num_steps: dict[str, int], world: World
 ) -> dict[str, list[tuple[float, int]]]:
     """Return the seconds of each step, and the bytes that the process held after it, by stepper.
 
@@ -142,7 +140,6 @@ def time_in_turn(
         steppers: By name.
         num_steps: Steps of each, a multiple of `ROUNDS`.
         world: On the device that is waited for.
-        show_progress: Show a progress bar.
     """
     measured: dict[str, list[tuple[float, int]]] = {name: [] for name in steppers}
     for stepper in steppers.values():
@@ -150,7 +147,7 @@ def time_in_turn(
             stepper.step()  # the first ones allocate, compile and record
     order = [name for _ in range(ROUNDS) for name in steppers]
     with steady_memory():
-        for name in tqdm(order, desc="environments", unit="round", disable=not show_progress):
+        for name in tqdm(order, desc="environments", unit="round"):
             stepper = steppers[name]
             for _ in range(num_steps[name] // ROUNDS):
                 began = now(world.device)

@@ -47,7 +47,6 @@ def dream_along(
     horizon: int,
     batch_size: int,
     seed: int = 0,
-    show_progress: bool = False,
 ) -> list[DreamtEpisode]:
     """Dream along recorded pieces of play that begin anywhere, up to `horizon` frames or until the game ends.
 
@@ -59,14 +58,13 @@ def dream_along(
         horizon: Frames that it draws, at most; after an end `TOLERANCE` more, with nothing pressed.
         batch_size: Dreams at a time.
         seed: Of the places and of the noise.
-        show_progress: Show a progress bar.
 
     Raises:
         WorldError: If no episode is long enough.
     """
     clips = recordings.choose(context_frames + 1, num_dreams, seed)
     dreamt: list[DreamtEpisode] = []
-    for first in tqdm(range(0, len(clips), batch_size), desc="dreams", disable=not show_progress):
+    for first in tqdm(range(0, len(clips), batch_size), desc="dreams"):
         chunk = clips[first : first + batch_size]
         # Pieces of the same episode lie side by side: it is decoded once.
         read: dict[int, Episode] = {}

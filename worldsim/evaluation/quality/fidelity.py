@@ -1,4 +1,4 @@
-"""Do dreams look like the game, and for how long? FID and KID against real frames, by segments of the dream.
+"""Fidelity of rollouts: FID and KID against real frames, by segments of the rollout.
 
 Dreams watch the beginning of real episodes and go on by their recorded actions, so that they are where the
 real player was and differ in nothing else. Frames of one half of the episodes are compared with the real ones
@@ -15,13 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from worldsim.evaluation.cost.batch_size import rows_that_fit
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
-from worldsim.evaluation.memory.recall import through_codec, watch_until
 from worldsim.evaluation.quality.distances import distances_to_real
 from worldsim.evaluation.quality.features import FeatureNetwork
+from worldsim.evaluation.rollout import progress, through_codec, watch_until
 from worldsim.simulator import Simulator
 
 SEGMENT_ENDS = (32, 128, 512, 2048)
@@ -78,13 +77,11 @@ class FidelitySettings:
         segments: From `cut_segments`.
         batch_size: Dreams at a time, about.
         seed: Of the noise.
-        show_progress: Show a progress bar.
     """
 
     segments: Sequence[Segment]
     batch_size: int = 16
     seed: int = 0
-    show_progress: bool = False
 
     @property
     def frames(self) -> list[int]:
@@ -119,16 +116,10 @@ def dream_features(
     """
     context, length = returns.context_frames, settings.segments[-1].last
     dreamt, decoded = [], []
-    with tqdm(
-        total=(context + length) * len(returns),
-        desc="fidelity",
-        unit="frame",
-        unit_scale=True,
-        disable=not settings.show_progress,
-    ) as bar:
-        rows = rows_that_fit([simulator], context + length, settings.batch_size)
+    rows = rows_that_fit([simulator], context + length, settings.batch_size)
+    with progress("fidelity", (context + length) * len(returns)) as bar:
         for batch in returns.batches(rows):
-            state = watch_until(simulator, batch, settings.seed, bar, last=context)
+            state = watch_until(simulator, batch.clips, context, settings.seed, bar)
             found, wanted = [], set(settings.frames)
             for index in range(1, length + 1):
                 frame, state = simulator.step(state, batch.clips.actions[:, context + index - 1])
