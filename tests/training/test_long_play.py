@@ -1,4 +1,4 @@
-"""A day of careless play: it goes on where it was stopped, and finds what is no number."""
+"""A soak test of play: it goes on where it was stopped, and finds NaN or inf."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_what_is_no_number_is_named() -> None:
     check_numbers(state, 7)
     for value in (torch.inf, torch.nan):
         bad = state.with_matrices(torch.full_like(state.memory.matrices, value))
-        with pytest.raises(WorldError, match="after 7 frames .*matrices holds what is no number"):
+        with pytest.raises(WorldError, match="after 7 frames .*matrices contains NaN or inf"):
             check_numbers(bad, 7)
 
 

@@ -1,4 +1,4 @@
-"""What long videos cost at the shape of the paper's model, Wan 2.1 1.3B made causal, with random weights.
+"""Cost of long videos at the shape of the paper's model, Wan 2.1 1.3B made causal, with random weights.
 
 What a pass costs does not depend on what the weights hold. The paper (ARL2, arXiv 2605.16579) reports 2.26
 times the speed and 54 % less memory for 921 frames at 75 % hybrid layers.
@@ -79,12 +79,7 @@ def measure_shape(
 ) -> dict[str, Any]:
     """Generate one video with random weights, and measure.
 
-    Args:
-        config: The network.
-        num_frames: Of latents.
-        num_steps: Denoising passes per frame; one more commits it.
-        device: Where to.
-        dtype: Of the weights and the caches.
+    The frames are of latents. `num_steps` passes denoise each, and one more commits it.
 
     Returns:
         A JSON object. `frames_done` is less than `num_frames` where the device's memory did not suffice.

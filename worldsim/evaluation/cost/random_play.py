@@ -81,13 +81,8 @@ def play_at_random(
 ) -> Iterator[SoakTest]:
     """Play on at random; yields the test now and then.
 
-    Args:
-        game: Begun already; it should hold no frame rate.
-        keys: Names of the keys to press.
-        num_frames: Frames in all, those of `test` included.
-        seed: Of all that is random.
-        recordings: Folder that the game records into; what is finished there is removed.
-        test: What happened before, added to.
+    The game has begun, and should hold no frame rate. `num_frames` counts those of `test`, which is added to.
+    What is finished in the folder of recordings is removed.
 
     Raises:
         WorldError: If the state holds NaN or inf.

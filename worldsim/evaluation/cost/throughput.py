@@ -1,4 +1,4 @@
-"""How many steps a second environments make, many at a time beside one, and beside the real game."""
+"""Throughput of environments: steps a second of many at a time, of one, and of the real game."""
 
 # N environments
 
@@ -29,11 +29,8 @@ HELD_FRAMES = 8
 class Stepper:
     """Something that steps N environments under random actions, each held for a few frames.
 
-    Args:
-        num_envs: N.
-        step: Takes actions `[N, A]` and makes a step; may begin anew where an episode has ended.
-        num_values: Values of each axis of the actions.
-        seed: Of the actions.
+    `step` takes actions `[N, A]`, and may reset where an episode has ended. `num_values` are those of each
+    axis of the actions.
     """
 
     def __init__(
@@ -67,15 +64,8 @@ def measure_throughput(
 ) -> dict[str, Any]:
     """Time the single environment, and the vector environment of each number of environments.
 
-    Args:
-        world: To dream of.
-        counts: Numbers of environments.
-        num_frames: Frames that each of them draws in all, in steps of all its environments,
-        min_steps: but at least so many steps, 3 or more,
-        max_steps: and at most so many; 0 is no limit.
-        seed: Of actions, start moments and noise.
-        denoising_steps: Denoising passes a frame, instead of the world's own number.
-        compile: As in `worldsim.envs.single.ARL2WorldEnv`.
+    Each draws `num_frames` frames in all, in at least `min_steps`, 3 or more, and at most `max_steps` steps
+    of all its environments; 0 is no limit.
 
     Returns:
         A JSON object by `single` and by number of environments.
@@ -136,10 +126,7 @@ def time_in_turn(
 ) -> dict[str, list[tuple[float, int]]]:
     """Return the seconds of each step, and the bytes that the process held after it, by stepper.
 
-    Args:
-        steppers: By name.
-        num_steps: Steps of each, a multiple of `ROUNDS`.
-        world: On the device that is waited for.
+    The numbers of steps are multiples of `ROUNDS`; the device of the world is waited for.
     """
     measured: dict[str, list[tuple[float, int]]] = {name: [] for name in steppers}
     for stepper in steppers.values():

@@ -41,11 +41,9 @@ ROOM_FRAMES = 16
 
 
 def seen_tiles(shape: tuple[int, int], pixels: int) -> FindSeen:
-    """Return what finds masks where the picture is tiles under a view that moves by whole ones.
+    """Return what finds masks where a view of `shape` tiles, rows and columns, moves by whole ones.
 
-    Args:
-        shape: Rows and columns of tiles in view.
-        pixels: Height and width of a tile.
+    Tiles are so many pixels high and wide.
     """
 
     def find(context_poses: np.ndarray, poses: np.ndarray, _: int | None) -> np.ndarray:
@@ -68,8 +66,7 @@ def seen_tiles(shape: tuple[int, int], pixels: int) -> FindSeen:
 def seen_rooms(size: tuple[int, int]) -> FindSeen:
     """Return what finds masks in `doom-fresh-rooms`, whose map follows from the seed of the game.
 
-    Args:
-        size: Height and width of the worlds' frames.
+    The size is the height and the width of the worlds' frames.
     """
     rows, columns = (np.arange(n) * whole // n for n, whole in zip(size, (HEIGHT, WIDTH), strict=True))
 
@@ -103,10 +100,7 @@ class SeenMasks:
 def find_masks(returns: ReturnSet, find: FindSeen, most_frames: int = 0) -> SeenMasks:
     """Find what the context shows, of the frames from there to the turn.
 
-    Args:
-        returns: The episodes.
-        find: Says what was seen.
-        most_frames: At most so many frames of each episode, spread evenly, the last one among them; 0 is all.
+    Of each episode at most `most_frames`, spread evenly, the last one among them; 0 is all.
 
     Raises:
         WorldError: If it is not known of an episode.
@@ -139,15 +133,7 @@ class ContinuationScores:
 def measure_continuation(
     simulator: Simulator, returns: ReturnSet, masks: SeenMasks, *, batch_size: int, seed: int
 ) -> ContinuationScores:
-    """Watch what lies before the way out of each episode, dream the way out, compare it with the real one.
-
-    Args:
-        simulator: Of the world.
-        returns: The episodes.
-        masks: Says what the context shows, and which frames are scored.
-        batch_size: Dreams at a time, about.
-        seed: Of the noise.
-    """
+    """Watch what lies before the way out of each episode, dream the way out, compare it with the real one."""
     parts: list[ContinuationScores] = []
     with progress("continuation", returns.turn * len(returns)) as bar:
         for batch in returns.batches(batch_size):

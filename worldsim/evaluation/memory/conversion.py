@@ -90,10 +90,7 @@ def summarize_quality(
 ) -> dict[str, Any]:
     """Return the PSNR of roll-outs at each horizon, and by how much it differs at the same places.
 
-    Args:
-        scores: Of the entry.
-        teacher: Of the teacher, over the same clips.
-        original: Of the same world with its states, if the entry's were zeroed.
+    All are of the same clips. `original` is of the same world with its states, if these were zeroed.
     """
     psnr = scores.psnr[DREAM]
     report: dict[str, Any] = {

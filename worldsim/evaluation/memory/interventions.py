@@ -98,10 +98,7 @@ def intervene(
 ) -> tuple[Simulator, WorldState]:
     """Return what steps a batch on after an intervention, and the state that it goes on from.
 
-    Args:
-        simulator: Steps it until then.
-        state: Of at least 2 dreams if their states are to be swapped.
-        intervention: What is done.
+    Only of at least 2 dreams can states be swapped.
     """
     match intervention:
         case Intervention.ZERO:

@@ -67,11 +67,7 @@ class PairScores:
 
 
 def find_pairs(moves: Sequence[np.ndarray]) -> list[tuple[int, int]]:
-    """Return pairs of episodes whose actions are the same, each episode in one pair at most.
-
-    Args:
-        moves: Actions of each episode, `[T, A]`.
-    """
+    """Return pairs of episodes whose actions `[T, A]` are the same, each episode in one pair at most."""
     waiting: dict[bytes, int] = {}
     pairs = []
     for row, actions in enumerate(moves):
@@ -98,10 +94,7 @@ def paired(returns: ReturnSet) -> ReturnSet:
 def measure_pairs(simulator: Simulator, pairs: ReturnSet, settings: RecallSettings) -> PairScores:
     """Exchange what the two episodes of each pair remember, and see whose frames are drawn.
 
-    Args:
-        simulator: Of the world.
-        pairs: Episodes, partners side by side (`paired`).
-        settings: How.
+    Partners are side by side (`paired`).
     """
     exchanges = [Exchange.NONE, Exchange.HISTORY]
     if can_intervene(simulator):

@@ -77,11 +77,7 @@ def state_features(state: WorldState, *, recurrent: bool) -> Tensor:
 def collect_samples(simulator: Simulator, returns: ReturnSet, *, batch_size: int, seed: int) -> ProbeSamples:
     """Let a world watch the way out of all episodes, and take features of its state every few frames.
 
-    Args:
-        simulator: Of a world whose memory does not grow.
-        returns: The episodes.
-        batch_size: Episodes at a time, about.
-        seed: Of the noise; none is drawn.
+    Not for worlds whose memory grows.
     """
     poses = returns.poses()
     frames = range(STRIDE, returns.turn + 1, STRIDE)
@@ -148,11 +144,7 @@ def probe(samples: ProbeSamples, seed: int = 0) -> dict[str, Any]:
 
     The score is the share of the variance that is explained: 0 is what a constant has. Its interval comes
     from resampling episodes. `ORACLE` is asked for the position from all that was pressed, for a picture from
-    the picture itself.
-
-    Args:
-        samples: Of at least 3 episodes.
-        seed: Of the split and the resampling.
+    the picture itself. It takes samples of at least 3 episodes.
     """
     episodes = np.unique(samples.episode)
     order = np.random.default_rng(seed).permutation(episodes)

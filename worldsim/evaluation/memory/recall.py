@@ -116,11 +116,8 @@ def measure_returns(
 ) -> GapScores:
     """Let worlds watch the way out of each episode and dream the way back, after several interventions.
 
-    Args:
-        simulators: Of the worlds by name; frames are compared where they keep them.
-        returns: The episodes of one gap.
-        interventions: At the turn. Worlds without recurrent states only go back with their own memory.
-        settings: How.
+    Worlds without recurrent states only go back with their own memory. Frames are compared where simulators
+    keep them.
     """
     plans = {
         name: [one for one in interventions if one == Intervention.NONE or can_intervene(simulator)]
@@ -175,11 +172,8 @@ def _measure_batch(
 def per_episode(scores: Scores, seen: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
     """Return one number an episode, `[N]` each, by `AVERAGE` and `FINAL` and by metric.
 
-    Frames that show what was not seen before do not count; the last frame always was.
-
-    Args:
-        scores: `[N, K]` by metric.
-        seen: `[N, K]` bool.
+    Frames that show what was not seen before do not count; the last frame always was. Scores are `[N, K]` by
+    metric, `seen` is `[N, K]` bool.
     """
     return {
         AVERAGE: {name: _mean_of_known(values, seen, axis=1) for name, values in scores.items()},
@@ -197,10 +191,7 @@ def _mean_of_known(values: np.ndarray, seen: np.ndarray, axis: int) -> np.ndarra
 def summarize(scores: Scores, seen: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
     """Return the means over episodes with their intervals, the curves over the way back, and all episodes.
 
-    Args:
-        scores: `[N, K]` by metric.
-        seen: `[N, K]` bool.
-        names: Of the N episodes.
+    Scores are `[N, K]` by metric, `seen` is `[N, K]` bool, the names are those of the episodes.
     """
     singles = per_episode(scores, seen)
     report: dict[str, Any] = {
@@ -222,11 +213,7 @@ def summarize_changes(
 ) -> dict[str, Any]:
     """Return what an intervention changes, episode by episode: the means with their intervals.
 
-    Args:
-        changed: `[N, K]` by metric, with it.
-        kept: The same without.
-        seen: `[N, K]` bool.
-        names: Of the N episodes.
+    Arguments as for `summarize`: scores with the intervention, and without.
     """
     after, before = per_episode(changed, seen), per_episode(kept, seen)
     return {

@@ -62,13 +62,7 @@ def next_after_forgetting(
 ) -> dict[str, np.ndarray]:
     """Predict the frame after `context_frames` real ones, the state emptied once while they are watched.
 
-    Args:
-        simulator: Of the world.
-        recordings: Where the clips come from.
-        clips: `N` places with `context_frames + 1` frames.
-        context_frames: Real frames watched, T.
-        batch_size: Clips at a time.
-        seed: Of the noise, which is the same however much was forgotten.
+    Clips have `context_frames + 1` frames. The noise is the same however much was forgotten.
 
     Returns:
         PSNR in dB, `[N]`: `KEPT` where nothing was forgotten, and by the number of last frames that went into
@@ -110,17 +104,9 @@ def dream_returns(
     """Dream up to where a place is back that was out of view, and judge that frame.
 
     Real frames are watched until the place comes into view; from there on the dream goes by the recorded
-    actions, so that no real frame shows again what is to be remembered.
-
-    Args:
-        simulator: Of the world.
-        recordings: Where the places come from.
-        places: `N` of them.
-        settings: By which they were chosen.
-        forgets: Empty the recurrent states when the place has gone out of view: what they held of it is gone,
-            what is seen afterwards goes into them as usual.
-        batch_size: Dreams at a time.
-        seed: Of the noise.
+    actions, so that no real frame shows again what is to be remembered. A dream that forgets has its
+    recurrent states emptied when the place has gone out of view: what they held of it is gone, what is seen
+    afterwards goes into them as usual.
 
     Returns:
         PSNR in dB of the frame with which the place is back, `[N]`.
@@ -173,12 +159,7 @@ def score_references(
 
 
 def summarize_spans(scores: dict[str, np.ndarray], episodes: Sequence[str]) -> dict[str, Any]:
-    """Return the report of `next_after_forgetting`: the PSNR, and what forgetting changes at the same places.
-
-    Args:
-        scores: What it returned.
-        episodes: `[N]`, of each clip.
-    """
+    """Return the report of `next_after_forgetting`: PSNR, and what forgetting changes at the same places."""
     kept = scores[KEPT]
     changes = {name: values - kept for name, values in scores.items() if name != KEPT}
     return {

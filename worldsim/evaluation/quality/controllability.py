@@ -101,9 +101,7 @@ PAIRS = (TURN, MOVE)
 def mean_motion(pair: OppositePair, frames: Tensor) -> Tensor:
     """Estimate the mean motion per frame, in units of the pair's threshold.
 
-    Args:
-        pair: What to measure.
-        frames: `[N, 1 + hold_frames, H, W, 3]` uint8: the frame of the press and those after it.
+    Frames `[N, 1 + hold_frames, H, W, 3]` uint8 are that of the press and those after it.
 
     Returns:
         `[N]` fp32 on the CPU; at least 1 is motion the one way, at most -1 the other way.
@@ -129,14 +127,7 @@ def opposite_action_test(
 ) -> dict[str, Any]:
     """Hold both buttons of a pair from the same states and judge the motion of the dreamt pictures.
 
-    Args:
-        simulator: Of the world.
-        recordings: Real episodes to start from.
-        pair: The two buttons.
-        num_starts: Starts, fewer where there are not so many places.
-        context_frames: Real frames watched first.
-        batch_size: Dreams at a time.
-        seed: Of the places and of the noise.
+    There are fewer than `num_starts` where there are not so many places.
 
     Returns:
         A JSON object: the share of starts at which both, and each, of the buttons moved the picture the
@@ -177,10 +168,7 @@ def summarize_motions(
 ) -> dict[str, Any]:
     """Return the report on the motions after each button, `[N]`: how often the picture moved the right way.
 
-    Args:
-        pair: The buttons.
-        motions: By button, in units of the pair's threshold.
-        episodes: `[N]`, what each start belongs to.
+    Motions are in units of the pair's threshold.
     """
     unit = (
         "share of the picture's width per frame" if pair.is_relative else "logarithm of the scale per frame"

@@ -104,11 +104,7 @@ def dream_features(
 ) -> tuple[Tensor, Tensor]:
     """Let dreams watch the context of each episode and go on by its recorded actions.
 
-    Args:
-        simulator: Of the world.
-        returns: The episodes; their ways out and back hold all frames of the segments.
-        network: Computes features.
-        settings: How.
+    The ways out and back of the episodes hold all frames of the segments.
 
     Returns:
         Features of the frames that are looked at and, as what a dream can reach at best, of the real frames
@@ -142,13 +138,7 @@ def _embed(network: FeatureNetwork, frames: Tensor) -> Tensor:
 
 
 def summarize_fidelity(features: Tensor, real: Tensor, segments: Sequence[Segment]) -> dict[str, Any]:
-    """Return FID and KID by segment, and how far each is above the floor.
-
-    Args:
-        features: `[N, S K, D]`.
-        real: Same shape, of the real frames.
-        segments: Which of them belong together.
-    """
+    """Return FID and KID of features `[N, S K, D]` by segment, and how far each is above the floor."""
     report = {}
     count = len(segments[0].frames)
     for segment, own, true in zip(segments, features.split(count, 1), real.split(count, 1), strict=True):

@@ -38,14 +38,8 @@ def idle_hold(
 ) -> dict[str, Any]:
     """Press nothing for a long time and watch brightness, contrast and sharpness.
 
-    Args:
-        simulator: Of the world.
-        recordings: Real episodes to start from, where the player stands still if there are such places.
-        num_starts: Starts, fewer where there are not so many places.
-        num_frames: Frames of nothing, at least 1.
-        context_frames: Real frames watched first.
-        batch_size: Dreams at a time.
-        seed: Of the places and of the noise.
+    It begins where the recorded player stands still, if there are such places, and less often than
+    `num_starts` where there are not so many.
 
     Returns:
         `summarize_idle`'s report.

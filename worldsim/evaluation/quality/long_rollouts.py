@@ -127,13 +127,7 @@ def random_walks(layout: ActionLayout, rows: Sequence[int], num_frames: int, see
 
 
 def dream_long(simulator: Simulator, starts: ReturnSet | Moments, settings: LongSettings) -> LongDreams:
-    """Let dreams watch real frames up to a turn, then press random buttons for a long time.
-
-    Args:
-        simulator: Of the world.
-        starts: Episodes to begin with.
-        settings: How.
-    """
+    """Let dreams watch real frames up to a turn, then press random buttons for a long time."""
     pairs = pairs_of(simulator.world.config.actions)
     held = len(settings.reached) * sum(2 * pair.hold_frames for pair in pairs)
     rows = rows_that_fit([simulator], starts.turn + settings.num_frames, settings.batch_size)

@@ -76,14 +76,8 @@ def predict_recordings(
 
     What is remembered is always what was recorded. The last frame of an episode that ended repeats the one
     before it where a game has no picture any more, and a world can go by that; what it draws itself does not
-    give the end away.
-
-    Args:
-        simulator: Of a world with outcome heads.
-        recordings: With rewards and ends.
-        batch_size: Episodes at a time; fewer where they are long.
-        with_drawn: Whether to predict for the frames that the world draws, too.
-        seed: Of the noise they are drawn from.
+    give the end away. With `with_drawn` also for the frames that the world draws in their place, from noise
+    of the seed. Where episodes are long, fewer than `batch_size` are shown at a time.
 
     Returns:
         The episodes in order, for `GIVEN` and, if asked for, `DRAWN`.

@@ -94,11 +94,7 @@ def roll_out(
 ) -> FrameScores:
     """Dream under the recorded actions, after a real context, and compare every frame with the real one.
 
-    Args:
-        simulator: Of the world.
-        recordings: Where the clips come from.
-        clips: `N` places with `context_frames + horizon` frames.
-        settings: How.
+    Clips have `context_frames + horizon` frames.
     """
     mean_frame = recordings.mean_frame(clips, settings.context_frames)
     wanted = _example_places(len(clips), settings.num_examples)
@@ -163,12 +159,7 @@ def predictions_of(
 ) -> dict[str, Tensor]:
     """Return the dream and what it is compared with, each `[N, F, H, W, 3]` uint8.
 
-    Args:
-        world: Its codec gives the ceiling.
-        frames: `[N, context_frames + F, H, W, 3]` uint8, real.
-        dream: `[N, F, H, W, 3]` uint8.
-        mean_frame: `[H, W, 3]` uint8.
-        context_frames: Real frames that were watched.
+    Frames `[N, context_frames + F, H, W, 3]` uint8 are real; the mean frame is `[H, W, 3]` uint8.
     """
     return {
         DREAM: dream,
@@ -191,10 +182,7 @@ def score(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Compare predictions with real frames, all `[N, F, H, W, 3]` uint8.
 
-    Args:
-        predictions: By method.
-        real: The real frames.
-        ssim_at: Horizons, 1 to F, at which the slower similarity is computed too.
+    The slower similarity is computed at the horizons `ssim_at`, 1 to F.
 
     Returns:
         PSNR and similarity by method, `[N, F]` fp32.
