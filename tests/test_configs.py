@@ -154,12 +154,12 @@ def flat(values: Any, path: str = "") -> dict[str, Any]:
 
 
 def overridden_by(path: Path) -> dict[str, Any]:
-    """Return what the options set that a file starts from: a value beside them is there to differ from them."""
+    """Return what the options set that a file starts from; values beside them differ from those."""
     defaults = OmegaConf.create(path.read_text(encoding="utf-8")).get("defaults", [])
     found: dict[str, Any] = {}
-    for entry in defaults:
-        if isinstance(entry, str) and entry != "_self_" and not entry.endswith("_schema"):
-            found |= values_of(path.with_name(f"{entry}.yaml"))
+    for option in defaults:
+        if isinstance(option, str) and option != "_self_" and not option.endswith("_schema"):
+            found |= values_of(path.with_name(f"{option}.yaml"))
         elif isinstance(entry, DictConfig):
             for group, option in entry.items():
                 file = CONF / str(group).removeprefix("override ").removeprefix("/") / f"{option}.yaml"

@@ -18,11 +18,11 @@ import pytest
 import policies
 from policies.ppo import policy_digest
 from tests.fakes import save_untrained_policy
+from tests.tours import find_tours
 from training.collect import PLAYERS, RETURNING, SPLIT_SEEDS, CollectConfig, describe_source, prepare_folder
 from training.data.recorders import EpisodeTask, record_episode
 from worldsim.data.episodes import DatasetInfo, list_episodes, read_episode, verify
 from worldsim.errors import WorldError
-from worldsim.evaluation.tours import find_tours
 from worldsim.games.doom import HEIGHT, WIDTH, DoomEntry, draw_map, press_buttons
 from worldsim.games.registry import GAMES, open_game
 

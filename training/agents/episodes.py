@@ -1,4 +1,4 @@
-"""How well policies play: whole episodes from fixed seeds, the same for every policy."""
+"""Evaluation episodes of policies, in the game and in dreams, from the same fixed seeds for all."""
 
 # N dreams, E episodes, A action axes
 
@@ -31,7 +31,7 @@ DREAM_SEEDS = 4_000_000_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Contender:
+class PolicyEntry:
     """A policy that is to be measured.
 
     Attributes:
@@ -56,7 +56,7 @@ class Contender:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Episodes:
-    """What was played; E episodes in the order of their seeds.
+    """Episodes that were played, E of them in the order of their seeds.
 
     Attributes:
         returns: `[E]` float64, sums of the game's rewards.
@@ -109,7 +109,7 @@ class _Worker:
 
 
 def play_games(
-    contenders: Sequence[Contender],
+    contenders: Sequence[PolicyEntry],
     num_episodes: int,
     *,
     scenario: str,
@@ -157,7 +157,7 @@ def _begin_worker(scenario: str, max_episode_steps: int) -> None:
     atexit.register(_Worker.game.close)
 
 
-def _play_game(contender: Contender, index: int) -> tuple[float, int, bool]:
+def _play_game(contender: PolicyEntry, index: int) -> tuple[float, int, bool]:
     player = _Worker.players.get(contender.label)
     if player is None:
         player = _Worker.players[contender.label] = contender.build()
@@ -195,7 +195,7 @@ class SingleTeam:
         num_players: N.
     """
 
-    def __init__(self, contender: Contender, num_players: int) -> None:
+    def __init__(self, contender: PolicyEntry, num_players: int) -> None:
         self._players = [contender.build() for _ in range(num_players)]
 
     def reset(self, seeds: Sequence[int]) -> None:
@@ -240,7 +240,7 @@ class LearnedTeam:
         return self._held
 
 
-def make_team(contender: Contender, num_players: int, device: torch.device) -> Team:
+def make_team(contender: PolicyEntry, num_players: int, device: torch.device) -> Team:
     """Return N players of a kind."""
     player = contender.build()
     if isinstance(player, PPOPolicy):
@@ -249,7 +249,7 @@ def make_team(contender: Contender, num_players: int, device: torch.device) -> T
 
 
 def play_dreams(
-    contenders: Sequence[Contender], num_episodes: int, envs: ARL2WorldVectorEnv, *, first_dream: int = 0
+    contenders: Sequence[PolicyEntry], num_episodes: int, envs: ARL2WorldVectorEnv, *, first_dream: int = 0
 ) -> dict[str, Episodes]:
     """Let each policy play episodes of the same seeds in a dream; a progress bar is shown.
 

@@ -12,8 +12,8 @@ import policies
 from policies.mixed import MixedPolicy
 from policies.scripted.returning import REST_FRAMES
 from policies.scripted.tours import TourPolicy, difference, find_ring, find_way
+from tests.tours import Tour, find_tours
 from worldsim.evaluation.inputs.out_and_back import Tolerance, find_way_back
-from worldsim.evaluation.tours import Tour, find_tours
 from worldsim.games.entry import Observation
 from worldsim.games.registry import GAMES, open_game
 
