@@ -17,12 +17,13 @@ from training.engine.long_run import run_on
 from worldsim import state as states
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
-from worldsim.evaluation.cost.random_play import DayOfPlay, play_long
+from worldsim.evaluation.cost.random_play import SoakTest, play_at_random
 from worldsim.evaluation.report.report import Report
 from worldsim.play.files import PlayFolders
 from worldsim.play.game import Game, GameSettings
 from worldsim.play.session import PlaySession
 from worldsim.runtime.device import set_threads
+from worldsim.settings import check_settings, setting
 from worldsim.storage.files import check_integer
 from worldsim.ui.bindings import bind
 
@@ -33,25 +34,28 @@ SLOTS, RECORDINGS = "day-slots", "day-recordings"
 
 @dataclass(kw_only=True, slots=True)
 class LongPlayConfig:
-    """How long, and in which world; `conf/long_play.yaml` says what each means."""
+    """How long, and in which world."""
 
-    world: str | None = None
-    out: str = "outputs/long_play"
-    num_frames: int = 100_000
-    seed: int = 0
-    rewind_megabytes: int = 128
-    device: str = "auto"
-    dtype: str = "auto"
-    compile: str = "auto"
-    threads: int = 0
+    world: str | None = setting(
+        None, "A shipped world's name, a folder, or a Hugging Face id; null is the first that ships."
+    )
+    out: str = setting(
+        "outputs/long_play",
+        "Folder of day.json and of the state to go on from; the same command goes on there. Its folders "
+        "day-slots and day-recordings are written to at random, and emptied of recordings now and then.",
+    )
+    num_frames: int = setting(100_000, "Frames in all, those of earlier runs included.", minimum=1)
+    seed: int = setting(0, "Of the play and of the frames.", minimum=0)
+    rewind_megabytes: int = setting(128, "Room for the moments to rewind to, in 10^6 bytes.", minimum=1)
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N; auto is the first GPU where there is one.")
+    dtype: str = setting("auto", "auto, bf16 or fp32; auto is bf16 where the device computes it directly.")
+    compile: str = setting(
+        "auto", "How a GPU is given its kernels: none, cudagraphs, inductor, or auto (docs/agents.md)."
+    )
+    threads: int = setting(0, "CPU threads to compute with; 0 chooses.", minimum=0)
 
     def __post_init__(self) -> None:
-        for name in ("num_frames", "rewind_megabytes"):
-            if getattr(self, name) < 1:
-                raise WorldError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("seed", "threads"):
-            if getattr(self, name) < 0:
-                raise WorldError(f"{name} must be at least 0, got {getattr(self, name)}")
+        check_settings(self)
 
 
 @entry("long_play", LongPlayConfig)
@@ -73,7 +77,9 @@ def play(config: LongPlayConfig, out: Path) -> None:
         report.data |= day.report()
         report.write()
 
-    played = play_long(game, keys, config.num_frames, seed=config.seed, recordings=out / RECORDINGS, day=day)
+    played = play_at_random(
+        game, keys, config.num_frames, seed=config.seed, recordings=out / RECORDINGS, test=day
+    )
     frames = (so_far.num_frames for so_far in played)
     run_on(frames, save, begin=day.num_frames, end=config.num_frames, unit="frame")
     game.session.stop_recording()
@@ -103,11 +109,11 @@ def build_game(config: LongPlayConfig, out: Path) -> tuple[Game, list[str]]:
     return game, sorted(person.keys)
 
 
-def begin_or_resume(report: Report, state_file: Path, game: Game) -> DayOfPlay:
+def begin_or_resume(report: Report, state_file: Path, game: Game) -> SoakTest:
     """Begin at a start state, or go on from the state that was saved last."""
     game.restart(None)
     if not (report.path.is_file() and state_file.is_file()):
-        return DayOfPlay()
+        return SoakTest()
     saved = report.data
     try:
         num_frames = check_integer(saved["num_frames"], "num_frames")
@@ -121,7 +127,7 @@ def begin_or_resume(report: Report, state_file: Path, game: Game) -> DayOfPlay:
             f"{report.path} does not tell of a day of play ({error}); name another out"
         ) from error
     game.session.go_to(states.load(state_file, world=game.session.env.world.identity))
-    return DayOfPlay(num_frames, counts, samples, len(samples))
+    return SoakTest(num_frames, counts, samples, len(samples))
 
 
 if __name__ == "__main__":

@@ -18,26 +18,27 @@ from training.engine.lock import locked_folder
 from worldsim.errors import WorldError
 from worldsim.evaluation.cost import paper_shape
 from worldsim.evaluation.cost.attention_speed import AttentionSpeed, fastest_attention, measure_attention
-from worldsim.evaluation.cost.step_time import random_actions, trace_steps
-from worldsim.evaluation.cost.step_time_ratio import compare_ages
+from worldsim.evaluation.cost.step_time import (
+    AROUND,
+    compare_ages,
+    random_actions,
+    summarize_trace,
+    trace_steps,
+)
 from worldsim.evaluation.inputs.clips import Clip, Recordings
 from worldsim.evaluation.inputs.returns import ReturnClip, ReturnSettings, choose_returns
 from worldsim.evaluation.memory.conversion import (
-    AROUND,
     HORIZONS,
-    Contestant,
-    check_can_forget,
+    ModelEntry,
     check_comparable,
     chosen_sampler,
     describe,
-    estimate_of,
-    summarize_cost,
     summarize_quality,
     summarize_references,
 )
+from worldsim.evaluation.memory.interventions import check_can_forget, has_state
 from worldsim.evaluation.memory.span import (
     dream_returns,
-    has_state,
     next_after_forgetting,
     score_references,
     summarize_returns,
@@ -47,6 +48,7 @@ from worldsim.evaluation.quality.rollouts import FrameScores, RolloutSettings, r
 from worldsim.evaluation.report.markdown import NUMBERS_FILE, write_conversion
 from worldsim.evaluation.report.pictures import write_conversion_plots
 from worldsim.evaluation.report.report import Report, describe_run
+from worldsim.evaluation.statistics import estimate_of
 from worldsim.model.conversion import check_softmax
 from worldsim.runtime.device import DeviceChoice, choose_device, set_threads
 from worldsim.simulator import Simulator
@@ -174,7 +176,7 @@ class Comparison:
 
     def __init__(self, config: ReportConversionConfig, choice: DeviceChoice, out: Path) -> None:
         self.config, self.choice = config, choice
-        self.contestants: list[Contestant] = []
+        self.contestants: list[ModelEntry] = []
         self.run = describe_run(choice.device, choice.dtype) | {"settings": asdict(config)}
         self._head: dict[str, Any] = {"runs": {}, "worlds": {}}
         self._scores: dict[str, FrameScores] = {}
@@ -206,7 +208,6 @@ class Comparison:
             batch_size=config.batch_size or (64 if self.choice.device.type == "cuda" else 16),
             seed=config.seed,
             num_examples=0,
-            show_progress=True,
         )
         self.first = self.recordings.choose(1, 1, config.seed)
         self.clips: list[Clip] = []
@@ -239,7 +240,7 @@ class Comparison:
     def _add(self, name: str, place: str, world: World, *, original: str | None = None) -> None:
         load = partial(self._load, place)
         self.contestants.append(
-            Contestant(name=name, load=load, is_zeroed=original is not None, original=original or name)
+            ModelEntry(name=name, load=load, is_zeroed=original is not None, original=original or name)
         )
         sampler = chosen_sampler(world, self.config.denoising_steps, self.config.commit_level)
         self._head["worlds"][name] = describe(world, sampler)
@@ -265,7 +266,7 @@ class Comparison:
 
     def measure(self) -> None:
         """Measure one thing after the other, and write the report after each."""
-        measures: dict[str, Callable[[Contestant], Any]] = {
+        measures: dict[str, Callable[[ModelEntry], Any]] = {
             "in_turn": self._in_turn,
             "cost": self._cost,
             "rollouts": self._quality,
@@ -292,7 +293,7 @@ class Comparison:
         else:
             data["worlds"][name][KEYS[part]] = found
 
-    def _simulator(self, contestant: Contestant, told: str) -> Simulator:
+    def _simulator(self, contestant: ModelEntry, told: str) -> Simulator:
         """Load a world, and say what is measured of it."""
         print(f"{contestant.name}: {told}", flush=True)
         return contestant.simulator(self.config.denoising_steps, self.config.commit_level)
@@ -302,19 +303,19 @@ class Comparison:
         start = next(self.recordings.batches(self.first, 1, 1))
         return start.begin_dreams(simulator, 1, self.config.seed)
 
-    def _in_turn(self, contestant: Contestant) -> dict[str, Any]:
+    def _in_turn(self, contestant: ModelEntry) -> dict[str, Any]:
         simulator, config = self._simulator(contestant, "steps early and late, in turn"), self.config
         state = self._first_state(simulator)
         return compare_ages(simulator, state, config.early_frame, config.late_frame, seed=config.seed)
 
-    def _cost(self, contestant: Contestant) -> dict[str, Any]:
+    def _cost(self, contestant: ModelEntry) -> dict[str, Any]:
         simulator, config = self._simulator(contestant, "step times"), self.config
         state = self._first_state(simulator)  # frames are counted from the first
         actions = random_actions(simulator, 1, config.cost_frames, config.seed)
-        trace = trace_steps(simulator, state, actions, show_progress=True)
-        return summarize_cost(trace, config.early_frame, config.late_frame, config.total_frames)
+        trace = trace_steps(simulator, state, actions)
+        return summarize_trace(trace, config.early_frame, config.late_frame, config.total_frames)
 
-    def _quality(self, contestant: Contestant) -> dict[str, Any]:
+    def _quality(self, contestant: ModelEntry) -> dict[str, Any]:
         """Roll out, and compare with the roll-outs of those before."""
         simulator, scores = self._simulator(contestant, "roll-outs"), self._scores
         own = roll_out(simulator, self.recordings, self.clips, self.settings)
@@ -324,12 +325,11 @@ class Comparison:
         original = scores[contestant.original] if contestant.is_zeroed else None
         return summarize_quality(own, scores[TEACHER], original)
 
-    def _memory(self, contestant: Contestant) -> dict[str, Any]:
+    def _memory(self, contestant: ModelEntry) -> dict[str, Any]:
         """Empty the states once and see what is lost, anywhere and at places that come back."""
         config, recordings = self.config, self.recordings
         simulator = self._simulator(contestant, "memory")
         how: dict[str, Any] = {"batch_size": self.settings.batch_size, "seed": config.seed}
-        how["show_progress"] = True
         scores = next_after_forgetting(simulator, recordings, self.memory_clips, config.memory_frames, **how)
         report = summarize_spans(scores, [recordings.name(clip) for clip in self.memory_clips])
         if self.places:
@@ -371,7 +371,6 @@ class Comparison:
                 num_steps=self.config.paper_steps,
                 device=self.choice.device,
                 dtype=self.choice.dtype,
-                show_progress=True,
             )
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from training.agents.settings import RLConfig
 from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.errors import WorldError
-from worldsim.games.scenarios import SCENARIOS
-from worldsim.runtime.device import choose_device
+from worldsim.games.registry import GAMES
+from worldsim.runtime.config import RuntimeConfig
+from worldsim.simulator import open_world
 from worldsim.starts import draw_starts
-from worldsim.world.world import World, find_world, read_config
+from worldsim.world.world import find_world, read_config
 
 GPU_ENVS, CPU_ENVS = 256, 8
 WATCHED_AT_ONCE = 32
@@ -29,8 +30,7 @@ def load_dreams(config: RLConfig, num_envs: int = 0) -> ARL2WorldVectorEnv:
     Raises:
         WorldError: If the world, or the folder of recorded episodes, is not there or not valid.
     """
-    choice = choose_device(config.device, config.dtype)
-    world = World.from_pretrained(config.world, device=choice.device, dtype=choice.dtype)
+    world, choice = open_world(config.world, RuntimeConfig(device=config.device, dtype=config.dtype))
     described, starts = world.config, None
     if config.starts is not None:
         starts = draw_starts(
@@ -66,15 +66,15 @@ def scenario_of(world: str) -> str:
     Raises:
         WorldError: If there is no such world, or its game is not one that can be played here.
     """
-    if world in SCENARIOS:
+    if world in GAMES:
         return world
     described = read_config(find_world(world))[0]
-    if described.name not in SCENARIOS:
+    if described.name not in GAMES:
         raise WorldError(
             f"the world {world} was not made from a game that can be played here; "
-            f"those are {', '.join(sorted(SCENARIOS))}"
+            f"those are {', '.join(sorted(GAMES))}"
         )
-    found, needed = described.actions.num_values, SCENARIOS[described.name].actions.num_values
+    found, needed = described.actions.num_values, GAMES[described.name].actions.num_values
     if found != needed:
         raise WorldError(
             f"the world {world} has axes of {list(found)} values, "

@@ -1,4 +1,4 @@
-"""From what a world's heads say of held-out episodes to what their numbers mean: part of every export."""
+"""Calibration of the outcome heads on held-out episodes, part of every export."""
 
 # E episodes, B of them at a time, T frames, C h w latent size, A action axes
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from training.data.latents import LatentVideo
 from worldsim.evaluation.quality.calibration import fit_end_calibration
 from worldsim.evaluation.quality.outcome import OperatingPoint, choose_threshold, summarize_outcomes
-from worldsim.evaluation.quality.outcome_predictions import HeardEpisode
+from worldsim.evaluation.quality.outcome_predictions import EpisodePredictions
 from worldsim.outcome import OutcomeConfig
 from worldsim.world import World
 
@@ -24,7 +24,7 @@ NEVER = 1.0
 
 
 @torch.no_grad()
-def listen(world: World, video: LatentVideo) -> list[HeardEpisode]:
+def predict_outcomes(world: World, video: LatentVideo) -> list[EpisodePredictions]:
     """Show a world whole recorded episodes, step by step, and note what it says.
 
     Args:
@@ -34,21 +34,23 @@ def listen(world: World, video: LatentVideo) -> list[HeardEpisode]:
     first = np.cumsum([0, *video.lengths[:-1]])
     # Like lengths together: a batch runs as long as its longest episode.
     order = [episode for episode in np.argsort(video.lengths, kind="stable") if video.lengths[episode] > 1]
-    heard: dict[int, HeardEpisode] = {}
+    heard: dict[int, EpisodePredictions] = {}
     given_rewards, ends = (tensor.cpu().numpy() for tensor in video.outcomes())
     for begin in range(0, len(order), EPISODES_AT_A_TIME):
         chunk = [int(episode) for episode in order[begin : begin + EPISODES_AT_A_TIME]]
-        rewards, logits = _judge_batch(world, video, first[chunk], max(video.lengths[e] for e in chunk))
+        rewards, logits = _predict_batch(world, video, first[chunk], max(video.lengths[e] for e in chunk))
         for row, episode in enumerate(chunk):
             count, begun = video.lengths[episode] - 1, int(first[episode]) + 1
             place = slice(begun, begun + count)
-            heard[episode] = HeardEpisode(
+            heard[episode] = EpisodePredictions(
                 str(episode), given_rewards[place], ends[place], rewards[row, :count], logits[row, :count]
             )
     return [heard[episode] for episode in sorted(heard)]
 
 
-def _judge_batch(world: World, video: LatentVideo, starts: np.ndarray, length: int) -> tuple[Tensor, Tensor]:
+def _predict_batch(
+    world: World, video: LatentVideo, starts: np.ndarray, length: int
+) -> tuple[Tensor, Tensor]:
     """Return what the heads say of the frames after the first, `[B, length - 1]` fp64 on the CPU each."""
     denoiser, heads = world.denoiser, world.denoiser.outcome
     assert heads is not None
@@ -57,7 +59,7 @@ def _judge_batch(world: World, video: LatentVideo, starts: np.ndarray, length: i
     columns: list[tuple[Tensor, Tensor]] = []
     for frame in range(length):
         # Where an episode is over its last frame is repeated; nobody looks at what is said of it.
-        latents, actions, _ = video.judged_sequences(starts, 1, np.full(len(starts), frame))
+        latents, actions, _ = video.sequences_with_outcomes(starts, 1, np.full(len(starts), frame))
         context = denoiser.observe(actions[:, 0], memory)
         memory = denoiser.commit(latents[:, 0].float(), clean, context, memory)
         assert memory.summary is not None
@@ -80,7 +82,7 @@ def calibrate(
     Returns:
         What the heads' numbers mean, and numbers for the log.
     """
-    heard = listen(world, video)
+    heard = predict_outcomes(world, video)
     meaning, point = fit_ends(heard, meaning)
     report = summarize_outcomes([episode.judged(meaning) for episode in heard], meaning.end_threshold)
     numbers = {"reward_error": report["rewards"]["per_step"]["root_mean_square_error"]}
@@ -93,7 +95,7 @@ def calibrate(
 
 
 def fit_ends(
-    heard: Sequence[HeardEpisode], meaning: OutcomeConfig
+    heard: Sequence[EpisodePredictions], meaning: OutcomeConfig
 ) -> tuple[OutcomeConfig, OperatingPoint | None]:
     """Fit scale and bias of the end's logit, and choose the threshold.
 

@@ -17,11 +17,16 @@ import numpy as np
 from training.suites.consistency_inputs import REPORT_FILE, Inputs
 from training.suites.settings import CONSISTENCY_PARTS, EvaluateConfig
 from worldsim.errors import WorldError
-from worldsim.evaluation.cost.step_time_growth import EARLY, MARKS, measure_flatness
+from worldsim.evaluation.cost.step_time import EARLY, MARKS, measure_growth
 from worldsim.evaluation.inputs.out_and_back import ReturnSet
 from worldsim.evaluation.memory import continuation, recall
 from worldsim.evaluation.memory.comparison import compare_worlds, zeroed_name
-from worldsim.evaluation.memory.interventions import INTERVENTIONS, Way, can_intervene
+from worldsim.evaluation.memory.interventions import (
+    INTERVENTIONS,
+    IntervenedSimulator,
+    Intervention,
+    can_intervene,
+)
 from worldsim.evaluation.memory.pairs import measure_pairs, summarize_pairs
 from worldsim.evaluation.memory.probe import collect_samples, probe
 from worldsim.evaluation.memory.tiles import absences, summarize_absences
@@ -32,7 +37,6 @@ from worldsim.evaluation.report.pictures import write_strips
 from worldsim.evaluation.report.report import describe_run
 from worldsim.evaluation.report.targets import check_memory
 from worldsim.evaluation.report.text import format_targets
-from worldsim.runtime.device import choose_device
 from worldsim.simulator import Simulator
 
 LEAST_PROBED = 5
@@ -43,7 +47,7 @@ def measure_recall(inputs: Inputs, part: dict[str, Any]) -> None:
     """Measure return recall against the gap."""
     for gap in inputs.recall_gaps:
         returns = inputs.recall_sets[gap]
-        scores = recall.measure_returns(inputs.simulators, returns, [Way.KEPT], inputs.settings)
+        scores = recall.measure_returns(inputs.simulators, returns, [Intervention.NONE], inputs.settings)
         _put_recall(part, str(gap), returns, scores)
         strips = write_strips(inputs.report.path.parent / FILMS_FOLDER, gap, scores.films)
         films = inputs.report.data.setdefault("films", {}).setdefault(str(gap), {"strips": {}})
@@ -52,14 +56,14 @@ def measure_recall(inputs: Inputs, part: dict[str, Any]) -> None:
 
 
 def _put_recall(part: dict[str, Any], gap: str, returns: ReturnSet, scores: recall.GapScores) -> None:
-    first = scores.dreams[next(iter(scores.dreams))][Way.KEPT]
+    first = scores.dreams[next(iter(scores.dreams))][Intervention.NONE]
     described = returns.describe() | {"metrics": list(first)}
     known = part.setdefault("episodes", {}).get(gap)
     if known is not None and known["names"] != described["names"]:
         raise WorldError(f"the episodes of gap {gap} are others than before; choose another out= folder")
     part["episodes"][gap] = described
     for name, ways in scores.dreams.items():
-        found = recall.summarize(ways[Way.KEPT], scores.seen, scores.names)
+        found = recall.summarize(ways[Intervention.NONE], scores.seen, scores.names)
         found["memory_bytes"] = scores.memory_bytes[name]
         if name in scores.right:
             right = scores.right[name]
@@ -78,13 +82,15 @@ def measure_interventions(inputs: Inputs, part: dict[str, Any]) -> None:
     part.setdefault("skipped", {}).update(dict.fromkeys(without, "has no recurrent states that stay"))
     for gap in inputs.intervention_gaps if able else ():
         returns = inputs.recall_sets[gap].first(inputs.config.num_turns)
-        scores = recall.measure_returns(able, returns, [Way.KEPT, *INTERVENTIONS], inputs.settings)
+        scores = recall.measure_returns(able, returns, [Intervention.NONE, *INTERVENTIONS], inputs.settings)
         for name, by_way in scores.dreams.items():
             found: dict[str, Any] = {}
             for way, values in by_way.items():
                 found[str(way)] = recall.summarize(values, scores.seen, scores.names)
-                if way != Way.KEPT:
-                    change = recall.summarize_changes(values, by_way[Way.KEPT], scores.seen, scores.names)
+                if way != Intervention.NONE:
+                    change = recall.summarize_changes(
+                        values, by_way[Intervention.NONE], scores.seen, scores.names
+                    )
                     found[str(way)]["change"] = change
             part["worlds"].setdefault(name, {})[str(gap)] = found
 
@@ -163,7 +169,10 @@ def measure_idle(inputs: Inputs, part: dict[str, Any]) -> None:
 
 def on_cpu(simulator: Simulator) -> Simulator:
     """Return a simulator of the same kind that returns its frames where NumPy can have them."""
-    return type(simulator)(simulator.world, simulator.sampler)
+    plain = Simulator(simulator.world, simulator.sampler)
+    if isinstance(simulator, IntervenedSimulator):
+        return IntervenedSimulator(plain, simulator.on_commit)
+    return plain
 
 
 def measure_masked(inputs: Inputs, part: dict[str, Any]) -> None:
@@ -183,7 +192,7 @@ def measure_masked(inputs: Inputs, part: dict[str, Any]) -> None:
             )
             print(part["skipped"], flush=True)
             return
-        masks = continuation.find_masks(returns, find, most_frames, show_progress=True)
+        masks = continuation.find_masks(returns, find, most_frames)
         for name, simulator in inputs.announced():
             scores = continuation.measure_continuation(
                 simulator,
@@ -223,9 +232,7 @@ def measure_cost(inputs: Inputs, part: dict[str, Any]) -> None:
         if name in inputs.zeroed:
             continue  # it would cost the same
         state = batch.clips.begin_dreams(simulator, 1, inputs.seed).rows([0])
-        part["worlds"][name] = measure_flatness(
-            simulator, state, marks=marks, seed=inputs.seed, show_progress=True
-        )
+        part["worlds"][name] = measure_growth(simulator, state, marks=marks, seed=inputs.seed)
 
 
 MEASURES: Mapping[str, Callable[[Inputs, dict[str, Any]], None]] = {
@@ -245,10 +252,9 @@ MEASURES: Mapping[str, Callable[[Inputs, dict[str, Any]], None]] = {
 
 def measure_consistency(config: EvaluateConfig, out: Path) -> None:
     """Measure the parts that were asked for, write the report after each, print where the worlds stand."""
-    choice = choose_device(config.device, config.dtype)
-    inputs = Inputs(config, choice, out)
+    inputs = Inputs(config, out)
     report = inputs.report
-    run = describe_run(choice.device, choice.dtype) | {"settings": asdict(config)}
+    run = describe_run(inputs.device.device, inputs.device.dtype) | {"settings": asdict(config)}
 
     def measure(part: str) -> None:
         print(f"\n{part}", flush=True)

@@ -10,13 +10,18 @@ from typing import Any
 
 from training.suites.settings import PARTS, EvaluateConfig
 from worldsim.errors import WorldError
-from worldsim.evaluation.cost.step_time import startup_seconds, step_cost
+from worldsim.evaluation.cost.startup_time import startup_seconds
+from worldsim.evaluation.cost.step_time import step_cost
 from worldsim.evaluation.inputs.clips import Recordings
-from worldsim.evaluation.memory.conversion import chosen_sampler
 from worldsim.evaluation.quality.controllability import PAIRS, opposite_action_test
 from worldsim.evaluation.quality.idle import idle_hold
 from worldsim.evaluation.quality.outcome import format_outcomes, summarize_outcomes
-from worldsim.evaluation.quality.outcome_predictions import DRAWN, GIVEN, judge_recordings, why_not_judged
+from worldsim.evaluation.quality.outcome_predictions import (
+    DRAWN,
+    GIVEN,
+    missing_outcome_requirements,
+    predict_recordings,
+)
 from worldsim.evaluation.quality.rollouts import (
     RolloutSettings,
     predict_next,
@@ -35,10 +40,8 @@ from worldsim.evaluation.report.pictures import (
 from worldsim.evaluation.report.report import Report, describe_run
 from worldsim.evaluation.report.targets import QUALITY_TARGETS
 from worldsim.evaluation.report.text import format_horizons, format_targets
-from worldsim.runtime.device import choose_device
-from worldsim.simulator import Simulator
+from worldsim.simulator import open_simulator
 from worldsim.storage.files import without_litter
-from worldsim.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
 REPORT_FILE = "report.json"
@@ -69,19 +72,17 @@ class Evaluation:
     """
 
     def __init__(self, config: EvaluateConfig, out: Path) -> None:
-        choice = choose_device(config.device, config.dtype)
         self.config, self.out = config, out
-        self.world = World.from_pretrained(config.chosen_world, device=choice.device, dtype=choice.dtype)
+        self.simulator = open_simulator(config.world, replace(config.runtime(), compile="none"))
+        self.world, choice = self.simulator.world, self.simulator.device_choice
         described = self.world.config
         self.recordings = Recordings(
             Path(config.data), described.actions, (described.height, described.width), config.num_episodes
         )
-        self.simulator = Simulator(self.world, chosen_sampler(self.world, config.denoising_steps, None))
         self._how: dict[str, Any] = {
             "context_frames": config.context_frames,
             "batch_size": config.batch_size or (64 if choice.device.type == "cuda" else 16),
             "seed": config.seed,
-            "show_progress": True,
         }
         self._check_episodes()
         frames, sampler = sum(self.recordings.lengths), self.simulator.sampler
@@ -99,7 +100,9 @@ class Evaluation:
     def _check_episodes(self) -> None:
         """Find now, and not after an hour, what the episodes are too few or too short for."""
         config, parts = self.config, self.config.chosen_parts
-        problem = why_not_judged(self.simulator, self.recordings) if "outcome" in parts else None
+        problem = (
+            missing_outcome_requirements(self.simulator, self.recordings) if "outcome" in parts else None
+        )
         if problem and parts == ["outcome"]:
             raise WorldError(problem)
         horizon = max(config.horizon, config.next_frames) if "rollout" in parts else 0
@@ -134,7 +137,6 @@ class Evaluation:
             context_frames=config.context_frames,
             num_frames=config.cost_frames,
             seed=config.seed,
-            show_progress=True,
         )
         if config.startup_runs:
             steps["startup"] = startup_seconds(self._play_command(), ROOT, config.startup_runs)
@@ -188,16 +190,19 @@ class Evaluation:
         )
 
     def _outcome(self) -> dict[str, Any]:
-        if problem := why_not_judged(self.simulator, self.recordings):
+        if problem := missing_outcome_requirements(self.simulator, self.recordings):
             print(f"not measured: {problem}")
             return {}
-        judged = judge_recordings(
+        predicted = predict_recordings(
             self.simulator,
             self.recordings,
             batch_size=self._how["batch_size"],
             with_drawn=self.config.outcome_drawn,
             seed=self.config.seed,
-            show_progress=True,
         )
-        threshold = self.world.config.end_threshold
-        return {kind: summarize_outcomes(episodes, threshold) for kind, episodes in judged.items()}
+        meaning = self.world.config.outcome
+        assert meaning is not None, "was looked for"
+        return {
+            kind: summarize_outcomes([one.judged(meaning) for one in episodes], meaning.end_threshold)
+            for kind, episodes in predicted.items()
+        }

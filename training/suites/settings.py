@@ -8,8 +8,8 @@ from typing import Any
 
 from worldsim.errors import WorldError
 from worldsim.evaluation.inputs.out_and_back import MIN_EPISODES, Tolerance
+from worldsim.runtime.config import RuntimeConfig
 from worldsim.runtime.cuda_graphs import COMPILE_MODES
-from worldsim.world.world import shipped_worlds
 
 BENCHMARKS = ("env", "endurance")
 ENV_STEPS = ("env_min_steps", "env_max_steps")
@@ -194,14 +194,12 @@ class EvaluateConfig:
         """What is measured: all that can be, unless parts are named."""
         return list(self.known_parts) if self.parts is None else self.parts
 
-    @property
-    def chosen_world(self) -> str:
-        """The world to measure: the first that ships, unless one is named.
-
-        Raises:
-            WorldError: If none is named and none ships.
-        """
-        worlds = [self.world] if self.world else shipped_worlds()
-        if not worlds:
-            raise WorldError("no world ships with this copy; give world=, the folder of one")
-        return worlds[0]
+    def runtime(self) -> RuntimeConfig:
+        """Return how worlds are computed."""
+        return RuntimeConfig(
+            device=self.device,
+            dtype=self.dtype,
+            denoising_steps=self.denoising_steps,
+            compile=self.compile,
+            threads=self.threads,
+        )

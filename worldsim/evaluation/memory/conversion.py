@@ -1,4 +1,4 @@
-"""A softmax world and what it was converted to: the same places, the same noise, the same measurements."""
+"""Comparison of a softmax world with its conversions: same places, same noise, same measurements."""
 
 # N clips, F frames
 
@@ -10,57 +10,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from worldsim.errors import WorldError
-from worldsim.evaluation.cost.step_time import StepTrace
-from worldsim.evaluation.metrics import bootstrap
+from worldsim.evaluation.memory.interventions import zeroed
 from worldsim.evaluation.quality.rollouts import CODEC, COPY, DREAM, MEAN, FrameScores
-from worldsim.model.memory.state import MemoryState
+from worldsim.evaluation.statistics import estimate_of
 from worldsim.sampler import SamplerConfig
-from worldsim.simulator import Prediction, Simulator
-from worldsim.state import WorldState
+from worldsim.simulator import Simulator
 from worldsim.world import World
 
 HORIZONS = (1, 8, 32, 64, 128)
-AROUND = 10
-"""Steps before and after a frame whose median stands for its step time: a single step's is noise."""
-
-
-def without_matrices(memory: MemoryState) -> MemoryState:
-    """Return the memory as if nothing had been written into the recurrent states."""
-    return replace(memory, matrices=torch.zeros_like(memory.matrices))
-
-
-class ForgetfulSimulator(Simulator):
-    """Steps a world whose recurrent states are empty before every frame.
-
-    What it loses against the same world shows what the states are used for; the window, the path and the
-    frame before it keep.
-    """
-
-    def commit(self, state: WorldState, prediction: Prediction) -> WorldState:
-        """Remember a predicted frame, but for the recurrent states."""
-        return _forgotten(super().commit(state, prediction))
-
-    def commit_frames(self, state: WorldState, frames: Tensor, actions: Tensor) -> WorldState:
-        """Remember real frames, but for the recurrent states."""
-        return _forgotten(super().commit_frames(state, frames, actions))
-
-
-def _forgotten(state: WorldState) -> WorldState:
-    return replace(state, memory=without_matrices(state.memory))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Contestant:
+class ModelEntry:
     """One line of the comparison.
 
     Attributes:
         name: In tables and plots.
         load: Reads the world; called anew for each measurement, so that no other is in memory.
         is_zeroed: Whether its recurrent states are emptied before every frame.
-        original: Name of the contestant that it is without that; its own name otherwise.
+        original: Name of the entry that it is without that; its own name otherwise.
     """
 
     name: str
@@ -72,7 +42,8 @@ class Contestant:
         """Load the world; steps and level replace those of its own sampler unless they are None."""
         world = self.load()
         sampler = chosen_sampler(world, num_steps, commit_level)
-        return ForgetfulSimulator(world, sampler) if self.is_zeroed else Simulator(world, sampler)
+        simulator = Simulator(world, sampler)
+        return zeroed(simulator) if self.is_zeroed else simulator
 
 
 def chosen_sampler(world: World, num_steps: int | None, commit_level: float | None) -> SamplerConfig:
@@ -103,12 +74,6 @@ def _same_weights(world: World, teacher: World) -> bool:
     )
 
 
-def check_can_forget(name: str, world: World) -> None:
-    """Raise `WorldError` if a world has no recurrent state that could be zeroed."""
-    if not world.config.denoiser.layer_counts["hybrid"]:
-        raise WorldError(f"{name} has no hybrid layers, and so no state that could be zeroed")
-
-
 def describe(world: World, sampler: SamplerConfig) -> dict[str, Any]:
     """Return what a world is, as a JSON object."""
     return {
@@ -125,10 +90,7 @@ def summarize_quality(
 ) -> dict[str, Any]:
     """Return the PSNR of roll-outs at each horizon, and by how much it differs at the same places.
 
-    Args:
-        scores: Of the contestant.
-        teacher: Of the teacher, over the same clips.
-        original: Of the same world with its states, if the contestant's were zeroed.
+    All are of the same clips. `original` is of the same world with its states, if these were zeroed.
     """
     psnr = scores.psnr[DREAM]
     report: dict[str, Any] = {
@@ -162,36 +124,6 @@ def _at_horizons(values: np.ndarray, episodes: Sequence[str]) -> dict[str, Any]:
     """Return the mean over clips with its interval, of `[N, F]` values at each horizon."""
     places = [place for place in HORIZONS if place <= values.shape[1]]
     return {str(place): estimate_of(values[:, place - 1], episodes) for place in places}
-
-
-def estimate_of(values: np.ndarray, episodes: Sequence[str]) -> dict[str, Any]:
-    """Return the mean over clips with its interval, and the median: one place may decide a mean."""
-    return bootstrap(values, episodes).to_json() | {"median": float(np.median(values))}
-
-
-def summarize_cost(trace: StepTrace, early: int, late: int, total: int) -> dict[str, Any]:
-    """Return step times and bytes at two frames, and what the first `total` frames took, counted from 1."""
-    early_ms, late_ms = (step_ms_around(trace.step_ms, frame) for frame in (early, late))
-    return {
-        "early_frame": early,
-        "late_frame": late,
-        "step_ms": {"early": early_ms, "late": late_ms},
-        "late_over_early": late_ms / early_ms,
-        "state_bytes": {
-            "early": int(trace.state_bytes[early - 1]),
-            "late": int(trace.state_bytes[late - 1]),
-        },
-        "total_frames": total,
-        "seconds": float(trace.step_ms[:total].sum() / 1000),
-        "peak_bytes": int(trace.peak_bytes[total - 1]),
-        "step_ms_curve": trace.step_ms.round(3).tolist(),
-        "state_bytes_curve": trace.state_bytes.tolist(),
-    }
-
-
-def step_ms_around(step_ms: np.ndarray, frame: int) -> float:
-    """Return the median step time of the frames around one, counted from 1."""
-    return float(np.median(step_ms[max(0, frame - 1 - AROUND) : frame + AROUND]))
 
 
 def samplers_differ(worlds: Mapping[str, Mapping[str, Any]]) -> bool:

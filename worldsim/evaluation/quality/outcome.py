@@ -1,4 +1,4 @@
-"""How well a world knows what a frame brought: ends found, false alarms, rewards. Pure functions.
+"""Accuracy of predicted outcomes: ends found, false alarms, rewards. Pure functions.
 
 An end counts as found if one of the frames within `TOLERANCE` of it is flagged. A false alarm is a run of
 flagged frames of which at least one is further away: play would have stopped there, once. With a tolerance
@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from worldsim.evaluation.metrics import NUM_RESAMPLES, Estimate, bootstrap
 from worldsim.evaluation.quality.calibration import calibration_error
+from worldsim.evaluation.statistics import Estimate, bootstrap, draw_counts, interval
 
 TOLERANCE = 2
 """Frames that an end may be flagged too early or too late."""
@@ -190,10 +190,9 @@ def recall_at_precision(
     mean = float(best(np.ones((1, count)))[0])
     if count < 2:
         return Estimate(mean, None, None, num_ends)
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=NUM_RESAMPLES)
-    values = best(drawn[drawn @ detection.num_ends > 0])
-    low, high = np.quantile(values, [0.025, 0.975])
-    return Estimate(mean, float(low), float(high), num_ends)
+    drawn = draw_counts(count, seed)
+    low, high = interval(best(drawn[drawn @ detection.num_ends > 0]))
+    return Estimate(mean, low, high, num_ends)
 
 
 def summarize_ends(episodes: Sequence[JudgedEpisode], threshold: float) -> dict[str, Any]:
@@ -249,12 +248,7 @@ def summarize_rewards(episodes: Sequence[JudgedEpisode]) -> dict[str, Any]:
 
 
 def summarize_outcomes(episodes: Sequence[JudgedEpisode], threshold: float) -> dict[str, Any]:
-    """Return the report on what a world says of recorded episodes, at least one.
-
-    Args:
-        episodes: As judged.
-        threshold: The world's own, at which its episodes end.
-    """
+    """Return the report on predictions for recorded episodes, at least one, at the threshold of the world."""
     return {
         "num_episodes": len(episodes),
         "num_frames": sum(len(episode.ends) for episode in episodes),

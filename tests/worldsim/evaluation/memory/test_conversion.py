@@ -11,25 +11,20 @@ import torch
 from tests.fakes import tiny_world
 from worldsim.actions import ActionLayout
 from worldsim.errors import WorldError
-from worldsim.evaluation.cost.step_time import StepTrace
 from worldsim.evaluation.memory.conversion import (
-    ForgetfulSimulator,
-    check_can_forget,
     check_comparable,
     chosen_sampler,
     samplers_differ,
-    step_ms_around,
-    summarize_cost,
     summarize_quality,
-    without_matrices,
 )
+from worldsim.evaluation.memory.interventions import check_can_forget, zero, zeroed
 from worldsim.evaluation.quality.rollouts import DREAM, FrameScores
 from worldsim.simulator import Simulator
 
 
 def test_zeroing_takes_the_recurrent_states_and_nothing_else() -> None:
     world = tiny_world()
-    usual, forgetful = Simulator(world), ForgetfulSimulator(world)
+    usual, forgetful = Simulator(world), zeroed(Simulator(world))
     states = [s.start(world.starts[:2], [0, 1]) for s in (usual, forgetful)]
     action = torch.tensor([[1, 0, 2], [0, 1, 0]])
     for simulator in (usual, forgetful):
@@ -39,7 +34,7 @@ def test_zeroing_takes_the_recurrent_states_and_nothing_else() -> None:
     assert torch.equal(states[1].memory.matrices, torch.zeros_like(states[0].memory.matrices))
     assert torch.equal(states[0].memory.num_committed, states[1].memory.num_committed)
     assert torch.equal(states[0].memory.window_keys[:, :, 0], states[1].memory.window_keys[:, :, 0])
-    cleared = without_matrices(states[0].memory).tensors()
+    cleared = zero(states[0]).memory.tensors()
     for name, tensor in states[0].memory.tensors().items():
         expected = torch.zeros_like(tensor) if name == "matrices" else tensor
         assert torch.equal(cleared[name], expected), name
@@ -48,7 +43,7 @@ def test_zeroing_takes_the_recurrent_states_and_nothing_else() -> None:
 def test_the_dream_of_a_world_that_forgets_is_another() -> None:
     world = tiny_world()
     dreams = []
-    for simulator in (Simulator(world), ForgetfulSimulator(world)):
+    for simulator in (Simulator(world), zeroed(Simulator(world))):
         state = simulator.start(world.starts[:1], [0])
         dreams.append(simulator.predict(state, torch.tensor([[1, 0, 2]])).latents)
     assert (dreams[0] - dreams[1]).abs().max() > 1e-3
@@ -99,32 +94,3 @@ def test_differences_are_taken_place_by_place() -> None:
     assert wide["high"] - wide["low"] > 1.0
     assert report["psnr_db"]["32"]["mean"] == pytest.approx(places[:, 31].mean() - 1.0)
     assert "over_original_db" not in summarize_quality(scores(places), scores(places), None)
-
-
-def trace(step_ms: np.ndarray) -> StepTrace:
-    frames = np.arange(1, len(step_ms) + 1)
-    return StepTrace(
-        predict_ms=0.75 * step_ms,
-        commit_ms=0.25 * step_ms,
-        state_bytes=10 * frames,
-        process_bytes=np.where(frames == 5, 900, 100),
-        device_bytes=None,
-        device_peak_bytes=None,
-    )
-
-
-def test_cost_is_read_at_two_frames_and_summed_up_to_a_third() -> None:
-    report = summarize_cost(trace(np.arange(1.0, 101.0)), early=30, late=90, total=4)
-    assert report["step_ms"] == pytest.approx({"early": 30.0, "late": 90.0})
-    assert report["late_over_early"] == pytest.approx(3.0)
-    assert report["state_bytes"] == {"early": 300, "late": 900}
-    assert report["seconds"] == pytest.approx(0.010)
-    assert report["peak_bytes"] == 100
-    assert summarize_cost(trace(np.ones(100)), 30, 90, total=50)["peak_bytes"] == 900
-
-
-def test_one_slow_step_is_no_step_time() -> None:
-    step_ms = np.full(60, 20.0)
-    step_ms[29] = 500.0
-    assert step_ms_around(step_ms, 30) == 20.0
-    assert step_ms_around(np.array([1.0, 2.0, 9.0]), 1) == 2.0

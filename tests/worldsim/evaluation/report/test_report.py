@@ -105,9 +105,7 @@ def test_a_report_of_other_settings_is_not_resumed(tmp_path: Path) -> None:
     Report(path, {"runs": {}, "worlds": {"a.b": {"identity": 1, "source": ""}}}).write()
     before = path.read_bytes()
     keys = ("worlds", "a.b", "identity")
-    with pytest.raises(
-        WorldError, match=r"was measured with worlds\.a\.b\.identity=1, now 2; choose"
-    ):
+    with pytest.raises(WorldError, match=r"was measured with worlds\.a\.b\.identity=1, now 2; choose"):
         Report.open(path, {}, {keys: 2})
     with pytest.raises(WorldError, match=r"is a report of something else, without 'films'"):
         Report.open(path, {}, objects=("runs", "films"))
