@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,52 +42,97 @@ from worldsim.evaluation.report import report
 from worldsim.evaluation.report.targets import format_table, judge
 from worldsim.runtime.cuda_graphs import COMPILE_MODES
 from worldsim.runtime.device import choose_device, set_threads
+from worldsim.settings import check_settings, setting
 from worldsim.simulator import Simulator
 from worldsim.storage.files import without_litter
 from worldsim.world.world import World, shipped_worlds
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ("env", "endurance")
-ENV_STEPS = ("env_min_steps", "env_max_steps")
 PARTS = ("cost", "rollout", "controllability", "idle", "outcome")
 
 
 @dataclass(kw_only=True, slots=True)
 class EvaluateConfig:
-    """What to measure; `conf/evaluate.yaml` and `conf/profile` say what each setting means."""
+    """What to measure."""
 
-    world: str | None = None
-    data: str = "data/doom-rooms/heldout"
-    out: str = "outputs/evaluate"
-    benchmark: str | None = None
-    suite: str | None = None
-    worlds: Any = None  # of names to places; OmegaConf adds no keys to a typed dictionary
-    consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
-    parts: list[str] | None = None
-    seed: int = 0
-    device: str = "auto"
-    dtype: str = "auto"
-    denoising_steps: int | None = None
-    num_episodes: int = 0
-    context_frames: int = 32
-    batch_size: int = 0
-    threads: int = 0
-    num_rollouts: int = 64
-    horizon: int = 128
-    num_next_clips: int = 16
-    next_frames: int = 64
-    num_action_starts: int = 64
-    num_idle_starts: int = 4
-    idle_frames: int = 500
-    outcome_drawn: bool = True
-    cost_frames: int = 2000
-    startup_runs: int = 3
-    env_counts: list[int] = field(default_factory=lambda: [1, 8, 64, 256])
-    env_frames: int = 768
-    env_min_steps: int = 0
-    env_max_steps: int = 300
-    compile: str = "auto"
-    endurance: EnduranceConfig = field(default_factory=EnduranceConfig)
+    world: str | None = setting(
+        None, "A shipped world's name, a folder, or a Hugging Face id; null is the first that ships."
+    )
+    data: str = setting(
+        "data/doom-rooms/heldout",
+        "Held-out episodes with the world's buttons. Of suite=consistency a folder of folders recall-NNN "
+        "and pairs-NNN, one for each number of frames out and back; of ordinary episodes the parts that "
+        "need no way back are measured.",
+    )
+    out: str = setting("outputs/evaluate", "Folder of the report.")
+    benchmark: str | None = setting(
+        None,
+        "null measures the parts; env measures how many steps a second environments make, endurance whether "
+        "memory grows or anything becomes NaN or inf in a great many of them. Both need no data.",
+    )
+    suite: str | None = setting(
+        None,
+        "null measures the parts of one world; consistency measures what worlds remember "
+        "(docs/consistency.md).",
+    )
+    worlds: Any = setting(
+        None, "Of suite=consistency, to compare several: {name: world, name: world}, instead of world."
+    )
+    consistency: ConsistencyConfig = setting(ConsistencyConfig, "Of suite=consistency.")
+    parts: list[str] | None = setting(
+        None,
+        "What to measure: cost, rollout, controllability, idle, outcome (of worlds with outcome heads). Of "
+        "suite=consistency: recall, interventions, pairs, controllability, drift, fidelity, idle, "
+        "continuation, probe, cost. null is all of these.",
+    )
+    seed: int = setting(0, "Of the noise, and of all else that is drawn.", minimum=0)
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N; auto is the first GPU where there is one.")
+    dtype: str = setting("auto", "auto, bf16 or fp32; auto is bf16 where the device computes it directly.")
+    denoising_steps: int | None = setting(None, "Denoising passes a frame; null is the world's own number.")
+    num_episodes: int = setting(0, "Use only the first so many episodes of the data; 0 is all.", minimum=0)
+    context_frames: int = setting(32, "Real frames watched before each dream.", minimum=1)
+    batch_size: int = setting(
+        0,
+        "Dreams at a time; 0 is 16 on a CPU and 64 on a GPU. The step time is always that of one.",
+        minimum=0,
+    )
+    threads: int = setting(0, "CPU threads to compute with; 0 chooses.", minimum=0)
+    num_rollouts: int = setting(64, "Of part rollout: roll-outs.", minimum=1)
+    horizon: int = setting(128, "Of part rollout: frames of each.", minimum=1)
+    num_next_clips: int = setting(
+        16, "Of part rollout: clips whose next frames are predicted from real ones.", minimum=1
+    )
+    next_frames: int = setting(64, "Of part rollout: frames of each of them.", minimum=1)
+    num_action_starts: int = setting(
+        64, "Of part controllability: places at which actions are compared.", minimum=1
+    )
+    num_idle_starts: int = setting(4, "Of part idle: dreams in which nothing is pressed.", minimum=1)
+    idle_frames: int = setting(500, "Of part idle: frames of each.", minimum=1)
+    outcome_drawn: bool = setting(
+        True,
+        "Of part outcome: judge also the frames that the world draws, not only those that were recorded.",
+    )
+    cost_frames: int = setting(2000, "Of part cost: frame up to which step times are measured.", minimum=1)
+    startup_runs: int = setting(
+        3, "Of part cost: starts of play.py that are timed; 0 leaves them out.", minimum=0
+    )
+    env_counts: list[int] = setting(
+        [1, 8, 64, 256], "Of benchmark=env: how many environments at a time.", minimum=1
+    )
+    env_frames: int = setting(
+        768, "Of benchmark=env: frames that each number of environments draws in all.", minimum=1
+    )
+    env_min_steps: int = setting(
+        0, "Of benchmark=env: steps in which it does so at least; 0 is 3 on a CPU and 60 on a GPU.", minimum=0
+    )
+    env_max_steps: int = setting(
+        300, "Of benchmark=env: steps in which it does so at most; 0 is no limit.", minimum=0
+    )
+    compile: str = setting(
+        "auto", "Of both benchmarks: how a GPU is given its kernels (docs/agents.md).", choices=COMPILE_MODES
+    )
+    endurance: EnduranceConfig = setting(EnduranceConfig, "Of benchmark=endurance.")
 
     def __post_init__(self) -> None:
         if self.suite not in (None, SUITE):
@@ -103,24 +148,15 @@ class EvaluateConfig:
         unknown = [part for part in self.chosen_parts if part not in known]
         if unknown or not self.chosen_parts:
             raise WorldError(f"parts must be some of {', '.join(known)}, got {', '.join(unknown) or 'none'}")
-        for name in ("seed", "num_episodes", "batch_size", "threads", "startup_runs", *ENV_STEPS):
-            if getattr(self, name) < 0:
-                raise WorldError(f"{name} must be at least 0, got {getattr(self, name)}")
         if self.benchmark not in (None, *BENCHMARKS):
             raise WorldError(f"benchmark must be {' or '.join(BENCHMARKS)}, or null, got {self.benchmark!r}")
+        check_settings(self)
+        if not self.env_counts:
+            raise WorldError("env_counts names no number of environments")
         if 0 < self.env_max_steps < self.env_min_steps:
             raise WorldError(
                 f"env_max_steps is {self.env_max_steps}, less than env_min_steps, {self.env_min_steps}"
             )
-        if self.compile not in COMPILE_MODES:
-            raise WorldError(f"compile must be one of {', '.join(COMPILE_MODES)}, got {self.compile!r}")
-        if not self.env_counts or min(self.env_counts) < 1:
-            raise WorldError(f"env_counts must be numbers of at least 1, got {self.env_counts}")
-        counts = ("context_frames", "num_rollouts", "horizon", "num_next_clips", "next_frames")
-        others = ("num_action_starts", "num_idle_starts", "idle_frames", "cost_frames", "env_frames")
-        for name in (*counts, *others):
-            if getattr(self, name) < 1:
-                raise WorldError(f"{name} must be at least 1, got {getattr(self, name)}")
 
     @property
     def known_parts(self) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from worldsim.errors import WorldError
 from worldsim.evaluation.cost.endurance import Endurance, endure, format_endurance
 from worldsim.evaluation.report import report
 from worldsim.runtime.interrupt import StopRequest
+from worldsim.settings import check_settings, setting
 from worldsim.storage.tensors import read_object
 
 ENDURANCE_FILE, STATE_FILE = "endurance.json", "endurance.safetensors"
@@ -29,19 +30,20 @@ SECONDS_BETWEEN_WRITES = 10.0
 
 @dataclass(kw_only=True, slots=True)
 class EnduranceConfig:
-    """How many environments for how long; `conf/evaluate.yaml` says what each means."""
+    """How many environments for how long."""
 
-    num_envs: int = 8
-    num_steps: int = 100_000
-    max_minutes: float = 0.0
-    max_episode_steps: int = 500
+    num_envs: int = setting(8, "Environments at a time.", minimum=1)
+    num_steps: int = setting(
+        100_000,
+        "Steps that each of them makes under random actions, those of earlier runs with the same out "
+        "included.",
+        minimum=1,
+    )
+    max_minutes: float = setting(0.0, "Time after which a run stops; 0 is no limit.", minimum=0)
+    max_episode_steps: int = setting(500, "Frames after which an episode is cut off.", minimum=1)
 
     def __post_init__(self) -> None:
-        for name in ("num_envs", "num_steps", "max_episode_steps"):
-            if getattr(self, name) < 1:
-                raise WorldError(f"endurance.{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.max_minutes < float("inf"):
-            raise WorldError(f"endurance.max_minutes must be at least 0, got {self.max_minutes}")
+        check_settings(self, "endurance.")
 
 
 def benchmark_endurance(
