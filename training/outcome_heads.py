@@ -34,7 +34,7 @@ from training.data.latents import (
 from training.engine.lock import locked_folder
 from training.engine.train_world import add_provenance
 from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig
-from training.outcomes.frames import JudgedFrames, SequencesConfig, draw_along, index_pieces
+from training.outcomes.frames import OutcomeFrames, SequencesConfig, draw_along, index_pieces
 from worldsim.errors import WorldError
 from worldsim.model.outcome_heads import OutcomeHeads
 from worldsim.settings import REQUIRED, check_settings, setting
@@ -142,7 +142,7 @@ def keep_heads(world: World, heads: OutcomeHeads, trained: str, folder: Path) ->
     print(f"trained heads in {folder}, until they are calibrated", flush=True)
 
 
-def describe_heads(config: OutcomeHeadsConfig, frames: JudgedFrames, num_recorded: int) -> str:
+def describe_heads(config: OutcomeHeadsConfig, frames: OutcomeFrames, num_recorded: int) -> str:
     """Return a sentence for the world's card: what its heads learned from."""
     return (
         f"outcome heads alone: {config.training.num_steps:,} updates on {len(frames):,} frames with "
@@ -169,7 +169,7 @@ def load_video(data: DataConfig, sequences: SequencesConfig, world: World) -> La
     return latent_video(world.codec, references, world.device, num_workers=data.num_workers, cache=cache)
 
 
-def end_frequency(frames: JudgedFrames, video: LatentVideo) -> float:
+def end_frequency(frames: OutcomeFrames, video: LatentVideo) -> float:
     """Return how much rarer ends are in the video than among the frames that were kept, 0 to 1."""
     recorded = float(video.ended_episodes().sum()) / max(1, sum(video.lengths) - len(video.lengths))
     kept = float(frames.ends.float().mean())
@@ -177,7 +177,7 @@ def end_frequency(frames: JudgedFrames, video: LatentVideo) -> float:
 
 
 def train_heads(
-    world: World, frames: JudgedFrames, config: HeadsTrainingConfig, end_frequency: float, seed: int
+    world: World, frames: OutcomeFrames, config: HeadsTrainingConfig, end_frequency: float, seed: int
 ) -> OutcomeHeads:
     """Train a copy of a world's heads on recorded and drawn frames alike.
 
@@ -192,7 +192,7 @@ def train_heads(
         The heads, in fp32.
 
     Raises:
-        WorldError: If the loss is no number.
+        WorldError: If the loss is NaN or inf.
     """
     assert world.denoiser.outcome is not None, "was looked for"
     assert world.config.outcome is not None
@@ -211,9 +211,7 @@ def train_heads(
         tokens = frames.tokens[chosen.to(world.device)].float()
         losses = loss_of(heads, heads.pool(tokens), targets, targets.is_real * share)
         if not losses["loss_outcome"].isfinite():
-            raise WorldError(
-                "the loss of the heads is no number: give training.learning_rate a smaller value"
-            )
+            raise WorldError("the loss of the heads is NaN or inf: lower training.learning_rate")
         optimizer.zero_grad()
         losses["loss_outcome"].backward()
         torch.nn.utils.clip_grad_norm_(heads.parameters(), 1.0)

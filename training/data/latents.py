@@ -118,7 +118,7 @@ class LatentVideo:
         index, _ = self._places(starts, length, 0)
         return self.latents[index], self.leading[index]
 
-    def judged_sequences(
+    def sequences_with_outcomes(
         self, starts: np.ndarray, length: int, skipped: np.ndarray
     ) -> tuple[Tensor, Tensor, OutcomeTargets]:
         """Return pieces of sequences, which may run past the end of their episode: it then stands still.

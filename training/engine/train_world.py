@@ -24,7 +24,7 @@ from training.engine.loop import LoopConfig, Training, fit, prepare, seed_of
 from training.engine.optimizers import OptimizerConfig, make_optimizers
 from training.engine.run_folder import RunFolder
 from training.engine.validation import ValidationConfig, validate
-from training.objectives.flow_matching import FlowMatching, ObjectiveConfig, SegmentMatching
+from training.objectives.flow_matching import ObjectiveConfig, SegmentFlowMatching, SequenceFlowMatching
 from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig, reward_units
 from training.outcomes.calibration import calibrate
 from worldsim.data.sequences import EpisodeReference, SequenceIndex
@@ -167,7 +167,7 @@ def train_world(
 
     denoiser = world.denoiser.requires_grad_(True).train()
     optimizers = make_optimizers(denoiser, config.optimizer)
-    objective = FlowMatching if config.segments == 1 else SegmentMatching
+    objective = SequenceFlowMatching if config.segments == 1 else SegmentFlowMatching
     outcome = None
     if denoiser.outcome is not None and world.config.outcome is not None:
         frequency = end_draws(footage.train, config).frequency
@@ -245,7 +245,7 @@ def make_batches(
         is_new = () if segments == 1 else (torch.from_numpy(segment == 0).to(device),)
         if not with_outcomes:
             return *video.sequences(starts + segment * length, length), generator, *is_new
-        latents, actions, targets = video.judged_sequences(starts, length, segment * length)
+        latents, actions, targets = video.sequences_with_outcomes(starts, length, segment * length)
         return latents, actions, generator, *is_new, targets
 
     return batch_at

@@ -61,7 +61,7 @@ class SequencesConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class JudgedFrames:
+class OutcomeFrames:
     """What heads pool and what they are to say of it; every frame twice, as recorded and as drawn.
 
     Attributes:
@@ -119,7 +119,7 @@ def index_pieces(config: SequencesConfig, lengths: Sequence[int], ended: np.ndar
     return index
 
 
-def draw_along(world: World, video: LatentVideo, config: SequencesConfig, seed: int) -> JudgedFrames:
+def draw_along(world: World, video: LatentVideo, config: SequencesConfig, seed: int) -> OutcomeFrames:
     """Let a world watch recorded play and draw the same frames itself; keep what heads see of both.
 
     Args:
@@ -136,7 +136,7 @@ def draw_along(world: World, video: LatentVideo, config: SequencesConfig, seed: 
     draws = EndDraws(video, index, config.end_share, config.length)
     starts = draws.replace(index.sample(rng, config.num), rng)
     at_a_time = config.at_a_time or (128 if world.device.type == "cuda" else 16)
-    parts: list[JudgedFrames] = []
+    parts: list[OutcomeFrames] = []
     heads, world.denoiser.outcome = world.denoiser.outcome, TokenKeeper()
     simulator = Simulator(world)
     try:
@@ -150,13 +150,13 @@ def draw_along(world: World, video: LatentVideo, config: SequencesConfig, seed: 
     finally:
         world.denoiser.outcome = heads
     fields = zip(*((p.tokens, p.rewards, p.ends, p.is_before_end) for p in parts), strict=True)
-    return JudgedFrames(*(torch.cat(field) for field in fields))
+    return OutcomeFrames(*(torch.cat(field) for field in fields))
 
 
 @torch.inference_mode()
 def _draw_batch(
     simulator: Simulator, video: LatentVideo, starts: np.ndarray, seeds: Tensor, config: SequencesConfig
-) -> Iterator[JudgedFrames]:
+) -> Iterator[OutcomeFrames]:
     """Yield the frames of some pieces, a frame of all of them at a time; those past an end are left out."""
     world, clean = simulator.world, torch.zeros(len(starts), device=simulator.world.device)
     memory = world.denoiser.initial_memory(len(starts))
@@ -164,7 +164,7 @@ def _draw_batch(
     index = torch.zeros_like(seeds)
     dream = WorldState(memory=memory, frame_index=index, seed=seeds, frames=no_frames)
     for number in range(config.watched + config.length):
-        latents, actions, targets = video.judged_sequences(starts, 1, np.full(len(starts), number))
+        latents, actions, targets = video.sequences_with_outcomes(starts, 1, np.full(len(starts), number))
         past = number - config.watched
         if past >= 0:
             if past % config.depth == 0:
@@ -177,7 +177,7 @@ def _draw_batch(
             assert dream.memory.summary is not None
             real = targets.is_real[:, 0]
             tokens = torch.stack([memory.summary, dream.memory.summary], dim=1).half()
-            later = video.judged_sequences(starts, TOLERANCE, np.full(len(starts), number + 1))[2].ends
-            yield JudgedFrames(
+            later = video.sequences_with_outcomes(starts, TOLERANCE, np.full(len(starts), number + 1))[2].ends
+            yield OutcomeFrames(
                 tokens[real], targets.rewards[real, 0], targets.ends[real, 0], later.any(dim=1)[real]
             )

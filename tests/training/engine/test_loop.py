@@ -247,7 +247,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "no dictionary": lambda path: torch.save([1], path),
     "a step of text": lambda path: altered(path, step="3"),
     "a step below 0": lambda path: altered(path, step=-1),
-    "a time that is no number": lambda path: altered(path, seconds=float("nan")),
+    "a time that is NaN": lambda path: altered(path, seconds=float("nan")),
     "weights of another shape": lambda path: altered(path, module={"linear.weight": torch.zeros(2, 2)}),
     "no average": lambda path: altered(path, average={}),
     "an optimizer of nothing": lambda path: altered(path, optimizer_0={"state": {}, "param_groups": []}),
