@@ -41,10 +41,10 @@ from worldsim.evaluation.quality.rollouts import (
 )
 from worldsim.evaluation.report import report
 from worldsim.evaluation.report.targets import format_table, judge
-from worldsim.runtime.config import RuntimeConfig
+from worldsim.runtime.config import RuntimeConfig, RuntimeSettings
 from worldsim.runtime.cuda_graphs import COMPILE_MODES
 from worldsim.runtime.device import choose_device, set_threads
-from worldsim.settings import check_settings, setting
+from worldsim.settings import setting
 from worldsim.simulator import open_simulator
 from worldsim.storage.files import without_litter
 from worldsim.world.world import shipped_worlds
@@ -55,7 +55,7 @@ PARTS = ("cost", "rollout", "controllability", "idle", "outcome")
 
 
 @dataclass(kw_only=True, slots=True)
-class EvaluateConfig:
+class EvaluateConfig(RuntimeSettings):
     """What to measure."""
 
     world: str | None = setting(
@@ -89,8 +89,6 @@ class EvaluateConfig:
         "continuation, probe, cost. null is all of these.",
     )
     seed: int = setting(0, "Of the noise, and of all else that is drawn.", minimum=0)
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N; auto is the first GPU where there is one.")
-    dtype: str = setting("auto", "auto, bf16 or fp32; auto is bf16 where the device computes it directly.")
     denoising_steps: int | None = setting(None, "Denoising passes a frame; null is the world's own number.")
     num_episodes: int = setting(0, "Use only the first so many episodes of the data; 0 is all.", minimum=0)
     context_frames: int = setting(32, "Real frames watched before each dream.", minimum=1)
@@ -99,7 +97,6 @@ class EvaluateConfig:
         "Dreams at a time; 0 is 16 on a CPU and 64 on a GPU. The step time is always that of one.",
         minimum=0,
     )
-    threads: int = setting(0, "CPU threads to compute with; 0 chooses.", minimum=0)
     num_rollouts: int = setting(64, "Of part rollout: roll-outs.", minimum=1)
     horizon: int = setting(128, "Of part rollout: frames of each.", minimum=1)
     num_next_clips: int = setting(
@@ -152,7 +149,7 @@ class EvaluateConfig:
             raise WorldError(f"parts must be some of {', '.join(known)}, got {', '.join(unknown) or 'none'}")
         if self.benchmark not in (None, *BENCHMARKS):
             raise WorldError(f"benchmark must be {' or '.join(BENCHMARKS)}, or null, got {self.benchmark!r}")
-        check_settings(self)
+        RuntimeSettings.__post_init__(self)
         if not self.env_counts:
             raise WorldError("env_counts names no number of environments")
         if 0 < self.env_max_steps < self.env_min_steps:

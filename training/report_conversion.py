@@ -52,8 +52,9 @@ from worldsim.evaluation.report.conversion_markdown import NUMBERS_FILE, write_c
 from worldsim.evaluation.report.report import describe_run
 from worldsim.evaluation.statistics import estimate_of
 from worldsim.model.conversion import check_softmax
+from worldsim.runtime.config import RuntimeSettings
 from worldsim.runtime.device import DeviceChoice, choose_device, set_threads
-from worldsim.settings import check_settings, setting
+from worldsim.settings import setting
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 from worldsim.storage.files import without_litter
@@ -67,7 +68,7 @@ KEYS = {"in_turn": "in_turn", "cost": "cost", "rollouts": "quality", "memory": "
 
 
 @dataclass(kw_only=True, slots=True)
-class ReportConversionConfig:
+class ReportConversionConfig(RuntimeSettings):
     """What to compare."""
 
     teacher: str | None = setting(None, "A shipped world's name, a folder, or a Hugging Face id.")
@@ -83,9 +84,6 @@ class ReportConversionConfig:
     data: str = setting("data/doom-rooms/heldout", "Held-out episodes with the worlds' buttons.")
     out: str = setting("outputs/conversion", "Folder of the report.")
     seed: int = setting(0, "Of the noise, and of all else that is drawn.", minimum=0)
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N; auto is the first GPU where there is one.")
-    dtype: str = setting("auto", "auto, bf16 or fp32; auto is bf16 where the device computes it directly.")
-    threads: int = setting(0, "CPU threads to compute with; 0 chooses.", minimum=0)
     denoising_steps: int | None = setting(
         None, "Denoising passes a frame, for all worlds; null is each world's own number."
     )
@@ -119,7 +117,7 @@ class ReportConversionConfig:
     paper_steps: int = setting(4, "Of part paper_shape: denoising steps.", minimum=1)
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        RuntimeSettings.__post_init__(self)
         if self.late_frame <= self.early_frame:
             raise WorldError(f"late_frame {self.late_frame} must be after early_frame {self.early_frame}")
         if not self.parts or not set(self.parts) <= set(PARTS):
