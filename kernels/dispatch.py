@@ -18,8 +18,13 @@ from torch import Tensor
 
 from kernels import frame_maps, reference, torch_scan
 from kernels.checks import check_read, check_write
-from kernels.operators import check_triton_can_read, check_triton_can_write, scan_frames_triton
-from kernels.operators_memory import commit_triton, read_triton
+from kernels.operators import (
+    check_triton_can_read,
+    check_triton_can_write,
+    commit_triton,
+    read_triton,
+    scan_frames_triton,
+)
 
 FORMS = ("auto", "reference", "torch", "triton")
 

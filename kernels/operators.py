@@ -1,9 +1,9 @@
-"""`scan_frames` in Triton as an operator of PyTorch: `torch.compile` passes through it, gradients flow.
+"""The Triton forms as operators of PyTorch, which `torch.compile` and autograd pass through.
 
 Triton is imported by the first call, not by this module: it does not exist on every platform.
 """
 
-# B batch, F frames, N tokens of one frame, H heads, K key width, V value width
+# B batch, F frames, N tokens of one frame, H heads, K key width, V value width; "..." any leading sizes
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 WIDTHS = (16, 32, 64, 128)
 """Key and value widths that the Triton forms are built and tested for."""
@@ -19,13 +20,22 @@ WIDTHS = (16, 32, 64, 128)
 
 @cache
 def launcher() -> ModuleType:
-    """Import the kernels' launches, or say why they cannot run."""
+    """Import the launch of `scan_frames`, or say why it cannot run."""
     try:
         from kernels.gpu import launch as triton_launch
     except ImportError as error:
         message = "the Triton form needs the package triton (Linux): pip install triton, or form='torch'"
         raise RuntimeError(message) from error
     return triton_launch
+
+
+@cache
+def memory_launcher() -> ModuleType:
+    """Import the launch of `commit` and `read`, or say why it cannot run."""
+    launcher()
+    from kernels.gpu import memory as triton_memory
+
+    return triton_memory
 
 
 def _check_widths(**tensors: Tensor) -> None:
@@ -57,9 +67,9 @@ def check_triton_can_read(q: Tensor, state: Tensor, gate: Tensor, local: Tensor)
     _check_dtypes((torch.float32, torch.bfloat16, torch.float16), q=q, local=local)
 
 
-def check_device(module: ModuleType, name: str, tensor: Tensor) -> None:
+def _check_device(name: str, tensor: Tensor) -> None:
     """Raise a ValueError unless the Triton form can reach `tensor`."""
-    if tensor.device.type != "cuda" and not module.INTERPRETED:
+    if tensor.device.type != "cuda" and not launcher().INTERPRETED:
         raise ValueError(
             f"{name} is on {tensor.device}, but the Triton form runs on CUDA: use form='torch', "
             "or set TRITON_INTERPRET=1 before the start to run it slowly on a CPU"
@@ -71,9 +81,8 @@ def scan_frames_triton(
     k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return what `kernels.scan_frames` does, and the frames' M `[B, F, H, K, K]`, for the gradient."""
-    module = launcher()
-    check_device(module, "k", k)
-    return module.forward(k, v, g, beta, state)
+    _check_device("k", k)
+    return launcher().forward(k, v, g, beta, state)
 
 
 @scan_frames_triton.register_fake
@@ -98,9 +107,8 @@ def scan_frames_gradient(
     d_final: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of k, v, g, beta and the first state."""
-    module = launcher()
-    check_device(module, "k", k)
-    return module.backward(k, v, g, beta, before, transitions, d_before, d_final)
+    _check_device("k", k)
+    return launcher().backward(k, v, g, beta, before, transitions, d_before, d_final)
 
 
 @scan_frames_gradient.register_fake
@@ -118,8 +126,8 @@ def _(
     return *inputs, d_final.new_empty(d_final.shape)
 
 
-def _save(
-    ctx: torch.autograd.function.FunctionCtx,
+def _save_scan(
+    ctx: FunctionCtx,
     inputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
     output: tuple[Tensor, Tensor, Tensor],
 ) -> None:
@@ -128,8 +136,8 @@ def _save(
     ctx.save_for_backward(k, v, g, beta, before, transitions)
 
 
-def _gradient(
-    ctx: torch.autograd.function.FunctionCtx,
+def _scan_gradient(
+    ctx: FunctionCtx,
     d_before: Tensor | None,
     d_final: Tensor | None,
     _: Tensor | None,
@@ -144,4 +152,74 @@ def _gradient(
     return scan_frames_gradient(*saved, d_before, d_final)
 
 
-scan_frames_triton.register_autograd(_gradient, setup_context=_save)
+scan_frames_triton.register_autograd(_scan_gradient, setup_context=_save_scan)
+
+
+@torch.library.custom_op("arl2::commit", mutates_args=())
+def commit_triton(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> Tensor:
+    """Return what `kernels.commit` does."""
+    _check_device("k", k)
+    return memory_launcher().commit(k, v, g, beta, state)
+
+
+@commit_triton.register_fake
+def _(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> Tensor:
+    return state.new_empty(state.shape)
+
+
+def _save_commit(
+    ctx: FunctionCtx, inputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor], output: Tensor
+) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _commit_gradient(ctx: FunctionCtx, d_final: Tensor) -> tuple[Tensor, ...]:
+    """Take the commit as a scan over one frame, whose map is built again: play never asks for this."""
+    k, v, g, beta, state = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
+    frame = [tensor.unsqueeze(1) for tensor in (k, v, g, beta)]
+    before, _, transitions = scan_frames_triton(*frame, state)
+    nothing = torch.zeros_like(before)
+    *gradients, d_state = scan_frames_gradient(*frame, before, transitions, nothing, d_final)
+    return *(gradient.squeeze(1) for gradient in gradients), d_state
+
+
+commit_triton.register_autograd(_commit_gradient, setup_context=_save_commit)
+
+
+@torch.library.custom_op("arl2::read", mutates_args=())
+def read_triton(q: Tensor, state: Tensor, gate: Tensor, local: Tensor) -> Tensor:
+    """Return what `kernels.read` does."""
+    _check_device("q", q)
+    return memory_launcher().read(q, state, gate, local)
+
+
+@read_triton.register_fake
+def _(q: Tensor, state: Tensor, gate: Tensor, local: Tensor) -> Tensor:
+    dtype = torch.promote_types(torch.promote_types(q.dtype, local.dtype), gate.dtype)
+    return local.new_empty(local.shape, dtype=dtype)
+
+
+@torch.library.custom_op("arl2::read_gradient", mutates_args=())
+def read_gradient(q: Tensor, state: Tensor, gate: Tensor, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of q, the state and the gate."""
+    _check_device("q", q)
+    return memory_launcher().read_backward(q, state, gate, d_out)
+
+
+@read_gradient.register_fake
+def _(q: Tensor, state: Tensor, gate: Tensor, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), state.new_empty(state.shape), gate.new_empty(gate.shape)
+
+
+def _save_read(ctx: FunctionCtx, inputs: tuple[Tensor, Tensor, Tensor, Tensor], output: Tensor) -> None:
+    q, state, gate, local = inputs
+    ctx.save_for_backward(q, state, gate)
+    ctx.local_dtype = local.dtype  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _read_gradient(ctx: FunctionCtx, d_out: Tensor) -> tuple[Tensor, ...]:
+    saved = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
+    return *read_gradient(*saved, d_out), d_out.to(ctx.local_dtype)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+read_triton.register_autograd(_read_gradient, setup_context=_save_read)

@@ -6,7 +6,7 @@ Writes a new world: the same weights with another `outcome`, of which its card t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,10 @@ from worldsim.evaluation.quality.outcome_predictions import (
     why_not_judged,
 )
 from worldsim.outcome import OutcomeConfig
-from worldsim.runtime.cuda_graphs import COMPILE_MODES, choose_compile
-from worldsim.runtime.device import choose_device, set_threads
-from worldsim.simulator import Simulator
-from worldsim.world import World
+from worldsim.runtime.config import RuntimeSettings
+from worldsim.runtime.cuda_graphs import COMPILE_MODES
+from worldsim.settings import REQUIRED, setting
+from worldsim.simulator import Simulator, open_simulator
 from worldsim.world.rewrite import check_described, save_described
 
 FEW_ENDS = 20
@@ -40,45 +40,56 @@ FEW_ENDS = 20
 class HeldoutConfig:
     """Dataset folders of episodes that the world has not learned from."""
 
-    heldout: list[str]
+    heldout: list[str] = setting(
+        REQUIRED, "Episodes with rewards and ends that the world has not learned from; some must end."
+    )
 
 
 @dataclass(kw_only=True, slots=True)
-class CalibrationConfig:
-    """How a world's ends are calibrated; `conf/calibrate.yaml` says what each setting means."""
+class CalibrationConfig(RuntimeSettings):
+    """How a world's ends are calibrated."""
 
-    world: str
-    out: str
-    frames: str = DRAWN
-    num_dreams: int = 128
-    context_frames: int = 32
-    horizon: int = 64
-    num_episodes: int = 0
-    batch_size: int = 0
-    seed: int = 0
-    device: str = "auto"
-    dtype: str = "auto"
-    compile: str = "auto"
-    threads: int = 0
-
-    def __post_init__(self) -> None:
-        if self.frames not in (DRAWN, GIVEN):
-            raise WorldError(f"frames must be {DRAWN} or {GIVEN}, got {self.frames!r}")
-        if self.compile not in COMPILE_MODES:
-            raise WorldError(f"compile must be one of {', '.join(COMPILE_MODES)}, got {self.compile!r}")
-        for name in ("context_frames", "horizon"):
-            if getattr(self, name) < 1:
-                raise WorldError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("num_dreams", "num_episodes", "batch_size", "seed", "threads"):
-            if getattr(self, name) < 0:
-                raise WorldError(f"{name} must be at least 0, got {getattr(self, name)}")
+    world: str = setting(
+        REQUIRED,
+        "A shipped world's name, a folder, or a Hugging Face id; it stays as it is, and must have outcome "
+        "heads.",
+    )
+    out: str = setting(
+        REQUIRED,
+        "A new folder for the world: the same start moments, another calibration. Heads that were trained "
+        "are kept in OUT-uncalibrated until they are calibrated.",
+    )
+    frames: str = setting(
+        DRAWN,
+        "What is judged in the place of each recorded frame: drawn, the one that the world draws there, as "
+        "in play; or given, the recorded one (as at the end of a training).",
+        choices=(DRAWN, GIVEN),
+    )
+    num_dreams: int = setting(
+        128,
+        "The threshold is then chosen so that so many dreams end as often as the game. 0 takes the one that "
+        "finds most ends at 90 % precision among the frames above.",
+        minimum=0,
+    )
+    context_frames: int = setting(32, "Recorded frames before each dream.", minimum=1)
+    horizon: int = setting(64, "Frames of each dream, under the recorded actions.", minimum=1)
+    num_episodes: int = setting(
+        0, "Use only the first so many held-out episodes of each folder; 0 is all.", minimum=0
+    )
+    batch_size: int = setting(
+        0, "Episodes at a time; 0 is 16 on a CPU and 64 on a GPU, fewer where they are long.", minimum=0
+    )
+    seed: int = setting(
+        0, "Of the noise that frames are drawn from, and of all else that is drawn.", minimum=0
+    )
+    compile: str = setting("auto", "How a GPU is given its kernels (docs/agents.md).", choices=COMPILE_MODES)
 
 
 @dataclass(kw_only=True, slots=True)
 class CalibrateConfig(CalibrationConfig):
     """Settings of `python -m training.calibrate`."""
 
-    data: HeldoutConfig = field(default_factory=lambda: HeldoutConfig(heldout=[]))
+    data: HeldoutConfig = setting(lambda: HeldoutConfig(heldout=[]), "Recorded play.")
 
 
 @entry("calibrate", CalibrateConfig)
@@ -130,12 +141,10 @@ def calibrate_ends(
 
 def load_simulator(config: CalibrationConfig) -> Simulator:
     """Load the world, to draw its frames in its own way."""
-    choice = choose_device(config.device, config.dtype)
-    set_threads(config.threads)
-    world = World.from_pretrained(config.world, device=choice.device, dtype=choice.dtype)
-    launch = choose_compile(config.compile, choice.device, grows=bool(world.config.denoiser.full_layers))
-    print(f"world {world.identity}, {world.config.sampler.num_steps} denoising steps, on {choice}, {launch}")
-    return Simulator(world, compile=launch.mode)
+    simulator = open_simulator(config.world, config.runtime())
+    how = f"on {simulator.device_choice}, {simulator.compile_choice}"
+    print(f"world {simulator.world.identity}, {simulator.sampler.num_steps} denoising steps, {how}")
+    return simulator
 
 
 def open_recordings(
@@ -257,7 +266,7 @@ def fit(heard: Sequence[HeardEpisode], before: OutcomeConfig) -> OutcomeConfig:
     """
     if not all(episode.logits.isfinite().all() for episode in heard):
         raise WorldError(
-            "the world's head says of some frames what is no number: nothing can be fitted to it"
+            "the termination head returned NaN or inf for some frames: cannot fit the calibration"
         )
     after, point = fit_ends(heard, before)
     if point is None:

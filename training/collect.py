@@ -8,7 +8,7 @@ where it was stopped, and one with more frames goes on from there.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from worldsim.data.episodes import (
 from worldsim.errors import WorldError
 from worldsim.games.registry import AnyScenario, engine_version, find_game
 from worldsim.runtime.cores import check_workers, worker_count
+from worldsim.settings import check_settings, setting
 from worldsim.storage.files import without_litter
 
 # Each split owns half of the 32-bit seeds, each `seed` a million of them.
@@ -42,58 +43,57 @@ DEFAULT_SHARES = ("random", "scripted")
 
 @dataclass(kw_only=True, slots=True)
 class CollectConfig:
-    """What to record.
+    """What to record."""
 
-    Attributes:
-        scenario: Which game: doom-rooms, doom-fresh-rooms, doom-take-cover, doom-health or grid-recall.
-        out: Folder that gets the dataset folders `train` and `heldout`; None is data/SCENARIO.
-        num_frames: Least number of training frames.
-        heldout_frames: Least number of held-out frames.
-        episode_frames: Greatest number of frames of an episode; None is the scenario's own.
-        seed: Which million of seeds, 0 to 1999.
-        num_workers: Worker processes; 0 means one per core.
-        policy: Who plays: scripted, random, returning, ppo, to-and-fro, in doom-fresh-rooms also tours,
-            turn-around, leave-and-return and loop, in grid-recall out-and-back; or mixed.
-        shares: Of `mixed`: how large a share of the episodes each player plays.
-        paired: Let the player draw the same in episodes 0 and 1, 2 and 3 and so on, each in a game of its
-            own: for histories that differ while the actions are the same.
-        policy_folder: Of `ppo`: its folder; None is the one that ships with the world of the scenario's name.
-            It draws its actions here, instead of pressing what is likeliest.
-        out_frames: Of returning, leave-and-return, tours and out-and-back: least and greatest frames
-            of a way out; None is the player's own.
-        context_frames: Of out-and-back: least and greatest number of frames before each way out; None is the
-            player's own.
-    """
-
-    scenario: str = "doom-rooms"
-    out: str | None = None
-    num_frames: int = 200_000
-    heldout_frames: int = 20_000
-    episode_frames: int | None = None
-    seed: int = 0
-    num_workers: int = 0
-    policy: str = "scripted"
-    shares: dict[str, float] = field(default_factory=lambda: dict.fromkeys(DEFAULT_SHARES, 0.5))
-    policy_folder: str | None = None
-    out_frames: list[int] | None = None
-    context_frames: list[int] | None = None
-    paired: bool = False
+    scenario: str = setting(
+        "doom-rooms",
+        "doom-rooms, doom-fresh-rooms (another map in each episode), doom-take-cover, doom-health or "
+        "grid-recall.",
+    )
+    out: str | None = setting(
+        None, "Folder that gets the dataset folders train and heldout; null is data/SCENARIO."
+    )
+    num_frames: int = setting(200_000, "Least number of training frames.", minimum=0)
+    heldout_frames: int = setting(20_000, "Least number of held-out frames.", minimum=0)
+    episode_frames: int | None = setting(
+        None, "Of the longest episode; null is as long as the scenario lasts.", minimum=2
+    )
+    seed: int = setting(0, "Which million of seeds.", minimum=0, maximum=1999)
+    num_workers: int = setting(0, "Worker processes; 0 is one per core.")
+    policy: str = setting(
+        "scripted",
+        "Who plays: scripted, random, returning (walks out and back: for worlds that are to remember), ppo, "
+        "to-and-fro; in doom-fresh-rooms tours, of which each is a turn-around, leave-and-return or loop "
+        "(also policies of their own); in grid-recall out-and-back; or mixed, a player for each episode.",
+        choices=("mixed", *PLAYERS),
+    )
+    shares: dict[str, float] = setting(
+        {name: 0.5 if name in DEFAULT_SHARES else 0.0 for name in PLAYERS},
+        "Of mixed: how large a share of the episodes each player plays.",
+    )
+    policy_folder: str | None = setting(
+        None,
+        "Of ppo: its folder; null is the one that ships with the world of the scenario's name. It draws its "
+        "actions here, instead of pressing what is likeliest.",
+    )
+    out_frames: list[int] | None = setting(
+        None,
+        "Of returning, leave-and-return, tours and out-and-back: least and greatest number of frames of a "
+        "way out, [50,50] say; null is the player's own.",
+    )
+    context_frames: list[int] | None = setting(
+        None,
+        "Of out-and-back: least and greatest number of frames before each way out; null is the player's own.",
+    )
+    paired: bool = setting(
+        False,
+        "Whether each player plays two episodes with the same draws, each in a game of its own: other "
+        "histories, the same actions.",
+    )
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("num_frames", 0),
-            ("heldout_frames", 0),
-            ("episode_frames", 2),
-            ("num_workers", 0),
-        ):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise WorldError(f"{name} must be at least {least}, got {value}")
+        check_settings(self)
         check_workers(self.num_workers, "num_workers")
-        if not 0 <= self.seed < 2000:
-            raise WorldError(f"seed must be 0 to 1999, got {self.seed}")
-        if self.policy not in ("mixed", *PLAYERS):
-            raise WorldError(f"policy must be mixed or one of {', '.join(PLAYERS)}, got {self.policy!r}")
         if unknown := self.shares.keys() - set(PLAYERS):
             raise WorldError(f"shares are of {', '.join(PLAYERS)}, got {', '.join(sorted(unknown))}")
         if self.out_frames is not None and not self.returning:

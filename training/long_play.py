@@ -22,7 +22,9 @@ from worldsim.evaluation.report.report import Report
 from worldsim.play.files import PlayFolders
 from worldsim.play.game import Game, GameSettings
 from worldsim.play.session import PlaySession
+from worldsim.runtime.config import RuntimeSettings
 from worldsim.runtime.device import set_threads
+from worldsim.settings import setting
 from worldsim.storage.files import check_integer
 from worldsim.ui.bindings import bind
 
@@ -32,26 +34,23 @@ SLOTS, RECORDINGS = "day-slots", "day-recordings"
 
 
 @dataclass(kw_only=True, slots=True)
-class LongPlayConfig:
-    """How long, and in which world; `conf/long_play.yaml` says what each means."""
+class LongPlayConfig(RuntimeSettings):
+    """How long, and in which world."""
 
-    world: str | None = None
-    out: str = "outputs/long_play"
-    num_frames: int = 100_000
-    seed: int = 0
-    rewind_megabytes: int = 128
-    device: str = "auto"
-    dtype: str = "auto"
-    compile: str = "auto"
-    threads: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("num_frames", "rewind_megabytes"):
-            if getattr(self, name) < 1:
-                raise WorldError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("seed", "threads"):
-            if getattr(self, name) < 0:
-                raise WorldError(f"{name} must be at least 0, got {getattr(self, name)}")
+    world: str | None = setting(
+        None, "A shipped world's name, a folder, or a Hugging Face id; null is the first that ships."
+    )
+    out: str = setting(
+        "outputs/long_play",
+        "Folder of day.json and of the state to go on from; the same command goes on there. Its folders "
+        "day-slots and day-recordings are written to at random, and emptied of recordings now and then.",
+    )
+    num_frames: int = setting(100_000, "Frames in all, those of earlier runs included.", minimum=1)
+    seed: int = setting(0, "Of the play and of the frames.", minimum=0)
+    rewind_megabytes: int = setting(128, "Room for the moments to rewind to, in 10^6 bytes.", minimum=1)
+    compile: str = setting(
+        "auto", "How a GPU is given its kernels: none, cudagraphs, inductor, or auto (docs/agents.md)."
+    )
 
 
 @entry("long_play", LongPlayConfig)

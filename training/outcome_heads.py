@@ -10,10 +10,9 @@ What the heads pool is computed once (`training.outcomes.frames`); then they are
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +34,10 @@ from training.data.latents import (
 from training.engine.lock import locked_folder
 from training.engine.train_world import add_provenance
 from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig
-from training.outcomes.frames import JudgedFrames, SequencesConfig, draw_along, index_pieces
+from training.outcomes.frames import OutcomeFrames, SequencesConfig, draw_along, index_pieces
 from worldsim.errors import WorldError
 from worldsim.model.outcome_heads import OutcomeHeads
+from worldsim.settings import REQUIRED, check_settings, setting
 from worldsim.simulator import Simulator
 from worldsim.world import World
 from worldsim.world.rewrite import check_described, save_described
@@ -48,37 +48,36 @@ UNCALIBRATED = "-uncalibrated"
 
 @dataclass(kw_only=True, slots=True)
 class HeadsTrainingConfig:
-    """How the heads learn from the frames that were kept.
+    """How the heads learn from the frames that were kept."""
 
-    Attributes:
-        num_steps: Updates.
-        frames: Frames of an update, each as recorded and as drawn.
-        learning_rate: At its highest, early on; it falls to 0.
-        drawn_weight: How much a drawn frame counts beside a recorded one, 0 to 1: 0.5 is as much.
-    """
-
-    num_steps: int = 600
-    frames: int = 64
-    learning_rate: float = 1e-3
-    drawn_weight: float = 0.5
+    num_steps: int = setting(600, "Updates.", minimum=1)
+    frames: int = setting(64, "Frames of an update, each as recorded and as drawn.", minimum=1)
+    learning_rate: float = setting(1e-3, "At its highest, early on; it falls to 0.", above=0)
+    drawn_weight: float = setting(
+        0.5,
+        "How much a drawn frame counts beside a recorded one: 0 learns from recorded ones alone, 1 from "
+        "drawn ones alone.",
+        minimum=0,
+        maximum=1,
+    )
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "frames"):
-            if getattr(self, name) < 1:
-                raise WorldError(f"training.{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 < self.learning_rate < math.inf:
-            raise WorldError(f"training.learning_rate must be above 0 and finite, got {self.learning_rate}")
-        if not 0 <= self.drawn_weight <= 1:
-            raise WorldError(f"training.drawn_weight must lie in [0, 1], got {self.drawn_weight}")
+        check_settings(self, "training.")
 
 
 @dataclass(kw_only=True, slots=True)
 class OutcomeHeadsConfig(CalibrationConfig):
-    """Settings of `python -m training.outcome_heads`; `conf/outcome_heads.yaml` says what each means."""
+    """Settings of `python -m training.outcome_heads`, beside those of the calibration that comes after."""
 
-    data: DataConfig
-    sequences: SequencesConfig = field(default_factory=SequencesConfig)
-    training: HeadsTrainingConfig = field(default_factory=HeadsTrainingConfig)
+    data: DataConfig = setting(
+        REQUIRED,
+        "Episodes with rewards and ends, to learn from (train) and to calibrate on (heldout); some of both "
+        "must end. data.max_frames=20_000 uses only the first of train: all of them are encoded once.",
+    )
+    sequences: SequencesConfig = setting(
+        SequencesConfig, "Which pieces of recorded play are shown to the world, and how it draws along them."
+    )
+    training: HeadsTrainingConfig = setting(HeadsTrainingConfig, "How the heads learn.")
 
 
 @entry("outcome_heads", OutcomeHeadsConfig)
@@ -143,7 +142,7 @@ def keep_heads(world: World, heads: OutcomeHeads, trained: str, folder: Path) ->
     print(f"trained heads in {folder}, until they are calibrated", flush=True)
 
 
-def describe_heads(config: OutcomeHeadsConfig, frames: JudgedFrames, num_recorded: int) -> str:
+def describe_heads(config: OutcomeHeadsConfig, frames: OutcomeFrames, num_recorded: int) -> str:
     """Return a sentence for the world's card: what its heads learned from."""
     return (
         f"outcome heads alone: {config.training.num_steps:,} updates on {len(frames):,} frames with "
@@ -170,7 +169,7 @@ def load_video(data: DataConfig, sequences: SequencesConfig, world: World) -> La
     return latent_video(world.codec, references, world.device, num_workers=data.num_workers, cache=cache)
 
 
-def end_frequency(frames: JudgedFrames, video: LatentVideo) -> float:
+def end_frequency(frames: OutcomeFrames, video: LatentVideo) -> float:
     """Return how much rarer ends are in the video than among the frames that were kept, 0 to 1."""
     recorded = float(video.ended_episodes().sum()) / max(1, sum(video.lengths) - len(video.lengths))
     kept = float(frames.ends.float().mean())
@@ -178,7 +177,7 @@ def end_frequency(frames: JudgedFrames, video: LatentVideo) -> float:
 
 
 def train_heads(
-    world: World, frames: JudgedFrames, config: HeadsTrainingConfig, end_frequency: float, seed: int
+    world: World, frames: OutcomeFrames, config: HeadsTrainingConfig, end_frequency: float, seed: int
 ) -> OutcomeHeads:
     """Train a copy of a world's heads on recorded and drawn frames alike.
 
@@ -193,7 +192,7 @@ def train_heads(
         The heads, in fp32.
 
     Raises:
-        WorldError: If the loss is no number.
+        WorldError: If the loss is NaN or inf.
     """
     assert world.denoiser.outcome is not None, "was looked for"
     assert world.config.outcome is not None
@@ -212,9 +211,7 @@ def train_heads(
         tokens = frames.tokens[chosen.to(world.device)].float()
         losses = loss_of(heads, heads.pool(tokens), targets, targets.is_real * share)
         if not losses["loss_outcome"].isfinite():
-            raise WorldError(
-                "the loss of the heads is no number: give training.learning_rate a smaller value"
-            )
+            raise WorldError("the loss of the heads is NaN or inf: lower training.learning_rate")
         optimizer.zero_grad()
         losses["loss_outcome"].backward()
         torch.nn.utils.clip_grad_norm_(heads.parameters(), 1.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,24 +16,27 @@ from worldsim.model.config import DenoiserConfig
 from worldsim.model.denoiser import Denoiser
 from worldsim.outcome import OutcomeConfig
 from worldsim.sampler import SamplerConfig
+from worldsim.settings import REQUIRED, setting
 from worldsim.world.world import World, WorldConfig, find_codec
 
 
 @dataclass(kw_only=True, slots=True)
 class PretrainConfig(TrainWorldConfig):
-    """Settings of `python -m training.pretrain`, beside those of every training.
+    """Settings of `python -m training.pretrain`, beside those of every training."""
 
-    Attributes:
-        name: Name of the world.
-        codec: Folder of a trained codec, or folder or shipped name of a world whose codec to use.
-        model: Shape of the network; latent shape and buttons are filled in from the codec and the data.
-        sampler: How frames of the world are drawn in play.
-    """
-
-    name: str = "world"
-    codec: str
-    model: DenoiserConfig = field(default_factory=DenoiserConfig)
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    name: str = setting("world", "Name of the world.")
+    codec: str = setting(
+        REQUIRED, "Folder of a trained codec, or folder or shipped name of a world whose codec to use."
+    )
+    model: DenoiserConfig = setting(
+        DenoiserConfig,
+        "Shape of the network; latent shape and buttons are filled in from the codec and the data.",
+    )
+    sampler: SamplerConfig = setting(
+        SamplerConfig,
+        "How frames are drawn in play: denoising passes, and how many of them lie near pure noise "
+        "(docs/decisions/0026).",
+    )
 
 
 def build_world(config: PretrainConfig, info: DatasetInfo) -> World:

@@ -73,7 +73,7 @@ class OutcomeConfig:
         """Return calibrated probabilities `[G]` of what the end head says, `[G]`."""
         return torch.sigmoid(self.end_scale * logit + self.end_bias)
 
-    def judge(self, judged: Tensor, logit: Tensor) -> Tensor:
+    def decode(self, judged: Tensor, logit: Tensor) -> Tensor:
         """Return what the heads' numbers, `[B]` each, mean: rewards and probabilities, `[2, B]` float32."""
         return torch.stack(
             [self.rewards(judged.double()).float(), self.end_probability(logit.double()).float()]
@@ -81,10 +81,10 @@ class OutcomeConfig:
 
     def outcome(self, judged: Tensor, logit: Tensor) -> Outcome:
         """Return the outcome that the heads' numbers, `[B]` each, mean."""
-        return outcome_of(self.judge(judged, logit))
+        return outcome_of(self.decode(judged, logit))
 
 
 def outcome_of(values: Tensor) -> Outcome:
-    """Return the outcome that `[2, B]` of `OutcomeConfig.judge` are, brought to the CPU in one copy."""
+    """Return the outcome that `[2, B]` of `OutcomeConfig.decode` are, brought to the CPU in one copy."""
     reward, end = values.cpu().unbind()
     return Outcome(reward, end)

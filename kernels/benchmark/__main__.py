@@ -1,4 +1,4 @@
-"""Measures the operators on what there is, CUDA or CPU: `python -m kernels.benchmark`.
+"""Command line of the operators' benchmark, on CUDA or CPU: `python -m kernels.benchmark`.
 
 Times first, the most important rows before others, then errors against fp64, which take longer: the peers
 tune themselves. Every section stands alone: one that fails says so, and one that no time is left for is left
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -45,20 +44,14 @@ def run_on_cpu(report: Report) -> None:
 
 def run_on_cuda(report: Report) -> None:
     """Run the sections that need a card."""
-    # Not on macOS and Windows, where no card is either.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    compilers = scan.start_compilers(min(16, max(1, cores - 2)), report.only)
-    report.run("compilers", lambda report: scan.await_compilers(compilers, report), always=True)
     report.run("commit: wide heads", partial(memory.commit_times, memory.WIDE))
     report.run("commit: narrow heads", partial(memory.commit_times, memory.NARROW))
-    report.run("commit: cuts", memory.commit_cuts)
     report.run("read", memory.read_times, needed=10.0)
     report.run("commit: errors over frames", memory.errors_over_frames, needed=15.0)
     report.run("commit: gradients", gradients.commit_gradients, needed=15.0)
     report.run("scan: times", scan.time_forms, needed=5.0)
     report.run("scan: wide heads", scan.time_wide, needed=10.0)
     report.run("scan: torch.compile around the operator", scan.compile_around, needed=10.0)
-    report.run("scan: cuts", scan.sweep, needed=20.0)
     report.run("scan: torch form, compiled", scan.time_compiled, needed=20.0)
     report.run("commit: errors against fp64", memory.commit_errors)
     report.run("scan: errors against fp64", scan.check_errors)

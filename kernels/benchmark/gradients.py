@@ -1,4 +1,4 @@
-"""Section of the benchmark about the gradient of `commit`: errors against fp64 autograd, and times."""
+"""Benchmark of the gradient of `commit`: errors against fp64 autograd, and times."""
 
 # B batch, N tokens of one frame, H heads, D width
 
@@ -6,26 +6,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
 
 import torch
 from torch import Tensor
 
 import kernels
 from kernels.benchmark.inputs import REGIMES, make_frame
+from kernels.benchmark.peers import Commit, peers
 from kernels.benchmark.report import (
     Report,
     Result,
+    attempt,
     cpu_milliseconds,
     milliseconds,
-    relative_error,
-    say,
+    relative_errors,
     show_times,
 )
 
 Shape = tuple[int, int, int, int]
 Gradients = tuple[Tensor, ...]
-Commit = Callable[..., Tensor]
 
 NAMES = ("dk", "dv", "dg", "dbeta", "dstate")
 ON_CUDA: list[Shape] = [(32, 80, 6, 64), (1, 1560, 12, 128)]
@@ -39,27 +38,13 @@ def gradients_of(commit: Commit, inputs: tuple[Tensor, ...], weights: Tensor) ->
     return torch.autograd.grad(final, leaves, weights.to(final.dtype))
 
 
-def peer() -> Commit | None:
-    """Return the chunked form of flash-linear-attention, which autograd passes through; None without it."""
-    try:
-        rule = import_module("fla.ops.gated_delta_rule").chunk_gated_delta_rule
-    except ImportError:
-        return None
-
-    def commit(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> Tensor:
-        return rule(q=k, k=k, v=v, g=g, beta=beta, scale=1.0, initial_state=state, output_final_state=True)[1]
-
-    return commit
-
-
 def commit_gradients(report: Report) -> Result:
     """Compare every form's gradients with fp64 autograd, k and v in fp32 and in bf16; then time them."""
     on_cuda = report.device == "cuda"
     forms: dict[str, Commit] = {"torch": partial(kernels.commit, form="torch")}
     if on_cuda:
         forms = {"triton": partial(kernels.commit, form="triton")} | forms
-        if (chunk := peer()) is not None:
-            forms["fla chunk"] = chunk
+        forms |= {name: form for name, form in peers().items() if name == "fla chunk"}
     results: Result = {}
     for shape in ON_CUDA if on_cuda else ON_CPU:
         able = dict(forms)
@@ -83,15 +68,11 @@ def compare(forms: dict[str, Commit], shape: Shape, regime: str, dtype: torch.dt
     results: Result = {}
     for name, commit in forms.items():
         label = f"{shape}, {regime}, {str(dtype).removeprefix('torch.')}, {name}"
-        try:
-            values = gradients_of(commit, inputs, weights)
-        except Exception as problem:  # a form that cannot run it does not end the section
-            say(f"{label:60s} {type(problem).__name__}: {str(problem)[:200]}")
-            results[name] = {"failed": str(problem)[:500]}
-            continue
-        errors = {n: relative_error(a, b) for n, a, b in zip(NAMES, values, expected, strict=True)}
-        say(f"{label:60s}" + "".join(f" {part} {error:.1e}" for part, error in errors.items()))
-        results[name] = errors
+
+        def errors(commit: Commit = commit, label: str = label) -> Result:
+            return relative_errors(label, NAMES, gradients_of(commit, inputs, weights), expected)
+
+        results[name] = attempt(label, errors)
     return results
 
 
@@ -104,9 +85,7 @@ def time_forms(forms: dict[str, Commit], shape: Shape, device: str) -> Result:
     runs: dict[str, Callable[[], object]] = {
         name: partial(gradients_of, commit, inputs, weights) for name, commit in forms.items()
     }
-    if device == "cuda":
-        times = {name: milliseconds(run) for name, run in runs.items()}
-    else:
-        times = cpu_milliseconds(runs)
+    on_cuda = device == "cuda"
+    times = {n: milliseconds(run) for n, run in runs.items()} if on_cuda else cpu_milliseconds(runs)
     labels = {name: f"commit with gradient {shape}, {name}" for name in forms}
     return {labels[name]: show_times(labels[name], took) for name, took in times.items()}

@@ -1,4 +1,4 @@
-"""What the operators are measured on: random inputs, and those that break kernels."""
+"""Inputs of the benchmark and of the tests: random ones, and those that break kernels."""
 
 # B batch, F frames, N tokens of one frame, H heads, D width; "..." any leading sizes
 

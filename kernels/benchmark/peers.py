@@ -1,4 +1,4 @@
-"""The same update in the package flash-linear-attention (extra `bench`), where it can be imported."""
+"""Equivalent operators of the package flash-linear-attention (extra `bench`), where it is installed."""
 
 # B batch, N tokens, H heads, K key width, V value width
 
@@ -7,10 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 
-import torch
 from torch import Tensor
 
-Commit = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+Commit = Callable[..., Tensor]
 
 
 def _state_only(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> Tensor:
@@ -38,10 +37,10 @@ def peers() -> dict[str, Commit]:
             arguments = {"q": k, "k": k, "v": v, "g": g, "beta": beta, "scale": 1.0}
             return run(**arguments, initial_state=state, output_final_state=True)[1]
 
-        return torch.no_grad()(commit)
+        return commit
 
     return {
         "fla chunk": whole("chunk_gated_delta_rule"),
-        "fla state only": torch.no_grad()(_state_only),
+        "fla state only": _state_only,
         "fla fused_recurrent": whole("fused_recurrent_gated_delta_rule"),
     }

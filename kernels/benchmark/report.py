@@ -1,13 +1,13 @@
-"""What every section of the benchmark uses: a report that survives failures, times, and errors."""
+"""Report, timers and error measures of the benchmark."""
 
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ def say(text: str) -> None:
 
 
 class Report:
-    """What was measured so far, the time that is left, and where both go."""
+    """Results so far and the time left; a section that fails does not end the run."""
 
     def __init__(self, path: Path | None, seconds: float, device: str, only: str = "") -> None:
         self.path, self.device, self.only = path, device, only
@@ -58,64 +58,66 @@ class Report:
             self.path.write_text(json.dumps(self.results, indent=1, default=str), encoding="utf-8")
 
 
+def attempt(label: str, run: Callable[[], Result]) -> Result:
+    """Return what `run` does, or how it failed: a form that cannot run a shape does not end the section."""
+    try:
+        return run()
+    except Exception as problem:
+        say(f"{label:44s} {type(problem).__name__}: {str(problem)[:200]}")
+        return {"failed": str(problem)[:500]}
+
+
 def relative_error(value: Tensor, expected: Tensor) -> float:
-    """Return the relative Frobenius error, infinite where a number is not finite."""
+    """Return the relative Frobenius error, infinite where an entry is NaN or inf."""
     error = (value.double() - expected).norm() / expected.norm().clamp_min(1e-30)
     return float(error.detach()) if bool(value.isfinite().all()) else float("inf")
 
 
-def quantiles(times: Sequence[float]) -> dict[str, float]:
-    """Return median, p10 and p90 of times in ms."""
-    times, last = sorted(times), len(times) - 1
-    return {
-        "median_ms": statistics.median(times),
-        "p10_ms": times[round(0.1 * last)],
-        "p90_ms": times[round(0.9 * last)],
-    }
+def relative_errors(
+    label: str, names: Sequence[str], values: Sequence[Tensor], expected: Sequence[Tensor]
+) -> dict[str, float]:
+    """Return the relative error of each tensor, by name; prints them in one line."""
+    pairs = zip(names, values, expected, strict=True)
+    errors = {name: relative_error(value, right) for name, value, right in pairs}
+    say(f"{label:60s}" + "".join(f" {name} {error:.1e}" for name, error in errors.items()))
+    return errors
 
 
-def milliseconds(run: Callable[[], object], repeats: int = 10) -> dict[str, float]:
-    """Return median, p10 and p90 of one call's time on the GPU, after two calls to warm up."""
-    for _ in range(2):
-        run()
-    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
-    for start, end in events:
-        start.record()
-        run()
-        end.record()
-    torch.cuda.synchronize()
-    return quantiles([start.elapsed_time(end) for start, end in events])
+QUANTILES = {"median_ms": 0.5, "p10_ms": 0.1, "p90_ms": 0.9}
+
+
+def milliseconds(run: Callable[[], object]) -> dict[str, float]:
+    """Return median, p10 and p90 of one call's time on the GPU, with a cold L2 cache."""
+    return _quantiles("do_bench", run)
+
+
+def graph_milliseconds(run: Callable[[], object]) -> dict[str, float]:
+    """Return the time of one call inside a CUDA graph of many: what the GPU takes, not its launches."""
+    return _quantiles("do_bench_cudagraph", run)
+
+
+def _quantiles(timer: str, run: Callable[[], object]) -> dict[str, float]:
+    bench = getattr(import_module("triton.testing"), timer)  # Triton is not everywhere
+    return dict(zip(QUANTILES, bench(run, quantiles=list(QUANTILES.values())), strict=True))
 
 
 def cpu_milliseconds(runs: dict[str, Callable[[], object]], repeats: int = 15) -> dict[str, dict[str, float]]:
-    """Return the times of several calls on a CPU, taken in turns: what else runs there meets all alike."""
+    """Return the times of several calls on a CPU, taken in turns: other load then meets all alike."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats + 1):
         for name, run in runs.items():
             start = time.perf_counter()
             run()
             times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: quantiles(every[1:]) for name, every in times.items()}
-
-
-def graph_milliseconds(run: Callable[[], object], calls: int = 10, repeats: int = 40) -> dict[str, float]:
-    """Return the time of one call inside a CUDA graph of several: what the GPU takes, not its launches."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(calls):
-            run()
-    took = milliseconds(graph.replay, repeats)
-    return {name: each / calls for name, each in took.items()}
+    shares = torch.tensor(list(QUANTILES.values()))
+    return {
+        name: dict(zip(QUANTILES, torch.tensor(each[1:]).quantile(shares).tolist(), strict=True))
+        for name, each in times.items()
+    }
 
 
 def show_times(label: str, took: dict[str, float], floor_ms: float | None = None) -> Result:
-    """Print one line of times, with the roofline floor where there is one; return what it says."""
+    """Print one line of times, with the roofline floor where there is one; return both."""
     ratio = "" if floor_ms is None else f"   floor {floor_ms:.4f} ms, {took['median_ms'] / floor_ms:.1f}x"
     say(
         f"{label:44s} {took['median_ms']:9.4f} ms (p10 {took['p10_ms']:.4f}, p90 {took['p90_ms']:.4f}){ratio}"
@@ -125,7 +127,7 @@ def show_times(label: str, took: dict[str, float], floor_ms: float | None = None
 
 
 def copy_bandwidth() -> float:
-    """Return what copying 1 GiB achieves, in GB/s, reads and writes counted."""
+    """Return the bandwidth of copying 1 GiB on the GPU, in GB/s, reads and writes counted."""
     source = torch.empty(2**28, device="cuda")
     target = torch.empty_like(source)
     return 2 * source.nbytes / milliseconds(lambda: target.copy_(source))["median_ms"] / 1e6

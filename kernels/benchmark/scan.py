@@ -1,20 +1,19 @@
-"""Sections of the benchmark about `scan_frames` on a card: errors against fp64, times, every cut."""
+"""Benchmark of `scan_frames` on a GPU: errors against fp64, times, memory."""
 
 # B batch, F frames, N tokens of one frame, H heads, D width
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kernels.benchmark.inputs import REGIMES, make_inputs
-from kernels.benchmark.report import Report, Result, copy_bandwidth, milliseconds, relative_error, say
+from kernels.benchmark.report import Report, Result, copy_bandwidth, milliseconds, relative_errors, say
 from kernels.operators import scan_frames_triton
 from kernels.torch_scan import scan_frames as scan_frames_torch
 
@@ -31,7 +30,7 @@ def with_gradients(scan: Scan, inputs: tuple[Tensor, ...], weights: tuple[Tensor
 
 
 def with_config(config: Any) -> Scan:
-    """Return the outputs and gradients of the Triton form cut as in `config`, without autograd."""
+    """Return the outputs and gradients of the Triton form launched by `config`, without autograd."""
     from kernels.gpu import launch as triton_launch
 
     def run(inputs: tuple[Tensor, ...], weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -44,44 +43,30 @@ def with_config(config: Any) -> Scan:
     return run
 
 
-def relative_errors(values: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> dict[str, float]:
-    """Return the relative Frobenius error of each, infinite where a number is not finite."""
-    pairs = zip(NAMES, values, expected, strict=True)
-    return {name: relative_error(value, right) for name, value, right in pairs}
-
-
-def show_errors(label: str, errors: dict[str, float]) -> None:
-    """Print one line of errors."""
-    say(f"{label:34s}" + "".join(f" {name} {error:8.1e}" for name, error in errors.items()))
+def doubled(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return the tensors in fp64."""
+    return tuple(tensor.double() for tensor in tensors)
 
 
 def check_errors(report: Report) -> Result:
     """Compare both forms in fp32 with fp64 autograd, at the true frame and on inputs that break kernels."""
     from kernels.gpu.launch import DEFAULT
 
+    forms: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+        "triton": partial(with_gradients, scan_frames_triton),
+        "triton, tf32": with_config(replace(DEFAULT, precision="tf32")),
+        "torch": partial(with_gradients, scan_frames_torch),
+    }
     results: Result = {}
     for regime in REGIMES:
         inputs, weights = make_inputs(regime, (2, 32, 80, 6, 64), "cuda")
-        expected = with_gradients(
-            scan_frames_torch, tuple(t.double() for t in inputs), tuple(t.double() for t in weights)
-        )
-        forms = {
-            "triton": lambda i, w: with_gradients(scan_frames_triton, i, w),
-            "triton, tf32": with_config(replace(DEFAULT, precision="tf32")),
-            "torch": lambda i, w: with_gradients(scan_frames_torch, i, w),
-        }
-        for form, run in forms.items():
-            errors = relative_errors(run(inputs, weights), expected)
-            show_errors(f"{regime}, {form}", errors)
-            results[f"{regime}, {form}"] = errors
         half = (inputs[0], inputs[1].bfloat16(), *inputs[2:])
-        values = with_gradients(scan_frames_triton, half, weights)
-        rounded = with_gradients(
-            scan_frames_torch, tuple(t.double() for t in half), tuple(t.double() for t in weights)
-        )
-        errors = relative_errors(values, rounded)
-        show_errors(f"{regime}, triton, bf16 v", errors)
-        results[f"{regime}, triton, bf16 v"] = errors
+        cases = {name: (run, inputs) for name, run in forms.items()}
+        cases["triton, bf16 v"] = forms["triton"], half
+        for name, (run, given) in cases.items():
+            label = f"{regime}, {name}"
+            expected = with_gradients(scan_frames_torch, doubled(given), doubled(weights))
+            results[label] = relative_errors(label, NAMES, run(given, weights), expected)
     return results
 
 
@@ -126,13 +111,11 @@ def time_forms(report: Report) -> Result:
 
 
 def time_wide(report: Report) -> Result:
-    """Check and time heads of 128, whose cuts were never measured."""
+    """Check and time heads of 128, whose launch settings were never measured."""
     small, weights = make_inputs("similar_keys", (1, 4, 80, 2, 128), "cuda")
-    exact = [tuple(tensor.double() for tensor in part) for part in (small, weights)]
-    errors = relative_errors(
-        with_gradients(scan_frames_triton, small, weights), with_gradients(scan_frames_torch, *exact)
-    )
-    show_errors("similar_keys, width 128", errors)
+    values = with_gradients(scan_frames_triton, small, weights)
+    expected = with_gradients(scan_frames_torch, doubled(small), doubled(weights))
+    errors = relative_errors("similar_keys, width 128", NAMES, values, expected)
     inputs, weights = make_inputs("random", (16, 32, 80, 3, 128), "cuda")
     return {
         "errors": errors,
@@ -157,42 +140,6 @@ def compile_around(report: Report) -> Result:
         before, final = scan_frames(torch.nn.functional.normalize(k, dim=-1), 2 * v, g, beta, state)
         return before + 1.0, final
 
-    expected = tuple(t.double() for t in with_gradients(block, inputs, weights))
-    errors = relative_errors(with_gradients(torch.compile(block, fullgraph=True), inputs, weights), expected)
-    show_errors("compiled against eager", errors)
-    return errors
-
-
-def sweep(report: Report) -> Result:
-    """Time every way to cut each kernel, then the whole form with the best of each."""
-    from kernels.benchmark.sweep import sweep_cuts
-
-    inputs, weights = make_inputs("random", (32, 32, 80, 6, 64), "cuda")
-    best, results = sweep_cuts(inputs, weights, milliseconds, say, report.seconds_left)
-    small, small_weights = make_inputs("similar_keys", (2, 32, 80, 6, 64), "cuda")
-    expected = with_gradients(
-        scan_frames_torch, tuple(t.double() for t in small), tuple(t.double() for t in small_weights)
-    )
-    errors = relative_errors(with_config(best)(small, small_weights), expected)
-    show_errors("best cuts, similar_keys", errors)
-    run = with_config(best)
-    both = milliseconds(lambda: run(inputs, weights))
-    say(f"best cuts, forward + backward without autograd: {both['median_ms']:.3f} ms\n{best}")
-    return {"cuts": results, "best": asdict(best), "errors": errors, "forward_backward": both}
-
-
-def start_compilers(shares: int, only: str) -> list[subprocess.Popen[bytes]]:
-    """Start processes that fill Triton's cache on disk with the cuts that are measured."""
-    command = [sys.executable, "-m", "kernels.benchmark.sweep"]
-    return [subprocess.Popen([*command, str(share), str(shares), only]) for share in range(shares)]
-
-
-def await_compilers(compilers: list[subprocess.Popen[bytes]], report: Report) -> Result:
-    """Wait until nothing else runs on the GPU; what is not ready by then is compiled when it is needed."""
-    for process in compilers:
-        try:
-            process.wait(timeout=max(1.0, report.seconds_left() - 45))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    return {"exit_codes": [process.returncode for process in compilers]}
+    expected = doubled(with_gradients(block, inputs, weights))
+    values = with_gradients(torch.compile(block, fullgraph=True), inputs, weights)
+    return relative_errors("compiled against eager", NAMES, values, expected)

@@ -1,4 +1,4 @@
-"""Allocates what `kernels.gpu.chunks` writes, and launches it: a commit of many tokens."""
+"""Launch of `kernels.gpu.chunks`: a commit of many tokens."""
 
 # B batch, N tokens, H heads, K key width, V value width, C tokens of a chunk
 
@@ -11,30 +11,30 @@ import torch
 from torch import Tensor
 
 from kernels.gpu.chunks import apply_chunks, build_segments, chain_segments, prepare_chunks
-from kernels.gpu.launch import Cut, launch
+from kernels.gpu.launch import LaunchConfig, launch
 
 
 @dataclass(frozen=True, slots=True)
-class Chunks:
-    """How a commit of many tokens is cut.
+class ChunkConfig:
+    """Launch settings of a commit of many tokens.
 
     Attributes:
-        size: C, tokens of a chunk.
-        segment: Chunks of a segment; 0 leaves the frame whole, for `apply_chunks`.
+        chunk_size: C, tokens of a chunk.
+        segment: ChunkConfig of a segment; 0 leaves the frame whole, for `apply_chunks`.
         copies: Whether keys and values are copied in the dtype of the products, once for all readers.
-        prepare: `prepare_chunks`; its size is `size`.
+        prepare: `prepare_chunks`; its block size is `chunk_size`.
         apply: `apply_chunks`, by columns.
         build: `build_segments`, by rows.
         chain: `chain_segments`, by columns.
     """
 
-    size: int = 64
+    chunk_size: int = 64
     segment: int = 0
     copies: bool = True
-    prepare: Cut = Cut(64, 4)
-    apply: Cut = Cut(16, 4, 3)
-    build: Cut = Cut(64, 4, 2)
-    chain: Cut = Cut(16, 4, 3)
+    prepare: LaunchConfig = LaunchConfig(64, 4)
+    apply: LaunchConfig = LaunchConfig(16, 4, 3)
+    build: LaunchConfig = LaunchConfig(64, 4, 2)
+    chain: LaunchConfig = LaunchConfig(16, 4, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,18 +90,23 @@ def _padded(count: int) -> int:
     return 1 << (count - 1).bit_length()
 
 
-def prepare(terms: tuple[Tensor, ...], cut: Chunks, precision: str, merges: str) -> Prepared:
+def prepare(terms: tuple[Tensor, ...], config: ChunkConfig, precision: str, merges: str) -> Prepared:
     """Return what the chunks of k, v, g and beta leave."""
     k, v, g, beta = terms
     batch, tokens, heads, _ = k.shape
-    count = -(-tokens // cut.size)
+    count = -(-tokens // config.chunk_size)
     dtype = torch.float16 if precision == "fp16" else torch.float32
-    xt = k.new_empty(batch, heads, count, k.shape[-1], cut.size, dtype=dtype)
-    later = g.new_empty(batch, heads, count, cut.size)
+    xt = k.new_empty(batch, heads, count, k.shape[-1], config.chunk_size, dtype=dtype)
+    later = g.new_empty(batch, heads, count, config.chunk_size)
     total, exponent = g.new_empty(batch, heads, count), g.new_empty(batch, heads, count, dtype=torch.int32)
-    copied = (cut.copies, cut.copies and cut.segment > 0)  # `apply_chunks` does not multiply by values
+    copied = (
+        config.copies,
+        config.copies and config.segment > 0,
+    )  # `apply_chunks` does not multiply by values
     copies = [
-        x.new_empty(batch, heads, count * cut.size if wanted else 0, x.shape[-1], dtype=dtype).transpose(1, 2)
+        x.new_empty(
+            batch, heads, count * config.chunk_size if wanted else 0, x.shape[-1], dtype=dtype
+        ).transpose(1, 2)
         for x, wanted in zip((k, v), copied, strict=True)
     ]
     launch(
@@ -110,24 +115,24 @@ def prepare(terms: tuple[Tensor, ...], cut: Chunks, precision: str, merges: str)
         *(k, v, g, beta, xt, *copies, later, total, exponent),
         *(*k.stride()[:3], *v.stride()[:3]),
         **sizes(k, v),
-        block=cut.size,
-        levels=cut.size.bit_length() - 1,
+        block=config.chunk_size,
+        levels=config.chunk_size.bit_length() - 1,
         copy_keys=copied[0],
         copy_values=copied[1],
         precision=precision,
         merge_precision=merges,
-        **cut.prepare.options(),
+        **config.prepare.options(),
     )
     read_k, read_v = copies[0] if copied[0] else k, copies[1] if copied[1] else v
     # Scaled by the largest value, a state has entries of at most 23 + 4 N; fp16 ends at 2^16.
     headroom = max(0, (tokens + 8).bit_length() - 13)
-    shared = sizes(k, v) | {"block": cut.size, "precision": precision}
+    shared = sizes(k, v) | {"block": config.chunk_size, "precision": precision}
     return Prepared(xt, read_k, read_v, later, total, exponent, shared, headroom)
 
 
-def apply(frame: Prepared, state: Tensor, out: Tensor, cut: Cut) -> None:
+def apply(frame: Prepared, state: Tensor, out: Tensor, config: LaunchConfig) -> None:
     """Fill `out` with the state after all chunks."""
-    columns = min(cut.size, state.shape[-1])
+    columns = min(config.block_size, state.shape[-1])
     launch(
         apply_chunks,
         (state.shape[-1] // columns, frame.xt.shape[0] * frame.xt.shape[1]),
@@ -137,18 +142,18 @@ def apply(frame: Prepared, state: Tensor, out: Tensor, cut: Cut) -> None:
         columns=columns,
         padded=_padded(frame.xt.shape[2]),
         headroom=frame.headroom,
-        stages=cut.stages,
-        **cut.options(),
+        stages=config.num_stages,
+        **config.options(),
     )
 
 
-def build(frame: Prepared, cut: Chunks) -> tuple[Tensor, Tensor]:
+def build(frame: Prepared, config: ChunkConfig) -> tuple[Tensor, Tensor]:
     """Return the segments' M `[B, H, segments, K, K]` and N `[B, H, segments, K, V]`."""
     batch, heads, count, key_width, _ = frame.xt.shape
-    lead = (batch, heads, -(-count // cut.segment), key_width)
+    lead = (batch, heads, -(-count // config.segment), key_width)
     transition = frame.xt.new_empty(*lead, key_width)
     write = frame.later.new_empty(*lead, frame.v.shape[-1])
-    rows = min(cut.build.size, key_width)
+    rows = min(config.build.block_size, key_width)
     launch(
         build_segments,
         (key_width // rows, lead[2], batch * heads),
@@ -157,19 +162,21 @@ def build(frame: Prepared, cut: Chunks) -> tuple[Tensor, Tensor]:
         **(frame.sizes | {"num_tokens": frame.k.shape[1]}),
         rows=rows,
         chunks=count,
-        segment_chunks=cut.segment,
-        padded=_padded(cut.segment),
-        copies=cut.copies,
-        stages=cut.build.stages,
-        **cut.build.options(),
+        segment_chunks=config.segment,
+        padded=_padded(config.segment),
+        copies=config.copies,
+        stages=config.build.num_stages,
+        **config.build.options(),
     )
     return transition, write
 
 
-def chain(frame: Prepared, maps: tuple[Tensor, Tensor], state: Tensor, out: Tensor, cut: Cut) -> None:
+def chain(
+    frame: Prepared, maps: tuple[Tensor, Tensor], state: Tensor, out: Tensor, config: LaunchConfig
+) -> None:
     """Fill `out` with the state after all segments."""
     batch, heads, segments, key_width, value_width = maps[1].shape
-    columns = min(cut.size, value_width)
+    columns = min(config.block_size, value_width)
     launch(
         chain_segments,
         (value_width // columns, batch * heads),
@@ -182,13 +189,13 @@ def chain(frame: Prepared, maps: tuple[Tensor, Tensor], state: Tensor, out: Tens
         padded=_padded(frame.xt.shape[2]),
         headroom=frame.headroom,
         precision=frame.sizes["precision"],
-        stages=cut.stages,
-        **cut.options(),
+        stages=config.num_stages,
+        **config.options(),
     )
 
 
 def commit_chunks(
-    terms: tuple[Tensor, ...], state: Tensor, out: Tensor, cut: Chunks, precision: str, merges: str
+    terms: tuple[Tensor, ...], state: Tensor, out: Tensor, config: ChunkConfig, precision: str, merges: str
 ) -> None:
     """Fill `out` with the state after `k v g beta`, laid out as for `kernels.commit`.
 
@@ -200,8 +207,8 @@ def commit_chunks(
             f"k has {count} heads of all sequences, but frames of so many tokens are committed for at most "
             f"{MOST_HEADS} at once: commit the batch in parts"
         )
-    frame = prepare(terms, cut, precision, merges)
-    if cut.segment == 0:
-        apply(frame, state, out, cut.apply)
+    frame = prepare(terms, config, precision, merges)
+    if config.segment == 0:
+        apply(frame, state, out, config.apply)
     else:
-        chain(frame, build(frame, cut), state, out, cut.chain)
+        chain(frame, build(frame, config), state, out, config.chain)

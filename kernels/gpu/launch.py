@@ -1,4 +1,4 @@
-"""Allocates what the Triton kernels write, and launches them: all of `scan_frames`, and its gradient."""
+"""Launch of the Triton kernels of `scan_frames` and its gradient."""
 
 # B batch, F frames, P = B * F, N tokens of one frame, H heads, K key width, V value width, C tokens of a step
 
@@ -20,71 +20,75 @@ INTERPRETED = bool(knobs.runtime.interpret)
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
-    """How one kernel cuts its work.
+class LaunchConfig:
+    """Launch settings of one kernel, by the names of Triton.
 
     Attributes:
-        size: Rows or columns that one program computes; a narrower matrix is not cut.
-        warps: Warps of a program.
-        stages: Iterations of its loop whose loads are in flight.
-        registers: At most as many for each thread; None leaves it to the compiler.
+        block_size: Rows or columns of one program; a narrower matrix is one block.
+        num_warps: Warps of a program.
+        num_stages: Iterations of its loop whose loads are in flight.
+        maxnreg: Maximum registers of a thread; None leaves it to the compiler.
     """
 
-    size: int
-    warps: int
-    stages: int = 1
-    registers: int | None = None
+    block_size: int
+    num_warps: int
+    num_stages: int = 1
+    maxnreg: int | None = None
 
     def options(self) -> dict[str, int]:
         """Return the launch options."""
-        limit = {} if self.registers is None else {"maxnreg": self.registers}
-        return {"num_warps": self.warps, "num_stages": self.stages} | limit
+        limit = {} if self.maxnreg is None else {"maxnreg": self.maxnreg}
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages} | limit
 
 
 @dataclass(frozen=True, slots=True)
-class LaunchConfig:
-    """How the work is cut; every choice gives the same numbers up to rounding.
+class ScanConfig:
+    """Launch settings of the kernels of `scan_frames`; all give the same numbers up to rounding.
 
     Attributes:
         block: C, tokens that one step takes.
         gradient_block: The same for `value_gradient` and `key_gradient`.
         precision: How `tl.dot` multiplies fp32: "tf32x3" (about fp32), "tf32" or "ieee".
-        invert: `invert_blocks`; its size is `block`.
+        invert: `invert_blocks`; its block size is `block`.
         build: `frame_map_forward`, by rows.
         scan: `scan_forward` and `scan_backward`, by columns.
         solve: `frame_map_solve`, by rows.
-        values: `value_gradient`, uncut.
+        values: `value_gradient`, one block.
         keys: `key_gradient`, by columns.
     """
 
     block: int = 16
     gradient_block: int = 16
     precision: str = "tf32x3"
-    invert: Cut = Cut(0, 1)
-    build: Cut = Cut(32, 2, 2)
-    scan: Cut = Cut(64, 4, 2)
-    solve: Cut = Cut(64, 4)
-    values: Cut = Cut(0, 4, 2)
-    keys: Cut = Cut(32, 4, 2)
+    invert: LaunchConfig = LaunchConfig(0, 1)
+    build: LaunchConfig = LaunchConfig(32, 2, 2)
+    scan: LaunchConfig = LaunchConfig(64, 4, 2)
+    solve: LaunchConfig = LaunchConfig(64, 4)
+    values: LaunchConfig = LaunchConfig(0, 4, 2)
+    keys: LaunchConfig = LaunchConfig(32, 4, 2)
 
 
-DEFAULT = LaunchConfig()
+DEFAULT = ScanConfig()
 
-WIDE = LaunchConfig(
-    build=Cut(32, 8), scan=Cut(16, 8, 2), solve=Cut(32, 8), values=Cut(0, 8, 2), keys=Cut(32, 8, 2)
+WIDE = ScanConfig(
+    build=LaunchConfig(32, 8),
+    scan=LaunchConfig(16, 8, 2),
+    solve=LaunchConfig(32, 8),
+    values=LaunchConfig(0, 8, 2),
+    keys=LaunchConfig(32, 8, 2),
 )
 """For heads of 128, compiled but not yet measured: what `DEFAULT` has would spill, or leave more on chip."""
 
 
-def default_for(k: Tensor, v: Tensor) -> LaunchConfig:
-    """Return how the work is cut unless somebody says otherwise."""
+def default_for(k: Tensor, v: Tensor) -> ScanConfig:
+    """Return the default settings for these widths."""
     return WIDE if max(k.shape[-1], v.shape[-1]) > 64 else DEFAULT
 
 
 class Frames:
     """The inputs of all frames, with the sizes and strides that the kernels take."""
 
-    def __init__(self, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, config: LaunchConfig) -> None:
+    def __init__(self, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, config: ScanConfig) -> None:
         """Take `k v` `[B, F, N, H, width]` and `g beta` `[B, F, N, H]`; copies only what it has to."""
         self.k, self.v = _frames_in_a_row(k), _frames_in_a_row(v)
         self.g, self.beta = g.contiguous(), beta.contiguous()
@@ -93,7 +97,9 @@ class Frames:
         self.config = config
         self.blocks = -(-self.tokens // config.block)
         self.programs = self.batch * self.num_frames * self.heads
+        self.terms = (self.k, self.v, self.g, self.beta)
         self.k_strides, self.v_strides = self.k.stride()[1:4], self.v.stride()[1:4]
+        self.strides = (*self.k_strides, *self.v_strides)
 
     def sizes(self, block: int) -> dict[str, int | str]:
         """Return the constants that the kernels of a frame share, with `block` tokens a step."""
@@ -108,20 +114,20 @@ class Frames:
 
     def scan_sizes(self) -> dict[str, int | str]:
         """Return the constants of the scans."""
-        cut = self.config.scan
+        launch_config = self.config.scan
         return {
             "num_frames": self.num_frames,
             "num_heads": self.heads,
             "key_width": self.key_width,
             "value_width": self.value_width,
-            "columns": min(cut.size, self.value_width),
+            "columns": min(launch_config.block_size, self.value_width),
             "precision": self.config.precision,
-            "stages": cut.stages,
-        } | cut.options()
+            "stages": launch_config.num_stages,
+        } | launch_config.options()
 
     def scan_grid(self) -> tuple[int, int]:
         """Return one program per sequence, head and some columns."""
-        return self.batch * self.heads, -(-self.value_width // self.config.scan.size)
+        return self.batch * self.heads, -(-self.value_width // self.config.scan.block_size)
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *operands: Any, **constants: Any) -> None:
@@ -143,11 +149,7 @@ def invert(frames: Frames) -> tuple[Tensor, Tensor]:
     launch(
         invert_blocks,
         (frames.programs, frames.blocks),
-        frames.k,
-        frames.g,
-        frames.beta,
-        inverse,
-        decay,
+        *(frames.k, frames.g, frames.beta, inverse, decay),
         *frames.k_strides,
         num_tokens=frames.tokens,
         num_heads=frames.heads,
@@ -166,20 +168,12 @@ def build_maps(frames: Frames, inverse: Tensor, decay: Tensor) -> tuple[Tensor, 
     lead = (frames.batch, frames.num_frames, frames.heads, frames.key_width)
     transition = frames.g.new_empty(*lead, frames.key_width)
     write = frames.g.new_empty(*lead, frames.value_width)
-    rows = min(frames.config.build.size, frames.key_width)
+    rows = min(frames.config.build.block_size, frames.key_width)
     launch(
         frame_map_forward,
         (frames.programs, frames.key_width // rows),
-        frames.k,
-        frames.v,
-        frames.g,
-        frames.beta,
-        inverse,
-        decay,
-        transition,
-        write,
-        *frames.k_strides,
-        *frames.v_strides,
+        *(*frames.terms, inverse, decay, transition, write),
+        *frames.strides,
         rows=rows,
         **frames.sizes(frames.config.block),
         **frames.config.build.options(),
@@ -190,16 +184,8 @@ def build_maps(frames: Frames, inverse: Tensor, decay: Tensor) -> tuple[Tensor, 
 def scan(frames: Frames, transition: Tensor, write: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """Return the states before each frame `[B, F, H, K, V]` and the final one `[B, H, K, V]`."""
     before, final = torch.empty_like(write), write.new_empty(state.shape)
-    launch(
-        scan_forward,
-        frames.scan_grid(),
-        transition,
-        write,
-        state.contiguous(),
-        before,
-        final,
-        **frames.scan_sizes(),
-    )
+    operands = (transition, write, state.contiguous(), before, final)
+    launch(scan_forward, frames.scan_grid(), *operands, **frames.scan_sizes())
     return before, final
 
 
@@ -219,22 +205,12 @@ def solve(
     """Return Z and U of `kernels.gpu.gradients`, `[P * H, N, K]` each."""
     z = frames.g.new_empty(frames.programs, frames.tokens, frames.key_width)
     u = torch.empty_like(z)
-    rows = min(frames.config.solve.size, frames.key_width)
+    rows = min(frames.config.solve.block_size, frames.key_width)
     launch(
         frame_map_solve,
         (frames.programs, frames.key_width // rows),
-        frames.k,
-        frames.v,
-        frames.g,
-        frames.beta,
-        inverse,
-        decay,
-        before,
-        d_write,
-        z,
-        u,
-        *frames.k_strides,
-        *frames.v_strides,
+        *(*frames.terms, inverse, decay, before, d_write, z, u),
+        *frames.strides,
         rows=rows,
         **frames.sizes(frames.config.block),
         **frames.config.solve.options(),
@@ -251,17 +227,7 @@ def value_gradients(
     launch(
         value_gradient,
         (frames.programs,),
-        frames.v,
-        frames.g,
-        frames.beta,
-        decay,
-        transition,
-        before,
-        d_write,
-        z,
-        dv,
-        dg,
-        dbeta,
+        *(*frames.terms[1:], decay, transition, before, d_write, z, dv, dg, dbeta),
         *frames.v_strides,
         **frames.sizes(frames.config.gradient_block),
         **frames.config.values.options(),
@@ -274,23 +240,13 @@ def key_gradients(
 ) -> tuple[Tensor, Tensor]:
     """Return the gradient of k, and the part of beta's that comes through M."""
     dk = frames.k.new_empty(frames.k.shape)
-    columns = min(frames.config.keys.size, frames.key_width)
+    columns = min(frames.config.keys.block_size, frames.key_width)
     parts = frames.beta.new_empty(frames.key_width // columns, *frames.beta.shape)
     launch(
         key_gradient,
         (frames.programs, len(parts)),
-        frames.k,
-        frames.g,
-        frames.beta,
-        decay,
-        before,
-        d_write,
-        z,
-        u,
-        dk,
-        parts,
-        *frames.k_strides,
-        frames.batch * frames.num_frames,
+        *(frames.k, frames.g, frames.beta, decay, before, d_write, z, u, dk, parts),
+        *(*frames.k_strides, frames.batch * frames.num_frames),
         columns=columns,
         **frames.sizes(frames.config.gradient_block),
         **frames.config.keys.options(),
@@ -299,7 +255,7 @@ def key_gradients(
 
 
 def forward(
-    k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor, config: LaunchConfig | None = None
+    k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor, config: ScanConfig | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the states before each frame, the final state, and the frames' `M`, which `backward` needs."""
     frames = Frames(k, v, g, beta, config or default_for(k, v))
@@ -317,7 +273,7 @@ def backward(
     transition: Tensor,
     d_before: Tensor,
     d_final: Tensor,
-    config: LaunchConfig | None = None,
+    config: ScanConfig | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of k, v, g, beta and the first state."""
     frames = Frames(k, v, g, beta, config or default_for(k, v))

@@ -19,19 +19,18 @@ import torch
 from torch import Tensor
 
 import kernels
-from kernels.benchmark.cuts import commit_configs, read_configs
 from kernels.benchmark.inputs import REGIMES, make_frame, make_inputs, make_reading
-from kernels.benchmark.sweep import difference
 from kernels.gpu import memory as triton_memory
 from kernels.gpu.memory import HALF, MemoryConfig
-from kernels.operators_memory import commit_triton, read_gradient, read_triton
+from kernels.operators import commit_triton, read_gradient, read_triton
+from tests.kernels.candidates import commit_configs, difference, read_configs
 
 LEAD = {regime: (1, 1) if regime in ("no_decay", "hard_decay") else (2, 2) for regime in REGIMES}
 """Batch and heads: each has a program of its own, and the interpreter takes equally long for each.
 
 That all read and write where they should, the others show.
 """
-SEGMENTED = replace(HALF, few=0, chunks=replace(HALF.chunks, size=32, segment=2))
+SEGMENTED = replace(HALF, max_whole=0, chunks=replace(HALF.chunks, chunk_size=32, segment=2))
 
 
 def compare(operator: str, inputs: tuple[Tensor, ...]) -> dict[str, float]:
@@ -61,9 +60,9 @@ def small(config: MemoryConfig) -> MemoryConfig:
     return replace(config, chunks=replace(config.chunks, segment=min(config.chunks.segment, 2)))
 
 
-def commit_cuts(with_fp16: bool = False) -> dict[str, float]:
-    """Every cut that the benchmark may choose, of few tokens at once and of many in chunks."""
-    # On these numbers the exact cuts come near to their tolerance; those of fp16 do not, and are many more.
+def commit_candidates(with_fp16: bool = False) -> dict[str, float]:
+    """Every candidate, of few tokens at once and of many in chunks."""
+    # On these numbers the exact ones come near to their tolerance; those of fp16 do not, and are many more.
     inputs = make_frame("similar_keys", (1, 150, 1 if with_fp16 else 2, 32), "cpu")
     expected = kernels.commit(*(tensor.double() for tensor in inputs), form="reference")
     results = {}
@@ -73,9 +72,9 @@ def commit_cuts(with_fp16: bool = False) -> dict[str, float]:
     return results
 
 
-def commit_cuts_fp16() -> dict[str, float]:
+def commit_candidates_fp16() -> dict[str, float]:
     """The same with operands rounded to fp16, on keys of cosine 0.99: what that costs."""
-    return commit_cuts(with_fp16=True)
+    return commit_candidates(with_fp16=True)
 
 
 def many_tokens() -> dict[str, float]:
@@ -86,7 +85,7 @@ def many_tokens() -> dict[str, float]:
         expected = kernels.commit(*(tensor.double() for tensor in inputs), form="reference")
         for segment, copies in ((0, True), (2, True), (2, False)):
             chunks = replace(triton_memory.DEFAULT.chunks, segment=segment, copies=copies)
-            config = replace(triton_memory.DEFAULT, few=0, chunks=chunks)
+            config = replace(triton_memory.DEFAULT, max_whole=0, chunks=chunks)
             got = triton_memory.commit(*inputs, config).double()
             results[f"{regime} {segment} {copies}"] = difference((got,), (expected,))
     return results
@@ -96,7 +95,7 @@ def beyond_fp16() -> dict[str, float]:
     """Values, states and queries that fp16 cannot hold, or only with lost digits, with operands of fp16."""
     k, v, g, beta, state = make_frame("random", (1, 100, 1, 16), "cpu")
     results = {}
-    for size, config in product((1e-20, 1e6, 1e25), (HALF, replace(HALF, few=0), SEGMENTED)):
+    for size, config in product((1e-20, 1e6, 1e25), (HALF, replace(HALF, max_whole=0), SEGMENTED)):
         inputs = (k, size * v, g, beta, size * state)
         expected = kernels.commit(*(tensor.double() for tensor in inputs), form="reference")
         got = triton_memory.commit(*inputs, config).double()
@@ -124,8 +123,8 @@ def over_frames_fp16() -> dict[str, float]:
     return results
 
 
-def read_cuts(with_fp16: bool = False) -> dict[str, float]:
-    """Every cut of reading that the benchmark may choose, forward and gradient."""
+def read_candidates(with_fp16: bool = False) -> dict[str, float]:
+    """Every candidate of reading, forward and gradient."""
     inputs = make_reading((1, 2, 40, 2, 16), "cpu")
     leaves = [tensor.double().requires_grad_() for tensor in inputs]
     expected = kernels.read(*leaves, form="reference")
@@ -142,9 +141,9 @@ def read_cuts(with_fp16: bool = False) -> dict[str, float]:
     return results
 
 
-def read_cuts_fp16() -> dict[str, float]:
+def read_candidates_fp16() -> dict[str, float]:
     """The same with operands rounded to fp16."""
-    return read_cuts(with_fp16=True)
+    return read_candidates(with_fp16=True)
 
 
 def half_errors(commit: Callable[..., Tensor], read: Callable[..., Tensor]) -> dict[str, float]:
@@ -206,8 +205,14 @@ def main() -> None:
     report = commits() | {"read, 3 axes": compare("read", make_reading((20, 2, 16), "cpu"))}
     report["read, 5 axes"] = compare("read", make_reading((2, 3, 33, 2, 32), "cpu"))
     report["read, many tokens"] = compare("read", make_reading((1, 150, 1, 16), "cpu"))
-    exactly = (commit_cuts, many_tokens, read_cuts, half_precision, opcheck, compiled)
-    rounded = (commit_cuts_fp16, read_cuts_fp16, half_precision_fp16, beyond_fp16, over_frames_fp16)
+    exactly = (commit_candidates, many_tokens, read_candidates, half_precision, opcheck, compiled)
+    rounded = (
+        commit_candidates_fp16,
+        read_candidates_fp16,
+        half_precision_fp16,
+        beyond_fp16,
+        over_frames_fp16,
+    )
     for check in (*exactly, *rounded):
         report[check.__name__] = check()
     sys.stdout.write(json.dumps(report))

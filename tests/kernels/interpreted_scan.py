@@ -18,9 +18,9 @@ from torch import Tensor
 import kernels
 from kernels import reference
 from kernels.benchmark.inputs import REGIMES, make_inputs
-from kernels.benchmark.sweep import CUTS, difference, steps
 from kernels.gpu import launch as triton_launch
 from kernels.operators import scan_frames_gradient, scan_frames_triton
+from tests.kernels.candidates import CANDIDATES, difference, steps
 
 SHAPES = {"20 tokens": (20, 16), "33 tokens": (33, 32), "48 tokens": (48, 16)}
 LEAD = {regime: (1, 1) if regime in ("no_decay", "hard_decay") else (2, 2) for regime in REGIMES}
@@ -65,15 +65,15 @@ def only_final_is_used() -> dict[str, float]:
     return {"gradients": difference(tuple(t.double() for t in got), expected)}
 
 
-def cuts() -> dict[str, float]:
-    """Every cut that the benchmark may choose, against the default one."""
+def candidates() -> dict[str, float]:
+    """Every block size of the candidates, against the default one."""
     default = triton_launch.DEFAULT
     inputs, weights = make_inputs("similar_keys", (1, 1, 33, 1, 32), "cpu")
     run = steps(inputs, weights)
     results = {}
-    for name, candidates in CUTS.items():
-        for size in {cut.size for cut in candidates}:
-            config = replace(default, **{name: replace(candidates[0], size=size)})
+    for name, choices in CANDIDATES.items():
+        for size in {each.block_size for each in choices}:
+            config = replace(default, **{name: replace(choices[0], block_size=size)})
             results[f"{name} {size}"] = difference(run[name](config), run[name](default))
     return results
 
@@ -111,7 +111,7 @@ def main() -> None:
         for label, (tokens, width) in SHAPES.items()
         for regime, (batch, heads) in LEAD.items()
     }
-    for check in (widths_differ, only_final_is_used, cuts, opcheck, compiled):
+    for check in (widths_differ, only_final_is_used, candidates, opcheck, compiled):
         report[check.__name__] = check()
     sys.stdout.write(json.dumps(report))
 

@@ -1,7 +1,7 @@
-"""Every Triton kernel compiles for the cards it is meant for, on a machine that has none.
+"""Compilation of every Triton kernel for the cards it is meant for, on a machine that has none.
 
 On sm_90, which we train on, nothing may spill. sm_80 has no wgmma, whose operands wait in shared memory: the
-same cuts take more registers there and some spill; they still have to compile and fit.
+same settings take more registers there and some spill; they still have to compile and fit.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.backends.nvidia.compiler import get_ptxas  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from kernels.benchmark.cuts import commit_configs, read_configs  # noqa: E402
-from kernels.benchmark.sweep import candidates  # noqa: E402
 from kernels.gpu import chunks as triton_chunks  # noqa: E402
 from kernels.gpu import commit as triton_commit  # noqa: E402
 from kernels.gpu import frame_maps as triton_frame_maps  # noqa: E402
@@ -33,7 +31,8 @@ from kernels.gpu import gradients as triton_gradients  # noqa: E402
 from kernels.gpu import memory as triton_memory  # noqa: E402
 from kernels.gpu import read as triton_read  # noqa: E402
 from kernels.gpu import scan as triton_scan  # noqa: E402
-from kernels.gpu.launch import DEFAULT, WIDE, Cut  # noqa: E402
+from kernels.gpu.launch import DEFAULT, WIDE, LaunchConfig  # noqa: E402
+from tests.kernels.candidates import candidates, commit_configs, read_configs  # noqa: E402
 
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
 SIZES = {
@@ -65,7 +64,9 @@ KERNELS = {
     "values": triton_gradients.value_gradient,
     "keys": triton_gradients.key_gradient,
 }
-CUTS: dict[str, Cut] = {name: getattr(DEFAULT, name.removesuffix("_gradient")) for name in KERNELS}
+LAUNCHES: dict[str, LaunchConfig] = {
+    name: getattr(DEFAULT, name.removesuffix("_gradient")) for name in KERNELS
+}
 MEMORY_KERNELS = {
     "whole": triton_commit.commit_forward,
     "prepare": triton_chunks.prepare_chunks,
@@ -85,7 +86,7 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-def cuts_of(config: triton_memory.MemoryConfig) -> dict[str, Cut]:
+def launches_of(config: triton_memory.MemoryConfig) -> dict[str, LaunchConfig]:
     many = config.chunks
     of_many = {"prepare": many.prepare, "apply": many.apply, "build": many.build, "chain": many.chain}
     return of_many | {"whole": config.whole, "read": config.read, "gradient": config.gradient}
@@ -95,9 +96,9 @@ def compile_memory_kernel(
     name: str, config: triton_memory.MemoryConfig, capability: int, width: int, value_type: str
 ) -> Any:
     """Compile one kernel as `commit` or `read` launches it for frames of this type and configuration."""
-    cut, many = cuts_of(config)[name], config.chunks
-    blocks = {"whole": config.block, "read": cut.size, "gradient": cut.size}
-    block = blocks.get(name, many.size)
+    launch, many = launches_of(config)[name], config.chunks
+    blocks = {"whole": config.block, "read": launch.block_size, "gradient": launch.block_size}
+    block = blocks.get(name, many.chunk_size)
     product = "fp16" if config.precision == "fp16" else "fp32"
     copied = many.copies and name in ("prepare", "apply", "build")
     types = dict.fromkeys(("xt_pointer", "keys_pointer", "values_pointer", "transition_pointer"), product)
@@ -109,7 +110,7 @@ def compile_memory_kernel(
     changed |= {"merge_precision": config.merges, "copies": copied, "copy_keys": copied}
     changed |= {"copy_values": copied and many.segment > 0, "padded": 128 if name != "build" else 16}
     kernel = MEMORY_KERNELS[name]
-    return compile_kernel(kernel, cut, capability, width, value_type, types, **changed)
+    return compile_kernel(kernel, launch, capability, width, value_type, types, **changed)
 
 
 HALVES = ("k_pointer", "v_pointer", "q_pointer", "local_pointer", "dk_pointer", "dv_pointer", "dq_pointer")
@@ -117,15 +118,15 @@ HALVES = ("k_pointer", "v_pointer", "q_pointer", "local_pointer", "dk_pointer", 
 
 def compile_kernel(
     kernel: Any,
-    cut: Cut,
+    launch: LaunchConfig,
     capability: int,
     width: int = 64,
     value_type: str = "fp32",
     types: dict[str, str] | None = None,
     **changed: Any,
 ) -> Any:
-    size = min(cut.size, width)
-    sizes = SIZES | {"rows": size, "columns": size, "stages": cut.stages} | changed
+    size = min(launch.block_size, width)
+    sizes = SIZES | {"rows": size, "columns": size, "stages": launch.num_stages} | changed
     sizes |= {"key_width": width, "value_width": width}
     constants = {name: value for name, value in sizes.items() if name in kernel.arg_names}
     signature: dict[str, str] = {}
@@ -141,7 +142,7 @@ def compile_kernel(
             signature[name] = "constexpr"
             del attributes[(index,)]
     source = ASTSource(kernel, signature, constants, attributes)
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=cut.options())
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch.options())
 
 
 def bytes_spilled(compiled: Any, capability: int, folder: Path) -> int:
@@ -161,7 +162,7 @@ def bytes_spilled(compiled: Any, capability: int, folder: Path) -> int:
 @pytest.mark.parametrize("capability", sorted(SHARED_MEMORY))
 @pytest.mark.parametrize("name", sorted(KERNELS))
 def test_kernel_compiles_and_fits(name: str, capability: int, tmp_path: Path) -> None:
-    compiled = compile_kernel(KERNELS[name], CUTS[name], capability)
+    compiled = compile_kernel(KERNELS[name], LAUNCHES[name], capability)
     assert compiled.metadata.shared <= SHARED_MEMORY[capability]
     if capability == 90:
         assert bytes_spilled(compiled, capability, tmp_path) == 0
@@ -197,7 +198,7 @@ def test_commit_and_read_compile_and_fit(
 def test_a_commit_of_many_heads_compiles_and_fits(width: int, capability: int, tmp_path: Path) -> None:
     x = torch.empty(256, 80, 6, width, dtype=torch.bfloat16, device="meta")
     config = triton_memory.default_for(x, x)
-    assert config.whole != triton_memory.HALF.whole  # it has a cut of its own
+    assert config.whole != triton_memory.HALF.whole  # it has settings of its own
     compiled = compile_memory_kernel("whole", config, capability, width, "bf16")
     assert compiled.metadata.shared <= SHARED_MEMORY[capability]
     # With all 64 columns in one warp about 70 bytes do not fit; it is still the fastest that was measured.
@@ -219,27 +220,27 @@ def check_all_fit(wanted: Iterable[tuple[Any, ...]], compile_one: Callable[..., 
             assert compiled.metadata.shared <= SHARED_MEMORY[90], chosen
 
 
-def without_limit(cut: Cut) -> Cut:
-    """Return a cut without its limit of registers: it changes what is spilled, not what compiles."""
-    return replace(cut, registers=None)
+def without_limit(launch: LaunchConfig) -> LaunchConfig:
+    """Return settings without their limit of registers: it changes what is spilled, not what compiles."""
+    return replace(launch, maxnreg=None)
 
 
 @pytest.mark.slow
-def test_every_cut_that_the_benchmark_measures_compiles() -> None:
-    wanted = [(name, without_limit(cut)) for name, cut in candidates()]
+def test_every_candidate_of_the_scan_compiles() -> None:
+    wanted = [(name, without_limit(launch)) for name, launch in candidates()]
 
-    def compile_one(name: str, cut: Cut) -> Any:
-        return compile_kernel(KERNELS[name], cut, 90, 64)
+    def compile_one(name: str, launch: LaunchConfig) -> Any:
+        return compile_kernel(KERNELS[name], launch, 90, 64)
 
     check_all_fit(wanted, compile_one)
 
 
 @pytest.mark.slow
-def test_every_cut_of_commit_and_read_that_the_benchmark_measures_compiles() -> None:
+def test_every_candidate_of_commit_and_read_compiles() -> None:
     wanted = [(name, config, 64) for config in read_configs() for name in ("read", "gradient")]
     for kind, configs in commit_configs().items():
         for config in configs:
-            if config.few > 0:
+            if config.max_whole > 0:
                 wanted.append(("whole", replace(config, whole=without_limit(config.whole)), 64))
                 continue
             rest = ("build", "chain") if config.chunks.segment else ("apply",)
@@ -257,5 +258,5 @@ def test_every_cut_of_commit_and_read_that_the_benchmark_measures_compiles() -> 
 @pytest.mark.parametrize("width", [16, 32])
 @pytest.mark.parametrize("name", sorted(KERNELS))
 def test_kernel_compiles_for_narrow_heads_and_half_precision_values(name: str, width: int) -> None:
-    compiled = compile_kernel(KERNELS[name], CUTS[name], 90, width, "bf16")
+    compiled = compile_kernel(KERNELS[name], LAUNCHES[name], 90, width, "bf16")
     assert compiled.metadata.shared <= SHARED_MEMORY[90]

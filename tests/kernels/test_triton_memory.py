@@ -26,7 +26,14 @@ def test_commit_and_its_gradients_equal_the_recurrence(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "case", ["commit_cuts_fp16", "read_cuts_fp16", "half_precision_fp16", "beyond_fp16", "over_frames_fp16"]
+    "case",
+    [
+        "commit_candidates_fp16",
+        "read_candidates_fp16",
+        "half_precision_fp16",
+        "beyond_fp16",
+        "over_frames_fp16",
+    ],
 )
 def test_fp16_operands_stay_near(interpreted_memory: dict[str, dict[str, float]], case: str) -> None:
     errors = interpreted_memory[case]
@@ -41,9 +48,9 @@ def test_fp16_operands_stay_near(interpreted_memory: dict[str, dict[str, float]]
         "read, 3 axes",
         "read, 5 axes",
         "read, many tokens",
-        "commit_cuts",
+        "commit_candidates",
         "many_tokens",
-        "read_cuts",
+        "read_candidates",
         "half_precision",
         "opcheck",
         "compiled",
@@ -56,7 +63,7 @@ def test_the_operators_hold(interpreted_memory: dict[str, dict[str, float]], cas
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_wide_values_are_cut_as_wide_keys_are(dtype: torch.dtype) -> None:
+def test_wide_values_are_launched_as_wide_keys_are(dtype: torch.dtype) -> None:
     pytest.importorskip("triton", reason="Triton is not installed: it is a Linux package")
     from kernels.gpu.memory import default_for
 
@@ -97,9 +104,9 @@ def test_the_gpu_commits_as_fp64_does(regime: str, shape: tuple[int, int, int, i
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", ["whole", "chunks"])
 @pytest.mark.parametrize("regime", REGIMES)
-def test_the_gpu_commits_bf16_as_fp64_does_with_every_cut(regime: str, kind: str) -> None:
-    from kernels.benchmark.cuts import commit_configs
+def test_the_gpu_commits_bf16_as_fp64_does_with_every_candidate(regime: str, kind: str) -> None:
     from kernels.gpu import memory as triton_memory
+    from tests.kernels.candidates import commit_configs
 
     shape = (3, 80, 6, 64) if kind == "whole" else (1, 1560, 2, 128)
     k, v, *rest = make_frame(regime, shape, "cuda")

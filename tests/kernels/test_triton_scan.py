@@ -29,7 +29,7 @@ def test_outputs_and_gradients_equal_those_of_the_recurrence(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["widths_differ", "only_final_is_used", "cuts", "opcheck", "compiled"])
+@pytest.mark.parametrize("case", ["widths_differ", "only_final_is_used", "candidates", "opcheck", "compiled"])
 def test_the_operator_holds(interpreted_scan: dict[str, dict[str, float]], case: str) -> None:
     errors = interpreted_scan[case]
     assert errors

@@ -23,7 +23,7 @@ from training.outcome_heads import (
     main,
     train_heads,
 )
-from training.outcomes.frames import JudgedFrames, SequencesConfig, draw_along
+from training.outcomes.frames import OutcomeFrames, SequencesConfig, draw_along
 from worldsim.errors import WorldError
 from worldsim.outcome import OutcomeConfig
 from worldsim.simulator import Simulator
@@ -65,12 +65,12 @@ def config_of(world: Path, out: Path, folders: tuple[Path, Path], **changes: obj
     return replace(config, **changes)
 
 
-def kept_frames(world: World, folder: Path, sequences: SequencesConfig = SEQUENCES) -> JudgedFrames:
+def kept_frames(world: World, folder: Path, sequences: SequencesConfig = SEQUENCES) -> OutcomeFrames:
     video = latent_video(world.codec, choose_episodes([str(folder)], 0), torch.device("cpu"), num_workers=1)
     return draw_along(world, video, sequences, seed=0)
 
 
-def end_loss(world: World, frames: JudgedFrames, column: int) -> float:
+def end_loss(world: World, frames: OutcomeFrames, column: int) -> float:
     heads = world.denoiser.outcome
     assert heads is not None
     logits = heads(heads.pool(frames.tokens[:, column].float()))[1]
@@ -257,7 +257,7 @@ def test_a_loss_that_is_no_number_is_refused(world: Path, folders: tuple[Path, P
     loaded = World.from_pretrained(world)
     frames = kept_frames(loaded, folders[0])
     frames.tokens[:] = torch.nan
-    with pytest.raises(WorldError, match="loss of the heads is no number"):
+    with pytest.raises(WorldError, match="loss of the heads is NaN or inf"):
         train_heads(loaded, frames, HeadsTrainingConfig(num_steps=2), 1.0, 0)
 
 

@@ -31,7 +31,7 @@ from training.engine.validation import ValidationConfig
 from training.finetune import FinetuneConfig
 from training.finetune import main as finetune
 from training.objectives.flow_matching import ObjectiveConfig
-from training.outcomes.calibration import NEVER, calibrate, listen
+from training.outcomes.calibration import NEVER, calibrate, predict_outcomes
 from training.pretrain import PretrainConfig
 from training.pretrain import main as pretrain
 from worldsim.codec import FrameCodec
@@ -105,7 +105,7 @@ def test_a_small_world_learns_rewards_and_ends_that_it_can_see(
     assert 0.3 < meaning.reward_mean < 0.9
     assert 0.7 < meaning.reward_scale < 1.1
     unseen = video_of(write_outcome_dataset(tmp_path / "unseen", episodes=9, seed=2), world.codec)
-    episodes = [heard.judged(meaning) for heard in listen(world, unseen)]
+    episodes = [heard.judged(meaning) for heard in predict_outcomes(world, unseen)]
     report = summarize_outcomes(episodes, meaning.end_threshold)
     assert report["num_episodes"] == 9
     assert report["ends"]["num_ends"] == 6

@@ -81,15 +81,15 @@ def test_a_segment_hands_on_the_summary_of_its_last_frame() -> None:
     denoiser = make_denoiser(MemoryPhase.PATH, outcome_heads=True)
     clean, levels = draw(2, FRAMES, 4, 8, 8), torch.zeros(2, FRAMES, 2, dtype=torch.float64)
     actions = torch.ones(2, FRAMES, 3, dtype=torch.int64)
-    _, handed_on = denoiser.forward_segment(clean, clean, levels, actions, denoiser.initial_memory(2))
+    _, final_states = denoiser.forward_segment(clean, clean, levels, actions, denoiser.initial_memory(2))
     _, played = commit_all(denoiser, clean, levels[..., 0], actions)
-    assert handed_on.summary is not None
+    assert final_states.summary is not None
     assert played.summary is not None
-    torch.testing.assert_close(handed_on.summary, played.summary, rtol=1e-4, atol=1e-4)
-    cleared = handed_on.begin_anew(torch.tensor([True, False])).summary
+    torch.testing.assert_close(final_states.summary, played.summary, rtol=1e-4, atol=1e-4)
+    cleared = final_states.begin_anew(torch.tensor([True, False])).summary
     assert cleared is not None
     assert cleared[0].abs().sum() == 0
-    assert torch.equal(cleared[1], handed_on.summary[1])
+    assert torch.equal(cleared[1], final_states.summary[1])
 
 
 @pytest.mark.parametrize("changed", ["action", "memory"])

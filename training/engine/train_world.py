@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,13 +24,13 @@ from training.engine.loop import LoopConfig, Training, fit, prepare, seed_of
 from training.engine.optimizers import OptimizerConfig, make_optimizers
 from training.engine.run_folder import RunFolder
 from training.engine.validation import ValidationConfig, validate
-from training.objectives.flow_matching import FlowMatching, ObjectiveConfig, SegmentMatching
+from training.objectives.flow_matching import ObjectiveConfig, SegmentFlowMatching, SequenceFlowMatching
 from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig, reward_units
 from training.outcomes.calibration import calibrate
 from worldsim.data.sequences import EpisodeReference, SequenceIndex
-from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.segments import check_constant_memory
+from worldsim.settings import REQUIRED, check_settings, setting
 from worldsim.starts import Start, visible_detail
 from worldsim.world import World
 
@@ -46,51 +46,32 @@ Batch = tuple[Tensor | torch.Generator | OutcomeTargets, ...]
 
 @dataclass(kw_only=True, slots=True)
 class TrainWorldConfig:
-    """Settings of every training of a world model.
+    """Settings of every training of a world model."""
 
-    Attributes:
-        out: The run's folder; the world is written to `out/world`.
-        data: Gameplay video.
-        objective: What is learned.
-        outcome: What outcome heads learn, in a world that has some.
-        optimizer: Learning rates.
-        loop: Length and care.
-        fabric: Device, precision, distribution.
-        validation: What is measured at every checkpoint.
-        batch_size: Sequences per update and device.
-        sequence_length: Frames of a segment, through all of which gradients flow.
-        segments: How many consecutive segments make one long sequence: the memory is handed from one to the
-            next, without gradients. 1 begins each with an empty memory.
-        num_starts: Start moments to give the world, taken from held-out episodes.
-        start_frames: Frames to watch before play begins.
-    """
-
-    out: str
-    data: DataConfig
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    outcome: OutcomeLossConfig = field(default_factory=OutcomeLossConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    loop: LoopConfig = field(default_factory=LoopConfig)
-    fabric: FabricConfig = field(default_factory=FabricConfig)
-    validation: ValidationConfig = field(default_factory=ValidationConfig)
-    batch_size: int = 8
-    sequence_length: int = 24
-    segments: int = 1
-    num_starts: int = 16
-    start_frames: int = 32
+    out: str = setting(REQUIRED, "The run's folder; the world is written to OUT/world.")
+    data: DataConfig = setting(REQUIRED, "Gameplay video.")
+    objective: ObjectiveConfig = setting(ObjectiveConfig, "What is learned.")
+    outcome: OutcomeLossConfig = setting(
+        OutcomeLossConfig, "What outcome heads learn, in a world that has some."
+    )
+    optimizer: OptimizerConfig = setting(OptimizerConfig, "Learning rates at full height.")
+    loop: LoopConfig = setting(LoopConfig, "Length and care.")
+    fabric: FabricConfig = setting(FabricConfig, "Device, precision, distribution.")
+    validation: ValidationConfig = setting(ValidationConfig, "What is measured at every checkpoint.")
+    batch_size: int = setting(8, "Sequences per update and device.", minimum=1, maximum=MOST_SEQUENCES)
+    sequence_length: int = setting(24, "Frames of a segment, through all of which gradients flow.", minimum=2)
+    segments: int = setting(
+        1,
+        "Consecutive segments of that length that make one long sequence: the memory is handed from one to "
+        "the next, without gradients, so that it is trained over segments * sequence_length frames at the "
+        "cost of sequence_length (docs/decisions/0015). 1 begins each with an empty memory.",
+        minimum=1,
+    )
+    num_starts: int = setting(16, "Start moments to give the world, taken from held-out episodes.", minimum=1)
+    start_frames: int = setting(32, "Frames to watch before play begins.", minimum=1)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.batch_size <= MOST_SEQUENCES:
-            raise WorldError(f"batch_size must be 1 to {MOST_SEQUENCES}, got {self.batch_size}")
-        if self.sequence_length < 2:
-            raise WorldError(f"sequence_length must be at least 2 frames, got {self.sequence_length}")
-        if self.segments < 1:
-            raise WorldError(f"segments must be at least 1, got {self.segments}")
-        if self.num_starts < 1 or self.start_frames < 1:
-            raise WorldError(
-                "num_starts and start_frames must be at least 1, "
-                f"got {self.num_starts} and {self.start_frames}"
-            )
+        check_settings(self)
 
 
 def take_starts(
@@ -186,7 +167,7 @@ def train_world(
 
     denoiser = world.denoiser.requires_grad_(True).train()
     optimizers = make_optimizers(denoiser, config.optimizer)
-    objective = FlowMatching if config.segments == 1 else SegmentMatching
+    objective = SequenceFlowMatching if config.segments == 1 else SegmentFlowMatching
     outcome = None
     if denoiser.outcome is not None and world.config.outcome is not None:
         frequency = end_draws(footage.train, config).frequency
@@ -264,7 +245,7 @@ def make_batches(
         is_new = () if segments == 1 else (torch.from_numpy(segment == 0).to(device),)
         if not with_outcomes:
             return *video.sequences(starts + segment * length, length), generator, *is_new
-        latents, actions, targets = video.judged_sequences(starts, length, segment * length)
+        latents, actions, targets = video.sequences_with_outcomes(starts, length, segment * length)
         return latents, actions, generator, *is_new, targets
 
     return batch_at

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from training.objectives.flow_matching import Matching, ObjectiveConfig, Spoiled, spoil
+from training.objectives.flow_matching import FlowMatchingLoss, NoisyBatch, ObjectiveConfig, add_noise
 from worldsim.model.attention.base import Rotary
 from worldsim.model.attention.hybrid import HybridAttention
-from worldsim.model.block import Block, Carried
+from worldsim.model.block import Block, LayerStateIn
 from worldsim.model.denoiser import Denoiser
 
 
@@ -34,7 +34,7 @@ class LayerDistillation(nn.Module):
         teacher: On the device of the training.
         student: From `worldsim.model.conversion.convert`.
         layers: Those that became hybrid.
-        config: How frames are spoiled; own contexts and weights of cells are not used here.
+        config: How frames are batch; own contexts and weights of cells are not used here.
         compile: Compile teacher and new layers (worth it on a GPU).
     """
 
@@ -58,19 +58,19 @@ class LayerDistillation(nn.Module):
             self._attend = torch.compile(self._attend, dynamic=False)
 
     def forward(self, latents: Tensor, actions: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the losses of a batch; arguments as in `FlowMatching`.
+        """Return the losses of a batch; arguments as in `SequenceFlowMatching`.
 
         Returns:
             `layer_NN` for each new layer: mean squared error over the teacher's mean square, so that layers
             weigh alike; `loss`, their mean. The first frame has no past and is left out.
         """
-        spoiled = spoil(latents.float(), self.config, generator)
-        pairs = self._ask_teacher(spoiled, actions)
+        batch = add_noise(latents.float(), self.config, generator)
+        pairs = self._ask_teacher(batch, actions)
         student, config = self.denoiser, self.denoiser.config
         empty_memory = student.initial_memory(len(latents))
-        before = torch.cat([empty_memory.latents[:, None], spoiled.clean[:, :-1]], dim=1)
+        before = torch.cat([empty_memory.latents[:, None], batch.clean[:, :-1]], dim=1)
         embedded = student.embed_actions(actions)
-        phases, _ = student.path_phases(before, spoiled.clean, embedded, empty_memory)
+        phases, _ = student.path_phases(before, batch.clean, embedded, empty_memory)
         rotary = student.rotary(phases, range(phases.shape[1]))
         width = config.head_width
         empty = phases.new_zeros(len(latents), config.num_heads, width, width)
@@ -86,29 +86,31 @@ class LayerDistillation(nn.Module):
         }
 
     @torch.no_grad()
-    def _ask_teacher(self, spoiled: Spoiled, actions: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
+    def _ask_teacher(self, batch: NoisyBatch, actions: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
         """Return what the attention of each replaced layer is given and gives, `[B, F, S, N, D]` each."""
         teacher, pairs = self.teacher.denoiser, {}
 
         def run_block(
-            index: int, x: Tensor, conditioning: Tensor, carried: Carried, rotary: Rotary
+            index: int, x: Tensor, conditioning: Tensor, initial_state: LayerStateIn, rotary: Rotary
         ) -> Tensor:
-            x, _, entered, attended = self._trace(teacher.layers()[index], x, conditioning, carried, rotary)
+            x, _, entered, attended = self._trace(
+                teacher.layers()[index], x, conditioning, initial_state, rotary
+            )
             if index in self.layers:
                 pairs[index] = entered, attended
             return x
 
-        teacher(spoiled.clean, spoiled.noisy, spoiled.levels, actions, run_block)
+        teacher(batch.clean, batch.noisy, batch.levels, actions, run_block)
         return pairs
 
 
-class VelocityDistillation(Matching):
+class VelocityDistillation(FlowMatchingLoss):
     """Stage 2: the student learns the velocity that the frozen teacher predicts of the same frames.
 
     Args:
         teacher: On the device of the training.
         student: With its low-rank changes attached.
-        config: How frames are spoiled. With `own_context_share` the student's own predictions are the
+        config: How frames are batch. With `own_context_share` the student's own predictions are the
             context, and the teacher says what follows from them. Its `change_weight` weighs both parts of
             the loss.
         data_weight: Share of the loss that the video itself gives, as in pretraining.
@@ -122,22 +124,22 @@ class VelocityDistillation(Matching):
         self.data_weight = data_weight
 
     def forward(self, latents: Tensor, actions: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the losses of a batch; arguments as in `FlowMatching`.
+        """Return the losses of a batch; arguments as in `SequenceFlowMatching`.
 
         Returns:
             `loss`, and for the log its parts: `loss_teacher` and `loss_data`, mean squared errors of the
             velocity against the teacher's and against the true one.
         """
         latents = latents.float()
-        spoiled = self.spoil_clips(latents, actions, generator, None)
-        given = (spoiled.clean, spoiled.noisy, spoiled.levels, actions)
+        batch = self.add_noise(latents, actions, generator, None)
+        given = (batch.clean, batch.noisy, batch.levels, actions)
         with torch.no_grad():
             expected = self.teacher.denoiser(*given).float()
         velocity = self.denoiser(*given).float()
         # The first frame has nothing to go by, as in pretraining.
         from_teacher, from_data = (
             self.frame_means((velocity - target).square(), latents)[:, 1:].mean()
-            for target in (expected, spoiled.velocity)
+            for target in (expected, batch.velocity)
         )
         loss = from_teacher + self.data_weight * (from_data - from_teacher)
         return {"loss": loss, "loss_teacher": from_teacher.detach(), "loss_data": from_data.detach()}

@@ -9,15 +9,14 @@ another one, which is what bad dreams look like, must be readable from its featu
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldsim.errors import WorldError
 from worldsim.evaluation.quality.features import FeatureNetwork
+from worldsim.settings import check_settings, setting
 
 DEGRADATIONS = ("blur", "noise", "ghost")
 KERNEL_SIZE = 13
@@ -27,31 +26,18 @@ CROP = 7 / 8
 
 @dataclass(kw_only=True, slots=True)
 class FeatureLossConfig:
-    """Weights and strengths of the goals.
+    """Weights and strengths of the goals."""
 
-    Attributes:
-        temperature: Of InfoNCE.
-        degradation_weight: Of the squared error of the strengths, which lie in [0, 1]; 0 leaves them out.
-        max_blur: Deviation in pixels of the strongest blur.
-        max_noise: Deviation of the strongest noise, of values in [0, 1].
-        max_ghost: Greatest share of another frame.
-    """
-
-    temperature: float = 0.1
-    degradation_weight: float = 10.0
-    max_blur: float = 3.0
-    max_noise: float = 0.2
-    max_ghost: float = 0.5
+    temperature: float = setting(0.1, "Of InfoNCE.", above=0)
+    degradation_weight: float = setting(
+        10.0, "Of the squared error of the strengths, which lie in [0, 1]; 0 leaves them out.", minimum=0
+    )
+    max_blur: float = setting(3.0, "Deviation in pixels of the strongest blur.", minimum=0)
+    max_noise: float = setting(0.2, "Deviation of the strongest noise, of values in [0, 1].", minimum=0)
+    max_ghost: float = setting(0.5, "Greatest share of another frame.", minimum=0, maximum=1)
 
     def __post_init__(self) -> None:
-        """Refuse what is out of range."""
-        if not 0 < self.temperature < math.inf:
-            raise WorldError(f"loss.temperature must be above 0 and finite, got {self.temperature}")
-        for name in ("degradation_weight", "max_blur", "max_noise"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise WorldError(f"loss.{name} must be at least 0 and finite, got {getattr(self, name)}")
-        if not 0 <= self.max_ghost <= 1:
-            raise WorldError(f"loss.max_ghost must lie in [0, 1], got {self.max_ghost}")
+        check_settings(self, "loss.")
 
 
 def blur(images: Tensor, sigmas: Tensor) -> Tensor:

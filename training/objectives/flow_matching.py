@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,62 +13,64 @@ from training.data.carry import Carry
 from training.data.latents import OutcomeTargets
 from training.objectives.change_weight import change_weights
 from training.objectives.outcome import OutcomeLoss
-from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.memory.state import MemoryState
-from worldsim.model.segments import SequencePass, check_constant_memory, put_together
+from worldsim.model.segments import SequencePass, check_constant_memory, merge_memory
 from worldsim.sampler import shift_level
+from worldsim.settings import check_settings, setting
 
 
 @dataclass(kw_only=True, slots=True)
 class ObjectiveConfig:
-    """How frames are spoiled in training.
+    """Noise of training frames, and weights of the loss."""
 
-    Attributes:
-        pure_noise_probability: Share of noisy frames that are nothing but noise, where every roll-out starts.
-        level_shift: Warps the other noise levels as `sampler.shift` warps the steps of play: above 1 more of
-            them lie near pure noise, where it is decided whether something rare appears
-            (arXiv 2403.03206, eq. 23).
-        context_noise: Largest noise level of clean frames, so that play survives its own errors.
-        context_noise_probability: Share of clips whose clean frames are noised at all.
-        own_context_share: Share of the clips of a batch whose clean frames are the model's own one-step
-            predictions (docs/decisions/0009).
-        own_context_depth: How many times at most such a clip is predicted, each time after the frames drawn
-            the time before: the errors of so many frames add up. Equal parts of the clips get 1 to this.
-        change_weight: How much more the velocity's error counts in cells that change more than the rest of
-            their frame, so that small things that move are learned (docs/decisions/0021); 0 weighs all alike.
-        change_cap: Above how many times the mean change of its frame a cell counts no more for it.
-    """
-
-    pure_noise_probability: float = 0.3
-    level_shift: float = 1.0
-    context_noise: float = 0.3
-    context_noise_probability: float = 0.8
-    own_context_share: float = 0.0
-    own_context_depth: int = 1
-    change_weight: float = 0.0
-    change_cap: float = 20.0
+    pure_noise_probability: float = setting(
+        0.3,
+        "Share of noisy frames that are nothing but noise, where every roll-out starts.",
+        minimum=0,
+        maximum=1,
+    )
+    level_shift: float = setting(
+        1.0,
+        "Warps the other noise levels as sampler.shift warps the steps of play: above 1 more of them lie "
+        "near pure noise, where it is decided whether something rare appears (arXiv 2403.03206, eq. 23).",
+        above=0,
+    )
+    context_noise: float = setting(
+        0.3, "Largest noise level of clean frames, so that play survives its own errors.", minimum=0, below=1
+    )
+    context_noise_probability: float = setting(
+        0.8, "Share of clips whose clean frames are noised at all.", minimum=0, maximum=1
+    )
+    own_context_share: float = setting(
+        0.0,
+        "Share of the clips of a batch whose clean frames are the model's own one-step predictions "
+        "(docs/decisions/0009).",
+        minimum=0,
+        maximum=1,
+    )
+    own_context_depth: int = setting(
+        1,
+        "How many times at most such a clip is predicted, each time after the frames drawn the time before: "
+        "the errors of so many frames add up. Equal parts of the clips get 1 to this.",
+        minimum=1,
+    )
+    change_weight: float = setting(
+        0.0,
+        "How much more the velocity's error counts in cells that change more than the rest of their frame, "
+        "so that small things that move are learned (docs/decisions/0021); 0 weighs all alike.",
+        minimum=0,
+    )
+    change_cap: float = setting(
+        20.0, "Above how many times the mean change of its frame a cell counts no more for it.", above=0
+    )
 
     def __post_init__(self) -> None:
-        shares = (self.pure_noise_probability, self.context_noise_probability, self.own_context_share)
-        if not all(0 <= share <= 1 for share in shares):
-            raise WorldError(f"the objective's probabilities and shares must lie in [0, 1], got {shares}")
-        if not 0 <= self.context_noise < 1:
-            raise WorldError(f"objective.context_noise must lie in [0, 1), got {self.context_noise}")
-        if not 0 < self.level_shift < math.inf:
-            raise WorldError(f"objective.level_shift must be above 0 and finite, got {self.level_shift}")
-        if self.own_context_depth < 1:
-            raise WorldError(f"objective.own_context_depth must be at least 1, got {self.own_context_depth}")
-        if not 0 <= self.change_weight < math.inf:
-            raise WorldError(
-                f"objective.change_weight must be at least 0 and finite, got {self.change_weight}"
-            )
-        if not 0 < self.change_cap < math.inf:
-            raise WorldError(f"objective.change_cap must be above 0 and finite, got {self.change_cap}")
+        check_settings(self, "objective.")
 
 
 @dataclass(frozen=True, slots=True)
-class Spoiled:
+class NoisyBatch:
     """A batch with its noise drawn.
 
     Attributes:
@@ -91,7 +92,7 @@ def mix(latents: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
     return (1 - levels) * latents + levels * noise
 
 
-def spoil(latents: Tensor, config: ObjectiveConfig, generator: torch.Generator) -> Spoiled:
+def add_noise(latents: Tensor, config: ObjectiveConfig, generator: torch.Generator) -> NoisyBatch:
     """Draw noise levels and noise for latents `[B, F, C, h, w]`."""
     batch, frames = latents.shape[:2]
     device = latents.device
@@ -106,7 +107,7 @@ def spoil(latents: Tensor, config: ObjectiveConfig, generator: torch.Generator) 
     context_level = torch.where(uniform(batch, 1) < config.context_noise_probability, context_level, 0.0)
     noise = torch.randn(latents.shape, generator=generator, device=device)
     context_noise = torch.randn(latents.shape, generator=generator, device=device)
-    return Spoiled(
+    return NoisyBatch(
         clean=mix(latents, context_noise, context_level),
         noisy=mix(latents, noise, level),
         levels=torch.stack([context_level, level], dim=-1),
@@ -114,7 +115,7 @@ def spoil(latents: Tensor, config: ObjectiveConfig, generator: torch.Generator) 
     )
 
 
-class Matching(nn.Module):
+class FlowMatchingLoss(nn.Module):
     """Mean squared error of the predicted velocity: what the objectives below share.
 
     With `change_weight`, the mean over the cells of a frame is weighted by how much each changes. Where
@@ -125,7 +126,7 @@ class Matching(nn.Module):
 
     Args:
         denoiser: What learns.
-        config: How frames are spoiled.
+        config: Noise and weights.
         outcome: What its outcome heads learn; None teaches none.
     """
 
@@ -137,7 +138,7 @@ class Matching(nn.Module):
         self.config = config
         self.outcome = outcome
 
-    def match(
+    def compute(
         self,
         latents: Tensor,
         actions: Tensor,
@@ -161,17 +162,17 @@ class Matching(nn.Module):
             without gradients.
         """
         latents = latents.float()
-        spoiled = self.spoil_clips(latents, actions, generator, memory)
-        given = (spoiled.clean, spoiled.noisy, spoiled.levels)
+        batch = self.add_noise(latents, actions, generator, memory)
+        given = (batch.clean, batch.noisy, batch.levels)
         passed, memory_after = self._run(*given, actions, memory)
-        squared = (passed.velocity.float() - spoiled.velocity).square()
+        squared = (passed.velocity.float() - batch.velocity).square()
         ended = None if targets is None else targets.ends
         error = self.frame_means(squared, latents, ended)  # [B, F]
         # A sequence's first frame has nothing to go by; the second is the first that an action led to.
         counted = has_past(latents, memory)
         if targets is not None:
             counted = counted & targets.is_real
-        pure = counted & (spoiled.levels[..., 1] == 1)
+        pure = counted & (batch.levels[..., 1] == 1)
         weight = self.frame_weights(counted, ended)
         losses = {"loss": masked_mean(error, weight), "loss_pure": masked_mean(error, weight * pure).detach()}
         if self.config.change_weight:  # what runs with other weights are compared by
@@ -211,18 +212,18 @@ class Matching(nn.Module):
             return counted
         return torch.where(ended, self.outcome.end_frequency, 1.0) * counted
 
-    def spoil_clips(
+    def add_noise(
         self, latents: Tensor, actions: Tensor, generator: torch.Generator, memory: MemoryState | None
-    ) -> Spoiled:
+    ) -> NoisyBatch:
         """Return a batch with its noise drawn; a share of its clips has the model's own frames as context."""
-        spoiled = spoil(latents, self.config, generator)
+        batch = add_noise(latents, self.config, generator)
         num_own = round(self.config.own_context_share * len(latents))
         if not num_own:
-            return spoiled
-        own = self._predict_context(latents[:num_own], spoiled, actions[:num_own], generator, memory)
-        levels = spoiled.levels.clone()
+            return batch
+        own = self._predict_context(latents[:num_own], batch, actions[:num_own], generator, memory)
+        levels = batch.levels.clone()
         levels[:num_own, :, 0] = 0.0
-        return replace(spoiled, clean=torch.cat([own, spoiled.clean[num_own:]]), levels=levels)
+        return replace(batch, clean=torch.cat([own, batch.clean[num_own:]]), levels=levels)
 
     def _run(
         self, clean: Tensor, noisy: Tensor, levels: Tensor, actions: Tensor, memory: MemoryState | None
@@ -233,13 +234,13 @@ class Matching(nn.Module):
             return denoiser.run_sequences(clean, noisy, levels, actions, empty), None
         check_constant_memory(denoiser.config)
         passed = denoiser.run_sequences(clean, noisy, levels, actions, memory)
-        return passed, put_together(memory, passed, clean)
+        return passed, merge_memory(memory, passed, clean)
 
     @torch.no_grad()
     def _predict_context(
         self,
         latents: Tensor,
-        spoiled: Spoiled,
+        batch: NoisyBatch,
         actions: Tensor,
         generator: torch.Generator,
         memory: MemoryState | None = None,
@@ -252,7 +253,7 @@ class Matching(nn.Module):
         that has nothing before it, the first of a sequence, stays true.
         """
         clips, depth = len(latents), self.config.own_context_depth
-        own, levels = spoiled.clean[:clips], spoiled.levels[:clips].clone()
+        own, levels = batch.clean[:clips], batch.levels[:clips].clone()
         memory = memory.first_rows(clips) if memory is not None else None
         is_drawn = has_past(latents, memory)[..., None, None, None]
         levels[..., 1] = 1.0
@@ -278,7 +279,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum() / mask.sum().clamp(min=1)
 
 
-class FlowMatching(Matching):
+class SequenceFlowMatching(FlowMatchingLoss):
     """The objective on sequences that begin with an empty memory."""
 
     def forward(
@@ -288,11 +289,11 @@ class FlowMatching(Matching):
         generator: torch.Generator,
         targets: OutcomeTargets | None = None,
     ) -> dict[str, Tensor]:
-        """Return the losses of a batch; see `Matching.match`."""
-        return self.match(latents, actions, generator, None, targets)[0]
+        """Return the losses of a batch; see `FlowMatchingLoss.compute`."""
+        return self.compute(latents, actions, generator, None, targets)[0]
 
 
-class SegmentMatching(Matching):
+class SegmentFlowMatching(FlowMatchingLoss):
     """The objective on segments that go on from the memory of those of the step before."""
 
     def forward(
@@ -305,7 +306,7 @@ class SegmentMatching(Matching):
         *,
         carry: Carry,
     ) -> tuple[dict[str, Tensor], Carry]:
-        """Return the losses of a batch, and what the next one goes on from; see `Matching.match`.
+        """Return the losses of a batch, and what the next one goes on from; see `FlowMatchingLoss.compute`.
 
         Args:
             latents: `[B, F, C, h, w]`.
@@ -316,6 +317,6 @@ class SegmentMatching(Matching):
             carry: From the step before.
         """
         before = carry.memory.begin_anew(is_new)
-        losses, memory = self.match(latents, actions, generator, before, targets)
+        losses, memory = self.compute(latents, actions, generator, before, targets)
         assert memory is not None
         return losses, Carry(memory)

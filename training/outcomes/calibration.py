@@ -24,7 +24,7 @@ NEVER = 1.0
 
 
 @torch.no_grad()
-def listen(world: World, video: LatentVideo) -> list[HeardEpisode]:
+def predict_outcomes(world: World, video: LatentVideo) -> list[HeardEpisode]:
     """Show a world whole recorded episodes, step by step, and note what it says.
 
     Args:
@@ -38,7 +38,7 @@ def listen(world: World, video: LatentVideo) -> list[HeardEpisode]:
     given_rewards, ends = (tensor.cpu().numpy() for tensor in video.outcomes())
     for begin in range(0, len(order), EPISODES_AT_A_TIME):
         chunk = [int(episode) for episode in order[begin : begin + EPISODES_AT_A_TIME]]
-        rewards, logits = _judge_batch(world, video, first[chunk], max(video.lengths[e] for e in chunk))
+        rewards, logits = _predict_batch(world, video, first[chunk], max(video.lengths[e] for e in chunk))
         for row, episode in enumerate(chunk):
             count, begun = video.lengths[episode] - 1, int(first[episode]) + 1
             place = slice(begun, begun + count)
@@ -48,7 +48,9 @@ def listen(world: World, video: LatentVideo) -> list[HeardEpisode]:
     return [heard[episode] for episode in sorted(heard)]
 
 
-def _judge_batch(world: World, video: LatentVideo, starts: np.ndarray, length: int) -> tuple[Tensor, Tensor]:
+def _predict_batch(
+    world: World, video: LatentVideo, starts: np.ndarray, length: int
+) -> tuple[Tensor, Tensor]:
     """Return what the heads say of the frames after the first, `[B, length - 1]` fp64 on the CPU each."""
     denoiser, heads = world.denoiser, world.denoiser.outcome
     assert heads is not None
@@ -57,7 +59,7 @@ def _judge_batch(world: World, video: LatentVideo, starts: np.ndarray, length: i
     columns: list[tuple[Tensor, Tensor]] = []
     for frame in range(length):
         # Where an episode is over its last frame is repeated; nobody looks at what is said of it.
-        latents, actions, _ = video.judged_sequences(starts, 1, np.full(len(starts), frame))
+        latents, actions, _ = video.sequences_with_outcomes(starts, 1, np.full(len(starts), frame))
         context = denoiser.observe(actions[:, 0], memory)
         memory = denoiser.commit(latents[:, 0].float(), clean, context, memory)
         assert memory.summary is not None
@@ -80,7 +82,7 @@ def calibrate(
     Returns:
         What the heads' numbers mean, and numbers for the log.
     """
-    heard = listen(world, video)
+    heard = predict_outcomes(world, video)
     meaning, point = fit_ends(heard, meaning)
     report = summarize_outcomes([episode.judged(meaning) for episode in heard], meaning.end_threshold)
     numbers = {"reward_error": report["rewards"]["per_step"]["root_mean_square_error"]}

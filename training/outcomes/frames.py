@@ -22,6 +22,7 @@ from worldsim.data.sequences import SequenceIndex
 from worldsim.errors import WorldError
 from worldsim.evaluation.quality.outcome import TOLERANCE
 from worldsim.model.outcome_heads import OutcomeHeads
+from worldsim.settings import check_settings, setting
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 from worldsim.world import World
@@ -29,37 +30,38 @@ from worldsim.world import World
 
 @dataclass(kw_only=True, slots=True)
 class SequencesConfig:
-    """Which pieces of recorded play are shown to a world, and how it draws along them.
+    """Which pieces of recorded play are shown to a world, and how it draws along them."""
 
-    Attributes:
-        num: How many pieces.
-        length: Frames of each that are learned from, recorded and drawn.
-        watched: Recorded frames before them that are only remembered.
-        depth: Frames that are drawn one after the other before the world sees recorded ones again: the first
-            of them follows recorded frames, the last `depth - 1` drawn ones.
-        end_share: Share of the pieces that hold the end of an episode.
-        at_a_time: Pieces at a time; 0 is 16 on a CPU and 128 on a GPU.
-    """
-
-    num: int = 256
-    length: int = 24
-    watched: int = 32
-    depth: int = 4
-    end_share: float = 0.5
-    at_a_time: int = 0
+    num: int = setting(
+        256,
+        "How many pieces of play. A frame takes about 0.2 s on a CPU core, and 100 KB of memory (in "
+        "doom-take-cover).",
+        minimum=1,
+    )
+    length: int = setting(24, "Frames of each that are learned from, as recorded and as drawn.", minimum=1)
+    watched: int = setting(32, "Recorded frames before them that are only remembered.", minimum=1)
+    depth: int = setting(
+        4,
+        "Frames that are drawn one after the other before recorded ones are shown again: the first of them "
+        "follows recorded frames, the last depth - 1 drawn ones. Labels are those of the recording: the "
+        "more frames, the less the dream is still the game that was recorded.",
+        minimum=1,
+    )
+    end_share: float = setting(
+        0.5,
+        "Share of the pieces that hold the end of an episode; how often ends really come is put right by "
+        "the calibration.",
+        minimum=0,
+        maximum=1,
+    )
+    at_a_time: int = setting(0, "Pieces at a time; 0 is 16 on a CPU and 128 on a GPU.", minimum=0)
 
     def __post_init__(self) -> None:
-        for name in ("num", "length", "watched", "depth"):
-            if getattr(self, name) < 1:
-                raise WorldError(f"sequences.{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.end_share <= 1:
-            raise WorldError(f"sequences.end_share must lie in [0, 1], got {self.end_share}")
-        if self.at_a_time < 0:
-            raise WorldError(f"sequences.at_a_time must be at least 0, got {self.at_a_time}")
+        check_settings(self, "sequences.")
 
 
 @dataclass(frozen=True, slots=True)
-class JudgedFrames:
+class OutcomeFrames:
     """What heads pool and what they are to say of it; every frame twice, as recorded and as drawn.
 
     Attributes:
@@ -117,7 +119,7 @@ def index_pieces(config: SequencesConfig, lengths: Sequence[int], ended: np.ndar
     return index
 
 
-def draw_along(world: World, video: LatentVideo, config: SequencesConfig, seed: int) -> JudgedFrames:
+def draw_along(world: World, video: LatentVideo, config: SequencesConfig, seed: int) -> OutcomeFrames:
     """Let a world watch recorded play and draw the same frames itself; keep what heads see of both.
 
     Args:
@@ -134,7 +136,7 @@ def draw_along(world: World, video: LatentVideo, config: SequencesConfig, seed: 
     draws = EndDraws(video, index, config.end_share, config.length)
     starts = draws.replace(index.sample(rng, config.num), rng)
     at_a_time = config.at_a_time or (128 if world.device.type == "cuda" else 16)
-    parts: list[JudgedFrames] = []
+    parts: list[OutcomeFrames] = []
     heads, world.denoiser.outcome = world.denoiser.outcome, TokenKeeper()
     simulator = Simulator(world)
     try:
@@ -148,13 +150,13 @@ def draw_along(world: World, video: LatentVideo, config: SequencesConfig, seed: 
     finally:
         world.denoiser.outcome = heads
     fields = zip(*((p.tokens, p.rewards, p.ends, p.is_before_end) for p in parts), strict=True)
-    return JudgedFrames(*(torch.cat(field) for field in fields))
+    return OutcomeFrames(*(torch.cat(field) for field in fields))
 
 
 @torch.inference_mode()
 def _draw_batch(
     simulator: Simulator, video: LatentVideo, starts: np.ndarray, seeds: Tensor, config: SequencesConfig
-) -> Iterator[JudgedFrames]:
+) -> Iterator[OutcomeFrames]:
     """Yield the frames of some pieces, a frame of all of them at a time; those past an end are left out."""
     world, clean = simulator.world, torch.zeros(len(starts), device=simulator.world.device)
     memory = world.denoiser.initial_memory(len(starts))
@@ -162,7 +164,7 @@ def _draw_batch(
     index = torch.zeros_like(seeds)
     dream = WorldState(memory=memory, frame_index=index, seed=seeds, frames=no_frames)
     for number in range(config.watched + config.length):
-        latents, actions, targets = video.judged_sequences(starts, 1, np.full(len(starts), number))
+        latents, actions, targets = video.sequences_with_outcomes(starts, 1, np.full(len(starts), number))
         past = number - config.watched
         if past >= 0:
             if past % config.depth == 0:
@@ -175,7 +177,7 @@ def _draw_batch(
             assert dream.memory.summary is not None
             real = targets.is_real[:, 0]
             tokens = torch.stack([memory.summary, dream.memory.summary], dim=1).half()
-            later = video.judged_sequences(starts, TOLERANCE, np.full(len(starts), number + 1))[2].ends
-            yield JudgedFrames(
+            later = video.sequences_with_outcomes(starts, TOLERANCE, np.full(len(starts), number + 1))[2].ends
+            yield OutcomeFrames(
                 tokens[real], targets.rewards[real, 0], targets.ends[real, 0], later.any(dim=1)[real]
             )

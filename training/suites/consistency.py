@@ -17,7 +17,7 @@ import numpy as np
 from training.suites.consistency_inputs import REPORT_FILE, Inputs
 from training.suites.settings import CONSISTENCY_PARTS, EvaluateConfig
 from worldsim.errors import WorldError
-from worldsim.evaluation.cost.step_time_growth import EARLY, MARKS, measure_flatness
+from worldsim.evaluation.cost.step_time import EARLY, MARKS, measure_growth
 from worldsim.evaluation.inputs.out_and_back import ReturnSet
 from worldsim.evaluation.memory import continuation, recall
 from worldsim.evaluation.memory.comparison import compare_worlds, zeroed_name
@@ -32,7 +32,6 @@ from worldsim.evaluation.report.pictures import write_strips
 from worldsim.evaluation.report.report import describe_run
 from worldsim.evaluation.report.targets import check_memory
 from worldsim.evaluation.report.text import format_targets
-from worldsim.runtime.device import choose_device
 from worldsim.simulator import Simulator
 
 LEAST_PROBED = 5
@@ -223,7 +222,7 @@ def measure_cost(inputs: Inputs, part: dict[str, Any]) -> None:
         if name in inputs.zeroed:
             continue  # it would cost the same
         state = batch.clips.begin_dreams(simulator, 1, inputs.seed).rows([0])
-        part["worlds"][name] = measure_flatness(
+        part["worlds"][name] = measure_growth(
             simulator, state, marks=marks, seed=inputs.seed, show_progress=True
         )
 
@@ -245,10 +244,9 @@ MEASURES: Mapping[str, Callable[[Inputs, dict[str, Any]], None]] = {
 
 def measure_consistency(config: EvaluateConfig, out: Path) -> None:
     """Measure the parts that were asked for, write the report after each, print where the worlds stand."""
-    choice = choose_device(config.device, config.dtype)
-    inputs = Inputs(config, choice, out)
+    inputs = Inputs(config, out)
     report = inputs.report
-    run = describe_run(choice.device, choice.dtype) | {"settings": asdict(config)}
+    run = describe_run(inputs.device.device, inputs.device.dtype) | {"settings": asdict(config)}
 
     def measure(part: str) -> None:
         print(f"\n{part}", flush=True)

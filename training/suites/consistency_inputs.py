@@ -32,9 +32,9 @@ from worldsim.evaluation.memory.tiles import TileReader, check_tiles, find_kinds
 from worldsim.evaluation.quality.features import SHIPPED_FEATURES, load_features
 from worldsim.evaluation.quality.long_rollouts import LongDreams, LongSettings, dream_long
 from worldsim.evaluation.report.report import Report
-from worldsim.runtime.device import DeviceChoice
-from worldsim.simulator import Simulator
+from worldsim.simulator import Simulator, open_world
 from worldsim.world import World
+from worldsim.world.world import shipped_worlds
 
 REPORT_FILE = "report.json"
 TRAINED_GAP = 50
@@ -51,6 +51,7 @@ class Inputs:
 
     Attributes:
         config: Of the suite.
+        device: Where the worlds are, and why.
         parts: Those to measure that can be.
         simulators: By name of the world; those in `zeroed` forget before every frame.
         recall_sets: The episodes that are needed, by gap.
@@ -61,30 +62,29 @@ class Inputs:
         report: Becomes `report.json`; parts that other runs measured on the same data are in it.
     """
 
-    def __init__(self, config: EvaluateConfig, choice: DeviceChoice, out: Path) -> None:
+    def __init__(self, config: EvaluateConfig, out: Path) -> None:
         self.config, self.parts = config.consistency, config.chosen_parts
-        self.data, self.seed, self._device = Path(config.data), config.seed, choice.device
-        self._denoising_steps = config.denoising_steps
+        self.data, self.seed, self._runtime = Path(config.data), config.seed, config.runtime()
         self._moments: Moments | None = None
         self.simulators: dict[str, Simulator] = {}
         self.zeroed: list[str] = []
         self._long: dict[str, LongDreams] = {}
         self._head: dict[str, Any] = {"suite": CONSISTENCY, "worlds": {}, "runs": {}}
-        self._load_worlds(config.worlds or {name_of(config.chosen_world): config.chosen_world}, choice)
+        self._load_worlds(config.worlds or {name_of(config.world): config.world})
         self._find_episodes()
         self.how: dict[str, Any] = {
-            "batch_size": config.batch_size or (128 if choice.device.type == "cuda" else 32),
+            "batch_size": config.batch_size or (128 if self.device.device.type == "cuda" else 32),
             "seed": config.seed,
             "show_progress": True,
         }
         self.settings = RecallSettings(**self.how, tiles=self._tiles(), num_films=self.config.num_films)
         self.report = self._open_report(out / REPORT_FILE)
 
-    def _load_worlds(self, worlds: Mapping[str, str], choice: DeviceChoice) -> None:
+    def _load_worlds(self, worlds: Mapping[str, str | None]) -> None:
         if unknown := [name for name in self.config.zeroed if name not in worlds]:
             raise WorldError(f"consistency.zeroed names {', '.join(unknown)}, which worlds does not")
         for name, place in worlds.items():
-            world = World.from_pretrained(place, device=choice.device, dtype=choice.dtype)
+            world, self.device = open_world(place, self._runtime)
             self._add(name, world, Simulator)
             if name in self.config.zeroed:
                 check_can_forget(name, world)
@@ -96,10 +96,10 @@ class Inputs:
                 raise WorldError(f"{name} has other buttons or frames than {next(iter(self.simulators))}")
         described = first.world.config
         self.actions, self.size = described.actions, (described.height, described.width)
-        print(f"{', '.join(self.simulators)} on {choice}", flush=True)
+        print(f"{', '.join(self.simulators)} on {self.device}", flush=True)
 
     def _add(self, name: str, world: World, kind: type[Simulator]) -> None:
-        sampler = chosen_sampler(world, self._denoising_steps, None)
+        sampler = chosen_sampler(world, self._runtime.denoising_steps, None)
         self.simulators[name] = kind(world, sampler, frames_device=world.device)
         self._head["worlds"][name] = describe(world, sampler) | {"folder": str(world.folder)}
 
@@ -123,7 +123,7 @@ class Inputs:
         if "fidelity" in parts:
             folders[self.fidelity_gap] = self._known_gaps[self.fidelity_gap]
             folder = Path(self.config.features) if self.config.features else SHIPPED_FEATURES
-            self.feature_network = load_features(folder, self._device)
+            self.feature_network = load_features(folder, self.device.device)
         self.recall_sets = {gap: self._open(folders[gap], gap) for gap in sorted(folders)}
         self.pair_sets: dict[int, ReturnSet] = {}
         if "pairs" in parts:
@@ -294,7 +294,7 @@ def _shape(world: World) -> tuple[object, ...]:
     return world.config.actions.buttons, world.config.height, world.config.width
 
 
-def name_of(place: str) -> str:
+def name_of(place: str | None) -> str:
     """Return what a world is called that nobody named: training leaves it in RUN/world."""
-    path = Path(place)
+    path = Path(place or next(iter(shipped_worlds()), ""))
     return path.parent.name if path.name == "world" and path.parent.name else path.name

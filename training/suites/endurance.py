@@ -30,7 +30,7 @@ def benchmark_endurance(config: EvaluateConfig, out: Path) -> None:
     """
     envs = ARL2WorldVectorEnv(
         config.endurance.num_envs,
-        config.chosen_world,
+        config.world,
         device=config.device,
         dtype=config.dtype,
         denoising_steps=config.denoising_steps,

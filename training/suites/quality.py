@@ -10,9 +10,9 @@ from typing import Any
 
 from training.suites.settings import PARTS, EvaluateConfig
 from worldsim.errors import WorldError
-from worldsim.evaluation.cost.step_time import startup_seconds, step_cost
+from worldsim.evaluation.cost.startup_time import startup_seconds
+from worldsim.evaluation.cost.step_time import step_cost
 from worldsim.evaluation.inputs.clips import Recordings
-from worldsim.evaluation.memory.conversion import chosen_sampler
 from worldsim.evaluation.quality.controllability import PAIRS, opposite_action_test
 from worldsim.evaluation.quality.idle import idle_hold
 from worldsim.evaluation.quality.outcome import format_outcomes, summarize_outcomes
@@ -35,10 +35,8 @@ from worldsim.evaluation.report.pictures import (
 from worldsim.evaluation.report.report import Report, describe_run
 from worldsim.evaluation.report.targets import QUALITY_TARGETS
 from worldsim.evaluation.report.text import format_horizons, format_targets
-from worldsim.runtime.device import choose_device
-from worldsim.simulator import Simulator
+from worldsim.simulator import open_simulator
 from worldsim.storage.files import without_litter
-from worldsim.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
 REPORT_FILE = "report.json"
@@ -69,14 +67,13 @@ class Evaluation:
     """
 
     def __init__(self, config: EvaluateConfig, out: Path) -> None:
-        choice = choose_device(config.device, config.dtype)
         self.config, self.out = config, out
-        self.world = World.from_pretrained(config.chosen_world, device=choice.device, dtype=choice.dtype)
+        self.simulator = open_simulator(config.world, replace(config.runtime(), compile="none"))
+        self.world, choice = self.simulator.world, self.simulator.device_choice
         described = self.world.config
         self.recordings = Recordings(
             Path(config.data), described.actions, (described.height, described.width), config.num_episodes
         )
-        self.simulator = Simulator(self.world, chosen_sampler(self.world, config.denoising_steps, None))
         self._how: dict[str, Any] = {
             "context_frames": config.context_frames,
             "batch_size": config.batch_size or (64 if choice.device.type == "cuda" else 16),

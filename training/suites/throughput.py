@@ -8,8 +8,7 @@ from training.suites.settings import EvaluateConfig
 from worldsim.errors import WorldError
 from worldsim.evaluation.cost.throughput import format_throughput, measure_game, measure_throughput
 from worldsim.evaluation.report.report import Report, describe_run
-from worldsim.runtime.device import choose_device
-from worldsim.world import World
+from worldsim.simulator import open_world
 
 ENV_REPORT_FILE = "env.json"
 GAME_STEPS = 2000
@@ -19,8 +18,7 @@ MIN_STEPS = {"cpu": 3, "cuda": 60}
 
 def benchmark_env(config: EvaluateConfig, out: Path) -> None:
     """Measure, print a table, write OUT/env.json; the real game of that name is measured where it can be."""
-    choice = choose_device(config.device, config.dtype)
-    world = World.from_pretrained(config.chosen_world, device=choice.device, dtype=choice.dtype)
+    world, choice = open_world(config.world, config.runtime())
     print(f"world {world.identity}, on {choice}", flush=True)
     measured = measure_throughput(
         world,

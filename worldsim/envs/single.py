@@ -12,8 +12,9 @@ from gymnasium.error import ResetNeeded
 
 from worldsim.envs.base import EnvWorld, copy_sharing, whole_if_possible
 from worldsim.envs.time_limits import count_from
-from worldsim.envs.vector_arguments import read_options, read_seed
+from worldsim.envs.vector_arguments import plain, read_options, read_seed
 from worldsim.errors import WorldError
+from worldsim.runtime.config import RuntimeConfig
 from worldsim.runtime.isolation import isolated
 from worldsim.runtime.timing import FrameClock
 from worldsim.simulator import Prediction
@@ -78,21 +79,20 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         compile: str = "auto",
         discrete_actions: bool = False,
     ) -> None:
+        runtime = RuntimeConfig(
+            device=device,
+            dtype=dtype,
+            denoising_steps=plain(denoising_steps),
+            noise_scale=plain(noise_scale),
+            compile=compile,
+        )
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise WorldError(f"render_mode must be human, rgb_array or None, got {render_mode!r}")
         self.render_mode = render_mode
-        self._env_world = EnvWorld(
-            world,
-            device,
-            dtype,
-            denoising_steps,
-            noise_scale,
-            compile=compile,
-            discrete_actions=discrete_actions,
-        )
-        self.device_choice, self.world = self._env_world.device_choice, self._env_world.world
-        self.compile_choice = self._env_world.compile_choice
-        self.simulator = self._env_world.simulator
+        self._env_world = EnvWorld(world, runtime, discrete_actions=discrete_actions)
+        self.world, self.simulator = self._env_world.world, self._env_world.simulator
+        self.device_choice = self.simulator.device_choice
+        self.compile_choice = self.simulator.compile_choice
         config = self.world.config
         self.metadata = self.metadata | {"render_fps": whole_if_possible(config.frame_rate)}
         self.observation_space = self._env_world.observation_space
@@ -215,7 +215,7 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         if self.render_mode == "human":
             self._clock.wait()
         self._is_restored = False
-        rewards, ended = self._env_world.judge(self._state)
+        rewards, ended = self._env_world.predict_outcome(self._state)
         self._has_ended, info = bool(ended[0]), self._info()
         if (probabilities := self._env_world.end_probabilities(self._state)) is not None:
             info["end_probability"] = float(probabilities[0])
@@ -246,7 +246,7 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         """
         self._state = self._env_world.adopt(state, 1)
         is_dreamt = bool(self._state.frame_index[0] > 0)
-        self._has_ended = is_dreamt and bool(self._env_world.judge(self._state)[1][0])
+        self._has_ended = is_dreamt and bool(self._env_world.predict_outcome(self._state)[1][0])
         self._is_restored, self._pending = True, None
         self._start_name = ""
 

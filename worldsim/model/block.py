@@ -16,9 +16,9 @@ from worldsim.model.attention.window import WindowAttention, WindowBefore
 from worldsim.model.linear import FeedForward, Linear
 
 AnyAttention = HybridAttention | WindowAttention | FullAttention
-Carried = Tensor | WindowBefore | BlockMask | None
+LayerStateIn = Tensor | WindowBefore | BlockMask | None
 """What a layer is given beside the tokens of a segment; see `Block.forward`."""
-HandedOn = Tensor | Cached | None
+LayerStateOut = Tensor | Cached | None
 """What a layer hands on to the next segment."""
 
 
@@ -56,42 +56,44 @@ class Block(nn.Module):
         return torch.addcmul(x, self.ffn(modulated_norm(x, ffn_shift, ffn_scale)).to(x.dtype), ffn_gate)
 
     def forward(
-        self, x: Tensor, conditioning: Tensor, carried: Carried, rotary: Rotary
-    ) -> tuple[Tensor, HandedOn]:
+        self, x: Tensor, conditioning: Tensor, initial_state: LayerStateIn, rotary: Rotary
+    ) -> tuple[Tensor, LayerStateOut]:
         """Run all frames of both streams at once (training).
 
         Args:
             x: `[B, F, S, N, D]`, at least fp32.
             conditioning: `[B, F, S, 6, D]`.
-            carried: The state before the first frame of a hybrid layer `[B, H, K, V]`; what a window layer
-                has cached; for a full layer its mask, if any.
+            initial_state: Of a hybrid layer its matrices before the first frame, `[B, H, K, V]`; of a window
+                layer what it has cached; of a full layer its mask, if any.
             rotary: Angles of the frames.
 
         Returns:
             The tokens, shaped as `x`; and of a hybrid layer the state after the last frame, of a window layer
             what it has cached then, of a full layer None.
         """
-        return self.trace(x, conditioning, carried, rotary)[:2]
+        return self.trace(x, conditioning, initial_state, rotary)[:2]
 
     def trace(
-        self, x: Tensor, conditioning: Tensor, carried: Carried, rotary: Rotary
-    ) -> tuple[Tensor, HandedOn, Tensor, Tensor]:
+        self, x: Tensor, conditioning: Tensor, initial_state: LayerStateIn, rotary: Rotary
+    ) -> tuple[Tensor, LayerStateOut, Tensor, Tensor]:
         """Do what `forward` does; returns also what the attention was given and gave, shaped as `x`."""
         modulation = self.modulate(conditioning)
         entered = modulated_norm(x, modulation[0], modulation[1])
-        attended, handed_on = self._attend(entered, carried, rotary)
-        return self.finish(x, attended, modulation), handed_on, entered, attended
+        attended, final_state = self._attend(entered, initial_state, rotary)
+        return self.finish(x, attended, modulation), final_state, entered, attended
 
-    def _attend(self, entered: Tensor, carried: Carried, rotary: Rotary) -> tuple[Tensor, HandedOn]:
+    def _attend(
+        self, entered: Tensor, initial_state: LayerStateIn, rotary: Rotary
+    ) -> tuple[Tensor, LayerStateOut]:
         attention = self.self_attn
         if isinstance(attention, FullAttention):
-            assert carried is None or isinstance(carried, BlockMask)
-            return attention.forward_sequence(entered, carried, rotary), None
+            assert initial_state is None or isinstance(initial_state, BlockMask)
+            return attention.forward_sequence(entered, initial_state, rotary), None
         if isinstance(attention, WindowAttention):
-            assert isinstance(carried, WindowBefore)
-            return attention.forward_sequence(entered, carried, rotary)
-        assert isinstance(carried, Tensor)
-        return attention.forward_sequence(entered, carried, rotary)
+            assert isinstance(initial_state, WindowBefore)
+            return attention.forward_sequence(entered, initial_state, rotary)
+        assert isinstance(initial_state, Tensor)
+        return attention.forward_sequence(entered, initial_state, rotary)
 
 
 class Head(nn.Module):

@@ -19,9 +19,9 @@ import kernels
 from worldsim.errors import WorldError
 from worldsim.model.attention.base import Cached, Rotary, at_least_fp32
 from worldsim.model.attention.full import FullAttention, past_mask, time_angles
-from worldsim.model.attention.hybrid import HybridAttention, Written
+from worldsim.model.attention.hybrid import HybridAttention, StateUpdate
 from worldsim.model.attention.window import WindowAttention, age_angles
-from worldsim.model.block import AnyAttention, Block, Carried, HandedOn, Head, modulated_norm
+from worldsim.model.block import AnyAttention, Block, Head, LayerStateIn, LayerStateOut, modulated_norm
 from worldsim.model.build import build_attention, initialise_attention, motion_of
 from worldsim.model.config import PATCH, DenoiserConfig
 from worldsim.model.frame_context import FrameContext
@@ -32,13 +32,13 @@ from worldsim.model.memory.state import MemoryState, empty_memory, push_window, 
 from worldsim.model.outcome_heads import OutcomeHeads
 from worldsim.model.patches import embed_patches, join_patches
 from worldsim.model.rotary import place_angles, rotate, turns
-from worldsim.model.segments import SequencePass, check_constant_memory, deal_out, put_together
+from worldsim.model.segments import SequencePass, check_constant_memory, merge_memory, split_memory
 
 TIME_FREQUENCIES = 256
 TIMESTEPS = 1000
 """Wan-family models count noise levels 0..1 as timesteps 0..1000."""
 
-RunBlock = Callable[[int, Tensor, Tensor, Carried, Rotary], Tensor]
+RunBlock = Callable[[int, Tensor, Tensor, LayerStateIn, Rotary], Tensor]
 """Takes a layer's number and what `Block.forward` takes; returns the tokens after the layer."""
 
 
@@ -243,21 +243,21 @@ class Denoiser(nn.Module):
             summary=None if self.outcome is None else self.outcome.pool(x),
         )
 
-    def _cached(self, written: list[Written | Cached], kind: type[AnyAttention]) -> Cached | None:
+    def _cached(self, updates: list[StateUpdate | Cached], kind: type[AnyAttention]) -> Cached | None:
         """Return what the layers of one kind keep of a frame, `[L, B, N, H, D]`; None without such layers."""
         kept = [
             w
-            for block, w in zip(self.layers(), written, strict=True)
+            for block, w in zip(self.layers(), updates, strict=True)
             if isinstance(block.self_attn, kind) and isinstance(w, Cached)
         ]
         return Cached(torch.stack([w.k for w in kept]), torch.stack([w.v for w in kept])) if kept else None
 
-    def _write(self, written: list[Written | Cached], context: FrameContext, matrices: Tensor) -> Tensor:
+    def _write(self, updates: list[StateUpdate | Cached], context: FrameContext, matrices: Tensor) -> Tensor:
         """Return the states of the hybrid layers, `[L, B, H, K, V]`, after one frame."""
         terms = [
             block.self_attn.write_terms(w, context.rotary)
-            for block, w in zip(self.layers(), written, strict=True)
-            if isinstance(block.self_attn, HybridAttention) and isinstance(w, Written)
+            for block, w in zip(self.layers(), updates, strict=True)
+            if isinstance(block.self_attn, HybridAttention) and isinstance(w, StateUpdate)
         ]
         if not terms:
             return matrices
@@ -277,9 +277,9 @@ class Denoiser(nn.Module):
 
     def _run(
         self, layers: list[Block], x: Tensor, conditioning: Tensor, context: FrameContext, memory: MemoryState
-    ) -> tuple[Tensor, list[Written | Cached]]:
+    ) -> tuple[Tensor, list[StateUpdate | Cached]]:
         """Run the first layers over one frame; returns the tokens and what each layer would write."""
-        written: list[Written | Cached] = []
+        updates: list[StateUpdate | Cached] = []
         matrices = iter(memory.matrices)
         caches = zip(context.window_keys, context.window_values, strict=True)
         full = iter(range(len(self.config.full_layers)))
@@ -288,17 +288,17 @@ class Denoiser(nn.Module):
             entered = modulated_norm(x, modulation[0], modulation[1])
             attention = block.self_attn
             if isinstance(attention, HybridAttention):
-                attended, terms = attention(entered, next(matrices), context.rotary)
+                attended, update = attention(entered, next(matrices), context.rotary)
             elif isinstance(attention, FullAttention):
                 assert memory.past is not None
-                attended, terms = attention(
+                attended, update = attention(
                     entered, memory.past, next(full), context.past_mask, context.rotary
                 )
             else:
-                attended, terms = attention(entered, next(caches), context.mask, context.rotary)
-            written.append(terms)
+                attended, update = attention(entered, next(caches), context.mask, context.rotary)
+            updates.append(update)
             x = block.finish(x, attended, modulation)
-        return x, written
+        return x, updates
 
     def forward(
         self,
@@ -343,7 +343,7 @@ class Denoiser(nn.Module):
         """
         check_constant_memory(self.config)
         passed = self.run_sequences(clean, noisy, levels, actions, memory)
-        return passed.velocity, put_together(memory, passed, clean)
+        return passed.velocity, merge_memory(memory, passed, clean)
 
     def run_sequences(
         self,
@@ -362,19 +362,19 @@ class Denoiser(nn.Module):
         time = self.embed_time(levels) + action.unsqueeze(2)  # [B, F, 2, D]
         conditioning = at_least_fp32(self.time_projection(time)).unflatten(-1, (6, -1))
         x = self.patchify(torch.stack([clean, noisy], dim=2)) + self.embed_previous(before.unsqueeze(2))
-        handed_on: list[HandedOn] = []
-        entered, dealt = x, deal_out(self.layers(), memory, x)
-        for index, (block, carried) in enumerate(zip(self.layers(), dealt, strict=True)):
+        final_states: list[LayerStateOut] = []
+        entered, initial_states = x, split_memory(self.layers(), memory, x)
+        for index, (block, initial_state) in enumerate(zip(self.layers(), initial_states, strict=True)):
             entered = x
             if run_block is not None:
-                x = run_block(index, x, conditioning, carried, rotary)
+                x = run_block(index, x, conditioning, initial_state, rotary)
                 continue
-            x, kept = block(x, conditioning, carried, rotary)
-            handed_on.append(kept)
+            x, kept = block(x, conditioning, initial_state, rotary)
+            final_states.append(kept)
         velocity = self.unpatchify(self.head(x[:, :, 1], time[:, :, 1]))
         # Of what enters the last layer: a commit does not run it to its end.
         summary = None if self.outcome is None else self.outcome.pool(entered[:, :, 0])
-        return SequencePass(velocity, handed_on, arrived, summary)
+        return SequencePass(velocity, final_states, arrived, summary)
 
     def path_phases(
         self, before: Tensor, clean: Tensor, action: Tensor, memory: MemoryState

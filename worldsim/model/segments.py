@@ -15,7 +15,7 @@ from worldsim.errors import WorldError
 from worldsim.model.attention.base import Cached
 from worldsim.model.attention.full import FullAttention, sequence_mask
 from worldsim.model.attention.window import WindowAttention, WindowBefore
-from worldsim.model.block import Block, Carried, HandedOn
+from worldsim.model.block import Block, LayerStateIn, LayerStateOut
 from worldsim.model.config import DenoiserConfig
 from worldsim.model.memory.motion import wrap
 from worldsim.model.memory.state import MemoryState, window_is_visible
@@ -26,13 +26,13 @@ class SequencePass(NamedTuple):
 
     Attributes:
         velocity: `[B, F, C, h, w]`, of the noisy frames.
-        handed_on: From each layer; see `Block.forward`.
+        final_states: From each layer; see `Block.forward`.
         phase: `[B, D / 2]`, the path after the last frame.
         summary: `[B, F, D]`, what the outcome heads judge of the clean frames; None without such heads.
     """
 
     velocity: Tensor
-    handed_on: Sequence[HandedOn]
+    final_states: Sequence[LayerStateOut]
     phase: Tensor
     summary: Tensor | None
 
@@ -46,7 +46,7 @@ def check_constant_memory(config: DenoiserConfig) -> None:
         )
 
 
-def deal_out(layers: Sequence[Block], memory: MemoryState, x: Tensor) -> list[Carried]:
+def split_memory(layers: Sequence[Block], memory: MemoryState, x: Tensor) -> list[LayerStateIn]:
     """Return what each layer is given before a segment; see `Block.forward`.
 
     An empty memory gives the shapes and types that any other does, so that a compiled layer is compiled once.
@@ -63,18 +63,18 @@ def deal_out(layers: Sequence[Block], memory: MemoryState, x: Tensor) -> list[Ca
     is_empty = memory.num_committed == 0
     matrices = iter(memory.matrices)
     caches = zip(memory.window_keys, memory.window_values, strict=True)
-    carried: list[Carried] = []
+    initial_states: list[LayerStateIn] = []
     for layer in layers:
         if isinstance(layer.self_attn, FullAttention):
-            carried.append(sequence_mask(frames, streams, tokens, x.device) if x.is_cuda else None)
+            initial_states.append(sequence_mask(frames, streams, tokens, x.device) if x.is_cuda else None)
         elif isinstance(layer.self_attn, WindowAttention):
-            carried.append(WindowBefore(*next(caches), visible, is_empty))
+            initial_states.append(WindowBefore(*next(caches), visible, is_empty))
         else:
-            carried.append(next(matrices))
-    return carried
+            initial_states.append(next(matrices))
+    return initial_states
 
 
-def put_together(memory: MemoryState, passed: SequencePass, clean: Tensor) -> MemoryState:
+def merge_memory(memory: MemoryState, passed: SequencePass, clean: Tensor) -> MemoryState:
     """Return the memory after a segment, without gradients.
 
     Args:
@@ -82,8 +82,8 @@ def put_together(memory: MemoryState, passed: SequencePass, clean: Tensor) -> Me
         passed: What the network said of the segment.
         clean: `[B, F, C, h, w]`, the segment's frames as they were committed.
     """
-    states = [part for part in passed.handed_on if isinstance(part, Tensor)]
-    windows = [part for part in passed.handed_on if isinstance(part, Cached)]
+    states = [part for part in passed.final_states if isinstance(part, Tensor)]
+    windows = [part for part in passed.final_states if isinstance(part, Cached)]
     return replace(
         memory,
         matrices=torch.stack(states) if states else memory.matrices,

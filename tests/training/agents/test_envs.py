@@ -103,8 +103,8 @@ def test_rows_that_go_on_see_their_own_past() -> None:
     venv = make_dreams(envs, SIGHT, CPU, reward_scale=1.0)
     before = venv.reset()[SEEN]
     ended = np.array([False, True, False, False])
-    real_judge = envs._env_world.judge
-    envs._env_world.judge = lambda state: (real_judge(state)[0], ended)  # type: ignore[method-assign]
+    real_predict = envs._env_world.predict_outcome
+    envs._env_world.predict_outcome = lambda state: (real_predict(state)[0], ended)  # type: ignore[method-assign]
     after, _, dones, infos = venv.step(ACTIONS[0])
     assert dones.tolist() == ended.tolist()
     assert not infos[1]["TimeLimit.truncated"]

@@ -20,7 +20,12 @@ from training.engine.fabric import FabricConfig, make_fabric
 from training.engine.loop import LoopConfig, prepare, update
 from training.engine.train_world import Batch, TrainWorldConfig, make_batches
 from training.engine.validation import ValidationConfig
-from training.objectives.flow_matching import FlowMatching, ObjectiveConfig, SegmentMatching, spoil
+from training.objectives.flow_matching import (
+    ObjectiveConfig,
+    SegmentFlowMatching,
+    SequenceFlowMatching,
+    add_noise,
+)
 from training.pretrain import PretrainConfig
 from training.pretrain import main as pretrain
 from worldsim.codec import FrameCodec
@@ -126,8 +131,8 @@ def tiny_denoiser() -> Denoiser:
 def run_segment(
     denoiser: Denoiser, config: ObjectiveConfig, memory: MemoryState, is_new: list[bool], seed: int = 1
 ) -> tuple[dict[str, Tensor], MemoryState]:
-    """Run `SegmentMatching` on a random segment."""
-    module = SegmentMatching(denoiser, config)
+    """Run `SegmentFlowMatching` on a random segment."""
+    module = SegmentFlowMatching(denoiser, config)
     generator = torch.Generator().manual_seed(seed)
     latents, actions = random_batch(rows=len(is_new))
     losses, carry = module(latents, actions, generator, torch.tensor(is_new), carry=Carry(memory))
@@ -138,7 +143,7 @@ def test_a_segment_that_begins_anew_is_a_sequence() -> None:
     denoiser, config = tiny_denoiser(), ObjectiveConfig(own_context_share=0.5)
     _, used = run_segment(denoiser, config, denoiser.initial_memory(2), [True, True])
     losses, _ = run_segment(denoiser, config, used, [True, True])
-    expected = FlowMatching(denoiser, config)(*random_batch(), torch.Generator().manual_seed(1))
+    expected = SequenceFlowMatching(denoiser, config)(*random_batch(), torch.Generator().manual_seed(1))
     for name, loss in expected.items():
         assert torch.equal(losses[name], loss), name
 
@@ -150,12 +155,12 @@ def test_a_first_frame_counts_once_it_has_a_past() -> None:
     torch.nn.init.zeros_(denoiser.head.head.bias)
     config = ObjectiveConfig()
     _, used = run_segment(denoiser, config, denoiser.initial_memory(2), [True, True])
-    spoiled = spoil(random_batch()[0], config, torch.Generator().manual_seed(1))
-    error = spoiled.velocity.square().mean(dim=(2, 3, 4))
+    batch = add_noise(random_batch()[0], config, torch.Generator().manual_seed(1))
+    error = batch.velocity.square().mean(dim=(2, 3, 4))
     losses, _ = run_segment(denoiser, config, used, [False, True])
     counted = torch.cat([error[0], error[1, 1:]])
     torch.testing.assert_close(losses["loss"], counted.mean())
-    is_pure = torch.cat([spoiled.levels[0, :, 1], spoiled.levels[1, 1:, 1]]) == 1
+    is_pure = torch.cat([batch.levels[0, :, 1], batch.levels[1, 1:, 1]]) == 1
     torch.testing.assert_close(losses["loss_pure"], counted[is_pure].mean())
 
 
@@ -163,13 +168,13 @@ def test_the_memory_of_noised_frames_is_carried() -> None:
     denoiser, config = tiny_denoiser(), ObjectiveConfig()
     _, memory = run_segment(denoiser, config, denoiser.initial_memory(2), [True, True])
     latents, actions = random_batch()
-    spoiled = spoil(latents, config, torch.Generator().manual_seed(1))
+    batch = add_noise(latents, config, torch.Generator().manual_seed(1))
     expected = denoiser.initial_memory(2)
     for frame in range(FRAMES):
         context = denoiser.observe(actions[:, frame], expected)
-        expected = denoiser.commit(spoiled.clean[:, frame], spoiled.levels[:, frame, 0], context, expected)
+        expected = denoiser.commit(batch.clean[:, frame], batch.levels[:, frame, 0], context, expected)
     torch.testing.assert_close(memory.matrices, expected.matrices, rtol=1e-4, atol=1e-4)
-    assert torch.equal(memory.latents, spoiled.clean[:, -1])
+    assert torch.equal(memory.latents, batch.clean[:, -1])
     assert memory.num_committed.tolist() == [FRAMES, FRAMES]
     assert not memory.matrices.requires_grad
 
@@ -183,7 +188,7 @@ def test_own_context_as_deep_as_the_segment_carries_the_memory_of_a_free_rollout
     for segment in range(2):
         _, carried = run_segment(denoiser, config, carried, [segment == 0] * rows, seed=segment)
         generator = torch.Generator().manual_seed(segment)
-        spoil(latents, config, generator)
+        add_noise(latents, config, generator)
         noise = torch.randn(latents.shape, generator=generator)[-1:]
         for index in range(FRAMES):
             context = denoiser.observe(actions[-1:, index], played)
@@ -249,7 +254,7 @@ def test_the_memory_that_was_saved_matters(tmp_path: Path, long_data: DataConfig
     for forget in (False, True):
         fabric = make_fabric(FabricConfig(accelerator="cpu", precision="32-true"), tmp_path)
         denoiser = copy.deepcopy(tiny_denoiser()).requires_grad_(True)
-        module = SegmentMatching(denoiser, ObjectiveConfig())
+        module = SegmentFlowMatching(denoiser, ObjectiveConfig())
         training = prepare(fabric, module, [torch.optim.SGD(module.parameters(), lr=0.01)], 0.9)
         training.carry = Carry(denoiser.initial_memory(2))
         for step in range(2):

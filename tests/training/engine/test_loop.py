@@ -247,7 +247,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "no dictionary": lambda path: torch.save([1], path),
     "a step of text": lambda path: altered(path, step="3"),
     "a step below 0": lambda path: altered(path, step=-1),
-    "a time that is no number": lambda path: altered(path, seconds=float("nan")),
+    "a time that is NaN": lambda path: altered(path, seconds=float("nan")),
     "weights of another shape": lambda path: altered(path, module={"linear.weight": torch.zeros(2, 2)}),
     "no average": lambda path: altered(path, average={}),
     "an optimizer of nothing": lambda path: altered(path, optimizer_0={"state": {}, "param_groups": []}),
@@ -372,7 +372,7 @@ def test_fabric_settings_that_cannot_be_met_are_one_clear_sentence(tmp_path: Pat
 
 @pytest.mark.parametrize("precision", ["16-mixed", "bf16-true"])
 def test_a_precision_that_would_stop_or_spoil_a_run_is_refused(precision: str) -> None:
-    with pytest.raises(WorldError, match=f"is one of auto, 32-true, bf16-mixed; got '{precision}'"):
+    with pytest.raises(WorldError, match=f"must be one of auto, 32-true, bf16-mixed, got '{precision}'"):
         FabricConfig(precision=precision)
 
 

@@ -31,7 +31,7 @@ from training.engine.train_world import take_starts
 from training.engine.validation import ValidationConfig
 from training.finetune import FinetuneConfig
 from training.finetune import main as finetune
-from training.objectives.flow_matching import FlowMatching, ObjectiveConfig, spoil
+from training.objectives.flow_matching import ObjectiveConfig, SequenceFlowMatching, add_noise
 from training.pretrain import PretrainConfig, build_world
 from training.pretrain import main as pretrain
 from worldsim.actions import ActionLayout
@@ -215,7 +215,7 @@ def test_a_codec_goes_on_from_another(tmp_path: Path, data: DataConfig) -> None:
 def test_the_world_model_learns_to_predict(tmp_path: Path, data: DataConfig) -> None:
     config = pretrain_config(tmp_path, data, 1)
     denoiser = build_world(config, choose_episodes(data.train, 0)[0].info).denoiser.requires_grad_(True)
-    module = FlowMatching(denoiser, ObjectiveConfig())
+    module = SequenceFlowMatching(denoiser, ObjectiveConfig())
     optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(2, 1, 4, 4, 6, generator=generator).expand(-1, 6, -1, -1, -1)
@@ -232,11 +232,11 @@ def test_the_world_model_learns_to_predict(tmp_path: Path, data: DataConfig) -> 
 
 def test_own_context_replaces_clean_frames_without_gradients_through_them() -> None:
     torch.manual_seed(0)
-    module = FlowMatching(Denoiser(tiny_denoiser_config()), ObjectiveConfig(own_context_share=0.5))
+    module = SequenceFlowMatching(Denoiser(tiny_denoiser_config()), ObjectiveConfig(own_context_share=0.5))
     generator = torch.Generator().manual_seed(0)
     latents, actions = torch.randn(2, 5, 4, 4, 6), torch.zeros(2, 5, 3, dtype=torch.int64)
-    spoiled = spoil(latents, module.config, generator)
-    own = module._predict_context(latents[:1], spoiled, actions[:1], generator)
+    batch = add_noise(latents, module.config, generator)
+    own = module._predict_context(latents[:1], batch, actions[:1], generator)
     assert own.shape == (1, 5, 4, 4, 6)
     assert not own.requires_grad
     assert torch.equal(own[:, 0], latents[:1, 0])
@@ -247,10 +247,10 @@ def test_own_context_replaces_clean_frames_without_gradients_through_them() -> N
 def test_own_context_as_deep_as_the_clip_is_a_free_rollout(is_teacher: bool) -> None:
     frames = 5
     denoiser = tiny_world(is_teacher=is_teacher).denoiser.float()
-    module = FlowMatching(denoiser, ObjectiveConfig(own_context_share=1.0, own_context_depth=frames))
+    module = SequenceFlowMatching(denoiser, ObjectiveConfig(own_context_share=1.0, own_context_depth=frames))
     latents, actions = torch.randn(frames, frames, 4, 4, 6), torch.randint(3, (frames, frames, 3))
-    spoiled = spoil(latents, module.config, torch.Generator().manual_seed(0))
-    own = module._predict_context(latents, spoiled, actions, torch.Generator().manual_seed(1))[-1:]
+    batch = add_noise(latents, module.config, torch.Generator().manual_seed(0))
+    own = module._predict_context(latents, batch, actions, torch.Generator().manual_seed(1))[-1:]
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))[-1:]
     memory, clean, pure = denoiser.initial_memory(1), torch.zeros(1), torch.ones(1)
     frame = latents[-1:, 0]
@@ -263,21 +263,22 @@ def test_own_context_as_deep_as_the_clip_is_a_free_rollout(is_teacher: bool) -> 
     assert (own[:, -1] - latents[-1:, -1]).abs().max() > 0.1
 
 
-def test_spoiled_frames_follow_the_flow() -> None:
+def test_noisy_frames_follow_the_flow() -> None:
     latents = torch.randn(4, 6, 4, 4, 6)
-    spoiled = spoil(latents, ObjectiveConfig(), torch.Generator().manual_seed(0))
-    level = spoiled.levels[..., 1, None, None, None]
-    torch.testing.assert_close(spoiled.noisy - level * spoiled.velocity, latents)
-    assert (spoiled.levels[..., 0] <= 0.3).all()
-    assert 0 < (spoiled.levels[..., 1] == 1).float().mean() < 1
+    batch = add_noise(latents, ObjectiveConfig(), torch.Generator().manual_seed(0))
+    level = batch.levels[..., 1, None, None, None]
+    torch.testing.assert_close(batch.noisy - level * batch.velocity, latents)
+    assert (batch.levels[..., 0] <= 0.3).all()
+    assert 0 < (batch.levels[..., 1] == 1).float().mean() < 1
 
 
 def test_shifted_levels_lie_nearer_to_noise() -> None:
     latents = torch.randn(8, 16, 4, 4, 6)
     plain, shifted = (
-        spoil(latents, ObjectiveConfig(level_shift=shift), torch.Generator().manual_seed(0)).levels[..., 1]
+        add_noise(latents, ObjectiveConfig(level_shift=shift), torch.Generator().manual_seed(0)).levels
         for shift in (1.0, 3.0)
     )
+    plain, shifted = plain[..., 1], shifted[..., 1]
     drawn = plain < 1
     # t / (1 - t), noise over signal, is multiplied by the shift; pure noise stays pure.
     odds, expected = (shifted / (1 - shifted))[drawn], 3 * (plain / (1 - plain))[drawn]

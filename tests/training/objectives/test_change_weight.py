@@ -7,7 +7,7 @@ from torch import Tensor
 from tests.fakes import tiny_world
 from training.objectives.change_weight import change_weights
 from training.objectives.distillation import VelocityDistillation
-from training.objectives.flow_matching import FlowMatching, Matching, ObjectiveConfig
+from training.objectives.flow_matching import FlowMatchingLoss, ObjectiveConfig, SequenceFlowMatching
 from worldsim.errors import WorldError
 
 BATCH, FRAMES, CHANNELS, ROWS, COLUMNS = 2, 5, 4, 4, 6
@@ -26,7 +26,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def losses_with(config: ObjectiveConfig) -> dict[str, Tensor]:
-    module = FlowMatching(tiny_world().denoiser.float(), config)
+    module = SequenceFlowMatching(tiny_world().denoiser.float(), config)
     return module(*batch(), torch.Generator().manual_seed(2))
 
 
@@ -70,7 +70,7 @@ def test_every_frame_counts_as_much_as_without_weights() -> None:
 
 def test_a_weight_of_zero_is_the_mean_squared_error_to_the_bit() -> None:
     latents, _ = batch()
-    module = Matching(tiny_world().denoiser, ObjectiveConfig(change_weight=0.0))
+    module = FlowMatchingLoss(tiny_world().denoiser, ObjectiveConfig(change_weight=0.0))
     squared = torch.rand(latents.shape, generator=torch.Generator().manual_seed(4))
     assert torch.equal(module.frame_means(squared, latents), squared.mean(dim=(2, 3, 4)))
     losses = losses_with(ObjectiveConfig())
@@ -92,7 +92,7 @@ def test_gradients_are_those_of_the_weighted_errors() -> None:
     futures[1, 1, :, 1, 3] += 1.0
     weights = change_weights(futures, weight=1.0, cap=5.0)[:, 1]
     guess = torch.zeros(CHANNELS, ROWS, COLUMNS, requires_grad=True)
-    module = Matching(tiny_world().denoiser, ObjectiveConfig(change_weight=1.0, change_cap=5.0))
+    module = FlowMatchingLoss(tiny_world().denoiser, ObjectiveConfig(change_weight=1.0, change_cap=5.0))
     target = futures - futures[:1, :1]
 
     module.frame_means((guess - target).square(), futures)[:, 1].mean().backward()
@@ -135,7 +135,7 @@ def test_the_frame_that_ends_a_game_is_not_made_likelier_by_its_change() -> None
     latents[0, 2:, :, 1, 3] += 1.0
     ended = torch.zeros(latents.shape[:2], dtype=torch.bool)
     ended[0, 2] = True
-    module = Matching(tiny_world().denoiser, ObjectiveConfig(change_weight=2.0))
+    module = FlowMatchingLoss(tiny_world().denoiser, ObjectiveConfig(change_weight=2.0))
     cell = torch.zeros_like(latents)
     cell[..., 1, 3] = 1.0
     others, alone = module.frame_means(cell, latents), module.frame_means(cell, latents, ended)

@@ -14,7 +14,7 @@ from tests.fakes import tiny_world
 from training.data.latents import DataConfig, LatentVideo, OutcomeTargets
 from training.engine.fabric import FabricConfig, make_fabric
 from training.engine.train_world import TrainWorldConfig, end_draws, make_batches
-from training.objectives.flow_matching import FlowMatching, ObjectiveConfig
+from training.objectives.flow_matching import ObjectiveConfig, SequenceFlowMatching
 from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig, reward_units
 from worldsim.outcome import OutcomeConfig
 
@@ -135,14 +135,14 @@ def test_reward_units_are_mean_and_deviation_of_what_actions_led_to(tmp_path: Pa
     assert reward_units(video, fabric) == OutcomeConfig(reward_mean=1.0, reward_scale=1.0)
 
 
-def losses_of(detach: bool, targets: OutcomeTargets | None) -> tuple[dict[str, Tensor], FlowMatching]:
+def losses_of(detach: bool, targets: OutcomeTargets | None) -> tuple[dict[str, Tensor], SequenceFlowMatching]:
     torch.manual_seed(0)
     world = tiny_world(outcome=OutcomeConfig(reward_mean=1.0, reward_scale=2.0))
     denoiser = world.denoiser.float().requires_grad_(True)
     assert denoiser.outcome is not None
     assert world.config.outcome is not None
     outcome = OutcomeLoss(denoiser.outcome, world.config.outcome, OutcomeLossConfig(detach=detach))
-    module = FlowMatching(denoiser, ObjectiveConfig(), outcome)
+    module = SequenceFlowMatching(denoiser, ObjectiveConfig(), outcome)
     generator = torch.Generator().manual_seed(5)
     latents = torch.randn(2, 5, 4, 4, 6, generator=generator)
     actions = torch.randint(3, (2, 5, 3), generator=generator)

@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.fakes import make_denoiser, tiny_denoiser_config, tiny_world
 from worldsim.errors import WorldError
 from worldsim.model.attention.base import Rotary
-from worldsim.model.block import Carried
+from worldsim.model.block import LayerStateIn
 from worldsim.model.conversion import (
     HybridConfig,
     Rest,
@@ -108,14 +108,16 @@ def test_without_memory_a_student_is_its_teacher_whose_layers_see_their_own_fram
 ) -> None:
     teacher, layers = tiny_teacher(), [0, 2]
 
-    def run_block(index: int, x: Tensor, conditioning: Tensor, carried: Carried, rotary: Rotary) -> Tensor:
+    def run_block(
+        index: int, x: Tensor, conditioning: Tensor, initial_state: LayerStateIn, rotary: Rotary
+    ) -> Tensor:
         block = teacher.layers()[index]
         if index not in layers:
-            return block(x, conditioning, carried, rotary)[0]
+            return block(x, conditioning, initial_state, rotary)[0]
         assert rotary.time is not None
         alone = Rotary(rotary.place, rotary.memory, rotary.time[:1])  # each frame a sequence of its own
         x, conditioning = (tensor.flatten(0, 1).unsqueeze(1) for tensor in (x, conditioning))
-        return block(x, conditioning, carried, alone)[0].unflatten(0, (2, FRAMES)).squeeze(2)
+        return block(x, conditioning, initial_state, alone)[0].unflatten(0, (2, FRAMES)).squeeze(2)
 
     expected = teacher(*batch(), run_block)
     student = student_of(teacher, layers, rest, window=window, scale=0.0)

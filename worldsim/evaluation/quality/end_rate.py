@@ -200,4 +200,4 @@ def match_rate(dreamt: Sequence[DreamtEpisode], meaning: OutcomeConfig) -> Outco
 
 def _probabilities(one: DreamtEpisode, meaning: OutcomeConfig) -> np.ndarray:
     logits = torch.from_numpy(one.logits)
-    return meaning.judge(torch.zeros_like(logits), logits)[1].numpy()
+    return meaning.decode(torch.zeros_like(logits), logits)[1].numpy()

@@ -12,7 +12,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.errors import WorldError
+from worldsim.settings import check_settings, setting
 from worldsim.storage.files import sync_tree
 from worldsim.storage.tensors import (
     CONFIG_FILE,
@@ -42,19 +43,17 @@ LEAST_VARIANCE = 1e-4
 
 @dataclass(kw_only=True, slots=True)
 class FeatureConfig:
-    """Shape of the feature network.
+    """Shape of the feature network."""
 
-    Attributes:
-        height: Frames of all games are scaled to this height,
-        width: and this width.
-        widths: Channels of the layers, each of half the resolution of the one before; multiples of 8.
-        num_features: D. The more there are, the more frames FID needs.
-    """
-
-    height: int = 96
-    width: int = 128
-    widths: list[int] = field(default_factory=lambda: [16, 32, 64, 128])
-    num_features: int = 64
+    height: int = setting(96, "Frames of all games are scaled to this height.")
+    width: int = setting(128, "Frames of all games are scaled to this width.")
+    widths: list[int] = setting(
+        [16, 32, 64, 128],
+        "Channels of the layers, each of half the resolution of the one before; multiples of 8.",
+    )
+    num_features: int = setting(
+        64, "Numbers of a frame; the more there are, the more frames FID needs.", minimum=2
+    )
 
     def __post_init__(self) -> None:
         """Refuse sizes that no layer can have."""
@@ -69,8 +68,7 @@ class FeatureConfig:
                 f"a feature network of {len(self.widths)} layers needs frames of at least {least} x {least}, "
                 f"got {self.height} x {self.width}"
             )
-        if self.num_features < 2:
-            raise WorldError(f"num_features of a feature network must be at least 2, got {self.num_features}")
+        check_settings(self, "features.")
         if self.height * self.width * self.widths[0] > MAX_LAYER_NUMBERS:
             raise WorldError(
                 f"a feature network of {self.height} x {self.width} pixels and {self.widths[0]} channels is "

@@ -49,7 +49,7 @@ class HeardEpisode:
 
     def judged(self, meaning: OutcomeConfig) -> JudgedEpisode:
         """Return what it says of the episode if its numbers mean this, rounded as in play."""
-        rewards, probabilities = meaning.judge(self.said_rewards, self.logits).numpy()
+        rewards, probabilities = meaning.decode(self.said_rewards, self.logits).numpy()
         return JudgedEpisode(self.name, self.rewards, rewards, self.ends, probabilities)
 
 

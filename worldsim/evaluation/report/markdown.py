@@ -7,7 +7,8 @@ from typing import Any
 
 from worldsim.evaluation.cost.attention_speed import describe_attention
 from worldsim.evaluation.cost.paper_shape import VIDEO_FRAMES_PER_LATENT
-from worldsim.evaluation.memory.conversion import AROUND, samplers_differ
+from worldsim.evaluation.cost.step_time import AROUND
+from worldsim.evaluation.memory.conversion import samplers_differ
 from worldsim.evaluation.memory.span import CODEC, LAST, SEEN
 from worldsim.evaluation.report import pictures
 from worldsim.evaluation.report.pictures import MIB, REFERENCES, parts_of

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from worldsim.data.video import VideoWriter
-from worldsim.evaluation.memory.conversion import AROUND
+from worldsim.evaluation.cost.step_time import AROUND
 from worldsim.evaluation.quality.rollouts import CODEC, COPY, FILM_FRAMES, MEAN, Example
 from worldsim.evaluation.report.report import Report
 from worldsim.storage.files import writing

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from worldsim.evaluation.cost.step_time import state_growth
-from worldsim.evaluation.cost.step_time_growth import EARLY
+from worldsim.evaluation.cost.step_time import EARLY, state_growth
 from worldsim.evaluation.memory.comparison import LONG_GAP, TRAINED_GAP, zeroed_name
 from worldsim.evaluation.quality.idle import STATISTICS
 

@@ -31,7 +31,7 @@ MAX_BETA = 2.0 - 1e-3
 """Just under 2: a key rounded to a norm above 1 must not make the write an expansion."""
 
 
-class Written(NamedTuple):
+class StateUpdate(NamedTuple):
     """What a hybrid layer saw of a clean frame: `k v` `[..., N, H, D]`, decay and strength `[..., N, H]`."""
 
     k: Tensor
@@ -136,9 +136,9 @@ class HybridAttention(Attention):
         angles = row * rows + column * columns + others * free  # [..., N, H, D / 2]
         return rotate_heads(x, turns(angles))
 
-    def write_terms(self, written: Written, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def write_terms(self, update: StateUpdate, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the keys, values, log decays and strengths that a clean frame writes, at least fp32."""
-        k, v, a, b = (at_least_fp32(term) for term in written)
+        k, v, a, b = (at_least_fp32(term) for term in update)
         keys = functional.normalize(self.turn(self.phi_k(k), rotary), dim=-1)
         rate, bias = at_least_fp32(self.A_log).exp(), at_least_fp32(self.dt_bias)
         decay = -rate * functional.softplus(a + bias)
@@ -163,7 +163,7 @@ class HybridAttention(Attention):
         q, k = rotate_both(qk, rotary.place).to(v.dtype).unbind(-3)
         return attend(q, k, v)
 
-    def forward(self, x: Tensor, state: Tensor, rotary: Rotary) -> tuple[Tensor, Written]:
+    def forward(self, x: Tensor, state: Tensor, rotary: Rotary) -> tuple[Tensor, StateUpdate]:
         """Attend in one frame and read the state before it.
 
         Args:
@@ -180,7 +180,7 @@ class HybridAttention(Attention):
         heads_first = (part.transpose(-3, -2) for part in (*turned.unbind(-3), v))
         local = attend_in_play(*heads_first).transpose(-3, -2)
         out = self.recall(q, gate, state, local, rotary)
-        return self.o(out.flatten(-2)), Written(k, v, a, b)
+        return self.o(out.flatten(-2)), StateUpdate(k, v, a, b)
 
     def parts(self, x: Tensor, state: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
         """Return what `forward` adds up, for who wants to look into it.
@@ -199,12 +199,12 @@ class HybridAttention(Attention):
         local = self.local(qk, v, rotary)
         nothing = torch.zeros_like(local, dtype=torch.promote_types(local.dtype, torch.float32))
         recalled = self.recall(q, gate, state, nothing, rotary)
-        return local, recalled, self.write_terms(Written(k, v, a, b), rotary)[2]
+        return local, recalled, self.write_terms(StateUpdate(k, v, a, b), rotary)[2]
 
-    def remember(self, x: Tensor, rotary: Rotary) -> Written:
+    def remember(self, x: Tensor, rotary: Rotary) -> StateUpdate:
         """Return what `forward` hands on to be written, without attending."""
         qk, v, (_, a, b) = self.project(x)
-        return Written(qk[..., 1, :, :], v, a, b)
+        return StateUpdate(qk[..., 1, :, :], v, a, b)
 
     def forward_sequence(self, x: Tensor, state: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor]:
         """Do the same for all frames at once; both streams read what the clean frames before them wrote.
@@ -221,8 +221,8 @@ class HybridAttention(Attention):
         qk = qk.to(v.dtype)  # in mixed precision, what is kept for the gradient is then half as large
         q, k = qk.unbind(-3)
         with torch.autocast(x.device.type, enabled=False):
-            written = Written(k[:, :, 0], v[:, :, 0], a[:, :, 0], b[:, :, 0])
-            states, final = kernels.scan_frames(*self.write_terms(written, rotary), state)
+            update = StateUpdate(k[:, :, 0], v[:, :, 0], a[:, :, 0], b[:, :, 0])
+            states, final = kernels.scan_frames(*self.write_terms(update, rotary), state)
         streams = Rotary(rotary.place, rotary.memory.unsqueeze(2))
         out = self.recall(q, gate, states, self.local(qk, v, rotary), streams)
         return self.o(out.flatten(-2)), final.detach()
