@@ -1,4 +1,4 @@
-"""Train the frame autoencoder: `python -m training.codec`."""
+"""Training of the frame autoencoder: `python -m training.codec`."""
 
 # B batch, H W frame size
 

@@ -1,4 +1,4 @@
-"""Turn a softmax world into a hybrid one: `python -m training.convert teacher=WORLD`.
+"""Conversion of a softmax world into a hybrid one: `python -m training.convert teacher=WORLD`.
 
 Two stages. In the first each new layer learns to say what the layer it replaces says, on the teacher's own
 inputs, all layers at once. In the second the whole student learns the teacher's velocity, with low-rank

@@ -31,7 +31,12 @@ from worldsim.evaluation.inputs.clips import Recordings
 from worldsim.evaluation.quality.controllability import PAIRS, opposite_action_test
 from worldsim.evaluation.quality.idle import idle_hold
 from worldsim.evaluation.quality.outcome import format_outcomes, summarize_outcomes
-from worldsim.evaluation.quality.outcome_predictions import DRAWN, GIVEN, judge_recordings, why_not_judged
+from worldsim.evaluation.quality.outcome_predictions import (
+    DRAWN,
+    GIVEN,
+    missing_outcome_requirements,
+    predict_recordings,
+)
 from worldsim.evaluation.quality.rollouts import (
     RolloutSettings,
     predict_next,
@@ -294,9 +299,8 @@ class Evaluation:
         self._run = report.describe_run(
             [shlex.quote(word) for word in sys.orig_argv], choice.device, choice.dtype
         )
-        problem = (
-            why_not_judged(self.simulator, self.recordings) if "outcome" in config.chosen_parts else None
-        )
+        is_asked = "outcome" in config.chosen_parts
+        problem = missing_outcome_requirements(self.simulator, self.recordings) if is_asked else None
         if problem and config.chosen_parts == ["outcome"]:
             raise WorldError(problem)
         # Too short episodes are found now, not after the parts that could do with them.
@@ -336,7 +340,6 @@ class Evaluation:
             context_frames=config.context_frames,
             num_frames=config.cost_frames,
             seed=config.seed,
-            show_progress=True,
         )
         if config.startup_runs:
             steps["startup"] = startup_seconds(self._play_command(), ROOT, config.startup_runs)
@@ -357,7 +360,6 @@ class Evaluation:
             horizon=config.horizon,
             batch_size=self.batch_size,
             seed=config.seed,
-            show_progress=True,
         )
         clips = self.recordings.choose(settings.length, config.num_rollouts, config.seed)
         scores = roll_out(self.simulator, self.recordings, clips, settings)
@@ -382,7 +384,6 @@ class Evaluation:
                     context_frames=config.context_frames,
                     batch_size=self.batch_size,
                     seed=config.seed,
-                    show_progress=True,
                 )
             else:
                 print(f"not tested: the world has no {pair.axis} {pair.positive} and {pair.negative}")
@@ -398,24 +399,26 @@ class Evaluation:
             context_frames=config.context_frames,
             batch_size=self.batch_size,
             seed=config.seed,
-            show_progress=True,
         )
 
     def _outcome(self) -> dict[str, Any]:
-        problem = why_not_judged(self.simulator, self.recordings)
+        problem = missing_outcome_requirements(self.simulator, self.recordings)
         if problem:
             print(f"not measured: {problem}")
             return {}
-        judged = judge_recordings(
+        predicted = predict_recordings(
             self.simulator,
             self.recordings,
             batch_size=self.batch_size,
             with_drawn=self.config.outcome_drawn,
             seed=self.config.seed,
-            show_progress=True,
         )
-        threshold = self.world.config.end_threshold
-        return {kind: summarize_outcomes(episodes, threshold) for kind, episodes in judged.items()}
+        meaning = self.world.config.outcome
+        assert meaning is not None, "was looked for"
+        return {
+            kind: summarize_outcomes([one.judged(meaning) for one in episodes], meaning.end_threshold)
+            for kind, episodes in predicted.items()
+        }
 
 
 def first_world() -> str:

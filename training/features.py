@@ -1,4 +1,4 @@
-"""Train the feature network of FID and KID on frames of real games: `python -m training.features`."""
+"""Training of the feature network of FID and KID on real games: `python -m training.features`."""
 
 # B batch, T frames of all episodes end to end, H W size of the network, D features
 
@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from training.cli.entry import entry
-from training.data.latents import digest_of
+from training.data.latents import choose_episodes, digest_of
 from training.engine.fabric import FabricConfig, make_fabric
 from training.engine.loop import LoopConfig, Training, fit, prepare, seed_of
 from training.engine.run_folder import RunFolder
 from training.objectives.features import DEGRADATIONS, FeatureLearner, FeatureLossConfig, degrade
 from training.suites.feature_check import CHECK_FRAMES, check_features, format_check
-from worldsim.data.sequences import EpisodeReference, SequenceIndex, load_episodes, read_episodes
+from worldsim.data.sequences import EpisodeReference, SequenceIndex, read_episodes
 from worldsim.errors import WorldError
 from worldsim.evaluation.quality.distances import FID
 from worldsim.evaluation.quality.features import EMBED_BATCH, FeatureConfig, FeatureNetwork, save_features
@@ -119,14 +119,7 @@ def list_video(setting: str, folders: Sequence[str], max_frames: int, length: in
     """
     if not folders:
         raise WorldError(f"{setting} names no folder of gameplay video")
-    chosen = []
-    for folder in folders:
-        total = 0
-        for reference in load_episodes([folder]):
-            if max_frames and total >= max_frames:
-                break
-            chosen.append(reference)
-            total += reference.num_frames
+    chosen = [reference for folder in folders for reference in choose_episodes([folder], max_frames)]
     if (longest := max(reference.num_frames for reference in chosen)) < length:
         raise WorldError(
             f"near_frames={length - 1}: frames so far apart are in no episode of {setting}; the longest has "

@@ -1,4 +1,4 @@
-"""Go on training a world on any folder of gameplay video: `python -m training.finetune init=WORLD`."""
+"""Finetuning of a world on any folder of gameplay video: `python -m training.finetune init=WORLD`."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from training.engine.lock import locked_folder
 from worldsim import state as states
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
-from worldsim.evaluation.cost.random_play import DayOfPlay, play_long
+from worldsim.evaluation.cost.random_play import SoakTest, play_at_random
 from worldsim.evaluation.report import report
 from worldsim.play.files import PlayFolders
 from worldsim.play.game import Game, GameSettings
@@ -70,8 +70,8 @@ def play(config: LongPlayConfig, out: Path) -> None:
     day = begin_or_go_on(out, game)
     progress = tqdm(total=config.num_frames, initial=day.num_frames, unit="frame")
     with StopRequest() as stop, progress:
-        for so_far in play_long(
-            game, keys, config.num_frames, seed=config.seed, recordings=out / RECORDINGS, day=day
+        for so_far in play_at_random(
+            game, keys, config.num_frames, seed=config.seed, recordings=out / RECORDINGS, test=day
         ):
             save(out, game, so_far)
             progress.update(so_far.num_frames - progress.n)
@@ -104,12 +104,12 @@ def build_game(config: LongPlayConfig, out: Path) -> tuple[Game, list[str]]:
     return game, sorted(person.keys)
 
 
-def begin_or_go_on(out: Path, game: Game) -> DayOfPlay:
+def begin_or_go_on(out: Path, game: Game) -> SoakTest:
     """Begin at a start moment, or go on from the last state that was saved."""
     game.restart(None)
     day_file, state_file = out / DAY_FILE, out / STATE_FILE
     if not (day_file.is_file() and state_file.is_file()):
-        return DayOfPlay()
+        return SoakTest()
     saved = read_object(day_file)
     try:
         num_frames = check_integer(saved["num_frames"], "num_frames")
@@ -121,10 +121,10 @@ def begin_or_go_on(out: Path, game: Game) -> DayOfPlay:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise WorldError(f"{day_file} does not tell of a day of play ({error}); name another out") from error
     game.session.go_to(states.load(state_file, world=game.session.env.world.identity))
-    return DayOfPlay(num_frames, counts, samples, len(samples))
+    return SoakTest(num_frames, counts, samples, len(samples))
 
 
-def save(out: Path, game: Game, day: DayOfPlay) -> None:
+def save(out: Path, game: Game, day: SoakTest) -> None:
     """Write how it went so far, and where to go on."""
     env = game.session.env
     states.save(env.get_state(), out / STATE_FILE, world=env.world.identity)

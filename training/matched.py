@@ -1,4 +1,4 @@
-"""Train models that differ in their memory alone: `python -m training.matched fabric=gpu`.
+"""Training of models that differ in their memory alone: `python -m training.matched fabric=gpu`.
 
 All see the same data in the same order for the same number of updates, from the same seed:
 
@@ -23,11 +23,10 @@ from filelock import FileLock
 
 from training.cli.entry import entry
 from training.engine.lock import LOCK_FILE
-from training.pretrain import PretrainConfig, build_world, pretrain
+from training.engine.train_world import PretrainConfig, build_world, pretrain
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
-from worldsim.model.config import DenoiserConfig
-from worldsim.model.memory.motion import MemoryPhase
+from worldsim.model.config import DenoiserConfig, MemoryPhase
 from worldsim.model.memory.state import MemoryState, empty_memory
 from worldsim.settings import setting
 from worldsim.storage.files import write_json

@@ -1,4 +1,4 @@
-"""Train only a world's outcome heads, also on frames that it draws: `python -m training.outcome_heads`.
+"""Training of a world's outcome heads alone, also on its own frames: `python -m training.outcome_heads`.
 
 Writes a new world that draws the same frames, bit for bit: of its weights, those of the heads are others.
 What the heads pool is computed once (`training.outcomes.frames`); then they are trained, and calibrated as
@@ -20,20 +20,24 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from training.calibrate import CalibrationConfig, calibrate_ends, load_simulator, open_recordings
 from training.cli.entry import entry
-from training.data.latent_cache import LatentCache
+from training.data.clips import cache_for
 from training.data.latents import (
     DataConfig,
     LatentVideo,
     check_outcomes,
     choose_episodes,
     latent_video,
-    precision_on,
 )
 from training.engine.lock import locked_folder
 from training.engine.train_world import add_provenance
 from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig
+from training.outcomes.calibrate_world import (
+    CalibrationConfig,
+    calibrate_ends,
+    load_simulator,
+    open_recordings,
+)
 from training.outcomes.frames import OutcomeFrames, SequencesConfig, draw_along, index_pieces
 from worldsim.errors import WorldError
 from worldsim.model.outcome_heads import OutcomeHeads
@@ -162,10 +166,7 @@ def load_video(data: DataConfig, sequences: SequencesConfig, world: World) -> La
     tables = check_outcomes(references)
     ended = np.array([table.terminated is not None and table.terminated[-1] for table in tables], dtype=bool)
     index_pieces(sequences, [reference.num_frames for reference in references], ended)
-    cache = None
-    if data.cache_latents:
-        folder = Path(data.cache_folder) if data.cache_folder else None
-        cache = LatentCache(world.codec, precision_on(world.device), folder)
+    cache = cache_for(world.codec, data, world.device)
     return latent_video(world.codec, references, world.device, num_workers=data.num_workers, cache=cache)
 
 

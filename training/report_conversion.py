@@ -31,17 +31,16 @@ from worldsim.evaluation.inputs.clips import Clip, Recordings
 from worldsim.evaluation.inputs.returns import ReturnClip, ReturnSettings, choose_returns
 from worldsim.evaluation.memory.conversion import (
     HORIZONS,
-    Contestant,
-    check_can_forget,
+    ModelEntry,
     check_comparable,
     chosen_sampler,
     describe,
     summarize_quality,
     summarize_references,
 )
+from worldsim.evaluation.memory.interventions import check_can_forget, has_state
 from worldsim.evaluation.memory.span import (
     dream_returns,
-    has_state,
     next_after_forgetting,
     score_references,
     summarize_returns,
@@ -195,7 +194,7 @@ class Comparison:
 
     def __init__(self, config: ReportConversionConfig, choice: DeviceChoice) -> None:
         self.config, self.choice = config, choice
-        self.contestants: list[Contestant] = []
+        self.contestants: list[ModelEntry] = []
         command = ["python", *(shlex.quote(word) for word in sys.orig_argv[1:])]
         self.run = describe_run(command, choice.device, choice.dtype) | {"settings": asdict(config)}
         self.report: dict[str, Any] = {"runs": {}, "worlds": {}}
@@ -226,7 +225,6 @@ class Comparison:
             batch_size=config.batch_size or (64 if self.choice.device.type == "cuda" else 16),
             seed=config.seed,
             num_examples=0,
-            show_progress=True,
         )
         self.first = self.recordings.choose(1, 1, config.seed)
         self.clips: list[Clip] = []
@@ -259,7 +257,7 @@ class Comparison:
     def _add(self, name: str, place: str, world: World, *, original: str | None = None) -> None:
         load = partial(self._load, place)
         self.contestants.append(
-            Contestant(name=name, load=load, is_zeroed=original is not None, original=original or name)
+            ModelEntry(name=name, load=load, is_zeroed=original is not None, original=original or name)
         )
         sampler = chosen_sampler(world, self.config.denoising_steps, self.config.commit_level)
         self.report["worlds"][name] = describe(world, sampler)
@@ -347,15 +345,15 @@ class Comparison:
                 self.report["worlds"][contestant.name]["memory"] = self._memory(contestant)
                 yield
 
-    def _cost(self, contestant: Contestant) -> dict[str, Any]:
+    def _cost(self, contestant: ModelEntry) -> dict[str, Any]:
         config = self.config
         simulator = contestant.simulator(config.denoising_steps, config.commit_level)
         state = self._first_state(simulator)  # frames are counted from the first
         actions = random_actions(simulator, 1, config.cost_frames, config.seed)
-        trace = trace_steps(simulator, state, actions, show_progress=True)
+        trace = trace_steps(simulator, state, actions)
         return summarize_trace(trace, config.early_frame, config.late_frame, config.total_frames)
 
-    def _quality(self, contestant: Contestant, scores: dict[str, FrameScores]) -> None:
+    def _quality(self, contestant: ModelEntry, scores: dict[str, FrameScores]) -> None:
         """Roll out, and compare with the roll-outs of those before."""
         simulator = contestant.simulator(self.config.denoising_steps, self.config.commit_level)
         own = roll_out(simulator, self.recordings, self.clips, self.settings)
@@ -366,12 +364,11 @@ class Comparison:
         quality = summarize_quality(own, scores[TEACHER], original)
         self.report["worlds"][contestant.name]["quality"] = quality
 
-    def _memory(self, contestant: Contestant) -> dict[str, Any]:
+    def _memory(self, contestant: ModelEntry) -> dict[str, Any]:
         """Empty the states once and see what is lost, anywhere and at places that come back."""
         config, recordings = self.config, self.recordings
         simulator = contestant.simulator(config.denoising_steps, config.commit_level)
         how: dict[str, Any] = {"batch_size": self.settings.batch_size, "seed": config.seed}
-        how["show_progress"] = True
         scores = next_after_forgetting(simulator, recordings, self.memory_clips, config.memory_frames, **how)
         report = summarize_spans(scores, [recordings.name(clip) for clip in self.memory_clips])
         if self.places:
@@ -404,7 +401,6 @@ class Comparison:
                     num_steps=config.paper_steps,
                     device=device,
                     dtype=dtype,
-                    show_progress=True,
                 )
             yield
 

@@ -4,16 +4,18 @@ The heavy layers work at 1/8, 1/4 and 1/2 of the frame's size; full resolution i
 a pixel shuffle, so that a frame decodes in a few milliseconds on a CPU.
 """
 
+# B batch, C latent channels, H W frame height and width, h w latent height and width
+
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from worldsim.errors import WorldError
 from worldsim.settings import check_settings, setting
-
-# B batch, C latent channels, H W frame height and width, h w latent height and width
 
 DOWNSAMPLING = 8
 MAX_FRAME_PIXELS = 2**21
@@ -56,24 +58,24 @@ class CodecConfig:
     def __post_init__(self) -> None:
         check_settings(self, "codec ")
         if self.size_multiple % DOWNSAMPLING:
-            raise ValueError(
+            raise WorldError(
                 f"codec size_multiple must be a multiple of {DOWNSAMPLING}, got {self.size_multiple}"
             )
         for name in ("widths", "encoder_blocks", "decoder_blocks"):
             if len(values := list(getattr(self, name))) != 3:
-                raise ValueError(f"codec {name} must be 3 numbers, got {values}")
+                raise WorldError(f"codec {name} must be 3 numbers, got {values}")
         self._check_size()
 
     def _check_size(self) -> None:
         height, width = self.padded_size
         if height * width > MAX_FRAME_PIXELS:
-            raise ValueError(
+            raise WorldError(
                 f"codec height, width and size_multiple make frames of {width} x {height}, more than "
                 f"{MAX_FRAME_PIXELS:,} pixels"
             )
         layers = (4 * height * width * channels >> 2 * i for i, channels in enumerate(self.widths, start=1))
         if max(layers) > MAX_LAYER_BYTES:
-            raise ValueError(
+            raise WorldError(
                 f"codec widths {list(self.widths)} need more than {MAX_LAYER_BYTES / 2**30:g} GiB "
                 f"for a layer of a frame of {width} x {height}"
             )
@@ -120,7 +122,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[B, width, h, w]` to the same shape."""
-        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+        return x + self.conv2(functional.relu(self.conv1(functional.relu(x))))
 
 
 def _blocks(width: int, count: int) -> list[nn.Module]:
@@ -325,7 +327,7 @@ class FrameCodec(nn.Module):
         height, width = self.config.padded_size
         bottom, right = height - self.config.height, width - self.config.width
         if bottom or right:
-            images = F.pad(images, (0, right, 0, bottom), mode="replicate")
+            images = functional.pad(images, (0, right, 0, bottom), mode="replicate")
         images = (images * 2 - 1).contiguous(memory_format=torch.channels_last)
         return bound_softly(self.encoder(images), self.config.latent_bound)
 

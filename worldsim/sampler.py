@@ -1,4 +1,4 @@
-"""From noise to a frame: a few Euler steps of rectified flow (arXiv 2209.03003)."""
+"""Sampler: a few Euler steps of rectified flow from noise to a frame (arXiv 2209.03003)."""
 
 # B batch
 

@@ -1,4 +1,4 @@
-"""Where a world stands: a value that can be copied, saved, loaded and branched from."""
+"""The state of a dream: a value that can be copied, saved, loaded and branched from."""
 
 # B batch
 
@@ -63,6 +63,10 @@ class WorldState:
     def to(self, device: torch.device | str) -> WorldState:
         """Return the same state with its memory on another device."""
         return replace(self, memory=self.memory.map(lambda _, tensor: tensor.to(device)))
+
+    def with_matrices(self, matrices: Tensor) -> WorldState:
+        """Return the state with other recurrent states, `[L, B, H, K, V]`."""
+        return replace(self, memory=replace(self.memory, matrices=matrices))
 
     @isolated
     def rows(self, rows: Sequence[int]) -> WorldState:

@@ -20,7 +20,7 @@ from training.engine.half_lives import log_half_lives
 from training.engine.loop import LoopConfig, Training, fit, prepare
 from training.engine.optimizers import OptimizerConfig, make_partial_optimizers
 from training.engine.run_folder import RunFolder
-from training.engine.train_world import MOST_SEQUENCES, TrainWorldConfig, make_batches
+from training.engine.train_world import MAX_SEQUENCES, TrainWorldConfig, make_batches
 from training.engine.validation import ValidationConfig, validate
 from training.objectives.distillation import LayerDistillation, VelocityDistillation
 from training.objectives.flow_matching import ObjectiveConfig
@@ -42,7 +42,7 @@ class StageConfig:
         lambda: OptimizerConfig(muon=0.0, adamw=3e-3),
         "Learning rates: adamw of all that is trained; with muon above 0, that of its matrices.",
     )
-    batch_size: int = setting(8, "Sequences per update and device.", minimum=1, maximum=MOST_SEQUENCES)
+    batch_size: int = setting(8, "Sequences per update and device.", minimum=1, maximum=MAX_SEQUENCES)
     sequence_length: int = setting(24, "Frames of a sequence.", minimum=2)
 
     def __post_init__(self) -> None:

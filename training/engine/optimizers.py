@@ -1,4 +1,4 @@
-"""Which weights learn how: matrices of the blocks by Muon, everything else by AdamW."""
+"""Optimizers: Muon for the matrices of the blocks, AdamW for everything else."""
 
 from __future__ import annotations
 

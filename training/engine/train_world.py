@@ -1,4 +1,4 @@
-"""What pretraining and finetuning share: data, objective, loop, validation, export."""
+"""Training of a world model: data, objective, loop, validation, export."""
 
 # B batch, F frames, C h w latent size, A action axes
 
@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,8 @@ from torch import Tensor
 
 from training.data.carry import Carry
 from training.data.clips import Episodes, Footage, load_footage
-from training.data.end_sampling import EndDraws
 from training.data.latents import DataConfig, LatentVideo, OutcomeTargets, check_outcomes, fixed_starts
-from training.data.segments import places_at
+from training.data.sampling import EndDraws, places_at
 from training.engine.fabric import FabricConfig, make_fabric
 from training.engine.half_lives import log_half_lives, tell_half_lives
 from training.engine.loop import LoopConfig, Training, fit, prepare, seed_of
@@ -27,18 +27,23 @@ from training.engine.validation import ValidationConfig, validate
 from training.objectives.flow_matching import ObjectiveConfig, SegmentFlowMatching, SequenceFlowMatching
 from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig, reward_units
 from training.outcomes.calibration import calibrate
+from worldsim.data.dataset_info import DatasetInfo
 from worldsim.data.sequences import EpisodeReference, SequenceIndex
+from worldsim.errors import WorldError
+from worldsim.model.config import DenoiserConfig
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.segments import check_constant_memory
+from worldsim.outcome import OutcomeConfig
+from worldsim.sampler import SamplerConfig
 from worldsim.settings import REQUIRED, check_settings, setting
 from worldsim.starts import Start, visible_detail
-from worldsim.world import World
+from worldsim.world.world import World, WorldConfig, find_codec
 
 PLACES_PER_START = 24
 """Places of which one becomes a start moment."""
 FRAMES_BEFORE_END = 64
 """Least number of frames for which an episode goes on after a start moment, if there is such a place."""
-MOST_SEQUENCES = 2**16
+MAX_SEQUENCES = 2**16
 """Of an update on one device: no device holds more of them."""
 Batch = tuple[Tensor | torch.Generator | OutcomeTargets, ...]
 """What a training's module is given at a step."""
@@ -58,7 +63,7 @@ class TrainWorldConfig:
     loop: LoopConfig = setting(LoopConfig, "Length and care.")
     fabric: FabricConfig = setting(FabricConfig, "Device, precision, distribution.")
     validation: ValidationConfig = setting(ValidationConfig, "What is measured at every checkpoint.")
-    batch_size: int = setting(8, "Sequences per update and device.", minimum=1, maximum=MOST_SEQUENCES)
+    batch_size: int = setting(8, "Sequences per update and device.", minimum=1, maximum=MAX_SEQUENCES)
     sequence_length: int = setting(24, "Frames of a segment, through all of which gradients flow.", minimum=2)
     segments: int = setting(
         1,
@@ -72,6 +77,25 @@ class TrainWorldConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
+
+
+@dataclass(kw_only=True, slots=True)
+class PretrainConfig(TrainWorldConfig):
+    """Settings of `python -m training.pretrain`, beside those of every training."""
+
+    name: str = setting("world", "Name of the world.")
+    codec: str = setting(
+        REQUIRED, "Folder of a trained codec, or folder or shipped name of a world whose codec to use."
+    )
+    model: DenoiserConfig = setting(
+        DenoiserConfig,
+        "Shape of the network; latent shape and buttons are filled in from the codec and the data.",
+    )
+    sampler: SamplerConfig = setting(
+        SamplerConfig,
+        "How frames are drawn in play: denoising passes, and how many of them lie near pure noise "
+        "(docs/decisions/0026).",
+    )
 
 
 def take_starts(
@@ -249,3 +273,34 @@ def make_batches(
         return latents, actions, generator, *is_new, targets
 
     return batch_at
+
+
+def build_world(config: PretrainConfig, info: DatasetInfo) -> World:
+    """Return an untrained world for a data set."""
+    codec = find_codec(config.codec)
+    model = replace(
+        config.model, latent_shape=list(codec.latent_shape), num_values=list(info.actions.num_values)
+    )
+    torch.manual_seed(config.loop.seed)
+    description = WorldConfig(
+        name=config.name,
+        licence=info.licence,
+        frame_rate=info.frame_rate,
+        actions=info.actions,
+        denoiser=model,
+        codec=codec.config,
+        sampler=config.sampler,
+        outcome=OutcomeConfig() if model.outcome_heads else None,
+        provenance={"data": info.source},
+    )
+    return World(description, Denoiser(model), codec)
+
+
+def pretrain(config: PretrainConfig) -> None:
+    """Train a world model from nothing, into the folder `config.out`."""
+    if not config.data.train:
+        raise WorldError("data.train names no folder of gameplay video")
+    info = DatasetInfo.load(Path(config.data.train[0]))
+    world = build_world(config, info)
+    run = RunFolder(config.out, config)
+    train_world(config, world, run, has_new_heads=config.model.outcome_heads)

@@ -1,4 +1,4 @@
-"""A quick look at held-out roll-outs during training; `training.evaluate` is the thorough one."""
+"""Validation on held-out roll-outs during training; `training.evaluate` is the thorough one."""
 
 # B dreams, T frames, C h w latent size, A action axes
 

@@ -1,11 +1,14 @@
-"""What the frame autoencoder is trained to do, as pure functions of images."""
+"""Loss of the frame autoencoder, as pure functions of images."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
+from worldsim.errors import WorldError
 from worldsim.settings import check_settings, setting
 
 
@@ -33,7 +36,7 @@ class CodecLossConfig:
     def __post_init__(self) -> None:
         check_settings(self, "codec loss ")
         if self.l1_weight + self.mse_weight + self.gradient_weight == 0:
-            raise ValueError("codec loss needs at least one weight above 0")
+            raise WorldError("codec loss needs at least one weight above 0")
 
 
 def gradient_difference(reconstructed: Tensor, images: Tensor) -> Tensor:
@@ -58,8 +61,8 @@ def reconstruction_terms(reconstructed: Tensor, images: Tensor) -> dict[str, Ten
     """
     reconstructed, images = reconstructed.float(), images.float()
     return {
-        "l1": F.l1_loss(reconstructed, images),
-        "mse": F.mse_loss(reconstructed, images),
+        "l1": functional.l1_loss(reconstructed, images),
+        "mse": functional.mse_loss(reconstructed, images),
         "gradient": gradient_difference(reconstructed, images),
     }
 

@@ -1,4 +1,4 @@
-"""What the feature network learns from gameplay video alone, as pure functions of images.
+"""Losses of the feature network, learned from gameplay video alone, as pure functions of images.
 
 Two things. Frames of one episode that are near in time show the same place: each must find its neighbour
 among the others of the batch (InfoNCE). And how much a frame was blurred, overlaid with noise, or mixed with
@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from worldsim.evaluation.quality.features import FeatureNetwork
 from worldsim.settings import check_settings, setting
@@ -46,9 +46,9 @@ def blur(images: Tensor, sigmas: Tensor) -> Tensor:
     weights = torch.exp(-(offsets**2) / (2 * sigmas.clamp(min=1e-2)[:, None] ** 2))
     weights = (weights / weights.sum(dim=1, keepdim=True)).repeat_interleave(3, dim=0)  # [3 B, kernel]
     half, channels = KERNEL_SIZE // 2, len(weights)
-    flat = F.pad(images.flatten(0, 1)[None], (half, half, half, half), mode="replicate")
-    flat = F.conv2d(flat, weights[:, None, None, :], groups=channels)
-    return F.conv2d(flat, weights[:, None, :, None], groups=channels)[0].unflatten(0, (-1, 3))
+    flat = functional.pad(images.flatten(0, 1)[None], (half, half, half, half), mode="replicate")
+    flat = functional.conv2d(flat, weights[:, None, None, :], groups=channels)
+    return functional.conv2d(flat, weights[:, None, :, None], groups=channels)[0].unflatten(0, (-1, 3))
 
 
 def degrade(
@@ -87,9 +87,9 @@ def crop(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def info_nce(anchors: Tensor, positives: Tensor, temperature: float) -> Tensor:
     """Return the mean cross-entropy of finding each positive `[B, D]` by its anchor, and the other way."""
-    similarity = F.normalize(anchors, dim=1) @ F.normalize(positives, dim=1).T / temperature
+    similarity = functional.normalize(anchors, dim=1) @ functional.normalize(positives, dim=1).T / temperature
     target = torch.arange(len(anchors), device=anchors.device)
-    return (F.cross_entropy(similarity, target) + F.cross_entropy(similarity.T, target)) / 2
+    return (functional.cross_entropy(similarity, target) + functional.cross_entropy(similarity.T, target)) / 2
 
 
 class FeatureLearner(nn.Module):
@@ -119,6 +119,6 @@ class FeatureLearner(nn.Module):
         seen, later, bad = features.split([len(frames), len(frames), half])
         contrast = info_nce(self.projection(seen), self.projection(later), self.config.temperature)
         told = self.strengths(torch.cat([bad, seen[:half]]))
-        degradation = F.mse_loss(told, torch.cat([strengths, torch.zeros_like(strengths)]))
+        degradation = functional.mse_loss(told, torch.cat([strengths, torch.zeros_like(strengths)]))
         loss = contrast + self.config.degradation_weight * degradation
         return {"loss": loss, "contrast": contrast.detach(), "degradation": degradation.detach()}

@@ -1,4 +1,4 @@
-"""What the world model learns: rectified flow over a clean and a noisy stream of the same frames."""
+"""Rectified flow over a clean and a noisy stream of the same frames: the objective of a world model."""
 
 # B batch, F frames, C h w latent size, A action axes
 
@@ -11,13 +11,16 @@ from torch import Tensor, nn
 
 from training.data.carry import Carry
 from training.data.latents import OutcomeTargets
-from training.objectives.change_weight import change_weights
 from training.objectives.outcome import OutcomeLoss
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.memory.state import MemoryState
 from worldsim.model.segments import SequencePass, check_constant_memory, merge_memory
 from worldsim.sampler import shift_level
 from worldsim.settings import check_settings, setting
+
+STILL = 1e-3
+"""Mean squared change of latents of unit variance below which a frame stands still: what the video's
+compression leaves is not to be taken for motion."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -113,6 +116,29 @@ def add_noise(latents: Tensor, config: ObjectiveConfig, generator: torch.Generat
         levels=torch.stack([context_level, level], dim=-1),
         velocity=noise - latents,
     )
+
+
+def change_weights(latents: Tensor, weight: float, cap: float) -> Tensor:
+    """Return how much each cell of each frame counts, by how much it changes from the frame before.
+
+    A cell whose squared change is r times the mean of its frame counts `1 + weight * min(r, cap)`, over the
+    mean of that in the frame: every frame as a whole counts as much as without weights. But for the cap, the
+    share `weight / (1 + weight)` of a frame's weight is laid out by change, the rest evenly. If the whole
+    picture moves, r is about 1 nearly everywhere; what is small and moves on its own has a large r.
+
+    Args:
+        latents: `[B, F, C, h, w]`, clean, unit variance.
+        weight: At least 0; 0 weighs all cells alike.
+        cap: Largest r, above 0.
+
+    Returns:
+        `[B, F, 1, h, w]`, mean 1 in each frame; all 1 in the first, which has none before it.
+    """
+    change = latents.diff(dim=1).square().mean(dim=2, keepdim=True)
+    ratio = change / (change.mean(dim=(3, 4), keepdim=True) + STILL)
+    weights = 1 + weight * ratio.clamp(max=cap)
+    weights = weights / weights.mean(dim=(3, 4), keepdim=True)
+    return torch.cat([torch.ones_like(latents[:, :1, :1]), weights], dim=1)
 
 
 class FlowMatchingLoss(nn.Module):
@@ -316,7 +342,7 @@ class SegmentFlowMatching(FlowMatchingLoss):
             targets: What the outcome heads are to say.
             carry: From the step before.
         """
-        before = carry.memory.begin_anew(is_new)
+        before = carry.memory.reset_rows(is_new)
         losses, memory = self.compute(latents, actions, generator, before, targets)
         assert memory is not None
         return losses, Carry(memory)

@@ -1,4 +1,4 @@
-"""What outcome heads learn: the reward by squared error, the end by cross entropy (docs/decisions/0017)."""
+"""Losses of outcome heads: squared error of the reward, cross entropy of the end (docs/decisions/0017)."""
 
 # B batch, F frames, D model width
 

@@ -1,4 +1,4 @@
-"""Frames for outcome heads to learn from: recorded ones, and those that a world draws in their place.
+"""Training frames of the outcome heads: recorded ones, and those that a world draws in their place.
 
 What the heads pool is kept, the tokens that enter the network's last layer; the network itself is then no
 longer needed, and an update costs as much as the heads do (docs/decisions/0029).
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from training.data.end_sampling import EndDraws
 from training.data.latents import LatentVideo, OutcomeTargets
+from training.data.sampling import EndDraws
 from worldsim.data.sequences import SequenceIndex
 from worldsim.errors import WorldError
 from worldsim.evaluation.quality.outcome import TOLERANCE

@@ -29,11 +29,10 @@ from worldsim.evaluation.inputs.out_and_back import (
 from worldsim.evaluation.inputs.start_states import Moments
 from worldsim.evaluation.memory.comparison import compare_worlds, zeroed_name
 from worldsim.evaluation.memory.conversion import (
-    ForgetfulSimulator,
-    check_can_forget,
     chosen_sampler,
     describe,
 )
+from worldsim.evaluation.memory.interventions import check_can_forget, zeroed
 from worldsim.evaluation.memory.pairs import paired
 from worldsim.evaluation.memory.recall import RecallSettings
 from worldsim.evaluation.memory.tiles import TileReader, check_tiles, find_kinds
@@ -118,7 +117,6 @@ class Suite:
             seed=run.seed,
             tiles=self._tiles(),
             num_films=config.num_films,
-            show_progress=True,
         )
         self._keep(out / REPORT_FILE)
 
@@ -127,11 +125,11 @@ class Suite:
             raise WorldError(f"consistency.zeroed names {', '.join(unknown)}, which worlds does not")
         for name, place in self.run.worlds.items():
             world = World.from_pretrained(place, device=choice.device, dtype=choice.dtype)
-            self._add(name, world, Simulator)
+            self._add(name, world)
             if name in self.config.zeroed:
                 check_can_forget(name, world)
                 self.zeroed.append(zeroed_name(name))
-                self._add(zeroed_name(name), world, ForgetfulSimulator)
+                self._add(zeroed_name(name), world, is_zeroed=True)
         first = next(iter(self.simulators.values()))
         for name, simulator in self.simulators.items():
             if _shape(simulator.world) != _shape(first.world):
@@ -140,9 +138,10 @@ class Suite:
         self.actions, self.size = described.actions, (described.height, described.width)
         print(f"{', '.join(self.simulators)} on {choice}", flush=True)
 
-    def _add(self, name: str, world: World, kind: type[Simulator]) -> None:
+    def _add(self, name: str, world: World, *, is_zeroed: bool = False) -> None:
         sampler = chosen_sampler(world, self.run.denoising_steps, None)
-        self.simulators[name] = kind(world, sampler, frames_device=world.device)
+        simulator = Simulator(world, sampler, frames_device=world.device)
+        self.simulators[name] = zeroed(simulator) if is_zeroed else simulator
         self.report["worlds"][name] = describe(world, sampler) | {"folder": str(world.folder)}
 
     def announced(self) -> Iterator[tuple[str, Simulator]]:
@@ -309,7 +308,6 @@ class Suite:
                 num_frames=self.config.long_frames,
                 batch_size=self.settings.batch_size,
                 seed=self.run.seed,
-                show_progress=True,
             )
             starts = self.starts.first(max(2, self.config.num_long))
             self._long[name] = dream_long(self.simulators[name], starts, settings)

@@ -19,7 +19,12 @@ from worldsim.evaluation.memory.continuation import (
     seen_tiles,
     summarize_continuation,
 )
-from worldsim.evaluation.memory.interventions import INTERVENTIONS, Way, can_intervene
+from worldsim.evaluation.memory.interventions import (
+    INTERVENTIONS,
+    IntervenedSimulator,
+    Intervention,
+    can_intervene,
+)
 from worldsim.evaluation.memory.pairs import measure_pairs, summarize_pairs
 from worldsim.evaluation.memory.probe import collect_samples, probe
 from worldsim.evaluation.memory.recall import (
@@ -61,7 +66,7 @@ def measure_recall(suite: Suite, part: dict[str, Any]) -> None:
     """Measure return recall against the gap."""
     for gap in suite.recall_gaps:
         returns = suite.recall_sets[gap]
-        scores = measure_returns(suite.simulators, returns, [Way.KEPT], suite.settings)
+        scores = measure_returns(suite.simulators, returns, [Intervention.NONE], suite.settings)
         _put_recall(part, str(gap), returns, scores)
         strips = write_strips(suite.out / FILMS_FOLDER, gap, scores.films)
         films = suite.report.setdefault("films", {}).setdefault(str(gap), {"strips": {}})
@@ -70,14 +75,14 @@ def measure_recall(suite: Suite, part: dict[str, Any]) -> None:
 
 
 def _put_recall(part: dict[str, Any], gap: str, returns: ReturnSet, scores: GapScores) -> None:
-    first = scores.dreams[next(iter(scores.dreams))][Way.KEPT]
+    first = scores.dreams[next(iter(scores.dreams))][Intervention.NONE]
     described = returns.describe() | {"metrics": list(first)}
     known = part.setdefault("episodes", {}).get(gap)
     if known is not None and known["names"] != described["names"]:
         raise WorldError(f"the episodes of gap {gap} are others than before; choose another out= folder")
     part["episodes"][gap] = described
     for name, ways in scores.dreams.items():
-        found = summarize(ways[Way.KEPT], scores.seen, scores.names)
+        found = summarize(ways[Intervention.NONE], scores.seen, scores.names)
         found["memory_bytes"] = scores.memory_bytes[name]
         if name in scores.right:
             right = scores.right[name]
@@ -96,13 +101,13 @@ def measure_interventions(suite: Suite, part: dict[str, Any]) -> None:
     part.setdefault("skipped", {}).update(dict.fromkeys(without, "has no recurrent states that stay"))
     for gap in suite.intervention_gaps if able else ():
         returns = suite.recall_sets[gap].first(suite.config.num_turns)
-        scores = measure_returns(able, returns, [Way.KEPT, *INTERVENTIONS], suite.settings)
+        scores = measure_returns(able, returns, [Intervention.NONE, *INTERVENTIONS], suite.settings)
         for name, by_way in scores.dreams.items():
             found: dict[str, Any] = {}
             for way, values in by_way.items():
                 found[str(way)] = summarize(values, scores.seen, scores.names)
-                if way != Way.KEPT:
-                    change = summarize_changes(values, by_way[Way.KEPT], scores.seen, scores.names)
+                if way != Intervention.NONE:
+                    change = summarize_changes(values, by_way[Intervention.NONE], scores.seen, scores.names)
                     found[str(way)]["change"] = change
             part["worlds"].setdefault(name, {})[str(gap)] = found
 
@@ -152,9 +157,7 @@ def measure_fidelity(suite: Suite, part: dict[str, Any]) -> None:
             "fidelity was measured on other episodes or frames, or by another feature network, before; "
             "choose another out= folder"
         )
-    settings = FidelitySettings(
-        segments=segments, batch_size=suite.settings.batch_size, seed=suite.run.seed, show_progress=True
-    )
+    settings = FidelitySettings(segments=segments, batch_size=suite.settings.batch_size, seed=suite.run.seed)
     real = real_features(returns, network, settings)
     part["real"] = summarize_fidelity(real, real, segments)
     for name, simulator in suite.announced():
@@ -177,13 +180,15 @@ def measure_idle(suite: Suite, part: dict[str, Any]) -> None:
             context_frames=suite.starts.turn,
             batch_size=suite.settings.batch_size,
             seed=suite.run.seed,
-            show_progress=True,
         )
 
 
 def on_cpu(simulator: Simulator) -> Simulator:
     """Return a simulator of the same kind that returns its frames where NumPy can have them."""
-    return type(simulator)(simulator.world, simulator.sampler)
+    plain = Simulator(simulator.world, simulator.sampler)
+    if isinstance(simulator, IntervenedSimulator):
+        return IntervenedSimulator(plain, simulator.on_commit)
+    return plain
 
 
 def measure_masked(suite: Suite, part: dict[str, Any]) -> None:
@@ -203,7 +208,7 @@ def measure_masked(suite: Suite, part: dict[str, Any]) -> None:
             )
             print(part["skipped"], flush=True)
             return
-        masks = find_masks(returns, find, most_frames, show_progress=True)
+        masks = find_masks(returns, find, most_frames)
         for name, simulator in suite.announced():
             scores = measure_continuation(
                 simulator,
@@ -211,7 +216,6 @@ def measure_masked(suite: Suite, part: dict[str, Any]) -> None:
                 masks,
                 batch_size=suite.settings.batch_size,
                 seed=suite.run.seed,
-                show_progress=True,
             )
             summary = summarize_continuation(scores) | {"frames_an_episode": len(masks.frames)}
             part["worlds"].setdefault(name, {})[str(gap)] = summary
@@ -234,7 +238,6 @@ def measure_probe(suite: Suite, part: dict[str, Any]) -> None:
             returns,
             batch_size=suite.settings.batch_size,
             seed=suite.run.seed,
-            show_progress=True,
         )
         part["worlds"][name] = {"gap": gap, "targets": probe(samples, suite.run.seed)}
 
@@ -247,9 +250,7 @@ def measure_cost(suite: Suite, part: dict[str, Any]) -> None:
         if name in suite.zeroed:
             continue  # it would cost the same
         state = batch.clips.begin_dreams(simulator, 1, suite.run.seed).rows([0])
-        part["worlds"][name] = measure_growth(
-            simulator, state, marks=marks, seed=suite.run.seed, show_progress=True
-        )
+        part["worlds"][name] = measure_growth(simulator, state, marks=marks, seed=suite.run.seed)
 
 
 MEASURES: Mapping[str, Callable[[Suite, dict[str, Any]], None]] = {

@@ -48,7 +48,6 @@ def benchmark_env(
         seed=seed,
         denoising_steps=denoising_steps,
         compile=compile,
-        show_progress=True,
     )
     missing = ""
     try:

@@ -1,12 +1,12 @@
-"""The shape of the network, as a value that is checked where it is made."""
+"""Configuration of the network, checked where it is made."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import StrEnum
 
 from worldsim.errors import WorldError
-from worldsim.model.memory.motion import FINEST, MIN_PLANE_WIDTH, MemoryKeys, MemoryPhase
 from worldsim.settings import check_settings, setting
 from worldsim.storage.files import shown
 
@@ -16,6 +16,33 @@ MAX_TOKENS = 8192
 """Tokens of a frame; one of 1920 x 1080 pixels has 8160."""
 LIMITS = {"dim": 2**16, "ffn_dim": 2**18, "num_heads": 1024, "num_layers": 1024, "window": 4096}
 """Far beyond what has been trained, and little enough that a slip of the pen is found before memory is."""
+NUM_FREE_COORDINATES = 4
+"""Coordinates of the path beside its rows and columns."""
+MIN_PLANE_WIDTH = 2 * (2 + NUM_FREE_COORDINATES)
+"""Features of a head whose pairs can hold the path on PLANE keys."""
+FINEST = math.pi
+"""Maximum angle per token that pairs can turn by: it tells neighbours apart."""
+
+
+class MemoryPhase(StrEnum):
+    """What turns the memory's keys from one frame to the next."""
+
+    NONE = "none"
+    TIME = "time"
+    PATH = "path"
+
+
+class MemoryKeys(StrEnum):
+    """Which places the memory's keys tell apart.
+
+    AXES: one feature pair turns with the row, another with the column (Wan's rotary positions). What is
+    stored under such keys is a function of the row plus one of the column: places in line are mixed up.
+    PLANE: each pair turns along a direction of its own in the plane of rows and columns, in each head along
+    others, so that any two places have keys that are nearly at right angles.
+    """
+
+    AXES = "axes"
+    PLANE = "plane"
 
 
 @dataclass(kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""From a softmax model to a hybrid one: the shape, the weights it takes over, and what is new in it."""
+"""Conversion of a softmax model into a hybrid one: shape, weights taken over, new parameters."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from torch import nn
 from worldsim.errors import WorldError
 from worldsim.model.attention.base import Attention
 from worldsim.model.attention.hybrid import HybridAttention
-from worldsim.model.config import DenoiserConfig
+from worldsim.model.config import FINEST, DenoiserConfig, MemoryKeys, MemoryPhase
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.memory.motion import FINEST, MemoryKeys, MemoryPhase
 from worldsim.settings import check_settings, setting
 
 

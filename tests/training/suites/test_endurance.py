@@ -1,4 +1,4 @@
-"""`benchmark=endurance` steps on and on, goes on where it stopped, and finds growth and what is no number."""
+"""`benchmark=endurance` steps on and on, goes on where it stopped, and finds growth and NaN or inf."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_what_is_no_number_is_told_and_stops_the_run(
         return observations, rewards, *rest
 
     monkeypatch.setattr(ARL2WorldVectorEnv, "step", breaking)
-    expected = {"state": "holds what is no number", "reward": "a reward is no number", "frames": "float32"}
+    expected = {"state": "holds NaN or inf", "reward": "a reward is NaN or inf", "frames": "float32"}
     with pytest.raises(WorldError, match=f"after 3 frames .*{expected[broken]}"):
         main.run(config_of(world, tmp_path, num_steps=4))
     monkeypatch.undo()

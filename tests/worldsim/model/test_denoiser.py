@@ -14,10 +14,9 @@ from torch import Tensor
 from tests.fakes import draw, make_denoiser
 from worldsim.errors import WorldError
 from worldsim.model.attention.base import LONG, attend, attend_in_play
-from worldsim.model.config import DenoiserConfig
+from worldsim.model.config import DenoiserConfig, MemoryKeys, MemoryPhase
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.linear import can_pack
-from worldsim.model.memory.motion import MemoryKeys, MemoryPhase
 from worldsim.model.memory.state import MemoryState
 
 FRAMES = 9  # longer than the window of 3, so that the sink comes into play
