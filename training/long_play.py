@@ -73,7 +73,7 @@ def play(config: LongPlayConfig, out: Path) -> None:
         report.write()
 
     played = play_at_random(
-        game, keys, config.num_frames, seed=config.seed, recordings=out / RECORDINGS, day=day
+        game, keys, config.num_frames, seed=config.seed, recordings=out / RECORDINGS, test=day
     )
     frames = (so_far.num_frames for so_far in played)
     run_on(frames, save, begin=day.num_frames, end=config.num_frames, unit="frame")
