@@ -22,8 +22,9 @@ from worldsim.evaluation.report.report import Report
 from worldsim.play.files import PlayFolders
 from worldsim.play.game import Game, GameSettings
 from worldsim.play.session import PlaySession
+from worldsim.runtime.config import RuntimeSettings
 from worldsim.runtime.device import set_threads
-from worldsim.settings import check_settings, setting
+from worldsim.settings import setting
 from worldsim.storage.files import check_integer
 from worldsim.ui.bindings import bind
 
@@ -33,7 +34,7 @@ SLOTS, RECORDINGS = "day-slots", "day-recordings"
 
 
 @dataclass(kw_only=True, slots=True)
-class LongPlayConfig:
+class LongPlayConfig(RuntimeSettings):
     """How long, and in which world."""
 
     world: str | None = setting(
@@ -47,15 +48,9 @@ class LongPlayConfig:
     num_frames: int = setting(100_000, "Frames in all, those of earlier runs included.", minimum=1)
     seed: int = setting(0, "Of the play and of the frames.", minimum=0)
     rewind_megabytes: int = setting(128, "Room for the moments to rewind to, in 10^6 bytes.", minimum=1)
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N; auto is the first GPU where there is one.")
-    dtype: str = setting("auto", "auto, bf16 or fp32; auto is bf16 where the device computes it directly.")
     compile: str = setting(
         "auto", "How a GPU is given its kernels: none, cudagraphs, inductor, or auto (docs/agents.md)."
     )
-    threads: int = setting(0, "CPU threads to compute with; 0 chooses.", minimum=0)
-
-    def __post_init__(self) -> None:
-        check_settings(self)
 
 
 @entry("long_play", LongPlayConfig)

@@ -8,7 +8,7 @@ the cost of a step on the processor that people play on.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,9 @@ from worldsim.evaluation.report.pictures import write_conversion_plots
 from worldsim.evaluation.report.report import Report, describe_run
 from worldsim.evaluation.statistics import estimate_of
 from worldsim.model.conversion import check_softmax
+from worldsim.runtime.config import RuntimeSettings
 from worldsim.runtime.device import DeviceChoice, choose_device, set_threads
+from worldsim.settings import setting
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 from worldsim.storage.files import without_litter
@@ -66,43 +68,56 @@ RENDERERS = (write_conversion_plots, write_conversion)
 
 
 @dataclass(kw_only=True, slots=True)
-class ReportConversionConfig:
-    """What to compare; `conf/report_conversion.yaml` says what each setting means."""
+class ReportConversionConfig(RuntimeSettings):
+    """What to compare."""
 
-    teacher: str | None = None
-    worlds: list[str] = field(default_factory=list)
-    zeroed: list[str] = field(default_factory=list)
-    data: str = "data/doom-rooms/heldout"
-    out: str = "outputs/conversion"
-    seed: int = 0
-    device: str = "auto"
-    dtype: str = "auto"
-    threads: int = 0
-    denoising_steps: int | None = None
-    commit_level: float | None = None
-    context_frames: int = 32
-    num_rollouts: int = 64
-    horizon: int = max(HORIZONS)
-    batch_size: int = 0
-    early_frame: int = 81
-    late_frame: int = 1005
-    total_frames: int = 921
-    memory_frames: int = 128
-    return_distance: float = 32.0
-    return_angle: float = 4.0
-    return_absence: int = 16
-    parts: list[str] = field(default_factory=lambda: ["cost", "rollouts", "memory"])
-    paper_frames: int = 921
-    paper_steps: int = 4
+    teacher: str | None = setting(None, "A shipped world's name, a folder, or a Hugging Face id.")
+    worlds: list[str] = setting(
+        [],
+        "The worlds to compare with it, each behind the name that tables and plots give it: [NAME:WORLD, "
+        "NAME:WORLD].",
+    )
+    zeroed: list[str] = setting(
+        [],
+        "Names of worlds to roll out a second time, with their recurrent states emptied before every frame.",
+    )
+    data: str = setting("data/doom-rooms/heldout", "Held-out episodes with the worlds' buttons.")
+    out: str = setting("outputs/conversion", "Folder of the report.")
+    seed: int = setting(0, "Of the noise, and of all else that is drawn.", minimum=0)
+    denoising_steps: int | None = setting(
+        None, "Denoising passes a frame, for all worlds; null is each world's own number."
+    )
+    commit_level: float | None = setting(
+        None, "Noise level at commit, for all worlds; null is each world's own."
+    )
+    context_frames: int = setting(32, "Real frames watched before each roll-out.", minimum=1)
+    num_rollouts: int = setting(64, "Roll-outs, from different places.", minimum=1)
+    horizon: int = setting(max(HORIZONS), "Frames of a roll-out.", minimum=1)
+    batch_size: int = setting(0, "Roll-outs at a time; 0 chooses.", minimum=0)
+    early_frame: int = setting(
+        81, "Step time and bytes are compared at this frame and at late_frame.", minimum=1
+    )
+    late_frame: int = setting(1005, "The later one of the two.")
+    total_frames: int = setting(921, "Wall clock and peak memory are those of so many frames.", minimum=1)
+    memory_frames: int = setting(
+        128, "Of part memory: real frames watched, while which the state is emptied once.", minimum=1
+    )
+    return_distance: float = setting(
+        32.0, "Of part memory: how near to a place the player must come back, in the game's units."
+    )
+    return_angle: float = setting(4.0, "Of part memory: how near the heading must come back, in degrees.")
+    return_absence: int = setting(16, "Of part memory: frames for which the place was out of view.")
+    parts: list[str] = setting(
+        ["cost", "rollouts", "memory"],
+        "What to measure: in_turn (a step late over a step early, taken in turn), cost (all step times, "
+        "bytes), rollouts (PSNR), memory (what is lost without the state), paper_shape (random weights at "
+        "the shape of the paper's model; needs a GPU).",
+    )
+    paper_frames: int = setting(921, "Of part paper_shape: frames of video.", minimum=1)
+    paper_steps: int = setting(4, "Of part paper_shape: denoising steps.", minimum=1)
 
     def __post_init__(self) -> None:
-        for name in ("seed", "threads", "batch_size"):
-            if getattr(self, name) < 0:
-                raise WorldError(f"{name} must be at least 0, got {getattr(self, name)}")
-        counts = ("context_frames", "num_rollouts", "horizon", "early_frame", "total_frames")
-        for name in (*counts, "memory_frames", "paper_frames", "paper_steps"):
-            if getattr(self, name) < 1:
-                raise WorldError(f"{name} must be at least 1, got {getattr(self, name)}")
+        RuntimeSettings.__post_init__(self)
         if self.late_frame <= self.early_frame:
             raise WorldError(f"late_frame {self.late_frame} must be after early_frame {self.early_frame}")
         if not self.parts or not set(self.parts) <= set(PARTS):
@@ -150,14 +165,14 @@ def main(config: ReportConversionConfig) -> None:
     """Check everything, measure, write what was measured after each part."""
     choice = choose_device(config.device, config.dtype)
     set_threads(config.threads)
-    check_settings(config, choice)
+    check_possible(config, choice)
     out = Path(config.out)
     with locked_folder(out):
         Comparison(config, choice, out).measure()
         print(f"written to {out}: {', '.join(path.name for path in without_litter(out.iterdir()))}")
 
 
-def check_settings(config: ReportConversionConfig, choice: DeviceChoice) -> None:
+def check_possible(config: ReportConversionConfig, choice: DeviceChoice) -> None:
     """Raise `WorldError` where nothing was asked for, or what can't be done here."""
     if config.teacher is None and config.parts != ["paper_shape"]:
         raise WorldError("nothing to compare: give teacher= and worlds=, or parts=[paper_shape] alone")

@@ -230,7 +230,7 @@ def test_an_altered_file_is_not_given_a_new_checksum(world: Path, data: Path, tm
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"frames": "dreamt"}, "frames must be drawn or given, got 'dreamt'"),
+        ({"frames": "dreamt"}, "frames must be one of drawn, given, got 'dreamt'"),
         ({"num_episodes": -1}, "num_episodes must be at least 0"),
         ({"compile": "fast"}, "compile must be one of"),
     ],

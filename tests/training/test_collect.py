@@ -248,9 +248,9 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
     ("overrides", "message"),
     [
         (["episode_frames=1"], "episode_frames must be at least 2, got 1"),
-        (["seed=2000"], "seed must be 0 to 1999, got 2000"),
-        (["policy=recorded"], f"policy must be mixed or one of {', '.join(PLAYERS)}, got 'recorded'"),
-        (["policy=keyboard"], f"policy must be mixed or one of {', '.join(PLAYERS)}, got 'keyboard'"),
+        (["seed=2000"], "seed must be at most 1999, got 2000"),
+        (["policy=recorded"], f"policy must be one of mixed, {', '.join(PLAYERS)}, got 'recorded'"),
+        (["policy=keyboard"], f"policy must be one of mixed, {', '.join(PLAYERS)}, got 'keyboard'"),
         (
             ["policy=loop"],
             "players that tour need a map, as games of doom-fresh-rooms tell it: the game 'doom-r",

@@ -19,9 +19,9 @@ from worldsim.evaluation.quality.outcome_predictions import (
     predict_recordings,
 )
 from worldsim.outcome import OutcomeConfig
-from worldsim.runtime.config import RuntimeConfig
+from worldsim.runtime.config import RuntimeSettings
 from worldsim.runtime.cuda_graphs import COMPILE_MODES
-from worldsim.settings import REQUIRED, check_settings, setting
+from worldsim.settings import REQUIRED, setting
 from worldsim.simulator import Simulator, open_simulator
 
 FEW_ENDS = 20
@@ -29,7 +29,7 @@ FEW_ENDS = 20
 
 
 @dataclass(kw_only=True, slots=True)
-class CalibrationConfig:
+class CalibrationConfig(RuntimeSettings):
     """How a world's ends are calibrated."""
 
     world: str = setting(
@@ -65,21 +65,12 @@ class CalibrationConfig:
     seed: int = setting(
         0, "Of the noise that frames are drawn from, and of all else that is drawn.", minimum=0
     )
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N; auto is the first GPU where there is one.")
-    dtype: str = setting("auto", "auto, bf16 or fp32; auto is bf16 where the device computes it directly.")
     compile: str = setting("auto", "How a GPU is given its kernels (docs/agents.md).", choices=COMPILE_MODES)
-    threads: int = setting(0, "CPU threads to compute with; 0 chooses.", minimum=0)
-
-    def __post_init__(self) -> None:
-        check_settings(self)
 
 
 def load_simulator(config: CalibrationConfig) -> Simulator:
     """Load the world, to draw its frames in its own way."""
-    runtime = RuntimeConfig(
-        device=config.device, dtype=config.dtype, compile=config.compile, threads=config.threads
-    )
-    simulator = open_simulator(config.world, runtime)
+    simulator = open_simulator(config.world, config.runtime())
     how = f"on {simulator.device_choice}, {simulator.compile_choice}"
     print(f"world {simulator.world.identity}, {simulator.sampler.num_steps} denoising steps, {how}")
     return simulator
