@@ -1,4 +1,4 @@
-"""The trainings and reports of `tests/test_public.py`: their commands, and what of a report stays the same."""
+"""The trainings and reports of `tests/test_public.py`: their commands, and what is steady in a report."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -210,3 +211,118 @@ def test_banned_patterns_are_absent() -> None:
                 f"{file}:{number} {name}: {line.strip()}" for name, ban in bans.items() if ban.search(line)
             ]
     report(problems)
+
+
+# What a user imports, and what `python -m training.X` runs. All else lies in a folder of meaning.
+ROOTS = {
+    "worldsim": {
+        "actions",
+        "codec",
+        "errors",
+        "outcome",
+        "sampler",
+        "sb3",
+        "settings",
+        "simulator",
+        "starts",
+        "state",
+    },
+    "training": {
+        *(
+            "calibrate",
+            "codec",
+            "collect",
+            "convert",
+            "evaluate",
+            "features",
+            "finetune",
+            "long_play",
+            "matched",
+        ),
+        *("outcome_heads", "pretrain", "report_conversion", "rl", "select_layers"),
+    },
+}
+MAX_MODULES = 15
+
+
+def folders() -> list[Path]:
+    """Return the folders of the packages, relative to the project's root."""
+    return sorted({file.parent for file in project_files() if len(file.parts) > 1})
+
+
+def modules_of(folder: Path) -> set[str]:
+    return {path.stem for path in (ROOT / folder).glob("*.py")} - {"__init__", "__main__"}
+
+
+@pytest.mark.parametrize("package", sorted(ROOTS))
+def test_the_root_of_a_package_is_its_face(package: str) -> None:
+    assert modules_of(Path(package)) == ROOTS[package]
+
+
+def test_every_folder_says_what_it_holds_and_holds_few_modules() -> None:
+    problems = []
+    for folder in folders():
+        text = ast.get_docstring(parse(folder / "__init__.py")) or ""
+        count = len(modules_of(folder))
+        if not text.split("\n")[0].endswith("."):
+            problems.append(f"{folder}/__init__.py needs a sentence that says what the folder holds")
+        if not 2 <= count <= MAX_MODULES:
+            problems.append(f"{folder} holds {count} modules, not 2 to {MAX_MODULES}")
+    report(problems)
+
+
+def test_no_module_repeats_the_name_of_its_folder() -> None:
+    report(
+        [
+            f"{folder / module}.py: its folder says {folder.name} already"
+            for folder in folders()
+            for module in modules_of(folder)
+            if module.startswith(f"{folder.name}_")
+        ]
+    )
+
+
+QUESTIONS = re.compile(r"(What|Which|How|Who|Whether|Where|Does|Why)\b")
+
+
+def test_module_docstrings_are_headings() -> None:
+    texts = {file: ast.get_docstring(parse(file)) or "" for file in project_files()}
+    report(
+        [
+            f"{file}: {text.splitlines()[0]!r} is a question; write a noun phrase, as for a heading"
+            for file, text in texts.items()
+            if QUESTIONS.match(text)
+        ]
+    )
+
+
+def room_of(module: str) -> str:
+    """Return the folder of a module; modules in the root of a package stand for themselves."""
+    parts = module.split(".")
+    if (ROOT / Path(*parts)).is_dir() or len(parts) <= 2:
+        return module
+    return ".".join(parts[:-1])
+
+
+def rooms() -> dict[str, set[str]]:
+    """Return which folders each folder imports from, by their dotted names."""
+    found: dict[str, set[str]] = {}
+    for file in project_files():
+        if len(file.parts) == 1:
+            continue
+        here = room_of(".".join(file.with_suffix("").parts).removesuffix(".__init__"))
+        for node in ast.walk(parse(file)):
+            if not isinstance(node, ast.ImportFrom) or (node.module or "").split(".")[0] not in PACKAGES:
+                continue
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                is_module = (ROOT / Path(*name.split("."))).with_suffix(".py").exists()
+                found.setdefault(here, set()).add(room_of(name if is_module else node.module or ""))
+    return {room: others - {room} for room, others in found.items()}
+
+
+def test_folders_import_each_other_in_no_circle() -> None:
+    try:
+        tuple(TopologicalSorter(rooms()).static_order())
+    except CycleError as error:
+        pytest.fail(f"these import each other in a circle: {' <- '.join(error.args[1])}")

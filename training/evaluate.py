@@ -25,7 +25,8 @@ from training.suites.endurance import EnduranceConfig, benchmark_endurance
 from training.suites.settings import ConsistencyConfig
 from training.suites.throughput import benchmark_env
 from worldsim.errors import WorldError
-from worldsim.evaluation.cost.step_time import startup_seconds, step_cost
+from worldsim.evaluation.cost.startup_time import startup_seconds
+from worldsim.evaluation.cost.step_time import step_cost
 from worldsim.evaluation.inputs.clips import Recordings
 from worldsim.evaluation.quality.controllability import PAIRS, opposite_action_test
 from worldsim.evaluation.quality.idle import idle_hold
@@ -40,11 +41,12 @@ from worldsim.evaluation.quality.rollouts import (
 )
 from worldsim.evaluation.report import report
 from worldsim.evaluation.report.targets import format_table, judge
+from worldsim.runtime.config import RuntimeConfig
 from worldsim.runtime.cuda_graphs import COMPILE_MODES
 from worldsim.runtime.device import choose_device, set_threads
-from worldsim.simulator import Simulator
+from worldsim.simulator import open_simulator
 from worldsim.storage.files import without_litter
-from worldsim.world.world import World, shipped_worlds
+from worldsim.world.world import shipped_worlds
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ("env", "endurance")
@@ -240,20 +242,20 @@ class Evaluation:
     """
 
     def __init__(self, config: EvaluateConfig, out: Path) -> None:
-        choice = choose_device(config.device, config.dtype)
-        set_threads(config.threads)
         self.config, self.out = config, out
-        self.world = World.from_pretrained(
-            config.world or first_world(), device=choice.device, dtype=choice.dtype
+        runtime = RuntimeConfig(
+            device=config.device,
+            dtype=config.dtype,
+            denoising_steps=config.denoising_steps,
+            compile="none",
+            threads=config.threads,
         )
+        self.simulator = open_simulator(config.world or first_world(), runtime)
+        self.world, choice = self.simulator.world, self.simulator.device_choice
         described = self.world.config
         self.recordings = Recordings(
             Path(config.data), described.actions, (described.height, described.width), config.num_episodes
         )
-        sampler = described.sampler
-        if config.denoising_steps is not None:
-            sampler = replace(sampler, num_steps=config.denoising_steps)
-        self.simulator = Simulator(self.world, sampler)
         self.batch_size = config.batch_size or (64 if choice.device.type == "cuda" else 16)
         self.parts: dict[str, Any] = {}
         self._run = report.describe_run(
@@ -268,7 +270,7 @@ class Evaluation:
         horizon = max(config.horizon, config.next_frames) if "rollout" in config.chosen_parts else 0
         self.recordings.choose(config.context_frames + horizon, 1, config.seed)
         frames = sum(self.recordings.lengths)
-        print(f"world {self.world.identity}, {sampler.num_steps} denoising steps, on {choice}")
+        print(f"world {self.world.identity}, {self.simulator.sampler.num_steps} denoising steps, on {choice}")
         print(f"{len(self.recordings.episodes)} episodes, {frames} frames in {config.data}", flush=True)
 
     def measure(self, part: str) -> None:

@@ -20,20 +20,22 @@ from training.evaluate import prepared_folder
 from worldsim.errors import WorldError
 from worldsim.evaluation.cost import paper_shape
 from worldsim.evaluation.cost.attention_speed import fastest_attention, measure_attention
-from worldsim.evaluation.cost.step_time import random_actions, trace_steps
-from worldsim.evaluation.cost.step_time_ratio import compare_ages
+from worldsim.evaluation.cost.step_time import (
+    AROUND,
+    compare_ages,
+    random_actions,
+    summarize_trace,
+    trace_steps,
+)
 from worldsim.evaluation.inputs.clips import Clip, Recordings
 from worldsim.evaluation.inputs.returns import ReturnClip, ReturnSettings, choose_returns
 from worldsim.evaluation.memory.conversion import (
-    AROUND,
     HORIZONS,
     Contestant,
     check_can_forget,
     check_comparable,
     chosen_sampler,
     describe,
-    estimate_of,
-    summarize_cost,
     summarize_quality,
     summarize_references,
 )
@@ -48,6 +50,7 @@ from worldsim.evaluation.memory.span import (
 from worldsim.evaluation.quality.rollouts import FrameScores, RolloutSettings, roll_out
 from worldsim.evaluation.report.conversion_markdown import NUMBERS_FILE, write_conversion
 from worldsim.evaluation.report.report import describe_run
+from worldsim.evaluation.statistics import estimate_of
 from worldsim.model.conversion import check_softmax
 from worldsim.runtime.device import DeviceChoice, choose_device, set_threads
 from worldsim.simulator import Simulator
@@ -335,7 +338,7 @@ class Comparison:
         state = self._first_state(simulator)  # frames are counted from the first
         actions = random_actions(simulator, 1, config.cost_frames, config.seed)
         trace = trace_steps(simulator, state, actions, show_progress=True)
-        return summarize_cost(trace, config.early_frame, config.late_frame, config.total_frames)
+        return summarize_trace(trace, config.early_frame, config.late_frame, config.total_frames)
 
     def _quality(self, contestant: Contestant, scores: dict[str, FrameScores]) -> None:
         """Roll out, and compare with the roll-outs of those before."""

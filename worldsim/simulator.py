@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,12 +17,23 @@ from worldsim.model.frame_context import FrameContext
 from worldsim.model.inspection import LayerReading, inspect_layers
 from worldsim.model.memory.state import MemoryState
 from worldsim.outcome import Outcome, outcome_of
-from worldsim.runtime.cuda_graphs import compiler_of
+from worldsim.runtime.config import RuntimeConfig
+from worldsim.runtime.cuda_graphs import CompileChoice, choose_compile, compiler_of
+from worldsim.runtime.device import DeviceChoice, choose_device, set_threads
 from worldsim.runtime.isolation import isolated, ordinary
 from worldsim.runtime.noise_prefetch import NoiseAhead
-from worldsim.sampler import COMMIT_FRAME, DRAW_FRAME, SamplerConfig, draw_noise, sample
+from worldsim.sampler import (
+    COMMIT_FRAME,
+    DRAW_FRAME,
+    MAX_NOISE_SCALE,
+    MAX_STEPS,
+    SamplerConfig,
+    draw_noise,
+    sample,
+)
 from worldsim.state import WorldState
-from worldsim.world.world import Start, World
+from worldsim.storage.files import check_integer, check_number
+from worldsim.world.world import Start, World, shipped_worlds
 
 BUILT = ("_run_predict", "_run_commit", "_run_step", "_run_outcome")
 """What `compile` makes, anew in each process."""
@@ -51,6 +63,10 @@ class Simulator:
         frames_device: Where frames are returned and kept.
         compile: Mode of `worldsim.runtime.cuda_graphs.CompileChoice`: in which way kernels are launched.
         noise_ahead: Draw the next frame's noise while this one is computed.
+
+    Attributes:
+        device_choice: Where it computes, and why; `open_simulator` says more.
+        compile_choice: How its kernels are launched, and why.
     """
 
     def __init__(
@@ -67,12 +83,13 @@ class Simulator:
         self.frames_device = torch.device(frames_device)
         shape = world.denoiser.latent_shape
         self._noise_ahead = NoiseAhead(shape, world.device) if noise_ahead else None
-        self._compile = compile
+        self.device_choice = DeviceChoice(world.device, world.dtype, "the world was loaded so")
+        self.compile_choice = CompileChoice(compile, "as asked")
         self._is_eager = compile == "none"
         self._build()
 
     def _build(self) -> None:
-        build = compiler_of(self._compile, self.world.device)
+        build = compiler_of(self.compile_choice.mode, self.world.device)
         self._run_predict, self._run_commit = build(self._predict), build(self._commit)
         self._run_step, self._run_outcome = build(self._step), build(self._outcome)
 
@@ -271,3 +288,77 @@ class Simulator:
         heads, meaning = self.world.denoiser.outcome, self.world.config.outcome
         assert heads is not None and meaning is not None, "asked for where there are heads"
         return meaning.decode(*heads(summary))
+
+
+@isolated
+def open_world(world: str | Path | World | None, runtime: RuntimeConfig) -> tuple[World, DeviceChoice]:
+    """Load a world where a `RuntimeConfig` says; returns it, and where that is and why.
+
+    Args:
+        world: Name of a world that ships, a folder, an id on the Hugging Face Hub, or a loaded world; None is
+            the first that ships.
+        runtime: Of it, `threads`, `device` and `dtype` are read.
+
+    Raises:
+        WorldError: If the world, or one of the settings, is not there or not valid.
+    """
+    if runtime.threads is not None:
+        set_threads(runtime.threads)
+    if isinstance(world, World):
+        if (str(runtime.device), runtime.dtype) != ("auto", "auto"):
+            raise WorldError("a loaded world stays where it is: device and dtype go with a name or a folder")
+        return world, DeviceChoice(world.device, world.dtype, "the world was loaded so")
+    if not isinstance(world, str | Path | None):
+        raise WorldError(f"world must be a name, a folder or a loaded world, got {type(world).__name__}")
+    if world is None:
+        worlds = shipped_worlds()
+        if not worlds:
+            raise WorldError("no world ships with this copy: name one, world=FOLDER")
+        world = worlds[0]
+    choice = choose_device(runtime.device, runtime.dtype)
+    with torch.random.fork_rng(devices=[]):  # networks are made of random numbers before they are filled
+        return World.from_pretrained(world, device=choice.device, dtype=choice.dtype), choice
+
+
+@isolated
+def open_simulator(
+    world: str | Path | World | None,
+    runtime: RuntimeConfig,
+    *,
+    batch_size: int = 1,
+    frames_on_device: bool = False,
+) -> Simulator:
+    """Load a world and return what steps it, as a `RuntimeConfig` says.
+
+    Args:
+        world: As in `open_world`.
+        runtime: How it is computed.
+        batch_size: Dreams that will be stepped together.
+        frames_on_device: Leave frames where they are decoded instead of bringing them to the CPU.
+
+    Raises:
+        WorldError: If the world, or one of the settings, is not there or not valid.
+    """
+    world, device_choice = open_world(world, runtime)
+    sampler = _change_sampler(world.config.sampler, runtime)
+    launch = choose_compile(runtime.compile, world.device, grows=bool(world.config.denoiser.full_layers))
+    simulator = Simulator(
+        world,
+        sampler,
+        world.device if frames_on_device else "cpu",
+        compile=launch.mode,
+        # A CPU has nothing else to do it with, and the few numbers of one dream are drawn at once.
+        noise_ahead=world.device.type == "cuda" and batch_size > 1,
+    )
+    simulator.device_choice, simulator.compile_choice = device_choice, launch
+    return simulator
+
+
+def _change_sampler(sampler: SamplerConfig, runtime: RuntimeConfig) -> SamplerConfig:
+    if runtime.denoising_steps is not None:
+        num_steps = check_integer(runtime.denoising_steps, "denoising steps", 1, MAX_STEPS)
+        sampler = replace(sampler, num_steps=num_steps)
+    if runtime.noise_scale is not None:
+        scale = check_number(runtime.noise_scale, "noise_scale", 0, MAX_NOISE_SCALE)
+        sampler = replace(sampler, noise_scale=scale)
+    return sampler

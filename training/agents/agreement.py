@@ -1,6 +1,4 @@
-"""Whether a dream judges players as its game does: the same players in both, beside each other."""
-
-# E episodes, P players
+"""Agreement of a dream and its game on the same players: returns, rates of ends, rank correlation."""
 
 from __future__ import annotations
 
@@ -11,47 +9,17 @@ from typing import Any
 import numpy as np
 
 from training.agents.episodes import Episodes
-from worldsim.evaluation.metrics import bootstrap
 from worldsim.evaluation.report.targets import align
+from worldsim.evaluation.statistics import Estimate, event_rate, rank_correlation
 
 PER_FRAMES = 1000
-MOST_UNSEEN = 3.689
-"""Expected ends of which none is seen in 2.5 % of cases, -ln 0.025: the upper end where none was."""
 LEAST_PLAYERS = 3
 """Fewer have no order worth a number."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EndRate:
-    """How often a player's episodes end.
-
-    Attributes:
-        per_1000: Ends in 1,000 frames. Frames of episodes that were cut off count, too.
-        low: Lower end of the 95 % interval from resampling episodes, or None if there is only one. Where none
-            ended it is that of a Poisson distribution.
-        high: Its upper end.
-    """
-
-    per_1000: float
-    low: float | None
-    high: float | None
-
-    def __str__(self) -> str:
-        interval = "" if self.low is None else f" ({self.low:.1f} to {self.high:.1f})"
-        return f"{self.per_1000:.1f}{interval}"
-
-
-def end_rate(episodes: Episodes, seed: int = 0) -> EndRate:
-    """Return how often these episodes end: the estimate of a constant hazard with cut-off episodes."""
-    num_frames = int(episodes.frames.sum())
-    is_end = np.zeros(num_frames)
-    is_end[np.cumsum(episodes.frames) - 1] = episodes.terminated
-    of_episode = np.repeat(np.arange(len(episodes.frames)), episodes.frames)
-    found = bootstrap(PER_FRAMES * is_end, of_episode.tolist(), seed)
-    high = found.high
-    if high is not None and not episodes.terminated.any():
-        high = PER_FRAMES * MOST_UNSEEN / num_frames
-    return EndRate(per_1000=found.mean, low=found.low, high=high)
+def end_rate(episodes: Episodes, seed: int = 0) -> Estimate:
+    """Return how many of these episodes end in 1,000 frames; frames of those that were cut off count, too."""
+    return event_rate(episodes.terminated, episodes.frames, PER_FRAMES, seed)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,8 +39,8 @@ class Agreement:
     learned_in_dreams: bool
     dream_return: float
     real_return: float
-    dream_ends: EndRate
-    real_ends: EndRate
+    dream_ends: Estimate
+    real_ends: Estimate
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object."""
@@ -80,7 +48,7 @@ class Agreement:
             "learned_in_dreams": self.learned_in_dreams,
             "return": {"dream": self.dream_return, "real": self.real_return},
             "ends_per_1000_frames": {
-                name: {"rate": rate.per_1000, "low": rate.low, "high": rate.high}
+                name: {"rate": rate.mean, "low": rate.low, "high": rate.high}
                 for name, rate in (("dream", self.dream_ends), ("real", self.real_ends))
             },
         }
@@ -98,8 +66,8 @@ def compare(label: str, dream: Episodes, real: Episodes, *, learned_in_dreams: b
     )
 
 
-def rank_correlation(players: Sequence[Agreement]) -> float | None:
-    """Return Spearman's correlation of the mean returns in the dream and in the game, -1 to 1.
+def agreement_on_ranks(players: Sequence[Agreement]) -> float | None:
+    """Return the rank correlation of the mean returns in the dream and in the game, -1 to 1.
 
     Of the players that did not learn in dreams: those are the ones that a dream can be judged by. None if
     there are fewer than three, or one side tells none apart.
@@ -107,17 +75,8 @@ def rank_correlation(players: Sequence[Agreement]) -> float | None:
     judged = [player for player in players if not player.learned_in_dreams]
     if len(judged) < LEAST_PLAYERS:
         return None
-    dream = _ranks(np.array([player.dream_return for player in judged]))
-    real = _ranks(np.array([player.real_return for player in judged]))
-    if dream.std() == 0 or real.std() == 0:
-        return None
-    return float(np.corrcoef(dream, real)[0, 1])
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Return the rank of each of `[P]` values from 0 on; equal ones share the mean of theirs."""
-    below, equal = values[:, None] > values, values[:, None] == values
-    return below.sum(axis=1) + (equal.sum(axis=1) - 1) / 2
+    dream, real = ([player.dream_return for player in judged], [player.real_return for player in judged])
+    return rank_correlation(np.array(dream), np.array(real))
 
 
 def format_agreement(players: Sequence[Agreement]) -> str:
@@ -127,9 +86,9 @@ def format_agreement(players: Sequence[Agreement]) -> str:
     ]
     for player in players:
         returns = f"{player.dream_return:.1f}", f"{player.real_return:.1f}"
-        ends = str(player.dream_ends), str(player.real_ends)
+        ends = _rate(player.dream_ends), _rate(player.real_ends)
         rows.append((player.label, "dreams" if player.learned_in_dreams else "", *returns, *ends))
-    correlation = rank_correlation(players)
+    correlation = agreement_on_ranks(players)
     num_judges = sum(not player.learned_in_dreams for player in players)
     verdict = (
         "no rank correlation: that needs three players that did not learn in dreams, of different returns"
@@ -137,3 +96,8 @@ def format_agreement(players: Sequence[Agreement]) -> str:
         else f"rank correlation of returns of {num_judges} that did not learn in dreams: {correlation:.2f}"
     )
     return f"{align(rows)}\n{verdict}"
+
+
+def _rate(rate: Estimate) -> str:
+    interval = "" if rate.low is None else f" ({rate.low:.1f} to {rate.high:.1f})"
+    return f"{rate.mean:.1f}{interval}"

@@ -8,9 +8,10 @@ from training.agents.settings import RLConfig
 from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.errors import WorldError
 from worldsim.games.scenarios import SCENARIOS
-from worldsim.runtime.device import choose_device
+from worldsim.runtime.config import RuntimeConfig
+from worldsim.simulator import open_world
 from worldsim.starts import draw_starts
-from worldsim.world.world import World, find_world, read_config
+from worldsim.world.world import find_world, read_config
 
 GPU_ENVS, CPU_ENVS = 256, 8
 WATCHED_AT_ONCE = 32
@@ -29,8 +30,7 @@ def load_dreams(config: RLConfig, num_envs: int = 0) -> ARL2WorldVectorEnv:
     Raises:
         WorldError: If the world, or the folder of recorded episodes, is not there or not valid.
     """
-    choice = choose_device(config.device, config.dtype)
-    world = World.from_pretrained(config.world, device=choice.device, dtype=choice.dtype)
+    world, choice = open_world(config.world, RuntimeConfig(device=config.device, dtype=config.dtype))
     described, starts = world.config, None
     if config.starts is not None:
         starts = draw_starts(

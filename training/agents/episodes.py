@@ -21,8 +21,8 @@ from policies.base import Policy
 from policies.ppo import PPOPolicy
 from training.agents.game_process import Game, begin_game, interrupts_are_for_the_parent
 from worldsim.envs.vector import ARL2WorldVectorEnv
-from worldsim.evaluation.metrics import bootstrap
 from worldsim.evaluation.report.targets import align
+from worldsim.evaluation.statistics import estimate_of
 from worldsim.games.doom_env import EVALUATION_SEEDS
 
 DREAM_SEEDS = 4_000_000_000
@@ -80,14 +80,9 @@ class Episodes:
 
 
 def _spread(values: np.ndarray) -> dict[str, Any]:
-    estimate = bootstrap(values, range(len(values)))
-    return {
-        "mean": estimate.mean,
-        "low": estimate.low,
-        "high": estimate.high,
-        "std": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-        "median": float(np.median(values)),
-    }
+    found = estimate_of(values, range(len(values)))
+    del found["count"]
+    return found | {"std": float(np.std(values, ddof=1)) if len(values) > 1 else None}
 
 
 def format_scores(scores: dict[str, dict[str, Any]]) -> str:

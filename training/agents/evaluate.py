@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from policies.ppo import DESCRIPTION_FILE, load_policy
-from training.agents.agreement import compare, format_agreement, rank_correlation
+from training.agents.agreement import agreement_on_ranks, compare, format_agreement
 from training.agents.dreams import load_dreams, scenario_of
 from training.agents.episodes import Contender, Episodes, format_scores, play_dreams, play_games
 from training.agents.settings import RLConfig
@@ -76,7 +76,7 @@ def compare_envs(
         for one in contenders
     ]
     by_label = {player.label: player.to_json() for player in players}
-    found = {"rank_correlation": rank_correlation(players), "policies": by_label}
+    found = {"rank_correlation": agreement_on_ranks(players), "policies": by_label}
     report.write_json(path, head | found)
     print(f"\nthe dream beside the game\n{format_agreement(players)}\n\nwritten to {path}")
 

@@ -19,11 +19,10 @@ from worldsim.evaluation.quality.outcome_predictions import (
     why_not_judged,
 )
 from worldsim.outcome import OutcomeConfig
-from worldsim.runtime.cuda_graphs import COMPILE_MODES, choose_compile
-from worldsim.runtime.device import choose_device, set_threads
+from worldsim.runtime.config import RuntimeConfig
+from worldsim.runtime.cuda_graphs import COMPILE_MODES
 from worldsim.settings import REQUIRED, check_settings, setting
-from worldsim.simulator import Simulator
-from worldsim.world import World
+from worldsim.simulator import Simulator, open_simulator
 
 FEW_ENDS = 20
 """With fewer of them a threshold is chosen by chance; that is said."""
@@ -77,12 +76,13 @@ class CalibrationConfig:
 
 def load_simulator(config: CalibrationConfig) -> Simulator:
     """Load the world, to draw its frames in its own way."""
-    choice = choose_device(config.device, config.dtype)
-    set_threads(config.threads)
-    world = World.from_pretrained(config.world, device=choice.device, dtype=choice.dtype)
-    launch = choose_compile(config.compile, choice.device, grows=bool(world.config.denoiser.full_layers))
-    print(f"world {world.identity}, {world.config.sampler.num_steps} denoising steps, on {choice}, {launch}")
-    return Simulator(world, compile=launch.mode)
+    runtime = RuntimeConfig(
+        device=config.device, dtype=config.dtype, compile=config.compile, threads=config.threads
+    )
+    simulator = open_simulator(config.world, runtime)
+    how = f"on {simulator.device_choice}, {simulator.compile_choice}"
+    print(f"world {simulator.world.identity}, {simulator.sampler.num_steps} denoising steps, {how}")
+    return simulator
 
 
 def open_recordings(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from worldsim.errors import WorldError
-from worldsim.evaluation.cost.step_time_growth import EARLY, MARKS, measure_flatness
+from worldsim.evaluation.cost.step_time import EARLY, MARKS, measure_growth
 from worldsim.evaluation.inputs.out_and_back import ReturnSet
 from worldsim.evaluation.memory.continuation import (
     FRESH_ROOMS,
@@ -247,7 +247,7 @@ def measure_cost(suite: Suite, part: dict[str, Any]) -> None:
         if name in suite.zeroed:
             continue  # it would cost the same
         state = batch.clips.begin_dreams(simulator, 1, suite.run.seed).rows([0])
-        part["worlds"][name] = measure_flatness(
+        part["worlds"][name] = measure_growth(
             simulator, state, marks=marks, seed=suite.run.seed, show_progress=True
         )
 

@@ -10,8 +10,8 @@ from typing import Any
 from worldsim.errors import WorldError
 from worldsim.evaluation.cost.throughput import format_throughput, measure_game, measure_throughput
 from worldsim.evaluation.report import report
-from worldsim.runtime.device import choose_device
-from worldsim.world import World
+from worldsim.runtime.config import RuntimeConfig
+from worldsim.simulator import open_world
 
 ENV_REPORT_FILE = "env.json"
 GAME_STEPS = 2000
@@ -37,8 +37,7 @@ def benchmark_env(
 
     Settings are those of `conf/evaluate.yaml`; `min_steps` 0 is what suits the device.
     """
-    choice = choose_device(device, dtype)
-    loaded = World.from_pretrained(world, device=choice.device, dtype=choice.dtype)
+    loaded, choice = open_world(world, RuntimeConfig(device=device, dtype=dtype))
     print(f"world {loaded.identity}, on {choice}", flush=True)
     measured = measure_throughput(
         loaded,

@@ -18,19 +18,16 @@ import torch
 from worldsim.envs.state_checks import check_state
 from worldsim.envs.vector_arguments import plain
 from worldsim.errors import WorldError
-from worldsim.runtime.cuda_graphs import choose_compile
-from worldsim.runtime.device import DeviceChoice, choose_device
+from worldsim.runtime.config import RuntimeConfig
 from worldsim.runtime.isolation import isolated
-from worldsim.sampler import MAX_STEPS, SamplerConfig
-from worldsim.simulator import Simulator
+from worldsim.simulator import open_simulator
 from worldsim.starts import Start
 from worldsim.state import WorldState
-from worldsim.storage.files import MAX_NAME, check_bool, check_integer, check_number, shown
-from worldsim.world.world import World, WorldConfig, shipped_worlds
+from worldsim.storage.files import MAX_NAME, check_bool, shown
+from worldsim.world import World, WorldConfig
 
 Env = TypeVar("Env")
 
-MAX_NOISE_SCALE = 100.0
 MAX_WATCHED_BYTES = 2**29
 """How much is kept of states after start moments, so that a second reset need not watch the frames again."""
 
@@ -39,16 +36,11 @@ class EnvWorld:
     """A loaded world as environments need it.
 
     Args:
-        world: Name of a world that ships, a folder, an id on the Hugging Face Hub, or a loaded world; by
-            default the first that ships.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`; a loaded world stays where it is.
-        dtype: `auto`, `bfloat16` or `float32`; a loaded world stays as it is.
-        denoising_steps: Denoising passes a frame, instead of the world's own number.
-        noise_scale: Standard deviation of the noise that frames are drawn from, instead of the world's own.
-        keep_frames_on_device: Leave frames where they are decoded instead of bringing them to the CPU.
+        world: As in `worldsim.simulator.open_world`.
+        runtime: How it is computed.
         starts: Start moments to begin from, instead of the world's own.
-        compile: `auto`, `none`, `cudagraphs` or `inductor`; see `worldsim.runtime.cuda_graphs`.
         batch_size: Dreams that will be stepped together.
+        frames_on_device: Leave frames where they are decoded instead of bringing them to the CPU.
         discrete_actions: Whether an action is one number, see `ActionLayout.from_number`.
 
     Raises:
@@ -58,35 +50,22 @@ class EnvWorld:
     @isolated
     def __init__(
         self,
-        world: str | Path | World | None = None,
-        device: str | torch.device = "auto",
-        dtype: str | torch.dtype = "auto",
-        denoising_steps: int | None = None,
-        noise_scale: float | None = None,
+        world: str | Path | World | None,
+        runtime: RuntimeConfig,
         *,
-        keep_frames_on_device: bool = False,
         starts: Sequence[Start] | None = None,
-        compile: str = "auto",
         batch_size: int = 1,
+        frames_on_device: bool = False,
         discrete_actions: bool = False,
     ) -> None:
-        self.device_choice, self.world = _load(world, device, dtype)
+        self.simulator = open_simulator(
+            world or None, runtime, batch_size=batch_size, frames_on_device=frames_on_device
+        )
+        self.world = self.simulator.world
         config = self.world.config
         self._starts = self.world.starts if starts is None else _check_starts(starts, config)
         if not self._starts:
             raise WorldError(f"world {config.name!r} has no start moments to begin from")
-        sampler = _change_sampler(config.sampler, denoising_steps, noise_scale)
-        device = self.world.device
-        grows = bool(config.denoiser.full_layers)
-        self.compile_choice = choose_compile(compile, device, grows=grows)
-        self.simulator = Simulator(
-            self.world,
-            sampler,
-            device if keep_frames_on_device else "cpu",
-            compile=self.compile_choice.mode,
-            # A CPU has nothing else to do it with, and the few numbers of one dream are drawn at once.
-            noise_ahead=device.type == "cuda" and batch_size > 1,
-        )
         self.observation_space = gym.spaces.Box(0, 255, (config.height, config.width, 3), np.uint8)
         self.discrete_actions = check_bool(discrete_actions, "discrete_actions")
         actions = config.actions
@@ -246,18 +225,6 @@ def whole_if_possible(rate: float) -> int | float:
     return int(rate) if rate == int(rate) else rate
 
 
-def _change_sampler(
-    sampler: SamplerConfig, denoising_steps: int | None, noise_scale: float | None
-) -> SamplerConfig:
-    if denoising_steps is not None:
-        num_steps = check_integer(plain(denoising_steps), "denoising steps", 1, MAX_STEPS)
-        sampler = replace(sampler, num_steps=num_steps)
-    if noise_scale is not None:
-        scale = check_number(plain(noise_scale), "noise_scale", 0, MAX_NOISE_SCALE)
-        sampler = replace(sampler, noise_scale=scale)
-    return sampler
-
-
 def _check_starts(starts: Sequence[Start], config: WorldConfig) -> list[Start]:
     """Return start moments that fit a world's frames and axes."""
     if not isinstance(starts, Sequence):
@@ -280,22 +247,3 @@ def _check_starts(starts: Sequence[Start], config: WorldConfig) -> list[Start]:
         if bool(((actions < 0) | (actions >= num_values)).any()):
             raise WorldError(f"start {start.name!r}: an action is outside of the world's axes")
     return list(starts)
-
-
-def _load(
-    world: str | Path | World | None, device: str | torch.device, dtype: str | torch.dtype
-) -> tuple[DeviceChoice, World]:
-    if isinstance(world, World):
-        if (str(device), dtype) != ("auto", "auto"):
-            raise WorldError("a loaded world stays where it is: device and dtype go with a name or a folder")
-        return DeviceChoice(world.device, world.dtype, "the world was loaded so"), world
-    if not isinstance(world, str | Path | None):
-        raise WorldError(f"world must be a name, a folder or a loaded world, got {type(world).__name__}")
-    if world is None or world == "":
-        worlds = shipped_worlds()
-        if not worlds:
-            raise WorldError("no world ships with this copy: name one, world=FOLDER")
-        world = worlds[0]
-    choice = choose_device(device, dtype)
-    with torch.random.fork_rng(devices=[]):  # networks are made of random numbers before they are filled
-        return choice, World.from_pretrained(world, device=choice.device, dtype=choice.dtype)

@@ -12,8 +12,9 @@ from gymnasium.error import ResetNeeded
 
 from worldsim.envs.base import EnvWorld, copy_sharing, whole_if_possible
 from worldsim.envs.time_limits import count_from
-from worldsim.envs.vector_arguments import read_options, read_seed
+from worldsim.envs.vector_arguments import plain, read_options, read_seed
 from worldsim.errors import WorldError
+from worldsim.runtime.config import RuntimeConfig
 from worldsim.runtime.isolation import isolated
 from worldsim.runtime.timing import FrameClock
 from worldsim.simulator import Prediction
@@ -78,21 +79,20 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         compile: str = "auto",
         discrete_actions: bool = False,
     ) -> None:
+        runtime = RuntimeConfig(
+            device=device,
+            dtype=dtype,
+            denoising_steps=plain(denoising_steps),
+            noise_scale=plain(noise_scale),
+            compile=compile,
+        )
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise WorldError(f"render_mode must be human, rgb_array or None, got {render_mode!r}")
         self.render_mode = render_mode
-        self._env_world = EnvWorld(
-            world,
-            device,
-            dtype,
-            denoising_steps,
-            noise_scale,
-            compile=compile,
-            discrete_actions=discrete_actions,
-        )
-        self.device_choice, self.world = self._env_world.device_choice, self._env_world.world
-        self.compile_choice = self._env_world.compile_choice
-        self.simulator = self._env_world.simulator
+        self._env_world = EnvWorld(world, runtime, discrete_actions=discrete_actions)
+        self.world, self.simulator = self._env_world.world, self._env_world.simulator
+        self.device_choice = self.simulator.device_choice
+        self.compile_choice = self.simulator.compile_choice
         config = self.world.config
         self.metadata = self.metadata | {"render_fps": whole_if_possible(config.frame_rate)}
         self.observation_space = self._env_world.observation_space

@@ -33,6 +33,7 @@ from worldsim.envs.vector_arguments import (
     read_starts,
 )
 from worldsim.errors import WorldError
+from worldsim.runtime.config import RuntimeConfig
 from worldsim.runtime.isolation import isolated
 from worldsim.starts import Start
 from worldsim.state import WorldState
@@ -99,6 +100,13 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
         compile: str = "auto",
         discrete_actions: bool = False,
     ) -> None:
+        runtime = RuntimeConfig(
+            device=device,
+            dtype=dtype,
+            denoising_steps=plain(denoising_steps),
+            noise_scale=plain(noise_scale),
+            compile=compile,
+        )
         num_envs, max_episode_steps = plain(num_envs), plain(max_episode_steps)
         check_settings(num_envs, render_mode, max_episode_steps, output)
         self.autoreset_mode = read_autoreset_mode(autoreset_mode)
@@ -106,19 +114,15 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
         self.max_episode_steps, self.output = max_episode_steps, output
         self._env_world = EnvWorld(
             world,
-            device,
-            dtype,
-            denoising_steps,
-            noise_scale,
-            keep_frames_on_device=output == "torch",
+            runtime,
             starts=starts,
-            compile=compile,
             batch_size=num_envs,
+            frames_on_device=output == "torch",
             discrete_actions=discrete_actions,
         )
         self.world, self.simulator = self._env_world.world, self._env_world.simulator
-        self.device_choice = self._env_world.device_choice
-        self.compile_choice = self._env_world.compile_choice
+        self.device_choice = self.simulator.device_choice
+        self.compile_choice = self.simulator.compile_choice
         config = self.world.config
         if config.denoiser.full_layers:
             raise WorldError(

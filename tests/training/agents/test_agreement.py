@@ -13,14 +13,14 @@ from tests.fakes import save_untrained_policy
 from training.agents import evaluate
 from training.agents.agreement import (
     Agreement,
-    EndRate,
+    agreement_on_ranks,
     compare,
     end_rate,
     format_agreement,
-    rank_correlation,
 )
 from training.agents.episodes import Episodes
 from training.agents.settings import RLConfig
+from worldsim.evaluation.statistics import Estimate
 
 
 def episodes(frames: list[int], ended: list[bool]) -> Episodes:
@@ -29,7 +29,7 @@ def episodes(frames: list[int], ended: list[bool]) -> Episodes:
 
 
 def player(label: str, dream: float, real: float, *, learned_in_dreams: bool = False) -> Agreement:
-    rate = EndRate(per_1000=1.0, low=None, high=None)
+    rate = Estimate(1.0, None, None, 1)
     return Agreement(
         label=label,
         learned_in_dreams=learned_in_dreams,
@@ -42,13 +42,13 @@ def player(label: str, dream: float, real: float, *, learned_in_dreams: bool = F
 
 def test_ends_are_counted_by_frames_also_those_of_episodes_that_were_cut_off() -> None:
     rate = end_rate(episodes([100, 300, 600], [True, True, False]))
-    assert rate.per_1000 == pytest.approx(2.0)
+    assert rate.mean == pytest.approx(2.0)
     assert rate.low == 0.0, "all three may be the one that was cut off"
     assert rate.high == pytest.approx(10.0), "or the shortest"
     unseen = end_rate(episodes([100, 100], [False, False]))
-    assert (unseen.per_1000, unseen.low) == (0.0, 0.0)
+    assert (unseen.mean, unseen.low) == (0.0, 0.0)
     assert np.exp(-0.2 * unseen.high) == pytest.approx(0.025, rel=1e-3), "none seen is not none possible"
-    assert end_rate(episodes([50], [True])) == EndRate(per_1000=20.0, low=None, high=None)
+    assert end_rate(episodes([50], [True])) == Estimate(20.0, None, None, 1)
 
 
 def test_the_interval_holds_the_hazard_that_episodes_were_drawn_from() -> None:
@@ -64,13 +64,13 @@ def test_the_interval_holds_the_hazard_that_episodes_were_drawn_from() -> None:
 
 def test_a_player_that_learned_in_dreams_is_no_judge_of_them() -> None:
     honest = [player("a", 1.0, 10.0), player("b", 2.0, 20.0), player("c", 4.0, 15.0)]
-    assert rank_correlation(honest) == pytest.approx(0.5)
+    assert agreement_on_ranks(honest) == pytest.approx(0.5)
     exploits = player("ppo", 100.0, 1.0, learned_in_dreams=True)
-    assert rank_correlation([*honest, exploits]) == pytest.approx(0.5)
-    assert rank_correlation([*honest[:2], exploits]) is None, "two have no order worth a number"
-    assert rank_correlation([player(str(value), 1.0, value) for value in (1, 2, 3)]) is None
+    assert agreement_on_ranks([*honest, exploits]) == pytest.approx(0.5)
+    assert agreement_on_ranks([*honest[:2], exploits]) is None, "two have no order worth a number"
+    assert agreement_on_ranks([player(str(value), 1.0, value) for value in (1, 2, 3)]) is None
     tied = [player("a", 1.0, 1.0), player("b", 1.0, 2.0), player("c", 2.0, 3.0)]
-    assert rank_correlation(tied) == pytest.approx(0.75**0.5)
+    assert agreement_on_ranks(tied) == pytest.approx(0.75**0.5)
 
 
 def test_the_table_says_both_and_what_it_cannot_say() -> None:

@@ -44,7 +44,7 @@ class OneReward(Simulator):
 
 @pytest.fixture(autouse=True)
 def rewards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("worldsim.envs.base.Simulator", OneReward)
+    monkeypatch.setattr("worldsim.simulator.Simulator", OneReward)
     monkeypatch.setattr(WorldConfig, "end_threshold", 0.5, raising=False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="moviepy|imageio|pkg_resources")

@@ -18,7 +18,7 @@ from gymnasium.utils.env_checker import check_env
 
 import worldsim
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, save_tiny_world, tiny_world
-from worldsim.envs import base
+from worldsim import simulator as simulator_module
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.state import WorldState
@@ -276,7 +276,7 @@ def test_wrong_settings_are_named(world: World) -> None:
 
 
 def test_without_a_shipped_world_one_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "shipped_worlds", list)
+    monkeypatch.setattr(simulator_module, "shipped_worlds", list)
     with pytest.raises(WorldError, match="no world ships with this copy"):
         ARL2WorldEnv()
 

@@ -89,7 +89,7 @@ def compare(ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> None:
 
 def ending(world: World, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> ARL2WorldVectorEnv:
     """Return environments in which rows 0 and 2 end by themselves with their third frame."""
-    monkeypatch.setattr("worldsim.envs.base.Simulator", KnownOutcomes)
+    monkeypatch.setattr("worldsim.simulator.Simulator", KnownOutcomes)
     monkeypatch.setattr(WorldConfig, "end_threshold", 0.5, raising=False)
     envs = make(world, **settings)
     seeds = iter([10, 11, 12, 13, 101, 103, 105, 107])

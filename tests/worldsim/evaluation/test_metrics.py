@@ -6,7 +6,6 @@ import torch
 
 from worldsim.evaluation.metrics import (
     PSNR_CAP_DB,
-    bootstrap,
     brightness,
     contrast,
     psnr,
@@ -62,40 +61,3 @@ def test_statistics_of_stripes() -> None:
     assert sharpness(frames).tolist() == pytest.approx([1.0, 1.0])
     assert contrast(grey(80)).tolist() == pytest.approx([0, 0])
     assert sharpness(grey(80)).tolist() == pytest.approx([0, 0])
-
-
-def test_bootstrap_covers_the_true_mean_about_95_times_in_100() -> None:
-    rng = np.random.default_rng(0)
-    hits = 0
-    for seed in range(200):
-        values = rng.normal(3.0, 1.0, size=60)
-        estimate = bootstrap(values, list(range(60)), seed)
-        assert estimate.low is not None
-        assert estimate.high is not None
-        assert estimate.low < estimate.mean < estimate.high
-        hits += estimate.low <= 3.0 <= estimate.high
-    assert 0.90 <= hits / 200 <= 0.99
-
-
-def test_bootstrap_resamples_episodes_and_not_values() -> None:
-    """Ten equal values from each of six episodes know no more than six values."""
-    rng = np.random.default_rng(0)
-    means = rng.normal(size=6)
-    values = np.repeat(means, 10)
-    grouped = bootstrap(values, [episode for episode in "abcdef" for _ in range(10)])
-    apart = bootstrap(values, list(range(60)))
-    once = bootstrap(means, list("abcdef"))
-    assert (grouped.low, grouped.high) == pytest.approx((once.low, once.high))
-    assert grouped.high is not None and grouped.low is not None
-    assert apart.high is not None and apart.low is not None
-    assert grouped.high - grouped.low > 2 * (apart.high - apart.low)
-
-
-def test_one_episode_gives_no_interval() -> None:
-    estimate = bootstrap([1.0, 3.0], ["a", "a"])
-    assert estimate.to_json() == {"mean": 2.0, "low": None, "high": None, "count": 2}
-
-
-def test_bootstrap_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="values and one group each"):
-        bootstrap([], [])

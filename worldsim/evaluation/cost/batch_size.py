@@ -1,4 +1,4 @@
-"""How many dreams fit beside each other: a memory that grows soon takes a thousand times another one."""
+"""Maximum batch size within a memory budget."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from worldsim.simulator import Simulator
 from worldsim.world import World
 
-ROOM_BYTES = {"cuda": 2**33, "cpu": 2**31}
+MEMORY_BUDGET_BYTES = {"cuda": 2**33, "cpu": 2**31}
 """For the memories of a batch, by kind of device. Growing takes twice as much for a moment."""
 
 
@@ -26,6 +26,6 @@ def rows_that_fit(simulators: Iterable[Simulator], num_frames: int, batch_size: 
     rows = batch_size
     for simulator in simulators:
         world = simulator.world
-        room = ROOM_BYTES["cuda" if world.device.type == "cuda" else "cpu"]
-        rows = min(rows, room // bytes_at(world, num_frames))
+        budget = MEMORY_BUDGET_BYTES["cuda" if world.device.type == "cuda" else "cpu"]
+        rows = min(rows, budget // bytes_at(world, num_frames))
     return max(2, rows)

@@ -1,15 +1,17 @@
-"""What a step costs in time and memory, and whether that stays so."""
+"""Time and memory of a step: percentiles, late steps over early ones, growth up to 100,000 frames.
+
+Frames far apart are reached by committing alone: the memory is written as in play, and no picture is drawn in
+between. States are values, so a late one and an early one are stepped in turn: what else the machine does
+then slows both.
+"""
 
 # F steps, B batch, A action axes
 
 from __future__ import annotations
 
-import re
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,17 +19,26 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from worldsim.evaluation.cost.batch_size import bytes_at
 from worldsim.evaluation.inputs.clips import ClipBatch
+from worldsim.evaluation.statistics import median_ratio
+from worldsim.model.memory.past_frames import FRAMES_AXIS, PastFrames
 from worldsim.play.session import steady_memory
 from worldsim.runtime.timing import Percentiles, process_memory_bytes
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 
-EARLY, LATE = (100, 200), (1900, 2000)
-WARM_UP_FRAMES = 20
-"""Steps that are not timed: the first ones allocate."""
-FIRST_FRAME = re.compile(r"start-up\s+([0-9.]+) s")
-STARTUP_LIMIT_SECONDS = 300
+EARLY_STEPS, LATE_STEPS = (100, 200), (1900, 2000)
+EARLY = 100
+"""The frame that late ones are compared with where growth is measured."""
+MARKS = (81, 405, 921, 1005, 10_000, 100_000)
+"""Frames at which growth is measured: those of published tables, and then tens of times as many."""
+MAX_STATE_BYTES = 2**31
+"""A memory that grows is not followed beyond this."""
+WARM_UP_FRAMES, WARM_UP_PAIRS = 20, 3
+"""Steps, and pairs of steps, that are not timed: the first ones allocate."""
+AROUND = 10
+"""Steps before and after a frame whose median stands for its step time: a single step's is noise."""
 
 
 def step_cost(
@@ -55,7 +66,7 @@ def step_cost(
     actions = random_actions(simulator, len(start.clips), num_frames, seed)
     state = start.begin_dreams(simulator, context_frames, seed)
     trace = trace_steps(simulator, state, actions, show_progress=show_progress)
-    marks = [frame for frame in (EARLY[0], LATE[1]) if frame <= num_frames]
+    marks = [frame for frame in (EARLY_STEPS[0], LATE_STEPS[1]) if frame <= num_frames]
     return summarize_steps(trace.predict_ms, trace.commit_ms) | {
         "batch_size": len(start.clips),
         "memory_at_frame": {str(frame): trace.memory_at(frame) for frame in marks},
@@ -195,45 +206,180 @@ def summarize_steps(predict_ms: np.ndarray, commit_ms: np.ndarray) -> dict[str, 
     report: dict[str, Any] = {name: asdict(Percentiles.of(values[warm])) for name, values in times.items()}
     report["num_frames"] = len(step_ms)
     report["p99_over_p50"] = report["step_ms"]["p99"] / report["step_ms"]["p50"]
-    if len(step_ms) >= LATE[1]:
-        late, early = (float(np.median(step_ms[slice(*span)])) for span in (LATE, EARLY))
+    if len(step_ms) >= LATE_STEPS[1]:
+        late, early = (float(np.median(step_ms[slice(*span)])) for span in (LATE_STEPS, EARLY_STEPS))
         report["late_over_early"] = late / early
     return report
 
 
 def state_growth(report: Mapping[str, Any]) -> int | None:
     """Return how many bytes the state grew between the two marks of `step_cost`, if it got that far."""
-    marks = [report["memory_at_frame"].get(str(frame)) for frame in (EARLY[0], LATE[1])]
+    marks = [report["memory_at_frame"].get(str(frame)) for frame in (EARLY_STEPS[0], LATE_STEPS[1])]
     return None if None in marks else marks[1]["state_bytes"] - marks[0]["state_bytes"]
 
 
-def startup_seconds(command: Sequence[str], folder: Path, num_runs: int = 3) -> dict[str, Any]:
-    """Run a command in a fresh process, some times, and read when it showed its first frame.
+def summarize_trace(trace: StepTrace, early: int, late: int, total: int) -> dict[str, Any]:
+    """Return step times and bytes at two frames, and what the first `total` frames took, counted from 1."""
+    early_ms, late_ms = (step_ms_around(trace.step_ms, frame) for frame in (early, late))
+    return {
+        "early_frame": early,
+        "late_frame": late,
+        "step_ms": {"early": early_ms, "late": late_ms},
+        "late_over_early": late_ms / early_ms,
+        "state_bytes": {
+            "early": int(trace.state_bytes[early - 1]),
+            "late": int(trace.state_bytes[late - 1]),
+        },
+        "total_frames": total,
+        "seconds": float(trace.step_ms[:total].sum() / 1000),
+        "peak_bytes": int(trace.peak_bytes[total - 1]),
+        "step_ms_curve": trace.step_ms.round(3).tolist(),
+        "state_bytes_curve": trace.state_bytes.tolist(),
+    }
+
+
+def step_ms_around(step_ms: np.ndarray, frame: int) -> float:
+    """Return the median step time of the frames around one, counted from 1."""
+    return float(np.median(step_ms[max(0, frame - 1 - AROUND) : frame + AROUND]))
+
+
+@torch.inference_mode()
+def age(simulator: Simulator, state: WorldState, num_frames: int, room: int) -> WorldState:
+    """Return the state of one dream in which a step costs what it costs after so many frames.
+
+    No picture is drawn on the way. A memory that grows is filled up with copies of its last frame: what the
+    numbers are does not change what they cost. Where none grows, frames are committed one by one as in play.
 
     Args:
-        command: Prints `start-up N s` with the age of its process at the first frame, as `play.py` does.
-        folder: Where it runs.
-        num_runs: How often; the first run may have to read everything from the disk.
+        simulator: Of the world.
+        state: With a frame in its memory at least, and no more frames than asked for.
+        num_frames: Frames in the memory afterwards.
+        room: Frames that a growing memory has room for behind these, so that it is not copied for them.
+    """
+    memory = state.memory
+    missing = num_frames - int(memory.num_committed[0])
+    if memory.past is None:
+        return commit_on(simulator, state, random_actions(simulator, 1, missing, 0))
+    keys, values = (
+        torch.cat([kept, *[kept.narrow(FRAMES_AXIS, kept.shape[FRAMES_AXIS] - 1, 1)] * missing], FRAMES_AXIS)
+        for kept in (memory.past.keys, memory.past.values)
+    )
+    past = PastFrames.of(keys, values).reserve(num_frames + room)
+    memory = replace(memory, past=past, num_committed=torch.full_like(memory.num_committed, num_frames))
+    return replace(state, memory=memory, frame_index=torch.full_like(state.frame_index, num_frames))
+
+
+def step_in_turn(
+    simulator: Simulator, early: WorldState, late: WorldState, actions: Tensor, *, goes_on: bool
+) -> np.ndarray:
+    """Step two dreams, now one and now the other first; returns milliseconds, `[F, 2]` early and late.
+
+    Args:
+        simulator: Of the world.
+        early: A dream.
+        late: Another one.
+        actions: `[F, 1, A]` int64.
+        goes_on: Whether each step follows the one before, or all begin at the two states.
+    """
+    states, times = [early, late], np.empty((len(actions), 2))
+    for index, action in enumerate(actions):
+        for one in (0, 1) if index % 2 == 0 else (1, 0):
+            times[index, one], after = timed_step(simulator, states[one], action)
+            states[one] = after if goes_on else states[one]
+    return times
+
+
+def compare_ages(
+    simulator: Simulator, state: WorldState, early: int, late: int, *, num_steps: int = 40, seed: int = 0
+) -> dict[str, Any]:
+    """Step a dream on from two ages, one step here and one there, and compare what they take.
+
+    Args:
+        simulator: Of the world.
+        state: Of one dream, with a frame in its memory at least.
+        early: Frames in the memory of the younger one.
+        late: Of the older one.
+        num_steps: Steps of each that are timed, after some that are not.
+        seed: Of actions.
 
     Returns:
-        A JSON object with the `seconds` of all runs and their `median`; or `error` if the command failed.
+        A JSON object: median `step_ms` of both, `late_over_early` with its 95 % interval over the pairs of
+        steps, `state_bytes` of both.
     """
-    seconds = []
-    for _ in range(num_runs):
-        try:
-            run = subprocess.run(
-                command,
-                cwd=folder,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=STARTUP_LIMIT_SECONDS,
-            )
-        except subprocess.TimeoutExpired:
-            return {"error": f"no first frame within {STARTUP_LIMIT_SECONDS} s", "command": list(command)}
-        found = FIRST_FRAME.search(run.stdout)
-        if run.returncode or found is None:
-            last_line = (run.stderr.strip() or run.stdout.strip() or "no output").splitlines()[-1]
-            return {"error": last_line, "command": list(command)}
-        seconds.append(float(found.group(1)))
-    return {"seconds": seconds, "median": float(np.median(seconds)), "command": list(command)}
+    actions = random_actions(simulator, 1, num_steps + WARM_UP_PAIRS, seed)
+    with steady_memory():
+        young, old = (age(simulator, state, frames, len(actions) + 1) for frames in (early, late))
+        times = step_in_turn(simulator, young, old, actions, goes_on=True)[WARM_UP_PAIRS:]
+    return {
+        "early_frame": early,
+        "late_frame": late,
+        "step_ms": {"early": float(np.median(times[:, 0])), "late": float(np.median(times[:, 1]))},
+        "late_over_early": median_ratio(times[:, 1] / times[:, 0]).to_json(),
+        "state_bytes": {"early": young.nbytes, "late": old.nbytes},
+    }
+
+
+def measure_growth(
+    simulator: Simulator,
+    state: WorldState,
+    *,
+    marks: Sequence[int] = MARKS,
+    timed_steps: int = 20,
+    compared_steps: int = 200,
+    seed: int = 0,
+    show_progress: bool = False,
+) -> dict[str, Any]:
+    """Step one dream on and on under random actions and measure what a step costs at some frames.
+
+    Args:
+        simulator: Of the world.
+        state: Of one dream, frame 0.
+        marks: Frames, in order.
+        timed_steps: Steps timed at each, whose median counts.
+        compared_steps: Pairs of steps, an early and a late one, in turn.
+        seed: Of actions.
+        show_progress: Show a progress bar.
+
+    Returns:
+        A JSON object; `late_over_early_ms` has an interval over the pairs of steps.
+    """
+    reached = [mark for mark in marks if bytes_at(simulator.world, mark) <= MAX_STATE_BYTES]
+    actions = random_actions(simulator, 1, max([*reached, EARLY]) + timed_steps, seed)
+    places = sorted({EARLY, *reached})
+    report: dict[str, Any] = {"frames": {}, "left_out": [mark for mark in marks if mark not in reached]}
+    early: WorldState | None = None
+    device = simulator.world.device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    frame = 0
+    with (
+        steady_memory(),
+        tqdm(total=places[-1], desc="cost", unit="frame", unit_scale=True, disable=not show_progress) as bar,
+    ):
+        for place in places:
+            state = commit_on(simulator, state, actions[frame:place], bar.update)
+            frame = place
+            report["frames"][str(place)] = _cost_at(simulator, state, actions[place:][:timed_steps])
+            early = state if place == EARLY else early
+    assert early is not None, "the early frame is one of the places"
+    bytes_of = [report["frames"][str(place)]["state_bytes"] for place in (EARLY, places[-1])]
+    report["late_frame"] = places[-1]
+    report["late_over_early_bytes"] = bytes_of[1] / bytes_of[0]
+    times = step_in_turn(simulator, early, state, actions[:compared_steps], goes_on=False)
+    report["late_over_early_ms"] = median_ratio(times[:, 1] / times[:, 0]).to_json()
+    return report
+
+
+def _cost_at(simulator: Simulator, state: WorldState, actions: Tensor) -> dict[str, Any]:
+    """Return what steps after a state cost; the state itself stays where it was."""
+    stepped, times = state, []
+    for action in actions:
+        milliseconds, stepped = timed_step(simulator, stepped, action)
+        times.append(milliseconds)
+    on_device = device_memory(simulator.world.device)
+    return {
+        "step_ms": {"p50": float(np.median(times)), "p90": float(np.quantile(times, 0.9))},
+        "state_bytes": state.nbytes,
+        "process_bytes": process_memory_bytes(),
+        "device_peak_bytes": on_device[1] if on_device else None,
+    }

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from worldsim.evaluation.metrics import NUM_RESAMPLES, bootstrap
+from worldsim.evaluation.statistics import bootstrap, ratio_of_means
 
 Report = Mapping[str, Any]
 PARTS = ("average", "final")
@@ -24,39 +24,6 @@ def values_of(world: Report, gap: str, part: str, metric: str) -> np.ndarray | N
     """Return one number for each episode of a gap, `[N]`; None where it was not measured."""
     found = world.get(gap, {}).get("episodes", {}).get(part, {}).get(metric)
     return None if found is None else np.array(found, dtype=np.float64)
-
-
-def recovery_ratio(model: np.ndarray, window: np.ndarray, full: np.ndarray, seed: int = 0) -> dict[str, Any]:
-    """Return how much of what a full memory has over a short window a model has, with its interval.
-
-    `(model - window) / (full - window)` of the means; 0 is no better than the window, 1 as good as the full
-    memory. All three are resampled by the same episodes.
-
-    Args:
-        model: `[N]`.
-        window: `[N]`, at the same episodes.
-        full: `[N]`, at the same episodes.
-        seed: Of the resampling.
-    """
-
-    def ratio(rows: np.ndarray) -> np.ndarray:
-        base = window[rows].mean(axis=-1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return (model[rows].mean(axis=-1) - base) / (full[rows].mean(axis=-1) - base)
-
-    count = len(model)
-    picks = np.random.default_rng(seed).integers(count, size=(NUM_RESAMPLES, count))
-    ratios = ratio(picks)
-    finite = ratios[np.isfinite(ratios)]
-    # Where the full memory is hardly better than the window the ratio is of two kinds of noise.
-    low, high = np.quantile(finite, [0.025, 0.975]) if len(finite) else (None, None)
-    mean = float(ratio(np.arange(count)))
-    return {
-        "mean": mean if np.isfinite(mean) else None,
-        "low": None if low is None else float(low),
-        "high": None if high is None else float(high),
-        "count": count,
-    }
 
 
 def intervals_are_apart(better: Report, worse: Report) -> bool:
@@ -119,7 +86,7 @@ def _recovery(
     ours, least, most = (values_of(recall["worlds"][n], gap, part, metric) for n in (name, window, full))
     if ours is None or least is None or most is None:
         return None
-    return recovery_ratio(ours, least, most)
+    return ratio_of_means(ours, most, least).to_json()
 
 
 def zeroed_name(name: str) -> str:

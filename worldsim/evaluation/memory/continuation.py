@@ -21,7 +21,8 @@ from tqdm import tqdm
 from worldsim.errors import WorldError
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
 from worldsim.evaluation.memory.recall import dream_back, through_codec, watch_until
-from worldsim.evaluation.metrics import PSNR_CAP_DB, as_images, bootstrap
+from worldsim.evaluation.metrics import PSNR_CAP_DB, as_images
+from worldsim.evaluation.statistics import bootstrap
 from worldsim.games.doom import draw_map
 from worldsim.games.rooms.view import find_seen
 from worldsim.games.scenarios import HEIGHT, WIDTH

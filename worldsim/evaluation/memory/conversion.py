@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import WorldError
-from worldsim.evaluation.cost.step_time import StepTrace
-from worldsim.evaluation.metrics import bootstrap
 from worldsim.evaluation.quality.rollouts import CODEC, COPY, DREAM, MEAN, FrameScores
+from worldsim.evaluation.statistics import estimate_of
 from worldsim.model.memory.state import MemoryState
 from worldsim.sampler import SamplerConfig
 from worldsim.simulator import Prediction, Simulator
@@ -23,8 +22,6 @@ from worldsim.state import WorldState
 from worldsim.world import World
 
 HORIZONS = (1, 8, 32, 64, 128)
-AROUND = 10
-"""Steps before and after a frame whose median stands for its step time: a single step's is noise."""
 
 
 def without_matrices(memory: MemoryState) -> MemoryState:
@@ -162,36 +159,6 @@ def _at_horizons(values: np.ndarray, episodes: Sequence[str]) -> dict[str, Any]:
     """Return the mean over clips with its interval, of `[N, F]` values at each horizon."""
     places = [place for place in HORIZONS if place <= values.shape[1]]
     return {str(place): estimate_of(values[:, place - 1], episodes) for place in places}
-
-
-def estimate_of(values: np.ndarray, episodes: Sequence[str]) -> dict[str, Any]:
-    """Return the mean over clips with its interval, and the median: one place may decide a mean."""
-    return bootstrap(values, episodes).to_json() | {"median": float(np.median(values))}
-
-
-def summarize_cost(trace: StepTrace, early: int, late: int, total: int) -> dict[str, Any]:
-    """Return step times and bytes at two frames, and what the first `total` frames took, counted from 1."""
-    early_ms, late_ms = (step_ms_around(trace.step_ms, frame) for frame in (early, late))
-    return {
-        "early_frame": early,
-        "late_frame": late,
-        "step_ms": {"early": early_ms, "late": late_ms},
-        "late_over_early": late_ms / early_ms,
-        "state_bytes": {
-            "early": int(trace.state_bytes[early - 1]),
-            "late": int(trace.state_bytes[late - 1]),
-        },
-        "total_frames": total,
-        "seconds": float(trace.step_ms[:total].sum() / 1000),
-        "peak_bytes": int(trace.peak_bytes[total - 1]),
-        "step_ms_curve": trace.step_ms.round(3).tolist(),
-        "state_bytes_curve": trace.state_bytes.tolist(),
-    }
-
-
-def step_ms_around(step_ms: np.ndarray, frame: int) -> float:
-    """Return the median step time of the frames around one, counted from 1."""
-    return float(np.median(step_ms[max(0, frame - 1 - AROUND) : frame + AROUND]))
 
 
 def samplers_differ(worlds: Mapping[str, Mapping[str, Any]]) -> bool:

@@ -25,7 +25,8 @@ from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
 from worldsim.evaluation.memory.conversion import without_matrices
 from worldsim.evaluation.memory.interventions import can_intervene, with_states_of
 from worldsim.evaluation.memory.recall import RecallSettings, dream_back, watch_until
-from worldsim.evaluation.metrics import bootstrap, psnr
+from worldsim.evaluation.metrics import psnr
+from worldsim.evaluation.statistics import bootstrap
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 

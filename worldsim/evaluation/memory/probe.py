@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
 from worldsim.evaluation.memory.span import has_state
-from worldsim.evaluation.metrics import NUM_RESAMPLES, as_images
+from worldsim.evaluation.metrics import as_images
+from worldsim.evaluation.statistics import resample
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 
@@ -226,16 +227,8 @@ def _score(
 
     best = min(PENALTIES, key=lambda penalty: float(errors(penalty, choose).mean()))
     own, constant = errors(best, test), np.square(target[test] - centre).sum(axis=1)
-    names, index = np.unique(episode[test], return_inverse=True)
+    _, index = np.unique(episode[test], return_inverse=True)
     sums, bases = (np.bincount(index, weights=values) for values in (own, constant))
-    picks = np.random.default_rng(seed).integers(len(names), size=(NUM_RESAMPLES, len(names)))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scores = 1 - sums[picks].sum(axis=1) / bases[picks].sum(axis=1)
-        mean_score = float(1 - sums.sum() / bases.sum())
-    low, high = np.quantile(scores[np.isfinite(scores)], [0.025, 0.975]) if len(names) > 1 else (None, None)
-    return {
-        "mean": mean_score,
-        "low": None if low is None else float(low),
-        "high": None if high is None else float(high),
-        "count": len(names),
-    }
+    return resample(
+        lambda rows: 1 - sums[rows].sum(axis=-1) / bases[rows].sum(axis=-1), len(sums), seed
+    ).to_json()

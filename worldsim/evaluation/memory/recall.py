@@ -19,10 +19,10 @@ from tqdm import tqdm
 
 from worldsim.evaluation.cost.batch_size import rows_that_fit
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
-from worldsim.evaluation.memory.conversion import estimate_of
 from worldsim.evaluation.memory.interventions import Way, can_intervene, intervene
 from worldsim.evaluation.memory.tiles import TileReader
 from worldsim.evaluation.metrics import psnr, ssim
+from worldsim.evaluation.statistics import estimate_of
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 from worldsim.world import World

@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from worldsim.evaluation.inputs.clips import Clip, ClipBatch, Recordings
 from worldsim.evaluation.inputs.returns import ReturnClip, ReturnSettings, frames_of
-from worldsim.evaluation.memory.conversion import estimate_of, without_matrices
+from worldsim.evaluation.memory.conversion import without_matrices
 from worldsim.evaluation.metrics import psnr
 from worldsim.evaluation.quality.rollouts import reconstruct
+from worldsim.evaluation.statistics import estimate_of
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 from worldsim.world import World

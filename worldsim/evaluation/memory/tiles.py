@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import WorldError
-from worldsim.evaluation.metrics import bootstrap
+from worldsim.evaluation.statistics import bootstrap
 
 SAME_LEVELS = 12.0
 """Tiles with a smaller root mean squared difference, of 255, are of one kind: video blurs them."""

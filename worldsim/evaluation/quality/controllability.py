@@ -21,7 +21,8 @@ from worldsim.actions import ActionLayout
 from worldsim.data.episodes import EpisodeTable
 from worldsim.evaluation.inputs.clips import Clip, Recordings, pick
 from worldsim.evaluation.inputs.motion import horizontal_shift, zoom
-from worldsim.evaluation.metrics import bootstrap, luminance
+from worldsim.evaluation.metrics import luminance
+from worldsim.evaluation.statistics import bootstrap
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 

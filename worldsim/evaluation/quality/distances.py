@@ -1,4 +1,4 @@
-"""How far two sets of frames are apart as distributions: FID and KID of their features, with intervals.
+"""FID and KID between two sets of frames, of their features, with intervals.
 
 FID of few frames is too large, by about the same for all sets of one size: compare it only between equal
 counts, and with what two sets of real frames give. KID has no such bias.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,11 +18,9 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from worldsim.evaluation.metrics import Estimate
+from worldsim.evaluation.statistics import Estimate, jackknife
 
 FID, KID = "fid", "kid"
-GROUPS = 16
-"""Groups of episodes that the jackknife leaves out one after the other."""
 Distance = Callable[[Tensor, Tensor], float]
 
 
@@ -104,28 +103,6 @@ def crossed(distance: Distance, features: Tensor, real: Tensor) -> float:
     return float(np.mean([distance(features[a].flatten(0, 1), real[b].flatten(0, 1)) for a, b in sides]))
 
 
-def jackknife(statistic: Callable[[Tensor], float], num_episodes: int) -> Estimate:
-    """Return a statistic of episodes with its 95 % interval from leaving groups of them out.
-
-    Resampling with repetition would make any set look narrower than it is, and FID larger.
-
-    Args:
-        statistic: Of the numbers of the episodes that count, `[E]` int64, of which there are always as many
-            even places as odd ones.
-        num_episodes: E, even; fewer than 4 give no interval.
-    """
-    value = statistic(torch.arange(num_episodes))
-    groups = np.array_split(np.arange(num_episodes // 2), min(GROUPS, num_episodes // 2))
-    if len(groups) < 2:
-        return Estimate(value, None, None, num_episodes)
-    left = []
-    for group in groups:
-        pairs = np.setdiff1d(np.arange(num_episodes // 2), group)
-        left.append(statistic(torch.from_numpy(np.stack([2 * pairs, 2 * pairs + 1], axis=1).ravel())))
-    error = np.sqrt((len(left) - 1) * np.var(left))
-    return Estimate(value, float(value - 1.96 * error), float(value + 1.96 * error), num_episodes)
-
-
 def distances_to_real(features: Tensor, real: Tensor) -> dict[str, dict[str, Estimate]]:
     """Return FID and KID of frames against real ones of other episodes, each also beyond the floor.
 
@@ -145,15 +122,24 @@ def distances_to_real(features: Tensor, real: Tensor) -> dict[str, dict[str, Est
             f"expected features [episodes, frames, D] of at least 2 episodes and as many real ones, "
             f"got {tuple(features.shape)} and {tuple(real.shape)}"
         )
-    even = len(features) // 2 * 2
+    num_pairs = len(features) // 2
     found = {}
     for name, distance in DISTANCES.items():
 
-        def value(rows: Tensor, distance: Distance = distance) -> float:
+        def value(pairs: np.ndarray, distance: Distance = distance) -> float:
+            rows = _episodes_of(pairs)
             return crossed(distance, features[rows], real[rows])
 
-        def over(rows: Tensor, distance: Distance = distance) -> float:
-            return value(rows, distance) - crossed(distance, real[rows], real[rows])
+        def over(pairs: np.ndarray, distance: Distance = distance) -> float:
+            rows = _episodes_of(pairs)
+            return value(pairs, distance) - crossed(distance, real[rows], real[rows])
 
-        found[name] = {"value": jackknife(value, even), "over_floor": jackknife(over, even)}
+        # Resampling with repetition would make any set look narrower than it is, and FID larger.
+        estimates = {"value": jackknife(value, num_pairs), "over_floor": jackknife(over, num_pairs)}
+        found[name] = {kind: replace(one, count=2 * num_pairs) for kind, one in estimates.items()}
     return found
+
+
+def _episodes_of(pairs: np.ndarray) -> Tensor:
+    """Return the even and the odd episode of each pair: both sides of `crossed` are left out together."""
+    return torch.from_numpy(np.stack([2 * pairs, 2 * pairs + 1], axis=1).ravel())

@@ -13,7 +13,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from worldsim.evaluation.inputs.clips import Clip, ClipBatch, Recordings, pick
-from worldsim.evaluation.metrics import bootstrap, brightness, contrast, psnr, sharpness, ssim
+from worldsim.evaluation.metrics import brightness, contrast, psnr, sharpness, ssim
+from worldsim.evaluation.statistics import bootstrap
 from worldsim.simulator import Simulator
 
 STATISTICS = {"brightness": brightness, "contrast": contrast, "sharpness": sharpness}

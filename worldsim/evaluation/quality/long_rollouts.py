@@ -25,7 +25,7 @@ from worldsim.evaluation.inputs.motion import scroll
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
 from worldsim.evaluation.inputs.start_states import Moments
 from worldsim.evaluation.memory.recall import watch_until
-from worldsim.evaluation.metrics import NUM_RESAMPLES, as_images, bootstrap
+from worldsim.evaluation.metrics import as_images
 from worldsim.evaluation.quality.controllability import (
     PAIRS,
     OppositePair,
@@ -35,6 +35,7 @@ from worldsim.evaluation.quality.controllability import (
     mean_motion,
 )
 from worldsim.evaluation.quality.idle import FLOOR, NUM_SEGMENTS, statistics_of
+from worldsim.evaluation.statistics import bootstrap, ratio_of_means
 from worldsim.simulator import Simulator
 
 MARKS = (0, 100, 500, 1000)
@@ -231,20 +232,8 @@ def summarize_control(dreams: LongDreams, layout: ActionLayout) -> dict[str, Any
     first, last = (shares[mark] for mark in (min(shares), max(shares)))
     if len(first):
         report["late_frame"] = max(shares)
-        report["late_over_early"] = _ratio(last, first)
+        report["late_over_early"] = ratio_of_means(last, first).to_json()
     return report
-
-
-def _ratio(late: np.ndarray, early: np.ndarray) -> dict[str, Any]:
-    """Return the ratio of two means over the same episodes, with its interval."""
-    if not early.mean():
-        return {"mean": None, "low": None, "high": None, "count": len(early)}
-    picks = np.random.default_rng(0).integers(len(early), size=(NUM_RESAMPLES, len(early)))
-    below = early[picks].mean(axis=1)
-    ratios = late[picks].mean(axis=1)[below > 0] / below[below > 0]
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    mean = float(late.mean() / early.mean())
-    return {"mean": mean, "low": float(low), "high": float(high), "count": len(early)}
 
 
 def summarize_drift(dreams: LongDreams) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from worldsim.evaluation.metrics import NUM_RESAMPLES, Estimate, bootstrap
 from worldsim.evaluation.quality.calibration import calibration_error
+from worldsim.evaluation.statistics import Estimate, bootstrap, draw_counts, interval
 
 TOLERANCE = 2
 """Frames that an end may be flagged too early or too late."""
@@ -190,10 +190,9 @@ def recall_at_precision(
     mean = float(best(np.ones((1, count)))[0])
     if count < 2:
         return Estimate(mean, None, None, num_ends)
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=NUM_RESAMPLES)
-    values = best(drawn[drawn @ detection.num_ends > 0])
-    low, high = np.quantile(values, [0.025, 0.975])
-    return Estimate(mean, float(low), float(high), num_ends)
+    drawn = draw_counts(count, seed)
+    low, high = interval(best(drawn[drawn @ detection.num_ends > 0]))
+    return Estimate(mean, low, high, num_ends)
 
 
 def summarize_ends(episodes: Sequence[JudgedEpisode], threshold: float) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from worldsim.evaluation.inputs.clips import Clip, ClipBatch, Recordings
-from worldsim.evaluation.metrics import bootstrap, psnr, ssim
+from worldsim.evaluation.metrics import psnr, ssim
 from worldsim.evaluation.quality.small_changes import energies, errors
+from worldsim.evaluation.statistics import bootstrap
 from worldsim.simulator import Simulator
 from worldsim.world import World
 

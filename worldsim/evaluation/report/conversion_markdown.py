@@ -10,7 +10,8 @@ import numpy as np
 
 from worldsim.evaluation.cost.attention_speed import describe_attention
 from worldsim.evaluation.cost.paper_shape import VIDEO_FRAMES_PER_LATENT
-from worldsim.evaluation.memory.conversion import AROUND, samplers_differ
+from worldsim.evaluation.cost.step_time import AROUND
+from worldsim.evaluation.memory.conversion import samplers_differ
 from worldsim.evaluation.quality.rollouts import CODEC, COPY, MEAN
 from worldsim.evaluation.report.markdown import estimate, markdown_table, plural
 from worldsim.evaluation.report.memory_markdown import format_memory, write_memory_plot

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from worldsim.evaluation.cost.step_time_growth import EARLY
+from worldsim.evaluation.cost.step_time import EARLY
 from worldsim.evaluation.memory.comparison import zeroed_name
 from worldsim.evaluation.report.targets import align
 

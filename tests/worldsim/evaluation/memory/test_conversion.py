@@ -11,15 +11,12 @@ import torch
 from tests.fakes import tiny_world
 from worldsim.actions import ActionLayout
 from worldsim.errors import WorldError
-from worldsim.evaluation.cost.step_time import StepTrace
 from worldsim.evaluation.memory.conversion import (
     ForgetfulSimulator,
     check_can_forget,
     check_comparable,
     chosen_sampler,
     samplers_differ,
-    step_ms_around,
-    summarize_cost,
     summarize_quality,
     without_matrices,
 )
@@ -99,32 +96,3 @@ def test_differences_are_taken_place_by_place() -> None:
     assert wide["high"] - wide["low"] > 1.0
     assert report["psnr_db"]["32"]["mean"] == pytest.approx(places[:, 31].mean() - 1.0)
     assert "over_original_db" not in summarize_quality(scores(places), scores(places), None)
-
-
-def trace(step_ms: np.ndarray) -> StepTrace:
-    frames = np.arange(1, len(step_ms) + 1)
-    return StepTrace(
-        predict_ms=0.75 * step_ms,
-        commit_ms=0.25 * step_ms,
-        state_bytes=10 * frames,
-        process_bytes=np.where(frames == 5, 900, 100),
-        device_bytes=None,
-        device_peak_bytes=None,
-    )
-
-
-def test_cost_is_read_at_two_frames_and_summed_up_to_a_third() -> None:
-    report = summarize_cost(trace(np.arange(1.0, 101.0)), early=30, late=90, total=4)
-    assert report["step_ms"] == pytest.approx({"early": 30.0, "late": 90.0})
-    assert report["late_over_early"] == pytest.approx(3.0)
-    assert report["state_bytes"] == {"early": 300, "late": 900}
-    assert report["seconds"] == pytest.approx(0.010)
-    assert report["peak_bytes"] == 100
-    assert summarize_cost(trace(np.ones(100)), 30, 90, total=50)["peak_bytes"] == 900
-
-
-def test_one_slow_step_is_no_step_time() -> None:
-    step_ms = np.full(60, 20.0)
-    step_ms[29] = 500.0
-    assert step_ms_around(step_ms, 30) == 20.0
-    assert step_ms_around(np.array([1.0, 2.0, 9.0]), 1) == 2.0

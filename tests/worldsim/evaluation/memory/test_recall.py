@@ -19,7 +19,6 @@ from worldsim.evaluation.inputs.out_and_back import (
     choose_sets,
     find_way_back,
 )
-from worldsim.evaluation.memory.comparison import recovery_ratio
 from worldsim.evaluation.memory.interventions import INTERVENTIONS, FrozenSimulator, Way, intervene
 from worldsim.evaluation.memory.pairs import Exchange, find_pairs, measure_pairs, paired, summarize_pairs
 from worldsim.evaluation.memory.recall import (
@@ -249,12 +248,3 @@ def test_sets_are_found_by_their_gap_also_in_the_folder_of_a_split(tmp_path: Pat
 )
 def test_no_batch_holds_one_episode_alone(arguments: tuple[int, ...], sizes: list[int]) -> None:
     assert batch_sizes(*arguments) == sizes
-
-
-def test_recovery_is_the_share_of_the_way_from_the_window_to_the_full_memory() -> None:
-    rng = np.random.default_rng(0)
-    window = 20 + rng.normal(size=64)
-    ratio = recovery_ratio(window + 6, window, window + 10)
-    assert ratio["mean"] == pytest.approx(0.6)
-    assert ratio["low"] == pytest.approx(0.6)
-    assert recovery_ratio(window + 6, window, window)["mean"] is None

@@ -1,4 +1,4 @@
-"""Long dreams, masked continuation, probes and the flatness of cost, where the answer is known."""
+"""Long dreams, masked continuation and probes, where the answer is known."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import torch
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world
 from tests.grids import TILE, MapSimulator, StillSimulator, write_recall_set
 from worldsim.actions import ActionAxis, ActionLayout
-from worldsim.evaluation.cost.batch_size import ROOM_BYTES, bytes_at, rows_that_fit
-from worldsim.evaluation.cost.step_time_growth import measure_flatness
 from worldsim.evaluation.inputs.motion import scroll
 from worldsim.evaluation.inputs.out_and_back import ReturnSet, Tolerance
 from worldsim.evaluation.memory.continuation import (
@@ -190,46 +188,6 @@ def test_hashing_keeps_inner_products() -> None:
     small = hashed(values)
     assert small.shape == (6, 512)
     assert torch.allclose(small @ small.T / 40_000, torch.eye(6), atol=0.2)
-
-
-def test_cost_is_measured_at_each_frame_and_what_grows_is_told(
-    returns: ReturnSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("worldsim.evaluation.cost.step_time_growth.EARLY", 8)
-    found = {}
-    for name in ("hybrid", "full"):
-        simulator = Simulator(tiny_world(is_teacher=name == "full"))
-        state = next(returns.batches(2)).clips.begin_dreams(simulator, 1, 0).rows([0])
-        found[name] = measure_flatness(
-            simulator, state, marks=(4, 16), timed_steps=2, compared_steps=4, seed=0
-        )
-    assert list(found["hybrid"]["frames"]) == ["4", "8", "16"]
-    assert found["hybrid"]["late_over_early_bytes"] == 1
-    assert found["full"]["late_over_early_bytes"] > 1.2
-    assert found["full"]["late_frame"] == 16
-    ratio = found["hybrid"]["late_over_early_ms"]
-    assert 0 < ratio["low"] <= ratio["mean"] <= ratio["high"]
-
-
-def test_a_memory_that_would_not_fit_is_left_out(returns: ReturnSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worldsim.evaluation.cost.step_time_growth.MAX_STATE_BYTES", 200_000)
-    monkeypatch.setattr("worldsim.evaluation.cost.step_time_growth.EARLY", 8)
-    simulator = Simulator(tiny_world(is_teacher=True))
-    state = next(returns.batches(2)).clips.begin_dreams(simulator, 1, 0).rows([0])
-    found = measure_flatness(simulator, state, marks=(10, 5000), timed_steps=1, compared_steps=2)
-    assert found["left_out"] == [5000]
-    assert found["late_frame"] == 10
-
-
-def test_fewer_dreams_run_beside_each_other_where_memories_grow(monkeypatch: pytest.MonkeyPatch) -> None:
-    hybrid, full = (Simulator(tiny_world(is_teacher=name == "full")) for name in ("hybrid", "full"))
-    state = full.start(full.world.starts[:1], [0])  # of 4 frames
-    assert bytes_at(full.world, 4) == state.memory.nbytes
-    assert bytes_at(hybrid.world, 4) == bytes_at(hybrid.world, 4000)
-    monkeypatch.setitem(ROOM_BYTES, "cpu", 10 * bytes_at(full.world, 100))
-    assert rows_that_fit([hybrid], 100, 32) == 32
-    assert rows_that_fit([hybrid, full], 100, 32) == 10
-    assert rows_that_fit([full], 10_000, 32) == 2
 
 
 def test_a_difference_whose_intervals_overlap_falls_short() -> None:

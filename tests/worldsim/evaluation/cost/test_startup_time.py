@@ -1,0 +1,20 @@
+"""Start-up time as a player prints it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from worldsim.evaluation.cost.startup_time import startup_seconds
+
+
+def test_start_up_is_read_from_what_the_player_prints(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "print('start-up           2.5 s to the first frame')"]
+    report = startup_seconds(command, tmp_path, num_runs=2)
+    assert report["seconds"] == [2.5, 2.5]
+    assert report["median"] == 2.5
+
+
+def test_a_player_that_fails_is_reported_with_its_reason(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import sys; sys.exit('error: there is no world')"]
+    assert startup_seconds(command, tmp_path)["error"] == "error: there is no world"
