@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import policies
 from training.cli.entry import entry
 from worldsim.errors import WorldError
-from worldsim.runtime.cores import check_workers
-from worldsim.settings import check_settings, setting
+from worldsim.games.registry import GAMES
+from worldsim.runtime.config import RuntimeSettings
+from worldsim.settings import setting
 
 if TYPE_CHECKING:  # they bring PyTorch, which a wrong setting need not wait for
     from worldsim.actions import ActionLayout
@@ -29,7 +30,7 @@ HEADLESS_FRAMES = 300
 
 
 @dataclass(kw_only=True, slots=True)
-class PlayConfig:
+class PlayConfig(RuntimeSettings):
     """What to play and how."""
 
     world: str | None = setting(
@@ -65,8 +66,6 @@ class PlayConfig:
         "FILE.mp4 to record to, which must not be there yet; null records to the folder of recordings "
         "without a display, unless a recording is replayed, and nothing with one; '' never records.",
     )
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N; auto is the first GPU where there is one.")
-    dtype: str = setting("auto", "auto, bf16 or fp32; auto is bf16 where the device computes it directly.")
     denoising_steps: int | None = setting(
         None, "Denoising passes a frame; null is the world's own number. [ and ] change it while playing."
     )
@@ -122,10 +121,6 @@ class PlayConfig:
         "own in there.",
     )
     screenshots: str = setting("screenshots", "Folder of screenshots.")
-
-    def __post_init__(self) -> None:
-        check_settings(self)
-        check_workers(self.threads, "threads")
 
 
 @entry("play", PlayConfig)
@@ -363,7 +358,7 @@ def game_settings(config: PlayConfig) -> GameSettings:
 def default_policy(session: PlaySession) -> str:
     """Return who plays when nobody else does."""
     world = session.env.world.config
-    return "scripted" if policies.find_scripted(world.actions.num_values, world.name) else "random"
+    return "scripted" if policies.find_scripted(world.actions.num_values) else "random"
 
 
 def available_policies(config: PlayConfig, session: PlaySession) -> list[str]:
@@ -396,7 +391,7 @@ def make_policy(
 
         found = policy_folder(folder, session.env.world.folder or world.name)
         return policies.make(name, num_values=num_values, folder=found)
-    return policies.make(name, num_values=num_values, scenario=world.name)
+    return policies.make(name, num_values=num_values, game=GAMES.get(world.name))
 
 
 if __name__ == "__main__":

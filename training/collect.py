@@ -28,7 +28,8 @@ from worldsim.data.episodes import (
     read_table,
 )
 from worldsim.errors import WorldError
-from worldsim.games.registry import AnyScenario, engine_version, find_game
+from worldsim.games.entry import GameEntry
+from worldsim.games.registry import find_game
 from worldsim.runtime.cores import check_workers, worker_count
 from worldsim.settings import check_settings, setting
 from worldsim.storage.files import without_litter
@@ -148,7 +149,7 @@ class CollectConfig:
         return Setup(
             scenario=self.scenario,
             policy=self.policy,
-            policy_options={"scenario": self.scenario} | policy_options,
+            policy_options=policy_options,
             episode_frames=self.episode_frames or find_game(self.scenario).episode_frames,
         )
 
@@ -156,23 +157,23 @@ class CollectConfig:
 @entry("collect", CollectConfig)
 def main(config: CollectConfig) -> None:
     """Record both splits and print what they hold."""
-    version, scenario, setup = engine_version(config.scenario), find_game(config.scenario), config.setup()
-    # The workers build their own; what is wrong with one is said here, before anything is written.
-    policies.make(setup.policy, num_values=scenario.actions.num_values, **setup.policy_options)
+    game = find_game(config.scenario)
+    version, setup = game.engine_version(), config.setup()
+    setup.build_policy(game)  # the workers build theirs; what is wrong with it is said before they start
     wanted = {"heldout": config.heldout_frames, "train": config.num_frames}
     num_workers = worker_count(config.num_workers)
     with locked_folder(config.folder), Recorders(num_workers, setup) as recorders:
         for split, num_frames in wanted.items():
             if num_frames:
                 folder = config.folder / split
-                prepare_folder(folder, scenario.dataset_info(describe_source(config, split, version)))
+                prepare_folder(folder, game.dataset_info(describe_source(config, split, version)))
                 first_seed = SPLIT_SEEDS[split] + config.seed * SEEDS_PER_RUN
                 collect_split(
                     recorders, folder, setup.episode_frames, first_seed, num_frames, paired=config.paired
                 )
     for split, num_frames in wanted.items():
         if num_frames:
-            print(summarize(config.folder / split, scenario))
+            print(summarize(config.folder / split, game))
 
 
 def describe_source(config: CollectConfig, split: str, version: str) -> str:
@@ -256,19 +257,19 @@ def collect_split(
                 bar.update(frames)
 
 
-def summarize(folder: Path, scenario: AnyScenario) -> str:
+def summarize(folder: Path, entry: GameEntry) -> str:
     """Return a short table: episodes, frames, returns, size on disk, and how often each button is held."""
-    tables = [read_table(folder, name, scenario.actions) for name in list_episodes(folder)]
+    tables = [read_table(folder, name, entry.actions) for name in list_episodes(folder)]
     actions = np.concatenate([table.actions[:-1] for table in tables])
     num_frames = sum(len(table.actions) for table in tables)
     size = sum(path.stat().st_size for path in without_litter(folder.iterdir()))
     ended = sum(bool(table.terminated is not None and table.terminated.any()) for table in tables)
     lines = [
-        f"{folder}: {len(tables)} episodes ({ended} {scenario.ending}), {num_frames} frames, "
+        f"{folder}: {len(tables)} episodes ({ended} {entry.ending}), {num_frames} frames, "
         f"{size / 2**20:.0f} MiB, {size / num_frames:.0f} bytes a frame",
         f"  {describe_returns(tables)}",
     ]
-    for column, axis in enumerate(scenario.actions.axes):
+    for column, axis in enumerate(entry.actions.axes):
         shares = np.bincount(actions[:, column], minlength=len(axis.buttons) + 1) / len(actions)
         named = zip(("nothing", *axis.buttons), shares, strict=True)
         lines.append(f"  {axis.name:7}" + "  ".join(f"{button} {share:6.1%}" for button, share in named))

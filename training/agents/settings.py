@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from worldsim.errors import WorldError
+from worldsim.runtime.config import RuntimeSettings
 from worldsim.runtime.cores import check_workers
 from worldsim.runtime.cuda_graphs import COMPILE_MODES
 from worldsim.settings import check_settings, setting
@@ -52,7 +53,7 @@ class PPOConfig:
 
 
 @dataclass(kw_only=True, slots=True)
-class RLConfig:
+class RLConfig(RuntimeSettings):
     """What to do with which agent."""
 
     mode: str = setting("train", "What to do with the agent.", choices=MODES)
@@ -76,12 +77,9 @@ class RLConfig:
         minimum=0,
         below=LARGEST_SEED,
     )
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N; auto is the first GPU where there is one.")
-    dtype: str = setting("auto", "auto, bf16 or fp32; auto is bf16 where the device computes it directly.")
     compile: str = setting(
         "auto", "How a GPU is given the kernels of dreams (docs/agents.md).", choices=COMPILE_MODES
     )
-    threads: int = setting(0, "CPU threads to compute with; 0 chooses.", minimum=0)
     num_envs: int = setting(
         0,
         "Environments at a time; 0 is, for dreams, 256 on a GPU and 8 on a CPU, and for real games one for "
@@ -151,13 +149,12 @@ class RLConfig:
     scale: int = setting(0, "Of mode=watch: screen pixels per frame pixel; 0 chooses.", minimum=0)
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        RuntimeSettings.__post_init__(self)
         if self.env == "both" and self.mode != "evaluate":
             raise WorldError(f"env=both is of mode=evaluate, got mode={self.mode}")
         if self.mode == "evaluate" and self.seed + self.episodes > NUM_EVALUATIONS:
             given = f"{self.seed} + {self.episodes}"
             raise WorldError(f"seed + episodes must be at most {NUM_EVALUATIONS}, got {given}")
-        for name in ("threads", "num_workers"):
-            check_workers(getattr(self, name), name)
+        check_workers(self.num_workers, "num_workers")
         if self.env == "real":
             check_workers(self.num_envs, "num_envs")

@@ -19,9 +19,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from training.cli.overrides import quoted
+from worldsim.runtime.config import RuntimeConfig
 from worldsim.settings import describe_bounds
 
 WIDTH, COLUMN = 110, 34
+RUNTIME = {field.name for field in fields(RuntimeConfig)}
 HIDDEN_GROUPS = ("runtime",)
 """Groups that say what Hydra does, not the command."""
 PAGE_TOP = """# Settings
@@ -84,7 +86,7 @@ def usage(name: str) -> str:
 def leaves(config: DictConfig, config_class: type, path: str = "") -> Iterator[tuple[str, str, str]]:
     """Yield name, default and meaning of every setting, also of those inside of others."""
     hints = get_type_hints(config_class)
-    for field in fields(config_class):
+    for field in ordered_fields(config_class):
         name, kind, told = f"{path}{field.name}", hints[field.name], _told(field)
         if OmegaConf.is_missing(config, field.name):
             yield name, "???", f"(to be given) {told}"
@@ -97,6 +99,11 @@ def leaves(config: DictConfig, config_class: type, path: str = "") -> Iterator[t
                 yield f"{name}.{key}", _shown(value[key]), "" if number else told
         else:
             yield name, _shown(value), told
+
+
+def ordered_fields(config_class: type) -> list[Field[Any]]:
+    """Return the fields of a class, last those that say how worlds are computed: what is done comes first."""
+    return sorted(fields(config_class), key=lambda field: field.name in RUNTIME)
 
 
 def group_options(name: str, folder: Path) -> Iterator[tuple[str, str]]:
@@ -131,7 +138,7 @@ def _bullets(config: DictConfig, config_class: type, shared: list[type]) -> str:
     """Return a list of the settings of a class; classes inside of it are named, and put into `shared`."""
     found = list(leaves(config, config_class))
     hints, lines = get_type_hints(config_class), []
-    for field in fields(config_class):
+    for field in ordered_fields(config_class):
         kind, told = hints[field.name], _told(field)
         inner = [leaf for leaf in found if leaf[0].startswith(f"{field.name}.")]
         is_class = isinstance(kind, type) and is_dataclass(kind)

@@ -14,14 +14,14 @@ from worldsim.evaluation.quality.outcome import format_outcomes, summarize_outco
 from worldsim.evaluation.quality.outcome_predictions import (
     DRAWN,
     GIVEN,
-    HeardEpisode,
-    hear_recordings,
-    why_not_judged,
+    EpisodePredictions,
+    missing_outcome_requirements,
+    predict_recordings,
 )
 from worldsim.outcome import OutcomeConfig
-from worldsim.runtime.config import RuntimeConfig
+from worldsim.runtime.config import RuntimeSettings
 from worldsim.runtime.cuda_graphs import COMPILE_MODES
-from worldsim.settings import REQUIRED, check_settings, setting
+from worldsim.settings import REQUIRED, setting
 from worldsim.simulator import Simulator, open_simulator
 
 FEW_ENDS = 20
@@ -29,7 +29,7 @@ FEW_ENDS = 20
 
 
 @dataclass(kw_only=True, slots=True)
-class CalibrationConfig:
+class CalibrationConfig(RuntimeSettings):
     """How a world's ends are calibrated."""
 
     world: str = setting(
@@ -65,21 +65,12 @@ class CalibrationConfig:
     seed: int = setting(
         0, "Of the noise that frames are drawn from, and of all else that is drawn.", minimum=0
     )
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N; auto is the first GPU where there is one.")
-    dtype: str = setting("auto", "auto, bf16 or fp32; auto is bf16 where the device computes it directly.")
     compile: str = setting("auto", "How a GPU is given its kernels (docs/agents.md).", choices=COMPILE_MODES)
-    threads: int = setting(0, "CPU threads to compute with; 0 chooses.", minimum=0)
-
-    def __post_init__(self) -> None:
-        check_settings(self)
 
 
 def load_simulator(config: CalibrationConfig) -> Simulator:
     """Load the world, to draw its frames in its own way."""
-    runtime = RuntimeConfig(
-        device=config.device, dtype=config.dtype, compile=config.compile, threads=config.threads
-    )
-    simulator = open_simulator(config.world, runtime)
+    simulator = open_simulator(config.world, config.runtime())
     how = f"on {simulator.device_choice}, {simulator.compile_choice}"
     print(f"world {simulator.world.identity}, {simulator.sampler.num_steps} denoising steps, {how}")
     return simulator
@@ -103,7 +94,7 @@ def open_recordings(
     opened = [Recordings(folder, described.actions, size, config.num_episodes) for folder in folders]
     num_ends = 0
     for recordings in opened:
-        if problem := why_not_judged(simulator, recordings):
+        if problem := missing_outcome_requirements(simulator, recordings):
             raise WorldError(problem)
         ends = [table.terminated for table in recordings.tables()]
         num_ends += sum(int(ended[1:].sum()) for ended in ends if ended is not None)
@@ -166,18 +157,18 @@ def calibrate_ends(
     before = simulator.world.config.outcome
     assert before is not None, "was looked for"
     batch_size = config.batch_size or (64 if simulator.world.device.type == "cuda" else 16)
-    predictions: dict[str, list[HeardEpisode]] = {GIVEN: [], DRAWN: []}
+    predictions: dict[str, list[EpisodePredictions]] = {GIVEN: [], DRAWN: []}
     for recordings in opened:
         print(f"{len(recordings.episodes)} episodes, {sum(recordings.lengths)} frames in {recordings.folder}")
-        options = {"batch_size": batch_size, "seed": config.seed, "with_drawn": True, "show_progress": True}
-        for kind, episodes in hear_recordings(simulator, recordings, **options).items():
+        options = {"batch_size": batch_size, "seed": config.seed, "with_drawn": True}
+        for kind, episodes in predict_recordings(simulator, recordings, **options).items():
             predictions[kind] += episodes
     after = fit(predictions[config.frames], before)
     dreamt: list[DreamtEpisode] = []
     if config.num_dreams:
         counts = _dream_counts(config, opened) | {"batch_size": batch_size}
         for recordings in opened:
-            dreamt += dream_along(simulator, recordings, **counts, show_progress=True)
+            dreamt += dream_along(simulator, recordings, **counts)
         after = match_rate(dreamt, after)
     print(f"\n{format_change(predictions, before, after)}")
     entry = describe_calibration(config, opened, predictions[config.frames], before, after)
@@ -199,7 +190,7 @@ def describe_rates(dreamt: Sequence[DreamtEpisode], meaning: OutcomeConfig) -> s
     )
 
 
-def fit(predictions: Sequence[HeardEpisode], before: OutcomeConfig) -> OutcomeConfig:
+def fit(predictions: Sequence[EpisodePredictions], before: OutcomeConfig) -> OutcomeConfig:
     """Return the new calibration.
 
     Raises:
@@ -219,7 +210,7 @@ def fit(predictions: Sequence[HeardEpisode], before: OutcomeConfig) -> OutcomeCo
 
 
 def format_change(
-    predictions: Mapping[str, Sequence[HeardEpisode]], before: OutcomeConfig, after: OutcomeConfig
+    predictions: Mapping[str, Sequence[EpisodePredictions]], before: OutcomeConfig, after: OutcomeConfig
 ) -> str:
     """Return how well ends are found before and after, on drawn and on recorded frames, in some lines."""
     paragraphs = []
@@ -233,7 +224,7 @@ def format_change(
 def describe_calibration(
     config: CalibrationConfig,
     opened: Sequence[Recordings],
-    predictions: Sequence[HeardEpisode],
+    predictions: Sequence[EpisodePredictions],
     before: OutcomeConfig,
     after: OutcomeConfig,
 ) -> str:
