@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from training.data.latents import LatentVideo
-from worldsim.evaluation.quality.calibration import fit_end_calibration
 from worldsim.evaluation.quality.outcome import OperatingPoint, choose_threshold, summarize_outcomes
 from worldsim.evaluation.quality.outcome_predictions import EpisodePredictions
 from worldsim.outcome import OutcomeConfig
@@ -67,6 +66,38 @@ def _predict_batch(
             columns.append(heads(memory.summary))
     said, logits = (torch.stack(column, dim=1).double().cpu() for column in zip(*columns, strict=True))
     return said, logits
+
+
+def fit_end_calibration(logits: np.ndarray, ends: np.ndarray) -> tuple[float, float]:
+    """Fit the scale and the bias of end logits `[T]` to what happened, `[T]` bool (Platt, 1999).
+
+    Logistic regression of one variable by Newton's method. The targets are Platt's, a little inside of 0 and
+    1, so that ends that are told apart without a mistake give no infinite scale. Logits that say the opposite
+    of what happens get a scale of 0: the probability is then the share of ends.
+    """
+    positives, negatives = int(ends.sum()), int((~ends).sum())
+    target = np.where(ends, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    inputs = np.stack([logits.astype(np.float64), np.ones(len(logits))], axis=1)
+    constant = np.array([0.0, np.log(target.mean() / (1 - target.mean()))])
+    weights = constant
+
+    def loss(at: np.ndarray) -> float:
+        z = inputs @ at
+        return float((np.logaddexp(0, z) - target * z).sum())
+
+    for _ in range(100):
+        probability = 1 / (1 + np.exp(-np.clip(inputs @ weights, -60, 60)))
+        gradient = inputs.T @ (probability - target)
+        curvature = (inputs * (probability * (1 - probability))[:, None]).T @ inputs
+        step = np.linalg.solve(curvature + 1e-9 * np.eye(2), gradient)
+        size = 1.0
+        while size > 1e-6 and loss(weights - size * step) > loss(weights):
+            size /= 2
+        weights = weights - size * step
+        if np.abs(size * step).max() < 1e-8:
+            break
+    scale, bias = weights if weights[0] > 0 else constant
+    return float(scale), float(bias)
 
 
 def calibrate(
