@@ -7,19 +7,17 @@ the cost of a step on the processor that people play on.
 
 from __future__ import annotations
 
-import shlex
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from training.cli.entry import entry
-from training.evaluate import prepared_folder
+from training.engine.lock import locked_folder
 from worldsim.errors import WorldError
 from worldsim.evaluation.cost import paper_shape
-from worldsim.evaluation.cost.attention_speed import fastest_attention, measure_attention
+from worldsim.evaluation.cost.attention_speed import AttentionSpeed, fastest_attention, measure_attention
 from worldsim.evaluation.cost.step_time import (
     AROUND,
     compare_ages,
@@ -47,8 +45,9 @@ from worldsim.evaluation.memory.span import (
     summarize_spans,
 )
 from worldsim.evaluation.quality.rollouts import FrameScores, RolloutSettings, roll_out
-from worldsim.evaluation.report.conversion_markdown import NUMBERS_FILE, write_conversion
-from worldsim.evaluation.report.report import describe_run
+from worldsim.evaluation.report.markdown import NUMBERS_FILE, write_conversion
+from worldsim.evaluation.report.pictures import write_conversion_plots
+from worldsim.evaluation.report.report import Report, describe_run
 from worldsim.evaluation.statistics import estimate_of
 from worldsim.model.conversion import check_softmax
 from worldsim.runtime.config import RuntimeSettings
@@ -57,13 +56,15 @@ from worldsim.settings import setting
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 from worldsim.storage.files import without_litter
-from worldsim.storage.tensors import read_object
 from worldsim.world import World
 
 TEACHER = "teacher"
 PARTS = ("in_turn", "cost", "rollouts", "memory", "paper_shape")
 KEYS = {"in_turn": "in_turn", "cost": "cost", "rollouts": "quality", "memory": "memory"}
 """Under which key of a world its measurements of a part are."""
+SHARED_KEYS = {"rollouts": "references", "memory": "returns", "paper_shape": "paper_shape"}
+"""Under which key of the report is what a part measures of no world."""
+RENDERERS = (write_conversion_plots, write_conversion)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -165,13 +166,9 @@ def main(config: ReportConversionConfig) -> None:
     choice = choose_device(config.device, config.dtype)
     set_threads(config.threads)
     check_possible(config, choice)
-    with prepared_folder(Path(config.out)) as out:
-        comparison = Comparison(config, choice)
-        known = out / NUMBERS_FILE
-        if known.is_file():
-            comparison.keep(read_object(known), known)
-        for _ in comparison.measure():
-            write_conversion(out, comparison.report)
+    out = Path(config.out)
+    with locked_folder(out):
+        Comparison(config, choice, out).measure()
         print(f"written to {out}: {', '.join(path.name for path in without_litter(out.iterdir()))}")
 
 
@@ -189,17 +186,18 @@ class Comparison:
     """The worlds, the real game beside them, and what was measured so far.
 
     Attributes:
-        report: For `write_conversion`.
+        report: Becomes `conversion.json`; parts that other runs measured of the same worlds are in it.
     """
 
-    def __init__(self, config: ReportConversionConfig, choice: DeviceChoice) -> None:
+    def __init__(self, config: ReportConversionConfig, choice: DeviceChoice, out: Path) -> None:
         self.config, self.choice = config, choice
         self.contestants: list[ModelEntry] = []
-        command = ["python", *(shlex.quote(word) for word in sys.orig_argv[1:])]
-        self.run = describe_run(command, choice.device, choice.dtype) | {"settings": asdict(config)}
-        self.report: dict[str, Any] = {"runs": {}, "worlds": {}}
+        self.run = describe_run(choice.device, choice.dtype) | {"settings": asdict(config)}
+        self._head: dict[str, Any] = {"runs": {}, "worlds": {}}
+        self._scores: dict[str, FrameScores] = {}
         if config.teacher is not None:
             self._prepare(config.teacher)
+        self.report = self._open_report(out / NUMBERS_FILE)
 
     def _load(self, place: str) -> World:
         return World.from_pretrained(place, device=self.choice.device, dtype=self.choice.dtype)
@@ -243,7 +241,7 @@ class Comparison:
         print(told, flush=True)
         episodes = self._episodes(self.places)
         references = score_references(teacher, recordings, self.places, config.returns) if episodes else {}
-        self.report["returns"] = {
+        self._head["returns"] = {
             "told": told,
             "settings": asdict(config.returns),
             "num_places": len(episodes),
@@ -260,114 +258,92 @@ class Comparison:
             ModelEntry(name=name, load=load, is_zeroed=original is not None, original=original or name)
         )
         sampler = chosen_sampler(world, self.config.denoising_steps, self.config.commit_level)
-        self.report["worlds"][name] = describe(world, sampler)
+        self._head["worlds"][name] = describe(world, sampler)
 
-    def keep(self, known: Mapping[str, Any], path: Path) -> None:
-        """Take over the parts that another run measured of these worlds and that this one does not measure.
-
-        Args:
-            known: What it wrote.
-            path: Where it is written, for errors.
+    def _open_report(self, path: Path) -> Report:
+        """Open the report with the parts that another run measured of these worlds and this one does not.
 
         Raises:
-            WorldError: If it compared other worlds, drawn otherwise, or says nothing about its runs.
+            WorldError: If it compared other worlds, drawn otherwise, or is no such report.
         """
-        if not isinstance(known.get("runs"), dict):
-            raise WorldError(f"{path} does not say by which runs it was made; choose another out= folder")
+        nothing: dict[str, Any] = {"runs": {}, "worlds": {}}
+        report = Report.open(path, nothing, objects=tuple(nothing), renderers=RENDERERS)
+        known, head = report.data, self._head
         kept = {part: run for part, run in known["runs"].items() if part not in self.config.parts}
-        if "paper_shape" in kept:
-            self.report["paper_shape"] = known["paper_shape"]
-        if "rollouts" in kept:
-            self.report["references"] = known["references"]
-        if "memory" in kept:
-            self.report["returns"] = known["returns"]
         of_worlds = [KEYS[part] for part in kept if part in KEYS]
-        for name, world in self.report["worlds"].items() if of_worlds else ():
+        for name, world in head["worlds"].items() if of_worlds else ():
+            report.require({("worlds", name, key): value for key, value in world.items()})
             before = known["worlds"].get(name, {})
-            if differing := [key for key, value in world.items() if before.get(key, value) != value]:
-                raise WorldError(
-                    f"{path} compares another world under the name {name!r}: {differing[0]} was "
-                    f"{before[differing[0]]} and is {world[differing[0]]}; choose another out= folder"
-                )
             world |= {key: before[key] for key in of_worlds if key in before}
-        self.report["runs"] = kept
+        shared = {key: known[key] for part, key in SHARED_KEYS.items() if part in kept}
+        report.data = head | shared | {"runs": kept}
+        return report
 
-    def measure(self) -> Iterator[None]:
-        """Measure one thing after the other; `report` has grown each time."""
-        # In this order: the cost is measured before decoded video fills the memory.
-        measures = {
-            "in_turn": self._ages,
-            "cost": self._costs,
-            "rollouts": self._rollouts,
-            "memory": self._memories,
-            "paper_shape": self._paper_shape,
+    def measure(self) -> None:
+        """Measure one thing after the other, and write the report after each."""
+        measures: dict[str, Callable[[ModelEntry], Any]] = {
+            "in_turn": self._in_turn,
+            "cost": self._cost,
+            "rollouts": self._quality,
+            "memory": self._memory,
         }
-        for part in PARTS:
-            if part in self.config.parts:
-                self.report["runs"][part] = self.run
-                yield from measures[part]()
+        parts = {
+            (part, contestant.name): partial(measures[part], contestant)
+            for part in PARTS
+            for contestant in self.contestants
+            if part in measures and part in self.config.parts
+            # A zeroed world would cost the same, and has nothing that could be emptied.
+            if part == "rollouts" or not contestant.is_zeroed
+        }
+        if "paper_shape" in self.config.parts:
+            models = paper_shape.models_of(paper_shape.PAPER_SHAPE)
+            parts |= {("paper_shape", name): partial(self._shape, name) for name in models}
+        self.report.measure(parts, self._store)
 
-    def _ages(self) -> Iterator[None]:
-        config = self.config
-        for contestant in self.contestants:
-            if not contestant.is_zeroed:  # it would cost the same
-                print(f"{contestant.name}: steps early and late, in turn", flush=True)
-                simulator = contestant.simulator(config.denoising_steps, config.commit_level)
-                state = self._first_state(simulator)
-                self.report["worlds"][contestant.name]["in_turn"] = compare_ages(
-                    simulator, state, config.early_frame, config.late_frame, seed=config.seed
-                )
-                yield
+    def _store(self, key: tuple[str, str], found: Any, _: float) -> None:
+        (part, name), data = key, self.report.data
+        data["runs"][part] = self.run
+        if part == "paper_shape":
+            data.setdefault(part, self._paper_shape)["models"][name] = found
+        else:
+            data["worlds"][name][KEYS[part]] = found
+
+    def _simulator(self, contestant: ModelEntry, told: str) -> Simulator:
+        """Load a world, and say what is measured of it."""
+        print(f"{contestant.name}: {told}", flush=True)
+        return contestant.simulator(self.config.denoising_steps, self.config.commit_level)
 
     def _first_state(self, simulator: Simulator) -> WorldState:
         """Return a dream in whose memory there is one frame."""
         start = next(self.recordings.batches(self.first, 1, 1))
         return start.begin_dreams(simulator, 1, self.config.seed)
 
-    def _costs(self) -> Iterator[None]:
-        for contestant in self.contestants:
-            if not contestant.is_zeroed:  # it would cost the same
-                print(f"{contestant.name}: step times", flush=True)
-                self.report["worlds"][contestant.name]["cost"] = self._cost(contestant)
-                yield
-
-    def _rollouts(self) -> Iterator[None]:
-        scores: dict[str, FrameScores] = {}
-        for contestant in self.contestants:
-            print(f"{contestant.name}: roll-outs", flush=True)
-            self._quality(contestant, scores)
-            yield
-
-    def _memories(self) -> Iterator[None]:
-        for contestant in self.contestants:
-            if not contestant.is_zeroed:  # it has nothing that could be emptied
-                print(f"{contestant.name}: memory", flush=True)
-                self.report["worlds"][contestant.name]["memory"] = self._memory(contestant)
-                yield
+    def _in_turn(self, contestant: ModelEntry) -> dict[str, Any]:
+        simulator, config = self._simulator(contestant, "steps early and late, in turn"), self.config
+        state = self._first_state(simulator)
+        return compare_ages(simulator, state, config.early_frame, config.late_frame, seed=config.seed)
 
     def _cost(self, contestant: ModelEntry) -> dict[str, Any]:
-        config = self.config
-        simulator = contestant.simulator(config.denoising_steps, config.commit_level)
+        simulator, config = self._simulator(contestant, "step times"), self.config
         state = self._first_state(simulator)  # frames are counted from the first
         actions = random_actions(simulator, 1, config.cost_frames, config.seed)
         trace = trace_steps(simulator, state, actions)
         return summarize_trace(trace, config.early_frame, config.late_frame, config.total_frames)
 
-    def _quality(self, contestant: ModelEntry, scores: dict[str, FrameScores]) -> None:
+    def _quality(self, contestant: ModelEntry) -> dict[str, Any]:
         """Roll out, and compare with the roll-outs of those before."""
-        simulator = contestant.simulator(self.config.denoising_steps, self.config.commit_level)
+        simulator, scores = self._simulator(contestant, "roll-outs"), self._scores
         own = roll_out(simulator, self.recordings, self.clips, self.settings)
         scores[contestant.name] = own
         if contestant.name == TEACHER:
-            self.report["references"] = summarize_references(own)
+            self.report.data["references"] = summarize_references(own)
         original = scores[contestant.original] if contestant.is_zeroed else None
-        quality = summarize_quality(own, scores[TEACHER], original)
-        self.report["worlds"][contestant.name]["quality"] = quality
+        return summarize_quality(own, scores[TEACHER], original)
 
     def _memory(self, contestant: ModelEntry) -> dict[str, Any]:
         """Empty the states once and see what is lost, anywhere and at places that come back."""
         config, recordings = self.config, self.recordings
-        simulator = contestant.simulator(config.denoising_steps, config.commit_level)
+        simulator = self._simulator(contestant, "memory")
         how: dict[str, Any] = {"batch_size": self.settings.batch_size, "seed": config.seed}
         scores = next_after_forgetting(simulator, recordings, self.memory_clips, config.memory_frames, **how)
         report = summarize_spans(scores, [recordings.name(clip) for clip in self.memory_clips])
@@ -381,28 +357,36 @@ class Comparison:
             report["returns"] = summarize_returns(*psnr, episodes=self._episodes(self.places))
         return report
 
-    def _paper_shape(self) -> Iterator[None]:
+    @cached_property
+    def _paper_shape(self) -> dict[str, Any]:
+        """The part of the report, but for the models; its attention is that which is the fastest here."""
         config, shape = self.config, paper_shape.PAPER_SHAPE
         frames = paper_shape.latent_frames(config.paper_frames)
         names = ("dim", "num_layers", "num_heads", "tokens_per_frame")
-        part: dict[str, Any] = {name: getattr(shape, name) for name in names}
-        part |= {"video_frames": config.paper_frames, "latent_frames": frames}
-        part |= {"denoising_steps": config.paper_steps, "models": {}}
-        device, dtype = self.choice.device, self.choice.dtype
-        speed = measure_attention(shape, frames, config.paper_steps + 1, device, dtype)
-        part["attention"] = speed.to_json()
-        self.report["paper_shape"] = part
-        for name, model in paper_shape.models_of(shape).items():
-            print(f"at the paper's shape: {name}", flush=True)
-            with fastest_attention(speed):
-                part["models"][name] = paper_shape.measure_shape(
-                    model,
-                    num_frames=frames,
-                    num_steps=config.paper_steps,
-                    device=device,
-                    dtype=dtype,
-                )
-            yield
+        return {name: getattr(shape, name) for name in names} | {
+            "video_frames": config.paper_frames,
+            "latent_frames": frames,
+            "denoising_steps": config.paper_steps,
+            "models": {},
+            "attention": self._attention.to_json(),
+        }
+
+    @cached_property
+    def _attention(self) -> AttentionSpeed:
+        config, shape = self.config, paper_shape.PAPER_SHAPE
+        frames = paper_shape.latent_frames(config.paper_frames)
+        return measure_attention(shape, frames, config.paper_steps + 1, self.choice.device, self.choice.dtype)
+
+    def _shape(self, name: str) -> dict[str, Any]:
+        print(f"at the paper's shape: {name}", flush=True)
+        with fastest_attention(self._attention):
+            return paper_shape.measure_shape(
+                paper_shape.models_of(paper_shape.PAPER_SHAPE)[name],
+                num_frames=paper_shape.latent_frames(self.config.paper_frames),
+                num_steps=self.config.paper_steps,
+                device=self.choice.device,
+                dtype=self.choice.dtype,
+            )
 
 
 if __name__ == "__main__":

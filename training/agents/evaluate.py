@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +14,7 @@ from training.agents.episodes import Episodes, PolicyEntry, format_scores, play_
 from training.agents.settings import RLConfig
 from training.engine.lock import locked_folder
 from worldsim.errors import WorldError
-from worldsim.evaluation.report import report
+from worldsim.evaluation.report.report import describe_run, write_json
 from worldsim.games.registry import GAMES
 from worldsim.runtime.cores import worker_count
 from worldsim.runtime.device import choose_device, set_threads
@@ -34,11 +32,8 @@ def evaluate_agents(config: RLConfig) -> None:
     set_threads(config.threads)
     out = Path(config.out or f"outputs/rl-{Path(config.world).name}")
     choice = choose_device(config.device, config.dtype)
-    described: dict[str, Any] = report.describe_run(
-        [shlex.quote(word) for word in sys.orig_argv], choice.device, choice.dtype
-    )
     contenders = make_contenders(config)
-    head = described | {"settings": asdict(config)}
+    head = describe_run(choice.device, choice.dtype) | {"settings": asdict(config)}
     # The game first: that it is not installed is found at once.
     envs = ("real", "dream") if config.env == "both" else (config.env,)
     with locked_folder(out):  # what cannot be written is found now
@@ -58,7 +53,7 @@ def play(
         | {"training": training_of(contender)}
         for contender in contenders
     }
-    report.write_json(path, head | {"played_in": played_in, "policies": scores})
+    write_json(path, head | {"played_in": played_in, "policies": scores})
     print(f"\n{played_in}, {config.episodes} episodes\n{format_scores(scores)}\n\nwritten to {path}")
     return played
 
@@ -77,7 +72,7 @@ def compare_envs(
     ]
     by_label = {player.label: player.to_json() for player in players}
     found = {"rank_correlation": agreement_on_ranks(players), "policies": by_label}
-    report.write_json(path, head | found)
+    write_json(path, head | found)
     print(f"\nthe dream beside the game\n{format_agreement(players)}\n\nwritten to {path}")
 
 

@@ -1,13 +1,26 @@
-"""The settings of the consistency suite, and which of them worlds that are compared must share."""
+"""Settings of `training.evaluate` and its suites, and those that worlds must share to be compared."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from worldsim.errors import WorldError
 from worldsim.evaluation.inputs.out_and_back import MIN_EPISODES, Tolerance
+from worldsim.runtime.config import RuntimeSettings
+from worldsim.runtime.cuda_graphs import COMPILE_MODES
 from worldsim.settings import check_settings, setting
+
+BENCHMARKS = ("env", "endurance")
+# The cost is measured before decoded video fills the memory.
+PARTS = ("cost", "rollout", "controllability", "idle", "outcome")
+CONSISTENCY = "consistency"
+CONSISTENCY_PARTS = (
+    *("recall", "interventions", "pairs", "controllability", "drift", "fidelity", "idle"),
+    *("continuation", "probe", "cost"),
+)
+"""Parts of the two suites, in the order in which they are measured."""
 
 COUNTS_OF_PARTS: Mapping[str, Sequence[str]] = {
     "interventions": ("num_turns",),
@@ -82,3 +95,135 @@ class ConsistencyConfig:
     def tolerance(self) -> Tolerance:
         """Which poses count as the same."""
         return Tolerance(distance=self.distance, angle_degrees=self.angle_degrees)
+
+
+@dataclass(kw_only=True, slots=True)
+class EnduranceConfig:
+    """How many environments for how long."""
+
+    num_envs: int = setting(8, "Environments at a time.", minimum=1)
+    num_steps: int = setting(
+        100_000,
+        "Steps that each of them makes under random actions, those of earlier runs with the same out "
+        "included.",
+        minimum=1,
+    )
+    max_minutes: float = setting(0.0, "Time after which a run stops; 0 is no limit.", minimum=0)
+    max_episode_steps: int = setting(500, "Frames after which an episode is cut off.", minimum=1)
+
+    def __post_init__(self) -> None:
+        check_settings(self, "endurance.")
+
+
+@dataclass(kw_only=True, slots=True)
+class EvaluateConfig(RuntimeSettings):
+    """What to measure."""
+
+    world: str | None = setting(
+        None, "A shipped world's name, a folder, or a Hugging Face id; null is the first that ships."
+    )
+    data: str = setting(
+        "data/doom-rooms/heldout",
+        "Held-out episodes with the world's buttons. Of suite=consistency a folder of folders recall-NNN "
+        "and pairs-NNN, one for each number of frames out and back; of ordinary episodes the parts that "
+        "need no way back are measured.",
+    )
+    out: str = setting("outputs/evaluate", "Folder of the report.")
+    benchmark: str | None = setting(
+        None,
+        "null measures the parts; env measures how many steps a second environments make, endurance whether "
+        "memory grows or anything becomes NaN or inf in a great many of them. Both need no data.",
+    )
+    suite: str | None = setting(
+        None,
+        "null measures the parts of one world; consistency measures what worlds remember "
+        "(docs/consistency.md).",
+    )
+    worlds: Any = setting(
+        None, "Of suite=consistency, to compare several: {name: world, name: world}, instead of world."
+    )
+    consistency: ConsistencyConfig = setting(ConsistencyConfig, "Of suite=consistency.")
+    parts: list[str] | None = setting(
+        None,
+        "What to measure: cost, rollout, controllability, idle, outcome (of worlds with outcome heads). Of "
+        "suite=consistency: recall, interventions, pairs, controllability, drift, fidelity, idle, "
+        "continuation, probe, cost. null is all of these.",
+    )
+    seed: int = setting(0, "Of the noise, and of all else that is drawn.", minimum=0)
+    denoising_steps: int | None = setting(None, "Denoising passes a frame; null is the world's own number.")
+    num_episodes: int = setting(0, "Use only the first so many episodes of the data; 0 is all.", minimum=0)
+    context_frames: int = setting(32, "Real frames watched before each dream.", minimum=1)
+    batch_size: int = setting(
+        0,
+        "Dreams at a time; 0 is 16 on a CPU and 64 on a GPU. The step time is always that of one.",
+        minimum=0,
+    )
+    num_rollouts: int = setting(64, "Of part rollout: roll-outs.", minimum=1)
+    horizon: int = setting(128, "Of part rollout: frames of each.", minimum=1)
+    num_next_clips: int = setting(
+        16, "Of part rollout: clips whose next frames are predicted from real ones.", minimum=1
+    )
+    next_frames: int = setting(64, "Of part rollout: frames of each of them.", minimum=1)
+    num_action_starts: int = setting(
+        64, "Of part controllability: places at which actions are compared.", minimum=1
+    )
+    num_idle_starts: int = setting(4, "Of part idle: dreams in which nothing is pressed.", minimum=1)
+    idle_frames: int = setting(500, "Of part idle: frames of each.", minimum=1)
+    outcome_drawn: bool = setting(
+        True,
+        "Of part outcome: judge also the frames that the world draws, not only those that were recorded.",
+    )
+    cost_frames: int = setting(2000, "Of part cost: frame up to which step times are measured.", minimum=1)
+    startup_runs: int = setting(
+        3, "Of part cost: starts of play.py that are timed; 0 leaves them out.", minimum=0
+    )
+    env_counts: list[int] = setting(
+        [1, 8, 64, 256], "Of benchmark=env: how many environments at a time.", minimum=1
+    )
+    env_frames: int = setting(
+        768, "Of benchmark=env: frames that each number of environments draws in all.", minimum=1
+    )
+    env_min_steps: int = setting(
+        0, "Of benchmark=env: steps in which it does so at least; 0 is 3 on a CPU and 60 on a GPU.", minimum=0
+    )
+    env_max_steps: int = setting(
+        300, "Of benchmark=env: steps in which it does so at most; 0 is no limit.", minimum=0
+    )
+    compile: str = setting(
+        "auto", "Of both benchmarks: how a GPU is given its kernels (docs/agents.md).", choices=COMPILE_MODES
+    )
+    endurance: EnduranceConfig = setting(EnduranceConfig, "Of benchmark=endurance.")
+
+    def __post_init__(self) -> None:
+        if self.suite not in (None, CONSISTENCY):
+            raise WorldError(f"suite must be {CONSISTENCY} or null, got {self.suite!r}")
+        places = self.worlds.values() if isinstance(self.worlds, dict) else ()
+        if self.worlds is not None and not (places and all(isinstance(place, str) for place in places)):
+            raise WorldError(f"worlds must be {{name: world, name: world}}, got {self.worlds!r}")
+        if self.worlds and self.suite is None:
+            raise WorldError("worlds= belongs to suite=consistency; give world=, the one to measure")
+        if self.world and self.worlds:
+            raise WorldError("give world= or worlds=, not both")
+        known = self.known_parts
+        unknown = [part for part in self.chosen_parts if part not in known]
+        if unknown or not self.chosen_parts:
+            raise WorldError(f"parts must be some of {', '.join(known)}, got {', '.join(unknown) or 'none'}")
+        if self.benchmark not in (None, *BENCHMARKS):
+            raise WorldError(f"benchmark must be {' or '.join(BENCHMARKS)}, or null, got {self.benchmark!r}")
+        RuntimeSettings.__post_init__(self)
+        if not self.env_counts:
+            raise WorldError("env_counts names no number of environments")
+        if 0 < self.env_max_steps < self.env_min_steps:
+            raise WorldError(
+                f"env_max_steps is {self.env_max_steps}, less than env_min_steps, {self.env_min_steps}"
+            )
+
+    @property
+    def known_parts(self) -> tuple[str, ...]:
+        """What can be measured."""
+        return PARTS if self.suite is None else CONSISTENCY_PARTS
+
+    @property
+    def chosen_parts(self) -> list[str]:
+        """What is measured: all that can be, unless parts are named."""
+        return list(self.known_parts) if self.parts is None else self.parts

@@ -14,7 +14,8 @@ import torch
 from tests.fakes import save_tiny_world, tiny_world
 from training.evaluate import EvaluateConfig, main
 from training.suites import endurance as endurance_suite
-from training.suites.endurance import ENDURANCE_FILE, STATE_FILE, EnduranceConfig
+from training.suites.endurance import ENDURANCE_FILE, STATE_FILE
+from training.suites.settings import EnduranceConfig
 from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.errors import WorldError
 from worldsim.evaluation.cost import endurance
@@ -185,10 +186,10 @@ def test_growth_is_the_largest_of_all_processes() -> None:
 
 def test_another_run_in_the_same_folder_is_refused(world: Path, tmp_path: Path) -> None:
     main.run(config_of(world, tmp_path, num_steps=1))
-    with pytest.raises(WorldError, match="tells of num_envs 2, not 3: name another folder with out="):
+    with pytest.raises(WorldError, match="was measured with num_envs=2, now 3; choose another out= folder"):
         main.run(config_of(world, tmp_path, num_envs=3))
     other = save_tiny_world(tmp_path / "other")
-    with pytest.raises(WorldError, match=r"tells of world tiny@"):
+    with pytest.raises(WorldError, match=r"was measured with world=tiny@"):
         main.run(config_of(other, tmp_path))
     report = report_of(tmp_path)
     del report["begins"]
