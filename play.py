@@ -5,83 +5,25 @@ Hydra reads `conf/play.yaml`; every setting there can be given as `name=value`, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import policies
 from training.cli.entry import entry
 from worldsim.errors import WorldError
-from worldsim.runtime.cores import check_workers
+from worldsim.play.settings import PlayConfig
 
-if TYPE_CHECKING:  # they bring PyTorch, which a wrong setting need not wait for
-    from worldsim.actions import ActionLayout
-    from worldsim.envs.single import ARL2WorldEnv
-    from worldsim.play.files import PlayFolders
-    from worldsim.play.game import GameSettings
+if TYPE_CHECKING:  # it brings PyTorch, which a wrong setting need not wait for
     from worldsim.play.session import PlaySession
-    from worldsim.world import WorldConfig
-
-HEADLESS_FRAMES = 300
-
-
-@dataclass(kw_only=True, slots=True)
-class PlayConfig:
-    """What to play and how; `conf/play.yaml` says what each means."""
-
-    world: str | None = None
-    start: str | None = None
-    seed: int = 0
-    policy: str = "auto"
-    policy_folder: str | None = None
-    recording: str | None = None
-    steps: int = 0
-    headless: bool | None = None
-    record: str | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-    denoising_steps: int | None = None
-    noise_scale: float | None = None
-    scale: int = 0
-    full_screen: bool = False
-    fps: float | None = None
-    hold_rate: bool = False
-    keys: dict[str, list[str]] = field(default_factory=dict)
-    buttons: dict[str, list[str]] = field(default_factory=dict)
-    threads: int = 0
-    serve: bool = False
-    host: str = "127.0.0.1"
-    port: int = 8765
-    rewind_megabytes: int = 512
-    slots: str = "slots"
-    recordings: str = "recordings"
-    screenshots: str = "screenshots"
-
-    def __post_init__(self) -> None:
-        numbers = {
-            "seed": self.seed,
-            "steps": self.steps,
-            "scale": self.scale,
-            "fps": self.fps or 0,
-            "threads": self.threads,
-            "port": self.port,
-            "rewind_megabytes": self.rewind_megabytes,
-        }
-        for name, value in numbers.items():
-            if value < 0:
-                raise WorldError(f"{name} must be at least 0, got {value}")
-        check_workers(self.threads, "threads")
-        if self.port > 65_535:
-            raise WorldError(f"port must be at most 65535, got {self.port}")
 
 
 @entry("play", PlayConfig)
 def main(config: PlayConfig) -> None:
     """Build the environment and the player, open the window or do without."""
-    from worldsim.play.headless import choose_headless
     from worldsim.runtime.timing import seconds_since_start
+    from worldsim.ui.display import choose_headless
 
     if config.serve:
         require_server()
@@ -102,153 +44,6 @@ def main(config: PlayConfig) -> None:
         wants_choice, config = True, replace(config, policy="auto", recording=None, record=None)
 
 
-def play(config: PlayConfig, *, headless: bool, waited: float) -> bool:
-    """Play one world; returns whether the person wants to choose another one then."""
-    if config.world is None and config.policy == "recorded" and config.recording:
-        from worldsim.play.replay import recorded_world
-
-        config = replace(config, world=recorded_world(Path(config.recording)))
-    from worldsim.starts import is_picture
-
-    env = build_env(config)
-    if headless:
-        check_bindings(config, env.world.config.actions)
-    if config.start is not None and is_picture(config.start, env.start_names):
-        config = replace(config, start=env.add_start_picture(Path(config.start)))
-    with play_session(config, env, headless=headless, waited=waited) as session:
-        if not headless and not config.serve:
-            return run_window(config, session)
-        run = run_headless if headless else run_server
-        run(config, session)
-    return False
-
-
-def wants_picker(config: PlayConfig) -> bool:
-    """Whether there is a person to ask which world to play, and where to begin."""
-    is_open = config.world is None and config.start is None and config.recording is None
-    return is_open and not config.serve and config.policy in ("auto", "keyboard") and not config.steps
-
-
-def build_env(config: PlayConfig) -> ARL2WorldEnv:
-    """Load the world and say where it computes, and why."""
-    from worldsim.envs.single import ARL2WorldEnv
-    from worldsim.runtime.device import set_threads
-
-    num_threads = set_threads(config.threads)
-    env = ARL2WorldEnv(
-        config.world,
-        device=config.device,
-        dtype=config.dtype,
-        denoising_steps=config.denoising_steps,
-        noise_scale=config.noise_scale,
-    )
-    world, steps = env.world.config, env.simulator.sampler.num_steps
-    size = f"{world.width} x {world.height} at {world.frame_rate:g} frames/s"
-    print(f"world {world.name}: {size}, {steps} denoising steps")
-    print(f"computing on {env.device_choice}, {num_threads} threads", flush=True)
-    return env
-
-
-def check_bindings(config: PlayConfig, actions: ActionLayout) -> None:
-    """Refuse keys that a window would refuse; without one, settings for it are as right or wrong as ever."""
-    from worldsim.ui.bindings import bind
-
-    bindings = bind(actions, config.keys, config.buttons)
-    if bindings != bind(actions):  # whoever left the keys alone need not wait for pygame
-        from worldsim.ui.input import check_without_window
-
-        check_without_window(bindings)
-
-
-@contextmanager
-def play_session(
-    config: PlayConfig, env: ARL2WorldEnv, *, headless: bool, waited: float = 0.0
-) -> Iterator[PlaySession]:
-    """Give what is played and recorded; however it ends, finish the recording, and say what was measured."""
-    from worldsim.play.recording import Recording
-    from worldsim.play.replay import Replay
-    from worldsim.play.session import PlaySession
-
-    path = recording_path(config, env.world.config, headless=headless)
-    replay = Replay(Path(config.recording)) if config.policy == "recorded" and config.recording else None
-    if replay is not None:
-        replay.check_world(env)
-    recording = Recording(path, env.world.config) if path else None
-    # Without a window nobody goes back; with one, a player who takes over is shown the latest moments.
-    rewind_bytes = 0 if headless else max(1, config.rewind_megabytes * 10**6)
-    session = PlaySession(
-        env, recording, seed=config.seed, rewind_bytes=rewind_bytes, replay=replay, waited_seconds=waited
-    )
-    try:
-        with session:
-            yield session
-    finally:
-        env.close()
-        if session.num_frames:
-            print(session.summary())
-            for path in session.recorded:
-                print(f"recorded           {path}")
-        if replay is not None and session.num_frames:
-            print(replay.result(env))
-
-
-def recording_path(config: PlayConfig, world: WorldConfig, *, headless: bool) -> Path | None:
-    """Return the video to write, None for none; of a replay only on request, and never over the original."""
-    from worldsim.play.recording import free_recording
-
-    if config.record is None:
-        is_wanted = headless and config.policy != "recorded"
-        return free_recording(Path(config.recordings), world) if is_wanted else None
-    if not config.record:
-        return None
-    path, source = (
-        Path(config.record),
-        config.policy if config.policy.endswith(".jsonl") else config.recording,
-    )
-    if source and path.with_suffix("").resolve() == Path(source).with_suffix("").resolve():
-        raise WorldError(f"record={path} would overwrite {source}, which is played: choose another name")
-    return path
-
-
-def run_headless(config: PlayConfig, session: PlaySession) -> None:
-    """Let the policy play, as fast as it goes."""
-    from tqdm import tqdm
-
-    from worldsim.play.headless import has_display, play_headless
-
-    name = default_policy(session) if config.policy == "auto" else config.policy
-    num_frames = config.steps or (session.replay.num_frames if session.replay else HEADLESS_FRAMES)
-    why = "headless" if has_display() else "no display found"
-    written = "" if session.recording is None else f" and {session.recording.path} is written"
-    print(f"{why}: the {name} player walks {num_frames} frames{written}", flush=True)
-    policy = make_policy(name, session, config.policy_folder, config.recording)
-    session.reset(config.start)
-    policy.reset(config.seed)
-    for _ in tqdm(play_headless(session, policy, num_frames, name), total=num_frames, unit="frame"):
-        pass
-
-
-def run_window(config: PlayConfig, session: PlaySession) -> bool:
-    """Play in a window until it is closed; returns whether the person wants to choose a world then."""
-    from worldsim.play.desktop.viewer import Viewer
-    from worldsim.ui.bindings import bind
-
-    actions = session.env.world.config.actions
-    bindings = bind(actions, config.keys, config.buttons)
-    viewer = Viewer(
-        session,
-        policies.KeyboardPolicy(actions.num_values, bindings.buttons),
-        programs(config, session),
-        play_folders(config),
-        game_settings(config),
-        bindings=bindings,
-        scale=config.scale,
-        full_screen=config.full_screen,
-    )
-    viewer.run(config.steps, config.start)
-    return viewer.game.wants_choice
-
-
 def require_server() -> None:
     """Say what is missing before a world is loaded."""
     from importlib.util import find_spec
@@ -257,56 +52,32 @@ def require_server() -> None:
         raise WorldError(f"serve=true needs {' and '.join(missing)}: pip install -e '.[serve]'")
 
 
-def run_server(config: PlayConfig, session: PlaySession) -> None:
-    """Serve the game as a page; who opens it is the person."""
-    from worldsim.play.web.game import ServedGame
+def wants_picker(config: PlayConfig) -> bool:
+    """Whether there is a person to ask which world to play, and where to begin."""
+    is_open = config.world is None and config.start is None and config.recording is None
+    return is_open and not config.serve and config.policy in ("auto", "keyboard") and not config.steps
+
+
+def play(config: PlayConfig, *, headless: bool, waited: float) -> bool:
+    """Play one world; returns whether the person wants to choose another one then."""
+    from worldsim.play.run import open_session, run_game, run_headless
     from worldsim.ui.bindings import bind
-    from worldsim.ui.input import check_without_window
 
-    actions = session.env.world.config.actions
-    bindings = bind(actions, config.keys, config.buttons)
-    check_without_window(bindings)
-    game = ServedGame(
-        session,
-        policies.KeyboardPolicy(actions.num_values, bindings.buttons),
-        programs(config, session),
-        play_folders(config),
-        bindings,
-        game_settings(config),
-        host=config.host,
-        port=config.port,
-    )
-    game.run(config.steps, config.start, say=lambda sentence: print(sentence, flush=True))
-
-
-def programs(config: PlayConfig, session: PlaySession) -> dict[str, policies.Policy]:
-    """Return who can play instead of the person, by name."""
-    return {
-        name: make_policy(name, session, config.policy_folder, config.recording)
-        for name in available_policies(config, session)
-    }
-
-
-def play_folders(config: PlayConfig) -> PlayFolders:
-    from worldsim.play.files import PlayFolders
-
-    return PlayFolders(
-        slots=Path(config.slots),
-        recordings=Path(config.recordings),
-        screenshots=Path(config.screenshots),
-    )
-
-
-def game_settings(config: PlayConfig) -> GameSettings:
-    from worldsim.play.game import HUMAN, GameSettings
-
-    return GameSettings(
-        first=HUMAN if config.policy in ("auto", "keyboard") else config.policy,
-        frame_rate=config.fps,
-        hold_rate=config.hold_rate,
-        adapts_threads=config.threads == 0,
-        seed=config.seed,
-    )
+    say = partial(print, flush=True)
+    with open_session(config, headless=headless, waited=waited, say=say) as (session, config):
+        if headless:
+            name = default_policy(session) if config.policy == "auto" else config.policy
+            policy = make_policy(name, session, config.policy_folder, config.recording)
+            run_headless(config, session, name, policy, say)
+            return False
+        actions = session.env.world.config.actions
+        bindings = bind(actions, config.keys, config.buttons)
+        person = policies.KeyboardPolicy(actions.num_values, bindings.buttons)
+        programs = {
+            name: make_policy(name, session, config.policy_folder, config.recording)
+            for name in available_policies(config, session)
+        }
+        return run_game(config, session, bindings, person, programs, say)
 
 
 def default_policy(session: PlaySession) -> str:

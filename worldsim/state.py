@@ -64,6 +64,10 @@ class WorldState:
         """Return the same state with its memory on another device."""
         return replace(self, memory=self.memory.map(lambda _, tensor: tensor.to(device)))
 
+    def with_matrices(self, matrices: Tensor) -> WorldState:
+        """Return the state with other recurrent states, `[L, B, H, K, V]`."""
+        return replace(self, memory=replace(self.memory, matrices=matrices))
+
     @isolated
     def rows(self, rows: Sequence[int]) -> WorldState:
         """Return the state of some dreams of the batch, in this order; one may come twice, to branch it."""

@@ -15,7 +15,6 @@ from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.evaluation.cost.endurance import check_numbers
 from worldsim.evaluation.cost.random_play import FRAMES_BETWEEN_CHECKS, DayOfPlay
-from worldsim.play.session import with_matrices
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -44,7 +43,7 @@ def test_what_is_no_number_is_named() -> None:
     state = env.get_state()
     check_numbers(state, 7)
     for value in (torch.inf, torch.nan):
-        bad = with_matrices(state, torch.full_like(state.memory.matrices, value))
+        bad = state.with_matrices(torch.full_like(state.memory.matrices, value))
         with pytest.raises(WorldError, match="after 7 frames .*matrices holds what is no number"):
             check_numbers(bad, 7)
 

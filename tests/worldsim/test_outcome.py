@@ -23,8 +23,8 @@ from worldsim.model.memory.motion import MemoryPhase
 from worldsim.model.memory.state import MemoryState
 from worldsim.model.outcome_heads import PRIOR_END, OutcomeHeads
 from worldsim.outcome import OutcomeConfig
-from worldsim.play.headless import play_headless
 from worldsim.play.recording import Recording
+from worldsim.play.run import play_headless
 from worldsim.play.session import PlaySession
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState

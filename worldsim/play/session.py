@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -196,7 +193,7 @@ class PlaySession:
         assert self._before is not None, "finish comes after begin"
         frame, reward, ended, _, self.info = self.env.finish_step()
         if self._frozen is not None:
-            self.env.set_state(with_matrices(self.env.get_state(), self._frozen))
+            self.env.set_state(self.env.get_state().with_matrices(self._frozen))
         self._last_step_at = time.perf_counter()
         self.times.add(self._predict_seconds, self._last_step_at - started)
         before, outcome = self.observation, self._outcome()
@@ -303,7 +300,7 @@ class PlaySession:
         self, matrices: Tensor, is_frozen: bool, kept: Tensor | None, otherwise_kept: Tensor | None
     ) -> None:
         """Play on with other recurrent states, as after a jump to the same frame."""
-        state, drawn = with_matrices(self.env.get_state(), matrices), self._drawn
+        state, drawn = self.env.get_state().with_matrices(matrices), self._drawn
         try:
             self.go_to(state, self.start, self.score or 0.0, before=self.recent_frames(NUM_BEFORE)[:-1])
         finally:
@@ -364,19 +361,3 @@ class PlaySession:
     def _outcome(self) -> dict[str, Any]:
         """Return what a recording says of the frame shown last, in a world that says something of it."""
         return {"reward": self._reward, "terminated": self.ended} if self._is_judged else {}
-
-
-def with_matrices(state: WorldState, matrices: Tensor) -> WorldState:
-    """Return a state with other recurrent states, `[L, B, H, K, V]`."""
-    return replace(state, memory=replace(state.memory, matrices=matrices))
-
-
-@contextmanager
-def steady_memory() -> Iterator[None]:
-    """Keep Python's garbage collector from walking over everything loaded so far while frames are due."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()

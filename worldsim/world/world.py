@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from worldsim.codec import FrameCodec
+from worldsim.codec import FrameCodec, load_codec
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
@@ -22,7 +22,6 @@ from worldsim.storage.tensors import (
     CONFIG_FILE,
     PICKLES,
     check_file,
-    load_codec,
     load_weights,
     read_checksums,
     read_object,

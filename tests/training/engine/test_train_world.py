@@ -35,7 +35,7 @@ from training.objectives.flow_matching import ObjectiveConfig, SequenceFlowMatch
 from training.pretrain import PretrainConfig, build_world
 from training.pretrain import main as pretrain
 from worldsim.actions import ActionLayout
-from worldsim.codec import FrameCodec
+from worldsim.codec import FrameCodec, load_codec, save_codec
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.data.episodes import EpisodeWriter
 from worldsim.data.sequences import load_episodes
@@ -44,7 +44,6 @@ from worldsim.model.denoiser import Denoiser
 from worldsim.model.memory.motion import MemoryPhase
 from worldsim.simulator import Simulator
 from worldsim.starts import Start, visible_detail
-from worldsim.storage.tensors import load_codec, save_codec
 from worldsim.world import World
 
 

@@ -13,11 +13,12 @@ import numpy as np
 
 from worldsim.play.files import PlayFolders
 from worldsim.play.game import Game, GameSettings, KeyboardPlayer
-from worldsim.play.session import Player, PlaySession, steady_memory
+from worldsim.play.session import Player, PlaySession
 from worldsim.play.web.inbox import SERVED_COMMANDS, Inbox, Order
 from worldsim.play.web.lobby import encode_jpeg
 from worldsim.play.web.server import Server
 from worldsim.runtime.interrupt import StopRequest
+from worldsim.runtime.timing import steady_memory
 from worldsim.ui.bindings import Bindings, Command
 from worldsim.world import WorldConfig
 
