@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.play.files import PlayFolders
-from worldsim.play.game import HUMAN, GameSettings, KeyboardPlayer
+from worldsim.play.game import HUMAN, GameSettings
 from worldsim.play.recording import Recording, free_recording
 from worldsim.play.replay import Replay, recorded_world
 from worldsim.play.session import Player, PlaySession
@@ -19,7 +19,7 @@ from worldsim.runtime.device import set_threads
 from worldsim.runtime.interrupt import StopRequest
 from worldsim.runtime.timing import steady_memory
 from worldsim.starts import is_picture
-from worldsim.ui.bindings import Bindings, bind
+from worldsim.ui.bindings import bind
 from worldsim.ui.display import has_display
 from worldsim.world import WorldConfig
 
@@ -146,46 +146,17 @@ def play_headless(
             yield count
 
 
-def run_game(
-    config: PlayConfig,
-    session: PlaySession,
-    bindings: Bindings,
-    person: KeyboardPlayer,
-    programs: Mapping[str, Player],
-    say: Say,
-) -> bool:
-    """Let a person play, in a window or for `serve` in a browser; returns whether they want another world.
-
-    Args:
-        config: How.
-        session: What is played.
-        bindings: Which keys do what.
-        person: The person at the keys.
-        programs: Those who can play instead, by name.
-        say: Is given where the page is.
-    """
+def game_settings(config: PlayConfig) -> tuple[PlayFolders, GameSettings]:
+    """Return where what is saved goes, and how the game begins."""
     folders = PlayFolders(
         slots=Path(config.slots),
         recordings=Path(config.recordings),
         screenshots=Path(config.screenshots),
     )
-    settings = GameSettings(
+    return folders, GameSettings(
         first=HUMAN if config.policy in ("auto", "keyboard") else config.policy,
         frame_rate=config.fps,
         hold_rate=config.hold_rate,
         adapts_threads=config.threads == 0,
         seed=config.seed,
     )
-    parts = (session, person, programs, folders, bindings, settings)
-    if config.serve:
-        from worldsim.play.web.game import ServedGame
-        from worldsim.ui.input import check_without_window
-
-        check_without_window(bindings)
-        ServedGame(*parts, host=config.host, port=config.port).run(config.steps, config.start, say=say)
-        return False
-    from worldsim.play.desktop.viewer import Viewer
-
-    viewer = Viewer(*parts, scale=config.scale, full_screen=config.full_screen)
-    viewer.run(config.steps, config.start)
-    return viewer.game.wants_choice

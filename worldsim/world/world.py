@@ -29,8 +29,7 @@ from worldsim.storage.tensors import (
     sha256_of,
     swap_folder,
 )
-from worldsim.world.card import world_card
-from worldsim.world.config import WorldConfig, check_parts
+from worldsim.world.config import WorldConfig, check_parts, world_card
 from worldsim.world.hub import download_world
 
 MAX_START_FILES = 10_000

@@ -19,7 +19,7 @@ from worldsim.runtime.timing import steady_memory
 from worldsim.ui.bindings import Bindings, Command, help_texts
 from worldsim.ui.display import saving_when_display_is_lost
 from worldsim.ui.input import CommandKeys, Gamepads, HeldKeys, MouseTurn, is_shifted
-from worldsim.ui.key_places import printed_names
+from worldsim.ui.keys import printed_names
 from worldsim.ui.window import Row, Window
 
 __all__ = ["HUMAN", "Viewer"]
