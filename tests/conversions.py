@@ -14,9 +14,9 @@ from training.convert import ConvertConfig, Stage2Config
 from training.data.latents import DataConfig
 from training.engine.fabric import FabricConfig
 from training.engine.loop import LoopConfig
-from training.engine.validation import ValidationConfig
 from training.objectives.flow_matching import ObjectiveConfig
 from training.objectives.lora import LoraConfig
+from training.world.validation import ValidationConfig
 from worldsim.model.config import MemoryPhase
 
 LAYERS = [0, 2]

@@ -297,11 +297,12 @@ def test_module_docstrings_are_headings() -> None:
 
 
 def room_of(module: str) -> str:
-    """Return the folder of a module; modules in the root of a package stand for themselves."""
-    parts = module.split(".")
-    if (ROOT / Path(*parts)).is_dir() or len(parts) <= 2:
+    """Return the folder of a module; beside folders, as in the root of a package, it stands for itself."""
+    path = ROOT / Path(*module.split("."))
+    if path.is_dir():
         return module
-    return ".".join(parts[:-1])
+    has_folders = any((each / "__init__.py").exists() for each in path.parent.iterdir() if each.is_dir())
+    return module if has_folders else module.rpartition(".")[0]
 
 
 def rooms() -> dict[str, set[str]]:

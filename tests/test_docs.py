@@ -259,7 +259,7 @@ def test_the_tree_names_every_folder_and_no_file() -> None:
         for package in PACKAGES
         for file in (ROOT / package).rglob("*.py")
     }
-    assert set(tree) == folders | {"worldsim/assets/", "conf/", "tests/", "docs/"}
+    assert set(tree) == folders | {"conf/", "tests/", "docs/"}
 
 
 def test_every_relative_link_resolves() -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from training.cli.entry import entry
 from training.engine.lock import locked_folder
-from training.engine.train_world import add_provenance
 from training.outcomes.calibrate_world import (
     CalibrationConfig,
     calibrate_ends,
     load_simulator,
     open_recordings,
 )
+from training.world.train import add_provenance
 from worldsim.settings import REQUIRED, setting
 from worldsim.world.rewrite import check_described, save_described
 

@@ -37,14 +37,14 @@ from training.conversion.stage import (
     student_of,
     train_stage,
 )
-from training.data.clips import Footage
 from training.engine.fabric import make_fabric
-from training.engine.half_lives import tell_half_lives
 from training.engine.lock import locked_folder
 from training.engine.run_folder import RunFolder, newest_checkpoint, step_of
-from training.engine.train_world import describe_training
 from training.objectives.distillation import LayerDistillation, VelocityDistillation
 from training.objectives.lora import LoraConfig, add_lora, folded, lora_parameters
+from training.world.clips import Footage
+from training.world.half_lives import tell_half_lives
+from training.world.train import describe_training
 from worldsim.errors import WorldError
 from worldsim.model.config import DenoiserConfig
 from worldsim.model.conversion import Rest, convert, new_parameters, student_config

@@ -9,7 +9,7 @@ import torch
 
 from training.cli.entry import entry
 from training.engine.run_folder import RunFolder
-from training.engine.train_world import TrainWorldConfig, add_provenance, train_world
+from training.world.train import TrainWorldConfig, add_provenance, train_world
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.model.denoiser import Denoiser
 from worldsim.outcome import OutcomeConfig

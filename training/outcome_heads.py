@@ -21,7 +21,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training.cli.entry import entry
-from training.data.clips import cache_for
 from training.data.latents import (
     DataConfig,
     LatentVideo,
@@ -30,7 +29,6 @@ from training.data.latents import (
     latent_video,
 )
 from training.engine.lock import locked_folder
-from training.engine.train_world import add_provenance
 from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig
 from training.outcomes.calibrate_world import (
     CalibrationConfig,
@@ -39,6 +37,8 @@ from training.outcomes.calibrate_world import (
     open_recordings,
 )
 from training.outcomes.frames import OutcomeFrames, SequencesConfig, draw_along, index_pieces
+from training.world.clips import cache_for
+from training.world.train import add_provenance
 from worldsim.errors import WorldError
 from worldsim.model.outcome_heads import OutcomeHeads
 from worldsim.settings import REQUIRED, check_settings, setting

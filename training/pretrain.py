@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from training.cli.entry import entry
-from training.engine.train_world import PretrainConfig, pretrain
+from training.world.train import PretrainConfig, pretrain
 
 
 @entry("pretrain", PretrainConfig)

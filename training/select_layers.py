@@ -26,10 +26,10 @@ from training.conversion.stage import (
     student_of,
     train_stage,
 )
-from training.data.clips import Episodes, Footage
 from training.engine.fabric import make_fabric
 from training.engine.run_folder import RunFolder
 from training.objectives.distillation import LayerDistillation
+from training.world.clips import Episodes, Footage
 from worldsim.errors import WorldError
 from worldsim.model.conversion import Rest, convert, new_parameters, student_config, take_layer
 from worldsim.model.denoiser import Denoiser

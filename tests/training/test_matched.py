@@ -13,7 +13,6 @@ import torch
 from training.data.latents import DataConfig
 from training.engine.fabric import FabricConfig
 from training.engine.loop import LoopConfig
-from training.engine.validation import ValidationConfig
 from training.matched import (
     DTYPES,
     NAMES,
@@ -24,6 +23,7 @@ from training.matched import (
     models,
     runs,
 )
+from training.world.validation import ValidationConfig
 from worldsim.codec import CodecConfig, FrameCodec, save_codec
 from worldsim.data.episodes import EpisodeWriter
 from worldsim.errors import WorldError

@@ -1,4 +1,4 @@
-"""What an agent is trained in: many dreams of a world, or many real games, seen as the agent sees them."""
+"""Environments that agents are trained in: many dreams of a world, or many real games."""
 
 # N environments, F frames seen, h w size they are seen in
 

@@ -1,4 +1,4 @@
-"""What PPO learns from, kept on the device where it learns."""
+"""Rollout buffer of PPO on the device where it learns."""
 
 # T steps, N environments
 

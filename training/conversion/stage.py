@@ -13,18 +13,18 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from training.data.clips import Episodes, Footage, load_footage
 from training.data.latents import DataConfig, fixed_starts
 from training.engine.fabric import FabricConfig
-from training.engine.half_lives import log_half_lives
 from training.engine.loop import LoopConfig, Training, fit, prepare
 from training.engine.optimizers import OptimizerConfig, make_partial_optimizers
 from training.engine.run_folder import RunFolder
-from training.engine.train_world import MAX_SEQUENCES, TrainWorldConfig, make_batches
-from training.engine.validation import ValidationConfig, validate
 from training.objectives.distillation import LayerDistillation, VelocityDistillation
 from training.objectives.flow_matching import ObjectiveConfig
 from training.objectives.lora import LoraConfig
+from training.world.clips import Episodes, Footage, load_footage
+from training.world.half_lives import log_half_lives
+from training.world.train import MAX_SEQUENCES, TrainWorldConfig, make_batches
+from training.world.validation import ValidationConfig, validate
 from worldsim.model.conversion import HybridConfig, check_softmax
 from worldsim.model.denoiser import Denoiser
 from worldsim.settings import REQUIRED, check_settings, setting

@@ -1,1 +1,1 @@
-"""Training data: recording games, listing, decoding and encoding clips, and batches of them."""
+"""Training data: recording games, encoding video, and batches of sequences."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from training.data.carry import Carry
+from training.engine.carry import Carry
 from training.engine.optimizers import check_optimizer
 from training.engine.run_folder import TOLD_FILE, RunFolder, progress_of
 from worldsim.errors import WorldError

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from training.data.carry import Carry
 from training.data.latents import OutcomeTargets
+from training.engine.carry import Carry
 from training.objectives.outcome import OutcomeLoss
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.memory.state import MemoryState

@@ -24,9 +24,9 @@ from worldsim.games.rooms.generate import generate_rooms
 from worldsim.games.rooms.map import RoomMap
 from worldsim.games.rooms.textures import read_textures
 from worldsim.games.rooms.udmf import write_udmf
+from worldsim.games.rooms.view import HEIGHT, WIDTH
 from worldsim.games.rooms.wad import HEADER, encode_wad
 
-HEIGHT, WIDTH = 120, 160
 TICS_PER_SECOND = 35  # of the engine
 # The bar fills one row of the codec's cells of 8 x 8 pixels, so that it shares a cell with nothing else.
 BAR_HEIGHT = 8

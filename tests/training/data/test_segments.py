@@ -13,13 +13,11 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from tests.fakes import tiny_codec_config, tiny_denoiser_config, tiny_world, write_tiny_dataset
-from training.data.carry import Carry
 from training.data.latents import DataConfig, LatentVideo
 from training.data.sampling import places_at
+from training.engine.carry import Carry
 from training.engine.fabric import FabricConfig, make_fabric
 from training.engine.loop import LoopConfig, prepare, update
-from training.engine.train_world import Batch, PretrainConfig, TrainWorldConfig, make_batches
-from training.engine.validation import ValidationConfig
 from training.objectives.flow_matching import (
     ObjectiveConfig,
     SegmentFlowMatching,
@@ -27,6 +25,8 @@ from training.objectives.flow_matching import (
     add_noise,
 )
 from training.pretrain import main as pretrain
+from training.world.train import Batch, PretrainConfig, TrainWorldConfig, make_batches
+from training.world.validation import ValidationConfig
 from worldsim.codec import FrameCodec, save_codec
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser

@@ -13,9 +13,9 @@ from torch import Tensor
 from tests.fakes import tiny_world
 from training.data.latents import DataConfig, LatentVideo, OutcomeTargets
 from training.engine.fabric import FabricConfig, make_fabric
-from training.engine.train_world import TrainWorldConfig, end_draws, make_batches
 from training.objectives.flow_matching import ObjectiveConfig, SequenceFlowMatching
 from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig, reward_units
+from training.world.train import TrainWorldConfig, end_draws, make_batches
 from worldsim.outcome import OutcomeConfig
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldsim.games.doom import HEIGHT, WIDTH
 from worldsim.games.rooms.map import RoomMap
 
+HEIGHT, WIDTH = 120, 160  # of a frame
 EYE = 41.0  # height of the player's eye above the floor
 FOCUS = (WIDTH / 2, 1.2 * WIDTH / 2)  # pixels across and up for a slope of 1: 90 degrees, on pixels 1.2 high
 MOST_STRETCHES = 24  # rooms and passages that one line of sight leads through

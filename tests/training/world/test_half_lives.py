@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.fakes import tiny_denoiser_config
-from training.engine.half_lives import log_half_lives, tell_half_lives
+from training.world.half_lives import log_half_lives, tell_half_lives
 from worldsim.model.denoiser import Denoiser
 
 

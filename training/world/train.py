@@ -14,19 +14,19 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from training.data.carry import Carry
-from training.data.clips import Episodes, Footage, load_footage
 from training.data.latents import DataConfig, LatentVideo, OutcomeTargets, check_outcomes, fixed_starts
 from training.data.sampling import EndDraws, places_at
+from training.engine.carry import Carry
 from training.engine.fabric import FabricConfig, make_fabric
-from training.engine.half_lives import log_half_lives, tell_half_lives
 from training.engine.loop import LoopConfig, Training, fit, prepare, seed_of
 from training.engine.optimizers import OptimizerConfig, make_optimizers
 from training.engine.run_folder import RunFolder
-from training.engine.validation import ValidationConfig, validate
 from training.objectives.flow_matching import ObjectiveConfig, SegmentFlowMatching, SequenceFlowMatching
 from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig, reward_units
 from training.outcomes.calibration import calibrate
+from training.world.clips import Episodes, Footage, load_footage
+from training.world.half_lives import log_half_lives, tell_half_lives
+from training.world.validation import ValidationConfig, validate
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.data.sequences import EpisodeReference, SequenceIndex
 from worldsim.errors import WorldError

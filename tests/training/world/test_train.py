@@ -23,16 +23,16 @@ from tests.fakes import (
     write_tiny_dataset,
 )
 from training.codec import TrainCodecConfig, train_codec
-from training.data.clips import own_share
 from training.data.latents import DataConfig, choose_episodes
 from training.engine.fabric import FabricConfig
 from training.engine.loop import LoopConfig
-from training.engine.train_world import PretrainConfig, build_world, take_starts
-from training.engine.validation import ValidationConfig
 from training.finetune import FinetuneConfig
 from training.finetune import main as finetune
 from training.objectives.flow_matching import ObjectiveConfig, SequenceFlowMatching, add_noise
 from training.pretrain import main as pretrain
+from training.world.clips import own_share
+from training.world.train import PretrainConfig, build_world, take_starts
+from training.world.validation import ValidationConfig
 from worldsim.actions import ActionLayout
 from worldsim.codec import FrameCodec, load_codec, save_codec
 from worldsim.data.dataset_info import DatasetInfo

@@ -1,0 +1,1 @@
+"""Training of a world: clips, the loop around its objective, validation, export."""
