@@ -37,7 +37,7 @@ from training.conversion.stage import (
     student_of,
     train_stage,
 )
-from training.data.clips import Footage
+from training.engine.clips import Footage
 from training.engine.fabric import make_fabric
 from training.engine.half_lives import tell_half_lives
 from training.engine.lock import locked_folder

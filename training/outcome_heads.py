@@ -21,7 +21,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training.cli.entry import entry
-from training.data.clips import cache_for
 from training.data.latents import (
     DataConfig,
     LatentVideo,
@@ -29,6 +28,7 @@ from training.data.latents import (
     choose_episodes,
     latent_video,
 )
+from training.engine.clips import cache_for
 from training.engine.lock import locked_folder
 from training.engine.train_world import add_provenance
 from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig

@@ -26,7 +26,7 @@ from training.conversion.stage import (
     student_of,
     train_stage,
 )
-from training.data.clips import Episodes, Footage
+from training.engine.clips import Episodes, Footage
 from training.engine.fabric import make_fabric
 from training.engine.run_folder import RunFolder
 from training.objectives.distillation import LayerDistillation

@@ -13,8 +13,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from training.data.clips import Episodes, Footage, load_footage
 from training.data.latents import DataConfig, fixed_starts
+from training.engine.clips import Episodes, Footage, load_footage
 from training.engine.fabric import FabricConfig
 from training.engine.half_lives import log_half_lives
 from training.engine.loop import LoopConfig, Training, fit, prepare

@@ -1,1 +1,1 @@
-"""Training data: recording games, listing, decoding and encoding clips, and batches of them."""
+"""Training data: recording games, encoded video and its cache, sampling of sequences, carried memory."""

@@ -1,1 +1,1 @@
-"""The training loop, its run folder, devices, optimizers and validation."""
+"""The training loop, its clips, run folder, devices, optimizers and validation."""

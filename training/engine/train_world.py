@@ -15,9 +15,9 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from training.data.carry import Carry
-from training.data.clips import Episodes, Footage, load_footage
 from training.data.latents import DataConfig, LatentVideo, OutcomeTargets, check_outcomes, fixed_starts
 from training.data.sampling import EndDraws, places_at
+from training.engine.clips import Episodes, Footage, load_footage
 from training.engine.fabric import FabricConfig, make_fabric
 from training.engine.half_lives import log_half_lives, tell_half_lives
 from training.engine.loop import LoopConfig, Training, fit, prepare, seed_of

@@ -13,9 +13,9 @@ import training.data.latents
 from tests.fakes import TINY_ACTIONS, save_tiny_world, tiny_codec_config, write_outcome_dataset
 from training.conversion.stage import load_for
 from training.convert import ConvertConfig
-from training.data.clips import Episodes, load_footage
 from training.data.latent_cache import LatentCache
 from training.data.latents import DataConfig, LatentVideo, choose_episodes, encode_frames, latent_video
+from training.engine.clips import Episodes, load_footage
 from training.engine.fabric import FabricConfig, make_fabric
 from training.engine.run_folder import FREE_SETTINGS
 from training.engine.validation import ValidationConfig

@@ -23,8 +23,8 @@ from tests.fakes import (
     write_tiny_dataset,
 )
 from training.codec import TrainCodecConfig, train_codec
-from training.data.clips import own_share
 from training.data.latents import DataConfig, choose_episodes
+from training.engine.clips import own_share
 from training.engine.fabric import FabricConfig
 from training.engine.loop import LoopConfig
 from training.engine.train_world import PretrainConfig, build_world, take_starts
