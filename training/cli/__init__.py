@@ -1,1 +1,1 @@
-"""How every command starts: Hydra, typed settings, `--help`, one sentence on failure."""
+"""Start of every command: Hydra, typed settings, `--help`, one sentence on failure."""
