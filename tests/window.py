@@ -15,6 +15,7 @@ from worldsim.play.files import PlayFolders
 from worldsim.play.game import GameSettings
 from worldsim.play.session import PlaySession
 from worldsim.state import WorldState
+from worldsim.ui.bindings import bind
 from worldsim.world import World
 
 SCALE = 4
@@ -45,7 +46,7 @@ def open_viewer(folder: Path, world: World | None = None, **programs: object) ->
     folders = PlayFolders(slots=folder / "slots", recordings=folder / "video", screenshots=folder / "shots")
     players = {"random": RandomPolicy(TINY_ACTIONS.num_values), **programs}
     settings = GameSettings(frame_rate=0)
-    viewer = Viewer(session, keyboard, players, folders, settings, scale=SCALE)  # type: ignore[arg-type]
+    viewer = Viewer(session, keyboard, players, folders, bind(TINY_ACTIONS), settings, scale=SCALE)  # type: ignore[arg-type]
     viewer.game.restart(0)
     return viewer
 

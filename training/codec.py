@@ -17,11 +17,10 @@ from training.engine.fabric import FabricConfig, make_fabric
 from training.engine.loop import LoopConfig, Training, fit, prepare, seed_of
 from training.engine.run_folder import RunFolder
 from training.objectives.codec import CodecLossConfig, reconstruction_loss, sample_latent_noise
-from worldsim.codec import CodecConfig, FrameCodec
+from worldsim.codec import CodecConfig, FrameCodec, save_codec
 from worldsim.errors import WorldError
 from worldsim.evaluation.metrics import psnr
 from worldsim.settings import REQUIRED, check_settings, setting
-from worldsim.storage.tensors import save_codec
 from worldsim.world.world import find_codec
 
 VALIDATION_FRAMES = 512

@@ -8,7 +8,10 @@ a pixel shuffle, so that a frame decodes in a few milliseconds on a CPU.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +19,18 @@ from torch.nn import functional
 
 from worldsim.errors import WorldError
 from worldsim.settings import check_settings, setting
+from worldsim.storage.tensors import (
+    CODEC_FILE,
+    CONFIG_FILE,
+    check_file,
+    load_weights,
+    read_shape,
+    save_weights,
+    sha256_of,
+    swap_folder,
+)
 
+CODEC_CONFIG_FILE = "codec.json"
 DOWNSAMPLING = 8
 MAX_FRAME_PIXELS = 2**21
 """A frame of 1920 x 1088: what a network draws at once must fit into memory."""
@@ -331,3 +345,31 @@ class FrameCodec(nn.Module):
     def _decode_images(self, raw: Tensor) -> Tensor:
         images = self.decoder(raw.contiguous(memory_format=torch.channels_last))
         return images[:, :, : self.config.height, : self.config.width] * 0.5 + 0.5
+
+
+def save_codec(codec: FrameCodec, folder: Path) -> None:
+    """Write a codec on its own, as a folder; worlds carry a copy of it."""
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        save_weights(codec, part / CODEC_FILE, torch.float32)
+        data = {"codec": asdict(codec.config), "files": {CODEC_FILE: sha256_of(part / CODEC_FILE)}}
+        (part / CODEC_CONFIG_FILE).write_text(json.dumps(data, indent=2) + "\n")
+        swap_folder(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def load_codec(folder: Path) -> FrameCodec:
+    """Read a codec that `save_codec` or a world's `save_pretrained` wrote.
+
+    Raises:
+        WorldError: If the folder holds none, or it is damaged.
+    """
+    found = [folder / name for name in (CODEC_CONFIG_FILE, CONFIG_FILE) if (folder / name).is_file()]
+    if not found:
+        raise WorldError(f"{folder} holds no codec: it has neither {CODEC_CONFIG_FILE} nor {CONFIG_FILE}")
+    config, checksums = read_shape(found[0], "codec", CodecConfig, "codec")
+    path = check_file(folder, CODEC_FILE, checksums.get(CODEC_FILE))
+    return load_weights(lambda: FrameCodec(config), path, config.min_weights, found[0].name)

@@ -21,16 +21,8 @@ from worldsim.runtime.config import RuntimeConfig
 from worldsim.runtime.cuda_graphs import CompileChoice, choose_compile, compiler_of
 from worldsim.runtime.device import DeviceChoice, choose_device, set_threads
 from worldsim.runtime.isolation import isolated, ordinary
-from worldsim.runtime.noise_prefetch import NoiseAhead
-from worldsim.sampler import (
-    COMMIT_FRAME,
-    DRAW_FRAME,
-    MAX_NOISE_SCALE,
-    MAX_STEPS,
-    SamplerConfig,
-    draw_noise,
-    sample,
-)
+from worldsim.runtime.noise import COMMIT_FRAME, DRAW_FRAME, NoiseAhead, draw_noise
+from worldsim.sampler import MAX_NOISE_SCALE, MAX_STEPS, SamplerConfig, sample
 from worldsim.state import WorldState
 from worldsim.storage.files import check_integer, check_number
 from worldsim.world.world import Start, World, shipped_worlds

@@ -24,13 +24,12 @@ from training.matched import (
     models,
     runs,
 )
-from worldsim.codec import CodecConfig, FrameCodec
+from worldsim.codec import CodecConfig, FrameCodec, save_codec
 from worldsim.data.episodes import EpisodeWriter
 from worldsim.errors import WorldError
 from worldsim.games.grid_recall import GRID_RECALL
 from worldsim.model.config import DenoiserConfig
 from worldsim.model.denoiser import Denoiser
-from worldsim.storage.tensors import save_codec
 from worldsim.world import World
 
 SHAPE = DenoiserConfig(

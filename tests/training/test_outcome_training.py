@@ -34,14 +34,13 @@ from training.finetune import main as finetune
 from training.objectives.flow_matching import ObjectiveConfig
 from training.outcomes.calibration import NEVER, calibrate, predict_outcomes
 from training.pretrain import main as pretrain
-from worldsim.codec import FrameCodec
+from worldsim.codec import FrameCodec, save_codec
 from worldsim.errors import WorldError
 from worldsim.evaluation.quality.outcome import summarize_outcomes
 from worldsim.model.linear import Linear
 from worldsim.outcome import OutcomeConfig
 from worldsim.simulator import Simulator
 from worldsim.starts import Start
-from worldsim.storage.tensors import save_codec
 from worldsim.world import World
 
 CPU = torch.device("cpu")

@@ -23,13 +23,13 @@ from worldsim.model.linear import Linear
 from worldsim.model.memory.state import MemoryState
 from worldsim.model.outcome_heads import PRIOR_END, OutcomeHeads
 from worldsim.outcome import OutcomeConfig
-from worldsim.play.headless import play_headless
 from worldsim.play.recording import Recording
+from worldsim.play.run import play_headless
 from worldsim.play.session import PlaySession
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 from worldsim.world import World, WorldConfig
-from worldsim.world.card import world_card
+from worldsim.world.config import world_card
 
 FRAMES = 9
 SCALES = OutcomeConfig(reward_mean=2.0, reward_scale=3.0, end_scale=0.5, end_bias=-1.0, end_threshold=0.6)

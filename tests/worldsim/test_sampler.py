@@ -12,15 +12,8 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import WorldError
-from worldsim.sampler import (
-    COMMIT_FRAME,
-    DRAW_FRAME,
-    MANY_ROWS,
-    SamplerConfig,
-    draw_noise,
-    noise_schedule,
-    sample,
-)
+from worldsim.runtime.noise import COMMIT_FRAME, DRAW_FRAME, MANY_ROWS, draw_noise
+from worldsim.sampler import SamplerConfig, noise_schedule, sample
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 SHAPE = (2, 3, 4)

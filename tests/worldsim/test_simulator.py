@@ -9,7 +9,8 @@ import torch
 
 from tests.fakes import tiny_world
 from worldsim.errors import WorldError
-from worldsim.sampler import COMMIT_FRAME, SamplerConfig, draw_noise
+from worldsim.runtime.noise import COMMIT_FRAME, draw_noise
+from worldsim.sampler import SamplerConfig
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 

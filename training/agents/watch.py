@@ -15,10 +15,10 @@ from worldsim.data.dataset_info import DatasetInfo
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.games.env import RealGameEnv
 from worldsim.games.registry import GAMES
-from worldsim.play.headless import choose_headless
 from worldsim.play.recording import Recording, free_recording
 from worldsim.play.spectator import Spectator
 from worldsim.runtime.device import set_threads
+from worldsim.ui.display import choose_headless
 from worldsim.world import WorldConfig
 
 RECORDINGS = Path("recordings")

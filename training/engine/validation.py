@@ -14,7 +14,8 @@ from training.data.latents import LatentVideo, fixed_starts
 from worldsim.errors import WorldError
 from worldsim.evaluation.metrics import psnr
 from worldsim.model.memory.state import MemoryState
-from worldsim.sampler import SamplerConfig, draw_noise, sample
+from worldsim.runtime.noise import draw_noise
+from worldsim.sampler import SamplerConfig, sample
 from worldsim.settings import check_settings, setting
 from worldsim.world import World
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,9 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.error import ResetNeeded
+from gymnasium.wrappers import TimeAwareObservation, TimeLimit
 
 from worldsim.envs.base import EnvWorld, copy_sharing, whole_if_possible
-from worldsim.envs.time_limits import count_from
 from worldsim.envs.vector_arguments import plain, read_options, read_seed
 from worldsim.errors import WorldError
 from worldsim.runtime.config import RuntimeConfig
@@ -170,7 +171,7 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         """Take one step: draw the frame that `action` leads to, and remember it."""
         self.begin_step(action)
         if self._is_restored:
-            count_from(self, int(self._current_state("step").frame_index[0]))
+            _count_from(self, int(self._current_state("step").frame_index[0]))
         return self.finish_step()
 
     @isolated
@@ -262,7 +263,7 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
 
     def get_keys_to_action(self) -> dict[tuple[int, ...], Any]:
         """Return which keys press what, by the numbers that pygame gives them, for `gymnasium.utils.play`."""
-        from worldsim.ui.combinations import key_combinations
+        from worldsim.ui.keys import key_combinations
 
         layout = self.world.config.actions
         return {
@@ -304,3 +305,20 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
             self._window = Window(config.width, config.height, title=config.name)
         self._window.discard_events()
         self._window.show(self._observation())
+
+
+def _count_from(env: gym.Env, num_steps: int) -> None:
+    """Let the wrappers that are stepping an environment count this step as the one after `num_steps`.
+
+    `TimeLimit` and `TimeAwareObservation` count the steps since their own reset, and an environment knows
+    nothing of what is wrapped around it. Only while it is stepped its wrappers can be found: they are among
+    the callers.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        wrapper = frame.f_locals.get("self")
+        if isinstance(wrapper, TimeLimit) and wrapper.unwrapped is env:
+            wrapper._elapsed_steps = num_steps
+        elif isinstance(wrapper, TimeAwareObservation) and wrapper.unwrapped is env:
+            wrapper.timesteps = num_steps + 1  # it counts a step before it takes it, a limit afterwards
+        frame = frame.f_back

@@ -16,11 +16,10 @@ import torch
 from worldsim.errors import WorldError
 from worldsim.play.files import PlayFiles, PlayFolders
 from worldsim.play.governor import Governor, ThreadGovernor
-from worldsim.play.inspector import Inspector
 from worldsim.play.players import NUM_WATCHED, Players
 from worldsim.play.session import Player, PlaySession
 from worldsim.play.slots import QUICK
-from worldsim.play.status import Status
+from worldsim.play.status import Inspector, Status
 from worldsim.runtime.timing import FrameClock
 from worldsim.sampler import MAX_STEPS
 from worldsim.ui.bindings import Bindings, Command, join_controls

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -363,14 +361,3 @@ class PlaySession:
     def _outcome(self) -> dict[str, Any]:
         """Return what a recording says of the frame shown last, in a world that says something of it."""
         return {"reward": self._reward, "terminated": self.ended} if self._is_judged else {}
-
-
-@contextmanager
-def steady_memory() -> Iterator[None]:
-    """Keep Python's garbage collector from walking over everything loaded so far while frames are due."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,11 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from worldsim.codec import CodecConfig, FrameCodec
 from worldsim.errors import WorldError
 from worldsim.storage.files import is_inner_path, printable, read_json, read_record, shown, sync, writing
 
-CONFIG_FILE, CODEC_FILE, CODEC_CONFIG_FILE = "config.json", "codec.safetensors", "codec.json"
+CONFIG_FILE, CODEC_FILE = "config.json", "codec.safetensors"
 READ_ERRORS = (SafetensorError, OSError, AttributeError, KeyError, RuntimeError, ValueError)
 """Of safetensors, whose number formats are not all known to this release of it or of torch."""
 PICKLES = {".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin"}
@@ -197,20 +194,6 @@ def swap_folder(new: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def save_codec(codec: FrameCodec, folder: Path) -> None:
-    """Write a codec on its own, as a folder; worlds carry a copy of it."""
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir(parents=True)
-        save_weights(codec, part / CODEC_FILE, torch.float32)
-        data = {"codec": asdict(codec.config), "files": {CODEC_FILE: sha256_of(part / CODEC_FILE)}}
-        (part / CODEC_CONFIG_FILE).write_text(json.dumps(data, indent=2) + "\n")
-        swap_folder(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
 def read_shape(path: Path, key: str, shape: type[Shape], name: str) -> tuple[Shape, dict[str, str]]:
     """Read what a JSON file says of a network's shape, and the checksums of the files beside it.
 
@@ -231,17 +214,3 @@ def read_shape(path: Path, key: str, shape: type[Shape], name: str) -> tuple[Sha
         return read_record(shape, data[key], key), checksums
     except ValueError as error:
         raise WorldError(f"{path}: {error}") from error
-
-
-def load_codec(folder: Path) -> FrameCodec:
-    """Read a codec that `save_codec` or a world's `save_pretrained` wrote.
-
-    Raises:
-        WorldError: If the folder holds none, or it is damaged.
-    """
-    found = [folder / name for name in (CODEC_CONFIG_FILE, CONFIG_FILE) if (folder / name).is_file()]
-    if not found:
-        raise WorldError(f"{folder} holds no codec: it has neither {CODEC_CONFIG_FILE} nor {CONFIG_FILE}")
-    config, checksums = read_shape(found[0], "codec", CodecConfig, "codec")
-    path = check_file(folder, CODEC_FILE, checksums.get(CODEC_FILE))
-    return load_weights(lambda: FrameCodec(config), path, config.min_weights, found[0].name)

@@ -1,17 +1,43 @@
-"""The connection to an X server, whose loss ends a process on the spot: what is unsaved is saved first."""
+"""The display: whether there is one, and its loss, before which what is unsaved is saved."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-import pygame
+from worldsim.errors import WorldError
 
+DRIVER = "SDL_VIDEODRIVER"
+WINDOWLESS_DRIVERS = {"dummy", "offscreen"}
 X11_LIBRARY = "libX11.so.6"
 """The one that SDL has loaded."""
+
+
+def has_display(environment: Mapping[str, str] | None = None, platform: str = sys.platform) -> bool:
+    """Return whether a window can be expected to open: on Linux with X11 or Wayland, elsewhere always."""
+    variables = os.environ if environment is None else environment
+    if variables.get(DRIVER) in WINDOWLESS_DRIVERS:
+        return False
+    if not platform.startswith("linux"):
+        return True
+    return bool(variables.get("DISPLAY") or variables.get("WAYLAND_DISPLAY"))
+
+
+def choose_headless(asked: bool | None) -> bool:
+    """Return whether to play without a window.
+
+    Args:
+        asked: What the person asked for; None leaves it to `has_display`.
+
+    Raises:
+        WorldError: If a window was asked for where there is no display.
+    """
+    if asked is False and not has_display():
+        raise WorldError("there is no display to open a window on; headless=true plays without one")
+    return not has_display() if asked is None else asked
 
 
 @contextmanager
@@ -23,6 +49,7 @@ def saving_when_display_is_lost(save: Callable[[], str]) -> Iterator[None]:
     Args:
         save: Saves everything; returns a sentence about it.
     """
+    import pygame  # which play without a window does not need
 
     def end(display: int | None) -> int:
         status = "error: the connection to the display was lost"

@@ -9,9 +9,9 @@ from contextlib import suppress
 import pygame
 
 from worldsim.errors import WorldError
-from worldsim.play.headless import DRIVER
 from worldsim.ui.bindings import DIGITS, MOUSE, MOUSE_MOVEMENTS, PAD, SHIFT, Bindings, Command
-from worldsim.ui.key_places import check_key, key_names
+from worldsim.ui.display import DRIVER
+from worldsim.ui.keys import check_key, key_names
 
 # With these held a key belongs to the window system.
 SYSTEM_MODIFIERS = pygame.KMOD_ALT | pygame.KMOD_CTRL | pygame.KMOD_META

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from worldsim.errors import WorldError
-from worldsim.play.headless import DRIVER, WINDOWLESS_DRIVERS
+from worldsim.ui.display import DRIVER, WINDOWLESS_DRIVERS
 
 # pygame greets on import unless told not to.
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")

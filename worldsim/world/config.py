@@ -1,7 +1,8 @@
-"""A world's `config.json`, checked before anything is built from it."""
+"""A world's description: its `config.json`, checked before anything is built from it, and its card."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -19,6 +20,15 @@ from worldsim.sampler import SamplerConfig
 from worldsim.storage.files import MAX_NAME, check_number, check_text, read_record, shown
 
 FORMAT = 1
+CARD_TITLES = {
+    "data": "Data",
+    "training": "Training",
+    "conversion": "Conversion",
+    "memory": "Memory",
+    "measured": "Measured",
+    "calibration": "Calibration",
+    "limits": "Limits",
+}
 MAX_FRAME_RATE = 1000
 MAX_MEMORY_BYTES = 4 * 2**30
 """Of one dream in fp32: a network of 1.3 billion weights at 832 x 480 with a window of 20 frames has 3."""
@@ -161,3 +171,54 @@ def _check_memory(config: WorldConfig) -> None:
             f"world {config.name!r} would remember {num_bytes / 2**30:.1f} GiB of each dream, more than "
             f"{MAX_MEMORY_BYTES / 2**30:g} GiB: its window of {config.denoiser.window} frames is too long"
         )
+
+
+def world_card(config: WorldConfig, num_parameters: int) -> str:
+    """Return the Markdown of a world's README.
+
+    Args:
+        config: The world's description; each entry of its `provenance` becomes a section.
+        num_parameters: Of network and codec together.
+    """
+    axes = "; ".join(f"{axis.name} ({', '.join(axis.buttons)})" for axis in config.actions.axes)
+    tokens = config.denoiser.tokens_per_frame
+    size = f"- Size: {num_parameters / 1e6:.1f} M parameters, {tokens} tokens a frame"
+    facts = [
+        f"# {config.name}",
+        config.description or "A learned world.",
+        "\n".join(
+            [
+                f"- Frames: {config.width} x {config.height}, {config.frame_rate:g} a second",
+                f"- Buttons: {axes}",
+                size,
+                f"- Memory phase: {config.denoiser.memory_phase}",
+                f"- Denoising steps: {config.sampler.num_steps}",
+                f"- Reward: {_reward(config)}",
+                f"- Licence: {config.licence or 'not stated'}",
+            ]
+        ),
+    ]
+    for name, value in config.provenance.items():
+        facts.append(f"## {CARD_TITLES.get(name, name)}\n\n{_section(value)}")
+    return "\n\n".join(facts) + "\n"
+
+
+def _section(value: Any) -> str:
+    """Return a value of `provenance` as Markdown."""
+    if isinstance(value, dict):
+        return "\n".join(
+            f"- {name}: {text if isinstance(text, str) else json.dumps(text)}" for name, text in value.items()
+        )
+    if isinstance(value, list):
+        return "\n".join(f"- {entry}" for entry in value)
+    return str(value)
+
+
+def _reward(config: WorldConfig) -> str:
+    outcome = config.outcome
+    if outcome is None:
+        return "always 0; episodes never end by themselves"
+    return (
+        f"learned, {outcome.reward_mean:.3g} a frame on average; "
+        f"an episode ends at a probability of {outcome.end_threshold:.3g}"
+    )

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from worldsim.errors import WorldError
 from worldsim.model.outcome_heads import OutcomeHeads
 from worldsim.storage.tensors import check_file, write_tensors
-from worldsim.world.card import world_card
+from worldsim.world.config import world_card
 from worldsim.world.world import CARD_FILE, MODEL_FILE, World, WorldConfig, read_config, write_config
 
 HEADS_PREFIX = "outcome."

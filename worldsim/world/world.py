@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from worldsim.codec import FrameCodec
+from worldsim.codec import FrameCodec, load_codec
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
@@ -22,7 +22,6 @@ from worldsim.storage.tensors import (
     CONFIG_FILE,
     PICKLES,
     check_file,
-    load_codec,
     load_weights,
     read_checksums,
     read_object,
@@ -30,8 +29,7 @@ from worldsim.storage.tensors import (
     sha256_of,
     swap_folder,
 )
-from worldsim.world.card import world_card
-from worldsim.world.config import WorldConfig, check_parts
+from worldsim.world.config import WorldConfig, check_parts, world_card
 from worldsim.world.hub import download_world
 
 MAX_START_FILES = 10_000

@@ -27,11 +27,10 @@ from training.objectives.flow_matching import (
     add_noise,
 )
 from training.pretrain import main as pretrain
-from worldsim.codec import FrameCodec
+from worldsim.codec import FrameCodec, save_codec
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.memory.state import MemoryState
-from worldsim.storage.tensors import save_codec
 from worldsim.world import World
 
 FRAMES, SEGMENTS, ROWS = 4, 3, 4

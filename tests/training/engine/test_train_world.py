@@ -34,7 +34,7 @@ from training.finetune import main as finetune
 from training.objectives.flow_matching import ObjectiveConfig, SequenceFlowMatching, add_noise
 from training.pretrain import main as pretrain
 from worldsim.actions import ActionLayout
-from worldsim.codec import FrameCodec
+from worldsim.codec import FrameCodec, load_codec, save_codec
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.data.episodes import EpisodeWriter
 from worldsim.data.sequences import load_episodes
@@ -43,7 +43,6 @@ from worldsim.model.config import MemoryPhase
 from worldsim.model.denoiser import Denoiser
 from worldsim.simulator import Simulator
 from worldsim.starts import Start, visible_detail
-from worldsim.storage.tensors import load_codec, save_codec
 from worldsim.world import World
 
 

@@ -18,8 +18,7 @@ from tests.vector_envs import ACTIONS, N, make
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.errors import WorldError
-from worldsim.play.session import steady_memory
-from worldsim.runtime.timing import process_memory_bytes
+from worldsim.runtime.timing import process_memory_bytes, steady_memory
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 from worldsim.world import World

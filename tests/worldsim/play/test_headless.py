@@ -14,8 +14,8 @@ from tests.fakes import tiny_world
 from worldsim.data.episodes import read_episode, verify
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
-from worldsim.play.headless import choose_headless, has_display, play_headless
 from worldsim.play.recording import Recording
+from worldsim.play.run import play_headless
 from worldsim.play.session import PlaySession
 from worldsim.runtime.interrupt import StopRequest
 from worldsim.runtime.timing import (
@@ -25,6 +25,7 @@ from worldsim.runtime.timing import (
     process_memory_bytes,
     seconds_since_start,
 )
+from worldsim.ui.display import choose_headless, has_display
 
 
 class Walker:

@@ -43,8 +43,8 @@ def make_viewer(folder: Path, settings: GameSettings, keys: dict | None = None) 
         KeyboardPolicy(TINY_ACTIONS.num_values, bindings.buttons),
         {},
         PlayFolders(slots=folder / "slots", recordings=folder / "video", screenshots=folder / "shots"),
+        bindings,
         settings,
-        bindings=bindings,
         scale=SCALE,
     )
     viewer.game.restart(0)

@@ -13,7 +13,7 @@ from worldsim.data import sequences
 from worldsim.errors import WorldError
 from worldsim.runtime import cores
 from worldsim.runtime.device import set_threads
-from worldsim.sampler import noise_threads
+from worldsim.runtime.noise import noise_threads
 
 
 @pytest.fixture

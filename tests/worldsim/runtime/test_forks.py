@@ -13,7 +13,7 @@ import torch
 
 from tests.fakes import save_tiny_world
 from worldsim.errors import WorldError
-from worldsim.runtime.noise_prefetch import NoiseAhead
+from worldsim.runtime.noise import NoiseAhead
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = """

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from tests.fakes import tiny_codec_config
-from worldsim.codec import FrameCodec
+from worldsim.codec import CODEC_CONFIG_FILE, FrameCodec, load_codec, save_codec
 from worldsim.errors import WorldError
-from worldsim.storage.tensors import CODEC_CONFIG_FILE, load_codec, save_codec, swap_folder, write_tensors
+from worldsim.storage.tensors import swap_folder, write_tensors
 
 LARGE = {"a": torch.zeros(100_000)}
 

@@ -10,7 +10,7 @@ from tests.fakes import TINY_ACTIONS, tiny_world
 from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
-from worldsim.ui.combinations import key_combinations
+from worldsim.ui.keys import key_combinations
 
 
 def test_keys_of_different_axes_are_held_together() -> None:

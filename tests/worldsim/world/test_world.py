@@ -212,7 +212,7 @@ def test_a_description_of_more_than_its_weights_is_refused_before_it_is_built(
     data = json.loads((folder / CONFIG_FILE).read_text())
     data[part] |= change
     (folder / CONFIG_FILE).write_text(json.dumps(data))
-    monkeypatch.setattr(f"worldsim.world.{'Denoiser' if part == 'denoiser' else 'FrameCodec'}", build)
+    monkeypatch.setattr(f"worldsim.world.world.{'Denoiser' if part == 'denoiser' else 'FrameCodec'}", build)
     with pytest.raises(WorldError, match="world"):
         World.from_pretrained(folder)
 

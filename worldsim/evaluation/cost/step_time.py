@@ -23,8 +23,7 @@ from worldsim.evaluation.cost.batch_size import bytes_at
 from worldsim.evaluation.inputs.clips import ClipBatch
 from worldsim.evaluation.statistics import median_ratio
 from worldsim.model.memory.past_frames import FRAMES_AXIS, PastFrames
-from worldsim.play.session import steady_memory
-from worldsim.runtime.timing import Percentiles, process_memory_bytes
+from worldsim.runtime.timing import Percentiles, process_memory_bytes, steady_memory
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 

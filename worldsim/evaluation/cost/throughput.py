@@ -15,8 +15,7 @@ from worldsim.envs.single import ARL2WorldEnv
 from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.evaluation.cost.step_time import now
 from worldsim.games.registry import open_game
-from worldsim.play.session import steady_memory
-from worldsim.runtime.timing import process_memory_bytes
+from worldsim.runtime.timing import process_memory_bytes, steady_memory
 from worldsim.world import World
 
 ROUNDS = 3

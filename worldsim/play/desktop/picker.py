@@ -13,7 +13,7 @@ from worldsim.errors import WorldError
 from worldsim.starts import read_starts
 from worldsim.ui.display import saving_when_display_is_lost
 from worldsim.ui.input import Gamepads, pad_moves
-from worldsim.ui.key_places import key_names
+from worldsim.ui.keys import key_names
 from worldsim.ui.window import AUTO_SIZE, Window
 from worldsim.world.world import STARTS_FOLDER, find_world, read_config, shipped_worlds
 

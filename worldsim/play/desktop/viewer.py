@@ -13,12 +13,13 @@ from worldsim.play.desktop.branch_panes import BranchPanes, Kind
 from worldsim.play.files import PlayFolders
 from worldsim.play.game import HUMAN, OVER, Game, GameSettings, KeyboardPlayer
 from worldsim.play.players import NUM_WATCHED
-from worldsim.play.session import Player, PlaySession, steady_memory
+from worldsim.play.session import Player, PlaySession
 from worldsim.runtime.interrupt import StopRequest
-from worldsim.ui.bindings import Bindings, Command, bind, help_texts
+from worldsim.runtime.timing import steady_memory
+from worldsim.ui.bindings import Bindings, Command, help_texts
 from worldsim.ui.display import saving_when_display_is_lost
 from worldsim.ui.input import CommandKeys, Gamepads, HeldKeys, MouseTurn, is_shifted
-from worldsim.ui.key_places import printed_names
+from worldsim.ui.keys import printed_names
 from worldsim.ui.window import Row, Window
 
 __all__ = ["HUMAN", "Viewer"]
@@ -47,8 +48,8 @@ class Viewer:
         keyboard: The person.
         programs: Those who can play instead, by name; they take turns in this order.
         folders: Where slots, recordings and screenshots go.
+        bindings: Which keys do what.
         settings: How the game begins.
-        bindings: Which keys do what; None is the world's own and the default ones.
         scale: Screen pixels per frame pixel to begin with; 0 chooses.
         full_screen: Begin with the whole screen.
 
@@ -66,18 +67,15 @@ class Viewer:
         keyboard: KeyboardPlayer,
         programs: Mapping[str, Player],
         folders: PlayFolders,
-        settings: GameSettings | None = None,
+        bindings: Bindings,
+        settings: GameSettings,
         *,
-        bindings: Bindings | None = None,
         scale: int = 0,
         full_screen: bool = False,
     ) -> None:
         world = session.env.world.config
-        bindings = bindings or bind(world.actions)
         self.session = session
-        self.game = Game(
-            session, keyboard, programs, folders, bindings, self._draw, settings or GameSettings()
-        )
+        self.game = Game(session, keyboard, programs, folders, bindings, self._draw, settings)
         self.players = self.game.players
         # Keys that do not exist are found before a window is opened for them.
         self._held = HeldKeys(keyboard.keys)

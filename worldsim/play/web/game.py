@@ -13,12 +13,14 @@ import numpy as np
 
 from worldsim.play.files import PlayFolders
 from worldsim.play.game import Game, GameSettings, KeyboardPlayer
-from worldsim.play.session import Player, PlaySession, steady_memory
+from worldsim.play.session import Player, PlaySession
 from worldsim.play.web.inbox import SERVED_COMMANDS, Inbox, Order
 from worldsim.play.web.lobby import encode_jpeg
 from worldsim.play.web.server import Server
 from worldsim.runtime.interrupt import StopRequest
+from worldsim.runtime.timing import steady_memory
 from worldsim.ui.bindings import Bindings, Command
+from worldsim.ui.input import check_without_window
 from worldsim.world import WorldConfig
 
 IDLE_SECONDS = 0.1
@@ -57,6 +59,7 @@ class ServedGame:
         host: str = "127.0.0.1",
         port: int = 8765,
     ) -> None:
+        check_without_window(bindings)
         self._inbox = Inbox(person.keys)
         hello = first_message(session.env.world.config, bindings)
         self.server = Server(self._inbox, hello, host=host, port=port)

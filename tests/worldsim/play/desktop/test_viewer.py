@@ -67,7 +67,8 @@ def open_viewer(env: Spy, folder: Path, recording: Recording | None = None) -> I
     keyboard = KeyboardPolicy(TINY_ACTIONS.num_values, [axis.keys for axis in TINY_ACTIONS.axes])
     policy = RandomPolicy(TINY_ACTIONS.num_values)
     folders = PlayFolders(slots=folder / "slots", recordings=folder / "video", screenshots=folder / "shots")
-    viewer = Viewer(session, keyboard, {"random": policy}, folders, GameSettings(frame_rate=0), scale=SCALE)
+    settings = GameSettings(frame_rate=0)
+    viewer = Viewer(session, keyboard, {"random": policy}, folders, bind(TINY_ACTIONS), settings, scale=SCALE)
     session.reset(0)
     yield viewer
     viewer.window.close()

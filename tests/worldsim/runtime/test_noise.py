@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from worldsim.runtime import noise_prefetch
-from worldsim.runtime.noise_prefetch import NoiseAhead
-from worldsim.sampler import COMMIT_FRAME, DRAW_FRAME, draw_noise
+from worldsim.runtime import noise as noise_module
+from worldsim.runtime.noise import COMMIT_FRAME, DRAW_FRAME, NoiseAhead, draw_noise
 
 SHAPE = (2, 3, 4)
 CPU = torch.device("cpu")
@@ -26,13 +25,13 @@ def ahead() -> Iterator[NoiseAhead]:
 @pytest.fixture
 def drawn_rows(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
     """Note the seed, frame and purpose of every row that is drawn."""
-    noted, fill = [], noise_prefetch.fill_noise
+    noted, fill = [], noise_module.fill_noise
 
-    def note(noise: Any, seeds: list[int], frames: list[int], purpose: int, rows: Any) -> None:
-        noted.extend((seeds[row], frames[row], purpose) for row in rows)
+    def note(noise: Any, seeds: list[int], frames: list[int], purpose: int, rows: Any = None) -> None:
+        noted.extend((seeds[row], frames[row], purpose) for row in rows or ())
         fill(noise, seeds, frames, purpose, rows)
 
-    monkeypatch.setattr(noise_prefetch, "fill_noise", note)
+    monkeypatch.setattr(noise_module, "fill_noise", note)
     return noted
 
 

@@ -9,7 +9,7 @@ from tests.fakes import TINY_ACTIONS
 from worldsim.errors import WorldError
 from worldsim.ui.bindings import Command, bind
 from worldsim.ui.input import CommandKeys, HeldKeys
-from worldsim.ui.key_places import PLACES, check_key, key_names, printed_names
+from worldsim.ui.keys import PLACES, check_key, key_names, printed_names
 
 UNNAMED = 1 << 30  # what SDL calls a key that prints an accent for the next letter
 

@@ -1,19 +1,84 @@
-"""Noise of the frames that come next, drawn while a device computes the ones before."""
+"""Noise of frames, decided by seed and frame alone, and its prefetching on background threads."""
 
 # B batch
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from worldsim.errors import WorldError
+from worldsim.runtime.cores import usable_cores
 from worldsim.runtime.isolation import isolated
-from worldsim.sampler import DRAW_FRAME, fill_noise, noise_threads
+
+MANY_ROWS, MAX_NOISE_THREADS = 64, 8
+"""Rows from which on their noise is drawn in threads, and in how many."""
+DRAW_FRAME, COMMIT_FRAME = 0, 1
+"""What a frame needs noise for: to begin drawing it, and to commit it."""
+
+
+def draw_noise(
+    seeds: Tensor, frame_index: Tensor, shape: tuple[int, ...], purpose: int = DRAW_FRAME
+) -> Tensor:
+    """Return standard normal noise `[B, *shape]` fp32 on the CPU, decided by each row's seed and frame alone.
+
+    Philox is counter-based: any frame's noise can be drawn without drawing those before it.
+
+    Args:
+        seeds: `[B]` int64, at least 0.
+        frame_index: `[B]` int64, at least 0.
+        shape: Of one row.
+        purpose: `DRAW_FRAME` or `COMMIT_FRAME`: what one frame needs noise for twice must not be the same.
+    """
+    noise = torch.empty(len(seeds), *shape, dtype=torch.float32)
+    rows, keys = noise.numpy(), (seeds.tolist(), frame_index.tolist())
+    if len(noise) < MANY_ROWS:
+        fill_noise(rows, *keys, purpose)
+    else:  # a GPU would wait for it
+        threads = noise_threads()
+        with ThreadPoolExecutor(threads) as pool:
+            pieces = (range(first, len(noise), threads) for first in range(threads))
+            list(pool.map(lambda piece: fill_noise(rows, *keys, purpose, piece), pieces))
+    return noise
+
+
+def noise_threads() -> int:
+    """Return in how many threads the noise of many rows is drawn."""
+    return min(usable_cores(), MAX_NOISE_THREADS)
+
+
+def fill_noise(
+    noise: np.ndarray,
+    seeds: Sequence[int],
+    frames: Sequence[int],
+    purpose: int,
+    rows: Iterable[int] | None = None,
+) -> None:
+    """Write the noise of some rows, as `draw_noise` returns it; other threads go on meanwhile.
+
+    Args:
+        noise: `[B, ...]` fp32, written to.
+        seeds: B of them.
+        frames: B of them.
+        purpose: `DRAW_FRAME` or `COMMIT_FRAME`.
+        rows: Which; all by default.
+    """
+    # One generator, set anew for each row: making one takes five times as long, and no thread can go on then.
+    philox = np.random.Philox(key=0)
+    generator, state = np.random.Generator(philox), philox.state
+    for row in range(len(noise)) if rows is None else rows:
+        state["state"] = {
+            "counter": np.array([0, 0, purpose, frames[row]], dtype=np.uint64),
+            "key": np.array([seeds[row], 0], dtype=np.uint64),
+        }
+        philox.state = state  # nothing is left over from the row before
+        generator.standard_normal(dtype=np.float32, out=noise[row])
 
 
 @dataclass(slots=True)

@@ -1,0 +1,162 @@
+"""A game from its settings: the session, and the window, page or program that plays it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from worldsim.envs.single import ARL2WorldEnv
+from worldsim.errors import WorldError
+from worldsim.play.files import PlayFolders
+from worldsim.play.game import HUMAN, GameSettings
+from worldsim.play.recording import Recording, free_recording
+from worldsim.play.replay import Replay, recorded_world
+from worldsim.play.session import Player, PlaySession
+from worldsim.play.settings import PlayConfig
+from worldsim.runtime.device import set_threads
+from worldsim.runtime.interrupt import StopRequest
+from worldsim.runtime.timing import steady_memory
+from worldsim.starts import is_picture
+from worldsim.ui.bindings import bind
+from worldsim.ui.display import has_display
+from worldsim.world import WorldConfig
+
+HEADLESS_FRAMES = 300
+
+Say = Callable[[str], None]
+
+
+@contextmanager
+def open_session(
+    config: PlayConfig, *, headless: bool, waited: float, say: Say
+) -> Iterator[tuple[PlaySession, PlayConfig]]:
+    """Give what is played and recorded; however it ends, finish the recording, and say what was measured.
+
+    With it comes the configuration, in which `start` is a start moment of the world.
+
+    Args:
+        config: What to play.
+        headless: Whether there is no window, and nobody to go back or to change keys.
+        waited: Seconds that a person took to choose.
+        say: Is given sentences about it.
+
+    Raises:
+        WorldError: If something of it is not there or not valid.
+    """
+    if config.world is None and config.policy == "recorded" and config.recording:
+        config = replace(config, world=recorded_world(Path(config.recording)))
+    env = open_env(config, say)
+    world = env.world.config
+    if headless and bind(world.actions, config.keys, config.buttons) != bind(world.actions):
+        from worldsim.ui.input import check_without_window  # pygame, for which only changed keys wait
+
+        check_without_window(bind(world.actions, config.keys, config.buttons))
+    if config.start is not None and is_picture(config.start, env.start_names):
+        config = replace(config, start=env.add_start_picture(Path(config.start)))
+    path = recording_path(config, world, headless=headless)
+    replay = Replay(Path(config.recording)) if config.policy == "recorded" and config.recording else None
+    if replay is not None:
+        replay.check_world(env)
+    session = PlaySession(
+        env,
+        Recording(path, world) if path else None,
+        seed=config.seed,
+        # Without a window nobody goes back; with one, a player who takes over is shown the latest moments.
+        rewind_bytes=0 if headless else max(1, config.rewind_megabytes * 10**6),
+        replay=replay,
+        waited_seconds=waited,
+    )
+    try:
+        with session:
+            yield session, config
+    finally:
+        env.close()
+        if session.num_frames:
+            say(session.summary())
+            for path in session.recorded:
+                say(f"recorded           {path}")
+        if replay is not None and session.num_frames:
+            say(replay.result(env))
+
+
+def open_env(config: PlayConfig, say: Say) -> ARL2WorldEnv:
+    """Load the world and say where it computes, and why."""
+    num_threads = set_threads(config.threads)
+    env = ARL2WorldEnv(
+        config.world,
+        device=config.device,
+        dtype=config.dtype,
+        denoising_steps=config.denoising_steps,
+        noise_scale=config.noise_scale,
+    )
+    world, steps = env.world.config, env.simulator.sampler.num_steps
+    size = f"{world.width} x {world.height} at {world.frame_rate:g} frames/s"
+    say(f"world {world.name}: {size}, {steps} denoising steps")
+    say(f"computing on {env.device_choice}, {num_threads} threads")
+    return env
+
+
+def recording_path(config: PlayConfig, world: WorldConfig, *, headless: bool) -> Path | None:
+    """Return the video to write, None for none; of a replay only on request, and never over the original."""
+    if config.record is None:
+        is_wanted = headless and config.policy != "recorded"
+        return free_recording(Path(config.recordings), world) if is_wanted else None
+    if not config.record:
+        return None
+    path = Path(config.record)
+    source = config.policy if config.policy.endswith(".jsonl") else config.recording
+    if source and path.with_suffix("").resolve() == Path(source).with_suffix("").resolve():
+        raise WorldError(f"record={path} would overwrite {source}, which is played: choose another name")
+    return path
+
+
+def run_headless(config: PlayConfig, session: PlaySession, name: str, player: Player, say: Say) -> None:
+    """Let a player play, as fast as it goes."""
+    from tqdm import tqdm
+
+    num_frames = config.steps or (session.replay.num_frames if session.replay else HEADLESS_FRAMES)
+    why = "headless" if has_display() else "no display found"
+    written = "" if session.recording is None else f" and {session.recording.path} is written"
+    say(f"{why}: the {name} player walks {num_frames} frames{written}")
+    session.reset(config.start)
+    player.reset(config.seed)
+    for _ in tqdm(play_headless(session, player, num_frames, name), total=num_frames, unit="frame"):
+        pass
+
+
+def play_headless(
+    session: PlaySession, player: Player, num_frames: int, name: str | None = None
+) -> Iterator[int]:
+    """Let a player play a session that was reset; yields the number of frames so far.
+
+    Where the world ends an episode, the next begins at a start moment that is drawn. A request to stop ends
+    it between two frames, as `KeyboardInterrupt`. `name` is what recordings call the player.
+    """
+    with StopRequest() as stop, steady_memory():
+        for count in range(1, num_frames + 1):
+            if stop.requested:
+                return
+            session.begin(player.act(session.observation), name)
+            session.finish()
+            if session.ended and count < num_frames:
+                session.reset()
+                player.reset(count)
+            yield count
+
+
+def game_settings(config: PlayConfig) -> tuple[PlayFolders, GameSettings]:
+    """Return where what is saved goes, and how the game begins."""
+    folders = PlayFolders(
+        slots=Path(config.slots),
+        recordings=Path(config.recordings),
+        screenshots=Path(config.screenshots),
+    )
+    return folders, GameSettings(
+        first=HUMAN if config.policy in ("auto", "keyboard") else config.policy,
+        frame_rate=config.fps,
+        hold_rate=config.hold_rate,
+        adapts_threads=config.threads == 0,
+        seed=config.seed,
+    )
