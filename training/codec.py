@@ -32,18 +32,14 @@ class TrainCodecConfig:
 
     out: str = setting(REQUIRED, "The run's folder; the codec is written to OUT/codec.")
     data: DataConfig = setting(REQUIRED, "Gameplay video.")
-    codec: CodecConfig = setting(
-        CodecConfig, "Shape; its frame size decides what size the video is scaled to. Not used with init."
-    )
+    codec: CodecConfig = setting(CodecConfig, "Shape; video is scaled to its frame size. Not used with init.")
     loss: CodecLossConfig = setting(CodecLossConfig, "Weights of the loss.")
     loop: LoopConfig = setting(LoopConfig, "Length and care.")
     fabric: FabricConfig = setting(FabricConfig, "Device, precision, distribution.")
     batch_size: int = setting(64, "Frames per update and device.", minimum=1)
     learning_rate: float = setting(1e-3, "Of AdamW, at full height.", above=0)
     init: str = setting(
-        "",
-        "Folder of a codec or a world, or the name of one that ships, to go on training its codec; '' "
-        "starts from nothing.",
+        "", "Folder of a codec or a world, or the name of one that ships, to go on from; '' is none."
     )
 
     def __post_init__(self) -> None:

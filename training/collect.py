@@ -51,14 +51,10 @@ class CollectConfig:
         "doom-rooms, doom-fresh-rooms (another map in each episode), doom-take-cover, doom-health or "
         "grid-recall.",
     )
-    out: str | None = setting(
-        None, "Folder that gets the dataset folders train and heldout; null is data/SCENARIO."
-    )
+    out: str | None = setting(None, "Folder of the dataset folders train and heldout; null is data/SCENARIO.")
     num_frames: int = setting(200_000, "Least number of training frames.", minimum=0)
     heldout_frames: int = setting(20_000, "Least number of held-out frames.", minimum=0)
-    episode_frames: int | None = setting(
-        None, "Of the longest episode; null is as long as the scenario lasts.", minimum=2
-    )
+    episode_frames: int | None = setting(None, "Of the longest episode; null is the game's own.", minimum=2)
     seed: int = setting(0, "Which million of seeds.", minimum=0, maximum=1999)
     num_workers: int = setting(0, "Worker processes; 0 is one per core.")
     policy: str = setting(
@@ -83,13 +79,10 @@ class CollectConfig:
         "way out, [50,50] say; null is the player's own.",
     )
     context_frames: list[int] | None = setting(
-        None,
-        "Of out-and-back: least and greatest number of frames before each way out; null is the player's own.",
+        None, "Of out-and-back: least and most frames before each way out; null is the player's own."
     )
     paired: bool = setting(
-        False,
-        "Whether each player plays two episodes with the same draws, each in a game of its own: other "
-        "histories, the same actions.",
+        False, "Let each player play two episodes alike, in two games: other histories, the same actions."
     )
 
     def __post_init__(self) -> None:

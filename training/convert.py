@@ -63,10 +63,7 @@ class Stage2Config(StageConfig):
 
     lora: LoraConfig = setting(LoraConfig, "How much the weights that were taken over may change.")
     data_weight: float = setting(
-        0.0,
-        "Share of the loss that comes from the video itself instead of the teacher.",
-        minimum=0,
-        maximum=1,
+        0.0, "Share of the loss that comes from the video itself.", minimum=0, maximum=1
     )
 
 
@@ -82,15 +79,10 @@ class ConvertConfig(TeacherConfig):
         "that leave the others evenly spread.",
     )
     share: float | None = setting(
-        None,
-        "How many layers become hybrid, rounded down; null is 0.75. Not beside layers.",
-        above=0,
-        maximum=1,
+        None, "Share of layers that become hybrid, rounded down; null is 0.75.", above=0, maximum=1
     )
     rest: str = setting(
-        "window",
-        "What becomes of the others: window (constant memory) or full (the cache that grows).",
-        choices=tuple(Rest),
+        "window", "The others become window (constant memory) or full (growing).", choices=tuple(Rest)
     )
     window: int | None = setting(
         None,

@@ -41,13 +41,9 @@ class TrainFeaturesConfig:
     """Settings of `python -m training.features`."""
 
     out: str = setting(REQUIRED, "The run's folder; the network is written to OUT/features.")
-    data: list[str] = setting(
-        REQUIRED, "Folders of real frames to learn from; games, buttons and sizes may differ."
-    )
+    data: list[str] = setting(REQUIRED, "Folders of real frames to learn from, of any games.")
     heldout: list[str] = setting(REQUIRED, "Folders to measure on.")
-    max_frames: int = setting(
-        0, "Use at most about so many frames of each folder, whole episodes; 0 is all.", minimum=0
-    )
+    max_frames: int = setting(0, "Frames of each folder, about, whole episodes; 0 is all.", minimum=0)
     near_frames: int = setting(6, "Frames up to so many apart show the same place.", minimum=1)
     features: FeatureConfig = setting(FeatureConfig, "Shape.")
     loss: FeatureLossConfig = setting(FeatureLossConfig, "Weights and strengths of the goals.")

@@ -23,6 +23,7 @@ from worldsim.play.files import PlayFolders
 from worldsim.play.game import Game, GameSettings
 from worldsim.play.session import PlaySession
 from worldsim.runtime.config import RuntimeSettings
+from worldsim.runtime.cuda_graphs import COMPILE_MODES
 from worldsim.runtime.device import set_threads
 from worldsim.settings import setting
 from worldsim.storage.files import check_integer
@@ -48,9 +49,7 @@ class LongPlayConfig(RuntimeSettings):
     num_frames: int = setting(100_000, "Frames in all, those of earlier runs included.", minimum=1)
     seed: int = setting(0, "Of the play and of the frames.", minimum=0)
     rewind_megabytes: int = setting(128, "Room for the moments to rewind to, in 10^6 bytes.", minimum=1)
-    compile: str = setting(
-        "auto", "How a GPU is given its kernels: none, cudagraphs, inductor, or auto (docs/agents.md)."
-    )
+    compile: str = setting("auto", "How a GPU is given its kernels (docs/agents.md).", choices=COMPILE_MODES)
 
 
 @entry("long_play", LongPlayConfig)

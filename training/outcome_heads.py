@@ -58,11 +58,7 @@ class HeadsTrainingConfig:
     frames: int = setting(64, "Frames of an update, each as recorded and as drawn.", minimum=1)
     learning_rate: float = setting(1e-3, "At its highest, early on; it falls to 0.", above=0)
     drawn_weight: float = setting(
-        0.5,
-        "How much a drawn frame counts beside a recorded one: 0 learns from recorded ones alone, 1 from "
-        "drawn ones alone.",
-        minimum=0,
-        maximum=1,
+        0.5, "Weight of drawn frames: 0 learns from recorded ones alone, 1 from drawn.", minimum=0, maximum=1
     )
 
     def __post_init__(self) -> None:
@@ -78,9 +74,7 @@ class OutcomeHeadsConfig(CalibrationConfig):
         "Episodes with rewards and ends, to learn from (train) and to calibrate on (heldout); some of both "
         "must end. data.max_frames=20_000 uses only the first of train: all of them are encoded once.",
     )
-    sequences: SequencesConfig = setting(
-        SequencesConfig, "Which pieces of recorded play are shown to the world, and how it draws along them."
-    )
+    sequences: SequencesConfig = setting(SequencesConfig, "Pieces of play, and how the world draws along.")
     training: HeadsTrainingConfig = setting(HeadsTrainingConfig, "How the heads learn.")
 
 

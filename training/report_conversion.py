@@ -73,30 +73,21 @@ class ReportConversionConfig(RuntimeSettings):
 
     teacher: str | None = setting(None, "A shipped world's name, a folder, or a Hugging Face id.")
     worlds: list[str] = setting(
-        [],
-        "The worlds to compare with it, each behind the name that tables and plots give it: [NAME:WORLD, "
-        "NAME:WORLD].",
+        [], "Worlds to compare with it, each behind its name: [NAME:WORLD, NAME:WORLD]."
     )
     zeroed: list[str] = setting(
-        [],
-        "Names of worlds to roll out a second time, with their recurrent states emptied before every frame.",
+        [], "Names of worlds to roll out again with their states emptied before every frame."
     )
     data: str = setting("data/doom-rooms/heldout", "Held-out episodes with the worlds' buttons.")
     out: str = setting("outputs/conversion", "Folder of the report.")
     seed: int = setting(0, "Of the noise, and of all else that is drawn.", minimum=0)
-    denoising_steps: int | None = setting(
-        None, "Denoising passes a frame, for all worlds; null is each world's own number."
-    )
-    commit_level: float | None = setting(
-        None, "Noise level at commit, for all worlds; null is each world's own."
-    )
+    denoising_steps: int | None = setting(None, "Passes a frame, for all worlds; null is each world's own.")
+    commit_level: float | None = setting(None, "Noise level at commit, for all; null is each world's own.")
     context_frames: int = setting(32, "Real frames watched before each roll-out.", minimum=1)
     num_rollouts: int = setting(64, "Roll-outs, from different places.", minimum=1)
     horizon: int = setting(max(HORIZONS), "Frames of a roll-out.", minimum=1)
     batch_size: int = setting(0, "Roll-outs at a time; 0 chooses.", minimum=0)
-    early_frame: int = setting(
-        81, "Step time and bytes are compared at this frame and at late_frame.", minimum=1
-    )
+    early_frame: int = setting(81, "Step time and bytes are compared at it and late_frame.", minimum=1)
     late_frame: int = setting(1005, "The later one of the two.")
     total_frames: int = setting(921, "Wall clock and peak memory are those of so many frames.", minimum=1)
     memory_frames: int = setting(

@@ -48,10 +48,7 @@ class CodecConfig:
         16, "Numbers kept for each square of 8 x 8 pixels.", minimum=1, maximum=MAX_WIDTH
     )
     size_multiple: int = setting(
-        16,
-        "Frames are padded inside to a multiple of this many pixels: 8 times the patch size of the model "
-        "that reads the latents.",
-        minimum=1,
+        16, "Frames are padded to a multiple of so many pixels: 8 times the model's patch size.", minimum=1
     )
     widths: list[int] = setting(
         [64, 128, 256], "Channels at 1/2, 1/4 and 1/8 of the frame's size.", minimum=1, maximum=MAX_WIDTH

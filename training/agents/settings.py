@@ -24,10 +24,7 @@ class PPOConfig:
     """How the agent learns; names as in Stable-Baselines3."""
 
     n_steps: int = setting(
-        0,
-        "Steps of each environment between two updates; 0 is as many as make 2,048 of all together, but at "
-        "least 8.",
-        minimum=0,
+        0, "Steps of each environment between two updates; 0 makes 2,048 of all, at least 8 each.", minimum=0
     )
     batch_size: int = setting(256, "Steps that a gradient is computed from.", minimum=2)
     n_epochs: int = setting(4, "How often an update goes through all steps.", minimum=1)
@@ -77,9 +74,7 @@ class RLConfig(RuntimeSettings):
         minimum=0,
         below=LARGEST_SEED,
     )
-    compile: str = setting(
-        "auto", "How a GPU is given the kernels of dreams (docs/agents.md).", choices=COMPILE_MODES
-    )
+    compile: str = setting("auto", "How a GPU is given its kernels (docs/agents.md).", choices=COMPILE_MODES)
     num_envs: int = setting(
         0,
         "Environments at a time; 0 is, for dreams, 256 on a GPU and 8 on a CPU, and for real games one for "
@@ -89,58 +84,34 @@ class RLConfig(RuntimeSettings):
     )
     max_episode_steps: int = setting(1050, "Frames after which an episode is cut off.", minimum=1)
     action_repeat: int = setting(
-        8,
-        "Of training: frames that the agent holds an action for, then and ever after. It sees the frames at "
-        "which it decides.",
-        minimum=1,
+        8, "Frames that a trained agent holds an action for; it sees those at which it decides.", minimum=1
     )
-    denoising_steps: int | None = setting(
-        None, "Of dreams: denoising passes a frame; null is the world's own number."
-    )
-    noise_scale: float | None = setting(
-        None,
-        "Of dreams: standard deviation of the noise that frames are drawn from; null is the world's own.",
-    )
+    denoising_steps: int | None = setting(None, "Of dreams: passes a frame; null is the world's own.")
+    noise_scale: float | None = setting(None, "Of dreams: deviation of the noise; null is the world's own.")
     starts: str | None = setting(
         None, "A recorded dataset at whose moments dreams begin; null is the world's own start moments."
     )
     num_starts: int = setting(256, "Moments of starts that dreams begin at.", minimum=1)
     context_frames: int = setting(32, "Frames of starts that are watched before each.", minimum=1)
     total_steps: int = setting(
-        10_000_000,
-        "Training ends after so many decisions of all environments together. The same command goes on from "
-        "the last checkpoint.",
-        minimum=1,
+        10_000_000, "Training ends after so many decisions in all; the same command goes on there.", minimum=1
     )
-    max_minutes: float = setting(
-        0.0, "Training ends after so many minutes if that comes first; 0 is no limit.", minimum=0
-    )
+    max_minutes: float = setting(0.0, "Minutes after which it ends in any case; 0 is no limit.", minimum=0)
     checkpoint_minutes: float = setting(3.0, "Minutes between two checkpoints.", minimum=0)
     ppo: PPOConfig = setting(PPOConfig, "How the agent learns; names as in Stable-Baselines3.")
     policy: str = setting(
-        "ppo",
-        "Of mode=evaluate and mode=watch. Who plays: ppo, random, scripted, still, to-and-fro, or the "
-        "folder of a learned policy.",
+        "ppo", "Of evaluate and watch: ppo, random, scripted, still, to-and-fro, or a policy's folder."
     )
-    policies: list[str] = setting(
-        [], "Of mode=evaluate: several to compare, [ppo,random,scripted,still,to-and-fro]."
-    )
+    policies: list[str] = setting([], "Of mode=evaluate: several to compare, [ppo,random] say.")
     policy_folder: str | None = setting(None, "Of policy=ppo; null is the one that ships with the world.")
-    deterministic: bool = setting(
-        True, "Whether a learned policy presses what is likeliest, instead of drawing from its probabilities."
-    )
+    deterministic: bool = setting(True, "Press what a learned policy finds likeliest, instead of drawing.")
     period_frames: int = setting(120, "Frames of a run there and back of policy=to-and-fro.", minimum=2)
     episodes: int = setting(100, "Of mode=evaluate: episodes of each player.", minimum=1)
     num_workers: int = setting(0, "Processes that play real games; 0 is one for each core.", minimum=0)
     steps: int = setting(
-        0,
-        "Of mode=watch. End after so many frames; 0 goes on until the window is closed, or without a "
-        "display plays one episode.",
-        minimum=0,
+        0, "Of mode=watch: end after so many frames; 0 never, without a display after an episode.", minimum=0
     )
-    headless: bool | None = setting(
-        None, "Of mode=watch, without a window; null finds out whether there is a display."
-    )
+    headless: bool | None = setting(None, "Of mode=watch: without a window; null looks for a display.")
     record: str | None = setting(
         None,
         "Of mode=watch. FILE.mp4 to record to; null records recordings/rl-0001.mp4, or the next number, "

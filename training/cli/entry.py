@@ -1,4 +1,4 @@
-"""Start of every command: Hydra at the door, typed configuration behind it, one sentence on failure."""
+"""Start of every command: Hydra at the door, typed settings behind it, one sentence on failure."""
 
 from __future__ import annotations
 

@@ -58,9 +58,7 @@ class TeacherConfig:
     data: DataConfig = setting(REQUIRED, "Gameplay video with the teacher's buttons.")
     hybrid: HybridConfig = setting(HybridConfig, "How the new layers' memory begins.")
     stage1: StageConfig = setting(StageConfig, "How the new layers learn from the layers that they replace.")
-    objective: ObjectiveConfig = setting(
-        ObjectiveConfig, "Noise of training frames, and weights of the loss."
-    )
+    objective: ObjectiveConfig = setting(ObjectiveConfig, "Noise of frames, and weights of the loss.")
     fabric: FabricConfig = setting(FabricConfig, "Device, precision, distribution.")
     validation: ValidationConfig = setting(ValidationConfig, "The roll-outs that are measured.")
 

@@ -36,13 +36,9 @@ class DataConfig:
 
     train: list[str] = setting(REQUIRED, "Folders to learn from.")
     heldout: list[str] = setting(REQUIRED, "Folders to measure on.")
-    max_frames: int = setting(
-        0, "Use at most this many frames of train, whole episodes, in order; 0 is all.", minimum=0
-    )
+    max_frames: int = setting(0, "Frames of train to use, whole episodes in order; 0 is all.", minimum=0)
     num_workers: int = setting(0, "Decoding threads; 0 is one per core that may be used.")
-    cache_latents: bool = setting(
-        True, "Keep the encoded video, so that no other command encodes it by the same codec again."
-    )
+    cache_latents: bool = setting(True, "Keep the encoded video for other commands with the same codec.")
     cache_folder: str = setting(
         "", "Where to keep it; '' is a folder `latents` beside the video. What lies there may be deleted."
     )

@@ -17,11 +17,7 @@ from worldsim.settings import check_settings, setting
 class OptimizerConfig:
     """Learning rates at full height."""
 
-    muon: float = setting(
-        2e-3,
-        "Of the blocks' weight matrices (Muon, scaled to AdamW's updates as in arXiv 2502.16982).",
-        minimum=0,
-    )
+    muon: float = setting(2e-3, "Of the blocks' matrices (Muon, scaled as in arXiv 2502.16982).", minimum=0)
     adamw: float = setting(1e-3, "Of everything else.", minimum=0)
     weight_decay: float = setting(0.01, "Decoupled, on matrices only.", minimum=0)
 

@@ -18,10 +18,7 @@ class CodecLossConfig:
 
     l1_weight: float = setting(1.0, "Mean absolute error; keeps edges sharp.", minimum=0)
     mse_weight: float = setting(
-        10.0,
-        "Mean squared error; what PSNR measures. At 30 dB it is about 20 times smaller than the absolute "
-        "error, hence the weight.",
-        minimum=0,
+        10.0, "Mean squared error: what PSNR measures, 20 times smaller than the absolute error.", minimum=0
     )
     gradient_weight: float = setting(
         0.5, "Mean absolute error of the differences between neighbouring pixels.", minimum=0

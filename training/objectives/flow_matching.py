@@ -28,10 +28,7 @@ class ObjectiveConfig:
     """Noise of training frames, and weights of the loss."""
 
     pure_noise_probability: float = setting(
-        0.3,
-        "Share of noisy frames that are nothing but noise, where every roll-out starts.",
-        minimum=0,
-        maximum=1,
+        0.3, "Share of noisy frames that are pure noise, where every roll-out starts.", minimum=0, maximum=1
     )
     level_shift: float = setting(
         1.0,

@@ -29,15 +29,9 @@ class OutcomeLossConfig:
     )
     end_weight: float = setting(0.1, "Of the end's loss.", minimum=0)
     end_share: float = setting(
-        0.25,
-        "Share of the sequences that are drawn so that they hold the end of an episode; ends are one frame "
-        "in hundreds.",
-        minimum=0,
-        maximum=1,
+        0.25, "Share of sequences that hold the end of an episode; ends are rare.", minimum=0, maximum=1
     )
-    detach: bool = setting(
-        False, "Whether the network under the heads learns nothing from them, and draws as it would without."
-    )
+    detach: bool = setting(False, "Let the network under the heads learn nothing from them.")
 
     def __post_init__(self) -> None:
         check_settings(self, "outcome.")

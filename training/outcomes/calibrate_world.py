@@ -33,9 +33,7 @@ class CalibrationConfig(RuntimeSettings):
     """How a world's ends are calibrated."""
 
     world: str = setting(
-        REQUIRED,
-        "A shipped world's name, a folder, or a Hugging Face id; it stays as it is, and must have outcome "
-        "heads.",
+        REQUIRED, "A shipped world's name, a folder, or a hub id, with outcome heads; it stays as it is."
     )
     out: str = setting(
         REQUIRED,
@@ -56,15 +54,9 @@ class CalibrationConfig(RuntimeSettings):
     )
     context_frames: int = setting(32, "Recorded frames before each dream.", minimum=1)
     horizon: int = setting(64, "Frames of each dream, under the recorded actions.", minimum=1)
-    num_episodes: int = setting(
-        0, "Use only the first so many held-out episodes of each folder; 0 is all.", minimum=0
-    )
-    batch_size: int = setting(
-        0, "Episodes at a time; 0 is 16 on a CPU and 64 on a GPU, fewer where they are long.", minimum=0
-    )
-    seed: int = setting(
-        0, "Of the noise that frames are drawn from, and of all else that is drawn.", minimum=0
-    )
+    num_episodes: int = setting(0, "Held-out episodes of each folder; 0 is all.", minimum=0)
+    batch_size: int = setting(0, "Episodes at a time; 0 is 16 on a CPU, 64 on a GPU, or fewer.", minimum=0)
+    seed: int = setting(0, "Of the noise and of all else that is drawn.", minimum=0)
     compile: str = setting("auto", "How a GPU is given its kernels (docs/agents.md).", choices=COMPILE_MODES)
 
 

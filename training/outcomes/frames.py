@@ -33,10 +33,7 @@ class SequencesConfig:
     """Which pieces of recorded play are shown to a world, and how it draws along them."""
 
     num: int = setting(
-        256,
-        "How many pieces of play. A frame takes about 0.2 s on a CPU core, and 100 KB of memory (in "
-        "doom-take-cover).",
-        minimum=1,
+        256, "How many pieces; a frame takes about 0.2 s on a CPU core and 100 KB of memory.", minimum=1
     )
     length: int = setting(24, "Frames of each that are learned from, as recorded and as drawn.", minimum=1)
     watched: int = setting(32, "Recorded frames before them that are only remembered.", minimum=1)
@@ -48,11 +45,7 @@ class SequencesConfig:
         minimum=1,
     )
     end_share: float = setting(
-        0.5,
-        "Share of the pieces that hold the end of an episode; how often ends really come is put right by "
-        "the calibration.",
-        minimum=0,
-        maximum=1,
+        0.5, "Share of pieces with an episode's end; the calibration corrects for it.", minimum=0, maximum=1
     )
     at_a_time: int = setting(0, "Pieces at a time; 0 is 16 on a CPU and 128 on a GPU.", minimum=0)
 

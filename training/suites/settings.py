@@ -38,33 +38,24 @@ class ConsistencyConfig:
     """What the suite measures."""
 
     zeroed: list[str] = setting(
-        [],
-        "Names of worlds to measure a second time, with their recurrent states emptied before every frame.",
+        [], "Names of worlds to measure again with their states emptied before every frame."
     )
     window: str = setting(
-        "window",
-        "Name of the world with a short window, one of the two that recovery ratios are taken between.",
+        "window", "Name of the world with a short window; recovery ratios lie between it and full."
     )
     full: str = setting("full", "Name of the world that sees all past frames, the other of the two.")
     gaps: list[int] = setting([], "Frames out and back; [] is every folder there is.", minimum=1)
     max_gap: int = setting(0, "Longer gaps are left out where gaps names none; 0 is no limit.", minimum=0)
-    intervention_gaps: list[int] = setting(
-        [], "Gaps of interventions; [] is 50, or the least where there is no 50.", minimum=1
-    )
+    intervention_gaps: list[int] = setting([], "Gaps of interventions; [] is 50, or the least.", minimum=1)
     pair_gaps: list[int] = setting([], "Gaps of paired histories; [] is every folder there is.", minimum=1)
     num_episodes: int = setting(MIN_EPISODES, "Episodes of each gap; 0 is all.", minimum=0)
     context_frames: int = setting(32, "Real frames before the way out, at most.", minimum=0)
     distance: float = setting(
         0.0, "How near a pose must come back, in the game's units; 0 where moves are undone exactly."
     )
-    angle_degrees: float = setting(
-        0.0, "How near a heading must come back; 0 where moves are undone exactly."
-    )
+    angle_degrees: float = setting(0.0, "The same for the heading, in degrees.")
     tile_pixels: int = setting(
-        0,
-        "In games whose pictures are tiles: their height and width, for the share that is right; 0 where "
-        "there are none.",
-        minimum=0,
+        0, "Height and width of tiles in pixels, for the share that is right; 0 without tiles.", minimum=0
     )
     num_films: int = setting(2, "Episodes of each gap whose pictures the report shows.", minimum=0)
     num_turns: int = setting(0, "Episodes of interventions and continuation; 0 is all of the gap.", minimum=0)
@@ -73,14 +64,10 @@ class ConsistencyConfig:
     long_frames: int = setting(1000, "Frames of each of them.", minimum=1)
     num_idle: int = setting(MIN_EPISODES, "Dreams in which nothing is pressed.", minimum=1)
     idle_frames: int = setting(300, "Frames of each of them.", minimum=1)
-    num_fidelity: int = setting(
-        64, "Dreams whose frames are compared with real ones by FID and KID.", minimum=2
-    )
+    num_fidelity: int = setting(64, "Dreams compared with real frames by FID and KID.", minimum=2)
     fidelity_frames: int = setting(256, "Frames of each of them.", minimum=2)
     features: str = setting(
-        "",
-        "Folder of the feature network of FID and KID (python -m training.features); '' is the one that "
-        "ships.",
+        "", "Folder of the network of FID and KID (training.features); '' is the one that ships."
     )
     cost_frames: int = setting(100_000, "Frame up to which step times are measured.", minimum=1)
 
@@ -103,10 +90,7 @@ class EnduranceConfig:
 
     num_envs: int = setting(8, "Environments at a time.", minimum=1)
     num_steps: int = setting(
-        100_000,
-        "Steps that each of them makes under random actions, those of earlier runs with the same out "
-        "included.",
-        minimum=1,
+        100_000, "Random steps of each, those of earlier runs into the same out included.", minimum=1
     )
     max_minutes: float = setting(0.0, "Time after which a run stops; 0 is no limit.", minimum=0)
     max_episode_steps: int = setting(500, "Frames after which an episode is cut off.", minimum=1)
@@ -135,9 +119,7 @@ class EvaluateConfig(RuntimeSettings):
         "memory grows or anything becomes NaN or inf in a great many of them. Both need no data.",
     )
     suite: str | None = setting(
-        None,
-        "null measures the parts of one world; consistency measures what worlds remember "
-        "(docs/consistency.md).",
+        None, "null measures the parts of a world; consistency what worlds remember (docs/consistency.md)."
     )
     worlds: Any = setting(
         None, "Of suite=consistency, to compare several: {name: world, name: world}, instead of world."
@@ -154,9 +136,7 @@ class EvaluateConfig(RuntimeSettings):
     num_episodes: int = setting(0, "Use only the first so many episodes of the data; 0 is all.", minimum=0)
     context_frames: int = setting(32, "Real frames watched before each dream.", minimum=1)
     batch_size: int = setting(
-        0,
-        "Dreams at a time; 0 is 16 on a CPU and 64 on a GPU. The step time is always that of one.",
-        minimum=0,
+        0, "Dreams at a time; 0 is 16 on a CPU, 64 on a GPU. Step times are those of one.", minimum=0
     )
     num_rollouts: int = setting(64, "Of part rollout: roll-outs.", minimum=1)
     horizon: int = setting(128, "Of part rollout: frames of each.", minimum=1)
@@ -164,34 +144,17 @@ class EvaluateConfig(RuntimeSettings):
         16, "Of part rollout: clips whose next frames are predicted from real ones.", minimum=1
     )
     next_frames: int = setting(64, "Of part rollout: frames of each of them.", minimum=1)
-    num_action_starts: int = setting(
-        64, "Of part controllability: places at which actions are compared.", minimum=1
-    )
+    num_action_starts: int = setting(64, "Of part controllability: places to compare actions at.", minimum=1)
     num_idle_starts: int = setting(4, "Of part idle: dreams in which nothing is pressed.", minimum=1)
     idle_frames: int = setting(500, "Of part idle: frames of each.", minimum=1)
-    outcome_drawn: bool = setting(
-        True,
-        "Of part outcome: judge also the frames that the world draws, not only those that were recorded.",
-    )
+    outcome_drawn: bool = setting(True, "Of part outcome: judge drawn frames, too, not only recorded ones.")
     cost_frames: int = setting(2000, "Of part cost: frame up to which step times are measured.", minimum=1)
-    startup_runs: int = setting(
-        3, "Of part cost: starts of play.py that are timed; 0 leaves them out.", minimum=0
-    )
-    env_counts: list[int] = setting(
-        [1, 8, 64, 256], "Of benchmark=env: how many environments at a time.", minimum=1
-    )
-    env_frames: int = setting(
-        768, "Of benchmark=env: frames that each number of environments draws in all.", minimum=1
-    )
-    env_min_steps: int = setting(
-        0, "Of benchmark=env: steps in which it does so at least; 0 is 3 on a CPU and 60 on a GPU.", minimum=0
-    )
-    env_max_steps: int = setting(
-        300, "Of benchmark=env: steps in which it does so at most; 0 is no limit.", minimum=0
-    )
-    compile: str = setting(
-        "auto", "Of both benchmarks: how a GPU is given its kernels (docs/agents.md).", choices=COMPILE_MODES
-    )
+    startup_runs: int = setting(3, "Of part cost: timed starts of play.py; 0 leaves them out.", minimum=0)
+    env_counts: list[int] = setting([1, 8, 64, 256], "Of benchmark=env: environments at a time.", minimum=1)
+    env_frames: int = setting(768, "Of benchmark=env: frames drawn by each of these numbers.", minimum=1)
+    env_min_steps: int = setting(0, "Of benchmark=env: fewest steps; 0 is 3 on CPU, 60 on GPU.", minimum=0)
+    env_max_steps: int = setting(300, "Of benchmark=env: most steps of each; 0 is no limit.", minimum=0)
+    compile: str = setting("auto", "How a GPU is given its kernels (docs/agents.md).", choices=COMPILE_MODES)
     endurance: EnduranceConfig = setting(EnduranceConfig, "Of benchmark=endurance.")
 
     def __post_init__(self) -> None:

@@ -56,9 +56,7 @@ class TrainWorldConfig:
     out: str = setting(REQUIRED, "The run's folder; the world is written to OUT/world.")
     data: DataConfig = setting(REQUIRED, "Gameplay video.")
     objective: ObjectiveConfig = setting(ObjectiveConfig, "What is learned.")
-    outcome: OutcomeLossConfig = setting(
-        OutcomeLossConfig, "What outcome heads learn, in a world that has some."
-    )
+    outcome: OutcomeLossConfig = setting(OutcomeLossConfig, "What outcome heads learn, where there are some.")
     optimizer: OptimizerConfig = setting(OptimizerConfig, "Learning rates at full height.")
     loop: LoopConfig = setting(LoopConfig, "Length and care.")
     fabric: FabricConfig = setting(FabricConfig, "Device, precision, distribution.")
@@ -84,18 +82,11 @@ class PretrainConfig(TrainWorldConfig):
     """Settings of `python -m training.pretrain`, beside those of every training."""
 
     name: str = setting("world", "Name of the world.")
-    codec: str = setting(
-        REQUIRED, "Folder of a trained codec, or folder or shipped name of a world whose codec to use."
-    )
+    codec: str = setting(REQUIRED, "Folder of a codec or a world, or the name of a world that ships.")
     model: DenoiserConfig = setting(
-        DenoiserConfig,
-        "Shape of the network; latent shape and buttons are filled in from the codec and the data.",
+        DenoiserConfig, "Shape of the network; codec and data fill in latent shape and buttons."
     )
-    sampler: SamplerConfig = setting(
-        SamplerConfig,
-        "How frames are drawn in play: denoising passes, and how many of them lie near pure noise "
-        "(docs/decisions/0026).",
-    )
+    sampler: SamplerConfig = setting(SamplerConfig, "How frames are drawn in play (docs/decisions/0026).")
 
 
 def take_starts(

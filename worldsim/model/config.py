@@ -55,21 +55,15 @@ class DenoiserConfig:
     ffn_dim: int = setting(1280, "Width of the MLP.")
     num_heads: int = setting(6, "Heads per layer.")
     num_layers: int = setting(10, "Number of layers.")
-    window_layers: list[int] = setting(
-        [3, 7], "Indices of the layers that keep a softmax window instead of a recurrent state."
-    )
-    full_layers: list[int] = setting(
-        [], "Indices of the layers that see all past frames: their memory grows."
-    )
+    window_layers: list[int] = setting([3, 7], "Layers with a softmax window instead of a recurrent state.")
+    full_layers: list[int] = setting([], "Layers that see all past frames: their memory grows.")
     full_path: bool = setting(
         False,
         "Whether the path turns the keys of full layers too, so that they find by place what was seen "
         "before; for memory_phase=path only.",
     )
     window: int = setting(6, "Frames that a window layer sees beside the current one.")
-    memory_phase: str = setting(
-        "path", "What turns the memory's keys (`MemoryPhase`).", choices=tuple(MemoryPhase)
-    )
+    memory_phase: str = setting("path", "What turns keys (`MemoryPhase`).", choices=tuple(MemoryPhase))
     memory_keys: str = setting(
         "axes", "Which places the memory's keys tell apart (`MemoryKeys`).", choices=tuple(MemoryKeys)
     )
@@ -96,9 +90,7 @@ class DenoiserConfig:
         "Whether every token is also given the frame before it, at its own place: what does not change need "
         "not be recalled (docs/decisions/0011).",
     )
-    outcome_heads: bool = setting(
-        False, "Whether heads on the commit pass judge reward and end (docs/decisions/0017)."
-    )
+    outcome_heads: bool = setting(False, "Heads on the commit pass for reward and end (docs/decisions/0017).")
 
     def __post_init__(self) -> None:
         check_settings(self)

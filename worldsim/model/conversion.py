@@ -34,9 +34,7 @@ class HybridConfig:
         "Which places its keys tell apart: axes or plane (`MemoryKeys`); null is as the teacher's "
         "description has it, which matters to no softmax layer without full_path.",
     )
-    half_lives: list[float] = setting(
-        [4.0, 4096.0], "Shortest and longest half-life of a layer's heads, in frames."
-    )
+    half_lives: list[float] = setting([4.0, 4096.0], "Shortest and longest half-life, in frames.")
     write_biases: list[float] | None = setting(
         None, "How gently it is written (model.write_biases); null as the teacher's description has it."
     )

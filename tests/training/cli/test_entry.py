@@ -97,7 +97,7 @@ def test_a_second_signal_does_not_disturb_what_the_first_one_ends() -> None:
 
 def test_help_says_what_each_setting_is() -> None:
     shown = command_help(main.run, "codec", TrainCodecConfig, ROOT / "conf")
-    assert shown.startswith("Train the frame autoencoder: `python -m training.codec`.\n")
+    assert shown.startswith("Training of the frame autoencoder: `python -m training.codec`.\n")
     told = " ".join(shown.split())
     assert 'init="" Folder of a codec or a world, or the name of one that ships' in told, "of the file"
     assert "loop.warmup_steps=100 Updates over which the learning rate rises from 0." in told, "of the class"
