@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import policies
 from training.cli.entry import entry
 from worldsim.errors import WorldError
+from worldsim.games.registry import GAMES
 from worldsim.play.settings import PlayConfig
 
 if TYPE_CHECKING:  # it brings PyTorch, which a wrong setting need not wait for
@@ -95,7 +96,7 @@ def play(config: PlayConfig, *, headless: bool, waited: float) -> bool:
 def default_policy(session: PlaySession) -> str:
     """Return who plays when nobody else does."""
     world = session.env.world.config
-    return "scripted" if policies.find_scripted(world.actions.num_values, world.name) else "random"
+    return "scripted" if policies.find_scripted(world.actions.num_values) else "random"
 
 
 def available_policies(config: PlayConfig, session: PlaySession) -> list[str]:
@@ -128,7 +129,7 @@ def make_policy(
 
         found = policy_folder(folder, session.env.world.folder or world.name)
         return policies.make(name, num_values=num_values, folder=found)
-    return policies.make(name, num_values=num_values, scenario=world.name)
+    return policies.make(name, num_values=num_values, game=GAMES.get(world.name))
 
 
 if __name__ == "__main__":

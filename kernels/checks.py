@@ -1,4 +1,4 @@
-"""What the operators take, checked alike before every form.
+"""Argument checks of the operators, alike for every form.
 
 Shapes, devices, dtypes and layout are checked at every call; they cost no look at the numbers. NaN in the
 keys is looked for on a CPU only, and not while compiling: on a GPU the answer would have to be waited for.

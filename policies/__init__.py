@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from policies.base import Policy
+from policies.base import PlayedGame, Policy
 from policies.keyboard import KeyboardPolicy
 from policies.mixed import MixedPolicy
 from policies.random import RandomPolicy
@@ -18,6 +18,7 @@ from policies.scripted.forage import ForagePolicy
 from policies.scripted.navigator import FloorPlan, Navigator
 from policies.scripted.out_and_back import OutAndBackPolicy
 from policies.scripted.returning import ReturningPolicy
+from policies.scripted.skirmish import SkirmishPolicy
 from policies.scripted.to_and_fro import ToAndFroPolicy
 from policies.scripted.tours import KINDS, TourPolicy
 from policies.still import StillPolicy
@@ -33,11 +34,13 @@ __all__ = [
     "MixedPolicy",
     "Navigator",
     "OutAndBackPolicy",
+    "PlayedGame",
     "Policy",
     "RandomPolicy",
     "RecordedPolicy",
     "ReturningPolicy",
     "ScriptedPolicy",
+    "SkirmishPolicy",
     "StillPolicy",
     "ToAndFroPolicy",
     "TourPolicy",
@@ -45,57 +48,52 @@ __all__ = [
     "make",
 ]
 
-# The scripted player of each scenario.
-SCRIPTED: dict[str, type[ScriptedPolicy] | type[DodgePolicy] | type[ForagePolicy]] = {
-    "doom-rooms": ScriptedPolicy,
-    "doom-fresh-rooms": ScriptedPolicy,
-    "doom-take-cover": DodgePolicy,
-    "doom-health": ForagePolicy,
-}
+SCRIPTED: Mapping[str, type[ScriptedPolicy | DodgePolicy | ForagePolicy | SkirmishPolicy]] = MappingProxyType(
+    {"explore": ScriptedPolicy, "dodge": DodgePolicy, "forage": ForagePolicy, "skirmish": SkirmishPolicy}
+)
+"""Scripted players, by the names that the entries of games use."""
 # What each of the players that know their map does over and over; `tours` draws one of these each time.
 TOURS: Mapping[str, tuple[str, ...]] = MappingProxyType({"tours": KINDS} | {kind: (kind,) for kind in KINDS})
-MAPPED = ("doom-fresh-rooms",)
-"""Scenarios whose games tell their maps."""
 SHARES: Mapping[str, float] = MappingProxyType({"random": 0.5, "scripted": 0.5})
 
 
-def find_scripted(num_values: Sequence[int], scenario: str = "") -> Callable[..., Policy] | None:
-    """Return the scripted player for a world of such axes, that of `scenario` if there are several."""
-    fitting = {name: player for name, player in SCRIPTED.items() if tuple(num_values) == player.NUM_VALUES}
-    return fitting.get(scenario) or next(iter(fitting.values()), None)
+def find_scripted(num_values: Sequence[int], game: PlayedGame | None = None) -> dict[str, float]:
+    """Return the scripted players for a world of such axes with their shares: those of `game`, or any."""
+    fitting = [name for name, player in SCRIPTED.items() if tuple(num_values) == player.NUM_VALUES]
+    named = {name: share for name, share in game.players.items() if name in fitting} if game else {}
+    return named or dict.fromkeys(fitting[:1], 1.0)
 
 
-def make_scripted(num_values: Sequence[int], *, scenario: str = "") -> Policy:
-    """Build the scripted player that fits."""
-    player = find_scripted(num_values, scenario)
-    if player is None:
+def make_scripted(num_values: Sequence[int], *, game: PlayedGame | None = None) -> Policy:
+    """Build the scripted player that fits, or all of them, of whom the seed chooses."""
+    shares = find_scripted(num_values, game)
+    if not shares:
         known = ", ".join(str(list(player.NUM_VALUES)) for player in SCRIPTED.values())
         raise ValueError(
             f"there is no scripted player for axes of {list(num_values)} values, only for {known}"
         )
-    return player(num_values)
+    players = {name: SCRIPTED[name](num_values) for name in shares}
+    return MixedPolicy(players, shares) if len(shares) > 1 else players.popitem()[1]
 
 
 def make_mixed(
     num_values: Sequence[int],
     *,
-    scenario: str = "",
+    game: PlayedGame | None = None,
     shares: Mapping[str, float] = SHARES,
     options: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> Policy:
     """Build all players that have a share, each with its own `options`."""
-    players = {
-        name: make(name, num_values=num_values, scenario=scenario, **options.get(name, {})) for name in shares
-    }
+    players = {name: make(name, num_values=num_values, game=game, **options.get(name, {})) for name in shares}
     return MixedPolicy(players, shares)
 
 
 def make_returning(
-    num_values: Sequence[int], *, scenario: str = "", player: str = "", **options: Any
+    num_values: Sequence[int], *, game: PlayedGame | None = None, player: str = "", **options: Any
 ) -> Policy:
     """Build the player that walks back; `player` leads away, by default the scripted one if there is one."""
-    name = player or ("scripted" if find_scripted(num_values, scenario) else "random")
-    return ReturningPolicy(num_values, make(name, num_values=num_values, scenario=scenario), **options)
+    name = player or ("scripted" if find_scripted(num_values, game) else "random")
+    return ReturningPolicy(num_values, make(name, num_values=num_values, game=game), **options)
 
 
 def make_learned(num_values: Sequence[int], *, folder: str | Path, **options: Any) -> Policy:
@@ -115,17 +113,17 @@ def make_sb3(num_values: Sequence[int], *, path: str | Path, **options: Any) -> 
 def make_tours(kinds: Sequence[str]) -> Callable[..., Policy]:
     """Return what builds the player that makes tours of these kinds."""
 
-    def make_tour(num_values: Sequence[int], *, scenario: str = "", **options: Any) -> Policy:
-        if scenario not in MAPPED:
-            game = f"the game {scenario!r} tells none" if scenario else "no game is named"
-            raise ValueError(f"players that tour need a map, as games of {', '.join(MAPPED)} tell it: {game}")
+    def make_tour(num_values: Sequence[int], *, game: PlayedGame | None = None, **options: Any) -> Policy:
+        if game is None or not game.tells_map:
+            told = "no game is named" if game is None else f"the game {game.name!r} tells none"
+            raise ValueError(f"players that tour need a map, as games of doom-fresh-rooms tell it: {told}")
         return TourPolicy(num_values, kinds, **options)
 
     return make_tour
 
 
-# These are also told the scenario that is played.
-FOR_SCENARIO: dict[str, Callable[..., Policy]] = {
+# These are also told the game that is played.
+FOR_GAME: dict[str, Callable[..., Policy]] = {
     "mixed": make_mixed,
     "returning": make_returning,
     "scripted": make_scripted,
@@ -139,17 +137,17 @@ POLICIES: dict[str, Callable[..., Policy]] = {
     "recorded": RecordedPolicy,
     "still": StillPolicy,
     "to-and-fro": ToAndFroPolicy,
-    **FOR_SCENARIO,
+    **FOR_GAME,
 }
 
 
-def make(name: str, *, num_values: Sequence[int], scenario: str = "", **options: Any) -> Policy:
+def make(name: str, *, num_values: Sequence[int], game: PlayedGame | None = None, **options: Any) -> Policy:
     """Build a policy by name.
 
     Args:
         name: A key of `POLICIES`, or the path of a `.zip` that Stable-Baselines3 saved.
         num_values: Number of values of each axis of the world's actions.
-        scenario: Name of the scenario, or of the world made from it, where it is known.
+        game: What is played, or what the world was made from, where it is known.
         **options: Further arguments of the policy: `keys` for `keyboard`, `path` for `recorded`,
             `hold_frames` for `random`, `folder` and `deterministic` for `ppo`, `period_frames` for
             `to-and-fro`, `player`, `out_frames` and `look_share` for `returning`, `out_frames` for `tours`
@@ -163,6 +161,6 @@ def make(name: str, *, num_values: Sequence[int], scenario: str = "", **options:
         return make_sb3(num_values, path=name, **options)
     if name not in POLICIES:
         raise ValueError(f"there is no policy {name!r}; known are {', '.join(sorted(POLICIES))}")
-    if name in FOR_SCENARIO:
-        options["scenario"] = scenario
+    if name in FOR_GAME:
+        options["game"] = game
     return POLICIES[name](num_values, **options)

@@ -1,8 +1,8 @@
-"""What every player is, person or program."""
+"""The interface of a player, person or program, and checks that players share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -23,20 +23,43 @@ class Policy(Protocol):
         ...
 
     def watch(self, observation: np.ndarray) -> None:
-        """See a frame, `[height, width, 3]` uint8, at which somebody else acts."""
+        """See a frame, `[height, width, 3]` uint8, at which somebody else acts; most players need not."""
+
+
+class PlayedGame(Protocol):
+    """What a player may want to know of the game; the entries of `worldsim.games.registry` tell it."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def players(self) -> Mapping[str, float]:
+        """Its scripted players, keys of `policies.SCRIPTED`, with their shares of the episodes."""
+        ...
+
+    @property
+    def tells_map(self) -> bool:
+        """Whether a `Navigator` is told its map."""
         ...
 
 
-def check_range(name: str, limits: Sequence[int], floor: int = 1) -> tuple[int, int]:
-    """Return the least and the greatest of numbers that a policy draws from.
-
-    Args:
-        name: Of the argument.
-        limits: Two numbers.
-        floor: What the least may be at least.
+def check_axes(num_values: Sequence[int], needed: Sequence[int], needs: str) -> None:
+    """Check the number of values of each axis.
 
     Raises:
-        ValueError: If they are not two, or out of order.
+        ValueError: If they are not the `needed` ones; it begins with `needs`, who needs what in words.
+    """
+    if tuple(num_values) != tuple(needed):
+        raise ValueError(f"{needs}, got axes of {list(num_values)} values")
+
+
+def check_range(name: str, limits: Sequence[int], floor: int = 1) -> tuple[int, int]:
+    """Return the minimum and the maximum of numbers that a policy draws from, at least `floor`.
+
+    Raises:
+        ValueError: If `limits`, the argument called `name`, are not two, or out of order.
     """
     if len(limits) != 2 or not floor <= limits[0] <= limits[1]:
         raise ValueError(f"{name} needs {floor} <= least <= greatest, got {list(limits)}")

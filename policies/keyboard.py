@@ -6,11 +6,13 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from policies.base import Policy
+
 # keys[axis][value - 1] are the names of the keys that choose this value of this axis.
 KeyTable = Sequence[Sequence[Sequence[str]]]
 
 
-class KeyboardPolicy:
+class KeyboardPolicy(Policy):
     """Press what the held keys say; keys of different values of one axis cancel each other.
 
     Set `held` to the names of the keys that are down before each `act`.
@@ -55,6 +57,3 @@ class KeyboardPolicy:
             if not any(other != value for same, other in pressed if same == axis):
                 action[axis] = value
         return action
-
-    def watch(self, observation: np.ndarray) -> None:
-        """See a frame at which somebody else acts; the picture does not matter."""

@@ -7,11 +7,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from policies import streams
 from policies.base import Policy
 from policies.scripted.navigator import FloorPlan, Navigator, Pose
-
-# Beside the seed itself, so that who plays is independent of what the players draw from the same seed.
-STREAM = 1
 
 
 class MixedPolicy:
@@ -37,7 +35,7 @@ class MixedPolicy:
 
     def reset(self, seed: int) -> None:
         """Choose who plays this episode."""
-        choice = np.random.default_rng((seed, STREAM)).choice(len(self._players), p=self._shares)
+        choice = np.random.default_rng((seed, streams.MIXED)).choice(len(self._players), p=self._shares)
         self.player = self._players[int(choice)]
         self.player.reset(seed)
 

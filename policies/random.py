@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from policies.base import check_range
+from policies.base import Policy, check_range
 
 
-class RandomPolicy:
+class RandomPolicy(Policy):
     """Hold an action drawn uniformly from all actions, then draw the next.
 
     Args:
@@ -34,6 +34,3 @@ class RandomPolicy:
             self._frames_left = int(self._rng.integers(*self._hold_frames, endpoint=True))
         self._frames_left -= 1
         return self._action.copy()
-
-    def watch(self, observation: np.ndarray) -> None:
-        """See a frame at which somebody else acts; the picture does not matter."""

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from policies.base import Policy
+
 MAX_BYTES = 2**29
 
 
-class RecordedPolicy:
+class RecordedPolicy(Policy):
     """Play the actions of a recorded episode, then press nothing.
 
     Args:
@@ -42,9 +44,6 @@ class RecordedPolicy:
             return np.zeros_like(self._num_values)
         self._next += 1
         return self._actions[self._next - 1].copy()
-
-    def watch(self, observation: np.ndarray) -> None:
-        """See a frame at which somebody else acts; the picture does not matter."""
 
     def _read(self, path: Path) -> list[np.ndarray]:
         if not path.is_file():

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from policies.base import Policy
 
-class StillPolicy:
+
+class StillPolicy(Policy):
     """Press nothing.
 
     Args:
@@ -23,6 +25,3 @@ class StillPolicy:
     def act(self, observation: np.ndarray) -> np.ndarray:
         """Return zeros, `[axes]` int64; the picture does not matter."""
         return np.zeros(self._num_axes, dtype=np.int64)
-
-    def watch(self, observation: np.ndarray) -> None:
-        """See a frame at which somebody else acts; the picture does not matter."""

@@ -17,7 +17,7 @@ from training.engine.loop import LoopConfig
 from training.engine.validation import ValidationConfig
 from training.objectives.flow_matching import ObjectiveConfig
 from training.objectives.lora import LoraConfig
-from worldsim.model.memory.motion import MemoryPhase
+from worldsim.model.config import MemoryPhase
 
 LAYERS = [0, 2]
 """Those that become hybrid."""

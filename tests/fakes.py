@@ -15,9 +15,8 @@ from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.codec import CodecConfig, FrameCodec
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.data.episodes import EpisodeWriter
-from worldsim.model.config import DenoiserConfig
+from worldsim.model.config import DenoiserConfig, MemoryKeys, MemoryPhase
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.memory.motion import MemoryKeys, MemoryPhase
 from worldsim.outcome import OutcomeConfig
 from worldsim.sampler import SamplerConfig
 from worldsim.world.world import Start, World, WorldConfig

@@ -28,8 +28,8 @@ from tests.grids import write_recall_set
 from tests.public_runs import RESUMED, run_in
 from worldsim import state
 from worldsim.codec import FrameCodec
+from worldsim.model.config import MemoryPhase
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.memory.motion import MemoryPhase
 from worldsim.outcome import OutcomeConfig
 from worldsim.sampler import SamplerConfig
 from worldsim.world import World, WorldConfig

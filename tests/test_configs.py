@@ -9,9 +9,9 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from play import PlayConfig
 from training.agents.settings import RLConfig
 from training.cli.entry import _exit_on_error, entry
+from training.cli.help import settings_page
 from training.collect import CollectConfig
 from training.data.latents import DataConfig
 from worldsim.errors import WorldError
@@ -132,6 +133,65 @@ def failure(name: str, override: str) -> list[str]:
     except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
         return [f"{name} {override}: {type(error).__name__}: {error}"]
     return []
+
+
+def values_of(path: Path) -> dict[str, Any]:
+    """Return what a file of `conf/` sets, flat, by the names of the settings."""
+    text = path.read_text(encoding="utf-8")
+    loaded = OmegaConf.to_container(OmegaConf.create(text))
+    assert isinstance(loaded, dict)
+    loaded.pop("defaults", None)
+    group = path.parent.relative_to(CONF).as_posix()
+    is_global = group == "." or text.startswith("# @package _global_")
+    return flat(loaded if is_global else {group: loaded})
+
+
+def flat(values: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict):
+        return {path: values}
+    prefix = f"{path}." if path else ""
+    return {key: value for name in values for key, value in flat(values[name], f"{prefix}{name}").items()}
+
+
+def defaults_of(config_class: type) -> dict[str, Any]:
+    return flat(OmegaConf.to_container(OmegaConf.structured(config_class)))
+
+
+def test_no_file_repeats_a_default_of_the_dataclass(entries: dict[str, type]) -> None:
+    doubled = []
+    for name, config_class in entries.items():
+        defaults, own = defaults_of(config_class), values_of(CONF / f"{name}.yaml")
+        files = [
+            CONF / group / f"{option}.yaml"
+            for group, option in group_options()
+            if group in chosen_groups(name)
+        ]
+        for path in [CONF / f"{name}.yaml", *files]:
+            others = {} if path.parent == CONF else own  # what an option sets back is no repetition
+            doubled += [
+                f"{path.relative_to(ROOT)}: {key}={value} is the default of {config_class.__name__}"
+                for key, value in values_of(path).items()
+                if key in defaults and defaults[key] == value and key not in others
+            ]
+    assert not doubled, "\n".join(sorted(set(doubled)))
+
+
+def test_every_setting_has_a_meaning(entries: dict[str, type]) -> None:
+    def missing(config_class: type, path: str) -> Iterator[str]:
+        hints = get_type_hints(config_class)
+        for field in fields(config_class):
+            if not field.metadata.get("meaning"):
+                yield f"{path}{field.name}"
+            if is_dataclass(kind := hints[field.name]):
+                yield from missing(kind, f"{path}{field.name}.")
+
+    assert not [f"{name}: {each}" for name, kind in entries.items() for each in missing(kind, "")]
+
+
+def test_the_page_of_settings_is_the_one_that_the_dataclasses_make() -> None:
+    GlobalHydra.instance().clear()
+    told = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert told == f"{settings_page(CONF)}\n", "python -m training.cli.help > docs/settings.md"
 
 
 @pytest.mark.parametrize("override", ["no_such_key=1", "+no_such_key=1"])

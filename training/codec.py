@@ -1,11 +1,10 @@
-"""Train the frame autoencoder: `python -m training.codec`."""
+"""Training of the frame autoencoder: `python -m training.codec`."""
 
 # B batch, H W frame size
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from training.objectives.codec import CodecLossConfig, reconstruction_loss, samp
 from worldsim.codec import CodecConfig, FrameCodec, save_codec
 from worldsim.errors import WorldError
 from worldsim.evaluation.metrics import psnr
+from worldsim.settings import REQUIRED, check_settings, setting
 from worldsim.world.world import find_codec
 
 VALIDATION_FRAMES = 512
@@ -28,36 +28,26 @@ VALIDATION_FRAMES = 512
 
 @dataclass(kw_only=True, slots=True)
 class TrainCodecConfig:
-    """Settings of `python -m training.codec`.
+    """Settings of `python -m training.codec`."""
 
-    Attributes:
-        out: The run's folder; the codec is written to `out/codec`.
-        data: Gameplay video.
-        codec: Shape; its frame size decides what size the video is scaled to. Not used with `init`.
-        init: Folder of a codec, or folder or shipped name of a world, whose codec to go on training; empty
-            starts from nothing.
-        loss: Weights of the loss.
-        loop: Length and care.
-        fabric: Device, precision, distribution.
-        batch_size: Frames per update and device.
-        learning_rate: Of AdamW, at full height.
-    """
-
-    out: str
-    data: DataConfig
-    codec: CodecConfig = field(default_factory=CodecConfig)
-    loss: CodecLossConfig = field(default_factory=CodecLossConfig)
-    loop: LoopConfig = field(default_factory=LoopConfig)
-    fabric: FabricConfig = field(default_factory=FabricConfig)
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    init: str = ""
+    out: str = setting(REQUIRED, "The run's folder; the codec is written to OUT/codec.")
+    data: DataConfig = setting(REQUIRED, "Gameplay video.")
+    codec: CodecConfig = setting(
+        CodecConfig, "Shape; its frame size decides what size the video is scaled to. Not used with init."
+    )
+    loss: CodecLossConfig = setting(CodecLossConfig, "Weights of the loss.")
+    loop: LoopConfig = setting(LoopConfig, "Length and care.")
+    fabric: FabricConfig = setting(FabricConfig, "Device, precision, distribution.")
+    batch_size: int = setting(64, "Frames per update and device.", minimum=1)
+    learning_rate: float = setting(1e-3, "Of AdamW, at full height.", above=0)
+    init: str = setting(
+        "",
+        "Folder of a codec or a world, or the name of one that ships, to go on training its codec; '' "
+        "starts from nothing.",
+    )
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise WorldError(f"batch_size must be at least 1, got {self.batch_size}")
-        if not 0 < self.learning_rate < math.inf:
-            raise WorldError(f"learning_rate must be above 0 and finite, got {self.learning_rate}")
+        check_settings(self)
 
 
 class Reconstruction(nn.Module):

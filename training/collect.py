@@ -8,7 +8,7 @@ where it was stopped, and one with more frames goes on from there.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,10 @@ from worldsim.data.episodes import (
     read_table,
 )
 from worldsim.errors import WorldError
-from worldsim.games.registry import AnyScenario, engine_version, find_game
+from worldsim.games.entry import GameEntry
+from worldsim.games.registry import find_game
 from worldsim.runtime.cores import check_workers, worker_count
+from worldsim.settings import check_settings, setting
 from worldsim.storage.files import without_litter
 
 # Each split owns half of the 32-bit seeds, each `seed` a million of them.
@@ -42,58 +44,57 @@ DEFAULT_SHARES = ("random", "scripted")
 
 @dataclass(kw_only=True, slots=True)
 class CollectConfig:
-    """What to record.
+    """What to record."""
 
-    Attributes:
-        scenario: Which game: doom-rooms, doom-fresh-rooms, doom-take-cover, doom-health or grid-recall.
-        out: Folder that gets the dataset folders `train` and `heldout`; None is data/SCENARIO.
-        num_frames: Least number of training frames.
-        heldout_frames: Least number of held-out frames.
-        episode_frames: Greatest number of frames of an episode; None is the scenario's own.
-        seed: Which million of seeds, 0 to 1999.
-        num_workers: Worker processes; 0 means one per core.
-        policy: Who plays: scripted, random, returning, ppo, to-and-fro, in doom-fresh-rooms also tours,
-            turn-around, leave-and-return and loop, in grid-recall out-and-back; or mixed.
-        shares: Of `mixed`: how large a share of the episodes each player plays.
-        paired: Let the player draw the same in episodes 0 and 1, 2 and 3 and so on, each in a game of its
-            own: for histories that differ while the actions are the same.
-        policy_folder: Of `ppo`: its folder; None is the one that ships with the world of the scenario's name.
-            It draws its actions here, instead of pressing what is likeliest.
-        out_frames: Of returning, leave-and-return, tours and out-and-back: least and greatest frames
-            of a way out; None is the player's own.
-        context_frames: Of out-and-back: least and greatest number of frames before each way out; None is the
-            player's own.
-    """
-
-    scenario: str = "doom-rooms"
-    out: str | None = None
-    num_frames: int = 200_000
-    heldout_frames: int = 20_000
-    episode_frames: int | None = None
-    seed: int = 0
-    num_workers: int = 0
-    policy: str = "scripted"
-    shares: dict[str, float] = field(default_factory=lambda: dict.fromkeys(DEFAULT_SHARES, 0.5))
-    policy_folder: str | None = None
-    out_frames: list[int] | None = None
-    context_frames: list[int] | None = None
-    paired: bool = False
+    scenario: str = setting(
+        "doom-rooms",
+        "doom-rooms, doom-fresh-rooms (another map in each episode), doom-take-cover, doom-health or "
+        "grid-recall.",
+    )
+    out: str | None = setting(
+        None, "Folder that gets the dataset folders train and heldout; null is data/SCENARIO."
+    )
+    num_frames: int = setting(200_000, "Least number of training frames.", minimum=0)
+    heldout_frames: int = setting(20_000, "Least number of held-out frames.", minimum=0)
+    episode_frames: int | None = setting(
+        None, "Of the longest episode; null is as long as the scenario lasts.", minimum=2
+    )
+    seed: int = setting(0, "Which million of seeds.", minimum=0, maximum=1999)
+    num_workers: int = setting(0, "Worker processes; 0 is one per core.")
+    policy: str = setting(
+        "scripted",
+        "Who plays: scripted, random, returning (walks out and back: for worlds that are to remember), ppo, "
+        "to-and-fro; in doom-fresh-rooms tours, of which each is a turn-around, leave-and-return or loop "
+        "(also policies of their own); in grid-recall out-and-back; or mixed, a player for each episode.",
+        choices=("mixed", *PLAYERS),
+    )
+    shares: dict[str, float] = setting(
+        {name: 0.5 if name in DEFAULT_SHARES else 0.0 for name in PLAYERS},
+        "Of mixed: how large a share of the episodes each player plays.",
+    )
+    policy_folder: str | None = setting(
+        None,
+        "Of ppo: its folder; null is the one that ships with the world of the scenario's name. It draws its "
+        "actions here, instead of pressing what is likeliest.",
+    )
+    out_frames: list[int] | None = setting(
+        None,
+        "Of returning, leave-and-return, tours and out-and-back: least and greatest number of frames of a "
+        "way out, [50,50] say; null is the player's own.",
+    )
+    context_frames: list[int] | None = setting(
+        None,
+        "Of out-and-back: least and greatest number of frames before each way out; null is the player's own.",
+    )
+    paired: bool = setting(
+        False,
+        "Whether each player plays two episodes with the same draws, each in a game of its own: other "
+        "histories, the same actions.",
+    )
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("num_frames", 0),
-            ("heldout_frames", 0),
-            ("episode_frames", 2),
-            ("num_workers", 0),
-        ):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise WorldError(f"{name} must be at least {least}, got {value}")
+        check_settings(self)
         check_workers(self.num_workers, "num_workers")
-        if not 0 <= self.seed < 2000:
-            raise WorldError(f"seed must be 0 to 1999, got {self.seed}")
-        if self.policy not in ("mixed", *PLAYERS):
-            raise WorldError(f"policy must be mixed or one of {', '.join(PLAYERS)}, got {self.policy!r}")
         if unknown := self.shares.keys() - set(PLAYERS):
             raise WorldError(f"shares are of {', '.join(PLAYERS)}, got {', '.join(sorted(unknown))}")
         if self.out_frames is not None and not self.returning:
@@ -148,7 +149,7 @@ class CollectConfig:
         return Setup(
             scenario=self.scenario,
             policy=self.policy,
-            policy_options={"scenario": self.scenario} | policy_options,
+            policy_options=policy_options,
             episode_frames=self.episode_frames or find_game(self.scenario).episode_frames,
         )
 
@@ -156,23 +157,23 @@ class CollectConfig:
 @entry("collect", CollectConfig)
 def main(config: CollectConfig) -> None:
     """Record both splits and print what they hold."""
-    version, scenario, setup = engine_version(config.scenario), find_game(config.scenario), config.setup()
-    # The workers build their own; what is wrong with one is said here, before anything is written.
-    policies.make(setup.policy, num_values=scenario.actions.num_values, **setup.policy_options)
+    game = find_game(config.scenario)
+    version, setup = game.engine_version(), config.setup()
+    setup.build_policy(game)  # the workers build theirs; what is wrong with it is said before they start
     wanted = {"heldout": config.heldout_frames, "train": config.num_frames}
     num_workers = worker_count(config.num_workers)
     with locked_folder(config.folder), Recorders(num_workers, setup) as recorders:
         for split, num_frames in wanted.items():
             if num_frames:
                 folder = config.folder / split
-                prepare_folder(folder, scenario.dataset_info(describe_source(config, split, version)))
+                prepare_folder(folder, game.dataset_info(describe_source(config, split, version)))
                 first_seed = SPLIT_SEEDS[split] + config.seed * SEEDS_PER_RUN
                 collect_split(
                     recorders, folder, setup.episode_frames, first_seed, num_frames, paired=config.paired
                 )
     for split, num_frames in wanted.items():
         if num_frames:
-            print(summarize(config.folder / split, scenario))
+            print(summarize(config.folder / split, game))
 
 
 def describe_source(config: CollectConfig, split: str, version: str) -> str:
@@ -256,19 +257,19 @@ def collect_split(
                 bar.update(frames)
 
 
-def summarize(folder: Path, scenario: AnyScenario) -> str:
+def summarize(folder: Path, entry: GameEntry) -> str:
     """Return a short table: episodes, frames, returns, size on disk, and how often each button is held."""
-    tables = [read_table(folder, name, scenario.actions) for name in list_episodes(folder)]
+    tables = [read_table(folder, name, entry.actions) for name in list_episodes(folder)]
     actions = np.concatenate([table.actions[:-1] for table in tables])
     num_frames = sum(len(table.actions) for table in tables)
     size = sum(path.stat().st_size for path in without_litter(folder.iterdir()))
     ended = sum(bool(table.terminated is not None and table.terminated.any()) for table in tables)
     lines = [
-        f"{folder}: {len(tables)} episodes ({ended} {scenario.ending}), {num_frames} frames, "
+        f"{folder}: {len(tables)} episodes ({ended} {entry.ending}), {num_frames} frames, "
         f"{size / 2**20:.0f} MiB, {size / num_frames:.0f} bytes a frame",
         f"  {describe_returns(tables)}",
     ]
-    for column, axis in enumerate(scenario.actions.axes):
+    for column, axis in enumerate(entry.actions.axes):
         shares = np.bincount(actions[:, column], minlength=len(axis.buttons) + 1) / len(actions)
         named = zip(("nothing", *axis.buttons), shares, strict=True)
         lines.append(f"  {axis.name:7}" + "  ".join(f"{button} {share:6.1%}" for button, share in named))

@@ -1,4 +1,4 @@
-"""Turn a softmax world into a hybrid one: `python -m training.convert teacher=WORLD`.
+"""Conversion of a softmax world into a hybrid one: `python -m training.convert teacher=WORLD`.
 
 Two stages. In the first each new layer learns to say what the layer it replaces says, on the teacher's own
 inputs, all layers at once. In the second the whole student learns the teacher's velocity, with low-rank
@@ -8,7 +8,7 @@ changes of the weights that it took over. Each has a folder of its own below `ou
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -49,6 +49,7 @@ from worldsim.errors import WorldError
 from worldsim.model.config import DenoiserConfig
 from worldsim.model.conversion import Rest, convert, new_parameters, student_config
 from worldsim.model.denoiser import Denoiser
+from worldsim.settings import check_settings, setting
 from worldsim.storage.tensors import read_object
 from worldsim.world.world import CONFIG_FILE, World
 
@@ -58,60 +59,55 @@ DEFAULT_SHARE, DEFAULT_WINDOW = 0.75, 6
 
 @dataclass(kw_only=True, slots=True)
 class Stage2Config(StageConfig):
-    """How stage 2 is trained.
+    """How stage 2 is trained."""
 
-    Attributes:
-        lora: How much the weights that were taken over may change.
-        data_weight: Share of the loss that comes from the video itself instead of the teacher.
-    """
-
-    lora: LoraConfig = field(default_factory=LoraConfig)
-    data_weight: float = 0.0
-
-    def __post_init__(self) -> None:
-        super(Stage2Config, self).__post_init__()
-        if not 0 <= self.data_weight <= 1:
-            raise WorldError(f"stage2.data_weight must lie in [0, 1], got {self.data_weight}")
+    lora: LoraConfig = setting(LoraConfig, "How much the weights that were taken over may change.")
+    data_weight: float = setting(
+        0.0,
+        "Share of the loss that comes from the video itself instead of the teacher.",
+        minimum=0,
+        maximum=1,
+    )
 
 
 @dataclass(kw_only=True, slots=True)
 class ConvertConfig(TeacherConfig):
-    """Settings of `python -m training.convert`, beside those of every command with a teacher.
+    """Settings of `python -m training.convert`, beside those of every command with a teacher."""
 
-    Attributes:
-        name: Name of the converted world; empty keeps the teacher's.
-        layers: Which layers become hybrid, by number; empty takes `share` of them.
-        selection: File from `python -m training.select_layers`: the layers that hurt least are taken; empty
-            takes layers that leave the others evenly spread.
-        share: How many layers become hybrid, rounded down; None is `DEFAULT_SHARE`. Not beside `layers`.
-        rest: What becomes of the others: window (constant memory) or full (the cache that grows).
-        window: Frames that a window layer sees beside the current one; None is the teacher's where it has
-            window layers, `DEFAULT_WINDOW` otherwise. Only where a layer becomes or stays a window.
-        stages: Which stages to run.
-        stage2: How the whole student learns.
-    """
-
-    name: str = ""
-    layers: list[int] = field(default_factory=list)
-    selection: str = ""
-    share: float | None = None
-    rest: str = "window"
-    window: int | None = None
-    stages: list[int] = field(default_factory=lambda: list(STAGES))
-    stage2: Stage2Config = field(default_factory=Stage2Config)
+    name: str = setting("", "Name of the converted world; '' keeps the teacher's.")
+    layers: list[int] = setting([], "Which layers become hybrid, by number; [] takes a share of them.")
+    selection: str = setting(
+        "",
+        "File from python -m training.select_layers: the layers that hurt least are taken; '' takes layers "
+        "that leave the others evenly spread.",
+    )
+    share: float | None = setting(
+        None,
+        "How many layers become hybrid, rounded down; null is 0.75. Not beside layers.",
+        above=0,
+        maximum=1,
+    )
+    rest: str = setting(
+        "window",
+        "What becomes of the others: window (constant memory) or full (the cache that grows).",
+        choices=tuple(Rest),
+    )
+    window: int | None = setting(
+        None,
+        "Frames that a window layer sees beside the current one; null is the teacher's where it has window "
+        "layers, 6 otherwise. Only where a layer becomes or stays a window.",
+        minimum=1,
+    )
+    stages: list[int] = setting(lambda: list(STAGES), "Which stages to run.")
+    stage2: Stage2Config = setting(Stage2Config, "How the whole student learns.")
 
     def __post_init__(self) -> None:
-        if self.share is not None and not 0 < self.share <= 1:
-            raise WorldError(f"share must lie in (0, 1], got {self.share}")
+        check_settings(self)
         if self.layers and self.share is not None:
             raise WorldError(
                 f"layers {list(self.layers)} and share {self.share} both say how many layers become hybrid: "
                 "give one of them"
             )
-        if self.window is not None and self.window < 1:
-            raise WorldError(f"window must be at least 1, got {self.window}")
-        if self.rest not in list(Rest):
-            raise WorldError(f"rest is one of {', '.join(Rest)}; got {self.rest!r}")
         if not self.stages or not set(self.stages) <= set(STAGES):
             raise WorldError(f"stages are 1, 2 or both, got {list(self.stages)}")
 

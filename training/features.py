@@ -1,12 +1,11 @@
-"""Train the feature network of FID and KID on frames of real games: `python -m training.features`."""
+"""Training of the feature network of FID and KID on real games: `python -m training.features`."""
 
 # B batch, T frames of all episodes end to end, H W size of the network, D features
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,18 @@ import torch
 from torch import Tensor
 
 from training.cli.entry import entry
-from training.data.latents import digest_of
+from training.data.latents import choose_episodes, digest_of
 from training.engine.fabric import FabricConfig, make_fabric
 from training.engine.loop import LoopConfig, Training, fit, prepare, seed_of
 from training.engine.run_folder import RunFolder
 from training.objectives.features import DEGRADATIONS, FeatureLearner, FeatureLossConfig, degrade
 from training.suites.feature_check import CHECK_FRAMES, check_features, format_check
-from worldsim.data.sequences import EpisodeReference, SequenceIndex, load_episodes, read_episodes
+from worldsim.data.sequences import EpisodeReference, SequenceIndex, read_episodes
 from worldsim.errors import WorldError
 from worldsim.evaluation.quality.distances import FID
 from worldsim.evaluation.quality.features import EMBED_BATCH, FeatureConfig, FeatureNetwork, save_features
 from worldsim.runtime.cores import check_workers
+from worldsim.settings import REQUIRED, check_settings, setting
 
 CALIBRATION_FRAMES = 4096
 HELDOUT_FRAMES = 3000
@@ -38,52 +38,31 @@ FREE_SETTINGS = ("out", "num_workers", "loop.num_steps", "loop.checkpoint_second
 
 @dataclass(kw_only=True, slots=True)
 class TrainFeaturesConfig:
-    """Settings of `python -m training.features`.
+    """Settings of `python -m training.features`."""
 
-    Attributes:
-        out: The run's folder; the network is written to `out/features`.
-        data: Folders of gameplay video to learn from; they may have different buttons and sizes.
-        heldout: Folders to measure on.
-        max_frames: Use at most about so many frames of each folder, whole episodes; 0 is all.
-        near_frames: Frames up to so many apart show the same place.
-        features: Shape.
-        loss: Goals.
-        loop: Length and care.
-        fabric: Device, precision, distribution.
-        batch_size: Pairs per update and device.
-        learning_rate: Of AdamW, at full height.
-        num_workers: Decoding threads; 0 is one per core.
-    """
-
-    out: str
-    data: list[str]
-    heldout: list[str]
-    max_frames: int = 0
-    near_frames: int = 6
-    features: FeatureConfig = field(default_factory=FeatureConfig)
-    loss: FeatureLossConfig = field(default_factory=FeatureLossConfig)
-    loop: LoopConfig = field(default_factory=LoopConfig)
-    fabric: FabricConfig = field(default_factory=FabricConfig)
-    batch_size: int = 64
-    learning_rate: float = 2e-3
-    num_workers: int = 0
+    out: str = setting(REQUIRED, "The run's folder; the network is written to OUT/features.")
+    data: list[str] = setting(
+        REQUIRED, "Folders of real frames to learn from; games, buttons and sizes may differ."
+    )
+    heldout: list[str] = setting(REQUIRED, "Folders to measure on.")
+    max_frames: int = setting(
+        0, "Use at most about so many frames of each folder, whole episodes; 0 is all.", minimum=0
+    )
+    near_frames: int = setting(6, "Frames up to so many apart show the same place.", minimum=1)
+    features: FeatureConfig = setting(FeatureConfig, "Shape.")
+    loss: FeatureLossConfig = setting(FeatureLossConfig, "Weights and strengths of the goals.")
+    loop: LoopConfig = setting(LoopConfig, "Length and care.")
+    fabric: FabricConfig = setting(FabricConfig, "Device, precision, distribution.")
+    batch_size: int = setting(64, "Pairs per update and device.", minimum=2)
+    learning_rate: float = setting(2e-3, "Of AdamW, at full height.", above=0)
+    num_workers: int = setting(0, "Decoding threads; 0 is one per core.")
 
     def __post_init__(self) -> None:
-        if self.batch_size < 2:
-            raise WorldError(f"batch_size must be at least 2, got {self.batch_size}")
-        if self.near_frames < 1:
-            raise WorldError(f"near_frames must be at least 1, got {self.near_frames}")
-        for name in ("max_frames", "num_workers"):
-            if getattr(self, name) < 0:
-                raise WorldError(f"{name} must be at least 0, got {getattr(self, name)}")
+        check_settings(self)
         check_workers(self.num_workers, "num_workers")
-        if not 0 < self.learning_rate < math.inf:
-            raise WorldError(f"learning_rate must be above 0 and finite, got {self.learning_rate}")
-        if min(self.features.height, self.features.width) < LEAST_SIZE:
-            raise WorldError(
-                f"features.height and features.width must be at least {LEAST_SIZE}, got "
-                f"{self.features.height} and {self.features.width}"
-            )
+        for side in ("height", "width"):
+            if (found := getattr(self.features, side)) < LEAST_SIZE:
+                raise WorldError(f"features.{side} must be at least {LEAST_SIZE}, got {found}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +119,7 @@ def list_video(setting: str, folders: Sequence[str], max_frames: int, length: in
     """
     if not folders:
         raise WorldError(f"{setting} names no folder of gameplay video")
-    chosen = []
-    for folder in folders:
-        total = 0
-        for reference in load_episodes([folder]):
-            if max_frames and total >= max_frames:
-                break
-            chosen.append(reference)
-            total += reference.num_frames
+    chosen = [reference for folder in folders for reference in choose_episodes([folder], max_frames)]
     if (longest := max(reference.num_frames for reference in chosen)) < length:
         raise WorldError(
             f"near_frames={length - 1}: frames so far apart are in no episode of {setting}; the longest has "

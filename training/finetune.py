@@ -1,4 +1,4 @@
-"""Go on training a world on any folder of gameplay video: `python -m training.finetune init=WORLD`."""
+"""Finetuning of a world on any folder of gameplay video: `python -m training.finetune init=WORLD`."""
 
 from __future__ import annotations
 
@@ -13,23 +13,21 @@ from training.engine.train_world import TrainWorldConfig, add_provenance, train_
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.model.denoiser import Denoiser
 from worldsim.outcome import OutcomeConfig
+from worldsim.settings import REQUIRED, setting
 from worldsim.world import World
 
 
 @dataclass(kw_only=True, slots=True)
 class FinetuneConfig(TrainWorldConfig):
-    """Settings of `python -m training.finetune`, beside those of every training.
+    """Settings of `python -m training.finetune`, beside those of every training."""
 
-    Attributes:
-        init: The world to start from: a shipped name, a folder, or a hub id.
-        name: Name of the new world; empty keeps the old one's.
-        outcome_heads: Give the world heads for reward and end, if it has none; where it has some they go on
-            learning in any case.
-    """
-
-    init: str
-    name: str = ""
-    outcome_heads: bool = False
+    init: str = setting(REQUIRED, "The world to start from: a shipped name, a folder, or a Hugging Face id.")
+    name: str = setting("", "Name of the new world; '' keeps the old one's.")
+    outcome_heads: bool = setting(
+        False,
+        "Give the world heads for reward and end if it has none; the video must record both "
+        "(docs/decisions/0017). Where it has some they go on learning in any case.",
+    )
 
 
 def add_outcome_heads(world: World, seed: int) -> World:

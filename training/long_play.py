@@ -10,23 +10,22 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 import policies
 from training.cli.entry import entry
 from training.engine.lock import locked_folder
+from training.engine.long_run import run_on
 from worldsim import state as states
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
-from worldsim.evaluation.cost.random_play import DayOfPlay, play_long
-from worldsim.evaluation.report import report
+from worldsim.evaluation.cost.random_play import SoakTest, play_at_random
+from worldsim.evaluation.report.report import Report
 from worldsim.play.files import PlayFolders
 from worldsim.play.game import Game, GameSettings
 from worldsim.play.session import PlaySession
+from worldsim.runtime.config import RuntimeSettings
 from worldsim.runtime.device import set_threads
-from worldsim.runtime.interrupt import StopRequest
+from worldsim.settings import setting
 from worldsim.storage.files import check_integer
-from worldsim.storage.tensors import read_object
 from worldsim.ui.bindings import bind
 
 DAY_FILE, STATE_FILE = "day.json", "last.safetensors"
@@ -35,26 +34,23 @@ SLOTS, RECORDINGS = "day-slots", "day-recordings"
 
 
 @dataclass(kw_only=True, slots=True)
-class LongPlayConfig:
-    """How long, and in which world; `conf/long_play.yaml` says what each means."""
+class LongPlayConfig(RuntimeSettings):
+    """How long, and in which world."""
 
-    world: str | None = None
-    out: str = "outputs/long_play"
-    num_frames: int = 100_000
-    seed: int = 0
-    rewind_megabytes: int = 128
-    device: str = "auto"
-    dtype: str = "auto"
-    compile: str = "auto"
-    threads: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("num_frames", "rewind_megabytes"):
-            if getattr(self, name) < 1:
-                raise WorldError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("seed", "threads"):
-            if getattr(self, name) < 0:
-                raise WorldError(f"{name} must be at least 0, got {getattr(self, name)}")
+    world: str | None = setting(
+        None, "A shipped world's name, a folder, or a Hugging Face id; null is the first that ships."
+    )
+    out: str = setting(
+        "outputs/long_play",
+        "Folder of day.json and of the state to go on from; the same command goes on there. Its folders "
+        "day-slots and day-recordings are written to at random, and emptied of recordings now and then.",
+    )
+    num_frames: int = setting(100_000, "Frames in all, those of earlier runs included.", minimum=1)
+    seed: int = setting(0, "Of the play and of the frames.", minimum=0)
+    rewind_megabytes: int = setting(128, "Room for the moments to rewind to, in 10^6 bytes.", minimum=1)
+    compile: str = setting(
+        "auto", "How a GPU is given its kernels: none, cudagraphs, inductor, or auto (docs/agents.md)."
+    )
 
 
 @entry("long_play", LongPlayConfig)
@@ -68,21 +64,24 @@ def main(config: LongPlayConfig) -> None:
 def play(config: LongPlayConfig, out: Path) -> None:
     """Play into a folder that is this process's own."""
     game, keys = build_game(config, out)
-    day = begin_or_go_on(out, game)
-    progress = tqdm(total=config.num_frames, initial=day.num_frames, unit="frame")
-    with StopRequest() as stop, progress:
-        for so_far in play_long(
-            game, keys, config.num_frames, seed=config.seed, recordings=out / RECORDINGS, day=day
-        ):
-            save(out, game, so_far)
-            progress.update(so_far.num_frames - progress.n)
-            if stop.requested:
-                break
+    env, report = game.session.env, Report.open(out / DAY_FILE, {})
+    day = begin_or_resume(report, out / STATE_FILE, game)
+
+    def save() -> None:
+        states.save(env.get_state(), out / STATE_FILE, world=env.world.identity)
+        report.data |= day.report()
+        report.write()
+
+    played = play_at_random(
+        game, keys, config.num_frames, seed=config.seed, recordings=out / RECORDINGS, test=day
+    )
+    frames = (so_far.num_frames for so_far in played)
+    run_on(frames, save, begin=day.num_frames, end=config.num_frames, unit="frame")
     game.session.stop_recording()
     growth = day.growth()
     told = "too short to judge" if growth is None else f"x {growth:.3f}"
     print(f"{day.num_frames} frames, all numbers finite; memory of the process: {told}")
-    print(f"written to {out / DAY_FILE}")
+    print(f"written to {report.path}")
 
 
 def build_game(config: LongPlayConfig, out: Path) -> tuple[Game, list[str]]:
@@ -105,13 +104,12 @@ def build_game(config: LongPlayConfig, out: Path) -> tuple[Game, list[str]]:
     return game, sorted(person.keys)
 
 
-def begin_or_go_on(out: Path, game: Game) -> DayOfPlay:
-    """Begin at a start moment, or go on from the last state that was saved."""
+def begin_or_resume(report: Report, state_file: Path, game: Game) -> SoakTest:
+    """Begin at a start state, or go on from the state that was saved last."""
     game.restart(None)
-    day_file, state_file = out / DAY_FILE, out / STATE_FILE
-    if not (day_file.is_file() and state_file.is_file()):
-        return DayOfPlay()
-    saved = read_object(day_file)
+    if not (report.path.is_file() and state_file.is_file()):
+        return SoakTest()
+    saved = report.data
     try:
         num_frames = check_integer(saved["num_frames"], "num_frames")
         counts = Counter({name: check_integer(count, name) for name, count in saved["commands"].items()})
@@ -120,16 +118,11 @@ def begin_or_go_on(out: Path, game: Game) -> DayOfPlay:
             for frame, size, kept in saved["samples"]
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise WorldError(f"{day_file} does not tell of a day of play ({error}); name another out") from error
+        raise WorldError(
+            f"{report.path} does not tell of a day of play ({error}); name another out"
+        ) from error
     game.session.go_to(states.load(state_file, world=game.session.env.world.identity))
-    return DayOfPlay(num_frames, counts, samples, len(samples))
-
-
-def save(out: Path, game: Game, day: DayOfPlay) -> None:
-    """Write how it went so far, and where to go on."""
-    env = game.session.env
-    states.save(env.get_state(), out / STATE_FILE, world=env.world.identity)
-    report.write_json(out / DAY_FILE, day.report())
+    return SoakTest(num_frames, counts, samples, len(samples))
 
 
 if __name__ == "__main__":

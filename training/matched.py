@@ -1,4 +1,4 @@
-"""Train models that differ in their memory alone: `python -m training.matched fabric=gpu`.
+"""Training of models that differ in their memory alone: `python -m training.matched fabric=gpu`.
 
 All see the same data in the same order for the same number of updates, from the same seed:
 
@@ -14,7 +14,7 @@ emptied is an evaluation of one of the hybrid models and needs no training.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,12 @@ from filelock import FileLock
 
 from training.cli.entry import entry
 from training.engine.lock import LOCK_FILE
-from training.pretrain import PretrainConfig, build_world, pretrain
+from training.engine.train_world import PretrainConfig, build_world, pretrain
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
-from worldsim.model.config import DenoiserConfig
-from worldsim.model.memory.motion import MemoryPhase
+from worldsim.model.config import DenoiserConfig, MemoryPhase
 from worldsim.model.memory.state import MemoryState, empty_memory
+from worldsim.settings import setting
 from worldsim.storage.files import write_json
 from worldsim.storage.tensors import read_object
 
@@ -41,23 +41,24 @@ SUMMARY_FILE = "matched.json"
 
 @dataclass(kw_only=True, slots=True)
 class MatchedConfig(PretrainConfig):
-    """Settings of `python -m training.matched`, beside those of `training.pretrain`.
+    """Settings of `python -m training.matched`, beside those of `training.pretrain`."""
 
-    Attributes:
-        only: Which models to train, in this order: none, time, path, window, full.
-        window_frames: Frames that the window model sees beside the first and the current one; 0 is the
-            smallest number whose cache is not smaller than a hybrid model's state.
-    """
-
-    only: list[str] = field(default_factory=lambda: ["path", "window", "full", "time", "none"])
-    window_frames: int = 0
+    only: list[str] = setting(
+        ["path", "window", "full", "time", "none"],
+        "Which models to train, in this order: none, time, path, window, full. Several machines share the "
+        "work by training some each into the same folder.",
+    )
+    window_frames: int = setting(
+        0,
+        "Frames that the window model sees beside the first and the current one; 0 is the smallest number "
+        "whose cache is not smaller than a hybrid model's state.",
+        minimum=0,
+    )
 
     def __post_init__(self) -> None:
         super(MatchedConfig, self).__post_init__()
         if not self.only or len(set(self.only)) < len(self.only) or not set(self.only) <= set(NAMES):
             raise WorldError(f"only takes different ones of {', '.join(NAMES)}, got {list(self.only)}")
-        if self.window_frames < 0:
-            raise WorldError(f"window_frames must be at least 0, got {self.window_frames}")
         if self.segments > 1:
             raise WorldError(f"segments must be 1, as the full model needs it, got {self.segments}")
 

@@ -1,4 +1,4 @@
-"""Train only a world's outcome heads, also on frames that it draws: `python -m training.outcome_heads`.
+"""Training of a world's outcome heads alone, also on its own frames: `python -m training.outcome_heads`.
 
 Writes a new world that draws the same frames, bit for bit: of its weights, those of the heads are others.
 What the heads pool is computed once (`training.outcomes.frames`); then they are trained, and calibrated as
@@ -10,10 +10,9 @@ What the heads pool is computed once (`training.outcomes.frames`); then they are
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,23 +20,28 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from training.calibrate import CalibrationConfig, calibrate_ends, load_simulator, open_recordings
 from training.cli.entry import entry
-from training.data.latent_cache import LatentCache
+from training.data.clips import cache_for
 from training.data.latents import (
     DataConfig,
     LatentVideo,
     check_outcomes,
     choose_episodes,
     latent_video,
-    precision_on,
 )
 from training.engine.lock import locked_folder
 from training.engine.train_world import add_provenance
 from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig
+from training.outcomes.calibrate_world import (
+    CalibrationConfig,
+    calibrate_ends,
+    load_simulator,
+    open_recordings,
+)
 from training.outcomes.frames import OutcomeFrames, SequencesConfig, draw_along, index_pieces
 from worldsim.errors import WorldError
 from worldsim.model.outcome_heads import OutcomeHeads
+from worldsim.settings import REQUIRED, check_settings, setting
 from worldsim.simulator import Simulator
 from worldsim.world import World
 from worldsim.world.rewrite import check_described, save_described
@@ -48,37 +52,36 @@ UNCALIBRATED = "-uncalibrated"
 
 @dataclass(kw_only=True, slots=True)
 class HeadsTrainingConfig:
-    """How the heads learn from the frames that were kept.
+    """How the heads learn from the frames that were kept."""
 
-    Attributes:
-        num_steps: Updates.
-        frames: Frames of an update, each as recorded and as drawn.
-        learning_rate: At its highest, early on; it falls to 0.
-        drawn_weight: How much a drawn frame counts beside a recorded one, 0 to 1: 0.5 is as much.
-    """
-
-    num_steps: int = 600
-    frames: int = 64
-    learning_rate: float = 1e-3
-    drawn_weight: float = 0.5
+    num_steps: int = setting(600, "Updates.", minimum=1)
+    frames: int = setting(64, "Frames of an update, each as recorded and as drawn.", minimum=1)
+    learning_rate: float = setting(1e-3, "At its highest, early on; it falls to 0.", above=0)
+    drawn_weight: float = setting(
+        0.5,
+        "How much a drawn frame counts beside a recorded one: 0 learns from recorded ones alone, 1 from "
+        "drawn ones alone.",
+        minimum=0,
+        maximum=1,
+    )
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "frames"):
-            if getattr(self, name) < 1:
-                raise WorldError(f"training.{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 < self.learning_rate < math.inf:
-            raise WorldError(f"training.learning_rate must be above 0 and finite, got {self.learning_rate}")
-        if not 0 <= self.drawn_weight <= 1:
-            raise WorldError(f"training.drawn_weight must lie in [0, 1], got {self.drawn_weight}")
+        check_settings(self, "training.")
 
 
 @dataclass(kw_only=True, slots=True)
 class OutcomeHeadsConfig(CalibrationConfig):
-    """Settings of `python -m training.outcome_heads`; `conf/outcome_heads.yaml` says what each means."""
+    """Settings of `python -m training.outcome_heads`, beside those of the calibration that comes after."""
 
-    data: DataConfig
-    sequences: SequencesConfig = field(default_factory=SequencesConfig)
-    training: HeadsTrainingConfig = field(default_factory=HeadsTrainingConfig)
+    data: DataConfig = setting(
+        REQUIRED,
+        "Episodes with rewards and ends, to learn from (train) and to calibrate on (heldout); some of both "
+        "must end. data.max_frames=20_000 uses only the first of train: all of them are encoded once.",
+    )
+    sequences: SequencesConfig = setting(
+        SequencesConfig, "Which pieces of recorded play are shown to the world, and how it draws along them."
+    )
+    training: HeadsTrainingConfig = setting(HeadsTrainingConfig, "How the heads learn.")
 
 
 @entry("outcome_heads", OutcomeHeadsConfig)
@@ -163,10 +166,7 @@ def load_video(data: DataConfig, sequences: SequencesConfig, world: World) -> La
     tables = check_outcomes(references)
     ended = np.array([table.terminated is not None and table.terminated[-1] for table in tables], dtype=bool)
     index_pieces(sequences, [reference.num_frames for reference in references], ended)
-    cache = None
-    if data.cache_latents:
-        folder = Path(data.cache_folder) if data.cache_folder else None
-        cache = LatentCache(world.codec, precision_on(world.device), folder)
+    cache = cache_for(world.codec, data, world.device)
     return latent_video(world.codec, references, world.device, num_workers=data.num_workers, cache=cache)
 
 

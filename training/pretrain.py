@@ -1,70 +1,9 @@
-"""Train a world model from nothing: `python -m training.pretrain`."""
+"""Pretraining of a world model: `python -m training.pretrain`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-
-import torch
-
 from training.cli.entry import entry
-from training.engine.run_folder import RunFolder
-from training.engine.train_world import TrainWorldConfig, train_world
-from worldsim.data.dataset_info import DatasetInfo
-from worldsim.errors import WorldError
-from worldsim.model.config import DenoiserConfig
-from worldsim.model.denoiser import Denoiser
-from worldsim.outcome import OutcomeConfig
-from worldsim.sampler import SamplerConfig
-from worldsim.world.world import World, WorldConfig, find_codec
-
-
-@dataclass(kw_only=True, slots=True)
-class PretrainConfig(TrainWorldConfig):
-    """Settings of `python -m training.pretrain`, beside those of every training.
-
-    Attributes:
-        name: Name of the world.
-        codec: Folder of a trained codec, or folder or shipped name of a world whose codec to use.
-        model: Shape of the network; latent shape and buttons are filled in from the codec and the data.
-        sampler: How frames of the world are drawn in play.
-    """
-
-    name: str = "world"
-    codec: str
-    model: DenoiserConfig = field(default_factory=DenoiserConfig)
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
-
-
-def build_world(config: PretrainConfig, info: DatasetInfo) -> World:
-    """Return an untrained world for a data set."""
-    codec = find_codec(config.codec)
-    model = replace(
-        config.model, latent_shape=list(codec.latent_shape), num_values=list(info.actions.num_values)
-    )
-    torch.manual_seed(config.loop.seed)
-    description = WorldConfig(
-        name=config.name,
-        licence=info.licence,
-        frame_rate=info.frame_rate,
-        actions=info.actions,
-        denoiser=model,
-        codec=codec.config,
-        sampler=config.sampler,
-        outcome=OutcomeConfig() if model.outcome_heads else None,
-        provenance={"data": info.source},
-    )
-    return World(description, Denoiser(model), codec)
-
-
-def pretrain(config: PretrainConfig) -> None:
-    """Train a world model from nothing, into the folder `config.out`."""
-    if not config.data.train:
-        raise WorldError("data.train names no folder of gameplay video")
-    info = DatasetInfo.load(Path(config.data.train[0]))
-    world = build_world(config, info)
-    run = RunFolder(config.out, config)
-    train_world(config, world, run, has_new_heads=config.model.outcome_heads)
+from training.engine.train_world import PretrainConfig, pretrain
 
 
 @entry("pretrain", PretrainConfig)

@@ -7,19 +7,17 @@ the cost of a step on the processor that people play on.
 
 from __future__ import annotations
 
-import shlex
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from training.cli.entry import entry
-from training.evaluate import prepared_folder
+from training.engine.lock import locked_folder
 from worldsim.errors import WorldError
 from worldsim.evaluation.cost import paper_shape
-from worldsim.evaluation.cost.attention_speed import fastest_attention, measure_attention
+from worldsim.evaluation.cost.attention_speed import AttentionSpeed, fastest_attention, measure_attention
 from worldsim.evaluation.cost.step_time import (
     AROUND,
     compare_ages,
@@ -31,78 +29,95 @@ from worldsim.evaluation.inputs.clips import Clip, Recordings
 from worldsim.evaluation.inputs.returns import ReturnClip, ReturnSettings, choose_returns
 from worldsim.evaluation.memory.conversion import (
     HORIZONS,
-    Contestant,
-    check_can_forget,
+    ModelEntry,
     check_comparable,
     chosen_sampler,
     describe,
     summarize_quality,
     summarize_references,
 )
+from worldsim.evaluation.memory.interventions import check_can_forget, has_state
 from worldsim.evaluation.memory.span import (
     dream_returns,
-    has_state,
     next_after_forgetting,
     score_references,
     summarize_returns,
     summarize_spans,
 )
 from worldsim.evaluation.quality.rollouts import FrameScores, RolloutSettings, roll_out
-from worldsim.evaluation.report.conversion_markdown import NUMBERS_FILE, write_conversion
-from worldsim.evaluation.report.report import describe_run
+from worldsim.evaluation.report.markdown import NUMBERS_FILE, write_conversion
+from worldsim.evaluation.report.pictures import write_conversion_plots
+from worldsim.evaluation.report.report import Report, describe_run
 from worldsim.evaluation.statistics import estimate_of
 from worldsim.model.conversion import check_softmax
+from worldsim.runtime.config import RuntimeSettings
 from worldsim.runtime.device import DeviceChoice, choose_device, set_threads
+from worldsim.settings import setting
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 from worldsim.storage.files import without_litter
-from worldsim.storage.tensors import read_object
 from worldsim.world import World
 
 TEACHER = "teacher"
 PARTS = ("in_turn", "cost", "rollouts", "memory", "paper_shape")
 KEYS = {"in_turn": "in_turn", "cost": "cost", "rollouts": "quality", "memory": "memory"}
 """Under which key of a world its measurements of a part are."""
+SHARED_KEYS = {"rollouts": "references", "memory": "returns", "paper_shape": "paper_shape"}
+"""Under which key of the report is what a part measures of no world."""
+RENDERERS = (write_conversion_plots, write_conversion)
 
 
 @dataclass(kw_only=True, slots=True)
-class ReportConversionConfig:
-    """What to compare; `conf/report_conversion.yaml` says what each setting means."""
+class ReportConversionConfig(RuntimeSettings):
+    """What to compare."""
 
-    teacher: str | None = None
-    worlds: list[str] = field(default_factory=list)
-    zeroed: list[str] = field(default_factory=list)
-    data: str = "data/doom-rooms/heldout"
-    out: str = "outputs/conversion"
-    seed: int = 0
-    device: str = "auto"
-    dtype: str = "auto"
-    threads: int = 0
-    denoising_steps: int | None = None
-    commit_level: float | None = None
-    context_frames: int = 32
-    num_rollouts: int = 64
-    horizon: int = max(HORIZONS)
-    batch_size: int = 0
-    early_frame: int = 81
-    late_frame: int = 1005
-    total_frames: int = 921
-    memory_frames: int = 128
-    return_distance: float = 32.0
-    return_angle: float = 4.0
-    return_absence: int = 16
-    parts: list[str] = field(default_factory=lambda: ["cost", "rollouts", "memory"])
-    paper_frames: int = 921
-    paper_steps: int = 4
+    teacher: str | None = setting(None, "A shipped world's name, a folder, or a Hugging Face id.")
+    worlds: list[str] = setting(
+        [],
+        "The worlds to compare with it, each behind the name that tables and plots give it: [NAME:WORLD, "
+        "NAME:WORLD].",
+    )
+    zeroed: list[str] = setting(
+        [],
+        "Names of worlds to roll out a second time, with their recurrent states emptied before every frame.",
+    )
+    data: str = setting("data/doom-rooms/heldout", "Held-out episodes with the worlds' buttons.")
+    out: str = setting("outputs/conversion", "Folder of the report.")
+    seed: int = setting(0, "Of the noise, and of all else that is drawn.", minimum=0)
+    denoising_steps: int | None = setting(
+        None, "Denoising passes a frame, for all worlds; null is each world's own number."
+    )
+    commit_level: float | None = setting(
+        None, "Noise level at commit, for all worlds; null is each world's own."
+    )
+    context_frames: int = setting(32, "Real frames watched before each roll-out.", minimum=1)
+    num_rollouts: int = setting(64, "Roll-outs, from different places.", minimum=1)
+    horizon: int = setting(max(HORIZONS), "Frames of a roll-out.", minimum=1)
+    batch_size: int = setting(0, "Roll-outs at a time; 0 chooses.", minimum=0)
+    early_frame: int = setting(
+        81, "Step time and bytes are compared at this frame and at late_frame.", minimum=1
+    )
+    late_frame: int = setting(1005, "The later one of the two.")
+    total_frames: int = setting(921, "Wall clock and peak memory are those of so many frames.", minimum=1)
+    memory_frames: int = setting(
+        128, "Of part memory: real frames watched, while which the state is emptied once.", minimum=1
+    )
+    return_distance: float = setting(
+        32.0, "Of part memory: how near to a place the player must come back, in the game's units."
+    )
+    return_angle: float = setting(4.0, "Of part memory: how near the heading must come back, in degrees.")
+    return_absence: int = setting(16, "Of part memory: frames for which the place was out of view.")
+    parts: list[str] = setting(
+        ["cost", "rollouts", "memory"],
+        "What to measure: in_turn (a step late over a step early, taken in turn), cost (all step times, "
+        "bytes), rollouts (PSNR), memory (what is lost without the state), paper_shape (random weights at "
+        "the shape of the paper's model; needs a GPU).",
+    )
+    paper_frames: int = setting(921, "Of part paper_shape: frames of video.", minimum=1)
+    paper_steps: int = setting(4, "Of part paper_shape: denoising steps.", minimum=1)
 
     def __post_init__(self) -> None:
-        for name in ("seed", "threads", "batch_size"):
-            if getattr(self, name) < 0:
-                raise WorldError(f"{name} must be at least 0, got {getattr(self, name)}")
-        counts = ("context_frames", "num_rollouts", "horizon", "early_frame", "total_frames")
-        for name in (*counts, "memory_frames", "paper_frames", "paper_steps"):
-            if getattr(self, name) < 1:
-                raise WorldError(f"{name} must be at least 1, got {getattr(self, name)}")
+        RuntimeSettings.__post_init__(self)
         if self.late_frame <= self.early_frame:
             raise WorldError(f"late_frame {self.late_frame} must be after early_frame {self.early_frame}")
         if not self.parts or not set(self.parts) <= set(PARTS):
@@ -150,18 +165,14 @@ def main(config: ReportConversionConfig) -> None:
     """Check everything, measure, write what was measured after each part."""
     choice = choose_device(config.device, config.dtype)
     set_threads(config.threads)
-    check_settings(config, choice)
-    with prepared_folder(Path(config.out)) as out:
-        comparison = Comparison(config, choice)
-        known = out / NUMBERS_FILE
-        if known.is_file():
-            comparison.keep(read_object(known), known)
-        for _ in comparison.measure():
-            write_conversion(out, comparison.report)
+    check_possible(config, choice)
+    out = Path(config.out)
+    with locked_folder(out):
+        Comparison(config, choice, out).measure()
         print(f"written to {out}: {', '.join(path.name for path in without_litter(out.iterdir()))}")
 
 
-def check_settings(config: ReportConversionConfig, choice: DeviceChoice) -> None:
+def check_possible(config: ReportConversionConfig, choice: DeviceChoice) -> None:
     """Raise `WorldError` where nothing was asked for, or what can't be done here."""
     if config.teacher is None and config.parts != ["paper_shape"]:
         raise WorldError("nothing to compare: give teacher= and worlds=, or parts=[paper_shape] alone")
@@ -175,17 +186,18 @@ class Comparison:
     """The worlds, the real game beside them, and what was measured so far.
 
     Attributes:
-        report: For `write_conversion`.
+        report: Becomes `conversion.json`; parts that other runs measured of the same worlds are in it.
     """
 
-    def __init__(self, config: ReportConversionConfig, choice: DeviceChoice) -> None:
+    def __init__(self, config: ReportConversionConfig, choice: DeviceChoice, out: Path) -> None:
         self.config, self.choice = config, choice
-        self.contestants: list[Contestant] = []
-        command = ["python", *(shlex.quote(word) for word in sys.orig_argv[1:])]
-        self.run = describe_run(command, choice.device, choice.dtype) | {"settings": asdict(config)}
-        self.report: dict[str, Any] = {"runs": {}, "worlds": {}}
+        self.contestants: list[ModelEntry] = []
+        self.run = describe_run(choice.device, choice.dtype) | {"settings": asdict(config)}
+        self._head: dict[str, Any] = {"runs": {}, "worlds": {}}
+        self._scores: dict[str, FrameScores] = {}
         if config.teacher is not None:
             self._prepare(config.teacher)
+        self.report = self._open_report(out / NUMBERS_FILE)
 
     def _load(self, place: str) -> World:
         return World.from_pretrained(place, device=self.choice.device, dtype=self.choice.dtype)
@@ -211,7 +223,6 @@ class Comparison:
             batch_size=config.batch_size or (64 if self.choice.device.type == "cuda" else 16),
             seed=config.seed,
             num_examples=0,
-            show_progress=True,
         )
         self.first = self.recordings.choose(1, 1, config.seed)
         self.clips: list[Clip] = []
@@ -230,7 +241,7 @@ class Comparison:
         print(told, flush=True)
         episodes = self._episodes(self.places)
         references = score_references(teacher, recordings, self.places, config.returns) if episodes else {}
-        self.report["returns"] = {
+        self._head["returns"] = {
             "told": told,
             "settings": asdict(config.returns),
             "num_places": len(episodes),
@@ -244,119 +255,96 @@ class Comparison:
     def _add(self, name: str, place: str, world: World, *, original: str | None = None) -> None:
         load = partial(self._load, place)
         self.contestants.append(
-            Contestant(name=name, load=load, is_zeroed=original is not None, original=original or name)
+            ModelEntry(name=name, load=load, is_zeroed=original is not None, original=original or name)
         )
         sampler = chosen_sampler(world, self.config.denoising_steps, self.config.commit_level)
-        self.report["worlds"][name] = describe(world, sampler)
+        self._head["worlds"][name] = describe(world, sampler)
 
-    def keep(self, known: Mapping[str, Any], path: Path) -> None:
-        """Take over the parts that another run measured of these worlds and that this one does not measure.
-
-        Args:
-            known: What it wrote.
-            path: Where it is written, for errors.
+    def _open_report(self, path: Path) -> Report:
+        """Open the report with the parts that another run measured of these worlds and this one does not.
 
         Raises:
-            WorldError: If it compared other worlds, drawn otherwise, or says nothing about its runs.
+            WorldError: If it compared other worlds, drawn otherwise, or is no such report.
         """
-        if not isinstance(known.get("runs"), dict):
-            raise WorldError(f"{path} does not say by which runs it was made; choose another out= folder")
+        nothing: dict[str, Any] = {"runs": {}, "worlds": {}}
+        report = Report.open(path, nothing, objects=tuple(nothing), renderers=RENDERERS)
+        known, head = report.data, self._head
         kept = {part: run for part, run in known["runs"].items() if part not in self.config.parts}
-        if "paper_shape" in kept:
-            self.report["paper_shape"] = known["paper_shape"]
-        if "rollouts" in kept:
-            self.report["references"] = known["references"]
-        if "memory" in kept:
-            self.report["returns"] = known["returns"]
         of_worlds = [KEYS[part] for part in kept if part in KEYS]
-        for name, world in self.report["worlds"].items() if of_worlds else ():
+        for name, world in head["worlds"].items() if of_worlds else ():
+            report.require({("worlds", name, key): value for key, value in world.items()})
             before = known["worlds"].get(name, {})
-            if differing := [key for key, value in world.items() if before.get(key, value) != value]:
-                raise WorldError(
-                    f"{path} compares another world under the name {name!r}: {differing[0]} was "
-                    f"{before[differing[0]]} and is {world[differing[0]]}; choose another out= folder"
-                )
             world |= {key: before[key] for key in of_worlds if key in before}
-        self.report["runs"] = kept
+        shared = {key: known[key] for part, key in SHARED_KEYS.items() if part in kept}
+        report.data = head | shared | {"runs": kept}
+        return report
 
-    def measure(self) -> Iterator[None]:
-        """Measure one thing after the other; `report` has grown each time."""
-        # In this order: the cost is measured before decoded video fills the memory.
-        measures = {
-            "in_turn": self._ages,
-            "cost": self._costs,
-            "rollouts": self._rollouts,
-            "memory": self._memories,
-            "paper_shape": self._paper_shape,
+    def measure(self) -> None:
+        """Measure one thing after the other, and write the report after each."""
+        measures: dict[str, Callable[[ModelEntry], Any]] = {
+            "in_turn": self._in_turn,
+            "cost": self._cost,
+            "rollouts": self._quality,
+            "memory": self._memory,
         }
-        for part in PARTS:
-            if part in self.config.parts:
-                self.report["runs"][part] = self.run
-                yield from measures[part]()
+        parts = {
+            (part, contestant.name): partial(measures[part], contestant)
+            for part in PARTS
+            for contestant in self.contestants
+            if part in measures and part in self.config.parts
+            # A zeroed world would cost the same, and has nothing that could be emptied.
+            if part == "rollouts" or not contestant.is_zeroed
+        }
+        if "paper_shape" in self.config.parts:
+            models = paper_shape.models_of(paper_shape.PAPER_SHAPE)
+            parts |= {("paper_shape", name): partial(self._shape, name) for name in models}
+        self.report.measure(parts, self._store)
 
-    def _ages(self) -> Iterator[None]:
-        config = self.config
-        for contestant in self.contestants:
-            if not contestant.is_zeroed:  # it would cost the same
-                print(f"{contestant.name}: steps early and late, in turn", flush=True)
-                simulator = contestant.simulator(config.denoising_steps, config.commit_level)
-                state = self._first_state(simulator)
-                self.report["worlds"][contestant.name]["in_turn"] = compare_ages(
-                    simulator, state, config.early_frame, config.late_frame, seed=config.seed
-                )
-                yield
+    def _store(self, key: tuple[str, str], found: Any, _: float) -> None:
+        (part, name), data = key, self.report.data
+        data["runs"][part] = self.run
+        if part == "paper_shape":
+            data.setdefault(part, self._paper_shape)["models"][name] = found
+        else:
+            data["worlds"][name][KEYS[part]] = found
+
+    def _simulator(self, contestant: ModelEntry, told: str) -> Simulator:
+        """Load a world, and say what is measured of it."""
+        print(f"{contestant.name}: {told}", flush=True)
+        return contestant.simulator(self.config.denoising_steps, self.config.commit_level)
 
     def _first_state(self, simulator: Simulator) -> WorldState:
         """Return a dream in whose memory there is one frame."""
         start = next(self.recordings.batches(self.first, 1, 1))
         return start.begin_dreams(simulator, 1, self.config.seed)
 
-    def _costs(self) -> Iterator[None]:
-        for contestant in self.contestants:
-            if not contestant.is_zeroed:  # it would cost the same
-                print(f"{contestant.name}: step times", flush=True)
-                self.report["worlds"][contestant.name]["cost"] = self._cost(contestant)
-                yield
+    def _in_turn(self, contestant: ModelEntry) -> dict[str, Any]:
+        simulator, config = self._simulator(contestant, "steps early and late, in turn"), self.config
+        state = self._first_state(simulator)
+        return compare_ages(simulator, state, config.early_frame, config.late_frame, seed=config.seed)
 
-    def _rollouts(self) -> Iterator[None]:
-        scores: dict[str, FrameScores] = {}
-        for contestant in self.contestants:
-            print(f"{contestant.name}: roll-outs", flush=True)
-            self._quality(contestant, scores)
-            yield
-
-    def _memories(self) -> Iterator[None]:
-        for contestant in self.contestants:
-            if not contestant.is_zeroed:  # it has nothing that could be emptied
-                print(f"{contestant.name}: memory", flush=True)
-                self.report["worlds"][contestant.name]["memory"] = self._memory(contestant)
-                yield
-
-    def _cost(self, contestant: Contestant) -> dict[str, Any]:
-        config = self.config
-        simulator = contestant.simulator(config.denoising_steps, config.commit_level)
+    def _cost(self, contestant: ModelEntry) -> dict[str, Any]:
+        simulator, config = self._simulator(contestant, "step times"), self.config
         state = self._first_state(simulator)  # frames are counted from the first
         actions = random_actions(simulator, 1, config.cost_frames, config.seed)
-        trace = trace_steps(simulator, state, actions, show_progress=True)
+        trace = trace_steps(simulator, state, actions)
         return summarize_trace(trace, config.early_frame, config.late_frame, config.total_frames)
 
-    def _quality(self, contestant: Contestant, scores: dict[str, FrameScores]) -> None:
+    def _quality(self, contestant: ModelEntry) -> dict[str, Any]:
         """Roll out, and compare with the roll-outs of those before."""
-        simulator = contestant.simulator(self.config.denoising_steps, self.config.commit_level)
+        simulator, scores = self._simulator(contestant, "roll-outs"), self._scores
         own = roll_out(simulator, self.recordings, self.clips, self.settings)
         scores[contestant.name] = own
         if contestant.name == TEACHER:
-            self.report["references"] = summarize_references(own)
+            self.report.data["references"] = summarize_references(own)
         original = scores[contestant.original] if contestant.is_zeroed else None
-        quality = summarize_quality(own, scores[TEACHER], original)
-        self.report["worlds"][contestant.name]["quality"] = quality
+        return summarize_quality(own, scores[TEACHER], original)
 
-    def _memory(self, contestant: Contestant) -> dict[str, Any]:
+    def _memory(self, contestant: ModelEntry) -> dict[str, Any]:
         """Empty the states once and see what is lost, anywhere and at places that come back."""
         config, recordings = self.config, self.recordings
-        simulator = contestant.simulator(config.denoising_steps, config.commit_level)
+        simulator = self._simulator(contestant, "memory")
         how: dict[str, Any] = {"batch_size": self.settings.batch_size, "seed": config.seed}
-        how["show_progress"] = True
         scores = next_after_forgetting(simulator, recordings, self.memory_clips, config.memory_frames, **how)
         report = summarize_spans(scores, [recordings.name(clip) for clip in self.memory_clips])
         if self.places:
@@ -369,29 +357,36 @@ class Comparison:
             report["returns"] = summarize_returns(*psnr, episodes=self._episodes(self.places))
         return report
 
-    def _paper_shape(self) -> Iterator[None]:
+    @cached_property
+    def _paper_shape(self) -> dict[str, Any]:
+        """The part of the report, but for the models; its attention is that which is the fastest here."""
         config, shape = self.config, paper_shape.PAPER_SHAPE
         frames = paper_shape.latent_frames(config.paper_frames)
         names = ("dim", "num_layers", "num_heads", "tokens_per_frame")
-        part: dict[str, Any] = {name: getattr(shape, name) for name in names}
-        part |= {"video_frames": config.paper_frames, "latent_frames": frames}
-        part |= {"denoising_steps": config.paper_steps, "models": {}}
-        device, dtype = self.choice.device, self.choice.dtype
-        speed = measure_attention(shape, frames, config.paper_steps + 1, device, dtype)
-        part["attention"] = speed.to_json()
-        self.report["paper_shape"] = part
-        for name, model in paper_shape.models_of(shape).items():
-            print(f"at the paper's shape: {name}", flush=True)
-            with fastest_attention(speed):
-                part["models"][name] = paper_shape.measure_shape(
-                    model,
-                    num_frames=frames,
-                    num_steps=config.paper_steps,
-                    device=device,
-                    dtype=dtype,
-                    show_progress=True,
-                )
-            yield
+        return {name: getattr(shape, name) for name in names} | {
+            "video_frames": config.paper_frames,
+            "latent_frames": frames,
+            "denoising_steps": config.paper_steps,
+            "models": {},
+            "attention": self._attention.to_json(),
+        }
+
+    @cached_property
+    def _attention(self) -> AttentionSpeed:
+        config, shape = self.config, paper_shape.PAPER_SHAPE
+        frames = paper_shape.latent_frames(config.paper_frames)
+        return measure_attention(shape, frames, config.paper_steps + 1, self.choice.device, self.choice.dtype)
+
+    def _shape(self, name: str) -> dict[str, Any]:
+        print(f"at the paper's shape: {name}", flush=True)
+        with fastest_attention(self._attention):
+            return paper_shape.measure_shape(
+                paper_shape.models_of(paper_shape.PAPER_SHAPE)[name],
+                num_frames=paper_shape.latent_frames(self.config.paper_frames),
+                num_steps=self.config.paper_steps,
+                device=self.choice.device,
+                dtype=self.choice.dtype,
+            )
 
 
 if __name__ == "__main__":

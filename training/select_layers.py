@@ -1,4 +1,4 @@
-"""Measure which layers of a softmax world can be replaced: `python -m training.select_layers teacher=WORLD`.
+"""Ranking of a softmax world's layers by what replacing them costs: `python -m training.select_layers`.
 
 A new layer learns from nothing but the teacher's inputs, so that one pass trains a candidate for every layer.
 Then each layer alone is replaced by its candidate, and the roll-outs of the whole are scored.

@@ -28,4 +28,4 @@ if ENV_ID not in registry:
     )
 
 if GAME_ID not in registry:
-    register(id=GAME_ID, entry_point="worldsim.games.doom_env:DoomEnv")
+    register(id=GAME_ID, entry_point="worldsim.games.env:RealGameEnv")

@@ -1,4 +1,4 @@
-"""What a player can press: axes of mutually exclusive buttons.
+"""Action layouts: axes of mutually exclusive buttons.
 
 A world's buttons are grouped into axes, so that no contradictory combination exists: on the axis `move`
 one presses nothing (0), `forward` (1) or `backward` (2).

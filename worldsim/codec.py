@@ -4,17 +4,21 @@ The heavy layers work at 1/8, 1/4 and 1/2 of the frame's size; full resolution i
 a pixel shuffle, so that a frame decodes in a few milliseconds on a CPU.
 """
 
+# B batch, C latent channels, H W frame height and width, h w latent height and width
+
+from __future__ import annotations
+
 import json
-import math
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from worldsim.errors import WorldError
+from worldsim.settings import check_settings, setting
 from worldsim.storage.tensors import (
     CODEC_FILE,
     CONFIG_FILE,
@@ -26,8 +30,6 @@ from worldsim.storage.tensors import (
     swap_folder,
 )
 
-# B batch, C latent channels, H W frame height and width, h w latent height and width
-
 CODEC_CONFIG_FILE = "codec.json"
 DOWNSAMPLING = 8
 MAX_FRAME_PIXELS = 2**21
@@ -38,62 +40,56 @@ MAX_WIDTH, MAX_BLOCKS, MAX_LAYER_BYTES = 4096, 64, 2**30
 
 @dataclass(kw_only=True, slots=True)
 class CodecConfig:
-    """Shape of a `FrameCodec`.
+    """Shape of a `FrameCodec`."""
 
-    Attributes:
-        height: Frame height in pixels.
-        width: Frame width in pixels.
-        latent_channels: Numbers kept for each square of 8 x 8 pixels.
-        size_multiple: Frames are padded inside to a multiple of this many pixels: 8 times the patch size
-            of the model that reads the latents.
-        widths: Channels at 1/2, 1/4 and 1/8 of the frame's size.
-        encoder_blocks: Residual blocks of the encoder at 1/2, 1/4 and 1/8.
-        decoder_blocks: Residual blocks of the decoder at 1/2, 1/4 and 1/8.
-        latent_bound: Raw latents stay inside +-latent_bound. Trained ones spread by 0.1 to 0.3, so that 1 is
-            several standard deviations: only outliers are held back.
-    """
-
-    height: int = 120
-    width: int = 160
-    latent_channels: int = 16
-    size_multiple: int = 16
-    widths: list[int] = field(default_factory=lambda: [64, 128, 256])
-    encoder_blocks: list[int] = field(default_factory=lambda: [1, 2, 1])
-    decoder_blocks: list[int] = field(default_factory=lambda: [1, 1, 1])
-    latent_bound: float = 1.0
+    height: int = setting(120, "Frame height in pixels.", minimum=1)
+    width: int = setting(160, "Frame width in pixels.", minimum=1)
+    latent_channels: int = setting(
+        16, "Numbers kept for each square of 8 x 8 pixels.", minimum=1, maximum=MAX_WIDTH
+    )
+    size_multiple: int = setting(
+        16,
+        "Frames are padded inside to a multiple of this many pixels: 8 times the patch size of the model "
+        "that reads the latents.",
+        minimum=1,
+    )
+    widths: list[int] = setting(
+        [64, 128, 256], "Channels at 1/2, 1/4 and 1/8 of the frame's size.", minimum=1, maximum=MAX_WIDTH
+    )
+    encoder_blocks: list[int] = setting(
+        [1, 2, 1], "Residual blocks of the encoder at 1/2, 1/4 and 1/8.", minimum=0, maximum=MAX_BLOCKS
+    )
+    decoder_blocks: list[int] = setting(
+        [1, 1, 1], "Residual blocks of the decoder at 1/2, 1/4 and 1/8.", minimum=0, maximum=MAX_BLOCKS
+    )
+    latent_bound: float = setting(
+        1.0,
+        "Raw latents stay inside +-latent_bound. Trained ones spread by 0.1 to 0.3, so that 1 is several "
+        "standard deviations: only outliers are held back.",
+        above=0,
+    )
 
     def __post_init__(self) -> None:
-        """Refuse shapes that no codec can have."""
-        for name in ("height", "width", "latent_channels", "size_multiple"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"codec {name} must be at least 1, got {getattr(self, name)}")
-        if self.latent_channels > MAX_WIDTH:
-            raise ValueError(f"codec latent_channels must be at most {MAX_WIDTH}, got {self.latent_channels}")
+        check_settings(self, "codec ")
         if self.size_multiple % DOWNSAMPLING:
-            raise ValueError(
+            raise WorldError(
                 f"codec size_multiple must be a multiple of {DOWNSAMPLING}, got {self.size_multiple}"
             )
-        limits = [("widths", 1, MAX_WIDTH)]
-        limits += [(name, 0, MAX_BLOCKS) for name in ("encoder_blocks", "decoder_blocks")]
-        for name, least, most in limits:
-            values = list(getattr(self, name))
-            if len(values) != 3 or min(values) < least or max(values) > most:
-                wanted = f"3 numbers of at least {least} and at most {most}"
-                raise ValueError(f"codec {name} must be {wanted}, got {values}")
-        if not 0 < self.latent_bound < math.inf:
-            raise ValueError(f"codec latent_bound must be positive, got {self.latent_bound}")
+        for name in ("widths", "encoder_blocks", "decoder_blocks"):
+            if len(values := list(getattr(self, name))) != 3:
+                raise WorldError(f"codec {name} must be 3 numbers, got {values}")
         self._check_size()
 
     def _check_size(self) -> None:
         height, width = self.padded_size
         if height * width > MAX_FRAME_PIXELS:
-            raise ValueError(
+            raise WorldError(
                 f"codec height, width and size_multiple make frames of {width} x {height}, more than "
                 f"{MAX_FRAME_PIXELS:,} pixels"
             )
         layers = (4 * height * width * channels >> 2 * i for i, channels in enumerate(self.widths, start=1))
         if max(layers) > MAX_LAYER_BYTES:
-            raise ValueError(
+            raise WorldError(
                 f"codec widths {list(self.widths)} need more than {MAX_LAYER_BYTES / 2**30:g} GiB "
                 f"for a layer of a frame of {width} x {height}"
             )
@@ -140,7 +136,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[B, width, h, w]` to the same shape."""
-        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+        return x + self.conv2(functional.relu(self.conv1(functional.relu(x))))
 
 
 def _blocks(width: int, count: int) -> list[nn.Module]:
@@ -345,7 +341,7 @@ class FrameCodec(nn.Module):
         height, width = self.config.padded_size
         bottom, right = height - self.config.height, width - self.config.width
         if bottom or right:
-            images = F.pad(images, (0, right, 0, bottom), mode="replicate")
+            images = functional.pad(images, (0, right, 0, bottom), mode="replicate")
         images = (images * 2 - 1).contiguous(memory_format=torch.channels_last)
         return bound_softly(self.encoder(images), self.config.latent_bound)
 

@@ -1,4 +1,4 @@
-"""What a frame brought: the reward, and whether the episode ended with it."""
+"""Outcomes of frames: reward and end of the episode, and their calibration."""
 
 # B batch, G any leading sizes
 

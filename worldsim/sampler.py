@@ -1,4 +1,4 @@
-"""From noise to a frame: a few Euler steps of rectified flow (arXiv 2209.03003)."""
+"""Sampler: a few Euler steps of rectified flow from noise to a frame (arXiv 2209.03003)."""
 
 # B batch
 
@@ -12,40 +12,41 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import WorldError
+from worldsim.settings import check_settings, setting
 
 MAX_STEPS, MAX_SHIFT, MAX_NOISE_SCALE = 64, 1000.0, 100.0
 
 
 @dataclass(kw_only=True, slots=True)
 class SamplerConfig:
-    """How a frame is drawn.
+    """How a frame is drawn."""
 
-    Attributes:
-        num_steps: Denoising passes per frame.
-        shift: Warps the schedule; above 1 spends more of it near pure noise (Wan 2.1 uses 5 for video).
-        noise_scale: Standard deviation of the starting noise; 1 is what the model was trained with.
-        commit_level: Noise level at which a finished frame is committed: so much noise is mixed in, as in
-            training, and the network is told. It then draws anew what it would otherwise copy, its own errors
-            included (docs/decisions/0012).
-    """
-
-    num_steps: int = 2
-    shift: float = 1.0
-    noise_scale: float = 1.0
-    commit_level: float = 0.0
+    num_steps: int = setting(2, "Denoising passes per frame.")
+    shift: float = setting(
+        1.0,
+        "Warps the schedule; above 1 spends more of it near pure noise (Wan 2.1 uses 5 for video).",
+        above=0,
+        maximum=MAX_SHIFT,
+    )
+    noise_scale: float = setting(
+        1.0,
+        "Standard deviation of the starting noise; 1 is what the model was trained with.",
+        minimum=0,
+        maximum=MAX_NOISE_SCALE,
+    )
+    commit_level: float = setting(
+        0.0,
+        "Noise level at which a finished frame is committed: so much noise is mixed in, as in training, and "
+        "the network is told. It then draws anew what it would otherwise copy, its own errors included "
+        "(docs/decisions/0012).",
+        minimum=0,
+        below=1,
+    )
 
     def __post_init__(self) -> None:
-        if not 1 <= self.num_steps <= MAX_STEPS:
+        if not 1 <= self.num_steps <= MAX_STEPS:  # as those say it who ask for steps without a sampler
             raise WorldError(f"denoising steps must be 1 to {MAX_STEPS}, got {self.num_steps}")
-        if not 0 < self.shift <= MAX_SHIFT:
-            raise WorldError(f"sampler shift must be positive and at most {MAX_SHIFT:g}, got {self.shift}")
-        if not 0 <= self.noise_scale <= MAX_NOISE_SCALE:
-            raise WorldError(
-                f"sampler noise_scale must not be negative, nor above {MAX_NOISE_SCALE:g}, "
-                f"got {self.noise_scale}"
-            )
-        if not 0 <= self.commit_level < 1:
-            raise WorldError(f"sampler commit_level must lie in [0, 1), got {self.commit_level}")
+        check_settings(self, "sampler ")
 
 
 Level = TypeVar("Level", float, Tensor)

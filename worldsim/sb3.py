@@ -1,4 +1,4 @@
-"""A vector environment as Stable-Baselines3 wants it: `PPO("CnnPolicy", SB3VecEnv(envs))`.
+"""Adapter of vector environments to Stable-Baselines3: `PPO("CnnPolicy", SB3VecEnv(envs))`.
 
 Needs the extra `rl`.
 """
@@ -25,7 +25,7 @@ Infos = list[dict[str, Any]]
 class SB3VecEnv(VecEnv):
     """Hand a Gymnasium vector environment to Stable-Baselines3 as it is, without copies of it.
 
-    Episodes that end begin anew in the same step, in the mode `Disabled` by a reset of their rows alone: that
+    Episodes that end are reset in the same step, in the mode `Disabled` by a reset of their rows alone: that
     is the mode for Gymnasium's wrappers of observations, which refuse `SameStep`. The last frame of the old
     one is in its info as `terminal_observation`, and `TimeLimit.truncated` says whether it was cut off, as
     SB3's own environments do. What a vector wrapper adds to the infos, `RecordEpisodeStatistics`' `episode`
@@ -58,7 +58,7 @@ class SB3VecEnv(VecEnv):
         self.metadata = dict(envs.metadata) | self.metadata
 
     def reset(self) -> np.ndarray:
-        """Begin anew with what `seed` and `set_options` gave; returns observations `[N, H, W, 3]`."""
+        """Reset with what `seed` and `set_options` gave; returns observations `[N, H, W, 3]`."""
         seeds = None if all(seed is None for seed in self._seeds) else self._seeds
         observations, infos = self.envs.reset(seed=seeds, options=self._joined_options())  # type: ignore[arg-type]
         self.reset_infos = _rows_of(infos, self.num_envs)
@@ -87,10 +87,10 @@ class SB3VecEnv(VecEnv):
                 self.reset_infos[row] = {name: rows[row][name] for name in finals[row] if name in rows[row]}
                 rows[row] |= finals[row] | {"terminal_observation": final_frames[row]}
             if self._resets_rows:
-                observations = self._begin_anew(done)
+                observations = self._reset_rows(done)
         return observations, rewards.astype(np.float32), done, rows
 
-    def _begin_anew(self, done: np.ndarray) -> np.ndarray:
+    def _reset_rows(self, done: np.ndarray) -> np.ndarray:
         """Reset the rows whose episodes have ended; returns the observations of all."""
         observations, infos = self.envs.reset(options={"reset_mask": done.copy()})
         begun = _rows_of(infos, self.num_envs)

@@ -1,4 +1,4 @@
-"""One frame of the dream: predict (reads the memory), then commit (writes it)."""
+"""Simulator: predict a frame (reads the memory), then commit it (writes the memory)."""
 
 # B batch, H W frame size, C h w latent size, A action axes
 

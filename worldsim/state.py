@@ -1,4 +1,4 @@
-"""Where a world stands: a value that can be copied, saved, loaded and branched from."""
+"""The state of a dream: a value that can be copied, saved, loaded and branched from."""
 
 # B batch
 

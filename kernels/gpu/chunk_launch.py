@@ -72,7 +72,7 @@ class Prepared:
         return *self.k.stride()[:3], *self.v.stride()[:3]
 
 
-MOST_HEADS = 65_535
+MAX_HEADS = 65_535
 """What CUDA allows in the second and third direction of a launch."""
 
 
@@ -202,10 +202,10 @@ def commit_chunks(
     Raises:
         ValueError: If there are more heads of all sequences than one launch can take.
     """
-    if (count := state.shape[0] * state.shape[1]) > MOST_HEADS:
+    if (count := state.shape[0] * state.shape[1]) > MAX_HEADS:
         raise ValueError(
             f"k has {count} heads of all sequences, but frames of so many tokens are committed for at most "
-            f"{MOST_HEADS} at once: commit the batch in parts"
+            f"{MAX_HEADS} at once: commit the batch in parts"
         )
     frame = prepare(terms, config, precision, merges)
     if config.segment == 0:

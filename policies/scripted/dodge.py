@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from policies.base import check_axes
+
 HORIZON, BOTTOM = 0.4, 0.92  # rows looked at, as shares of the height: down to the bar of health
 # Nothing but a fireball is so many times as green as the floor, also when a hit tinges it all with red.
 BALL_GREEN = 2.0
@@ -64,11 +66,8 @@ class DodgePolicy:
     NUM_VALUES = (3,)
 
     def __init__(self, num_values: Sequence[int]) -> None:
-        if tuple(num_values) != self.NUM_VALUES:
-            raise ValueError(
-                "the player that dodges needs one axis (strafe) of three values, "
-                f"got axes of {list(num_values)} values"
-            )
+        needs = "the player that dodges needs one axis (strafe) of three values"
+        check_axes(num_values, self.NUM_VALUES, needs)
         self.reset(0)
 
     def reset(self, seed: int) -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from policies.base import check_axes
+
 # Weights of an axis' values: nothing, first button, second button.
 Weights = tuple[float, float, float]
 Frames = tuple[int, int]  # least and greatest number of frames
@@ -72,6 +74,8 @@ ESCAPE = (
 class ScriptedPolicy:
     """Explore with the modes above.
 
+    `was_stuck` is whether it noticed at the last `act` that something stops it.
+
     Args:
         num_values: Number of values of each axis; must be (3, 3, 3): move, strafe and turn.
     """
@@ -79,11 +83,8 @@ class ScriptedPolicy:
     NUM_VALUES = (3, 3, 3)
 
     def __init__(self, num_values: Sequence[int]) -> None:
-        if tuple(num_values) != self.NUM_VALUES:
-            raise ValueError(
-                "the scripted player needs three axes (move, strafe, turn) of three values each, "
-                f"got axes of {list(num_values)} values"
-            )
+        needs = "the scripted player needs three axes (move, strafe, turn) of three values each"
+        check_axes(num_values, self.NUM_VALUES, needs)
         shares = np.array([mode.share for mode in MODES.values()])
         self._modes, self._shares = list(MODES.values()), shares / shares.sum()
         self.reset(0)
@@ -94,11 +95,13 @@ class ScriptedPolicy:
         self._plan: deque[np.ndarray] = deque()
         self._columns: deque[np.ndarray] = deque(maxlen=STUCK_FRAMES + 1)
         self._walked_frames = 0
+        self.was_stuck = False
 
     def act(self, observation: np.ndarray) -> np.ndarray:
         """Return the next action, `[3]` int64, for `observation`, `[height, width, 3]` uint8."""
         self.watch(observation)
-        if self._is_stuck():
+        self.was_stuck = self._is_stuck()
+        if self.was_stuck:
             self._plan.clear()
             self._walked_frames = 0
             for mode in ESCAPE:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from policies.base import Policy, check_axes
+
 NOTHING, LEFT, RIGHT = 0, 1, 2
 FORWARD = 1
 BOTTOM = 0.92  # where the bar of health begins, as a share of the picture's height
@@ -26,7 +28,7 @@ STUCK_FRAMES, STUCK_CHANGE = 5, 1.5
 TURN_FRAMES, LEAVE_FRAMES = (6, 20), (10, 25)
 
 
-class ForagePolicy:
+class ForagePolicy(Policy):
     """Walk from medikit to medikit.
 
     Args:
@@ -36,11 +38,8 @@ class ForagePolicy:
     NUM_VALUES = (2, 3)
 
     def __init__(self, num_values: Sequence[int]) -> None:
-        if tuple(num_values) != self.NUM_VALUES:
-            raise ValueError(
-                "the player that gathers needs two axes (move, turn) of two and three values, "
-                f"got axes of {list(num_values)} values"
-            )
+        needs = "the player that gathers needs two axes (move, turn) of two and three values"
+        check_axes(num_values, self.NUM_VALUES, needs)
         self.reset(0)
 
     def reset(self, seed: int) -> None:
@@ -58,9 +57,6 @@ class ForagePolicy:
         if action[0] != FORWARD or action[1] != NOTHING:
             self._pictures.clear()
         return np.array(action, dtype=np.int64)
-
-    def watch(self, observation: np.ndarray) -> None:
-        """See a frame at which somebody else acts; only what comes of its own walking matters to it."""
 
     def _approach(self, observation: np.ndarray) -> tuple[int, int]:
         medikits = find_medikits(observation)

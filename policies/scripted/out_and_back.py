@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from policies import streams
 from policies.base import check_range
 
-# Beside the seed itself, so that what is played is independent of what a game draws from the same seed.
-STREAM = 3
 REACH = 38
 """Tiles from where the episode began, along each axis, that it never goes beyond."""
 STRAIGHT = 0.7
@@ -56,7 +55,7 @@ class OutAndBackPolicy:
 
     def reset(self, seed: int) -> None:
         """Start a new episode."""
-        self._rng = np.random.default_rng((seed, STREAM))
+        self._rng = np.random.default_rng((seed, streams.OUT_AND_BACK))
         self._place = np.zeros(2, dtype=np.int64)
         self._direction = int(self._rng.integers(len(MOVES)))
         self._plan()

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from policies import streams
 from policies.base import Policy, check_range
 
-# Beside the seed itself, so that where it turns back is independent of what the other player draws.
-STREAM = 2
 REST_FRAMES = 10
 OPPOSITE = np.array([0, 2, 1])
 """For each value of an axis of two opposite buttons, the one that undoes it."""
@@ -58,7 +57,7 @@ class ReturningPolicy:
 
     def reset(self, seed: int) -> None:
         """Start a new episode with an excursion."""
-        self._rng = np.random.default_rng((seed, STREAM))
+        self._rng = np.random.default_rng((seed, streams.RETURNING))
         self._player.reset(seed)
         self._planned: list[np.ndarray] = []  # the next one last
         self._last, self._wait = self._nothing, 0

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from policies.base import Policy
+
 FIRST, SECOND = 1, 2
 
 
-class ToAndFroPolicy:
+class ToAndFroPolicy(Policy):
     """Hold the first button of an axis for half a period, then the second, and so on.
 
     Args:
@@ -43,6 +45,3 @@ class ToAndFroPolicy:
         action[self._axis] = FIRST if is_first else SECOND
         self._frame += 1
         return action
-
-    def watch(self, observation: np.ndarray) -> None:
-        """See a frame at which somebody else acts; the picture does not matter."""

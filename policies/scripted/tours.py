@@ -11,12 +11,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from policies.base import check_range
+from policies import streams
+from policies.base import check_axes, check_range
 from policies.scripted.navigator import FloorPlan, Point, Pose
 from policies.scripted.returning import OPPOSITE, REST_FRAMES
 
-# Beside the seed itself, so that tours are independent of the map and of other players of the same seed.
-STREAM = 4
 NOTHING = np.zeros(3, dtype=np.int64)
 FORWARD, LEFT, RIGHT = (np.array(action) for action in ([1, 0, 0], [0, 0, 1], [0, 0, 2]))
 # A walking key speeds the player up by so much each tic, of which there are two in a frame; what is left of
@@ -59,11 +58,8 @@ class TourPolicy:
     def __init__(
         self, num_values: Sequence[int], kinds: Sequence[str] = KINDS, out_frames: Sequence[int] = (60, 160)
     ) -> None:
-        if tuple(num_values) != self.NUM_VALUES:
-            raise ValueError(
-                "the player that tours needs three axes (move, strafe, turn) of three values each, "
-                f"got axes of {list(num_values)} values"
-            )
+        needs = "the player that tours needs three axes (move, strafe, turn) of three values each"
+        check_axes(num_values, self.NUM_VALUES, needs)
         if not kinds or set(kinds) - set(KINDS):
             raise ValueError(f"kinds of tours are {', '.join(KINDS)}, got {list(kinds)}")
         self._kinds, self._out_frames = tuple(kinds), check_range("out_frames", out_frames)
@@ -71,7 +67,7 @@ class TourPolicy:
 
     def reset(self, seed: int) -> None:
         """Start a new episode; its map comes next."""
-        self._rng = np.random.default_rng((seed, STREAM))
+        self._rng = np.random.default_rng((seed, streams.TOURS))
         self._plan: FloorPlan | None = None
         self._poses: deque[Pose] = deque(maxlen=2)
         self._pressed: list[np.ndarray] = []

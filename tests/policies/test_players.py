@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import count
 
 import numpy as np
@@ -11,8 +12,7 @@ import pytest
 import policies
 from policies.scripted.dodge import BALL_WIDTH, HIT, find_fireballs, find_place, run
 from policies.scripted.forage import find_medikits
-from worldsim.games.doom import DoomGame
-from worldsim.games.scenarios import SCENARIOS
+from worldsim.games.registry import GAMES, open_game
 
 GREY, BROWN, FIRE, WHITE = (75, 75, 75), (111, 87, 67), (255, 255, 115), (200, 200, 200)
 STEPS = count()
@@ -40,8 +40,8 @@ def green_floor(medikit: int | None = None, width: int = 8) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ["doom-take-cover", "doom-health"])
 def test_players_keep_the_protocol(name: str) -> None:
-    num_values = SCENARIOS[name].actions.num_values
-    player = policies.make("scripted", num_values=num_values, scenario=name)
+    num_values = GAMES[name].actions.num_values
+    player = policies.make("scripted", num_values=num_values, game=GAMES[name])
     pictures = np.random.default_rng(0).integers(0, 256, (200, 120, 160, 3), dtype=np.uint8)
     played = []
     for _ in range(2):
@@ -112,25 +112,47 @@ def test_forage_turns_away_where_the_picture_stands_still() -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_values", "scenario", "player"),
+    ("num_values", "game", "player"),
     [
         ((3, 3, 3), "", policies.ScriptedPolicy),
         ((3, 3, 3), "my-rooms", policies.ScriptedPolicy),
         ((3,), "doom-take-cover", policies.DodgePolicy),
         ((3,), "doom-rooms", policies.DodgePolicy),
         ((2, 3), "doom-health", policies.ForagePolicy),
+        ((3, 3, 3, 3), "doom-level", policies.SkirmishPolicy),
     ],
 )
 def test_scripted_is_the_player_that_fits_the_buttons(
-    num_values: tuple[int, ...], scenario: str, player: type
+    num_values: tuple[int, ...], game: str, player: type
 ) -> None:
-    assert type(policies.make("scripted", num_values=num_values, scenario=scenario)) is player
+    assert type(policies.make("scripted", num_values=num_values, game=GAMES.get(game))) is player
 
 
-def test_every_scenario_has_a_scripted_player() -> None:
-    assert policies.SCRIPTED.keys() == SCENARIOS.keys()
-    for name, scenario in SCENARIOS.items():
-        assert scenario.actions.num_values == policies.SCRIPTED[name].NUM_VALUES
+def test_several_scripted_players_of_a_game_share_its_episodes() -> None:
+    game = replace(GAMES["doom-rooms"], players={"explore": 3.0, "another": 1.0})
+    fighting = policies.SCRIPTED | {"another": policies.TourPolicy}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(policies, "SCRIPTED", fighting)
+        mixed = policies.make("scripted", num_values=(3, 3, 3), game=game)
+    assert isinstance(mixed, policies.MixedPolicy)
+    chosen = Counter()
+    for seed in range(200):
+        mixed.reset(seed)
+        chosen[type(mixed.player)] += 1
+    assert chosen[policies.ScriptedPolicy] == pytest.approx(150, abs=25)
+
+
+def test_skirmish_explores_fires_a_third_of_the_time_and_opens_what_stops_it() -> None:
+    player, explorer = policies.SkirmishPolicy((3, 3, 3, 3)), policies.ScriptedPolicy((3, 3, 3))
+    player.reset(5)
+    explorer.reset(5)
+    moving = [player.act(green_floor()) for _ in range(3000)]
+    assert all((action[:3] == explorer.act(green_floor())).all() for action in moving)
+    shares = np.bincount([action[3] for action in moving], minlength=3) / len(moving)
+    assert shares[1] == pytest.approx(1 / 3, abs=0.04) and shares[2] == 0
+    wall = green_floor()
+    stopped = [player.act(wall)[3] for _ in range(200)]
+    assert 5 < stopped.count(2) < 70
 
 
 @pytest.mark.parametrize("player", [policies.DodgePolicy, policies.ForagePolicy])
@@ -141,7 +163,7 @@ def test_players_refuse_other_axes(player: type) -> None:
 
 def test_mixed_lets_the_seed_choose_who_plays() -> None:
     shares = {"random": 1.0, "scripted": 3.0}
-    mixed = policies.make("mixed", num_values=(3,), scenario="doom-take-cover", shares=shares)
+    mixed = policies.make("mixed", num_values=(3,), game=GAMES["doom-take-cover"], shares=shares)
     assert isinstance(mixed, policies.MixedPolicy)
     chosen = []
     for _ in range(2):
@@ -171,11 +193,11 @@ def test_mixed_refuses_shares_that_choose_nobody(shares: dict[str, float]) -> No
 @pytest.mark.parametrize("name", ["doom-take-cover", "doom-health"])
 def test_scripted_survives_longer_than_random_in_the_real_game(name: str) -> None:
     """Measured over 100 episodes it is three times and twice as long; here over 8."""
-    num_values = SCENARIOS[name].actions.num_values
+    num_values = GAMES[name].actions.num_values
     frames = dict.fromkeys(("random", "scripted"), 0)
-    with DoomGame(name) as game:
+    with open_game(name) as game:
         for policy_name in frames:
-            player = policies.make(policy_name, num_values=num_values, scenario=name)
+            player = policies.make(policy_name, num_values=num_values, game=GAMES[name])
             for seed in range(8):
                 player.reset(seed)
                 seen = game.reset(seed)

@@ -19,13 +19,14 @@ from tests.fakes import (
     write_outcome_dataset,
     write_tiny_dataset,
 )
-from training.calibrate import CalibrateConfig, HeldoutConfig, describe_calibration, fit, main
+from training.calibrate import CalibrateConfig, HeldoutConfig, main
+from training.outcomes.calibrate_world import describe_calibration, fit
 from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.data.episodes import read_table
 from worldsim.errors import WorldError
 from worldsim.evaluation.inputs.clips import Recordings
 from worldsim.evaluation.quality.end_rate import dream_along, ends_along
-from worldsim.evaluation.quality.outcome_predictions import HeardEpisode
+from worldsim.evaluation.quality.outcome_predictions import EpisodePredictions
 from worldsim.model.linear import Linear
 from worldsim.outcome import OutcomeConfig
 from worldsim.simulator import Simulator
@@ -134,7 +135,7 @@ def test_probabilities_are_right_afterwards_and_few_frames_are_flagged() -> None
         ends = np.zeros(50, dtype=bool)
         ends[-1] = True
         logits = torch.from_numpy(rng.normal(-2.0, 1.0, 50) + 9.0 * ends)
-        episodes.append(HeardEpisode(str(number), np.ones(50), ends, torch.zeros(50).double(), logits))
+        episodes.append(EpisodePredictions(str(number), np.ones(50), ends, torch.zeros(50).double(), logits))
     deadly = OutcomeConfig(end_bias=2.0, end_threshold=0.3)
     after = fit(episodes, deadly)
     flagged_before, flagged_after = (
@@ -151,7 +152,7 @@ def test_probabilities_are_right_afterwards_and_few_frames_are_flagged() -> None
 
 def test_heads_that_tell_nothing_apart_are_refused() -> None:
     ends = np.array([False, False, True])
-    same = HeardEpisode(
+    same = EpisodePredictions(
         "same", np.ones(3), ends, torch.zeros(3).double(), torch.tensor([1.0, 1.0, 0.0]).double()
     )
     with pytest.raises(WorldError, match="of ends and of other frames is no different"):
@@ -229,7 +230,7 @@ def test_an_altered_file_is_not_given_a_new_checksum(world: Path, data: Path, tm
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"frames": "dreamt"}, "frames must be drawn or given, got 'dreamt'"),
+        ({"frames": "dreamt"}, "frames must be one of drawn, given, got 'dreamt'"),
         ({"num_episodes": -1}, "num_episodes must be at least 0"),
         ({"compile": "fast"}, "compile must be one of"),
     ],

@@ -18,13 +18,13 @@ import pytest
 import policies
 from policies.ppo import policy_digest
 from tests.fakes import save_untrained_policy
+from tests.tours import find_tours
 from training.collect import PLAYERS, RETURNING, SPLIT_SEEDS, CollectConfig, describe_source, prepare_folder
 from training.data.recorders import EpisodeTask, record_episode
 from worldsim.data.episodes import DatasetInfo, list_episodes, read_episode, verify
 from worldsim.errors import WorldError
-from worldsim.evaluation.tours import find_tours
-from worldsim.games.doom import DoomGame, draw_map, press_buttons
-from worldsim.games.scenarios import HEIGHT, SCENARIOS, WIDTH
+from worldsim.games.doom import HEIGHT, WIDTH, DoomEntry, draw_map, press_buttons
+from worldsim.games.registry import GAMES, open_game
 
 ROOT = Path(__file__).resolve().parents[2]
 EPISODES = [f"episode-{number:06d}" for number in range(4)]
@@ -62,7 +62,7 @@ def test_collection_is_valid_and_large_enough(collection: tuple[Path, str]) -> N
     assert 40 <= verify(out / "heldout") < 40 + 40
     info = DatasetInfo.load(out / "train")
     assert (info.width, info.height, info.frame_rate) == (160, 120, 17.5)
-    assert info.actions == SCENARIOS["doom-rooms"].actions
+    assert info.actions == GAMES["doom-rooms"].actions
     assert f"{verify(out / 'train')} frames" in printed
     assert "backward" in printed
 
@@ -88,7 +88,7 @@ def test_a_mortal_players_episodes_are_recorded_to_the_end(scenario: str, tmp_pa
     printed = collect(tmp_path / "doom", *settings).stdout
     folder = tmp_path / "doom" / "train"
     names, info = list_episodes(folder), DatasetInfo.load(folder)
-    assert info.name == scenario and info.actions == SCENARIOS[scenario].actions
+    assert info.name == scenario and info.actions == GAMES[scenario].actions
     assert "mixed players (random 0.5, scripted 0.5)" in info.source
     assert f"({len(names)} died)" in printed
     returns = []
@@ -99,6 +99,19 @@ def test_a_mortal_players_episodes_are_recorded_to_the_end(scenario: str, tmp_pa
         returns.append(episode.rewards.sum())
         assert (episode.rewards[1:-1] == 2).all() and episode.rewards[-1] in (1, 2, -98, -99)
     assert f"return {np.mean(returns):.1f} +- " in printed
+
+
+def test_a_level_is_recorded_by_several_workers_as_by_one(tmp_path: Path) -> None:
+    settings = ["scenario=doom-level", "num_frames=300", "heldout_frames=0", "episode_frames=120"]
+    for workers in (1, 3):
+        printed = collect(tmp_path / str(workers), *settings, f"num_workers={workers}").stdout
+    assert digest(tmp_path / "1") == digest(tmp_path / "3")
+    assert "died or left the level" in printed and "attack" in printed
+    info = DatasetInfo.load(tmp_path / "1" / "train")
+    assert (info.name, info.actions.num_values) == ("doom-level", (3, 3, 3, 3))
+    assert "Freedoom 2 MAP01, skill 3" in info.source and "BSD" in info.licence
+    episode = read_episode(tmp_path / "1" / "train", EPISODES[0])
+    assert episode.poses is not None and len(np.unique(episode.poses, axis=0)) > 5
 
 
 def test_a_learned_player_records_what_it_draws(tmp_path: Path) -> None:
@@ -118,11 +131,11 @@ def test_tours_of_fresh_rooms_are_named_and_as_long_as_asked_for(tmp_path: Path)
     config = CollectConfig(scenario="doom-fresh-rooms", policy="mixed", shares=shares, out_frames=[50, 50])
     source = describe_source(config, "train", "1.3.2")
     assert "fresh rooms 1, mixed players (leave-and-return 1) (50 to 50 frames out)" in source
-    setup, info = config.setup(), SCENARIOS["doom-fresh-rooms"].dataset_info(source)
+    setup, info = config.setup(), GAMES["doom-fresh-rooms"].dataset_info(source)
     info.save(tmp_path)
-    player = policies.make(setup.policy, num_values=info.actions.num_values, **setup.policy_options)
+    player = setup.build_policy(GAMES[setup.scenario])
     first_frames = []
-    with DoomGame(setup.scenario) as game:
+    with open_game(setup.scenario) as game:
         for name, seed in (("first", 0), ("heldout", SPLIT_SEEDS["heldout"]), ("again", 0)):
             task = EpisodeTask(folder=tmp_path, name=name, seed=seed)
             assert record_episode(game, player, task, episode_frames=140) == 140
@@ -145,14 +158,14 @@ def test_a_missing_policy_is_named() -> None:
         CollectConfig(policy="ppo").setup()
     setup = CollectConfig(policy="ppo", policy_folder="nowhere").setup()
     with pytest.raises(FileNotFoundError, match="nowhere is not the folder of a learned policy"):
-        policies.make(setup.policy, num_values=(3, 3, 3), **setup.policy_options)
+        setup.build_policy(GAMES["doom-rooms"])
 
 
 def test_a_game_that_is_cut_off_has_not_ended(tmp_path: Path) -> None:
-    info = SCENARIOS["doom-take-cover"].dataset_info("a test")
+    info = GAMES["doom-take-cover"].dataset_info("a test")
     info.save(tmp_path)
     task = EpisodeTask(folder=tmp_path, name="episode", seed=0)
-    with DoomGame(replace(SCENARIOS["doom-take-cover"], max_tics=40)) as game:
+    with open_game(replace(GAMES["doom-take-cover"], max_tics=40)) as game:
         policy = policies.make("random", num_values=info.actions.num_values)
         assert record_episode(game, policy, task, episode_frames=1051) == 21
     episode = read_episode(tmp_path, "episode")
@@ -191,7 +204,7 @@ def test_other_settings_are_refused_in_the_same_folder(collection: tuple[Path, s
 
 
 def test_episodes_that_do_not_say_how_they_were_recorded_are_refused(tmp_path: Path) -> None:
-    info = SCENARIOS["doom-rooms"].dataset_info("this way")
+    info = GAMES["doom-rooms"].dataset_info("this way")
     (tmp_path / "._episode-000000.jsonl").touch()  # of an operating system
     prepare_folder(tmp_path, info)
     (tmp_path / "episode-000000.jsonl").touch()
@@ -235,9 +248,9 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
     ("overrides", "message"),
     [
         (["episode_frames=1"], "episode_frames must be at least 2, got 1"),
-        (["seed=2000"], "seed must be 0 to 1999, got 2000"),
-        (["policy=recorded"], f"policy must be mixed or one of {', '.join(PLAYERS)}, got 'recorded'"),
-        (["policy=keyboard"], f"policy must be mixed or one of {', '.join(PLAYERS)}, got 'keyboard'"),
+        (["seed=2000"], "seed must be at most 1999, got 2000"),
+        (["policy=recorded"], f"policy must be one of mixed, {', '.join(PLAYERS)}, got 'recorded'"),
+        (["policy=keyboard"], f"policy must be one of mixed, {', '.join(PLAYERS)}, got 'keyboard'"),
         (
             ["policy=loop"],
             "players that tour need a map, as games of doom-fresh-rooms tell it: the game 'doom-r",
@@ -248,7 +261,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
             ["scenario=doom-fresh-rooms", "policy=leave-and-return", "out_frames=[50]"],
             "out_frames needs 1 <= least <= greatest, got [50]",
         ),
-        (["scenario=quake"], f"there is no scenario 'quake'; known are {', '.join(sorted(SCENARIOS))}"),
+        (["scenario=quake"], f"there is no scenario 'quake'; known are {', '.join(sorted(GAMES))}"),
         (["policy=mixed", "shares.random=-1"], "shares must be 0 or more, and not all of them 0, got"),
         (["policy=mixed", "+shares.keyboard=1"], f"shares are of {', '.join(PLAYERS)}, got keyboard"),
         (["num_frames=many"], "num_frames=many"),
@@ -274,11 +287,12 @@ def test_folder_that_cannot_be_written_ends_in_one_sentence(tmp_path: Path) -> N
 def test_missing_vizdoom_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vizdoom", None)
     with pytest.raises(WorldError, match=r'pip install -e "\.\[doom\]"'):
-        DoomGame("doom-rooms")
+        open_game("doom-rooms")
 
 
 def test_actions_press_the_right_buttons() -> None:
-    rooms = SCENARIOS["doom-rooms"]
+    rooms = GAMES["doom-rooms"]
+    assert isinstance(rooms, DoomEntry)
     pressed = press_buttons(rooms, np.array([2, 0, 1]))
     assert [name for name, down in zip(rooms.buttons, pressed, strict=True) if down] == [
         "MOVE_BACKWARD",
@@ -288,7 +302,7 @@ def test_actions_press_the_right_buttons() -> None:
 
 def test_real_game_is_deterministic_and_obeys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with DoomGame("doom-rooms") as game:
+    with open_game("doom-rooms") as game:
         first = game.reset(2**32 - 1)
         turned = [game.step(np.array([0, 0, 1])) for _ in range(5)]
         again = game.reset(2**32 - 1)
@@ -303,7 +317,7 @@ def test_real_game_is_deterministic_and_obeys(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("seed", [213, 247], ids=["with the reward", "a frame after the reward"])
 def test_reaching_the_goal_ends_the_episode(seed: int) -> None:
     """From these seeds the goal lies straight ahead."""
-    with DoomGame("doom-rooms") as game:
+    with open_game("doom-rooms") as game:
         seen = game.reset(seed)
         rewards = []
         while not seen.terminated and len(rewards) < 40:

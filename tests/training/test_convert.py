@@ -30,8 +30,8 @@ from training.objectives.distillation import LayerDistillation, VelocityDistilla
 from training.objectives.flow_matching import ObjectiveConfig
 from training.objectives.lora import LoraConfig, add_lora
 from worldsim.errors import WorldError
+from worldsim.model.config import MemoryPhase
 from worldsim.model.conversion import HybridConfig, Rest, convert, new_parameters, student_config
-from worldsim.model.memory.motion import MemoryPhase
 from worldsim.simulator import Simulator
 from worldsim.world.world import MODEL_FILE, World
 

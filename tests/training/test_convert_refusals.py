@@ -59,7 +59,7 @@ def test_a_selection_made_for_another_teacher_is_refused(root: Path) -> None:
         ({"rest": "full"}, "window 2 says nothing with rest=full"),
         ({"layers": [0, 1, 2]}, "window 2 says nothing when every layer is hybrid"),
         ({"window": 0}, "window must be at least 1, got 0"),
-        ({"rest": "some"}, "rest is one of window, full; got 'some'"),
+        ({"rest": "some"}, "rest must be one of window, full, got 'some'"),
         ({"stages": [3]}, "stages are 1, 2 or both"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from tests.fakes import save_tiny_world, tiny_world, write_outcome_dataset, write_tiny_dataset
-from training.evaluate import PARTS, EvaluateConfig, Evaluation, main
+from training.evaluate import EvaluateConfig, main
+from training.suites.quality import Evaluation
+from training.suites.settings import PARTS
 from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.data.video import read_video
 from worldsim.errors import WorldError

@@ -151,7 +151,7 @@ def test_heldout_episodes_that_are_too_short_are_named(tmp_path: Path, folders: 
         ({"learning_rate": float("nan")}, "learning_rate must be above 0 and finite, got nan"),
         (
             {"features": FeatureConfig(height=2, width=9, widths=[8], num_features=8)},
-            "features.height and features.width must be at least 4, got 2 and 9",
+            "features.height must be at least 4, got 2",
         ),
     ],
 )
@@ -167,8 +167,8 @@ def test_a_setting_out_of_range_is_one_sentence(changes: dict[str, Any], sentenc
         (lambda: FeatureLossConfig(max_blur=float("nan")), "loss.max_blur must be at least 0"),
         (lambda: FeatureLossConfig(max_ghost=2), r"loss.max_ghost must lie in \[0, 1\], got 2"),
         (lambda: LoopConfig(seed=-1), "loop.seed must be at least 0, got -1"),
-        (lambda: LoopConfig(clip_norm=-1.0), "loop.clip_norm must be above 0, got -1"),
-        (lambda: FeatureConfig(num_features=1), "num_features of a feature network must be at least 2"),
+        (lambda: LoopConfig(clip_norm=-1.0), "loop.clip_norm must be above 0 and finite, got -1"),
+        (lambda: FeatureConfig(num_features=1), "features.num_features must be at least 2, got 1"),
     ],
 )
 def test_a_goal_or_a_length_out_of_range_is_one_sentence(make: Callable[[], object], sentence: str) -> None:

@@ -1,4 +1,4 @@
-"""A day of careless play: it goes on where it was stopped, and finds what is no number."""
+"""A soak test of play: it goes on where it was stopped, and finds NaN or inf."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from training.long_play import DAY_FILE, LongPlayConfig, main
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.evaluation.cost.endurance import check_numbers
-from worldsim.evaluation.cost.random_play import FRAMES_BETWEEN_CHECKS, DayOfPlay
+from worldsim.evaluation.cost.random_play import FRAMES_BETWEEN_CHECKS, SoakTest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -44,12 +44,12 @@ def test_what_is_no_number_is_named() -> None:
     check_numbers(state, 7)
     for value in (torch.inf, torch.nan):
         bad = state.with_matrices(torch.full_like(state.memory.matrices, value))
-        with pytest.raises(WorldError, match="after 7 frames .*matrices holds what is no number"):
+        with pytest.raises(WorldError, match="after 7 frames .*matrices contains NaN or inf"):
             check_numbers(bad, 7)
 
 
 def test_growth_is_that_of_this_process() -> None:
     samples = [(100 * i, 1000 if i < 50 else 500 + i, 0) for i in range(100)]
-    assert DayOfPlay(samples=samples[:4]).growth() is None
-    assert DayOfPlay(samples=samples[:50]).growth() == 1.0
-    assert DayOfPlay(samples=samples, first_sample=50).growth() == pytest.approx(594.5 / 564.5)
+    assert SoakTest(samples=samples[:4]).growth() is None
+    assert SoakTest(samples=samples[:50]).growth() == 1.0
+    assert SoakTest(samples=samples, first_sample=50).growth() == pytest.approx(594.5 / 564.5)

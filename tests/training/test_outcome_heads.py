@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from tests.fakes import tiny_world, write_outcome_dataset, write_tiny_dataset
 from training import outcome_heads
-from training.calibrate import CalibrateConfig, CalibrationConfig, HeldoutConfig
+from training.calibrate import CalibrateConfig, HeldoutConfig
 from training.calibrate import main as calibrate_main
 from training.data.latents import DataConfig, choose_episodes, latent_video
 from training.outcome_heads import (
@@ -23,6 +23,7 @@ from training.outcome_heads import (
     main,
     train_heads,
 )
+from training.outcomes.calibrate_world import CalibrationConfig
 from training.outcomes.frames import OutcomeFrames, SequencesConfig, draw_along
 from worldsim.errors import WorldError
 from worldsim.outcome import OutcomeConfig

@@ -27,12 +27,12 @@ from training.data.latents import (
 from training.engine.fabric import FabricConfig
 from training.engine.loop import LoopConfig
 from training.engine.optimizers import OptimizerConfig
+from training.engine.train_world import PretrainConfig
 from training.engine.validation import ValidationConfig
 from training.finetune import FinetuneConfig
 from training.finetune import main as finetune
 from training.objectives.flow_matching import ObjectiveConfig
 from training.outcomes.calibration import NEVER, calibrate, predict_outcomes
-from training.pretrain import PretrainConfig
 from training.pretrain import main as pretrain
 from worldsim.codec import FrameCodec, save_codec
 from worldsim.errors import WorldError

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from tests.fakes import TINY_SHAPE, tiny_world, write_tiny_dataset, write_turning_dataset
-from training import report_conversion
 from training.report_conversion import Comparison, ReportConversionConfig, main
 from worldsim.actions import ActionLayout
 from worldsim.errors import WorldError
@@ -112,10 +111,10 @@ def test_steps_alone_need_no_episodes_as_long_as_roll_outs(
 def test_the_same_seed_gives_the_same_quality(places: dict[str, str], data: str, tmp_path: Path) -> None:
     qualities = []
     for _ in range(2):
-        comparison = Comparison(config(places, data, tmp_path), CPU)
-        for _ in comparison.measure():
-            pass
-        qualities.append({name: world["quality"] for name, world in comparison.report["worlds"].items()})
+        comparison = Comparison(config(places, data, tmp_path), CPU, tmp_path)
+        comparison.measure()
+        worlds = comparison.report.data["worlds"]
+        qualities.append({name: world["quality"] for name, world in worlds.items()})
     assert qualities[0] == qualities[1]
 
 
@@ -159,12 +158,12 @@ def test_what_was_measured_of_another_world_is_not_mixed_in(
     before = (tmp_path / "conversion.json").read_bytes()
     other = {"worlds": [f"100 %:{places['teacher']}"], "zeroed": []}
     with pytest.raises(
-        WorldError, match=r"compares another world under the name '100 %': identity was tiny@"
+        WorldError, match=r"was measured with worlds\.100 %\.identity=tiny@.*; choose another out= folder"
     ):
         main.run(config(places, data, tmp_path, parts=["rollouts"], **other))
     assert (tmp_path / "conversion.json").read_bytes() == before
     (tmp_path / "conversion.json").write_text("{}")
-    with pytest.raises(WorldError, match="does not say by which runs"):
+    with pytest.raises(WorldError, match="is a report of something else, without 'runs'"):
         main.run(config(places, data, tmp_path, parts=["rollouts"]))
 
 
@@ -226,9 +225,7 @@ def test_settings_are_checked(
 def test_the_papers_shape_alone_at_a_tiny_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paper_shape, "PAPER_SHAPE", TINY_SHAPE)
     settings = ReportConversionConfig(parts=["paper_shape"], paper_frames=41, paper_steps=2)
-    comparison = Comparison(settings, CPU)
-    for _ in comparison.measure():
-        report_conversion.write_conversion(tmp_path, comparison.report)
+    Comparison(settings, CPU, tmp_path).measure()
     shape = json.loads((tmp_path / "conversion.json").read_text())["paper_shape"]
     assert shape["latent_frames"] == 11
     assert [part["frames_done"] for part in shape["models"].values()] == [11, 11, 11]

@@ -268,7 +268,7 @@ def test_an_agent_is_watched_in_a_dream(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mode": "learn"}, "mode must be train or evaluate or watch, got 'learn'"),
+        ({"mode": "learn"}, "mode must be one of train, evaluate, watch, got 'learn'"),
         ({"env": "both"}, "env=both is of mode=evaluate, got mode=train"),
         (
             {"mode": "evaluate", "seed": 294_967_290, "episodes": 7},
@@ -291,7 +291,7 @@ def test_wrong_settings_are_named(changes: dict[str, Any], message: str) -> None
     ("changes", "message"),
     [
         ({"gamma": 1.5}, r"ppo.gamma must lie in \[0, 1\], got 1.5"),
-        ({"reward_scale": 0.0}, "ppo.reward_scale must be above 0, got 0.0"),
+        ({"reward_scale": 0.0}, "ppo.reward_scale must be above 0 and finite, got 0.0"),
         ({"batch_size": 1}, "ppo.batch_size must be at least 2, got 1"),
     ],
 )

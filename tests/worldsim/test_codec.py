@@ -182,8 +182,8 @@ def test_decoding_again_gives_the_same_bytes():
         ({"latent_channels": 0}, "latent_channels must be at least 1"),
         ({"size_multiple": 12}, "multiple of 8, got 12"),
         ({"widths": [8, 8]}, "widths must be 3 numbers"),
-        ({"decoder_blocks": [1, -1, 1]}, "decoder_blocks must be 3 numbers of at least 0"),
-        ({"latent_bound": 0.0}, "latent_bound must be positive"),
+        ({"decoder_blocks": [1, -1, 1]}, "decoder_blocks must be numbers of at least 0"),
+        ({"latent_bound": 0.0}, "latent_bound must be above 0 and finite, got 0.0"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -17,9 +17,9 @@ from tests.fakes import draw, make_denoiser, tiny_world
 from worldsim.data.episodes import read_episode
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
+from worldsim.model.config import MemoryPhase
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.linear import Linear
-from worldsim.model.memory.motion import MemoryPhase
 from worldsim.model.memory.state import MemoryState
 from worldsim.model.outcome_heads import PRIOR_END, OutcomeHeads
 from worldsim.outcome import OutcomeConfig
@@ -86,7 +86,7 @@ def test_a_segment_hands_on_the_summary_of_its_last_frame() -> None:
     assert final_states.summary is not None
     assert played.summary is not None
     torch.testing.assert_close(final_states.summary, played.summary, rtol=1e-4, atol=1e-4)
-    cleared = final_states.begin_anew(torch.tensor([True, False])).summary
+    cleared = final_states.reset_rows(torch.tensor([True, False])).summary
     assert cleared is not None
     assert cleared[0].abs().sum() == 0
     assert torch.equal(cleared[1], final_states.summary[1])

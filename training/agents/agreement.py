@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from training.agents.episodes import Episodes
-from worldsim.evaluation.report.targets import align
+from worldsim.evaluation.report.text import align
 from worldsim.evaluation.statistics import Estimate, event_rate, rank_correlation
 
 PER_FRAMES = 1000

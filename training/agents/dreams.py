@@ -7,7 +7,7 @@ from pathlib import Path
 from training.agents.settings import RLConfig
 from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.errors import WorldError
-from worldsim.games.scenarios import SCENARIOS
+from worldsim.games.registry import GAMES
 from worldsim.runtime.config import RuntimeConfig
 from worldsim.simulator import open_world
 from worldsim.starts import draw_starts
@@ -66,15 +66,15 @@ def scenario_of(world: str) -> str:
     Raises:
         WorldError: If there is no such world, or its game is not one that can be played here.
     """
-    if world in SCENARIOS:
+    if world in GAMES:
         return world
     described = read_config(find_world(world))[0]
-    if described.name not in SCENARIOS:
+    if described.name not in GAMES:
         raise WorldError(
             f"the world {world} was not made from a game that can be played here; "
-            f"those are {', '.join(sorted(SCENARIOS))}"
+            f"those are {', '.join(sorted(GAMES))}"
         )
-    found, needed = described.actions.num_values, SCENARIOS[described.name].actions.num_values
+    found, needed = described.actions.num_values, GAMES[described.name].actions.num_values
     if found != needed:
         raise WorldError(
             f"the world {world} has axes of {list(found)} values, "

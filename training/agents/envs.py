@@ -100,7 +100,7 @@ def make_games(
     """Return real games, each in a process of its own, as SB3 takes them.
 
     Raises:
-        WorldError: If there is no such scenario or ViZDoom is not installed.
+        WorldError: If there is no such game, or what plays it is not installed.
     """
     begin = partial(begin_game, scenario, max_episode_steps)
     with interrupts_are_for_the_parent():

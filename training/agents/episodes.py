@@ -1,4 +1,4 @@
-"""How well policies play: whole episodes from fixed seeds, the same for every policy."""
+"""Evaluation episodes of policies, in the game and in dreams, from the same fixed seeds for all."""
 
 # N dreams, E episodes, A action axes
 
@@ -21,16 +21,17 @@ from policies.base import Policy
 from policies.ppo import PPOPolicy
 from training.agents.game_process import Game, begin_game, interrupts_are_for_the_parent
 from worldsim.envs.vector import ARL2WorldVectorEnv
-from worldsim.evaluation.report.targets import align
+from worldsim.evaluation.report.text import align
 from worldsim.evaluation.statistics import estimate_of
-from worldsim.games.doom_env import EVALUATION_SEEDS
+from worldsim.games.env import EVALUATION_SEEDS
+from worldsim.games.registry import GAMES
 
 DREAM_SEEDS = 4_000_000_000
 """Seed of the first episode that is evaluated in a dream; trainings have smaller ones."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Contender:
+class PolicyEntry:
     """A policy that is to be measured.
 
     Attributes:
@@ -49,12 +50,13 @@ class Contender:
 
     def build(self) -> Policy:
         """Return it, ready for `reset`."""
-        return policies.make(self.policy, num_values=self.num_values, scenario=self.scenario, **self.options)
+        game = GAMES.get(self.scenario)
+        return policies.make(self.policy, num_values=self.num_values, game=game, **self.options)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Episodes:
-    """What was played; E episodes in the order of their seeds.
+    """Episodes that were played, E of them in the order of their seeds.
 
     Attributes:
         returns: `[E]` float64, sums of the game's rewards.
@@ -107,7 +109,7 @@ class _Worker:
 
 
 def play_games(
-    contenders: Sequence[Contender],
+    contenders: Sequence[PolicyEntry],
     num_episodes: int,
     *,
     scenario: str,
@@ -126,7 +128,7 @@ def play_games(
         first_game: Number of the first of the games that belong to evaluations.
 
     Raises:
-        WorldError: If there is no such scenario or ViZDoom is not installed.
+        WorldError: If there is no such game, or what plays it is not installed.
     """
     games = range(first_game, first_game + num_episodes)
     tasks = [(contender, index) for contender in contenders for index in games]
@@ -155,7 +157,7 @@ def _begin_worker(scenario: str, max_episode_steps: int) -> None:
     atexit.register(_Worker.game.close)
 
 
-def _play_game(contender: Contender, index: int) -> tuple[float, int, bool]:
+def _play_game(contender: PolicyEntry, index: int) -> tuple[float, int, bool]:
     player = _Worker.players.get(contender.label)
     if player is None:
         player = _Worker.players[contender.label] = contender.build()
@@ -193,7 +195,7 @@ class SingleTeam:
         num_players: N.
     """
 
-    def __init__(self, contender: Contender, num_players: int) -> None:
+    def __init__(self, contender: PolicyEntry, num_players: int) -> None:
         self._players = [contender.build() for _ in range(num_players)]
 
     def reset(self, seeds: Sequence[int]) -> None:
@@ -238,7 +240,7 @@ class LearnedTeam:
         return self._held
 
 
-def make_team(contender: Contender, num_players: int, device: torch.device) -> Team:
+def make_team(contender: PolicyEntry, num_players: int, device: torch.device) -> Team:
     """Return N players of a kind."""
     player = contender.build()
     if isinstance(player, PPOPolicy):
@@ -247,7 +249,7 @@ def make_team(contender: Contender, num_players: int, device: torch.device) -> T
 
 
 def play_dreams(
-    contenders: Sequence[Contender], num_episodes: int, envs: ARL2WorldVectorEnv, *, first_dream: int = 0
+    contenders: Sequence[PolicyEntry], num_episodes: int, envs: ARL2WorldVectorEnv, *, first_dream: int = 0
 ) -> dict[str, Episodes]:
     """Let each policy play episodes of the same seeds in a dream; a progress bar is shown.
 

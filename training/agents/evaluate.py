@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,12 +10,12 @@ from typing import Any
 from policies.ppo import DESCRIPTION_FILE, load_policy
 from training.agents.agreement import agreement_on_ranks, compare, format_agreement
 from training.agents.dreams import load_dreams, scenario_of
-from training.agents.episodes import Contender, Episodes, format_scores, play_dreams, play_games
+from training.agents.episodes import Episodes, PolicyEntry, format_scores, play_dreams, play_games
 from training.agents.settings import RLConfig
 from training.engine.lock import locked_folder
 from worldsim.errors import WorldError
-from worldsim.evaluation.report import report
-from worldsim.games.scenarios import SCENARIOS
+from worldsim.evaluation.report.report import describe_run, write_json
+from worldsim.games.registry import GAMES
 from worldsim.runtime.cores import worker_count
 from worldsim.runtime.device import choose_device, set_threads
 from worldsim.world.world import find_world, policy_folder, read_config
@@ -34,11 +32,8 @@ def evaluate_agents(config: RLConfig) -> None:
     set_threads(config.threads)
     out = Path(config.out or f"outputs/rl-{Path(config.world).name}")
     choice = choose_device(config.device, config.dtype)
-    described: dict[str, Any] = report.describe_run(
-        [shlex.quote(word) for word in sys.orig_argv], choice.device, choice.dtype
-    )
     contenders = make_contenders(config)
-    head = described | {"settings": asdict(config)}
+    head = describe_run(choice.device, choice.dtype) | {"settings": asdict(config)}
     # The game first: that it is not installed is found at once.
     envs = ("real", "dream") if config.env == "both" else (config.env,)
     with locked_folder(out):  # what cannot be written is found now
@@ -48,23 +43,23 @@ def evaluate_agents(config: RLConfig) -> None:
 
 
 def play(
-    env: str, config: RLConfig, contenders: Sequence[Contender], head: dict[str, Any], path: Path
+    env: str, config: RLConfig, contenders: Sequence[PolicyEntry], head: dict[str, Any], path: Path
 ) -> dict[str, Episodes]:
     """Let every policy play there; print a table, write the file, and return the episodes by label."""
     played_in, played = (play_real if env == "real" else play_dreamt)(config, contenders)
-    scenario = SCENARIOS.get(contenders[0].scenario)
+    entry = GAMES.get(contenders[0].scenario)
     scores = {
-        contender.label: played[contender.label].summary(scenario.tics_per_frame if scenario else 1)
+        contender.label: played[contender.label].summary(entry.tics_per_frame if entry else 1)
         | {"training": training_of(contender)}
         for contender in contenders
     }
-    report.write_json(path, head | {"played_in": played_in, "policies": scores})
+    write_json(path, head | {"played_in": played_in, "policies": scores})
     print(f"\n{played_in}, {config.episodes} episodes\n{format_scores(scores)}\n\nwritten to {path}")
     return played
 
 
 def compare_envs(
-    contenders: Sequence[Contender],
+    contenders: Sequence[PolicyEntry],
     dream: dict[str, Episodes],
     real: dict[str, Episodes],
     head: dict[str, Any],
@@ -77,11 +72,11 @@ def compare_envs(
     ]
     by_label = {player.label: player.to_json() for player in players}
     found = {"rank_correlation": agreement_on_ranks(players), "policies": by_label}
-    report.write_json(path, head | found)
+    write_json(path, head | found)
     print(f"\nthe dream beside the game\n{format_agreement(players)}\n\nwritten to {path}")
 
 
-def play_real(config: RLConfig, contenders: Sequence[Contender]) -> tuple[str, dict[str, Episodes]]:
+def play_real(config: RLConfig, contenders: Sequence[PolicyEntry]) -> tuple[str, dict[str, Episodes]]:
     """Play the real game; returns what was played, and the episodes by label."""
     scenario = contenders[0].scenario
     played = play_games(
@@ -95,7 +90,7 @@ def play_real(config: RLConfig, contenders: Sequence[Contender]) -> tuple[str, d
     return f"the real game {scenario}", played
 
 
-def play_dreamt(config: RLConfig, contenders: Sequence[Contender]) -> tuple[str, dict[str, Episodes]]:
+def play_dreamt(config: RLConfig, contenders: Sequence[PolicyEntry]) -> tuple[str, dict[str, Episodes]]:
     """Play in the world; returns what was played, and the episodes by label."""
     envs = load_dreams(config, min(config.num_envs or DREAMS_AT_ONCE, config.episodes))
     try:
@@ -105,11 +100,11 @@ def play_dreamt(config: RLConfig, contenders: Sequence[Contender]) -> tuple[str,
         envs.close()
 
 
-def make_contenders(config: RLConfig) -> list[Contender]:
+def make_contenders(config: RLConfig) -> list[PolicyEntry]:
     """Return the policies that the settings name, each once."""
     if config.env == "real":
         name = scenario_of(config.world)
-        num_values = SCENARIOS[name].actions.num_values
+        num_values = GAMES[name].actions.num_values
     else:
         world = read_config(find_world(config.world))[0]
         name, num_values = world.name, world.actions.num_values
@@ -119,7 +114,7 @@ def make_contenders(config: RLConfig) -> list[Contender]:
     return [make_contender(label, config, name, num_values) for label in labels]
 
 
-def make_contender(label: str, config: RLConfig, scenario: str, num_values: Sequence[int]) -> Contender:
+def make_contender(label: str, config: RLConfig, scenario: str, num_values: Sequence[int]) -> PolicyEntry:
     """Return the policy that a setting names, having built it once.
 
     Raises:
@@ -142,19 +137,21 @@ def make_contender(label: str, config: RLConfig, scenario: str, num_values: Sequ
                 f"the .zip of an agent of Stable-Baselines3, got {label!r}"
             )
         name, options = "ppo", {"folder": label, "deterministic": config.deterministic}
-    contender = Contender(label=label, policy=name, num_values=num_values, scenario=scenario, options=options)
+    contender = PolicyEntry(
+        label=label, policy=name, num_values=num_values, scenario=scenario, options=options
+    )
     contender.build()  # what is wrong with it is said here, not by a worker
     return contender
 
 
-def training_of(contender: Contender) -> dict[str, Any] | None:
+def training_of(contender: PolicyEntry) -> dict[str, Any] | None:
     """Return what a learned policy says about its training."""
     if contender.policy != "ppo":
         return None
     return load_policy(Path(contender.options["folder"]))[0].training
 
 
-def learned_in_dreams(contender: Contender) -> bool:
+def learned_in_dreams(contender: PolicyEntry) -> bool:
     """Whether a policy says that it learned in a dream."""
     training = training_of(contender) or {}
     return str(training.get("learned_from", "")).startswith("a dream of")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import gymnasium as gym
 import numpy as np
 
-from worldsim.games.doom_env import DoomEnv
+from worldsim.games.env import RealGameEnv
 
 Game = gym.Env[np.ndarray, np.ndarray]
 
@@ -21,12 +21,12 @@ def begin_game(scenario: str, max_episode_steps: int) -> Game:
     """Return a real game with a limit on its episodes, for a process that its parent stops.
 
     Raises:
-        WorldError: If there is no such scenario or ViZDoom is not installed.
+        WorldError: If there is no such game, or what plays it is not installed.
     """
     is_worker = multiprocessing.parent_process() is not None
     if is_worker and sys.platform != "win32" and os.getsid(0) != os.getpid():
         os.setsid()  # the engine would end at the terminal's Ctrl-C, before the parent could say so
-    return gym.wrappers.TimeLimit(DoomEnv(scenario), max_episode_steps)
+    return gym.wrappers.TimeLimit(RealGameEnv(scenario), max_episode_steps)
 
 
 @contextmanager

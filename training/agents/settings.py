@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from worldsim.errors import WorldError
+from worldsim.runtime.config import RuntimeSettings
 from worldsim.runtime.cores import check_workers
 from worldsim.runtime.cuda_graphs import COMPILE_MODES
+from worldsim.settings import check_settings, setting
 
 MODES, ENVS = ("train", "evaluate", "watch"), ("dream", "real", "both")
 MAX_DREAMS = 65_536
@@ -20,48 +21,31 @@ UPDATE_STEPS, LEAST_STEPS = 2_048, 8
 
 @dataclass(kw_only=True, slots=True)
 class PPOConfig:
-    """How the agent learns; names as in Stable-Baselines3.
+    """How the agent learns; names as in Stable-Baselines3."""
 
-    Attributes:
-        n_steps: Steps of each environment between two updates; 0 is as many as make 2,048 of all together,
-            but at least 8.
-        batch_size: Steps that a gradient is computed from.
-        n_epochs: How often an update goes through all steps.
-        learning_rate: At the beginning; it falls to 0 on the way to the end.
-        gamma: Weight of a reward a step later.
-        gae_lambda: Of the generalised advantage estimate.
-        clip_range: How far the probability of an action may move in an update, as a share.
-        ent_coef: Weight of the entropy.
-        vf_coef: Weight of the value's loss.
-        max_grad_norm: Largest norm of the gradient.
-        reward_scale: What the game's rewards are multiplied by before anything is learned from them.
-    """
-
-    n_steps: int = 0
-    batch_size: int = 256
-    n_epochs: int = 4
-    learning_rate: float = 3e-4
-    gamma: float = 0.98
-    gae_lambda: float = 0.95
-    clip_range: float = 0.2
-    ent_coef: float = 0.01
-    vf_coef: float = 0.5
-    max_grad_norm: float = 0.5
-    reward_scale: float = 0.01
+    n_steps: int = setting(
+        0,
+        "Steps of each environment between two updates; 0 is as many as make 2,048 of all together, but at "
+        "least 8.",
+        minimum=0,
+    )
+    batch_size: int = setting(256, "Steps that a gradient is computed from.", minimum=2)
+    n_epochs: int = setting(4, "How often an update goes through all steps.", minimum=1)
+    learning_rate: float = setting(3e-4, "At the beginning; it falls to 0 on the way to the end.", above=0)
+    gamma: float = setting(0.98, "Weight of a reward a step later.", minimum=0, maximum=1)
+    gae_lambda: float = setting(0.95, "Of the generalised advantage estimate.", minimum=0, maximum=1)
+    clip_range: float = setting(
+        0.2, "How far the probability of an action may move in an update, as a share.", above=0
+    )
+    ent_coef: float = setting(0.01, "Weight of the entropy.", minimum=0)
+    vf_coef: float = setting(0.5, "Weight of the value's loss.", minimum=0)
+    max_grad_norm: float = setting(0.5, "Largest norm of the gradient.", above=0)
+    reward_scale: float = setting(
+        0.01, "What the game's rewards are multiplied by before anything is learned from them.", above=0
+    )
 
     def __post_init__(self) -> None:
-        for name, least in (("n_steps", 0), ("batch_size", 2), ("n_epochs", 1)):
-            if getattr(self, name) < least:
-                raise WorldError(f"ppo.{name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("learning_rate", "clip_range", "max_grad_norm", "reward_scale"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise WorldError(f"ppo.{name} must be above 0, got {getattr(self, name)}")
-        for name in ("ent_coef", "vf_coef"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise WorldError(f"ppo.{name} must be at least 0, got {getattr(self, name)}")
-        for name in ("gamma", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise WorldError(f"ppo.{name} must lie in [0, 1], got {getattr(self, name)}")
+        check_settings(self, "ppo.")
 
     def steps_of(self, num_envs: int) -> int:
         """Return how many steps each of N environments makes between two updates."""
@@ -69,77 +53,108 @@ class PPOConfig:
 
 
 @dataclass(kw_only=True, slots=True)
-class RLConfig:
-    """What to do with which agent; `conf/rl.yaml` says what each setting means."""
+class RLConfig(RuntimeSettings):
+    """What to do with which agent."""
 
-    mode: str = "train"
-    env: str = "dream"
-    world: str = "doom-take-cover"
-    out: str | None = None
-    seed: int = 0
-    device: str = "auto"
-    dtype: str = "auto"
-    compile: str = "auto"
-    threads: int = 0
-    num_envs: int = 0
-    max_episode_steps: int = 1050
-    action_repeat: int = 8
-    denoising_steps: int | None = None
-    noise_scale: float | None = None
-    starts: str | None = None
-    num_starts: int = 256
-    context_frames: int = 32
-    total_steps: int = 10_000_000
-    max_minutes: float = 0.0
-    checkpoint_minutes: float = 3.0
-    ppo: PPOConfig = field(default_factory=PPOConfig)
-    policy: str = "ppo"
-    policies: list[str] = field(default_factory=list)
-    policy_folder: str | None = None
-    deterministic: bool = True
-    period_frames: int = 120
-    episodes: int = 100
-    num_workers: int = 0
-    steps: int = 0
-    headless: bool | None = None
-    record: str | None = None
-    scale: int = 0
+    mode: str = setting("train", "What to do with the agent.", choices=MODES)
+    env: str = setting(
+        "dream",
+        "Where: dream, in the world; real, in the game that the world was made from; or of mode=evaluate "
+        "both, which are then compared.",
+        choices=ENVS,
+    )
+    world: str = setting(
+        "doom-take-cover",
+        "A shipped world's name, a folder, or a Hugging Face id; with env=real the name of a game is enough.",
+    )
+    out: str | None = setting(
+        None, "Folder of the run, or of the evaluation; null is runs/rl-WORLD-ENV, or outputs/rl-WORLD."
+    )
+    seed: int = setting(
+        0,
+        "Of training, and of the start moments that are drawn from recordings. Of mode=evaluate also the "
+        "number of the first episode: seed=1000 plays others than seed=0.",
+        minimum=0,
+        below=LARGEST_SEED,
+    )
+    compile: str = setting(
+        "auto", "How a GPU is given the kernels of dreams (docs/agents.md).", choices=COMPILE_MODES
+    )
+    num_envs: int = setting(
+        0,
+        "Environments at a time; 0 is, for dreams, 256 on a GPU and 8 on a CPU, and for real games one for "
+        "each core.",
+        minimum=0,
+        maximum=MAX_DREAMS,
+    )
+    max_episode_steps: int = setting(1050, "Frames after which an episode is cut off.", minimum=1)
+    action_repeat: int = setting(
+        8,
+        "Of training: frames that the agent holds an action for, then and ever after. It sees the frames at "
+        "which it decides.",
+        minimum=1,
+    )
+    denoising_steps: int | None = setting(
+        None, "Of dreams: denoising passes a frame; null is the world's own number."
+    )
+    noise_scale: float | None = setting(
+        None,
+        "Of dreams: standard deviation of the noise that frames are drawn from; null is the world's own.",
+    )
+    starts: str | None = setting(
+        None, "A recorded dataset at whose moments dreams begin; null is the world's own start moments."
+    )
+    num_starts: int = setting(256, "Moments of starts that dreams begin at.", minimum=1)
+    context_frames: int = setting(32, "Frames of starts that are watched before each.", minimum=1)
+    total_steps: int = setting(
+        10_000_000,
+        "Training ends after so many decisions of all environments together. The same command goes on from "
+        "the last checkpoint.",
+        minimum=1,
+    )
+    max_minutes: float = setting(
+        0.0, "Training ends after so many minutes if that comes first; 0 is no limit.", minimum=0
+    )
+    checkpoint_minutes: float = setting(3.0, "Minutes between two checkpoints.", minimum=0)
+    ppo: PPOConfig = setting(PPOConfig, "How the agent learns; names as in Stable-Baselines3.")
+    policy: str = setting(
+        "ppo",
+        "Of mode=evaluate and mode=watch. Who plays: ppo, random, scripted, still, to-and-fro, or the "
+        "folder of a learned policy.",
+    )
+    policies: list[str] = setting(
+        [], "Of mode=evaluate: several to compare, [ppo,random,scripted,still,to-and-fro]."
+    )
+    policy_folder: str | None = setting(None, "Of policy=ppo; null is the one that ships with the world.")
+    deterministic: bool = setting(
+        True, "Whether a learned policy presses what is likeliest, instead of drawing from its probabilities."
+    )
+    period_frames: int = setting(120, "Frames of a run there and back of policy=to-and-fro.", minimum=2)
+    episodes: int = setting(100, "Of mode=evaluate: episodes of each player.", minimum=1)
+    num_workers: int = setting(0, "Processes that play real games; 0 is one for each core.", minimum=0)
+    steps: int = setting(
+        0,
+        "Of mode=watch. End after so many frames; 0 goes on until the window is closed, or without a "
+        "display plays one episode.",
+        minimum=0,
+    )
+    headless: bool | None = setting(
+        None, "Of mode=watch, without a window; null finds out whether there is a display."
+    )
+    record: str | None = setting(
+        None,
+        "Of mode=watch. FILE.mp4 to record to; null records recordings/rl-0001.mp4, or the next number, "
+        "without a display and nothing with one, '' never records.",
+    )
+    scale: int = setting(0, "Of mode=watch: screen pixels per frame pixel; 0 chooses.", minimum=0)
 
     def __post_init__(self) -> None:
-        for name, known in (("mode", MODES), ("env", ENVS)):
-            if getattr(self, name) not in known:
-                raise WorldError(f"{name} must be {' or '.join(known)}, got {getattr(self, name)!r}")
+        RuntimeSettings.__post_init__(self)
         if self.env == "both" and self.mode != "evaluate":
             raise WorldError(f"env=both is of mode=evaluate, got mode={self.mode}")
         if self.mode == "evaluate" and self.seed + self.episodes > NUM_EVALUATIONS:
             given = f"{self.seed} + {self.episodes}"
             raise WorldError(f"seed + episodes must be at most {NUM_EVALUATIONS}, got {given}")
-        if self.compile not in COMPILE_MODES:
-            raise WorldError(f"compile must be one of {', '.join(COMPILE_MODES)}, got {self.compile!r}")
-        for name, least in (
-            ("seed", 0),
-            ("threads", 0),
-            ("num_envs", 0),
-            ("max_episode_steps", 1),
-            ("action_repeat", 1),
-            ("num_starts", 1),
-            ("context_frames", 1),
-            ("total_steps", 1),
-            ("max_minutes", 0),
-            ("checkpoint_minutes", 0),
-            ("period_frames", 2),
-            ("episodes", 1),
-            ("num_workers", 0),
-            ("steps", 0),
-            ("scale", 0),
-        ):
-            if not least <= getattr(self, name) < math.inf:
-                raise WorldError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("threads", "num_workers"):
-            check_workers(getattr(self, name), name)
+        check_workers(self.num_workers, "num_workers")
         if self.env == "real":
             check_workers(self.num_envs, "num_envs")
-        if self.num_envs > MAX_DREAMS:
-            raise WorldError(f"num_envs must be at most {MAX_DREAMS}, got {self.num_envs}")
-        if self.seed >= LARGEST_SEED:
-            raise WorldError(f"seed must be below {LARGEST_SEED}, got {self.seed}")

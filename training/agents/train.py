@@ -22,7 +22,7 @@ from worldsim.actions import ActionLayout
 from worldsim.data.sequences import load_episodes
 from worldsim.errors import WorldError
 from worldsim.evaluation.report.report import git_commit
-from worldsim.games.scenarios import SCENARIOS
+from worldsim.games.registry import GAMES
 from worldsim.runtime.cores import worker_count
 from worldsim.runtime.device import choose_device, set_threads
 
@@ -124,7 +124,7 @@ def prepare_lessons(config: RLConfig, sight: Sight, device: torch.device) -> Les
         action_repeat=repeat,
         reward_scale=scale,
     )
-    actions = SCENARIOS[scenario].actions
+    actions = GAMES[scenario].actions
     return Lessons(envs=envs, scenario=scenario, actions=actions, source=f"the real game {scenario}")
 
 

@@ -13,8 +13,8 @@ from training.agents.evaluate import make_contender
 from training.agents.settings import RLConfig
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.envs.single import ARL2WorldEnv
-from worldsim.games.doom_env import DoomEnv
-from worldsim.games.scenarios import find_scenario
+from worldsim.games.env import RealGameEnv
+from worldsim.games.registry import GAMES
 from worldsim.play.recording import Recording, free_recording
 from worldsim.play.spectator import Spectator
 from worldsim.runtime.device import set_threads
@@ -68,9 +68,9 @@ def watch_agent(config: RLConfig) -> None:
 def begin_env(config: RLConfig) -> tuple[gym.Env[np.ndarray, np.ndarray], WorldConfig | DatasetInfo]:
     """Return the environment, with a limit on its episodes, and a description of what is played."""
     if config.env == "real":
-        scenario = find_scenario(scenario_of(config.world))
-        env: gym.Env[np.ndarray, np.ndarray] = DoomEnv(scenario)
-        played: WorldConfig | DatasetInfo = scenario.dataset_info(f"the real game, played by {config.policy}")
+        entry = GAMES[scenario_of(config.world)]
+        env: gym.Env[np.ndarray, np.ndarray] = RealGameEnv(entry)
+        played: WorldConfig | DatasetInfo = entry.dataset_info(f"the real game, played by {config.policy}")
     else:
         dream = ARL2WorldEnv(
             config.world,

@@ -1,4 +1,4 @@
-"""What a converted world's card says about its conversion."""
+"""Statements about a conversion on the converted world's card."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which layers of a teacher to replace: measured, listed, or spread evenly."""
+"""Choice of the layers of a teacher to replace: measured, listed, or spread evenly."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +20,14 @@ from training.engine.half_lives import log_half_lives
 from training.engine.loop import LoopConfig, Training, fit, prepare
 from training.engine.optimizers import OptimizerConfig, make_partial_optimizers
 from training.engine.run_folder import RunFolder
-from training.engine.train_world import MOST_SEQUENCES, TrainWorldConfig, make_batches
+from training.engine.train_world import MAX_SEQUENCES, TrainWorldConfig, make_batches
 from training.engine.validation import ValidationConfig, validate
 from training.objectives.distillation import LayerDistillation, VelocityDistillation
 from training.objectives.flow_matching import ObjectiveConfig
 from training.objectives.lora import LoraConfig
-from worldsim.errors import WorldError
 from worldsim.model.conversion import HybridConfig, check_softmax
 from worldsim.model.denoiser import Denoiser
+from worldsim.settings import REQUIRED, check_settings, setting
 from worldsim.world import World
 
 Distillation = LayerDistillation | VelocityDistillation
@@ -35,67 +35,43 @@ Distillation = LayerDistillation | VelocityDistillation
 
 @dataclass(kw_only=True, slots=True)
 class StageConfig:
-    """How one stage is trained.
+    """How one stage is trained."""
 
-    Attributes:
-        loop: Length and care.
-        optimizer: Learning rates: `adamw` of all that is trained; with `muon` above 0, that of its matrices.
-        batch_size: Sequences per update and device.
-        sequence_length: Frames of a sequence.
-    """
-
-    loop: LoopConfig = field(default_factory=LoopConfig)
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(muon=0.0, adamw=3e-3))
-    batch_size: int = 8
-    sequence_length: int = 24
+    loop: LoopConfig = setting(LoopConfig, "Length and care.")
+    optimizer: OptimizerConfig = setting(
+        lambda: OptimizerConfig(muon=0.0, adamw=3e-3),
+        "Learning rates: adamw of all that is trained; with muon above 0, that of its matrices.",
+    )
+    batch_size: int = setting(8, "Sequences per update and device.", minimum=1, maximum=MAX_SEQUENCES)
+    sequence_length: int = setting(24, "Frames of a sequence.", minimum=2)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.batch_size <= MOST_SEQUENCES:
-            raise WorldError(f"a stage's batch_size must be 1 to {MOST_SEQUENCES}, got {self.batch_size}")
-        if self.sequence_length < 2:
-            raise WorldError(
-                f"a stage's sequence_length must be at least 2 frames, got {self.sequence_length}"
-            )
+        check_settings(self, "a stage's ")
 
 
 @dataclass(kw_only=True, slots=True)
 class TeacherConfig:
-    """What every command that works on a teacher is told.
+    """What every command that works on a teacher is told."""
 
-    Attributes:
-        out: The run's folder.
-        teacher: The softmax model: a shipped name, a folder, or a hub id.
-        data: Gameplay video with the teacher's buttons.
-        hybrid: How the new layers' memory begins.
-        stage1: How the new layers learn from the layers that they replace.
-        objective: Noise of training frames.
-        fabric: Device, precision, distribution.
-        validation: The roll-outs that are measured.
-    """
-
-    out: str
-    teacher: str
-    data: DataConfig
-    hybrid: HybridConfig = field(default_factory=HybridConfig)
-    stage1: StageConfig = field(default_factory=StageConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    fabric: FabricConfig = field(default_factory=FabricConfig)
-    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    out: str = setting(REQUIRED, "The run's folder.")
+    teacher: str = setting(REQUIRED, "The softmax model: a shipped name, a folder, or a hub id.")
+    data: DataConfig = setting(REQUIRED, "Gameplay video with the teacher's buttons.")
+    hybrid: HybridConfig = setting(HybridConfig, "How the new layers' memory begins.")
+    stage1: StageConfig = setting(StageConfig, "How the new layers learn from the layers that they replace.")
+    objective: ObjectiveConfig = setting(
+        ObjectiveConfig, "Noise of training frames, and weights of the loss."
+    )
+    fabric: FabricConfig = setting(FabricConfig, "Device, precision, distribution.")
+    validation: ValidationConfig = setting(ValidationConfig, "The roll-outs that are measured.")
 
 
 @dataclass(kw_only=True, slots=True)
 class StageSettings(TrainWorldConfig):
-    """All that decides what a stage computes: what its run's folder is compared by.
+    """All that decides what a stage computes: what its run's folder is compared by."""
 
-    Attributes:
-        hybrid: How the new layers' memory began.
-        lora: Of stage 2.
-        data_weight: Of stage 2.
-    """
-
-    hybrid: HybridConfig = field(default_factory=HybridConfig)
-    lora: LoraConfig | None = None
-    data_weight: float = 0.0
+    hybrid: HybridConfig = setting(HybridConfig, "How the new layers' memory began.")
+    lora: LoraConfig | None = setting(None, "Of stage 2.")
+    data_weight: float = setting(0.0, "Of stage 2.")
 
 
 def stage_settings(

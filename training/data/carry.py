@@ -1,4 +1,4 @@
-"""The memory on its way from one training segment to the next, and into a checkpoint."""
+"""Memory carried from one training segment to the next, and into a checkpoint."""
 
 from __future__ import annotations
 

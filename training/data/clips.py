@@ -1,4 +1,4 @@
-"""Recorded play on its way into a training: listed and checked first, decoded and encoded later."""
+"""Training clips: listing and checks first, decoding and encoding later."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from lightning_fabric import Fabric
 
 from training.data.latent_cache import LatentCache
@@ -85,6 +86,12 @@ def own_share(references: Sequence[EpisodeReference], fabric: Fabric) -> list[Ep
     return own
 
 
+def cache_for(codec: FrameCodec, data: DataConfig, device: torch.device) -> LatentCache | None:
+    """Return where encoded video is kept; None if it is not to be."""
+    folder = Path(data.cache_folder) if data.cache_folder else None
+    return LatentCache(codec, precision_on(device), folder) if data.cache_latents else None
+
+
 def load_footage(
     codec: FrameCodec,
     episodes: Episodes,
@@ -93,10 +100,7 @@ def load_footage(
     fabric: Fabric,
 ) -> Footage:
     """Encode episodes on the device, or read what any command encoded before by the same codec."""
-    cache = None
-    if data.cache_latents:
-        folder = Path(data.cache_folder) if data.cache_folder else None
-        cache = LatentCache(codec, precision_on(fabric.device), folder)
+    cache = cache_for(codec, data, fabric.device)
 
     def encode(references: Sequence[EpisodeReference]) -> LatentVideo:
         return latent_video(codec, references, fabric.device, num_workers=data.num_workers, cache=cache)

@@ -1,4 +1,4 @@
-"""Encoded episodes on disk, one file each: whoever needs the same video through the same codec reads them."""
+"""Cache of encoded episodes on disk, one file each, shared by all commands with the same video and codec."""
 
 # T frames of an episode, C h w latent size
 

@@ -20,6 +20,7 @@ from worldsim.data.episodes import EpisodeTable, read_table
 from worldsim.data.sequences import EpisodeReference, SequenceIndex, load_episodes, read_episodes
 from worldsim.errors import WorldError
 from worldsim.runtime.cores import check_workers
+from worldsim.settings import REQUIRED, check_settings, setting
 from worldsim.storage.tensors import sha256_of
 
 ENCODE_BATCH = 256
@@ -31,27 +32,23 @@ NO_OUTCOMES = (
 
 @dataclass(kw_only=True, slots=True)
 class DataConfig:
-    """Which gameplay video.
+    """Which gameplay video."""
 
-    Attributes:
-        train: Folders to learn from.
-        heldout: Folders to measure on.
-        max_frames: Use at most this many frames of `train`, whole episodes, in order; 0 is all.
-        num_workers: Decoding threads; 0 is one per core that may be used.
-        cache_latents: Keep the encoded video, so that no other command encodes it by the same codec again.
-        cache_folder: Where to; empty is a folder `latents` beside the video. What lies there may be deleted.
-    """
-
-    train: list[str]
-    heldout: list[str]
-    max_frames: int = 0
-    num_workers: int = 0
-    cache_latents: bool = True
-    cache_folder: str = ""
+    train: list[str] = setting(REQUIRED, "Folders to learn from.")
+    heldout: list[str] = setting(REQUIRED, "Folders to measure on.")
+    max_frames: int = setting(
+        0, "Use at most this many frames of train, whole episodes, in order; 0 is all.", minimum=0
+    )
+    num_workers: int = setting(0, "Decoding threads; 0 is one per core that may be used.")
+    cache_latents: bool = setting(
+        True, "Keep the encoded video, so that no other command encodes it by the same codec again."
+    )
+    cache_folder: str = setting(
+        "", "Where to keep it; '' is a folder `latents` beside the video. What lies there may be deleted."
+    )
 
     def __post_init__(self) -> None:
-        if self.max_frames < 0:
-            raise WorldError(f"data.max_frames must be at least 0, got {self.max_frames}")
+        check_settings(self, "data.")
         check_workers(self.num_workers, "data.num_workers")
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import policies
 from worldsim.data.episodes import DatasetInfo, EpisodeWriter
-from worldsim.games.registry import Game, open_game
+from worldsim.games.entry import GameEntry, RealGame
+from worldsim.games.registry import open_game
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +52,11 @@ class Setup:
     policy: str
     policy_options: dict[str, Any] = field(default_factory=dict)
     episode_frames: int
+
+    def build_policy(self, entry: GameEntry) -> policies.Policy:
+        """Return the policy, ready for `reset`."""
+        num_values = entry.actions.num_values
+        return policies.make(self.policy, num_values=num_values, game=entry, **self.policy_options)
 
 
 class Recorders:
@@ -141,8 +147,7 @@ def run_worker(connection: Connection, setup: Setup) -> None:
             raise Stopped
 
     with open_game(setup.scenario) as game, suppress(EOFError, ConnectionError, Stopped):
-        num_values = game.scenario.actions.num_values
-        policy = policies.make(setup.policy, num_values=num_values, **setup.policy_options)
+        policy = setup.build_policy(game.entry)
         while True:
             task = connection.recv()
             try:
@@ -153,7 +158,7 @@ def run_worker(connection: Connection, setup: Setup) -> None:
 
 
 def record_episode(
-    game: Game,
+    game: RealGame,
     policy: policies.Policy,
     task: EpisodeTask,
     episode_frames: int,

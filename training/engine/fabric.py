@@ -11,37 +11,30 @@ from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
 from worldsim.errors import WorldError
 from worldsim.runtime.device import computes_bf16
+from worldsim.settings import check_settings, setting
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
 
 @dataclass(kw_only=True, slots=True)
 class FabricConfig:
-    """What `lightning_fabric.Fabric` takes.
+    """What `lightning_fabric.Fabric` takes."""
 
-    Attributes:
-        accelerator: auto, cpu, cuda, mps.
-        devices: Number of devices, as a number or `auto`.
-        num_nodes: Machines.
-        strategy: auto, ddp, fsdp.
-        precision: 32-true, bf16-mixed, or auto: bf16-mixed where the device computes bf16 directly. Not
-            bf16-true: it would round the tables of angles and frequencies. Not 16-mixed: its loss scaling
-            expects gradients that are not finite now and then, and those stop a run here.
-        compile: Compile the model block by block (worth it on a GPU).
-    """
-
-    accelerator: str = "auto"
-    devices: str = "1"
-    num_nodes: int = 1
-    strategy: str = "auto"
-    precision: str = "auto"
-    compile: bool = False
+    accelerator: str = setting("auto", "auto, cpu, cuda or mps.")
+    devices: str = setting("1", "Number of devices, or auto.")
+    num_nodes: int = setting(1, "Machines.", minimum=1)
+    strategy: str = setting("auto", "auto, ddp or fsdp.")
+    precision: str = setting(
+        "auto",
+        "auto is bf16-mixed where the device computes bf16 directly. Not bf16-true: it would round the "
+        "tables of angles and frequencies. Not 16-mixed: its loss scaling expects gradients that are not "
+        "finite now and then, and those stop a run here.",
+        choices=PRECISIONS,
+    )
+    compile: bool = setting(False, "Compile the model block by block (worth it on a GPU).")
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise WorldError(f"fabric.precision is one of {', '.join(PRECISIONS)}; got {self.precision!r}")
-        if self.num_nodes < 1:
-            raise WorldError(f"fabric.num_nodes must be at least 1, got {self.num_nodes}")
+        check_settings(self, "fabric.")
 
 
 def choose_precision(config: FabricConfig) -> str:

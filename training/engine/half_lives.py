@@ -1,4 +1,4 @@
-"""How long a world's memory lasts, as numbers for the log and as words for the card."""
+"""Half-lives of a world's memory, as numbers for the log and as words for the card."""
 
 from __future__ import annotations
 

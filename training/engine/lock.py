@@ -1,4 +1,4 @@
-"""Folders that one process at a time writes into."""
+"""Locks on folders that one process at a time writes into."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -22,6 +21,7 @@ from training.engine.optimizers import check_optimizer
 from training.engine.run_folder import TOLD_FILE, RunFolder, progress_of
 from worldsim.errors import WorldError
 from worldsim.runtime.interrupt import Stopped, StopRequest, defer_interrupt
+from worldsim.settings import check_settings, setting
 
 CLOCK_STEPS = 10
 """Updates after which several devices agree on the time; each agreement makes them wait for each other."""
@@ -29,45 +29,29 @@ CLOCK_STEPS = 10
 
 @dataclass(kw_only=True, slots=True)
 class LoopConfig:
-    """How long and how carefully to train.
+    """How long and how carefully to train."""
 
-    Attributes:
-        num_steps: Updates in all.
-        warmup_steps: Updates over which the learning rate rises from 0.
-        decay_fraction: Last part of the run, over which the learning rate falls to 0.
-        clip_norm: Largest norm of the gradient.
-        ema_decay: Weight of the old in the moving average of the weights, once it is warm.
-        log_every: Updates between two entries in the event file.
-        checkpoint_seconds: Seconds between two checkpoints.
-        train_seconds: Length by the clock instead of by `num_steps`, for a machine lent by the minute; the
-            learning rate follows the clock, so such a run does not repeat bit for bit. 0 is off.
-        seed: Decides every random number of the run.
-    """
-
-    num_steps: int = 1000
-    warmup_steps: int = 100
-    decay_fraction: float = 0.3
-    clip_norm: float = 1.0
-    ema_decay: float = 0.999
-    log_every: int = 20
-    checkpoint_seconds: float = 180.0
-    train_seconds: float = 0.0
-    seed: int = 0
+    num_steps: int = setting(1000, "Updates in all.", minimum=1)
+    warmup_steps: int = setting(100, "Updates over which the learning rate rises from 0.", minimum=0)
+    decay_fraction: float = setting(
+        0.3, "Last part of the run, over which the learning rate falls to 0.", minimum=0, maximum=1
+    )
+    clip_norm: float = setting(1.0, "Largest norm of the gradient.", above=0)
+    ema_decay: float = setting(
+        0.999, "Weight of the old in the moving average of the weights, once it is warm.", minimum=0, below=1
+    )
+    log_every: int = setting(20, "Updates between two entries in the event file.", minimum=1)
+    checkpoint_seconds: float = setting(180.0, "Seconds between two checkpoints.", minimum=0)
+    train_seconds: float = setting(
+        0.0,
+        "Length by the clock instead of by num_steps, for a machine lent by the minute; the learning rate "
+        "follows the clock, so such a run does not repeat bit for bit. 0 is off.",
+        minimum=0,
+    )
+    seed: int = setting(0, "Decides every random number of the run.", minimum=0)
 
     def __post_init__(self) -> None:
-        if self.num_steps < 1:
-            raise WorldError(f"loop.num_steps must be at least 1, got {self.num_steps}")
-        if self.log_every < 1:
-            raise WorldError(f"loop.log_every must be at least 1, got {self.log_every}")
-        for name in ("warmup_steps", "train_seconds", "seed", "checkpoint_seconds"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise WorldError(f"loop.{name} must be at least 0, got {getattr(self, name)}")
-        if not 0 < self.clip_norm < math.inf:
-            raise WorldError(f"loop.clip_norm must be above 0, got {self.clip_norm}")
-        if not 0 <= self.decay_fraction <= 1:
-            raise WorldError(f"loop.decay_fraction must lie in [0, 1], got {self.decay_fraction}")
-        if not 0 <= self.ema_decay < 1:
-            raise WorldError(f"loop.ema_decay must lie in [0, 1), got {self.ema_decay}")
+        check_settings(self, "loop.")
 
 
 def learning_rate_factor(step: int, seconds: float, config: LoopConfig) -> float:

@@ -1,4 +1,4 @@
-"""Which weights learn how: matrices of the blocks by Muon, everything else by AdamW."""
+"""Optimizers: Muon for the matrices of the blocks, AdamW for everything else."""
 
 from __future__ import annotations
 
@@ -10,26 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from training.engine.muon import BatchedMuon
-from worldsim.storage.files import check_number
+from worldsim.settings import check_settings, setting
 
 
 @dataclass(kw_only=True, slots=True)
 class OptimizerConfig:
-    """Learning rates at full height.
+    """Learning rates at full height."""
 
-    Attributes:
-        muon: Of the blocks' weight matrices (Muon, scaled to AdamW's updates as in arXiv 2502.16982).
-        adamw: Of everything else.
-        weight_decay: Decoupled, on matrices only.
-    """
-
-    muon: float = 2e-3
-    adamw: float = 1e-3
-    weight_decay: float = 0.01
+    muon: float = setting(
+        2e-3,
+        "Of the blocks' weight matrices (Muon, scaled to AdamW's updates as in arXiv 2502.16982).",
+        minimum=0,
+    )
+    adamw: float = setting(1e-3, "Of everything else.", minimum=0)
+    weight_decay: float = setting(0.01, "Decoupled, on matrices only.", minimum=0)
 
     def __post_init__(self) -> None:
-        for name in ("muon", "adamw", "weight_decay"):
-            check_number(getattr(self, name), f"optimizer.{name}", 0)
+        check_settings(self, "optimizer.")
 
 
 def make_partial_optimizers(

@@ -1,4 +1,4 @@
-"""A run's folder: its configuration, its checkpoints, and how it goes on after it was killed."""
+"""Run folder: configuration, checkpoints, and resumption."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from worldsim.storage.files import (
 CONFIG_FILE, CHECKPOINTS = "run.json", "checkpoints"
 STEP = "step-"
 """Before the number of updates in a checkpoint's name."""
-MOST_REASON = 300
+MAX_REASON = 300
 """Characters of what PyTorch says of a checkpoint that does not fit: it may list every tensor."""
 EXPORTED_FILE, TOLD_FILE = "exported", "told"
 """Hold the name of the checkpoint whose world was written, and of the one after which all was said."""
@@ -198,7 +198,7 @@ class RunFolder:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise WorldError(
                 f"the checkpoint {checkpoint} is damaged or belongs to another run "
-                f"({reason[:MOST_REASON]}): remove it to begin this run anew, or choose another out= folder"
+                f"({reason[:MAX_REASON]}): remove it to begin this run anew, or choose another out= folder"
             ) from error
 
     def save(self, fabric: Fabric, state: Mapping[str, Any], step: int) -> None:

@@ -1,11 +1,12 @@
-"""What pretraining and finetuning share: data, objective, loop, validation, export."""
+"""Training of a world model: data, objective, loop, validation, export."""
 
 # B batch, F frames, C h w latent size, A action axes
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,8 @@ from torch import Tensor
 
 from training.data.carry import Carry
 from training.data.clips import Episodes, Footage, load_footage
-from training.data.end_sampling import EndDraws
 from training.data.latents import DataConfig, LatentVideo, OutcomeTargets, check_outcomes, fixed_starts
-from training.data.segments import places_at
+from training.data.sampling import EndDraws, places_at
 from training.engine.fabric import FabricConfig, make_fabric
 from training.engine.half_lives import log_half_lives, tell_half_lives
 from training.engine.loop import LoopConfig, Training, fit, prepare, seed_of
@@ -27,18 +27,23 @@ from training.engine.validation import ValidationConfig, validate
 from training.objectives.flow_matching import ObjectiveConfig, SegmentFlowMatching, SequenceFlowMatching
 from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig, reward_units
 from training.outcomes.calibration import calibrate
+from worldsim.data.dataset_info import DatasetInfo
 from worldsim.data.sequences import EpisodeReference, SequenceIndex
 from worldsim.errors import WorldError
+from worldsim.model.config import DenoiserConfig
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.segments import check_constant_memory
+from worldsim.outcome import OutcomeConfig
+from worldsim.sampler import SamplerConfig
+from worldsim.settings import REQUIRED, check_settings, setting
 from worldsim.starts import Start, visible_detail
-from worldsim.world import World
+from worldsim.world.world import World, WorldConfig, find_codec
 
 PLACES_PER_START = 24
 """Places of which one becomes a start moment."""
 FRAMES_BEFORE_END = 64
 """Least number of frames for which an episode goes on after a start moment, if there is such a place."""
-MOST_SEQUENCES = 2**16
+MAX_SEQUENCES = 2**16
 """Of an update on one device: no device holds more of them."""
 Batch = tuple[Tensor | torch.Generator | OutcomeTargets, ...]
 """What a training's module is given at a step."""
@@ -46,51 +51,51 @@ Batch = tuple[Tensor | torch.Generator | OutcomeTargets, ...]
 
 @dataclass(kw_only=True, slots=True)
 class TrainWorldConfig:
-    """Settings of every training of a world model.
+    """Settings of every training of a world model."""
 
-    Attributes:
-        out: The run's folder; the world is written to `out/world`.
-        data: Gameplay video.
-        objective: What is learned.
-        outcome: What outcome heads learn, in a world that has some.
-        optimizer: Learning rates.
-        loop: Length and care.
-        fabric: Device, precision, distribution.
-        validation: What is measured at every checkpoint.
-        batch_size: Sequences per update and device.
-        sequence_length: Frames of a segment, through all of which gradients flow.
-        segments: How many consecutive segments make one long sequence: the memory is handed from one to the
-            next, without gradients. 1 begins each with an empty memory.
-        num_starts: Start moments to give the world, taken from held-out episodes.
-        start_frames: Frames to watch before play begins.
-    """
-
-    out: str
-    data: DataConfig
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    outcome: OutcomeLossConfig = field(default_factory=OutcomeLossConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    loop: LoopConfig = field(default_factory=LoopConfig)
-    fabric: FabricConfig = field(default_factory=FabricConfig)
-    validation: ValidationConfig = field(default_factory=ValidationConfig)
-    batch_size: int = 8
-    sequence_length: int = 24
-    segments: int = 1
-    num_starts: int = 16
-    start_frames: int = 32
+    out: str = setting(REQUIRED, "The run's folder; the world is written to OUT/world.")
+    data: DataConfig = setting(REQUIRED, "Gameplay video.")
+    objective: ObjectiveConfig = setting(ObjectiveConfig, "What is learned.")
+    outcome: OutcomeLossConfig = setting(
+        OutcomeLossConfig, "What outcome heads learn, in a world that has some."
+    )
+    optimizer: OptimizerConfig = setting(OptimizerConfig, "Learning rates at full height.")
+    loop: LoopConfig = setting(LoopConfig, "Length and care.")
+    fabric: FabricConfig = setting(FabricConfig, "Device, precision, distribution.")
+    validation: ValidationConfig = setting(ValidationConfig, "What is measured at every checkpoint.")
+    batch_size: int = setting(8, "Sequences per update and device.", minimum=1, maximum=MAX_SEQUENCES)
+    sequence_length: int = setting(24, "Frames of a segment, through all of which gradients flow.", minimum=2)
+    segments: int = setting(
+        1,
+        "Consecutive segments of that length that make one long sequence: the memory is handed from one to "
+        "the next, without gradients, so that it is trained over segments * sequence_length frames at the "
+        "cost of sequence_length (docs/decisions/0015). 1 begins each with an empty memory.",
+        minimum=1,
+    )
+    num_starts: int = setting(16, "Start moments to give the world, taken from held-out episodes.", minimum=1)
+    start_frames: int = setting(32, "Frames to watch before play begins.", minimum=1)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.batch_size <= MOST_SEQUENCES:
-            raise WorldError(f"batch_size must be 1 to {MOST_SEQUENCES}, got {self.batch_size}")
-        if self.sequence_length < 2:
-            raise WorldError(f"sequence_length must be at least 2 frames, got {self.sequence_length}")
-        if self.segments < 1:
-            raise WorldError(f"segments must be at least 1, got {self.segments}")
-        if self.num_starts < 1 or self.start_frames < 1:
-            raise WorldError(
-                "num_starts and start_frames must be at least 1, "
-                f"got {self.num_starts} and {self.start_frames}"
-            )
+        check_settings(self)
+
+
+@dataclass(kw_only=True, slots=True)
+class PretrainConfig(TrainWorldConfig):
+    """Settings of `python -m training.pretrain`, beside those of every training."""
+
+    name: str = setting("world", "Name of the world.")
+    codec: str = setting(
+        REQUIRED, "Folder of a trained codec, or folder or shipped name of a world whose codec to use."
+    )
+    model: DenoiserConfig = setting(
+        DenoiserConfig,
+        "Shape of the network; latent shape and buttons are filled in from the codec and the data.",
+    )
+    sampler: SamplerConfig = setting(
+        SamplerConfig,
+        "How frames are drawn in play: denoising passes, and how many of them lie near pure noise "
+        "(docs/decisions/0026).",
+    )
 
 
 def take_starts(
@@ -268,3 +273,34 @@ def make_batches(
         return latents, actions, generator, *is_new, targets
 
     return batch_at
+
+
+def build_world(config: PretrainConfig, info: DatasetInfo) -> World:
+    """Return an untrained world for a data set."""
+    codec = find_codec(config.codec)
+    model = replace(
+        config.model, latent_shape=list(codec.latent_shape), num_values=list(info.actions.num_values)
+    )
+    torch.manual_seed(config.loop.seed)
+    description = WorldConfig(
+        name=config.name,
+        licence=info.licence,
+        frame_rate=info.frame_rate,
+        actions=info.actions,
+        denoiser=model,
+        codec=codec.config,
+        sampler=config.sampler,
+        outcome=OutcomeConfig() if model.outcome_heads else None,
+        provenance={"data": info.source},
+    )
+    return World(description, Denoiser(model), codec)
+
+
+def pretrain(config: PretrainConfig) -> None:
+    """Train a world model from nothing, into the folder `config.out`."""
+    if not config.data.train:
+        raise WorldError("data.train names no folder of gameplay video")
+    info = DatasetInfo.load(Path(config.data.train[0]))
+    world = build_world(config, info)
+    run = RunFolder(config.out, config)
+    train_world(config, world, run, has_new_heads=config.model.outcome_heads)

@@ -1,10 +1,10 @@
-"""A quick look at held-out roll-outs during training; `training.evaluate` is the thorough one."""
+"""Validation on held-out roll-outs during training; `training.evaluate` is the thorough one."""
 
 # B dreams, T frames, C h w latent size, A action axes
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,37 +16,24 @@ from worldsim.evaluation.metrics import psnr
 from worldsim.model.memory.state import MemoryState
 from worldsim.runtime.noise import draw_noise
 from worldsim.sampler import SamplerConfig, sample
+from worldsim.settings import check_settings, setting
 from worldsim.world import World
 
 
 @dataclass(kw_only=True, slots=True)
 class ValidationConfig:
-    """What is measured at every checkpoint.
+    """What is measured at every checkpoint."""
 
-    Attributes:
-        max_frames: Held-out frames to choose from.
-        num_rollouts: Roll-outs, from fixed places.
-        context_frames: Real frames before each.
-        horizons: Frames after which the PSNR is taken.
-        num_steps: Denoising steps.
-    """
-
-    max_frames: int = 10_000
-    num_rollouts: int = 32
-    context_frames: int = 16
-    horizons: list[int] = field(default_factory=lambda: [1, 8, 32])
-    num_steps: int = 2
+    max_frames: int = setting(10_000, "Held-out frames to choose from.", minimum=0)
+    num_rollouts: int = setting(32, "Roll-outs, from fixed places.", minimum=1)
+    context_frames: int = setting(16, "Real frames before each.", minimum=1)
+    horizons: list[int] = setting([1, 8, 32], "Frames after which the PSNR is taken.", minimum=1)
+    num_steps: int = setting(2, "Denoising steps.")
 
     def __post_init__(self) -> None:
-        if not self.horizons or min(self.horizons) < 1:
-            raise WorldError(f"validation.horizons must be frame numbers from 1, got {list(self.horizons)}")
-        if self.num_rollouts < 1 or self.context_frames < 1:
-            raise WorldError(
-                "validation.num_rollouts and validation.context_frames must be at least 1, "
-                f"got {self.num_rollouts} and {self.context_frames}"
-            )
-        if self.max_frames < 0:
-            raise WorldError(f"validation.max_frames must be at least 0, got {self.max_frames}")
+        check_settings(self, "validation.")
+        if not self.horizons:
+            raise WorldError("validation.horizons names no frame")
         SamplerConfig(num_steps=self.num_steps)  # so many passes can be asked for
 
     @property

@@ -1,1 +1,1 @@
-"""What is minimised: flow matching, distillation, the codec, outcome heads, features."""
+"""Training objectives: flow matching, distillation, the codec, outcome heads, features."""

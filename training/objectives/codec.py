@@ -1,40 +1,42 @@
-"""What the frame autoencoder is trained to do, as pure functions of images."""
+"""Loss of the frame autoencoder, as pure functions of images."""
 
-import math
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
+
+from worldsim.errors import WorldError
+from worldsim.settings import check_settings, setting
 
 
 @dataclass(kw_only=True, slots=True)
 class CodecLossConfig:
-    """Weights of the terms of the codec's loss.
+    """Weights of the terms of the codec's loss."""
 
-    Attributes:
-        l1_weight: Mean absolute error; keeps edges sharp.
-        mse_weight: Mean squared error; what PSNR measures. At 30 dB it is about 20 times smaller than the
-            absolute error, hence the weight.
-        gradient_weight: Mean absolute error of the differences between neighbouring pixels.
-        latent_noise: Largest standard deviation of the noise put on the latents in training, in units of the
-            latents' own: the size of error that decoding should shrug off.
-    """
-
-    l1_weight: float = 1.0
-    mse_weight: float = 10.0
-    gradient_weight: float = 0.5
-    latent_noise: float = 0.1
+    l1_weight: float = setting(1.0, "Mean absolute error; keeps edges sharp.", minimum=0)
+    mse_weight: float = setting(
+        10.0,
+        "Mean squared error; what PSNR measures. At 30 dB it is about 20 times smaller than the absolute "
+        "error, hence the weight.",
+        minimum=0,
+    )
+    gradient_weight: float = setting(
+        0.5, "Mean absolute error of the differences between neighbouring pixels.", minimum=0
+    )
+    latent_noise: float = setting(
+        0.1,
+        "Largest standard deviation of the noise put on the latents in training, in units of the latents' "
+        "own: the size of error that decoding should shrug off.",
+        minimum=0,
+    )
 
     def __post_init__(self) -> None:
-        """Refuse negative weights, and a loss of nothing."""
-        for name in ("l1_weight", "mse_weight", "gradient_weight", "latent_noise"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"codec loss {name} must be at least 0 and finite, got {getattr(self, name)}"
-                )
+        check_settings(self, "codec loss ")
         if self.l1_weight + self.mse_weight + self.gradient_weight == 0:
-            raise ValueError("codec loss needs at least one weight above 0")
+            raise WorldError("codec loss needs at least one weight above 0")
 
 
 def gradient_difference(reconstructed: Tensor, images: Tensor) -> Tensor:
@@ -59,8 +61,8 @@ def reconstruction_terms(reconstructed: Tensor, images: Tensor) -> dict[str, Ten
     """
     reconstructed, images = reconstructed.float(), images.float()
     return {
-        "l1": F.l1_loss(reconstructed, images),
-        "mse": F.mse_loss(reconstructed, images),
+        "l1": functional.l1_loss(reconstructed, images),
+        "mse": functional.mse_loss(reconstructed, images),
         "gradient": gradient_difference(reconstructed, images),
     }
 

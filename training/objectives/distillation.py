@@ -1,4 +1,4 @@
-"""What a hybrid student learns from its softmax teacher: layer by layer, then end to end."""
+"""Distillation of a softmax teacher into a hybrid student: layer by layer, then end to end."""
 
 # B batch, F frames, C h w latent size, A action axes, S streams (clean, noisy), N tokens per frame, D width
 
@@ -34,7 +34,7 @@ class LayerDistillation(nn.Module):
         teacher: On the device of the training.
         student: From `worldsim.model.conversion.convert`.
         layers: Those that became hybrid.
-        config: How frames are batch; own contexts and weights of cells are not used here.
+        config: Noise of training frames; own contexts and weights of cells are not used here.
         compile: Compile teacher and new layers (worth it on a GPU).
     """
 
@@ -110,8 +110,8 @@ class VelocityDistillation(FlowMatchingLoss):
     Args:
         teacher: On the device of the training.
         student: With its low-rank changes attached.
-        config: How frames are batch. With `own_context_share` the student's own predictions are the
-            context, and the teacher says what follows from them. Its `change_weight` weighs both parts of
+        config: Noise of training frames. With `own_context_share` the student's own predictions are
+            the context, and the teacher says what follows from them. Its `change_weight` weighs both parts of
             the loss.
         data_weight: Share of the loss that the video itself gives, as in pretraining.
     """

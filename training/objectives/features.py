@@ -1,4 +1,4 @@
-"""What the feature network learns from gameplay video alone, as pure functions of images.
+"""Losses of the feature network, learned from gameplay video alone, as pure functions of images.
 
 Two things. Frames of one episode that are near in time show the same place: each must find its neighbour
 among the others of the batch (InfoNCE). And how much a frame was blurred, overlaid with noise, or mixed with
@@ -9,15 +9,14 @@ another one, which is what bad dreams look like, must be readable from its featu
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
-from worldsim.errors import WorldError
 from worldsim.evaluation.quality.features import FeatureNetwork
+from worldsim.settings import check_settings, setting
 
 DEGRADATIONS = ("blur", "noise", "ghost")
 KERNEL_SIZE = 13
@@ -27,31 +26,18 @@ CROP = 7 / 8
 
 @dataclass(kw_only=True, slots=True)
 class FeatureLossConfig:
-    """Weights and strengths of the goals.
+    """Weights and strengths of the goals."""
 
-    Attributes:
-        temperature: Of InfoNCE.
-        degradation_weight: Of the squared error of the strengths, which lie in [0, 1]; 0 leaves them out.
-        max_blur: Deviation in pixels of the strongest blur.
-        max_noise: Deviation of the strongest noise, of values in [0, 1].
-        max_ghost: Greatest share of another frame.
-    """
-
-    temperature: float = 0.1
-    degradation_weight: float = 10.0
-    max_blur: float = 3.0
-    max_noise: float = 0.2
-    max_ghost: float = 0.5
+    temperature: float = setting(0.1, "Of InfoNCE.", above=0)
+    degradation_weight: float = setting(
+        10.0, "Of the squared error of the strengths, which lie in [0, 1]; 0 leaves them out.", minimum=0
+    )
+    max_blur: float = setting(3.0, "Deviation in pixels of the strongest blur.", minimum=0)
+    max_noise: float = setting(0.2, "Deviation of the strongest noise, of values in [0, 1].", minimum=0)
+    max_ghost: float = setting(0.5, "Greatest share of another frame.", minimum=0, maximum=1)
 
     def __post_init__(self) -> None:
-        """Refuse what is out of range."""
-        if not 0 < self.temperature < math.inf:
-            raise WorldError(f"loss.temperature must be above 0 and finite, got {self.temperature}")
-        for name in ("degradation_weight", "max_blur", "max_noise"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise WorldError(f"loss.{name} must be at least 0 and finite, got {getattr(self, name)}")
-        if not 0 <= self.max_ghost <= 1:
-            raise WorldError(f"loss.max_ghost must lie in [0, 1], got {self.max_ghost}")
+        check_settings(self, "loss.")
 
 
 def blur(images: Tensor, sigmas: Tensor) -> Tensor:
@@ -60,9 +46,9 @@ def blur(images: Tensor, sigmas: Tensor) -> Tensor:
     weights = torch.exp(-(offsets**2) / (2 * sigmas.clamp(min=1e-2)[:, None] ** 2))
     weights = (weights / weights.sum(dim=1, keepdim=True)).repeat_interleave(3, dim=0)  # [3 B, kernel]
     half, channels = KERNEL_SIZE // 2, len(weights)
-    flat = F.pad(images.flatten(0, 1)[None], (half, half, half, half), mode="replicate")
-    flat = F.conv2d(flat, weights[:, None, None, :], groups=channels)
-    return F.conv2d(flat, weights[:, None, :, None], groups=channels)[0].unflatten(0, (-1, 3))
+    flat = functional.pad(images.flatten(0, 1)[None], (half, half, half, half), mode="replicate")
+    flat = functional.conv2d(flat, weights[:, None, None, :], groups=channels)
+    return functional.conv2d(flat, weights[:, None, :, None], groups=channels)[0].unflatten(0, (-1, 3))
 
 
 def degrade(
@@ -101,9 +87,9 @@ def crop(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def info_nce(anchors: Tensor, positives: Tensor, temperature: float) -> Tensor:
     """Return the mean cross-entropy of finding each positive `[B, D]` by its anchor, and the other way."""
-    similarity = F.normalize(anchors, dim=1) @ F.normalize(positives, dim=1).T / temperature
+    similarity = functional.normalize(anchors, dim=1) @ functional.normalize(positives, dim=1).T / temperature
     target = torch.arange(len(anchors), device=anchors.device)
-    return (F.cross_entropy(similarity, target) + F.cross_entropy(similarity.T, target)) / 2
+    return (functional.cross_entropy(similarity, target) + functional.cross_entropy(similarity.T, target)) / 2
 
 
 class FeatureLearner(nn.Module):
@@ -133,6 +119,6 @@ class FeatureLearner(nn.Module):
         seen, later, bad = features.split([len(frames), len(frames), half])
         contrast = info_nce(self.projection(seen), self.projection(later), self.config.temperature)
         told = self.strengths(torch.cat([bad, seen[:half]]))
-        degradation = F.mse_loss(told, torch.cat([strengths, torch.zeros_like(strengths)]))
+        degradation = functional.mse_loss(told, torch.cat([strengths, torch.zeros_like(strengths)]))
         loss = contrast + self.config.degradation_weight * degradation
         return {"loss": loss, "contrast": contrast.detach(), "degradation": degradation.detach()}

@@ -1,10 +1,9 @@
-"""What the world model learns: rectified flow over a clean and a noisy stream of the same frames."""
+"""Rectified flow over a clean and a noisy stream of the same frames: the objective of a world model."""
 
 # B batch, F frames, C h w latent size, A action axes
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,60 +11,65 @@ from torch import Tensor, nn
 
 from training.data.carry import Carry
 from training.data.latents import OutcomeTargets
-from training.objectives.change_weight import change_weights
 from training.objectives.outcome import OutcomeLoss
-from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.memory.state import MemoryState
 from worldsim.model.segments import SequencePass, check_constant_memory, merge_memory
 from worldsim.sampler import shift_level
+from worldsim.settings import check_settings, setting
+
+STILL = 1e-3
+"""Mean squared change of latents of unit variance below which a frame stands still: what the video's
+compression leaves is not to be taken for motion."""
 
 
 @dataclass(kw_only=True, slots=True)
 class ObjectiveConfig:
-    """Noise of training frames, and weights of the loss.
+    """Noise of training frames, and weights of the loss."""
 
-    Attributes:
-        pure_noise_probability: Share of noisy frames that are nothing but noise, where every roll-out starts.
-        level_shift: Warps the other noise levels as `sampler.shift` warps the steps of play: above 1 more of
-            them lie near pure noise, where it is decided whether something rare appears
-            (arXiv 2403.03206, eq. 23).
-        context_noise: Largest noise level of clean frames, so that play survives its own errors.
-        context_noise_probability: Share of clips whose clean frames are noised at all.
-        own_context_share: Share of the clips of a batch whose clean frames are the model's own one-step
-            predictions (docs/decisions/0009).
-        own_context_depth: How many times at most such a clip is predicted, each time after the frames drawn
-            the time before: the errors of so many frames add up. Equal parts of the clips get 1 to this.
-        change_weight: How much more the velocity's error counts in cells that change more than the rest of
-            their frame, so that small things that move are learned (docs/decisions/0021); 0 weighs all alike.
-        change_cap: Above how many times the mean change of its frame a cell counts no more for it.
-    """
-
-    pure_noise_probability: float = 0.3
-    level_shift: float = 1.0
-    context_noise: float = 0.3
-    context_noise_probability: float = 0.8
-    own_context_share: float = 0.0
-    own_context_depth: int = 1
-    change_weight: float = 0.0
-    change_cap: float = 20.0
+    pure_noise_probability: float = setting(
+        0.3,
+        "Share of noisy frames that are nothing but noise, where every roll-out starts.",
+        minimum=0,
+        maximum=1,
+    )
+    level_shift: float = setting(
+        1.0,
+        "Warps the other noise levels as sampler.shift warps the steps of play: above 1 more of them lie "
+        "near pure noise, where it is decided whether something rare appears (arXiv 2403.03206, eq. 23).",
+        above=0,
+    )
+    context_noise: float = setting(
+        0.3, "Largest noise level of clean frames, so that play survives its own errors.", minimum=0, below=1
+    )
+    context_noise_probability: float = setting(
+        0.8, "Share of clips whose clean frames are noised at all.", minimum=0, maximum=1
+    )
+    own_context_share: float = setting(
+        0.0,
+        "Share of the clips of a batch whose clean frames are the model's own one-step predictions "
+        "(docs/decisions/0009).",
+        minimum=0,
+        maximum=1,
+    )
+    own_context_depth: int = setting(
+        1,
+        "How many times at most such a clip is predicted, each time after the frames drawn the time before: "
+        "the errors of so many frames add up. Equal parts of the clips get 1 to this.",
+        minimum=1,
+    )
+    change_weight: float = setting(
+        0.0,
+        "How much more the velocity's error counts in cells that change more than the rest of their frame, "
+        "so that small things that move are learned (docs/decisions/0021); 0 weighs all alike.",
+        minimum=0,
+    )
+    change_cap: float = setting(
+        20.0, "Above how many times the mean change of its frame a cell counts no more for it.", above=0
+    )
 
     def __post_init__(self) -> None:
-        shares = (self.pure_noise_probability, self.context_noise_probability, self.own_context_share)
-        if not all(0 <= share <= 1 for share in shares):
-            raise WorldError(f"the objective's probabilities and shares must lie in [0, 1], got {shares}")
-        if not 0 <= self.context_noise < 1:
-            raise WorldError(f"objective.context_noise must lie in [0, 1), got {self.context_noise}")
-        if not 0 < self.level_shift < math.inf:
-            raise WorldError(f"objective.level_shift must be above 0 and finite, got {self.level_shift}")
-        if self.own_context_depth < 1:
-            raise WorldError(f"objective.own_context_depth must be at least 1, got {self.own_context_depth}")
-        if not 0 <= self.change_weight < math.inf:
-            raise WorldError(
-                f"objective.change_weight must be at least 0 and finite, got {self.change_weight}"
-            )
-        if not 0 < self.change_cap < math.inf:
-            raise WorldError(f"objective.change_cap must be above 0 and finite, got {self.change_cap}")
+        check_settings(self, "objective.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,29 @@ def add_noise(latents: Tensor, config: ObjectiveConfig, generator: torch.Generat
         levels=torch.stack([context_level, level], dim=-1),
         velocity=noise - latents,
     )
+
+
+def change_weights(latents: Tensor, weight: float, cap: float) -> Tensor:
+    """Return how much each cell of each frame counts, by how much it changes from the frame before.
+
+    A cell whose squared change is r times the mean of its frame counts `1 + weight * min(r, cap)`, over the
+    mean of that in the frame: every frame as a whole counts as much as without weights. But for the cap, the
+    share `weight / (1 + weight)` of a frame's weight is laid out by change, the rest evenly. If the whole
+    picture moves, r is about 1 nearly everywhere; what is small and moves on its own has a large r.
+
+    Args:
+        latents: `[B, F, C, h, w]`, clean, unit variance.
+        weight: At least 0; 0 weighs all cells alike.
+        cap: Largest r, above 0.
+
+    Returns:
+        `[B, F, 1, h, w]`, mean 1 in each frame; all 1 in the first, which has none before it.
+    """
+    change = latents.diff(dim=1).square().mean(dim=2, keepdim=True)
+    ratio = change / (change.mean(dim=(3, 4), keepdim=True) + STILL)
+    weights = 1 + weight * ratio.clamp(max=cap)
+    weights = weights / weights.mean(dim=(3, 4), keepdim=True)
+    return torch.cat([torch.ones_like(latents[:, :1, :1]), weights], dim=1)
 
 
 class FlowMatchingLoss(nn.Module):
@@ -315,7 +342,7 @@ class SegmentFlowMatching(FlowMatchingLoss):
             targets: What the outcome heads are to say.
             carry: From the step before.
         """
-        before = carry.memory.begin_anew(is_new)
+        before = carry.memory.reset_rows(is_new)
         losses, memory = self.compute(latents, actions, generator, before, targets)
         assert memory is not None
         return losses, Carry(memory)

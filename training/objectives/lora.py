@@ -12,29 +12,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from worldsim.errors import WorldError
 from worldsim.model.attention.hybrid import HybridAttention
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.linear import Linear
+from worldsim.settings import check_settings, setting
 
 
 @dataclass(kw_only=True, slots=True)
 class LoraConfig:
-    """How much the taken-over weights may change.
+    """How much the taken-over weights may change."""
 
-    Attributes:
-        rank: Of the change of a weight matrix.
-        alpha: The change is multiplied by `alpha / rank`.
-    """
-
-    rank: int = 16
-    alpha: float = 32.0
+    rank: int = setting(16, "Of the change of a weight matrix.", minimum=1)
+    alpha: float = setting(32.0, "The change is multiplied by alpha / rank.", above=0)
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise WorldError(f"lora.rank must be at least 1, got {self.rank}")
-        if not 0 < self.alpha < math.inf:
-            raise WorldError(f"lora.alpha must be above 0 and finite, got {self.alpha}")
+        check_settings(self, "lora.")
 
 
 class LowRank(nn.Module):

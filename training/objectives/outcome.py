@@ -1,10 +1,9 @@
-"""What outcome heads learn: the reward by squared error, the end by cross entropy (docs/decisions/0017)."""
+"""Losses of outcome heads: squared error of the reward, cross entropy of the end (docs/decisions/0017)."""
 
 # B batch, F frames, D model width
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -13,35 +12,35 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.data.latents import LatentVideo, OutcomeTargets
-from worldsim.errors import WorldError
 from worldsim.model.outcome_heads import OutcomeHeads
 from worldsim.outcome import OutcomeConfig
+from worldsim.settings import check_settings, setting
 
 
 @dataclass(kw_only=True, slots=True)
 class OutcomeLossConfig:
-    """How the heads of a world that has them are trained.
+    """How the heads of a world that has them are trained."""
 
-    Attributes:
-        reward_weight: Of the reward's loss beside the picture's. The optimizers do not care for the size of a
-            loss alone: it decides how much the network under the heads turns to them.
-        end_weight: Of the end's loss.
-        end_share: Share of the sequences that are drawn so that they hold the end of an episode; ends are one
-            frame in hundreds.
-        detach: Whether the network under the heads learns nothing from them, and draws as it would without.
-    """
-
-    reward_weight: float = 0.1
-    end_weight: float = 0.1
-    end_share: float = 0.25
-    detach: bool = False
+    reward_weight: float = setting(
+        0.1,
+        "Of the reward's loss beside the picture's. The optimizers do not care for the size of a loss "
+        "alone: it decides how much the network under the heads turns to them.",
+        minimum=0,
+    )
+    end_weight: float = setting(0.1, "Of the end's loss.", minimum=0)
+    end_share: float = setting(
+        0.25,
+        "Share of the sequences that are drawn so that they hold the end of an episode; ends are one frame "
+        "in hundreds.",
+        minimum=0,
+        maximum=1,
+    )
+    detach: bool = setting(
+        False, "Whether the network under the heads learns nothing from them, and draws as it would without."
+    )
 
     def __post_init__(self) -> None:
-        if not 0 <= self.end_share <= 1:
-            raise WorldError(f"outcome.end_share must lie in [0, 1], got {self.end_share}")
-        for name in ("reward_weight", "end_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise WorldError(f"outcome.{name} must be at least 0 and finite, got {getattr(self, name)}")
+        check_settings(self, "outcome.")
 
 
 class OutcomeLoss:

@@ -1,4 +1,4 @@
-"""From what a world's heads say of held-out episodes to what their numbers mean: part of every export."""
+"""Calibration of the outcome heads on held-out episodes, part of every export."""
 
 # E episodes, B of them at a time, T frames, C h w latent size, A action axes
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from training.data.latents import LatentVideo
 from worldsim.evaluation.quality.calibration import fit_end_calibration
 from worldsim.evaluation.quality.outcome import OperatingPoint, choose_threshold, summarize_outcomes
-from worldsim.evaluation.quality.outcome_predictions import HeardEpisode
+from worldsim.evaluation.quality.outcome_predictions import EpisodePredictions
 from worldsim.outcome import OutcomeConfig
 from worldsim.world import World
 
@@ -24,7 +24,7 @@ NEVER = 1.0
 
 
 @torch.no_grad()
-def predict_outcomes(world: World, video: LatentVideo) -> list[HeardEpisode]:
+def predict_outcomes(world: World, video: LatentVideo) -> list[EpisodePredictions]:
     """Show a world whole recorded episodes, step by step, and note what it says.
 
     Args:
@@ -34,7 +34,7 @@ def predict_outcomes(world: World, video: LatentVideo) -> list[HeardEpisode]:
     first = np.cumsum([0, *video.lengths[:-1]])
     # Like lengths together: a batch runs as long as its longest episode.
     order = [episode for episode in np.argsort(video.lengths, kind="stable") if video.lengths[episode] > 1]
-    heard: dict[int, HeardEpisode] = {}
+    heard: dict[int, EpisodePredictions] = {}
     given_rewards, ends = (tensor.cpu().numpy() for tensor in video.outcomes())
     for begin in range(0, len(order), EPISODES_AT_A_TIME):
         chunk = [int(episode) for episode in order[begin : begin + EPISODES_AT_A_TIME]]
@@ -42,7 +42,7 @@ def predict_outcomes(world: World, video: LatentVideo) -> list[HeardEpisode]:
         for row, episode in enumerate(chunk):
             count, begun = video.lengths[episode] - 1, int(first[episode]) + 1
             place = slice(begun, begun + count)
-            heard[episode] = HeardEpisode(
+            heard[episode] = EpisodePredictions(
                 str(episode), given_rewards[place], ends[place], rewards[row, :count], logits[row, :count]
             )
     return [heard[episode] for episode in sorted(heard)]
@@ -95,7 +95,7 @@ def calibrate(
 
 
 def fit_ends(
-    heard: Sequence[HeardEpisode], meaning: OutcomeConfig
+    heard: Sequence[EpisodePredictions], meaning: OutcomeConfig
 ) -> tuple[OutcomeConfig, OperatingPoint | None]:
     """Fit scale and bias of the end's logit, and choose the threshold.
 

@@ -1,4 +1,4 @@
-"""Frames for outcome heads to learn from: recorded ones, and those that a world draws in their place.
+"""Training frames of the outcome heads: recorded ones, and those that a world draws in their place.
 
 What the heads pool is kept, the tokens that enter the network's last layer; the network itself is then no
 longer needed, and an update costs as much as the heads do (docs/decisions/0029).
@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from training.data.end_sampling import EndDraws
 from training.data.latents import LatentVideo, OutcomeTargets
+from training.data.sampling import EndDraws
 from worldsim.data.sequences import SequenceIndex
 from worldsim.errors import WorldError
 from worldsim.evaluation.quality.outcome import TOLERANCE
 from worldsim.model.outcome_heads import OutcomeHeads
+from worldsim.settings import check_settings, setting
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 from worldsim.world import World
@@ -29,33 +30,34 @@ from worldsim.world import World
 
 @dataclass(kw_only=True, slots=True)
 class SequencesConfig:
-    """Which pieces of recorded play are shown to a world, and how it draws along them.
+    """Which pieces of recorded play are shown to a world, and how it draws along them."""
 
-    Attributes:
-        num: How many pieces.
-        length: Frames of each that are learned from, recorded and drawn.
-        watched: Recorded frames before them that are only remembered.
-        depth: Frames that are drawn one after the other before the world sees recorded ones again: the first
-            of them follows recorded frames, the last `depth - 1` drawn ones.
-        end_share: Share of the pieces that hold the end of an episode.
-        at_a_time: Pieces at a time; 0 is 16 on a CPU and 128 on a GPU.
-    """
-
-    num: int = 256
-    length: int = 24
-    watched: int = 32
-    depth: int = 4
-    end_share: float = 0.5
-    at_a_time: int = 0
+    num: int = setting(
+        256,
+        "How many pieces of play. A frame takes about 0.2 s on a CPU core, and 100 KB of memory (in "
+        "doom-take-cover).",
+        minimum=1,
+    )
+    length: int = setting(24, "Frames of each that are learned from, as recorded and as drawn.", minimum=1)
+    watched: int = setting(32, "Recorded frames before them that are only remembered.", minimum=1)
+    depth: int = setting(
+        4,
+        "Frames that are drawn one after the other before recorded ones are shown again: the first of them "
+        "follows recorded frames, the last depth - 1 drawn ones. Labels are those of the recording: the "
+        "more frames, the less the dream is still the game that was recorded.",
+        minimum=1,
+    )
+    end_share: float = setting(
+        0.5,
+        "Share of the pieces that hold the end of an episode; how often ends really come is put right by "
+        "the calibration.",
+        minimum=0,
+        maximum=1,
+    )
+    at_a_time: int = setting(0, "Pieces at a time; 0 is 16 on a CPU and 128 on a GPU.", minimum=0)
 
     def __post_init__(self) -> None:
-        for name in ("num", "length", "watched", "depth"):
-            if getattr(self, name) < 1:
-                raise WorldError(f"sequences.{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.end_share <= 1:
-            raise WorldError(f"sequences.end_share must lie in [0, 1], got {self.end_share}")
-        if self.at_a_time < 0:
-            raise WorldError(f"sequences.at_a_time must be at least 0, got {self.at_a_time}")
+        check_settings(self, "sequences.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,23 +1,27 @@
-"""The settings of the consistency suite, and which of them worlds that are compared must share."""
+"""Settings of `training.evaluate` and its suites, and those that worlds must share to be compared."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 from worldsim.errors import WorldError
 from worldsim.evaluation.inputs.out_and_back import MIN_EPISODES, Tolerance
+from worldsim.runtime.config import RuntimeSettings
+from worldsim.runtime.cuda_graphs import COMPILE_MODES
+from worldsim.settings import check_settings, setting
 
-COUNTS = (
-    *("long_frames", "num_long", "num_idle", "idle_frames"),
-    *("num_fidelity", "fidelity_frames", "cost_frames"),
+BENCHMARKS = ("env", "endurance")
+# The cost is measured before decoded video fills the memory.
+PARTS = ("cost", "rollout", "controllability", "idle", "outcome")
+CONSISTENCY = "consistency"
+CONSISTENCY_PARTS = (
+    *("recall", "interventions", "pairs", "controllability", "drift", "fidelity", "idle"),
+    *("continuation", "probe", "cost"),
 )
-"""Settings that are numbers of at least 1."""
-AT_LEAST_0 = (
-    *("num_episodes", "num_turns", "num_pairs"),
-    *("context_frames", "num_films", "tile_pixels", "max_gap"),
-)
-"""Settings that are numbers of at least 0."""
+"""Parts of the two suites, in the order in which they are measured."""
+
 COUNTS_OF_PARTS: Mapping[str, Sequence[str]] = {
     "interventions": ("num_turns",),
     "continuation": ("num_turns",),
@@ -31,47 +35,57 @@ COUNTS_OF_PARTS: Mapping[str, Sequence[str]] = {
 
 @dataclass(kw_only=True, slots=True)
 class ConsistencyConfig:
-    """What the suite measures; `conf/evaluate.yaml` and `conf/profile` say what each setting means."""
+    """What the suite measures."""
 
-    zeroed: list[str] = field(default_factory=list)
-    window: str = "window"
-    full: str = "full"
-    gaps: list[int] = field(default_factory=list)
-    max_gap: int = 0
-    intervention_gaps: list[int] = field(default_factory=list)
-    pair_gaps: list[int] = field(default_factory=list)
-    num_episodes: int = MIN_EPISODES
-    context_frames: int = 32
-    distance: float = 0.0
-    angle_degrees: float = 0.0
-    tile_pixels: int = 0
-    num_films: int = 2
-    num_turns: int = 0
-    num_pairs: int = 0
-    num_long: int = 64
-    long_frames: int = 1000
-    num_idle: int = MIN_EPISODES
-    idle_frames: int = 300
-    num_fidelity: int = 64
-    fidelity_frames: int = 256
-    features: str = ""
-    cost_frames: int = 100_000
+    zeroed: list[str] = setting(
+        [],
+        "Names of worlds to measure a second time, with their recurrent states emptied before every frame.",
+    )
+    window: str = setting(
+        "window",
+        "Name of the world with a short window, one of the two that recovery ratios are taken between.",
+    )
+    full: str = setting("full", "Name of the world that sees all past frames, the other of the two.")
+    gaps: list[int] = setting([], "Frames out and back; [] is every folder there is.", minimum=1)
+    max_gap: int = setting(0, "Longer gaps are left out where gaps names none; 0 is no limit.", minimum=0)
+    intervention_gaps: list[int] = setting(
+        [], "Gaps of interventions; [] is 50, or the least where there is no 50.", minimum=1
+    )
+    pair_gaps: list[int] = setting([], "Gaps of paired histories; [] is every folder there is.", minimum=1)
+    num_episodes: int = setting(MIN_EPISODES, "Episodes of each gap; 0 is all.", minimum=0)
+    context_frames: int = setting(32, "Real frames before the way out, at most.", minimum=0)
+    distance: float = setting(
+        0.0, "How near a pose must come back, in the game's units; 0 where moves are undone exactly."
+    )
+    angle_degrees: float = setting(
+        0.0, "How near a heading must come back; 0 where moves are undone exactly."
+    )
+    tile_pixels: int = setting(
+        0,
+        "In games whose pictures are tiles: their height and width, for the share that is right; 0 where "
+        "there are none.",
+        minimum=0,
+    )
+    num_films: int = setting(2, "Episodes of each gap whose pictures the report shows.", minimum=0)
+    num_turns: int = setting(0, "Episodes of interventions and continuation; 0 is all of the gap.", minimum=0)
+    num_pairs: int = setting(0, "Pairs of paired histories; 0 is all.", minimum=0)
+    num_long: int = setting(64, "Dreams whose controllability and drift are measured.", minimum=1)
+    long_frames: int = setting(1000, "Frames of each of them.", minimum=1)
+    num_idle: int = setting(MIN_EPISODES, "Dreams in which nothing is pressed.", minimum=1)
+    idle_frames: int = setting(300, "Frames of each of them.", minimum=1)
+    num_fidelity: int = setting(
+        64, "Dreams whose frames are compared with real ones by FID and KID.", minimum=2
+    )
+    fidelity_frames: int = setting(256, "Frames of each of them.", minimum=2)
+    features: str = setting(
+        "",
+        "Folder of the feature network of FID and KID (python -m training.features); '' is the one that "
+        "ships.",
+    )
+    cost_frames: int = setting(100_000, "Frame up to which step times are measured.", minimum=1)
 
     def __post_init__(self) -> None:
-        for name in ("gaps", "intervention_gaps", "pair_gaps"):
-            if any(gap < 1 for gap in getattr(self, name)):
-                raise WorldError(
-                    f"consistency.{name} must be numbers of at least 1, got {getattr(self, name)}"
-                )
-        for name in AT_LEAST_0:
-            if getattr(self, name) < 0:
-                raise WorldError(f"consistency.{name} must be at least 0, got {getattr(self, name)}")
-        for name in COUNTS:
-            if getattr(self, name) < 1:
-                raise WorldError(f"consistency.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("num_fidelity", "fidelity_frames"):  # a distance of distributions needs two of each
-            if getattr(self, name) < 2:
-                raise WorldError(f"consistency.{name} must be at least 2, got {getattr(self, name)}")
+        check_settings(self, "consistency.")
         for name in ("num_episodes", "num_turns"):  # a state is swapped with another's
             if getattr(self, name) == 1:
                 raise WorldError(f"consistency.{name} must be at least 2, or 0 for all, got 1")
@@ -81,3 +95,135 @@ class ConsistencyConfig:
     def tolerance(self) -> Tolerance:
         """Which poses count as the same."""
         return Tolerance(distance=self.distance, angle_degrees=self.angle_degrees)
+
+
+@dataclass(kw_only=True, slots=True)
+class EnduranceConfig:
+    """How many environments for how long."""
+
+    num_envs: int = setting(8, "Environments at a time.", minimum=1)
+    num_steps: int = setting(
+        100_000,
+        "Steps that each of them makes under random actions, those of earlier runs with the same out "
+        "included.",
+        minimum=1,
+    )
+    max_minutes: float = setting(0.0, "Time after which a run stops; 0 is no limit.", minimum=0)
+    max_episode_steps: int = setting(500, "Frames after which an episode is cut off.", minimum=1)
+
+    def __post_init__(self) -> None:
+        check_settings(self, "endurance.")
+
+
+@dataclass(kw_only=True, slots=True)
+class EvaluateConfig(RuntimeSettings):
+    """What to measure."""
+
+    world: str | None = setting(
+        None, "A shipped world's name, a folder, or a Hugging Face id; null is the first that ships."
+    )
+    data: str = setting(
+        "data/doom-rooms/heldout",
+        "Held-out episodes with the world's buttons. Of suite=consistency a folder of folders recall-NNN "
+        "and pairs-NNN, one for each number of frames out and back; of ordinary episodes the parts that "
+        "need no way back are measured.",
+    )
+    out: str = setting("outputs/evaluate", "Folder of the report.")
+    benchmark: str | None = setting(
+        None,
+        "null measures the parts; env measures how many steps a second environments make, endurance whether "
+        "memory grows or anything becomes NaN or inf in a great many of them. Both need no data.",
+    )
+    suite: str | None = setting(
+        None,
+        "null measures the parts of one world; consistency measures what worlds remember "
+        "(docs/consistency.md).",
+    )
+    worlds: Any = setting(
+        None, "Of suite=consistency, to compare several: {name: world, name: world}, instead of world."
+    )
+    consistency: ConsistencyConfig = setting(ConsistencyConfig, "Of suite=consistency.")
+    parts: list[str] | None = setting(
+        None,
+        "What to measure: cost, rollout, controllability, idle, outcome (of worlds with outcome heads). Of "
+        "suite=consistency: recall, interventions, pairs, controllability, drift, fidelity, idle, "
+        "continuation, probe, cost. null is all of these.",
+    )
+    seed: int = setting(0, "Of the noise, and of all else that is drawn.", minimum=0)
+    denoising_steps: int | None = setting(None, "Denoising passes a frame; null is the world's own number.")
+    num_episodes: int = setting(0, "Use only the first so many episodes of the data; 0 is all.", minimum=0)
+    context_frames: int = setting(32, "Real frames watched before each dream.", minimum=1)
+    batch_size: int = setting(
+        0,
+        "Dreams at a time; 0 is 16 on a CPU and 64 on a GPU. The step time is always that of one.",
+        minimum=0,
+    )
+    num_rollouts: int = setting(64, "Of part rollout: roll-outs.", minimum=1)
+    horizon: int = setting(128, "Of part rollout: frames of each.", minimum=1)
+    num_next_clips: int = setting(
+        16, "Of part rollout: clips whose next frames are predicted from real ones.", minimum=1
+    )
+    next_frames: int = setting(64, "Of part rollout: frames of each of them.", minimum=1)
+    num_action_starts: int = setting(
+        64, "Of part controllability: places at which actions are compared.", minimum=1
+    )
+    num_idle_starts: int = setting(4, "Of part idle: dreams in which nothing is pressed.", minimum=1)
+    idle_frames: int = setting(500, "Of part idle: frames of each.", minimum=1)
+    outcome_drawn: bool = setting(
+        True,
+        "Of part outcome: judge also the frames that the world draws, not only those that were recorded.",
+    )
+    cost_frames: int = setting(2000, "Of part cost: frame up to which step times are measured.", minimum=1)
+    startup_runs: int = setting(
+        3, "Of part cost: starts of play.py that are timed; 0 leaves them out.", minimum=0
+    )
+    env_counts: list[int] = setting(
+        [1, 8, 64, 256], "Of benchmark=env: how many environments at a time.", minimum=1
+    )
+    env_frames: int = setting(
+        768, "Of benchmark=env: frames that each number of environments draws in all.", minimum=1
+    )
+    env_min_steps: int = setting(
+        0, "Of benchmark=env: steps in which it does so at least; 0 is 3 on a CPU and 60 on a GPU.", minimum=0
+    )
+    env_max_steps: int = setting(
+        300, "Of benchmark=env: steps in which it does so at most; 0 is no limit.", minimum=0
+    )
+    compile: str = setting(
+        "auto", "Of both benchmarks: how a GPU is given its kernels (docs/agents.md).", choices=COMPILE_MODES
+    )
+    endurance: EnduranceConfig = setting(EnduranceConfig, "Of benchmark=endurance.")
+
+    def __post_init__(self) -> None:
+        if self.suite not in (None, CONSISTENCY):
+            raise WorldError(f"suite must be {CONSISTENCY} or null, got {self.suite!r}")
+        places = self.worlds.values() if isinstance(self.worlds, dict) else ()
+        if self.worlds is not None and not (places and all(isinstance(place, str) for place in places)):
+            raise WorldError(f"worlds must be {{name: world, name: world}}, got {self.worlds!r}")
+        if self.worlds and self.suite is None:
+            raise WorldError("worlds= belongs to suite=consistency; give world=, the one to measure")
+        if self.world and self.worlds:
+            raise WorldError("give world= or worlds=, not both")
+        known = self.known_parts
+        unknown = [part for part in self.chosen_parts if part not in known]
+        if unknown or not self.chosen_parts:
+            raise WorldError(f"parts must be some of {', '.join(known)}, got {', '.join(unknown) or 'none'}")
+        if self.benchmark not in (None, *BENCHMARKS):
+            raise WorldError(f"benchmark must be {' or '.join(BENCHMARKS)}, or null, got {self.benchmark!r}")
+        RuntimeSettings.__post_init__(self)
+        if not self.env_counts:
+            raise WorldError("env_counts names no number of environments")
+        if 0 < self.env_max_steps < self.env_min_steps:
+            raise WorldError(
+                f"env_max_steps is {self.env_max_steps}, less than env_min_steps, {self.env_min_steps}"
+            )
+
+    @property
+    def known_parts(self) -> tuple[str, ...]:
+        """What can be measured."""
+        return PARTS if self.suite is None else CONSISTENCY_PARTS
+
+    @property
+    def chosen_parts(self) -> list[str]:
+        """What is measured: all that can be, unless parts are named."""
+        return list(self.known_parts) if self.parts is None else self.parts

@@ -1,110 +1,222 @@
 """The real games behind the Doom worlds, played in ViZDoom, headless.
 
-Nothing of the game's own is drawn over its picture: no HUD, no crosshair, no messages. The weapon is off as
-well; it would be a part of the picture that never moves. Where a scenario says so, a bar of health is drawn.
+Nothing of the game's own is drawn over its picture: no HUD, no crosshair, no messages. Where an entry says
+so, the weapon and a bar of health are drawn.
 """
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import ModuleType
+from typing import Any, ClassVar
 
 import numpy as np
 
 from worldsim.errors import WorldError
+from worldsim.games.entry import GameEntry, Observation, RealGame
+from worldsim.games.rooms.generate import VERSION as MAP_VERSION
 from worldsim.games.rooms.generate import generate_rooms
 from worldsim.games.rooms.map import RoomMap
 from worldsim.games.rooms.textures import read_textures
 from worldsim.games.rooms.udmf import write_udmf
 from worldsim.games.rooms.wad import HEADER, encode_wad
-from worldsim.games.scenarios import Scenario, find_scenario
 
+HEIGHT, WIDTH = 120, 160
+TICS_PER_SECOND = 35  # of the engine
 # The bar fills one row of the codec's cells of 8 x 8 pixels, so that it shares a cell with nothing else.
 BAR_HEIGHT = 8
 BAR_COLOUR = (64, 224, 64)
 FULL_HEALTH = 100
 MAP, MAP_BYTES = "MAP01", 2**17  # of generated maps; the largest have half as many
-START_TIC = 10  # the player stands still by then
+START_TIC = 10  # the player stands still by then, and from then on buttons are obeyed
+BUTTONS = {
+    "move/forward": "MOVE_FORWARD",
+    "move/backward": "MOVE_BACKWARD",
+    "strafe/left": "MOVE_LEFT",
+    "strafe/right": "MOVE_RIGHT",
+    "turn/left": "TURN_LEFT",
+    "turn/right": "TURN_RIGHT",
+    "act/attack": "ATTACK",
+    "act/use": "USE",
+}
+"""ViZDoom's name of each button that an entry's actions may have."""
+Begin = Callable[[int], RoomMap | None]
+"""Starts an episode of a seed; returns its map, if it has one of its own."""
+
+
+class Place(ABC):
+    """Where a game of Doom is played: a value that prepares the engine.
+
+    Attributes:
+        game: What is played, as datasets name it.
+        licence: Of the pictures.
+        hidden_buttons: ViZDoom's names of buttons that the place itself presses before an episode.
+    """
+
+    game: str
+    licence: str
+    hidden_buttons: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def prepare(self, engine: Any, folder: Path) -> Begin:
+        """Set up an engine before it starts, and return what starts its episodes.
+
+        Args:
+            engine: ViZDoom's game.
+            folder: For files that it needs while it runs.
+        """
 
 
 @dataclass(frozen=True, slots=True)
-class DoomObservation:
-    """What the game shows after a step.
+class ScenarioFile(Place):
+    """A scenario of ViZDoom; its file also says what is rewarded, and when a game ends.
 
     Attributes:
-        frame: `[120, 160, 3]` uint8. When the game has ended there is no picture any more; this is the
-            last one before the end, under an empty bar where health is shown.
-        pose: x, y in map units and the angle in degrees, counter-clockwise from east; belongs to `frame`.
-        reward: Given by the step that led here, over all of its tics. The goal's reward of 1 in doom-rooms
-            can come one frame before the end.
-        terminated: Whether the game ended: the goal was reached, or the player died.
-        truncated: Whether it was cut off at the scenario's `max_tics`.
+        game: Its name.
     """
 
-    frame: np.ndarray
-    pose: tuple[float, float, float]
-    reward: float
-    terminated: bool
-    truncated: bool = False
+    game: str
+
+    @property
+    def licence(self) -> str:  # type: ignore[override] - a property where the base has an attribute
+        """Licence of the pictures."""
+        return f"Freedoom art (BSD-3-Clause) in the {self.game} scenario of ViZDoom (MIT)"
+
+    def prepare(self, engine: Any, folder: Path) -> Begin:
+        """Load it."""
+        engine.load_config(str(Path(import_vizdoom().scenarios_path) / f"{self.game}.cfg"))
+        return lambda seed: start_episode(engine, seed)
 
 
-class DoomGame:
-    """A real game; a context manager.
+@dataclass(frozen=True, slots=True)
+class GeneratedRooms(Place):
+    """A map of its own for each seed (`worldsim.games.rooms.generate`), without reward or end."""
+
+    game = f"fresh rooms {MAP_VERSION}"
+    licence = "Freedoom art (BSD-3-Clause) in generated rooms"
+
+    def prepare(self, engine: Any, folder: Path) -> Begin:
+        """Write a first map."""
+        maps = MapFile(folder, iwad_path())
+        engine.set_doom_scenario_path(str(maps.path))
+        engine.set_doom_map(MAP)
+        engine.set_episode_start_time(START_TIC)
+
+        def begin(seed: int) -> RoomMap:
+            rooms = maps.write(seed)
+            start_episode(engine, seed)
+            return rooms
+
+        return begin
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DoomEntry(GameEntry):
+    """A game of ViZDoom.
+
+    Attributes:
+        place: Where it is played; what each seed gives there.
+        rewards: Beside those of a scenario's file, what the engine rewards (`kill` is its `kill_reward`), and
+            with how much each, or a point of it.
+        max_tics: A game that lasts so long is cut off (truncated, not terminated); 0 means never.
+        shows_health: Draw the player's health as a bar over the lowest rows of the picture, and show the
+            engine's flashes of damage and pick-ups whatever the scenario's file says.
+        shows_weapon: Draw the weapon; else it would be a part of the picture that never moves.
+    """
+
+    place: Place
+    height: int = HEIGHT
+    width: int = WIDTH
+    tics_per_frame: int = 2
+    rewards: Mapping[str, float] = field(default_factory=dict)
+    max_tics: int = 0
+    shows_health: bool = False
+    shows_weapon: bool = False
+
+    @property
+    def buttons(self) -> tuple[str, ...]:
+        """ViZDoom's names of `actions.buttons`, in their order."""
+        return tuple(BUTTONS[name] for name in self.actions.buttons)
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second at the game's own speed."""
+        return TICS_PER_SECOND / self.tics_per_frame
+
+    @property
+    def game(self) -> str:
+        """What is played, as datasets name it."""
+        return self.place.game
+
+    @property
+    def licence(self) -> str:
+        """Licence of the pictures."""
+        return self.place.licence
+
+    def engine_version(self) -> str:
+        """Return ViZDoom's."""
+        return f"ViZDoom {import_vizdoom().__version__}"
+
+    def open(self) -> DoomGame:
+        """Start the engine."""
+        return DoomGame(self)
+
+
+class DoomGame(RealGame):
+    """A running game of ViZDoom.
+
+    When the game has ended there is no picture any more: what is observed then is the last one before the
+    end, under the bar of then (empty after a death) where health is shown. A reward adds up those of all tics
+    of a frame; the goal's reward of 1 in doom-rooms can come one frame before the end.
 
     Args:
-        scenario: What is played, or its name.
+        entry: What is played.
 
     Raises:
-        WorldError: If there is no such scenario or ViZDoom is not installed.
+        WorldError: If ViZDoom is not installed.
     """
 
-    def __init__(self, scenario: Scenario | str) -> None:
-        self.scenario = find_scenario(scenario) if isinstance(scenario, str) else scenario
+    def __init__(self, entry: DoomEntry) -> None:
+        self.entry: DoomEntry = entry  # type: ignore[override] - nobody sets another one
         vizdoom = import_vizdoom()
         self._health = vizdoom.GameVariable.HEALTH
-        self._folder = tempfile.TemporaryDirectory(prefix=f"{self.scenario.name}-")
+        self._folder = tempfile.TemporaryDirectory(prefix=f"{entry.name}-")
         self._game = vizdoom.DoomGame()
-        self._maps = None if self.scenario.config else MapFile(Path(self._folder.name), iwad_path(vizdoom))
+        self._begin = entry.place.prepare(self._game, Path(self._folder.name))
         self._configure(vizdoom)
         with contextlib.chdir(self._folder.name):  # the engine leaves a folder where it is started
             self._game.init()
-        self._last: DoomObservation | None = None
+        self._last: Observation | None = None
         self._tics = 0
 
-    def reset(self, seed: int) -> DoomObservation:
-        """Start an episode; the same seed, 0 to 2^32 - 1, gives the same place and the same game."""
-        if self._maps is not None:
-            self._maps.write(seed)
-        self._game.set_seed(seed)
-        self._game.new_episode()
+    def reset(self, seed: int) -> Observation:
+        """Start an episode; the same seed, 0 to `MAX_SEED`, gives the same place and the same game."""
+        self.rooms = self._begin(seed)
         self._tics = 0
         self._last = self._observe(0.0)
         return self._last
 
-    def step(self, action: np.ndarray) -> DoomObservation:
-        """Hold an action, `[axes]` of the scenario's layout, for one frame: `tics_per_frame` engine tics.
+    def step(self, action: np.ndarray) -> Observation:
+        """Hold an action, `[axes]` of the entry's layout, for one frame: `tics_per_frame` engine tics.
 
         Raises:
             WorldError: If the action does not fit, or no episode is under way.
         """
         if self._last is None or self._last.terminated or self._last.truncated:
             raise WorldError("the game has not been started or has ended: call reset first")
-        reward = self._game.make_action(press_buttons(self.scenario, action), self.scenario.tics_per_frame)
-        self._tics += self.scenario.tics_per_frame
+        reward = self._game.make_action(press_buttons(self.entry, action), self.entry.tics_per_frame)
+        self._tics += self.entry.tics_per_frame
         if self._game.is_episode_finished():
             frame = self._draw(self._last.frame)
-            self._last = DoomObservation(frame, self._last.pose, reward, True)
+            self._last = replace(self._last, frame=frame, reward=reward, terminated=True)
         else:
             self._last = self._observe(reward)
         return self._last
-
-    @property
-    def rooms(self) -> RoomMap | None:
-        """The map that is played, where each seed has one of its own; None before the first `reset`."""
-        return self._maps and self._maps.rooms
 
     @property
     def total_reward(self) -> float:
@@ -121,28 +233,15 @@ class DoomGame:
         self._game.close()
         self._folder.cleanup()
 
-    def __enter__(self) -> DoomGame:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _configure(self, vizdoom: ModuleType) -> None:
         game = self._game
-        if self._maps is None:
-            game.load_config(str(Path(vizdoom.scenarios_path) / f"{self.scenario.config}.cfg"))
-        else:
-            game.set_doom_scenario_path(str(self._maps.path))
-            game.set_doom_map(MAP)
-            game.set_episode_start_time(START_TIC)
         # Freedoom, whatever WAD the environment points to: its pictures may be shared.
-        game.set_doom_game_path(str(iwad_path(vizdoom)))
+        game.set_doom_game_path(str(iwad_path()))
         game.set_doom_config_path(str(Path(self._folder.name) / "vizdoom.ini"))
         game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
         game.set_screen_format(vizdoom.ScreenFormat.RGB24)
-        game.set_available_buttons([getattr(vizdoom.Button, name) for name in self.scenario.buttons])
+        names = (*self.entry.buttons, *self.entry.place.hidden_buttons)
+        game.set_available_buttons([getattr(vizdoom.Button, name) for name in names])
         variable = vizdoom.GameVariable
         game.set_available_game_variables([variable.POSITION_X, variable.POSITION_Y, variable.ANGLE])
         game.set_mode(vizdoom.Mode.PLAYER)
@@ -150,20 +249,23 @@ class DoomGame:
         game.set_episode_timeout(0)
         game.set_window_visible(False)
         game.set_sound_enabled(False)
-        for hide in ("hud", "crosshair", "weapon", "messages"):
+        for hide in ("hud", "crosshair", "messages"):
             getattr(game, f"set_render_{hide}")(False)
-        if self.scenario.shows_health:
+        game.set_render_weapon(self.entry.shows_weapon)
+        if self.entry.shows_health:
             game.set_render_screen_flashes(True)
+        for name, reward in self.entry.rewards.items():
+            getattr(game, f"set_{name}_reward")(reward)
 
-    def _observe(self, reward: float) -> DoomObservation:
+    def _observe(self, reward: float) -> Observation:
         state = self._game.get_state()
         x, y, angle = (float(value) for value in state.game_variables)
-        truncated = 0 < self.scenario.max_tics <= self._tics
-        return DoomObservation(self._draw(state.screen_buffer), (x, y, angle), reward, False, truncated)
+        truncated = 0 < self.entry.max_tics <= self._tics
+        return Observation(self._draw(state.screen_buffer), (x, y, angle), reward, False, truncated)
 
     def _draw(self, picture: np.ndarray) -> np.ndarray:
         frame = picture.copy()
-        if self.scenario.shows_health:
+        if self.entry.shows_health:
             draw_health(frame, self.health)
         return frame
 
@@ -181,19 +283,25 @@ class MapFile:
 
     def __init__(self, folder: Path, iwad: Path) -> None:
         self.path = folder / "rooms.wad"
-        self.rooms: RoomMap | None = None
         self._textures = read_textures(iwad)
         self.path.write_bytes(encode_wad([(MAP, b""), ("TEXTMAP", b" " * MAP_BYTES), ("ENDMAP", b"")]))
         self.write(0)
 
-    def write(self, seed: int) -> None:
-        """Replace the map by that of `seed`."""
-        self.rooms = generate_rooms(seed, self._textures)
-        text = write_udmf(self.rooms).encode("ascii")
+    def write(self, seed: int) -> RoomMap:
+        """Replace the map by that of `seed`, and return it."""
+        rooms = generate_rooms(seed, self._textures)
+        text = write_udmf(rooms).encode("ascii")
         assert len(text) <= MAP_BYTES, f"a map of {len(text)} bytes"
         with self.path.open("r+b") as file:
             file.seek(HEADER.size)  # the map's own lump is empty, so this is where its text is
             file.write(text.ljust(MAP_BYTES))
+        return rooms
+
+
+def start_episode(engine: Any, seed: int) -> None:
+    """Start an episode of a running engine."""
+    engine.set_seed(seed)
+    engine.new_episode()
 
 
 def draw_map(seed: int) -> RoomMap:
@@ -202,12 +310,12 @@ def draw_map(seed: int) -> RoomMap:
     Raises:
         WorldError: If ViZDoom, whose textures it names, is not installed.
     """
-    return generate_rooms(seed, read_textures(iwad_path(import_vizdoom())))
+    return generate_rooms(seed, read_textures(iwad_path()))
 
 
-def iwad_path(vizdoom: ModuleType) -> Path:
+def iwad_path() -> Path:
     """Return where ViZDoom keeps Freedoom."""
-    return Path(vizdoom.scenarios_path).parent / "freedoom2.wad"
+    return Path(import_vizdoom().scenarios_path).parent / "freedoom2.wad"
 
 
 def draw_health(frame: np.ndarray, health: float) -> None:
@@ -217,9 +325,9 @@ def draw_health(frame: np.ndarray, health: float) -> None:
     frame[-BAR_HEIGHT + 1 :, :length] = BAR_COLOUR  # a dark line parts it from a floor that may be green
 
 
-def press_buttons(scenario: Scenario, action: np.ndarray) -> list[bool]:
-    """Return which of the scenario's buttons an action holds down."""
-    layout = scenario.actions
+def press_buttons(entry: DoomEntry, action: np.ndarray) -> list[bool]:
+    """Return which of the entry's buttons an action holds down."""
+    layout = entry.actions
     pairs = zip(layout.axes, layout.validate(action), strict=True)
     return [value == button for axis, value in pairs for button in range(1, len(axis.buttons) + 1)]
 

@@ -1,4 +1,4 @@
-"""Grid recall: random tiles seen through a small view that moves by whole tiles.
+"""Grid recall, a game of random tiles seen through a small view that moves by whole tiles.
 
 A grid of 85 x 85 tiles of MiniGrid's, another one for each seed, of which the player sees 7 x 7. Nothing
 tells what lies outside of the view but the memory of having been there. The view shifts and never turns; so a
@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from types import TracebackType
+from types import ModuleType
 
 import numpy as np
 
 from worldsim.actions import ActionAxis, ActionLayout
-from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
+from worldsim.games.entry import MAX_SEED, GameEntry, Observation, RealGame
 
 SIDE = 85
 """Tiles along each side of the grid."""
@@ -29,116 +29,90 @@ TILE = 16
 """Pixels along each side of a tile."""
 SHAPES = ("Ball", "Box", "Key", "Floor")
 """MiniGrid's objects that a tile shows, each in all of its six colours."""
-MAX_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GridScenario:
-    """How a grid is played and seen.
+class GridEntry(GameEntry):
+    """A grid; no game ends, and nothing is rewarded."""
 
-    Attributes:
-        name: Its name, and that of the world made from it.
-        actions: What a player can press: at most one move along each axis, or nothing.
-        episode_frames: Frames of the longest recorded episode.
-        frame_rate: Frames a second; a grid has no time of its own.
-        ending: What the player did when a game ended, in words. No game ends.
-    """
-
-    name: str = "grid-recall"
-    actions: ActionLayout
+    height: int = VIEW * TILE
+    width: int = VIEW * TILE
     episode_frames: int = 401
-    frame_rate: float = 10.0
-    ending: str = "ended"
+    lossless: bool = True
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second; a grid has no time of its own."""
+        return 10.0
 
     @property
     def game(self) -> str:
-        """What is played, as datasets name it; equal names mean that equal seeds give equal games."""
+        """What is played, as datasets name it."""
         return f"grid recall, {SIDE} x {SIDE} tiles of {len(SHAPES) * 6} kinds, {VIEW} x {VIEW} seen"
 
-    def dataset_info(self, source: str) -> DatasetInfo:
-        """Describe a dataset recorded from this game; `source` says how."""
-        return DatasetInfo(
-            name=self.name,
-            width=VIEW * TILE,
-            height=VIEW * TILE,
-            frame_rate=self.frame_rate,
-            actions=self.actions,
-            source=source,
-            licence="tiles as MiniGrid draws them (MIT)",
-            lossless=True,
-        )
+    @property
+    def licence(self) -> str:
+        """Licence of the pictures."""
+        return "tiles as MiniGrid draws them (MIT)"
+
+    def engine_version(self) -> str:
+        """Return MiniGrid's."""
+        return f"MiniGrid {import_minigrid().__version__}"
+
+    def open(self) -> GridGame:
+        """Draw the tiles."""
+        return GridGame(self)
 
 
-GRID_RECALL = GridScenario(
+GRID_RECALL = GridEntry(
+    name="grid-recall",
     actions=ActionLayout(
         (
             ActionAxis(name="move", buttons=("up", "down"), keys=(("up", "w"), ("down", "s"))),
             ActionAxis(name="strafe", buttons=("left", "right"), keys=(("left", "a"), ("right", "d"))),
         )
-    )
+    ),
 )
 STEPS = np.array([0, -1, 1])
 """By the value of an axis, how many tiles it moves the player: down for `move`, right for `strafe`."""
 
 
-@dataclass(frozen=True, slots=True)
-class GridObservation:
-    """What is seen after a move.
+class GridGame(RealGame):
+    """A grid to walk on.
 
-    Attributes:
-        frame: `[112, 112, 3]` uint8.
-        pose: x (to the right) and y (down) of the tile in the middle, in tiles from 0 to 84, and the angle 0.
-        reward: Always 0.
-        terminated: Always False.
-        truncated: Always False.
-    """
-
-    frame: np.ndarray
-    pose: tuple[float, float, float]
-    reward: float = 0.0
-    terminated: bool = False
-    truncated: bool = False
-
-
-class GridGame:
-    """A grid to walk on; a context manager, as other games are.
+    Poses are x (to the right) and y (down) of the tile in the middle, 0 to 84, and the angle 0.
 
     Args:
-        scenario: Buttons and name.
+        entry: Buttons and name.
 
     Raises:
         WorldError: If MiniGrid is not installed.
     """
 
-    def __init__(self, scenario: GridScenario = GRID_RECALL) -> None:
-        self.scenario = scenario
+    def __init__(self, entry: GridEntry = GRID_RECALL) -> None:
+        self.entry = entry
         self._tiles = draw_tiles()
         self._grid: np.ndarray | None = None
         self._place = np.array([SIDE // 2, SIDE // 2])
 
-    def reset(self, seed: int) -> GridObservation:
-        """Begin in the middle of the grid of a seed, 0 to 2^32 - 1."""
+    def reset(self, seed: int) -> Observation:
+        """Begin in the middle of the grid of a seed, 0 to `MAX_SEED`."""
         if not 0 <= seed <= MAX_SEED:
             raise WorldError(f"the seed of a grid must be 0 to {MAX_SEED}, got {seed}")
         self._grid = np.random.default_rng(seed).integers(len(self._tiles), size=(SIDE, SIDE))
         self._place = np.array([SIDE // 2, SIDE // 2])
         return self._observe()
 
-    def step(self, action: np.ndarray) -> GridObservation:
-        """Move by an action, `[2]` of the scenario's layout.
+    def step(self, action: np.ndarray) -> Observation:
+        """Move by an action, `[2]` of the entry's layout.
 
         Raises:
             WorldError: If the action does not fit, or no episode is under way.
         """
         if self._grid is None:
             raise WorldError("the game has not been started: call reset first")
-        self._place = (self._place + STEPS[self.scenario.actions.validate(action)]) % SIDE
+        self._place = (self._place + STEPS[self.entry.actions.validate(action)]) % SIDE
         return self._observe()
-
-    @property
-    def rooms(self) -> None:
-        """A grid has no rooms."""
-        return None
 
     @property
     def kinds(self) -> np.ndarray:
@@ -149,31 +123,20 @@ class GridGame:
         rows, columns = (self._place[:, None] + around) % SIDE
         return self._grid[np.ix_(rows, columns)]
 
-    def close(self) -> None:
-        """Nothing is held open."""
-
-    def __enter__(self) -> GridGame:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _observe(self) -> GridObservation:
+    def _observe(self) -> Observation:
         tiles = self._tiles[self.kinds]  # [R, C, P, P, 3]
         frame = tiles.swapaxes(1, 2).reshape(VIEW * TILE, VIEW * TILE, 3)
         row, column = self._place
-        return GridObservation(frame, (float(column), float(row), 0.0))
+        return Observation(frame, (float(column), float(row), 0.0))
 
 
-def minigrid_version() -> str:
-    """Return the version of MiniGrid, or say how to install it."""
+def import_minigrid() -> ModuleType:
+    """Import MiniGrid, or say how to install it."""
     try:
         import minigrid
     except ImportError as error:
         raise WorldError(f'grid recall needs MiniGrid: pip install -e ".[grid]" ({error})') from error
-    return minigrid.__version__
+    return minigrid
 
 
 @cache
@@ -183,7 +146,7 @@ def draw_tiles() -> np.ndarray:
     Raises:
         WorldError: If MiniGrid is not installed.
     """
-    minigrid_version()
+    import_minigrid()
     from minigrid.core import world_object
     from minigrid.core.constants import COLOR_NAMES
     from minigrid.core.grid import Grid

@@ -1,111 +1,95 @@
-"""Every real game that can be recorded, whatever plays it: Doom's scenarios and grids of tiles."""
+"""The registry of real games: one entry for each, which is all that has to be written to add one."""
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Protocol, Self
-
-import numpy as np
-
+from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.errors import WorldError
-from worldsim.games.grid_recall import GRID_RECALL, GridGame, GridScenario, minigrid_version
-from worldsim.games.rooms.map import RoomMap
-from worldsim.games.scenarios import SCENARIOS, Scenario
+from worldsim.games.doom import DoomEntry, GeneratedRooms, ScenarioFile
+from worldsim.games.doom_level import Level
+from worldsim.games.entry import GameEntry, RealGame
+from worldsim.games.grid_recall import GRID_RECALL
 
-AnyScenario = Scenario | GridScenario
-GAMES: dict[str, AnyScenario] = {**SCENARIOS, GRID_RECALL.name: GRID_RECALL}
+MOVE = ActionAxis(name="move", buttons=("forward", "backward"), keys=(("up", "w"), ("down", "s")))
+FORWARD = ActionAxis(name="move", buttons=("forward",), keys=(("up", "w"),))
+STRAFE = ActionAxis(name="strafe", buttons=("left", "right"), keys=(("a",), ("d",)))
+ONLY_STRAFE = ActionAxis(name="strafe", buttons=("left", "right"), keys=(("left", "a"), ("right", "d")))
+TURN = ActionAxis(name="turn", buttons=("left", "right"), keys=(("left",), ("right",)))
+ONLY_TURN = ActionAxis(name="turn", buttons=("left", "right"), keys=(("left", "a"), ("right", "d")))
+ACT = ActionAxis(name="act", buttons=("attack", "use"), keys=(("space",), ("e",)))
+
+GAMES: dict[str, GameEntry] = {
+    entry.name: entry
+    for entry in (
+        DoomEntry(
+            name="doom-rooms",
+            place=ScenarioFile("my_way_home"),  # 1 for reaching the goal
+            ending="reached the goal",
+            actions=ActionLayout((MOVE, STRAFE, TURN)),
+            players={"explore": 1.0},
+            episode_frames=1050,
+        ),
+        DoomEntry(
+            name="doom-fresh-rooms",
+            place=GeneratedRooms(),  # without reward or end
+            actions=ActionLayout((MOVE, STRAFE, TURN)),
+            players={"explore": 1.0},
+            episode_frames=1050,
+            tells_map=True,
+        ),
+        DoomEntry(
+            name="doom-take-cover",
+            place=ScenarioFile("take_cover"),  # 1 for each tic alive
+            ending="died",
+            actions=ActionLayout((ONLY_STRAFE,)),
+            players={"dodge": 1.0},
+            max_tics=2100,
+            episode_frames=1051,
+            shows_health=True,
+        ),
+        DoomEntry(
+            name="doom-health",
+            place=ScenarioFile("health_gathering_supreme"),  # 1 for each tic alive, -100 for dying
+            ending="died",
+            actions=ActionLayout((FORWARD, ONLY_TURN)),
+            players={"forage": 1.0},
+            max_tics=2100,
+            episode_frames=1051,
+            shows_health=True,
+        ),
+        DoomEntry(
+            name="doom-level",
+            place=Level("MAP01", skill=3, shut=((472, -1344), (1320, 704))),
+            ending="died or left the level",
+            actions=ActionLayout((MOVE, STRAFE, TURN, ACT)),
+            players={"skirmish": 1.0},
+            rewards={"kill": 1.0, "damage_taken": -0.01, "death": -1.0, "map_exit": 1.0},
+            max_tics=2100,
+            episode_frames=1051,
+            shows_health=True,
+            shows_weapon=True,
+        ),
+        GRID_RECALL,
+    )
+}
 
 
-class Observation(Protocol):
-    """What a game shows after a step."""
-
-    @property
-    def frame(self) -> np.ndarray:
-        """`[height, width, 3]` uint8."""
-        ...
-
-    @property
-    def pose(self) -> tuple[float, float, float]:
-        """x, y in the game's units and the angle in degrees; belongs to `frame`."""
-        ...
-
-    @property
-    def reward(self) -> float:
-        """Given by the step that led here."""
-        ...
-
-    @property
-    def terminated(self) -> bool:
-        """Whether the game ended."""
-        ...
-
-    @property
-    def truncated(self) -> bool:
-        """Whether it was cut off."""
-        ...
-
-
-class Game(Protocol):
-    """A game that can be recorded; a context manager."""
-
-    @property
-    def scenario(self) -> AnyScenario:
-        """What is played."""
-        ...
-
-    @property
-    def rooms(self) -> RoomMap | None:
-        """The map of this episode, for players that want to know; None where there is none."""
-        ...
-
-    def reset(self, seed: int) -> Observation:
-        """Begin an episode; the same seed, 0 to 2^32 - 1, gives the same one."""
-        ...
-
-    def step(self, action: np.ndarray) -> Observation:
-        """Press `[axes]` for one frame."""
-        ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-
-def find_game(name: str) -> AnyScenario:
-    """Return what is known of a game.
+def find_game(game: str | GameEntry) -> GameEntry:
+    """Return what is known of a game, by its name.
 
     Raises:
         WorldError: If there is none of that name.
     """
-    if name not in GAMES:
-        raise WorldError(f"there is no scenario {name!r}; known are {', '.join(sorted(GAMES))}")
-    return GAMES[name]
+    if isinstance(game, GameEntry):
+        return game
+    if game not in GAMES:
+        raise WorldError(f"there is no scenario {game!r}; known are {', '.join(sorted(GAMES))}")
+    return GAMES[game]
 
 
-def open_game(name: str) -> Game:
+def open_game(game: str | GameEntry) -> RealGame:
     """Return a game, ready for `reset`.
 
     Raises:
         WorldError: If there is no such game, or what plays it is not installed.
     """
-    scenario = find_game(name)
-    if isinstance(scenario, GridScenario):
-        return GridGame(scenario)
-    from worldsim.games.doom import DoomGame
-
-    return DoomGame(scenario)
-
-
-def engine_version(name: str) -> str:
-    """Return what plays a game, and in which version: `ViZDoom 1.3.0`.
-
-    Raises:
-        WorldError: If it is not installed.
-    """
-    if isinstance(find_game(name), GridScenario):
-        return f"MiniGrid {minigrid_version()}"
-    from worldsim.games.doom import import_vizdoom
-
-    return f"ViZDoom {import_vizdoom().__version__}"
+    return find_game(game).open()

@@ -1,12 +1,13 @@
-"""The shape of the network, as a value that is checked where it is made."""
+"""Configuration of the network, checked where it is made."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from enum import StrEnum
 
 from worldsim.errors import WorldError
-from worldsim.model.memory.motion import FINEST, MIN_PLANE_WIDTH, MemoryKeys, MemoryPhase
+from worldsim.settings import check_settings, setting
 from worldsim.storage.files import shown
 
 PATCH = 2
@@ -15,67 +16,93 @@ MAX_TOKENS = 8192
 """Tokens of a frame; one of 1920 x 1080 pixels has 8160."""
 LIMITS = {"dim": 2**16, "ffn_dim": 2**18, "num_heads": 1024, "num_layers": 1024, "window": 4096}
 """Far beyond what has been trained, and little enough that a slip of the pen is found before memory is."""
+NUM_FREE_COORDINATES = 4
+"""Coordinates of the path beside its rows and columns."""
+MIN_PLANE_WIDTH = 2 * (2 + NUM_FREE_COORDINATES)
+"""Features of a head whose pairs can hold the path on PLANE keys."""
+FINEST = math.pi
+"""Maximum angle per token that pairs can turn by: it tells neighbours apart."""
+
+
+class MemoryPhase(StrEnum):
+    """What turns the memory's keys from one frame to the next."""
+
+    NONE = "none"
+    TIME = "time"
+    PATH = "path"
+
+
+class MemoryKeys(StrEnum):
+    """Which places the memory's keys tell apart.
+
+    AXES: one feature pair turns with the row, another with the column (Wan's rotary positions). What is
+    stored under such keys is a function of the row plus one of the column: places in line are mixed up.
+    PLANE: each pair turns along a direction of its own in the plane of rows and columns, in each head along
+    others, so that any two places have keys that are nearly at right angles.
+    """
+
+    AXES = "axes"
+    PLANE = "plane"
 
 
 @dataclass(kw_only=True, slots=True)
 class DenoiserConfig:
-    """Shape of the network.
+    """Shape of the network."""
 
-    Attributes:
-        latent_shape: Channels, height and width of a frame's latents.
-        num_values: Number of values of each action axis.
-        dim: Model width.
-        ffn_dim: Width of the MLP.
-        num_heads: Heads per layer.
-        num_layers: Number of layers.
-        window_layers: Indices of the layers that keep a softmax window instead of a recurrent state.
-        full_layers: Indices of the layers that see all past frames: their memory grows.
-        full_path: Whether the path turns the keys of full layers too, so that they find by place what was
-            seen before; for `memory_phase` path only.
-        window: Frames that a window layer sees beside the current one.
-        memory_phase: What turns the memory's keys: none, time or path (`MemoryPhase`).
-        memory_keys: Which places the memory's keys tell apart: axes or plane (`MemoryKeys`).
-        finest_key: Greatest angle per token, in radians up to pi, that keys of the plane turn by: the
-            smaller, the more a path may be wrong, and the less places are told apart.
-        path_odometry: Whether the path goes on from what committed frames show, instead of from what the
-            action was expected to do; for `memory_phase` path only (docs/decisions/0031).
-        half_lives: Shortest and longest half-life of the heads at the start, in frames.
-        write_biases: How gently memories are written at the start, for the shortest and for the longest
-            half-life: the strength is 2 sigmoid of it, so that 0 replaces what a key recalls
-            (docs/decisions/0005).
-        previous_frame: Whether every token is also given the frame before it, at its own place: what does not
-            change need not be recalled (docs/decisions/0011).
-        outcome_heads: Whether heads on the commit pass judge reward and end (docs/decisions/0017).
-    """
-
-    latent_shape: list[int] = field(default_factory=lambda: [16, 16, 20])
-    num_values: list[int] = field(default_factory=lambda: [3, 3, 3])
-    dim: int = 384
-    ffn_dim: int = 1280
-    num_heads: int = 6
-    num_layers: int = 10
-    window_layers: list[int] = field(default_factory=lambda: [3, 7])
-    full_layers: list[int] = field(default_factory=list)
-    full_path: bool = False
-    window: int = 6
-    memory_phase: str = "path"
-    memory_keys: str = "axes"
-    finest_key: float = FINEST
-    path_odometry: bool = False
-    half_lives: list[float] = field(default_factory=lambda: [4.0, 4096.0])
-    write_biases: list[float] = field(default_factory=lambda: [0.0, -2.0])
-    previous_frame: bool = True
-    outcome_heads: bool = False
+    latent_shape: list[int] = setting([16, 16, 20], "Channels, height and width of a frame's latents.")
+    num_values: list[int] = setting([3, 3, 3], "Number of values of each action axis.")
+    dim: int = setting(384, "Model width.")
+    ffn_dim: int = setting(1280, "Width of the MLP.")
+    num_heads: int = setting(6, "Heads per layer.")
+    num_layers: int = setting(10, "Number of layers.")
+    window_layers: list[int] = setting(
+        [3, 7], "Indices of the layers that keep a softmax window instead of a recurrent state."
+    )
+    full_layers: list[int] = setting(
+        [], "Indices of the layers that see all past frames: their memory grows."
+    )
+    full_path: bool = setting(
+        False,
+        "Whether the path turns the keys of full layers too, so that they find by place what was seen "
+        "before; for memory_phase=path only.",
+    )
+    window: int = setting(6, "Frames that a window layer sees beside the current one.")
+    memory_phase: str = setting(
+        "path", "What turns the memory's keys (`MemoryPhase`).", choices=tuple(MemoryPhase)
+    )
+    memory_keys: str = setting(
+        "axes", "Which places the memory's keys tell apart (`MemoryKeys`).", choices=tuple(MemoryKeys)
+    )
+    finest_key: float = setting(
+        FINEST,
+        "Greatest angle per token, in radians up to pi, that keys of the plane turn by: the smaller, the "
+        "more a path may be wrong, and the less places are told apart.",
+    )
+    path_odometry: bool = setting(
+        False,
+        "Whether the path goes on from what committed frames show, instead of from what the action was "
+        "expected to do; for memory_phase=path only (docs/decisions/0031).",
+    )
+    half_lives: list[float] = setting(
+        [4.0, 4096.0], "Shortest and longest half-life of the heads at the start, in frames."
+    )
+    write_biases: list[float] = setting(
+        [0.0, -2.0],
+        "How gently memories are written at the start, for the shortest and for the longest half-life: the "
+        "strength is 2 sigmoid of it, so that 0 replaces what a key recalls (docs/decisions/0005).",
+    )
+    previous_frame: bool = setting(
+        True,
+        "Whether every token is also given the frame before it, at its own place: what does not change need "
+        "not be recalled (docs/decisions/0011).",
+    )
+    outcome_heads: bool = setting(
+        False, "Whether heads on the commit pass judge reward and end (docs/decisions/0017)."
+    )
 
     def __post_init__(self) -> None:
-        if self.memory_phase not in list(MemoryPhase):
-            known = ", ".join(MemoryPhase)
-            raise WorldError(f"memory_phase is one of {known}; got {self.memory_phase!r}")
-        self.memory_phase = str(self.memory_phase)
-        if self.memory_keys not in list(MemoryKeys):
-            known = ", ".join(MemoryKeys)
-            raise WorldError(f"memory_keys is one of {known}; got {self.memory_keys!r}")
-        self.memory_keys = str(self.memory_keys)
+        check_settings(self)
+        self.memory_phase, self.memory_keys = str(self.memory_phase), str(self.memory_keys)
         if self.full_path and self.memory_phase != MemoryPhase.PATH:
             raise WorldError(f"full_path needs memory_phase path, got {self.memory_phase}")
         if self.path_odometry and self.memory_phase != MemoryPhase.PATH:

@@ -1,9 +1,9 @@
-"""From a softmax model to a hybrid one: the shape, the weights it takes over, and what is new in it."""
+"""Conversion of a softmax model into a hybrid one: shape, weights taken over, new parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
@@ -12,9 +12,9 @@ from torch import nn
 from worldsim.errors import WorldError
 from worldsim.model.attention.base import Attention
 from worldsim.model.attention.hybrid import HybridAttention
-from worldsim.model.config import DenoiserConfig
+from worldsim.model.config import FINEST, DenoiserConfig, MemoryKeys, MemoryPhase
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.memory.motion import FINEST, MemoryKeys, MemoryPhase
+from worldsim.settings import check_settings, setting
 
 
 class Rest(StrEnum):
@@ -26,27 +26,30 @@ class Rest(StrEnum):
 
 @dataclass(kw_only=True, slots=True)
 class HybridConfig:
-    """How the new layers' memory begins.
+    """How the new layers' memory begins."""
 
-    Attributes:
-        memory_phase: What turns the memory's keys: none, time or path (`MemoryPhase`).
-        memory_keys: Which places its keys tell apart: axes or plane (`MemoryKeys`); None is as the teacher's
-            description has it, which matters to no softmax layer without `full_path`.
-        half_lives: Shortest and longest half-life of a layer's heads, in frames.
-        write_biases: How gently it is written (`DenoiserConfig`); None as the teacher's description has it.
-        memory_scale: Size of `phi_v`, and so of what a new layer's memory says, compared with a fresh
-            layer's. At 0 a new layer begins as softmax inside the frame.
-    """
-
-    memory_phase: str = "path"
-    memory_keys: str | None = None
-    half_lives: list[float] = field(default_factory=lambda: [4.0, 4096.0])
-    write_biases: list[float] | None = None
-    memory_scale: float = 0.1
+    memory_phase: str = setting("path", "What turns the memory's keys: none, time or path (`MemoryPhase`).")
+    memory_keys: str | None = setting(
+        None,
+        "Which places its keys tell apart: axes or plane (`MemoryKeys`); null is as the teacher's "
+        "description has it, which matters to no softmax layer without full_path.",
+    )
+    half_lives: list[float] = setting(
+        [4.0, 4096.0], "Shortest and longest half-life of a layer's heads, in frames."
+    )
+    write_biases: list[float] | None = setting(
+        None, "How gently it is written (model.write_biases); null as the teacher's description has it."
+    )
+    memory_scale: float = setting(
+        0.1,
+        "Size of `phi_v`, and so of what a new layer's memory says, compared with a fresh layer's. At 0 a "
+        "new layer begins as softmax inside the frame.",
+        minimum=0,
+        maximum=1,
+    )
 
     def __post_init__(self) -> None:
-        if not 0 <= self.memory_scale <= 1:
-            raise WorldError(f"hybrid.memory_scale must lie in [0, 1], got {self.memory_scale}")
+        check_settings(self, "hybrid.")
 
 
 def check_softmax(config: DenoiserConfig, name: str) -> None:

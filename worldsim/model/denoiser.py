@@ -17,20 +17,34 @@ from torch.nn import functional
 
 import kernels
 from worldsim.errors import WorldError
-from worldsim.model.attention.base import Cached, Rotary, at_least_fp32
+from worldsim.model.attention.base import Cached, Rotary
 from worldsim.model.attention.full import FullAttention, past_mask, time_angles
 from worldsim.model.attention.hybrid import HybridAttention, StateUpdate
 from worldsim.model.attention.window import WindowAttention, age_angles
-from worldsim.model.block import AnyAttention, Block, Head, LayerStateIn, LayerStateOut, modulated_norm
-from worldsim.model.build import build_attention, initialise_attention, motion_of
-from worldsim.model.config import PATCH, DenoiserConfig
+from worldsim.model.block import (
+    AnyAttention,
+    Block,
+    Head,
+    LayerStateIn,
+    LayerStateOut,
+    build_attention,
+    initialise_attention,
+    modulated_norm,
+)
+from worldsim.model.config import PATCH, DenoiserConfig, MemoryKeys
 from worldsim.model.frame_context import FrameContext
-from worldsim.model.linear import Linear
-from worldsim.model.memory.motion import MemoryKeys, PathMotion, axes_phase, plane_places, wrap
-from worldsim.model.memory.phases import arrived_phase, sequence_phases
+from worldsim.model.linear import Linear, at_least_fp32, embed_patches, join_patches
+from worldsim.model.memory.motion import (
+    PathMotion,
+    arrived_phase,
+    axes_phase,
+    build_motion,
+    plane_places,
+    sequence_phases,
+    wrap,
+)
 from worldsim.model.memory.state import MemoryState, empty_memory, push_window, window_mask
 from worldsim.model.outcome_heads import OutcomeHeads
-from worldsim.model.patches import embed_patches, join_patches
 from worldsim.model.rotary import place_angles, rotate, turns
 from worldsim.model.segments import SequencePass, check_constant_memory, merge_memory, split_memory
 
@@ -63,7 +77,7 @@ class Denoiser(nn.Module):
         self.time_embedding = nn.Sequential(Linear(TIME_FREQUENCIES, dim), nn.SiLU(), Linear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), Linear(dim, 6 * dim))
         self.action_embedding = nn.ModuleList(nn.Embedding(count, dim) for count in config.num_values)
-        self.motion = motion_of(config)
+        self.motion = build_motion(config)
         self.blocks = nn.ModuleList(
             Block(dim, config.ffn_dim, build_attention(config, i)) for i in range(config.num_layers)
         )
@@ -118,19 +132,20 @@ class Denoiser(nn.Module):
 
     def embed_actions(self, actions: Tensor) -> Tensor:
         """Return `[G, D]` of `[G, A]` int64: the sum of the axes' embeddings."""
-        tables = [table.weight for table in self.action_embedding if isinstance(table, nn.Embedding)]
-        return torch.stack([functional.embedding(actions[..., i], t) for i, t in enumerate(tables)]).sum(0)
+        tables = enumerate(self._action_tables())
+        return torch.stack([functional.embedding(actions[..., i], table) for i, table in tables]).sum(0)
 
     def embed_nothing(self) -> Tensor:
         """Return what `embed_actions` says of pressing nothing, `[D]`."""
-        tables = [table.weight for table in self.action_embedding if isinstance(table, nn.Embedding)]
-        return torch.stack([table[0] for table in tables]).sum(0)
+        return torch.stack([table[0] for table in self._action_tables()]).sum(0)
+
+    def _action_tables(self) -> list[Tensor]:
+        return [table.weight for table in self.action_embedding if isinstance(table, nn.Embedding)]
 
     def displacements(self, latents: Tensor, actions: Tensor) -> Tensor:
         """Return how far actions `[G, A]` at frames `[G, C, h, w]` are taken to lead, `[G, P]` in tokens.
 
-        The first two are rows and columns, the others are free. Raises `WorldError` if the memory of this
-        network follows no path.
+        The first two are rows and columns. Raises `WorldError` if the memory follows no path.
         """
         if not isinstance(self.motion, PathMotion):
             raise WorldError(f"a world with memory_phase {self.config.memory_phase} follows no path")
@@ -142,17 +157,9 @@ class Denoiser(nn.Module):
         features = torch.cat([angles.cos(), angles.sin()], dim=-1)
         return at_least_fp32(self.time_embedding(features))
 
-    def patchify(self, latents: Tensor) -> Tensor:
-        """Return tokens `[G, N, D]`, at least fp32, of latents `[G, C, h, w]`."""
-        return embed_patches(latents, self.patch_embedding)
-
     def embed_previous(self, latents: Tensor) -> Tensor | float:
         """Return what a frame `[G, C, h, w]` adds to the tokens of the next, `[G, N, D]`, at least fp32."""
         return 0.0 if self.previous_embedding is None else embed_patches(latents, self.previous_embedding)
-
-    def unpatchify(self, tokens: Tensor) -> Tensor:
-        """Return latents `[G, C, h, w]` of output tokens `[G, N, P * P * C]`, in Wan's order."""
-        return join_patches(tokens, *self.config.grid)
 
     def rotary(self, phase: Tensor, frames: range) -> Rotary:
         """Return the angles of tokens of frames of these numbers, after a path `phase` `[G, D / 2]`."""
@@ -207,7 +214,7 @@ class Denoiser(nn.Module):
         """
         x, time, conditioning = self._enter(noisy_latents, noise_level, context)
         x, _ = self._run(self.layers(), x, conditioning, context, memory)
-        return self.unpatchify(self.head(x, time))
+        return join_patches(self.head(x, time), *self.config.grid)
 
     def commit(
         self, latents: Tensor, noise_level: Tensor, context: FrameContext, memory: MemoryState
@@ -245,11 +252,8 @@ class Denoiser(nn.Module):
 
     def _cached(self, updates: list[StateUpdate | Cached], kind: type[AnyAttention]) -> Cached | None:
         """Return what the layers of one kind keep of a frame, `[L, B, N, H, D]`; None without such layers."""
-        kept = [
-            w
-            for block, w in zip(self.layers(), updates, strict=True)
-            if isinstance(block.self_attn, kind) and isinstance(w, Cached)
-        ]
+        layers = zip(self.layers(), updates, strict=True)
+        kept = [w for block, w in layers if isinstance(block.self_attn, kind) and isinstance(w, Cached)]
         return Cached(torch.stack([w.k for w in kept]), torch.stack([w.v for w in kept])) if kept else None
 
     def _write(self, updates: list[StateUpdate | Cached], context: FrameContext, matrices: Tensor) -> Tensor:
@@ -273,7 +277,7 @@ class Denoiser(nn.Module):
         """Return tokens `[B, N, D]`, time embedding `[B, D]` and what modulates the layers, `[B, 6, D]`."""
         time = self.embed_time(noise_level) + context.action
         conditioning = at_least_fp32(self.time_projection(time)).unflatten(-1, (6, -1))
-        return self.patchify(latents) + context.previous, time, conditioning
+        return embed_patches(latents, self.patch_embedding) + context.previous, time, conditioning
 
     def _run(
         self, layers: list[Block], x: Tensor, conditioning: Tensor, context: FrameContext, memory: MemoryState
@@ -361,7 +365,8 @@ class Denoiser(nn.Module):
         rotary = self.rotary(phases, range(clean.shape[1]))
         time = self.embed_time(levels) + action.unsqueeze(2)  # [B, F, 2, D]
         conditioning = at_least_fp32(self.time_projection(time)).unflatten(-1, (6, -1))
-        x = self.patchify(torch.stack([clean, noisy], dim=2)) + self.embed_previous(before.unsqueeze(2))
+        x = embed_patches(torch.stack([clean, noisy], dim=2), self.patch_embedding)
+        x = x + self.embed_previous(before.unsqueeze(2))
         final_states: list[LayerStateOut] = []
         entered, initial_states = x, split_memory(self.layers(), memory, x)
         for index, (block, initial_state) in enumerate(zip(self.layers(), initial_states, strict=True)):
@@ -371,7 +376,7 @@ class Denoiser(nn.Module):
                 continue
             x, kept = block(x, conditioning, initial_state, rotary)
             final_states.append(kept)
-        velocity = self.unpatchify(self.head(x[:, :, 1], time[:, :, 1]))
+        velocity = join_patches(self.head(x[:, :, 1], time[:, :, 1]), *self.config.grid)
         # Of what enters the last layer: a commit does not run it to its end.
         summary = None if self.outcome is None else self.outcome.pool(entered[:, :, 0])
         return SequencePass(velocity, final_states, arrived, summary)
@@ -379,7 +384,7 @@ class Denoiser(nn.Module):
     def path_phases(
         self, before: Tensor, clean: Tensor, action: Tensor, memory: MemoryState
     ) -> tuple[Tensor, Tensor]:
-        """Return the path's angles at every frame and after the last; see `path_phases.sequence_phases`."""
+        """Return the path's angles at every frame and after the last; see `sequence_phases`."""
         before = before.to(self.patch_embedding.weight.dtype)
         expected = self.motion(before, action, self.embed_nothing())
         return sequence_phases(self.motion, expected, before, clean, memory)

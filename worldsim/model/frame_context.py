@@ -1,4 +1,4 @@
-"""What the denoising passes and the commit of one frame share, worked out once."""
+"""Context of one frame, shared by its denoising passes and its commit."""
 
 # B batch, L layers of the kind, H heads, D model or head width, W window frames, T past frames, N tokens per
 # frame

@@ -1,4 +1,4 @@
-"""Looking into the layers while a world is played: what each remembers, and how much of it is used."""
+"""Inspection of the layers in play: what each remembers, and how much of it is used."""
 
 # B batch, N tokens per frame, H heads, D head width
 

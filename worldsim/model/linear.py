@@ -1,8 +1,10 @@
-"""Linear layers whose weights can be laid out once for the CPU's bf16 matrix units.
+"""Linear maps of the network; weights can be laid out once for the CPU's bf16 matrix units.
 
 PyTorch reorders a weight on every call. At 80 rows that is 40 % of the call; with the weight reordered once,
 and GELU computed on the way out, the results are the same bits (a test holds this).
 """
+
+# N tokens per frame, C h w latent size, P side of a patch, D model width, G leading sizes
 
 from __future__ import annotations
 
@@ -11,6 +13,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from worldsim.model.config import PATCH
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    """Return `x` in fp32, or wider as it is: the state's arithmetic is never done in half precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class Packed:
@@ -79,3 +88,19 @@ class FeedForward(nn.Sequential):
         """Map `[..., dim]` to the same shape."""
         up, _, down = self
         return down(up(input, gelu=True))
+
+
+def embed_patches(latents: Tensor, embedding: nn.Conv3d) -> Tensor:
+    """Return tokens `[G, N, D]`, at least fp32, of latents `[G, C, h, w]`, in the order of Wan 2.1."""
+    patches = latents.unflatten(-1, (-1, PATCH)).unflatten(-3, (-1, PATCH))  # [G, C, rows, P, columns, P]
+    patches = patches.movedim((-4, -2), (-5, -4))  # [G, rows, columns, C, P, P]
+    weight = embedding.weight.flatten(1)  # [D, C * P * P]
+    tokens = functional.linear(patches.flatten(-3).to(weight.dtype), weight, embedding.bias)
+    return at_least_fp32(tokens).flatten(-3, -2)
+
+
+def join_patches(tokens: Tensor, rows: int, columns: int) -> Tensor:
+    """Return latents `[G, C, h, w]` of tokens `[G, rows * columns, P * P * C]`."""
+    x = tokens.unflatten(-1, (PATCH, PATCH, -1)).unflatten(-4, (rows, columns))  # [G, rows, columns, P, P, C]
+    x = x.movedim(-1, -5).transpose(-3, -2)  # [G, C, rows, P, columns, P]
+    return x.flatten(-2).flatten(-3, -2)

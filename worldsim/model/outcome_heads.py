@@ -1,4 +1,4 @@
-"""What a frame is worth and whether the game ends with it: small heads on the commit pass."""
+"""Heads for the reward and the end of an episode, on the commit pass."""
 
 # G any leading sizes, N tokens per frame, D model width, H pooling heads
 
@@ -9,8 +9,7 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional
 
-from worldsim.model.attention.base import at_least_fp32
-from worldsim.model.linear import Linear
+from worldsim.model.linear import Linear, at_least_fp32
 
 HIDDEN = 128
 """Width of a head's hidden layer."""

@@ -1,4 +1,4 @@
-"""The memory at the ends of a training segment: dealt out to the layers, and put together from them again."""
+"""The memory at the ends of a training segment: split among the layers, and merged from them again."""
 
 # B batch, F frames, S streams (clean, noisy), N tokens per frame, D model width, W window frames
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from worldsim.runtime.cores import check_workers
-from worldsim.settings import check_settings, setting
+from worldsim.runtime.config import RuntimeSettings
+from worldsim.settings import setting
 
 
 @dataclass(kw_only=True, slots=True)
-class PlayConfig:
+class PlayConfig(RuntimeSettings):
     """What to play and how."""
 
     world: str | None = setting(
@@ -45,8 +45,6 @@ class PlayConfig:
         "FILE.mp4 to record to, which must not be there yet; null records to the folder of recordings "
         "without a display, unless a recording is replayed, and nothing with one; '' never records.",
     )
-    device: str = setting("auto", "auto, cpu, cuda or cuda:N; auto is the first GPU where there is one.")
-    dtype: str = setting("auto", "auto, bf16 or fp32; auto is bf16 where the device computes it directly.")
     denoising_steps: int | None = setting(
         None, "Denoising passes a frame; null is the world's own number. [ and ] change it while playing."
     )
@@ -102,7 +100,3 @@ class PlayConfig:
         "own in there.",
     )
     screenshots: str = setting("screenshots", "Folder of screenshots.")
-
-    def __post_init__(self) -> None:
-        check_settings(self)
-        check_workers(self.threads, "threads")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
-import torch
+from worldsim.runtime.cores import check_workers
+from worldsim.settings import check_settings, setting
+
+if TYPE_CHECKING:  # a wrong setting need not wait for it
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,3 +31,21 @@ class RuntimeConfig:
     noise_scale: float | None = None
     compile: str = "auto"
     threads: int | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class RuntimeSettings:
+    """Settings of every command that computes worlds."""
+
+    device: str = setting("auto", "cpu, cuda, cuda:N, or auto: the first GPU where there is one.")
+    dtype: str = setting("auto", "bf16, fp32, or auto: bf16 where the device computes it directly.")
+    threads: int = setting(0, "CPU threads to compute with; 0 chooses.")
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        check_workers(self.threads, "threads")
+
+    def runtime(self) -> RuntimeConfig:
+        """Return how worlds are computed; what it has no setting for is left to `RuntimeConfig`."""
+        own = {each.name for each in fields(self)} & {each.name for each in fields(RuntimeConfig)}
+        return RuntimeConfig(**{name: getattr(self, name) for name in own})

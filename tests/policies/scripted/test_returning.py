@@ -8,7 +8,7 @@ import pytest
 import policies
 from policies.random import RandomPolicy
 from policies.scripted.returning import OPPOSITE, REST_FRAMES, ReturningPolicy
-from worldsim.games.doom import DoomGame
+from worldsim.games.registry import open_game
 
 PICTURE = np.zeros((120, 160, 3), dtype=np.uint8)
 
@@ -84,7 +84,7 @@ def test_in_the_real_game_it_sees_again_what_it_saw() -> None:
     pytest.importorskip("vizdoom", reason='needs ViZDoom: pip install -e ".[doom]"')
     walker = RandomPolicy((3, 3, 3), (1, 20))
     player = ReturningPolicy((3, 3, 3), walker, out_frames=(60, 60), look_share=1.0)
-    with DoomGame("doom-rooms") as game:
+    with open_game("doom-rooms") as game:
         first = game.reset(3)
         player.reset(0)
         seen = [game.step(player.act(PICTURE)) for _ in range(120 + 3 * REST_FRAMES)]

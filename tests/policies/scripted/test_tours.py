@@ -12,9 +12,10 @@ import policies
 from policies.mixed import MixedPolicy
 from policies.scripted.returning import REST_FRAMES
 from policies.scripted.tours import TourPolicy, difference, find_ring, find_way
+from tests.tours import Tour, find_tours
 from worldsim.evaluation.inputs.out_and_back import Tolerance, find_way_back
-from worldsim.evaluation.tours import Tour, find_tours
-from worldsim.games.doom import DoomGame, DoomObservation
+from worldsim.games.entry import Observation
+from worldsim.games.registry import GAMES, open_game
 
 PICTURE = np.zeros((120, 160, 3), dtype=np.uint8)
 NUM_VALUES = (3, 3, 3)
@@ -54,13 +55,13 @@ def test_difference_of_headings_is_the_short_way(heading: float, other: float, l
 
 def play(
     kind: str, seed: int, frames: int, **options: Any
-) -> tuple[list[DoomObservation], np.ndarray, list[Tour]]:
+) -> tuple[list[Observation], np.ndarray, list[Tour]]:
     """Return what is seen, what is pressed, `[frames, 3]`, and the tours that were announced."""
     pytest.importorskip("vizdoom", reason='needs ViZDoom: pip install -e ".[doom]"')
-    player = policies.make(kind, num_values=NUM_VALUES, scenario="doom-fresh-rooms", **options)
+    player = policies.make(kind, num_values=NUM_VALUES, game=GAMES["doom-fresh-rooms"], **options)
     assert isinstance(player, policies.Navigator)
     seen, pressed, names = [], [], []
-    with DoomGame("doom-fresh-rooms") as game:
+    with open_game("doom-fresh-rooms") as game:
         player.reset(seed)
         seen.append(game.reset(seed))
         assert game.rooms is not None
@@ -73,7 +74,7 @@ def play(
     return seen, np.array(pressed), find_tours(names)
 
 
-def moved(one: DoomObservation, other: DoomObservation) -> tuple[float, float]:
+def moved(one: Observation, other: Observation) -> tuple[float, float]:
     """Return the distance of two places, in map units, and of two headings, in degrees."""
     distance = np.hypot(one.pose[0] - other.pose[0], one.pose[1] - other.pose[1])
     return float(distance), abs(difference(one.pose[2], other.pose[2]))
@@ -150,7 +151,7 @@ def test_without_a_map_it_says_so() -> None:
     with pytest.raises(ValueError, match="told no map"):
         player.act(PICTURE)
     with pytest.raises(ValueError, match="the game 'doom-rooms' tells none"):
-        policies.make("loop", num_values=NUM_VALUES, scenario="doom-rooms")
+        policies.make("loop", num_values=NUM_VALUES, game=GAMES["doom-rooms"])
 
 
 def test_wrong_settings_are_named() -> None:

@@ -40,7 +40,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         lengths.append(len(frames))
         return encode_frames(codec, frames, device)
 
-    monkeypatch.setattr(training.frames, "encode_frames", counting)
+    monkeypatch.setattr(training.data.latents, "encode_frames", counting)
     return lengths
 
 

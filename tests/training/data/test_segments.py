@@ -15,10 +15,10 @@ from torch import Tensor
 from tests.fakes import tiny_codec_config, tiny_denoiser_config, tiny_world, write_tiny_dataset
 from training.data.carry import Carry
 from training.data.latents import DataConfig, LatentVideo
-from training.data.segments import places_at
+from training.data.sampling import places_at
 from training.engine.fabric import FabricConfig, make_fabric
 from training.engine.loop import LoopConfig, prepare, update
-from training.engine.train_world import Batch, TrainWorldConfig, make_batches
+from training.engine.train_world import Batch, PretrainConfig, TrainWorldConfig, make_batches
 from training.engine.validation import ValidationConfig
 from training.objectives.flow_matching import (
     ObjectiveConfig,
@@ -26,7 +26,6 @@ from training.objectives.flow_matching import (
     SequenceFlowMatching,
     add_noise,
 )
-from training.pretrain import PretrainConfig
 from training.pretrain import main as pretrain
 from worldsim.codec import FrameCodec, save_codec
 from worldsim.errors import WorldError

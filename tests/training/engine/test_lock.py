@@ -13,8 +13,8 @@ from training.engine.lock import LOCK_FILE, lock_folder, locked_folder
 from worldsim.errors import WorldError
 
 HOLD = """\
-import pathlib, sys, training.lock
-lock = training.lock.lock_folder(pathlib.Path(sys.argv[1]))
+import pathlib, sys, training.engine.lock
+lock = training.engine.lock.lock_folder(pathlib.Path(sys.argv[1]))
 print("held", flush=True)
 input()
 """
@@ -74,7 +74,9 @@ def test_a_folder_that_is_not_there_yet_is_locked_beside_it(tmp_path: Path) -> N
 
 def subprocess_lock(folder: Path) -> None:
     """Lock a new folder in a process of its own, and raise what it says."""
-    code = "import sys, pathlib, training.lock as l; l.lock_folder(pathlib.Path(sys.argv[1]), is_new=True)"
+    code = (
+        "import sys, pathlib as p, training.engine.lock as l; l.lock_folder(p.Path(sys.argv[1]), is_new=True)"
+    )
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
     if done.returncode:
         raise WorldError(done.stderr.strip().splitlines()[-1])

@@ -372,7 +372,7 @@ def test_fabric_settings_that_cannot_be_met_are_one_clear_sentence(tmp_path: Pat
 
 @pytest.mark.parametrize("precision", ["16-mixed", "bf16-true"])
 def test_a_precision_that_would_stop_or_spoil_a_run_is_refused(precision: str) -> None:
-    with pytest.raises(WorldError, match=f"is one of auto, 32-true, bf16-mixed; got '{precision}'"):
+    with pytest.raises(WorldError, match=f"must be one of auto, 32-true, bf16-mixed, got '{precision}'"):
         FabricConfig(precision=precision)
 
 

@@ -27,12 +27,11 @@ from training.data.clips import own_share
 from training.data.latents import DataConfig, choose_episodes
 from training.engine.fabric import FabricConfig
 from training.engine.loop import LoopConfig
-from training.engine.train_world import take_starts
+from training.engine.train_world import PretrainConfig, build_world, take_starts
 from training.engine.validation import ValidationConfig
 from training.finetune import FinetuneConfig
 from training.finetune import main as finetune
 from training.objectives.flow_matching import ObjectiveConfig, SequenceFlowMatching, add_noise
-from training.pretrain import PretrainConfig, build_world
 from training.pretrain import main as pretrain
 from worldsim.actions import ActionLayout
 from worldsim.codec import FrameCodec, load_codec, save_codec
@@ -40,8 +39,8 @@ from worldsim.data.dataset_info import DatasetInfo
 from worldsim.data.episodes import EpisodeWriter
 from worldsim.data.sequences import load_episodes
 from worldsim.errors import WorldError
+from worldsim.model.config import MemoryPhase
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.memory.motion import MemoryPhase
 from worldsim.simulator import Simulator
 from worldsim.starts import Start, visible_detail
 from worldsim.world import World

@@ -5,9 +5,13 @@ import torch
 from torch import Tensor
 
 from tests.fakes import tiny_world
-from training.objectives.change_weight import change_weights
 from training.objectives.distillation import VelocityDistillation
-from training.objectives.flow_matching import FlowMatchingLoss, ObjectiveConfig, SequenceFlowMatching
+from training.objectives.flow_matching import (
+    FlowMatchingLoss,
+    ObjectiveConfig,
+    SequenceFlowMatching,
+    change_weights,
+)
 from worldsim.errors import WorldError
 
 BATCH, FRAMES, CHANNELS, ROWS, COLUMNS = 2, 5, 4, 4, 6

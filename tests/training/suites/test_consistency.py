@@ -13,7 +13,8 @@ import torch
 from tests.fakes import tiny_world, write_tiny_dataset
 from tests.grids import TILE, write_recall_set
 from training.evaluate import EvaluateConfig, main
-from training.suites.settings import ConsistencyConfig
+from training.suites.consistency import MEASURES
+from training.suites.settings import CONSISTENCY_PARTS, ConsistencyConfig
 from worldsim.errors import WorldError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -51,6 +52,10 @@ def config(worlds: dict[str, str], data: Path, out: Path, **changes: Any) -> Eva
 
 
 PARTS = ["recall", "interventions", "pairs"]
+
+
+def test_every_part_is_measured_by_one_function() -> None:
+    assert tuple(MEASURES) == CONSISTENCY_PARTS
 
 
 def test_worlds_are_measured_into_a_report_and_one_page(
@@ -94,11 +99,14 @@ def test_a_second_run_adds_a_world_to_the_report_and_keeps_the_first(
     assert set(report["recall"]["worlds"]) == {"hybrid", "full"}
     assert report["comparisons"]["hybrid"]["over"]["full"]["3"]["final"]["psnr_db"]["count"] == 4
     assert list(report["films"]["3"]["strips"]) == ["", "hybrid", "full"]
-    with pytest.raises(WorldError, match="tells of another world by the name 'full'"):
+    with pytest.raises(WorldError, match=r"was measured with worlds\.full\.identity=tiny@"):
         main.run(config({"full": worlds["hybrid"]}, data, tmp_path, **names))
-    with pytest.raises(WorldError, match="was measured with context_frames="):
+    with pytest.raises(
+        WorldError,
+        match=r"was measured with data\.settings\.context_frames=32, now 1; choose another out= folder",
+    ):
         main.run(config({"full": worlds["full"]}, data, tmp_path, context_frames=1, **names))
-    with pytest.raises(WorldError, match="is a report of something else"):
+    with pytest.raises(WorldError, match=r"was measured with data\.folder="):
         main.run(
             config({"full": worlds["full"]}, write_recall_set(tmp_path / "more", 3).parent, tmp_path, **names)
         )
@@ -140,9 +148,9 @@ def test_what_is_done_to_memories_is_done_in_so_many_episodes_and_pairs(
     assert found["pairs"]["num_pairs"] == 1
     assert found["continuation"]["dream"]["seen"]["count"] == 2
     again: dict[str, Any] = {"other": worlds["hybrid"]}
-    with pytest.raises(WorldError, match=r"interventions of hybrid with consistency.num_turns=2, now 3"):
+    with pytest.raises(WorldError, match=r"with runs\.interventions\.hybrid\..*\.num_turns=2, now 3"):
         main.run(config(again, data, tmp_path, **names, num_turns=3))
-    with pytest.raises(WorldError, match=r"pairs of hybrid with consistency.num_pairs=1, now 0"):
+    with pytest.raises(WorldError, match=r"with runs\.pairs\.hybrid\..*\.num_pairs=1, now 0"):
         main.run(config(again, data, tmp_path, **(names | {"num_pairs": 0}), num_turns=2))
     recall = {"parts": ["recall"], "num_turns": 3, "max_gap": GAP}
     main.run(config(again, data, tmp_path, **recall))

@@ -1,4 +1,4 @@
-"""`benchmark=endurance` steps on and on, goes on where it stopped, and finds growth and what is no number."""
+"""`benchmark=endurance` steps on and on, goes on where it stopped, and finds growth and NaN or inf."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import torch
 from tests.fakes import save_tiny_world, tiny_world
 from training.evaluate import EvaluateConfig, main
 from training.suites import endurance as endurance_suite
-from training.suites.endurance import ENDURANCE_FILE, STATE_FILE, EnduranceConfig
+from training.suites.endurance import ENDURANCE_FILE, STATE_FILE
+from training.suites.settings import EnduranceConfig
 from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.errors import WorldError
 from worldsim.evaluation.cost import endurance
@@ -142,7 +143,7 @@ def test_what_is_no_number_is_told_and_stops_the_run(
         return observations, rewards, *rest
 
     monkeypatch.setattr(ARL2WorldVectorEnv, "step", breaking)
-    expected = {"state": "holds what is no number", "reward": "a reward is no number", "frames": "float32"}
+    expected = {"state": "holds NaN or inf", "reward": "a reward is NaN or inf", "frames": "float32"}
     with pytest.raises(WorldError, match=f"after 3 frames .*{expected[broken]}"):
         main.run(config_of(world, tmp_path, num_steps=4))
     monkeypatch.undo()
@@ -185,10 +186,10 @@ def test_growth_is_the_largest_of_all_processes() -> None:
 
 def test_another_run_in_the_same_folder_is_refused(world: Path, tmp_path: Path) -> None:
     main.run(config_of(world, tmp_path, num_steps=1))
-    with pytest.raises(WorldError, match="tells of num_envs 2, not 3: name another folder with out="):
+    with pytest.raises(WorldError, match="was measured with num_envs=2, now 3; choose another out= folder"):
         main.run(config_of(world, tmp_path, num_envs=3))
     other = save_tiny_world(tmp_path / "other")
-    with pytest.raises(WorldError, match=r"tells of world tiny@"):
+    with pytest.raises(WorldError, match=r"was measured with world=tiny@"):
         main.run(config_of(other, tmp_path))
     report = report_of(tmp_path)
     del report["begins"]

@@ -9,54 +9,36 @@ import numpy as np
 import pytest
 
 from worldsim.errors import WorldError
-from worldsim.games.doom import BAR_COLOUR, BAR_HEIGHT, DoomGame, DoomObservation, draw_health
-from worldsim.games.scenarios import HEIGHT, SCENARIOS, WIDTH, find_scenario
+from worldsim.games.doom import BAR_COLOUR, BAR_HEIGHT, HEIGHT, WIDTH, DoomGame, draw_health
+from worldsim.games.entry import Observation
+from worldsim.games.registry import GAMES, open_game
 
 MORTAL = ["doom-take-cover", "doom-health"]
 
 
 @pytest.fixture(scope="module", params=MORTAL)
 def game(request: pytest.FixtureRequest) -> Iterator[DoomGame]:
-    with DoomGame(request.param) as game:
+    with open_game(request.param) as game:
         yield game
 
 
-def play(game: DoomGame, seed: int) -> Iterator[tuple[DoomObservation, float]]:
+def play(game: DoomGame, seed: int) -> Iterator[tuple[Observation, float]]:
     """Hold random actions to the end; yield what is seen, and the player's health."""
     rng = np.random.default_rng(seed)
     seen = game.reset(seed)
-    action = game.scenario.actions.noop()
+    action = game.entry.actions.noop()
     yield seen, game.health
     for frame in range(1050):
         if seen.terminated or seen.truncated:
             return
         if frame % 8 == 0:
-            action = rng.integers(game.scenario.actions.num_values)
+            action = rng.integers(game.entry.actions.num_values)
         seen = game.step(action)
         yield seen, game.health
 
 
 def bar_length(frame: np.ndarray) -> int:
     return int((frame[-BAR_HEIGHT // 2] == BAR_COLOUR).all(axis=-1).sum())
-
-
-def test_scenarios_press_each_button_and_have_axes_of_their_own() -> None:
-    for name, scenario in SCENARIOS.items():
-        assert name == scenario.name
-        assert len(scenario.buttons) == len(scenario.actions.buttons)
-        assert scenario.max_tics == 0 or scenario.max_tics == (
-            (scenario.episode_frames - 1) * scenario.tics_per_frame
-        ), "an episode is cut off before its last frame is recorded"
-    fixed_maps = [scenario for scenario in SCENARIOS.values() if scenario.config]
-    assert len({scenario.actions.num_values for scenario in fixed_maps}) == len(fixed_maps)
-    assert SCENARIOS["doom-fresh-rooms"].actions == SCENARIOS["doom-rooms"].actions
-
-
-def test_unknown_scenario_is_named() -> None:
-    with pytest.raises(
-        WorldError, match="there is no scenario 'quake'; known are doom-.*, doom-health, doom-rooms"
-    ):
-        find_scenario("quake")
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -66,7 +48,7 @@ def test_rewards_add_up_to_the_engines_own(game: DoomGame, seed: int) -> None:
     assert sum(rewards) == game.total_reward
     assert observations[0].reward == 0
     assert set(rewards[:-1]) == {2.0}, "1 for each of a frame's two tics"
-    penalty = 100 if game.scenario.name == "doom-health" else 0
+    penalty = 100 if game.entry.name == "doom-health" else 0
     assert rewards[-1] + penalty in (1, 2), "the last tic may be the first of its frame"
 
 
@@ -77,7 +59,7 @@ def test_death_ends_the_game_under_an_empty_bar(game: DoomGame) -> None:
     assert (last.frame[:-BAR_HEIGHT] == before.frame[:-BAR_HEIGHT]).all(), "there is no later picture"
     assert (last.frame[-BAR_HEIGHT:] == 0).all() and bar_length(before.frame) > 0
     with pytest.raises(WorldError, match="call reset first"):
-        game.step(game.scenario.actions.noop())
+        game.step(game.entry.actions.noop())
 
 
 def test_bar_shows_the_health_and_pain_the_picture(game: DoomGame) -> None:
@@ -104,19 +86,19 @@ def test_same_seed_gives_the_same_game(game: DoomGame) -> None:
 
 @pytest.mark.parametrize("name", MORTAL)
 def test_a_game_is_cut_off_at_its_last_tic_alive(name: str) -> None:
-    with DoomGame(replace(SCENARIOS[name], max_tics=20)) as game:
+    with open_game(replace(GAMES[name], max_tics=20)) as game:
         observations = [seen for seen, _ in play(game, 0)]
         assert len(observations) == 11
         assert [seen.truncated for seen in observations] == [False] * 10 + [True]
         assert not observations[-1].terminated
         assert game.total_reward == 20
         with pytest.raises(WorldError, match="call reset first"):
-            game.step(game.scenario.actions.noop())
+            game.step(game.entry.actions.noop())
         assert not game.reset(1).truncated
 
 
 def test_take_cover_left_is_left_and_nothing_turns() -> None:
-    with DoomGame("doom-take-cover") as game:
+    with open_game("doom-take-cover") as game:
         start = game.reset(0)
         left = [game.step(np.array([1])) for _ in range(12)][-1]
         right = [game.step(np.array([2])) for _ in range(30)][-1]

@@ -16,7 +16,7 @@ from worldsim.errors import WorldError
 from worldsim.evaluation.memory.tiles import TileReader, cut_tiles
 from worldsim.evaluation.metrics import psnr
 from worldsim.games.grid_recall import GRID_RECALL, SIDE, TILE, VIEW, GridGame, draw_tiles
-from worldsim.games.registry import GAMES, engine_version, find_game, open_game
+from worldsim.games.registry import GAMES, find_game, open_game
 
 pytest.importorskip("minigrid", reason='grid recall needs pip install -e ".[grid]"')
 
@@ -153,7 +153,7 @@ def test_collect_knows_the_game_and_names_what_was_recorded() -> None:
     with pytest.raises(WorldError, match="there is no scenario 'chess'; known are .*grid-recall"):
         find_game("chess")
     config = CollectConfig(scenario="grid-recall", policy="out-and-back", out_frames=[16, 16])
-    source = describe_source(config, "train", engine_version("grid-recall"))
+    source = describe_source(config, "train", GAMES["grid-recall"].engine_version())
     assert source.startswith("MiniGrid ")
     assert "out-and-back player (16 to 16 frames out), seed 0 (train)" in source
 

@@ -13,6 +13,7 @@ from tests.fakes import make_denoiser, tiny_denoiser_config, tiny_world
 from worldsim.errors import WorldError
 from worldsim.model.attention.base import Rotary
 from worldsim.model.block import LayerStateIn
+from worldsim.model.config import MemoryKeys, MemoryPhase
 from worldsim.model.conversion import (
     HybridConfig,
     Rest,
@@ -25,7 +26,6 @@ from worldsim.model.conversion import (
     take_layer,
 )
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.memory.motion import MemoryKeys, MemoryPhase
 from worldsim.outcome import OutcomeConfig
 
 FRAMES = 4

@@ -14,10 +14,9 @@ from torch import Tensor
 from tests.fakes import draw, make_denoiser
 from worldsim.errors import WorldError
 from worldsim.model.attention.base import LONG, attend, attend_in_play
-from worldsim.model.config import DenoiserConfig
+from worldsim.model.config import DenoiserConfig, MemoryKeys, MemoryPhase
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.linear import can_pack
-from worldsim.model.memory.motion import MemoryKeys, MemoryPhase
 from worldsim.model.memory.state import MemoryState
 
 FRAMES = 9  # longer than the window of 3, so that the sink comes into play
@@ -325,7 +324,7 @@ def test_actions_are_ignored_until_trained() -> None:
         ({"finest_key": True}, "finest_key is an angle above 0 and of at most pi, got True"),
         ({"finest_key": 1.0}, "finest_key 1.0 needs memory_keys plane, got axes"),
         ({"finest_key": 0.0}, "finest_key is an angle above 0 and of at most pi, got 0.0"),
-        ({"memory_keys": "lines"}, "memory_keys is one of axes, plane"),
+        ({"memory_keys": "lines"}, "memory_keys must be one of axes, plane"),
         ({"memory_keys": "plane", "dim": 60}, "memory_keys plane needs heads"),
         ({"write_biases": [0.0]}, "write_biases"),
         ({"write_biases": [0.0, float("nan")]}, "write_biases"),

@@ -12,16 +12,9 @@ from torch import Tensor
 from tests.fakes import draw, make_denoiser
 from worldsim.errors import WorldError
 from worldsim.model.attention.hybrid import HybridAttention
+from worldsim.model.config import MemoryKeys, MemoryPhase
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.memory.motion import (
-    CIRCUMFERENCE,
-    UNIT,
-    MemoryKeys,
-    MemoryPhase,
-    PathMotion,
-    plane_multiples,
-    wrap,
-)
+from worldsim.model.memory.motion import CIRCUMFERENCE, UNIT, PathMotion, plane_multiples, wrap
 
 HEAD_WIDTH = 64
 

@@ -11,8 +11,8 @@ from torch._dynamo.testing import CompileCounter
 
 from tests.fakes import draw, make_denoiser
 from worldsim.errors import WorldError
+from worldsim.model.config import MemoryKeys, MemoryPhase
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.memory.motion import MemoryKeys, MemoryPhase
 from worldsim.model.memory.state import MemoryState
 from worldsim.model.rotary import turns
 
@@ -114,7 +114,7 @@ def test_a_row_that_begins_anew_and_one_that_goes_on_equal_play(
     denoiser = make_denoiser(phase, window_layers, previous_frame=previous_frame)
     first, second = cut(batch_of(), (5, 5))
     _, memory = denoiser.forward_segment(*first, denoiser.initial_memory(2))
-    mixed = memory.begin_anew(torch.tensor([False, True]))
+    mixed = memory.reset_rows(torch.tensor([False, True]))
     assert mixed.num_committed.tolist() == [5, 0]
     velocity, after = denoiser.forward_segment(*second, mixed)
     alone = [
@@ -130,7 +130,7 @@ def test_a_row_that_begins_anew_and_one_that_goes_on_equal_play(
 def test_beginning_anew_empties_only_the_rows_it_is_asked_to() -> None:
     denoiser = make_denoiser(MemoryPhase.PATH)
     _, memory = denoiser.forward_segment(*batch_of(), denoiser.initial_memory(2))
-    mixed, empty = memory.begin_anew(torch.tensor([True, False])), denoiser.initial_memory(2)
+    mixed, empty = memory.reset_rows(torch.tensor([True, False])), denoiser.initial_memory(2)
     for name, tensor in mixed.tensors().items():
         rows = tensor if name in ("phase", "latents", "num_committed") else tensor.movedim(1, 0)
         for row, expected in enumerate((empty, memory)):
@@ -199,6 +199,6 @@ def test_later_segments_compile_nothing_anew(dtype: torch.dtype) -> None:
                 clean.float(), noisy.float(), levels.float(), actions, memory
             )
         counts.append(counter.frame_count)
-        memory = memory.begin_anew(torch.tensor([False, True]))
+        memory = memory.reset_rows(torch.tensor([False, True]))
     assert counts[0] > 0
     assert counts[1] == counts[0]

@@ -1,4 +1,4 @@
-"""Which of PyTorch's attentions is the fastest here: a slow baseline is no baseline."""
+"""Benchmark of PyTorch's attention backends, to choose the baseline."""
 
 from __future__ import annotations
 
@@ -56,12 +56,7 @@ def measure_attention(
 ) -> AttentionSpeed:
     """Time every backend on the shapes of a model's full attention in play.
 
-    Args:
-        config: Shape of the model.
-        past_frames: Frames in the cache.
-        num_passes: Through the model for each frame.
-        device: Where to.
-        dtype: Of queries, keys and values.
+    `num_passes` go through the model for each frame, with `past_frames` frames in the cache.
     """
     times = {name: time_backend(name, config, past_frames, num_passes, device, dtype) for name in BACKENDS}
     ordered = sorted(times.items(), key=lambda item: float("inf") if item[1] is None else item[1])

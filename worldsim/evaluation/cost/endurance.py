@@ -1,4 +1,4 @@
-"""A great many steps of many dreams at once: does memory grow, does anything become no number?"""
+"""Endurance test of vector environments: growth of memory, NaN or inf, over very many steps."""
 
 # N environments, H W frame size
 
@@ -62,7 +62,7 @@ class Endurance:
         num_truncated: Episodes that were cut off.
         samples: Now and then.
         begins: Number of the first one of each process.
-        problem: What is no number, and when; empty as long as all are.
+        problem: What holds NaN or inf, and when; empty as long as nothing does.
     """
 
     num_steps: int = 0
@@ -148,25 +148,20 @@ def memory_growth(held: Sequence[int]) -> float | None:
 
 
 def check_numbers(state: WorldState, num_frames: int) -> None:
-    """Raise `WorldError` if a state after so many frames holds what is no finite number."""
+    """Raise `WorldError` if a state after so many frames contains NaN or inf."""
     for name, tensor in state.tensors().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise WorldError(f"after {num_frames} frames {name} holds what is no number")
+            raise WorldError(f"after {num_frames} frames {name} contains NaN or inf")
 
 
 def endure(envs: ARL2WorldVectorEnv, num_steps: int, *, seed: int, so_far: Endurance) -> Iterator[Endurance]:
     """Step all environments at random; yields `so_far` after each step.
 
-    Now and then, and at the end, all numbers are looked at and a sample is added.
-
-    Args:
-        envs: Reset already, with an autoreset mode.
-        num_steps: In all, those of `so_far` included.
-        seed: Of the actions.
-        so_far: What happened before, added to.
+    Now and then, and at the end, all numbers are looked at and a sample is added. The environments have been
+    reset and have an autoreset mode. `num_steps` counts those of `so_far`, which is added to.
 
     Raises:
-        WorldError: If a reward or the state is no number, or an observation is not one of the space;
+        WorldError: If a reward or the state contains NaN or inf, or an observation is not one of the space;
             `so_far.problem` then says so, too.
     """
     rng = np.random.default_rng((seed, so_far.num_steps))
@@ -205,7 +200,7 @@ def _check_step(
             f"expected {space.dtype} {space.shape}"
         )
     if not np.isfinite(rewards).all():
-        raise WorldError(f"after {num_steps} frames a reward is no number: {rewards.tolist()}")
+        raise WorldError(f"after {num_steps} frames a reward is NaN or inf: {rewards.tolist()}")
 
 
 def _sample(envs: ARL2WorldVectorEnv, observations: np.ndarray, so_far: Endurance) -> Sample:

@@ -1,4 +1,4 @@
-"""What long videos cost at the shape of the paper's model, Wan 2.1 1.3B made causal, with random weights.
+"""Cost of long videos at the shape of the paper's model, Wan 2.1 1.3B made causal, with random weights.
 
 What a pass costs does not depend on what the weights hold. The paper (ARL2, arXiv 2605.16579) reports 2.26
 times the speed and 54 % less memory for 921 frames at 75 % hybrid layers.
@@ -76,17 +76,10 @@ def measure_shape(
     num_steps: int,
     device: torch.device,
     dtype: torch.dtype,
-    show_progress: bool = False,
 ) -> dict[str, Any]:
     """Generate one video with random weights, and measure.
 
-    Args:
-        config: The network.
-        num_frames: Of latents.
-        num_steps: Denoising passes per frame; one more commits it.
-        device: Where to.
-        dtype: Of the weights and the caches.
-        show_progress: Show a progress bar.
+    The frames are of latents. `num_steps` passes denoise each, and one more commits it.
 
     Returns:
         A JSON object. `frames_done` is less than `num_frames` where the device's memory did not suffice.
@@ -96,7 +89,7 @@ def measure_shape(
     generate(denoiser, WARM_UP_FRAMES, sampler, torch.device(device))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    report = generate(denoiser, num_frames, sampler, device, show_progress=show_progress)
+    report = generate(denoiser, num_frames, sampler, device)
     weights = sum(parameter.nbytes for parameter in denoiser.parameters())
     del denoiser
     gc.collect()
@@ -107,12 +100,7 @@ def measure_shape(
 
 @torch.inference_mode()
 def generate(
-    denoiser: Denoiser,
-    num_frames: int,
-    sampler: SamplerConfig,
-    device: torch.device,
-    *,
-    show_progress: bool = False,
+    denoiser: Denoiser, num_frames: int, sampler: SamplerConfig, device: torch.device
 ) -> dict[str, Any]:
     """Generate frames from noise and commit each, as many as fit; return what `measure_shape` returns."""
     memory = denoiser.initial_memory(1)
@@ -123,7 +111,7 @@ def generate(
     began = time.perf_counter()
     try:
         memory = with_room(memory, num_frames)
-        for _ in tqdm(range(num_frames), desc="generating", unit="frame", disable=not show_progress):
+        for _ in tqdm(range(num_frames), desc="generating", unit="frame"):
             started = now(device)
             noise = torch.randn(1, *denoiser.latent_shape, generator=generator, device=device)
             context = denoiser.observe(actions, memory)

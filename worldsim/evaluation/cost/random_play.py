@@ -1,4 +1,4 @@
-"""A long day of careless play: random keys, saves, rewinds, branches. Does anything grow or break?"""
+"""Soak test of play: random keys, saves, rewinds and branches, watched for growth and for NaN or inf."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ CHANCES: dict[Command, float] = {
 
 
 @dataclass(slots=True)
-class DayOfPlay:
+class SoakTest:
     """What happened so far.
 
     Attributes:
@@ -76,30 +76,25 @@ class DayOfPlay:
         }
 
 
-def play_long(
-    game: Game, keys: Sequence[str], num_frames: int, *, seed: int, recordings: Path, day: DayOfPlay
-) -> Iterator[DayOfPlay]:
-    """Play on at random; yields the day now and then.
+def play_at_random(
+    game: Game, keys: Sequence[str], num_frames: int, *, seed: int, recordings: Path, test: SoakTest
+) -> Iterator[SoakTest]:
+    """Play on at random; yields the test now and then.
 
-    Args:
-        game: Begun already; it should hold no frame rate.
-        keys: Names of the keys to press.
-        num_frames: Frames in all, those of `day` included.
-        seed: Of all that is random.
-        recordings: Folder that the game records into; what is finished there is removed.
-        day: What happened before, added to.
+    The game has begun, and should hold no frame rate. `num_frames` counts those of `test`, which is added to.
+    What is finished in the folder of recordings is removed.
 
     Raises:
-        WorldError: If the state holds something that is no number.
+        WorldError: If the state holds NaN or inf.
     """
-    rng = np.random.default_rng((seed, day.num_frames))
-    session, before = game.session, day.num_frames - game.session.num_frames
+    rng = np.random.default_rng((seed, test.num_frames))
+    session, before = game.session, test.num_frames - game.session.num_frames
     held: list[str] = []
-    next_check = day.num_frames
-    while day.num_frames < num_frames:
+    next_check = test.num_frames
+    while test.num_frames < num_frames:
         for command, chance in CHANCES.items():
             if rng.random() < chance:
-                day.counts[command.setting] += 1
+                test.counts[command.setting] += 1
                 _give(game, command, rng, lambda: [k for k in keys if rng.random() < 0.3])
         if rng.random() < 0.2:
             held = [key for key in keys if rng.random() < 0.3]
@@ -108,12 +103,12 @@ def play_long(
             game.restart(None)
         game.advance(held, rewinds=False)
         game.inspector.rows()
-        day.num_frames = before + session.num_frames
-        if day.num_frames >= next_check:
-            next_check = day.num_frames + FRAMES_BETWEEN_CHECKS
-            _check(game, day)
+        test.num_frames = before + session.num_frames
+        if test.num_frames >= next_check:
+            next_check = test.num_frames + FRAMES_BETWEEN_CHECKS
+            _check(game, test)
             _clear(game, recordings)
-            yield day
+            yield test
 
 
 def _give(game: Game, command: Command, rng: np.random.Generator, draw_keys: Callable[[], list[str]]) -> None:
@@ -145,10 +140,10 @@ def _branch(game: Game, rng: np.random.Generator, draw_keys: Callable[[], list[s
     game.after_jump()
 
 
-def _check(game: Game, day: DayOfPlay) -> None:
+def _check(game: Game, test: SoakTest) -> None:
     history = game.session.history
-    day.samples.append((day.num_frames, process_memory_bytes() or 0, history.nbytes if history else 0))
-    check_numbers(game.session.env.get_state(), day.num_frames)
+    test.samples.append((test.num_frames, process_memory_bytes() or 0, history.nbytes if history else 0))
+    check_numbers(game.session.env.get_state(), test.num_frames)
 
 
 def _clear(game: Game, recordings: Path) -> None:

@@ -17,10 +17,8 @@ STARTUP_LIMIT_SECONDS = 300
 def startup_seconds(command: Sequence[str], folder: Path, num_runs: int = 3) -> dict[str, Any]:
     """Run a command in a fresh process, some times, and read when it showed its first frame.
 
-    Args:
-        command: Prints `start-up N s` with the age of its process at the first frame, as `play.py` does.
-        folder: Where it runs.
-        num_runs: How often; the first run may have to read everything from the disk.
+    The command prints `start-up N s` with the age of its process at the first frame, as `play.py` does. The
+    first run may have to read everything from the disk.
 
     Returns:
         A JSON object with the `seconds` of all runs and their `median`; or `error` if the command failed.

@@ -47,24 +47,18 @@ def step_cost(
     context_frames: int,
     num_frames: int,
     seed: int,
-    show_progress: bool = False,
 ) -> dict[str, Any]:
     """Time steps of a batch under random actions, each held for a few frames.
 
-    Args:
-        simulator: Of the world.
-        start: Clips to start from; one for the cost of play.
-        context_frames: Real frames watched first.
-        num_frames: Steps; with 2,000 or more, early and late ones are compared.
-        seed: Of actions and noise.
-        show_progress: Show a progress bar.
+    One clip to start from gives the cost of play. With 2,000 frames or more, early and late ones are
+    compared.
 
     Returns:
         A JSON object; times in milliseconds, memory in bytes.
     """
     actions = random_actions(simulator, len(start.clips), num_frames, seed)
     state = start.begin_dreams(simulator, context_frames, seed)
-    trace = trace_steps(simulator, state, actions, show_progress=show_progress)
+    trace = trace_steps(simulator, state, actions)
     marks = [frame for frame in (EARLY_STEPS[0], LATE_STEPS[1]) if frame <= num_frames]
     return summarize_steps(trace.predict_ms, trace.commit_ms) | {
         "batch_size": len(start.clips),
@@ -121,24 +115,15 @@ class StepTrace:
         return report | {"state_bytes": int(self.state_bytes[frame - 1])}
 
 
-def trace_steps(
-    simulator: Simulator, state: WorldState, actions: Tensor, *, show_progress: bool = False
-) -> StepTrace:
-    """Step a batch of dreams and measure each step.
-
-    Args:
-        simulator: Of the world.
-        state: Where the dreams begin.
-        actions: `[F, B, A]` int64, of each step.
-        show_progress: Show a progress bar.
-    """
+def trace_steps(simulator: Simulator, state: WorldState, actions: Tensor) -> StepTrace:
+    """Step a batch of dreams under actions `[F, B, A]` int64 and measure each step."""
     device = simulator.world.device
     rows: list[tuple[float, float]] = []
     held: list[tuple[int, ...]] = []
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with steady_memory():
-        for action in tqdm(actions, desc="step time", unit="frame", disable=not show_progress):
+        for action in tqdm(actions, desc="step time", unit="frame"):
             began = now(device)
             prediction = simulator.predict(state, action)
             drawn = now(device)
@@ -248,12 +233,8 @@ def age(simulator: Simulator, state: WorldState, num_frames: int, room: int) -> 
 
     No picture is drawn on the way. A memory that grows is filled up with copies of its last frame: what the
     numbers are does not change what they cost. Where none grows, frames are committed one by one as in play.
-
-    Args:
-        simulator: Of the world.
-        state: With a frame in its memory at least, and no more frames than asked for.
-        num_frames: Frames in the memory afterwards.
-        room: Frames that a growing memory has room for behind these, so that it is not copied for them.
+    The state has a frame in its memory at least, and no more than asked for. A growing memory gets room for
+    as many frames behind these, so that it is not copied for them.
     """
     memory = state.memory
     missing = num_frames - int(memory.num_committed[0])
@@ -273,12 +254,8 @@ def step_in_turn(
 ) -> np.ndarray:
     """Step two dreams, now one and now the other first; returns milliseconds, `[F, 2]` early and late.
 
-    Args:
-        simulator: Of the world.
-        early: A dream.
-        late: Another one.
-        actions: `[F, 1, A]` int64.
-        goes_on: Whether each step follows the one before, or all begin at the two states.
+    Of actions `[F, 1, A]` int64. Each step follows the one before if the dreams go on; or all begin at the
+    two states.
     """
     states, times = [early, late], np.empty((len(actions), 2))
     for index, action in enumerate(actions):
@@ -293,13 +270,7 @@ def compare_ages(
 ) -> dict[str, Any]:
     """Step a dream on from two ages, one step here and one there, and compare what they take.
 
-    Args:
-        simulator: Of the world.
-        state: Of one dream, with a frame in its memory at least.
-        early: Frames in the memory of the younger one.
-        late: Of the older one.
-        num_steps: Steps of each that are timed, after some that are not.
-        seed: Of actions.
+    The ages are frames in the memory, of which the state has one at least. The first steps are not timed.
 
     Returns:
         A JSON object: median `step_ms` of both, `late_over_early` with its 95 % interval over the pairs of
@@ -326,18 +297,11 @@ def measure_growth(
     timed_steps: int = 20,
     compared_steps: int = 200,
     seed: int = 0,
-    show_progress: bool = False,
 ) -> dict[str, Any]:
     """Step one dream on and on under random actions and measure what a step costs at some frames.
 
-    Args:
-        simulator: Of the world.
-        state: Of one dream, frame 0.
-        marks: Frames, in order.
-        timed_steps: Steps timed at each, whose median counts.
-        compared_steps: Pairs of steps, an early and a late one, in turn.
-        seed: Of actions.
-        show_progress: Show a progress bar.
+    The state is of one dream at frame 0. At each of the marks the median of `timed_steps` counts;
+    `compared_steps` pairs of an early and a late step are taken in turn.
 
     Returns:
         A JSON object; `late_over_early_ms` has an interval over the pairs of steps.
@@ -353,7 +317,7 @@ def measure_growth(
     frame = 0
     with (
         steady_memory(),
-        tqdm(total=places[-1], desc="cost", unit="frame", unit_scale=True, disable=not show_progress) as bar,
+        tqdm(total=places[-1], desc="cost", unit="frame", unit_scale=True) as bar,
     ):
         for place in places:
             state = commit_on(simulator, state, actions[frame:place], bar.update)

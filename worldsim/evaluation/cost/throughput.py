@@ -1,4 +1,4 @@
-"""How many steps a second environments make, many at a time beside one, and beside the real game."""
+"""Throughput of environments: steps a second of many at a time, of one, and of the real game."""
 
 # N environments
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.evaluation.cost.step_time import now
-from worldsim.games.doom import DoomGame
+from worldsim.games.registry import open_game
 from worldsim.runtime.timing import process_memory_bytes, steady_memory
 from worldsim.world import World
 
@@ -28,11 +28,8 @@ HELD_FRAMES = 8
 class Stepper:
     """Something that steps N environments under random actions, each held for a few frames.
 
-    Args:
-        num_envs: N.
-        step: Takes actions `[N, A]` and makes a step; may begin anew where an episode has ended.
-        num_values: Values of each axis of the actions.
-        seed: Of the actions.
+    `step` takes actions `[N, A]`, and may reset where an episode has ended. `num_values` are those of each
+    axis of the actions.
     """
 
     def __init__(
@@ -63,20 +60,11 @@ def measure_throughput(
     seed: int,
     denoising_steps: int | None = None,
     compile: str = "auto",
-    show_progress: bool = False,
 ) -> dict[str, Any]:
     """Time the single environment, and the vector environment of each number of environments.
 
-    Args:
-        world: To dream of.
-        counts: Numbers of environments.
-        num_frames: Frames that each of them draws in all, in steps of all its environments,
-        min_steps: but at least so many steps, 3 or more,
-        max_steps: and at most so many; 0 is no limit.
-        seed: Of actions, start moments and noise.
-        denoising_steps: Denoising passes a frame, instead of the world's own number.
-        compile: As in `worldsim.envs.single.ARL2WorldEnv`.
-        show_progress: Show a progress bar.
+    Each draws `num_frames` frames in all, in at least `min_steps`, 3 or more, and at most `max_steps` steps
+    of all its environments; 0 is no limit.
 
     Returns:
         A JSON object by `single` and by number of environments.
@@ -100,7 +88,7 @@ def measure_throughput(
         name: steps_of(stepper.num_envs, num_frames, min_steps, max_steps)
         for name, stepper in steppers.items()
     }
-    times = time_in_turn(steppers, num_steps, world, show_progress=show_progress)
+    times = time_in_turn(steppers, num_steps, world)
     report: dict[str, Any] = {
         name: summarize(values, steppers[name].num_envs) for name, values in times.items()
     }
@@ -133,15 +121,11 @@ def steps_of(num_envs: int, num_frames: int, min_steps: int, max_steps: int) -> 
 
 
 def time_in_turn(
-    steppers: dict[str, Stepper], num_steps: dict[str, int], world: World, *, show_progress: bool = False
+    steppers: dict[str, Stepper], num_steps: dict[str, int], world: World
 ) -> dict[str, list[tuple[float, int]]]:
     """Return the seconds of each step, and the bytes that the process held after it, by stepper.
 
-    Args:
-        steppers: By name.
-        num_steps: Steps of each, a multiple of `ROUNDS`.
-        world: On the device that is waited for.
-        show_progress: Show a progress bar.
+    The numbers of steps are multiples of `ROUNDS`; the device of the world is waited for.
     """
     measured: dict[str, list[tuple[float, int]]] = {name: [] for name in steppers}
     for stepper in steppers.values():
@@ -149,7 +133,7 @@ def time_in_turn(
             stepper.step()  # the first ones allocate, compile and record
     order = [name for _ in range(ROUNDS) for name in steppers]
     with steady_memory():
-        for name in tqdm(order, desc="environments", unit="round", disable=not show_progress):
+        for name in tqdm(order, desc="environments", unit="round"):
             stepper = steppers[name]
             for _ in range(num_steps[name] // ROUNDS):
                 began = now(world.device)
@@ -177,9 +161,9 @@ def measure_game(scenario: str, num_steps: int, seed: int) -> dict[str, Any]:
     """Time a real game, headless, in this process.
 
     Raises:
-        WorldError: If there is no such scenario or ViZDoom is not installed.
+        WorldError: If there is no such game, or what plays it is not installed.
     """
-    with DoomGame(scenario) as game:
+    with open_game(scenario) as game:
         game.reset(seed)
 
         def step(actions: np.ndarray) -> None:
@@ -187,7 +171,7 @@ def measure_game(scenario: str, num_steps: int, seed: int) -> dict[str, Any]:
             if seen.terminated or seen.truncated:
                 game.reset(seed)
 
-        stepper = Stepper(1, step, game.scenario.actions.num_values, seed)
+        stepper = Stepper(1, step, game.entry.actions.num_values, seed)
         seconds = []
         for _ in range(num_steps):
             began = time.perf_counter()

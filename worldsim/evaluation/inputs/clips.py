@@ -1,4 +1,4 @@
-"""Pieces of recorded play that a world is compared with: chosen by a seed, decoded a batch at a time."""
+"""Clips of recorded play to compare a world with, chosen by a seed and decoded a batch at a time."""
 
 # B batch, T frames, A action axes, H W frame size
 
@@ -103,12 +103,9 @@ class Recordings:
         return [read_table(e.folder, e.name, e.info.actions) for e in self.episodes]
 
     def choose(self, length: int, count: int, seed: int) -> list[Clip]:
-        """Choose places at random, all equally likely, sorted by episode.
+        """Choose places of `length` frames at random, all equally likely, sorted by episode.
 
-        Args:
-            length: Frames of a clip.
-            count: How many; fewer where there are not so many places.
-            seed: Decides which.
+        They are fewer than `count` where there are not so many places.
 
         Raises:
             WorldError: If no episode is that long.

@@ -1,4 +1,4 @@
-"""How the picture moves between two frames: sideways (turning) and towards the viewer (walking).
+"""Motion of the picture between two frames: sideways (turning), towards the viewer (walking), scrolling.
 
 Pictures are luminance, `[N, H, W]` fp32. Both estimators work on a reduced picture, so that their cost does
 not depend on its size, and need no weights. Their error on the real game is measured beside every result that
@@ -36,11 +36,7 @@ def _reduce(pictures: Tensor, width: int) -> tuple[Tensor, int]:
 
 
 def horizontal_shift(before: Tensor, after: Tensor) -> Tensor:
-    """Estimate the shift of the whole picture by phase correlation.
-
-    Args:
-        before: `[N, H, W]`.
-        after: `[N, H, W]`.
+    """Estimate the shift of whole pictures `[N, H, W]` by phase correlation.
 
     Returns:
         `[N]`, pixels of the full picture; positive when the content moved to the right, 0 for plain pictures.
@@ -89,14 +85,10 @@ def _parabola_top(left: Tensor, middle: Tensor, right: Tensor) -> Tensor:
 
 
 def zoom(before: Tensor, after: Tensor) -> Tensor:
-    """Estimate how much the picture grew about its centre, by trying scales and shifts.
+    """Estimate how much pictures `[N, H, W]` grew about their centre, by trying scales and shifts.
 
     A walk through rooms is no uniform zoom: near things grow faster. The scale that fits best is an average
     that has the right sign; a sideways shift is fitted with it, so that a turn is not taken for a walk.
-
-    Args:
-        before: `[N, H, W]`.
-        after: `[N, H, W]`.
 
     Returns:
         `[N]`, natural logarithm of the scale; positive when the content grew (walking forward), in
@@ -150,15 +142,10 @@ MAX_SCROLL = 0.3
 
 
 def scroll(before: Tensor, after: Tensor, *, axis: int) -> Tensor:
-    """Estimate by how much the whole picture scrolled along an axis, by trying all whole steps.
+    """Estimate by how much whole pictures `[N, H, W]` scrolled, by trying all whole steps.
 
     For views from above, which scroll without a change of perspective, also by repeating tiles, which phase
-    correlation takes for another.
-
-    Args:
-        before: `[N, H, W]`.
-        after: `[N, H, W]`.
-        axis: 1 for rows, 2 for columns.
+    correlation takes for another. Along axis 1, the rows, or 2, the columns.
 
     Returns:
         `[N]`, pixels of the full picture; positive when the content moved down or to the right, 0 for plain

@@ -1,4 +1,4 @@
-"""Episodes that walk away and come back: which frame shows again what was seen before, by recorded poses.
+"""Out-and-back episodes: frames that show again what was seen before, by recorded poses.
 
 Frame `turn + k` shows what frame `turn - k` showed. The frame at which the player turns back is counted once:
 pairing the two halves of `2 n` frames mirrored would be off by one.
@@ -250,9 +250,7 @@ class ReturnSet:
     def batches(self, batch_size: int, multiple: int = 1) -> Iterator[ReturnBatch]:
         """Decode the episodes in threads, in batches of nearly equal size; never one alone.
 
-        Args:
-            batch_size: About how many at a time.
-            multiple: Episodes that stay together.
+        Of about `batch_size`, in which `multiple` episodes stay together.
         """
         first, decoded = 0, read_episodes(self._episodes, size=self.size)
         for count in batch_sizes(len(self), batch_size, multiple):

@@ -1,4 +1,4 @@
-"""Places that come back into view: found by recorded poses, for whether a world still knows them."""
+"""Places that come back into view, by recorded poses, of which a world may still know."""
 
 # T frames of an episode, N returns
 
@@ -76,9 +76,7 @@ class Return:
 def find_returns(poses: np.ndarray, settings: ReturnSettings) -> list[Return]:
     """Return the places of an episode that come back, in order; each absence is counted once.
 
-    Args:
-        poses: `[T, 3]` x, y and heading in degrees.
-        settings: What counts. `context_frames` and `longest` are not looked at here.
+    Poses `[T, 3]` are x, y and heading in degrees. `context_frames` and `longest` are not looked at here.
     """
     found: list[Return] = []
     for back in range(len(poses)):
@@ -112,14 +110,7 @@ class ReturnClip:
 
 
 def clips_of(episode: int, num_frames: int, poses: np.ndarray, settings: ReturnSettings) -> list[ReturnClip]:
-    """Return the returns of an episode whose clips lie inside of it, `seen` included.
-
-    Args:
-        episode: Its index.
-        num_frames: Its length.
-        poses: `[num_frames, 3]`.
-        settings: What counts.
-    """
+    """Return the returns of an episode, poses `[num_frames, 3]`, whose clips hold them, `seen` included."""
     clips = []
     for place in find_returns(poses, settings):
         begin = place.enters - settings.context_frames
@@ -133,13 +124,7 @@ def clips_of(episode: int, num_frames: int, poses: np.ndarray, settings: ReturnS
 def choose_returns(
     recordings: Recordings, settings: ReturnSettings, count: int, seed: int
 ) -> tuple[list[ReturnClip], str]:
-    """Choose places that come back at random, in order.
-
-    Args:
-        recordings: The episodes.
-        settings: What counts.
-        count: How many at most.
-        seed: Decides which.
+    """Choose `count` places that come back at random, or fewer, in order.
 
     Returns:
         The places, none where they would be too few, and a sentence that says what was found.

@@ -1,4 +1,4 @@
-"""Moments of ordinary recordings: where long dreams begin for which nothing has to come back."""
+"""Start states of long rollouts, in ordinary recordings in which nothing has to come back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Worlds compared at the same episodes: differences, and how much of a full memory is recovered.
+"""Paired comparison of worlds: differences, and the share of a full memory's advantage that is recovered.
 
 Everything here is computed from a report's numbers of single episodes, so that worlds measured by several
 commands can be compared afterwards.
@@ -34,10 +34,7 @@ def intervals_are_apart(better: Report, worse: Report) -> bool:
 def compare_worlds(recall: Report, *, window: str | None, full: str | None) -> dict[str, Any]:
     """Return each world's differences to all others, and its recovery ratios, by gap, part and metric.
 
-    Args:
-        recall: The part `recall` of a report.
-        window: Name of the world with a short window, if there is one.
-        full: Name of the world that sees all past frames, if there is one.
+    `window` is the name of the world with a short window, `full` of the one that sees all past frames.
     """
     worlds = recall["worlds"]
     report: dict[str, Any] = {}

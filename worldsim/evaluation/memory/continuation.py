@@ -20,12 +20,11 @@ from tqdm import tqdm
 
 from worldsim.errors import WorldError
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
-from worldsim.evaluation.memory.recall import dream_back, through_codec, watch_until
 from worldsim.evaluation.metrics import PSNR_CAP_DB, as_images
+from worldsim.evaluation.rollout import generate, join, progress, through_codec, watch_until
 from worldsim.evaluation.statistics import bootstrap
-from worldsim.games.doom import draw_map
+from worldsim.games.doom import HEIGHT, WIDTH, draw_map
 from worldsim.games.rooms.view import find_seen
-from worldsim.games.scenarios import HEIGHT, WIDTH
 from worldsim.simulator import Simulator
 
 DREAM, COPY, CODEC = "dream", "copy_last", "codec"
@@ -41,11 +40,9 @@ ROOM_FRAMES = 16
 
 
 def seen_tiles(shape: tuple[int, int], pixels: int) -> FindSeen:
-    """Return what finds masks where the picture is tiles under a view that moves by whole ones.
+    """Return what finds masks where a view of `shape` tiles, rows and columns, moves by whole ones.
 
-    Args:
-        shape: Rows and columns of tiles in view.
-        pixels: Height and width of a tile.
+    Tiles are so many pixels high and wide.
     """
 
     def find(context_poses: np.ndarray, poses: np.ndarray, _: int | None) -> np.ndarray:
@@ -68,8 +65,7 @@ def seen_tiles(shape: tuple[int, int], pixels: int) -> FindSeen:
 def seen_rooms(size: tuple[int, int]) -> FindSeen:
     """Return what finds masks in `doom-fresh-rooms`, whose map follows from the seed of the game.
 
-    Args:
-        size: Height and width of the worlds' frames.
+    The size is the height and the width of the worlds' frames.
     """
     rows, columns = (np.arange(n) * whole // n for n, whole in zip(size, (HEIGHT, WIDTH), strict=True))
 
@@ -100,16 +96,10 @@ class SeenMasks:
     seen: np.ndarray
 
 
-def find_masks(
-    returns: ReturnSet, find: FindSeen, most_frames: int = 0, *, show_progress: bool = False
-) -> SeenMasks:
+def find_masks(returns: ReturnSet, find: FindSeen, most_frames: int = 0) -> SeenMasks:
     """Find what the context shows, of the frames from there to the turn.
 
-    Args:
-        returns: The episodes.
-        find: Says what was seen.
-        most_frames: At most so many frames of each episode, spread evenly, the last one among them; 0 is all.
-        show_progress: Show a progress bar.
+    Of each episode at most `most_frames`, spread evenly, the last one among them; 0 is all.
 
     Raises:
         WorldError: If it is not known of an episode.
@@ -119,7 +109,7 @@ def find_masks(
     count = min(most_frames or total, total)
     frames = np.linspace(total, 0, count, endpoint=False).round().astype(np.int64)[::-1] - 1
     episodes = zip(returns.poses(), returns.game_seeds(), strict=True)
-    bar = tqdm(episodes, desc="masks", total=len(returns), unit="episode", disable=not show_progress)
+    bar = tqdm(episodes, desc="masks", total=len(returns), unit="episode")
     seen = [find(poses[:num_watched], poses[num_watched + frames], seed) for poses, seed in bar]
     return SeenMasks(frames.tolist(), np.stack(seen))
 
@@ -140,53 +130,24 @@ class ContinuationScores:
 
 
 def measure_continuation(
-    simulator: Simulator,
-    returns: ReturnSet,
-    masks: SeenMasks,
-    *,
-    batch_size: int,
-    seed: int,
-    show_progress: bool = False,
+    simulator: Simulator, returns: ReturnSet, masks: SeenMasks, *, batch_size: int, seed: int
 ) -> ContinuationScores:
-    """Watch what lies before the way out of each episode, dream the way out, compare it with the real one.
-
-    Args:
-        simulator: Of the world.
-        returns: The episodes.
-        masks: Says what the context shows, and which frames are scored.
-        batch_size: Dreams at a time, about.
-        seed: Of the noise.
-        show_progress: Show a progress bar.
-    """
-    num_watched = returns.context_frames + 1
+    """Watch what lies before the way out of each episode, dream the way out, compare it with the real one."""
     parts: list[ContinuationScores] = []
-    with tqdm(
-        total=returns.turn * len(returns),
-        desc="continuation",
-        unit="frame",
-        unit_scale=True,
-        disable=not show_progress,
-    ) as bar:
+    with progress("continuation", returns.turn * len(returns)) as bar:
         for batch in returns.batches(batch_size):
             chosen = SeenMasks(masks.frames, masks.seen[batch.clips.first :][: len(batch.names)])
-            parts.append(_measure_batch(simulator, batch, chosen, num_watched, seed, bar))
-    return ContinuationScores(
-        [name for part in parts for name in part.names],
-        {
-            method: {kind: np.concatenate([part.errors[method][kind] for part in parts]) for kind in kinds}
-            for method, kinds in parts[0].errors.items()
-        },
-        {kind: np.concatenate([part.counts[kind] for part in parts]) for kind in (SEEN, UNSEEN)},
-    )
+            parts.append(_measure_batch(simulator, batch, chosen, returns.context_frames + 1, seed, bar))
+    return join(parts)
 
 
 def _measure_batch(
     simulator: Simulator, batch: ReturnBatch, masks: SeenMasks, num_watched: int, seed: int, bar: tqdm
 ) -> ContinuationScores:
     clips = batch.clips
-    state = watch_until(simulator, batch, seed, bar, last=num_watched - 1)
+    state = watch_until(simulator, clips, num_watched - 1, seed, bar)
     actions = clips.actions[:, num_watched - 1 : batch.turn]
-    dream = dream_back(simulator, state, actions, bar)[:, masks.frames]
+    dream = generate(simulator, state, actions, bar)[:, masks.frames]
     real = clips.frames[:, num_watched : batch.turn + 1][:, masks.frames].to(dream.device)
     last = clips.frames[:, num_watched - 1 : num_watched].to(dream.device).expand_as(real)
     shown = {DREAM: dream, COPY: last, CODEC: through_codec(simulator.world, real)}

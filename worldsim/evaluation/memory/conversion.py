@@ -1,4 +1,4 @@
-"""A softmax world and what it was converted to: the same places, the same noise, the same measurements."""
+"""Comparison of a softmax world with its conversions: same places, same noise, same measurements."""
 
 # N clips, F frames
 
@@ -10,54 +10,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from worldsim.errors import WorldError
+from worldsim.evaluation.memory.interventions import zeroed
 from worldsim.evaluation.quality.rollouts import CODEC, COPY, DREAM, MEAN, FrameScores
 from worldsim.evaluation.statistics import estimate_of
-from worldsim.model.memory.state import MemoryState
 from worldsim.sampler import SamplerConfig
-from worldsim.simulator import Prediction, Simulator
-from worldsim.state import WorldState
+from worldsim.simulator import Simulator
 from worldsim.world import World
 
 HORIZONS = (1, 8, 32, 64, 128)
 
 
-def without_matrices(memory: MemoryState) -> MemoryState:
-    """Return the memory as if nothing had been written into the recurrent states."""
-    return replace(memory, matrices=torch.zeros_like(memory.matrices))
-
-
-class ForgetfulSimulator(Simulator):
-    """Steps a world whose recurrent states are empty before every frame.
-
-    What it loses against the same world shows what the states are used for; the window, the path and the
-    frame before it keep.
-    """
-
-    def commit(self, state: WorldState, prediction: Prediction) -> WorldState:
-        """Remember a predicted frame, but for the recurrent states."""
-        return _forgotten(super().commit(state, prediction))
-
-    def commit_frames(self, state: WorldState, frames: Tensor, actions: Tensor) -> WorldState:
-        """Remember real frames, but for the recurrent states."""
-        return _forgotten(super().commit_frames(state, frames, actions))
-
-
-def _forgotten(state: WorldState) -> WorldState:
-    return replace(state, memory=without_matrices(state.memory))
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Contestant:
+class ModelEntry:
     """One line of the comparison.
 
     Attributes:
         name: In tables and plots.
         load: Reads the world; called anew for each measurement, so that no other is in memory.
         is_zeroed: Whether its recurrent states are emptied before every frame.
-        original: Name of the contestant that it is without that; its own name otherwise.
+        original: Name of the entry that it is without that; its own name otherwise.
     """
 
     name: str
@@ -69,7 +42,8 @@ class Contestant:
         """Load the world; steps and level replace those of its own sampler unless they are None."""
         world = self.load()
         sampler = chosen_sampler(world, num_steps, commit_level)
-        return ForgetfulSimulator(world, sampler) if self.is_zeroed else Simulator(world, sampler)
+        simulator = Simulator(world, sampler)
+        return zeroed(simulator) if self.is_zeroed else simulator
 
 
 def chosen_sampler(world: World, num_steps: int | None, commit_level: float | None) -> SamplerConfig:
@@ -100,12 +74,6 @@ def _same_weights(world: World, teacher: World) -> bool:
     )
 
 
-def check_can_forget(name: str, world: World) -> None:
-    """Raise `WorldError` if a world has no recurrent state that could be zeroed."""
-    if not world.config.denoiser.layer_counts["hybrid"]:
-        raise WorldError(f"{name} has no hybrid layers, and so no state that could be zeroed")
-
-
 def describe(world: World, sampler: SamplerConfig) -> dict[str, Any]:
     """Return what a world is, as a JSON object."""
     return {
@@ -122,10 +90,7 @@ def summarize_quality(
 ) -> dict[str, Any]:
     """Return the PSNR of roll-outs at each horizon, and by how much it differs at the same places.
 
-    Args:
-        scores: Of the contestant.
-        teacher: Of the teacher, over the same clips.
-        original: Of the same world with its states, if the contestant's were zeroed.
+    All are of the same clips. `original` is of the same world with its states, if these were zeroed.
     """
     psnr = scores.psnr[DREAM]
     report: dict[str, Any] = {

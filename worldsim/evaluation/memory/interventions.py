@@ -1,4 +1,4 @@
-"""What is done to a memory at the turning point: a world that uses it must draw otherwise.
+"""State interventions: recurrent states zeroed, frozen or swapped, once or after every frame.
 
 An intervention changes recurrent states alone. Windows, the frame before and the actions stay, so that what
 changes in the pictures is what the states were used for.
@@ -8,91 +8,121 @@ changes in the pictures is what the states were used for.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
 
 import torch
 from torch import Tensor
 
-from worldsim.evaluation.memory.conversion import ForgetfulSimulator, without_matrices
-from worldsim.evaluation.memory.span import has_state
+from worldsim.errors import WorldError
 from worldsim.simulator import Prediction, Simulator
 from worldsim.state import WorldState
+from worldsim.world import World
 
 
-class Way(StrEnum):
-    """How a dream goes back: with its own memory, or with one that was changed at the turning point.
+class Intervention(StrEnum):
+    """What is done to the recurrent states of a rollout at some frame; the values are keys of reports.
 
-    `ZERO` empties the recurrent states once; what is drawn afterwards is written into them as usual. `FREEZE`
-    keeps them as they are: nothing is written any more. `SWAP` gives each dream the states of another one
-    with another past, and its path, by which they are read.
+    `ZERO` empties them once; what is drawn afterwards is written into them as usual. `FREEZE` keeps them as
+    they are: nothing is written any more. `SWAP` gives each dream the states of another one with another
+    past, and its path, by which they are read.
     """
 
-    KEPT = "kept"
+    NONE = "kept"
     ZERO = "zero"
     FREEZE = "freeze"
     SWAP = "swap"
 
 
-INTERVENTIONS = (Way.ZERO, Way.FREEZE, Way.SWAP)
+INTERVENTIONS = (Intervention.ZERO, Intervention.FREEZE, Intervention.SWAP)
 
 
-class FrozenSimulator(Simulator):
-    """Steps a world whose recurrent states are never written; the window and the path go on."""
+def zero(state: WorldState, rows: Tensor | None = None) -> WorldState:
+    """Return a state with empty recurrent states, in the rows where `[B]` bool is True or in all."""
+    matrices = state.memory.matrices
+    if rows is None:
+        return state.with_matrices(torch.zeros_like(matrices))
+    return state.with_matrices(matrices.masked_fill(rows.to(matrices.device)[None, :, None, None, None], 0.0))
 
-    def __init__(self, simulator: Simulator) -> None:
-        """Let another simulator do all but the writing."""
+
+def freeze(before: WorldState, after: WorldState) -> WorldState:
+    """Return a state with the recurrent states of the one before it."""
+    return after.with_matrices(before.memory.matrices)
+
+
+def swap(state: WorldState, rows: Tensor) -> WorldState:
+    """Return a state with the recurrent states and the path of other rows `[B]` int64 in each row."""
+    donors, memory = rows.to(state.memory.phase.device), state.memory
+    memory = replace(memory, matrices=memory.matrices[:, donors], phase=memory.phase[donors])
+    return replace(state, memory=memory)
+
+
+class IntervenedSimulator(Simulator):
+    """Steps a world as another simulator does, and changes the state after every frame.
+
+    Args:
+        simulator: Does all but that.
+        on_commit: Takes the states before and after a frame, returns the one to go on from.
+    """
+
+    def __init__(
+        self, simulator: Simulator, on_commit: Callable[[WorldState, WorldState], WorldState]
+    ) -> None:
         super().__init__(simulator.world, simulator.sampler, simulator.frames_device)
-        self._simulator = simulator
+        self._simulator, self.on_commit = simulator, on_commit
 
     def predict(self, state: WorldState, actions: Tensor) -> Prediction:
         """Draw a frame as the other simulator does."""
         return self._simulator.predict(state, actions)
 
     def commit(self, state: WorldState, prediction: Prediction) -> WorldState:
-        """Remember a predicted frame, but for the recurrent states."""
-        return _with_matrices_of(self._simulator.commit(state, prediction), state)
+        """Remember a predicted frame, but for what is changed."""
+        return self.on_commit(state, self._simulator.commit(state, prediction))
 
     def commit_frames(self, state: WorldState, frames: Tensor, actions: Tensor) -> WorldState:
-        """Remember real frames, but for the recurrent states."""
-        return _with_matrices_of(self._simulator.commit_frames(state, frames, actions), state)
+        """Remember real frames, but for what is changed."""
+        return self.on_commit(state, self._simulator.commit_frames(state, frames, actions))
 
 
-def _with_matrices_of(state: WorldState, other: WorldState) -> WorldState:
-    return replace(state, memory=replace(state.memory, matrices=other.memory.matrices))
+def zeroed(simulator: Simulator) -> IntervenedSimulator:
+    """Return a simulator whose recurrent states are empty before every frame.
+
+    What it loses against the same world shows what the states are used for.
+    """
+    return IntervenedSimulator(simulator, lambda _, after: zero(after))
 
 
-def intervene(simulator: Simulator, state: WorldState, way: Way) -> tuple[Simulator, WorldState]:
+def intervene(
+    simulator: Simulator, state: WorldState, intervention: Intervention
+) -> tuple[Simulator, WorldState]:
     """Return what steps a batch on after an intervention, and the state that it goes on from.
 
-    Args:
-        simulator: Steps it until then.
-        state: Of at least 2 dreams if their states are to be swapped.
-        way: What is done.
+    Only of at least 2 dreams can states be swapped.
     """
-    if way == Way.ZERO:
-        return simulator, replace(state, memory=without_matrices(state.memory))
-    if way == Way.FREEZE:
-        return FrozenSimulator(simulator), state
-    if way == Way.SWAP:
-        return simulator, with_states_of(state, others(len(state.seed)))
+    match intervention:
+        case Intervention.ZERO:
+            return simulator, zero(state)
+        case Intervention.FREEZE:
+            return IntervenedSimulator(simulator, freeze), state
+        case Intervention.SWAP:
+            count = len(state.seed)
+            assert count > 1, "a dream alone has none to swap with"
+            return simulator, swap(state, (torch.arange(count) + 1) % count)
     return simulator, state
 
 
-def others(count: int) -> Tensor:
-    """Return for each of some rows another one, `[count]` int64."""
-    assert count > 1, "a dream alone has none to swap with"
-    return (torch.arange(count) + 1) % count
+def has_state(world: World) -> bool:
+    """Whether a world has recurrent states."""
+    return world.config.denoiser.layer_counts["hybrid"] > 0
 
 
-def with_states_of(state: WorldState, rows: Tensor) -> WorldState:
-    """Return a state with the recurrent states and the path of other rows `[B]` int64 in each row."""
-    donors, memory = rows.to(state.memory.phase.device), state.memory
-    return replace(
-        state, memory=replace(memory, matrices=memory.matrices[:, donors], phase=memory.phase[donors])
-    )
+def check_can_forget(name: str, world: World) -> None:
+    """Raise `WorldError` if a world has no recurrent state that could be zeroed."""
+    if not has_state(world):
+        raise WorldError(f"{name} has no hybrid layers, and so no state that could be zeroed")
 
 
 def can_intervene(simulator: Simulator) -> bool:
     """Whether a world has recurrent states that stay from frame to frame."""
-    return has_state(simulator.world) and not isinstance(simulator, ForgetfulSimulator)
+    return has_state(simulator.world) and not isinstance(simulator, IntervenedSimulator)

@@ -1,4 +1,4 @@
-"""Paired histories: the same present and another past. Does what is drawn follow the past?
+"""Paired histories: rollouts from the same present with another past, and whose frames they show.
 
 Two episodes have the same actions, but what they saw differs. At the turning point each is given the memory
 of the other and goes back by the same actions. The frame that it then draws is nearer to the real frame of
@@ -22,13 +22,12 @@ from tqdm import tqdm
 from worldsim.errors import WorldError
 from worldsim.evaluation.cost.batch_size import rows_that_fit
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
-from worldsim.evaluation.memory.conversion import without_matrices
-from worldsim.evaluation.memory.interventions import can_intervene, with_states_of
-from worldsim.evaluation.memory.recall import RecallSettings, dream_back, watch_until
+from worldsim.evaluation.memory.interventions import can_intervene, swap, zero
+from worldsim.evaluation.memory.recall import RecallSettings
 from worldsim.evaluation.metrics import psnr
+from worldsim.evaluation.rollout import generate, join, progress, watch, watch_until
 from worldsim.evaluation.statistics import bootstrap
 from worldsim.simulator import Simulator
-from worldsim.state import WorldState
 
 ALIKE_DB = 40.0
 """Real frames of two episodes that are so near to each other tell nothing apart."""
@@ -68,11 +67,7 @@ class PairScores:
 
 
 def find_pairs(moves: Sequence[np.ndarray]) -> list[tuple[int, int]]:
-    """Return pairs of episodes whose actions are the same, each episode in one pair at most.
-
-    Args:
-        moves: Actions of each episode, `[T, A]`.
-    """
+    """Return pairs of episodes whose actions `[T, A]` are the same, each episode in one pair at most."""
     waiting: dict[bytes, int] = {}
     pairs = []
     for row, actions in enumerate(moves):
@@ -99,32 +94,16 @@ def paired(returns: ReturnSet) -> ReturnSet:
 def measure_pairs(simulator: Simulator, pairs: ReturnSet, settings: RecallSettings) -> PairScores:
     """Exchange what the two episodes of each pair remember, and see whose frames are drawn.
 
-    Args:
-        simulator: Of the world.
-        pairs: Episodes, partners side by side (`paired`).
-        settings: How.
+    Partners are side by side (`paired`).
     """
     exchanges = [Exchange.NONE, Exchange.HISTORY]
     if can_intervene(simulator):
         exchanges += [Exchange.STATE, Exchange.EMPTY]
-    steps = pairs.turn + len(exchanges) * pairs.gap
-    parts: list[PairScores] = []
-    with tqdm(
-        total=steps * len(pairs),
-        desc=f"pairs {pairs.gap}",
-        unit="frame",
-        unit_scale=True,
-        disable=not settings.show_progress,
-    ) as bar:
-        rows = rows_that_fit([simulator], pairs.turn + pairs.gap, settings.batch_size)
-        for batch in pairs.batches(rows, multiple=2):
-            parts.append(_measure_batch(simulator, batch, exchanges, settings, bar))
-    return PairScores(
-        [name for part in parts for name in part.names],
-        {e: np.concatenate([part.to_past[e] for part in parts]) for e in exchanges},
-        {e: np.concatenate([part.to_present[e] for part in parts]) for e in exchanges},
-        np.concatenate([part.between for part in parts]),
-    )
+    steps = pairs.turn + len(exchanges) * pairs.gap + 1  # the present is watched once more
+    rows = rows_that_fit([simulator], pairs.turn + pairs.gap, settings.batch_size)
+    with progress(f"pairs {pairs.gap}", steps * len(pairs)) as bar:
+        batches = pairs.batches(rows, multiple=2)
+        return join([_measure_batch(simulator, batch, exchanges, settings, bar) for batch in batches])
 
 
 def _measure_batch(
@@ -137,39 +116,24 @@ def _measure_batch(
     partner = torch.arange(len(batch.names)) ^ 1
     real = batch.real.to(simulator.frames_device)
     other = real[partner.to(real.device)]
-    before = watch_until(simulator, batch, settings.seed, bar, last=batch.turn - 1)
-    state = _watch_present(simulator, before, batch)
-    bar.update(len(batch.names))
+    before = watch_until(simulator, batch.clips, batch.turn - 1, settings.seed, bar)
+    present = range(batch.turn, batch.turn + 1)
+    state = watch(simulator, before, batch.clips, present, bar)
     to_past, to_present = {}, {}
     for exchange in exchanges:
-        begin = _exchanged(simulator, batch, before, state, partner, exchange)
-        frames = dream_back(simulator, begin, batch.actions, bar)
+        begin = state
+        if exchange == Exchange.STATE:
+            begin = swap(state, partner)
+        elif exchange == Exchange.HISTORY:
+            # The noise stays each dream's own: all exchanges are drawn from the same.
+            other_past = replace(before.rows(partner.tolist()), seed=before.seed)
+            begin = watch(simulator, other_past, batch.clips, present, bar)
+        elif exchange == Exchange.EMPTY:
+            begin = zero(state)
+        frames = generate(simulator, begin, batch.actions, bar)
         to_past[exchange], to_present[exchange] = _distances(frames, other), _distances(frames, real)
     names = [f"{batch.names[row & ~1]} and {batch.names[row | 1]}" for row in range(len(batch.names))]
     return PairScores(names, to_past, to_present, _distances(other, real))
-
-
-def _watch_present(simulator: Simulator, state: WorldState, batch: ReturnBatch) -> WorldState:
-    clips = batch.clips
-    return simulator.commit_frames(state, clips.frames[:, batch.turn], clips.actions[:, batch.turn - 1])
-
-
-def _exchanged(
-    simulator: Simulator,
-    batch: ReturnBatch,
-    before: WorldState,
-    state: WorldState,
-    partner: Tensor,
-    exchange: Exchange,
-) -> WorldState:
-    if exchange == Exchange.STATE:
-        return with_states_of(state, partner)
-    if exchange == Exchange.HISTORY:
-        # The noise stays each dream's own: all exchanges are drawn from the same.
-        return _watch_present(simulator, replace(before.rows(partner.tolist()), seed=before.seed), batch)
-    if exchange == Exchange.EMPTY:
-        return replace(state, memory=without_matrices(state.memory))
-    return state
 
 
 def _distances(frames: Tensor, real: Tensor) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What can be read out of a state: where the player is, and what was in view some frames ago.
+"""Linear probes of a state, for the position of the player and for pictures of some frames ago.
 
 A ridge regression reads it, from features of one size for all worlds: every number of a state is added, with
 a sign, to one of some hundred sums (feature hashing). What is decodable need not be used: interventions tell
@@ -20,8 +20,9 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
-from worldsim.evaluation.memory.span import has_state
+from worldsim.evaluation.memory.interventions import has_state
 from worldsim.evaluation.metrics import as_images
+from worldsim.evaluation.rollout import join, progress, watch
 from worldsim.evaluation.statistics import resample
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
@@ -73,36 +74,18 @@ def state_features(state: WorldState, *, recurrent: bool) -> Tensor:
     return torch.cat([hashed(held), path.cos(), path.sin()], dim=1)
 
 
-def collect_samples(
-    simulator: Simulator, returns: ReturnSet, *, batch_size: int, seed: int, show_progress: bool = False
-) -> ProbeSamples:
+def collect_samples(simulator: Simulator, returns: ReturnSet, *, batch_size: int, seed: int) -> ProbeSamples:
     """Let a world watch the way out of all episodes, and take features of its state every few frames.
 
-    Args:
-        simulator: Of a world whose memory does not grow.
-        returns: The episodes.
-        batch_size: Episodes at a time, about.
-        seed: Of the noise; none is drawn.
-        show_progress: Show a progress bar.
+    Not for worlds whose memory grows.
     """
     poses = returns.poses()
     frames = range(STRIDE, returns.turn + 1, STRIDE)
     parts: list[ProbeSamples] = []
-    with tqdm(
-        total=returns.turn * len(returns),
-        desc="probe",
-        unit="frame",
-        unit_scale=True,
-        disable=not show_progress,
-    ) as bar:
+    with progress("probe", returns.turn * len(returns)) as bar:
         for batch in returns.batches(batch_size):
-            first = batch.clips.first
-            parts.append(_sample_batch(simulator, batch, poses[first:], frames, seed, bar))
-    return ProbeSamples(
-        np.concatenate([part.episode for part in parts]),
-        {name: np.concatenate([part.features[name] for part in parts]) for name in parts[0].features},
-        {name: np.concatenate([part.targets[name] for part in parts]) for name in parts[0].targets},
-    )
+            parts.append(_sample_batch(simulator, batch, poses[batch.clips.first :], frames, seed, bar))
+    return join(parts)
 
 
 def _sample_batch(
@@ -124,8 +107,7 @@ def _sample_batch(
     rows: dict[str, list[Tensor]] = {STATE: [], PRESENT: [], ORACLE: []}
     targets: dict[str, list[Tensor]] = {name: [] for name in (POSITION, *map(str, LAGS))}
     for index in range(1, batch.turn + 1):
-        state = simulator.commit_frames(state, clips.frames[:, index], clips.actions[:, index - 1])
-        bar.update(count)
+        state = watch(simulator, state, clips, range(index, index + 1), bar)
         if index in frames:
             rows[STATE].append(state_features(state, recurrent=recurrent).cpu())
             rows[PRESENT].append(hashed(state.memory.latents).cpu())
@@ -162,11 +144,7 @@ def probe(samples: ProbeSamples, seed: int = 0) -> dict[str, Any]:
 
     The score is the share of the variance that is explained: 0 is what a constant has. Its interval comes
     from resampling episodes. `ORACLE` is asked for the position from all that was pressed, for a picture from
-    the picture itself.
-
-    Args:
-        samples: Of at least 3 episodes.
-        seed: Of the split and the resampling.
+    the picture itself. It takes samples of at least 3 episodes.
     """
     episodes = np.unique(samples.episode)
     order = np.random.default_rng(seed).permutation(episodes)

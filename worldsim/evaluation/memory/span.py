@@ -1,6 +1,6 @@
-"""Does a world use its state? It is emptied once, some frames before the one that is judged.
+"""Memory span: the loss from emptying the state once, some frames before the one that is judged.
 
-Emptying it before every frame (`ForgetfulSimulator`) lets a dream drift away, and PSNR then tells how flat
+Emptying it before every frame (`interventions.zeroed`) lets a dream drift away, and PSNR then tells how flat
 its pictures are. Here all but the state is the same: what is watched, the noise, the frame that is judged.
 """
 
@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from worldsim.evaluation.inputs.clips import Clip, ClipBatch, Recordings
 from worldsim.evaluation.inputs.returns import ReturnClip, ReturnSettings, frames_of
-from worldsim.evaluation.memory.conversion import without_matrices
+from worldsim.evaluation.memory.interventions import has_state, zero
 from worldsim.evaluation.metrics import psnr
 from worldsim.evaluation.quality.rollouts import reconstruct
+from worldsim.evaluation.rollout import progress, watch
 from worldsim.evaluation.statistics import estimate_of
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
@@ -32,25 +32,13 @@ SEEN, CODEC, LAST = "seen", "codec", "last"
 """The real frame of when the place was seen before; the real frame through the codec; the last real frame."""
 
 
-def has_state(world: World) -> bool:
-    """Whether a world has recurrent states."""
-    return world.config.denoiser.layer_counts["hybrid"] > 0
-
-
-def empty_states(state: WorldState, rows: Tensor) -> WorldState:
-    """Return a state with empty recurrent states in the rows where `[B]` bool is True."""
-    mask = rows.to(state.memory.matrices.device)[None, :, None, None, None]
-    matrices = state.memory.matrices.masked_fill(mask, 0.0)
-    return replace(state, memory=replace(state.memory, matrices=matrices))
-
-
 def forget(simulator: Simulator, state: WorldState) -> WorldState:
     """Return a state as it is after forgetting: the recurrent states are empty, windows and path stay.
 
     A world without recurrent states has nothing but its cache: it begins anew.
     """
     if has_state(simulator.world):
-        return replace(state, memory=without_matrices(state.memory))
+        return zero(state)
     return replace(state, memory=simulator.world.denoiser.initial_memory(len(state.seed)))
 
 
@@ -71,18 +59,10 @@ def next_after_forgetting(
     *,
     batch_size: int,
     seed: int,
-    show_progress: bool = False,
 ) -> dict[str, np.ndarray]:
     """Predict the frame after `context_frames` real ones, the state emptied once while they are watched.
 
-    Args:
-        simulator: Of the world.
-        recordings: Where the clips come from.
-        clips: `N` places with `context_frames + 1` frames.
-        context_frames: Real frames watched, T.
-        batch_size: Clips at a time.
-        seed: Of the noise, which is the same however much was forgotten.
-        show_progress: Show a progress bar.
+    Clips have `context_frames + 1` frames. The noise is the same however much was forgotten.
 
     Returns:
         PSNR in dB, `[N]`: `KEPT` where nothing was forgotten, and by the number of last frames that went into
@@ -91,7 +71,7 @@ def next_after_forgetting(
     chosen = spans(simulator.world, context_frames)
     scores: dict[str, list[Tensor]] = {name: [] for name in (KEPT, *map(str, chosen))}
     watched = context_frames - 1 + sum(chosen)
-    with tqdm(total=len(clips) * watched, desc="memory", unit="frame", disable=not show_progress) as bar:
+    with progress("memory", len(clips) * watched) as bar:
         for batch in recordings.batches(clips, context_frames + 1, batch_size):
             state = batch.begin_dreams(simulator, 1, seed)
             for index in range(1, context_frames + 1):
@@ -103,14 +83,6 @@ def next_after_forgetting(
                     state = watch(simulator, state, batch, range(index, index + 1), bar)
             scores[KEPT].append(_next_psnr(simulator, state, batch))
     return {name: torch.cat(parts).numpy() for name, parts in scores.items()}
-
-
-def watch(simulator: Simulator, state: WorldState, batch: ClipBatch, frames: range, bar: tqdm) -> WorldState:
-    """Return the state after it has seen some real frames of its clips."""
-    for index in frames:
-        state = simulator.commit_frames(state, batch.frames[:, index], batch.actions[:, index - 1])
-        bar.update(len(batch.clips))
-    return state
 
 
 def _next_psnr(simulator: Simulator, state: WorldState, batch: ClipBatch) -> Tensor:
@@ -128,30 +100,20 @@ def dream_returns(
     forgets: bool,
     batch_size: int,
     seed: int,
-    show_progress: bool = False,
 ) -> np.ndarray:
     """Dream up to where a place is back that was out of view, and judge that frame.
 
     Real frames are watched until the place comes into view; from there on the dream goes by the recorded
-    actions, so that no real frame shows again what is to be remembered.
-
-    Args:
-        simulator: Of the world.
-        recordings: Where the places come from.
-        places: `N` of them.
-        settings: By which they were chosen.
-        forgets: Empty the recurrent states when the place has gone out of view: what they held of it is gone,
-            what is seen afterwards goes into them as usual.
-        batch_size: Dreams at a time.
-        seed: Of the noise.
-        show_progress: Show a progress bar.
+    actions, so that no real frame shows again what is to be remembered. A dream that forgets has its
+    recurrent states emptied when the place has gone out of view: what they held of it is gone, what is seen
+    afterwards goes into them as usual.
 
     Returns:
         PSNR in dB of the frame with which the place is back, `[N]`.
     """
     context_frames, length = settings.context_frames, settings.context_frames + settings.longest
     scores, clips = [], [place.clip for place in places]
-    with tqdm(total=len(clips) * length, desc="returns", unit="frame", disable=not show_progress) as bar:
+    with progress("returns", len(clips) * length) as bar:
         for batch in recordings.batches(clips, length, batch_size):
             chunk = places[batch.first : batch.first + len(batch.clips)]
             left, back = (torch.from_numpy(frames_of(chunk, name)) for name in ("left", "back"))
@@ -160,7 +122,7 @@ def dream_returns(
                 if index > 0:
                     state = watch(simulator, state, batch, range(index, index + 1), bar)
                 if forgets and (left == index).any():
-                    state = empty_states(state, left == index)
+                    state = zero(state, left == index)
             shown = torch.empty_like(batch.frames[:, 0])
             for index in range(context_frames, int(back.max()) + 1):
                 frame, state = simulator.step(state, batch.actions[:, index - 1])
@@ -197,12 +159,7 @@ def score_references(
 
 
 def summarize_spans(scores: dict[str, np.ndarray], episodes: Sequence[str]) -> dict[str, Any]:
-    """Return the report of `next_after_forgetting`: the PSNR, and what forgetting changes at the same places.
-
-    Args:
-        scores: What it returned.
-        episodes: `[N]`, of each clip.
-    """
+    """Return the report of `next_after_forgetting`: PSNR, and what forgetting changes at the same places."""
     kept = scores[KEPT]
     changes = {name: values - kept for name, values in scores.items() if name != KEPT}
     return {

@@ -1,4 +1,4 @@
-"""Which tiles are right, in games whose pictures are tiles under a view that moves by whole tiles.
+"""Tile accuracy, in games whose pictures are tiles under a view that moves by whole tiles.
 
 A tile that comes back into view can only be drawn from memory. How long it was out of view is known from the
 poses, tile by tile; this is the curve that a gap between frames only stands for.
@@ -62,12 +62,7 @@ def cut_tiles(frames: Tensor, pixels: int) -> Tensor:
 
 
 def find_kinds(frames: Tensor, pixels: int) -> TileReader:
-    """Find the kinds of tiles that real frames show.
-
-    Args:
-        frames: `[N, H, W, 3]` uint8, real.
-        pixels: Height and width of a tile, which those of a frame are multiples of.
-    """
+    """Find the kinds of tiles that real frames `[N, H, W, 3]` uint8, a whole number of tiles, show."""
     left = cut_tiles(frames, pixels).flatten(0, 2)
     kinds = []
     while len(left):

@@ -1,4 +1,4 @@
-"""Probabilities that are as often right as they say: fitting them, and measuring how far off they are."""
+"""Calibration of end probabilities: Platt scaling and the expected calibration error."""
 
 # T frames
 

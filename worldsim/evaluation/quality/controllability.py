@@ -1,4 +1,4 @@
-"""Does the world do as told? Opposite actions from the same state must move the picture opposite ways.
+"""Controllability: opposite actions from the same state must move the picture opposite ways.
 
 The picture's motion is estimated (`motion.py`), and the estimate has errors of its own. So it is made on
 recorded frames of the real game too, in which one button alone was held, and reported as the test's ceiling.
@@ -8,7 +8,7 @@ recorded frames of the real game too, in which one button alone was held, and re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from worldsim.data.episodes import EpisodeTable
 from worldsim.evaluation.inputs.clips import Clip, Recordings, pick
 from worldsim.evaluation.inputs.motion import horizontal_shift, zoom
 from worldsim.evaluation.metrics import luminance
+from worldsim.evaluation.rollout import generate, join, progress
 from worldsim.evaluation.statistics import bootstrap
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
@@ -100,9 +101,7 @@ PAIRS = (TURN, MOVE)
 def mean_motion(pair: OppositePair, frames: Tensor) -> Tensor:
     """Estimate the mean motion per frame, in units of the pair's threshold.
 
-    Args:
-        pair: What to measure.
-        frames: `[N, 1 + hold_frames, H, W, 3]` uint8: the frame of the press and those after it.
+    Frames `[N, 1 + hold_frames, H, W, 3]` uint8 are that of the press and those after it.
 
     Returns:
         `[N]` fp32 on the CPU; at least 1 is motion the one way, at most -1 the other way.
@@ -125,67 +124,65 @@ def opposite_action_test(
     context_frames: int,
     batch_size: int,
     seed: int,
-    show_progress: bool = False,
 ) -> dict[str, Any]:
     """Hold both buttons of a pair from the same states and judge the motion of the dreamt pictures.
 
-    Args:
-        simulator: Of the world.
-        recordings: Real episodes to start from.
-        pair: The two buttons.
-        num_starts: Starts, fewer where there are not so many places.
-        context_frames: Real frames watched first.
-        batch_size: Dreams at a time.
-        seed: Of the places and of the noise.
-        show_progress: Show a progress bar.
+    There are fewer than `num_starts` where there are not so many places.
 
     Returns:
         A JSON object: the share of starts at which both, and each, of the buttons moved the picture the
         right way; `calibration` on the real game.
     """
     clips = choose_starts(recordings, pair, context_frames, num_starts, seed)
-    layout = simulator.world.config.actions
-    motions: dict[str, list[Tensor]] = {pair.positive: [], pair.negative: []}
-    total = 2 * len(clips) * pair.hold_frames
-    with tqdm(total=total, desc=f"hold {pair.axis}", unit="frame", disable=not show_progress) as bar:
-        for batch in recordings.batches(clips, context_frames, batch_size):
-            state = batch.begin_dreams(simulator, context_frames, seed)
-            for button, found in motions.items():
-                action = torch.from_numpy(pair.action(layout, button)).expand(len(batch.clips), -1)
-                frames = hold(simulator, state, action, pair.hold_frames, bar)
-                found.append(mean_motion(pair, frames.to(simulator.world.device)))
-    positive, negative = (torch.cat(motions[button]).numpy() for button in (pair.positive, pair.negative))
-    report = judge(pair, positive, negative, [recordings.name(clip) for clip in clips])
+    with progress(f"hold {pair.axis}", 2 * len(clips) * pair.hold_frames) as bar:
+        motions = join(
+            [
+                hold_both(simulator, batch.begin_dreams(simulator, context_frames, seed), pair, bar)
+                for batch in recordings.batches(clips, context_frames, batch_size)
+            ]
+        )
+    report = summarize_motions(pair, motions, [recordings.name(clip) for clip in clips])
     return report | {"calibration": calibrate(recordings, pair, num_starts, seed)}
 
 
-def hold(simulator: Simulator, state: WorldState, action: Tensor, num_frames: int, bar: tqdm) -> Tensor:
-    """Hold an action `[N, A]`; returns the frame before and those dreamt, `[N, 1 + num_frames, H, W, 3]`."""
-    frames = [state.frames]
-    for _ in range(num_frames):
-        frame, state = simulator.step(state, action)
-        frames.append(frame)
-        bar.update(len(frame))
-    return torch.stack(frames, dim=1)
+def hold_both(
+    simulator: Simulator, state: WorldState, pair: OppositePair, bar: tqdm
+) -> dict[str, np.ndarray]:
+    """Hold each button of a pair from the same state; returns the `mean_motion` by button, `[N]`."""
+    motions = {}
+    for button in (pair.positive, pair.negative):
+        action = torch.from_numpy(pair.action(simulator.world.config.actions, button))
+        frames = generate(simulator, state, action.expand(len(state.frames), pair.hold_frames, -1), bar)
+        frames = torch.cat([state.frames[:, None], frames], dim=1).to(simulator.world.device)
+        motions[button] = mean_motion(pair, frames).numpy()
+    return motions
 
 
-def judge(
-    pair: OppositePair, positive: np.ndarray, negative: np.ndarray, episodes: Sequence[str]
+def both_right(pair: OppositePair, motions: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return from which starts both buttons moved the picture the right way, `[N]` bool."""
+    return (motions[pair.positive] >= 1) & (motions[pair.negative] <= -1)
+
+
+def summarize_motions(
+    pair: OppositePair, motions: Mapping[str, np.ndarray], episodes: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the report on the motions `[N]` after the positive and after the negative button."""
-    right_positive, right_negative = positive >= 1, negative <= -1
+    """Return the report on the motions after each button, `[N]`: how often the picture moved the right way.
+
+    Motions are in units of the pair's threshold.
+    """
     unit = (
         "share of the picture's width per frame" if pair.is_relative else "logarithm of the scale per frame"
     )
+    medians = {button: float(np.median(found)) * pair.threshold for button, found in motions.items()}
     return {
-        "num_starts": len(positive),
+        "num_starts": len(episodes),
         "num_episodes": len(set(episodes)),
-        "both_right": bootstrap((right_positive & right_negative).astype(float), episodes).to_json(),
-        "right": {pair.positive: float(right_positive.mean()), pair.negative: float(right_negative.mean())},
-        "median_motion": {
-            pair.positive: float(np.median(positive)) * pair.threshold,
-            pair.negative: float(np.median(negative)) * pair.threshold,
+        "both_right": bootstrap(both_right(pair, motions), episodes).to_json(),
+        "right": {
+            pair.positive: float((motions[pair.positive] >= 1).mean()),
+            pair.negative: float((motions[pair.negative] <= -1).mean()),
         },
+        "median_motion": medians,
         "motion_unit": unit,
         "least_motion": pair.threshold,
     }
@@ -204,7 +201,7 @@ def choose_starts(
     full_speed = typical_speed(tables)
     places = []
     for episode, table in enumerate(tables):
-        ahead = progress(table, pair, recordings.info.actions, pair.hold_frames)
+        ahead = way_ahead(table, pair, recordings.info.actions, pair.hold_frames)
         is_open = ahead >= OPEN_SHARE * full_speed * pair.hold_frames
         for begin in range(len(ahead) - context_frames + 1):
             last = begin + context_frames - 1
@@ -220,7 +217,7 @@ def typical_speed(tables: Sequence[EpisodeTable]) -> float:
     return float(np.quantile(np.concatenate(steps), 0.9)) if steps else 1.0
 
 
-def progress(table: EpisodeTable, pair: OppositePair, layout: ActionLayout, num_frames: int) -> np.ndarray:
+def way_ahead(table: EpisodeTable, pair: OppositePair, layout: ActionLayout, num_frames: int) -> np.ndarray:
     """Return how far the player gets forward in the next `num_frames` frames, `[max(T - num_frames, 0)]`.
 
     Measured along where it looks, in map units, less what it went aside; without poses the number of frames
@@ -245,7 +242,7 @@ def calibrate(recordings: Recordings, pair: OppositePair, count: int, seed: int)
 
     Returns:
         A JSON object: for each button the number of pieces and the share judged right; `both_right`, what two
-        independent judgements give; `median_motion` as in `judge`.
+        independent judgements give; `median_motion` as in `summarize_motions`.
     """
     layout = recordings.info.actions
     tables = recordings.tables()

@@ -92,12 +92,8 @@ def crossed(distance: Distance, features: Tensor, real: Tensor) -> float:
 
     Those of even episodes are compared with the real ones of odd episodes and the other way round; the mean
     counts. So frames that are the real ones themselves get what two sets of real frames differ by, not 0, and
-    all comparisons have the same number of frames.
-
-    Args:
-        distance: Of two sets.
-        features: `[E, K, D]`, E even and at least 2.
-        real: Same shape, of the real frames of the same episodes.
+    all comparisons have the same number of frames. Both are `[E, K, D]`, of the same episodes, E even and at
+    least 2.
     """
     sides = ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2)))
     return float(np.mean([distance(features[a].flatten(0, 1), real[b].flatten(0, 1)) for a, b in sides]))

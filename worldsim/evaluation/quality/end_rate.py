@@ -1,4 +1,4 @@
-"""How often dreams end beside the game: what the heads say of frames drawn after other drawn frames.
+"""Termination rate of generated rollouts against the game's.
 
 A frame that the world draws once, after recorded ones, says little of that: small mistakes of many frames add
 up to a player who dies without a hit. Here a dream goes on by itself under the recorded actions, for as many
@@ -47,26 +47,18 @@ def dream_along(
     horizon: int,
     batch_size: int,
     seed: int = 0,
-    show_progress: bool = False,
 ) -> list[DreamtEpisode]:
     """Dream along recorded pieces of play that begin anywhere, up to `horizon` frames or until the game ends.
 
-    Args:
-        simulator: Of a world with outcome heads.
-        recordings: With ends.
-        num_dreams: How many; fewer where there are not so many places.
-        context_frames: Recorded frames that a dream watches first.
-        horizon: Frames that it draws, at most; after an end `TOLERANCE` more, with nothing pressed.
-        batch_size: Dreams at a time.
-        seed: Of the places and of the noise.
-        show_progress: Show a progress bar.
+    A dream watches `context_frames` first; after an end it draws `TOLERANCE` more, with nothing pressed.
+    There are fewer than `num_dreams` where there are not so many places.
 
     Raises:
         WorldError: If no episode is long enough.
     """
     clips = recordings.choose(context_frames + 1, num_dreams, seed)
     dreamt: list[DreamtEpisode] = []
-    for first in tqdm(range(0, len(clips), batch_size), desc="dreams", disable=not show_progress):
+    for first in tqdm(range(0, len(clips), batch_size), desc="dreams"):
         chunk = clips[first : first + batch_size]
         # Pieces of the same episode lie side by side: it is decoded once.
         read: dict[int, Episode] = {}
@@ -83,13 +75,6 @@ def ends_along(
     recordings: Recordings, *, num_dreams: int, context_frames: int, horizon: int, seed: int = 0
 ) -> list[bool]:
     """Return of each place that `dream_along` would choose whether the game ends there; computes no frame.
-
-    Args:
-        recordings: With ends.
-        num_dreams: See `dream_along`.
-        context_frames: See `dream_along`.
-        horizon: See `dream_along`.
-        seed: See `dream_along`.
 
     Raises:
         WorldError: If no episode is long enough.

@@ -12,7 +12,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.errors import WorldError
+from worldsim.settings import check_settings, setting
 from worldsim.storage.files import sync_tree
 from worldsim.storage.tensors import (
     CONFIG_FILE,
@@ -42,19 +43,17 @@ LEAST_VARIANCE = 1e-4
 
 @dataclass(kw_only=True, slots=True)
 class FeatureConfig:
-    """Shape of the feature network.
+    """Shape of the feature network."""
 
-    Attributes:
-        height: Frames of all games are scaled to this height,
-        width: and this width.
-        widths: Channels of the layers, each of half the resolution of the one before; multiples of 8.
-        num_features: D. The more there are, the more frames FID needs.
-    """
-
-    height: int = 96
-    width: int = 128
-    widths: list[int] = field(default_factory=lambda: [16, 32, 64, 128])
-    num_features: int = 64
+    height: int = setting(96, "Frames of all games are scaled to this height.")
+    width: int = setting(128, "Frames of all games are scaled to this width.")
+    widths: list[int] = setting(
+        [16, 32, 64, 128],
+        "Channels of the layers, each of half the resolution of the one before; multiples of 8.",
+    )
+    num_features: int = setting(
+        64, "Numbers of a frame; the more there are, the more frames FID needs.", minimum=2
+    )
 
     def __post_init__(self) -> None:
         """Refuse sizes that no layer can have."""
@@ -69,8 +68,7 @@ class FeatureConfig:
                 f"a feature network of {len(self.widths)} layers needs frames of at least {least} x {least}, "
                 f"got {self.height} x {self.width}"
             )
-        if self.num_features < 2:
-            raise WorldError(f"num_features of a feature network must be at least 2, got {self.num_features}")
+        check_settings(self, "features.")
         if self.height * self.width * self.widths[0] > MAX_LAYER_NUMBERS:
             raise WorldError(
                 f"a feature network of {self.height} x {self.width} pixels and {self.widths[0]} channels is "
@@ -98,9 +96,6 @@ class _Residual(nn.Module):
 class FeatureNetwork(nn.Module):
     """Frames of any size to features of mean 0 and deviation 1 over the frames that it was trained on.
 
-    Args:
-        config: Its shape.
-
     Attributes:
         num_features: D, where `torchmetrics` looks for it.
     """
@@ -125,10 +120,9 @@ class FeatureNetwork(nn.Module):
         self.register_buffer("feature_std", torch.ones(config.num_features))
 
     def raw_features(self, images: Tensor) -> Tensor:
-        """Return features `[N, D]` before they are brought to unit variance.
+        """Return features `[N, D]` of images `[N, 3, h, w]` in [0, 1], before they get unit variance.
 
-        Args:
-            images: `[N, 3, h, w]` in [0, 1]; training crops them, so h and w may be smaller than configured.
+        Training crops them: h and w may be smaller than configured.
         """
         centred = (images - 0.5).contiguous(memory_format=torch.channels_last)  # half the time on a CPU
         pooled, hidden = [], centred
@@ -148,14 +142,7 @@ class FeatureNetwork(nn.Module):
         return scaled.clamp(0, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the features of images.
-
-        Args:
-            images: `[N, 3, H, W]` uint8, as `torchmetrics` hands them on.
-
-        Returns:
-            `[N, D]` fp32.
-        """
+        """Return features `[N, D]` fp32 of images `[N, 3, H, W]` uint8, as `torchmetrics` hands them on."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise TypeError(f"expected uint8 images [N, 3, H, W], got {images.dtype} {tuple(images.shape)}")
         return (self.raw_features(self.scale(images)).float() - self.feature_mean) / self.feature_std
@@ -177,10 +164,7 @@ class FeatureNetwork(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, raw: Tensor) -> None:
-        """Set mean and deviation of the features.
-
-        Args:
-            raw: `[N, D]`, from `raw_features`, of many frames.
+        """Set mean and deviation of the features, from `raw_features` `[N, D]` of many frames.
 
         Raises:
             WorldError: If a feature does not vary, or is not finite.
@@ -195,10 +179,7 @@ class FeatureNetwork(nn.Module):
 def save_features(network: FeatureNetwork, folder: Path, card: Mapping[str, Any]) -> None:
     """Write a feature network as a folder, in fp16, completely or not at all.
 
-    Args:
-        network: Calibrated.
-        folder: Where to; one that is there is replaced.
-        card: What it was trained on, and what was measured; a JSON object.
+    A folder that is there is replaced. The card says what it was trained on and what was measured.
     """
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
@@ -218,11 +199,7 @@ def save_features(network: FeatureNetwork, folder: Path, card: Mapping[str, Any]
 
 
 def load_features(folder: Path = SHIPPED_FEATURES, device: torch.device | None = None) -> FeatureNetwork:
-    """Read a feature network, ready to be used.
-
-    Args:
-        folder: That `save_features` wrote; the one that ships unless told otherwise.
-        device: Where to compute, the CPU if None.
+    """Read a feature network that `save_features` wrote, ready to be used on a device or the CPU.
 
     Raises:
         WorldError: If the folder holds none, or it is damaged.

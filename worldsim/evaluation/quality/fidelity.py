@@ -1,4 +1,4 @@
-"""Do dreams look like the game, and for how long? FID and KID against real frames, by segments of the dream.
+"""Fidelity of rollouts: FID and KID against real frames, by segments of the rollout.
 
 Dreams watch the beginning of real episodes and go on by their recorded actions, so that they are where the
 real player was and differ in nothing else. Frames of one half of the episodes are compared with the real ones
@@ -15,13 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from worldsim.evaluation.cost.batch_size import rows_that_fit
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
-from worldsim.evaluation.memory.recall import through_codec, watch_until
 from worldsim.evaluation.quality.distances import distances_to_real
 from worldsim.evaluation.quality.features import FeatureNetwork
+from worldsim.evaluation.rollout import progress, through_codec, watch_until
 from worldsim.simulator import Simulator
 
 SEGMENT_ENDS = (32, 128, 512, 2048)
@@ -78,13 +77,11 @@ class FidelitySettings:
         segments: From `cut_segments`.
         batch_size: Dreams at a time, about.
         seed: Of the noise.
-        show_progress: Show a progress bar.
     """
 
     segments: Sequence[Segment]
     batch_size: int = 16
     seed: int = 0
-    show_progress: bool = False
 
     @property
     def frames(self) -> list[int]:
@@ -107,11 +104,7 @@ def dream_features(
 ) -> tuple[Tensor, Tensor]:
     """Let dreams watch the context of each episode and go on by its recorded actions.
 
-    Args:
-        simulator: Of the world.
-        returns: The episodes; their ways out and back hold all frames of the segments.
-        network: Computes features.
-        settings: How.
+    The ways out and back of the episodes hold all frames of the segments.
 
     Returns:
         Features of the frames that are looked at and, as what a dream can reach at best, of the real frames
@@ -119,16 +112,10 @@ def dream_features(
     """
     context, length = returns.context_frames, settings.segments[-1].last
     dreamt, decoded = [], []
-    with tqdm(
-        total=(context + length) * len(returns),
-        desc="fidelity",
-        unit="frame",
-        unit_scale=True,
-        disable=not settings.show_progress,
-    ) as bar:
-        rows = rows_that_fit([simulator], context + length, settings.batch_size)
+    rows = rows_that_fit([simulator], context + length, settings.batch_size)
+    with progress("fidelity", (context + length) * len(returns)) as bar:
         for batch in returns.batches(rows):
-            state = watch_until(simulator, batch, settings.seed, bar, last=context)
+            state = watch_until(simulator, batch.clips, context, settings.seed, bar)
             found, wanted = [], set(settings.frames)
             for index in range(1, length + 1):
                 frame, state = simulator.step(state, batch.clips.actions[:, context + index - 1])
@@ -151,13 +138,7 @@ def _embed(network: FeatureNetwork, frames: Tensor) -> Tensor:
 
 
 def summarize_fidelity(features: Tensor, real: Tensor, segments: Sequence[Segment]) -> dict[str, Any]:
-    """Return FID and KID by segment, and how far each is above the floor.
-
-    Args:
-        features: `[N, S K, D]`.
-        real: Same shape, of the real frames.
-        segments: Which of them belong together.
-    """
+    """Return FID and KID of features `[N, S K, D]` by segment, and how far each is above the floor."""
     report = {}
     count = len(segments[0].frames)
     for segment, own, true in zip(segments, features.split(count, 1), real.split(count, 1), strict=True):

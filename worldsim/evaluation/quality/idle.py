@@ -1,4 +1,4 @@
-"""What becomes of a picture when nothing is pressed: it should stay as it is."""
+"""Drift under no-op actions: brightness, contrast and sharpness of a picture that should stay as it is."""
 
 # N starts, F frames, S segments, H W frame size
 
@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from worldsim.evaluation.inputs.clips import Clip, ClipBatch, Recordings, pick
 from worldsim.evaluation.metrics import brightness, contrast, psnr, sharpness, ssim
+from worldsim.evaluation.rollout import join, progress
 from worldsim.evaluation.statistics import bootstrap
 from worldsim.simulator import Simulator
 
@@ -34,30 +35,20 @@ def idle_hold(
     context_frames: int,
     batch_size: int,
     seed: int,
-    show_progress: bool = False,
 ) -> dict[str, Any]:
     """Press nothing for a long time and watch brightness, contrast and sharpness.
 
-    Args:
-        simulator: Of the world.
-        recordings: Real episodes to start from, where the player stands still if there are such places.
-        num_starts: Starts, fewer where there are not so many places.
-        num_frames: Frames of nothing, at least 1.
-        context_frames: Real frames watched first.
-        batch_size: Dreams at a time.
-        seed: Of the places and of the noise.
-        show_progress: Show a progress bar.
+    It begins where the recorded player stands still, if there are such places, and less often than
+    `num_starts` where there are not so many.
 
     Returns:
         `summarize_idle`'s report.
     """
     clips = still_starts(recordings, context_frames, num_starts, seed)
-    parts: list[dict[str, Tensor]] = []
-    total = len(clips) * num_frames
-    with tqdm(total=total, desc="idle", unit="frame", disable=not show_progress) as bar:
-        for batch in recordings.batches(clips, context_frames, batch_size):
-            parts.append(_hold_still(simulator, batch, num_frames, context_frames, seed, bar))
-    curves = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+    with progress("idle", len(clips) * num_frames) as bar:
+        batches = recordings.batches(clips, context_frames, batch_size)
+        parts = [_hold_still(simulator, batch, num_frames, context_frames, seed, bar) for batch in batches]
+    curves = {name: values.numpy() for name, values in join(parts).items()}
     return summarize_idle(curves, [recordings.name(clip) for clip in clips])
 
 
@@ -116,7 +107,7 @@ def summarize_idle(curves: dict[str, np.ndarray], episodes: Sequence[str]) -> di
         episodes: `[N]`, what each start belongs to.
     """
     num_frames = curves["ssim"].shape[1]
-    edges = np.linspace(0, num_frames, min(NUM_SEGMENTS, num_frames) + 1).astype(int)
+    edges = segment_edges(num_frames)
     report: dict[str, Any] = {
         "num_starts": len(episodes),
         "num_episodes": len(set(episodes)),
@@ -124,16 +115,21 @@ def summarize_idle(curves: dict[str, np.ndarray], episodes: Sequence[str]) -> di
         "segment_ends": edges[1:].tolist(),
     }
     for name in STATISTICS:
-        segments = _segment_means(curves[name], edges)
+        segments = segment_means(curves[name], edges)
         report[name] = _deviations(segments, curves[f"start_{name}"], episodes)
         report[name]["of_codec"] = _deviations(segments, curves[f"codec_{name}"], episodes)
     for name in ("psnr_db", "ssim"):
-        segments = _segment_means(curves[name], edges)
+        segments = segment_means(curves[name], edges)
         report[f"{name}_to_start"] = segments.mean(axis=0).round(4).tolist()
     return report
 
 
-def _segment_means(curve: np.ndarray, edges: np.ndarray) -> np.ndarray:
+def segment_edges(num_frames: int) -> np.ndarray:
+    """Return where segments of equal length begin, and where the last one ends, `[S + 1]`."""
+    return np.linspace(0, num_frames, min(NUM_SEGMENTS, num_frames) + 1).astype(int)
+
+
+def segment_means(curve: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """Return the means of `[N, F]` over segments, `[N, S]`."""
     return np.stack([curve[:, a:b].mean(axis=1) for a, b in zip(edges[:-1], edges[1:], strict=True)], axis=1)
 

@@ -1,4 +1,4 @@
-"""Long dreams under random buttons: do they still obey, and do they still look like the game?
+"""Long rollouts under random buttons: controllability and picture statistics, late against early.
 
 From the same states at some frames two opposite buttons are held (`controllability.py`): memory that mutes
 the player would show in the later ones. The pictures' statistics are compared by segments with those of the
@@ -24,17 +24,17 @@ from worldsim.evaluation.cost.batch_size import rows_that_fit
 from worldsim.evaluation.inputs.motion import scroll
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
 from worldsim.evaluation.inputs.start_states import Moments
-from worldsim.evaluation.memory.recall import watch_until
 from worldsim.evaluation.metrics import as_images
 from worldsim.evaluation.quality.controllability import (
     PAIRS,
     OppositePair,
+    both_right,
     calibrate,
-    hold,
-    judge,
-    mean_motion,
+    hold_both,
+    summarize_motions,
 )
-from worldsim.evaluation.quality.idle import FLOOR, NUM_SEGMENTS, statistics_of
+from worldsim.evaluation.quality.idle import FLOOR, segment_edges, segment_means, statistics_of
+from worldsim.evaluation.rollout import join, progress, watch_until
 from worldsim.evaluation.statistics import bootstrap, ratio_of_means
 from worldsim.simulator import Simulator
 
@@ -85,14 +85,12 @@ class LongSettings:
         marks: Frames at which opposite buttons are held; those beyond `num_frames` are left out.
         batch_size: Dreams at a time, about.
         seed: Of buttons and noise.
-        show_progress: Show a progress bar.
     """
 
     num_frames: int = 1000
     marks: Sequence[int] = MARKS
     batch_size: int = 16
     seed: int = 0
-    show_progress: bool = False
 
     @property
     def reached(self) -> list[int]:
@@ -129,41 +127,13 @@ def random_walks(layout: ActionLayout, rows: Sequence[int], num_frames: int, see
 
 
 def dream_long(simulator: Simulator, starts: ReturnSet | Moments, settings: LongSettings) -> LongDreams:
-    """Let dreams watch real frames up to a turn, then press random buttons for a long time.
-
-    Args:
-        simulator: Of the world.
-        starts: Episodes to begin with.
-        settings: How.
-    """
+    """Let dreams watch real frames up to a turn, then press random buttons for a long time."""
     pairs = pairs_of(simulator.world.config.actions)
     held = len(settings.reached) * sum(2 * pair.hold_frames for pair in pairs)
-    parts: list[LongDreams] = []
-    with tqdm(
-        total=(starts.turn + settings.num_frames + held) * len(starts),
-        desc="long dreams",
-        unit="frame",
-        unit_scale=True,
-        disable=not settings.show_progress,
-    ) as bar:
-        rows = rows_that_fit([simulator], starts.turn + settings.num_frames, settings.batch_size)
-        for batch in starts.batches(rows):
-            parts.append(_dream_batch(simulator, batch, pairs, settings, bar))
-    return LongDreams(
-        [name for part in parts for name in part.names],
-        {
-            mark: {
-                pair.axis: {
-                    button: np.concatenate([part.motions[mark][pair.axis][button] for part in parts])
-                    for button in (pair.positive, pair.negative)
-                }
-                for pair in pairs
-            }
-            for mark in settings.reached
-        },
-        {name: np.concatenate([part.curves[name] for part in parts]) for name in parts[0].curves},
-        {name: np.concatenate([part.real[name] for part in parts]) for name in parts[0].real},
-    )
+    rows = rows_that_fit([simulator], starts.turn + settings.num_frames, settings.batch_size)
+    with progress("long dreams", (starts.turn + settings.num_frames + held) * len(starts)) as bar:
+        batches = starts.batches(rows)
+        return join([_dream_batch(simulator, batch, pairs, settings, bar) for batch in batches])
 
 
 def _dream_batch(
@@ -176,18 +146,12 @@ def _dream_batch(
     layout, clips = simulator.world.config.actions, batch.clips
     rows = range(clips.first, clips.first + len(batch.names))
     actions = random_walks(layout, rows, settings.num_frames, settings.seed)
-    state = watch_until(simulator, batch, settings.seed, bar)
+    state = watch_until(simulator, clips, batch.turn, settings.seed, bar)
     motions: dict[int, dict[str, dict[str, np.ndarray]]] = {}
     columns: dict[str, list[Tensor]] = {}
     for index in range(settings.num_frames + 1):
         if index in settings.reached:
-            motions[index] = {}
-            for pair in pairs:
-                motions[index][pair.axis] = {}
-                for button in (pair.positive, pair.negative):
-                    action = torch.from_numpy(pair.action(layout, button)).expand(len(rows), -1)
-                    frames = hold(simulator, state, action, pair.hold_frames, bar)
-                    motions[index][pair.axis][button] = mean_motion(pair, frames).numpy()
+            motions[index] = {pair.axis: hold_both(simulator, state, pair, bar) for pair in pairs}
         if index < settings.num_frames:
             before = state.frames
             frame, state = simulator.step(state, actions[index])
@@ -225,9 +189,8 @@ def summarize_control(dreams: LongDreams, layout: ActionLayout) -> dict[str, Any
         report["marks"][str(mark)], right = {}, []
         for pair in pairs_of(layout):
             ways = motions[pair.axis]
-            positive, negative = ways[pair.positive], ways[pair.negative]
-            report["marks"][str(mark)][pair.axis] = judge(pair, positive, negative, dreams.names)
-            right.append((positive >= 1) & (negative <= -1))
+            report["marks"][str(mark)][pair.axis] = summarize_motions(pair, ways, dreams.names)
+            right.append(both_right(pair, ways))
         shares[mark] = np.mean(right, axis=0) if right else np.array([])
     first, last = (shares[mark] for mark in (min(shares), max(shares)))
     if len(first):
@@ -244,14 +207,11 @@ def summarize_drift(dreams: LongDreams) -> dict[str, Any]:
     less than `LEAST_ENERGY` of the real game's motion.
     """
     num_frames = dreams.curves[ENERGY].shape[1]
-    edges = np.linspace(0, num_frames, min(NUM_SEGMENTS, num_frames) + 1).astype(int)
+    edges = segment_edges(num_frames)
     report: dict[str, Any] = {"num_frames": num_frames, "segment_ends": edges[1:].tolist()}
     for name, curve in dreams.curves.items():
-        segments = np.stack(
-            [curve[:, a:b].mean(axis=1) for a, b in zip(edges[:-1], edges[1:], strict=True)], 1
-        )
         # Frames of one episode show one place; the game as a whole is what a long walk is compared with.
-        ratio = segments / max(float(dreams.real[name].mean()), FLOOR)
+        ratio = segment_means(curve, edges) / max(float(dreams.real[name].mean()), FLOOR)
         means = ratio.mean(axis=0)
         worst = int(np.abs(means - 1).argmax())
         report[name] = {

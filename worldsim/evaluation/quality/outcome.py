@@ -1,4 +1,4 @@
-"""How well a world knows what a frame brought: ends found, false alarms, rewards. Pure functions.
+"""Accuracy of predicted outcomes: ends found, false alarms, rewards. Pure functions.
 
 An end counts as found if one of the frames within `TOLERANCE` of it is flagged. A false alarm is a run of
 flagged frames of which at least one is further away: play would have stopped there, once. With a tolerance
@@ -248,12 +248,7 @@ def summarize_rewards(episodes: Sequence[JudgedEpisode]) -> dict[str, Any]:
 
 
 def summarize_outcomes(episodes: Sequence[JudgedEpisode], threshold: float) -> dict[str, Any]:
-    """Return the report on what a world says of recorded episodes, at least one.
-
-    Args:
-        episodes: As judged.
-        threshold: The world's own, at which its episodes end.
-    """
+    """Return the report on predictions for recorded episodes, at least one, at the threshold of the world."""
     return {
         "num_episodes": len(episodes),
         "num_frames": sum(len(episode.ends) for episode in episodes),

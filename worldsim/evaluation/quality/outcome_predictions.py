@@ -1,4 +1,4 @@
-"""Show a world recorded episodes, step by step, and note what it says each frame brought."""
+"""Predictions of rewards and ends for recorded episodes, frame by frame."""
 
 # B episodes at a time, T frames
 
@@ -25,35 +25,35 @@ GIVEN, DRAWN = "given", "drawn"
 """The recorded frame is what is judged; or the frame that the world draws in its place, as in play."""
 DECODED_BYTES = 2**31
 """Of the episodes of a batch, at most: they are decoded whole, and a minute of play is 60 MB."""
-Said = tuple[Tensor, Tensor]
+HeadOutputs = tuple[Tensor, Tensor]
 """Rewards in units of training and logits of an end, `[B]` fp64 each, on the world's device."""
 
 
 @dataclass(frozen=True, slots=True)
-class HeardEpisode:
-    """What a world's heads say of an episode's frames but the first, whatever these numbers mean.
+class EpisodePredictions:
+    """Outputs of a world's outcome heads for an episode's frames but the first, before calibration.
 
     Attributes:
         name: Name of the episode.
         rewards: `[T]`, as the game gave them.
         ends: `[T]` bool, with which frame the game ended.
-        said_rewards: `[T]` fp64 on the CPU, in units of training.
+        predicted_rewards: `[T]` fp64 on the CPU, in units of training.
         logits: `[T]` fp64 on the CPU, of an end, before calibration.
     """
 
     name: str
     rewards: np.ndarray
     ends: np.ndarray
-    said_rewards: Tensor
+    predicted_rewards: Tensor
     logits: Tensor
 
     def judged(self, meaning: OutcomeConfig) -> JudgedEpisode:
-        """Return what it says of the episode if its numbers mean this, rounded as in play."""
-        rewards, probabilities = meaning.decode(self.said_rewards, self.logits).numpy()
+        """Return the calibrated predictions, rounded as in play."""
+        rewards, probabilities = meaning.decode(self.predicted_rewards, self.logits).numpy()
         return JudgedEpisode(self.name, self.rewards, rewards, self.ends, probabilities)
 
 
-def why_not_judged(simulator: Simulator, recordings: Recordings) -> str | None:
+def missing_outcome_requirements(simulator: Simulator, recordings: Recordings) -> str | None:
     """Return what keeps a world's outcome heads from being measured, in one sentence; None if nothing."""
     world = simulator.world.config
     if world.outcome is None:
@@ -64,51 +64,20 @@ def why_not_judged(simulator: Simulator, recordings: Recordings) -> str | None:
     return None
 
 
-def judge_recordings(
+def predict_recordings(
     simulator: Simulator,
     recordings: Recordings,
     *,
     batch_size: int,
     with_drawn: bool,
     seed: int = 0,
-    show_progress: bool = False,
-) -> dict[str, list[JudgedEpisode]]:
-    """Judge every frame but the first of all episodes; as `hear_recordings`, with the world's calibration."""
-    heard = hear_recordings(
-        simulator,
-        recordings,
-        batch_size=batch_size,
-        with_drawn=with_drawn,
-        seed=seed,
-        show_progress=show_progress,
-    )
-    meaning = simulator.world.config.outcome
-    assert meaning is not None, "was looked for"
-    return {kind: [episode.judged(meaning) for episode in episodes] for kind, episodes in heard.items()}
-
-
-def hear_recordings(
-    simulator: Simulator,
-    recordings: Recordings,
-    *,
-    batch_size: int,
-    with_drawn: bool,
-    seed: int = 0,
-    show_progress: bool = False,
-) -> dict[str, list[HeardEpisode]]:
-    """Hear what a world's heads say of every frame but the first of all episodes.
+) -> dict[str, list[EpisodePredictions]]:
+    """Return the outputs of a world's outcome heads for every frame but the first of all episodes.
 
     What is remembered is always what was recorded. The last frame of an episode that ended repeats the one
     before it where a game has no picture any more, and a world can go by that; what it draws itself does not
-    give the end away.
-
-    Args:
-        simulator: Of a world with outcome heads.
-        recordings: With rewards and ends.
-        batch_size: Episodes at a time; fewer where they are long.
-        with_drawn: Whether to hear also of the frames that the world draws.
-        seed: Of the noise they are drawn from.
-        show_progress: Show a progress bar.
+    give the end away. With `with_drawn` also for the frames that the world draws in their place, from noise
+    of the seed. Where episodes are long, fewer than `batch_size` are shown at a time.
 
     Returns:
         The episodes in order, for `GIVEN` and, if asked for, `DRAWN`.
@@ -116,54 +85,55 @@ def hear_recordings(
     Raises:
         WorldError: If the world has no outcome heads, or the recordings lack rewards or ends.
     """
-    if problem := why_not_judged(simulator, recordings):
+    if problem := missing_outcome_requirements(simulator, recordings):
         raise WorldError(problem)
     # Like lengths together: a batch runs as long as its longest episode.
     order = [e for e in np.argsort(recordings.lengths, kind="stable") if recordings.lengths[e] > 1]
     largest = max(recordings.lengths) * recordings.size[0] * recordings.size[1] * 3
     at_a_time = min(batch_size, max(1, DECODED_BYTES // largest))
-    heard: dict[str, dict[int, HeardEpisode]] = {kind: {} for kind in (GIVEN, DRAWN)[: 1 + with_drawn]}
+    kinds = (GIVEN, DRAWN)[: 1 + with_drawn]
+    predictions: dict[str, dict[int, EpisodePredictions]] = {kind: {} for kind in kinds}
     total = sum(recordings.lengths[e] - 1 for e in order)
-    with tqdm(total=total, desc="outcomes", unit="frame", disable=not show_progress) as bar:
+    with tqdm(total=total, desc="outcomes", unit="frame") as bar:
         for begin in range(0, len(order), at_a_time):
             numbers = [int(number) for number in order[begin : begin + at_a_time]]
             episodes = [recordings.episodes[number].read(size=recordings.size) for number in numbers]
             seeds = [seed + number for number in numbers]
-            for kind, said in _hear_batch(simulator, episodes, seeds, with_drawn, bar).items():
+            for kind, said in _predict_batch(simulator, episodes, seeds, with_drawn, bar).items():
                 for row, (number, episode) in enumerate(zip(numbers, episodes, strict=True)):
-                    heard[kind][number] = _episode_of(episode, said, row)
-    return {kind: [found[number] for number in sorted(found)] for kind, found in heard.items()}
+                    predictions[kind][number] = _episode_of(episode, said, row)
+    return {kind: [found[number] for number in sorted(found)] for kind, found in predictions.items()}
 
 
 @torch.inference_mode()
-def _hear_batch(
+def _predict_batch(
     simulator: Simulator, episodes: Sequence[Episode], seeds: Sequence[int], with_drawn: bool, bar: tqdm
-) -> dict[str, Said]:
-    """Return what is said of each frame after the first, `[T, B]` each; after a row's last it is repeated."""
+) -> dict[str, HeadOutputs]:
+    """Return the outputs for each frame after the first, `[T, B]` each; after a row's last it is repeated."""
     starts = [
         Start(e.name, torch.from_numpy(e.frames[:1]), torch.from_numpy(e.actions[:1])) for e in episodes
     ]
     state = simulator.start(starts, seeds)
-    said: dict[str, list[Said]] = {kind: [] for kind in (GIVEN, DRAWN)[: 1 + with_drawn]}
+    said: dict[str, list[HeadOutputs]] = {kind: [] for kind in (GIVEN, DRAWN)[: 1 + with_drawn]}
     for index in range(1, max(map(len, episodes))):
         frames = _at(index, [episode.frames for episode in episodes])
         actions = _at(index - 1, [episode.actions for episode in episodes])
         if with_drawn:
-            said[DRAWN].append(_listen(simulator, simulator.step(state, actions)[1]))
+            said[DRAWN].append(_predict(simulator, simulator.step(state, actions)[1]))
         state = simulator.commit_frames(state, frames, actions)
-        said[GIVEN].append(_listen(simulator, state))
+        said[GIVEN].append(_predict(simulator, state))
         bar.update(sum(index < len(episode) for episode in episodes))
     return {kind: _stack(columns) for kind, columns in said.items()}
 
 
-def _listen(simulator: Simulator, state: WorldState) -> Said:
+def _predict(simulator: Simulator, state: WorldState) -> HeadOutputs:
     heads, summary = simulator.world.denoiser.outcome, state.memory.summary
     assert heads is not None and summary is not None, "was looked for"
     rewards, logits = heads(summary)
     return rewards.double(), logits.double()
 
 
-def _stack(columns: Sequence[Said]) -> Said:
+def _stack(columns: Sequence[HeadOutputs]) -> HeadOutputs:
     rewards, logits = zip(*columns, strict=True)
     return torch.stack(rewards).cpu(), torch.stack(logits).cpu()
 
@@ -172,8 +142,8 @@ def _at(index: int, rows: Sequence[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack([row[min(index, len(row) - 1)] for row in rows]))
 
 
-def _episode_of(episode: Episode, said: Said, row: int) -> HeardEpisode:
+def _episode_of(episode: Episode, outputs: HeadOutputs, row: int) -> EpisodePredictions:
     assert episode.rewards is not None
     assert episode.terminated is not None
-    rewards, logits = (values[: len(episode) - 1, row].clone() for values in said)
-    return HeardEpisode(episode.name, episode.rewards[1:], episode.terminated[1:], rewards, logits)
+    rewards, logits = (values[: len(episode) - 1, row].clone() for values in outputs)
+    return EpisodePredictions(episode.name, episode.rewards[1:], episode.terminated[1:], rewards, logits)

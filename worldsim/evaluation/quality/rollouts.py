@@ -1,4 +1,4 @@
-"""How well a world predicts the real game: one frame at a time, and left to itself."""
+"""Prediction error against the real game: of the next frame, and of rollouts."""
 
 # N clips, F frames predicted, H W frame size, A action axes
 
@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from worldsim.evaluation.inputs.clips import Clip, ClipBatch, Recordings
+from worldsim.evaluation.inputs.clips import Clip, Recordings
 from worldsim.evaluation.metrics import psnr, ssim
 from worldsim.evaluation.quality.small_changes import energies, errors
+from worldsim.evaluation.rollout import generate, join, progress, watch
 from worldsim.evaluation.statistics import bootstrap
 from worldsim.simulator import Simulator
 from worldsim.world import World
@@ -39,7 +39,6 @@ class RolloutSettings:
         batch_size: Dreams at a time.
         seed: Of the noise and of the choice of places.
         num_examples: Roll-outs whose pictures are kept.
-        show_progress: Show a progress bar.
     """
 
     context_frames: int = 32
@@ -47,7 +46,6 @@ class RolloutSettings:
     batch_size: int = 16
     seed: int = 0
     num_examples: int = 4
-    show_progress: bool = False
 
     @property
     def length(self) -> int:
@@ -96,24 +94,16 @@ def roll_out(
 ) -> FrameScores:
     """Dream under the recorded actions, after a real context, and compare every frame with the real one.
 
-    Args:
-        simulator: Of the world.
-        recordings: Where the clips come from.
-        clips: `N` places with `context_frames + horizon` frames.
-        settings: How.
+    Clips have `context_frames + horizon` frames.
     """
     mean_frame = recordings.mean_frame(clips, settings.context_frames)
     wanted = _example_places(len(clips), settings.num_examples)
     collected: list[Scores] = []
     examples = []
-    with tqdm(
-        total=len(clips) * settings.horizon,
-        desc="roll-outs",
-        unit="frame",
-        disable=not settings.show_progress,
-    ) as bar:
+    with progress("roll-outs", len(clips) * settings.horizon) as bar:
         for batch in recordings.batches(clips, settings.length, settings.batch_size):
-            dream = _dream(simulator, batch, settings, bar)
+            state = batch.begin_dreams(simulator, settings.context_frames, settings.seed)
+            dream = generate(simulator, state, batch.actions[:, settings.context_frames - 1 : -1], bar)
             predictions = predictions_of(
                 simulator.world, batch.frames, dream, mean_frame, settings.context_frames
             )
@@ -145,21 +135,14 @@ def predict_next(
     Arguments as for `roll_out`. `COPY` is then the real frame before.
     """
     collected: list[Scores] = []
-    with tqdm(
-        total=len(clips) * settings.horizon,
-        desc="next frame",
-        unit="frame",
-        disable=not settings.show_progress,
-    ) as bar:
+    with progress("next frame", len(clips) * settings.horizon) as bar:
         for batch in recordings.batches(clips, settings.length, settings.batch_size):
             first = settings.context_frames
             state = batch.begin_dreams(simulator, first, settings.seed)
             predicted = []
             for index in range(first, settings.length):
-                action = batch.actions[:, index - 1]
-                predicted.append(simulator.predict(state, action).frames)
-                state = simulator.commit_frames(state, batch.frames[:, index], action)
-                bar.update(len(batch.clips))
+                predicted.append(simulator.predict(state, batch.actions[:, index - 1]).frames)
+                state = watch(simulator, state, batch, range(index, index + 1), bar)
             before, real = batch.frames[:, first - 1 : -1], batch.frames[:, first:]
             predictions = {
                 DREAM: torch.stack(predicted, dim=1),
@@ -171,27 +154,12 @@ def predict_next(
     return _gather([recordings.name(clip) for clip in clips], collected, [])
 
 
-def _dream(simulator: Simulator, batch: ClipBatch, settings: RolloutSettings, bar: tqdm) -> Tensor:
-    state = batch.begin_dreams(simulator, settings.context_frames, settings.seed)
-    frames = []
-    for index in range(settings.context_frames, settings.length):
-        frame, state = simulator.step(state, batch.actions[:, index - 1])
-        frames.append(frame)
-        bar.update(len(batch.clips))
-    return torch.stack(frames, dim=1)
-
-
 def predictions_of(
     world: World, frames: Tensor, dream: Tensor, mean_frame: Tensor, context_frames: int
 ) -> dict[str, Tensor]:
     """Return the dream and what it is compared with, each `[N, F, H, W, 3]` uint8.
 
-    Args:
-        world: Its codec gives the ceiling.
-        frames: `[N, context_frames + F, H, W, 3]` uint8, real.
-        dream: `[N, F, H, W, 3]` uint8.
-        mean_frame: `[H, W, 3]` uint8.
-        context_frames: Real frames that were watched.
+    Frames `[N, context_frames + F, H, W, 3]` uint8 are real; the mean frame is `[H, W, 3]` uint8.
     """
     return {
         DREAM: dream,
@@ -214,10 +182,7 @@ def score(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Compare predictions with real frames, all `[N, F, H, W, 3]` uint8.
 
-    Args:
-        predictions: By method.
-        real: The real frames.
-        ssim_at: Horizons, 1 to F, at which the slower similarity is computed too.
+    The slower similarity is computed at the horizons `ssim_at`, 1 to F.
 
     Returns:
         PSNR and similarity by method, `[N, F]` fp32.
@@ -240,8 +205,8 @@ def _example_places(count: int, num_examples: int) -> set[int]:
 
 def _gather(episodes: list[str], parts: list[Scores], examples: list[Example]) -> FrameScores:
     signal, similarity, changes = (
-        {method: torch.cat([part[kind][method] for part in parts]).numpy() for method in parts[0][kind]}
-        for kind in range(3)
+        {method: values.numpy() for method, values in join(scores).items()}
+        for scores in zip(*parts, strict=True)
     )
     return FrameScores(episodes, signal, similarity, examples, changes)
 

@@ -27,14 +27,9 @@ STILL = (8 / 255) ** 2
 
 
 def squared_difference(before: Tensor, after: Tensor) -> Tensor:
-    """Return the mean squared difference of two frames in each cell.
+    """Return the mean squared difference of two frames in each cell, `[N, R, C]` fp32, of pixels in [0, 1].
 
-    Args:
-        before: `[N, H, W, 3]` uint8.
-        after: `[N, H, W, 3]` uint8.
-
-    Returns:
-        `[N, R, C]` fp32, of pixels in [0, 1]. Cells at the right and the lower edge may be smaller.
+    Cells at the right and the lower edge may be smaller.
     """
     squared = (as_images(after) - as_images(before)).square().mean(dim=1)
     return functional.avg_pool2d(squared[:, None], CELL, ceil_mode=True)[:, 0]
@@ -54,12 +49,7 @@ def standing_out(change: Tensor) -> Tensor:
 
 
 def outstanding_energy(before: Tensor, after: Tensor) -> Tensor:
-    """Return the squared change of the cells that stand out, summed over each frame, `[N]`.
-
-    Args:
-        before: `[N, H, W, 3]` uint8.
-        after: `[N, H, W, 3]` uint8, the next frame.
-    """
+    """Return the squared change to the next frame, `[N]`, summed over the cells that stand out."""
     change = squared_difference(before, after)
     return (change * standing_out(change)).sum(dim=(1, 2))
 
@@ -67,36 +57,21 @@ def outstanding_energy(before: Tensor, after: Tensor) -> Tensor:
 def outstanding_error(before: Tensor, after: Tensor, predicted: Tensor) -> Tensor:
     """Return the squared error of predicted frames in the cells that stand out, summed over each, `[N]`.
 
-    Copying the frame before has the error `outstanding_energy(before, after)`.
-
-    Args:
-        before: `[N, H, W, 3]` uint8, real.
-        after: `[N, H, W, 3]` uint8, the real next frame; its change says which cells stand out.
-        predicted: `[N, H, W, 3]` uint8, in the place of `after`.
+    Copying the frame before has the error `outstanding_energy(before, after)`. The real change from `before`
+    to `after` says which cells stand out; `predicted` is in the place of `after`.
     """
     chosen = standing_out(squared_difference(before, after))
     return (squared_difference(after, predicted) * chosen).sum(dim=(1, 2))
 
 
 def energies(last: Tensor, frames: Tensor) -> Tensor:
-    """Return the `outstanding_energy` of each frame of sequences, `[N, F]`.
-
-    Args:
-        last: `[N, 1, H, W, 3]` uint8, before the first of them.
-        frames: `[N, F, H, W, 3]` uint8, each the next of the one before.
-    """
+    """Return the `outstanding_energy` `[N, F]` of frames `[N, F, H, W, 3]` after `last` `[N, 1, H, W, 3]`."""
     sequence = torch.cat([last, frames], dim=1).unbind(1)
     pairs = zip(sequence[:-1], sequence[1:], strict=True)
     return torch.stack([outstanding_energy(before, after) for before, after in pairs], dim=1)
 
 
 def errors(before: Tensor, real: Tensor, predicted: Tensor) -> Tensor:
-    """Return the `outstanding_error` of each of many predictions, `[N, F]`.
-
-    Args:
-        before: `[N, F, H, W, 3]` uint8, the real frames before those of `real`.
-        real: `[N, F, H, W, 3]` uint8.
-        predicted: `[N, F, H, W, 3]` uint8.
-    """
+    """Return the `outstanding_error` of predictions of `real` frames, all `[N, F, H, W, 3]`, `[N, F]`."""
     triples = zip(before.unbind(1), real.unbind(1), predicted.unbind(1), strict=True)
     return torch.stack([outstanding_error(*frames) for frames in triples], dim=1)

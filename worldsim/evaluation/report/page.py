@@ -1,99 +1,110 @@
-"""The report as one HTML file: plots, tables and pictures inside of it, nothing to load from elsewhere."""
+"""HTML page of a consistency report: one file with tables, plots and pictures inside, nothing to load."""
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from worldsim.evaluation.report.elements import (
-    STYLE,
-    Report,
-    cell,
-    embedded,
-    number,
-    paragraph,
-    section,
-    table,
-    text,
-)
-from worldsim.evaluation.report.page_memory import interventions, pairs
-from worldsim.evaluation.report.page_parts import sections
-from worldsim.evaluation.report.page_recall import comparisons, recall
-from worldsim.evaluation.report.suite_targets import bound_text
+from worldsim.evaluation.report.charts import Line, line_of, plot_lines
+from worldsim.evaluation.report.report import Report
+from worldsim.evaluation.report.targets import find
+from worldsim.evaluation.report.templates import render
+from worldsim.evaluation.report.text import bound_text
 from worldsim.storage.files import write_text
 
-PAGE_FILE, FILMS_FOLDER = "report.html", "films"
+TEMPLATE, PAGE_FILE, FILMS_FOLDER = "page.html.j2", "report.html", "films"
+METRICS = {"psnr_db": "PSNR, dB", "ssim": "SSIM", "tile_accuracy": "tiles right"}
+PART_NAMES = {"final": "last frame", "average": "mean over the way back"}
+REFERENCES = {
+    "codec": "real frames through the codec",
+    "copy_last": "last real frame, standing still",
+}
+EXCHANGES = ("history", "state", "none", "empty")
+SOURCES = {
+    "state": "the state",
+    "state_of_another": "the state of another episode",
+    "present_frame": "the present frame alone",
+    "oracle": "oracle",
+}
+MIB = 2**20
+
+Data = Mapping[str, Any]
 
 
-def write_page(out: Path, report: Report) -> None:
-    """Write `report.html`, completely or not at all, from a report and the pictures beside it.
+def write_page(report: Report) -> None:
+    """Write `report.html` beside a report of the suite, completely or not at all."""
+    out = report.path.parent
+    write_text(out / PAGE_FILE, page(report.data, out / FILMS_FOLDER))
+
+
+def page(data: Data, films: Path) -> str:
+    """Return the page as text.
 
     Args:
-        out: Folder of the report; its pictures are in `films` inside of it.
-        report: Of the suite.
+        data: Of a report of the suite.
+        films: Folder of its pictures.
     """
-    write_text(out / PAGE_FILE, page(report, out / FILMS_FOLDER))
+    functions = (bound_text, embedded, fidelity_rows, find, memory_text, number)
+    values = {
+        **{function.__name__: function for function in functions},
+        "report": data,
+        "films": films,
+        "plots": plots_of(data),
+        "part_names": PART_NAMES,
+        "exchanges": EXCHANGES,
+        "sources": SOURCES,
+        "mib": MIB,
+        **_rows_and_columns(data),
+    }
+    return render(TEMPLATE, values)
 
 
-def page(report: Report, films: Path) -> str:
-    """Return the report as an HTML document."""
-    contents = [
-        head(report),
-        goals(report),
-        recall(report),
-        comparisons(report),
-        interventions(report),
-        pairs(report),
-        *sections(report),
-        filmstrips(report, films),
-        runs(report),
-    ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Does it remember? {text(', '.join(report['worlds']))}</title>\n<style>{STYLE}</style>\n"
-        f"</head>\n<body>\n{chr(10).join(part for part in contents if part)}\n</body>\n</html>\n"
-    )
+def _rows_and_columns(data: Data) -> dict[str, Any]:
+    """Return which rows and columns the tables have that are not those of a single part of the report."""
+    recall, compared = data.get("recall", {}), data.get("comparisons", {}).items()
+    probed, costs = (data.get(part, {}).get("worlds", {}).values() for part in ("probe", "cost"))
+    scores = [gap for world in recall.get("worlds", {}).values() for gap in world.values()]
+    return {
+        "metrics": _metrics(recall),
+        "recall_rows": _with_references(recall),
+        "absent_ages": sorted(
+            {age for gap in scores for age in gap.get("absent_tiles", {})},
+            key=lambda age: int(age.split("-")[0]),
+        ),
+        "differences": {
+            f"{name} over {other}": tree for name, c in compared for other, tree in c["over"].items() if tree
+        },
+        "ratios": {name: tree for name, c in compared if (tree := c.get("recovery_ratio"))},
+        "probe_targets": list(dict.fromkeys(target for found in probed for target in found["targets"])),
+        "cost_frames": sorted({int(frame) for found in costs for frame in found["frames"]}),
+    }
 
 
-def head(report: Report) -> str:
-    """Say what was measured."""
-    rows = [
-        [
-            text(name),
-            text(world["identity"]),
-            text(", ".join(f"{count} {kind}" for kind, count in world["layers"].items() if count)),
-            f"{world['parameters'] / 1e6:.2f} M",
-            text(world["denoising_steps"]),
-            memory_text(report, name),
-        ]
-        for name, world in report["worlds"].items()
-    ]
-    heading = (
-        "world",
-        "identity",
-        "layers",
-        "parameters",
-        "denoising steps",
-        "memory of a dream at the turn",
-    )
-    data, skipped = report["data"], report.get("skipped", {})
-    return (
-        "<h1>Does it remember?</h1>\n"
-        + paragraph(
-            "Good pictures are no evidence of memory. Here the real game walks away from what was seen and "
-            "comes back; the world watches the way out and dreams the way back. What it should draw can only "
-            "come from what it remembers. Small numbers are 95 % intervals from resampling episodes, one "
-            "dream for each."
-        )
-        + f"\n<p>Episodes of <code>{text(data['folder'])}</code>. {text(data['source'])}</p>\n"
-        + "".join(f"<p>Not measured: {text(part)}; {text(why)}.</p>\n" for part, why in skipped.items())
-        + table(heading, rows)
-    )
+def _metrics(recall: Data) -> dict[str, str]:
+    found = {metric for episodes in recall.get("episodes", {}).values() for metric in episodes["metrics"]}
+    return {metric: words for metric, words in METRICS.items() if metric in found}
 
 
-def memory_text(report: Report, name: str) -> str:
+def _with_references(recall: Data) -> dict[str, Data]:
+    references = recall.get("references", {})
+    return recall.get("worlds", {}) | {words: references.get(key, {}) for key, words in REFERENCES.items()}
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """Return a number as text, a dash for None."""
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def embedded(path: Path) -> str:
+    """Return a file in base64; nothing where it is not there any more."""
+    return base64.b64encode(path.read_bytes()).decode() if path.is_file() else ""
+
+
+def memory_text(data: Data, name: str) -> str:
     """Return how much a dream of a world remembers at the turn, for the shortest and the longest gap."""
-    gaps = report.get("recall", {}).get("worlds", {}).get(name, {})
+    gaps = data.get("recall", {}).get("worlds", {}).get(name, {})
     found = {gap: scores["memory_bytes"] / 1024 for gap, scores in gaps.items()}
     if not found:
         return "-"
@@ -101,54 +112,125 @@ def memory_text(report: Report, name: str) -> str:
     return f"{' to '.join(dict.fromkeys(sizes))} KiB"
 
 
-def goals(report: Report) -> str:
-    """Show where each world stands."""
-    parts = []
-    for name, rows in report.get("goals", {}).items():
-        if all(row["verdict"] == "not measured" for row in rows):
-            continue
-        cells = []
-        for row in rows:
-            ends = row["interval"] or (None, None)
-            estimate = {"mean": row["value"], "low": ends[0], "high": ends[1]}
-            style = row["verdict"] if row["verdict"] in ("pass", "aim", "short") else "none"
-            verdict = f'<span class="{style}">{text(row["verdict"])}</span>'
-            shown = f"{cell(estimate)} {text(row['unit'])}".strip() if row["value"] is not None else "-"
-            bounds = [bound_text(row, key) for key in ("must", "aim")]
-            cells.append([text(row["name"]), shown, str(row.get("count") or ""), *bounds, verdict])
-        head = ("what", "value", "count", "must", "aim", "verdict")
-        parts.append(f"<h3>{text(name)}</h3>\n" + table(head, cells))
-    return section("Goals", *parts) if parts else ""
+def fidelity_rows(part: Data) -> dict[str, Data]:
+    """Return segments by the name of whose frames they are: real ones, and dreams and codec of each world."""
+    rows = {"real frames of other episodes": part["real"]}
+    for name, found in part["worlds"].items():
+        rows |= {f"{name}: dream": found["dream"], f"{name}: codec": found["codec"]}
+    return rows
 
 
-def filmstrips(report: Report, films: Path) -> str:
-    """Show real frames above what each world draws."""
-    shown = []
-    for gap, film in report.get("films", {}).items():
-        real = film["strips"].get("", [])
-        for index in range(len(real)):
-            frames = ", ".join(str(frame) for frame in film["frames"])
-            lines = [f"<h3>n = {text(gap)}, episode {index + 1}; frames after the turn: {frames}</h3>"]
-            for name, files in film["strips"].items():
-                picture = embedded(films / files[index])
-                if picture:
-                    lines.append(f"<p>{text(name or 'real')}</p>{picture}")
-            shown.append('<div class="film">' + "\n".join(lines) + "</div>")
-    return section("Real above dream", *shown) if shown else ""
+def plots_of(data: Data) -> dict[str, list[str]]:
+    """Return the plots of each part that was measured, as SVG elements."""
+    makers = {
+        "recall": _recall_plots,
+        "way_back": _way_back_plots,
+        "absent_tiles": _absent_tile_plots,
+        "pairs": _pair_plots,
+        "controllability": _controllability_plots,
+        "drift": _drift_plots,
+        "fidelity": _fidelity_plots,
+        "cost": _cost_plots,
+    }
+    parts = {name: data.get(name, {}) for name in makers}
+    parts |= dict.fromkeys(("way_back", "absent_tiles"), parts["recall"])
+    return {name: make(parts[name]) if parts[name].get("worlds") else [] for name, make in makers.items()}
 
 
-def runs(report: Report) -> str:
-    """Say by which commands each part was measured."""
-    entries = []
-    for part, by_world in report["runs"].items():
-        for run in {world_run["date"]: world_run for world_run in by_world.values()}.values():
-            names = [name for name, world_run in by_world.items() if world_run["date"] == run["date"]]
-            hardware = run["hardware"]
-            where = (
-                f"{hardware['device']}, {hardware['processor']}, {hardware['cores']} cores, {run['dtype']}"
-            )
-            words = f"{', '.join(names)}; commit {run['commit']}, {run['date']}, {where}"
-            entries.append(
-                f"<dt>{text(part)}</dt><dd>{text(words)}<br><code>{text(run['command'])}</code></dd>"
-            )
-    return section("How it was measured", "<dl>" + "\n".join(entries) + "</dl>")
+def _recall_plots(part: Data) -> list[str]:
+    """Plot recall over the gap, one line for each world."""
+    metrics, figures = list(_metrics(part)), []
+    for metric, where in [(metrics[0], "final"), (metrics[0], "average"), (metrics[-1], "final")]:
+        lines = []
+        for name, gaps in _with_references(part).items():
+            found = {gap: tree[where][metric] for gap, tree in gaps.items() if metric in tree[where]}
+            lines.append(line_of(name, found, is_reference=name not in part["worlds"]))
+        labels = ("frames out, and frames back", f"{METRICS[metric]}, {PART_NAMES[where]}")
+        figures.append(plot_lines(lines, labels, is_log=True))
+    return figures
+
+
+def _way_back_plots(part: Data) -> list[str]:
+    """Plot recall over the way back, a figure for each gap."""
+    metric, figures = next(iter(_metrics(part))), []
+    for gap in part["episodes"]:
+        lines = [
+            _curve(name, curve, is_reference=name not in part["worlds"])
+            for name, gaps in _with_references(part).items()
+            if (curve := find(gaps, (gap, "curve", metric)))
+        ]
+        if any(not line.is_reference for line in lines):
+            figures.append(plot_lines(lines, (f"frames after the turn, n = {gap}", METRICS[metric])))
+    return figures
+
+
+def _curve(name: str, values: list[float], *, is_reference: bool = False) -> Line:
+    return Line(name=name, x=range(1, len(values) + 1), y=values, is_reference=is_reference)
+
+
+def _absent_tile_plots(part: Data) -> list[str]:
+    """Plot the share of tiles that come back right over how long they were gone, a figure for each gap."""
+    figures = []
+    for gap in part["episodes"]:
+        lines = [
+            line_of(name, {key.split("-")[0]: estimate for key, estimate in found.items()})
+            for name, gaps in part["worlds"].items()
+            if (found := gaps.get(gap, {}).get("absent_tiles")) is not None
+        ]
+        if lines:
+            labels = (f"frames out of view, at least; n = {gap}", "tiles right")
+            figures.append(plot_lines(lines, labels, is_log=True))
+    return figures
+
+
+def _pair_plots(part: Data) -> list[str]:
+    """Plot the share that follows the other past over the way back."""
+    return [
+        plot_lines(
+            [_curve(way, scores[way]["curve"]) for way in EXCHANGES if scores.get(way)],
+            (f"frames after the turn, n = {gap}", f"{name}: follow the other past"),
+        )
+        for name, gaps in part["worlds"].items()
+        for gap, scores in gaps.items()
+    ]
+
+
+def _controllability_plots(part: Data) -> list[str]:
+    lines = []
+    for name, found in part["worlds"].items():
+        for axis in dict.fromkeys(axis for mark in found["marks"].values() for axis in mark):
+            shares = {mark: tests[axis]["both_right"]["mean"] for mark, tests in found["marks"].items()}
+            lines.append(Line(name=f"{name}, {axis}", x=[*map(float, shares)], y=[*shares.values()]))
+    return [plot_lines(lines, ("frame of the dream", "both buttons right"))] if lines else []
+
+
+def _drift_plots(part: Data) -> list[str]:
+    lines = [
+        Line(name=name, x=found["segment_ends"], y=found["motion_energy"]["ratio"])
+        for name, found in part["worlds"].items()
+    ]
+    return [plot_lines(lines, ("frame of the dream", "motion over the real game's"))]
+
+
+def _fidelity_plots(part: Data) -> list[str]:
+    figures = []
+    for distance in ("fid", "kid"):
+        lines = []
+        for name, segments in fidelity_rows(part).items():
+            values = {segment.split("-")[1]: found[distance]["value"] for segment, found in segments.items()}
+            lines.append(line_of(name, values, is_reference=segments is part["real"]))
+        figures.append(plot_lines(lines, ("last frame of the segment", distance.upper()), is_log=True))
+    return figures
+
+
+def _cost_plots(part: Data) -> list[str]:
+    times, sizes = [], []
+    for name, found in part["worlds"].items():
+        marks = found["frames"]
+        x = [*map(float, marks)]
+        times.append(Line(name=name, x=x, y=[mark["step_ms"]["p50"] for mark in marks.values()]))
+        sizes.append(Line(name=name, x=x, y=[mark["state_bytes"] / MIB for mark in marks.values()]))
+    return [
+        plot_lines(times, ("frame", "milliseconds a step"), is_log=True),
+        plot_lines(sizes, ("frame", "MiB remembered"), is_log=True),
+    ]

@@ -1,235 +1,188 @@
-"""What a world must reach and what it should aim for, and the table that says where it stands."""
+"""Targets: the numbers of a report that are required or desired, and the verdict on each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from worldsim.evaluation.cost.step_time import state_growth
+from worldsim.evaluation.cost.step_time import EARLY, state_growth
+from worldsim.evaluation.memory.comparison import LONG_GAP, TRAINED_GAP, zeroed_name
 from worldsim.evaluation.quality.idle import STATISTICS
 
-Report = Mapping[str, Any]
 IDLE_STATISTICS = tuple(name for name in STATISTICS if name != "brightness")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Bar:
-    """A number of a report beside what it must and should be.
+def find(data: Any, keys: Iterable[str]) -> Any:
+    """Return the value that keys lead to in nested JSON objects; None where there is none."""
+    for key in keys:
+        data = data.get(key) if isinstance(data, Mapping) else None
+    return data
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A number of a report with its bounds.
 
     Attributes:
-        name: What is measured.
-        part: Part of the report it is in.
-        read: Takes the number out of that part; None if it was not measured there.
-        interval: Takes the ends of its 95 % interval out, where it has one.
+        name: What is measured; `{...}` stands for a name given to `check`.
+        path: Keys that lead to the number or to its estimate (`mean`, `low`, `high`, `count`), with `/`
+            between them; `{...}` as in `name`.
         unit: Written after the number.
-        must: Least (or greatest) value that will do.
-        aim: Value to aim for; None if there is no other than `must`.
+        required: Minimum (or maximum) that passes; None if there is none.
+        desired: Value to aim for; None if there is none beyond `required`.
         higher_is_better: Direction.
+        is_difference: Whether it counts only where the intervals of the two that it compares are apart.
+        factor: What the number and its interval are multiplied by.
+        read: Computes the number from what is at `path`, where it is not there itself.
     """
 
     name: str
-    part: str
-    read: Callable[[Report], float | None]
-    interval: Callable[[Report], tuple[float, float] | None] = lambda _: None
+    path: str
     unit: str = ""
-    must: float
-    aim: float | None
-    higher_is_better: bool
+    required: float | None = None
+    desired: float | None = None
+    higher_is_better: bool = True
+    is_difference: bool = False
+    factor: float = 1
+    read: Callable[[Any], float | None] = lambda found: found
 
-    def verdict(self, value: float | None) -> str:
-        """Return `aim`, `pass`, `short` or `not measured`."""
+    def verdict(self, value: float | None, *, is_apart: bool = True) -> str:
+        """Return `aim`, `pass`, `short`, `reported` or `not measured`.
+
+        Args:
+            value: The number; None if it was not measured. NaN reaches no bound.
+            is_apart: Of a difference, whether the two intervals are apart.
+        """
         if value is None:
             return "not measured"
-        if self._reaches(value, self.must):
-            return "aim" if self.aim is not None and self._reaches(value, self.aim) else "pass"
-        return "short"
+        if self.is_difference and not is_apart:
+            return "short"
+        if self.desired is not None and self._reaches(value, self.desired):
+            return "aim"
+        if self.required is None:
+            return "reported"
+        return "pass" if self._reaches(value, self.required) else "short"
 
     def _reaches(self, value: float, bound: float) -> bool:
-        return value >= bound if self.higher_is_better else value <= bound  # NaN reaches nothing
+        return value >= bound if self.higher_is_better else value <= bound
+
+    def check(self, data: Mapping[str, Any], **names: str) -> dict[str, Any]:
+        """Return a JSON object with the number that a report holds, its interval, the bounds, the verdict."""
+        at_path = find(data, (key.format(**names) for key in self.path.split("/")))
+        found = None if at_path is None else self.read(at_path)
+        estimate: Mapping[str, Any] = found if isinstance(found, Mapping) else {"mean": found}
+        value, low, high = (
+            None if end is None else self.factor * end for end in map(estimate.get, ("mean", "low", "high"))
+        )
+        return {
+            "name": self.name.format(**names),
+            "value": value,
+            "interval": None if low is None else [low, high],
+            "count": estimate.get("count"),
+            "unit": self.unit,
+            "must": self.required,
+            "aim": self.desired,
+            "higher_is_better": self.higher_is_better,
+            "verdict": self.verdict(value, is_apart=estimate.get("intervals_are_apart", True)),
+        }
 
 
-def _over_copy(place: int) -> Bar:
-    def find(part: Report) -> Report | None:
-        return part["horizons"].get(str(place), {}).get("over_copy_db")
-
-    return Bar(
-        name=f"roll-out PSNR at frame {place} over copy-the-last-frame",
-        part="rollout",
-        read=lambda part: _mean(find(part)),
-        interval=lambda part: _ends(find(part)),
-        unit="dB",
-        must={8: 2.0, 32: 1.0}[place],
-        aim={8: 6.0, 32: 5.0}[place],
-        higher_is_better=True,
-    )
+def _idle_deviation(part: Mapping[str, Any]) -> float:
+    return max(part[name]["max_deviation"] for name in IDLE_STATISTICS)
 
 
-def _opposite(axis: str) -> Bar:
-    def find(part: Report) -> Report | None:
-        both = part.get(axis, {}).get("both_right")
-        return both and {key: 100 * value for key, value in both.items() if value is not None}
-
-    return Bar(
-        name=f"opposite-action test, {axis}: both right",
-        part="controllability",
-        read=lambda part: _mean(find(part)),
-        interval=lambda part: _ends(find(part)),
-        unit="%",
-        must=90.0,
-        aim=99.0,
-        higher_is_better=True,
-    )
-
-
-def _ends_found(part: Report) -> Report | None:
-    found = part.get("given", {}).get("ends", {}).get("recall_at_90_precision")
-    return found and {key: 100 * value for key, value in found.items() if value is not None}
-
-
-def _mean(estimate: Report | None) -> float | None:
-    return estimate["mean"] if estimate else None
-
-
-def _ends(estimate: Report | None) -> tuple[float, float] | None:
-    if not estimate or estimate.get("low") is None:
-        return None
-    return estimate["low"], estimate["high"]
-
-
-def _idle_deviation(part: Report) -> float:
-    return 100 * max(part[name]["max_deviation"] for name in IDLE_STATISTICS)
-
-
-BARS = (
-    Bar(
-        name="step (denoise + decode + commit), p50",
-        part="cost",
-        read=lambda part: part["step_ms"]["p50"],
-        unit="ms",
-        must=57.0,
-        aim=30.0,
-        higher_is_better=False,
+at_least, at_most = Target, partial(Target, higher_is_better=False)
+# The columns are name, path, unit, required, desired.
+QUALITY_TARGETS = (
+    at_most("step (denoise + decode + commit), p50", "cost/step_ms/p50", "ms", 57.0, 30.0),
+    at_most("step p99 / p50", "cost/p99_over_p50", "", 2.0, 1.3),
+    at_most("step time at frames 1900-2000 over 100-200", "cost/late_over_early", "", 1.05),
+    at_most("growth of the state from frame 100 to 2000", "cost", "bytes", 0.0, read=state_growth),
+    at_most("start-up to the first frame", "cost/startup/median", "s", 10.0, 5.0),
+    *(
+        at_least(
+            f"roll-out PSNR at frame {frame} over copy-the-last-frame",
+            *(f"rollout/horizons/{frame}/over_copy_db", "dB", required, desired),
+        )
+        for frame, required, desired in ((8, 2.0, 6.0), (32, 1.0, 5.0))
     ),
-    Bar(
-        name="step p99 / p50",
-        part="cost",
-        read=lambda part: part["p99_over_p50"],
-        must=2.0,
-        aim=1.3,
-        higher_is_better=False,
+    at_most("next-frame PSNR under the codec's ceiling", "rollout/next_frame/under_codec_db", "dB", 6.0, 1.0),
+    *(
+        at_least(
+            f"opposite-action test, {axis}: both right",
+            *(f"controllability/{axis}/both_right", "%", 90.0, 99.0),
+            factor=100,
+        )
+        for axis in ("turn", "move")
     ),
-    Bar(
-        name="step time at frames 1900-2000 over 100-200",
-        part="cost",
-        read=lambda part: part.get("late_over_early"),
-        must=1.05,
-        aim=None,
-        higher_is_better=False,
-    ),
-    Bar(
-        name="growth of the state from frame 100 to 2000",
-        part="cost",
-        read=state_growth,
-        unit="bytes",
-        must=0.0,
-        aim=None,
-        higher_is_better=False,
-    ),
-    Bar(
-        name="start-up to the first frame",
-        part="cost",
-        read=lambda part: part.get("startup", {}).get("median"),
-        unit="s",
-        must=10.0,
-        aim=5.0,
-        higher_is_better=False,
-    ),
-    _over_copy(8),
-    _over_copy(32),
-    Bar(
-        name="next-frame PSNR under the codec's ceiling",
-        part="rollout",
-        read=lambda part: _mean(part["next_frame"]["under_codec_db"]),
-        interval=lambda part: _ends(part["next_frame"]["under_codec_db"]),
-        unit="dB",
-        must=6.0,
-        aim=1.0,
-        higher_is_better=False,
-    ),
-    _opposite("turn"),
-    _opposite("move"),
-    Bar(
-        name="idle hold: contrast and sharpness off the start",
-        part="idle",
+    at_most(
+        "idle hold: contrast and sharpness off the start",
+        *("idle", "%", 30.0, 10.0),
+        factor=100,
         read=_idle_deviation,
-        unit="%",
-        must=30.0,
-        aim=10.0,
-        higher_is_better=False,
     ),
-    Bar(
-        name="ends found at 90 % precision, within 2 frames",
-        part="outcome",
-        read=lambda part: _mean(_ends_found(part)),
-        interval=lambda part: _ends(_ends_found(part)),
-        unit="%",
-        must=70.0,
-        aim=95.0,
-        higher_is_better=True,
+    at_least(
+        "ends found at 90 % precision, within 2 frames",
+        *("outcome/given/ends/recall_at_90_precision", "%", 70.0, 95.0),
+        factor=100,
     ),
 )
+"""Of a world beside the real game."""
+
+AT_TRAINED, AT_LONG = f"{TRAINED_GAP}/final/psnr_db", f"{LONG_GAP}/final/psnr_db"
+ZEROED, WINDOW = "comparisons/{world}/over/{zeroed}/", "comparisons/{world}/over/{window}/"
+TRAINED_RECALL, LONG_RECALL = (f"recall at n = {gap}, last frame" for gap in (TRAINED_GAP, LONG_GAP))
+over = partial(Target, is_difference=True)
+CONSISTENCY_TARGETS = (
+    at_least(TRAINED_RECALL, "recall/worlds/{world}/" + AT_TRAINED, "dB", None, 39.3),
+    over(f"{TRAINED_RECALL}, over its state zeroed", ZEROED + AT_TRAINED, "dB", 5.0),
+    over(f"{TRAINED_RECALL}, over the window", WINDOW + AT_TRAINED, "dB", 3.0),
+    at_least(
+        f"recovery ratio at n = {TRAINED_GAP}, last frame",
+        *("comparisons/{world}/recovery_ratio/" + AT_TRAINED, "", 0.5, 0.71),
+    ),
+    at_least(LONG_RECALL, "recall/worlds/{world}/" + AT_LONG, "dB", None, 30.8),
+    over(f"{LONG_RECALL}, over the window", WINDOW + AT_LONG, "dB", 0.0),
+    at_least(
+        "paired histories: the answer follows the past",
+        *(f"pairs/worlds/{{world}}/{TRAINED_GAP}/history/final", "", 0.8, 0.99),
+    ),
+    at_least(
+        "controllability at frame {controllability_frame} over frame 0",
+        *("controllability/worlds/{world}/late_over_early", "", 0.9, 1.0),
+    ),
+    at_most(
+        f"step time at frame {{cost_frame}} over frame {EARLY}",
+        *("cost/worlds/{world}/late_over_early_ms", "", 1.02),
+    ),
+    at_most(
+        f"state bytes at frame {{cost_frame}} over frame {EARLY}",
+        *("cost/worlds/{world}/late_over_early_bytes", "", 1.0),
+    ),
+)
+"""Of what a world remembers."""
 
 
-def judge(parts: Mapping[str, Report]) -> list[dict[str, Any]]:
-    """Return every bar with the value that a report gives for it and the verdict."""
-    rows = []
-    for bar in BARS:
-        part = parts.get(bar.part)
-        value = None if part is None else bar.read(part)
-        rows.append(
-            {
-                "name": bar.name,
-                "value": value,
-                "interval": None if part is None else bar.interval(part),
-                "unit": bar.unit,
-                "must": bar.must,
-                "aim": bar.aim,
-                "higher_is_better": bar.higher_is_better,
-                "verdict": bar.verdict(value),
-            }
-        )
-    return rows
+def check_memory(data: Mapping[str, Any], world: str, window: str | None) -> list[dict[str, Any]]:
+    """Return `check` of `CONSISTENCY_TARGETS` for one world of a report.
+
+    Args:
+        data: The report of the suite.
+        world: Name of the world.
+        window: Name of the world with a short window, if there is one.
+    """
+    # A shorter measurement says so: it is not what is asked for.
+    frames = {}
+    for part, longest in (("controllability", 1000), ("cost", 100_000)):
+        frame = find(data, (part, "worlds", world, "late_frame"))
+        frames[f"{part}_frame"] = f"{longest if frame is None else frame:,}"
+    return check(
+        data, CONSISTENCY_TARGETS, world=world, zeroed=zeroed_name(world), window=window or "", **frames
+    )
 
 
-def format_table(rows: list[dict[str, Any]]) -> str:
-    """Return `judge`'s rows as text."""
-    cells = [("what", "value", "95 % interval", "must", "aim", "verdict")]
-    for row in rows:
-        sign = ">=" if row["higher_is_better"] else "<="
-        ends = row["interval"]
-        cells.append(
-            (
-                row["name"],
-                "-" if row["value"] is None else f"{_number(row['value'])} {row['unit']}".strip(),
-                "" if ends is None else f"{_number(ends[0])} to {_number(ends[1])}",
-                f"{sign} {row['must']:g}",
-                "" if row["aim"] is None else f"{sign} {row['aim']:g}",
-                row["verdict"],
-            )
-        )
-    return align(cells)
-
-
-def align(cells: list[tuple[str, ...]]) -> str:
-    """Return rows of cells as lines with aligned columns; the first row is the heading."""
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    ]
-    return "\n".join([lines[0], "-" * max(len(line) for line in lines), *lines[1:]])
-
-
-def _number(value: float) -> str:
-    return f"{value:.0f}" if value == int(value) else f"{value:.2f}"
+def check(data: Mapping[str, Any], targets: Sequence[Target], **names: str) -> list[dict[str, Any]]:
+    """Return `Target.check` of each target."""
+    return [target.check(data, **names) for target in targets]

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from worldsim.games.doom import HEIGHT, WIDTH
 from worldsim.games.rooms.map import RoomMap
-from worldsim.games.scenarios import HEIGHT, WIDTH
 
 EYE = 41.0  # height of the player's eye above the floor
 FOCUS = (WIDTH / 2, 1.2 * WIDTH / 2)  # pixels across and up for a slope of 1: 90 degrees, on pixels 1.2 high

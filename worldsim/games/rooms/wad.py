@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from worldsim.errors import WorldError
+from worldsim.games.rooms.map import Thing
 
 HEADER = struct.Struct("<4sii")  # kind, number of lumps, where their directory is
 ENTRY = struct.Struct("<ii8s")  # where a lump is, its size, its name
+THING = struct.Struct("<hhhhh")  # x, y, angle, editor number, flags
 
 Lump = tuple[str, bytes]
 
@@ -44,3 +46,16 @@ def read_wad(path: Path) -> list[Lump]:
         (name.split(b"\0")[0].decode("ascii", "replace").upper(), content[position : position + size])
         for position, size, name in entries
     ]
+
+
+def read_things(lumps: Iterable[Lump], map_name: str) -> list[Thing]:
+    """Return what stands in a map of Doom's own format, in all kinds of games and at all skills.
+
+    Raises:
+        WorldError: If there is no such map.
+    """
+    following = iter(lumps)
+    if not any(name == map_name for name, _ in following):
+        raise WorldError(f"there is no map {map_name}")
+    content = next(content for name, content in following if name == "THINGS")
+    return [Thing(kind, x, y, angle) for x, y, angle, kind, _ in THING.iter_unpack(content)]

@@ -1,4 +1,4 @@
-"""What all kinds of attention layer share: the projections of the softmax model that they come from.
+"""Projections and softmax that all kinds of attention layer share, from the softmax model.
 
 Names follow Wan 2.1 and the ARL2 release, so that weights keep their names from one kind to another.
 """
@@ -15,16 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from worldsim.model.linear import Linear, Packed, can_pack
+from worldsim.model.linear import Linear, Packed, at_least_fp32, can_pack
 from worldsim.model.rotary import rotate
 
 LONG = 2560
 """Keys from which on PyTorch's fused attention is the faster one on a CPU."""
-
-
-def at_least_fp32(x: Tensor) -> Tensor:
-    """Return `x` in fp32, or wider as it is: the state's arithmetic is never done in half precision."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 @dataclass(frozen=True, slots=True)

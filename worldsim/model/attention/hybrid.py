@@ -15,16 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import kernels
-from worldsim.model.attention.base import (
-    Attention,
-    Rotary,
-    at_least_fp32,
-    attend,
-    attend_in_play,
-    rotate_both,
-)
-from worldsim.model.linear import Linear, can_pack
-from worldsim.model.memory.motion import FINEST, plane_multiples, split_path
+from worldsim.model.attention.base import Attention, Rotary, attend, attend_in_play, rotate_both
+from worldsim.model.config import FINEST
+from worldsim.model.linear import Linear, at_least_fp32, can_pack
+from worldsim.model.memory.motion import plane_multiples, split_path
 from worldsim.model.rotary import rotate, rotate_heads, turns
 
 MAX_BETA = 2.0 - 1e-3

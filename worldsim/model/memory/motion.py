@@ -1,9 +1,9 @@
-"""The phase of the memory's keys: where the player is, not what time it is.
+"""Path integration: the phase of the memory's keys follows where the player is, not what time it is.
 
 A token's position in the memory branch is its place in the frame plus the path so far, p_f = p_{f-1} + u_f.
 The path is kept as the angles that it turns each feature pair by, wrapped to 2 pi, so that it neither grows
-nor loses
-precision: frame 1,000,000 turns keys exactly as frame 10 does.
+nor loses precision: frame 1,000,000 turns keys exactly as frame 10 does. u_f is what an action is expected
+to do, or with odometry what the committed frames show.
 """
 
 # B batch, F frames, C latent channels, D head width, P coordinates of the path
@@ -11,48 +11,21 @@ precision: frame 1,000,000 turns keys exactly as frame 10 does.
 from __future__ import annotations
 
 import math
-from enum import StrEnum
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 
+from worldsim.model.config import FINEST, NUM_FREE_COORDINATES, DenoiserConfig, MemoryKeys, MemoryPhase
+from worldsim.model.linear import at_least_fp32
+from worldsim.model.memory.state import MemoryState
 from worldsim.model.rotary import frequencies, split_width
-
-NUM_FREE_COORDINATES = 4
-
-
-MIN_PLANE_WIDTH = 2 * (2 + NUM_FREE_COORDINATES)
-"""Features of a head whose pairs can hold the path on PLANE keys."""
-
-
-class MemoryPhase(StrEnum):
-    """What turns the memory's keys from one frame to the next."""
-
-    NONE = "none"
-    TIME = "time"
-    PATH = "path"
-
-
-class MemoryKeys(StrEnum):
-    """Which places the memory's keys tell apart.
-
-    AXES: one feature pair turns with the row, another with the column (Wan's rotary positions). What is
-    stored under such keys is a function of the row plus one of the column: places in line are mixed up.
-    PLANE: each pair turns along a direction of its own in the plane of rows and columns, in each head along
-    others, so that any two places have keys that are nearly at right angles.
-    """
-
-    AXES = "axes"
-    PLANE = "plane"
-
 
 CIRCUMFERENCE = 1024
 """Tokens after which a path on PLANE keys comes round to where it began."""
 UNIT = 2 * math.pi / CIRCUMFERENCE
 """Angle of one token along a coordinate of a path on PLANE keys. All turns are whole multiples of it, so that
 it can be kept wrapped."""
-FINEST = math.pi
-"""Greatest angle per token that pairs can turn by: it tells neighbours apart."""
 GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
 
 
@@ -267,19 +240,67 @@ class PathMotion(nn.Module):
         return self._turn(self.odometer(before, after))
 
     def _turn(self, displacement: Tensor) -> Tensor:
-        return displacement.to(torch.promote_types(displacement.dtype, torch.float32)) @ self.table
+        return at_least_fp32(displacement) @ self.table
 
 
-def build_motion(
-    phase: MemoryPhase,
-    keys: MemoryKeys,
-    latent_shape: tuple[int, int, int],
-    dim: int,
-    head_width: int,
-    *,
-    odometry: bool = False,
-) -> ConstantMotion | PathMotion:
+def build_motion(config: DenoiserConfig) -> ConstantMotion | PathMotion:
     """Return the module that says how far a frame turns the memory's keys."""
+    phase, keys = MemoryPhase(config.memory_phase), MemoryKeys(config.memory_keys)
     if phase is MemoryPhase.PATH:
-        return PathMotion(latent_shape, dim, head_width, keys=keys, odometry=odometry)
-    return ConstantMotion(head_width, per_frame=1.0 if phase is MemoryPhase.TIME else 0.0, keys=keys)
+        channels, height, width = config.latent_shape
+        shape = (channels, height, width)
+        return PathMotion(shape, config.dim, config.head_width, keys=keys, odometry=config.path_odometry)
+    return ConstantMotion(config.head_width, per_frame=1.0 if phase is MemoryPhase.TIME else 0.0, keys=keys)
+
+
+def has_odometry(motion: ConstantMotion | PathMotion) -> TypeGuard[PathMotion]:
+    """Return whether the path goes on from what committed frames show."""
+    return isinstance(motion, PathMotion) and motion.odometer is not None
+
+
+def arrived_phase(
+    motion: ConstantMotion | PathMotion, expected: Tensor, latents: Tensor, memory: MemoryState
+) -> Tensor:
+    """Return the path after one frame, `[B, D / 2]`, at least fp32.
+
+    Args:
+        motion: Of the model.
+        expected: `[B, D / 2]`, the path at which the frame was looked for.
+        latents: `[B, C, h, w]`, the frame as it is committed.
+        memory: Before it. Where it is empty, the frame is the path's origin.
+    """
+    if not has_odometry(motion):
+        return expected
+    shown = at_least_fp32(motion.measured(memory.latents, latents))
+    return wrap(memory.phase + torch.where((memory.num_committed > 0)[:, None], shown, 0.0))
+
+
+def sequence_phases(
+    motion: ConstantMotion | PathMotion, expected: Tensor, before: Tensor, clean: Tensor, memory: MemoryState
+) -> tuple[Tensor, Tensor]:
+    """Return the path at every frame of a sequence, `[B, F, D / 2]`, and after its last frame, `[B, D / 2]`.
+
+    Both at least fp32, not wrapped. With odometry the path up to a frame is what the frames before it show,
+    and only the last displacement is an expectation; without, all of them are.
+
+    Args:
+        motion: Of the model.
+        expected: `[B, F, D / 2]`, the turns that actions are expected to make.
+        before: `[B, F, C, h, w]`, the clean frame before each.
+        clean: `[B, F, C, h, w]`, the clean frames.
+        memory: Before the first frame. Where it is empty, that frame is the path's origin.
+    """
+    expected = _from_origin(expected, memory)
+    if not has_odometry(motion):
+        phases = memory.phase[:, None] + expected.cumsum(1)
+        return phases, phases[:, -1]
+    shown = _from_origin(motion.measured(before, clean), memory)
+    arrived = memory.phase[:, None] + shown.cumsum(1)
+    return torch.cat([memory.phase[:, None], arrived[:, :-1]], dim=1) + expected, arrived[:, -1]
+
+
+def _from_origin(turns: Tensor, memory: MemoryState) -> Tensor:
+    """Return turns `[B, F, D / 2]`, at least fp32, without that of a frame that begins the path."""
+    turns = at_least_fp32(turns)
+    first = torch.where((memory.num_committed > 0)[:, None, None], turns[:, :1], 0.0)
+    return torch.cat([first, turns[:, 1:]], dim=1)

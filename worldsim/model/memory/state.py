@@ -1,4 +1,4 @@
-"""What the model remembers between frames, as a value."""
+"""The state between frames, as a value."""
 
 # B batch, L layers of the kind, H heads, K key width, V value width, W window frames, T past frames, N tokens
 # per frame, D head width
@@ -111,7 +111,7 @@ class MemoryState:
             lambda name, _: torch.cat([tensors[name] for tensors in all_tensors], dim=_batch_axis(name))
         )
 
-    def begin_anew(self, rows: Tensor) -> MemoryState:
+    def reset_rows(self, rows: Tensor) -> MemoryState:
         """Return the memory with nothing in the rows where `rows` `[B]` bool is True."""
 
         def cleared(name: str, tensor: Tensor) -> Tensor:

@@ -12,21 +12,19 @@ from tests.fakes import tiny_world
 from worldsim.actions import ActionLayout
 from worldsim.errors import WorldError
 from worldsim.evaluation.memory.conversion import (
-    ForgetfulSimulator,
-    check_can_forget,
     check_comparable,
     chosen_sampler,
     samplers_differ,
     summarize_quality,
-    without_matrices,
 )
+from worldsim.evaluation.memory.interventions import check_can_forget, zero, zeroed
 from worldsim.evaluation.quality.rollouts import DREAM, FrameScores
 from worldsim.simulator import Simulator
 
 
 def test_zeroing_takes_the_recurrent_states_and_nothing_else() -> None:
     world = tiny_world()
-    usual, forgetful = Simulator(world), ForgetfulSimulator(world)
+    usual, forgetful = Simulator(world), zeroed(Simulator(world))
     states = [s.start(world.starts[:2], [0, 1]) for s in (usual, forgetful)]
     action = torch.tensor([[1, 0, 2], [0, 1, 0]])
     for simulator in (usual, forgetful):
@@ -36,7 +34,7 @@ def test_zeroing_takes_the_recurrent_states_and_nothing_else() -> None:
     assert torch.equal(states[1].memory.matrices, torch.zeros_like(states[0].memory.matrices))
     assert torch.equal(states[0].memory.num_committed, states[1].memory.num_committed)
     assert torch.equal(states[0].memory.window_keys[:, :, 0], states[1].memory.window_keys[:, :, 0])
-    cleared = without_matrices(states[0].memory).tensors()
+    cleared = zero(states[0]).memory.tensors()
     for name, tensor in states[0].memory.tensors().items():
         expected = torch.zeros_like(tensor) if name == "matrices" else tensor
         assert torch.equal(cleared[name], expected), name
@@ -45,7 +43,7 @@ def test_zeroing_takes_the_recurrent_states_and_nothing_else() -> None:
 def test_the_dream_of_a_world_that_forgets_is_another() -> None:
     world = tiny_world()
     dreams = []
-    for simulator in (Simulator(world), ForgetfulSimulator(world)):
+    for simulator in (Simulator(world), zeroed(Simulator(world))):
         state = simulator.start(world.starts[:1], [0])
         dreams.append(simulator.predict(state, torch.tensor([[1, 0, 2]])).latents)
     assert (dreams[0] - dreams[1]).abs().max() > 1e-3

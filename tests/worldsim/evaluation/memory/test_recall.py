@@ -19,7 +19,12 @@ from worldsim.evaluation.inputs.out_and_back import (
     choose_sets,
     find_way_back,
 )
-from worldsim.evaluation.memory.interventions import INTERVENTIONS, FrozenSimulator, Way, intervene
+from worldsim.evaluation.memory.interventions import (
+    INTERVENTIONS,
+    IntervenedSimulator,
+    Intervention,
+    intervene,
+)
 from worldsim.evaluation.memory.pairs import Exchange, find_pairs, measure_pairs, paired, summarize_pairs
 from worldsim.evaluation.memory.recall import (
     CODEC,
@@ -63,7 +68,7 @@ def scores(returns: ReturnSet, one_thread: None) -> GapScores:
     batch = next(returns.batches(2))
     tiles = find_kinds(batch.real.flatten(0, 1), TILE)
     settings = RecallSettings(batch_size=2, tiles=tiles)
-    return measure_returns(simulators, returns, [Way.KEPT, *INTERVENTIONS], settings)
+    return measure_returns(simulators, returns, [Intervention.NONE, *INTERVENTIONS], settings)
 
 
 def line(*places: float) -> np.ndarray:
@@ -124,8 +129,8 @@ def test_the_way_back_is_cut_out_of_longer_episodes(tmp_path: Path) -> None:
 
 
 def test_a_perfect_memory_scores_as_the_video_allows_and_none_as_standing_still(scores: GapScores) -> None:
-    remembered = summarize(scores.dreams["map"][Way.KEPT], scores.seen, scores.names)
-    forgotten = summarize(scores.dreams["still"][Way.KEPT], scores.seen, scores.names)
+    remembered = summarize(scores.dreams["map"][Intervention.NONE], scores.seen, scores.names)
+    forgotten = summarize(scores.dreams["still"][Intervention.NONE], scores.seen, scores.names)
     still = summarize(scores.references[COPY], scores.seen, scores.names)
     assert remembered["final"]["psnr_db"]["mean"] > 20
     assert remembered["final"]["tile_accuracy"]["mean"] == 1
@@ -145,9 +150,9 @@ def test_the_codec_is_another_reference_than_standing_still(scores: GapScores) -
 
 def test_emptied_and_exchanged_states_lose_what_was_seen_and_frozen_ones_keep_it(scores: GapScores) -> None:
     by_way = {way: s["tile_accuracy"][:, -1].mean() for way, s in scores.dreams["map"].items()}
-    assert by_way[Way.KEPT] == by_way[Way.FREEZE] == 1
-    assert by_way[Way.ZERO] < 0.5
-    assert by_way[Way.SWAP] < 0.5
+    assert by_way[Intervention.NONE] == by_way[Intervention.FREEZE] == 1
+    assert by_way[Intervention.ZERO] < 0.5
+    assert by_way[Intervention.SWAP] < 0.5
 
 
 def test_films_hold_the_last_frame_of_real_and_dream(scores: GapScores, returns: ReturnSet) -> None:
@@ -174,11 +179,14 @@ def test_interventions_leave_the_state_that_they_are_given_and_all_but_the_matri
     state = simulator.start(simulator.world.starts[:2], [0, 1])
     before = {name: tensor.clone() for name, tensor in state.tensors().items()}
     noop = torch.zeros(2, 3, dtype=torch.int64)
-    for way, changed in ((Way.ZERO, {"memory.matrices"}), (Way.SWAP, {"memory.matrices", "memory.phase"})):
+    for way, changed in (
+        (Intervention.ZERO, {"memory.matrices"}),
+        (Intervention.SWAP, {"memory.matrices", "memory.phase"}),
+    ):
         after = intervene(simulator, state, way)[1].tensors()
         assert {name for name, tensor in after.items() if not torch.equal(tensor, before[name])} == changed
-    frozen, same = intervene(simulator, state, Way.FREEZE)
-    assert isinstance(frozen, FrozenSimulator)
+    frozen, same = intervene(simulator, state, Intervention.FREEZE)
+    assert isinstance(frozen, IntervenedSimulator)
     stepped = frozen.step(same, noop)[1]
     assert torch.equal(stepped.memory.matrices, before["memory.matrices"])
     assert not torch.equal(stepped.memory.latents, before["memory.latents"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,8 @@ from worldsim.evaluation.memory.span import (
     summarize_spans,
 )
 from worldsim.evaluation.metrics import psnr
-from worldsim.evaluation.report.memory_markdown import format_memory, write_memory_plot
+from worldsim.evaluation.report.markdown import format_conversion
+from worldsim.evaluation.report.pictures import write_memory_plot
 from worldsim.simulator import Prediction, Simulator
 from worldsim.state import WorldState
 
@@ -154,16 +156,24 @@ def test_the_report_shows_worlds_with_and_without_states(tmp_path: Path) -> None
     }
     settings = {"distance": 32.0, "angle_degrees": 15.0, "absence": 5, "view_degrees": 90.0}
     returns = {"told": "9 places come back", "settings": settings, "num_places": 9, "num_episodes": 2}
-    parts = format_memory(measured, {**returns, "references": {SEEN: number}}, {"memory_frames": 3})
-    text = "\n".join(parts)
+    run = {"command": "x", "commit": "y", "date": "z", "dtype": "float32", "versions": {"torch": "2"}}
+    run |= {"hardware": {"device": "a GPU"}, "settings": {"memory_frames": 3}}
+    world = {"identity": "tiny@0", "layers": {}, "parameters": 1, "denoising_steps": 1, "commit_level": 0.0}
+    worlds = {name: world | {"memory": part} for name, part in measured.items()}
+
+    def told(references: dict[str, Any]) -> str:
+        found = {**returns, "references": references}
+        return format_conversion({"runs": {"memory": run}, "worlds": worlds, "returns": found})
+
+    text = told({SEEN: number})
     cell = "-1.00 / -0.75 (-2.00 to 0.50)"
     assert "| world | nothing emptied | the last 0 | the last 1 | the last 2 |" in text
     assert f"| teacher | 20.00 / 21.00 | - | {cell} | {cell} |" in text
     assert f"| hybrid | 20.00 / 21.00 | {cell} |" in text
     assert "| the real frame seen there before | 20.00 / 21.00 | - |" in text
     assert "9 places come back." in text
-    unmeasured = format_memory(measured, {**returns, "references": {}}, {"memory_frames": 3})
-    assert "seen there before" not in "\n".join(unmeasured)
-    assert "9 places come back." in "\n".join(unmeasured)
+    unmeasured = told({})
+    assert "seen there before" not in unmeasured
+    assert "9 places come back." in unmeasured
     write_memory_plot(tmp_path, measured)
     assert (tmp_path / "conversion-memory.png").read_bytes().startswith(b"\x89PNG")

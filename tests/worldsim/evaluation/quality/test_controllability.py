@@ -19,10 +19,10 @@ from worldsim.evaluation.quality.controllability import (
     TURN,
     choose_starts,
     held_pieces,
-    judge,
     mean_motion,
     opposite_action_test,
-    progress,
+    summarize_motions,
+    way_ahead,
 )
 
 HEIGHT, WIDTH = 60, 80
@@ -114,7 +114,8 @@ def test_calibration_on_the_recorded_game(recordings: Recordings) -> None:
 
 
 def test_both_of_a_pair_must_be_right() -> None:
-    report = judge(TURN, np.array([2.0, 2.0, -2.0, 0.5]), np.array([-2.0, 2.0, -2.0, -2.0]), list("aabb"))
+    motions = {"left": np.array([2.0, 2.0, -2.0, 0.5]), "right": np.array([-2.0, 2.0, -2.0, -2.0])}
+    report = summarize_motions(TURN, motions, list("aabb"))
     assert report["both_right"]["mean"] == 0.25
     assert report["right"] == {"left": 0.5, "right": 0.75}
 
@@ -141,9 +142,9 @@ def table(poses: list[tuple[float, float, float]], actions: np.ndarray | None = 
 
 def test_progress_is_measured_along_the_view() -> None:
     north = table([(0, 10.0 * i, 90) for i in range(20)])
-    assert progress(north, MOVE, TINY_ACTIONS, 12) == pytest.approx(np.full(8, 120))
+    assert way_ahead(north, MOVE, TINY_ACTIONS, 12) == pytest.approx(np.full(8, 120))
     sideways = table([(10.0 * i, 0, 90) for i in range(20)])
-    assert (progress(sideways, MOVE, TINY_ACTIONS, 12) < 0).all()
+    assert (way_ahead(sideways, MOVE, TINY_ACTIONS, 12) < 0).all()
 
 
 def test_walks_start_where_there_is_room_ahead_and_behind(recordings: Recordings) -> None:

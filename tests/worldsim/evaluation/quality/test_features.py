@@ -138,7 +138,7 @@ def test_a_damaged_or_missing_network_is_one_sentence(tmp_path: Path) -> None:
     [
         ({"widths": [12]}, "multiples of 8"),
         ({"height": 8}, "needs frames of at least 16 x 16"),
-        ({"num_features": 1}, "num_features of a feature network must be at least 2"),
+        ({"num_features": 1}, "features.num_features must be at least 2, got 1"),
     ],
 )
 def test_a_shape_that_cannot_be_is_refused(changes: dict[str, object], sentence: str) -> None:

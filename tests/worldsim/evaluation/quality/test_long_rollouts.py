@@ -34,7 +34,7 @@ from worldsim.evaluation.quality.long_rollouts import (
     summarize_control,
     summarize_drift,
 )
-from worldsim.evaluation.report.suite_targets import judge_world
+from worldsim.evaluation.report.targets import check_memory
 from worldsim.simulator import Simulator
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -196,7 +196,7 @@ def test_a_difference_whose_intervals_overlap_falls_short() -> None:
         tree = {"50": {"final": {"psnr_db": difference}}}
         return {"comparisons": {"a": {"over": {"a, state zeroed": tree}}}}
 
-    rows = {apart: judge_world("a", report(apart), window=None)[1] for apart in (True, False)}
+    rows = {apart: check_memory(report(apart), "a", None)[1] for apart in (True, False)}
     assert rows[True]["verdict"] == "pass"
     assert rows[False]["verdict"] == "short"
     assert rows[True]["must"] == 5

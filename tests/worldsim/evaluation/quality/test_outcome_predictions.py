@@ -13,7 +13,8 @@ from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world, write_outcome_d
 from worldsim.errors import WorldError
 from worldsim.evaluation.inputs.clips import Recordings
 from worldsim.evaluation.quality import outcome_predictions
-from worldsim.evaluation.quality.outcome_predictions import DRAWN, GIVEN, hear_recordings, judge_recordings
+from worldsim.evaluation.quality.outcome import JudgedEpisode
+from worldsim.evaluation.quality.outcome_predictions import DRAWN, GIVEN, predict_recordings
 from worldsim.outcome import OutcomeConfig
 from worldsim.simulator import Simulator
 from worldsim.starts import Start
@@ -24,6 +25,15 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def recordings_of(folder: Path) -> Recordings:
     return Recordings(folder, TINY_ACTIONS, (HEIGHT, WIDTH))
+
+
+def judge_recordings(
+    simulator: Simulator, recordings: Recordings, *, batch_size: int, with_drawn: bool
+) -> dict[str, list[JudgedEpisode]]:
+    found = predict_recordings(simulator, recordings, batch_size=batch_size, with_drawn=with_drawn)
+    meaning = simulator.world.config.outcome
+    assert meaning is not None
+    return {kind: [one.judged(meaning) for one in episodes] for kind, episodes in found.items()}
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +77,7 @@ def test_episodes_beside_each_other_and_drawn_frames_change_nothing(
 def test_what_is_heard_is_before_calibration_and_only_drawn_frames_depend_on_the_seed(
     simulator: Simulator, recordings: Recordings
 ) -> None:
-    heard = hear_recordings(simulator, recordings, batch_size=3, with_drawn=True)
+    heard = predict_recordings(simulator, recordings, batch_size=3, with_drawn=True)
     judged = judge_recordings(simulator, recordings, batch_size=3, with_drawn=True)
     for kind, episodes in heard.items():
         for episode, known in zip(episodes, judged[kind], strict=True):
@@ -75,8 +85,10 @@ def test_what_is_heard_is_before_calibration_and_only_drawn_frames_depend_on_the
                 episode.judged(OutcomeConfig(reward_mean=1.0)).probabilities, known.probabilities
             )
             np.testing.assert_allclose(episode.logits.sigmoid().numpy(), known.probabilities, atol=1e-6)
-            np.testing.assert_allclose(episode.said_rewards.numpy() + 1.0, known.judged_rewards, atol=1e-6)
-    other = hear_recordings(simulator, recordings, batch_size=3, with_drawn=True, seed=100)
+            np.testing.assert_allclose(
+                episode.predicted_rewards.numpy() + 1.0, known.judged_rewards, atol=1e-6
+            )
+    other = predict_recordings(simulator, recordings, batch_size=3, with_drawn=True, seed=100)
     assert torch.equal(other[GIVEN][0].logits, heard[GIVEN][0].logits)
     assert not torch.allclose(other[DRAWN][0].logits, heard[DRAWN][0].logits)
 
@@ -93,10 +105,10 @@ def test_long_episodes_are_heard_a_few_at_a_time(
 
     monkeypatch.setattr(Simulator, "start", counted)
     monkeypatch.setattr(outcome_predictions, "DECODED_BYTES", 2 * 8 * HEIGHT * WIDTH * 3)
-    hear_recordings(simulator, recordings, batch_size=3, with_drawn=False)
+    predict_recordings(simulator, recordings, batch_size=3, with_drawn=False)
     assert sizes == [2, 1]
     monkeypatch.setattr(outcome_predictions, "DECODED_BYTES", 1)
-    hear_recordings(simulator, recordings, batch_size=3, with_drawn=False)
+    predict_recordings(simulator, recordings, batch_size=3, with_drawn=False)
     assert sizes == [2, 1, 1, 1, 1]
 
 

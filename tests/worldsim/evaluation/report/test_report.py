@@ -10,14 +10,10 @@ import torch
 
 from worldsim.data.video import read_video
 from worldsim.evaluation.quality.rollouts import Example
-from worldsim.evaluation.report.report import (
-    format_horizons,
-    write_curve,
-    write_filmstrip,
-    write_json,
-    write_video,
-)
-from worldsim.evaluation.report.targets import BARS, Bar, format_table, judge
+from worldsim.evaluation.report.pictures import write_curve, write_filmstrip, write_video
+from worldsim.evaluation.report.report import write_json
+from worldsim.evaluation.report.targets import QUALITY_TARGETS, Target, check
+from worldsim.evaluation.report.text import format_horizons, format_targets
 
 
 def example(length: int = 5, height: int = 33, width: int = 47) -> Example:
@@ -28,11 +24,11 @@ def example(length: int = 5, height: int = 33, width: int = 47) -> Example:
     return Example("one", *frames)
 
 
-def test_bars_are_those_that_were_agreed() -> None:
+def test_targets_are_those_that_were_agreed() -> None:
     """Lowering one here is lowering what was promised."""
     agreed = [(57, 30), (2, 1.3), (1.05, None), (0, None), (10, 5), (2, 6), (1, 5), (6, 1)]
     agreed += [(90, 99), (90, 99), (30, 10), (70, 95)]
-    assert [(bar.must, bar.aim) for bar in BARS] == agreed
+    assert [(target.required, target.desired) for target in QUALITY_TARGETS] == agreed
 
 
 @pytest.mark.parametrize(
@@ -49,20 +45,20 @@ def test_bars_are_those_that_were_agreed() -> None:
 )
 def test_verdicts(value: float | None, higher: bool, verdict: str) -> None:
     aim = 4.0 if higher else 1.0
-    bar = Bar(name="x", part="cost", read=lambda _: value, must=2.0, aim=aim, higher_is_better=higher)
-    assert bar.verdict(value) == verdict
+    target = Target(name="x", path="cost", required=2.0, desired=aim, higher_is_better=higher)
+    assert target.verdict(value) == verdict
 
 
-def test_nothing_measured_is_said_so_for_every_bar() -> None:
-    rows = judge({})
+def test_nothing_measured_is_said_so_for_every_target() -> None:
+    rows = check({}, QUALITY_TARGETS)
     assert {row["verdict"] for row in rows} == {"not measured"}
-    table = format_table(rows)
-    assert table.count("not measured") == len(BARS)
+    table = format_targets(rows)
+    assert table.count("not measured") == len(QUALITY_TARGETS)
 
 
 def test_the_table_says_where_a_world_falls_short() -> None:
     both = {"mean": 0.5, "low": 0.4, "high": 0.6, "count": 64}
-    table = format_table(judge({"controllability": {"turn": {"both_right": both}}}))
+    table = format_targets(check({"controllability": {"turn": {"both_right": both}}}, QUALITY_TARGETS))
     line = next(line for line in table.splitlines() if "turn" in line)
     assert "50 %" in line
     assert "40 to 60" in line

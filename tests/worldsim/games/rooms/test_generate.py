@@ -13,6 +13,7 @@ import pytest
 
 from worldsim.errors import WorldError
 from worldsim.games.doom import MAP_BYTES, DoomGame, iwad_path
+from worldsim.games.registry import open_game
 from worldsim.games.rooms.generate import (
     CLEARANCE,
     CORNER,
@@ -41,7 +42,7 @@ def maps() -> list[RoomMap]:
 @pytest.fixture(scope="module")
 def game() -> Iterator[DoomGame]:
     pytest.importorskip("vizdoom", reason='needs ViZDoom: pip install -e ".[doom]"')
-    with DoomGame("doom-fresh-rooms") as game:
+    with open_game("doom-fresh-rooms") as game:
         yield game
 
 
@@ -201,8 +202,8 @@ def test_textures_with_holes_and_those_that_show_nothing_are_left_out() -> None:
 
 
 def test_freedoom_has_many_textures_that_stand_still() -> None:
-    vizdoom = pytest.importorskip("vizdoom", reason='needs ViZDoom: pip install -e ".[doom]"')
-    textures = read_textures(iwad_path(vizdoom))
+    pytest.importorskip("vizdoom", reason='needs ViZDoom: pip install -e ".[doom]"')
+    textures = read_textures(iwad_path())
     assert len(textures.walls) > 400 and len(textures.flats) > 120
     moving = ("FIRE", "BFALL", "SKY", "SW1", "NUKAGE", "F_SKY", "LAVA", "AASTINKY")
     assert not [name for name in [*textures.walls, *textures.flats] if name.startswith(moving)]
@@ -214,7 +215,7 @@ def test_a_seed_is_the_same_map_whatever_was_played_before(game: DoomGame) -> No
     for seed in (6, 4_000_000_000, 2**32 - 1):
         other = game.reset(seed)
         assert (other.frame != first[0].frame).mean() > 0.3
-    with DoomGame("doom-fresh-rooms") as fresh:
+    with open_game("doom-fresh-rooms") as fresh:
         again = [fresh.reset(5), *(fresh.step(turn) for _ in range(20))]
     assert all((one.frame == two.frame).all() for one, two in zip(first, again, strict=True))
     assert [one.pose for one in first] == [two.pose for two in again]
@@ -227,7 +228,7 @@ def test_player_starts_where_the_map_says_and_nothing_moves(game: DoomGame) -> N
         start = game.rooms.start
         assert seen.pose[:2] == (start.x, start.y)
         assert seen.pose[2] == pytest.approx(start.angle_degrees, abs=3), "the engine rounds it"
-        later = [game.step(game.scenario.actions.noop()) for _ in range(12)][-1]
+        later = [game.step(game.entry.actions.noop()) for _ in range(12)][-1]
         assert (later.frame == seen.frame).all()
         assert later.reward == 0 and not later.terminated
         assert seen.frame.std() > 8 and seen.frame.mean() > 15
@@ -245,6 +246,6 @@ def test_walls_stop_the_player(game: DoomGame) -> None:
 
 def test_other_games_have_no_map() -> None:
     pytest.importorskip("vizdoom", reason='needs ViZDoom: pip install -e ".[doom]"')
-    with DoomGame("doom-rooms") as game:
+    with open_game("doom-rooms") as game:
         game.reset(0)
         assert game.rooms is None

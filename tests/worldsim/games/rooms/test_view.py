@@ -8,11 +8,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from worldsim.games.doom import DoomGame
+from worldsim.games.doom import HEIGHT, WIDTH, DoomGame
+from worldsim.games.registry import open_game
 from worldsim.games.rooms.generate import generate_rooms
 from worldsim.games.rooms.map import Area, Passage, RoomMap, Thing
 from worldsim.games.rooms.view import BLOCK, EYE, find_seen, look
-from worldsim.games.scenarios import HEIGHT, WIDTH
 
 
 def area(west: int, south: int, east: int, north: int, ceiling: int) -> Area:
@@ -125,7 +125,7 @@ def test_distances_are_those_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> N
         "worldsim.games.doom.generate_rooms", lambda *args: replace(generate(*args), decorations=())
     )
     monkeypatch.setattr(DoomGame, "_configure", with_depth)
-    with DoomGame("doom-fresh-rooms") as game:
+    with open_game("doom-fresh-rooms") as game:
         for seed in range(6):
             pose = np.array(game.reset(seed).pose)
             assert game.rooms is not None

@@ -14,16 +14,15 @@ from gymnasium.utils.env_checker import check_env
 
 import worldsim
 from worldsim.errors import WorldError
-from worldsim.games.doom import DoomGame
-from worldsim.games.doom_env import EVALUATION_SEEDS, DoomEnv
-from worldsim.games.scenarios import SCENARIOS
+from worldsim.games.env import EVALUATION_SEEDS, RealGameEnv
+from worldsim.games.registry import GAMES, open_game
 
-TAKE_COVER = SCENARIOS["doom-take-cover"]
+TAKE_COVER = GAMES["doom-take-cover"]
 
 
 @pytest.fixture(scope="module")
-def env() -> Iterator[DoomEnv]:
-    env = DoomEnv("doom-take-cover", render_mode="rgb_array")
+def env() -> Iterator[RealGameEnv]:
+    env = RealGameEnv("doom-take-cover", render_mode="rgb_array")
     yield env
     env.close()
 
@@ -40,20 +39,22 @@ def test_checkers_have_nothing_to_say() -> None:
     env.close()
 
 
-@pytest.mark.parametrize("name", sorted(SCENARIOS))
+@pytest.mark.parametrize("name", sorted(GAMES))
 def test_spaces_are_those_of_a_world(name: str) -> None:
-    env = DoomEnv(name)
-    assert env.observation_space == gym.spaces.Box(0, 255, (120, 160, 3), np.uint8)
-    assert env.action_space == SCENARIOS[name].actions.space()
-    assert env.metadata["render_fps"] == SCENARIOS[name].frame_rate
+    env, entry = RealGameEnv(name), GAMES[name]
+    assert env.observation_space == gym.spaces.Box(
+        0, 255, (GAMES[name].height, GAMES[name].width, 3), np.uint8
+    )
+    assert env.action_space == entry.actions.space()
+    assert env.metadata["render_fps"] == entry.frame_rate
     env.close()
 
 
-def test_it_plays_the_game_itself(env: DoomEnv) -> None:
+def test_it_plays_the_game_itself(env: RealGameEnv) -> None:
     seed, actions = 11, np.random.default_rng(0).integers(0, 3, (40, 1))
     frame, info = env.reset(seed=0, options={"game_seed": seed})
     assert info == {"frame_index": 0, "game_seed": seed}
-    with DoomGame("doom-take-cover") as game:
+    with open_game("doom-take-cover") as game:
         assert np.array_equal(frame, game.reset(seed).frame)
         for number, action in enumerate(actions, start=1):
             seen = game.step(action)
@@ -63,7 +64,7 @@ def test_it_plays_the_game_itself(env: DoomEnv) -> None:
             assert info["frame_index"] == number
 
 
-def test_death_ends_an_episode_and_only_reset_goes_on(env: DoomEnv) -> None:
+def test_death_ends_an_episode_and_only_reset_goes_on(env: RealGameEnv) -> None:
     env.reset(seed=3)
     frames = 0
     while not (outcome := env.step(np.array([0])))[2]:
@@ -77,13 +78,13 @@ def test_death_ends_an_episode_and_only_reset_goes_on(env: DoomEnv) -> None:
 
 
 def test_the_scenarios_limit_cuts_off() -> None:
-    env = DoomEnv(replace(TAKE_COVER, max_tics=10))
+    env = RealGameEnv(replace(TAKE_COVER, max_tics=10))
     env.reset(seed=0)
     assert [env.step(np.array([1]))[2:4] for _ in range(5)] == [(False, False)] * 4 + [(False, True)]
     env.close()
 
 
-def test_games_of_evaluations_are_never_drawn_and_seeds_repeat(env: DoomEnv) -> None:
+def test_games_of_evaluations_are_never_drawn_and_seeds_repeat(env: RealGameEnv) -> None:
     seeds = [env.reset(seed=seed)[1]["game_seed"] for seed in range(5)]
     assert seeds == [env.reset(seed=seed)[1]["game_seed"] for seed in range(5)]
     assert len(set(seeds)) == 5 and max(seeds) < EVALUATION_SEEDS
@@ -102,17 +103,17 @@ def test_games_of_evaluations_are_never_drawn_and_seeds_repeat(env: DoomEnv) -> 
         ({"game_seed": 0.5}, "got 0.5"),
     ],
 )
-def test_wrong_options_are_named(env: DoomEnv, options: dict[str, object], message: str) -> None:
+def test_wrong_options_are_named(env: RealGameEnv, options: dict[str, object], message: str) -> None:
     with pytest.raises(WorldError, match=message):
         env.reset(options=options)
 
 
 def test_wrong_use_is_named() -> None:
     with pytest.raises(WorldError, match="render_mode of a real game must be rgb_array or None, got 'human'"):
-        DoomEnv(render_mode="human")
+        RealGameEnv(render_mode="human")
     with pytest.raises(WorldError, match="there is no scenario 'quake'"):
-        DoomEnv("quake")
-    env = DoomEnv()
+        RealGameEnv("quake")
+    env = RealGameEnv()
     with pytest.raises(ResetNeeded, match="before reset"):
         env.step(np.array([0]))
     env.reset(seed=0)

@@ -1,7 +1,5 @@
 """A real game as a Gymnasium environment, beside the world that learned it: `gym.make("DoomGame-v0")`."""
 
-# H W frame size
-
 from __future__ import annotations
 
 from typing import Any
@@ -11,43 +9,42 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 
 from worldsim.errors import WorldError
-from worldsim.games.doom import DoomGame, DoomObservation
-from worldsim.games.scenarios import HEIGHT, WIDTH, Scenario, find_scenario
+from worldsim.games.entry import MAX_SEED, GameEntry, Observation, RealGame
+from worldsim.games.registry import find_game
 
 EVALUATION_SEEDS = 4_000_000_000
 """Games of this seed and above, up to 2^32 - 1, are never drawn: they are left to evaluations."""
-MAX_SEED = 2**32 - 1
 OPTIONS = ("game_seed",)
 
 
-class DoomEnv(gym.Env[np.ndarray, np.ndarray]):
-    """A game of ViZDoom with the spaces, the rewards and the ends that a world of it has.
+class RealGameEnv(gym.Env[np.ndarray, np.ndarray]):
+    """A registered game with the spaces, the rewards and the ends that a world of it has.
 
-    Observations are frames, `[120, 160, 3]` uint8; actions are one whole number for each axis of the
-    scenario's buttons, held for `tics_per_frame` engine tics. The reward adds up those tics, in the game's
-    own units. `terminated` is True when the game ended, `truncated` after the scenario's `max_tics`. `info`
-    holds `frame_index`, the number of frames since the start, and `game_seed`, which decides the game.
+    Observations are frames, `[height, width, 3]` uint8; actions are one whole number for each axis of the
+    game's buttons, held for its `tics_per_frame`. The reward adds up those tics, in the game's own units.
+    `terminated` is True when the game ended, `truncated` where it was cut off. `info` holds `frame_index`,
+    the number of frames since the start, and `game_seed`, which decides the game.
 
     Args:
-        scenario: What is played, or its name.
+        scenario: What is played: the name of a game in the registry, or its entry.
         render_mode: `rgb_array` or None.
 
     Raises:
-        WorldError: If there is no such scenario or render mode, or ViZDoom is not installed.
+        WorldError: If there is no such game or render mode, or what plays it is not installed.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 17.5}
 
-    def __init__(self, scenario: Scenario | str = "doom-take-cover", render_mode: str | None = None) -> None:
+    def __init__(self, scenario: GameEntry | str = "doom-take-cover", render_mode: str | None = None) -> None:
         if render_mode not in (None, "rgb_array"):
             raise WorldError(f"render_mode of a real game must be rgb_array or None, got {render_mode!r}")
         self.render_mode = render_mode
-        self.scenario = find_scenario(scenario) if isinstance(scenario, str) else scenario
-        self.observation_space = gym.spaces.Box(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
-        self.action_space = self.scenario.actions.space()
-        self.metadata = self.metadata | {"render_fps": self.scenario.frame_rate}
-        self._game: DoomGame | None = DoomGame(self.scenario)
-        self._seen: DoomObservation | None = None
+        self.entry = find_game(scenario)
+        self.observation_space = gym.spaces.Box(0, 255, (self.entry.height, self.entry.width, 3), np.uint8)
+        self.action_space = self.entry.actions.space()
+        self.metadata = self.metadata | {"render_fps": self.entry.frame_rate}
+        self._game: RealGame | None = self.entry.open()
+        self._seen: Observation | None = None
         self._frame_index, self._game_seed = 0, 0
 
     def reset(
@@ -84,13 +81,12 @@ class DoomEnv(gym.Env[np.ndarray, np.ndarray]):
             raise ResetNeeded("step was called before reset")
         if self._seen.terminated or self._seen.truncated:
             raise ResetNeeded("step was called after the episode had ended: call reset")
-        self._seen = game.step(np.asarray(action))
+        seen = self._seen = game.step(np.asarray(action))
         self._frame_index += 1
-        seen = self._seen
         return self._observation(), float(seen.reward), seen.terminated, seen.truncated, self._info()
 
     def render(self) -> np.ndarray | None:  # type: ignore[override] - Gymnasium leaves the frame's type open
-        """Return the frame shown last, `[120, 160, 3]` uint8; None without a render mode."""
+        """Return the frame shown last, `[height, width, 3]` uint8; None without a render mode."""
         if self.render_mode is None:
             gym.logger.warn("render() shows nothing without a render_mode, for example 'rgb_array'")
             return None
@@ -102,7 +98,7 @@ class DoomEnv(gym.Env[np.ndarray, np.ndarray]):
             self._game.close()
             self._game = None
 
-    def _open_game(self, caller: str) -> DoomGame:
+    def _open_game(self, caller: str) -> RealGame:
         if self._game is None:
             raise ResetNeeded(f"{caller} was called after close")
         return self._game

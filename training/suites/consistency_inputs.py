@@ -1,0 +1,300 @@
+"""Worlds and episodes of the consistency suite, checked before anything is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from training.suites.settings import CONSISTENCY, COUNTS_OF_PARTS, EvaluateConfig
+from worldsim.errors import WorldError
+from worldsim.evaluation.inputs.out_and_back import (
+    MIN_EPISODES,
+    PAIRS,
+    RECALL,
+    ReturnSet,
+    choose_sets,
+    find_recordings,
+    find_sets,
+)
+from worldsim.evaluation.inputs.start_states import Moments
+from worldsim.evaluation.memory.comparison import zeroed_name
+from worldsim.evaluation.memory.conversion import (
+    chosen_sampler,
+    describe,
+)
+from worldsim.evaluation.memory.interventions import check_can_forget, zeroed
+from worldsim.evaluation.memory.pairs import paired
+from worldsim.evaluation.memory.recall import RecallSettings
+from worldsim.evaluation.memory.tiles import TileReader, check_tiles, find_kinds
+from worldsim.evaluation.quality.features import SHIPPED_FEATURES, load_features
+from worldsim.evaluation.quality.long_rollouts import LongDreams, LongSettings, dream_long
+from worldsim.evaluation.report.report import Report
+from worldsim.simulator import Simulator, open_world
+from worldsim.world import World
+from worldsim.world.world import shipped_worlds
+
+REPORT_FILE = "report.json"
+TRAINED_GAP = 50
+AT_TURNS = ("interventions", "continuation", "probe")
+"""Parts that are measured at one gap."""
+FROM_STARTS = ("controllability", "drift", "idle", "cost")
+"""Parts that need start states, and no way back."""
+TILE_EPISODES = 16
+"""Whose real frames tell which kinds of tiles there are."""
+
+
+class Inputs:
+    """The worlds, the episodes, and the report that they are measured into.
+
+    Attributes:
+        config: Of the suite.
+        device: Where the worlds are, and why.
+        parts: Those to measure that can be.
+        simulators: By name of the world; those in `zeroed` forget before every frame.
+        recall_sets: The episodes that are needed, by gap.
+        feature_network: What FID and KID are computed with, if they are.
+        pair_sets: Those of paired histories.
+        how: Batch size, seed and progress bar of all that is dreamt.
+        settings: How roll-outs are made.
+        report: Becomes `report.json`; parts that other runs measured on the same data are in it.
+    """
+
+    def __init__(self, config: EvaluateConfig, out: Path) -> None:
+        self.config, self.parts = config.consistency, config.chosen_parts
+        self.data, self.seed, self._runtime = Path(config.data), config.seed, config.runtime()
+        self._moments: Moments | None = None
+        self.simulators: dict[str, Simulator] = {}
+        self.zeroed: list[str] = []
+        self._long: dict[str, LongDreams] = {}
+        self._head: dict[str, Any] = {"suite": CONSISTENCY, "worlds": {}, "runs": {}}
+        self._load_worlds(config.worlds or {name_of(config.world): config.world})
+        self._find_episodes()
+        self.how: dict[str, Any] = {
+            "batch_size": config.batch_size or (128 if self.device.device.type == "cuda" else 32),
+            "seed": config.seed,
+            "show_progress": True,
+        }
+        self.settings = RecallSettings(**self.how, tiles=self._tiles(), num_films=self.config.num_films)
+        self.report = self._open_report(out / REPORT_FILE)
+
+    def _load_worlds(self, worlds: Mapping[str, str | None]) -> None:
+        if unknown := [name for name in self.config.zeroed if name not in worlds]:
+            raise WorldError(f"consistency.zeroed names {', '.join(unknown)}, which worlds does not")
+        for name, place in worlds.items():
+            world, self.device = open_world(place, self._runtime)
+            self._add(name, world)
+            if name in self.config.zeroed:
+                check_can_forget(name, world)
+                self.zeroed.append(zeroed_name(name))
+                self._add(zeroed_name(name), world, is_zeroed=True)
+        first = next(iter(self.simulators.values()))
+        for name, simulator in self.simulators.items():
+            if _shape(simulator.world) != _shape(first.world):
+                raise WorldError(f"{name} has other buttons or frames than {next(iter(self.simulators))}")
+        described = first.world.config
+        self.actions, self.size = described.actions, (described.height, described.width)
+        print(f"{', '.join(self.simulators)} on {self.device}", flush=True)
+
+    def _add(self, name: str, world: World, *, is_zeroed: bool = False) -> None:
+        sampler = chosen_sampler(world, self._runtime.denoising_steps, None)
+        simulator = Simulator(world, sampler, frames_device=world.device)
+        self.simulators[name] = zeroed(simulator) if is_zeroed else simulator
+        self._head["worlds"][name] = describe(world, sampler) | {"folder": str(world.folder)}
+
+    def announced(self) -> Iterator[tuple[str, Simulator]]:
+        """Yield the worlds by name, and say which is measured."""
+        for name, simulator in self.simulators.items():
+            print(name, flush=True)
+            yield name, simulator
+
+    def _find_episodes(self) -> None:
+        """Find out now, and not after an hour, what can be measured."""
+        self._find_moments()
+        data, parts = self.data, self.parts
+        folders: dict[int, Path] = {}
+        if "recall" in parts:
+            folders |= {gap: self._known_gaps[gap] for gap in self.recall_gaps}
+        if set(AT_TURNS) & set(parts):
+            folders |= {gap: self._known_gaps[gap] for gap in self.intervention_gaps}
+        if set(FROM_STARTS) & set(parts) and self._moments is None:
+            folders.setdefault(*next(iter(self._known_gaps.items())))
+        if "fidelity" in parts:
+            folders[self.fidelity_gap] = self._known_gaps[self.fidelity_gap]
+            folder = Path(self.config.features) if self.config.features else SHIPPED_FEATURES
+            self.feature_network = load_features(folder, self.device.device)
+        self.recall_sets = {gap: self._open(folders[gap], gap) for gap in sorted(folders)}
+        self.pair_sets: dict[int, ReturnSet] = {}
+        if "pairs" in parts:
+            # Recorded apart, or among the episodes of a gap.
+            kind = PAIRS if find_sets(data, PAIRS) else RECALL
+            folders = self._within_max_gap(kind, self.config.pair_gaps)
+            try:
+                self.pair_sets = {gap: paired(self._open(folder, gap)) for gap, folder in folders.items()}
+            except WorldError as error:
+                if parts == ["pairs"] or self.config.pair_gaps:
+                    raise
+                self._skip(["pairs"], str(error))
+        moments = [] if self._moments is None else [self._moments]
+        sets = [*self.recall_sets.values(), *self.pair_sets.values(), *moments]
+        self._tell(sets)
+        self.pair_sets = {gap: s.first(2 * self.config.num_pairs) for gap, s in self.pair_sets.items()}
+        asked = self.config
+        # What has to be alike in runs that are put side by side.
+        settings = {
+            "seed": self.seed,
+            "num_episodes": asked.num_episodes,
+            "context_frames": asked.context_frames,
+            "distance": asked.distance,
+            "angle_degrees": asked.angle_degrees,
+        }
+        source = sets[0].source if sets else ""
+        self._head["data"] = {"folder": str(data), "source": source, "settings": settings}
+
+    def _find_moments(self) -> None:
+        """Where the data are ordinary recordings, leave out what needs episodes that come back."""
+        data, config, parts = self.data, self.config, self.parts
+        asked = [part for part in parts if part in FROM_STARTS]
+        folder = find_recordings(data)
+        named = [*config.gaps, *config.intervention_gaps, *config.pair_gaps]
+        if not asked or folder is None or named or find_sets(data, RECALL):
+            return
+        self._moments = Moments(
+            folder,
+            self.actions,
+            self.size,
+            context_frames=max(1, config.context_frames),
+            count=config.num_episodes or MIN_EPISODES,
+            seed=self.seed,
+        )
+        kept = [*asked, *(["pairs"] if "pairs" in parts and find_sets(data, PAIRS) else [])]
+        why = f"{data} holds no folder {RECALL}-NNN of episodes that come back (docs/consistency.md)"
+        self._skip([part for part in parts if part not in kept], why)
+
+    def _skip(self, parts: Sequence[str], why: str) -> None:
+        """Leave parts out, and say so here and in the report."""
+        if parts:
+            self.parts = [part for part in self.parts if part not in parts]
+            self._head.setdefault("skipped", {}).update(dict.fromkeys(parts, why))
+            print(f"not measured: {', '.join(parts)}; {why}", flush=True)
+
+    @property
+    def _known_gaps(self) -> Mapping[int, Path]:
+        return choose_sets(self.data, RECALL, [])
+
+    def _tell(self, sets: Sequence[ReturnSet | Moments]) -> None:
+        """Say which episodes there are, and which of them are left out."""
+        config, parts = self.config, self.parts
+        for found in sets:
+            few = len(found) < MIN_EPISODES
+            print(found.told + f"; reported numbers need {MIN_EPISODES}" * few, flush=True)
+        if "recall" in parts and (beyond := sorted(set(self._known_gaps) - set(self.recall_gaps))):
+            print(f"left out of recall, beyond consistency.max_gap={config.max_gap}: {beyond}")
+        if config.num_turns and {"interventions", "continuation"} & set(parts):
+            print(f"interventions and continuation: the first {config.num_turns} episodes of a gap at most")
+        if config.num_pairs and "pairs" in parts:
+            print(f"pairs: the first {config.num_pairs} at most")
+
+    def _within_max_gap(self, kind: str, named: Sequence[int]) -> dict[int, Path]:
+        """Return the folders of named gaps, or of all up to `max_gap`."""
+        found = choose_sets(self.data, kind, named)
+        kept = list(found) if named else self._up_to_max_gap(found)
+        if not kept:
+            there = ", ".join(f"{kind}-{gap:03d}" for gap in found)
+            names = "gaps" if kind == RECALL else "pair_gaps"
+            raise WorldError(
+                f"consistency.max_gap={self.config.max_gap} leaves nothing of {self.data}, which has "
+                f"{there}; raise it or name the gaps in consistency.{names}"
+            )
+        return {gap: found[gap] for gap in kept}
+
+    def _up_to_max_gap(self, gaps: Iterable[int]) -> list[int]:
+        return [gap for gap in gaps if not self.config.max_gap or gap <= self.config.max_gap]
+
+    @property
+    def recall_gaps(self) -> list[int]:
+        """The gaps that recall is measured at."""
+        return list(self._within_max_gap(RECALL, self.config.gaps))
+
+    @property
+    def intervention_gaps(self) -> list[int]:
+        """The gaps at whose turns something is done to the memory: 50, or the least where there is no 50."""
+        known = list(self._known_gaps)
+        default = TRAINED_GAP if TRAINED_GAP in known else known[0]
+        return list(choose_sets(self.data, RECALL, self.config.intervention_gaps or [default]))
+
+    @property
+    def fidelity_gap(self) -> int:
+        """The gap in whose episodes dreams go on long enough: the least such one, or the greatest of all."""
+        gaps = self._up_to_max_gap(self._known_gaps) or [min(self._known_gaps)]
+        return next((gap for gap in gaps if 2 * gap >= self.config.fidelity_frames), max(gaps))
+
+    @property
+    def starts(self) -> ReturnSet | Moments:
+        """Episodes to begin at: those of the least gap, or moments of ordinary ones."""
+        if self._moments is not None:
+            return self._moments
+        return next(iter(self.recall_sets.values()))
+
+    def _open(self, folder: Path, gap: int) -> ReturnSet:
+        config = self.config
+        return ReturnSet(
+            folder,
+            gap,
+            self.actions,
+            self.size,
+            tolerance=config.tolerance,
+            context_frames=config.context_frames,
+            num_episodes=config.num_episodes,
+        )
+
+    def _tiles(self) -> TileReader | None:
+        """Return what tells tiles apart; the kinds of tiles are those that real frames show."""
+        pixels = self.config.tile_pixels
+        if not pixels or not self.recall_sets:
+            return None
+        check_tiles(pixels, self.size)
+        first = next(iter(self.recall_sets.values()))
+        tiles = find_kinds(next(first.batches(TILE_EPISODES)).real.flatten(0, 1), pixels)
+        print(f"{len(tiles.pictures)} kinds of tiles", flush=True)
+        return tiles
+
+    def long_dreams(self, name: str) -> LongDreams:
+        """Return the long dreams of a world, which two parts look at."""
+        if name not in self._long:
+            settings = LongSettings(num_frames=self.config.long_frames, **self.how)
+            starts = self.starts.first(max(2, self.config.num_long))
+            self._long[name] = dream_long(self.simulators[name], starts, settings)
+        return self._long[name]
+
+    def _open_report(self, path: Path) -> Report:
+        """Open the report; raises `WorldError` if another run measured other data, or worlds otherwise."""
+        head, data = self._head, self._head["data"]
+        settings: dict[tuple[str, ...], Any] = {
+            ("suite",): CONSISTENCY,
+            ("data", "folder"): data["folder"],
+            **{("data", "settings", name): value for name, value in data["settings"].items()},
+        }
+        if data["source"]:
+            settings["data", "source"] = data["source"]
+        for name, world in head["worlds"].items():
+            settings |= {("worlds", name, key): world[key] for key in ("identity", "denoising_steps")}
+        report = Report.open(path, head, settings, objects=("worlds", "runs", "data"))
+        asked = asdict(self.config)
+        for part in self.parts:
+            for name in set(report.data["runs"].get(part, {})) - set(self.simulators):
+                keys = ("runs", part, name, "settings", CONSISTENCY)
+                report.require({(*keys, count): asked[count] for count in COUNTS_OF_PARTS.get(part, ())})
+        return report
+
+
+def _shape(world: World) -> tuple[object, ...]:
+    """Return what worlds that are compared must share."""
+    return world.config.actions.buttons, world.config.height, world.config.width
+
+
+def name_of(place: str | None) -> str:
+    """Return what a world is called that nobody named: training leaves it in RUN/world."""
+    path = Path(place or next(iter(shipped_worlds()), ""))
+    return path.parent.name if path.name == "world" and path.parent.name else path.name

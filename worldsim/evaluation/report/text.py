@@ -1,0 +1,67 @@
+"""Text tables of a report, for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from worldsim.evaluation.quality.rollouts import CODEC, DREAM
+
+
+def align(cells: Sequence[Sequence[str]]) -> str:
+    """Return rows of cells as lines with aligned columns; the first row is the heading."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+    return "\n".join([lines[0], "-" * max(len(line) for line in lines), *lines[1:]])
+
+
+def format_targets(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the results of `Report.check` as a table."""
+    cells = [("what", "value", "95 % interval", "count", "must", "aim", "verdict")]
+    for row in rows:
+        ends = row["interval"]
+        cells.append(
+            (
+                row["name"],
+                "-" if row["value"] is None else f"{_number(row['value'])} {row['unit']}".strip(),
+                "" if ends is None else f"{_number(ends[0])} to {_number(ends[1])}",
+                str(row.get("count") or ""),
+                bound_text(row, "must"),
+                bound_text(row, "aim"),
+                row["verdict"],
+            )
+        )
+    if not any("count" in row for row in rows):
+        cells = [(*row[:3], *row[4:]) for row in cells]
+    return align(cells)
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.2f}"
+
+
+def bound_text(row: Mapping[str, Any], key: str) -> str:
+    """Return the bound that a row of `Report.check` holds under a key, as text."""
+    if row[key] is None:
+        return ""
+    return f"{'>=' if row['higher_is_better'] else '<='} {row[key]:g}"
+
+
+def format_horizons(rollout: Mapping[str, Any]) -> str:
+    """Return PSNR at each horizon (and the mean up to it) and small changes around it, as a table."""
+    horizons = rollout["horizons"]
+    cells = [("PSNR in dB at frame (mean up to it)", *horizons)]
+    for method in rollout["psnr_curve_db"]:
+        row = [method.replace("_", " ")]
+        for values in horizons.values():
+            here, up_to = (values[key][method]["mean"] for key in ("psnr_db", "psnr_mean_up_to_db"))
+            row.append(f"{here:.2f} ({up_to:.2f})")
+        cells.append(tuple(row))
+    for method in (DREAM, CODEC):
+        shares = [values["small_changes_share"].get(method) for values in horizons.values()]
+        shown = ["-" if share is None else f"{share:.2f}" for share in shares]
+        cells.append((f"small changes of {method}, share of the game's", *shown))
+    return align(cells)

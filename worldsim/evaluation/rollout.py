@@ -1,0 +1,73 @@
+"""Rollouts of a batch: watching real frames, generating under given actions, joining batches."""
+
+# B batch, K frames generated, A action axes, H W frame size
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from worldsim.evaluation.inputs.clips import ClipBatch
+from worldsim.simulator import Simulator
+from worldsim.state import WorldState
+from worldsim.world import World
+
+
+def progress(name: str, num_frames: int) -> tqdm:
+    """Return a progress bar of frames."""
+    return tqdm(total=num_frames, desc=name, unit="frame", unit_scale=True)
+
+
+def watch(simulator: Simulator, state: WorldState, clips: ClipBatch, frames: range, bar: tqdm) -> WorldState:
+    """Return the state after it has seen some real frames of its clips."""
+    for index in frames:
+        state = simulator.commit_frames(state, clips.frames[:, index], clips.actions[:, index - 1])
+        bar.update(len(clips.clips))
+    return state
+
+
+def watch_until(simulator: Simulator, clips: ClipBatch, last: int, seed: int, bar: tqdm) -> WorldState:
+    """Return the state of dreams that have watched the real frames of their clips up to `last`."""
+    return watch(simulator, clips.begin_dreams(simulator, 1, seed), clips, range(1, last + 1), bar)
+
+
+def generate(simulator: Simulator, state: WorldState, actions: Tensor, bar: tqdm) -> Tensor:
+    """Generate frames under actions `[B, K, A]`; returns `[B, K, H, W, 3]` uint8."""
+    frames = []
+    for action in actions.unbind(1):
+        frame, state = simulator.step(state, action)
+        frames.append(frame)
+        bar.update(len(frame))
+    return torch.stack(frames, dim=1)
+
+
+def through_codec(world: World, frames: Tensor) -> Tensor:
+    """Return frames `[B, K, H, W, 3]` as the world's codec shows them, on the same device."""
+    columns = [
+        world.codec.decode(world.codec.encode(column.to(world.device)).float()).to(frames.device)
+        for column in frames.unbind(1)
+    ]
+    return torch.stack(columns, dim=1)
+
+
+def join(parts: Sequence[Any]) -> Any:
+    """Join the results of batches: arrays along their first axis, lists, and dictionaries of them.
+
+    Of dataclasses all fields are joined.
+    """
+    first = parts[0]
+    if isinstance(first, dict):
+        return {key: join([part[key] for part in parts]) for key in first}
+    if isinstance(first, list):
+        return [value for part in parts for value in part]
+    if isinstance(first, Tensor):
+        return torch.cat(list(parts))
+    if isinstance(first, np.ndarray):
+        return np.concatenate(parts)
+    return type(first)(*(join([getattr(part, field.name) for part in parts]) for field in fields(first)))
