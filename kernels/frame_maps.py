@@ -94,19 +94,9 @@ def frame_maps(k: Tensor, v: Tensor, g: Tensor, beta: Tensor) -> tuple[Tensor, T
 
 
 def commit(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> Tensor:
-    """Write one frame into the state; same contract as `kernels.reference.commit`.
+    """Write one frame into the state, as `kernels.reference.commit` does, with all inputs in one dtype.
 
     Cheaper than forming `M`: `S' = e^{c_N} S + X^T (V' - e^{c_N} K S)`.
-
-    Args:
-        k: `[B, N, H, K]`, keys of unit length.
-        v: `[B, N, H, V]`, values.
-        g: `[B, N, H]`, logarithm of the decay, at most 0.
-        beta: `[B, N, H]`, write strength in [0, 2].
-        state: `[B, H, K, V]`, in the dtype of `k`.
-
-    Returns:
-        The state after the frame, `[B, H, K, V]`; `state` is left as it was.
     """
     if k.shape[1] > SPAN:
         for start in range(0, k.shape[1], SPAN):
@@ -118,17 +108,7 @@ def commit(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> Tens
 
 
 def read(q: Tensor, state: Tensor, gate: Tensor, local: Tensor) -> Tensor:
-    """Read the state with every token of a frame; same contract as `kernels.reference.read`.
-
-    Args:
-        q: `[..., N, H, K]`, queries.
-        state: `[..., H, K, V]`.
-        gate: `[..., N, H]`, a factor of each token and head.
-        local: `[..., N, H, V]`, what the reading is added to.
-
-    Returns:
-        `[..., N, H, V]`.
-    """
+    """Read the state with every token of a frame, as `kernels.reference.read` does."""
     # The gate scales the queries instead of what they read: one pass less.
     weighted = q * (gate * q.shape[-1] ** -0.5).unsqueeze(-1)
     return local + (weighted.transpose(-3, -2) @ state.to(weighted.dtype)).transpose(-3, -2)

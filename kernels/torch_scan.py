@@ -160,18 +160,8 @@ def _frame_gradients(
 
 
 def scan_frames(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the state before every frame and the one after the last.
+    """Return the states before all frames and the final one, as `kernels.reference.scan_frames` does.
 
     All frames' maps are built in parallel; only a product per frame is sequential.
-
-    Args:
-        k: `[B, F, N, H, K]`, keys of unit length.
-        v: `[B, F, N, H, V]`, values.
-        g: `[B, F, N, H]`, logarithm of the decay, at most 0.
-        beta: `[B, F, N, H]`, write strength in [0, 2].
-        state: `[B, H, K, V]`, the state before the first frame.
-
-    Returns:
-        States before each frame `[B, F, H, K, V]`, and the final state `[B, H, K, V]`.
     """
     return _ScanFrames.apply(k, v, g, beta, state)  # pyright: ignore[reportReturnType]

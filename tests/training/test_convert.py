@@ -113,7 +113,7 @@ def fresh_student(seed: int = 0) -> Any:
 def test_a_conversion_killed_in_either_stage_ends_with_the_same_weights(
     root: Path, stage: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_batches = training.stage.make_batches
+    make_batches = training.conversion.stage.make_batches
 
     def killed(video: Any, settings: Any, rank: int) -> Callable[[int], Any]:
         batch_at = make_batches(video, settings, rank)
@@ -127,7 +127,7 @@ def test_a_conversion_killed_in_either_stage_ends_with_the_same_weights(
 
     config = convert_config(root, f"killed-{stage}")
     with monkeypatch.context() as patch:
-        patch.setattr(training.stage, "make_batches", killed)
+        patch.setattr(training.conversion.stage, "make_batches", killed)
         with pytest.raises(KeyboardInterrupt):
             convert_world.run(config)
     assert not (Path(config.out) / "world").exists()

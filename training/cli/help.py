@@ -30,7 +30,9 @@ PAGE_TOP = """# Settings
 
 Settings of all commands, typed as `name=value`. Each has its default, bounds and meaning in a dataclass;
 the files in `conf/` hold what differs from it. `--help` prints those of one command, `--cfg job` prints them
-as chosen. This page is made by `python -m training.cli.help > docs/settings.md`."""
+as chosen. This page is made by `python -m training.cli.help > docs/settings.md`.
+
+<!-- begin of what is made -->"""
 
 
 def command_help(run: Callable[..., object], name: str, config_class: type, folder: Path) -> str:
@@ -69,7 +71,7 @@ def settings_page(folder: Path) -> str:
     for kind in shared:  # grows by those that these share
         parts += [f"## {kind.__name__}", textwrap.fill(inspect.cleandoc(kind.__doc__ or ""), WIDTH)]
         parts += [_bullets(OmegaConf.structured(kind), kind, shared)]
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, "<!-- end -->"])
 
 
 def composed(name: str, folder: Path) -> DictConfig:

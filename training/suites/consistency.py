@@ -21,7 +21,12 @@ from worldsim.evaluation.cost.step_time import EARLY, MARKS, measure_growth
 from worldsim.evaluation.inputs.out_and_back import ReturnSet
 from worldsim.evaluation.memory import continuation, recall
 from worldsim.evaluation.memory.comparison import compare_worlds, zeroed_name
-from worldsim.evaluation.memory.interventions import INTERVENTIONS, Intervention, can_intervene
+from worldsim.evaluation.memory.interventions import (
+    INTERVENTIONS,
+    IntervenedSimulator,
+    Intervention,
+    can_intervene,
+)
 from worldsim.evaluation.memory.pairs import measure_pairs, summarize_pairs
 from worldsim.evaluation.memory.probe import collect_samples, probe
 from worldsim.evaluation.memory.tiles import absences, summarize_absences
@@ -164,7 +169,10 @@ def measure_idle(inputs: Inputs, part: dict[str, Any]) -> None:
 
 def on_cpu(simulator: Simulator) -> Simulator:
     """Return a simulator of the same kind that returns its frames where NumPy can have them."""
-    return type(simulator)(simulator.world, simulator.sampler)
+    plain = Simulator(simulator.world, simulator.sampler)
+    if isinstance(simulator, IntervenedSimulator):
+        return IntervenedSimulator(plain, simulator.on_commit)
+    return plain
 
 
 def measure_masked(inputs: Inputs, part: dict[str, Any]) -> None:

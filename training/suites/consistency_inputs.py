@@ -56,7 +56,7 @@ class Inputs:
         recall_sets: The episodes that are needed, by gap.
         feature_network: What FID and KID are computed with, if they are.
         pair_sets: Those of paired histories.
-        how: Batch size, seed and progress bar of all that is dreamt.
+        how: Batch size and seed of all that is dreamt.
         settings: How roll-outs are made.
         report: Becomes `report.json`; parts that other runs measured on the same data are in it.
     """
@@ -74,7 +74,6 @@ class Inputs:
         self.how: dict[str, Any] = {
             "batch_size": config.batch_size or (128 if self.device.device.type == "cuda" else 32),
             "seed": config.seed,
-            "show_progress": True,
         }
         self.settings = RecallSettings(**self.how, tiles=self._tiles(), num_films=self.config.num_films)
         self.report = self._open_report(out / REPORT_FILE)

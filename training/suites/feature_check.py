@@ -1,4 +1,4 @@
-"""Whether a feature network tells good frames from bad ones: FID and KID of real frames that were altered.
+"""Check of a feature network on altered frames: FID and KID must grow with what was done to them.
 
 Blur, noise and ghosts are what the network was taught to see; the others it has never met.
 """

@@ -83,7 +83,6 @@ class Evaluation:
             "context_frames": config.context_frames,
             "batch_size": config.batch_size or (64 if choice.device.type == "cuda" else 16),
             "seed": config.seed,
-            "show_progress": True,
         }
         self._check_episodes()
         frames, sampler = sum(self.recordings.lengths), self.simulator.sampler

@@ -30,6 +30,12 @@ def psnr(frames: Tensor, target: Tensor) -> Tensor:
     return ratio.clamp(max=PSNR_CAP_DB)
 
 
+def sequence_psnr(frames: Tensor, target: Tensor) -> Tensor:
+    """Return the `psnr` of each frame of sequences `[N, F, H, W, 3]`, `[N, F]`."""
+    columns = zip(frames.unbind(1), target.unbind(1), strict=True)
+    return torch.stack([psnr(*column) for column in columns], dim=1)
+
+
 def ssim(frames: Tensor, target: Tensor) -> Tensor:
     """Return the structural similarity of each frame, at most 1 (Gaussian window of 11 pixels)."""
     score = structural_similarity_index_measure(

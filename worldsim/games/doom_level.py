@@ -14,7 +14,9 @@ from worldsim.games.rooms.wad import read_things, read_wad
 # Beside the seed itself, so that where a game begins is independent of what a player draws from it.
 STREAM = 5
 WARPED_SHARE, SHOTGUN_SHARE = 0.8, 0.5
-REST_TICS = 12  # of nothing, in which what the warp did to the picture settles
+# Of nothing, each of them drawn: with every picture the weapon swings back by a 16th from where it was when
+# the episode before ended, which the engine keeps.
+REST_TICS = 18
 # Editor numbers: starts of deathmatches, teleport destinations, and what can be picked up.
 PLACES = frozenset((8, 11, 14, 17, 82, 83, *range(2001, 2027), *range(2045, 2050)))
 MONSTERS = frozenset((7, 9, 16, 58, *range(64, 72), 84, *range(3001, 3007)))
@@ -78,7 +80,8 @@ class Level(Place):
                 engine.send_game_command("give shotgun")
             nothing = [0.0] * (engine.get_available_buttons_size() - 1)
             engine.make_action([*nothing, float(rng.integers(360))], 1)
-            engine.make_action([*nothing, 0.0], REST_TICS)
+            for _ in range(REST_TICS):
+                engine.make_action([*nothing, 0.0], 1)
             if engine.is_episode_finished():  # killed at once: begin where the map does
                 start_episode(engine, seed)
 

@@ -143,7 +143,7 @@ def test_what_is_no_number_is_told_and_stops_the_run(
         return observations, rewards, *rest
 
     monkeypatch.setattr(ARL2WorldVectorEnv, "step", breaking)
-    expected = {"state": "holds NaN or inf", "reward": "a reward is NaN or inf", "frames": "float32"}
+    expected = {"state": "contains NaN or inf", "reward": "a reward is NaN or inf", "frames": "float32"}
     with pytest.raises(WorldError, match=f"after 3 frames .*{expected[broken]}"):
         main.run(config_of(world, tmp_path, num_steps=4))
     monkeypatch.undo()

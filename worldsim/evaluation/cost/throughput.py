@@ -33,7 +33,7 @@ class Stepper:
     """
 
     def __init__(
-        self, num_envs: int, step: Callable[[np.ndarray], None], num_values: Sequence[int], seed: int
+        self, num_envs: int, step: Callable[[np.ndarray], object], num_values: Sequence[int], seed: int
     ) -> None:
         self.num_envs = num_envs
         self._step, self._num_values = step, num_values
@@ -81,9 +81,7 @@ def measure_throughput(
         )
         envs.reset(seed=seed, options={"start": 0})
         vectors[str(count)] = envs
-        steppers[str(count)] = Stepper(
-            count, lambda actions, envs=envs: _step(envs, actions), num_values, seed
-        )
+        steppers[str(count)] = Stepper(count, envs.step, num_values, seed)
     num_steps = {
         name: steps_of(stepper.num_envs, num_frames, min_steps, max_steps)
         for name, stepper in steppers.items()
@@ -101,10 +99,6 @@ def measure_throughput(
         report[name]["over_single"] = report[name]["steps_per_second"] / report[SINGLE]["steps_per_second"]
         envs.close()
     return report
-
-
-def _step(envs: ARL2WorldVectorEnv, actions: np.ndarray) -> None:
-    envs.step(actions)
 
 
 def _step_single(env: ARL2WorldEnv, action: np.ndarray) -> None:

@@ -64,6 +64,12 @@ class ClipBatch:
         return simulator.start(starts, [seed + self.first + row for row in range(len(starts))])
 
 
+def start_of(episode: Episode, begin: int, end: int) -> Start:
+    """Return the start of a dream that watches some frames of an episode."""
+    frames, actions = episode.frames[begin:end], episode.actions[begin:end]
+    return Start(episode.name, torch.from_numpy(frames), torch.from_numpy(actions))
+
+
 class Recordings:
     """Recorded episodes of the real game, in the size and with the buttons of a world.
 
@@ -72,6 +78,9 @@ class Recordings:
         actions: The world's buttons.
         size: Height and width of the world's frames; video of another size is scaled.
         num_episodes: Use only the first so many; 0 means all.
+
+    Attributes:
+        read: Decodes an episode by its index; the last ones are kept.
 
     Raises:
         FileNotFoundError: If there is no such folder or a file is missing.
@@ -87,7 +96,7 @@ class Recordings:
         self.episodes = found[: num_episodes or None]
         self.size = size
         largest = max(self.lengths) * size[0] * size[1] * 3
-        self._read = lru_cache(maxsize=max(1, CACHE_BYTES // largest))(self._decode)
+        self.read = lru_cache(maxsize=max(1, CACHE_BYTES // largest))(self._decode)
 
     @property
     def lengths(self) -> list[int]:
@@ -128,7 +137,7 @@ class Recordings:
             chunk = clips[first : first + batch_size]
             frames, actions = [], []
             for clip in chunk:
-                episode = self._read(clip.episode)
+                episode = self.read(clip.episode)
                 place = slice(clip.begin, clip.begin + length)
                 frames.append(episode.frames[place])
                 actions.append(episode.actions[place])

@@ -289,12 +289,8 @@ def find_sets(data: Path, kind: str) -> dict[int, Path]:
     found: dict[int, Path] = {}
     for folder in data.glob(f"{kind}-*") if data.is_dir() else ():
         match = re.fullmatch(rf"{kind}-0*([1-9][0-9]*)", folder.name)
-        if match is None:
-            continue
-        for place in (folder, folder / SPLIT):
-            if (place / INFO_FILE).is_file():
-                found[int(match.group(1))] = place
-                break
+        if match is not None and (place := find_recordings(folder)) is not None:
+            found[int(match.group(1))] = place
     return dict(sorted(found.items()))
 
 

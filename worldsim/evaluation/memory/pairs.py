@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from worldsim.errors import WorldError
@@ -24,7 +23,7 @@ from worldsim.evaluation.cost.batch_size import rows_that_fit
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
 from worldsim.evaluation.memory.interventions import can_intervene, swap, zero
 from worldsim.evaluation.memory.recall import RecallSettings
-from worldsim.evaluation.metrics import psnr
+from worldsim.evaluation.metrics import sequence_psnr
 from worldsim.evaluation.rollout import generate, join, progress, watch, watch_until
 from worldsim.evaluation.statistics import bootstrap
 from worldsim.simulator import Simulator
@@ -131,13 +130,11 @@ def _measure_batch(
         elif exchange == Exchange.EMPTY:
             begin = zero(state)
         frames = generate(simulator, begin, batch.actions, bar)
-        to_past[exchange], to_present[exchange] = _distances(frames, other), _distances(frames, real)
+        to_past[exchange], to_present[exchange] = (
+            sequence_psnr(frames, past).cpu().numpy() for past in (other, real)
+        )
     names = [f"{batch.names[row & ~1]} and {batch.names[row | 1]}" for row in range(len(batch.names))]
-    return PairScores(names, to_past, to_present, _distances(other, real))
-
-
-def _distances(frames: Tensor, real: Tensor) -> np.ndarray:
-    return torch.stack([psnr(frames[:, k], real[:, k]).cpu() for k in range(real.shape[1])], dim=1).numpy()
+    return PairScores(names, to_past, to_present, sequence_psnr(other, real).cpu().numpy())
 
 
 def summarize_pairs(scores: PairScores) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from worldsim.evaluation.cost.batch_size import rows_that_fit
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
 from worldsim.evaluation.memory.interventions import Intervention, can_intervene, intervene
 from worldsim.evaluation.memory.tiles import TileReader
-from worldsim.evaluation.metrics import psnr, ssim
+from worldsim.evaluation.metrics import sequence_psnr, ssim
 from worldsim.evaluation.rollout import generate, join, progress, through_codec, watch_until
 from worldsim.evaluation.statistics import estimate_of
 from worldsim.simulator import Simulator
@@ -90,10 +90,9 @@ def score_frames(frames: Tensor, real: Tensor) -> dict[str, Tensor]:
         `[B, K]` fp32 by metric. SSIM is NaN but at the last frame and every `SSIM_STRIDE` frames before it:
         it takes as long as drawing a frame.
     """
-    count = real.shape[1]
-    signal = torch.stack([psnr(frames[:, k], real[:, k]) for k in range(count)], dim=1).cpu()
+    signal = sequence_psnr(frames, real).cpu()
     similarity = torch.full_like(signal, torch.nan)
-    for k in range(count - 1, -1, -SSIM_STRIDE):
+    for k in range(real.shape[1] - 1, -1, -SSIM_STRIDE):
         similarity[:, k] = ssim(frames[:, k], real[:, k]).cpu()
     return {"psnr_db": signal, "ssim": similarity}
 

@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from worldsim.data.episodes import Episode
 from worldsim.errors import WorldError
-from worldsim.evaluation.inputs.clips import Recordings
+from worldsim.evaluation.inputs.clips import Recordings, start_of
 from worldsim.evaluation.quality.outcome import TOLERANCE
+from worldsim.evaluation.quality.outcome_predictions import head_outputs
 from worldsim.outcome import OutcomeConfig
 from worldsim.simulator import Simulator
-from worldsim.starts import Start
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +60,7 @@ def dream_along(
     dreamt: list[DreamtEpisode] = []
     for first in tqdm(range(0, len(clips), batch_size), desc="dreams"):
         chunk = clips[first : first + batch_size]
-        # Pieces of the same episode lie side by side: it is decoded once.
-        read: dict[int, Episode] = {}
-        for clip in chunk:
-            if clip.episode not in read:
-                read[clip.episode] = recordings.episodes[clip.episode].read(size=recordings.size)
-        pieces = [(read[clip.episode], clip.begin) for clip in chunk]
+        pieces = [(recordings.read(clip.episode), clip.begin) for clip in chunk]
         seeds = [seed + first + row for row in range(len(chunk))]
         dreamt += _dream_batch(simulator, pieces, seeds, context_frames, horizon)
     return dreamt
@@ -95,18 +90,10 @@ def _dream_batch(
     context_frames: int,
     horizon: int,
 ) -> list[DreamtEpisode]:
-    heads = simulator.world.denoiser.outcome
-    assert heads is not None, "was looked for"
     starts, actions, lengths, ended = [], [], [], []
     for episode, begin in pieces:
         now = begin + context_frames
-        starts.append(
-            Start(
-                episode.name,
-                torch.from_numpy(episode.frames[begin:now]),
-                torch.from_numpy(episode.actions[begin:now]),
-            )
-        )
+        starts.append(start_of(episode, begin, now))
         length = min(horizon, len(episode) - now)
         assert episode.terminated is not None, "was looked for"
         has_ended = bool(episode.terminated[now : now + length].any())
@@ -119,8 +106,7 @@ def _dream_batch(
     columns = []
     for index in range(max(lengths)):
         state = simulator.step(state, pressed[:, index])[1]
-        assert state.memory.summary is not None
-        columns.append(heads(state.memory.summary)[1].double())
+        columns.append(head_outputs(simulator, state)[1])
     logits = torch.stack(columns, dim=1).cpu().numpy()
     return [
         DreamtEpisode(logits[row, :length], has_ended)

@@ -20,12 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from worldsim.evaluation.quality.calibration import calibration_error
 from worldsim.evaluation.statistics import Estimate, bootstrap, draw_counts, interval
 
 TOLERANCE = 2
 """Frames that an end may be flagged too early or too late."""
 TARGET_PRECISION = 0.9
+NUM_BINS = 10
+"""Equal parts of [0, 1] over which the calibration error is summed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +194,18 @@ def recall_at_precision(
     drawn = draw_counts(count, seed)
     low, high = interval(best(drawn[drawn @ detection.num_ends > 0]))
     return Estimate(mean, low, high, num_ends)
+
+
+def calibration_error(probabilities: np.ndarray, happened: np.ndarray) -> float:
+    """Return the expected calibration error of probabilities `[T]`: how far they are from shares of `[T]`.
+
+    The mean over frames of the distance between the mean probability and the share of ends in each of ten
+    equal parts of [0, 1] (arXiv 1706.04599).
+    """
+    part = np.minimum((probabilities * NUM_BINS).astype(int), NUM_BINS - 1)
+    expected = np.bincount(part, weights=probabilities, minlength=NUM_BINS)
+    found = np.bincount(part, weights=happened.astype(np.float64), minlength=NUM_BINS)
+    return float(np.abs(expected - found).sum() / len(probabilities))
 
 
 def summarize_ends(episodes: Sequence[JudgedEpisode], threshold: float) -> dict[str, Any]:

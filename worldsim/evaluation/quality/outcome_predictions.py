@@ -14,11 +14,10 @@ from tqdm import tqdm
 
 from worldsim.data.episodes import Episode
 from worldsim.errors import WorldError
-from worldsim.evaluation.inputs.clips import Recordings
+from worldsim.evaluation.inputs.clips import Recordings, start_of
 from worldsim.evaluation.quality.outcome import JudgedEpisode
 from worldsim.outcome import OutcomeConfig
 from worldsim.simulator import Simulator
-from worldsim.starts import Start
 from worldsim.state import WorldState
 
 GIVEN, DRAWN = "given", "drawn"
@@ -99,9 +98,9 @@ def predict_recordings(
             numbers = [int(number) for number in order[begin : begin + at_a_time]]
             episodes = [recordings.episodes[number].read(size=recordings.size) for number in numbers]
             seeds = [seed + number for number in numbers]
-            for kind, said in _predict_batch(simulator, episodes, seeds, with_drawn, bar).items():
+            for kind, outputs in _predict_batch(simulator, episodes, seeds, with_drawn, bar).items():
                 for row, (number, episode) in enumerate(zip(numbers, episodes, strict=True)):
-                    predictions[kind][number] = _episode_of(episode, said, row)
+                    predictions[kind][number] = _episode_of(episode, outputs, row)
     return {kind: [found[number] for number in sorted(found)] for kind, found in predictions.items()}
 
 
@@ -110,23 +109,21 @@ def _predict_batch(
     simulator: Simulator, episodes: Sequence[Episode], seeds: Sequence[int], with_drawn: bool, bar: tqdm
 ) -> dict[str, HeadOutputs]:
     """Return the outputs for each frame after the first, `[T, B]` each; after a row's last it is repeated."""
-    starts = [
-        Start(e.name, torch.from_numpy(e.frames[:1]), torch.from_numpy(e.actions[:1])) for e in episodes
-    ]
-    state = simulator.start(starts, seeds)
-    said: dict[str, list[HeadOutputs]] = {kind: [] for kind in (GIVEN, DRAWN)[: 1 + with_drawn]}
+    state = simulator.start([start_of(episode, 0, 1) for episode in episodes], seeds)
+    outputs: dict[str, list[HeadOutputs]] = {kind: [] for kind in (GIVEN, DRAWN)[: 1 + with_drawn]}
     for index in range(1, max(map(len, episodes))):
         frames = _at(index, [episode.frames for episode in episodes])
         actions = _at(index - 1, [episode.actions for episode in episodes])
         if with_drawn:
-            said[DRAWN].append(_predict(simulator, simulator.step(state, actions)[1]))
+            outputs[DRAWN].append(head_outputs(simulator, simulator.step(state, actions)[1]))
         state = simulator.commit_frames(state, frames, actions)
-        said[GIVEN].append(_predict(simulator, state))
+        outputs[GIVEN].append(head_outputs(simulator, state))
         bar.update(sum(index < len(episode) for episode in episodes))
-    return {kind: _stack(columns) for kind, columns in said.items()}
+    return {kind: _stack(columns) for kind, columns in outputs.items()}
 
 
-def _predict(simulator: Simulator, state: WorldState) -> HeadOutputs:
+def head_outputs(simulator: Simulator, state: WorldState) -> HeadOutputs:
+    """Return the outputs of a world's outcome heads for the frames that were remembered last."""
     heads, summary = simulator.world.denoiser.outcome, state.memory.summary
     assert heads is not None and summary is not None, "was looked for"
     rewards, logits = heads(summary)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from worldsim.evaluation.inputs.clips import Clip, Recordings
-from worldsim.evaluation.metrics import psnr, ssim
+from worldsim.evaluation.metrics import sequence_psnr, ssim
 from worldsim.evaluation.quality.small_changes import energies, errors
 from worldsim.evaluation.rollout import generate, join, progress, watch
 from worldsim.evaluation.statistics import bootstrap
@@ -189,8 +189,7 @@ def score(
     """
     signal, similarity = {}, {}
     for method, frames in predictions.items():
-        columns = [psnr(frames[:, index], real[:, index]) for index in range(real.shape[1])]
-        signal[method] = torch.stack(columns, dim=1)
+        signal[method] = sequence_psnr(frames, real)
         similarity[method] = torch.full_like(signal[method], torch.nan)
         for horizon in ssim_at:
             if horizon <= real.shape[1]:

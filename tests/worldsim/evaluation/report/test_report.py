@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from worldsim.data.video import read_video
+from worldsim.errors import WorldError
 from worldsim.evaluation.quality.rollouts import Example
 from worldsim.evaluation.report.pictures import write_curve, write_filmstrip, write_video
-from worldsim.evaluation.report.report import write_json
+from worldsim.evaluation.report.report import Report, write_json
 from worldsim.evaluation.report.targets import QUALITY_TARGETS, Target, check
 from worldsim.evaluation.report.text import format_horizons, format_targets
 
@@ -63,6 +64,54 @@ def test_the_table_says_where_a_world_falls_short() -> None:
     assert "50 %" in line
     assert "40 to 60" in line
     assert line.endswith("short")
+
+
+def test_a_path_with_names_leads_to_an_estimate() -> None:
+    target = Target("{world} at {gap}", "recall/worlds/{world}/{gap}", "dB", 2.0, 3.0, is_difference=True)
+    names = {"world": "a/b", "gap": "50"}
+    estimate = {"mean": 2.5, "low": 2.0, "high": 3.0, "count": 4, "intervals_are_apart": True}
+    (row,) = check({"recall": {"worlds": {"a/b": {"50": estimate}}}}, [target], **names)
+    assert (row["name"], row["value"], row["interval"], row["count"]) == ("a/b at 50", 2.5, [2.0, 3.0], 4)
+    assert row["verdict"] == "pass"
+    estimate["intervals_are_apart"] = False
+    (row,) = check({"recall": {"worlds": {"a/b": {"50": estimate}}}}, [target], **names)
+    assert row["verdict"] == "short"
+
+
+def test_a_report_is_written_after_each_part_and_resumed(tmp_path: Path) -> None:
+    path, written = tmp_path / "report.json", []
+    head = {"runs": {}, "data": "here", "worlds": {"a": {"identity": 1}}}
+    report = Report.open(path, head, objects=("runs", "worlds"), renderers=[lambda r: written.append(1)])
+    assert not path.exists()
+
+    def store(part: str, found: int, seconds: float) -> None:
+        report.data["runs"][part] = found
+        assert seconds >= 0
+
+    def stop() -> int:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        report.measure({"first": lambda: 1, "second": stop}, store)
+    assert json.loads(path.read_text()) == head | {"runs": {"first": 1}}
+    assert len(written) == 1
+    more = {"runs": {}, "data": "here", "worlds": {"b": {"identity": 2}}}
+    resumed = Report.open(path, more, {("data",): "here"}, objects=("runs", "worlds"))
+    assert resumed.data == {"runs": {"first": 1}, "data": "here", "worlds": head["worlds"] | more["worlds"]}
+
+
+def test_a_report_of_other_settings_is_not_resumed(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    Report(path, {"runs": {}, "worlds": {"a.b": {"identity": 1, "source": ""}}}).write()
+    before = path.read_bytes()
+    keys = ("worlds", "a.b", "identity")
+    with pytest.raises(WorldError, match=r"was measured with worlds\.a\.b\.identity=1, now 2; choose"):
+        Report.open(path, {}, {keys: 2})
+    with pytest.raises(WorldError, match=r"is a report of something else, without 'films'"):
+        Report.open(path, {}, objects=("runs", "films"))
+    assert path.read_bytes() == before
+    unknown = {("worlds", "a.b", "source"): "x", ("worlds", "c", "identity"): 3, ("runs", "x", "y"): 4}
+    assert Report.open(path, {}, {keys: 1, **unknown}).data["runs"] == {}
 
 
 def test_json_has_no_nan_and_leaves_no_part(tmp_path: Path) -> None:
