@@ -1,4 +1,4 @@
-"""What the single and the batched environment share: a loaded world, its spaces, and where dreams begin."""
+"""The shared base of the single and the batched environment: a loaded world, its spaces, its starts."""
 
 # N dreams, H W frame size
 

@@ -126,7 +126,7 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
         config = self.world.config
         if config.denoiser.full_layers:
             raise WorldError(
-                f"world {config.name!r} keeps all past frames, so its dreams cannot begin anew one by one: "
+                f"world {config.name!r} keeps all past frames, so its dreams cannot be reset one by one: "
                 "use vectorization_mode='sync'"
             )
         self.metadata = self.metadata | {
@@ -186,7 +186,7 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
         Args:
             seed: s gives environment i the seed s + i; or one for each, None to go on with its stream.
             options: `start`, the number or the name of a start moment, or one for each environment (None
-                draws it); `reset_mask`, `[N]` bool, which environments begin anew: the others go on.
+                draws it); `reset_mask`, `[N]` bool, which environments to reset: the others go on.
 
         Raises:
             WorldError: If there is no such start moment, or an option is unknown.
@@ -214,7 +214,7 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
     def step(self, actions: Array) -> Step:
         """Take one step in every environment: draw the frames that `actions` lead to, and remember them.
 
-        In the mode `NextStep` an environment whose episode has ended begins anew instead, its action is
+        In the mode `NextStep` an environment whose episode has ended is reset instead, its action is
         ignored and its reward is 0.
 
         Args:
@@ -243,7 +243,7 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
         return self._result(state, renewed)
 
     def _result(self, state: WorldState, renewed: np.ndarray | None) -> Step:
-        """Judge what was drawn, begin anew in the mode `SameStep`, and return what `step` returns."""
+        """Read the outcome of what was drawn, reset in the mode `SameStep`, and return a step."""
         rewards, terminated = self._rows.alone(self._env_world.predict_outcome, state)
         probabilities = self._rows.alone(self._env_world.end_probabilities, state)
         truncated = self._are_truncated(state)

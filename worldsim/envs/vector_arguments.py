@@ -1,4 +1,4 @@
-"""What a caller may ask of an environment, above all of many at once, checked before anything changes."""
+"""Argument validation for environments, above all for the vector environment."""
 
 # N environments, A action axes
 

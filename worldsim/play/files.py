@@ -1,10 +1,12 @@
-"""What keys write and read while one plays: save slots, recordings, screenshots. Each says how it went."""
+"""Files of a game: save slots, recordings and screenshots, each with a sentence on how it went."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ParamSpec
 
 import numpy as np
 
@@ -13,6 +15,8 @@ from worldsim.play.recording import Recording, free_path, free_recording
 from worldsim.play.session import PlaySession
 from worldsim.play.slots import Slot, SlotFolder
 from worldsim.storage.images import write_png
+
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +34,21 @@ class PlayFolders:
     screenshots: Path
 
 
+def _sentence(method: Callable[P, str]) -> Callable[P, str]:
+    """Let a method return what went wrong as a sentence, too."""
+
+    @functools.wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> str:
+        try:
+            return method(*args, **kwargs)
+        except WorldError as error:
+            return str(error)
+        except OSError as error:
+            return f"it cannot be written: {error}"
+
+    return call
+
+
 class PlayFiles:
     """Writes and reads what a key asks for. No method raises `WorldError`: each returns a sentence.
 
@@ -43,59 +62,38 @@ class PlayFiles:
         self._session, self._folders = session, folders
         self._slots = SlotFolder(folders.slots, world.config.name, world.identity)
 
+    @_sentence
     def save_slot(self, name: str) -> str:
         """Save the present moment."""
+        self._slots.save(name, self._session.env.get_state(), self._session.start)
+        return f"saved to slot {name}"
 
-        def save() -> str:
-            self._slots.save(name, self._session.env.get_state(), self._session.start)
-            return f"saved to slot {name}"
-
-        return _sentence(save)
-
+    @_sentence
     def load_slot(self, name: str) -> str:
         """Play on from what a slot holds."""
-
-        def load() -> str:
-            self._session.go_to(*self._slots.load(name))
-            return f"loaded slot {name}"
-
-        return _sentence(load)
+        self._session.go_to(*self._slots.load(name))
+        return f"loaded slot {name}"
 
     def slots(self) -> list[Slot]:
         """Return the slots that hold something."""
         return self._slots.list()
 
+    @_sentence
     def toggle_recording(self) -> str:
         """Begin to record, or finish what is being recorded."""
         session = self._session
+        if (recording := session.recording) is not None:
+            session.stop_recording()
+            return f"recorded {', '.join(map(str, recording.paths)) or 'nothing'}"
+        played = session.env.world.config
+        path = free_recording(self._folders.recordings, played)
+        session.recording = Recording(path, played)
+        return f"recording to {path}"
 
-        def toggle() -> str:
-            if (recording := session.recording) is not None:
-                session.stop_recording()
-                return f"recorded {', '.join(map(str, recording.paths)) or 'nothing'}"
-            played = session.env.world.config
-            path = free_recording(self._folders.recordings, played)
-            session.recording = Recording(path, played)
-            return f"recording to {path}"
-
-        return _sentence(toggle)
-
+    @_sentence
     def screenshot(self, picture: np.ndarray) -> str:
         """Write a picture `[height, width, 3]` uint8."""
-
-        def write() -> str:
-            path = free_path(self._folders.screenshots, "screenshot", ".png")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_png(picture, path)
-            return f"wrote {path}"
-
-        return _sentence(write)
-
-
-def _sentence(do: Callable[[], str]) -> str:
-    try:
-        return do()
-    except WorldError as error:
-        return str(error)
-    except OSError as error:
-        return f"it cannot be written: {error}"
+        path = free_path(self._folders.screenshots, "screenshot", ".png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_png(picture, path)
+        return f"wrote {path}"

@@ -1,4 +1,4 @@
-"""What a person does with a game, whatever shows it: play, pause, go back, save, hand over, turn knobs."""
+"""A game as a person plays it, whatever shows it: pause, rewind, save, hand over, change settings."""
 
 # H W frame size
 
@@ -16,8 +16,8 @@ import torch
 from worldsim.errors import WorldError
 from worldsim.play.files import PlayFiles, PlayFolders
 from worldsim.play.governor import Governor, ThreadGovernor
-from worldsim.play.players import NUM_WATCHED, Players
-from worldsim.play.session import Player, PlaySession
+from worldsim.play.players import Players
+from worldsim.play.session import NUM_WATCHED, Player, PlaySession
 from worldsim.play.slots import QUICK
 from worldsim.play.status import Inspector, Status
 from worldsim.runtime.timing import FrameClock
@@ -33,7 +33,7 @@ NOISE_FACTORS = (0.7, 0.85, 1.0, 1.15, 1.3)
 
 
 class KeyboardPlayer(Player, Protocol):
-    """A player that is told which keys are down."""
+    """A player that is given the keys that are down."""
 
     held: Collection[str]
 

@@ -1,4 +1,4 @@
-"""Holding a frame rate: with fewer denoising steps, or with as many threads as help."""
+"""Adaptive denoising steps and threads, to hold a frame rate."""
 
 from __future__ import annotations
 

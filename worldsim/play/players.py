@@ -1,4 +1,4 @@
-"""Who plays: a person and programs, of which any may take over in the middle of an episode."""
+"""Players: a person and programs, of which any may take over in the middle of an episode."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from worldsim.play.session import Player
-
-NUM_WATCHED = 32
-"""Frames that a player who takes over is shown: more than any player looks back."""
 
 
 class Players:
@@ -37,7 +34,7 @@ class Players:
         return tuple(self._players)
 
     def begin(self, frames: Sequence[np.ndarray] = (), name: str | None = None) -> None:
-        """Let who plays begin anew: with an episode, or after a jump to the middle of one.
+        """Reset who plays: with an episode, or after a jump to the middle of one.
 
         Args:
             frames: `[H, W, 3]` uint8, those shown until now, which somebody else played.

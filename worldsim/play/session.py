@@ -24,8 +24,8 @@ from worldsim.sampler import SamplerConfig
 from worldsim.simulator import Prediction
 from worldsim.state import WorldState
 
-NUM_BEFORE = 32
-"""Frames that are remembered across a change of the memory, for players who take over."""
+NUM_WATCHED = 32
+"""Frames that a player who takes over is shown: more than any player looks back."""
 
 
 class Player(Protocol):
@@ -302,7 +302,7 @@ class PlaySession:
         """Play on with other recurrent states, as after a jump to the same frame."""
         state, drawn = self.env.get_state().with_matrices(matrices), self._drawn
         try:
-            self.go_to(state, self.start, self.score or 0.0, before=self.recent_frames(NUM_BEFORE)[:-1])
+            self.go_to(state, self.start, self.score or 0.0, before=self.recent_frames(NUM_WATCHED)[:-1])
         finally:
             self._drawn, self._frozen = drawn, matrices if is_frozen else None
             self._kept = otherwise_kept if kept is None else kept

@@ -12,17 +12,15 @@ import gymnasium as gym
 import numpy as np
 
 from worldsim.actions import ActionLayout
+from worldsim.play.game import ENDED_SECONDS
 from worldsim.play.recording import Recording
 from worldsim.play.session import Player
 from worldsim.runtime.interrupt import StopRequest
 from worldsim.runtime.timing import FrameClock
+from worldsim.ui.display import PAUSE_POLL_MS, saving_when_display_is_lost
 
 if TYPE_CHECKING:  # pygame, which play without a window does not need
     from worldsim.ui.window import Window
-
-PAUSE_POLL_MS = 50
-ENDED_SECONDS = 2.0
-"""How long an end is looked at."""
 
 
 @dataclass(slots=True)
@@ -111,8 +109,6 @@ class Spectator:
         """While entered, finish the recording if the window's display goes away."""
         if self._window is None or self._recording is None:
             return nullcontext()
-        from worldsim.ui.display import saving_when_display_is_lost
-
         recording = self._recording
 
         def save() -> str:

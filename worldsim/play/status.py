@@ -84,7 +84,7 @@ class Status:
         session = self._session
         texts = [
             doing or f"{self._frames_per_second():.1f} frames/s",
-            *self._knobs(),
+            *self._drawing(),
             f"step {session.times.latest_p50_ms():.0f} ms",
             session.env.device_choice.name,
             f"memory {session.env.memory_bytes / 2**20:.2f} MiB{' frozen' if session.is_frozen else ''}",
@@ -97,7 +97,7 @@ class Status:
         ]
         return [text for text in texts if text]
 
-    def _knobs(self) -> list[str]:
+    def _drawing(self) -> list[str]:
         """Return how frames are drawn, as far as it is not the world's own way."""
         now, own = self._session.env.simulator.sampler, self._session.env.world.config.sampler
         governor, texts = self._governor, []

@@ -1,1 +1,1 @@
-"""Where and how a world is computed: device, precision, threads, CUDA graphs, timing, interrupts."""
+"""Computation of worlds: device, precision, threads, noise, CUDA graphs, timing, interrupts."""

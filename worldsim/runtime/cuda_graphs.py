@@ -1,4 +1,4 @@
-"""Functions of tensors whose kernels a GPU is given all at once: many small ones wait for their launches.
+"""CUDA-graph capture of tensor functions: many small kernels would wait for their launches.
 
 A CUDA graph runs a recorded sequence of kernels on tensors that stay where they are. Here a call copies its
 tensors there, replays the graph, and returns copies of what it left: from outside, values go in and come out.

@@ -1,4 +1,4 @@
-"""Where to compute and in which number format, with the reason in words."""
+"""Choice of device and number format, with the reason in words."""
 
 from __future__ import annotations
 

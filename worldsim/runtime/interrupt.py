@@ -116,10 +116,10 @@ def _listen(
         signal.SIGINT,
         signal.SIGTERM,
     }
-    heard = {number: old for number, old in before.items() if old is not None and number not in ignored}
-    for number in heard:
+    handled = {number: old for number, old in before.items() if old is not None and number not in ignored}
+    for number in handled:
         signal.signal(number, handler)
-    return heard
+    return handled
 
 
 def _restore(previous: dict[int, Any]) -> None:

@@ -102,7 +102,7 @@ class NoiseAhead:
     """Draws what `draw_noise` draws, the next frame's in threads, before it is asked for.
 
     What it returns is decided by each row's seed and frame alone: rows that went on otherwise than guessed,
-    since they began anew, say, are drawn when they are asked for.
+    since they were reset, say, are drawn when they are asked for.
 
     Args:
         shape: Of one row.

@@ -1,4 +1,4 @@
-"""Which key, gamepad control or mouse movement presses which button and gives which command."""
+"""Bindings of keys, gamepad controls and mouse movements to buttons and commands."""
 
 from __future__ import annotations
 

@@ -12,6 +12,8 @@ from worldsim.errors import WorldError
 
 DRIVER = "SDL_VIDEODRIVER"
 WINDOWLESS_DRIVERS = {"dummy", "offscreen"}
+PAUSE_POLL_MS = 50
+"""How often a paused window looks for events."""
 X11_LIBRARY = "libX11.so.6"
 """The one that SDL has loaded."""
 

@@ -1,4 +1,4 @@
-"""A world under another description: the same files, with a new `config.json` and a new card.
+"""Rewriting of a world's description and card, keeping its weights.
 
 Its outcome heads may be others, too: all other weights are then copied as they are.
 """
@@ -22,7 +22,7 @@ HEADS_PREFIX = "outcome."
 
 
 def check_described(world: World, folder: Path) -> None:
-    """Make sure, before an hour of work, that a loaded world can be written anew without touching it.
+    """Make sure, before an hour of work, that a loaded world can be rewritten without touching it.
 
     Raises:
         WorldError: If the folder exists already, lies in the world's own or where nothing can be written, or

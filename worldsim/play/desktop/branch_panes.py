@@ -8,8 +8,8 @@ import numpy as np
 import pygame
 
 from worldsim.play.branches import Branches
-from worldsim.play.players import NUM_WATCHED, Players
-from worldsim.play.session import PlaySession
+from worldsim.play.players import Players
+from worldsim.play.session import NUM_WATCHED, PlaySession
 from worldsim.ui.window import Window
 
 NUM_PANES = 4

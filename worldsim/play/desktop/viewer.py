@@ -12,19 +12,17 @@ from worldsim.errors import WorldError
 from worldsim.play.desktop.branch_panes import BranchPanes, Kind
 from worldsim.play.files import PlayFolders
 from worldsim.play.game import HUMAN, OVER, Game, GameSettings, KeyboardPlayer
-from worldsim.play.players import NUM_WATCHED
-from worldsim.play.session import Player, PlaySession
+from worldsim.play.session import NUM_WATCHED, Player, PlaySession
 from worldsim.runtime.interrupt import StopRequest
 from worldsim.runtime.timing import steady_memory
 from worldsim.ui.bindings import Bindings, Command, help_texts
-from worldsim.ui.display import saving_when_display_is_lost
+from worldsim.ui.display import PAUSE_POLL_MS, saving_when_display_is_lost
 from worldsim.ui.input import CommandKeys, Gamepads, HeldKeys, MouseTurn, is_shifted
 from worldsim.ui.keys import printed_names
 from worldsim.ui.window import Row, Window
 
 __all__ = ["HUMAN", "Viewer"]
 
-PAUSE_POLL_MS = 50
 ABOUT_WIDTH = 64
 """Letters in a line of what a world is about."""
 # Any other command leaves the panes first.

@@ -67,7 +67,7 @@ class ServedGame:
         self.game.status.hint = self.game.status.again = ""  # the page knows its keys, and may have none
         self.session = session
         self._has_begun = self._was_present = self._waits_for_key = False
-        self._told: dict[str, Any] = {}
+        self._sent: dict[str, Any] = {}
         self._tell_again_at = 0.0
 
     def run(self, num_frames: int = 0, start: int | str | None = None, *, say: Callable[[str], None]) -> None:
@@ -82,7 +82,7 @@ class ServedGame:
             KeyboardInterrupt: After a request to stop, once the frame under way is done and the pages know.
             WorldError: If the address cannot be served on.
         """
-        # The pages are told before the request to stop is raised: another one does not cut that short.
+        # The pages get it before the request to stop is raised: another one does not cut that short.
         with StopRequest() as stop, self.server, steady_memory():
             self.game.restart(start)
             with suppress(OSError):  # nobody may read what is said, and play all the same
@@ -142,9 +142,9 @@ class ServedGame:
             "ended": self.session.ended,
         }
         now = time.perf_counter()
-        if now < self._tell_again_at and state == self._told:
+        if now < self._tell_again_at and state == self._sent:
             return
-        self._told, self._tell_again_at = state, now + STATUS_SECONDS
+        self._sent, self._tell_again_at = state, now + STATUS_SECONDS
         score = self.session.score
         measured = {
             "texts": game.texts(),

@@ -1,4 +1,4 @@
-"""What players on the network ask for, until the game takes it: bounded, whoever sends how much."""
+"""Input from the network, queued until the game takes it: bounded, whoever sends how much."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is connected: one player, others who watch, each with the newest frame and no queue."""
+"""Connected clients: one player and spectators, each with the newest frame and no queue."""
 
 # H W frame size
 
@@ -84,12 +84,12 @@ class Client:
                 await self._connection.send_bytes(self._sent.to_bytes(4, "big") + picture)
 
 
-class Room:
+class Lobby:
     """All pages of a game, in the server's thread.
 
     Args:
         inbox: Where what the player asks for goes.
-        hello: What a page is told first.
+        hello: First message to a page.
         now: A clock in seconds.
     """
 
@@ -141,8 +141,8 @@ class Room:
             self._inbox.seat(False)
         self._tell_roles()
 
-    def hear(self, client: Client, text: str) -> None:
-        """Do what a page says.
+    def handle_message(self, client: Client, text: str) -> None:
+        """Act on a page's message.
 
         Raises:
             WorldError: If it is no message.

@@ -19,7 +19,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from worldsim.errors import WorldError
 from worldsim.play.web.admission import Door, Visitor, finish_headers
 from worldsim.play.web.inbox import Inbox
-from worldsim.play.web.lobby import REFUSED, REPLACED, Client, Room
+from worldsim.play.web.lobby import REFUSED, REPLACED, Client, Lobby
 from worldsim.play.web.origins import is_loopback, is_own_origin, names_loopback
 
 PAGE = "player.html"
@@ -45,7 +45,7 @@ class Server:
 
     Args:
         inbox: Where what the player asks for goes.
-        hello: What a page is told first.
+        hello: First message to a page.
         host: Address to listen on; loopback is for this machine alone, any other asks for a token.
         port: Port to listen on; 0 takes a free one.
         token: The token instead of a drawn one; '' draws one where one is needed.
@@ -62,7 +62,7 @@ class Server:
     ) -> None:
         self._host, self._port = host.strip("[]"), port
         self.token = "" if is_loopback(host) else token or secrets.token_urlsafe(18)
-        self._room = Room(inbox, hello)
+        self._lobby = Lobby(inbox, hello)
         self._text = files("worldsim.play.web").joinpath(PAGE).read_text(encoding="utf-8")
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
@@ -91,11 +91,11 @@ class Server:
 
     def show(self, frame: np.ndarray) -> None:
         """Show a frame `[H, W, 3]` uint8, which nobody changes any more; returns at once."""
-        self._post(self._room.show, frame)
+        self._post(self._lobby.show, frame)
 
     def tell(self, message: Mapping[str, Any]) -> None:
         """Tell all pages something; returns at once."""
-        self._post(self._room.tell, message)
+        self._post(self._lobby.tell, message)
 
     def _post(self, function: Callable[..., object], *arguments: object) -> None:
         with suppress(RuntimeError):  # the loop has ended: nobody is there any more
@@ -186,7 +186,7 @@ class Server:
         name = request.query.get("player", "")
         if not name or len(name) > MAX_NAME_LENGTH:
             raise web.HTTPBadRequest(text="A page says who it is: /play?player=NAME\n")
-        if not self._room.has_room(name):
+        if not self._lobby.has_room(name):
             raise web.HTTPServiceUnavailable(text="Too many pages are open.\n")
         connection = web.WebSocketResponse(
             max_msg_size=MAX_MESSAGE_BYTES,
@@ -203,12 +203,12 @@ class Server:
             request.protocol.let_in()
         client = Client(name, connection)
         self._sockets[client] = connection
-        replaced = self._room.join(client)  # before anything is waited for: the room is never overfull
+        replaced = self._lobby.join(client)  # before anything is waited for: the room is never overfull
         try:
             await connection.prepare(request)
             await self._talk(client, connection, self._sockets.get(replaced) if replaced else None)
         finally:
-            self._room.leave(client)
+            self._lobby.leave(client)
             self._sockets.pop(client, None)
         return connection
 
@@ -240,7 +240,7 @@ class Server:
             try:
                 if message.type != WSMsgType.TEXT:
                     raise WorldError("a message must be text")
-                self._room.hear(client, message.data)
+                self._lobby.handle_message(client, message.data)
             except WorldError as error:
                 reason = str(error).encode("ascii", "backslashreplace")[:MAX_REASON_BYTES]
                 await connection.close(code=REFUSED, message=reason)

@@ -14,7 +14,7 @@ pytest.importorskip("PIL", reason="needs the extra serve")
 
 from worldsim.errors import WorldError
 from worldsim.play.web.inbox import MAX_COMMANDS, Inbox, Order
-from worldsim.play.web.lobby import MAX_CLIENTS, MAX_IN_FLIGHT, SEAT_SECONDS, Client, Room
+from worldsim.play.web.lobby import MAX_CLIENTS, MAX_IN_FLIGHT, SEAT_SECONDS, Client, Lobby
 from worldsim.ui.bindings import Command
 
 HELLO = {"type": "hello"}
@@ -50,15 +50,15 @@ def frame(value: int) -> np.ndarray:
     return np.full((8, 8, 3), value, np.uint8)
 
 
-def in_room(play: Callable[[Room, Inbox, Clock], Any]) -> None:
+def in_room(play: Callable[[Lobby, Inbox, Clock], Any]) -> None:
     async def run() -> None:
         inbox, clock = Inbox({"up", "left"}), Clock()
-        await play(Room(inbox, HELLO, clock), inbox, clock)
+        await play(Lobby(inbox, HELLO, clock), inbox, clock)
 
     asyncio.run(run())
 
 
-async def enter(room: Room, name: str) -> tuple[Client, Wire]:
+async def enter(room: Lobby, name: str) -> tuple[Client, Wire]:
     wire = Wire()
     client = Client(name, wire)
     room.join(client)
@@ -73,14 +73,14 @@ async def settle() -> None:
 
 
 def test_the_first_plays_and_others_watch() -> None:
-    async def play(room: Room, inbox: Inbox, clock: Clock) -> None:
+    async def play(room: Lobby, inbox: Inbox, clock: Clock) -> None:
         first, mine = await enter(room, "first")
         second, theirs = await enter(room, "second")
         assert (mine.role, theirs.role) == ("player", "watcher")
         assert mine.messages[0] == HELLO
-        room.hear(first, '{"type": "keys", "held": ["up", "nonsense"]}')
-        room.hear(second, '{"type": "keys", "held": ["left"]}')
-        room.hear(second, '{"type": "command", "name": "pause"}')
+        room.handle_message(first, '{"type": "keys", "held": ["up", "nonsense"]}')
+        room.handle_message(second, '{"type": "keys", "held": ["left"]}')
+        room.handle_message(second, '{"type": "command", "name": "pause"}')
         assert inbox.take_held() == {"up"}
         assert inbox.take_orders() == []
 
@@ -88,21 +88,21 @@ def test_the_first_plays_and_others_watch() -> None:
 
 
 def test_a_player_who_comes_back_has_their_seat_and_others_wait_for_it() -> None:
-    async def play(room: Room, inbox: Inbox, clock: Clock) -> None:
+    async def play(room: Lobby, inbox: Inbox, clock: Clock) -> None:
         first, _ = await enter(room, "first")
         other, theirs = await enter(room, "other")
-        room.hear(first, '{"type": "keys", "held": ["up"]}')
+        room.handle_message(first, '{"type": "keys", "held": ["up"]}')
         room.leave(first)
         assert not inbox.is_present
         assert inbox.take_held() == set(), "a key of somebody who has gone is still held"
-        room.hear(other, '{"type": "sit"}')
+        room.handle_message(other, '{"type": "sit"}')
         await settle()
         assert theirs.role == "watcher"
         _, mine = await enter(room, "first")
         assert mine.role == "player" and inbox.is_present
         room.leave(room._clients[-1])
         clock.now += SEAT_SECONDS
-        room.hear(other, '{"type": "sit"}')
+        room.handle_message(other, '{"type": "sit"}')
         await settle()
         assert theirs.role == "player"
         _, late = await enter(room, "first")
@@ -112,20 +112,20 @@ def test_a_player_who_comes_back_has_their_seat_and_others_wait_for_it() -> None
 
 
 def test_a_page_that_comes_twice_replaces_itself() -> None:
-    async def play(room: Room, inbox: Inbox, clock: Clock) -> None:
+    async def play(room: Lobby, inbox: Inbox, clock: Clock) -> None:
         first, _ = await enter(room, "first")
         again = Client("first", Wire())
         assert room.join(again) is first
         room.leave(first)  # its connection ends later
         assert inbox.is_present
-        room.hear(again, '{"type": "keys", "held": ["up"]}')
+        room.handle_message(again, '{"type": "keys", "held": ["up"]}')
         assert inbox.take_held() == {"up"}
 
     in_room(play)
 
 
 def test_a_full_room_has_room_for_its_player_and_for_who_replaces_themselves() -> None:
-    async def play(room: Room, inbox: Inbox, clock: Clock) -> None:
+    async def play(room: Lobby, inbox: Inbox, clock: Clock) -> None:
         first, _ = await enter(room, "first")
         room.leave(first)
         for number in range(MAX_CLIENTS):
@@ -141,18 +141,18 @@ def test_a_full_room_has_room_for_its_player_and_for_who_replaces_themselves() -
 
 
 def test_a_page_that_was_replaced_cannot_sit_down() -> None:
-    async def play(room: Room, inbox: Inbox, clock: Clock) -> None:
+    async def play(room: Lobby, inbox: Inbox, clock: Clock) -> None:
         old, _ = await enter(room, "first")
         new, _ = await enter(room, "first")
         room.leave(new)
-        room.hear(old, '{"type": "sit"}')
+        room.handle_message(old, '{"type": "sit"}')
         assert not inbox.is_present
 
     in_room(play)
 
 
 def test_a_page_that_confirms_nothing_gets_no_more_and_then_the_newest() -> None:
-    async def play(room: Room, inbox: Inbox, clock: Clock) -> None:
+    async def play(room: Lobby, inbox: Inbox, clock: Clock) -> None:
         slow, wire = await enter(room, "slow")
         for value in range(100):
             room.show(frame(value))
@@ -161,7 +161,7 @@ def test_a_page_that_confirms_nothing_gets_no_more_and_then_the_newest() -> None
         assert len(wire.frames) == MAX_IN_FLIGHT
         assert slow._frame is not None
         newest = slow._frame
-        room.hear(slow, f'{{"type": "ack", "frame": {MAX_IN_FLIGHT}}}')
+        room.handle_message(slow, f'{{"type": "ack", "frame": {MAX_IN_FLIGHT}}}')
         await settle()
         assert wire.frames[-1] == (MAX_IN_FLIGHT + 1).to_bytes(4, "big") + newest
         assert wire.frames[-1][4:6] == b"\xff\xd8", "not a JPEG"
@@ -175,7 +175,7 @@ def test_one_who_does_not_read_holds_nobody_up() -> None:
         async def send_bytes(self, data: bytes) -> None:
             await asyncio.Event().wait()
 
-    async def play(room: Room, inbox: Inbox, clock: Clock) -> None:
+    async def play(room: Lobby, inbox: Inbox, clock: Clock) -> None:
         stuck = Client("stuck", Stuck())
         room.join(stuck)
         sending = asyncio.create_task(stuck.send())
@@ -184,7 +184,7 @@ def test_one_who_does_not_read_holds_nobody_up() -> None:
             room.show(frame(value))
             room.tell({"type": "status", "frame": value})
             await settle()
-            room.hear(good, f'{{"type": "ack", "frame": {value + 1}}}')
+            room.handle_message(good, f'{{"type": "ack", "frame": {value + 1}}}')
         assert len(wire.frames) == 10
         assert len(stuck._messages) == 1, "messages pile up"
         sending.cancel()
@@ -193,7 +193,7 @@ def test_one_who_does_not_read_holds_nobody_up() -> None:
 
 
 def test_who_comes_later_sees_the_present() -> None:
-    async def play(room: Room, inbox: Inbox, clock: Clock) -> None:
+    async def play(room: Lobby, inbox: Inbox, clock: Clock) -> None:
         room.show(frame(7))
         room.tell({"type": "status", "frame": 7})
         _, wire = await enter(room, "late")
@@ -227,10 +227,10 @@ def test_who_comes_later_sees_the_present() -> None:
     ],
 )
 def test_what_is_no_message_is_refused(text: str) -> None:
-    async def play(room: Room, inbox: Inbox, clock: Clock) -> None:
+    async def play(room: Lobby, inbox: Inbox, clock: Clock) -> None:
         first, _ = await enter(room, "first")
         with pytest.raises(WorldError):
-            room.hear(first, text)
+            room.handle_message(first, text)
         assert inbox.take_orders() == []
 
     in_room(play)
