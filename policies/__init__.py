@@ -7,21 +7,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from policies.base import PlayedGame, Policy
+from policies.base import FloorPlan, Navigator, PlayedGame, Policy
+from policies.blind import RandomPolicy, StillPolicy, ToAndFroPolicy
 from policies.keyboard import KeyboardPolicy
 from policies.mixed import MixedPolicy
-from policies.random import RandomPolicy
 from policies.recorded import RecordedPolicy
 from policies.scripted.dodge import DodgePolicy
 from policies.scripted.explore import ScriptedPolicy
 from policies.scripted.forage import ForagePolicy
-from policies.scripted.navigator import FloorPlan, Navigator
 from policies.scripted.out_and_back import OutAndBackPolicy
 from policies.scripted.returning import ReturningPolicy
 from policies.scripted.skirmish import SkirmishPolicy
-from policies.scripted.to_and_fro import ToAndFroPolicy
 from policies.scripted.tours import KINDS, TourPolicy
-from policies.still import StillPolicy
 
 __all__ = [
     "POLICIES",

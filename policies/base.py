@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+
+Point = tuple[float, float]
+Pose = tuple[float, float, float]
 
 
 class Policy(Protocol):
@@ -45,6 +48,40 @@ class PlayedGame(Protocol):
         ...
 
 
+class FloorPlan(Protocol):
+    """Rooms, known by their numbers, and the ways between them; points are x, y in the game's units."""
+
+    def find_room(self, x: float, y: float) -> int:
+        """Return the room that a point is in."""
+        ...
+
+    def neighbours(self, room: int) -> Sequence[int]:
+        """Return the rooms that a way leads to from `room`."""
+        ...
+
+    def threshold(self, room: int, other: int) -> Point:
+        """Return the point in `room` in front of the way to `other`; ways between such points are free."""
+        ...
+
+
+@runtime_checkable
+class Navigator(Policy, Protocol):
+    """A player that is told its map after `reset`, and where it is before each `act` or `watch`."""
+
+    def enter(self, plan: FloorPlan) -> None:
+        """Begin in a place with this map."""
+        ...
+
+    def locate(self, pose: Pose) -> None:
+        """Stand at x, y in the game's units, looking along an angle in degrees, 90 to the north of east."""
+        ...
+
+    @property
+    def activity(self) -> str:
+        """What the action last returned is part of, in a word or two; empty if it has no name."""
+        ...
+
+
 def check_axes(num_values: Sequence[int], needed: Sequence[int], needs: str) -> None:
     """Check the number of values of each axis.
 
@@ -62,5 +99,5 @@ def check_range(name: str, limits: Sequence[int], floor: int = 1) -> tuple[int, 
         ValueError: If `limits`, the argument called `name`, are not two, or out of order.
     """
     if len(limits) != 2 or not floor <= limits[0] <= limits[1]:
-        raise ValueError(f"{name} needs {floor} <= least <= greatest, got {list(limits)}")
+        raise ValueError(f"{name} needs {floor} <= minimum <= maximum, got {list(limits)}")
     return limits[0], limits[1]

@@ -1,4 +1,4 @@
-"""A person at the keys: whatever owns the keyboard says which are held, this turns them into an action."""
+"""A person at the keys: held keys, told by whatever owns the keyboard, as an action."""
 
 from __future__ import annotations
 

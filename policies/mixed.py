@@ -1,4 +1,4 @@
-"""A player that is another one in each episode."""
+"""A mixture of players, of whom one plays each episode."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from policies import streams
-from policies.base import Policy
-from policies.scripted.navigator import FloorPlan, Navigator, Pose
+from policies.base import FloorPlan, Navigator, Policy, Pose
 
 
 class MixedPolicy:

@@ -1,4 +1,4 @@
-"""A player that repeats what was played before."""
+"""A player that repeats a recorded episode."""
 
 from __future__ import annotations
 

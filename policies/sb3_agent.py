@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from policies.base import Policy
+
 MAX_BYTES = 2**30
 """Of a file in the archive, unpacked: networks that play are a thousandth of that."""
 MAX_WIDTH = 16_384
@@ -33,7 +35,7 @@ TRAINING_ONLY = ("optimizer_class", "optimizer_kwargs", "ortho_init")
 PLAIN = ("net_arch", "normalize_images", "share_features_extractor")
 
 
-class SB3Policy:
+class SB3Policy(Policy):
     """Play as an agent of Stable-Baselines3 learned to, from whole frames.
 
     Args:
@@ -54,9 +56,7 @@ class SB3Policy:
         try:
             actions, frames = _action_space(data["action_space"]), _frame_space(data["observation_space"])
             self._check_actions(actions)
-            with torch.random.fork_rng(
-                devices=[]
-            ):  # networks are made of random numbers before they are filled
+            with torch.random.fork_rng(devices=[]):  # networks are random before they are filled
                 self._network = _build(data, weights, frames, actions)
                 self._network.load_state_dict(weights)
         except (KeyError, RuntimeError, TypeError) as error:
@@ -85,9 +85,6 @@ class SB3Policy:
         if np.ndim(action) == 0:
             return np.array(np.unravel_index(int(action), self._num_values), dtype=np.int64)
         return np.asarray(action, dtype=np.int64)
-
-    def watch(self, observation: np.ndarray) -> None:
-        """See a frame at which somebody else acts: nothing is remembered."""
 
     def _check_actions(self, space: gym.Space) -> None:
         if isinstance(space, gym.spaces.Discrete):
@@ -155,10 +152,8 @@ def _build(
         raise ValueError("it needs Stable-Baselines3: pip install -e '.[rl]'") from error
     if (module := data["policy_class"].get("__module__")) not in MODULES:
         raise ValueError(f"its network is of a class of its own, in {module}: to open it could run anything")
-    is_dqn, is_cnn = (
-        any(name.startswith("q_net.") for name in weights),
-        any(".cnn." in name for name in weights),
-    )
+    is_dqn = any(name.startswith("q_net.") for name in weights)
+    is_cnn = any(".cnn." in name for name in weights)
     if not is_dqn and "action_net.weight" not in weights:
         raise ValueError("it is no agent of PPO, A2C or DQN")
     if is_dqn:

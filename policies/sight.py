@@ -1,4 +1,4 @@
-"""What a learned player sees: the last frames, small. The same for dreams and for the real game."""
+"""The view of a learned player: the last frames, small; the same in dreams and in the real game."""
 
 # B batch, H W frame size, F frames seen, h w size they are seen in
 

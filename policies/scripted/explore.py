@@ -16,7 +16,7 @@ from policies.base import check_axes
 
 # Weights of an axis' values: nothing, first button, second button.
 Weights = tuple[float, float, float]
-Frames = tuple[int, int]  # least and greatest number of frames
+Frames = tuple[int, int]  # minimum and maximum number of frames
 
 OFF: Weights = (1, 0, 0)
 FORWARD: Weights = (0, 1, 0)
@@ -32,7 +32,7 @@ class Mode:
         share: How often it is chosen, relative to the other modes.
         move, strafe, turn: Weights of each axis' values.
         hold: Frames each action is held.
-        repeats: Least and greatest number of actions in a row.
+        repeats: Minimum and maximum number of actions in a row.
         undo: After each action pause for up to 10 frames, then hold the opposite action as long.
     """
 

@@ -32,8 +32,8 @@ class OutAndBackPolicy:
 
     Args:
         num_values: Number of values of each axis; must be those of grid recall.
-        out_frames: Least and greatest number n of moves out.
-        context_frames: Least and greatest number of frames of wandering before.
+        out_frames: Minimum and maximum number n of moves out.
+        context_frames: Minimum and maximum number of frames of wandering before.
 
     Raises:
         ValueError: If the axes are others, or numbers are out of order.

@@ -28,7 +28,7 @@ class ReturningPolicy:
     Args:
         num_values: Number of values of each axis; each must be two opposite buttons, or none of them.
         player: Leads away.
-        out_frames: Least and greatest number of frames of a way out.
+        out_frames: Minimum and maximum number of frames of a way out.
         look_share: Share of the excursions on which only the last axis is used, and it is turning in worlds
             that turn.
 

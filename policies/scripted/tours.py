@@ -12,8 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from policies import streams
-from policies.base import check_axes, check_range
-from policies.scripted.navigator import FloorPlan, Point, Pose
+from policies.base import FloorPlan, Point, Pose, check_axes, check_range
 from policies.scripted.returning import OPPOSITE, REST_FRAMES
 
 NOTHING = np.zeros(3, dtype=np.int64)
@@ -47,7 +46,7 @@ class TourPolicy:
     Args:
         num_values: Number of values of each axis; must be (3, 3, 3): move, strafe and turn.
         kinds: The kinds of tours, drawn with equal shares.
-        out_frames: Least and greatest number of frames of the way out of `leave-and-return`.
+        out_frames: Minimum and maximum number of frames of the way out of `leave-and-return`.
 
     Raises:
         ValueError: If the axes are others, a kind is unknown, or the frames are out of order.

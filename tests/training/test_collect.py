@@ -256,10 +256,10 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
             "players that tour need a map, as games of doom-fresh-rooms tell it: the game 'doom-r",
         ),
         (["out_frames=[5,5]"], f"out_frames are of {', '.join(RETURNING)}, none of whom plays"),
-        (["policy=returning", "out_frames=[9,5]"], "out_frames needs 1 <= least <= greatest, got [9, 5]"),
+        (["policy=returning", "out_frames=[9,5]"], "out_frames needs 1 <= minimum <= maximum, got [9, 5]"),
         (
             ["scenario=doom-fresh-rooms", "policy=leave-and-return", "out_frames=[50]"],
-            "out_frames needs 1 <= least <= greatest, got [50]",
+            "out_frames needs 1 <= minimum <= maximum, got [50]",
         ),
         (["scenario=quake"], f"there is no scenario 'quake'; known are {', '.join(sorted(GAMES))}"),
         (["policy=mixed", "shares.random=-1"], "shares must be 0 or more, and not all of them 0, got"),

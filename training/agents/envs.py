@@ -1,4 +1,4 @@
-"""Environments that agents are trained in: many dreams of a world, or many real games."""
+"""Vector environments that train an agent: dreams of a world or real games, in the view of the agent."""
 
 # N environments, F frames seen, h w size they are seen in
 

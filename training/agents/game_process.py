@@ -1,4 +1,4 @@
-"""Real games in processes of their own. They load neither PyTorch nor what trains in them."""
+"""Real games in processes of their own, which load neither PyTorch nor what trains in them."""
 
 from __future__ import annotations
 
@@ -23,10 +23,15 @@ def begin_game(scenario: str, max_episode_steps: int) -> Game:
     Raises:
         WorldError: If there is no such game, or what plays it is not installed.
     """
+    leave_the_terminal()
+    return gym.wrappers.TimeLimit(RealGameEnv(scenario), max_episode_steps)
+
+
+def leave_the_terminal() -> None:
+    """Leave Ctrl-C to the parent of this worker: the engine would end before the parent could say so."""
     is_worker = multiprocessing.parent_process() is not None
     if is_worker and sys.platform != "win32" and os.getsid(0) != os.getpid():
-        os.setsid()  # the engine would end at the terminal's Ctrl-C, before the parent could say so
-    return gym.wrappers.TimeLimit(RealGameEnv(scenario), max_episode_steps)
+        os.setsid()
 
 
 @contextmanager

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import policies
+from training.agents.game_process import interrupts_are_for_the_parent, leave_the_terminal
 from worldsim.data.episodes import DatasetInfo, EpisodeWriter
 from worldsim.games.entry import GameEntry, RealGame
 from worldsim.games.registry import open_game
@@ -74,9 +73,7 @@ class Recorders:
         self._busy: dict[Connection, EpisodeTask] = {}
         self._idle: list[Connection] = []
         self._processes: list[BaseProcess] = []
-        # Ctrl-C is for the parent, which then stops its workers; a process inherits what is ignored.
-        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
+        with interrupts_are_for_the_parent():  # who then stops its workers
             for _ in range(num_workers):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=run_worker, args=(theirs, setup))
@@ -84,8 +81,6 @@ class Recorders:
                 theirs.close()  # only the worker holds it now, so that its death is seen here
                 self._idle.append(ours)
                 self._processes.append(process)
-        finally:
-            signal.signal(signal.SIGINT, previous)
 
     @property
     def num_idle(self) -> int:
@@ -139,8 +134,7 @@ class Stopped(Exception):
 def run_worker(connection: Connection, setup: Setup) -> None:
     """Record the episodes that arrive on `connection` until it is closed."""
     os.environ["OMP_NUM_THREADS"] = "1"  # of PyTorch, which a learned player brings
-    if sys.platform != "win32":
-        os.setsid()  # the engine would end at the terminal's Ctrl-C, before its parent could say so
+    leave_the_terminal()
 
     def stop_if_asked() -> None:
         if connection.poll():  # nothing is sent during an episode: the other end has been closed

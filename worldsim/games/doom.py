@@ -27,7 +27,6 @@ from worldsim.games.rooms.udmf import write_udmf
 from worldsim.games.rooms.view import HEIGHT, WIDTH
 from worldsim.games.rooms.wad import HEADER, encode_wad
 
-TICS_PER_SECOND = 35  # of the engine
 # The bar fills one row of the codec's cells of 8 x 8 pixels, so that it shares a cell with nothing else.
 BAR_HEIGHT = 8
 BAR_COLOUR = (64, 224, 64)
@@ -132,6 +131,7 @@ class DoomEntry(GameEntry):
     place: Place
     height: int = HEIGHT
     width: int = WIDTH
+    tics_per_second: float = 35.0
     tics_per_frame: int = 2
     rewards: Mapping[str, float] = field(default_factory=dict)
     max_tics: int = 0
@@ -142,11 +142,6 @@ class DoomEntry(GameEntry):
     def buttons(self) -> tuple[str, ...]:
         """ViZDoom's names of `actions.buttons`, in their order."""
         return tuple(BUTTONS[name] for name in self.actions.buttons)
-
-    @property
-    def frame_rate(self) -> float:
-        """Frames a second at the game's own speed."""
-        return TICS_PER_SECOND / self.tics_per_frame
 
     @property
     def game(self) -> str:

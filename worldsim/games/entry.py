@@ -22,7 +22,7 @@ class Observation:
     """What a game shows after a step.
 
     Attributes:
-        frame: `[height, width, 3]` uint8; belongs to the writer of the game, who may show it again.
+        frame: `[height, width, 3]` uint8; may not be changed.
         pose: x, y in the game's units and the angle in degrees, counter-clockwise from east; belongs to
             `frame`.
         reward: Given by the step that led here.
@@ -82,7 +82,8 @@ class GameEntry(ABC):
         ending: What the player did when a game ended, in words.
         height, width: Of a frame, in pixels.
         episode_frames: Frames of the longest recorded episode.
-        tics_per_frame: Steps of the game's own that an action is held for, and whose rewards a frame adds up.
+        tics_per_second: Steps a second of the game's own.
+        tics_per_frame: Of these, how many an action is held for; a frame adds up their rewards.
         lossless: Whether recordings keep every pixel.
         tells_map: Whether each episode has a map of its own that players may know, `RealGame.rooms`.
     """
@@ -94,14 +95,15 @@ class GameEntry(ABC):
     height: int
     width: int
     episode_frames: int
+    tics_per_second: float
     tics_per_frame: int = 1
     lossless: bool = False
     tells_map: bool = False
 
     @property
-    @abstractmethod
     def frame_rate(self) -> float:
         """Frames a second at the game's own speed."""
+        return self.tics_per_second / self.tics_per_frame
 
     @property
     @abstractmethod

@@ -38,12 +38,8 @@ class GridEntry(GameEntry):
     height: int = VIEW * TILE
     width: int = VIEW * TILE
     episode_frames: int = 401
+    tics_per_second: float = 10.0  # for whoever watches: a grid has no time of its own
     lossless: bool = True
-
-    @property
-    def frame_rate(self) -> float:
-        """Frames a second; a grid has no time of its own."""
-        return 10.0
 
     @property
     def game(self) -> str:

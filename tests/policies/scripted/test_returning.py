@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import policies
-from policies.random import RandomPolicy
+from policies.blind import RandomPolicy
 from policies.scripted.returning import OPPOSITE, REST_FRAMES, ReturningPolicy
 from worldsim.games.registry import open_game
 

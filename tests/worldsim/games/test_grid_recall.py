@@ -138,8 +138,8 @@ def test_what_a_player_draws_does_not_depend_on_the_game() -> None:
     ("options", "message"),
     [
         ({"num_values": (3, 3, 3)}, r"out-and-back needs the axes \[3, 3\], got \[3, 3, 3\]"),
-        ({"out_frames": [0, 4]}, "out_frames needs 1 <= least <= greatest, got"),
-        ({"context_frames": [5, 4]}, "context_frames needs 0 <= least <= greatest, got"),
+        ({"out_frames": [0, 4]}, "out_frames needs 1 <= minimum <= maximum, got"),
+        ({"context_frames": [5, 4]}, "context_frames needs 0 <= minimum <= maximum, got"),
     ],
 )
 def test_a_player_that_cannot_be_is_refused(options: dict, message: str) -> None:

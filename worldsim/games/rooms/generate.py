@@ -1,4 +1,4 @@
-"""Maps that nobody has seen: rooms on a grid, joined by passages, drawn from a seed.
+"""Generator of maps from a seed: rooms on a grid, joined by passages.
 
 Every room holds the middle of its cell of the grid, so that neighbours face each other, and the walls of any
 two are apart. `worldsim.games.rooms.udmf` writes a map down for the engine.
@@ -17,8 +17,7 @@ from worldsim.games.rooms.textures import Colour, Textures
 
 VERSION = 1
 """Changes when the same seed and textures give another map."""
-# Beside the seed itself, so that the map is independent of what a player draws from the same seed.
-STREAM = 3
+STREAM = 3  # beside the seed itself, so that the map is independent of what a player draws
 GRIDS = ((2, 3), (3, 2), (3, 3), (3, 3), (3, 4), (4, 3))  # columns and rows, all equally likely
 REACH = (96, 192)  # from the middle of the cell to a wall
 STEP = 16  # lengths are multiples of this
@@ -68,12 +67,7 @@ def generate_rooms(seed: int, textures: Textures) -> RoomMap:
 
 
 class Painter:
-    """Hand out textures at random, each once.
-
-    Args:
-        rng: What draws them.
-        textures: What there is.
-    """
+    """Textures of walls and of flats, handed out at random."""
 
     def __init__(self, rng: np.random.Generator, textures: Textures) -> None:
         self.walls = Palette(rng, textures.walls)
@@ -81,12 +75,7 @@ class Painter:
 
 
 class Palette:
-    """Hand out textures of one kind at random, each once.
-
-    Args:
-        rng: What draws them.
-        colours: The mean colour of each, by name.
-    """
+    """Textures of one kind, by name with their mean colours; each is handed out once, in a random order."""
 
     def __init__(self, rng: np.random.Generator, colours: Mapping[str, Colour]) -> None:
         self._colours = colours
@@ -163,11 +152,11 @@ def draw_passage(
     """Draw the passage between two rooms, somewhere along the walls that face each other."""
     first, second = rooms[pair[0]], rooms[pair[1]]
     if runs_east:
-        least, greatest = max(first.south, second.south), min(first.north, second.north)
+        low, high = max(first.south, second.south), min(first.north, second.north)
     else:
-        least, greatest = max(first.west, second.west), min(first.east, second.east)
+        low, high = max(first.west, second.west), min(first.east, second.east)
     width = int(rng.choice(PASSAGE_WIDTHS))
-    start = int(rng.integers(least + CORNER, greatest - CORNER - width, endpoint=True)) // STEP * STEP
+    start = int(rng.integers(low + CORNER, high - CORNER - width, endpoint=True)) // STEP * STEP
     across = (start, start + width)
     along = (first.east, second.west) if runs_east else (first.north, second.south)
     (west, east), (south, north) = (along, across) if runs_east else (across, along)

@@ -1,4 +1,4 @@
-"""What an IWAD offers to build rooms of: names of wall textures and of flats that stand still and hide all.
+"""Textures of an IWAD to build rooms of: walls and flats that stand still and hide what is behind.
 
 Formats: https://doomwiki.org/wiki/TEXTURE1_and_TEXTURE2 and https://doomwiki.org/wiki/Picture_format.
 """
@@ -20,18 +20,8 @@ from worldsim.games.rooms.wad import read_wad
 # These change by themselves, are the sky, or hold a place.
 MOVING_WALLS = ("BFALL", "BLOD", "DBRAIN", "FIRE", "GSTFONT", "ROCKRED", "SFALL", "SLADRIP", "WFALL")
 OTHER_WALLS = ("AA", "P-", "SKY", "SW1", "SW2", "T-SKY")
-MOVING_FLATS = (
-    "BLOOD",
-    "FWATER",
-    "LAVA",
-    "NUKAGE",
-    "RROCK05",
-    "RROCK06",
-    "RROCK07",
-    "RROCK08",
-    "SLIME",
-    "SWATER",
-)
+ROCKS = ("RROCK05", "RROCK06", "RROCK07", "RROCK08")
+MOVING_FLATS = ("BLOOD", "FWATER", "LAVA", "NUKAGE", *ROCKS, "SLIME", "SWATER")
 OTHER_FLATS = ("F_SKY", "FLTEL")
 WALL_HEIGHT = 128  # of the textures that are made to cover a wall; others are steps, lamps and signs
 LEAST_WIDTH = 64

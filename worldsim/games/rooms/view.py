@@ -1,4 +1,4 @@
-"""What a player sees of a map of rooms from a pose, and which of it was in view before.
+"""The view of a map of rooms from a pose, and which parts of it were in view before.
 
 Surfaces are found by geometry alone, so poses that were recorded are enough; no game has to run. Things that
 stand about are looked through: what is said of their pixels is said of the wall or floor behind them. The
