@@ -16,7 +16,7 @@ from torch import Tensor
 
 from policies.sight import Sight
 from training.agents.action_repeat import HeldActions
-from training.agents.game_process import begin_game, interrupts_are_for_the_parent
+from training.data.game_process import begin_game, interrupts_are_for_the_parent
 from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.sb3 import SB3VecEnv
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 import policies
 from policies.base import Policy
 from policies.ppo import PPOPolicy
-from training.agents.game_process import Game, begin_game, interrupts_are_for_the_parent
+from training.data.game_process import Game, begin_game, interrupts_are_for_the_parent
 from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.evaluation.report.text import align
 from worldsim.evaluation.statistics import estimate_of

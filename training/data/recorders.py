@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import policies
-from training.agents.game_process import interrupts_are_for_the_parent, leave_the_terminal
+from training.data.game_process import interrupts_are_for_the_parent, leave_the_terminal
 from worldsim.data.episodes import DatasetInfo, EpisodeWriter
 from worldsim.games.entry import GameEntry, RealGame
 from worldsim.games.registry import open_game
