@@ -274,7 +274,7 @@ def test_an_agent_is_watched_in_a_dream(
             {"mode": "evaluate", "seed": 294_967_290, "episodes": 7},
             r"seed \+ episodes must be at most 294967296, got 294967290 \+ 7",
         ),
-        ({"env": "moon"}, "env must be dream or real or both, got 'moon'"),
+        ({"env": "moon"}, "env must be one of dream, real, both, got 'moon'"),
         ({"compile": "fast"}, "compile must be one of auto, none, cudagraphs, inductor, got 'fast'"),
         ({"episodes": 0}, "episodes must be at least 1, got 0"),
         ({"action_repeat": 0}, "action_repeat must be at least 1, got 0"),
