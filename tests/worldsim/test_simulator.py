@@ -9,9 +9,10 @@ import torch
 
 from tests.fakes import tiny_world
 from worldsim.errors import WorldError
+from worldsim.runtime.config import RuntimeConfig
 from worldsim.runtime.noise import COMMIT_FRAME, draw_noise
 from worldsim.sampler import SamplerConfig
-from worldsim.simulator import Simulator
+from worldsim.simulator import Simulator, open_simulator
 from worldsim.state import WorldState
 
 ACTIONS = torch.randint(3, (12, 1, 3), generator=torch.Generator().manual_seed(3))
@@ -167,3 +168,17 @@ def test_state_that_cannot_be_written_is_named(tmp_path: Path, request: pytest.F
     with pytest.raises(OSError, match=r"File too large.*slot\.safetensors"):
         state.save(tmp_path / "slot.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_runtime_decides_how_a_world_is_opened() -> None:
+    world = tiny_world()
+    runtime = RuntimeConfig(denoising_steps=3, noise_scale=0.5, compile="none")
+    simulator = open_simulator(world, runtime)
+    assert simulator.world is world
+    assert (simulator.sampler.num_steps, simulator.sampler.noise_scale) == (3, 0.5)
+    assert str(simulator.compile_choice) == "compile none (as asked)"
+    assert simulator.device_choice.reason == "the world was loaded so"
+    with pytest.raises(WorldError, match="a loaded world stays where it is"):
+        open_simulator(world, RuntimeConfig(device="cpu"))
+    with pytest.raises(WorldError, match="threads must be at least 0, got -1"):
+        open_simulator(world, RuntimeConfig(threads=-1))
