@@ -183,7 +183,7 @@ def test_a_step_looks_at_no_number_and_fetches_nothing_from_the_host(window_is_f
         memory = world.denoiser.initial_memory(N)
         frames, after = simulator._step(memory, actions, noise, noise, window_is_full)
         assert after.summary is not None
-        assert simulator._judge(after.summary).shape == (2, N)
+        assert simulator._outcome(after.summary).shape == (2, N)
         assert frames.shape == (N, world.config.height, world.config.width, 3)
         with pytest.raises(RuntimeError, match="meta"):
             world.denoiser.window_is_full(memory)  # what is asked before the step does look
