@@ -107,6 +107,18 @@ def test_every_option_composes_where_its_group_is_chosen(entries: dict[str, type
     assert not problems, "\n".join(problems)
 
 
+def test_no_group_hides_a_setting_of_its_name(entries: dict[str, type]) -> None:
+    """Hydra takes `frames=given` for an option wherever there is a group `frames`, also of another command."""
+    groups = {group for group, _ in group_options()}
+    hidden = [
+        f"{name} {setting.name}"
+        for name, config_class in entries.items()
+        for setting in fields(config_class)
+        if setting.name in groups - chosen_groups(name)
+    ]
+    assert not hidden, f"a group of the same name hides {', '.join(hidden)}"
+
+
 def test_every_other_option_can_be_added_to_an_entry_point(entries: dict[str, type]) -> None:
     """An experiment belongs to no configuration's defaults: it is added, `+experiment=smoke`."""
     chosen = set().union(*(chosen_groups(name) for name in entries))
