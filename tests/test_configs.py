@@ -108,7 +108,7 @@ def test_every_option_composes_where_its_group_is_chosen(entries: dict[str, type
 
 
 def test_no_group_hides_a_setting_of_its_name(entries: dict[str, type]) -> None:
-    """Hydra takes `frames=given` for an option wherever there is a group `frames`, also of another command."""
+    """Hydra takes `frames=given` for an option if there is a group `frames`, also of another command."""
     groups = {group for group, _ in group_options()}
     hidden = [
         f"{name} {setting.name}"

@@ -75,11 +75,12 @@ class CollectConfig:
     )
     out_frames: list[int] | None = setting(
         None,
-        "Of returning, leave-and-return, tours and out-and-back: least and greatest number of frames of a "
+        "Of returning, leave-and-return, tours and out-and-back: minimum and maximum number of frames of a "
         "way out, [50,50] say; null is the player's own.",
     )
     context_frames: list[int] | None = setting(
-        None, "Of out-and-back: least and most frames before each way out; null is the player's own."
+        None,
+        "Of out-and-back: minimum and maximum frames before each way out; null is the player's own.",
     )
     paired: bool = setting(
         False, "Let each player play two episodes alike, in two games: other histories, the same actions."

@@ -138,8 +138,8 @@ def load_video(references: Sequence[EpisodeReference], network: FeatureNetwork, 
 
 
 @torch.no_grad()
-def judge_features(learner: FeatureLearner, video: Video, near_frames: int) -> dict[str, float]:
-    """Return how well fixed held-out pairs are found, and how well degradations are told.
+def measure_features(learner: FeatureLearner, video: Video, near_frames: int) -> dict[str, float]:
+    """Return how well fixed held-out pairs are found, and how well degradations are recognised.
 
     Returns:
         `neighbours_found`, the share of frames whose neighbour in time is the most similar of all; and for
@@ -182,7 +182,7 @@ def describe_video(references: Sequence[EpisodeReference]) -> list[dict[str, Any
 
 
 def train_features(config: TrainFeaturesConfig) -> dict[str, float]:
-    """Train, write the network, and return what `judge_features` says of it."""
+    """Train, write the network, and return what `measure_features` finds."""
     length = config.near_frames + 1
     references = list_video("data", config.data, config.max_frames, length)
     heldout_references = list_video("heldout", config.heldout, HELDOUT_FRAMES, length)
@@ -214,7 +214,7 @@ def train_features(config: TrainFeaturesConfig) -> dict[str, float]:
         assert isinstance(averaged, FeatureLearner)
         averaged.eval()
         calibrate(averaged.network, video)
-        result.update(judge_features(averaged, heldout, config.near_frames))
+        result.update(measure_features(averaged, heldout, config.near_frames))
         card = {"data": describe_video(references), "steps": training.step, "heldout": result}
         if training.is_done(config.loop):
             card["distances"] = check_features(averaged.network, heldout.sides())

@@ -1,6 +1,6 @@
-"""A long day of careless play, to see that nothing grows or breaks: `python -m training.long_play`.
+"""Stress test of play under random input, in which nothing may grow or break: `python -m training.long_play`.
 
-Random keys, saves, rewinds, branches and knobs, without a window. The same command goes on where it was
+Random keys, saves, rewinds, branches and settings, without a window. The same command goes on where it was
 stopped; OUT/day.json says how it went so far.
 """
 

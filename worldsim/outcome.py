@@ -61,9 +61,9 @@ class OutcomeConfig:
         if not 0 < self.end_threshold <= 1:
             raise WorldError(f"a world's outcome.end_threshold must lie in (0, 1], got {self.end_threshold}")
 
-    def rewards(self, judged: Tensor) -> Tensor:
+    def rewards(self, predicted: Tensor) -> Tensor:
         """Return rewards `[G]` of what the reward head says, `[G]`."""
-        return self.reward_mean + self.reward_scale * judged
+        return self.reward_mean + self.reward_scale * predicted
 
     def standardised(self, rewards: Tensor) -> Tensor:
         """Return what the reward head should say, `[G]`, where the rewards are `[G]`."""
@@ -73,15 +73,15 @@ class OutcomeConfig:
         """Return calibrated probabilities `[G]` of what the end head says, `[G]`."""
         return torch.sigmoid(self.end_scale * logit + self.end_bias)
 
-    def decode(self, judged: Tensor, logit: Tensor) -> Tensor:
+    def decode(self, predicted: Tensor, logit: Tensor) -> Tensor:
         """Return what the heads' numbers, `[B]` each, mean: rewards and probabilities, `[2, B]` float32."""
         return torch.stack(
-            [self.rewards(judged.double()).float(), self.end_probability(logit.double()).float()]
+            [self.rewards(predicted.double()).float(), self.end_probability(logit.double()).float()]
         )
 
-    def outcome(self, judged: Tensor, logit: Tensor) -> Outcome:
+    def outcome(self, predicted: Tensor, logit: Tensor) -> Outcome:
         """Return the outcome that the heads' numbers, `[B]` each, mean."""
-        return outcome_of(self.decode(judged, logit))
+        return outcome_of(self.decode(predicted, logit))
 
 
 def outcome_of(values: Tensor) -> Outcome:

@@ -67,7 +67,7 @@ class OutAndBackPolicy:
         return self._planned.pop().copy()
 
     def watch(self, observation: np.ndarray) -> None:
-        """See a frame at which somebody else acts: where that leads is not known, so the walk begins anew."""
+        """See a frame at which somebody else acts: where that leads is unknown, so the walk starts again."""
         self._place = np.zeros(2, dtype=np.int64)
         self._plan()
 
@@ -82,8 +82,8 @@ class OutAndBackPolicy:
         self._planned = [*wander, *(MOVES[direction] for direction in out), *back][::-1]  # the next one last
 
     def _draw(self, limits: Sequence[int]) -> int:
-        least, greatest = limits
-        return int(self._rng.integers(least, greatest, endpoint=True))
+        minimum, maximum = limits
+        return int(self._rng.integers(minimum, maximum, endpoint=True))
 
     def _move(self, visited: set[tuple[int, int]]) -> int:
         """Choose a direction, go there, and add the tile to `visited`."""

@@ -81,7 +81,7 @@ class ReturningPolicy:
         return self._last
 
     def watch(self, observation: np.ndarray) -> None:
-        """See a frame at which somebody else acts: the way back would lead elsewhere, so it begins anew."""
+        """See a frame at which somebody else acts: the way back would lead elsewhere, so it starts again."""
         self._player.watch(observation)
         self._wait = 0
         self._begin()

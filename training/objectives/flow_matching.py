@@ -204,10 +204,10 @@ class FlowMatchingLoss(nn.Module):
             heads, summary = self.denoiser.outcome, passed.summary
             assert heads is not None
             assert summary is not None
-            judged = self.outcome(heads, summary, targets, counted)
+            predicted = self.outcome(heads, summary, targets, counted)
             losses["loss_picture"] = losses["loss"].detach()
-            losses["loss"] = losses["loss"] + judged.pop("loss_outcome")
-            losses |= judged
+            losses["loss"] = losses["loss"] + predicted.pop("loss_outcome")
+            losses |= predicted
         return losses, memory_after
 
     def frame_means(self, squared: Tensor, latents: Tensor, ended: Tensor | None = None) -> Tensor:

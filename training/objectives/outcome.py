@@ -72,11 +72,11 @@ class OutcomeLoss:
             targets: What to say.
             counted: `[B, F]` bool, of which frames; or how much each counts, 0 to 1.
         """
-        judged, logit = heads(summary)
+        predicted, logit = heads(summary)
         wanted = self.meaning.standardised(targets.rewards)
         num_counted = counted.sum().clamp(min=1)
         weight = torch.where(targets.ends, self.end_frequency, 1.0) * counted
-        reward = ((judged - wanted).square() * weight).sum() / num_counted
+        reward = ((predicted - wanted).square() * weight).sum() / num_counted
         end = functional.binary_cross_entropy_with_logits(logit, targets.ends.float(), reduction="none")
         end = (end * counted).sum() / num_counted
         loss = self.config.reward_weight * reward + self.config.end_weight * end

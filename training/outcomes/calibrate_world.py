@@ -42,8 +42,8 @@ class CalibrationConfig(RuntimeSettings):
     )
     frames: str = setting(
         DRAWN,
-        "What is judged in the place of each recorded frame: drawn, the one that the world draws there, as "
-        "in play; or given, the recorded one (as at the end of a training).",
+        "Frames that outcomes are predicted from: drawn, those that the world draws in the place of recorded "
+        "ones, as in play; or given, the recorded ones (as at the end of a training).",
         choices=(DRAWN, GIVEN),
     )
     num_dreams: int = setting(

@@ -18,7 +18,7 @@ PRIOR_END = 0.01
 
 
 class OutcomeHeads(nn.Module):
-    """Pool a committed frame's tokens, and judge what was pooled (docs/decisions/0017).
+    """Pool a committed frame's tokens, and predict reward and end from what was pooled (docs/decisions/0017).
 
     Args:
         dim: Model width.

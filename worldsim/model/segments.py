@@ -28,7 +28,7 @@ class SequencePass(NamedTuple):
         velocity: `[B, F, C, h, w]`, of the noisy frames.
         final_states: From each layer; see `Block.forward`.
         phase: `[B, D / 2]`, the path after the last frame.
-        summary: `[B, F, D]`, what the outcome heads judge of the clean frames; None without such heads.
+        summary: `[B, F, D]`, what the outcome heads read of the clean frames; None without such heads.
     """
 
     velocity: Tensor
