@@ -17,7 +17,7 @@ lint:  ## check style and spelling
 types:  ## check types
 	pyright
 
-test:  ## run the tests (CPU, about 6 minutes on 2 cores)
+test:  ## run the tests (CPU, about 7 minutes on 2 cores)
 	pytest
 
 test-gpu:  ## run the tests that need a CUDA GPU

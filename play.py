@@ -1,6 +1,6 @@
 """Play a world in a window, or without a display let a program play: `python play.py`.
 
-Hydra reads `conf/play.yaml`; every setting there can be given as `name=value`, `--cfg job` lists them.
+Every setting (docs/settings.md) can be given as `name=value`; `--cfg job` lists them.
 """
 
 from __future__ import annotations

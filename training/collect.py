@@ -29,7 +29,7 @@ from worldsim.data.episodes import (
 )
 from worldsim.errors import WorldError
 from worldsim.games.entry import GameEntry
-from worldsim.games.registry import find_game
+from worldsim.games.registry import GAMES, find_game
 from worldsim.runtime.cores import check_workers, worker_count
 from worldsim.settings import check_settings, setting
 from worldsim.storage.files import without_litter
@@ -48,8 +48,7 @@ class CollectConfig:
 
     scenario: str = setting(
         "doom-rooms",
-        "doom-rooms, doom-fresh-rooms (another map in each episode), doom-take-cover, doom-health or "
-        "grid-recall.",
+        f"One of the games of `worldsim.games.registry`: {', '.join(GAMES)}.",
     )
     out: str | None = setting(None, "Folder of the dataset folders train and heldout; null is data/SCENARIO.")
     num_frames: int = setting(200_000, "Least number of training frames.", minimum=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -135,6 +136,8 @@ def describe_error(error: BaseException) -> str:
     """Return one line that says what is wrong."""
     if isinstance(error, CONFIG_ERRORS):
         reasons = [_first_line(error)]
+        if unknown := re.fullmatch(r"Could not override '(.+)'(\. No match.*)?", reasons[0]):
+            return f"there is no setting '{unknown[1]}' (--cfg job lists every setting)"
         if error.__cause__ is not None:
             reasons.append(_first_line(error.__cause__))
         return f"{': '.join(reasons)} (--cfg job lists every setting)"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -182,6 +183,8 @@ class DoomGame(RealGame):
         self._health = vizdoom.GameVariable.HEALTH
         self._folder = tempfile.TemporaryDirectory(prefix=f"{entry.name}-")
         self._game = vizdoom.DoomGame()
+        # The engine writes its settings as it ends: before its folder goes, also where nobody calls close.
+        self._end = weakref.finalize(self, self._game.close)
         self._begin = entry.place.prepare(self._game, Path(self._folder.name))
         self._configure(vizdoom)
         with contextlib.chdir(self._folder.name):  # the engine leaves a folder where it is started
@@ -225,7 +228,7 @@ class DoomGame(RealGame):
 
     def close(self) -> None:
         """End the engine's process."""
-        self._game.close()
+        self._end()
         self._folder.cleanup()
 
     def _configure(self, vizdoom: ModuleType) -> None:

@@ -1,4 +1,4 @@
-"""The registry of real games: one entry for each, which is all that has to be written to add one."""
+"""Registry of real games: one entry for each (docs/your-game.md says how to add one)."""
 
 from __future__ import annotations
 

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 
+from training.cli.entry import describe_error
 from training.cli.help import command_help
 from training.codec import TrainCodecConfig, main
 from training.convert import main as convert
@@ -93,6 +95,17 @@ def test_a_second_signal_does_not_disturb_what_the_first_one_ends() -> None:
         signal.raise_signal(signal.SIGHUP)
         signal.raise_signal(signal.SIGTERM)
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)] == before
+
+
+@pytest.mark.parametrize("name", ["wrld", "loop.numsteps", "keys"])
+def test_an_unknown_setting_is_named(name: str) -> None:
+    """Also where another command has a group of that name."""
+    with (
+        initialize_config_dir(str(ROOT / "conf"), version_base="1.3"),
+        pytest.raises(HydraException) as raised,
+    ):
+        compose("codec", overrides=[f"{name}=x"])
+    assert describe_error(raised.value) == f"there is no setting '{name}' (--cfg job lists every setting)"
 
 
 def test_help_says_what_each_setting_is() -> None:
