@@ -67,7 +67,7 @@ def describe_bounds(described: Field[Any]) -> str:
 
 
 def check_settings(settings: Any, prefix: str = "") -> None:
-    """Check all fields of a dataclass that were made by `setting`; None is within any bounds.
+    """Check all fields of a dataclass that were made by `setting`; None is allowed where the type names it.
 
     Args:
         settings: The object.
@@ -78,7 +78,8 @@ def check_settings(settings: Any, prefix: str = "") -> None:
     """
     for described in fields(settings):
         value = getattr(settings, described.name)
-        if value is not None and (problem := _problem(described, value)):
+        is_left_out = value is None and "None" in str(described.type)
+        if not is_left_out and (problem := _problem(described, value)):
             raise WorldError(f"{prefix}{described.name} must {problem}, got {value!r}")
 
 
@@ -98,7 +99,9 @@ def _problem(described: Field[Any], value: Any) -> str:
     return f"be {numbers_of}{broken[0]} {bounds[broken[0]]}"
 
 
-def _holds(value: float, words: str, bound: float) -> bool:
+def _holds(value: Any, words: str, bound: float) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
     if isinstance(value, float) and not math.isfinite(value):
         return False
     return {

@@ -287,8 +287,8 @@ def open_world(world: str | Path | World | None, runtime: RuntimeConfig) -> tupl
     """Load a world where a `RuntimeConfig` says; returns it, and where that is and why.
 
     Args:
-        world: Name of a world that ships, a folder, an id on the Hugging Face Hub, or a loaded world; None is
-            the first that ships.
+        world: Name of a world that ships, a folder, an id on the Hugging Face Hub, or a loaded world; None
+            or an empty name is the first that ships.
         runtime: Of it, `threads`, `device` and `dtype` are read.
 
     Raises:
@@ -302,7 +302,7 @@ def open_world(world: str | Path | World | None, runtime: RuntimeConfig) -> tupl
         return world, DeviceChoice(world.device, world.dtype, "the world was loaded so")
     if not isinstance(world, str | Path | None):
         raise WorldError(f"world must be a name, a folder or a loaded world, got {type(world).__name__}")
-    if world is None:
+    if world is None or world == "":
         worlds = shipped_worlds()
         if not worlds:
             raise WorldError("no world ships with this copy: name one, world=FOLDER")

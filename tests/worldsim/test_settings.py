@@ -46,6 +46,11 @@ def test_defaults_are_those_of_the_fields_and_lists_are_copied() -> None:
         ({"share": 1.0}, "part.share must lie in [0, 1), got 1.0"),
         ({"share": math.nan}, "part.share must lie in [0, 1), got nan"),
         ({"mode": "other"}, "part.mode must be one of slow, fast, got 'other'"),
+        ({"mode": None}, "part.mode must be one of slow, fast, got None"),
+        ({"count": "x"}, "part.count must be at least 1, got 'x'"),
+        ({"count": None}, "part.count must be at least 1, got None"),
+        ({"rate": True}, "part.rate must be above 0 and finite, got True"),
+        ({"frames": ["x"]}, "part.frames must be numbers of at least 1, got ['x']"),
         ({"frames": [4, 0]}, "part.frames must be numbers of at least 1, got [4, 0]"),
     ],
 )

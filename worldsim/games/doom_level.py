@@ -73,16 +73,19 @@ class Level(Place):
             rng = np.random.default_rng((seed, STREAM))
             is_warped, has_shotgun = rng.random(2) < (WARPED_SHARE, SHOTGUN_SHARE)
             x, y = places[rng.integers(len(places))]
-            start_episode(engine, seed)
-            if is_warped:
-                engine.send_game_command(f"warp {x} {y}")
-            if has_shotgun:
-                engine.send_game_command("give shotgun")
-            nothing = [0.0] * (engine.get_available_buttons_size() - 1)
-            engine.make_action([*nothing, float(rng.integers(360))], 1)
-            for _ in range(REST_TICS):
-                engine.make_action([*nothing, 0.0], 1)
-            if engine.is_episode_finished():  # killed at once: begin where the map does
+            turn = float(rng.integers(360))
+            for warp in (
+                (f"warp {x} {y}", None) if is_warped else (None,)
+            ):  # killed at once: where the map begins
                 start_episode(engine, seed)
+                for command in (warp, "give shotgun" if has_shotgun else None):
+                    if command:
+                        engine.send_game_command(command)
+                nothing = [0.0] * (engine.get_available_buttons_size() - 1)
+                engine.make_action([*nothing, turn], 1)
+                for _ in range(REST_TICS):
+                    engine.make_action([*nothing, 0.0], 1)
+                if not engine.is_episode_finished():
+                    return
 
         return begin

@@ -55,7 +55,7 @@ class Report:
             path: Its file.
             head: What this run says of itself. It replaces what is there under the same keys; but of
                 `objects` each holds both runs' entries, and this run's where both have one.
-            settings: What both runs must have in common, as of `require`.
+            settings: What both runs must have in common, as of `require`; the file must hold all of it.
             objects: Keys under which the file must hold JSON objects.
             renderers: Of the report.
 
@@ -71,20 +71,22 @@ class Report:
                 raise WorldError(
                     f"{path} is a report of something else, without {key!r}; choose another out= folder"
                 )
-        known.require(settings or {})
+        known.require(settings or {}, is_complete=True)
         both = {key: known.data[key] | report.data.get(key, {}) for key in objects}
         report.data = known.data | report.data | both
         return report
 
-    def require(self, settings: Mapping[Keys, Any]) -> None:
+    def require(self, settings: Mapping[Keys, Any], *, is_complete: bool = False) -> None:
         """Raise `WorldError` if it was measured with another value of one of some settings.
 
         Args:
-            settings: Values by the keys that lead to them; where a report has none, any will do.
+            settings: Values by the keys that lead to them.
+            is_complete: Refuse a report without one of them; otherwise any will do there, as in reports of
+                earlier versions.
         """
         for keys, now in settings.items():
             before = find(self.data, keys)
-            if before not in (None, "", now):
+            if before != now and (is_complete or before not in (None, "")):
                 raise WorldError(
                     f"{self.path} was measured with {'.'.join(keys)}={before}, now {now}; "
                     "choose another out= folder"
