@@ -68,11 +68,7 @@ class Extractor(BaseFeaturesExtractor):
 class Clock:
     """How far training is, and where it ends: at one of its limits, whichever comes first.
 
-    Attributes:
-        total_steps: Decisions, of all environments together.
-        max_seconds: Seconds of training, whatever is done by then; 0 is no limit.
-        steps: Decisions so far.
-        seconds: Seconds so far.
+    Steps are decisions, of all environments together; `max_seconds` 0 is no limit.
     """
 
     total_steps: int
@@ -114,8 +110,7 @@ class Agent:
         describe: Callable[[Clock], PolicyDescription],
     ) -> None:
         self.run, self.clock, self._envs = run, clock, envs
-        self._describe = describe
-        self._sight = sight
+        self._describe, self._sight = describe, sight
         self.fabric = Fabric(
             accelerator=device.type, devices=[device.index or 0] if device.type == "cuda" else 1
         )
@@ -226,13 +221,7 @@ def actor_of(policy: BasePolicy, sight: Sight) -> ActorNetwork:
 
 
 class Progress(BaseCallback):
-    """Keep the clock, stop when it is time, write checkpoints and `progress.csv`; a context manager.
-
-    Args:
-        agent: What is trained.
-        stop: Whether a person wants it to end.
-        checkpoint_seconds: Seconds between two checkpoints.
-    """
+    """Keep the clock, stop when it is time, write checkpoints and `progress.csv`; a context manager."""
 
     def __init__(self, agent: Agent, stop: StopRequest, checkpoint_seconds: float) -> None:
         super().__init__()
@@ -297,9 +286,8 @@ def open_progress(path: Path, steps: int) -> TextIO:
     """Open `progress.csv` to go on with, without what came after the checkpoint of so many steps."""
     lines = read_text(path).splitlines() if path.is_file() and steps else []
     rows = [line.split(",") for line in lines[1:]]
-    whole = [
-        row for row in rows if len(row) == len(COLUMNS) and row[0].isdecimal()
-    ]  # a kill may cut the last
+    # A kill may cut the last.
+    whole = [row for row in rows if len(row) == len(COLUMNS) and row[0].isdecimal()]
     kept = [",".join(row) for row in whole if int(row[0]) <= steps]
     write_text(path, "\n".join([",".join(COLUMNS), *kept]) + "\n")
     return path.open("a", newline="")

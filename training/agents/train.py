@@ -40,12 +40,9 @@ FREE_SETTINGS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lessons:
-    """What an agent learns from.
+    """What an agent learns from: environments of a world or a game.
 
     Attributes:
-        envs: The environments.
-        scenario: Name of the world, or of the game.
-        actions: Its buttons.
         source: What exactly that is: a world's name and the digest of its weights, or the game.
     """
 
@@ -61,7 +58,8 @@ def train_agent(config: RLConfig) -> None:
     Raises:
         WorldError: If SB3, the world or the game is missing, or the folder holds another run.
     """
-    require_sb3()
+    if importlib.util.find_spec("stable_baselines3") is None:
+        raise WorldError('training an agent needs Stable-Baselines3: pip install -e ".[rl]"')
     from training.agents.ppo import Agent, Clock
 
     set_threads(config.threads)
@@ -116,13 +114,7 @@ def prepare_lessons(config: RLConfig, sight: Sight, device: torch.device) -> Les
     print(f"{num_envs} real games of {scenario}; the agent computes on {device}", flush=True)
     limit = config.max_episode_steps
     envs = make_games(
-        scenario,
-        num_envs,
-        sight,
-        device,
-        max_episode_steps=limit,
-        action_repeat=repeat,
-        reward_scale=scale,
+        scenario, num_envs, sight, device, max_episode_steps=limit, action_repeat=repeat, reward_scale=scale
     )
     actions = GAMES[scenario].actions
     return Lessons(envs=envs, scenario=scenario, actions=actions, source=f"the real game {scenario}")
@@ -154,13 +146,3 @@ def describe_policy(config: RLConfig, lessons: Lessons, sight: Sight) -> Callabl
         action_repeat=config.action_repeat,
         training={"steps": clock.steps, "minutes": round(clock.seconds / 60, 2)} | training,
     )
-
-
-def require_sb3() -> None:
-    """Say how to install Stable-Baselines3 where it is missing.
-
-    Raises:
-        WorldError: If it is.
-    """
-    if importlib.util.find_spec("stable_baselines3") is None:
-        raise WorldError('training an agent needs Stable-Baselines3: pip install -e ".[rl]"')
