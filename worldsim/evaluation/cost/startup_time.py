@@ -27,12 +27,7 @@ def startup_seconds(command: Sequence[str], folder: Path, num_runs: int = 3) -> 
     for _ in range(num_runs):
         try:
             run = subprocess.run(
-                command,
-                cwd=folder,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=STARTUP_LIMIT_SECONDS,
+                command, cwd=folder, capture_output=True, text=True, timeout=STARTUP_LIMIT_SECONDS
             )
         except subprocess.TimeoutExpired:
             return {"error": f"no first frame within {STARTUP_LIMIT_SECONDS} s", "command": list(command)}

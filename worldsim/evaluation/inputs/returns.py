@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from worldsim.errors import WorldError
-from worldsim.evaluation.inputs.clips import Clip, Recordings
+from worldsim.evaluation.inputs.clips import Clip, Recordings, pick
 
 MIN_RETURNS = 8
 """Fewer are not measured: their mean says more of these places than of a world."""
@@ -142,8 +142,7 @@ def choose_returns(
         told += f" ({len(without)} other episodes record no poses)"
     if len(found) < MIN_RETURNS:
         return [], f"{told}: too few to measure, which takes {MIN_RETURNS}"
-    chosen = np.random.default_rng(seed).permutation(len(found))[:count]
-    return [found[index] for index in sorted(chosen.tolist())], told
+    return pick(found, count, seed), told
 
 
 def frames_of(places: Sequence[ReturnClip], name: str) -> np.ndarray:
