@@ -144,10 +144,7 @@ def summarize_pairs(scores: PairScores) -> dict[str, Any]:
     the two pasts look alike do not count.
     """
     counts = scores.between < ALIKE_DB
-    report: dict[str, Any] = {
-        "num_pairs": len(set(scores.names)),
-        "alike_share": float(1 - counts.mean()),
-    }
+    report: dict[str, Any] = {"num_pairs": len(set(scores.names)), "alike_share": float(1 - counts.mean())}
     for exchange, to_past in scores.to_past.items():
         nearer = to_past - scores.to_present[exchange]
         report[str(exchange)] = {
