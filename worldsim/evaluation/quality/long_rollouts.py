@@ -11,7 +11,8 @@ cannot win.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,28 +45,19 @@ HOLD_FRAMES = 8
 ENERGY = "motion_energy"
 LEAST_ENERGY = 0.5
 """A dream that moves less than this share of the real game stands still, whatever else it scores."""
-_SCROLL: dict[str, Any] = {
-    "threshold": 0.03,
-    "is_relative": True,
-    "hold_frames": 4,
-    "settle_frames": 0,
-    "is_walking": False,
-}
-SCROLLING = (
+SCROLLING = tuple(
     OppositePair(
-        axis="strafe",
-        positive="left",  # going left moves the content to the right
-        negative="right",
-        measure=lambda before, after: scroll(before, after, axis=2),
-        **_SCROLL,
-    ),
-    OppositePair(
-        axis="move",
-        positive="up",
-        negative="down",
-        measure=lambda before, after: scroll(before, after, axis=1),
-        **_SCROLL,
-    ),
+        axis=axis,
+        positive=positive,  # going left moves the content to the right
+        negative=negative,
+        measure=partial(scroll, axis=along),
+        threshold=0.03,
+        is_relative=True,
+        hold_frames=4,
+        settle_frames=0,
+        is_walking=False,
+    )
+    for axis, positive, negative, along in (("strafe", "left", "right", 2), ("move", "up", "down", 1))
 )
 """Of games whose whole picture scrolls: a view from above."""
 
@@ -78,12 +70,10 @@ def pairs_of(layout: ActionLayout) -> list[OppositePair]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LongSettings:
-    """How long dreams are made.
+    """How long dreams are made, about `batch_size` at a time.
 
     Attributes:
-        num_frames: Their length.
         marks: Frames at which opposite buttons are held; those beyond `num_frames` are left out.
-        batch_size: Dreams at a time, about.
         seed: Of buttons and noise.
     """
 
@@ -112,7 +102,7 @@ class LongDreams:
     names: list[str]
     motions: dict[int, dict[str, dict[str, np.ndarray]]]
     curves: dict[str, np.ndarray]
-    real: dict[str, np.ndarray] = field(default_factory=dict)
+    real: dict[str, np.ndarray]
 
 
 def random_walks(layout: ActionLayout, rows: Sequence[int], num_frames: int, seed: int) -> Tensor:
@@ -137,11 +127,7 @@ def dream_long(simulator: Simulator, starts: ReturnSet | Moments, settings: Long
 
 
 def _dream_batch(
-    simulator: Simulator,
-    batch: ReturnBatch,
-    pairs: Sequence[OppositePair],
-    settings: LongSettings,
-    bar: tqdm,
+    simulator: Simulator, batch: ReturnBatch, pairs: Sequence[OppositePair], settings: LongSettings, bar: tqdm
 ) -> LongDreams:
     layout, clips = simulator.world.config.actions, batch.clips
     rows = range(clips.first, clips.first + len(batch.names))
@@ -170,11 +156,9 @@ def _statistics(frames: Tensor, before: Tensor) -> dict[str, Tensor]:
 
 def _real_statistics(frames: Tensor) -> dict[str, np.ndarray]:
     """Return the means over real frames `[B, T, H, W, 3]`, `[B]` each."""
-    found: dict[str, list[Tensor]] = {}
-    for index in range(1, frames.shape[1]):
-        for name, value in _statistics(frames[:, index], frames[:, index - 1]).items():
-            found.setdefault(name, []).append(value)
-    return {name: torch.stack(values).mean(dim=0).cpu().numpy() for name, values in found.items()}
+    columns = frames.unbind(1)
+    found = [_statistics(*pair) for pair in zip(columns[1:], columns, strict=False)]
+    return {name: torch.stack([f[name] for f in found]).mean(dim=0).cpu().numpy() for name in found[0]}
 
 
 def summarize_control(dreams: LongDreams, layout: ActionLayout) -> dict[str, Any]:
