@@ -304,19 +304,18 @@ class Comparison:
         print(f"{contestant.name}: {told}", flush=True)
         return contestant.simulator(self.config.denoising_steps, self.config.commit_level)
 
-    def _first_state(self, simulator: Simulator) -> WorldState:
-        """Return a dream in whose memory there is one frame."""
+    def _first_state(self, contestant: ModelEntry, told: str) -> tuple[Simulator, WorldState]:
+        """Load a world; returns it and a dream in whose memory there is one frame."""
+        simulator = self._simulator(contestant, told)
         start = next(self.recordings.batches(self.first, 1, 1))
-        return start.begin_dreams(simulator, 1, self.config.seed)
+        return simulator, start.begin_dreams(simulator, 1, self.config.seed)
 
     def _in_turn(self, contestant: ModelEntry) -> dict[str, Any]:
-        simulator, config = self._simulator(contestant, "steps early and late, in turn"), self.config
-        state = self._first_state(simulator)
-        return compare_ages(simulator, state, config.early_frame, config.late_frame, seed=config.seed)
+        begun, config = self._first_state(contestant, "steps early and late, in turn"), self.config
+        return compare_ages(*begun, config.early_frame, config.late_frame, seed=config.seed)
 
     def _cost(self, contestant: ModelEntry) -> dict[str, Any]:
-        simulator, config = self._simulator(contestant, "step times"), self.config
-        state = self._first_state(simulator)  # frames are counted from the first
+        (simulator, state), config = self._first_state(contestant, "step times"), self.config
         actions = random_actions(simulator, 1, config.cost_frames, config.seed)
         trace = trace_steps(simulator, state, actions)
         return summarize_trace(trace, config.early_frame, config.late_frame, config.total_frames)

@@ -20,10 +20,7 @@ from worldsim.evaluation.inputs.out_and_back import (
 )
 from worldsim.evaluation.inputs.start_states import Moments
 from worldsim.evaluation.memory.comparison import zeroed_name
-from worldsim.evaluation.memory.conversion import (
-    chosen_sampler,
-    describe,
-)
+from worldsim.evaluation.memory.conversion import chosen_sampler, describe
 from worldsim.evaluation.memory.interventions import check_can_forget, zeroed
 from worldsim.evaluation.memory.pairs import paired
 from worldsim.evaluation.memory.recall import RecallSettings
@@ -32,7 +29,7 @@ from worldsim.evaluation.quality.features import SHIPPED_FEATURES, load_features
 from worldsim.evaluation.quality.long_rollouts import LongDreams, LongSettings, dream_long
 from worldsim.evaluation.report.report import Report
 from worldsim.simulator import Simulator, open_world
-from worldsim.world import World
+from worldsim.world import World, WorldConfig
 from worldsim.world.world import shipped_worlds
 
 REPORT_FILE = "report.json"
@@ -88,11 +85,10 @@ class Inputs:
                 check_can_forget(name, world)
                 self.zeroed.append(zeroed_name(name))
                 self._add(zeroed_name(name), world, is_zeroed=True)
-        first = next(iter(self.simulators.values()))
+        described = next(iter(self.simulators.values())).world.config
         for name, simulator in self.simulators.items():
-            if _shape(simulator.world) != _shape(first.world):
+            if _shape(simulator.world.config) != _shape(described):
                 raise WorldError(f"{name} has other buttons or frames than {next(iter(self.simulators))}")
-        described = first.world.config
         self.actions, self.size = described.actions, (described.height, described.width)
         print(f"{', '.join(self.simulators)} on {self.device}", flush=True)
 
@@ -139,15 +135,9 @@ class Inputs:
         sets = [*self.recall_sets.values(), *self.pair_sets.values(), *moments]
         self._tell(sets)
         self.pair_sets = {gap: s.first(2 * self.config.num_pairs) for gap, s in self.pair_sets.items()}
-        asked = self.config
         # What has to be alike in runs that are put side by side.
-        settings = {
-            "seed": self.seed,
-            "num_episodes": asked.num_episodes,
-            "context_frames": asked.context_frames,
-            "distance": asked.distance,
-            "angle_degrees": asked.angle_degrees,
-        }
+        names = ("num_episodes", "context_frames", "distance", "angle_degrees")
+        settings = {"seed": self.seed} | {name: getattr(self.config, name) for name in names}
         source = sets[0].source if sets else ""
         self._head["data"] = {"folder": str(data), "source": source, "settings": settings}
 
@@ -237,16 +227,9 @@ class Inputs:
         return next(iter(self.recall_sets.values()))
 
     def _open(self, folder: Path, gap: int) -> ReturnSet:
-        config = self.config
-        return ReturnSet(
-            folder,
-            gap,
-            self.actions,
-            self.size,
-            tolerance=config.tolerance,
-            context_frames=config.context_frames,
-            num_episodes=config.num_episodes,
-        )
+        names = ("tolerance", "context_frames", "num_episodes")
+        how: dict[str, Any] = {name: getattr(self.config, name) for name in names}
+        return ReturnSet(folder, gap, self.actions, self.size, **how)
 
     def _tiles(self) -> TileReader | None:
         """Return what tells tiles apart; the kinds of tiles are those that real frames show."""
@@ -288,9 +271,9 @@ class Inputs:
         return report
 
 
-def _shape(world: World) -> tuple[object, ...]:
+def _shape(config: WorldConfig) -> tuple[object, ...]:
     """Return what worlds that are compared must share."""
-    return world.config.actions.buttons, world.config.height, world.config.width
+    return config.actions.buttons, config.height, config.width
 
 
 def name_of(place: str | None) -> str:
