@@ -76,9 +76,8 @@ def agreement_on_ranks(players: Sequence[Agreement]) -> float | None:
 
 def format_agreement(players: Sequence[Agreement]) -> str:
     """Return a table, a line for each player, and how well both agree on who is better."""
-    rows: list[tuple[str, ...]] = [
-        ("policy", "learned in", "return: dream", "game", "ends in 1,000 frames: dream", "game")
-    ]
+    heading = ("policy", "learned in", "return: dream", "game", "ends in 1,000 frames: dream", "game")
+    rows: list[tuple[str, ...]] = [heading]
     for player in players:
         returns = f"{player.dream_return:.1f}", f"{player.real_return:.1f}"
         ends = _rate(player.dream_ends), _rate(player.real_ends)

@@ -29,13 +29,8 @@ class SightVecEnv(VecEnvWrapper):
     """Let an agent see what players see: small frames, the last ones stacked; and scale its rewards.
 
     Observations are `{"seen": [N, F * 3, h, w] uint8}`, a tensor on `device`: what is seen never goes to the
-    CPU and back. Frames of another device are brought there first.
-
-    Args:
-        venv: Gives frames `[N, H, W, 3]`, as arrays or as tensors.
-        sight: What is seen of them.
-        device: Where the agent computes.
-        reward_scale: What rewards are multiplied by; those that `VecMonitor` adds up below are the game's.
+    CPU and back. `venv` gives frames `[N, H, W, 3]`, arrays or tensors; those of another device are brought
+    there first. Rewards that `VecMonitor` adds up below are the game's, not multiplied by `reward_scale`.
     """
 
     def __init__(
@@ -80,9 +75,10 @@ class HeldActions(VecEnvWrapper):
     what the next episode brings in the frames that are left counts for nothing, and the decision's info is
     that of the last frame of the old one.
 
-    Args:
-        venv: Begins episodes anew in the step that ends them, as SB3's environments do.
-        num_frames: Frames an action is held for, at least 1; `ValueError` otherwise.
+    `venv` begins episodes anew in the step that ends them, as SB3's environments do.
+
+    Raises:
+        ValueError: If actions are held for fewer frames than 1.
     """
 
     def __init__(self, venv: VecEnv, num_frames: int) -> None:

@@ -30,7 +30,7 @@ DREAM_SEEDS = 4_000_000_000
 """Seed of the first episode that is evaluated in a dream; trainings have smaller ones."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class PolicyEntry:
     """A policy that is to be measured, by its label in the report and its name in `policies.POLICIES`.
 
@@ -86,9 +86,7 @@ def _spread(values: np.ndarray) -> dict[str, Any]:
 
 def format_scores(scores: dict[str, dict[str, Any]]) -> str:
     """Return the summaries of several policies, by their label, as a table."""
-    rows: list[tuple[str, ...]] = [
-        ("policy", "episodes", "mean return", "std", "median", "95 % interval", "mean tics")
-    ]
+    rows = [("policy", "episodes", "mean return", "std", "median", "95 % interval", "mean tics")]
     for label, summary in scores.items():
         found = summary["return"]
         interval = "" if found["low"] is None else f"{found['low']:.1f} to {found['high']:.1f}"

@@ -39,12 +39,8 @@ from worldsim.storage.tensors import swap_folder
 
 POLICY_FOLDER, PROGRESS_FILE = "policy", "progress.csv"
 ENCODER, HEAD = "features_extractor.encoder.", "action_net."
-LOGGED = {
-    "entropy": "train/entropy_loss",
-    "approx_kl": "train/approx_kl",
-    "clip_fraction": "train/clip_fraction",
-    "value_loss": "train/value_loss",
-    "explained_variance": "train/explained_variance",
+LOGGED = {"entropy": "train/entropy_loss"} | {
+    name: f"train/{name}" for name in ("approx_kl", "clip_fraction", "value_loss", "explained_variance")
 }
 """What SB3 calls the columns of the last update."""
 COLUMNS = ("steps", "minutes", "steps_per_second", "mean_return", "mean_frames", *LOGGED, "learning_rate")
@@ -89,10 +85,6 @@ class Agent:
     Args:
         run: The folder; training goes on from its newest checkpoint.
         envs: From `training.agents.envs`.
-        config: How it learns.
-        clock: When that ends.
-        sight: What it sees.
-        device: Where it computes.
         seed: Of its weights, its actions, and the environments.
         describe: Returns the policy's description at a time.
     """
@@ -229,13 +221,8 @@ class Progress(BaseCallback):
         self._checkpoint_seconds = checkpoint_seconds
         self._file = open_progress(agent.run.path / PROGRESS_FILE, agent.clock.steps)
         self._rows = csv.DictWriter(self._file, COLUMNS)
-        self._bar = tqdm(
-            total=self._clock.total_steps,
-            initial=self._clock.steps,
-            unit="step",
-            unit_scale=True,
-            smoothing=0.05,
-        )
+        begun, total = agent.clock.steps, agent.clock.total_steps
+        self._bar = tqdm(total=total, initial=begun, unit="step", unit_scale=True, smoothing=0.05)
         self._began = time.monotonic() - self._clock.seconds
         self._last_checkpoint = self._clock.seconds
         self._last_row = (self._clock.steps, self._clock.seconds)

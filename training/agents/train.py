@@ -38,7 +38,7 @@ FREE_SETTINGS = (
 """Settings that a resumed run may change."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Lessons:
     """What an agent learns from: environments of a world or a game.
 
@@ -99,25 +99,16 @@ def prepare_lessons(config: RLConfig, sight: Sight, device: torch.device) -> Les
     """Begin the dreams or the games."""
     from training.agents.envs import make_dreams, make_games
 
-    scale, repeat = config.ppo.reward_scale, config.action_repeat
+    how: dict[str, Any] = {"action_repeat": config.action_repeat, "reward_scale": config.ppo.reward_scale}
     if config.env == "dream":
         dreams = load_dreams(config, config.num_envs)
-        world = dreams.world.config
-        envs = make_dreams(dreams, sight, device, action_repeat=repeat, reward_scale=scale)
-        return Lessons(
-            envs=envs,
-            scenario=world.name,
-            actions=world.actions,
-            source=f"a dream of {dreams.world.identity}",
-        )
+        world, envs = dreams.world.config, make_dreams(dreams, sight, device, **how)
+        return Lessons(envs, world.name, world.actions, f"a dream of {dreams.world.identity}")
     scenario, num_envs = scenario_of(config.world), worker_count(config.num_envs, "num_envs")
     print(f"{num_envs} real games of {scenario}; the agent computes on {device}", flush=True)
-    limit = config.max_episode_steps
-    envs = make_games(
-        scenario, num_envs, sight, device, max_episode_steps=limit, action_repeat=repeat, reward_scale=scale
-    )
-    actions = GAMES[scenario].actions
-    return Lessons(envs=envs, scenario=scenario, actions=actions, source=f"the real game {scenario}")
+    how["max_episode_steps"] = config.max_episode_steps
+    envs = make_games(scenario, num_envs, sight, device, **how)
+    return Lessons(envs, scenario, GAMES[scenario].actions, f"the real game {scenario}")
 
 
 def describe_policy(config: RLConfig, lessons: Lessons, sight: Sight) -> Callable[[Clock], PolicyDescription]:
