@@ -174,11 +174,7 @@ def check_possible(config: ReportConversionConfig, choice: DeviceChoice) -> None
 
 
 class Comparison:
-    """The worlds, the real game beside them, and what was measured so far.
-
-    Attributes:
-        report: Becomes `conversion.json`; parts that other runs measured of the same worlds are in it.
-    """
+    """The worlds, the real game beside them, and the report, with what other runs measured of them."""
 
     def __init__(self, config: ReportConversionConfig, choice: DeviceChoice, out: Path) -> None:
         self.config, self.choice = config, choice
@@ -252,11 +248,7 @@ class Comparison:
         self._head["worlds"][name] = describe(world, sampler)
 
     def _open_report(self, path: Path) -> Report:
-        """Open the report with the parts that another run measured of these worlds and this one does not.
-
-        Raises:
-            WorldError: If it compared other worlds, drawn otherwise, or is no such report.
-        """
+        """Open the report with the parts that another run measured of these worlds and this one does not."""
         nothing: dict[str, Any] = {"runs": {}, "worlds": {}}
         report = Report.open(path, nothing, objects=tuple(nothing), renderers=RENDERERS)
         known, head = report.data, self._head

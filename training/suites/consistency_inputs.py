@@ -46,15 +46,12 @@ class Inputs:
     """The worlds, the episodes, and the report that they are measured into.
 
     Attributes:
-        config: Of the suite.
-        device: Where the worlds are, and why.
         parts: Those to measure that can be.
         simulators: By name of the world; those in `zeroed` forget before every frame.
         recall_sets: The episodes that are needed, by gap.
         feature_network: What FID and KID are computed with, if they are.
         pair_sets: Those of paired histories.
         how: Batch size and seed of all that is dreamt.
-        settings: How roll-outs are made.
         report: Becomes `report.json`; parts that other runs measured on the same data are in it.
     """
 

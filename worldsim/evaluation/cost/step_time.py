@@ -250,10 +250,8 @@ def compare_ages(
     """Step a dream on from two ages, one step here and one there, and compare what they take.
 
     The ages are frames in the memory, of which the state has one at least. The first steps are not timed.
-
-    Returns:
-        A JSON object: median `step_ms` of both, `late_over_early` with its 95 % interval over the pairs of
-        steps, `state_bytes` of both.
+    Returns a JSON object: median `step_ms` and `state_bytes` of both, `late_over_early` with an interval
+    over the pairs of steps.
     """
     actions = random_actions(simulator, 1, num_steps + WARM_UP_PAIRS, seed)
     with steady_memory():

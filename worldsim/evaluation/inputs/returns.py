@@ -124,10 +124,9 @@ def clips_of(episode: int, num_frames: int, poses: np.ndarray, settings: ReturnS
 def choose_returns(
     recordings: Recordings, settings: ReturnSettings, count: int, seed: int
 ) -> tuple[list[ReturnClip], str]:
-    """Choose `count` places that come back at random, or fewer, in order.
+    """Choose `count` places that come back at random, or fewer, in order; none where they would be too few.
 
-    Returns:
-        The places, none where they would be too few, and a sentence that says what was found.
+    Returns them and a sentence that says what was found.
     """
     folder, tables = recordings.folder, recordings.tables()
     without = [e.name for e, table in zip(recordings.episodes, tables, strict=True) if table.poses is None]

@@ -79,11 +79,9 @@ def seen_rooms(size: tuple[int, int]) -> FindSeen:
 
 @dataclass(frozen=True, slots=True)
 class SeenMasks:
-    """What the context shows, of some frames of each episode after it; the same for all worlds.
+    """What the context shows `[N, K, H, W]` bool, of K frames of each episode; the same for all worlds.
 
-    Attributes:
-        frames: The K frames, counted from the first one after the context, which is 0.
-        seen: `[N, K, H, W]` bool.
+    Frames are counted from the first one after the context, which is 0.
     """
 
     frames: list[int]

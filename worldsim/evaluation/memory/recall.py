@@ -82,11 +82,8 @@ def film_frames(gap: int) -> list[int]:
 
 
 def _score(frames: Tensor, real: Tensor, tiles: TileReader | None) -> tuple[Scores, np.ndarray | None]:
-    """Return the scores of frames and, where there are tiles, which are right, `[B, K, R, C]` bool.
-
-    Frames are `[B, K, H, W, 3]` uint8. SSIM is NaN but at the last frame and every `SSIM_STRIDE` frames
-    before it: it takes as long as drawing a frame.
-    """
+    """Return the scores of frames and, where there are tiles, which are right, `[B, K, R, C]` bool."""
+    # SSIM is NaN but at some frames: it takes as long as drawing one.
     signal = sequence_psnr(frames, real).cpu()
     similarity = torch.full_like(signal, torch.nan)
     for k in range(real.shape[1] - 1, -1, -SSIM_STRIDE):

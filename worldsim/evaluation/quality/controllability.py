@@ -97,12 +97,10 @@ PAIRS = (TURN, MOVE)
 
 
 def mean_motion(pair: OppositePair, frames: Tensor) -> Tensor:
-    """Estimate the mean motion per frame, in units of the pair's threshold.
+    """Estimate the mean motion per frame in units of the pair's threshold, `[N]` fp32 on the CPU.
 
-    Frames `[N, 1 + hold_frames, H, W, 3]` uint8 are that of the press and those after it.
-
-    Returns:
-        `[N]` fp32 on the CPU; at least 1 is motion the one way, at most -1 the other way.
+    Frames `[N, 1 + hold_frames, H, W, 3]` uint8 are that of the press and those after it. At least 1 is
+    motion the one way, at most -1 the other way.
     """
     rows = []
     for clip in frames[:, pair.settle_frames :]:
@@ -226,11 +224,9 @@ def way_ahead(table: EpisodeTable, pair: OppositePair, layout: ActionLayout, num
 def calibrate(recordings: Recordings, pair: OppositePair, count: int, seed: int) -> dict[str, Any]:
     """Judge real frames in which one button alone was held as dreams are judged: the estimator's own ceiling.
 
-    Where poses were recorded, only pieces in which the player really moved count.
-
-    Returns:
-        A JSON object: for each button the number of pieces and the share judged right; `both_right`, what two
-        independent judgements give; `median_motion` as in `summarize_motions`.
+    Where poses were recorded, only pieces in which the player really moved count. Returns a JSON object: for
+    each button the number of pieces and the share judged right; `both_right`, what two independent judgements
+    give; `median_motion` as in `summarize_motions`.
     """
     layout = recordings.info.actions
     tables = recordings.tables()

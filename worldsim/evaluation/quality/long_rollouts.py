@@ -90,10 +90,9 @@ class LongSettings:
 
 @dataclass(frozen=True, slots=True)
 class LongDreams:
-    """What was measured on N long dreams.
+    """What was measured on N long dreams, by the names of the episodes that they began with.
 
     Attributes:
-        names: Of the episodes that they began with.
         motions: `[N]` by mark, by axis and by button, in units of the pair's least motion.
         curves: `[N, F]` brightness, contrast, sharpness and motion energy of each frame.
         real: `[N]` means of the same over the real frames that were watched.

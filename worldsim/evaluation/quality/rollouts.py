@@ -173,12 +173,9 @@ def reconstruct(world: World, frames: Tensor) -> Tensor:
 def score(
     predictions: dict[str, Tensor], real: Tensor, ssim_at: Iterable[int]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Compare predictions with real frames, all `[N, F, H, W, 3]` uint8.
+    """Return PSNR and similarity, `[N, F]` fp32, by method of predictions of frames `[N, F, H, W, 3]` uint8.
 
     The slower similarity is computed at the horizons `ssim_at`, 1 to F.
-
-    Returns:
-        PSNR and similarity by method, `[N, F]` fp32.
     """
     signal, similarity = {}, {}
     for method, frames in predictions.items():
@@ -235,10 +232,8 @@ def _at_horizon(scores: FrameScores, place: int) -> dict[str, Any]:
 
 
 def _shares(scores: FrameScores, whole: str, frames: slice) -> dict[str, float | None]:
-    """Return the small changes of each method as a share of those of `whole`, over some frames of all clips.
-
-    A share of sums: most clips have little, and few of them nearly all. None where there is nothing to share.
-    """
+    """Return each method's share of the small changes of `whole`; None where there is nothing to share."""
+    # A share of sums: most clips have little, and few of them nearly all.
     sums = {method: float(values[:, frames].sum()) for method, values in scores.small_changes.items()}
     total = sums.pop(whole, 0.0)
     return {method: value / total if total else None for method, value in sums.items()}

@@ -57,10 +57,8 @@ def _lay_out(pictures: Sequence[np.ndarray] | np.ndarray, axis: int, gap: int = 
 def write_strips(folder: Path, gap: int, films: Mapping[str, Tensor]) -> dict[str, list[str]]:
     """Write the frames of each world and episode side by side, the real ones under the empty name.
 
-    Films are `[E, F, H, W, 3]` uint8 by world, of the episodes of one gap; the folder is created.
-
-    Returns:
-        Names of the PNG files by world, one for each episode.
+    Films are `[E, F, H, W, 3]` uint8 by world, of the episodes of one gap; the folder is created. Returns the
+    names of the PNG files by world, one for each episode.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names: dict[str, list[str]] = {}

@@ -52,12 +52,10 @@ class Report:
         """Resume the report that another run wrote, or start one.
 
         Args:
-            path: Its file.
             head: What this run says of itself. It replaces what is there under the same keys; but of
                 `objects` each holds both runs' entries, and this run's where both have one.
             settings: What both runs must have in common, as of `require`.
             objects: Keys under which the file must hold JSON objects.
-            renderers: Of the report.
 
         Raises:
             WorldError: If the file holds another kind of report, or was measured with other settings.
