@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from worldsim.evaluation.cost.batch_size import bytes_at
 from worldsim.evaluation.inputs.clips import ClipBatch
+from worldsim.evaluation.rollout import bytes_at
 from worldsim.evaluation.statistics import median_ratio
 from worldsim.model.memory.past_frames import FRAMES_AXIS, PastFrames
 from worldsim.runtime.timing import Percentiles, process_memory_bytes, steady_memory

@@ -17,12 +17,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from worldsim.evaluation.cost.batch_size import rows_that_fit
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
 from worldsim.evaluation.memory.interventions import Intervention, can_intervene, intervene
 from worldsim.evaluation.memory.tiles import TileReader
 from worldsim.evaluation.metrics import sequence_psnr, ssim
-from worldsim.evaluation.rollout import generate, join, progress, through_codec, watch_until
+from worldsim.evaluation.rollout import generate, join, progress, rows_that_fit, through_codec, watch_until
 from worldsim.evaluation.statistics import estimate_of
 from worldsim.simulator import Simulator
 

@@ -16,11 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldsim.evaluation.cost.batch_size import rows_that_fit
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
 from worldsim.evaluation.quality.distances import distances_to_real
 from worldsim.evaluation.quality.features import FeatureNetwork
-from worldsim.evaluation.rollout import progress, through_codec, watch_until
+from worldsim.evaluation.rollout import progress, rows_that_fit, through_codec, watch_until
 from worldsim.simulator import Simulator
 
 SEGMENT_ENDS = (32, 128, 512, 2048)

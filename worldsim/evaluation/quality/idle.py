@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from worldsim.evaluation.inputs.clips import Clip, ClipBatch, Recordings, pick
 from worldsim.evaluation.metrics import brightness, contrast, psnr, sharpness, ssim
-from worldsim.evaluation.rollout import join, progress, through_codec
+from worldsim.evaluation.rollout import join, progress, stack, through_codec
 from worldsim.evaluation.statistics import bootstrap
 from worldsim.simulator import Simulator
 
@@ -56,15 +56,14 @@ def _hold_still(
     state = batch.begin_dreams(simulator, context_frames, seed)
     start = state.frames
     shown = through_codec(simulator.world, start[:, None])[:, 0].cpu()
-    columns: dict[str, list[Tensor]] = {}
+    columns = []
     for _ in range(num_frames):
         frames, state = simulator.step(state, torch.zeros_like(batch.actions[:, 0]))
-        for name, value in compare(frames, start).items():
-            columns.setdefault(name, []).append(value)
+        columns.append(compare(frames, start))
         bar.update(len(frames))
     of_start = {f"start_{name}": value for name, value in statistics_of(start).items()}
     of_codec = {f"codec_{name}": value for name, value in statistics_of(shown).items()}
-    return {name: torch.stack(values, dim=1) for name, values in columns.items()} | of_start | of_codec
+    return stack(columns, 1) | of_start | of_codec
 
 
 def still_starts(recordings: Recordings, context_frames: int, count: int, seed: int) -> list[Clip]:

@@ -21,7 +21,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from worldsim.actions import ActionLayout
-from worldsim.evaluation.cost.batch_size import rows_that_fit
 from worldsim.evaluation.inputs.motion import scroll
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
 from worldsim.evaluation.inputs.start_states import Moments
@@ -35,7 +34,7 @@ from worldsim.evaluation.quality.controllability import (
     summarize_motions,
 )
 from worldsim.evaluation.quality.idle import FLOOR, segment_edges, segment_means, statistics_of
-from worldsim.evaluation.rollout import join, progress, watch_until
+from worldsim.evaluation.rollout import join, progress, rows_that_fit, stack, watch_until
 from worldsim.evaluation.statistics import bootstrap, ratio_of_means
 from worldsim.simulator import Simulator
 
@@ -133,17 +132,16 @@ def _dream_batch(
     actions = random_walks(layout, rows, settings.num_frames, settings.seed)
     state = watch_until(simulator, clips, batch.turn, settings.seed, bar)
     motions: dict[int, dict[str, dict[str, np.ndarray]]] = {}
-    columns: dict[str, list[Tensor]] = {}
+    columns = []
     for index in range(settings.num_frames + 1):
         if index in settings.reached:
             motions[index] = {pair.axis: hold_both(simulator, state, pair, bar) for pair in pairs}
         if index < settings.num_frames:
             before = state.frames
             frame, state = simulator.step(state, actions[index])
-            for name, value in _statistics(frame, before).items():
-                columns.setdefault(name, []).append(value)
+            columns.append(_statistics(frame, before))
             bar.update(len(rows))
-    curves = {name: torch.stack(values, dim=1).cpu().numpy() for name, values in columns.items()}
+    curves = {name: values.cpu().numpy() for name, values in stack(columns, 1).items()}
     watched = clips.frames[:, : batch.turn + 1].to(simulator.frames_device)
     return LongDreams(batch.names, motions, curves, _real_statistics(watched))
 
@@ -156,8 +154,8 @@ def _statistics(frames: Tensor, before: Tensor) -> dict[str, Tensor]:
 def _real_statistics(frames: Tensor) -> dict[str, np.ndarray]:
     """Return the means over real frames `[B, T, H, W, 3]`, `[B]` each."""
     columns = frames.unbind(1)
-    found = [_statistics(*pair) for pair in zip(columns[1:], columns, strict=False)]
-    return {name: torch.stack([f[name] for f in found]).mean(dim=0).cpu().numpy() for name in found[0]}
+    found = stack([_statistics(*pair) for pair in zip(columns[1:], columns, strict=False)], 0)
+    return {name: values.mean(dim=0).cpu().numpy() for name, values in found.items()}
 
 
 def summarize_control(dreams: LongDreams, layout: ActionLayout) -> dict[str, Any]:
