@@ -132,9 +132,15 @@ class Inputs:
         sets = [*self.recall_sets.values(), *self.pair_sets.values(), *moments]
         self._tell(sets)
         self.pair_sets = {gap: s.first(2 * self.config.num_pairs) for gap, s in self.pair_sets.items()}
+        asked = self.config
         # What has to be alike in runs that are put side by side.
-        names = ("num_episodes", "context_frames", "distance", "angle_degrees")
-        settings = {"seed": self.seed} | {name: getattr(self.config, name) for name in names}
+        settings = {
+            "seed": self.seed,
+            "num_episodes": asked.num_episodes,
+            "context_frames": asked.context_frames,
+            "distance": asked.distance,
+            "angle_degrees": asked.angle_degrees,
+        }
         source = sets[0].source if sets else ""
         self._head["data"] = {"folder": str(data), "source": source, "settings": settings}
 
@@ -224,9 +230,16 @@ class Inputs:
         return next(iter(self.recall_sets.values()))
 
     def _open(self, folder: Path, gap: int) -> ReturnSet:
-        names = ("tolerance", "context_frames", "num_episodes")
-        how: dict[str, Any] = {name: getattr(self.config, name) for name in names}
-        return ReturnSet(folder, gap, self.actions, self.size, **how)
+        config = self.config
+        return ReturnSet(
+            folder,
+            gap,
+            self.actions,
+            self.size,
+            tolerance=config.tolerance,
+            context_frames=config.context_frames,
+            num_episodes=config.num_episodes,
+        )
 
     def _tiles(self) -> TileReader | None:
         """Return what tells tiles apart; the kinds of tiles are those that real frames show."""
