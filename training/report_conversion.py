@@ -174,11 +174,7 @@ def check_possible(config: ReportConversionConfig, choice: DeviceChoice) -> None
 
 
 class Comparison:
-    """The worlds, the real game beside them, and what was measured so far.
-
-    Attributes:
-        report: Becomes `conversion.json`; parts that other runs measured of the same worlds are in it.
-    """
+    """The worlds, the real game beside them, and the report, with what other runs measured of them."""
 
     def __init__(self, config: ReportConversionConfig, choice: DeviceChoice, out: Path) -> None:
         self.config, self.choice = config, choice
@@ -252,11 +248,7 @@ class Comparison:
         self._head["worlds"][name] = describe(world, sampler)
 
     def _open_report(self, path: Path) -> Report:
-        """Open the report with the parts that another run measured of these worlds and this one does not.
-
-        Raises:
-            WorldError: If it compared other worlds, drawn otherwise, or is no such report.
-        """
+        """Open the report with the parts that another run measured of these worlds and this one does not."""
         nothing: dict[str, Any] = {"runs": {}, "worlds": {}}
         report = Report.open(path, nothing, objects=tuple(nothing), renderers=RENDERERS)
         known, head = report.data, self._head
@@ -304,19 +296,18 @@ class Comparison:
         print(f"{contestant.name}: {told}", flush=True)
         return contestant.simulator(self.config.denoising_steps, self.config.commit_level)
 
-    def _first_state(self, simulator: Simulator) -> WorldState:
-        """Return a dream in whose memory there is one frame."""
+    def _first_state(self, contestant: ModelEntry, told: str) -> tuple[Simulator, WorldState]:
+        """Load a world; returns it and a dream in whose memory there is one frame."""
+        simulator = self._simulator(contestant, told)
         start = next(self.recordings.batches(self.first, 1, 1))
-        return start.begin_dreams(simulator, 1, self.config.seed)
+        return simulator, start.begin_dreams(simulator, 1, self.config.seed)
 
     def _in_turn(self, contestant: ModelEntry) -> dict[str, Any]:
-        simulator, config = self._simulator(contestant, "steps early and late, in turn"), self.config
-        state = self._first_state(simulator)
-        return compare_ages(simulator, state, config.early_frame, config.late_frame, seed=config.seed)
+        begun, config = self._first_state(contestant, "steps early and late, in turn"), self.config
+        return compare_ages(*begun, config.early_frame, config.late_frame, seed=config.seed)
 
     def _cost(self, contestant: ModelEntry) -> dict[str, Any]:
-        simulator, config = self._simulator(contestant, "step times"), self.config
-        state = self._first_state(simulator)  # frames are counted from the first
+        (simulator, state), config = self._first_state(contestant, "step times"), self.config
         actions = random_actions(simulator, 1, config.cost_frames, config.seed)
         trace = trace_steps(simulator, state, actions)
         return summarize_trace(trace, config.early_frame, config.late_frame, config.total_frames)

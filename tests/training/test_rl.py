@@ -31,8 +31,7 @@ from policies.ppo import PolicyDescription, PPOPolicy, load_policy, save_policy
 from policies.sight import Sight
 from tests.fakes import save_tiny_world, save_untrained_policy, tiny_world, write_tiny_dataset
 from training.agents import envs
-from training.agents.action_repeat import HeldActions
-from training.agents.envs import SightVecEnv
+from training.agents.envs import HeldActions, SightVecEnv
 from training.agents.episodes import LearnedTeam
 from training.agents.evaluate import evaluate_agents
 from training.agents.ppo import Agent, Clock

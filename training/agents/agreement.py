@@ -24,15 +24,10 @@ def end_rate(episodes: Episodes, seed: int = 0) -> Estimate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Agreement:
-    """What one player gets in the dream and in the game.
+    """Mean returns and `end_rate` of one player in the dream and in the game.
 
     Attributes:
-        label: Which player.
         learned_in_dreams: Whether it learned in a dream; such a player has looked for what only dreams allow.
-        dream_return: Mean return there.
-        real_return: Mean return in the game.
-        dream_ends: How often its dreams end.
-        real_ends: How often its games end.
     """
 
     label: str
@@ -75,15 +70,14 @@ def agreement_on_ranks(players: Sequence[Agreement]) -> float | None:
     judged = [player for player in players if not player.learned_in_dreams]
     if len(judged) < LEAST_PLAYERS:
         return None
-    dream, real = ([player.dream_return for player in judged], [player.real_return for player in judged])
-    return rank_correlation(np.array(dream), np.array(real))
+    dream, real = np.array([(player.dream_return, player.real_return) for player in judged]).T
+    return rank_correlation(dream, real)
 
 
 def format_agreement(players: Sequence[Agreement]) -> str:
     """Return a table, a line for each player, and how well both agree on who is better."""
-    rows: list[tuple[str, ...]] = [
-        ("policy", "learned in", "return: dream", "game", "ends in 1,000 frames: dream", "game")
-    ]
+    heading = ("policy", "learned in", "return: dream", "game", "ends in 1,000 frames: dream", "game")
+    rows: list[tuple[str, ...]] = [heading]
     for player in players:
         returns = f"{player.dream_return:.1f}", f"{player.real_return:.1f}"
         ends = _rate(player.dream_ends), _rate(player.real_ends)

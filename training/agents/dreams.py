@@ -23,9 +23,7 @@ nothing that could have been done."""
 def load_dreams(config: RLConfig, num_envs: int = 0) -> ARL2WorldVectorEnv:
     """Load the world and return dreams of it, ready to begin: tensors on its device, in the mode `SameStep`.
 
-    Args:
-        config: What is dreamt, and from where on.
-        num_envs: How many; 0 is what the device is good for.
+    0 environments are as many as the device is good for.
 
     Raises:
         WorldError: If the world, or the folder of recorded episodes, is not there or not valid.

@@ -15,7 +15,6 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor
 from torch import Tensor
 
 from policies.sight import Sight
-from training.agents.action_repeat import HeldActions
 from training.data.game_process import begin_game, interrupts_are_for_the_parent
 from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.sb3 import SB3VecEnv
@@ -30,13 +29,8 @@ class SightVecEnv(VecEnvWrapper):
     """Let an agent see what players see: small frames, the last ones stacked; and scale its rewards.
 
     Observations are `{"seen": [N, F * 3, h, w] uint8}`, a tensor on `device`: what is seen never goes to the
-    CPU and back. Frames of another device are brought there first.
-
-    Args:
-        venv: Gives frames `[N, H, W, 3]`, as arrays or as tensors.
-        sight: What is seen of them.
-        device: Where the agent computes.
-        reward_scale: What rewards are multiplied by; those that `VecMonitor` adds up below are the game's.
+    CPU and back. `venv` gives frames `[N, H, W, 3]`, arrays or tensors; those of another device are brought
+    there first. Rewards that `VecMonitor` adds up below are the game's, not multiplied by `reward_scale`.
     """
 
     def __init__(
@@ -72,6 +66,52 @@ class SightVecEnv(VecEnvWrapper):
 
     def _frames(self, frames: Any) -> Tensor:
         return torch.as_tensor(frames, device=self._device)
+
+
+class HeldActions(VecEnvWrapper):
+    """Step every environment `num_frames` times with the same action (Mnih et al. 2015): one decision a step.
+
+    The reward of a decision adds up its frames. Where an episode ends within them, the decision ends there:
+    what the next episode brings in the frames that are left counts for nothing, and the decision's info is
+    that of the last frame of the old one.
+
+    `venv` begins episodes anew in the step that ends them, as SB3's environments do.
+
+    Raises:
+        ValueError: If actions are held for fewer frames than 1.
+    """
+
+    def __init__(self, venv: VecEnv, num_frames: int) -> None:
+        if num_frames < 1:
+            raise ValueError(f"actions must be held for at least 1 frame, got {num_frames}")
+        super().__init__(venv)
+        self.metadata: dict[str, Any] = dict(venv.metadata)
+        if "render_fps" in self.metadata:
+            self.metadata["render_fps"] /= num_frames  # of the decisions, which are what is shown
+        self._num_frames = num_frames
+        self._actions: np.ndarray | None = None
+
+    def reset(self) -> Any:
+        """Begin anew; returns the first observations."""
+        return self.venv.reset()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Keep the actions, `[N, A]`, for `step_wait`."""
+        self._actions = actions
+
+    def step_wait(self) -> tuple[Any, np.ndarray, np.ndarray, Infos]:
+        """Return the last frame's observations, the rewards `[N]` of the frames, dones `[N]`, and infos."""
+        assert self._actions is not None, "step_wait before step_async"
+        rewards, ended = np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, bool)
+        infos: Infos = [{} for _ in range(self.num_envs)]
+        observations: Any = None
+        for _ in range(self._num_frames):
+            observations, gained, dones, told = self.venv.step(self._actions)
+            rewards += np.where(ended, 0, gained)
+            for row in np.flatnonzero(~ended):
+                infos[row] = told[row]
+            ended |= dones
+        return observations, rewards, ended, infos
 
 
 def make_dreams(

@@ -9,7 +9,7 @@ import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,15 +30,12 @@ DREAM_SEEDS = 4_000_000_000
 """Seed of the first episode that is evaluated in a dream; trainings have smaller ones."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class PolicyEntry:
-    """A policy that is to be measured.
+    """A policy that is to be measured, by its label in the report and its name in `policies.POLICIES`.
 
     Attributes:
-        label: What it is called in the report.
-        policy: Its name in `policies.POLICIES`.
         num_values: Number of values of each axis of the actions.
-        scenario: What is played.
         options: Further arguments of `policies.make`.
     """
 
@@ -89,9 +86,7 @@ def _spread(values: np.ndarray) -> dict[str, Any]:
 
 def format_scores(scores: dict[str, dict[str, Any]]) -> str:
     """Return the summaries of several policies, by their label, as a table."""
-    rows: list[tuple[str, ...]] = [
-        ("policy", "episodes", "mean return", "std", "median", "95 % interval", "mean tics")
-    ]
+    rows = [("policy", "episodes", "mean return", "std", "median", "95 % interval", "mean tics")]
     for label, summary in scores.items():
         found = summary["return"]
         interval = "" if found["low"] is None else f"{found['low']:.1f} to {found['high']:.1f}"
@@ -119,13 +114,8 @@ def play_games(
 ) -> dict[str, Episodes]:
     """Let each policy play the same real games, in worker processes; a progress bar is shown.
 
-    Args:
-        contenders: The policies.
-        num_episodes: How many games each plays.
-        scenario: Of which game.
-        max_episode_steps: Frames after which a game is cut off.
-        num_workers: Processes that play.
-        first_game: Number of the first of the games that belong to evaluations.
+    A game is cut off after `max_episode_steps` frames; `first_game` is a number among the games that belong
+    to evaluations.
 
     Raises:
         WorldError: If there is no such game, or what plays it is not installed.
@@ -175,48 +165,25 @@ def _collect(rows: Sequence[tuple[float, int, bool]]) -> Episodes:
     return Episodes(returns=np.array(returns), frames=np.array(frames), terminated=np.array(terminated))
 
 
-class Team(Protocol):
-    """N players at once."""
-
-    def reset(self, seeds: Sequence[int]) -> None:
-        """Start new episodes, of the seeds `[N]`."""
-        ...
-
-    def act(self, frames: Tensor) -> Any:
-        """Return actions `[N, A]` for frames `[N, H, W, 3]` uint8."""
-        ...
-
-
 class SingleTeam:
-    """N players of their own.
-
-    Args:
-        contender: What each of them is.
-        num_players: N.
-    """
+    """N players of their own."""
 
     def __init__(self, contender: PolicyEntry, num_players: int) -> None:
         self._players = [contender.build() for _ in range(num_players)]
 
     def reset(self, seeds: Sequence[int]) -> None:
-        """Start new episodes."""
+        """Start new episodes, of the seeds `[N]`."""
         for player, seed in zip(self._players, seeds, strict=True):
             player.reset(seed)
 
     def act(self, frames: Tensor) -> np.ndarray:
-        """Return actions, one player at a time."""
+        """Return actions `[N, A]` for frames `[N, H, W, 3]` uint8, one player at a time."""
         pictures = frames.cpu().numpy()
         return np.stack([player.act(frame) for player, frame in zip(self._players, pictures, strict=True)])
 
 
 class LearnedTeam:
-    """One learned policy that plays N episodes in one pass of its network.
-
-    Args:
-        player: The policy.
-        device: Where frames are, and it computes.
-        deterministic: Press what is likeliest.
-    """
+    """One learned policy that plays N episodes in one pass of its network, on the device of the frames."""
 
     def __init__(self, player: PPOPolicy, device: torch.device, *, deterministic: bool) -> None:
         self._network, self._sight = player.network.to(device), player.description.sight
@@ -240,6 +207,9 @@ class LearnedTeam:
         return self._held
 
 
+Team = SingleTeam | LearnedTeam
+
+
 def make_team(contender: PolicyEntry, num_players: int, device: torch.device) -> Team:
     """Return N players of a kind."""
     player = contender.build()
@@ -253,11 +223,8 @@ def play_dreams(
 ) -> dict[str, Episodes]:
     """Let each policy play episodes of the same seeds in a dream; a progress bar is shown.
 
-    Args:
-        contenders: The policies.
-        num_episodes: How many episodes each plays: N at a time, the first of each row.
-        envs: N dreams in the mode `SameStep`, which give tensors; with a limit on their episodes.
-        first_dream: Number of the first of the seeds that belong to evaluations.
+    They are played N at a time, the first of each row, in dreams of the mode `SameStep` that give tensors and
+    have a limit on their episodes. `first_dream` is a number among the seeds that belong to evaluations.
     """
     assert envs.max_episode_steps is not None, "an episode in a dream may never end"
     scores = {}

@@ -137,9 +137,7 @@ def make_contender(label: str, config: RLConfig, scenario: str, num_values: Sequ
                 f"the .zip of an agent of Stable-Baselines3, got {label!r}"
             )
         name, options = "ppo", {"folder": label, "deterministic": config.deterministic}
-    contender = PolicyEntry(
-        label=label, policy=name, num_values=num_values, scenario=scenario, options=options
-    )
+    contender = PolicyEntry(label, name, num_values, scenario, options)
     contender.build()  # what is wrong with it is said here, not by a worker
     return contender
 

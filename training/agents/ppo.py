@@ -39,12 +39,8 @@ from worldsim.storage.tensors import swap_folder
 
 POLICY_FOLDER, PROGRESS_FILE = "policy", "progress.csv"
 ENCODER, HEAD = "features_extractor.encoder.", "action_net."
-LOGGED = {
-    "entropy": "train/entropy_loss",
-    "approx_kl": "train/approx_kl",
-    "clip_fraction": "train/clip_fraction",
-    "value_loss": "train/value_loss",
-    "explained_variance": "train/explained_variance",
+LOGGED = {"entropy": "train/entropy_loss"} | {
+    name: f"train/{name}" for name in ("approx_kl", "clip_fraction", "value_loss", "explained_variance")
 }
 """What SB3 calls the columns of the last update."""
 COLUMNS = ("steps", "minutes", "steps_per_second", "mean_return", "mean_frames", *LOGGED, "learning_rate")
@@ -68,11 +64,7 @@ class Extractor(BaseFeaturesExtractor):
 class Clock:
     """How far training is, and where it ends: at one of its limits, whichever comes first.
 
-    Attributes:
-        total_steps: Decisions, of all environments together.
-        max_seconds: Seconds of training, whatever is done by then; 0 is no limit.
-        steps: Decisions so far.
-        seconds: Seconds so far.
+    Steps are decisions, of all environments together; `max_seconds` 0 is no limit.
     """
 
     total_steps: int
@@ -93,10 +85,6 @@ class Agent:
     Args:
         run: The folder; training goes on from its newest checkpoint.
         envs: From `training.agents.envs`.
-        config: How it learns.
-        clock: When that ends.
-        sight: What it sees.
-        device: Where it computes.
         seed: Of its weights, its actions, and the environments.
         describe: Returns the policy's description at a time.
     """
@@ -114,8 +102,7 @@ class Agent:
         describe: Callable[[Clock], PolicyDescription],
     ) -> None:
         self.run, self.clock, self._envs = run, clock, envs
-        self._describe = describe
-        self._sight = sight
+        self._describe, self._sight = describe, sight
         self.fabric = Fabric(
             accelerator=device.type, devices=[device.index or 0] if device.type == "cuda" else 1
         )
@@ -226,13 +213,7 @@ def actor_of(policy: BasePolicy, sight: Sight) -> ActorNetwork:
 
 
 class Progress(BaseCallback):
-    """Keep the clock, stop when it is time, write checkpoints and `progress.csv`; a context manager.
-
-    Args:
-        agent: What is trained.
-        stop: Whether a person wants it to end.
-        checkpoint_seconds: Seconds between two checkpoints.
-    """
+    """Keep the clock, stop when it is time, write checkpoints and `progress.csv`; a context manager."""
 
     def __init__(self, agent: Agent, stop: StopRequest, checkpoint_seconds: float) -> None:
         super().__init__()
@@ -240,13 +221,8 @@ class Progress(BaseCallback):
         self._checkpoint_seconds = checkpoint_seconds
         self._file = open_progress(agent.run.path / PROGRESS_FILE, agent.clock.steps)
         self._rows = csv.DictWriter(self._file, COLUMNS)
-        self._bar = tqdm(
-            total=self._clock.total_steps,
-            initial=self._clock.steps,
-            unit="step",
-            unit_scale=True,
-            smoothing=0.05,
-        )
+        begun, total = agent.clock.steps, agent.clock.total_steps
+        self._bar = tqdm(total=total, initial=begun, unit="step", unit_scale=True, smoothing=0.05)
         self._began = time.monotonic() - self._clock.seconds
         self._last_checkpoint = self._clock.seconds
         self._last_row = (self._clock.steps, self._clock.seconds)
@@ -297,9 +273,8 @@ def open_progress(path: Path, steps: int) -> TextIO:
     """Open `progress.csv` to go on with, without what came after the checkpoint of so many steps."""
     lines = read_text(path).splitlines() if path.is_file() and steps else []
     rows = [line.split(",") for line in lines[1:]]
-    whole = [
-        row for row in rows if len(row) == len(COLUMNS) and row[0].isdecimal()
-    ]  # a kill may cut the last
+    # A kill may cut the last.
+    whole = [row for row in rows if len(row) == len(COLUMNS) and row[0].isdecimal()]
     kept = [",".join(row) for row in whole if int(row[0]) <= steps]
     write_text(path, "\n".join([",".join(COLUMNS), *kept]) + "\n")
     return path.open("a", newline="")

@@ -38,14 +38,11 @@ FREE_SETTINGS = (
 """Settings that a resumed run may change."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Lessons:
-    """What an agent learns from.
+    """What an agent learns from: environments of a world or a game.
 
     Attributes:
-        envs: The environments.
-        scenario: Name of the world, or of the game.
-        actions: Its buttons.
         source: What exactly that is: a world's name and the digest of its weights, or the game.
     """
 
@@ -61,7 +58,8 @@ def train_agent(config: RLConfig) -> None:
     Raises:
         WorldError: If SB3, the world or the game is missing, or the folder holds another run.
     """
-    require_sb3()
+    if importlib.util.find_spec("stable_baselines3") is None:
+        raise WorldError('training an agent needs Stable-Baselines3: pip install -e ".[rl]"')
     from training.agents.ppo import Agent, Clock
 
     set_threads(config.threads)
@@ -101,31 +99,16 @@ def prepare_lessons(config: RLConfig, sight: Sight, device: torch.device) -> Les
     """Begin the dreams or the games."""
     from training.agents.envs import make_dreams, make_games
 
-    scale, repeat = config.ppo.reward_scale, config.action_repeat
+    how: dict[str, Any] = {"action_repeat": config.action_repeat, "reward_scale": config.ppo.reward_scale}
     if config.env == "dream":
         dreams = load_dreams(config, config.num_envs)
-        world = dreams.world.config
-        envs = make_dreams(dreams, sight, device, action_repeat=repeat, reward_scale=scale)
-        return Lessons(
-            envs=envs,
-            scenario=world.name,
-            actions=world.actions,
-            source=f"a dream of {dreams.world.identity}",
-        )
+        world, envs = dreams.world.config, make_dreams(dreams, sight, device, **how)
+        return Lessons(envs, world.name, world.actions, f"a dream of {dreams.world.identity}")
     scenario, num_envs = scenario_of(config.world), worker_count(config.num_envs, "num_envs")
     print(f"{num_envs} real games of {scenario}; the agent computes on {device}", flush=True)
-    limit = config.max_episode_steps
-    envs = make_games(
-        scenario,
-        num_envs,
-        sight,
-        device,
-        max_episode_steps=limit,
-        action_repeat=repeat,
-        reward_scale=scale,
-    )
-    actions = GAMES[scenario].actions
-    return Lessons(envs=envs, scenario=scenario, actions=actions, source=f"the real game {scenario}")
+    how["max_episode_steps"] = config.max_episode_steps
+    envs = make_games(scenario, num_envs, sight, device, **how)
+    return Lessons(envs, scenario, GAMES[scenario].actions, f"the real game {scenario}")
 
 
 def describe_policy(config: RLConfig, lessons: Lessons, sight: Sight) -> Callable[[Clock], PolicyDescription]:
@@ -154,13 +137,3 @@ def describe_policy(config: RLConfig, lessons: Lessons, sight: Sight) -> Callabl
         action_repeat=config.action_repeat,
         training={"steps": clock.steps, "minutes": round(clock.seconds / 60, 2)} | training,
     )
-
-
-def require_sb3() -> None:
-    """Say how to install Stable-Baselines3 where it is missing.
-
-    Raises:
-        WorldError: If it is.
-    """
-    if importlib.util.find_spec("stable_baselines3") is None:
-        raise WorldError('training an agent needs Stable-Baselines3: pip install -e ".[rl]"')

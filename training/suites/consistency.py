@@ -43,6 +43,11 @@ LEAST_PROBED = 5
 """Episodes that a probe needs: three kinds of them, and two to be tested on."""
 
 
+def _skip(part: dict[str, Any], why: str) -> None:
+    part["skipped"] = why
+    print(why, flush=True)
+
+
 def measure_recall(inputs: Inputs, part: dict[str, Any]) -> None:
     """Measure return recall against the gap."""
     for gap in inputs.recall_gaps:
@@ -85,13 +90,11 @@ def measure_interventions(inputs: Inputs, part: dict[str, Any]) -> None:
         scores = recall.measure_returns(able, returns, [Intervention.NONE, *INTERVENTIONS], inputs.settings)
         for name, by_way in scores.dreams.items():
             found: dict[str, Any] = {}
+            kept, of = by_way[Intervention.NONE], (scores.seen, scores.names)
             for way, values in by_way.items():
-                found[str(way)] = recall.summarize(values, scores.seen, scores.names)
+                found[str(way)] = recall.summarize(values, *of)
                 if way != Intervention.NONE:
-                    change = recall.summarize_changes(
-                        values, by_way[Intervention.NONE], scores.seen, scores.names
-                    )
-                    found[str(way)]["change"] = change
+                    found[str(way)]["change"] = recall.summarize_changes(values, kept, *of)
             part["worlds"].setdefault(name, {})[str(gap)] = found
 
 
@@ -105,14 +108,11 @@ def measure_paired(inputs: Inputs, part: dict[str, Any]) -> None:
 
 def measure_control(inputs: Inputs, part: dict[str, Any]) -> None:
     """Hold opposite buttons early and late in long dreams."""
-    layout, config = inputs.actions, inputs.config
+    layout, count = inputs.actions, inputs.config.num_episodes
     part.pop("skipped", None)
     if not long_rollouts.pairs_of(layout):
-        part["skipped"] = "of no two buttons is it known that they move the picture in opposite ways"
-        print(part["skipped"], flush=True)
-    part["calibration"] = long_rollouts.control_calibration(
-        inputs.starts, layout, config.num_episodes, inputs.seed
-    )
+        _skip(part, "of no two buttons is it known that they move the picture in opposite ways")
+    part["calibration"] = long_rollouts.control_calibration(inputs.starts, layout, count, inputs.seed)
     for name, _ in inputs.announced():
         part["worlds"][name] = long_rollouts.summarize_control(inputs.long_dreams(name), layout)
 
@@ -186,20 +186,12 @@ def measure_masked(inputs: Inputs, part: dict[str, Any]) -> None:
         elif returns.recordings.info.name == continuation.FRESH_ROOMS:
             find, most_frames = continuation.seen_rooms(inputs.size), continuation.ROOM_FRAMES
         else:
-            part["skipped"] = (
-                f"which parts were in view before is known of tiles (set consistency.tile_pixels) and of "
-                f"{continuation.FRESH_ROOMS} only"
-            )
-            print(part["skipped"], flush=True)
+            known = f"tiles (set consistency.tile_pixels) and of {continuation.FRESH_ROOMS} only"
+            _skip(part, f"which parts were in view before is known of {known}")
             return
         masks = continuation.find_masks(returns, find, most_frames)
         for name, simulator in inputs.announced():
-            scores = continuation.measure_continuation(
-                simulator,
-                returns,
-                masks,
-                **inputs.how,
-            )
+            scores = continuation.measure_continuation(simulator, returns, masks, **inputs.how)
             summary = continuation.summarize_continuation(scores) | {"frames_an_episode": len(masks.frames)}
             part["worlds"].setdefault(name, {})[str(gap)] = summary
 
@@ -209,18 +201,13 @@ def measure_probe(inputs: Inputs, part: dict[str, Any]) -> None:
     gap = next(iter(inputs.intervention_gaps))
     returns = inputs.recall_sets[gap]
     if len(returns) < LEAST_PROBED:
-        part["skipped"] = f"{len(returns)} episodes are too few for a probe, which takes {LEAST_PROBED}"
-        print(part["skipped"], flush=True)
+        _skip(part, f"{len(returns)} episodes are too few for a probe, which takes {LEAST_PROBED}")
         return
     for name, simulator in inputs.announced():
         if simulator.world.config.denoiser.layer_counts["full"]:
             print("not measured: its memory grows, and all that was seen lies in it", flush=True)
             continue
-        samples = collect_samples(
-            simulator,
-            returns,
-            **inputs.how,
-        )
+        samples = collect_samples(simulator, returns, **inputs.how)
         part["worlds"][name] = {"gap": gap, "targets": probe(samples, inputs.seed)}
 
 

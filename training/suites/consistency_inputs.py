@@ -20,10 +20,7 @@ from worldsim.evaluation.inputs.out_and_back import (
 )
 from worldsim.evaluation.inputs.start_states import Moments
 from worldsim.evaluation.memory.comparison import zeroed_name
-from worldsim.evaluation.memory.conversion import (
-    chosen_sampler,
-    describe,
-)
+from worldsim.evaluation.memory.conversion import chosen_sampler, describe
 from worldsim.evaluation.memory.interventions import check_can_forget, zeroed
 from worldsim.evaluation.memory.pairs import paired
 from worldsim.evaluation.memory.recall import RecallSettings
@@ -32,7 +29,7 @@ from worldsim.evaluation.quality.features import SHIPPED_FEATURES, load_features
 from worldsim.evaluation.quality.long_rollouts import LongDreams, LongSettings, dream_long
 from worldsim.evaluation.report.report import Report
 from worldsim.simulator import Simulator, open_world
-from worldsim.world import World
+from worldsim.world import World, WorldConfig
 from worldsim.world.world import shipped_worlds
 
 REPORT_FILE = "report.json"
@@ -49,15 +46,12 @@ class Inputs:
     """The worlds, the episodes, and the report that they are measured into.
 
     Attributes:
-        config: Of the suite.
-        device: Where the worlds are, and why.
         parts: Those to measure that can be.
         simulators: By name of the world; those in `zeroed` forget before every frame.
         recall_sets: The episodes that are needed, by gap.
         feature_network: What FID and KID are computed with, if they are.
         pair_sets: Those of paired histories.
         how: Batch size and seed of all that is dreamt.
-        settings: How roll-outs are made.
         report: Becomes `report.json`; parts that other runs measured on the same data are in it.
     """
 
@@ -88,11 +82,10 @@ class Inputs:
                 check_can_forget(name, world)
                 self.zeroed.append(zeroed_name(name))
                 self._add(zeroed_name(name), world, is_zeroed=True)
-        first = next(iter(self.simulators.values()))
+        described = next(iter(self.simulators.values())).world.config
         for name, simulator in self.simulators.items():
-            if _shape(simulator.world) != _shape(first.world):
+            if _shape(simulator.world.config) != _shape(described):
                 raise WorldError(f"{name} has other buttons or frames than {next(iter(self.simulators))}")
-        described = first.world.config
         self.actions, self.size = described.actions, (described.height, described.width)
         print(f"{', '.join(self.simulators)} on {self.device}", flush=True)
 
@@ -288,9 +281,9 @@ class Inputs:
         return report
 
 
-def _shape(world: World) -> tuple[object, ...]:
+def _shape(config: WorldConfig) -> tuple[object, ...]:
     """Return what worlds that are compared must share."""
-    return world.config.actions.buttons, world.config.height, world.config.width
+    return config.actions.buttons, config.height, config.width
 
 
 def name_of(place: str | None) -> str:

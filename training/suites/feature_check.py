@@ -82,13 +82,8 @@ def check_features(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Return FID and KID of altered frames against real ones of other episodes, for each game.
 
-    Args:
-        network: Computes features.
-        games: Two sets of real frames `[N, H, W, 3]` uint8 by the name of the game.
-
-    Returns:
-        By distance, by game, by what was done to the frames of the first set: `real` is nothing, the name of
-        another game its frames instead.
+    Of each game there are two sets of real frames `[N, H, W, 3]` uint8. Numbers are by distance, by game, by
+    what was done to the frames of the first set: `real` is nothing, another game's name its frames instead.
     """
     report: dict[str, dict[str, dict[str, float]]] = {name: {} for name in DISTANCES}
     real = {game: (network.embed(first), network.embed(second)) for game, (first, second) in games.items()}

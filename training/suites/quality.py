@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from training.suites.settings import PARTS, EvaluateConfig
 from worldsim.errors import WorldError
-from worldsim.evaluation.cost.startup_time import startup_seconds
 from worldsim.evaluation.cost.step_time import step_cost
 from worldsim.evaluation.inputs.clips import Recordings
 from worldsim.evaluation.quality.controllability import PAIRS, opposite_action_test
@@ -38,13 +41,15 @@ from worldsim.evaluation.report.pictures import (
     write_video,
 )
 from worldsim.evaluation.report.report import Report, describe_run
-from worldsim.evaluation.report.targets import QUALITY_TARGETS
+from worldsim.evaluation.report.targets import QUALITY_TARGETS, check
 from worldsim.evaluation.report.text import format_horizons, format_targets
 from worldsim.simulator import open_simulator
 from worldsim.storage.files import without_litter
 
 ROOT = Path(__file__).resolve().parents[2]
 REPORT_FILE = "report.json"
+FIRST_FRAME = re.compile(r"start-up\s+([0-9.]+) s")
+STARTUP_LIMIT_SECONDS = 300
 
 
 def measure_quality(config: EvaluateConfig, out: Path) -> None:
@@ -65,11 +70,7 @@ def measure_quality(config: EvaluateConfig, out: Path) -> None:
 
 
 class Evaluation:
-    """A world, the real game beside it, and what was measured so far.
-
-    Attributes:
-        report: Becomes `report.json`.
-    """
+    """A world, the real game beside it, and the report that becomes `report.json`."""
 
     def __init__(self, config: EvaluateConfig, out: Path) -> None:
         self.config, self.out = config, out
@@ -100,9 +101,7 @@ class Evaluation:
     def _check_episodes(self) -> None:
         """Find now, and not after an hour, what the episodes are too few or too short for."""
         config, parts = self.config, self.config.chosen_parts
-        problem = (
-            missing_outcome_requirements(self.simulator, self.recordings) if "outcome" in parts else None
-        )
+        problem = "outcome" in parts and missing_outcome_requirements(self.simulator, self.recordings)
         if problem and parts == ["outcome"]:
             raise WorldError(problem)
         horizon = max(config.horizon, config.next_frames) if "rollout" in parts else 0
@@ -122,22 +121,15 @@ class Evaluation:
 
     def _store(self, part: str, found: dict[str, Any], seconds: float) -> None:
         self.report.data[part] = found | {"measured_in_seconds": seconds}
-        rows = self.report.check(QUALITY_TARGETS)
-        self.report.data["bars"] = [
-            {key: value for key, value in row.items() if key != "count"} for row in rows
-        ]
+        rows = check(self.report.data, QUALITY_TARGETS)
+        self.report.data["bars"] = [{k: value for k, value in row.items() if k != "count"} for row in rows]
 
     def _cost(self) -> dict[str, Any]:
-        config = self.config
-        clips = self.recordings.choose(config.context_frames, 1, config.seed)
-        start = next(self.recordings.batches(clips, config.context_frames, 1))
-        steps = step_cost(
-            self.simulator,
-            start,
-            context_frames=config.context_frames,
-            num_frames=config.cost_frames,
-            seed=config.seed,
-        )
+        config, context = self.config, self.config.context_frames
+        clips = self.recordings.choose(context, 1, config.seed)
+        start = next(self.recordings.batches(clips, context, 1))
+        how: dict[str, int] = {"num_frames": config.cost_frames, "seed": config.seed}
+        steps = step_cost(self.simulator, start, context_frames=context, **how)
         if config.startup_runs:
             steps["startup"] = startup_seconds(self._play_command(), ROOT, config.startup_runs)
         return steps
@@ -165,29 +157,19 @@ class Evaluation:
         return summary
 
     def _controllability(self) -> dict[str, Any]:
-        found = {}
+        found, count = {}, self.config.num_action_starts
         for pair in PAIRS:
             if pair.is_in(self.world.config.actions):
                 found[pair.axis] = opposite_action_test(
-                    self.simulator,
-                    self.recordings,
-                    pair,
-                    num_starts=self.config.num_action_starts,
-                    **self._how,
+                    self.simulator, self.recordings, pair, num_starts=count, **self._how
                 )
             else:
                 print(f"not tested: the world has no {pair.axis} {pair.positive} and {pair.negative}")
         return found
 
     def _idle(self) -> dict[str, Any]:
-        config = self.config
-        return idle_hold(
-            self.simulator,
-            self.recordings,
-            num_starts=config.num_idle_starts,
-            num_frames=config.idle_frames,
-            **self._how,
-        )
+        starts, frames = self.config.num_idle_starts, self.config.idle_frames
+        return idle_hold(self.simulator, self.recordings, num_starts=starts, num_frames=frames, **self._how)
 
     def _outcome(self) -> dict[str, Any]:
         if problem := missing_outcome_requirements(self.simulator, self.recordings):
@@ -206,3 +188,26 @@ class Evaluation:
             kind: summarize_outcomes([one.judged(meaning) for one in episodes], meaning.end_threshold)
             for kind, episodes in predicted.items()
         }
+
+
+def startup_seconds(command: Sequence[str], folder: Path, num_runs: int = 3) -> dict[str, Any]:
+    """Run a command in a fresh process, some times, and read when it showed its first frame.
+
+    The command prints `start-up N s` with the age of its process at the first frame, as `play.py` does. The
+    first run may have to read everything from the disk. Returns a JSON object with the `seconds` of all runs
+    and their `median`; or `error` if the command failed.
+    """
+    seconds = []
+    for _ in range(num_runs):
+        try:
+            run = subprocess.run(
+                command, cwd=folder, capture_output=True, text=True, timeout=STARTUP_LIMIT_SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            return {"error": f"no first frame within {STARTUP_LIMIT_SECONDS} s", "command": list(command)}
+        found = FIRST_FRAME.search(run.stdout)
+        if run.returncode or found is None:
+            last_line = (run.stderr.strip() or run.stdout.strip() or "no output").splitlines()[-1]
+            return {"error": last_line, "command": list(command)}
+        seconds.append(float(found.group(1)))
+    return {"seconds": seconds, "median": float(np.median(seconds)), "command": list(command)}

@@ -1,10 +1,10 @@
-"""Rollouts of a batch: watching real frames, generating under given actions, joining batches."""
+"""Rollouts of a batch: its size, watching real frames, generating under given actions, joining batches."""
 
 # B batch, K frames generated, A action axes, H W frame size
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -17,6 +17,27 @@ from worldsim.evaluation.inputs.clips import ClipBatch
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 from worldsim.world import World
+
+MEMORY_BUDGET_BYTES = {"cuda": 2**33, "cpu": 2**31}
+"""For the memories of a batch, by kind of device. Growing takes twice as much for a moment."""
+
+
+def bytes_at(world: World, frame: int) -> int:
+    """Return about how many bytes the memory of one dream takes after some frames."""
+    config = world.config.denoiser
+    item = torch.finfo(world.dtype).bits // 8
+    per_frame = 2 * len(config.full_layers) * config.tokens_per_frame * config.dim * item
+    return world.denoiser.initial_memory(1).nbytes + frame * per_frame
+
+
+def rows_that_fit(simulators: Iterable[Simulator], num_frames: int, batch_size: int) -> int:
+    """Return the batch size, or less where so many memories would not fit after `num_frames`; at least 2."""
+    rows = batch_size
+    for simulator in simulators:
+        world = simulator.world
+        budget = MEMORY_BUDGET_BYTES["cuda" if world.device.type == "cuda" else "cpu"]
+        rows = min(rows, budget // bytes_at(world, num_frames))
+    return max(2, rows)
 
 
 def progress(name: str, num_frames: int) -> tqdm:
@@ -54,6 +75,11 @@ def through_codec(world: World, frames: Tensor) -> Tensor:
         for column in frames.unbind(1)
     ]
     return torch.stack(columns, dim=1)
+
+
+def stack(parts: Sequence[dict[str, Tensor]], dim: int) -> dict[str, Tensor]:
+    """Stack the values of dictionaries with the same keys along a new axis."""
+    return {name: torch.stack([part[name] for part in parts], dim=dim) for name in parts[0]}
 
 
 def join(parts: Sequence[Any]) -> Any:

@@ -64,12 +64,8 @@ def bootstrap(values: Sequence[float] | np.ndarray, groups: Sequence[Hashable], 
     """Return the mean of values with an interval from resampling whole groups.
 
     Values from one episode are not independent, so episodes are resampled, not values. Of a paired
-    difference, the differences are the values.
-
-    Args:
-        values: `[N]`, at least one.
-        groups: `[N]`, what each value belongs to; fewer than two different ones give no interval.
-        seed: Of the resampling.
+    difference, the differences are the values. Both are `[N]`, at least one value; fewer than two different
+    groups give no interval.
     """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or len(array) == 0 or len(groups) != len(array):
@@ -89,12 +85,9 @@ def estimate_of(values: np.ndarray, groups: Sequence[Hashable]) -> dict[str, Any
 
 
 def resample(statistic: Statistic, count: int, seed: int = 0) -> Estimate:
-    """Return a statistic of things with an interval from resampling them; finite values of it count.
+    """Return a statistic of `count` things with an interval from resampling them; finite values of it count.
 
-    Args:
-        statistic: Of the things that are drawn.
-        count: How many there are; one alone gives no interval.
-        seed: Of the resampling.
+    One thing alone gives no interval.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = float(statistic(np.arange(count)))
@@ -106,15 +99,9 @@ def resample(statistic: Statistic, count: int, seed: int = 0) -> Estimate:
 def ratio_of_means(
     values: np.ndarray, others: np.ndarray, base: np.ndarray | float = 0.0, seed: int = 0
 ) -> Estimate:
-    """Return `(values - base) / (others - base)` of the means, all resampled by the same things.
+    """Return `(values - base) / (others - base)` of the means, `[N]` all, resampled by the same things.
 
     Where `others` is hardly above the base the ratio is one of two kinds of noise, and the interval wide.
-
-    Args:
-        values: `[N]`.
-        others: `[N]`, of the same things.
-        base: `[N]`, or one number.
-        seed: Of the resampling.
     """
     bases = np.broadcast_to(base, values.shape)
 
@@ -143,13 +130,8 @@ def median_ratio(ratios: np.ndarray) -> Estimate:
 def event_rate(events: np.ndarray, exposure: np.ndarray, per: float, seed: int = 0) -> Estimate:
     """Return how many events there are in `per` units of exposure: the estimate of a constant hazard.
 
-    Where no event was seen the upper end is that of a Poisson distribution.
-
-    Args:
-        events: `[N]`, of each thing.
-        exposure: `[N]`, for how long each was watched.
-        per: Units.
-        seed: Of the resampling.
+    Both are `[N]`: the events of each thing, and for how long it was watched. Where no event was seen the
+    upper end is that of a Poisson distribution.
     """
     found = ratio_of_sums(per * events, exposure, seed)
     if found.high is None or events.any():
@@ -160,11 +142,8 @@ def event_rate(events: np.ndarray, exposure: np.ndarray, per: float, seed: int =
 def jackknife(statistic: Callable[[np.ndarray], float], count: int) -> Estimate:
     """Return a statistic of things with an interval from leaving groups of them out, one after the other.
 
-    For statistics that resampling with repetition would distort.
-
-    Args:
-        statistic: Takes the numbers of the things that count, int64.
-        count: How many there are; one alone gives no interval.
+    For statistics that resampling with repetition would distort; they take the numbers of the things that
+    count, int64. One thing alone gives no interval.
     """
     everything = np.arange(count)
     value = statistic(everything)

@@ -23,18 +23,15 @@ BACKENDS = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "math": SDPBackend.MATH,
 }
-WARM_UPS, REPEATS = 2, 5
-"""Lengths of the cache."""
-CALLS = 4
-"""At each of them."""
+WARM_UPS, REPEATS, CALLS = 2, 5, 4
+"""Lengths of the cache, those that count, and calls at each length."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttentionSpeed:
-    """How fast one layer attends to a frame and all frames before it.
+    """How fast one layer attends to a frame and all `past_frames` before it.
 
     Attributes:
-        past_frames: How many frames before it.
         milliseconds: By backend, the fastest first; None where it does not run here, or not at this length.
     """
 

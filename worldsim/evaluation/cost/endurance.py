@@ -26,13 +26,10 @@ HELD_SHARE = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """How things stood after a step.
+    """How things stood after a step of all environments.
 
     Attributes:
-        step: Steps made, each of all environments.
-        seconds: That stepping took so far.
         num_episodes: That ended or were truncated so far.
-        process_bytes: Held by the process.
         device_bytes: Held by tensors on a GPU; 0 elsewhere.
         device_reserved_bytes: That PyTorch took of a GPU.
         state_bytes: Of all that the dreams remember.
@@ -57,10 +54,8 @@ class Endurance:
 
     Attributes:
         num_steps: Steps made, each of all environments.
-        seconds: That they took.
         num_terminated: Episodes that ended.
         num_truncated: Episodes that were cut off.
-        samples: Now and then.
         begins: Number of the first one of each process.
         problem: What holds NaN or inf, and when; empty as long as nothing does.
     """

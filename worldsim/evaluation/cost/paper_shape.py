@@ -70,19 +70,12 @@ def build_random(config: DenoiserConfig, device: torch.device, dtype: torch.dtyp
 
 
 def measure_shape(
-    config: DenoiserConfig,
-    *,
-    num_frames: int,
-    num_steps: int,
-    device: torch.device,
-    dtype: torch.dtype,
+    config: DenoiserConfig, *, num_frames: int, num_steps: int, device: torch.device, dtype: torch.dtype
 ) -> dict[str, Any]:
     """Generate one video with random weights, and measure.
 
-    The frames are of latents. `num_steps` passes denoise each, and one more commits it.
-
-    Returns:
-        A JSON object. `frames_done` is less than `num_frames` where the device's memory did not suffice.
+    The frames are of latents. `num_steps` passes denoise each, and one more commits it. In the JSON object
+    `frames_done` is less than `num_frames` where the device's memory did not suffice.
     """
     denoiser = build_random(config, device, dtype)
     sampler = SamplerConfig(num_steps=num_steps, shift=SHIFT)

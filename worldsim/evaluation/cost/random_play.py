@@ -51,7 +51,6 @@ class SoakTest:
     """What happened so far.
 
     Attributes:
-        num_frames: Frames drawn.
         counts: How often each command was given.
         samples: Frames drawn, bytes of the process and bytes to go back to, now and then.
         first_sample: Number of the first one of this process.
@@ -106,8 +105,7 @@ def play_at_random(
         test.num_frames = before + session.num_frames
         if test.num_frames >= next_check:
             next_check = test.num_frames + FRAMES_BETWEEN_CHECKS
-            _check(game, test)
-            _clear(game, recordings)
+            _check(game, test, recordings)
             yield test
 
 
@@ -140,15 +138,11 @@ def _branch(game: Game, rng: np.random.Generator, draw_keys: Callable[[], list[s
     game.after_jump()
 
 
-def _check(game: Game, test: SoakTest) -> None:
+def _check(game: Game, test: SoakTest, recordings: Path) -> None:
+    """Add a sample, look at all numbers, remove what was recorded unless it is being written."""
     history = game.session.history
     test.samples.append((test.num_frames, process_memory_bytes() or 0, history.nbytes if history else 0))
     check_numbers(game.session.env.get_state(), test.num_frames)
-
-
-def _clear(game: Game, recordings: Path) -> None:
-    """Remove what was recorded, unless it is being written."""
     if game.session.recording is None and recordings.is_dir():
-        for path in recordings.iterdir():
-            if path.is_file():
-                path.unlink()
+        for path in filter(Path.is_file, recordings.iterdir()):
+            path.unlink()

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from worldsim.evaluation.cost.batch_size import bytes_at
 from worldsim.evaluation.inputs.clips import ClipBatch
+from worldsim.evaluation.rollout import bytes_at
 from worldsim.evaluation.statistics import median_ratio
 from worldsim.model.memory.past_frames import FRAMES_AXIS, PastFrames
 from worldsim.runtime.timing import Percentiles, process_memory_bytes, steady_memory
@@ -41,20 +41,12 @@ AROUND = 10
 
 
 def step_cost(
-    simulator: Simulator,
-    start: ClipBatch,
-    *,
-    context_frames: int,
-    num_frames: int,
-    seed: int,
+    simulator: Simulator, start: ClipBatch, *, context_frames: int, num_frames: int, seed: int
 ) -> dict[str, Any]:
     """Time steps of a batch under random actions, each held for a few frames.
 
     One clip to start from gives the cost of play. With 2,000 frames or more, early and late ones are
-    compared.
-
-    Returns:
-        A JSON object; times in milliseconds, memory in bytes.
+    compared. Returns a JSON object; times in milliseconds, memory in bytes.
     """
     actions = random_actions(simulator, len(start.clips), num_frames, seed)
     state = start.begin_dreams(simulator, context_frames, seed)
@@ -76,25 +68,23 @@ def random_actions(simulator: Simulator, batch_size: int, num_frames: int, seed:
     return actions.expand(batch_size, -1, -1).movedim(1, 0)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class StepTrace:
-    """What each of F steps cost, and what was held after it.
+    """What each of F steps cost, and what was held after it; all are `[F]`, bytes int64.
 
     Attributes:
-        predict_ms: `[F]`.
-        commit_ms: `[F]`.
-        state_bytes: `[F]` int64, what is remembered.
-        process_bytes: `[F]` int64, memory of the process; 0 where it is not known.
-        device_bytes: `[F]` int64, tensors on the GPU; None without one.
-        device_peak_bytes: `[F]` int64, the most that these took since the first step.
+        state_bytes: What is remembered.
+        process_bytes: Memory of the process; 0 where it is not known.
+        device_bytes: Tensors on the GPU; None without one.
+        device_peak_bytes: The most that these took since the first step.
     """
 
     predict_ms: np.ndarray
     commit_ms: np.ndarray
     state_bytes: np.ndarray
     process_bytes: np.ndarray
-    device_bytes: np.ndarray | None
-    device_peak_bytes: np.ndarray | None
+    device_bytes: np.ndarray | None = None
+    device_peak_bytes: np.ndarray | None = None
 
     @property
     def step_ms(self) -> np.ndarray:
@@ -132,15 +122,7 @@ def trace_steps(simulator: Simulator, state: WorldState, actions: Tensor) -> Ste
             held.append((state.nbytes, process_memory_bytes() or 0, *device_memory(device)))
     predict_ms, commit_ms = np.array(rows).T
     state_bytes, process_bytes, *on_device = np.array(held, dtype=np.int64).T
-    allocated, peak = on_device or (None, None)
-    return StepTrace(
-        predict_ms=predict_ms,
-        commit_ms=commit_ms,
-        state_bytes=state_bytes,
-        process_bytes=process_bytes,
-        device_bytes=allocated,
-        device_peak_bytes=peak,
-    )
+    return StepTrace(predict_ms, commit_ms, state_bytes, process_bytes, *on_device)
 
 
 def now(device: torch.device) -> float:
@@ -210,10 +192,7 @@ def summarize_trace(trace: StepTrace, early: int, late: int, total: int) -> dict
         "late_frame": late,
         "step_ms": {"early": early_ms, "late": late_ms},
         "late_over_early": late_ms / early_ms,
-        "state_bytes": {
-            "early": int(trace.state_bytes[early - 1]),
-            "late": int(trace.state_bytes[late - 1]),
-        },
+        "state_bytes": {"early": int(trace.state_bytes[early - 1]), "late": int(trace.state_bytes[late - 1])},
         "total_frames": total,
         "seconds": float(trace.step_ms[:total].sum() / 1000),
         "peak_bytes": int(trace.peak_bytes[total - 1]),
@@ -271,10 +250,8 @@ def compare_ages(
     """Step a dream on from two ages, one step here and one there, and compare what they take.
 
     The ages are frames in the memory, of which the state has one at least. The first steps are not timed.
-
-    Returns:
-        A JSON object: median `step_ms` of both, `late_over_early` with its 95 % interval over the pairs of
-        steps, `state_bytes` of both.
+    Returns a JSON object: median `step_ms` and `state_bytes` of both, `late_over_early` with an interval
+    over the pairs of steps.
     """
     actions = random_actions(simulator, 1, num_steps + WARM_UP_PAIRS, seed)
     with steady_memory():
@@ -301,30 +278,23 @@ def measure_growth(
     """Step one dream on and on under random actions and measure what a step costs at some frames.
 
     The state is of one dream at frame 0. At each of the marks the median of `timed_steps` counts;
-    `compared_steps` pairs of an early and a late step are taken in turn.
-
-    Returns:
-        A JSON object; `late_over_early_ms` has an interval over the pairs of steps.
+    `compared_steps` pairs of an early and a late step are taken in turn. Returns a JSON object, whose
+    `late_over_early_ms` has an interval over the pairs.
     """
     reached = [mark for mark in marks if bytes_at(simulator.world, mark) <= MAX_STATE_BYTES]
     actions = random_actions(simulator, 1, max([*reached, EARLY]) + timed_steps, seed)
     places = sorted({EARLY, *reached})
     report: dict[str, Any] = {"frames": {}, "left_out": [mark for mark in marks if mark not in reached]}
-    early: WorldState | None = None
+    early, frame = state, 0
     device = simulator.world.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    frame = 0
-    with (
-        steady_memory(),
-        tqdm(total=places[-1], desc="cost", unit="frame", unit_scale=True) as bar,
-    ):
+    with steady_memory(), tqdm(total=places[-1], desc="cost", unit="frame", unit_scale=True) as bar:
         for place in places:
             state = commit_on(simulator, state, actions[frame:place], bar.update)
             frame = place
             report["frames"][str(place)] = _cost_at(simulator, state, actions[place:][:timed_steps])
             early = state if place == EARLY else early
-    assert early is not None, "the early frame is one of the places"
     bytes_of = [report["frames"][str(place)]["state_bytes"] for place in (EARLY, places[-1])]
     report["late_frame"] = places[-1]
     report["late_over_early_bytes"] = bytes_of[1] / bytes_of[0]

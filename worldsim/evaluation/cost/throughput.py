@@ -35,17 +35,14 @@ class Stepper:
     def __init__(
         self, num_envs: int, step: Callable[[np.ndarray], object], num_values: Sequence[int], seed: int
     ) -> None:
-        self.num_envs = num_envs
-        self._step, self._num_values = step, num_values
-        self._rng = np.random.default_rng(seed)
-        self._count = 0
+        self.num_envs, self._step, self._num_values = num_envs, step, num_values
+        self._rng, self._count = np.random.default_rng(seed), 0
 
     def step(self) -> None:
         """Make one step."""
         if self._count % HELD_FRAMES == 0:
-            self._actions = self._rng.integers(
-                0, self._num_values, size=(self.num_envs, len(self._num_values))
-            )
+            size = (self.num_envs, len(self._num_values))
+            self._actions = self._rng.integers(0, self._num_values, size=size)
         self._count += 1
         self._step(self._actions)
 
@@ -64,21 +61,17 @@ def measure_throughput(
     """Time the single environment, and the vector environment of each number of environments.
 
     Each draws `num_frames` frames in all, in at least `min_steps`, 3 or more, and at most `max_steps` steps
-    of all its environments; 0 is no limit.
-
-    Returns:
-        A JSON object by `single` and by number of environments.
+    of all its environments; 0 is no limit. Returns a JSON object by `single` and by number of environments.
     """
-    single = ARL2WorldEnv(world, denoising_steps=denoising_steps, compile=compile)
+    how: dict[str, Any] = {"denoising_steps": denoising_steps, "compile": compile}
+    single = ARL2WorldEnv(world, **how)
     single.reset(seed=seed, options={"start": 0})
     num_values = world.config.actions.num_values
     steppers = {SINGLE: Stepper(1, lambda actions: _step_single(single, actions[0]), num_values, seed)}
     vectors = {}
     for count in counts:
         # Tensors stay on the device: what learns there need not fetch them.
-        envs = ARL2WorldVectorEnv(
-            count, world, denoising_steps=denoising_steps, output="torch", compile=compile
-        )
+        envs = ARL2WorldVectorEnv(count, world, output="torch", **how)
         envs.reset(seed=seed, options={"start": 0})
         vectors[str(count)] = envs
         steppers[str(count)] = Stepper(count, envs.step, num_values, seed)
@@ -87,9 +80,7 @@ def measure_throughput(
         for name, stepper in steppers.items()
     }
     times = time_in_turn(steppers, num_steps, world)
-    report: dict[str, Any] = {
-        name: summarize(values, steppers[name].num_envs) for name, values in times.items()
-    }
+    report = {name: summarize(values, steppers[name].num_envs) for name, values in times.items()}
     report[SINGLE]["compile"] = single.compile_choice.mode
     for name, envs in vectors.items():
         report[name]["compile"] = envs.compile_choice.mode

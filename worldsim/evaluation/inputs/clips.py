@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,18 +23,14 @@ from worldsim.simulator import Simulator
 from worldsim.starts import Start
 from worldsim.state import WorldState
 
+Place = TypeVar("Place")
 CACHE_BYTES = 3 * 2**29
 """Of decoded episodes: every measurement goes through all of them again, and decoding is slow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A piece of a recorded episode, not decoded.
-
-    Attributes:
-        episode: Index of the episode in its `Recordings`.
-        begin: Its first frame.
-    """
+    """A piece of a recorded episode, not decoded: the index of the episode and the first frame."""
 
     episode: int
     begin: int
@@ -55,6 +52,16 @@ class ClipBatch:
     frames: Tensor
     actions: Tensor
 
+    @classmethod
+    def of(cls, clips: Sequence[Clip], first: int, episodes: Sequence[Episode], length: int) -> ClipBatch:
+        """Cut clips of `length` frames out of their episodes; the first of them has the place `first`."""
+        pieces = [(e, slice(c.begin, c.begin + length)) for c, e in zip(clips, episodes, strict=True)]
+        frames, actions = (
+            torch.from_numpy(np.stack([getattr(episode, name)[piece] for episode, piece in pieces]))
+            for name in ("frames", "actions")
+        )
+        return cls(clips, first, frames, actions)
+
     def begin_dreams(self, simulator: Simulator, context_frames: int, seed: int) -> WorldState:
         """Let a batch of dreams watch the first `context_frames` frames; each has its own noise."""
         starts = [
@@ -73,11 +80,7 @@ def start_of(episode: Episode, begin: int, end: int) -> Start:
 class Recordings:
     """Recorded episodes of the real game, in the size and with the buttons of a world.
 
-    Args:
-        folder: Dataset folder.
-        actions: The world's buttons.
-        size: Height and width of the world's frames; video of another size is scaled.
-        num_episodes: Use only the first so many; 0 means all.
+    Video of another size (height and width) is scaled. Only the first `num_episodes` count; 0 means all.
 
     Attributes:
         read: Decodes an episode by its index; the last ones are kept.
@@ -135,15 +138,7 @@ class Recordings:
         """Decode clips, `batch_size` at a time, in order."""
         for first in range(0, len(clips), batch_size):
             chunk = clips[first : first + batch_size]
-            frames, actions = [], []
-            for clip in chunk:
-                episode = self.read(clip.episode)
-                place = slice(clip.begin, clip.begin + length)
-                frames.append(episode.frames[place])
-                actions.append(episode.actions[place])
-            yield ClipBatch(
-                chunk, first, torch.from_numpy(np.stack(frames)), torch.from_numpy(np.stack(actions))
-            )
+            yield ClipBatch.of(chunk, first, [self.read(clip.episode) for clip in chunk], length)
 
     def mean_frame(self, clips: Sequence[Clip], length: int) -> Tensor:
         """Return the mean of the first `length` frames of all clips, `[H, W, 3]` uint8."""
@@ -156,7 +151,7 @@ class Recordings:
         return self.episodes[index].read(size=self.size)
 
 
-def pick(places: Sequence[Clip], count: int, seed: int) -> list[Clip]:
-    """Choose `count` places at random without repetition, sorted by episode."""
+def pick(places: Sequence[Place], count: int, seed: int) -> list[Place]:
+    """Choose `count` places at random without repetition, in order."""
     chosen = np.random.default_rng(seed).permutation(len(places))[:count]
     return [places[index] for index in sorted(chosen.tolist())]

@@ -36,10 +36,9 @@ def _reduce(pictures: Tensor, width: int) -> tuple[Tensor, int]:
 
 
 def horizontal_shift(before: Tensor, after: Tensor) -> Tensor:
-    """Estimate the shift of whole pictures `[N, H, W]` by phase correlation.
+    """Estimate the shift of whole pictures `[N, H, W]` by phase correlation, `[N]` in pixels of these.
 
-    Returns:
-        `[N]`, pixels of the full picture; positive when the content moved to the right, 0 for plain pictures.
+    It is positive when the content moved to the right, 0 for plain pictures.
     """
     before, factor = _reduce(before, SHIFT_WIDTH)
     after, _ = _reduce(after, SHIFT_WIDTH)
@@ -89,10 +88,8 @@ def zoom(before: Tensor, after: Tensor) -> Tensor:
 
     A walk through rooms is no uniform zoom: near things grow faster. The scale that fits best is an average
     that has the right sign; a sideways shift is fitted with it, so that a turn is not taken for a walk.
-
-    Returns:
-        `[N]`, natural logarithm of the scale; positive when the content grew (walking forward), in
-        `ZOOMS`' range. Zero for plain pictures.
+    Returns the natural logarithm of the scale `[N]`; positive when the content grew (walking forward), in the
+    range of `ZOOMS`. Zero for plain pictures.
     """
     before, after = (_detail(_reduce(x, ZOOM_WIDTH)[0]) for x in (before, after))
     scores = torch.stack(
@@ -145,11 +142,8 @@ def scroll(before: Tensor, after: Tensor, *, axis: int) -> Tensor:
     """Estimate by how much whole pictures `[N, H, W]` scrolled, by trying all whole steps.
 
     For views from above, which scroll without a change of perspective, also by repeating tiles, which phase
-    correlation takes for another. Along axis 1, the rows, or 2, the columns.
-
-    Returns:
-        `[N]`, pixels of the full picture; positive when the content moved down or to the right, 0 for plain
-        pictures.
+    correlation takes for another. Along axis 1, the rows, or 2, the columns. Returns pixels of the full
+    picture `[N]`; positive when the content moved down or to the right, 0 for plain pictures.
     """
     before, factor = _reduce(before, SCROLL_WIDTH)
     after, _ = _reduce(after, SCROLL_WIDTH)

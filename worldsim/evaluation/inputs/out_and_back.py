@@ -11,12 +11,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from worldsim.actions import ActionLayout
@@ -36,12 +36,7 @@ SPLIT = "heldout"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tolerance:
-    """How near a pose must come back; 0 and 0 where moves are undone exactly.
-
-    Attributes:
-        distance: In the game's units.
-        angle_degrees: Of the heading.
-    """
+    """How near position, in the game's units, and heading must come back; 0 where moves are undone."""
 
     distance: float = 0.0
     angle_degrees: float = 0.0
@@ -73,12 +68,7 @@ class WayBack:
 
 
 def find_way_back(poses: np.ndarray, gap: int, tolerance: Tolerance) -> WayBack | None:
-    """Find where an episode turns back and undoes its last `gap` moves.
-
-    Args:
-        poses: `[T, 3]` x, y and heading in degrees.
-        gap: Frames out, and frames back.
-        tolerance: Which poses are the same.
+    """Find where an episode of poses `[T, 3]` (x, y, degrees) turns back and undoes its last `gap` moves.
 
     Returns:
         The turn at which most poses of the way out come back on the way back, the latest of these; None where
@@ -110,7 +100,6 @@ class ReturnBatch:
     """Decoded episodes, cut to one length: context, way out, turn, way back.
 
     Attributes:
-        clips: Frames and actions of all of it.
         turn: The frame at which all turn back, counted from the beginning of the clips.
         seen: `[B, K]` bool, whether what a frame of the way back shows was seen before.
         names: Of the B episodes.
@@ -133,14 +122,10 @@ class ReturnBatch:
 
 
 class ReturnSet:
-    """The episodes of one gap, in the size and with the buttons of a world.
+    """The episodes of one gap, frames out and frames back, in the size and with the buttons of a world.
 
     Args:
         folder: Dataset folder whose episodes walk away and come back.
-        gap: Frames out, and frames back.
-        actions: The worlds' buttons.
-        size: Height and width of the worlds' frames.
-        tolerance: Which poses are the same.
         context_frames: Frames before the way out, at most.
         num_episodes: Use only the first so many; 0 means all.
 
@@ -214,8 +199,7 @@ class ReturnSet:
 
     def only(self, rows: Sequence[int]) -> ReturnSet:
         """Return the set of some of the episodes, in this order."""
-        chosen = object.__new__(ReturnSet)
-        chosen.__dict__ |= self.__dict__
+        chosen = copy(self)
         chosen._episodes = [self._episodes[row] for row in rows]
         chosen._ways = [self._ways[row] for row in rows]
         chosen.names, chosen.gaps = [self.names[row] for row in rows], self.gaps[list(rows)]
@@ -227,18 +211,16 @@ class ReturnSet:
 
     def moves(self) -> list[np.ndarray]:
         """Return the actions of each episode from the beginning of the context to the end, `[T - 1, A]`."""
-        return [
-            table.actions[way.turn - self.turn : way.turn + self.gap]
-            for table, way in zip(self._tables(), self._ways, strict=True)
-        ]
+        return self._cut([table.actions for table in self._tables()], self.turn + self.gap)
 
     def poses(self) -> list[np.ndarray]:
         """Return the poses of each episode from the beginning of the context to the end, `[T, 3]`."""
-        found = []
-        for table, way in zip(self._tables(), self._ways, strict=True):
-            assert table.poses is not None, "the way back was found by them"
-            found.append(table.poses[way.turn - self.turn : way.turn + self.gap + 1])
-        return found
+        known = [table.poses for table in self._tables() if table.poses is not None]  # of all of them
+        return self._cut(known, self.turn + self.gap + 1)
+
+    def _cut(self, arrays: Sequence[np.ndarray], length: int) -> list[np.ndarray]:
+        begins = [way.turn - self.turn for way in self._ways]
+        return [array[begin:][:length] for array, begin in zip(arrays, begins, strict=True)]
 
     def game_seeds(self) -> list[int | None]:
         """Return which game each episode was played in, None where it is not recorded."""
@@ -256,19 +238,9 @@ class ReturnSet:
         for count in batch_sizes(len(self), batch_size, multiple):
             episodes = [next(decoded) for _ in range(count)]
             rows = range(first, first + count)
-            begins = [self._ways[row].turn - self.turn for row in rows]
-            pieces = [slice(begin, begin + self.turn + self.gap + 1) for begin in begins]
-            frames = np.stack([e.frames[piece] for e, piece in zip(episodes, pieces, strict=True)])
-            actions = np.stack([e.actions[piece] for e, piece in zip(episodes, pieces, strict=True)])
-            clips = ClipBatch(
-                [Clip(row, begin) for row, begin in zip(rows, begins, strict=True)],
-                first,
-                torch.from_numpy(frames),
-                torch.from_numpy(actions),
-            )
-            yield ReturnBatch(
-                clips, self.turn, self.gaps[rows.start : rows.stop] > 0, self.names[first:][:count]
-            )
+            clips = [Clip(row, self._ways[row].turn - self.turn) for row in rows]
+            cut = ClipBatch.of(clips, first, episodes, self.turn + self.gap + 1)
+            yield ReturnBatch(cut, self.turn, self.gaps[first:][:count] > 0, self.names[first:][:count])
             first += count
 
 

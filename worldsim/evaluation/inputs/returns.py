@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from worldsim.errors import WorldError
-from worldsim.evaluation.inputs.clips import Clip, Recordings
+from worldsim.evaluation.inputs.clips import Clip, Recordings, pick
 
 MIN_RETURNS = 8
 """Fewer are not measured: their mean says more of these places than of a world."""
@@ -124,10 +124,9 @@ def clips_of(episode: int, num_frames: int, poses: np.ndarray, settings: ReturnS
 def choose_returns(
     recordings: Recordings, settings: ReturnSettings, count: int, seed: int
 ) -> tuple[list[ReturnClip], str]:
-    """Choose `count` places that come back at random, or fewer, in order.
+    """Choose `count` places that come back at random, or fewer, in order; none where they would be too few.
 
-    Returns:
-        The places, none where they would be too few, and a sentence that says what was found.
+    Returns them and a sentence that says what was found.
     """
     folder, tables = recordings.folder, recordings.tables()
     without = [e.name for e, table in zip(recordings.episodes, tables, strict=True) if table.poses is None]
@@ -142,8 +141,7 @@ def choose_returns(
         told += f" ({len(without)} other episodes record no poses)"
     if len(found) < MIN_RETURNS:
         return [], f"{told}: too few to measure, which takes {MIN_RETURNS}"
-    chosen = np.random.default_rng(seed).permutation(len(found))[:count]
-    return [found[index] for index in sorted(chosen.tolist())], told
+    return pick(found, count, seed), told
 
 
 def frames_of(places: Sequence[ReturnClip], name: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +17,9 @@ from worldsim.evaluation.inputs.out_and_back import ReturnBatch, batch_sizes
 class Moments:
     """Moments of ordinary recordings to begin long dreams at; nothing has to come back in them.
 
-    Args:
-        folder: Dataset folder.
-        actions: The worlds' buttons.
-        size: Height and width of the worlds' frames.
-        context_frames: Frames that a dream watches before the one that it begins at.
-        count: How many, at most.
-        seed: Decides which.
+    A dream watches `context_frames` before the one that it begins at. There are `count` at most.
 
     Attributes:
-        names: Of their episodes.
         recordings: All episodes of the folder.
         source: Where the video came from.
         told: A sentence that says what was found.
@@ -62,8 +56,7 @@ class Moments:
 
     def first(self, count: int) -> Moments:
         """Return the first `count` of them at most; 0 is all."""
-        chosen = object.__new__(Moments)
-        chosen.__dict__ |= self.__dict__
+        chosen = copy(self)
         chosen._clips = self._clips[: count or None]
         return chosen
 

@@ -8,7 +8,8 @@ commands can be compared afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,6 @@ def values_of(world: Report, gap: str, part: str, metric: str) -> np.ndarray | N
     return None if found is None else np.array(found, dtype=np.float64)
 
 
-def intervals_are_apart(better: Report, worse: Report) -> bool:
-    """Whether the interval of one estimate lies wholly above that of another."""
-    return better["low"] is not None and worse["high"] is not None and better["low"] > worse["high"]
-
-
 def compare_worlds(recall: Report, *, window: str | None, full: str | None) -> dict[str, Any]:
     """Return each world's differences to all others, and its recovery ratios, by gap, part and metric.
 
@@ -41,15 +37,13 @@ def compare_worlds(recall: Report, *, window: str | None, full: str | None) -> d
     for name in worlds:
         report[name] = {
             "over": {
-                other: _by_gap(recall, lambda *key, o=other, n=name: _difference(recall, n, o, *key))
+                other: _by_gap(recall, partial(_difference, recall, name, other))
                 for other in worlds
                 if other != name
             }
         }
         if window in worlds and full in worlds and name not in (window, full):
-            report[name]["recovery_ratio"] = _by_gap(
-                recall, lambda *key, n=name: _recovery(recall, n, window, full, *key)
-            )
+            report[name]["recovery_ratio"] = _by_gap(recall, partial(_recovery, recall, (name, full, window)))
     return report
 
 
@@ -69,18 +63,14 @@ def _difference(recall: Report, name: str, other: str, gap: str, part: str, metr
     ours, theirs = (values_of(recall["worlds"][n], gap, part, metric) for n in (name, other))
     if ours is None or theirs is None:
         return None
-    apart = intervals_are_apart(
-        recall["worlds"][name][gap][part][metric], recall["worlds"][other][gap][part][metric]
-    )
+    better, worse = (recall["worlds"][n][gap][part][metric] for n in (name, other))
+    apart = better["low"] is not None and worse["high"] is not None and better["low"] > worse["high"]
     difference = bootstrap(ours - theirs, recall["episodes"][gap]["names"])
     return difference.to_json() | {"intervals_are_apart": apart}
 
 
-def _recovery(
-    recall: Report, name: str, window: str | None, full: str | None, gap: str, part: str, metric: str
-) -> Any:
-    assert window is not None and full is not None, "both are worlds of the report"
-    ours, least, most = (values_of(recall["worlds"][n], gap, part, metric) for n in (name, window, full))
+def _recovery(recall: Report, names: Sequence[str | None], gap: str, part: str, metric: str) -> Any:
+    ours, most, least = (values_of(recall["worlds"][name], gap, part, metric) for name in names)
     if ours is None or least is None or most is None:
         return None
     return ratio_of_means(ours, most, least).to_json()

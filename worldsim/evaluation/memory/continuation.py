@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from worldsim.errors import WorldError
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
+from worldsim.evaluation.memory.tiles import views_of
 from worldsim.evaluation.metrics import PSNR_CAP_DB, as_images
 from worldsim.evaluation.rollout import generate, join, progress, through_codec, watch_until
 from worldsim.evaluation.statistics import bootstrap
@@ -46,17 +47,10 @@ def seen_tiles(shape: tuple[int, int], pixels: int) -> FindSeen:
     """
 
     def find(context_poses: np.ndarray, poses: np.ndarray, _: int | None) -> np.ndarray:
-        num_watched, poses = len(context_poses), np.concatenate([context_poses, poses])
-        corners = np.rint(poses[:, [1, 0]]).astype(np.int64)
-        corners -= corners.min(axis=0)
-        known = np.zeros(corners.max(axis=0) + shape, dtype=bool)
-        views = [
-            known[row : row + shape[0], column : column + shape[1]]
-            for row, column in corners  # views of the map, not copies
-        ]
-        for view in views[:num_watched]:
+        views = views_of(np.concatenate([context_poses, poses]), shape, False)
+        for view in views[: len(context_poses)]:
             view[:] = True
-        masks = np.stack(views[num_watched:])
+        masks = np.stack(views[len(context_poses) :])
         return masks.repeat(pixels, axis=1).repeat(pixels, axis=2)
 
     return find
@@ -85,11 +79,9 @@ def seen_rooms(size: tuple[int, int]) -> FindSeen:
 
 @dataclass(frozen=True, slots=True)
 class SeenMasks:
-    """What the context shows, of some frames of each episode after it; the same for all worlds.
+    """What the context shows `[N, K, H, W]` bool, of K frames of each episode; the same for all worlds.
 
-    Attributes:
-        frames: The K frames, counted from the first one after the context, which is 0.
-        seen: `[N, K, H, W]` bool.
+    Frames are counted from the first one after the context, which is 0.
     """
 
     frames: list[int]
@@ -116,10 +108,9 @@ def find_masks(returns: ReturnSet, find: FindSeen, most_frames: int = 0) -> Seen
 
 @dataclass(frozen=True, slots=True)
 class ContinuationScores:
-    """Sums over the pixels of the frames after the context.
+    """Sums over the pixels of the frames after the context of N episodes.
 
     Attributes:
-        names: Of the N episodes.
         errors: `[N]` sums of squared errors, of 1, by method and by `SEEN` and `UNSEEN`.
         counts: `[N]` numbers of values that these are sums over, by `SEEN` and `UNSEEN`.
     """
@@ -133,12 +124,10 @@ def measure_continuation(
     simulator: Simulator, returns: ReturnSet, masks: SeenMasks, *, batch_size: int, seed: int
 ) -> ContinuationScores:
     """Watch what lies before the way out of each episode, dream the way out, compare it with the real one."""
-    parts: list[ContinuationScores] = []
+    num_watched = returns.context_frames + 1
     with progress("continuation", returns.turn * len(returns)) as bar:
-        for batch in returns.batches(batch_size):
-            chosen = SeenMasks(masks.frames, masks.seen[batch.clips.first :][: len(batch.names)])
-            parts.append(_measure_batch(simulator, batch, chosen, returns.context_frames + 1, seed, bar))
-    return join(parts)
+        batches = returns.batches(batch_size)
+        return join([_measure_batch(simulator, batch, masks, num_watched, seed, bar) for batch in batches])
 
 
 def _measure_batch(
@@ -151,7 +140,7 @@ def _measure_batch(
     real = clips.frames[:, num_watched : batch.turn + 1][:, masks.frames].to(dream.device)
     last = clips.frames[:, num_watched - 1 : num_watched].to(dream.device).expand_as(real)
     shown = {DREAM: dream, COPY: last, CODEC: through_codec(simulator.world, real)}
-    seen = torch.from_numpy(masks.seen).to(dream.device)
+    seen = torch.from_numpy(masks.seen[clips.first :][: len(batch.names)]).to(dream.device)
     kinds = {SEEN: seen, UNSEEN: ~seen}
     counts = {kind: 3 * mask.sum(dim=(1, 2, 3)).cpu().numpy() for kind, mask in kinds.items()}
     errors = {
@@ -174,19 +163,17 @@ def summarize_continuation(scores: ContinuationScores) -> dict[str, Any]:
     """Return PSNR in dB by method and by kind of part, over the episodes that have any of it."""
     report: dict[str, Any] = {}
     for method, kinds in scores.errors.items():
-        report[method] = {}
-        for kind, errors in kinds.items():
-            rows = np.flatnonzero(scores.counts[kind]).tolist()
-            report[method][kind] = _psnr(
-                errors[rows], scores.counts[kind][rows], [scores.names[r] for r in rows]
-            )
+        report[method] = {
+            kind: _psnr(errors, scores.counts[kind], scores.names) for kind, errors in kinds.items()
+        }
     totals = {kind: float(counts.sum()) for kind, counts in scores.counts.items()}
     report["seen_share"] = totals[SEEN] / sum(totals.values())
     return report
 
 
 def _psnr(errors: np.ndarray, counts: np.ndarray, names: Sequence[str]) -> dict[str, Any] | None:
-    if not len(errors):
+    rows = np.flatnonzero(counts).tolist()
+    if not rows:
         return None
-    ratio = -10 * np.log10(np.maximum(errors / counts, 10 ** (-PSNR_CAP_DB / 10)))
-    return bootstrap(ratio, names).to_json()
+    ratio = -10 * np.log10(np.maximum(errors[rows] / counts[rows], 10 ** (-PSNR_CAP_DB / 10)))
+    return bootstrap(ratio, [names[row] for row in rows]).to_json()

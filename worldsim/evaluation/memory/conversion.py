@@ -27,7 +27,6 @@ class ModelEntry:
     """One line of the comparison.
 
     Attributes:
-        name: In tables and plots.
         load: Reads the world; called anew for each measurement, so that no other is in memory.
         is_zeroed: Whether its recurrent states are emptied before every frame.
         original: Name of the entry that it is without that; its own name otherwise.
@@ -41,8 +40,7 @@ class ModelEntry:
     def simulator(self, num_steps: int | None, commit_level: float | None) -> Simulator:
         """Load the world; steps and level replace those of its own sampler unless they are None."""
         world = self.load()
-        sampler = chosen_sampler(world, num_steps, commit_level)
-        simulator = Simulator(world, sampler)
+        simulator = Simulator(world, chosen_sampler(world, num_steps, commit_level))
         return zeroed(simulator) if self.is_zeroed else simulator
 
 
@@ -62,16 +60,11 @@ def check_comparable(teacher: World, name: str, world: World) -> None:
             f"{name} has the buttons {', '.join(ours)}, the teacher has {', '.join(theirs)}: "
             "they are not comparable"
         )
-    if world.config.codec != teacher.config.codec or not _same_weights(world, teacher):
+    weights, own = world.codec.state_dict(), teacher.codec.state_dict()
+    if world.config.codec != teacher.config.codec or not all(  # in bf16, which worlds are stored in
+        torch.equal(tensor.bfloat16(), own[key].bfloat16()) for key, tensor in weights.items()
+    ):
         raise WorldError(f"{name} has another codec than the teacher: their pictures are not comparable")
-
-
-def _same_weights(world: World, teacher: World) -> bool:
-    theirs = teacher.codec.state_dict()
-    return all(  # in bf16, which worlds are stored in
-        torch.equal(tensor.bfloat16(), theirs[name].bfloat16())
-        for name, tensor in world.codec.state_dict().items()
-    )
 
 
 def describe(world: World, sampler: SamplerConfig) -> dict[str, Any]:

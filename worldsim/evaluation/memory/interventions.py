@@ -61,9 +61,7 @@ def swap(state: WorldState, rows: Tensor) -> WorldState:
 class IntervenedSimulator(Simulator):
     """Steps a world as another simulator does, and changes the state after every frame.
 
-    Args:
-        simulator: Does all but that.
-        on_commit: Takes the states before and after a frame, returns the one to go on from.
+    `on_commit` takes the states before and after a frame, and returns the one to go on from.
     """
 
     def __init__(

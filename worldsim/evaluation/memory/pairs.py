@@ -19,12 +19,11 @@ import torch
 from tqdm import tqdm
 
 from worldsim.errors import WorldError
-from worldsim.evaluation.cost.batch_size import rows_that_fit
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
 from worldsim.evaluation.memory.interventions import can_intervene, swap, zero
 from worldsim.evaluation.memory.recall import RecallSettings
 from worldsim.evaluation.metrics import sequence_psnr
-from worldsim.evaluation.rollout import generate, join, progress, watch, watch_until
+from worldsim.evaluation.rollout import generate, join, progress, rows_that_fit, watch, watch_until
 from worldsim.evaluation.statistics import bootstrap
 from worldsim.simulator import Simulator
 
@@ -144,10 +143,7 @@ def summarize_pairs(scores: PairScores) -> dict[str, Any]:
     the two pasts look alike do not count.
     """
     counts = scores.between < ALIKE_DB
-    report: dict[str, Any] = {
-        "num_pairs": len(set(scores.names)),
-        "alike_share": float(1 - counts.mean()),
-    }
+    report: dict[str, Any] = {"num_pairs": len(set(scores.names)), "alike_share": float(1 - counts.mean())}
     for exchange, to_past in scores.to_past.items():
         nearer = to_past - scores.to_present[exchange]
         report[str(exchange)] = {

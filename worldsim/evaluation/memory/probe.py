@@ -55,10 +55,10 @@ class ProbeSamples:
     targets: dict[str, np.ndarray]
 
 
-def hashed(values: Tensor, seed: int = 0) -> Tensor:
+def hashed(values: Tensor) -> Tensor:
     """Return `[B, D]` signed sums of values `[B, ...]`: their inner products stay about what they are."""
     flat = values.flatten(1).float()
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     bucket = torch.randint(NUM_FEATURES, (flat.shape[1],), generator=generator)
     sign = torch.randint(2, (flat.shape[1],), generator=generator) * 2.0 - 1
     sums = torch.zeros(len(flat), NUM_FEATURES, device=flat.device)
@@ -81,20 +81,13 @@ def collect_samples(simulator: Simulator, returns: ReturnSet, *, batch_size: int
     """
     poses = returns.poses()
     frames = range(STRIDE, returns.turn + 1, STRIDE)
-    parts: list[ProbeSamples] = []
     with progress("probe", returns.turn * len(returns)) as bar:
-        for batch in returns.batches(batch_size):
-            parts.append(_sample_batch(simulator, batch, poses[batch.clips.first :], frames, seed, bar))
-    return join(parts)
+        batches = returns.batches(batch_size)
+        return join([_sample_batch(simulator, batch, poses, frames, seed, bar) for batch in batches])
 
 
 def _sample_batch(
-    simulator: Simulator,
-    batch: ReturnBatch,
-    poses: Sequence[np.ndarray],
-    frames: range,
-    seed: int,
-    bar: tqdm,
+    simulator: Simulator, batch: ReturnBatch, poses: Sequence[np.ndarray], frames: range, seed: int, bar: tqdm
 ) -> ProbeSamples:
     clips, count = batch.clips, len(batch.names)
     recurrent = has_state(simulator.world)
@@ -103,7 +96,7 @@ def _sample_batch(
     pressed = torch.cat(
         [functional.one_hot(clips.actions[..., a], n) for a, n in enumerate(layout.num_values)], dim=-1
     )
-    state = clips.begin_dreams(simulator, 1, seed)
+    state, poses = clips.begin_dreams(simulator, 1, seed), poses[clips.first :]
     rows: dict[str, list[Tensor]] = {STATE: [], PRESENT: [], ORACLE: []}
     targets: dict[str, list[Tensor]] = {name: [] for name in (POSITION, *map(str, LAGS))}
     for index in range(1, batch.turn + 1):
@@ -113,11 +106,9 @@ def _sample_batch(
             rows[PRESENT].append(hashed(state.memory.latents).cpu())
             rows[ORACLE].append(pressed[:, :index].sum(dim=1).float())
             targets[POSITION].append(torch.from_numpy(_moved(poses, count, index)))
+            unknown = torch.full_like(pictures[:, 0], torch.nan)
             for lag in LAGS:
-                past = (
-                    pictures[:, index - lag] if lag <= index else torch.full_like(pictures[:, 0], torch.nan)
-                )
-                targets[str(lag)].append(past)
+                targets[str(lag)].append(pictures[:, index - lag] if lag <= index else unknown)
     episode = torch.arange(clips.first, clips.first + count).repeat(len(rows[STATE]))
     return ProbeSamples(
         episode.numpy(),
@@ -155,12 +146,8 @@ def probe(samples: ProbeSamples, seed: int = 0) -> dict[str, Any]:
         known = ~np.isnan(target).any(axis=1)
         oracle = samples.features[ORACLE] if name == POSITION else np.nan_to_num(target)
         state = samples.features[STATE]
-        sources = {
-            STATE: state,
-            OTHER: _of_others(state, samples.episode),
-            PRESENT: samples.features[PRESENT],
-            ORACLE: oracle,
-        }
+        others, present = _of_others(state, samples.episode), samples.features[PRESENT]
+        sources = {STATE: state, OTHER: others, PRESENT: present, ORACLE: oracle}
         splits = [group & known for group in groups]
         if all(split.any() for split in splits):
             report[name] = {
@@ -172,20 +159,13 @@ def probe(samples: ProbeSamples, seed: int = 0) -> dict[str, Any]:
 
 def _of_others(features: np.ndarray, episode: np.ndarray) -> np.ndarray:
     """Return the features of another episode's sample for each, at the same frame."""
+    # The samples of each frame: the first of all episodes, the second, and so on.
+    nth = np.array([int((episode[:row] == name).sum()) for row, name in enumerate(episode)])
     rolled = np.empty_like(features)
-    for chosen in _same_frames(episode):
+    for frame in np.unique(nth):
+        chosen = np.flatnonzero(nth == frame)
         rolled[chosen] = features[np.roll(chosen, 1)]
     return rolled
-
-
-def _same_frames(episode: np.ndarray) -> list[np.ndarray]:
-    """Return the samples of each frame: the first of all episodes, the second, and so on."""
-    nth = np.zeros(len(episode), dtype=np.int64)
-    seen: dict[int, int] = {}
-    for row, name in enumerate(episode.tolist()):
-        nth[row] = seen.get(name, 0)
-        seen[name] = nth[row] + 1
-    return [np.flatnonzero(nth == frame) for frame in np.unique(nth)]
 
 
 def _score(

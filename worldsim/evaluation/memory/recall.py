@@ -17,12 +17,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from worldsim.evaluation.cost.batch_size import rows_that_fit
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
 from worldsim.evaluation.memory.interventions import Intervention, can_intervene, intervene
 from worldsim.evaluation.memory.tiles import TileReader
 from worldsim.evaluation.metrics import sequence_psnr, ssim
-from worldsim.evaluation.rollout import generate, join, progress, through_codec, watch_until
+from worldsim.evaluation.rollout import generate, join, progress, rows_that_fit, through_codec, watch_until
 from worldsim.evaluation.statistics import estimate_of
 from worldsim.simulator import Simulator
 
@@ -39,7 +38,6 @@ class RecallSettings:
 
     Attributes:
         batch_size: Dreams at a time, about.
-        seed: Of the noise.
         tiles: Tells tiles apart; None where there are none.
         num_films: Episodes of which pictures are kept.
     """
@@ -56,10 +54,9 @@ Scores = dict[str, np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class GapScores:
-    """What was measured on the episodes of one gap.
+    """What was measured on the N episodes of one gap.
 
     Attributes:
-        names: Of the N episodes: what the bootstrap resamples.
         seen: `[N, K]` bool, whether what a frame shows was seen before.
         dreams: Scores by world and by intervention.
         references: Scores by `COPY` and by `CODEC`, the codec of the first world.
@@ -83,23 +80,14 @@ def film_frames(gap: int) -> list[int]:
     return [*(frame for frame in FILM_FRAMES if frame < gap), gap]
 
 
-def score_frames(frames: Tensor, real: Tensor) -> dict[str, Tensor]:
-    """Compare frames with real ones, both `[B, K, H, W, 3]` uint8 on one device.
-
-    Returns:
-        `[B, K]` fp32 by metric. SSIM is NaN but at the last frame and every `SSIM_STRIDE` frames before it:
-        it takes as long as drawing a frame.
-    """
+def _score(frames: Tensor, real: Tensor, tiles: TileReader | None) -> tuple[Scores, np.ndarray | None]:
+    """Return the scores of frames and, where there are tiles, which are right, `[B, K, R, C]` bool."""
+    # SSIM is NaN but at some frames: it takes as long as drawing one.
     signal = sequence_psnr(frames, real).cpu()
     similarity = torch.full_like(signal, torch.nan)
     for k in range(real.shape[1] - 1, -1, -SSIM_STRIDE):
         similarity[:, k] = ssim(frames[:, k], real[:, k]).cpu()
-    return {"psnr_db": signal, "ssim": similarity}
-
-
-def _score(frames: Tensor, real: Tensor, tiles: TileReader | None) -> tuple[Scores, np.ndarray | None]:
-    """Return the scores of frames and, where there are tiles, which are right, `[B, K, R, C]` bool."""
-    scores = {name: values.numpy() for name, values in score_frames(frames, real).items()}
+    scores = {"psnr_db": signal.numpy(), "ssim": similarity.numpy()}
     if tiles is None:
         return scores, None
     columns = [tiles.right(frames[:, k], real[:, k]).cpu() for k in range(real.shape[1])]

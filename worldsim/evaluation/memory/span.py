@@ -21,7 +21,7 @@ from worldsim.evaluation.inputs.returns import ReturnClip, ReturnSettings, frame
 from worldsim.evaluation.memory.interventions import has_state, zero
 from worldsim.evaluation.metrics import psnr
 from worldsim.evaluation.quality.rollouts import reconstruct
-from worldsim.evaluation.rollout import progress, watch
+from worldsim.evaluation.rollout import join, progress, watch
 from worldsim.evaluation.statistics import estimate_of
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
@@ -106,10 +106,7 @@ def dream_returns(
     Real frames are watched until the place comes into view; from there on the dream goes by the recorded
     actions, so that no real frame shows again what is to be remembered. A dream that forgets has its
     recurrent states emptied when the place has gone out of view: what they held of it is gone, what is seen
-    afterwards goes into them as usual.
-
-    Returns:
-        PSNR in dB of the frame with which the place is back, `[N]`.
+    afterwards goes into them as usual. Returns the PSNR in dB of the frame where the place is back, `[N]`.
     """
     context_frames, length = settings.context_frames, settings.context_frames + settings.longest
     scores, clips = [], [place.clip for place in places]
@@ -142,7 +139,7 @@ def score_references(
 ) -> dict[str, np.ndarray]:
     """Return the PSNR in dB, `[N]`, of what the dreams of `dream_returns` are measured against, by name."""
     length = settings.context_frames + settings.longest
-    scores: dict[str, list[Tensor]] = {SEEN: [], CODEC: [], LAST: []}
+    parts = []
     for batch in recordings.batches([place.clip for place in places], length, 16):
         chunk = places[batch.first : batch.first + len(batch.clips)]
         seen, back = (
@@ -153,9 +150,8 @@ def score_references(
             CODEC: reconstruct(world, back[:, None])[:, 0],
             LAST: batch.frames[:, settings.context_frames - 1],
         }
-        for name, frames in pictures.items():
-            scores[name].append(psnr(frames, back))
-    return {name: torch.cat(parts).numpy() for name, parts in scores.items()}
+        parts.append({name: psnr(frames, back) for name, frames in pictures.items()})
+    return {name: values.numpy() for name, values in join(parts).items()}
 
 
 def summarize_spans(scores: dict[str, np.ndarray], episodes: Sequence[str]) -> dict[str, Any]:

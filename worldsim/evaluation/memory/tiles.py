@@ -29,12 +29,7 @@ NEVER, DRAWN = -1, 0
 
 @dataclass(frozen=True, slots=True)
 class TileReader:
-    """Tells kinds of tiles apart by the nearest picture.
-
-    Attributes:
-        pictures: `[M, I * I * 3]` fp32, one for each kind.
-        pixels: Height and width of a tile.
-    """
+    """Tells kinds of tiles of so many pixels apart by the nearest of pictures `[M, I * I * 3]` fp32."""
 
     pictures: Tensor
     pixels: int
@@ -78,24 +73,26 @@ def check_tiles(pixels: int, size: tuple[int, int]) -> None:
         raise WorldError(f"tiles of {pixels} pixels do not fill frames of {size[1]} x {size[0]}")
 
 
+def views_of(poses: np.ndarray, shape: tuple[int, int], value: int | bool) -> list[np.ndarray]:
+    """Return what poses `[T, 3]` see of one map that holds a value everywhere: views `[R, C]`, not copies."""
+    corners = np.rint(poses[:, [1, 0]]).astype(np.int64)
+    corners -= corners.min(axis=0)
+    whole = np.full(corners.max(axis=0) + shape, value)
+    return [whole[row : row + shape[0], column : column + shape[1]] for row, column in corners]
+
+
 def absences(poses: np.ndarray, turn: int, shape: tuple[int, int]) -> np.ndarray:
     """Return for how many frames each tile of the way back has been out of view since it was really seen.
 
-    Args:
-        poses: `[T, 3]` x, y in tiles, and an angle that does not matter.
-        turn: The last frame that is watched; those after it are dreamt.
-        shape: Rows and columns of tiles in view, R and C.
+    Poses `[T, 3]` are x, y in tiles, and an angle that does not matter; the turn is the last frame that is
+    watched; the shape is that of the tiles in view, R and C.
 
     Returns:
         `[T - 1 - turn, R, C]` int64, frames since it was in view; `DRAWN` where it was in view after the
         turn, so that the dream has drawn it before, `NEVER` where it was not in view at all.
     """
-    corners = np.rint(poses[:, [1, 0]]).astype(np.int64)
-    corners -= corners.min(axis=0)
-    last = np.full(corners.max(axis=0) + shape, NEVER)
     found = []
-    for frame, (row, column) in enumerate(corners):
-        view = last[row : row + shape[0], column : column + shape[1]]
+    for frame, view in enumerate(views_of(poses, shape, NEVER)):
         if frame > turn:
             since = np.where(view > turn, DRAWN, frame - view)
             found.append(np.where(view == NEVER, NEVER, since))
@@ -103,23 +100,15 @@ def absences(poses: np.ndarray, turn: int, shape: tuple[int, int]) -> np.ndarray
     return np.stack(found)
 
 
-def summarize_absences(
-    right: np.ndarray, absent: np.ndarray, names: Sequence[str], starts: Sequence[int] = ABSENCES
-) -> dict[str, Any]:
+def summarize_absences(right: np.ndarray, absent: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
     """Return the share of returning tiles that are right, by how long they were out of view.
 
-    Args:
-        right: `[N, K, R, C]` bool.
-        absent: `[N, K, R, C]`, of `absences` of each episode.
-        names: Of the N episodes.
-        starts: First absences of the classes, in order; the last class is open.
-
-    Returns:
-        Estimates by the class, `2-8` and so on, without those that no tile is in.
+    Both arrays are `[N, K, R, C]`: bool, and the `absences` of each episode. Estimates are by the class,
+    `2-8` and so on, without those that no tile is in; the last class is open.
     """
-    ends = [*(start - 1 for start in starts[1:]), None]
+    ends = [*(start - 1 for start in ABSENCES[1:]), None]
     report = {}
-    for start, end in zip(starts, ends, strict=True):
+    for start, end in zip(ABSENCES, ends, strict=True):
         is_in = (absent >= start) & (absent <= (np.inf if end is None else end))
         rows = np.flatnonzero(is_in.any(axis=(1, 2, 3))).tolist()
         if rows:

@@ -36,9 +36,7 @@ class OppositePair:
     """Two buttons of one axis and the motion of the picture that tells them apart.
 
     Attributes:
-        axis: Name of the axis.
         positive: Button after which the motion is positive.
-        negative: The opposite button.
         measure: Estimates the motion between pictures `[N, H, W]`, returns `[N]`.
         threshold: Least mean motion per frame that counts as motion, so that stillness is never right;
             relative to the picture's width if `is_relative`. In the Doom world those of `TURN` and `MOVE` are
@@ -99,16 +97,13 @@ PAIRS = (TURN, MOVE)
 
 
 def mean_motion(pair: OppositePair, frames: Tensor) -> Tensor:
-    """Estimate the mean motion per frame, in units of the pair's threshold.
+    """Estimate the mean motion per frame in units of the pair's threshold, `[N]` fp32 on the CPU.
 
-    Frames `[N, 1 + hold_frames, H, W, 3]` uint8 are that of the press and those after it.
-
-    Returns:
-        `[N]` fp32 on the CPU; at least 1 is motion the one way, at most -1 the other way.
+    Frames `[N, 1 + hold_frames, H, W, 3]` uint8 are that of the press and those after it. At least 1 is
+    motion the one way, at most -1 the other way.
     """
-    measured = frames[:, pair.settle_frames :]
     rows = []
-    for clip in measured:
+    for clip in frames[:, pair.settle_frames :]:
         pictures = luminance(clip)
         rows.append(pair.measure(pictures[:-1], pictures[1:]).mean())
     unit = pair.threshold * (frames.shape[3] if pair.is_relative else 1)
@@ -125,22 +120,15 @@ def opposite_action_test(
     batch_size: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Hold both buttons of a pair from the same states and judge the motion of the dreamt pictures.
+    """Hold both buttons of a pair from the same states; returns `summarize_motions` with `calibrate`.
 
     There are fewer than `num_starts` where there are not so many places.
-
-    Returns:
-        A JSON object: the share of starts at which both, and each, of the buttons moved the picture the
-        right way; `calibration` on the real game.
     """
     clips = choose_starts(recordings, pair, context_frames, num_starts, seed)
     with progress(f"hold {pair.axis}", 2 * len(clips) * pair.hold_frames) as bar:
-        motions = join(
-            [
-                hold_both(simulator, batch.begin_dreams(simulator, context_frames, seed), pair, bar)
-                for batch in recordings.batches(clips, context_frames, batch_size)
-            ]
-        )
+        batches = recordings.batches(clips, context_frames, batch_size)
+        states = (batch.begin_dreams(simulator, context_frames, seed) for batch in batches)
+        motions = join([hold_both(simulator, state, pair, bar) for state in states])
     report = summarize_motions(pair, motions, [recordings.name(clip) for clip in clips])
     return report | {"calibration": calibrate(recordings, pair, num_starts, seed)}
 
@@ -170,9 +158,7 @@ def summarize_motions(
 
     Motions are in units of the pair's threshold.
     """
-    unit = (
-        "share of the picture's width per frame" if pair.is_relative else "logarithm of the scale per frame"
-    )
+    unit = "share of the picture's width" if pair.is_relative else "logarithm of the scale"
     medians = {button: float(np.median(found)) * pair.threshold for button, found in motions.items()}
     return {
         "num_starts": len(episodes),
@@ -183,7 +169,7 @@ def summarize_motions(
             pair.negative: float((motions[pair.negative] <= -1).mean()),
         },
         "median_motion": medians,
-        "motion_unit": unit,
+        "motion_unit": f"{unit} per frame",
         "least_motion": pair.threshold,
     }
 
@@ -238,18 +224,15 @@ def way_ahead(table: EpisodeTable, pair: OppositePair, layout: ActionLayout, num
 def calibrate(recordings: Recordings, pair: OppositePair, count: int, seed: int) -> dict[str, Any]:
     """Judge real frames in which one button alone was held as dreams are judged: the estimator's own ceiling.
 
-    Where poses were recorded, only pieces in which the player really moved count.
-
-    Returns:
-        A JSON object: for each button the number of pieces and the share judged right; `both_right`, what two
-        independent judgements give; `median_motion` as in `summarize_motions`.
+    Where poses were recorded, only pieces in which the player really moved count. Returns a JSON object: for
+    each button the number of pieces and the share judged right; `both_right`, what two independent judgements
+    give; `median_motion` as in `summarize_motions`.
     """
     layout = recordings.info.actions
     tables = recordings.tables()
     result: dict[str, Any] = {"pieces": {}, "right": {}, "median_motion": {}}
     for button, sign in ((pair.positive, 1), (pair.negative, -1)):
-        clips = held_pieces(tables, pair, layout, button, sign)
-        clips = pick(clips, count, seed)
+        clips = pick(held_pieces(tables, pair, layout, button, sign), count, seed)
         motions = [
             mean_motion(pair, batch.frames)
             for batch in recordings.batches(clips, pair.hold_frames + 1, batch_size=16)
@@ -272,13 +255,10 @@ def held_pieces(
     for episode, table in enumerate(tables):
         is_held = np.all(table.actions == action, axis=1)
         total = np.concatenate([[0], np.cumsum(is_held)])
-        for begin in np.flatnonzero(
-            total[pair.hold_frames :] - total[: -pair.hold_frames] == pair.hold_frames
-        ):
-            if begin + pair.hold_frames < len(is_held) and _really_moved(
-                table, pair, int(begin), sign, full_speed
-            ):
-                pieces.append(Clip(episode, int(begin)))
+        held = total[pair.hold_frames :] - total[: -pair.hold_frames] == pair.hold_frames
+        for begin in np.flatnonzero(held[:-1]).tolist():
+            if _really_moved(table, pair, begin, sign, full_speed):
+                pieces.append(Clip(episode, begin))
     return pieces
 
 

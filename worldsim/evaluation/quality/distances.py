@@ -36,16 +36,9 @@ class _Known(nn.Module):
 
 
 def _check(features: Tensor, others: Tensor) -> None:
-    shapes = tuple(features.shape), tuple(others.shape)
-    if (
-        features.ndim != 2
-        or others.ndim != 2
-        or shapes[0][1] != shapes[1][1]
-        or min(map(len, (features, others))) < 2
-    ):
-        raise ValueError(
-            f"distances need features [N, D] of at least 2 frames each, got {shapes[0]} and {shapes[1]}"
-        )
+    one, other = tuple(features.shape), tuple(others.shape)
+    if not len(one) == len(other) == 2 or one[1] != other[1] or min(one[0], other[0]) < 2:
+        raise ValueError(f"distances need features [N, D] of at least 2 frames each, got {one} and {other}")
 
 
 def fid(features: Tensor, others: Tensor) -> float:
@@ -78,9 +71,8 @@ def kid(features: Tensor, others: Tensor) -> float:
         metric = KernelInceptionDistance(_Known(features.shape[1]), subsets=1, subset_size=count)
     metric.update(features[:count].double(), real=True)
     metric.update(others[:count].double(), real=False)
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # it shuffles, which changes nothing here but the global generator
+    # It shuffles, which changes nothing here but the global generator.
+    with torch.random.fork_rng(devices=[]):
         return float(metric.compute()[0])
 
 
@@ -102,9 +94,7 @@ def crossed(distance: Distance, features: Tensor, real: Tensor) -> float:
 def distances_to_real(features: Tensor, real: Tensor) -> dict[str, dict[str, Estimate]]:
     """Return FID and KID of frames against real ones of other episodes, each also beyond the floor.
 
-    Args:
-        features: `[E, K, D]`; of an odd number of episodes the last is left out.
-        real: Same shape: the real frames at the same places.
+    Both are `[E, K, D]`, of the same places; of an odd number of episodes the last is left out.
 
     Returns:
         By `fid` and `kid`: `value`, and `over_floor`, how much larger it is than of the real frames

@@ -116,14 +116,7 @@ def _dream_batch(
 
 @dataclass(frozen=True, slots=True)
 class EndRates:
-    """Ends a frame, of the game and of the dreams beside it.
-
-    Attributes:
-        game: Of the game.
-        dreams: Of the dreams; who is dead dies no second time.
-        num_game: Ends of the game.
-        num_dreams: Ends of the dreams.
-    """
+    """Ends a frame, of the game and of the dreams beside it, and their numbers; nobody dies a second time."""
 
     game: float
     dreams: float

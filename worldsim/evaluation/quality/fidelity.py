@@ -16,11 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldsim.evaluation.cost.batch_size import rows_that_fit
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
 from worldsim.evaluation.quality.distances import distances_to_real
 from worldsim.evaluation.quality.features import FeatureNetwork
-from worldsim.evaluation.rollout import progress, through_codec, watch_until
+from worldsim.evaluation.rollout import progress, rows_that_fit, through_codec, watch_until
 from worldsim.simulator import Simulator
 
 SEGMENT_ENDS = (32, 128, 512, 2048)
@@ -30,13 +29,7 @@ MOST_FRAMES = 16
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A piece of dreams; frame 1 is the first one that is dreamt.
-
-    Attributes:
-        first: Its first frame.
-        last: Its last frame.
-        frames: K frames of it, the same number in all segments.
-    """
+    """A piece of dreams, and K frames of it, as many in all segments; frame 1 is the first that is dreamt."""
 
     first: int
     last: int
@@ -59,25 +52,14 @@ def cut_segments(num_frames: int) -> list[Segment]:
     if num_frames < 1:
         raise ValueError(f"dreams need at least 1 frame, got {num_frames}")
     ends = [end for end in SEGMENT_ENDS if end <= num_frames - MOST_FRAMES] + [num_frames]
-    begins = [1, *(end + 1 for end in ends[:-1])]
-    count = min(
-        MOST_FRAMES, *(last - first + 1 for first, last in zip(begins, ends, strict=True)), num_frames
-    )
-    return [
-        Segment(first, last, torch.linspace(first, last, count).round().int().tolist())
-        for first, last in zip(begins, ends, strict=True)
-    ]
+    spans = [(before + 1, end) for before, end in zip([0, *ends], ends, strict=False)]
+    count = min(MOST_FRAMES, num_frames, *(last - first + 1 for first, last in spans))
+    return [Segment(*span, torch.linspace(*span, count).round().int().tolist()) for span in spans]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FidelitySettings:
-    """How fidelity is measured.
-
-    Attributes:
-        segments: From `cut_segments`.
-        batch_size: Dreams at a time, about.
-        seed: Of the noise.
-    """
+    """How fidelity is measured: segments of `cut_segments`, about `batch_size` dreams at a time."""
 
     segments: Sequence[Segment]
     batch_size: int = 16
@@ -91,12 +73,8 @@ class FidelitySettings:
 
 def real_features(returns: ReturnSet, network: FeatureNetwork, settings: FidelitySettings) -> Tensor:
     """Return the features of the real frames where dreams are looked at, `[N, S K, D]`."""
-    return torch.cat(
-        [
-            _embed(network, _real(batch, returns.context_frames, settings))
-            for batch in returns.batches(settings.batch_size)
-        ]
-    )
+    batches = returns.batches(settings.batch_size)
+    return torch.cat([_embed(network, _real(batch, returns.context_frames, settings)) for batch in batches])
 
 
 def dream_features(

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from worldsim.evaluation.inputs.clips import Clip, ClipBatch, Recordings, pick
 from worldsim.evaluation.metrics import brightness, contrast, psnr, sharpness, ssim
-from worldsim.evaluation.rollout import join, progress
+from worldsim.evaluation.rollout import join, progress, stack, through_codec
 from worldsim.evaluation.statistics import bootstrap
 from worldsim.simulator import Simulator
 
@@ -39,10 +39,7 @@ def idle_hold(
     """Press nothing for a long time and watch brightness, contrast and sharpness.
 
     It begins where the recorded player stands still, if there are such places, and less often than
-    `num_starts` where there are not so many.
-
-    Returns:
-        `summarize_idle`'s report.
+    `num_starts` where there are not so many. Returns `summarize_idle`'s report.
     """
     clips = still_starts(recordings, context_frames, num_starts, seed)
     with progress("idle", len(clips) * num_frames) as bar:
@@ -56,19 +53,17 @@ def _hold_still(
     simulator: Simulator, batch: ClipBatch, num_frames: int, context_frames: int, seed: int, bar: tqdm
 ) -> dict[str, Tensor]:
     """Return the curves that `summarize_idle` takes, as tensors, for one batch."""
-    world = simulator.world
     state = batch.begin_dreams(simulator, context_frames, seed)
     start = state.frames
-    shown = world.codec.decode(world.codec.encode(start.to(world.device)).float()).cpu()
-    columns: dict[str, list[Tensor]] = {}
+    shown = through_codec(simulator.world, start[:, None])[:, 0].cpu()
+    columns = []
     for _ in range(num_frames):
         frames, state = simulator.step(state, torch.zeros_like(batch.actions[:, 0]))
-        for name, value in compare(frames, start).items():
-            columns.setdefault(name, []).append(value)
+        columns.append(compare(frames, start))
         bar.update(len(frames))
     of_start = {f"start_{name}": value for name, value in statistics_of(start).items()}
     of_codec = {f"codec_{name}": value for name, value in statistics_of(shown).items()}
-    return {name: torch.stack(values, dim=1) for name, values in columns.items()} | of_start | of_codec
+    return stack(columns, 1) | of_start | of_codec
 
 
 def still_starts(recordings: Recordings, context_frames: int, count: int, seed: int) -> list[Clip]:
@@ -99,12 +94,7 @@ def summarize_idle(curves: dict[str, np.ndarray], episodes: Sequence[str]) -> di
     A deviation is `|mean of a segment / start - 1|` for one start. The mean over starts is given for each
     segment, the largest of these as `max_deviation`: a collapse in the middle counts as much as one at the
     end. The start is the real frame that the dream begins with; `of_codec` compares with what the codec makes
-    of that frame.
-
-    Args:
-        curves: `[N, F]` brightness, contrast, sharpness, psnr_db, ssim of each frame, and `[N]` `start_...`,
-            `codec_...` of the three statistics.
-        episodes: `[N]`, what each start belongs to.
+    of that frame. Curves are `[N, F]` of each frame, and `[N]` `start_...`, `codec_...` of the statistics.
     """
     num_frames = curves["ssim"].shape[1]
     edges = segment_edges(num_frames)

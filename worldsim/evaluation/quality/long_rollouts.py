@@ -11,7 +11,8 @@ cannot win.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from worldsim.actions import ActionLayout
-from worldsim.evaluation.cost.batch_size import rows_that_fit
 from worldsim.evaluation.inputs.motion import scroll
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
 from worldsim.evaluation.inputs.start_states import Moments
@@ -34,7 +34,7 @@ from worldsim.evaluation.quality.controllability import (
     summarize_motions,
 )
 from worldsim.evaluation.quality.idle import FLOOR, segment_edges, segment_means, statistics_of
-from worldsim.evaluation.rollout import join, progress, watch_until
+from worldsim.evaluation.rollout import join, progress, rows_that_fit, stack, watch_until
 from worldsim.evaluation.statistics import bootstrap, ratio_of_means
 from worldsim.simulator import Simulator
 
@@ -44,28 +44,19 @@ HOLD_FRAMES = 8
 ENERGY = "motion_energy"
 LEAST_ENERGY = 0.5
 """A dream that moves less than this share of the real game stands still, whatever else it scores."""
-_SCROLL: dict[str, Any] = {
-    "threshold": 0.03,
-    "is_relative": True,
-    "hold_frames": 4,
-    "settle_frames": 0,
-    "is_walking": False,
-}
-SCROLLING = (
+SCROLLING = tuple(
     OppositePair(
-        axis="strafe",
-        positive="left",  # going left moves the content to the right
-        negative="right",
-        measure=lambda before, after: scroll(before, after, axis=2),
-        **_SCROLL,
-    ),
-    OppositePair(
-        axis="move",
-        positive="up",
-        negative="down",
-        measure=lambda before, after: scroll(before, after, axis=1),
-        **_SCROLL,
-    ),
+        axis=axis,
+        positive=positive,  # going left moves the content to the right
+        negative=negative,
+        measure=partial(scroll, axis=along),
+        threshold=0.03,
+        is_relative=True,
+        hold_frames=4,
+        settle_frames=0,
+        is_walking=False,
+    )
+    for axis, positive, negative, along in (("strafe", "left", "right", 2), ("move", "up", "down", 1))
 )
 """Of games whose whole picture scrolls: a view from above."""
 
@@ -78,12 +69,10 @@ def pairs_of(layout: ActionLayout) -> list[OppositePair]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LongSettings:
-    """How long dreams are made.
+    """How long dreams are made, about `batch_size` at a time.
 
     Attributes:
-        num_frames: Their length.
         marks: Frames at which opposite buttons are held; those beyond `num_frames` are left out.
-        batch_size: Dreams at a time, about.
         seed: Of buttons and noise.
     """
 
@@ -100,10 +89,9 @@ class LongSettings:
 
 @dataclass(frozen=True, slots=True)
 class LongDreams:
-    """What was measured on N long dreams.
+    """What was measured on N long dreams, by the names of the episodes that they began with.
 
     Attributes:
-        names: Of the episodes that they began with.
         motions: `[N]` by mark, by axis and by button, in units of the pair's least motion.
         curves: `[N, F]` brightness, contrast, sharpness and motion energy of each frame.
         real: `[N]` means of the same over the real frames that were watched.
@@ -112,7 +100,7 @@ class LongDreams:
     names: list[str]
     motions: dict[int, dict[str, dict[str, np.ndarray]]]
     curves: dict[str, np.ndarray]
-    real: dict[str, np.ndarray] = field(default_factory=dict)
+    real: dict[str, np.ndarray]
 
 
 def random_walks(layout: ActionLayout, rows: Sequence[int], num_frames: int, seed: int) -> Tensor:
@@ -137,28 +125,23 @@ def dream_long(simulator: Simulator, starts: ReturnSet | Moments, settings: Long
 
 
 def _dream_batch(
-    simulator: Simulator,
-    batch: ReturnBatch,
-    pairs: Sequence[OppositePair],
-    settings: LongSettings,
-    bar: tqdm,
+    simulator: Simulator, batch: ReturnBatch, pairs: Sequence[OppositePair], settings: LongSettings, bar: tqdm
 ) -> LongDreams:
     layout, clips = simulator.world.config.actions, batch.clips
     rows = range(clips.first, clips.first + len(batch.names))
     actions = random_walks(layout, rows, settings.num_frames, settings.seed)
     state = watch_until(simulator, clips, batch.turn, settings.seed, bar)
     motions: dict[int, dict[str, dict[str, np.ndarray]]] = {}
-    columns: dict[str, list[Tensor]] = {}
+    columns = []
     for index in range(settings.num_frames + 1):
         if index in settings.reached:
             motions[index] = {pair.axis: hold_both(simulator, state, pair, bar) for pair in pairs}
         if index < settings.num_frames:
             before = state.frames
             frame, state = simulator.step(state, actions[index])
-            for name, value in _statistics(frame, before).items():
-                columns.setdefault(name, []).append(value)
+            columns.append(_statistics(frame, before))
             bar.update(len(rows))
-    curves = {name: torch.stack(values, dim=1).cpu().numpy() for name, values in columns.items()}
+    curves = {name: values.cpu().numpy() for name, values in stack(columns, 1).items()}
     watched = clips.frames[:, : batch.turn + 1].to(simulator.frames_device)
     return LongDreams(batch.names, motions, curves, _real_statistics(watched))
 
@@ -170,11 +153,9 @@ def _statistics(frames: Tensor, before: Tensor) -> dict[str, Tensor]:
 
 def _real_statistics(frames: Tensor) -> dict[str, np.ndarray]:
     """Return the means over real frames `[B, T, H, W, 3]`, `[B]` each."""
-    found: dict[str, list[Tensor]] = {}
-    for index in range(1, frames.shape[1]):
-        for name, value in _statistics(frames[:, index], frames[:, index - 1]).items():
-            found.setdefault(name, []).append(value)
-    return {name: torch.stack(values).mean(dim=0).cpu().numpy() for name, values in found.items()}
+    columns = frames.unbind(1)
+    found = stack([_statistics(*pair) for pair in zip(columns[1:], columns, strict=False)], 0)
+    return {name: values.mean(dim=0).cpu().numpy() for name, values in found.items()}
 
 
 def summarize_control(dreams: LongDreams, layout: ActionLayout) -> dict[str, Any]:

@@ -34,7 +34,6 @@ class JudgedEpisode:
     """What was recorded of an episode and what a world says of it, without its first frame.
 
     Attributes:
-        name: Name of the episode.
         rewards: `[T]`, as the game gave them.
         judged_rewards: `[T]`, as the world expects them.
         ends: `[T]` bool, with which frame the game ended.
@@ -77,31 +76,29 @@ class Detection:
         return precision, recall
 
 
-def near_ends(ends: np.ndarray, tolerance: int = TOLERANCE) -> np.ndarray:
-    """Return which frames `[T]` lie within the tolerance of an end."""
-    near = np.zeros(len(ends), dtype=bool)
-    for end in np.flatnonzero(ends):
-        near[max(0, end - tolerance) : end + tolerance + 1] = True
-    return near
+def near(ends: np.ndarray) -> list[slice]:
+    """Return the frames within the tolerance of each of the ends `[T]`."""
+    return [slice(max(0, end - TOLERANCE), end + TOLERANCE + 1) for end in np.flatnonzero(ends).tolist()]
 
 
-def count_found(flagged: np.ndarray, ends: np.ndarray, tolerance: int = TOLERANCE) -> np.ndarray:
+def count_found(flagged: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Return how many ends `[T]` are found by the frames flagged `[K, T]`; a flag finds one end at most."""
     left = flagged.copy()
     found = np.zeros(len(flagged), dtype=np.int64)
     rows = np.arange(len(flagged))
-    for end in np.flatnonzero(ends):
-        begin = max(0, end - tolerance)
-        window = left[:, begin : end + tolerance + 1]
+    for frames in near(ends):
+        window = left[:, frames]
         hits = window.any(axis=1)
-        left[rows[hits], begin + window.argmax(axis=1)[hits]] = False
+        window[rows[hits], window.argmax(axis=1)[hits]] = False
         found += hits
     return found
 
 
-def count_false_alarms(flagged: np.ndarray, ends: np.ndarray, tolerance: int = TOLERANCE) -> np.ndarray:
+def count_false_alarms(flagged: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Return how many runs of flagged frames `[K, T]` have a frame that is not near one of the ends `[T]`."""
-    outside = flagged & ~near_ends(ends, tolerance)
+    outside = flagged.copy()
+    for frames in near(ends):
+        outside[:, frames] = False
     begins = flagged & ~np.pad(flagged, ((0, 0), (1, 0)))[:, :-1]
     count = outside.cumsum(axis=1)
     # How many of them there were when the run at hand began: its own first is the one after.
@@ -109,38 +106,26 @@ def count_false_alarms(flagged: np.ndarray, ends: np.ndarray, tolerance: int = T
     return (outside & (count - before == 1)).sum(axis=1)
 
 
-def detect(
-    episodes: Sequence[JudgedEpisode], thresholds: np.ndarray, tolerance: int = TOLERANCE
-) -> Detection:
+def detect(episodes: Sequence[JudgedEpisode], thresholds: np.ndarray) -> Detection:
     """Count what is flagged at each threshold `[K]`: a frame whose probability reaches it."""
     found, alarms = [], []
     for episode in episodes:
         flagged = episode.probabilities >= thresholds[:, None]
-        found.append(count_found(flagged, episode.ends, tolerance))
-        alarms.append(count_false_alarms(flagged, episode.ends, tolerance))
+        found.append(count_found(flagged, episode.ends))
+        alarms.append(count_false_alarms(flagged, episode.ends))
     num_ends = np.array([int(episode.ends.sum()) for episode in episodes])
     return Detection(thresholds, np.stack(found), np.stack(alarms), num_ends)
 
 
-def end_thresholds(episodes: Sequence[JudgedEpisode], tolerance: int = TOLERANCE) -> np.ndarray:
+def end_thresholds(episodes: Sequence[JudgedEpisode]) -> np.ndarray:
     """Return the thresholds at which one more end is found, `[K]`, in falling order, without repetition."""
-    peaks = [
-        episode.probabilities[max(0, end - tolerance) : end + tolerance + 1].max()
-        for episode in episodes
-        for end in np.flatnonzero(episode.ends)
-    ]
+    peaks = [episode.probabilities[frames].max() for episode in episodes for frames in near(episode.ends)]
     return np.unique(np.array(peaks, dtype=np.float64))[::-1]
 
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """A threshold and what it comes to.
-
-    Attributes:
-        threshold: Probability from which on a frame is flagged.
-        precision: Share of what is flagged that is an end.
-        recall: Share of the ends that are found.
-    """
+    """A probability from which on frames are flagged, the share that is an end, that of the ends found."""
 
     threshold: float
     precision: float
@@ -169,10 +154,8 @@ def choose_threshold(
     return OperatingPoint(threshold, float(reached[best]), float(recall[best]))
 
 
-def recall_at_precision(
-    episodes: Sequence[JudgedEpisode], precision: float = TARGET_PRECISION, seed: int = 0
-) -> Estimate | None:
-    """Return the largest recall at a precision, with an interval from resampling episodes; None without ends.
+def recall_at_precision(episodes: Sequence[JudgedEpisode]) -> Estimate | None:
+    """Return the largest recall at 90 % precision, and its interval over episodes; None without ends.
 
     For each resampled set the threshold is chosen anew, as for the set itself. It is 0 where no threshold is
     that precise.
@@ -184,14 +167,14 @@ def recall_at_precision(
 
     def best(weights: np.ndarray) -> np.ndarray:
         reached, recall = detection.rates(weights)
-        return np.where(reached >= precision, recall, 0.0).max(axis=1)
+        return np.where(reached >= TARGET_PRECISION, recall, 0.0).max(axis=1)
 
     count = len(episodes)
     num_ends = int(detection.num_ends.sum())
     mean = float(best(np.ones((1, count)))[0])
     if count < 2:
         return Estimate(mean, None, None, num_ends)
-    drawn = draw_counts(count, seed)
+    drawn = draw_counts(count, 0)
     low, high = interval(best(drawn[drawn @ detection.num_ends > 0]))
     return Estimate(mean, low, high, num_ends)
 
@@ -273,12 +256,8 @@ def summarize_outcomes(episodes: Sequence[JudgedEpisode], threshold: float) -> d
 def format_outcomes(report: Mapping[str, Any]) -> str:
     """Return what `summarize_outcomes` reports in a few lines."""
     ends, rewards = report["ends"], report["rewards"]
-    at, best, step, episode = (
-        ends["at_threshold"],
-        ends["recall_at_90_precision"],
-        rewards["per_step"],
-        rewards["per_episode"],
-    )
+    at, best = ends["at_threshold"], ends["recall_at_90_precision"]
+    step, episode = rewards["per_step"], rewards["per_episode"]
     lines = [
         f"{ends['num_ends']} ends in {report['num_episodes']} episodes, {report['num_frames']} frames",
         f"at the world's threshold {at['threshold']:.3g}: {at['found']} found, {at['false_alarms']} false "

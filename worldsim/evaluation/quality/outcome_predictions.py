@@ -33,7 +33,6 @@ class EpisodePredictions:
     """Outputs of a world's outcome heads for an episode's frames but the first, before calibration.
 
     Attributes:
-        name: Name of the episode.
         rewards: `[T]`, as the game gave them.
         ends: `[T]` bool, with which frame the game ended.
         predicted_rewards: `[T]` fp64 on the CPU, in units of training.
@@ -64,12 +63,7 @@ def missing_outcome_requirements(simulator: Simulator, recordings: Recordings) -
 
 
 def predict_recordings(
-    simulator: Simulator,
-    recordings: Recordings,
-    *,
-    batch_size: int,
-    with_drawn: bool,
-    seed: int = 0,
+    simulator: Simulator, recordings: Recordings, *, batch_size: int, with_drawn: bool, seed: int = 0
 ) -> dict[str, list[EpisodePredictions]]:
     """Return the outputs of a world's outcome heads for every frame but the first of all episodes.
 
@@ -119,7 +113,11 @@ def _predict_batch(
         state = simulator.commit_frames(state, frames, actions)
         outputs[GIVEN].append(head_outputs(simulator, state))
         bar.update(sum(index < len(episode) for episode in episodes))
-    return {kind: _stack(columns) for kind, columns in outputs.items()}
+    found = {}
+    for kind, columns in outputs.items():
+        rewards, logits = zip(*columns, strict=True)
+        found[kind] = torch.stack(rewards).cpu(), torch.stack(logits).cpu()
+    return found
 
 
 def head_outputs(simulator: Simulator, state: WorldState) -> HeadOutputs:
@@ -128,11 +126,6 @@ def head_outputs(simulator: Simulator, state: WorldState) -> HeadOutputs:
     assert heads is not None and summary is not None, "was looked for"
     rewards, logits = heads(summary)
     return rewards.double(), logits.double()
-
-
-def _stack(columns: Sequence[HeadOutputs]) -> HeadOutputs:
-    rewards, logits = zip(*columns, strict=True)
-    return torch.stack(rewards).cpu(), torch.stack(logits).cpu()
 
 
 def _at(index: int, rows: Sequence[np.ndarray]) -> Tensor:

@@ -31,14 +31,12 @@ REAL = "real"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RolloutSettings:
-    """How roll-outs are made.
+    """How roll-outs are made: `batch_size` at a time; pictures of `num_examples` are kept.
 
     Attributes:
         context_frames: Real frames watched first.
         horizon: Frames dreamt after them.
-        batch_size: Dreams at a time.
         seed: Of the noise and of the choice of places.
-        num_examples: Roll-outs whose pictures are kept.
     """
 
     context_frames: int = 32
@@ -104,25 +102,20 @@ def roll_out(
         for batch in recordings.batches(clips, settings.length, settings.batch_size):
             state = batch.begin_dreams(simulator, settings.context_frames, settings.seed)
             dream = generate(simulator, state, batch.actions[:, settings.context_frames - 1 : -1], bar)
-            predictions = predictions_of(
-                simulator.world, batch.frames, dream, mean_frame, settings.context_frames
-            )
-            real = batch.frames[:, settings.context_frames :]
-            last = batch.frames[:, settings.context_frames - 1 : settings.context_frames]
+            first = settings.context_frames
+            predictions = predictions_of(simulator.world, batch.frames, dream, mean_frame, first)
+            last, real = batch.frames[:, first - 1 : first], batch.frames[:, first:]
             # A dream begins where the codec's picture of the last real frame leaves off.
             seen = reconstruct(simulator.world, last)
             changes = {
-                method: energies(before, frames)
-                for method, before, frames in (
-                    (REAL, last, real),
-                    (DREAM, seen, dream),
-                    (CODEC, seen, predictions[CODEC]),
-                )
+                REAL: energies(last, real),
+                DREAM: energies(seen, dream),
+                CODEC: energies(seen, predictions[CODEC]),
             }
             collected.append((*score(predictions, real, HORIZONS), changes))
             for row, clip in enumerate(batch.clips):
                 if batch.first + row in wanted:
-                    name = f"{recordings.name(clip)} frame {clip.begin + settings.context_frames}"
+                    name = f"{recordings.name(clip)} frame {clip.begin + first}"
                     examples.append(Example(name, real[row].clone(), dream[row], predictions[CODEC][row]))
     return _gather([recordings.name(clip) for clip in clips], collected, examples)
 
@@ -180,12 +173,9 @@ def reconstruct(world: World, frames: Tensor) -> Tensor:
 def score(
     predictions: dict[str, Tensor], real: Tensor, ssim_at: Iterable[int]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Compare predictions with real frames, all `[N, F, H, W, 3]` uint8.
+    """Return PSNR and similarity, `[N, F]` fp32, by method of predictions of frames `[N, F, H, W, 3]` uint8.
 
     The slower similarity is computed at the horizons `ssim_at`, 1 to F.
-
-    Returns:
-        PSNR and similarity by method, `[N, F]` fp32.
     """
     signal, similarity = {}, {}
     for method, frames in predictions.items():
@@ -227,29 +217,23 @@ def _at_horizon(scores: FrameScores, place: int) -> dict[str, Any]:
     def estimate(values: np.ndarray) -> dict[str, Any]:
         return bootstrap(values, scores.episodes).to_json()
 
-    def over_copy(frames: slice) -> dict[str, Any]:
-        difference = scores.psnr[DREAM][:, frames] - scores.psnr[COPY][:, frames]
-        return estimate(difference.mean(axis=1))
-
-    here, up_to = slice(place - 1, place), slice(0, place)
+    over_copy = scores.psnr[DREAM] - scores.psnr[COPY]
     around = slice(max(0, place - AROUND), place + AROUND - 1)
     return {
         "psnr_db": {m: estimate(values[:, place - 1]) for m, values in scores.psnr.items()},
         "psnr_mean_up_to_db": {
-            m: estimate(values[:, up_to].mean(axis=1)) for m, values in scores.psnr.items()
+            m: estimate(values[:, :place].mean(axis=1)) for m, values in scores.psnr.items()
         },
         "ssim": {m: estimate(values[:, place - 1]) for m, values in scores.ssim.items()},
-        "over_copy_db": over_copy(here),
-        "over_copy_mean_up_to_db": over_copy(up_to),
+        "over_copy_db": estimate(over_copy[:, place - 1]),
+        "over_copy_mean_up_to_db": estimate(over_copy[:, :place].mean(axis=1)),
         "small_changes_share": _shares(scores, REAL, around),
     }
 
 
 def _shares(scores: FrameScores, whole: str, frames: slice) -> dict[str, float | None]:
-    """Return the small changes of each method as a share of those of `whole`, over some frames of all clips.
-
-    A share of sums: most clips have little, and few of them nearly all. None where there is nothing to share.
-    """
+    """Return each method's share of the small changes of `whole`; None where there is nothing to share."""
+    # A share of sums: most clips have little, and few of them nearly all.
     sums = {method: float(values[:, frames].sum()) for method, values in scores.small_changes.items()}
     total = sums.pop(whole, 0.0)
     return {method: value / total if total else None for method, value in sums.items()}

@@ -19,14 +19,11 @@ DASHES = ("--", ":", "-.")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
-    """One line of a plot.
+    """One line of a plot, by its name in the legend.
 
     Attributes:
-        name: In the legend.
-        x: Places.
         y: Values; None leaves a gap.
         low: Lower ends of the intervals, if there are any.
-        high: Upper ends.
         is_reference: Whether it is what the others are compared with: grey and dashed.
     """
 
@@ -50,27 +47,17 @@ def line_of(name: str, estimates: Mapping[str, Mapping[str, Any]], *, is_referen
     )
 
 
-def plot_lines(
-    lines: Sequence[Line],
-    labels: tuple[str, str],
-    *,
-    is_log: bool = False,
-    size: tuple[float, float] = (6.4, 3.9),
-) -> str:
-    """Return a plot as an `<svg>` element.
+def plot_lines(lines: Sequence[Line], labels: tuple[str, str], *, is_log: bool = False) -> str:
+    """Return a plot of lines, with bars as intervals, as an `<svg>` element; labels are of the two axes.
 
-    Args:
-        lines: What is drawn; intervals are bars.
-        labels: Of the two axes.
-        is_log: Whether equal distances on the first axis are factors, and its ticks the places of the lines.
-        size: Width and height in inches of 72 points.
+    With `is_log` equal distances on the first axis are factors, and its ticks the places of the lines.
     """
     # pyplot would choose a window system.
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "plot", "font.family": "sans-serif"}):
-        figure = Figure(figsize=size)
+        figure = Figure(figsize=(6.4, 3.9))
         canvas = FigureCanvasSVG(figure)
         axes = figure.add_axes((0.13, 0.13, 0.85, 0.84))
         num_references = 0
@@ -93,14 +80,11 @@ def plot_lines(
 
 
 def _draw(axes: Any, line: Line, style: Mapping[str, Any]) -> None:
-    y = np.array([np.nan if value is None else value for value in line.y], dtype=float)
+    y = np.array(line.y, dtype=float)  # None becomes NaN
     few = len(y) <= 12 and not line.is_reference
     axes.plot(line.x, y, label=line.name, marker="o" if few else None, markersize=3.5, linewidth=1.5, **style)
     if line.low is not None and line.high is not None and not line.is_reference:
-        low, high = (
-            np.array([np.nan if value is None else value for value in ends], dtype=float)
-            for ends in (line.low, line.high)
-        )
+        low, high = np.array([line.low, line.high], dtype=float)
         axes.vlines(line.x, low, high, color=style["color"], alpha=0.6, linewidth=2)
 
 

@@ -13,7 +13,7 @@ from worldsim.evaluation.memory.span import CODEC, LAST, SEEN
 from worldsim.evaluation.report import pictures
 from worldsim.evaluation.report.pictures import MIB, REFERENCES, parts_of
 from worldsim.evaluation.report.report import Report
-from worldsim.evaluation.report.templates import render
+from worldsim.evaluation.report.text import render
 from worldsim.storage.files import write_text
 
 TEMPLATE, NUMBERS_FILE, TEXT_FILE = "conversion.md.j2", "conversion.json", "conversion.md"

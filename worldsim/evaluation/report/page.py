@@ -10,17 +10,13 @@ from typing import Any
 from worldsim.evaluation.report.charts import Line, line_of, plot_lines
 from worldsim.evaluation.report.report import Report
 from worldsim.evaluation.report.targets import find
-from worldsim.evaluation.report.templates import render
-from worldsim.evaluation.report.text import bound_text
+from worldsim.evaluation.report.text import bound_text, render
 from worldsim.storage.files import write_text
 
 TEMPLATE, PAGE_FILE, FILMS_FOLDER = "page.html.j2", "report.html", "films"
 METRICS = {"psnr_db": "PSNR, dB", "ssim": "SSIM", "tile_accuracy": "tiles right"}
 PART_NAMES = {"final": "last frame", "average": "mean over the way back"}
-REFERENCES = {
-    "codec": "real frames through the codec",
-    "copy_last": "last real frame, standing still",
-}
+REFERENCES = {"codec": "real frames through the codec", "copy_last": "last real frame, standing still"}
 EXCHANGES = ("history", "state", "none", "empty")
 SOURCES = {
     "state": "the state",
@@ -40,12 +36,7 @@ def write_page(report: Report) -> None:
 
 
 def page(data: Data, films: Path) -> str:
-    """Return the page as text.
-
-    Args:
-        data: Of a report of the suite.
-        films: Folder of its pictures.
-    """
+    """Return the page of a report of the suite as text; its pictures are in the folder `films`."""
     functions = (bound_text, embedded, fidelity_rows, find, memory_text, number)
     values = {
         **{function.__name__: function for function in functions},

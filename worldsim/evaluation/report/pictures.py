@@ -57,13 +57,8 @@ def _lay_out(pictures: Sequence[np.ndarray] | np.ndarray, axis: int, gap: int = 
 def write_strips(folder: Path, gap: int, films: Mapping[str, Tensor]) -> dict[str, list[str]]:
     """Write the frames of each world and episode side by side, the real ones under the empty name.
 
-    Args:
-        folder: Where to; created.
-        gap: Of the episodes.
-        films: `[E, F, H, W, 3]` uint8 by world.
-
-    Returns:
-        Names of the PNG files by world, one for each episode.
+    Films are `[E, F, H, W, 3]` uint8 by world, of the episodes of one gap; the folder is created. Returns the
+    names of the PNG files by world, one for each episode.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names: dict[str, list[str]] = {}
@@ -153,14 +148,10 @@ def write_plot(
     is_doubling: bool = False,
     frames: Sequence[int] | None = None,
 ) -> None:
-    """Plot curves over the frames 1, 2, 3 and so on, or over those that are given.
+    """Plot curves by name over the frames 1, 2, 3 and so on, or over those that are given, as a PNG file.
 
-    Args:
-        path: PNG file.
-        curves: By name.
-        labels: Of the two axes, frames first.
-        is_doubling: Whether equal distances on the axis of frames are factors instead of differences.
-        frames: Those of the values, in order.
+    Labels are of the two axes, frames first. With `is_doubling` equal distances on the axis of frames are
+    factors instead of differences.
     """
     # pyplot would choose a window system.
     from matplotlib.backends.backend_agg import FigureCanvasAgg

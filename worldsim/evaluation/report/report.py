@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from worldsim.errors import WorldError
-from worldsim.evaluation.report.targets import Target, check, find
+from worldsim.evaluation.report.targets import find
 from worldsim.runtime.cores import usable_cores
 from worldsim.storage.files import write_text
 from worldsim.storage.tensors import read_object
@@ -52,12 +52,10 @@ class Report:
         """Resume the report that another run wrote, or start one.
 
         Args:
-            path: Its file.
             head: What this run says of itself. It replaces what is there under the same keys; but of
                 `objects` each holds both runs' entries, and this run's where both have one.
             settings: What both runs must have in common, as of `require`; the file must hold all of it.
             objects: Keys under which the file must hold JSON objects.
-            renderers: Of the report.
 
         Raises:
             WorldError: If the file holds another kind of report, or was measured with other settings.
@@ -79,10 +77,8 @@ class Report:
     def require(self, settings: Mapping[Keys, Any], *, is_complete: bool = False) -> None:
         """Raise `WorldError` if it was measured with another value of one of some settings.
 
-        Args:
-            settings: Values by the keys that lead to them.
-            is_complete: Refuse a report without one of them; otherwise any will do there, as in reports of
-                earlier versions.
+        They are given by the keys that lead to them. Where a report has none any will do, as in reports of
+        earlier versions, unless it `is_complete`.
         """
         for keys, now in settings.items():
             before = find(self.data, keys)
@@ -97,20 +93,13 @@ class Report:
     ) -> None:
         """Run measurements in turn; each is stored and written before the next begins.
 
-        Args:
-            parts: Measurements by name.
-            store: Puts what a measurement returned into `data`; takes its name, the result and the seconds
-                that it took.
+        `store` puts what a measurement returned into `data`; it takes its name, the result, and the seconds.
         """
         for name, measure in parts.items():
             began = time.perf_counter()
             found = measure()
             store(name, found, round(time.perf_counter() - began, 1))
             self.write()
-
-    def check(self, targets: Sequence[Target], **names: str) -> list[dict[str, Any]]:
-        """Return each target with the number that the report holds for it, and the verdict."""
-        return check(self.data, targets, **names)
 
     def write(self) -> None:
         """Write the file, completely or not at all, and what is rendered of it."""

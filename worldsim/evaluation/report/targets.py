@@ -49,11 +49,9 @@ class Target:
     read: Callable[[Any], float | None] = lambda found: found
 
     def verdict(self, value: float | None, *, is_apart: bool = True) -> str:
-        """Return `aim`, `pass`, `short`, `reported` or `not measured`.
+        """Return `aim`, `pass`, `short`, `reported` or `not measured` of a number; NaN reaches no bound.
 
-        Args:
-            value: The number; None if it was not measured. NaN reaches no bound.
-            is_apart: Of a difference, whether the two intervals are apart.
+        `is_apart` says of a difference whether the two intervals are apart.
         """
         if value is None:
             return "not measured"
@@ -166,21 +164,14 @@ CONSISTENCY_TARGETS = (
 
 
 def check_memory(data: Mapping[str, Any], world: str, window: str | None) -> list[dict[str, Any]]:
-    """Return `check` of `CONSISTENCY_TARGETS` for one world of a report.
-
-    Args:
-        data: The report of the suite.
-        world: Name of the world.
-        window: Name of the world with a short window, if there is one.
-    """
+    """Return `check` of `CONSISTENCY_TARGETS` for a world of a report, beside that with a short window."""
     # A shorter measurement says so: it is not what is asked for.
     frames = {}
     for part, longest in (("controllability", 1000), ("cost", 100_000)):
         frame = find(data, (part, "worlds", world, "late_frame"))
         frames[f"{part}_frame"] = f"{longest if frame is None else frame:,}"
-    return check(
-        data, CONSISTENCY_TARGETS, world=world, zeroed=zeroed_name(world), window=window or "", **frames
-    )
+    names = {"world": world, "zeroed": zeroed_name(world), "window": window or "", **frames}
+    return check(data, CONSISTENCY_TARGETS, **names)
 
 
 def check(data: Mapping[str, Any], targets: Sequence[Target], **names: str) -> list[dict[str, Any]]:

@@ -1,11 +1,26 @@
-"""Text tables of a report, for the terminal."""
+"""Text of a report: tables for the terminal, and the Jinja templates of this folder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
 from worldsim.evaluation.quality.rollouts import CODEC, DREAM
+
+
+def render(template: str, values: dict[str, object]) -> str:
+    """Return a template's text with values; in HTML they are escaped, and a missing one is an error."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=template.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(values)
 
 
 def align(cells: Sequence[Sequence[str]]) -> str:
@@ -19,7 +34,7 @@ def align(cells: Sequence[Sequence[str]]) -> str:
 
 
 def format_targets(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the results of `Report.check` as a table."""
+    """Return the results of `targets.check` as a table."""
     cells = [("what", "value", "95 % interval", "count", "must", "aim", "verdict")]
     for row in rows:
         ends = row["interval"]
@@ -44,7 +59,7 @@ def _number(value: float) -> str:
 
 
 def bound_text(row: Mapping[str, Any], key: str) -> str:
-    """Return the bound that a row of `Report.check` holds under a key, as text."""
+    """Return the bound that a row of `targets.check` holds under a key, as text."""
     if row[key] is None:
         return ""
     return f"{'>=' if row['higher_is_better'] else '<='} {row[key]:g}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from worldsim.evaluation.cost.startup_time import startup_seconds
+from training.suites.quality import startup_seconds
 
 
 def test_start_up_is_read_from_what_the_player_prints(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.fakes import tiny_world
-from worldsim.evaluation.cost.batch_size import MEMORY_BUDGET_BYTES, bytes_at, rows_that_fit
+from worldsim.evaluation.rollout import MEMORY_BUDGET_BYTES, bytes_at, rows_that_fit
 from worldsim.simulator import Simulator
 
 
