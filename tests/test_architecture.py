@@ -282,6 +282,23 @@ def test_no_module_repeats_the_name_of_its_folder() -> None:
     )
 
 
+# What CONTRIBUTING names otherwise.
+PRIVATE_WORDS = re.compile(
+    r"what is no number|begins? anew|careless|\\b(hear|heard|spoil|spoiled|deal_out|contender|contestant)\\b"
+)
+
+
+def test_words_are_those_of_the_field() -> None:
+    report(
+        [
+            f"{file}:{number}: {found[0]!r} has another name in CONTRIBUTING.md"
+            for file in project_files()
+            for number, line in enumerate((ROOT / file).read_text(encoding="utf-8").splitlines(), start=1)
+            if (found := PRIVATE_WORDS.search(line))
+        ]
+    )
+
+
 QUESTIONS = re.compile(r"(What|Which|How|Who|Whether|Where|Does|Why)\b")
 
 

@@ -31,7 +31,7 @@ CALIBRATION_FRAMES = 4096
 HELDOUT_FRAMES = 3000
 """Of each game."""
 VALIDATION_PAIRS = 128
-LEAST_SIZE = 4
+MIN_SIZE = 4
 """Height and width of frames that the feature check can alter: it shows blocks of up to 4 pixels."""
 FREE_SETTINGS = ("out", "num_workers", "loop.num_steps", "loop.checkpoint_seconds", "loop.log_every")
 
@@ -57,8 +57,8 @@ class TrainFeaturesConfig:
         check_settings(self)
         check_workers(self.num_workers, "num_workers")
         for side in ("height", "width"):
-            if (found := getattr(self.features, side)) < LEAST_SIZE:
-                raise WorldError(f"features.{side} must be at least {LEAST_SIZE}, got {found}")
+            if (found := getattr(self.features, side)) < MIN_SIZE:
+                raise WorldError(f"features.{side} must be at least {MIN_SIZE}, got {found}")
 
 
 @dataclass(frozen=True, slots=True)

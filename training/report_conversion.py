@@ -178,7 +178,7 @@ class Comparison:
 
     def __init__(self, config: ReportConversionConfig, choice: DeviceChoice, out: Path) -> None:
         self.config, self.choice = config, choice
-        self.contestants: list[ModelEntry] = []
+        self.models: list[ModelEntry] = []
         self.run = describe_run(choice.device, choice.dtype) | {"settings": asdict(config)}
         self._head: dict[str, Any] = {"runs": {}, "worlds": {}}
         self._scores: dict[str, FrameScores] = {}
@@ -241,7 +241,7 @@ class Comparison:
 
     def _add(self, name: str, place: str, world: World, *, original: str | None = None) -> None:
         load = partial(self._load, place)
-        self.contestants.append(
+        self.models.append(
             ModelEntry(name=name, load=load, is_zeroed=original is not None, original=original or name)
         )
         sampler = chosen_sampler(world, self.config.denoising_steps, self.config.commit_level)
@@ -271,12 +271,12 @@ class Comparison:
             "memory": self._memory,
         }
         parts = {
-            (part, contestant.name): partial(measures[part], contestant)
+            (part, model.name): partial(measures[part], model)
             for part in PARTS
-            for contestant in self.contestants
+            for model in self.models
             if part in measures and part in self.config.parts
             # A zeroed world would cost the same, and has nothing that could be emptied.
-            if part == "rollouts" or not contestant.is_zeroed
+            if part == "rollouts" or not model.is_zeroed
         }
         if "paper_shape" in self.config.parts:
             models = paper_shape.models_of(paper_shape.PAPER_SHAPE)
@@ -291,46 +291,46 @@ class Comparison:
         else:
             data["worlds"][name][KEYS[part]] = found
 
-    def _simulator(self, contestant: ModelEntry, told: str) -> Simulator:
+    def _simulator(self, model: ModelEntry, told: str) -> Simulator:
         """Load a world, and say what is measured of it."""
-        print(f"{contestant.name}: {told}", flush=True)
-        return contestant.simulator(self.config.denoising_steps, self.config.commit_level)
+        print(f"{model.name}: {told}", flush=True)
+        return model.simulator(self.config.denoising_steps, self.config.commit_level)
 
-    def _first_state(self, contestant: ModelEntry, told: str) -> tuple[Simulator, WorldState]:
+    def _first_state(self, model: ModelEntry, told: str) -> tuple[Simulator, WorldState]:
         """Load a world; returns it and a dream in whose memory there is one frame."""
-        simulator = self._simulator(contestant, told)
+        simulator = self._simulator(model, told)
         start = next(self.recordings.batches(self.first, 1, 1))
         return simulator, start.begin_dreams(simulator, 1, self.config.seed)
 
-    def _in_turn(self, contestant: ModelEntry) -> dict[str, Any]:
-        begun, config = self._first_state(contestant, "steps early and late, in turn"), self.config
+    def _in_turn(self, model: ModelEntry) -> dict[str, Any]:
+        begun, config = self._first_state(model, "steps early and late, in turn"), self.config
         return compare_ages(*begun, config.early_frame, config.late_frame, seed=config.seed)
 
-    def _cost(self, contestant: ModelEntry) -> dict[str, Any]:
-        (simulator, state), config = self._first_state(contestant, "step times"), self.config
+    def _cost(self, model: ModelEntry) -> dict[str, Any]:
+        (simulator, state), config = self._first_state(model, "step times"), self.config
         actions = random_actions(simulator, 1, config.cost_frames, config.seed)
         trace = trace_steps(simulator, state, actions)
         return summarize_trace(trace, config.early_frame, config.late_frame, config.total_frames)
 
-    def _quality(self, contestant: ModelEntry) -> dict[str, Any]:
+    def _quality(self, model: ModelEntry) -> dict[str, Any]:
         """Roll out, and compare with the roll-outs of those before."""
-        simulator, scores = self._simulator(contestant, "roll-outs"), self._scores
+        simulator, scores = self._simulator(model, "roll-outs"), self._scores
         own = roll_out(simulator, self.recordings, self.clips, self.settings)
-        scores[contestant.name] = own
-        if contestant.name == TEACHER:
+        scores[model.name] = own
+        if model.name == TEACHER:
             self.report.data["references"] = summarize_references(own)
-        original = scores[contestant.original] if contestant.is_zeroed else None
+        original = scores[model.original] if model.is_zeroed else None
         return summarize_quality(own, scores[TEACHER], original)
 
-    def _memory(self, contestant: ModelEntry) -> dict[str, Any]:
+    def _memory(self, model: ModelEntry) -> dict[str, Any]:
         """Empty the states once and see what is lost, anywhere and at places that come back."""
         config, recordings = self.config, self.recordings
-        simulator = self._simulator(contestant, "memory")
+        simulator = self._simulator(model, "memory")
         how: dict[str, Any] = {"batch_size": self.settings.batch_size, "seed": config.seed}
         scores = next_after_forgetting(simulator, recordings, self.memory_clips, config.memory_frames, **how)
         report = summarize_spans(scores, [recordings.name(clip) for clip in self.memory_clips])
         if self.places:
-            # A cache without states begins anew at one frame for all, and here there is one for each place.
+            # A cache without states starts again at one frame for all, and here there is one for each place.
             ways = (False, True) if has_state(simulator.world) else (False,)
             psnr = [
                 dream_returns(simulator, recordings, self.places, config.returns, forgets=forgets, **how)

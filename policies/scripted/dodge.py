@@ -18,7 +18,7 @@ HORIZON, BOTTOM = 0.4, 0.92  # rows looked at, as shares of the height: down to 
 # Nothing but a fireball is so many times as green as the floor, also when a hit tinges it all with red.
 BALL_GREEN = 2.0
 BALL_WIDTH, BALL_SPEED = 14.5, 19.0
-LEAST_WIDTH = 0.012  # as a share of the picture's; what is narrower is a monster about to throw
+MIN_WIDTH = 0.012  # as a share of the picture's; what is narrower is a monster about to throw
 WALL_BROWN = 14  # a wall's red over its blue; floor and ceiling are grey
 WALL_HEIGHT = 83.0  # as a share of the picture's, times the distance
 ROOM, RADIUS = 368.0, 16.0  # from the middle of the floor to where the player stops, and on to the wall
@@ -160,7 +160,7 @@ def find_fireballs(observation: np.ndarray) -> np.ndarray:
     bright = (green > BALL_GREEN * np.median(green)).any(axis=0)
     edges = np.flatnonzero(np.diff(bright.astype(np.int8), prepend=0, append=0)).reshape(-1, 2)
     found = np.stack([edges.mean(axis=1) / width - 0.5, (edges[:, 1] - edges[:, 0]) / width], axis=1)
-    return found[found[:, 1] > LEAST_WIDTH]
+    return found[found[:, 1] > MIN_WIDTH]
 
 
 def find_place(observation: np.ndarray) -> float | None:

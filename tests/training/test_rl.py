@@ -36,7 +36,7 @@ from training.agents.episodes import LearnedTeam
 from training.agents.evaluate import evaluate_agents
 from training.agents.ppo import Agent, Clock
 from training.agents.settings import PPOConfig, RLConfig
-from training.agents.train import prepare_lessons, train_agent
+from training.agents.train import prepare_envs, train_agent
 from training.agents.watch import watch_agent
 from training.engine.run_folder import RunFolder
 from worldsim.data.episodes import verify
@@ -104,7 +104,7 @@ def test_actions_are_held_in_dreams_in_games_and_by_the_policy(
     description, _ = load_policy(tmp_path / "run" / "policy")
     assert held == [3] and description.action_repeat == 3
     config = RLConfig(env="real", num_envs=2, action_repeat=2)
-    prepare_lessons(config, Sight(height=36, width=48), torch.device("cpu")).envs.close()
+    prepare_envs(config, Sight(height=36, width=48), torch.device("cpu")).envs.close()
     assert held == [3, 2]
 
 

@@ -13,7 +13,7 @@ from worldsim.evaluation.report.text import align
 from worldsim.evaluation.statistics import Estimate, event_rate, rank_correlation
 
 PER_FRAMES = 1000
-LEAST_PLAYERS = 3
+MIN_PLAYERS = 3
 """Fewer have no order worth a number."""
 
 
@@ -68,7 +68,7 @@ def agreement_on_ranks(players: Sequence[Agreement]) -> float | None:
     there are fewer than three, or one side tells none apart.
     """
     judged = [player for player in players if not player.learned_in_dreams]
-    if len(judged) < LEAST_PLAYERS:
+    if len(judged) < MIN_PLAYERS:
         return None
     dream, real = np.array([(player.dream_return, player.real_return) for player in judged]).T
     return rank_correlation(dream, real)

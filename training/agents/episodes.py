@@ -104,7 +104,7 @@ class _Worker:
 
 
 def play_games(
-    contenders: Sequence[PolicyEntry],
+    policy_entries: Sequence[PolicyEntry],
     num_episodes: int,
     *,
     scenario: str,
@@ -121,7 +121,7 @@ def play_games(
         WorldError: If there is no such game, or what plays it is not installed.
     """
     games = range(first_game, first_game + num_episodes)
-    tasks = [(contender, index) for contender in contenders for index in games]
+    tasks = [(policy_entry, index) for policy_entry in policy_entries for index in games]
     context = multiprocessing.get_context("spawn")
     found: dict[tuple[str, int], tuple[float, int, bool]] = {}
     pool = ProcessPoolExecutor(
@@ -131,13 +131,13 @@ def play_games(
         with interrupts_are_for_the_parent():  # with the first task the processes start
             running = {pool.submit(_play_game, *task): task for task in tasks}
         for done in tqdm(as_completed(running), total=len(running), desc="real games", unit="episode"):
-            contender, index = running[done]
-            found[contender.label, index] = done.result()
+            policy_entry, index = running[done]
+            found[policy_entry.label, index] = done.result()
     finally:
         pool.shutdown(cancel_futures=True)
     return {
-        contender.label: _collect([found[contender.label, index] for index in games])
-        for contender in contenders
+        policy_entry.label: _collect([found[policy_entry.label, index] for index in games])
+        for policy_entry in policy_entries
     }
 
 
@@ -147,10 +147,10 @@ def _begin_worker(scenario: str, max_episode_steps: int) -> None:
     atexit.register(_Worker.game.close)
 
 
-def _play_game(contender: PolicyEntry, index: int) -> tuple[float, int, bool]:
-    player = _Worker.players.get(contender.label)
+def _play_game(policy_entry: PolicyEntry, index: int) -> tuple[float, int, bool]:
+    player = _Worker.players.get(policy_entry.label)
     if player is None:
-        player = _Worker.players[contender.label] = contender.build()
+        player = _Worker.players[policy_entry.label] = policy_entry.build()
     player.reset(index)
     observation, info = _Worker.game.reset(options={"game_seed": EVALUATION_SEEDS + index})
     total, terminated, truncated = 0.0, False, False
@@ -168,8 +168,8 @@ def _collect(rows: Sequence[tuple[float, int, bool]]) -> Episodes:
 class SingleTeam:
     """N players of their own."""
 
-    def __init__(self, contender: PolicyEntry, num_players: int) -> None:
-        self._players = [contender.build() for _ in range(num_players)]
+    def __init__(self, policy_entry: PolicyEntry, num_players: int) -> None:
+        self._players = [policy_entry.build() for _ in range(num_players)]
 
     def reset(self, seeds: Sequence[int]) -> None:
         """Start new episodes, of the seeds `[N]`."""
@@ -210,16 +210,20 @@ class LearnedTeam:
 Team = SingleTeam | LearnedTeam
 
 
-def make_team(contender: PolicyEntry, num_players: int, device: torch.device) -> Team:
+def make_team(policy_entry: PolicyEntry, num_players: int, device: torch.device) -> Team:
     """Return N players of a kind."""
-    player = contender.build()
+    player = policy_entry.build()
     if isinstance(player, PPOPolicy):
-        return LearnedTeam(player, device, deterministic=contender.options.get("deterministic", True))
-    return SingleTeam(contender, num_players)
+        return LearnedTeam(player, device, deterministic=policy_entry.options.get("deterministic", True))
+    return SingleTeam(policy_entry, num_players)
 
 
 def play_dreams(
-    contenders: Sequence[PolicyEntry], num_episodes: int, envs: ARL2WorldVectorEnv, *, first_dream: int = 0
+    policy_entries: Sequence[PolicyEntry],
+    num_episodes: int,
+    envs: ARL2WorldVectorEnv,
+    *,
+    first_dream: int = 0,
 ) -> dict[str, Episodes]:
     """Let each policy play episodes of the same seeds in a dream; a progress bar is shown.
 
@@ -228,15 +232,15 @@ def play_dreams(
     """
     assert envs.max_episode_steps is not None, "an episode in a dream may never end"
     scores = {}
-    with tqdm(total=len(contenders) * num_episodes, desc="dreams", unit="episode") as bar:
-        for contender in contenders:
-            team = make_team(contender, envs.num_envs, envs.world.device)
+    with tqdm(total=len(policy_entries) * num_episodes, desc="dreams", unit="episode") as bar:
+        for policy_entry in policy_entries:
+            team = make_team(policy_entry, envs.num_envs, envs.world.device)
             rows: list[tuple[float, int, bool]] = []
             while len(rows) < num_episodes:
                 wanted = min(envs.num_envs, num_episodes - len(rows))
                 rows += _dream_round(envs, team, first_dream + len(rows), wanted)
                 bar.update(wanted)
-            scores[contender.label] = _collect(rows)
+            scores[policy_entry.label] = _collect(rows)
     return scores
 
 

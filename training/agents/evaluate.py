@@ -32,26 +32,26 @@ def evaluate_agents(config: RLConfig) -> None:
     set_threads(config.threads)
     out = Path(config.out or f"outputs/rl-{Path(config.world).name}")
     choice = choose_device(config.device, config.dtype)
-    contenders = make_contenders(config)
+    policy_entries = make_entries(config)
     head = describe_run(choice.device, choice.dtype) | {"settings": asdict(config)}
     # The game first: that it is not installed is found at once.
     envs = ("real", "dream") if config.env == "both" else (config.env,)
     with locked_folder(out):  # what cannot be written is found now
-        played = {env: play(env, config, contenders, head, out / f"{env}.json") for env in envs}
+        played = {env: play(env, config, policy_entries, head, out / f"{env}.json") for env in envs}
         if config.env == "both":
-            compare_envs(contenders, played["dream"], played["real"], head, out / "both.json")
+            compare_envs(policy_entries, played["dream"], played["real"], head, out / "both.json")
 
 
 def play(
-    env: str, config: RLConfig, contenders: Sequence[PolicyEntry], head: dict[str, Any], path: Path
+    env: str, config: RLConfig, policy_entries: Sequence[PolicyEntry], head: dict[str, Any], path: Path
 ) -> dict[str, Episodes]:
     """Let every policy play there; print a table, write the file, and return the episodes by label."""
-    played_in, played = (play_real if env == "real" else play_dreamt)(config, contenders)
-    entry = GAMES.get(contenders[0].scenario)
+    played_in, played = (play_real if env == "real" else play_dreamt)(config, policy_entries)
+    entry = GAMES.get(policy_entries[0].scenario)
     scores = {
-        contender.label: played[contender.label].summary(entry.tics_per_frame if entry else 1)
-        | {"training": training_of(contender)}
-        for contender in contenders
+        policy_entry.label: played[policy_entry.label].summary(entry.tics_per_frame if entry else 1)
+        | {"training": training_of(policy_entry)}
+        for policy_entry in policy_entries
     }
     write_json(path, head | {"played_in": played_in, "policies": scores})
     print(f"\n{played_in}, {config.episodes} episodes\n{format_scores(scores)}\n\nwritten to {path}")
@@ -59,7 +59,7 @@ def play(
 
 
 def compare_envs(
-    contenders: Sequence[PolicyEntry],
+    policy_entries: Sequence[PolicyEntry],
     dream: dict[str, Episodes],
     real: dict[str, Episodes],
     head: dict[str, Any],
@@ -68,7 +68,7 @@ def compare_envs(
     """Say whether the dream judges the policies as the game does; print a table and write the file."""
     players = [
         compare(one.label, dream[one.label], real[one.label], learned_in_dreams=learned_in_dreams(one))
-        for one in contenders
+        for one in policy_entries
     ]
     by_label = {player.label: player.to_json() for player in players}
     found = {"rank_correlation": agreement_on_ranks(players), "policies": by_label}
@@ -76,11 +76,11 @@ def compare_envs(
     print(f"\nthe dream beside the game\n{format_agreement(players)}\n\nwritten to {path}")
 
 
-def play_real(config: RLConfig, contenders: Sequence[PolicyEntry]) -> tuple[str, dict[str, Episodes]]:
+def play_real(config: RLConfig, policy_entries: Sequence[PolicyEntry]) -> tuple[str, dict[str, Episodes]]:
     """Play the real game; returns what was played, and the episodes by label."""
-    scenario = contenders[0].scenario
+    scenario = policy_entries[0].scenario
     played = play_games(
-        contenders,
+        policy_entries,
         config.episodes,
         scenario=scenario,
         max_episode_steps=config.max_episode_steps,
@@ -90,17 +90,17 @@ def play_real(config: RLConfig, contenders: Sequence[PolicyEntry]) -> tuple[str,
     return f"the real game {scenario}", played
 
 
-def play_dreamt(config: RLConfig, contenders: Sequence[PolicyEntry]) -> tuple[str, dict[str, Episodes]]:
+def play_dreamt(config: RLConfig, policy_entries: Sequence[PolicyEntry]) -> tuple[str, dict[str, Episodes]]:
     """Play in the world; returns what was played, and the episodes by label."""
     envs = load_dreams(config, min(config.num_envs or DREAMS_AT_ONCE, config.episodes))
     try:
-        played = play_dreams(contenders, config.episodes, envs, first_dream=config.seed)
+        played = play_dreams(policy_entries, config.episodes, envs, first_dream=config.seed)
         return f"a dream of {envs.world.identity}", played
     finally:
         envs.close()
 
 
-def make_contenders(config: RLConfig) -> list[PolicyEntry]:
+def make_entries(config: RLConfig) -> list[PolicyEntry]:
     """Return the policies that the settings name, each once."""
     if config.env == "real":
         name = scenario_of(config.world)
@@ -111,10 +111,10 @@ def make_contenders(config: RLConfig) -> list[PolicyEntry]:
         if config.env == "both":
             name = scenario_of(config.world)
     labels = dict.fromkeys(config.policies or [config.policy])
-    return [make_contender(label, config, name, num_values) for label in labels]
+    return [make_entry(label, config, name, num_values) for label in labels]
 
 
-def make_contender(label: str, config: RLConfig, scenario: str, num_values: Sequence[int]) -> PolicyEntry:
+def make_entry(label: str, config: RLConfig, scenario: str, num_values: Sequence[int]) -> PolicyEntry:
     """Return the policy that a setting names, having built it once.
 
     Raises:
@@ -137,19 +137,19 @@ def make_contender(label: str, config: RLConfig, scenario: str, num_values: Sequ
                 f"the .zip of an agent of Stable-Baselines3, got {label!r}"
             )
         name, options = "ppo", {"folder": label, "deterministic": config.deterministic}
-    contender = PolicyEntry(label, name, num_values, scenario, options)
-    contender.build()  # what is wrong with it is said here, not by a worker
-    return contender
+    policy_entry = PolicyEntry(label, name, num_values, scenario, options)
+    policy_entry.build()  # what is wrong with it is said here, not by a worker
+    return policy_entry
 
 
-def training_of(contender: PolicyEntry) -> dict[str, Any] | None:
+def training_of(policy_entry: PolicyEntry) -> dict[str, Any] | None:
     """Return what a learned policy says about its training."""
-    if contender.policy != "ppo":
+    if policy_entry.policy != "ppo":
         return None
-    return load_policy(Path(contender.options["folder"]))[0].training
+    return load_policy(Path(policy_entry.options["folder"]))[0].training
 
 
-def learned_in_dreams(contender: PolicyEntry) -> bool:
+def learned_in_dreams(policy_entry: PolicyEntry) -> bool:
     """Whether a policy says that it learned in a dream."""
-    training = training_of(contender) or {}
+    training = training_of(policy_entry) or {}
     return str(training.get("learned_from", "")).startswith("a dream of")

@@ -12,11 +12,11 @@ from worldsim.settings import check_settings, setting
 
 MODES, ENVS = ("train", "evaluate", "watch"), ("dream", "real", "both")
 MAX_DREAMS = 65_536
-LARGEST_SEED = 1_000_000_000
+MAX_SEED = 1_000_000_000
 """Below those of evaluations, however many environments and steps are added to it."""
 NUM_EVALUATIONS = 2**32 - 4_000_000_000
 """Seeds that no training and no recording ever draws: of a game's 32 bits, evaluations own the last ones."""
-UPDATE_STEPS, LEAST_STEPS = 2_048, 8
+UPDATE_STEPS, MIN_STEPS = 2_048, 8
 
 
 @dataclass(kw_only=True, slots=True)
@@ -46,7 +46,7 @@ class PPOConfig:
 
     def steps_of(self, num_envs: int) -> int:
         """Return how many steps each of N environments makes between two updates."""
-        return self.n_steps or max(LEAST_STEPS, UPDATE_STEPS // num_envs)
+        return self.n_steps or max(MIN_STEPS, UPDATE_STEPS // num_envs)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -72,7 +72,7 @@ class RLConfig(RuntimeSettings):
         "Of training, and of the start moments that are drawn from recordings. Of mode=evaluate also the "
         "number of the first episode: seed=1000 plays others than seed=0.",
         minimum=0,
-        below=LARGEST_SEED,
+        below=MAX_SEED,
     )
     compile: str = setting("auto", "How a GPU is given its kernels (docs/agents.md).", choices=COMPILE_MODES)
     num_envs: int = setting(

@@ -39,7 +39,7 @@ FREE_SETTINGS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Lessons:
+class TrainingEnvs:
     """What an agent learns from: environments of a world or a game.
 
     Attributes:
@@ -65,25 +65,25 @@ def train_agent(config: RLConfig) -> None:
     set_threads(config.threads)
     device, sight = choose_device(config.device).device, Sight()
     run = RunFolder(config.out or f"runs/rl-{Path(config.world).name}-{config.env}", config, FREE_SETTINGS)
-    lessons = prepare_lessons(config, sight, device)
+    training_envs = prepare_envs(config, sight, device)
     try:
         agent = Agent(
             run,
-            lessons.envs,
+            training_envs.envs,
             config.ppo,
             Clock(total_steps=config.total_steps, max_seconds=60 * config.max_minutes),
             sight=sight,
             device=device,
             seed=config.seed,
-            describe=describe_policy(config, lessons, sight),
+            describe=describe_policy(config, training_envs, sight),
         )
-        run.check_inputs(agent.fabric, source=lessons.source, **starts_digest(config))
+        run.check_inputs(agent.fabric, source=training_envs.source, **starts_digest(config))
         if agent.clock.left > 0:
             agent.train(60 * config.checkpoint_minutes)
         else:
             agent.export()
     finally:
-        lessons.envs.close()
+        training_envs.envs.close()
     done = f"{agent.clock.steps} steps in {agent.clock.seconds / 60:.1f} minutes"
     print(f"{done}; the policy is in {agent.policy_folder}")
 
@@ -95,7 +95,7 @@ def starts_digest(config: RLConfig) -> dict[str, str]:
     return {"starts": digest_of(None, load_episodes([config.starts]))}
 
 
-def prepare_lessons(config: RLConfig, sight: Sight, device: torch.device) -> Lessons:
+def prepare_envs(config: RLConfig, sight: Sight, device: torch.device) -> TrainingEnvs:
     """Begin the dreams or the games."""
     from training.agents.envs import make_dreams, make_games
 
@@ -103,20 +103,22 @@ def prepare_lessons(config: RLConfig, sight: Sight, device: torch.device) -> Les
     if config.env == "dream":
         dreams = load_dreams(config, config.num_envs)
         world, envs = dreams.world.config, make_dreams(dreams, sight, device, **how)
-        return Lessons(envs, world.name, world.actions, f"a dream of {dreams.world.identity}")
+        return TrainingEnvs(envs, world.name, world.actions, f"a dream of {dreams.world.identity}")
     scenario, num_envs = scenario_of(config.world), worker_count(config.num_envs, "num_envs")
     print(f"{num_envs} real games of {scenario}; the agent computes on {device}", flush=True)
     how["max_episode_steps"] = config.max_episode_steps
     envs = make_games(scenario, num_envs, sight, device, **how)
-    return Lessons(envs, scenario, GAMES[scenario].actions, f"the real game {scenario}")
+    return TrainingEnvs(envs, scenario, GAMES[scenario].actions, f"the real game {scenario}")
 
 
-def describe_policy(config: RLConfig, lessons: Lessons, sight: Sight) -> Callable[[Clock], PolicyDescription]:
+def describe_policy(
+    config: RLConfig, training_envs: TrainingEnvs, sight: Sight
+) -> Callable[[Clock], PolicyDescription]:
     """Return what says, at any time of the training, what `policy.json` says."""
     training: dict[str, Any] = {
-        "learned_from": lessons.source,
+        "learned_from": training_envs.source,
         "seed": config.seed,
-        "num_envs": lessons.envs.num_envs,
+        "num_envs": training_envs.envs.num_envs,
         "max_episode_steps": config.max_episode_steps,
         "ppo": asdict(config.ppo),
         "command": " ".join(shlex.quote(word) for word in sys.orig_argv),
@@ -130,9 +132,9 @@ def describe_policy(config: RLConfig, lessons: Lessons, sight: Sight) -> Callabl
             "num_starts": config.num_starts if config.starts is not None else None,
         }
     return lambda clock: PolicyDescription(
-        scenario=lessons.scenario,
-        actions=lessons.actions.to_json(),
-        num_values=list(lessons.actions.num_values),
+        scenario=training_envs.scenario,
+        actions=training_envs.actions.to_json(),
+        num_values=list(training_envs.actions.num_values),
         sight=sight,
         action_repeat=config.action_repeat,
         training={"steps": clock.steps, "minutes": round(clock.seconds / 60, 2)} | training,

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from training.agents.dreams import scenario_of
-from training.agents.evaluate import make_contender
+from training.agents.evaluate import make_entry
 from training.agents.settings import RLConfig
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.envs.single import ARL2WorldEnv
@@ -35,7 +35,7 @@ def watch_agent(config: RLConfig) -> None:
     with ExitStack() as stack:
         env, played = begin_env(config)
         stack.enter_context(closing(env))
-        contender = make_contender(config.policy, config, played.name, played.actions.num_values)
+        policy_entry = make_entry(config.policy, config, played.name, played.actions.num_values)
         path = Path(config.record) if config.record else None
         if config.record is None and headless:
             path = free_recording(RECORDINGS, played, "rl")
@@ -49,9 +49,9 @@ def watch_agent(config: RLConfig) -> None:
             stack.enter_context(closing(window))
         spectator = Spectator(
             env,
-            contender.build(),
+            policy_entry.build(),
             played.actions,
-            name=contender.label,
+            name=policy_entry.label,
             window=window,
             recording=recording,
             frame_rate=played.frame_rate,

@@ -39,7 +39,7 @@ from worldsim.evaluation.report.targets import check_memory
 from worldsim.evaluation.report.text import format_targets
 from worldsim.simulator import Simulator
 
-LEAST_PROBED = 5
+MIN_PROBED = 5
 """Episodes that a probe needs: three kinds of them, and two to be tested on."""
 
 
@@ -200,8 +200,8 @@ def measure_probe(inputs: Inputs, part: dict[str, Any]) -> None:
     """Read position and past pictures out of the states."""
     gap = next(iter(inputs.intervention_gaps))
     returns = inputs.recall_sets[gap]
-    if len(returns) < LEAST_PROBED:
-        _skip(part, f"{len(returns)} episodes are too few for a probe, which takes {LEAST_PROBED}")
+    if len(returns) < MIN_PROBED:
+        _skip(part, f"{len(returns)} episodes are too few for a probe, which takes {MIN_PROBED}")
         return
     for name, simulator in inputs.announced():
         if simulator.world.config.denoiser.layer_counts["full"]:

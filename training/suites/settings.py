@@ -175,7 +175,7 @@ class EvaluateConfig(RuntimeSettings):
             raise WorldError(f"benchmark must be {' or '.join(BENCHMARKS)}, or null, got {self.benchmark!r}")
         RuntimeSettings.__post_init__(self)
         if not self.env_counts:
-            raise WorldError("env_counts names no number of environments")
+            raise WorldError("env_counts is empty")
         if 0 < self.env_max_steps < self.env_min_steps:
             raise WorldError(
                 f"env_max_steps is {self.env_max_steps}, less than env_min_steps, {self.env_min_steps}"

@@ -151,7 +151,7 @@ def check_number(value: Any, name: str, minimum: float = -math.inf, maximum: flo
     """Return a value that is a finite number within limits, both included.
 
     Raises:
-        WorldError: If it is anything else; a bool or a text is no number.
+        WorldError: If it is anything else; a bool or a text, say.
     """
     limits = f" from {minimum:g} to {maximum:g}" if math.isfinite(minimum) or math.isfinite(maximum) else ""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -358,7 +358,7 @@ def _finite(digits: str) -> float:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise _NumberError(f"{name} is no number of JSON", name)
+    raise _NumberError(f"{name} is not a number of JSON", name)
 
 
 def _key_before(text: str, written: str) -> str:

@@ -23,7 +23,7 @@ READ_ERRORS = (SafetensorError, OSError, AttributeError, KeyError, RuntimeError,
 PICKLES = {".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin"}
 
 FLOATS = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
-"""What weights are stored in; others are no numbers to compute with, or of fewer bits than was trained."""
+"""What weights are stored in; others cannot be computed with, or have fewer bits than was trained."""
 
 Module = TypeVar("Module", bound=nn.Module)
 Shape = TypeVar("Shape")

@@ -38,7 +38,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def forgiving(monkeypatch: pytest.MonkeyPatch) -> None:
     """Judge no growth of a process that other tests run in."""
-    monkeypatch.setattr(endurance, "MOST_GROWTH", 2.0)
+    monkeypatch.setattr(endurance, "MAX_GROWTH", 2.0)
 
 
 def config_of(world: Path, out: Path, **changes: Any) -> EvaluateConfig:

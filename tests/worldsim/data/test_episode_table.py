@@ -33,7 +33,7 @@ def write(folder: Path, *lines: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ('"reward": NaN', "NaN is no number of JSON"),
+        ('"reward": NaN', "NaN is not a number of JSON"),
         ('"reward": 1e39', "reward must be a finite number"),
         ('"reward": -1e39', "reward must be a finite number"),
         ('"reward": "1"', "reward must be a finite number"),
@@ -45,7 +45,7 @@ def write(folder: Path, *lines: str) -> None:
         ('"pose": [1, 2, 3]', "a pose must be an object, got a list"),
         ('"pose": {"x": 1, "y": 2}', "has no field 'angle_degrees'"),
         ('"pose": {"x": "1", "y": 2, "angle_degrees": 0}', "x must be a finite number"),
-        ('"pose": {"x": 1, "y": Infinity, "angle_degrees": 0}', "Infinity is no number of JSON"),
+        ('"pose": {"x": 1, "y": Infinity, "angle_degrees": 0}', "Infinity is not a number of JSON"),
         ('"pose": {"x": 1, "y": 1e300, "angle_degrees": 0}', "y must be a finite number"),
         ('"player": 7', "player must be a text, got a int"),
         ('"player": null', "player must be a text, got a NoneType"),

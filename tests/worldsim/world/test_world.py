@@ -30,7 +30,7 @@ from worldsim.world.world import (
     write_config,
 )
 
-LEAST_DETAIL = {"doom-rooms": 10_000, "doom-health": 8_000}
+MIN_DETAIL = {"doom-rooms": 10_000, "doom-health": 8_000}
 """Bytes of a start moment's picture: a bare wall of these rooms takes up to 6,000."""
 
 
@@ -81,7 +81,7 @@ def test_a_shipped_world_says_what_there_is_to_do_and_begins_before_no_bare_wall
         inside = f"{STARTS_FOLDER}/{file.name}"
         check_file(SHIPPED / name, inside, checksums.get(inside))
     for start in read_starts(SHIPPED / name / STARTS_FOLDER):
-        assert visible_detail(start.frames[-1].numpy()) > LEAST_DETAIL.get(name, 4_000), start.name
+        assert visible_detail(start.frames[-1].numpy()) > MIN_DETAIL.get(name, 4_000), start.name
 
 
 def test_a_world_without_a_word_about_it_is_loaded(tmp_path: Path) -> None:

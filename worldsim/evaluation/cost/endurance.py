@@ -17,8 +17,8 @@ from worldsim.errors import WorldError
 from worldsim.runtime.timing import process_memory_bytes
 from worldsim.state import WorldState
 
-STEPS_BETWEEN_CHECKS, LEAST_CHECKS = 100, 50
-MOST_GROWTH = 1.02
+STEPS_BETWEEN_CHECKS, MIN_CHECKS = 100, 50
+MAX_GROWTH = 1.02
 """Of memory, that allocators are forgiven."""
 HELD_SHARE = 0.8
 """How likely an environment is to go on with the action it has."""
@@ -82,19 +82,19 @@ class Endurance:
     def verdict(self, wanted_steps: int) -> dict[str, Any]:
         """Return what it comes to; `passed` is None as long as it is too early to say."""
         is_over = self.num_steps >= wanted_steps
-        least = 1 if is_over and len(self.begins) == 1 else LEAST_CHECKS
+        least = 1 if is_over and len(self.begins) == 1 else MIN_CHECKS
         growths = {
             name: self.growth(f"{name}_bytes", least)
             for name in ("process", "device", "device_reserved", "state")
         }
-        has_grown = any(growth is not None and growth > MOST_GROWTH for growth in growths.values())
+        has_grown = any(growth is not None and growth > MAX_GROWTH for growth in growths.values())
         is_known = is_over and growths["process"] is not None
         return {
             "passed": False if self.problem or has_grown else (True if is_known else None),
             "is_finite": not self.problem,
             "problem": self.problem,
             "growth": growths,
-            "most_growth": MOST_GROWTH,
+            "most_growth": MAX_GROWTH,
         }
 
     def to_json(self, wanted_steps: int) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def endure(envs: ARL2WorldVectorEnv, num_steps: int, *, seed: int, so_far: Endur
     rng = np.random.default_rng((seed, so_far.num_steps))
     num_values = envs.world.config.actions.num_values
     actions = rng.integers(0, num_values, size=(envs.num_envs, len(num_values)))
-    between = max(1, min(STEPS_BETWEEN_CHECKS, num_steps // LEAST_CHECKS))
+    between = max(1, min(STEPS_BETWEEN_CHECKS, num_steps // MIN_CHECKS))
     began = time.perf_counter() - so_far.seconds
     while so_far.num_steps < num_steps:
         drawn = rng.integers(0, num_values, size=actions.shape)

@@ -17,7 +17,7 @@ from worldsim.play.slots import SLOTS
 from worldsim.runtime.timing import process_memory_bytes
 from worldsim.ui.bindings import Command
 
-MOST_STEPS = 3
+MAX_STEPS = 3
 """Denoising steps that a random player goes up to: more are only slower."""
 NUM_PANES, PANE_FRAMES, REWIND_FRAMES = 4, 6, 40
 FRAMES_BETWEEN_CHECKS = 100
@@ -116,7 +116,7 @@ def _give(game: Game, command: Command, rng: np.random.Generator, draw_keys: Cal
                 game.advance((), rewinds=True)
         case Command.BRANCH:
             _branch(game, rng, draw_keys)
-        case Command.MORE_STEPS if game.session.env.simulator.sampler.num_steps >= MOST_STEPS:
+        case Command.MORE_STEPS if game.session.env.simulator.sampler.num_steps >= MAX_STEPS:
             pass
         case _:
             game.obey(command, str(rng.choice(SLOTS)), is_shifted=bool(rng.random() < 0.5))

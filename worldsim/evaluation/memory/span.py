@@ -35,7 +35,7 @@ SEEN, CODEC, LAST = "seen", "codec", "last"
 def forget(simulator: Simulator, state: WorldState) -> WorldState:
     """Return a state as it is after forgetting: the recurrent states are empty, windows and path stay.
 
-    A world without recurrent states has nothing but its cache: it begins anew.
+    A world without recurrent states has nothing but its cache: it starts again.
     """
     if has_state(simulator.world):
         return zero(state)

@@ -37,7 +37,7 @@ FEATURES_FILE = "features.safetensors"
 SHIPPED_FEATURES = Path(__file__).resolve().parents[2] / "assets" / "features"
 EMBED_BATCH = 64
 MAX_LAYERS, MAX_LAYER_NUMBERS = 12, 2**26
-LEAST_VARIANCE = 1e-4
+MIN_VARIANCE = 1e-4
 """So that a flat picture has a logarithm; noise of a few steps of 8 bits has more."""
 
 
@@ -130,7 +130,7 @@ class FeatureNetwork(nn.Module):
             hidden = stage(hidden)
             # What is there on average, and how much it varies: fine stages tell blur and noise by that.
             variance, mean = torch.var_mean(hidden, dim=(2, 3), correction=0)
-            pooled += [mean, (variance + LEAST_VARIANCE).log()]
+            pooled += [mean, (variance + MIN_VARIANCE).log()]
         return self.out(self.norm(torch.cat(pooled, dim=1)))
 
     def scale(self, images: Tensor) -> Tensor:

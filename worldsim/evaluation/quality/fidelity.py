@@ -23,7 +23,7 @@ from worldsim.evaluation.rollout import progress, rows_that_fit, through_codec, 
 from worldsim.simulator import Simulator
 
 SEGMENT_ENDS = (32, 128, 512, 2048)
-MOST_FRAMES = 16
+MAX_FRAMES = 16
 """Frames of a segment that are looked at in each episode: neighbours in time say the same."""
 
 
@@ -44,16 +44,16 @@ class Segment:
 def cut_segments(num_frames: int) -> list[Segment]:
     """Return the segments of dreams of some length: each about four times as long as all before it.
 
-    A rest of fewer than `MOST_FRAMES` frames belongs to the segment before.
+    A rest of fewer than `MAX_FRAMES` frames belongs to the segment before.
 
     Raises:
         ValueError: If there is no frame.
     """
     if num_frames < 1:
         raise ValueError(f"dreams need at least 1 frame, got {num_frames}")
-    ends = [end for end in SEGMENT_ENDS if end <= num_frames - MOST_FRAMES] + [num_frames]
+    ends = [end for end in SEGMENT_ENDS if end <= num_frames - MAX_FRAMES] + [num_frames]
     spans = [(before + 1, end) for before, end in zip([0, *ends], ends, strict=False)]
-    count = min(MOST_FRAMES, num_frames, *(last - first + 1 for first, last in spans))
+    count = min(MAX_FRAMES, num_frames, *(last - first + 1 for first, last in spans))
     return [Segment(*span, torch.linspace(*span, count).round().int().tolist()) for span in spans]
 
 

@@ -42,7 +42,7 @@ MARKS = (0, 100, 500, 1000)
 HOLD_FRAMES = 8
 """Frames for which the player of a long dream keeps its buttons."""
 ENERGY = "motion_energy"
-LEAST_ENERGY = 0.5
+MIN_ENERGY = 0.5
 """A dream that moves less than this share of the real game stands still, whatever else it scores."""
 SCROLLING = tuple(
     OppositePair(
@@ -185,7 +185,7 @@ def summarize_drift(dreams: LongDreams) -> dict[str, Any]:
 
     A deviation is `|mean of a segment / mean of the real frames watched - 1|`; the greatest of the segments
     counts, and beside it what the first and the last segment differ by. `moves` says whether no segment has
-    less than `LEAST_ENERGY` of the real game's motion.
+    less than `MIN_ENERGY` of the real game's motion.
     """
     num_frames = dreams.curves[ENERGY].shape[1]
     edges = segment_edges(num_frames)
@@ -201,7 +201,7 @@ def summarize_drift(dreams: LongDreams) -> dict[str, Any]:
             "worst_ratio": bootstrap(ratio[:, worst], dreams.names).to_json(),
             "last_minus_first": bootstrap(ratio[:, -1] - ratio[:, 0], dreams.names).to_json(),
         }
-    report["moves"] = bool(min(report[ENERGY]["ratio"]) >= LEAST_ENERGY)
+    report["moves"] = bool(min(report[ENERGY]["ratio"]) >= MIN_ENERGY)
     return report
 
 

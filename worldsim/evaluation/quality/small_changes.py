@@ -18,7 +18,7 @@ from worldsim.evaluation.metrics import as_images
 
 CELL = 8
 """Side of a cell in pixels."""
-LARGEST_SHARE = 0.01
+MAX_SHARE = 0.01
 """Of the cells of a frame: so many at most stand out."""
 OUTSTANDING = 8.0
 """How many times the median of its frame a cell's squared change must be."""
@@ -38,11 +38,11 @@ def squared_difference(before: Tensor, after: Tensor) -> Tensor:
 def standing_out(change: Tensor) -> Tensor:
     """Return which cells of `[N, R, C]` squared changes stand out from their frame, `[N, R, C]` bool.
 
-    They are among the `LARGEST_SHARE` of the frame with the largest change (one cell at least), and their
+    They are among the `MAX_SHARE` of the frame with the largest change (one cell at least), and their
     change is above `STILL` and above `OUTSTANDING` times the frame's median. Often there are none.
     """
     flat = change.flatten(1)
-    largest = flat.topk(max(1, round(LARGEST_SHARE * flat.shape[1])), dim=1).indices
+    largest = flat.topk(max(1, round(MAX_SHARE * flat.shape[1])), dim=1).indices
     is_largest = torch.zeros_like(flat, dtype=torch.bool).scatter(1, largest, True)
     bound = (OUTSTANDING * flat.median(dim=1, keepdim=True).values).clamp(min=STILL)
     return (is_largest & (flat > bound)).view(change.shape)

@@ -32,7 +32,7 @@ PANEL, PANEL_SHARE, PANEL_WALL = 64, 0.6, 112  # how wide, how often, and on wha
 # Editor numbers of things that stand still: columns green and red, tall and short, with heart and skull;
 # lamp, candelabrum, trees, stalagmite, pillar. Torches and other lamps flicker.
 DECORATIONS = (30, 31, 32, 33, 37, 2028, 35, 43, 47, 48)
-MOST_DECORATIONS, TRIES = 3, 12  # in a room; where they are drawn to be put
+MAX_DECORATIONS, TRIES = 3, 12  # in a room; where they are drawn to be put
 CLEARANCE = 64  # from its middle to where one walks: its radius, the player's, and some more
 WALL_DISTANCE = 40  # from the nearest wall to where something stands or the player starts, at least
 PLAYER = 1  # editor number of where the player starts
@@ -178,7 +178,7 @@ def draw_passage(
 def decorate(rng: np.random.Generator, room: Area, used: list[Point]) -> list[Thing]:
     """Put up to three things into a room, off the straight ways between its middle and the places `used`."""
     ways = list(combinations([room.middle, *used], 2))
-    wanted = int(rng.integers(MOST_DECORATIONS, endpoint=True))
+    wanted = int(rng.integers(MAX_DECORATIONS, endpoint=True))
     placed: list[Thing] = []
     for _ in range(TRIES):
         thing = Thing(int(rng.choice(DECORATIONS)), *draw_place(rng, room))

@@ -24,12 +24,12 @@ ROCKS = ("RROCK05", "RROCK06", "RROCK07", "RROCK08")
 MOVING_FLATS = ("BLOOD", "FWATER", "LAVA", "NUKAGE", *ROCKS, "SLIME", "SWATER")
 OTHER_FLATS = ("F_SKY", "FLTEL")
 WALL_HEIGHT = 128  # of the textures that are made to cover a wall; others are steps, lamps and signs
-LEAST_WIDTH = 64
+MIN_WIDTH = 64
 FLAT_BYTES = 64 * 64
 HOLE = -1
 # Mean brightness, 0 to 255: of what is darker or brighter one sees little, whatever light a room has.
 BRIGHTNESS = (28.0, 190.0)
-LEAST_CONTRAST = 3.0  # standard deviation of the brightness; below it there is nothing to see
+MIN_CONTRAST = 3.0  # standard deviation of the brightness; below it there is nothing to see
 
 
 Colour = tuple[float, float, float]
@@ -78,7 +78,7 @@ def mean_colours(textures: list[tuple[str, np.ndarray]], palette: np.ndarray) ->
         shares = np.bincount(pixels.ravel(), minlength=len(palette)) / pixels.size  # of each palette entry
         mean = float(shares @ brightness)
         contrast = float(shares @ (brightness - mean) ** 2) ** 0.5
-        if BRIGHTNESS[0] <= mean <= BRIGHTNESS[1] and contrast >= LEAST_CONTRAST:
+        if BRIGHTNESS[0] <= mean <= BRIGHTNESS[1] and contrast >= MIN_CONTRAST:
             red, green, blue = (float(value) for value in shares @ palette)
             colours[name] = (red, green, blue)
     return colours
@@ -96,7 +96,7 @@ def draw_textures(lumps: dict[str, bytes]) -> list[tuple[str, np.ndarray]]:
         (count,) = struct.unpack_from("<i", data)
         for offset in struct.unpack_from(f"<{count}i", data, 4):
             name, _, width, height, _, num_patches = struct.unpack_from("<8sIhhIh", data, offset)
-            if height != WALL_HEIGHT or width < LEAST_WIDTH:
+            if height != WALL_HEIGHT or width < MIN_WIDTH:
                 continue
             pixels = np.full((height, width), HOLE, dtype=np.int16)
             for number in range(num_patches):

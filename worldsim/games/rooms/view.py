@@ -18,7 +18,7 @@ from worldsim.games.rooms.map import RoomMap
 HEIGHT, WIDTH = 120, 160  # of a frame
 EYE = 41.0  # height of the player's eye above the floor
 FOCUS = (WIDTH / 2, 1.2 * WIDTH / 2)  # pixels across and up for a slope of 1: 90 degrees, on pixels 1.2 high
-MOST_STRETCHES = 24  # rooms and passages that one line of sight leads through
+MAX_STRETCHES = 24  # rooms and passages that one line of sight leads through
 BLOCK = 4  # pixels; masks are judged in the middle of blocks of 4 x 4
 # A point is hidden by what is nearer than it by more than this, in map units and as a share of its distance.
 SLACK, SLACK_SHARE = 4.0, 0.02
@@ -107,7 +107,7 @@ def look(rooms: RoomMap, pose: np.ndarray) -> Outlook:
     if here[0] < 0:
         raise ValueError(f"the pose {eye.tolist()} is not inside the map")
     ends, ceilings = [], []
-    for _ in range(MOST_STRETCHES):
+    for _ in range(MAX_STRETCHES):
         limits = np.where(ways > 0, borders[here][:, 2:], borders[here][:, :2])
         with np.errstate(divide="ignore", invalid="ignore"):
             leaves = np.where(ways == 0, np.inf, (limits - eye) / ways).min(axis=1)

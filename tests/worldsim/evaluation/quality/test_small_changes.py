@@ -6,7 +6,7 @@ from torch import Tensor
 
 from worldsim.evaluation.quality.small_changes import (
     CELL,
-    LARGEST_SHARE,
+    MAX_SHARE,
     energies,
     errors,
     outstanding_energy,
@@ -60,7 +60,7 @@ def test_a_change_no_larger_than_compression_leaves_is_none() -> None:
 
 def test_no_more_cells_stand_out_than_their_share() -> None:
     after = with_cells(*((row, 2) for row in range(10)))
-    assert standing_out(squared_difference(grey(), after)).sum() == round(LARGEST_SHARE * 15 * 20) == 3
+    assert standing_out(squared_difference(grey(), after)).sum() == round(MAX_SHARE * 15 * 20) == 3
 
 
 def test_frames_of_a_batch_are_judged_each_by_itself() -> None:
