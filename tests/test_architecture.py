@@ -284,7 +284,7 @@ def test_no_module_repeats_the_name_of_its_folder() -> None:
 
 # What CONTRIBUTING names otherwise.
 PRIVATE_WORDS = re.compile(
-    r"what is no number|begins? anew|careless|\\b(hear|heard|spoil|spoiled|deal_out|contender|contestant)\\b"
+    r"what is no number|begins? anew|careless|\b(hear|heard|spoil|spoiled|deal_out|contender|contestant)\b"
 )
 
 
