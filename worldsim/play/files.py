@@ -50,12 +50,7 @@ def _sentence(method: Callable[P, str]) -> Callable[P, str]:
 
 
 class PlayFiles:
-    """Writes and reads what a key asks for. No method raises `WorldError`: each returns a sentence.
-
-    Args:
-        session: What is played.
-        folders: Where to.
-    """
+    """Writes and reads what a key asks for. No method raises `WorldError`: each returns a sentence."""
 
     def __init__(self, session: PlaySession, folders: PlayFolders) -> None:
         world = session.env.world

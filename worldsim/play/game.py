@@ -132,7 +132,6 @@ class Game:
 
         Args:
             held: The names of the keys that are down, or were tapped.
-            rewinds: Whether to go back.
         """
         if rewinds:
             self._rewind()
@@ -159,13 +158,7 @@ class Game:
         return wanted
 
     def obey(self, command: Command, slot: str = QUICK, *, is_shifted: bool = False) -> None:
-        """Do what a command says that is about the game, not about what shows it.
-
-        Args:
-            command: The command.
-            slot: Of the commands that save or load one.
-            is_shifted: Whether Shift was held.
-        """
+        """Do what a command says that is about the game, not about what shows it."""
         match command:
             case Command.PAUSE:
                 self.is_paused = not self.is_paused
@@ -332,7 +325,8 @@ class Game:
     def _toggle_hold_rate(self) -> None:
         if not self._governor.frame_rate:
             self._hold_rate()
-            self.status.say(self._hold_sentence())
+            rate = self._governor.frame_rate
+            self.status.say(f"holding {rate:g} frames/s: with fewer denoising steps if need be")
             return
         self._governor.frame_rate = 0.0
         self._governor.want(self._governor.wanted)
@@ -342,9 +336,6 @@ class Game:
     def _hold_rate(self) -> None:
         # Where frames come as fast as possible there is still the world's own rate to reach.
         self._governor.frame_rate = self._rate or self.session.env.world.config.frame_rate
-
-    def _hold_sentence(self) -> str:
-        return f"holding {self._governor.frame_rate:g} frames/s: with fewer denoising steps if need be"
 
     def _govern(self) -> None:
         if self._change_threads() or self._threads.is_trying:

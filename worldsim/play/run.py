@@ -37,10 +37,8 @@ def open_session(
     With it comes the configuration, in which `start` is a start moment of the world.
 
     Args:
-        config: What to play.
         headless: Whether there is no window, and nobody to go back or to change keys.
         waited: Seconds that a person took to choose.
-        say: Is given sentences about it.
 
     Raises:
         WorldError: If something of it is not there or not valid.

@@ -33,7 +33,6 @@ class CompileChoice:
 
     Attributes:
         mode: `none`, `cudagraphs` or `inductor`.
-        reason: For the person who wonders.
     """
 
     mode: str
@@ -142,7 +141,6 @@ def record_cuda_graph(function: Callable[[], Any], device: torch.device, pool: A
 
     Args:
         function: Reads and returns tensors that stay where they are.
-        device: Where it computes.
         pool: Memory that graphs share which never run beside each other.
     """
     with torch.cuda.device(device):

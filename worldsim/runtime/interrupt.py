@@ -19,11 +19,7 @@ STOP_SIGNALS: tuple[signal.Signals, ...] = tuple(
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked the program to end; what is under way ends as after Ctrl-C.
-
-    Attributes:
-        number: Of the signal.
-    """
+    """A signal asked the program to end; what is under way ends as after Ctrl-C."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)

@@ -64,9 +64,6 @@ def fill_noise(
 
     Args:
         noise: `[B, ...]` fp32, written to.
-        seeds: B of them.
-        frames: B of them.
-        purpose: `DRAW_FRAME` or `COMMIT_FRAME`.
         rows: Which; all by default.
     """
     # One generator, set anew for each row: making one takes five times as long, and no thread can go on then.
@@ -103,10 +100,6 @@ class NoiseAhead:
 
     What it returns is decided by each row's seed and frame alone: rows that went on otherwise than guessed,
     since they were reset, say, are drawn when they are asked for.
-
-    Args:
-        shape: Of one row.
-        device: Where the noise is wanted.
     """
 
     def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:

@@ -97,7 +97,6 @@ def load_weights(
 
     Args:
         build: Makes the module, from a description that may be damaged.
-        path: The safetensors file.
         min_weights: How many numbers the description needs at least: a module that is far larger than the
             file is not built.
         described_in: File that holds the description.
@@ -198,9 +197,7 @@ def read_shape(path: Path, key: str, shape: type[Shape], name: str) -> tuple[Sha
     """Read what a JSON file says of a network's shape, and the checksums of the files beside it.
 
     Args:
-        path: The file.
         key: Of the object in it that describes the network.
-        shape: What that object is made into.
         name: What the network is called in errors.
 
     Raises:

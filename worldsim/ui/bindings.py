@@ -125,7 +125,6 @@ def bind(
     """Return the bindings of a world. A control that the world plays with by default gives no command.
 
     Args:
-        layout: The world's buttons, with their default keys.
         keys: Other controls of commands, by the name of the command in small letters.
         buttons: Other controls of buttons, by `axis/button`.
 
@@ -156,13 +155,7 @@ def bind(
 def help_texts(
     layout: ActionLayout, bindings: Bindings, printed: Mapping[str, str] | None = None
 ) -> list[tuple[str, str]]:
-    """Return the rows of a help page: the controls of each button and of each command, and what for.
-
-    Args:
-        layout: The world's buttons.
-        bindings: Which control does what.
-        printed: As `join_controls` takes it.
-    """
+    """Return a help page: the controls of each button and command, named by `join_controls`; what for."""
     rows = [
         (join_controls(controls, printed), name.replace("/", " "))
         for name, controls in zip(layout.buttons, _flat(bindings.buttons), strict=True)
@@ -178,7 +171,6 @@ def join_controls(controls: Iterable[str], printed: Mapping[str, str] | None = N
     """Return the names of controls as a person reads them.
 
     Args:
-        controls: The controls.
         printed: What keys print in the layout in use, by their names, '' where it is not known; None is a US
             keyboard's.
     """

@@ -49,9 +49,7 @@ def save_described(
     other. Files that the world does not list are left behind.
 
     Args:
-        world: Loaded from a folder, which stays as it is.
         config: The new description, of the same network and codec.
-        folder: Where to; there must be nothing.
         heads: Outcome heads to take the place of the world's own. A saved state holds what they pooled, so it
             belongs to one of the two worlds only.
 

@@ -98,11 +98,8 @@ class World:
         if not names:
             return []
         info, config = DatasetInfo.load(folder), self.config
-        if (info.height, info.width, info.actions.num_values) != (
-            config.height,
-            config.width,
-            config.actions.num_values,
-        ):
+        expected = config.height, config.width, config.actions.num_values
+        if (info.height, info.width, info.actions.num_values) != expected:
             raise WorldError(
                 f"the start moments in {folder} have another size or other buttons than the world"
             )
@@ -131,8 +128,6 @@ class World:
         Args:
             name_or_path: Name of a world that ships (`shipped_worlds`), a folder, or a Hugging Face id
                 `owner/name`.
-            device: Where to put the weights.
-            dtype: What to compute in.
 
         Raises:
             WorldError: If there is no such world, or a file of it is missing, altered or of another kind.
@@ -152,7 +147,6 @@ class World:
         Args:
             folder: Where to; an existing world there is replaced.
             starts: Start moments; by default those it has.
-            dtype: What to store the weights in.
 
         Raises:
             OSError: If it cannot be written; a world that was there stays.
@@ -176,19 +170,8 @@ class World:
         if starts is None and own and self.folder is not None:
             shutil.copytree(self.folder / STARTS_FOLDER, target)  # encoded once more they would be less sharp
         elif chosen := own if starts is None else starts:
-            write_starts(target, chosen, self._starts_info())
-
-    def _starts_info(self) -> DatasetInfo:
-        config = self.config
-        return DatasetInfo(
-            name=f"{config.name}-starts",
-            width=config.width,
-            height=config.height,
-            frame_rate=config.frame_rate,
-            actions=config.actions,
-            source="start moments from held-out episodes",
-            licence=config.licence,
-        )
+            name, source = f"{self.config.name}-starts", "start moments from held-out episodes"
+            write_starts(target, chosen, self.config.dataset(name, source))
 
 
 def shipped_worlds() -> list[str]:

@@ -39,8 +39,6 @@ class WorldChoice:
 
     Attributes:
         name: Its name or folder.
-        description: What it is.
-        start_names: Names of its start moments.
         pictures: The frame at which play would begin from each, `[starts, H, W, 3]` uint8.
         about: What there is to do in it.
     """
@@ -85,11 +83,6 @@ class Picker:
     Args:
         worlds: At least one, each with a start moment.
         world: Number of the one to show first.
-
-    Attributes:
-        window: The window.
-        world: Number of the world that is shown.
-        start: Number of the start moment that would be taken.
 
     Raises:
         WorldError: If no window can be opened.

@@ -42,13 +42,7 @@ SERVED_COMMANDS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A command with what belongs to it.
-
-    Attributes:
-        command: One of `SERVED_COMMANDS`.
-        slot: Of a command about one.
-        is_shifted: Whether it goes the other way round.
-    """
+    """A command with what belongs to it."""
 
     command: Command
     slot: str = QUICK
