@@ -53,7 +53,6 @@ class Episode(EpisodeTable):
     """One recording.
 
     Attributes:
-        name: Name of its files, without suffix.
         frames: `[T, height, width, 3]` uint8.
     """
 
@@ -127,9 +126,7 @@ class EpisodeWriter:
             frame: `[height, width, 3]` uint8.
             action: `[axes]` whole numbers; None on the last frame only.
             reward: Given on the way to this frame, finite.
-            terminated: Whether the game ended at this frame.
             pose: x, y and angle in degrees.
-            player: Name of who chose the action.
             sha256: First digits of the SHA-256 of the frame, which the video does not keep exactly.
             game_seed: Which game is played; of the first frame only.
 

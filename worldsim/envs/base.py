@@ -38,7 +38,6 @@ class EnvWorld:
     Args:
         world: As in `worldsim.simulator.open_world`.
         starts: Start moments to begin from, instead of the world's own.
-        batch_size: Dreams that will be stepped together.
         frames_on_device: Leave frames where they are decoded instead of bringing them to the CPU.
         discrete_actions: Whether an action is one number, see `ActionLayout.from_number`.
 

@@ -80,7 +80,6 @@ class History:
 
         Args:
             before: Frames `[H, W, 3]` of its episode that came before it, as far as they are known.
-            score: What its episode had brought until then.
         """
         self._append(_Moment(state.frames, start, state, before=before, score=score))
 

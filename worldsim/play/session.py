@@ -58,7 +58,6 @@ class PlaySession:
         ended: Whether the episode ended with that frame: `reset` comes next.
         score: Sum of the rewards of this episode, as far as they are known; None in a world that gives none.
         start: Name of the start moment of this episode; empty where it is not known.
-        history: The moments to go back to, or None.
     """
 
     def __init__(
@@ -128,8 +127,6 @@ class PlaySession:
 
         Args:
             state: Of one game of this world.
-            start: Name of the start moment of its episode, where it is known.
-            score: What its episode had brought until then, as far as it is known.
             is_rewound: Whether it comes from `history`, which is there already.
             before: Frames `[H, W, 3]` that came before it, as far as they are known.
 

@@ -43,7 +43,6 @@ class Spectator:
 
     Args:
         env: Observations are frames `[H, W, 3]` uint8.
-        name: What to call the player.
         frame_rate: Frames per second to hold in the window.
 
     Attributes:

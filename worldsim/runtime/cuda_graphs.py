@@ -48,7 +48,6 @@ def choose_compile(mode: str, device: torch.device, *, grows: bool) -> CompileCh
     Args:
         mode: `auto`, `none`; `cudagraphs`: the kernels of `none`, launched as one graph; `inductor`: those
             that `torch.compile` makes, launched the same way.
-        device: Where the world is.
         grows: Whether the world's memory grows from frame to frame.
 
     Raises:

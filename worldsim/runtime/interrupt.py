@@ -32,10 +32,6 @@ class StopRequest:
     On the way out a request that came is raised as `Stopped`. Under `nohup` the closed terminal is
     ignored, as it should be. In a thread other than the main one, where signals do not arrive, it does
     nothing.
-
-    Attributes:
-        requested: Whether a request came.
-        number: The signal of the latest one.
     """
 
     def __init__(self) -> None:

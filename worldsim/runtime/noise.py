@@ -110,12 +110,9 @@ class NoiseAhead:
 
     @isolated
     def draw(self, seeds: Tensor, frame_index: Tensor, purpose: int = DRAW_FRAME) -> Tensor:
-        """Return the noise of a frame, `[B, *shape]` fp32 on the device, and begin to draw the next frame's.
+        """Return a frame's noise, `[B, *shape]` fp32 on the device, and begin to draw the next frame's.
 
-        Args:
-            seeds: `[B]` int64 on the CPU, at least 0.
-            frame_index: `[B]` int64 on the CPU, at least 0.
-            purpose: As in `draw_noise`; each is guessed by itself.
+        Arguments are those of `draw_noise`, on the CPU; what comes next is guessed for each purpose.
 
         Raises:
             WorldError: In a process that was forked since: neither the threads nor CUDA come along.

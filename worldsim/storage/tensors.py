@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -154,7 +155,6 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str,
     """Write tensors as safetensors, completely or not at all; a file that is there is replaced.
 
     Args:
-        tensors: Tensors by name, on any device.
         path: File to write; its folder must exist.
         metadata: Texts to keep in the file's header.
 
@@ -169,6 +169,22 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str,
             if found is None:
                 raise OSError(f"{path} cannot be written: {error}") from error
             raise OSError(int(found[2]), found[1], str(path)) from error
+
+
+@contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """Give a new folder to fill instead of `folder`; it is removed, unless it was moved there.
+
+    Raises:
+        OSError: If it cannot be made.
+    """
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def swap_folder(new: Path, target: Path) -> None:

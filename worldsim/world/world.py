@@ -22,6 +22,7 @@ from worldsim.storage.tensors import (
     CONFIG_FILE,
     PICKLES,
     check_file,
+    filling,
     load_weights,
     read_checksums,
     read_object,
@@ -145,25 +146,19 @@ class World:
         """Write the world as a folder, completely or not at all.
 
         Args:
-            folder: Where to; an existing world there is replaced.
             starts: Start moments; by default those it has.
 
         Raises:
             OSError: If it cannot be written; a world that was there stays.
         """
         folder = Path(folder)
-        part = folder.with_name(folder.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        try:
-            part.mkdir(parents=True)
+        with filling(folder) as part:
             save_weights(self.denoiser, part / MODEL_FILE, dtype)
             save_weights(self.codec, part / CODEC_FILE, dtype)
             self._save_starts(part / STARTS_FOLDER, starts)
             (part / CARD_FILE).write_text(world_card(self.config, self.num_parameters), encoding="utf-8")
             write_config(part, self.config)
             swap_folder(part, folder)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
 
     def _save_starts(self, target: Path, starts: list[Start] | None) -> None:
         own = self.starts  # read, and so checked

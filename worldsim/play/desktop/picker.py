@@ -20,16 +20,8 @@ from worldsim.world.world import STARTS_FOLDER, find_world, read_config, shipped
 COLUMNS, ROWS = 4, 4
 BORDER, BORDER_COLOUR, GAP_COLOUR = 3, (255, 208, 64), (24, 24, 28)
 POLL_MS = 200
-MOVES = {
-    "left": -1,
-    "right": 1,
-    "up": -COLUMNS,
-    "down": COLUMNS,
-    "pad dpleft": -1,
-    "pad dpright": 1,
-    "pad dpup": -COLUMNS,
-    "pad dpdown": COLUMNS,
-}
+MOVES = {"left": -1, "right": 1, "up": -COLUMNS, "down": COLUMNS}
+MOVES |= {f"pad dp{direction}": step for direction, step in MOVES.items()}
 TAKE, NEXT_WORLD, LEAVE = {"return", "space", "pad a", "enter"}, {"tab", "pad y"}, {"escape", "q", "pad b"}
 
 
@@ -175,15 +167,11 @@ class Picker:
 
 
 def contact_sheet(pictures: np.ndarray, size: tuple[int, int], chosen: int) -> np.ndarray:
-    """Return pictures beside and below each other.
+    """Return pictures beside and below each other, `[*size, 3]` uint8.
 
     Args:
         pictures: `[pictures, H, W, 3]` uint8, at most `COLUMNS * ROWS`.
-        size: Height and width of the sheet.
         chosen: Number of the one with a border.
-
-    Returns:
-        `[*size, 3]` uint8.
     """
     sheet = np.full((*size, 3), GAP_COLOUR, np.uint8)
     height, width = size[0] // ROWS, size[1] // COLUMNS

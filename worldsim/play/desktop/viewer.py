@@ -64,11 +64,6 @@ class Viewer:
         self._name_keys()
         self._panes: BranchPanes | None = None
 
-    @property
-    def is_closed(self) -> bool:
-        """Whether the person has had enough."""
-        return self.game.is_closed
-
     def run(self, num_frames: int = 0, start: int | str | None = None) -> None:
         """Play until the window is closed.
 
@@ -83,7 +78,7 @@ class Viewer:
         with saving_when_display_is_lost(self._save):
             try:
                 with StopRequest() as stop, steady_memory():
-                    while not (self.is_closed or stop.requested):
+                    while not (self.game.is_closed or stop.requested):
                         if num_frames and self.session.num_frames >= num_frames:
                             break
                         self._advance_while_open()
@@ -94,7 +89,7 @@ class Viewer:
         """Answer keys, then show one frame and wait for the next one to be due; while paused only wait."""
         for event in self.window.events():
             self._answer(event)
-        if self.is_closed:
+        if self.game.is_closed:
             return
         rewinds = bool(self._rewind_keys.take())
         if rewinds:

@@ -146,7 +146,7 @@ def test_single_step_does_nothing_while_playing(viewer: Viewer, env: Spy) -> Non
 def test_quit_plays_no_further_frame(viewer: Viewer, env: Spy, key: str) -> None:
     tap(key)
     viewer.advance()
-    assert viewer.is_closed
+    assert viewer.game.is_closed
     assert env.actions == []
 
 
