@@ -61,7 +61,8 @@ def wants_picker(config: PlayConfig) -> bool:
 
 def play(config: PlayConfig, *, headless: bool, waited: float) -> bool:
     """Play one world; returns whether the person wants to choose another one then."""
-    from worldsim.play.run import game_settings, open_session, run_headless
+    from worldsim.play.game import Game
+    from worldsim.play.run import open_session, run_headless
     from worldsim.ui.bindings import bind
 
     say = partial(print, flush=True)
@@ -78,19 +79,18 @@ def play(config: PlayConfig, *, headless: bool, waited: float) -> bool:
             name: make_policy(name, session, config.policy_folder, config.recording)
             for name in available_policies(config, session)
         }
-        folders, settings = game_settings(config)
-        parts = (session, person, programs, folders, bindings, settings)
+        game = Game(session, person, programs, bindings, config)
         if config.serve:
             from worldsim.play.web.game import ServedGame
 
-            served = ServedGame(*parts, host=config.host, port=config.port)
+            served = ServedGame(game, host=config.host, port=config.port)
             served.run(config.steps, config.start, say=say)
             return False
         from worldsim.play.desktop.viewer import Viewer
 
-        viewer = Viewer(*parts, scale=config.scale, full_screen=config.full_screen)
+        viewer = Viewer(game, scale=config.scale, full_screen=config.full_screen)
         viewer.run(config.steps, config.start)
-        return viewer.game.wants_choice
+        return game.wants_choice
 
 
 def default_policy(session: PlaySession) -> str:

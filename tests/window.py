@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pygame
@@ -11,9 +12,9 @@ from policies import KeyboardPolicy, RandomPolicy
 from tests.fakes import TINY_ACTIONS, tiny_world
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.play.desktop.viewer import Viewer
-from worldsim.play.files import PlayFolders
-from worldsim.play.game import GameSettings
+from worldsim.play.game import Game
 from worldsim.play.session import PlaySession
+from worldsim.play.settings import PlayConfig
 from worldsim.state import WorldState
 from worldsim.ui.bindings import bind
 from worldsim.world import World
@@ -40,13 +41,19 @@ def tap(name: str) -> None:
     release(name)
 
 
+def play_config(folder: Path, fps: float = 0, threads: int = 1, **changes: bool) -> PlayConfig:
+    """Everything that is saved goes into a folder; frames come as fast as possible, threads stay."""
+    slots, recordings, screenshots = (str(folder / name) for name in ("slots", "video", "shots"))
+    folders = PlayConfig(slots=slots, recordings=recordings, screenshots=screenshots)
+    return replace(folders, fps=fps, threads=threads, **changes)
+
+
 def open_viewer(folder: Path, world: World | None = None, **programs: object) -> Viewer:
     session = PlaySession(ARL2WorldEnv(world or tiny_world()), rewind_bytes=2**26)
     keyboard = KeyboardPolicy(TINY_ACTIONS.num_values, [axis.keys for axis in TINY_ACTIONS.axes])
-    folders = PlayFolders(slots=folder / "slots", recordings=folder / "video", screenshots=folder / "shots")
     players = {"random": RandomPolicy(TINY_ACTIONS.num_values), **programs}
-    settings = GameSettings(frame_rate=0)
-    viewer = Viewer(session, keyboard, players, folders, bind(TINY_ACTIONS), settings, scale=SCALE)  # type: ignore[arg-type]
+    game = Game(session, keyboard, players, bind(TINY_ACTIONS), play_config(folder))  # type: ignore[arg-type]
+    viewer = Viewer(game, scale=SCALE)
     viewer.game.restart(0)
     return viewer
 

@@ -19,9 +19,9 @@ from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.evaluation.cost.random_play import SoakTest, play_at_random
 from worldsim.evaluation.report.report import Report
-from worldsim.play.files import PlayFolders
-from worldsim.play.game import Game, GameSettings
+from worldsim.play.game import Game
 from worldsim.play.session import PlaySession
+from worldsim.play.settings import PlayConfig
 from worldsim.runtime.config import RuntimeSettings
 from worldsim.runtime.cuda_graphs import COMPILE_MODES
 from worldsim.runtime.device import set_threads
@@ -85,7 +85,7 @@ def play(config: LongPlayConfig, out: Path) -> None:
 
 def build_game(config: LongPlayConfig, out: Path) -> tuple[Game, list[str]]:
     """Return a game without a window, and the names of the keys that play it."""
-    set_threads(config.threads)
+    num_threads = set_threads(config.threads)
     env = ARL2WorldEnv(config.world, device=config.device, dtype=config.dtype, compile=config.compile)
     print(f"world {env.world.identity}, on {env.device_choice}", flush=True)
     actions = env.world.config.actions
@@ -95,10 +95,14 @@ def build_game(config: LongPlayConfig, out: Path) -> tuple[Game, list[str]]:
         PlaySession(env, seed=config.seed, rewind_bytes=config.rewind_megabytes * 10**6),
         person,
         {"random": policies.RandomPolicy(actions.num_values)},
-        PlayFolders(slots=out / SLOTS, recordings=out / RECORDINGS, screenshots=out),
         bindings,
-        lambda _: None,
-        GameSettings(frame_rate=0),
+        PlayConfig(
+            fps=0,
+            threads=num_threads,
+            slots=str(out / SLOTS),
+            recordings=str(out / RECORDINGS),
+            screenshots=str(out),
+        ),
     )
     return game, sorted(person.keys)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,6 @@ class DatasetInfo:
         width: Frame width in pixels.
         height: Frame height in pixels.
         frame_rate: Frames per second.
-        actions: The buttons.
         source: Where the video came from: game, version, settings.
         licence: Licence of the pictures.
         lossless: Whether the video keeps every pixel, for pictures whose small things the usual compression
@@ -68,17 +67,10 @@ class DatasetInfo:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads."""
-        described: dict[str, Any] = {
-            "format": FORMAT,
-            "name": self.name,
-            "width": self.width,
-            "height": self.height,
-            "frame_rate": self.frame_rate,
-            "actions": self.actions.to_json(),
-            "source": self.source,
-            "licence": self.licence,
-        }
-        return described | ({"lossless": True} if self.lossless else {})
+        described = {"format": FORMAT} | asdict(self) | {"actions": self.actions.to_json()}
+        if not self.lossless:
+            del described["lossless"]
+        return described
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> DatasetInfo:

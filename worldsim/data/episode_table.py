@@ -43,8 +43,6 @@ def check_row(row: Any, actions: ActionLayout, where: str) -> Mapping[str, Any]:
 
     Args:
         row: As parsed; other fields than those of the format are left alone.
-        actions: The buttons of the dataset.
-        where: Which line, for errors.
 
     Raises:
         WorldError: If it is no object, has no action, or a field is not what it must be. An action may be

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,6 @@ class Episode(EpisodeTable):
     """One recording.
 
     Attributes:
-        name: Name of its files, without suffix.
         frames: `[T, height, width, 3]` uint8.
     """
 
@@ -72,8 +71,6 @@ class EpisodeWriter:
 
     Args:
         folder: Dataset folder; it and its `dataset.json` are created if missing.
-        name: Name of the files, without suffix.
-        info: Shape and buttons of the dataset.
         keep_on_error: Keep the frames so far when an exception (Ctrl-C too) ends the recording.
 
     Raises:
@@ -129,9 +126,7 @@ class EpisodeWriter:
             frame: `[height, width, 3]` uint8.
             action: `[axes]` whole numbers; None on the last frame only.
             reward: Given on the way to this frame, finite.
-            terminated: Whether the game ended at this frame.
             pose: x, y and angle in degrees.
-            player: Name of who chose the action.
             sha256: First digits of the SHA-256 of the frame, which the video does not keep exactly.
             game_seed: Which game is played; of the first frame only.
 
@@ -234,11 +229,6 @@ def count_episode_frames(folder: Path, name: str, info: DatasetInfo | None = Non
 
     No more than its first frame is decoded, unless the video's index and the jsonl disagree.
 
-    Args:
-        folder: Dataset folder.
-        name: Name of the episode.
-        info: The folder's description, if already loaded.
-
     Raises:
         FileNotFoundError: If one of its files is missing.
         WorldError: If the video is not readable, not of the size and frame rate of the description, or the
@@ -255,9 +245,6 @@ def read_episode(
     """Read and check one episode.
 
     Args:
-        folder: Dataset folder.
-        name: Name of the episode.
-        info: The folder's description, if already loaded.
         size: Scale frames to this (height, width).
 
     Raises:
@@ -270,16 +257,8 @@ def read_episode(
     described = _check_video(folder, name, info, len(table.actions))
     frames = read_video(folder / f"{name}.mp4", size=size, described=described)
     _check_lengths(folder, name, len(frames), len(table.actions))
-    return Episode(
-        name=name,
-        frames=frames,
-        actions=table.actions,
-        rewards=table.rewards,
-        terminated=table.terminated,
-        poses=table.poses,
-        players=table.players,
-        game_seed=table.game_seed,
-    )
+    known = {each.name: getattr(table, each.name) for each in fields(table)}
+    return Episode(name=name, frames=frames, **known)
 
 
 def verify(folder: Path) -> int:

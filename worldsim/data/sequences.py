@@ -45,7 +45,6 @@ def load_episodes(
     """List the episodes of some dataset folders without decoding them.
 
     Args:
-        folders: Dataset folders, in order.
         expected_actions: Buttons every folder must have; key names may differ.
 
     Raises:
@@ -83,10 +82,8 @@ def read_episodes(
     processes would cost more than decoding them.
 
     Args:
-        references: What to decode.
         num_workers: Threads; 0 means one per core.
         size: Scale frames to this (height, width).
-        show_progress: Show a progress bar with frames per second.
     """
     num_workers = worker_count(num_workers)
     total = sum(reference.num_frames for reference in references)

@@ -49,7 +49,6 @@ class VideoWriter:
         path: File to write; its suffix does not matter.
         height: Frame height in pixels, even.
         width: Frame width in pixels, even.
-        frame_rate: Frames per second.
         crf: x264's constant quality, 0 (lossless) to 51; 14 cannot be told from the original by eye.
         preset: x264's speed preset.
         lossless: Keep every pixel but for the rounding of the colour conversion, whatever `crf` says. Some
@@ -181,16 +180,6 @@ def describe_video(path: Path) -> VideoDescription:
     return VideoDescription(num_frames=num_frames, height=height, width=width, intervals=intervals)
 
 
-def count_frames(path: Path) -> int:
-    """Return how many frames the file's index says are shown; only the first is decoded.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        WorldError: If it is no readable video, or it is shown otherwise than it can be read.
-    """
-    return describe_video(path).num_frames
-
-
 def count_decoded_frames(path: Path) -> int:
     """Return how many frames a video has; all are decoded, as not all that an index lists need be shown.
 
@@ -211,7 +200,6 @@ def read_video(
     to another picture, pass: a video carries no checksums.
 
     Args:
-        path: The file.
         size: Scale every frame to this (height, width); None keeps the size of the video.
         described: What `describe_video` says of it, if that is known.
 

@@ -37,9 +37,7 @@ class EnvWorld:
 
     Args:
         world: As in `worldsim.simulator.open_world`.
-        runtime: How it is computed.
         starts: Start moments to begin from, instead of the world's own.
-        batch_size: Dreams that will be stepped together.
         frames_on_device: Leave frames where they are decoded instead of bringing them to the CPU.
         discrete_actions: Whether an action is one number, see `ActionLayout.from_number`.
 
@@ -120,12 +118,7 @@ class EnvWorld:
 
     @isolated
     def begin(self, starts: Sequence[int], seeds: Sequence[int]) -> WorldState:
-        """Return the state of dreams that have watched their start moments.
-
-        Args:
-            starts: Number of the start moment of each dream.
-            seeds: Seed of each dream's noise.
-        """
+        """Return dreams that have watched the start moments of these numbers, each with its noise's seed."""
         noise_seeds = torch.tensor(list(seeds), dtype=torch.int64)
         if self._all_watched is not None:
             return replace(self._all_watched.rows(starts), seed=noise_seeds)

@@ -33,12 +33,7 @@ MAX_ROWS = 8
 
 
 class RowThreads:
-    """Steps B dreams in pieces of at most `MAX_ROWS`; on a GPU all at once.
-
-    Args:
-        simulator: Of the world.
-        batch_size: B.
-    """
+    """Steps B dreams in pieces of at most `MAX_ROWS`; on a GPU all at once."""
 
     def __init__(self, simulator: Simulator, batch_size: int) -> None:
         is_cpu = simulator.world.device.type == "cpu"

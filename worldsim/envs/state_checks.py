@@ -26,12 +26,6 @@ def check_state(state: Any, empty: WorldState, num_dreams: int, identity: str) -
     Numbers of frames and seeds must be int64 and at least 0, frames uint8, and the memory of finite
     floating-point numbers, in whatever precision. Looking at 4 MB takes less than a millisecond.
 
-    Args:
-        state: What was given.
-        empty: Of the world, before anything happened.
-        num_dreams: N.
-        identity: Of the world.
-
     Raises:
         WorldError: If it is none; the message names every tensor that is wrong.
     """

@@ -58,12 +58,9 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
 
     Args:
         num_envs: N, at least 1.
-        world: As in `worldsim.envs.single.ARL2WorldEnv`; so are the next four. Its memory may not grow.
+        world: As in `worldsim.envs.single.ARL2WorldEnv`, as are `device`, `dtype`, `denoising_steps` and
+            `noise_scale`. Its memory may not grow.
         render_mode: `rgb_array` or None.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        dtype: `auto`, `bfloat16` or `float32`.
-        denoising_steps: Denoising passes a frame, instead of the world's own number.
-        noise_scale: Standard deviation of the noise that frames are drawn from, instead of the world's own.
         max_episode_steps: Frames after which an episode is truncated; None for never.
         autoreset_mode: Of Gymnasium: `NextStep`, `SameStep` or `Disabled`.
         output: `numpy`, or `torch` for tensors on the world's device (rewards then fp32); `infos` stay NumPy.
@@ -300,10 +297,6 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
             gym.logger.warn("render() shows nothing without a render_mode, for example 'rgb_array'")
             return None
         return tuple(self._current_state("render").frames.cpu().numpy().copy())
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what it is made of, for a copy."""
-        return self.__dict__
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ARL2WorldVectorEnv:
         """Return a copy of its own that shares the world's weights, which nothing changes."""

@@ -158,9 +158,6 @@ def read_actions(
 
     Args:
         actions: `[N, A]`, or `[N]` where each is one number of `ActionLayout.from_number`.
-        num_envs: N.
-        layout: The world's axes.
-        is_discrete: Whether each is one number.
 
     Raises:
         InvalidAction: If they have another shape, are not of whole numbers or leave the range of an axis.

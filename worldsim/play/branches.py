@@ -19,8 +19,6 @@ class Branches:
     The first has the noise that the moment would have gone on with, each other one a seed of its own.
 
     Args:
-        simulator: What they are stepped with.
-        moment: A state of one game.
         count: How many, B.
         num_recent: How many of the latest frames of each are kept.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec
 
@@ -13,25 +12,11 @@ import numpy as np
 from worldsim.errors import WorldError
 from worldsim.play.recording import Recording, free_path, free_recording
 from worldsim.play.session import PlaySession
+from worldsim.play.settings import PlayConfig
 from worldsim.play.slots import Slot, SlotFolder
 from worldsim.storage.images import write_png
 
 P = ParamSpec("P")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlayFolders:
-    """Where what is saved while one plays goes; made when first needed.
-
-    Attributes:
-        slots: Of all worlds' save slots.
-        recordings: Of gameplay video.
-        screenshots: Of pictures of the window.
-    """
-
-    slots: Path
-    recordings: Path
-    screenshots: Path
 
 
 def _sentence(method: Callable[P, str]) -> Callable[P, str]:
@@ -50,17 +35,12 @@ def _sentence(method: Callable[P, str]) -> Callable[P, str]:
 
 
 class PlayFiles:
-    """Writes and reads what a key asks for. No method raises `WorldError`: each returns a sentence.
+    """Writes and reads what a key asks for. No method raises `WorldError`: each returns a sentence."""
 
-    Args:
-        session: What is played.
-        folders: Where to.
-    """
-
-    def __init__(self, session: PlaySession, folders: PlayFolders) -> None:
+    def __init__(self, session: PlaySession, config: PlayConfig) -> None:
         world = session.env.world
-        self._session, self._folders = session, folders
-        self._slots = SlotFolder(folders.slots, world.config.name, world.identity)
+        self._session, self._config = session, config
+        self._slots = SlotFolder(Path(config.slots), world.config.name, world.identity)
 
     @_sentence
     def save_slot(self, name: str) -> str:
@@ -86,14 +66,14 @@ class PlayFiles:
             session.stop_recording()
             return f"recorded {', '.join(map(str, recording.paths)) or 'nothing'}"
         played = session.env.world.config
-        path = free_recording(self._folders.recordings, played)
+        path = free_recording(Path(self._config.recordings), played)
         session.recording = Recording(path, played)
         return f"recording to {path}"
 
     @_sentence
     def screenshot(self, picture: np.ndarray) -> str:
         """Write a picture `[height, width, 3]` uint8."""
-        path = free_path(self._folders.screenshots, "screenshot", ".png")
+        path = free_path(Path(self._config.screenshots), "screenshot", ".png")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_png(picture, path)
         return f"wrote {path}"

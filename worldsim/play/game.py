@@ -7,17 +7,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 import torch
 
 from worldsim.errors import WorldError
-from worldsim.play.files import PlayFiles, PlayFolders
+from worldsim.play.files import PlayFiles
 from worldsim.play.governor import Governor, ThreadGovernor
 from worldsim.play.players import Players
 from worldsim.play.session import NUM_WATCHED, Player, PlaySession
+from worldsim.play.settings import PlayConfig
 from worldsim.play.slots import QUICK
 from worldsim.play.status import Inspector, Status
 from worldsim.runtime.timing import FrameClock
@@ -43,25 +44,6 @@ class KeyboardPlayer(Player, Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GameSettings:
-    """How a game begins.
-
-    Attributes:
-        first: Who plays first, `human` or the name of a program.
-        frame_rate: Frames per second to hold; None is the world's own, 0 as many as possible.
-        hold_rate: Lower the denoising steps where the frame rate is not held otherwise.
-        adapts_threads: Try fewer threads, and more again, where the frame rate is not held otherwise.
-        seed: For the programs.
-    """
-
-    first: str = HUMAN
-    frame_rate: float | None = None
-    hold_rate: bool = False
-    adapts_threads: bool = False
-    seed: int = 0
-
-
 class Game:
     """A game as a person plays it. Call `advance` for each frame, and `obey` for what they ask for.
 
@@ -69,17 +51,11 @@ class Game:
         session: What is played.
         person: The person at the keys.
         programs: Those who can play instead, by name; they take turns in this order.
-        folders: Where slots, recordings and screenshots go.
         bindings: Which keys do what.
-        show: Is given each frame `[H, W, 3]` uint8 before it is remembered, and the present one after a jump.
-        settings: How it begins.
+        config: How it begins, and where slots, recordings and screenshots go.
 
     Attributes:
-        session: What is played.
-        players: Who plays.
-        files: What was saved.
-        status: What there is to say about it.
-        inspector: What the memory does.
+        show: Is given each frame `[H, W, 3]` uint8 before it is remembered, and the present one after a jump.
         clock: Holds the frame rate.
         is_paused: Whether frames wait for a key.
         wants_step: Whether a single frame was asked for while paused.
@@ -93,34 +69,33 @@ class Game:
         session: PlaySession,
         person: KeyboardPlayer,
         programs: Mapping[str, Player],
-        folders: PlayFolders,
         bindings: Bindings,
-        show: Callable[[np.ndarray], None],
-        settings: GameSettings,
+        config: PlayConfig,
     ) -> None:
-        self.session, self._person, self._show = session, person, show
-        self.players = Players({HUMAN: person, **programs}, settings.first, settings.seed)
-        self.files = PlayFiles(session, folders)
+        self.session, self.person, self.bindings = session, person, bindings
+        self.show: Callable[[np.ndarray], object] = lambda frame: None
+        first = HUMAN if config.policy in ("auto", "keyboard") else config.policy
+        self.players = Players({HUMAN: person, **programs}, first, config.seed)
+        self.files = PlayFiles(session, config)
         world = session.env.world.config
-        self._rate = world.frame_rate if settings.frame_rate is None else settings.frame_rate
+        self._rate = world.frame_rate if config.fps is None else config.fps
         self.clock = FrameClock(self._rate)
         self._governor = Governor(0.0, session.env.simulator.sampler.num_steps)
         # A replay computes as it was computed; a GPU does without.
-        adapts = settings.adapts_threads and session.replay is None and session.env.world.device.type == "cpu"
+        adapts = not config.threads and session.replay is None and session.env.world.device.type == "cpu"
         self._threads = ThreadGovernor(self._rate, torch.get_num_threads() if adapts else 1)
-        self._bindings = bindings
         self.status = Status(session, self._governor)
         self.name_keys()
         self.inspector = Inspector(session)
         self.is_paused = self.is_rewinding = self.is_closed = False
         self.wants_step = self.wants_choice = False
         self._ended_at = 0.0
-        if settings.hold_rate and session.replay is None:  # a replay draws frames as they were drawn
+        if config.hold_rate and session.replay is None:  # a replay draws frames as they were drawn
             self._hold_rate()
 
     def name_keys(self, printed: Mapping[str, str] | None = None) -> None:
         """Name keys to the person as `join_controls` does with `printed`."""
-        keys = self._bindings.commands
+        keys = self.bindings.commands
         for_help, again = keys[Command.HELP][:1], (*keys[Command.RESET], *keys[Command.NEXT_START])[:1]
         self.status.hint = f"{join_controls(for_help, printed)}: help" if for_help else ""
         self.status.again = f"{join_controls(again, printed)}: again" if again else ""
@@ -132,7 +107,6 @@ class Game:
 
         Args:
             held: The names of the keys that are down, or were tapped.
-            rewinds: Whether to go back.
         """
         if rewinds:
             self._rewind()
@@ -151,7 +125,7 @@ class Game:
 
     def hold(self, held: Collection[str]) -> None:
         """Tell the person's keys, for who acts without `advance`."""
-        self._person.held = held
+        self.person.held = held
 
     def take_step(self) -> bool:
         """Return whether a frame is to be played now; a single one, asked for while paused, only once."""
@@ -159,13 +133,7 @@ class Game:
         return wanted
 
     def obey(self, command: Command, slot: str = QUICK, *, is_shifted: bool = False) -> None:
-        """Do what a command says that is about the game, not about what shows it.
-
-        Args:
-            command: The command.
-            slot: Of the commands that save or load one.
-            is_shifted: Whether Shift was held.
-        """
+        """Do what a command says that is about the game, not about what shows it."""
         match command:
             case Command.PAUSE:
                 self.is_paused = not self.is_paused
@@ -208,7 +176,7 @@ class Game:
         with self.saying_errors():
             self.session.reset(start)
         self.players.begin()
-        self._show(self.session.observation)
+        self.show(self.session.observation)
 
     def restart_measuring(self) -> None:
         """Measure frame rates anew: what happened so far says nothing about the frames to come."""
@@ -220,7 +188,7 @@ class Game:
         """Let who plays look at where play has gone to, and show it."""
         self.players.begin(self.session.recent_frames(NUM_WATCHED))
         self.restart_measuring()
-        self._show(self.session.observation)
+        self.show(self.session.observation)
 
     def end_rewind(self) -> None:
         """Play on from the moment gone back to."""
@@ -253,9 +221,9 @@ class Game:
     def _play_frame(self, held: Collection[str]) -> None:
         """The order of things: the picture is on the screen before its commit begins."""
         self.wants_step = False
-        self._person.held = held
+        self.person.held = held
         action = self.players.act(self.session.observation)
-        self._show(self.session.begin(action, self.players.name))
+        self.show(self.session.begin(action, self.players.name))
         with self.saying_errors():
             self.session.finish()
         self.status.note_frame(is_single=self.is_paused)
@@ -284,7 +252,7 @@ class Game:
             self.restart_measuring()
         frame = history.back()
         if frame is not None:
-            self._show(frame)
+            self.show(frame)
             history.prepare()
 
     def _load(self, slot: str) -> None:
@@ -332,7 +300,8 @@ class Game:
     def _toggle_hold_rate(self) -> None:
         if not self._governor.frame_rate:
             self._hold_rate()
-            self.status.say(self._hold_sentence())
+            rate = self._governor.frame_rate
+            self.status.say(f"holding {rate:g} frames/s: with fewer denoising steps if need be")
             return
         self._governor.frame_rate = 0.0
         self._governor.want(self._governor.wanted)
@@ -342,9 +311,6 @@ class Game:
     def _hold_rate(self) -> None:
         # Where frames come as fast as possible there is still the world's own rate to reach.
         self._governor.frame_rate = self._rate or self.session.env.world.config.frame_rate
-
-    def _hold_sentence(self) -> str:
-        return f"holding {self._governor.frame_rate:g} frames/s: with fewer denoising steps if need be"
 
     def _govern(self) -> None:
         if self._change_threads() or self._threads.is_trying:

@@ -28,27 +28,18 @@ class Governor:
     Args:
         frame_rate: Frames per second to hold; 0 holds none.
         wanted: Denoising steps that were asked for.
-
-    Attributes:
-        frame_rate: Frames per second to hold.
-        steps: Denoising steps to draw with.
     """
 
     def __init__(self, frame_rate: float, wanted: int) -> None:
         self.frame_rate = frame_rate
-        self._wanted = self.steps = wanted
+        self.wanted = self.steps = wanted
         self._frames: deque[tuple[float, float]] = deque(maxlen=NUM_FRAMES)
         self._patience, self._calm = 1, 0
         self._has_risen = False
 
-    @property
-    def wanted(self) -> int:
-        """Denoising steps that were asked for."""
-        return self._wanted
-
     def want(self, steps: int) -> None:
         """Ask for another number of steps, and begin with it."""
-        self._wanted = self.steps = steps
+        self.wanted = self.steps = steps
         self._patience, self._has_risen = 1, False
         self.restart()
 
@@ -75,7 +66,7 @@ class Governor:
                 self._patience = min(2 * self._patience, MAX_PATIENCE)
             self._change(self._fitting(busy, predict, period), has_risen=False)
             return True
-        if may_rise and self.steps < self._wanted and busy + predict / self.steps < ROOM * period:
+        if may_rise and self.steps < self.wanted and busy + predict / self.steps < ROOM * period:
             self._calm += 1
             if self._calm >= self._patience * NUM_FRAMES:
                 self._change(self.steps + 1, has_risen=True)
@@ -104,9 +95,6 @@ class ThreadGovernor:
     Args:
         frame_rate: Frames per second to hold; 0 is as many as possible.
         most: Threads to begin with, and never to exceed; with 1 nothing is tried.
-
-    Attributes:
-        threads: Threads to compute with.
     """
 
     def __init__(self, frame_rate: float, most: int) -> None:

@@ -59,7 +59,6 @@ class History:
     (`prepare`), so that nobody waits for it. The oldest moments go when there is no room for more.
 
     Args:
-        simulator: What the moments are played with.
         max_bytes: Room for them; the moment that is played from is kept in any case.
     """
 
@@ -80,10 +79,7 @@ class History:
         """Note a moment that does not follow from the one before: an episode's first, or one jumped to.
 
         Args:
-            state: The moment.
-            start: Name of the start moment of its episode.
             before: Frames `[H, W, 3]` of its episode that came before it, as far as they are known.
-            score: What its episode had brought until then.
         """
         self._append(_Moment(state.frames, start, state, before=before, score=score))
 
@@ -99,12 +95,10 @@ class History:
         """Note the next moment.
 
         Args:
-            state: After the frame.
             latents: `[1, C, h, w]`, the frame as it was drawn.
             action: `[A]` int64, what led to it.
             follows: Whether the state is what remembering the frame makes of the one before; one that is not
                 is kept.
-            score: What its episode had brought until then.
         """
         last = self._moments[-1]
         offset = (last.offset + 1) % SPACING if follows else 0

@@ -14,7 +14,6 @@ class Players:
 
     Args:
         players: By name, in the order in which they take turns.
-        first: Name of who begins.
         seed: For those who draw; each beginning and each takeover gets the next.
 
     Attributes:

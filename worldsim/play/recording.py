@@ -66,11 +66,6 @@ class Recording:
         """Append a frame `[H, W, 3]` uint8, the action `[A]` that led on from it, and what it had brought.
 
         Args:
-            frame: `[H, W, 3]` uint8.
-            action: `[A]` whole numbers.
-            reward: Given on the way to the frame.
-            terminated: Whether the game ended there.
-            player: Name of who chose the action.
             opening: With an episode's first frame, where it begins, so that it can be replayed.
 
         Raises:
@@ -104,8 +99,6 @@ class Recording:
 
         Args:
             last_frame: `[H, W, 3]` uint8, from which no action led on; None if the frame added last was it.
-            reward: Given on the way to it.
-            terminated: Whether the game ended with it.
         """
         if self._writer is None or self._writer.num_frames == 0:
             return
@@ -211,12 +204,4 @@ def _is_taken(path: Path) -> bool:
 
 
 def _dreamt(world: WorldConfig) -> DatasetInfo:
-    return DatasetInfo(
-        name=f"{world.name}-played",
-        width=world.width,
-        height=world.height,
-        frame_rate=world.frame_rate,
-        actions=world.actions,
-        source=f"dreamt by the world {world.name}",
-        licence=world.licence,
-    )
+    return world.dataset(f"{world.name}-played", f"dreamt by the world {world.name}")

@@ -22,10 +22,7 @@ DIGEST_FIELD = "sha256"
 
 
 def recorded_world(path: Path) -> str:
-    """Return the name of the world that an episode was recorded in, one of those that ship.
-
-    Args:
-        path: The episode's `.mp4` or `.jsonl`.
+    """Return the name of the shipped world that an episode, `.mp4` or `.jsonl`, was recorded in.
 
     Raises:
         FileNotFoundError: If there is no such episode.
@@ -58,13 +55,7 @@ def play_settings(env: ARL2WorldEnv) -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Opening:
-    """Where a recorded episode began.
-
-    Attributes:
-        state: The state there.
-        start: Name of the start moment of its episode.
-        settings: Of the play that was recorded; see `play_settings`.
-    """
+    """The state and start moment at which a recorded episode began, and the `play_settings` of its play."""
 
     state: WorldState
     start: str
@@ -92,10 +83,7 @@ class Opening:
 
 
 class Replay:
-    """What a recorded episode looked like, to compare play with.
-
-    Args:
-        path: The episode's `.mp4` or `.jsonl`.
+    """What a recorded episode, `.mp4` or `.jsonl`, looked like, to compare play with.
 
     Raises:
         FileNotFoundError: If there is no such episode.

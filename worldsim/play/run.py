@@ -9,8 +9,6 @@ from pathlib import Path
 
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
-from worldsim.play.files import PlayFolders
-from worldsim.play.game import HUMAN, GameSettings
 from worldsim.play.recording import Recording, free_recording
 from worldsim.play.replay import Replay, recorded_world
 from worldsim.play.session import Player, PlaySession
@@ -37,10 +35,8 @@ def open_session(
     With it comes the configuration, in which `start` is a start moment of the world.
 
     Args:
-        config: What to play.
         headless: Whether there is no window, and nobody to go back or to change keys.
         waited: Seconds that a person took to choose.
-        say: Is given sentences about it.
 
     Raises:
         WorldError: If something of it is not there or not valid.
@@ -144,19 +140,3 @@ def play_headless(
                 session.reset()
                 player.reset(count)
             yield count
-
-
-def game_settings(config: PlayConfig) -> tuple[PlayFolders, GameSettings]:
-    """Return where what is saved goes, and how the game begins."""
-    folders = PlayFolders(
-        slots=Path(config.slots),
-        recordings=Path(config.recordings),
-        screenshots=Path(config.screenshots),
-    )
-    return folders, GameSettings(
-        first=HUMAN if config.policy in ("auto", "keyboard") else config.policy,
-        frame_rate=config.fps,
-        hold_rate=config.hold_rate,
-        adapts_threads=config.threads == 0,
-        seed=config.seed,
-    )

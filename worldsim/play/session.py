@@ -48,8 +48,6 @@ class PlaySession:
     """Step an environment, measure each step, record it. A context manager that finishes the recording.
 
     Args:
-        env: The environment, not reset yet.
-        recording: Where to, or None.
         seed: Decides everything that the environment draws.
         rewind_bytes: Room for the moments to go back to; 0 keeps none.
         replay: A recorded episode: the first one begins where it began, and is compared with it.
@@ -57,14 +55,9 @@ class PlaySession:
 
     Attributes:
         observation: The frame shown last, `[H, W, 3]` uint8.
-        info: What the environment says about it.
-        times: What the steps cost.
-        num_frames: How many were drawn.
         ended: Whether the episode ended with that frame: `reset` comes next.
         score: Sum of the rewards of this episode, as far as they are known; None in a world that gives none.
-        recorded: The videos that were recorded.
         start: Name of the start moment of this episode; empty where it is not known.
-        history: The moments to go back to, or None.
     """
 
     def __init__(
@@ -101,7 +94,7 @@ class PlaySession:
         self._kept: Tensor | None = None
         self.replay = replay
         self._opening = None if replay is None else replay.opening
-        self._predict_seconds = 0.0
+        self.latest_predict_seconds = 0.0  # to draw a frame
 
     def reset(self, start: int | str | None = None) -> None:
         """Begin an episode at a start moment; None draws one.
@@ -134,8 +127,6 @@ class PlaySession:
 
         Args:
             state: Of one game of this world.
-            start: Name of the start moment of its episode, where it is known.
-            score: What its episode had brought until then, as far as it is known.
             is_rewound: Whether it comes from `history`, which is there already.
             before: Frames `[H, W, 3]` that came before it, as far as they are known.
 
@@ -166,16 +157,11 @@ class PlaySession:
         return [self.observation] if self.history is None else self.history.frames(count)
 
     def begin(self, action: np.ndarray, player: str | None = None) -> np.ndarray:
-        """Return the frame `[H, W, 3]` uint8 that an action leads to; show it, then call `finish`.
-
-        Args:
-            action: `[A]` int64.
-            player: Name of who chose it, for the recording.
-        """
+        """Return the frame `[H, W, 3]` uint8 that `action` `[A]` int64 leads to; show it, then `finish`."""
         self._before = self.env.get_state()
         started = time.perf_counter()
         frame = self.env.begin_step(action)
-        self._predict_seconds = time.perf_counter() - started
+        self.latest_predict_seconds = time.perf_counter() - started
         self._action, self._player = action, player
         if not self._first_frame_seconds:
             self._first_frame_seconds = seconds_since_start() - self._waited_seconds
@@ -195,7 +181,7 @@ class PlaySession:
         if self._frozen is not None:
             self.env.set_state(self.env.get_state().with_matrices(self._frozen))
         self._last_step_at = time.perf_counter()
-        self.times.add(self._predict_seconds, self._last_step_at - started)
+        self.times.add(self.latest_predict_seconds, self._last_step_at - started)
         before, outcome = self.observation, self._outcome()
         self.observation, self.ended = frame, ended
         self._reward = reward if self._is_judged else None
@@ -247,11 +233,6 @@ class PlaySession:
     def is_frozen(self) -> bool:
         """Whether frames are shown to the recurrent states, but not written into them."""
         return self._frozen is not None
-
-    @property
-    def can_restore(self) -> bool:
-        """Whether there are recurrent states set aside to come back to."""
-        return self._kept is not None
 
     def freeze_memory(self, is_frozen: bool) -> None:
         """Hold the recurrent states as they are, or let them go on; windows and the path always go on.
@@ -306,11 +287,6 @@ class PlaySession:
         finally:
             self._drawn, self._frozen = drawn, matrices if is_frozen else None
             self._kept = otherwise_kept if kept is None else kept
-
-    @property
-    def latest_predict_seconds(self) -> float:
-        """What drawing the latest frame took."""
-        return self._predict_seconds
 
     def stop_recording(self) -> None:
         """Finish what is being recorded, with the frame shown last; later frames are not recorded.

@@ -25,7 +25,6 @@ class Slot:
 
     Attributes:
         name: Its name, one of `SLOTS`.
-        saved_at: When it was saved.
         picture: `[h, w, 3]` uint8, small; None if it cannot be read.
         note: Name of the start moment of its episode; or why it cannot be loaded.
     """
@@ -45,7 +44,6 @@ class SlotFolder:
     Args:
         folder: Where the slots of all worlds are.
         world: Name of the world, whose folder in there they have: `file_name` of it.
-        identity: Of the world (`World.identity`).
     """
 
     def __init__(self, folder: Path, world: str, identity: str) -> None:
@@ -55,11 +53,6 @@ class SlotFolder:
 
     def save(self, name: str, state: WorldState, start: str = "") -> None:
         """Save a moment.
-
-        Args:
-            name: One of `SLOTS`.
-            state: The moment.
-            start: Name of the start moment of its episode.
 
         Raises:
             WorldError: If it cannot be written; what the slot held is still there then.

@@ -25,14 +25,7 @@ if TYPE_CHECKING:  # pygame, which play without a window does not need
 
 @dataclass(slots=True)
 class Watched:
-    """An episode that was watched, so far.
-
-    Attributes:
-        num_frames: Frames until now, or until its end.
-        total_reward: Sum of the rewards.
-        terminated: Whether the game ended it.
-        truncated: Whether it was cut off.
-    """
+    """An episode that was watched, so far."""
 
     num_frames: int = 0
     total_reward: float = 0.0
@@ -50,15 +43,9 @@ class Spectator:
 
     Args:
         env: Observations are frames `[H, W, 3]` uint8.
-        player: Who plays.
-        actions: The buttons.
-        name: What to call the player.
-        window: Where to show it, or None.
-        recording: Where to record it, or None.
         frame_rate: Frames per second to hold in the window.
 
     Attributes:
-        is_closed: Whether the person has had enough.
         is_paused: Whether frames wait for a key.
     """
 

@@ -20,10 +20,6 @@ LONGEST = 1e6
 class Status:
     """Texts about what is played; measured a few times a second, so that they can be read.
 
-    Args:
-        session: What is played.
-        governor: What holds the frame rate.
-
     Attributes:
         hint: What to say last.
         again: How to begin again after an end.
@@ -124,14 +120,7 @@ class Status:
 
 
 class Inspector:
-    """Reads the layers now and then while it is shown.
-
-    Args:
-        session: What is played.
-
-    Attributes:
-        is_shown: Whether anybody looks.
-    """
+    """Reads the layers now and then while it is shown."""
 
     def __init__(self, session: PlaySession) -> None:
         self._session = session

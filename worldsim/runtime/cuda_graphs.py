@@ -33,7 +33,6 @@ class CompileChoice:
 
     Attributes:
         mode: `none`, `cudagraphs` or `inductor`.
-        reason: For the person who wonders.
     """
 
     mode: str
@@ -49,7 +48,6 @@ def choose_compile(mode: str, device: torch.device, *, grows: bool) -> CompileCh
     Args:
         mode: `auto`, `none`; `cudagraphs`: the kernels of `none`, launched as one graph; `inductor`: those
             that `torch.compile` makes, launched the same way.
-        device: Where the world is.
         grows: Whether the world's memory grows from frame to frame.
 
     Raises:
@@ -142,7 +140,6 @@ def record_cuda_graph(function: Callable[[], Any], device: torch.device, pool: A
 
     Args:
         function: Reads and returns tensors that stay where they are.
-        device: Where it computes.
         pool: Memory that graphs share which never run beside each other.
     """
     with torch.cuda.device(device):

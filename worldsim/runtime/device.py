@@ -27,13 +27,7 @@ MAX_AUTO_THREADS = 4
 
 @dataclass(frozen=True, slots=True)
 class DeviceChoice:
-    """A device, a number format, and why these.
-
-    Attributes:
-        device: Where tensors live.
-        dtype: What the network computes in.
-        reason: For the person who wonders.
-    """
+    """A device, a number format, and why these."""
 
     device: torch.device
     dtype: torch.dtype

@@ -19,11 +19,7 @@ STOP_SIGNALS: tuple[signal.Signals, ...] = tuple(
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked the program to end; what is under way ends as after Ctrl-C.
-
-    Attributes:
-        number: Of the signal.
-    """
+    """A signal asked the program to end; what is under way ends as after Ctrl-C."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -36,10 +32,6 @@ class StopRequest:
     On the way out a request that came is raised as `Stopped`. Under `nohup` the closed terminal is
     ignored, as it should be. In a thread other than the main one, where signals do not arrive, it does
     nothing.
-
-    Attributes:
-        requested: Whether a request came.
-        number: The signal of the latest one.
     """
 
     def __init__(self) -> None:

@@ -64,9 +64,6 @@ def fill_noise(
 
     Args:
         noise: `[B, ...]` fp32, written to.
-        seeds: B of them.
-        frames: B of them.
-        purpose: `DRAW_FRAME` or `COMMIT_FRAME`.
         rows: Which; all by default.
     """
     # One generator, set anew for each row: making one takes five times as long, and no thread can go on then.
@@ -103,10 +100,6 @@ class NoiseAhead:
 
     What it returns is decided by each row's seed and frame alone: rows that went on otherwise than guessed,
     since they were reset, say, are drawn when they are asked for.
-
-    Args:
-        shape: Of one row.
-        device: Where the noise is wanted.
     """
 
     def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
@@ -117,12 +110,9 @@ class NoiseAhead:
 
     @isolated
     def draw(self, seeds: Tensor, frame_index: Tensor, purpose: int = DRAW_FRAME) -> Tensor:
-        """Return the noise of a frame, `[B, *shape]` fp32 on the device, and begin to draw the next frame's.
+        """Return a frame's noise, `[B, *shape]` fp32 on the device, and begin to draw the next frame's.
 
-        Args:
-            seeds: `[B]` int64 on the CPU, at least 0.
-            frame_index: `[B]` int64 on the CPU, at least 0.
-            purpose: As in `draw_noise`; each is guessed by itself.
+        Arguments are those of `draw_noise`, on the CPU; what comes next is guessed for each purpose.
 
         Raises:
             WorldError: In a process that was forked since: neither the threads nor CUDA come along.

@@ -45,13 +45,7 @@ class FrameClock:
 
 @dataclass(frozen=True, slots=True)
 class Percentiles:
-    """Spread of a duration in milliseconds.
-
-    Attributes:
-        p50: Median.
-        p90: 9 of 10 are no longer than this.
-        p99: 99 of 100 are no longer than this.
-    """
+    """Median of a duration, and what 90 % and 99 % of them do not exceed, in milliseconds."""
 
     p50: float
     p90: float

@@ -51,10 +51,8 @@ def open_stream(
     """Open what a viewer would show of a file, for decoding in one thread.
 
     Args:
-        path: The file, for errors.
         source: What it holds: a `ByteSource`, or bytes in memory.
         kind: What it should be, for errors: `readable video`.
-        max_pixels: Greatest size of a frame.
 
     Raises:
         WorldError: If it cannot be read, or its frames are too large.
@@ -156,9 +154,6 @@ def check_uncropped(file: BinaryIO, width: int, height: int, path: Path) -> None
 
     Args:
         file: The file; its position stays.
-        width: Of its frames.
-        height: Of its frames.
-        path: Its path, for errors.
     """
     place = file.tell()
     try:

@@ -53,7 +53,6 @@ def parse_json(text: str, where: Path | str) -> Any:
     """Return what a JSON text says; every number in it is finite, and every integer fits into 64 bits.
 
     Args:
-        text: The text.
         where: Its file, or its file and line, for errors.
 
     Raises:
@@ -221,8 +220,6 @@ def read_record(kind: type[Record], data: Any, name: str) -> Record:
 
     Args:
         kind: The dataclass; ranges are its own to check.
-        data: The object.
-        name: What it is called in errors.
 
     Raises:
         WorldError: If a field is missing, unknown, or of another type: 2.5 or "3" is no integer.

@@ -36,16 +36,7 @@ def write_png(frame: np.ndarray, path: Path) -> None:
 
 
 def fit_picture(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return a picture at another size, undistorted: its middle.
-
-    Args:
-        picture: `[H, W, 3]` uint8.
-        height: Of the result.
-        width: Of the result.
-
-    Returns:
-        `[height, width, 3]` uint8.
-    """
+    """Return `[H, W, 3]` uint8 as `[height, width, 3]` uint8, undistorted: the middle of the picture."""
     rows, columns = picture.shape[:2]
     scale = max(height / rows, width / columns)
     keep_rows, keep_columns = (

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -97,7 +98,6 @@ def load_weights(
 
     Args:
         build: Makes the module, from a description that may be damaged.
-        path: The safetensors file.
         min_weights: How many numbers the description needs at least: a module that is far larger than the
             file is not built.
         described_in: File that holds the description.
@@ -155,7 +155,6 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str,
     """Write tensors as safetensors, completely or not at all; a file that is there is replaced.
 
     Args:
-        tensors: Tensors by name, on any device.
         path: File to write; its folder must exist.
         metadata: Texts to keep in the file's header.
 
@@ -170,6 +169,22 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str,
             if found is None:
                 raise OSError(f"{path} cannot be written: {error}") from error
             raise OSError(int(found[2]), found[1], str(path)) from error
+
+
+@contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """Give a new folder to fill instead of `folder`; it is removed, unless it was moved there.
+
+    Raises:
+        OSError: If it cannot be made.
+    """
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def swap_folder(new: Path, target: Path) -> None:
@@ -198,9 +213,7 @@ def read_shape(path: Path, key: str, shape: type[Shape], name: str) -> tuple[Sha
     """Read what a JSON file says of a network's shape, and the checksums of the files beside it.
 
     Args:
-        path: The file.
         key: Of the object in it that describes the network.
-        shape: What that object is made into.
         name: What the network is called in errors.
 
     Raises:

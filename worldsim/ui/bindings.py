@@ -9,37 +9,53 @@ from enum import Enum
 from worldsim.actions import ActionLayout
 from worldsim.errors import WorldError
 
+SHIFT, PAD, MOUSE = "shift+", "pad ", "mouse "
+"""What the name begins with of a key that counts only together with Shift, of a control of a gamepad (then
+SDL's name of it), and of a movement of the mouse. Names of keys are SDL's; they mean the place where a US
+keyboard has the key."""
+MOUSE_MOVEMENTS = ("mouse left", "mouse right")
+DIGITS = tuple("0123456789")
+
 
 class Command(Enum):
-    """What a key can do besides playing; the value says it in the help."""
+    """What a key can do besides playing: the value says it in the help, `keys` are its default controls."""
 
-    HELP = "show or hide this help"
-    PAUSE = "pause, go on"
-    STEP = "one frame, while paused"
-    RESET = "begin again from this start; of panes, pick one"
-    NEXT_START = "begin from the next start; of panes, choose the next"
-    REWIND = "hold to go back, let go to play on from there"
-    QUICK_SAVE = "save quickly"
-    QUICK_LOAD = "go on from what was saved quickly"
-    SAVE_SLOT = "save to a slot"
-    LOAD_SLOT = "go on from a slot"
-    SLOTS = "show or hide the slots"
-    TAKE_OVER = "let the next player take over"
-    BRANCH = "go on in panes: four seeds, then the players; again to leave"
-    FEWER_STEPS = "fewer denoising steps: faster"
-    MORE_STEPS = "more denoising steps: sharper"
-    NOISE = "the next noise temperature; with Shift the one before"
-    HOLD_RATE = "hold the frame rate by lowering the steps, or no longer"
-    INSPECT = "show or hide what each layer remembers"
-    FREEZE_MEMORY = "freeze the memory, or let it go on"
-    ZERO_MEMORY = "empty the memory"
-    RESTORE_MEMORY = "restore the memory as it was before that"
-    RECORD = "begin or end a recording"
-    SCREENSHOT = "take a screenshot"
-    MOUSE = "turn with the mouse, or no longer"
-    FULL_SCREEN = "full screen, or a window again"
-    CHOOSE = "choose another world, or where to begin"
-    QUIT = "quit"
+    _value_: str
+    keys: tuple[str, ...]
+
+    HELP = "show or hide this help", "h", "f1", "pad back"
+    PAUSE = "pause, go on", "space", "p", "pad start"
+    STEP = "one frame, while paused", "n", "."
+    RESET = "begin again from this start; of panes, pick one", "return", "f2"
+    NEXT_START = "begin from the next start; of panes, choose the next", "tab", "f3", "pad rightshoulder"
+    REWIND = "hold to go back, let go to play on from there", "backspace", "pad leftshoulder"
+    QUICK_SAVE = "save quickly", "f5", "k", "pad x"
+    QUICK_LOAD = "go on from what was saved quickly", "f9", "l", "pad b"
+    SAVE_SLOT = "save to a slot", *(f"{SHIFT}{digit}" for digit in DIGITS)
+    LOAD_SLOT = "go on from a slot", *DIGITS
+    SLOTS = "show or hide the slots", "f6", "o"
+    TAKE_OVER = "let the next player take over", "m", "f4", "pad y"
+    BRANCH = "go on in panes: four seeds, then the players; again to leave", "b", "f7"
+    FEWER_STEPS = "fewer denoising steps: faster", "[", "-"
+    MORE_STEPS = "more denoising steps: sharper", "]", "="
+    NOISE = "the next noise temperature; with Shift the one before", "t"
+    HOLD_RATE = "hold the frame rate by lowering the steps, or no longer", "g"
+    INSPECT = "show or hide what each layer remembers", "i", "f10"
+    FREEZE_MEMORY = "freeze the memory, or let it go on", "z"
+    ZERO_MEMORY = "empty the memory", "x"
+    RESTORE_MEMORY = "restore the memory as it was before that", "v"
+    RECORD = "begin or end a recording", "r", "f8"
+    SCREENSHOT = "take a screenshot", "f12"
+    MOUSE = "turn with the mouse, or no longer", "c"
+    FULL_SCREEN = "full screen, or a window again", "f11", "f"
+    CHOOSE = "choose another world, or where to begin", "u", "home"
+    QUIT = "quit", "escape", "q"
+
+    def __new__(cls, title: str, *keys: str) -> Command:
+        """Make `title` alone the value."""
+        command = object.__new__(cls)
+        command._value_, command.keys = title, keys
+        return command
 
     @property
     def setting(self) -> str:
@@ -47,41 +63,8 @@ class Command(Enum):
         return self.name.lower()
 
 
-SHIFT, PAD, MOUSE = "shift+", "pad ", "mouse "
-"""What the name begins with of a key that counts only together with Shift, of a control of a gamepad (then
-SDL's name of it), and of a movement of the mouse. Names of keys are SDL's; they mean the place where a US
-keyboard has the key."""
-MOUSE_MOVEMENTS = ("mouse left", "mouse right")
-DIGITS = tuple("0123456789")
-COMMAND_KEYS: dict[Command, tuple[str, ...]] = {
-    Command.HELP: ("h", "f1", "pad back"),
-    Command.PAUSE: ("space", "p", "pad start"),
-    Command.STEP: ("n", "."),
-    Command.RESET: ("return", "f2"),
-    Command.NEXT_START: ("tab", "f3", "pad rightshoulder"),
-    Command.REWIND: ("backspace", "pad leftshoulder"),
-    Command.QUICK_SAVE: ("f5", "k", "pad x"),
-    Command.QUICK_LOAD: ("f9", "l", "pad b"),
-    Command.SAVE_SLOT: tuple(f"{SHIFT}{digit}" for digit in DIGITS),
-    Command.LOAD_SLOT: DIGITS,
-    Command.SLOTS: ("f6", "o"),
-    Command.TAKE_OVER: ("m", "f4", "pad y"),
-    Command.BRANCH: ("b", "f7"),
-    Command.FEWER_STEPS: ("[", "-"),
-    Command.MORE_STEPS: ("]", "="),
-    Command.NOISE: ("t",),
-    Command.HOLD_RATE: ("g",),
-    Command.INSPECT: ("i", "f10"),
-    Command.FREEZE_MEMORY: ("z",),
-    Command.ZERO_MEMORY: ("x",),
-    Command.RESTORE_MEMORY: ("v",),
-    Command.RECORD: ("r", "f8"),
-    Command.SCREENSHOT: ("f12",),
-    Command.MOUSE: ("c",),
-    Command.FULL_SCREEN: ("f11", "f"),
-    Command.CHOOSE: ("u", "home"),
-    Command.QUIT: ("escape", "q"),
-}
+COMMAND_KEYS = {command: command.keys for command in Command}
+
 # Beside a world's own keys, by `axis/button`, or by the button alone.
 PAD_AND_MOUSE: dict[str, tuple[str, ...]] = {
     "forward": ("pad lefty-", "pad dpup"),
@@ -125,7 +108,6 @@ def bind(
     """Return the bindings of a world. A control that the world plays with by default gives no command.
 
     Args:
-        layout: The world's buttons, with their default keys.
         keys: Other controls of commands, by the name of the command in small letters.
         buttons: Other controls of buttons, by `axis/button`.
 
@@ -156,13 +138,7 @@ def bind(
 def help_texts(
     layout: ActionLayout, bindings: Bindings, printed: Mapping[str, str] | None = None
 ) -> list[tuple[str, str]]:
-    """Return the rows of a help page: the controls of each button and of each command, and what for.
-
-    Args:
-        layout: The world's buttons.
-        bindings: Which control does what.
-        printed: As `join_controls` takes it.
-    """
+    """Return a help page: the controls of each button and command, named by `join_controls`; what for."""
     rows = [
         (join_controls(controls, printed), name.replace("/", " "))
         for name, controls in zip(layout.buttons, _flat(bindings.buttons), strict=True)
@@ -178,7 +154,6 @@ def join_controls(controls: Iterable[str], printed: Mapping[str, str] | None = N
     """Return the names of controls as a person reads them.
 
     Args:
-        controls: The controls.
         printed: What keys print in the layout in use, by their names, '' where it is not known; None is a US
             keyboard's.
     """

@@ -29,10 +29,7 @@ def has_display(environment: Mapping[str, str] | None = None, platform: str = sy
 
 
 def choose_headless(asked: bool | None) -> bool:
-    """Return whether to play without a window.
-
-    Args:
-        asked: What the person asked for; None leaves it to `has_display`.
+    """Return whether to play without a window, as asked for; None leaves it to `has_display`.
 
     Raises:
         WorldError: If a window was asked for where there is no display.
@@ -46,10 +43,7 @@ def choose_headless(asked: bool | None) -> bool:
 def saving_when_display_is_lost(save: Callable[[], str]) -> Iterator[None]:
     """While entered, save when the X server goes away; elsewhere a lost display raises errors as others do.
 
-    Xlib ends the process once its handler returns, and no `finally` is reached.
-
-    Args:
-        save: Saves everything; returns a sentence about it.
+    Xlib ends the process once its handler returns, and no `finally` is reached. `save` returns a sentence.
     """
     import pygame  # which play without a window does not need
 

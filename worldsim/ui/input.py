@@ -116,11 +116,7 @@ class HeldKeys:
 
 
 class CommandKeys:
-    """Find the command of a control.
-
-    Args:
-        commands: The controls of each command.
-    """
+    """Find the command of a control."""
 
     def __init__(self, commands: Mapping[Command, tuple[str, ...]]) -> None:
         # The place of a control among those of its command is the number of the slot that it means.
@@ -216,7 +212,6 @@ def pad_moves(event: pygame.event.Event, held: Iterable[str]) -> dict[str, bool]
     """Return what a gamepad's event presses (True) and lets go (False), by the names of its controls.
 
     Args:
-        event: Any event.
         held: What is pressed, so that a stick near the threshold does not flutter.
     """
     if event.type in (pygame.CONTROLLERBUTTONDOWN, pygame.CONTROLLERBUTTONUP):

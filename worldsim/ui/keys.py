@@ -50,11 +50,7 @@ def check_key(name: str) -> str:
     """
     if (lower := name.lower()) in PLACES:
         return lower
-    try:
-        code = pygame.key.key_code(name)
-    except ValueError as error:
-        raise WorldError(f"there is no key {name!r}: keys have SDL's names, for example 'left'") from error
-    return _name_of_code(code)
+    return _name_of_code(_code_of(name))
 
 
 def key_names(event: pygame.event.Event) -> list[str]:
@@ -95,6 +91,13 @@ def printed_names() -> dict[str, str]:
     }
 
 
+def _code_of(name: str) -> int:
+    try:
+        return pygame.key.key_code(name)
+    except ValueError as error:
+        raise WorldError(f"there is no key {name!r}: keys have SDL's names, for example 'left'") from error
+
+
 def _name_of_code(code: int) -> str:
     return pygame.key.name(code) or chr(code)
 
@@ -124,9 +127,4 @@ def _choices(axis: ActionAxis) -> Iterator[tuple[tuple[int, ...], int]]:
     yield (), 0
     for value, keys in enumerate(axis.keys, start=1):
         for key in keys:
-            try:
-                yield (pygame.key.key_code(key),), value
-            except ValueError as error:
-                raise WorldError(
-                    f"there is no key {key!r}: keys have SDL's names, for example 'left'"
-                ) from error
+            yield (_code_of(key),), value

@@ -31,9 +31,6 @@ class Window:
     The picture is shown in whole pixels, as large as the window lets it be.
 
     Args:
-        width: Width of a frame in pixels.
-        height: Height of a frame in pixels.
-        title: What its frame says.
         scale: Screen pixels per frame pixel to begin with; 0 chooses the greatest that fits into 800 x 600.
         has_strip: Whether there is a strip of text below the picture.
         message_lines: Lines of the strip that are kept for a message.
@@ -152,7 +149,6 @@ class Window:
 
         Args:
             frame: `[H, W, 3]` uint8.
-            texts: For the strip.
             page: Rows to lay over the picture; drawn once, so another page is another object.
             message: A sentence for the bottom of the strip, where it covers nothing of the picture.
             corner: Rows to lay over the upper left of the picture, drawn once like those of a page.
@@ -179,9 +175,6 @@ class Window:
             frames: `[panes, H, W, 3]` uint8.
             labels: What to write into each pane.
             chosen: Number of the pane to put a border around.
-            texts: For the strip.
-            page: As `show` takes it.
-            message: As `show` takes it.
         """
         self._check_open()
         self._picture.fill(STRIP_COLOUR)

@@ -12,6 +12,7 @@ import torch
 
 from worldsim.actions import ActionLayout
 from worldsim.codec import CodecConfig
+from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
 from worldsim.model.config import DenoiserConfig
 from worldsim.model.memory.state import empty_memory
@@ -39,13 +40,10 @@ class WorldConfig:
     """What `config.json` says beside the checksums.
 
     Attributes:
-        name: Name of the world.
         description: One sentence for a menu.
         about: What there is to do in it, for who plays: one or two sentences.
         licence: Licence of the weights.
         frame_rate: Frames per second of the game it was learned from.
-        actions: The buttons.
-        denoiser: Shape of the network.
         codec: Shape of the frame autoencoder.
         sampler: How its frames are best drawn.
         outcome: What the numbers of its outcome heads mean; None in a world without such heads.
@@ -97,20 +95,21 @@ class WorldConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads."""
-        data = {
-            "format": FORMAT,
-            "name": self.name,
-            "description": self.description,
-            "about": self.about,
-            "licence": self.licence,
-            "frame_rate": self.frame_rate,
-            "actions": self.actions.to_json(),
-            "denoiser": asdict(self.denoiser),
-            "codec": asdict(self.codec),
-            "sampler": asdict(self.sampler),
-            "provenance": self.provenance,
-        }
-        return data if self.outcome is None else data | {"outcome": asdict(self.outcome)}
+        data = {"format": FORMAT} | asdict(self) | {"actions": self.actions.to_json()}
+        outcome = data.pop("outcome")  # the last entry, where there is one
+        return data if outcome is None else data | {"outcome": outcome}
+
+    def dataset(self, name: str, source: str) -> DatasetInfo:
+        """Return the description of gameplay video that this world's frames and buttons make."""
+        return DatasetInfo(
+            name=name,
+            width=self.width,
+            height=self.height,
+            frame_rate=self.frame_rate,
+            actions=self.actions,
+            source=source,
+            licence=self.licence,
+        )
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> WorldConfig:
@@ -174,12 +173,7 @@ def _check_memory(config: WorldConfig) -> None:
 
 
 def world_card(config: WorldConfig, num_parameters: int) -> str:
-    """Return the Markdown of a world's README.
-
-    Args:
-        config: The world's description; each entry of its `provenance` becomes a section.
-        num_parameters: Of network and codec together.
-    """
+    """Return the Markdown of a world's README, with a section for each entry of its `provenance`."""
     axes = "; ".join(f"{axis.name} ({', '.join(axis.buttons)})" for axis in config.actions.axes)
     tokens = config.denoiser.tokens_per_frame
     size = f"- Size: {num_parameters / 1e6:.1f} M parameters, {tokens} tokens a frame"

@@ -14,11 +14,7 @@ DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def download_world(repo_id: str, patterns: list[str]) -> Path:
-    """Fetch the files of a world, those that the hub's cache lacks; returns their folder.
-
-    Args:
-        repo_id: `owner/name`.
-        patterns: Which of its files are wanted.
+    """Fetch the files of `OWNER/NAME` that match, as far as the hub's cache lacks them; returns their folder.
 
     Raises:
         WorldError: If there is no such world, or it cannot be downloaded; it says why and what to do.

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from worldsim.errors import WorldError
 from worldsim.model.outcome_heads import OutcomeHeads
-from worldsim.storage.tensors import check_file, write_tensors
+from worldsim.storage.tensors import check_file, filling, write_tensors
 from worldsim.world.config import world_card
 from worldsim.world.world import CARD_FILE, MODEL_FILE, World, WorldConfig, read_config, write_config
 
@@ -49,9 +49,7 @@ def save_described(
     other. Files that the world does not list are left behind.
 
     Args:
-        world: Loaded from a folder, which stays as it is.
         config: The new description, of the same network and codec.
-        folder: Where to; there must be nothing.
         heads: Outcome heads to take the place of the world's own. A saved state holds what they pooled, so it
             belongs to one of the two worlds only.
 
@@ -61,10 +59,7 @@ def save_described(
     """
     check_described(world, folder)
     assert world.folder is not None, "a world that was loaded"
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir(parents=True)
+    with filling(folder) as part:
         for name in read_config(world.folder)[1]:
             (part / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(world.folder / name, part / name)
@@ -73,8 +68,6 @@ def save_described(
         (part / CARD_FILE).write_text(world_card(config, world.num_parameters), encoding="utf-8")
         write_config(part, config)
         part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _replace_heads(path: Path, heads: OutcomeHeads) -> None:

@@ -22,6 +22,7 @@ from worldsim.storage.tensors import (
     CONFIG_FILE,
     PICKLES,
     check_file,
+    filling,
     load_weights,
     read_checksums,
     read_object,
@@ -98,11 +99,8 @@ class World:
         if not names:
             return []
         info, config = DatasetInfo.load(folder), self.config
-        if (info.height, info.width, info.actions.num_values) != (
-            config.height,
-            config.width,
-            config.actions.num_values,
-        ):
+        expected = config.height, config.width, config.actions.num_values
+        if (info.height, info.width, info.actions.num_values) != expected:
             raise WorldError(
                 f"the start moments in {folder} have another size or other buttons than the world"
             )
@@ -131,8 +129,6 @@ class World:
         Args:
             name_or_path: Name of a world that ships (`shipped_worlds`), a folder, or a Hugging Face id
                 `owner/name`.
-            device: Where to put the weights.
-            dtype: What to compute in.
 
         Raises:
             WorldError: If there is no such world, or a file of it is missing, altered or of another kind.
@@ -150,45 +146,27 @@ class World:
         """Write the world as a folder, completely or not at all.
 
         Args:
-            folder: Where to; an existing world there is replaced.
             starts: Start moments; by default those it has.
-            dtype: What to store the weights in.
 
         Raises:
             OSError: If it cannot be written; a world that was there stays.
         """
         folder = Path(folder)
-        part = folder.with_name(folder.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        try:
-            part.mkdir(parents=True)
+        with filling(folder) as part:
             save_weights(self.denoiser, part / MODEL_FILE, dtype)
             save_weights(self.codec, part / CODEC_FILE, dtype)
             self._save_starts(part / STARTS_FOLDER, starts)
             (part / CARD_FILE).write_text(world_card(self.config, self.num_parameters), encoding="utf-8")
             write_config(part, self.config)
             swap_folder(part, folder)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
 
     def _save_starts(self, target: Path, starts: list[Start] | None) -> None:
         own = self.starts  # read, and so checked
         if starts is None and own and self.folder is not None:
             shutil.copytree(self.folder / STARTS_FOLDER, target)  # encoded once more they would be less sharp
         elif chosen := own if starts is None else starts:
-            write_starts(target, chosen, self._starts_info())
-
-    def _starts_info(self) -> DatasetInfo:
-        config = self.config
-        return DatasetInfo(
-            name=f"{config.name}-starts",
-            width=config.width,
-            height=config.height,
-            frame_rate=config.frame_rate,
-            actions=config.actions,
-            source="start moments from held-out episodes",
-            licence=config.licence,
-        )
+            name, source = f"{self.config.name}-starts", "start moments from held-out episodes"
+            write_starts(target, chosen, self.config.dataset(name, source))
 
 
 def shipped_worlds() -> list[str]:

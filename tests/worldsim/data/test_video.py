@@ -15,7 +15,7 @@ import pytest
 from av.video.reformatter import VideoReformatter
 
 from worldsim.data import video
-from worldsim.data.video import VideoWriter, count_decoded_frames, count_frames, describe_video, read_video
+from worldsim.data.video import VideoWriter, count_decoded_frames, describe_video, read_video
 from worldsim.errors import WorldError
 
 HEIGHT, WIDTH, NUM_FRAMES, RATE = 32, 48, 40, 30
@@ -117,7 +117,7 @@ def test_a_turned_video_is_read_as_it_is_shown(tmp_path: Path, turn: str) -> Non
 def test_a_video_turned_by_other_than_right_angles_is_refused(tmp_path: Path) -> None:
     half = round(ONE * 0.5**0.5)
     encode(tmp_path / "a.mp4", [quarters()], matrix=(half, half, 0, -half, half, 0, 0, 0, W))
-    for read in (read_video, count_frames):
+    for read in (read_video, describe_video):
         with pytest.raises(WorldError, match=r"a.mp4 is turned by -45.* degrees"):
             read(tmp_path / "a.mp4")
 
@@ -132,7 +132,7 @@ def test_frames_before_the_edit_list_are_neither_counted_nor_read(tmp_path: Path
     struct.pack_into(">Ii", data, place, duration * 32 // 40, begin + 8 * ticks)
     path.write_bytes(data)
     frames = read_video(path)
-    assert count_frames(path) == count_decoded_frames(path) == len(frames) == 32
+    assert describe_video(path).num_frames == count_decoded_frames(path) == len(frames) == 32
     assert np.abs(frames.astype(int) - np.stack(greys()[8:])).max() <= 4
     assert describe_video(path).differs_from(RATE) is None
 
@@ -151,7 +151,7 @@ def test_counting_decodes_no_more_than_the_first_frame(
     encode(tmp_path / "a.mp4", greys())
     decoded, shown_turn = [], video.shown_turn
     monkeypatch.setattr(video, "shown_turn", lambda *given: decoded.append(given) or shown_turn(*given))
-    assert count_frames(tmp_path / "a.mp4") == NUM_FRAMES
+    assert describe_video(tmp_path / "a.mp4").num_frames == NUM_FRAMES
     assert len(decoded) == 1
 
 
@@ -192,7 +192,7 @@ def test_what_is_shown_otherwise_than_it_can_be_read_is_refused(
     tmp_path: Path, settings: dict[str, Any], message: str
 ) -> None:
     encode(tmp_path / "a.mp4", greys(3), **settings)
-    for read in (count_frames, read_video):
+    for read in (describe_video, read_video):
         with pytest.raises(WorldError, match=f"a.mp4 {message}"):
             read(tmp_path / "a.mp4")
 
@@ -204,7 +204,7 @@ def test_a_video_with_a_layer_of_transparency_is_refused(tmp_path: Path) -> None
         stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuva420p"
         output.mux(stream.encode(av.VideoFrame(WIDTH, HEIGHT, "yuva420p")))
         output.mux(stream.encode(None))
-    for read in (count_frames, read_video):
+    for read in (describe_video, read_video):
         with pytest.raises(WorldError, match=r"a.webm has a layer of transparency"):
             read(tmp_path / "a.webm")
 
@@ -224,9 +224,9 @@ def test_a_video_that_is_shown_cropped_is_refused(tmp_path: Path) -> None:
         put_into(path, SAMPLE_ENTRY, aperture)
         if is_cropped:
             with pytest.raises(WorldError, match=r"a.mp4 is shown cropped"):
-                count_frames(path)
+                describe_video(path)
         else:
-            assert count_frames(path) == 3
+            assert describe_video(path).num_frames == 3
 
 
 @pytest.mark.parametrize("is_full_range", [False, True])
@@ -266,7 +266,7 @@ def test_a_cover_picture_is_not_the_video(tmp_path: Path) -> None:
                     packet.stream = copied
                     output.mux(packet)
         output.mux(cover.encode(None))
-    assert count_frames(tmp_path / "a.mp4") == NUM_FRAMES
+    assert describe_video(tmp_path / "a.mp4").num_frames == NUM_FRAMES
     assert read_video(tmp_path / "a.mp4").shape == (NUM_FRAMES, HEIGHT, WIDTH, 3)
 
 
@@ -278,7 +278,7 @@ def test_a_path_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name:
     with VideoWriter(Path(name), height=HEIGHT, width=WIDTH, frame_rate=RATE) as writer:
         writer.write(greys()[0])
     assert [path.name for path in tmp_path.iterdir()] == [name]
-    assert count_frames(Path(name)) == len(read_video(Path(name))) == 1
+    assert describe_video(Path(name)).num_frames == len(read_video(Path(name))) == 1
 
 
 def test_a_playlist_opens_no_other_file(tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def patch(path: Path, old: bytes, new: bytes) -> None:
 def test_an_unknown_codec_is_refused(tmp_path: Path) -> None:
     encode(tmp_path / "a.mp4", greys(3))
     patch(tmp_path / "a.mp4", b"avc1", b"zzz1")
-    for read in (count_frames, read_video):
+    for read in (describe_video, read_video):
         with pytest.raises(
             WorldError, match=r"a.mp4 is not a readable video: FFmpeg does not know its codec"
         ):
@@ -352,6 +352,6 @@ def test_a_truncated_video_is_refused(tmp_path: Path, damage: Callable[[bytes], 
     encode(tmp_path / "a.mp4", greys())
     data = (tmp_path / "a.mp4").read_bytes()
     (tmp_path / "a.mp4").write_bytes(damage(data))
-    for read in (count_frames, read_video):
+    for read in (describe_video, read_video):
         with pytest.raises(WorldError, match=r"a.mp4 is not a readable video"):
             read(tmp_path / "a.mp4")

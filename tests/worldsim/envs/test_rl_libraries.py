@@ -16,7 +16,7 @@ from gymnasium.wrappers import FrameStackObservation, GrayscaleObservation, Reco
 from gymnasium.wrappers import vector as vector_wrappers
 
 from tests.fakes import HEIGHT, WIDTH, tiny_world
-from worldsim.data.video import count_frames
+from worldsim.data.video import describe_video
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.errors import WorldError
@@ -93,7 +93,9 @@ def test_videos_are_recorded(world: World, tmp_path: Path) -> None:
     envs.close()
     for kind, num_frames in (("single", 4), ("vector", 5)):
         (file,) = (tmp_path / kind).glob("*.mp4")
-        assert abs(count_frames(file) - num_frames) <= 1, f"{kind}: the start and every step are a frame each"
+        assert abs(describe_video(file).num_frames - num_frames) <= 1, (
+            f"{kind}: the start and every step are a frame each"
+        )
 
 
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep"])

@@ -100,12 +100,12 @@ def test_escape_closes_what_is_open_before_it_quits(viewer: Viewer, opened: str)
     viewer.advance()
     tap("escape")
     viewer.advance()
-    assert not viewer.is_closed
+    assert not viewer.game.is_closed
     assert viewer._panes is None
     assert viewer._page == []
     tap("escape")
     viewer.advance()
-    assert viewer.is_closed
+    assert viewer.game.is_closed
     assert not viewer.game.wants_choice
 
 
@@ -114,13 +114,13 @@ def test_the_window_is_closed_whatever_is_open(viewer: Viewer) -> None:
     viewer.advance()
     pygame.event.post(pygame.event.Event(pygame.QUIT))
     viewer.advance()
-    assert viewer.is_closed
+    assert viewer.game.is_closed
 
 
 def test_a_key_leads_back_to_the_choice_of_worlds(viewer: Viewer) -> None:
     tap("u")
     viewer.advance()
-    assert viewer.is_closed
+    assert viewer.game.is_closed
     assert viewer.game.wants_choice
 
 

@@ -13,15 +13,15 @@ import torch
 
 from policies import KeyboardPolicy
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world
-from tests.window import SCALE, advance, open_viewer, post, press, release, tap
+from tests.window import SCALE, advance, open_viewer, play_config, post, press, release, tap
 from worldsim.data.episodes import verify
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.play.desktop.viewer import Viewer
-from worldsim.play.files import PlayFolders
-from worldsim.play.game import GameSettings
+from worldsim.play.game import Game
 from worldsim.play.replay import Opening, Replay
 from worldsim.play.session import PlaySession
+from worldsim.play.settings import PlayConfig
 from worldsim.ui.bindings import Command, bind
 from worldsim.ui.input import CommandKeys, HeldKeys
 from worldsim.ui.window import Window
@@ -36,17 +36,16 @@ def viewer(tmp_path: Path) -> Iterator[Viewer]:
     viewer.window.close()
 
 
-def make_viewer(folder: Path, settings: GameSettings, keys: dict | None = None) -> Viewer:
+def make_viewer(config: PlayConfig, keys: dict | None = None) -> Viewer:
     bindings = bind(TINY_ACTIONS, keys)
-    viewer = Viewer(
+    game = Game(
         PlaySession(ARL2WorldEnv(tiny_world(num_steps=4)), rewind_bytes=2**26),
         KeyboardPolicy(TINY_ACTIONS.num_values, bindings.buttons),
         {},
-        PlayFolders(slots=folder / "slots", recordings=folder / "video", screenshots=folder / "shots"),
         bindings,
-        settings,
-        scale=SCALE,
+        config,
     )
+    viewer = Viewer(game, scale=SCALE)
     viewer.game.restart(0)
     return viewer
 
@@ -106,7 +105,7 @@ def test_a_recording_is_cut_where_the_steps_change_and_each_part_replays(
 
 
 def test_the_rate_is_held_by_fewer_steps_and_the_window_says_so(tmp_path: Path) -> None:
-    viewer = make_viewer(tmp_path, GameSettings(frame_rate=0, hold_rate=True))
+    viewer = make_viewer(play_config(tmp_path, hold_rate=True))
     simulator, fast = viewer.session.env.simulator, viewer.session.env.simulator.predict
 
     def slow(*arguments: object) -> object:
@@ -137,7 +136,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_fewer_threads_are_taken_where_more_are_slow_and_a_recording_goes_on_in_another_file(
     tmp_path: Path, threads: list[int]
 ) -> None:
-    viewer = make_viewer(tmp_path, GameSettings(frame_rate=0, adapts_threads=True))
+    viewer = make_viewer(play_config(tmp_path, threads=0))
     game, seconds = viewer.game, {2: 0.02, 1: 0.04}
     game.clock.wait = lambda: setattr(game.clock, "busy_seconds", seconds[threads[-1]])  # type: ignore[method-assign]
     tap("r")
@@ -156,14 +155,14 @@ def test_fewer_threads_are_taken_where_more_are_slow_and_a_recording_goes_on_in_
 
 @pytest.mark.parametrize("adapts", [True, False])
 def test_threads_that_were_asked_for_stay(tmp_path: Path, threads: list[int], adapts: bool) -> None:
-    viewer = make_viewer(tmp_path, GameSettings(frame_rate=100_000, adapts_threads=adapts))
+    viewer = make_viewer(play_config(tmp_path, fps=100_000, threads=0 if adapts else 1))
     advance(viewer, 40)
     assert (set(threads) == {2}) is not adapts
     viewer.window.close()
 
 
 def test_another_key_does_what_the_settings_say(tmp_path: Path) -> None:
-    viewer = make_viewer(tmp_path, GameSettings(frame_rate=0), {"pause": ["j"], "save_slot": ["y", "e"]})
+    viewer = make_viewer(play_config(tmp_path), {"pause": ["j"], "save_slot": ["y", "e"]})
     tap("j")
     tap("e")
     viewer.advance()
@@ -191,7 +190,7 @@ def test_a_stick_is_held_until_it_is_back_in_the_middle() -> None:
 
 
 def test_a_gamepad_plays_and_commands(tmp_path: Path) -> None:
-    viewer = make_viewer(tmp_path, GameSettings(frame_rate=0))
+    viewer = make_viewer(play_config(tmp_path))
     pad(pygame.CONTROLLERBUTTONDOWN, button=11, instance_id=0)  # the cross, up
     pad(pygame.CONTROLLERAXISMOTION, axis=2, value=30_000, instance_id=0)
     states = [viewer.session.env.get_state(), *advance(viewer, 2)]
@@ -208,7 +207,7 @@ def test_a_gamepad_plays_and_commands(tmp_path: Path) -> None:
 
 
 def test_the_mouse_turns_where_it_was_asked_to(tmp_path: Path) -> None:
-    viewer = make_viewer(tmp_path, GameSettings(frame_rate=0))
+    viewer = make_viewer(play_config(tmp_path))
     actions: list[list[int]] = []
     begin = viewer.session.begin
     viewer.session.begin = lambda action, who=None: (actions.append(action.tolist()), begin(action, who))[1]  # type: ignore[method-assign]

@@ -326,7 +326,7 @@ def test_a_window_that_goes_in_the_middle_of_a_step_ends_the_game_and_keeps_the_
     monkeypatch.setattr(simulator, moment, lose_window)
     with viewer.session:
         viewer._advance_while_open()
-        while not viewer.is_closed:
+        while not viewer.game.is_closed:
             viewer._advance_while_open()
     assert viewer.session.num_frames in (3, 4)
     viewer.session.stop_recording()

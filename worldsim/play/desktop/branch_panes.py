@@ -26,13 +26,8 @@ class BranchPanes:
     """Play the present moment on in 2 x 2 panes. The session stays where it is until one is picked.
 
     Args:
-        session: Whose moment.
         players: Who plays: under several seeds the one whose turn it is, who sees the pane that is chosen.
         kind: In what they differ.
-
-    Attributes:
-        kind: In what they differ.
-        chosen: Number of the pane that would be picked.
     """
 
     def __init__(self, session: PlaySession, players: Players, kind: Kind) -> None:

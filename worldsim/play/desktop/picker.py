@@ -20,16 +20,8 @@ from worldsim.world.world import STARTS_FOLDER, find_world, read_config, shipped
 COLUMNS, ROWS = 4, 4
 BORDER, BORDER_COLOUR, GAP_COLOUR = 3, (255, 208, 64), (24, 24, 28)
 POLL_MS = 200
-MOVES = {
-    "left": -1,
-    "right": 1,
-    "up": -COLUMNS,
-    "down": COLUMNS,
-    "pad dpleft": -1,
-    "pad dpright": 1,
-    "pad dpup": -COLUMNS,
-    "pad dpdown": COLUMNS,
-}
+MOVES = {"left": -1, "right": 1, "up": -COLUMNS, "down": COLUMNS}
+MOVES |= {f"pad dp{direction}": step for direction, step in MOVES.items()}
 TAKE, NEXT_WORLD, LEAVE = {"return", "space", "pad a", "enter"}, {"tab", "pad y"}, {"escape", "q", "pad b"}
 
 
@@ -39,8 +31,6 @@ class WorldChoice:
 
     Attributes:
         name: Its name or folder.
-        description: What it is.
-        start_names: Names of its start moments.
         pictures: The frame at which play would begin from each, `[starts, H, W, 3]` uint8.
         about: What there is to do in it.
     """
@@ -85,11 +75,6 @@ class Picker:
     Args:
         worlds: At least one, each with a start moment.
         world: Number of the one to show first.
-
-    Attributes:
-        window: The window.
-        world: Number of the world that is shown.
-        start: Number of the start moment that would be taken.
 
     Raises:
         WorldError: If no window can be opened.
@@ -182,15 +167,11 @@ class Picker:
 
 
 def contact_sheet(pictures: np.ndarray, size: tuple[int, int], chosen: int) -> np.ndarray:
-    """Return pictures beside and below each other.
+    """Return pictures beside and below each other, `[*size, 3]` uint8.
 
     Args:
         pictures: `[pictures, H, W, 3]` uint8, at most `COLUMNS * ROWS`.
-        size: Height and width of the sheet.
         chosen: Number of the one with a border.
-
-    Returns:
-        `[*size, 3]` uint8.
     """
     sheet = np.full((*size, 3), GAP_COLOUR, np.uint8)
     height, width = size[0] // ROWS, size[1] // COLUMNS

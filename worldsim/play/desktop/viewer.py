@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
 
 import numpy as np
 import pygame
 
 from worldsim.errors import WorldError
 from worldsim.play.desktop.branch_panes import BranchPanes, Kind
-from worldsim.play.files import PlayFolders
-from worldsim.play.game import HUMAN, OVER, Game, GameSettings, KeyboardPlayer
-from worldsim.play.session import NUM_WATCHED, Player, PlaySession
+from worldsim.play.game import OVER, Game
+from worldsim.play.session import NUM_WATCHED
 from worldsim.runtime.interrupt import StopRequest
 from worldsim.runtime.timing import steady_memory
-from worldsim.ui.bindings import Bindings, Command, help_texts
+from worldsim.ui.bindings import Command, help_texts
 from worldsim.ui.display import PAUSE_POLL_MS, saving_when_display_is_lost
 from worldsim.ui.input import CommandKeys, Gamepads, HeldKeys, MouseTurn, is_shifted
 from worldsim.ui.keys import printed_names
 from worldsim.ui.window import Row, Window
-
-__all__ = ["HUMAN", "Viewer"]
 
 ABOUT_WIDTH = 64
 """Letters in a line of what a world is about."""
@@ -42,41 +38,20 @@ class Viewer:
     """A window to play in.
 
     Args:
-        session: What is played.
-        keyboard: The person.
-        programs: Those who can play instead, by name; they take turns in this order.
-        folders: Where slots, recordings and screenshots go.
-        bindings: Which keys do what.
-        settings: How the game begins.
+        game: What is done in the window, which shows its frames from now on.
         scale: Screen pixels per frame pixel to begin with; 0 chooses.
         full_screen: Begin with the whole screen.
-
-    Attributes:
-        game: What is done in the window.
-        window: The window.
 
     Raises:
         WorldError: If no window can be opened, or keys do not exist.
     """
 
-    def __init__(
-        self,
-        session: PlaySession,
-        keyboard: KeyboardPlayer,
-        programs: Mapping[str, Player],
-        folders: PlayFolders,
-        bindings: Bindings,
-        settings: GameSettings,
-        *,
-        scale: int = 0,
-        full_screen: bool = False,
-    ) -> None:
-        world = session.env.world.config
-        self.session = session
-        self.game = Game(session, keyboard, programs, folders, bindings, self._draw, settings)
-        self.players = self.game.players
+    def __init__(self, game: Game, *, scale: int = 0, full_screen: bool = False) -> None:
+        self.game, self.session, self.players = game, game.session, game.players
+        game.show = self._draw
+        world, bindings = game.session.env.world.config, game.bindings
         # Keys that do not exist are found before a window is opened for them.
-        self._held = HeldKeys(keyboard.keys)
+        self._held = HeldKeys(game.person.keys)
         self._commands = CommandKeys(bindings.commands)
         self._rewind_keys = HeldKeys(bindings.commands[Command.REWIND])
         self._mouse = MouseTurn() if bindings.has_mouse else None
@@ -84,16 +59,10 @@ class Viewer:
         if full_screen:
             self.window.toggle_full_screen()
         self._gamepads = Gamepads()
-        self._bindings = bindings
         self._help: list[Row] = []
         self._page: list[Row] = []
         self._name_keys()
         self._panes: BranchPanes | None = None
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether the person has had enough."""
-        return self.game.is_closed
 
     def run(self, num_frames: int = 0, start: int | str | None = None) -> None:
         """Play until the window is closed.
@@ -109,7 +78,7 @@ class Viewer:
         with saving_when_display_is_lost(self._save):
             try:
                 with StopRequest() as stop, steady_memory():
-                    while not (self.is_closed or stop.requested):
+                    while not (self.game.is_closed or stop.requested):
                         if num_frames and self.session.num_frames >= num_frames:
                             break
                         self._advance_while_open()
@@ -120,7 +89,7 @@ class Viewer:
         """Answer keys, then show one frame and wait for the next one to be due; while paused only wait."""
         for event in self.window.events():
             self._answer(event)
-        if self.is_closed:
+        if self.game.is_closed:
             return
         rewinds = bool(self._rewind_keys.take())
         if rewinds:
@@ -142,7 +111,7 @@ class Viewer:
         self._help = [
             *about,
             *([("", "")] if about else []),
-            *help_texts(world.actions, self._bindings, printed),
+            *help_texts(world.actions, self.game.bindings, printed),
         ]
         self._page = self._help if is_open and self._page else self._page
         self.game.name_keys(printed)

@@ -44,9 +44,6 @@ class Door:
 
     Each connection is a stranger until `Visitor.let_in`. There are at most `MAX_STRANGERS`: of too many, the
     oldest goes of the address that has most, so that who asks at once gets in beside any number that do not.
-
-    Args:
-        server: What answers requests.
     """
 
     def __init__(self, server: web.Server) -> None:
@@ -98,12 +95,7 @@ class Door:
 
 
 class Visitor(web.RequestHandler):
-    """One connection, with the patience there is for it.
-
-    Args:
-        door: Where it came in.
-        server: What answers its requests.
-    """
+    """One connection, with the patience there is for it."""
 
     def __init__(self, door: Door, server: web.Server) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **SETTINGS)

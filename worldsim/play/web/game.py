@@ -5,15 +5,13 @@ from __future__ import annotations
 import base64
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from worldsim.play.files import PlayFolders
-from worldsim.play.game import Game, GameSettings, KeyboardPlayer
-from worldsim.play.session import Player, PlaySession
+from worldsim.play.game import Game
 from worldsim.play.web.inbox import SERVED_COMMANDS, Inbox, Order
 from worldsim.play.web.lobby import encode_jpeg
 from worldsim.play.web.server import Server
@@ -32,40 +30,19 @@ class ServedGame:
     """A game that is played in a browser.
 
     Args:
-        session: What is played.
-        person: The player at the page's keys.
-        programs: Those who can play instead, by name.
-        folders: Where slots and recordings go.
-        bindings: Which keys do what.
-        settings: How the game begins.
+        game: What is done in the page, which is shown its frames from now on.
         host: Address to serve on, see `Server`.
         port: Port to serve on; 0 takes a free one.
-
-    Attributes:
-        session: What is played.
-        game: What is done in the page.
-        server: What serves it.
     """
 
-    def __init__(
-        self,
-        session: PlaySession,
-        person: KeyboardPlayer,
-        programs: Mapping[str, Player],
-        folders: PlayFolders,
-        bindings: Bindings,
-        settings: GameSettings,
-        *,
-        host: str = "127.0.0.1",
-        port: int = 8765,
-    ) -> None:
-        check_without_window(bindings)
-        self._inbox = Inbox(person.keys)
-        hello = first_message(session.env.world.config, bindings)
+    def __init__(self, game: Game, *, host: str = "127.0.0.1", port: int = 8765) -> None:
+        check_without_window(game.bindings)
+        self.game, self.session = game, game.session
+        self._inbox = Inbox(game.person.keys)
+        hello = first_message(game.session.env.world.config, game.bindings)
         self.server = Server(self._inbox, hello, host=host, port=port)
-        self.game = Game(session, person, programs, folders, bindings, self._show, settings)
-        self.game.status.hint = self.game.status.again = ""  # the page knows its keys, and may have none
-        self.session = session
+        game.show = self.server.show
+        game.status.hint = game.status.again = ""  # the page knows its keys, and may have none
         self._has_begun = self._was_present = self._waits_for_key = False
         self._sent: dict[str, Any] = {}
         self._tell_again_at = 0.0
@@ -128,9 +105,6 @@ class ServedGame:
         self.game.obey(order.command, order.slot, is_shifted=order.is_shifted)
         if order.command in (Command.QUICK_SAVE, Command.SAVE_SLOT):
             self._tell_slots()
-
-    def _show(self, frame: np.ndarray) -> None:
-        self.server.show(frame)
 
     def _tell_status(self) -> None:
         """Tell the pages what there is to say, some times a second, and at once what a key has changed."""

@@ -42,13 +42,7 @@ SERVED_COMMANDS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A command with what belongs to it.
-
-    Attributes:
-        command: One of `SERVED_COMMANDS`.
-        slot: Of a command about one.
-        is_shifted: Whether it goes the other way round.
-    """
+    """A command with what belongs to it."""
 
     command: Command
     slot: str = QUICK
@@ -69,17 +63,13 @@ class Inbox:
         self._tapped: set[str] = set()
         self._orders: deque[Order] = deque()
         self._rewinds = self._rewind_tapped = False
-        self._is_present = self._has_left = False
-
-    @property
-    def is_present(self) -> bool:
-        """Whether somebody sits at the keys."""
-        return self._is_present
+        self.is_present = False  # whether somebody sits at the keys
+        self._has_left = False
 
     def seat(self, is_present: bool) -> None:
         """Note that somebody has sat down at the keys, or has gone: keys are then no longer held."""
         with self._changed:
-            self._is_present = is_present
+            self.is_present = is_present
             self._held, self._rewinds = frozenset(), False
             if not is_present:
                 self._has_left = True

@@ -45,7 +45,6 @@ class Client:
 
     Args:
         name: What the page calls itself, a secret of its own.
-        connection: Where to.
     """
 
     def __init__(self, name: str, connection: Connection) -> None:
@@ -85,13 +84,7 @@ class Client:
 
 
 class Lobby:
-    """All pages of a game, in the server's thread.
-
-    Args:
-        inbox: Where what the player asks for goes.
-        hello: First message to a page.
-        now: A clock in seconds.
-    """
+    """All pages of a game, in the server's thread."""
 
     def __init__(
         self, inbox: Inbox, hello: Mapping[str, Any], now: Callable[[], float] = time.monotonic

@@ -44,8 +44,6 @@ class Server:
     """Serves one game, in a thread of its own. A context manager.
 
     Args:
-        inbox: Where what the player asks for goes.
-        hello: First message to a page.
         host: Address to listen on; loopback is for this machine alone, any other asks for a token.
         port: Port to listen on; 0 takes a free one.
         token: The token instead of a drawn one; '' draws one where one is needed.

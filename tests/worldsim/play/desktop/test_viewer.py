@@ -13,15 +13,14 @@ import pytest
 
 from policies import KeyboardPolicy, RandomPolicy
 from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world
-from tests.window import post, press, release, tap
+from tests.window import play_config, post, press, release, tap
 from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.data.episodes import list_episodes, verify
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.outcome import OutcomeConfig
 from worldsim.play.desktop.viewer import Viewer
-from worldsim.play.files import PlayFolders
-from worldsim.play.game import GameSettings
+from worldsim.play.game import Game
 from worldsim.play.recording import Recording
 from worldsim.play.session import PlaySession
 from worldsim.ui.bindings import Command, bind, help_texts
@@ -66,9 +65,8 @@ def open_viewer(env: Spy, folder: Path, recording: Recording | None = None) -> I
     session = PlaySession(env, recording, rewind_bytes=2**26)
     keyboard = KeyboardPolicy(TINY_ACTIONS.num_values, [axis.keys for axis in TINY_ACTIONS.axes])
     policy = RandomPolicy(TINY_ACTIONS.num_values)
-    folders = PlayFolders(slots=folder / "slots", recordings=folder / "video", screenshots=folder / "shots")
-    settings = GameSettings(frame_rate=0)
-    viewer = Viewer(session, keyboard, {"random": policy}, folders, bind(TINY_ACTIONS), settings, scale=SCALE)
+    game = Game(session, keyboard, {"random": policy}, bind(TINY_ACTIONS), play_config(folder))
+    viewer = Viewer(game, scale=SCALE)
     session.reset(0)
     yield viewer
     viewer.window.close()
@@ -148,7 +146,7 @@ def test_single_step_does_nothing_while_playing(viewer: Viewer, env: Spy) -> Non
 def test_quit_plays_no_further_frame(viewer: Viewer, env: Spy, key: str) -> None:
     tap(key)
     viewer.advance()
-    assert viewer.is_closed
+    assert viewer.game.is_closed
     assert env.actions == []
 
 

@@ -21,10 +21,10 @@ import aiohttp
 
 from policies import KeyboardPolicy
 from tests.fakes import TINY_ACTIONS, tiny_world
+from tests.window import play_config
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.outcome import OutcomeConfig
-from worldsim.play.files import PlayFolders
-from worldsim.play.game import GameSettings
+from worldsim.play.game import Game
 from worldsim.play.session import PlaySession
 from worldsim.play.web.game import ServedGame
 from worldsim.ui.bindings import bind
@@ -41,15 +41,14 @@ def ask(use: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:
 
 def serve(folder: Path, outcome: OutcomeConfig | None = None) -> ServedGame:
     bindings = bind(TINY_ACTIONS)
-    return ServedGame(
+    game = Game(
         PlaySession(ARL2WorldEnv(tiny_world(outcome=outcome)), rewind_bytes=2**26),
         KeyboardPolicy(TINY_ACTIONS.num_values, bindings.buttons),
         {},
-        PlayFolders(slots=folder / "slots", recordings=folder / "video", screenshots=folder / "shots"),
         bindings,
-        GameSettings(frame_rate=0),
-        port=0,
+        play_config(folder),
     )
+    return ServedGame(game, port=0)
 
 
 class Remote:
