@@ -57,7 +57,7 @@ class EnvWorld:
         discrete_actions: bool = False,
     ) -> None:
         self.simulator = open_simulator(
-            world or None, runtime, batch_size=batch_size, frames_on_device=frames_on_device
+            world, runtime, batch_size=batch_size, frames_on_device=frames_on_device
         )
         self.world = self.simulator.world
         config = self.world.config

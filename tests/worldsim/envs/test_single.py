@@ -21,6 +21,8 @@ from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, save_tiny_world, tiny_world
 from worldsim import simulator as simulator_module
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
+from worldsim.runtime.config import RuntimeConfig
+from worldsim.simulator import open_world
 from worldsim.state import WorldState
 from worldsim.world import World
 
@@ -262,9 +264,20 @@ def test_a_seed_of_another_type_is_named(env: ARL2WorldEnv, seed: Any) -> None:
         env.reset(seed=seed)
 
 
+def test_no_name_and_an_empty_one_are_the_first_world_that_ships(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worldsim.world.world.SHIPPED", tmp_path)
+    world.save_pretrained(tmp_path / "alone")
+    for name in (None, ""):
+        assert open_world(name, RuntimeConfig(device="cpu"))[0].folder == tmp_path / "alone"
+
+
 def test_wrong_settings_are_named(world: World) -> None:
-    with pytest.raises(WorldError, match="world must be a name, a folder or a loaded world, got int"):
-        ARL2WorldEnv(3)  # type: ignore[arg-type] - the point
+    for wrong in (3, 0, False, [], {}, b""):
+        told = f"world must be a name, a folder or a loaded world, got {type(wrong).__name__}"
+        with pytest.raises(WorldError, match=told):
+            ARL2WorldEnv(wrong)  # type: ignore[arg-type] - the point
     with pytest.raises(WorldError, match="render_mode"):
         ARL2WorldEnv(world, render_mode="ansi")
     with pytest.raises(WorldError, match="a loaded world stays where it is"):
