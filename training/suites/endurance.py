@@ -60,7 +60,7 @@ def endure_on(config: EvaluateConfig, envs: ARL2WorldVectorEnv, out: Path) -> tu
     head = describe_run(envs.world.device, envs.world.dtype) | settings
     head["compile"] = envs.compile_choice.mode
     same = {(name,): value for name, value in settings.items()}
-    report = Report.open(out / ENDURANCE_FILE, head, same)
+    report = Report.open(out / ENDURANCE_FILE, head, same, is_complete=True)
     so_far = begin_or_resume(report, state_file, envs, config.seed)
 
     def write() -> None:

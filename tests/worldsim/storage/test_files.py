@@ -13,8 +13,8 @@ from worldsim.storage import files
     ("text", "reason"),
     [
         ("[" * 100_000, "nested too deep"),
-        ("NaN", "NaN is no number"),
-        ('{"a": -Infinity}', "-Infinity is no number"),
+        ("NaN", "NaN is not a number"),
+        ('{"a": -Infinity}', "-Infinity is not a number"),
         ("1" + "0" * 400, "too large"),
         ("9" * 5000, "too large"),
         (str(2**63), "too large"),
@@ -65,7 +65,7 @@ def test_json_lines_end_at_line_feeds_alone(tmp_path):
 
 def test_what_is_wrong_in_json_lines_is_named_with_its_line(tmp_path, monkeypatch):
     path = tmp_path / "a.jsonl"
-    for line, reason in ((b"[", "is not JSON"), (b'"\xff"', "is not UTF-8"), (b"NaN", "NaN is no number")):
+    for line, reason in ((b"[", "is not JSON"), (b'"\xff"', "is not UTF-8"), (b"NaN", "NaN is not a number")):
         path.write_bytes(b"1\n" + line + b"\n")
         with pytest.raises(WorldError, match=f"a.jsonl line 2.*{reason}"):
             list(files.read_json_lines(path))

@@ -47,6 +47,7 @@ class Report:
         settings: Mapping[Keys, Any] | None = None,
         *,
         objects: Sequence[str] = (),
+        is_complete: bool = False,
         renderers: Sequence[Callable[[Report], None]] = (),
     ) -> Report:
         """Resume the report that another run wrote, or start one.
@@ -54,8 +55,9 @@ class Report:
         Args:
             head: What this run says of itself. It replaces what is there under the same keys; but of
                 `objects` each holds both runs' entries, and this run's where both have one.
-            settings: What both runs must have in common, as of `require`; the file must hold all of it.
+            settings: What both runs must have in common, as of `require`.
             objects: Keys under which the file must hold JSON objects.
+            is_complete: Refuse a file without one of the settings.
 
         Raises:
             WorldError: If the file holds another kind of report, or was measured with other settings.
@@ -69,7 +71,7 @@ class Report:
                 raise WorldError(
                     f"{path} is a report of something else, without {key!r}; choose another out= folder"
                 )
-        known.require(settings or {}, is_complete=True)
+        known.require(settings or {}, is_complete=is_complete)
         both = {key: known.data[key] | report.data.get(key, {}) for key in objects}
         report.data = known.data | report.data | both
         return report

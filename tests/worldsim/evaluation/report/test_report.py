@@ -112,6 +112,8 @@ def test_a_report_of_other_settings_is_not_resumed(tmp_path: Path) -> None:
     assert path.read_bytes() == before
     unknown = {("worlds", "a.b", "source"): "x", ("worlds", "c", "identity"): 3, ("runs", "x", "y"): 4}
     assert Report.open(path, {}, {keys: 1, **unknown}).data["runs"] == {}
+    with pytest.raises(WorldError, match=r"measured with worlds\.a\.b\.source=, now x; choose"):
+        Report.open(path, {}, {keys: 1, **unknown}, is_complete=True)
 
 
 def test_json_has_no_nan_and_leaves_no_part(tmp_path: Path) -> None:
