@@ -9,7 +9,6 @@ a pixel shuffle, so that a frame decodes in a few milliseconds on a CPU.
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from worldsim.storage.tensors import (
     CODEC_FILE,
     CONFIG_FILE,
     check_file,
+    filling,
     load_weights,
     read_shape,
     save_weights,
@@ -349,16 +349,11 @@ class FrameCodec(nn.Module):
 
 def save_codec(codec: FrameCodec, folder: Path) -> None:
     """Write a codec on its own, as a folder; worlds carry a copy of it."""
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir(parents=True)
+    with filling(folder) as part:
         save_weights(codec, part / CODEC_FILE, torch.float32)
         data = {"codec": asdict(codec.config), "files": {CODEC_FILE: sha256_of(part / CODEC_FILE)}}
         (part / CODEC_CONFIG_FILE).write_text(json.dumps(data, indent=2) + "\n")
         swap_folder(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def load_codec(folder: Path) -> FrameCodec:

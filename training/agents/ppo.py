@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import csv
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,8 +33,8 @@ from training.agents.settings import PPOConfig
 from training.engine.optimizers import check_optimizer
 from training.engine.run_folder import RunFolder, progress_of
 from worldsim.runtime.interrupt import StopRequest
-from worldsim.storage.files import read_text, sync, sync_tree, write_text
-from worldsim.storage.tensors import swap_folder
+from worldsim.storage.files import read_text, sync, write_text
+from worldsim.storage.tensors import filling, swap_folder
 
 POLICY_FOLDER, PROGRESS_FILE = "policy", "progress.csv"
 ENCODER, HEAD = "features_extractor.encoder.", "action_net."
@@ -171,15 +170,9 @@ class Agent:
     def export(self) -> None:
         """Write the policy, without anything of SB3."""
         network = actor_of(self.ppo.policy, self._sight)
-        target = self.policy_folder
-        part = target.with_name(target.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        try:
+        with filling(self.policy_folder) as part:
             save_policy(part, network, self._describe(self.clock))
-            sync_tree(part)
-            swap_folder(part, target)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+            swap_folder(part, self.policy_folder)
 
     def _resume(self) -> None:
         path = self.run.latest()

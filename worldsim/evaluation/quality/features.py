@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,10 +21,10 @@ from torch import Tensor, nn
 
 from worldsim.errors import WorldError
 from worldsim.settings import check_settings, setting
-from worldsim.storage.files import sync_tree
 from worldsim.storage.tensors import (
     CONFIG_FILE,
     check_file,
+    filling,
     load_weights,
     read_shape,
     save_weights,
@@ -181,10 +180,7 @@ def save_features(network: FeatureNetwork, folder: Path, card: Mapping[str, Any]
 
     A folder that is there is replaced. The card says what it was trained on and what was measured.
     """
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir(parents=True)
+    with filling(folder) as part:
         save_weights(network, part / FEATURES_FILE, torch.float16)
         data = {
             "features": asdict(network.config),
@@ -192,10 +188,7 @@ def save_features(network: FeatureNetwork, folder: Path, card: Mapping[str, Any]
             "files": {FEATURES_FILE: sha256_of(part / FEATURES_FILE)},
         }
         (part / CONFIG_FILE).write_text(json.dumps(data, indent=2) + "\n")
-        sync_tree(part)
         swap_folder(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def load_features(folder: Path = SHIPPED_FEATURES, device: torch.device | None = None) -> FeatureNetwork:
