@@ -1,4 +1,4 @@
-"""What every test gets: no window, no network, fixed seeds, two threads, or one beside other workers."""
+"""Fixtures of every test: no window, no network, fixed seeds, two threads, or one beside other workers."""
 
 from __future__ import annotations
 

@@ -303,7 +303,7 @@ QUESTIONS = re.compile(r"(What|Which|How|Who|Whether|Where|Does|Why)\b")
 
 
 def test_module_docstrings_are_headings() -> None:
-    texts = {file: ast.get_docstring(parse(file)) or "" for file in project_files()}
+    texts = {file: ast.get_docstring(parse(file)) or "" for file in all_files()}
     report(
         [
             f"{file}: {text.splitlines()[0]!r} is a question; write a noun phrase, as for a heading"

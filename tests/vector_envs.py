@@ -1,4 +1,4 @@
-"""What the tests of the vector environment share."""
+"""Shared parts of the tests of the vector environment."""
 
 from __future__ import annotations
 

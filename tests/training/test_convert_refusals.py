@@ -1,4 +1,4 @@
-"""What a conversion cannot do is refused in one sentence, and nothing is written or overwritten."""
+"""Refused conversions: one sentence, and nothing written or overwritten."""
 
 from __future__ import annotations
 

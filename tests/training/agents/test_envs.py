@@ -1,4 +1,4 @@
-"""What an agent sees in training is what a player sees, also where episodes end, and the buffer keeps it."""
+"""Training environments of agents: the same view as players have, also at ends, and the rollout buffer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What heads learn from: sequences that hold ends, rewards in their own units, nothing past an end."""
+"""Targets of outcome heads: sequences that hold ends, rewards in their own units, nothing past an end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people train agents with works on these environments: Gymnasium's wrappers and Stable-Baselines3."""
+"""Libraries that agents are trained with: Gymnasium's wrappers and Stable-Baselines3."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is asked of a batch wrongly ends in one clear sentence, and changes nothing."""
+"""Wrong arguments of a batch: one clear sentence, and no change."""
 
 from __future__ import annotations
 

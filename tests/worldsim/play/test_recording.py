@@ -1,4 +1,4 @@
-"""What is played becomes gameplay video: whole episodes, or nothing."""
+"""Recordings of play: whole episodes, or nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a GPU is given all at once computes what it computes one by one, and its states are values too."""
+"""CUDA graphs: the results of kernels launched one by one, and states that are values."""
 
 from __future__ import annotations
 

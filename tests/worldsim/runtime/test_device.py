@@ -1,4 +1,4 @@
-"""What is asked for is honoured or refused; what is chosen has a reason."""
+"""Device choice: requests honoured or refused, choices with a reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which control does what: defaults, changes, and what is refused."""
+"""Bindings of controls: defaults, changes, refusals."""
 
 from __future__ import annotations
 

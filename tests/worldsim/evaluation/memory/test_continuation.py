@@ -1,4 +1,4 @@
-"""Which parts the context shows, in rooms whose map follows from a seed, and on some frames only."""
+"""Parts that the context shows, in rooms whose map follows from a seed, and on some frames only."""
 
 from __future__ import annotations
 

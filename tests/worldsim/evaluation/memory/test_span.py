@@ -1,4 +1,4 @@
-"""What emptying the state once costs, of worlds whose memory is known: it ends where their memory ends."""
+"""Cost of emptying the state once, in worlds whose memory is known: it ends where their memory ends."""
 
 from __future__ import annotations
 

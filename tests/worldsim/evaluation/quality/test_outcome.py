@@ -1,4 +1,4 @@
-"""What counts as a found end and as a false alarm, on episodes written by hand."""
+"""Found ends and false alarms, on episodes written by hand."""
 
 from __future__ import annotations
 

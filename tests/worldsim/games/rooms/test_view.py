@@ -1,4 +1,4 @@
-"""What is in view from a pose, by geometry, and by the engine's own depth."""
+"""Views from a pose, by geometry, and by the engine's own depth."""
 
 from __future__ import annotations
 

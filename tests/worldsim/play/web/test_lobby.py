@@ -1,4 +1,4 @@
-"""Who plays and who watches, what slow pages get, what the game is told: without a network."""
+"""Player and spectators of the lobby, slow pages, and messages to the game, without a network."""
 
 from __future__ import annotations
 
