@@ -7,7 +7,6 @@ import importlib
 import json
 import struct
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from safetensors.torch import load_file
-from tensorboardX.event_file_writer import _EventLoggerThread
 from tensorboardX.proto.event_pb2 import Event
 
 from tests.goldens import digest_of
@@ -86,7 +84,6 @@ def run_in(folder: Path, name: str, *settings: str) -> None:
 
 def results_of(folder: Path) -> dict[str, Any]:
     """Return what a training left in its folder: losses, scores, and what its weights are."""
-    close_event_files()
     results: dict[str, Any] = {}
     for path in sorted(folder.rglob("*tfevents*")):
         for tag, values in events_of(path).items():
@@ -118,14 +115,6 @@ def number(text: str) -> float | str:
 def is_clock(name: str) -> bool:
     """Whether a number of a training depends on the clock."""
     return "second" in name or "minutes" in name
-
-
-def close_event_files() -> None:
-    """Let the threads that write event files finish; flushing the logger does not wait for them."""
-    for thread in threading.enumerate():
-        if isinstance(thread, _EventLoggerThread):
-            thread.stop()
-            thread._record_writer.flush()
 
 
 def events_of(path: Path) -> dict[str, list[float]]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
+from training.engine.events import EventLogger
 from worldsim.errors import WorldError
 from worldsim.runtime.device import computes_bf16
 from worldsim.settings import check_settings, setting
@@ -58,7 +58,7 @@ def make_fabric(config: FabricConfig, folder: Path) -> Fabric:
             num_nodes=config.num_nodes,
             strategy=config.strategy,
             precision=precision,  # pyright: ignore[reportArgumentType]
-            loggers=TensorBoardLogger(root_dir=folder, name="events", version=""),
+            loggers=EventLogger(folder / "events"),
         )
     except (ValueError, TypeError, RuntimeError) as error:
         raise WorldError(f"fabric settings can't be used here: {error}") from error

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
 from training.engine.lock import is_first_process, lock_folder
 from worldsim.errors import WorldError
@@ -204,8 +203,6 @@ class RunFolder:
     def save(self, fabric: Fabric, state: Mapping[str, Any], step: int) -> None:
         """Write a checkpoint, completely or not at all, and drop the one before.
 
-        What was logged up to it is on the disk first: a run that goes on from it does not log it again.
-
         Raises:
             OSError: If it cannot be written; the one before stays.
         """
@@ -215,7 +212,6 @@ class RunFolder:
             fabric.save(part, dict(state))
             fabric.barrier()
             if fabric.global_rank == 0:
-                _flush_events(fabric, self.path)
                 sync_tree(part)
                 if target.is_dir():  # a file is replaced in one step, a folder of shards cannot be
                     _remove(target)
@@ -229,14 +225,6 @@ class RunFolder:
                 if old != target:
                     _remove(old)
         fabric.barrier()
-
-
-def _flush_events(fabric: Fabric, folder: Path) -> None:
-    for logger in fabric.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.flush()
-    for events in folder.glob("events/*tfevents*"):
-        sync(events)
 
 
 def _remove(path: Path) -> None:

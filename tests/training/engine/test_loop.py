@@ -14,6 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.public_runs import events_of
+from training.engine.events import EventLogger
 from training.engine.fabric import FabricConfig, choose_precision, make_fabric
 from training.engine.loop import LoopConfig, Training, fit, learning_rate_factor, prepare, seed_of
 from training.engine.run_folder import RunFolder
@@ -306,6 +308,13 @@ def test_losses_are_on_the_disk_before_their_checkpoint(
     run_toy(tmp_path, 10)
     written = b"".join(path.read_bytes() for path in tmp_path.glob("events/*tfevents*"))
     assert b"frames_per_second" in written[: sizes[0]]
+
+
+def test_two_runs_in_one_second_write_two_event_files(tmp_path: Path) -> None:
+    for rate in (1.0, 2.0):
+        EventLogger(tmp_path).log_metrics({"rate": rate}, 3)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert sorted(events_of(path)["rate"] == [3, 1.0] for path in tmp_path.iterdir()) == [False, True]
 
 
 def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
