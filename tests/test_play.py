@@ -264,7 +264,9 @@ def test_interrupted_play_leaves_a_valid_recording(
     for line in process.stdout:
         if "is written" in line:
             break
-    time.sleep(1)
+    table = tmp_path / "recordings" / "play-0001.jsonl.part"
+    while table.stat().st_size == 0 and process.poll() is None:  # its first frames stay in a buffer
+        time.sleep(0.05)
     process.send_signal(number)
     output, error = process.communicate(timeout=60)
     assert process.returncode == 128 + number
