@@ -23,8 +23,8 @@ test:  ## run the tests (CPU, about 7 minutes on 2 cores)
 test-gpu:  ## run the tests that need a CUDA GPU
 	pytest -m gpu
 
-bench:  ## measure the shipped world: quality on held-out episodes, step times, memory
-	python -m training.evaluate
+bench:  ## measure how fast environments step here, one dream and many; needs no recorded episodes
+	python -m training.evaluate benchmark=env
 
 play:  ## open the shipped world in a window
 	python play.py

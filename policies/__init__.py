@@ -89,6 +89,11 @@ def make_returning(
     num_values: Sequence[int], *, game: PlayedGame | None = None, player: str = "", **options: Any
 ) -> Policy:
     """Build the player that walks back; `player` leads away, by default the scripted one if there is one."""
+    if game is not None and game.one_way:
+        raise ValueError(
+            f"the player that walks back needs axes of two opposite buttons: in {game.name!r} those of "
+            f"{', '.join(game.one_way)} do not undo each other"
+        )
     name = player or ("scripted" if find_scripted(num_values, game) else "random")
     return ReturningPolicy(num_values, make(name, num_values=num_values, game=game), **options)
 

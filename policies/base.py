@@ -43,6 +43,11 @@ class PlayedGame(Protocol):
         ...
 
     @property
+    def one_way(self) -> Sequence[str]:
+        """Names of the axes whose buttons do not undo each other."""
+        ...
+
+    @property
     def tells_map(self) -> bool:
         """Whether a `Navigator` is told its map."""
         ...

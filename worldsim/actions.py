@@ -18,6 +18,8 @@ from gymnasium import spaces
 from worldsim.errors import WorldError
 from worldsim.storage.files import MAX_NAME, check_text, shown
 
+OPPOSITES = {("forward", "backward"), ("left", "right"), ("up", "down")}
+
 
 def as_whole_numbers(values: Any) -> np.ndarray | None:
     """Return whole numbers, in lists, arrays or tensors of any device, as an array; None if they are none."""
@@ -64,6 +66,11 @@ class ActionLayout:
         names = [axis.name for axis in self.axes]
         if not names or len(set(names)) != len(names):
             raise WorldError(f"an action layout needs axes with different names, got {names}")
+
+    @property
+    def one_way(self) -> tuple[str, ...]:
+        """Names of the axes whose buttons do not undo each other, as left and right do."""
+        return tuple(axis.name for axis in self.axes if axis.buttons not in OPPOSITES)
 
     @property
     def num_values(self) -> tuple[int, ...]:

@@ -67,8 +67,7 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
         starts: Start moments to begin from, instead of the world's own; `worldsim.starts.draw_starts` takes
             some from recorded episodes.
         compile: How a GPU is given its kernels: `none` one by one, `cudagraphs` all of a step at once,
-            `inductor` those of `torch.compile`, at once; `auto` is `cudagraphs` on a GPU if N is above 1,
-            else `none`.
+            `inductor` those of `torch.compile`, at once; `auto` is `cudagraphs` on a GPU, else `none`.
         discrete_actions: Whether each action is one number, as in the single environment; `[N]` then.
 
     Raises:

@@ -101,6 +101,11 @@ class GameEntry(ABC):
     tells_map: bool = False
 
     @property
+    def one_way(self) -> tuple[str, ...]:
+        """Names of the axes whose buttons do not undo each other."""
+        return self.actions.one_way
+
+    @property
     def frame_rate(self) -> float:
         """Frames a second at the game's own speed."""
         return self.tics_per_second / self.tics_per_frame

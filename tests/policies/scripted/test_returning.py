@@ -8,7 +8,7 @@ import pytest
 import policies
 from policies.blind import RandomPolicy
 from policies.scripted.returning import OPPOSITE, REST_FRAMES, ReturningPolicy
-from worldsim.games.registry import open_game
+from worldsim.games.registry import GAMES, open_game
 
 PICTURE = np.zeros((120, 160, 3), dtype=np.uint8)
 
@@ -51,6 +51,20 @@ def test_where_there_is_no_scripted_player_a_random_one_leads_away() -> None:
 def test_buttons_that_cannot_be_undone_are_refused() -> None:
     with pytest.raises(ValueError, match=r"two opposite buttons.*\[2, 3\]"):
         policies.make("returning", num_values=(2, 3))
+
+
+@pytest.mark.parametrize(("game", "axis"), [("doom-level", "act"), ("doom-health", "move")])
+def test_games_with_a_button_that_nothing_undoes_are_refused(game: str, axis: str) -> None:
+    with pytest.raises(ValueError, match=f"in '{game}' those of {axis} do not undo each other"):
+        policies.make("returning", num_values=GAMES[game].actions.num_values, game=GAMES[game])
+
+
+@pytest.mark.parametrize("game", ["doom-rooms", "doom-take-cover", "grid-recall"])
+def test_games_whose_buttons_undo_each_other_are_walked_back_in(game: str) -> None:
+    num_values = GAMES[game].actions.num_values
+    assert played(policies.make("returning", num_values=num_values, game=GAMES[game]), 0, 5).shape[1] == len(
+        num_values
+    )
 
 
 @pytest.mark.parametrize("frames", [(0, 4), (5, 4)])
