@@ -24,7 +24,7 @@ from worldsim.runtime.isolation import isolated, ordinary
 from worldsim.runtime.noise import COMMIT_FRAME, DRAW_FRAME, NoiseAhead, draw_noise
 from worldsim.sampler import MAX_NOISE_SCALE, MAX_STEPS, SamplerConfig, sample
 from worldsim.state import WorldState
-from worldsim.storage.files import check_integer, check_number
+from worldsim.storage.files import check_integer, check_number, plain
 from worldsim.world.world import Start, World, shipped_worlds
 
 BUILT = ("_run_predict", "_run_commit", "_run_step", "_run_outcome")
@@ -348,9 +348,9 @@ def open_simulator(
 
 def _change_sampler(sampler: SamplerConfig, runtime: RuntimeConfig) -> SamplerConfig:
     if runtime.denoising_steps is not None:
-        num_steps = check_integer(runtime.denoising_steps, "denoising steps", 1, MAX_STEPS)
+        num_steps = check_integer(plain(runtime.denoising_steps), "denoising steps", 1, MAX_STEPS)
         sampler = replace(sampler, num_steps=num_steps)
     if runtime.noise_scale is not None:
-        scale = check_number(runtime.noise_scale, "noise_scale", 0, MAX_NOISE_SCALE)
+        scale = check_number(plain(runtime.noise_scale), "noise_scale", 0, MAX_NOISE_SCALE)
         sampler = replace(sampler, noise_scale=scale)
     return sampler

@@ -32,7 +32,7 @@ from worldsim.data.video import (
 )
 from worldsim.errors import WorldError
 from worldsim.runtime.interrupt import defer_interrupt
-from worldsim.storage.files import read_lines, sync, without_litter
+from worldsim.storage.files import plain, read_lines, sync, without_litter
 
 __all__ = [
     "DatasetInfo",
@@ -142,9 +142,9 @@ class EpisodeWriter:
         given = {"reward": reward, "terminated": terminated, "player": player, "sha256": sha256}
         for key, value in (given | {"game_seed": game_seed}).items():
             if value is not None:
-                row[key] = _plain(value)
+                row[key] = plain(value)
         if pose is not None:
-            row["pose"] = {key: _plain(value) for key, value in zip(POSE_KEYS, pose, strict=True)}
+            row["pose"] = {key: plain(value) for key, value in zip(POSE_KEYS, pose, strict=True)}
         check_row(row, self._info.actions, f"{self._table_path} line {self.num_frames + 1}")
         if reward is not None:
             row["reward"] = round(float(row["reward"]), 6)
@@ -270,11 +270,6 @@ def verify(folder: Path) -> int:
     """
     info = DatasetInfo.load(folder)
     return sum(len(read_episode(folder, name, info)) for name in list_episodes(folder))
-
-
-def _plain(value: Any) -> Any:
-    """Return a number of NumPy as one of Python."""
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _part(path: Path) -> Path:

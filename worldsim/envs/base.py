@@ -5,29 +5,32 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Self
 
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from torch import Tensor
 
-from worldsim.envs.state_checks import check_state
-from worldsim.envs.vector_arguments import plain
 from worldsim.errors import WorldError
+from worldsim.model.memory.state import MemoryState
 from worldsim.runtime.config import RuntimeConfig
 from worldsim.runtime.isolation import isolated
 from worldsim.simulator import open_simulator
 from worldsim.starts import Start
-from worldsim.state import WorldState
-from worldsim.storage.files import MAX_NAME, check_bool, shown
+from worldsim.state import MEMORY_PREFIX, WorldState
+from worldsim.storage.files import MAX_NAME, check_bool, plain, shown
+from worldsim.storage.tensors import FLOATS
 from worldsim.world import World, WorldConfig
 
-Env = TypeVar("Env")
-
+MAX_COUNT = 2**62
+"""Far more frames than anybody plays, and none too many to count one more."""
+COUNTERS = ("frame_index", "seed", f"{MEMORY_PREFIX}num_committed")
 MAX_WATCHED_BYTES = 2**29
 """How much is kept of states after start moments, so that a second reset need not watch the frames again."""
 
@@ -205,17 +208,82 @@ def empty_state(world: World, num_dreams: int) -> WorldState:
     )
 
 
-def copy_sharing(env: Env, world: World, memo: dict[int, Any]) -> Env:
-    """Return a deep copy of an environment that shares its world, whose weights nothing changes."""
-    memo[id(world)] = world
-    copied = memo[id(env)] = object.__new__(type(env))
-    copied.__dict__.update(deepcopy(cast(dict[str, Any], env.__getstate__()), memo))
-    return copied
+class DreamEnv:
+    """What environments of one dream and of many share, beside Gymnasium's own class of each."""
 
+    metadata: dict[str, Any]
+    closed = False
 
-def whole_if_possible(rate: float) -> int | float:
-    """Return a frame rate as an int where it is whole: `gymnasium.utils.play` takes no other."""
-    return int(rate) if rate == int(rate) else rate
+    def _open(
+        self,
+        world: str | Path | World | None,
+        render_mode: str | None,
+        runtime: RuntimeConfig,
+        *,
+        starts: Sequence[Start] | None = None,
+        batch_size: int = 1,
+        frames_on_device: bool = False,
+        discrete_actions: bool = False,
+    ) -> WorldConfig:
+        """Load the world, see `EnvWorld`; returns its description."""
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            known = ", ".join(self.metadata["render_modes"])
+            raise WorldError(f"render_mode must be {known} or None, got {render_mode!r}")
+        self.render_mode = render_mode
+        self._env_world = EnvWorld(
+            world,
+            runtime,
+            starts=starts,
+            batch_size=batch_size,
+            frames_on_device=frames_on_device,
+            discrete_actions=discrete_actions,
+        )
+        self.world, self.simulator = self._env_world.world, self._env_world.simulator
+        self.device_choice = self.simulator.device_choice
+        self.compile_choice = self.simulator.compile_choice
+        rate = self.world.config.frame_rate
+        # An int where it is whole: `gymnasium.utils.play` takes no other.
+        self.metadata = self.metadata | {"render_fps": int(rate) if rate == int(rate) else rate}
+        self._state: WorldState | None = None
+        return self.world.config
+
+    @property
+    def start_names(self) -> tuple[str, ...]:
+        """Names of the start moments, in order."""
+        return self._env_world.start_names
+
+    @property
+    def memory_bytes(self) -> int:
+        """Size of everything that all dreams remember, in bytes; constant unless it has full layers."""
+        return self._current_state("memory_bytes").nbytes
+
+    def get_state(self) -> WorldState:
+        """Return where all dreams stand: a value to keep, save, and come back to; `rows` takes some of it.
+
+        Raises:
+            ResetNeeded: If there was no `reset` or `set_state` before.
+            WorldError: Between `begin_step` and `finish_step`, when the frame shown is not remembered yet.
+            ClosedEnvironmentError: After `close` of a vector environment.
+        """
+        self._state = self._env_world.named(self._current_state("get_state"))
+        return self._state
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return a copy of its own that shares the world's weights, which nothing changes."""
+        memo[id(self.world)] = self.world
+        copied = memo[id(self)] = object.__new__(type(self))
+        copied.__dict__.update(deepcopy(self.__getstate__(), memo))  # type: ignore[arg-type]
+        return copied
+
+    def _check_open(self, caller: str) -> None:
+        if self.closed:
+            raise ClosedEnvironmentError(f"{caller} was called after close")
+
+    def _current_state(self, caller: str) -> WorldState:
+        self._check_open(caller)
+        if self._state is None:
+            raise ResetNeeded(f"{caller} was called before reset")
+        return self._state
 
 
 def _check_starts(starts: Sequence[Start], config: WorldConfig) -> list[Start]:
@@ -240,3 +308,63 @@ def _check_starts(starts: Sequence[Start], config: WorldConfig) -> list[Start]:
         if bool(((actions < 0) | (actions >= num_values)).any()):
             raise WorldError(f"start {start.name!r}: an action is outside of the world's axes")
     return list(starts)
+
+
+def check_state(state: Any, empty: WorldState, num_dreams: int, identity: str) -> None:
+    """Refuse what is not a state of so many dreams of a world: other shapes, types, numbers.
+
+    Numbers of frames and seeds must be int64 and at least 0, frames uint8, and the memory of finite
+    floating-point numbers, in whatever precision. Looking at 4 MB takes less than a millisecond.
+
+    Raises:
+        WorldError: If it is none; the message names every tensor that is wrong.
+    """
+    if not isinstance(state, WorldState):
+        raise WorldError(f"a state is what get_state returns, got {type(state).__name__}")
+    kind = "a single game" if num_dreams == 1 else f"{num_dreams} games"
+    if problems := list(_problems(state, empty)):
+        raise WorldError(f"the state is not one of {kind} of this world: {'; '.join(problems)}")
+    if state.world and state.world != identity:
+        raise WorldError(f"the state belongs to another world ({state.world}), not {identity}")
+
+
+def _problems(state: WorldState, empty: WorldState) -> Iterator[str]:
+    if not isinstance(state.memory, MemoryState):
+        yield f"memory is a {type(state.memory).__name__}, expected a MemoryState"
+        return
+    tensors, expected = state.tensors(), empty.tensors()
+    others = [name for name, tensor in tensors.items() if not isinstance(tensor, Tensor)]
+    if others:
+        yield f"{', '.join(others)} must be tensors"
+        return
+    shapes, expected_shapes = state.shapes(), empty.shapes()
+    for name in shapes | expected_shapes:
+        if shapes.get(name) != expected_shapes.get(name):
+            yield f"{name} is {shapes.get(name, 'missing')}, expected {expected_shapes.get(name, 'nothing')}"
+        elif problem := _problem(name, tensors[name], expected[name].dtype):
+            yield f"{name} {problem}"
+
+
+def _problem(name: str, tensor: Tensor, dtype: torch.dtype) -> str:
+    """Return what is wrong with the contents of a tensor, '' if nothing is."""
+    if tensor.is_meta or tensor.layout != torch.strided:
+        return "holds no numbers" if tensor.is_meta else f"is {tensor.layout}, expected torch.strided"
+    if dtype.is_floating_point:
+        if tensor.dtype not in FLOATS:
+            return f"is {tensor.dtype}, expected {dtype}"
+        return "" if not tensor.numel() or _are_finite(tensor, dtype) else "holds NaN or inf"
+    if tensor.dtype != dtype:
+        return f"is {tensor.dtype}, expected {dtype}"
+    if name in COUNTERS:
+        limit = torch.iinfo(torch.int64).max if name == "seed" else MAX_COUNT
+        least, most = int(tensor.min()), int(tensor.max())
+        if least < 0 or most > limit:
+            return f"is {least if least < 0 else most}, expected 0 to {limit}"
+    return ""
+
+
+def _are_finite(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """Return whether all numbers are finite, also once they are brought into a dtype."""
+    # A fraction of the time of `isfinite`: one pass, nothing written. NaN is both the least and the greatest.
+    both = torch.stack(torch.aminmax(tensor.detach())).to(dtype)
+    return bool(both.isfinite().all())

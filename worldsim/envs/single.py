@@ -12,8 +12,8 @@ import torch
 from gymnasium.error import ResetNeeded
 from gymnasium.wrappers import TimeAwareObservation, TimeLimit
 
-from worldsim.envs.base import EnvWorld, copy_sharing, whole_if_possible
-from worldsim.envs.vector_arguments import plain, read_options, read_seed
+from worldsim.envs.base import DreamEnv
+from worldsim.envs.vector_arguments import read_options, read_seed
 from worldsim.errors import WorldError
 from worldsim.runtime.config import RuntimeConfig
 from worldsim.runtime.isolation import isolated
@@ -30,7 +30,7 @@ PICTURE_FRAMES = 8
 """How long a picture is watched before play begins, where the world's own start moments do not say."""
 
 
-class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
+class ARL2WorldEnv(DreamEnv, gym.Env[np.ndarray, np.ndarray]):
     """A learned world, stepped frame by frame.
 
     Observations are frames, `[H, W, 3]` uint8; actions are one whole number for each axis of the world's
@@ -83,33 +83,19 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         runtime = RuntimeConfig(
             device=device,
             dtype=dtype,
-            denoising_steps=plain(denoising_steps),
-            noise_scale=plain(noise_scale),
+            denoising_steps=denoising_steps,
+            noise_scale=noise_scale,
             compile=compile,
         )
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise WorldError(f"render_mode must be human, rgb_array or None, got {render_mode!r}")
-        self.render_mode = render_mode
-        self._env_world = EnvWorld(world, runtime, discrete_actions=discrete_actions)
-        self.world, self.simulator = self._env_world.world, self._env_world.simulator
-        self.device_choice = self.simulator.device_choice
-        self.compile_choice = self.simulator.compile_choice
-        config = self.world.config
-        self.metadata = self.metadata | {"render_fps": whole_if_possible(config.frame_rate)}
+        config = self._open(world, render_mode, runtime, discrete_actions=discrete_actions)
         self.observation_space = self._env_world.observation_space
         self.action_space = self._env_world.action_space
-        self._state: WorldState | None = None
         self._pending: Prediction | None = None
         self._has_ended = False
         self._is_restored = False  # by `set_state`, and not stepped since
         self._start_name = ""
         self._window: Window | None = None
         self._clock = FrameClock(config.frame_rate)
-
-    @property
-    def start_names(self) -> tuple[str, ...]:
-        """Names of the start moments, in order."""
-        return self._env_world.start_names
 
     def add_start_picture(self, path: Path) -> str:
         """Add a start moment made of a picture, and return its name, that of the file.
@@ -126,11 +112,6 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         start = picture_start(path, config.actions, (config.height, config.width), num_frames)
         self._env_world.add_start(start)
         return start.name
-
-    @property
-    def memory_bytes(self) -> int:
-        """Size of everything the world remembers, in bytes; constant unless it has full layers."""
-        return self._current_state("memory_bytes").nbytes
 
     @property
     def prediction(self) -> Prediction | None:
@@ -231,8 +212,7 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         """
         if self._pending is not None:
             raise WorldError("get_state: a step is under way, call finish_step first")
-        self._state = self._env_world.named(self._current_state("get_state"))
-        return self._state
+        return super().get_state()
 
     @isolated
     def set_state(self, state: WorldState) -> None:
@@ -275,20 +255,11 @@ class ARL2WorldEnv(gym.Env[np.ndarray, np.ndarray]):
         """Return what it is made of without the window, which a copy opens itself."""
         return self.__dict__ | {"_window": None}
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> ARL2WorldEnv:
-        """Return a copy of its own that shares the world's weights, which nothing changes."""
-        return copy_sharing(self, self.world, memo)
-
     def close(self) -> None:
         """Close the window, if there is one; may be called again."""
         if self._window is not None:
             self._window.close()
             self._window = None
-
-    def _current_state(self, caller: str) -> WorldState:
-        if self._state is None:
-            raise ResetNeeded(f"{caller} was called before reset")
-        return self._state
 
     def _observation(self) -> np.ndarray:
         frames = self._pending.frames if self._pending is not None else self._current_state("render").frames

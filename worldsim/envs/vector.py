@@ -15,17 +15,16 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.error import ResetNeeded
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from worldsim.envs.base import EnvWorld, copy_sharing, whole_if_possible
+from worldsim.envs.base import DreamEnv
 from worldsim.envs.row_threads import RowThreads
 from worldsim.envs.vector_arguments import (
     Seeds,
     check_settings,
-    plain,
     read_actions,
     read_autoreset_mode,
     read_mask,
@@ -37,14 +36,14 @@ from worldsim.runtime.config import RuntimeConfig
 from worldsim.runtime.isolation import isolated
 from worldsim.starts import Start
 from worldsim.state import WorldState
-from worldsim.storage.files import check_integer
+from worldsim.storage.files import check_integer, plain
 from worldsim.world import World
 
 Array = np.ndarray | torch.Tensor
 Step = tuple[Array, Array, Array, Array, dict[str, Any]]
 
 
-class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
+class ARL2WorldVectorEnv(DreamEnv, VectorEnv[Array, Array, Array]):
     """N dreams of a learned world, stepped together.
 
     Observations are frames, `[N, H, W, 3]` uint8; actions `[N, A]`, whole numbers of the world's axes;
@@ -99,56 +98,38 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
         runtime = RuntimeConfig(
             device=device,
             dtype=dtype,
-            denoising_steps=plain(denoising_steps),
-            noise_scale=plain(noise_scale),
+            denoising_steps=denoising_steps,
+            noise_scale=noise_scale,
             compile=compile,
         )
         num_envs, max_episode_steps = plain(num_envs), plain(max_episode_steps)
-        check_settings(num_envs, render_mode, max_episode_steps, output)
+        check_settings(num_envs, max_episode_steps, output)
         self.autoreset_mode = read_autoreset_mode(autoreset_mode)
-        self.num_envs, self.render_mode = num_envs, render_mode
-        self.max_episode_steps, self.output = max_episode_steps, output
-        self._env_world = EnvWorld(
+        self.num_envs, self.max_episode_steps, self.output = num_envs, max_episode_steps, output
+        config = self._open(
             world,
+            render_mode,
             runtime,
             starts=starts,
             batch_size=num_envs,
             frames_on_device=output == "torch",
             discrete_actions=discrete_actions,
         )
-        self.world, self.simulator = self._env_world.world, self._env_world.simulator
-        self.device_choice = self.simulator.device_choice
-        self.compile_choice = self.simulator.compile_choice
-        config = self.world.config
         if config.denoiser.full_layers:
             raise WorldError(
                 f"world {config.name!r} keeps all past frames, so its dreams cannot be reset one by one: "
                 "use vectorization_mode='sync'"
             )
-        self.metadata = self.metadata | {
-            "render_fps": whole_if_possible(config.frame_rate),
-            "autoreset_mode": self.autoreset_mode,
-        }
+        self.metadata = self.metadata | {"autoreset_mode": self.autoreset_mode}
         self.single_observation_space = self._env_world.observation_space
         self.single_action_space = self._env_world.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._rows = RowThreads(self.simulator, num_envs)
         self._rngs, self._rng_seeds = self._new_rngs([None] * num_envs)
-        self._state: WorldState | None = None
         self._finished = np.zeros(num_envs, dtype=np.bool_)
         self._start_of = np.full(num_envs, "", dtype=object)
         self._has_warned = False
-
-    @property
-    def start_names(self) -> tuple[str, ...]:
-        """Names of the start moments, in order."""
-        return self._env_world.start_names
-
-    @property
-    def memory_bytes(self) -> int:
-        """Size of everything that all dreams remember, in bytes; constant."""
-        return self._current_state("memory_bytes").nbytes
 
     @property
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override] - as SyncVectorEnv's
@@ -233,7 +214,7 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
             )
         if renewed is None or not renewed.all():
             # All rows, whether they go on or not: the batch, and with it the rounding, stays the same.
-            state = self._rows.step(state, valid)
+            state = self._rows.step(state, torch.from_numpy(valid))
         if renewed is not None and renewed.any():
             state = self._begin(state, renewed)
         return self._result(state, renewed)
@@ -263,16 +244,6 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
         rewards, terminated, truncated = map(self._array, (rewards, terminated, truncated))
         return self._observations(state), rewards, terminated, truncated, infos
 
-    def get_state(self) -> WorldState:
-        """Return where all dreams stand: a value to keep, save, and come back to; `rows` takes some of it.
-
-        Raises:
-            ResetNeeded: Before `reset` or `set_state`.
-            ClosedEnvironmentError: After `close`.
-        """
-        self._state = self._env_world.named(self._current_state("get_state"))
-        return self._state
-
     @isolated
     def set_state(self, state: WorldState) -> None:
         """Go on from a state of N dreams of this world, for example from `get_state`.
@@ -297,25 +268,11 @@ class ARL2WorldVectorEnv(VectorEnv[Array, Array, Array]):
             return None
         return tuple(self._current_state("render").frames.cpu().numpy().copy())
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> ARL2WorldVectorEnv:
-        """Return a copy of its own that shares the world's weights, which nothing changes."""
-        return copy_sharing(self, self.world, memo)
-
     def close_extras(self, **kwargs: Any) -> None:
         """Let go of the dreams and end the threads; `close` calls it once."""
         self._state = None
         self._rows.close()
         self.simulator.close()
-
-    def _check_open(self, caller: str) -> None:
-        if self.closed:
-            raise ClosedEnvironmentError(f"{caller} was called after close")
-
-    def _current_state(self, caller: str) -> WorldState:
-        self._check_open(caller)
-        if self._state is None:
-            raise ResetNeeded(f"{caller} was called before reset")
-        return self._state
 
     def _new_rngs(self, seeds: list[int | None]) -> tuple[list[np.random.Generator], list[int]]:
         rngs, rng_seeds = zip(*map(seeding.np_random, seeds), strict=True)

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from gymnasium.error import InvalidAction
 from gymnasium.vector import AutoresetMode
 
 from worldsim.actions import ActionLayout, as_whole_numbers
 from worldsim.errors import WorldError
+from worldsim.storage.files import plain
 
 Seeds = int | Sequence[int | None] | None
 OPTIONS = ("reset_mask", "start")
@@ -23,9 +23,7 @@ MAX_ENVS = 2**16
 """Each takes megabytes: what is more was hardly meant."""
 
 
-def check_settings(
-    num_envs: int, render_mode: str | None, max_episode_steps: int | None, output: str
-) -> None:
+def check_settings(num_envs: int, max_episode_steps: int | None, output: str) -> None:
     """Refuse settings that no vector environment has.
 
     Raises:
@@ -35,10 +33,6 @@ def check_settings(
         raise WorldError(f"num_envs must be a whole number of at least 1, got {num_envs!r}")
     if num_envs > MAX_ENVS:
         raise WorldError(f"num_envs must be at most {MAX_ENVS}, got {num_envs}")
-    if render_mode not in (None, "rgb_array"):
-        raise WorldError(
-            f"render_mode of a vector environment must be rgb_array or None, got {render_mode!r}"
-        )
     is_whole = isinstance(max_episode_steps, int) and not isinstance(max_episode_steps, bool)
     if max_episode_steps is not None and not (is_whole and max_episode_steps >= 1):
         raise WorldError(f"max_episode_steps must be at least 1, a whole number, got {max_episode_steps!r}")
@@ -89,12 +83,6 @@ def read_seed(seed: Any) -> int | None:
     return number
 
 
-def plain(value: Any) -> Any:
-    """Return a single number of NumPy as Python's own; anything else as it is."""
-    is_number = isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0)
-    return value.item() if is_number else value
-
-
 def read_options(options: Any, known: Sequence[str]) -> Mapping[str, Any]:
     """Return the options of a reset.
 
@@ -125,8 +113,8 @@ def read_mask(options: Mapping[str, Any] | None, num_envs: int) -> np.ndarray:
     mask = read_options(options, OPTIONS).get("reset_mask")
     if mask is None:
         return np.ones(num_envs, dtype=np.bool_)
-    if isinstance(mask, torch.Tensor):
-        mask = mask.cpu().numpy()
+    if hasattr(mask, "detach"):  # a tensor, of any device
+        mask = mask.detach().cpu().numpy()
     if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
         kind = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
         raise TypeError(f"options['reset_mask'] must be an array of bool, got {kind}")
@@ -153,7 +141,7 @@ def read_starts(options: Mapping[str, Any] | None, num_envs: int) -> list[Any]:
 
 def read_actions(
     actions: Any, num_envs: int, layout: ActionLayout, *, is_discrete: bool = False
-) -> torch.Tensor:
+) -> np.ndarray:
     """Return actions as `[N, A]` int64.
 
     Args:
@@ -174,7 +162,7 @@ def read_actions(
             row, most = rows[0], layout.num_actions - 1
             raise InvalidAction(f"an action is 0 to {most}, got {int(array[row])} in environment {row}")
         numbers = array.astype(np.int64)
-        return torch.from_numpy(np.stack(np.unravel_index(numbers, layout.num_values), axis=1))
+        return np.stack(np.unravel_index(numbers, layout.num_values), axis=1)
     outside = np.argwhere((array < 0) | (array >= np.array(layout.num_values)))
     if len(outside):
         row, axis = outside[0]
@@ -182,11 +170,11 @@ def read_actions(
             f"action axis {layout.axes[axis].name!r} takes 0 to {layout.num_values[axis] - 1}, "
             f"got {int(array[row, axis])} in environment {row}"
         )
-    return torch.from_numpy(array.astype(np.int64))
+    return array.astype(np.int64)
 
 
 def _described(values: Any) -> str:
     """Return the type and the shape of what is no array of actions, or the start of it."""
-    if isinstance(values, np.ndarray | torch.Tensor):
+    if hasattr(values, "dtype") and hasattr(values, "shape"):  # an array, or a tensor
         return f"{values.dtype} {list(values.shape)}"
     return reprlib.repr(values)

@@ -8,9 +8,11 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.error import ResetNeeded
 
+from worldsim.envs.vector_arguments import read_options
 from worldsim.errors import WorldError
 from worldsim.games.entry import MAX_SEED, GameEntry, Observation, RealGame
 from worldsim.games.registry import find_game
+from worldsim.storage.files import plain
 
 EVALUATION_SEEDS = 4_000_000_000
 """Games of this seed and above, up to 2^32 - 1, are never drawn: they are left to evaluations."""
@@ -61,7 +63,10 @@ class RealGameEnv(gym.Env[np.ndarray, np.ndarray]):
             WorldError: If there is no such game, or an option is unknown.
             ResetNeeded: After `close`.
         """
-        game, chosen = self._open_game("reset"), _read_game_seed(options or {})
+        game = self._open_game("reset")
+        chosen = plain(read_options(options, OPTIONS).get("game_seed"))
+        if chosen is not None and (type(chosen) is not int or not 0 <= chosen <= MAX_SEED):
+            raise WorldError(f"game_seed must be a whole number from 0 to {MAX_SEED}, got {chosen!r}")
         super().reset(seed=seed)
         drawn = int(self.np_random.integers(EVALUATION_SEEDS))  # in any case: the stream stays as it is
         self._game_seed = drawn if chosen is None else chosen
@@ -110,15 +115,3 @@ class RealGameEnv(gym.Env[np.ndarray, np.ndarray]):
 
     def _info(self) -> dict[str, Any]:
         return {"frame_index": self._frame_index, "game_seed": self._game_seed}
-
-
-def _read_game_seed(options: dict[str, Any]) -> int | None:
-    unknown = sorted(set(options) - set(OPTIONS))
-    if unknown:
-        raise WorldError(f"reset knows the option 'game_seed', not {', '.join(map(repr, unknown))}")
-    seed = options.get("game_seed")
-    if seed is None:
-        return None
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed <= MAX_SEED:
-        raise WorldError(f"game_seed must be a whole number from 0 to {MAX_SEED}, got {seed!r}")
-    return int(seed)

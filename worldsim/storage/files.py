@@ -13,6 +13,8 @@ from dataclasses import MISSING, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from worldsim.errors import WorldError
 
 PART_SUFFIX = ".part"
@@ -186,6 +188,12 @@ def is_inner_path(text: str) -> bool:
     path = PurePosixPath(text)
     is_plain = text.isprintable() and "\\" not in text and ":" not in text and len(text) <= MAX_TEXT
     return is_plain and bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+
+
+def plain(value: Any) -> Any:
+    """Return a single number of NumPy as Python's own; anything else as it is."""
+    is_number = isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0)
+    return value.item() if is_number else value
 
 
 def user_path(given: str | Path) -> Path:
