@@ -7,17 +7,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from policies.base import FloorPlan, Navigator, PlayedGame, Policy
-from policies.blind import RandomPolicy, StillPolicy, ToAndFroPolicy
-from policies.keyboard import KeyboardPolicy
+from policies.base import FloorPlan, Navigator, PlayedGame, Policy, ScriptedPlayer
+from policies.blind import KeyboardPolicy, RandomPolicy, RecordedPolicy, StillPolicy, ToAndFroPolicy
 from policies.mixed import MixedPolicy
-from policies.recorded import RecordedPolicy
 from policies.scripted.dodge import DodgePolicy
-from policies.scripted.explore import ScriptedPolicy
+from policies.scripted.explore import ScriptedPolicy, SkirmishPolicy
 from policies.scripted.forage import ForagePolicy
 from policies.scripted.out_and_back import OutAndBackPolicy
 from policies.scripted.returning import ReturningPolicy
-from policies.scripted.skirmish import SkirmishPolicy
 from policies.scripted.tours import KINDS, TourPolicy
 
 __all__ = [
@@ -45,7 +42,7 @@ __all__ = [
     "make",
 ]
 
-SCRIPTED: Mapping[str, type[ScriptedPolicy | DodgePolicy | ForagePolicy | SkirmishPolicy]] = MappingProxyType(
+SCRIPTED: Mapping[str, type[ScriptedPlayer]] = MappingProxyType(
     {"explore": ScriptedPolicy, "dodge": DodgePolicy, "forage": ForagePolicy, "skirmish": SkirmishPolicy}
 )
 """Scripted players, by the names that the entries of games use."""

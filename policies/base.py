@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -87,14 +87,27 @@ class Navigator(Policy, Protocol):
         ...
 
 
-def check_axes(num_values: Sequence[int], needed: Sequence[int], needs: str) -> None:
-    """Check the number of values of each axis.
+class ScriptedPlayer(Policy):
+    """A player for the axes of one game.
+
+    Attributes:
+        NUM_VALUES: Number of values of each axis.
+        NEEDS: Who needs which axes, in words.
+
+    Args:
+        num_values: Must be `NUM_VALUES`.
 
     Raises:
-        ValueError: If they are not the `needed` ones; it begins with `needs`, who needs what in words.
+        ValueError: If the axes are others.
     """
-    if tuple(num_values) != tuple(needed):
-        raise ValueError(f"{needs}, got axes of {list(num_values)} values")
+
+    NUM_VALUES: ClassVar[tuple[int, ...]]
+    NEEDS: ClassVar[str]
+
+    def __init__(self, num_values: Sequence[int]) -> None:
+        if tuple(num_values) != self.NUM_VALUES:
+            raise ValueError(f"{self.NEEDS}, got axes of {list(num_values)} values")
+        self.reset(0)
 
 
 def check_range(name: str, limits: Sequence[int], floor: int = 1) -> tuple[int, int]:

@@ -1,14 +1,20 @@
-"""Players that do not look at the picture, to compare others with: still, random, and to and fro."""
+"""Players that do not look at the picture: still, random, to and fro, a person at the keys, a recording."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from policies.base import Policy, check_range
 
 FIRST, SECOND = 1, 2
+MAX_RECORDING_BYTES = 2**29
+# keys[axis][value - 1] are the names of the keys that choose this value of this axis.
+KeyTable = Sequence[Sequence[Sequence[str]]]
 
 
 class StillPolicy(Policy):
@@ -90,3 +96,110 @@ class ToAndFroPolicy(Policy):
         action[self._axis] = FIRST if is_first else SECOND
         self._frame += 1
         return action
+
+
+class KeyboardPolicy(Policy):
+    """Press what the held keys say; keys of different values of one axis cancel each other.
+
+    Set `held` to the names of the keys that are down before each `act`.
+
+    Args:
+        num_values: Number of values of each axis.
+        keys: For each axis, for each value from 1, the names of its keys.
+
+    Raises:
+        ValueError: If the table does not fit the axes or a key has two meanings.
+    """
+
+    def __init__(self, num_values: Sequence[int], keys: KeyTable) -> None:
+        self._num_axes = len(num_values)
+        self._meaning: dict[str, tuple[int, int]] = {}
+        if [len(axis) + 1 for axis in keys] != list(num_values):
+            raise ValueError(
+                f"the table of keys has axes of {[len(axis) + 1 for axis in keys]} values, "
+                f"but the world's have {list(num_values)}"
+            )
+        for axis, values in enumerate(keys):
+            for value, names in enumerate(values, start=1):
+                for name in names:
+                    if name in self._meaning:
+                        raise ValueError(f"key {name!r} is used twice")
+                    self._meaning[name] = (axis, value)
+        self.held: Collection[str] = ()
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Names of all keys that mean something."""
+        return frozenset(self._meaning)
+
+    def reset(self, seed: int) -> None:
+        """Start a new episode; keys still held stay held."""
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        """Return the action of the held keys, `[axes]` int64."""
+        action = np.zeros(self._num_axes, dtype=np.int64)
+        pressed = {self._meaning[name] for name in self.held if name in self._meaning}
+        for axis, value in pressed:
+            if not any(other != value for same, other in pressed if same == axis):
+                action[axis] = value
+        return action
+
+
+class RecordedPolicy(Policy):
+    """Play the actions of a recorded episode, then press nothing.
+
+    Args:
+        num_values: Number of values of each axis.
+        path: The episode's `NAME.jsonl`, one object a frame with its `action`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a line holds no action that fits the axes.
+    """
+
+    def __init__(self, num_values: Sequence[int], path: str | Path) -> None:
+        self._num_values = np.asarray(num_values, dtype=np.int64)
+        self._actions = self._read(Path(path))
+        self.reset(0)
+
+    def __len__(self) -> int:
+        return len(self._actions)
+
+    def reset(self, seed: int) -> None:
+        """Start from the first action again; there is nothing random."""
+        self._next = 0
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        """Return the next recorded action, `[axes]` int64; the picture does not matter."""
+        if self._next >= len(self._actions):
+            return np.zeros_like(self._num_values)
+        self._next += 1
+        return self._actions[self._next - 1].copy()
+
+    def _read(self, path: Path) -> list[np.ndarray]:
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no recording {path}")
+        if path.stat().st_size > MAX_RECORDING_BYTES:
+            raise ValueError(f"{path} is larger than {MAX_RECORDING_BYTES / 2**20:g} MiB")
+        actions = []
+        with path.open("rb") as file:  # only a line feed ends a line: a name may hold what else breaks one
+            lines = list(file)
+        for number, line in enumerate(lines, start=1):
+            try:
+                action = json.loads(line)["action"]
+                if action is None and number == len(lines):
+                    break
+                actions.append(self._check(action))
+            except (KeyError, TypeError, ValueError, RecursionError) as error:
+                raise ValueError(f"{path} line {number} holds no action for this world: {error}") from error
+        return actions
+
+    def _check(self, action: Any) -> np.ndarray:
+        counts = self._num_values.tolist()
+        if not isinstance(action, list) or len(action) != len(counts):
+            raise ValueError(f"expected {len(counts)} integers, got {str(action):.40}")
+        if not all(type(value) is int for value in action):
+            raise ValueError(f"expected integers, got {str(action):.40}")
+        if not all(0 <= value < count for value, count in zip(action, counts, strict=True)):
+            raise ValueError(f"{str(action):.40} is outside the axes' {counts} values")
+        return np.array(action, dtype=np.int64)

@@ -16,18 +16,16 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from training.cli.entry import entry
-from training.conversion.card import (
-    describe_layers,
-    describe_rollouts,
-    describe_share,
-    follows_from,
-)
 from training.conversion.selection import choose_layers, teacher_digest
 from training.conversion.stage import (
     Distillation,
     StageConfig,
     StageSettings,
     TeacherConfig,
+    describe_layers,
+    describe_rollouts,
+    describe_share,
+    follows_from,
     heldout_losses,
     list_episodes,
     load_for,

@@ -7,12 +7,11 @@ works out how near each fireball would pass, and takes the best. Lengths are in 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from policies.base import check_axes
+from policies.base import ScriptedPlayer
 
 HORIZON, BOTTOM = 0.4, 0.92  # rows looked at, as shares of the height: down to the bar of health
 # Nothing but a fireball is so many times as green as the floor, also when a hit tinges it all with red.
@@ -56,19 +55,11 @@ class Fireball:
         self.age += 1
 
 
-class DodgePolicy:
-    """Run back and forth, and dodge.
-
-    Args:
-        num_values: Number of values of each axis; must be (3,): strafe.
-    """
+class DodgePolicy(ScriptedPlayer):
+    """Run back and forth, and dodge."""
 
     NUM_VALUES = (3,)
-
-    def __init__(self, num_values: Sequence[int]) -> None:
-        needs = "the player that dodges needs one axis (strafe) of three values"
-        check_axes(num_values, self.NUM_VALUES, needs)
-        self.reset(0)
+    NEEDS = "the player that dodges needs one axis (strafe) of three values"
 
     def reset(self, seed: int) -> None:
         """Start a new episode."""

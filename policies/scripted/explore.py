@@ -1,4 +1,4 @@
-"""A player that explores: walks, looks around, comes back, rests, and turns away from walls.
+"""Players that explore: walk, look around, come back, rest, turn away from walls; one of them also fires.
 
 It sees nothing but the picture, so it plays the real game and a learned one alike. What it does is in the
 two tables below; left and right are equally likely everywhere.
@@ -7,12 +7,12 @@ two tables below; left and right are equally likely everywhere.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from policies.base import check_axes
+from policies import streams
+from policies.base import ScriptedPlayer
 
 # Weights of an axis' values: nothing, first button, second button.
 Weights = tuple[float, float, float]
@@ -69,25 +69,20 @@ ESCAPE = (
     Mode(turn=EITHER, hold=(8, 26)),
     Mode(move=FORWARD, hold=(12, 25)),
 )
+ATTACK, USE = 1, 2
+BURST_FRAMES, PAUSE_FRAMES = (4, 24), (12, 48)  # in a third of the frames it fires
+# Held down, `use` opens nothing more; the explorer turns and walks on meanwhile.
+OPENING = [USE, 0, 0] * 8
 
 
-class ScriptedPolicy:
+class ScriptedPolicy(ScriptedPlayer):
     """Explore with the modes above.
 
     `was_stuck` is whether it noticed at the last `act` that something stops it.
-
-    Args:
-        num_values: Number of values of each axis; must be (3, 3, 3): move, strafe and turn.
     """
 
     NUM_VALUES = (3, 3, 3)
-
-    def __init__(self, num_values: Sequence[int]) -> None:
-        needs = "the scripted player needs three axes (move, strafe, turn) of three values each"
-        check_axes(num_values, self.NUM_VALUES, needs)
-        shares = np.array([mode.share for mode in MODES.values()])
-        self._modes, self._shares = list(MODES.values()), shares / shares.sum()
-        self.reset(0)
+    NEEDS = "the scripted player needs three axes (move, strafe, turn) of three values each"
 
     def reset(self, seed: int) -> None:
         """Start a new episode."""
@@ -107,7 +102,9 @@ class ScriptedPolicy:
             for mode in ESCAPE:
                 self._extend_plan(mode)
         while not self._plan:
-            self._extend_plan(self._modes[self._rng.choice(len(self._modes), p=self._shares)])
+            modes = list(MODES.values())
+            shares = np.array([mode.share for mode in modes])
+            self._extend_plan(modes[self._rng.choice(len(modes), p=shares / shares.sum())])
         action = self._plan.popleft()
         self._walked_frames = self._walked_frames + 1 if action[0] or action[1] else 0
         return action.copy()
@@ -133,3 +130,31 @@ class ScriptedPolicy:
 
     def _draw(self, weights: Weights) -> int:
         return int(self._rng.choice(3, p=np.array(weights) / sum(weights)))
+
+
+class SkirmishPolicy(ScriptedPlayer):
+    """Explore a level as `ScriptedPolicy` does; fire in bursts, and try to open what stops it."""
+
+    NUM_VALUES = (3, 3, 3, 3)
+    NEEDS = "the player of a level needs four axes (move, strafe, turn, act) of three values each"
+
+    def reset(self, seed: int) -> None:
+        """Start a new episode."""
+        self._rng = np.random.default_rng((seed, streams.SKIRMISH))
+        self._explorer = ScriptedPolicy(ScriptedPolicy.NUM_VALUES)
+        self._explorer.reset(seed)
+        self._acts: list[int] = []  # the next one last
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        """Return the next action, `[4]` int64, for `observation`, `[height, width, 3]` uint8."""
+        action = self._explorer.act(observation)
+        if not self._acts:
+            burst, pause = (int(self._rng.integers(*r, endpoint=True)) for r in (BURST_FRAMES, PAUSE_FRAMES))
+            self._acts = [ATTACK] * burst + [0] * pause
+        if self._explorer.was_stuck:
+            self._acts = OPENING[::-1]
+        return np.append(action, self._acts.pop())
+
+    def watch(self, observation: np.ndarray) -> None:
+        """See a frame at which somebody else acts."""
+        self._explorer.watch(observation)

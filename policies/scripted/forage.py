@@ -6,11 +6,10 @@ Without one in sight it walks in curves; where the picture stands still it turns
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 
 import numpy as np
 
-from policies.base import Policy, check_axes
+from policies.base import ScriptedPlayer
 
 NOTHING, LEFT, RIGHT = 0, 1, 2
 FORWARD = 1
@@ -28,19 +27,11 @@ STUCK_FRAMES, STUCK_CHANGE = 5, 1.5
 TURN_FRAMES, LEAVE_FRAMES = (6, 20), (10, 25)
 
 
-class ForagePolicy(Policy):
-    """Walk from medikit to medikit.
-
-    Args:
-        num_values: Number of values of each axis; must be (2, 3): move and turn.
-    """
+class ForagePolicy(ScriptedPlayer):
+    """Walk from medikit to medikit."""
 
     NUM_VALUES = (2, 3)
-
-    def __init__(self, num_values: Sequence[int]) -> None:
-        needs = "the player that gathers needs two axes (move, turn) of two and three values"
-        check_axes(num_values, self.NUM_VALUES, needs)
-        self.reset(0)
+    NEEDS = "the player that gathers needs two axes (move, turn) of two and three values"
 
     def reset(self, seed: int) -> None:
         """Start a new episode."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from policies import streams
-from policies.base import FloorPlan, Point, Pose, check_axes, check_range
+from policies.base import FloorPlan, Point, Pose, ScriptedPlayer, check_range
 from policies.scripted.returning import OPPOSITE, REST_FRAMES
 
 NOTHING = np.zeros(3, dtype=np.int64)
@@ -28,7 +28,7 @@ BACK = " back"
 KINDS = ("turn-around", "leave-and-return", "loop")
 
 
-class TourPolicy:
+class TourPolicy(ScriptedPlayer):
     """Make one tour after the other, each followed by a rest.
 
     - `turn-around` turns on the spot, half the time by 360 degrees in one direction, else by 45 to 180
@@ -44,7 +44,7 @@ class TourPolicy:
     turning are never pressed together, and it lets go and slides to a stop before each place it aims for.
 
     Args:
-        num_values: Number of values of each axis; must be (3, 3, 3): move, strafe and turn.
+        num_values: Number of values of each axis; must be `NUM_VALUES`.
         kinds: The kinds of tours, drawn with equal shares.
         out_frames: Minimum and maximum number of frames of the way out of `leave-and-return`.
 
@@ -53,16 +53,15 @@ class TourPolicy:
     """
 
     NUM_VALUES = (3, 3, 3)
+    NEEDS = "the player that tours needs three axes (move, strafe, turn) of three values each"
 
     def __init__(
         self, num_values: Sequence[int], kinds: Sequence[str] = KINDS, out_frames: Sequence[int] = (60, 160)
     ) -> None:
-        needs = "the player that tours needs three axes (move, strafe, turn) of three values each"
-        check_axes(num_values, self.NUM_VALUES, needs)
         if not kinds or set(kinds) - set(KINDS):
             raise ValueError(f"kinds of tours are {', '.join(KINDS)}, got {list(kinds)}")
         self._kinds, self._out_frames = tuple(kinds), check_range("out_frames", out_frames)
-        self.reset(0)
+        super().__init__(num_values)
 
     def reset(self, seed: int) -> None:
         """Start a new episode; its map comes next."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Protocol
 
@@ -14,14 +14,14 @@ import numpy as np
 import torch
 
 from worldsim.errors import WorldError
-from worldsim.play.files import PlayFiles
 from worldsim.play.governor import Governor, ThreadGovernor
 from worldsim.play.players import Players
 from worldsim.play.session import NUM_WATCHED, Player, PlaySession
 from worldsim.play.settings import PlayConfig
-from worldsim.play.slots import QUICK
+from worldsim.play.slots import QUICK, PlayFiles
 from worldsim.play.status import Inspector, Status
-from worldsim.runtime.timing import FrameClock
+from worldsim.runtime.interrupt import StopRequest
+from worldsim.runtime.timing import FrameClock, steady_memory
 from worldsim.sampler import MAX_STEPS
 from worldsim.ui.bindings import Bindings, Command, join_controls
 
@@ -99,6 +99,28 @@ class Game:
         for_help, again = keys[Command.HELP][:1], (*keys[Command.RESET], *keys[Command.NEXT_START])[:1]
         self.status.hint = f"{join_controls(for_help, printed)}: help" if for_help else ""
         self.status.again = f"{join_controls(again, printed)}: again" if again else ""
+
+    def run(
+        self,
+        advance: Callable[[], object],
+        num_frames: int = 0,
+        start: int | str | None = None,
+        shown_in: AbstractContextManager[object] | None = None,
+    ) -> None:
+        """Begin at a start moment, and call what shows the game to advance it until that is over.
+
+        Args:
+            num_frames: End after so many; 0 does not.
+            start: Start moment to begin from; None draws one.
+            shown_in: Entered meanwhile; it is left before a request to stop is raised.
+
+        Raises:
+            KeyboardInterrupt: After a request to stop, once the frame under way is done.
+        """
+        with StopRequest() as stop, shown_in or nullcontext(), steady_memory():
+            self.restart(start)
+            while not (self.is_closed or stop.requested or 0 < num_frames <= self.session.num_frames):
+                advance()
 
     def advance(self, held: Collection[str], *, rewinds: bool) -> bool:
         """Play or go back by one frame, and wait until the next one is due; returns False while paused.
