@@ -179,22 +179,16 @@ class EnvWorld:
         )
 
     @isolated
-    def predict_outcome(self, state: WorldState) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rewards `[N]` float64 and the ends `[N]` bool of the frames committed last.
+    def predict_outcome(self, state: WorldState) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return rewards `[N]` float64, ends `[N]` bool and their probabilities `[N]` of the latest frames.
 
-        Without outcome heads they are 0 and False.
+        Without outcome heads they are 0, False and None.
         """
         outcome = self.simulator.outcome(state)
         if outcome is None:
-            return np.zeros(len(state.seed)), np.zeros(len(state.seed), dtype=np.bool_)
+            return np.zeros(len(state.seed)), np.zeros(len(state.seed), dtype=np.bool_), None
         ended = outcome.end >= self.world.config.end_threshold
-        return outcome.reward.double().numpy(), ended.numpy()
-
-    @isolated
-    def end_probabilities(self, state: WorldState) -> np.ndarray | None:
-        """Return how likely the frames committed last end an episode, `[N]` float64; None without heads."""
-        outcome = self.simulator.outcome(state)
-        return None if outcome is None else outcome.end.double().numpy()
+        return outcome.reward.double().numpy(), ended.numpy(), outcome.end.double().numpy()
 
 
 def empty_state(world: World, num_dreams: int) -> WorldState:

@@ -197,9 +197,9 @@ class ARL2WorldEnv(DreamEnv, gym.Env[np.ndarray, np.ndarray]):
         if self.render_mode == "human":
             self._clock.wait()
         self._is_restored = False
-        rewards, ended = self._env_world.predict_outcome(self._state)
+        rewards, ended, probabilities = self._env_world.predict_outcome(self._state)
         self._has_ended, info = bool(ended[0]), self._info()
-        if (probabilities := self._env_world.end_probabilities(self._state)) is not None:
+        if probabilities is not None:
             info["end_probability"] = float(probabilities[0])
         return self._observation(), float(rewards[0]), self._has_ended, False, info
 

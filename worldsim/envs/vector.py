@@ -23,11 +23,13 @@ from gymnasium.vector.utils import batch_space
 from worldsim.envs.base import DreamEnv
 from worldsim.envs.row_threads import RowThreads
 from worldsim.envs.vector_arguments import (
+    OPTIONS,
     Seeds,
     check_settings,
     read_actions,
     read_autoreset_mode,
     read_mask,
+    read_options,
     read_seeds,
     read_starts,
 )
@@ -174,8 +176,10 @@ class ARL2WorldVectorEnv(DreamEnv, VectorEnv[Array, Array, Array]):
         """
         self._check_open("reset")
         seeds = read_seeds(seed, self.num_envs)
-        mask = read_mask(options, self.num_envs)
-        chosen = [self._env_world.find_start(start) for start in read_starts(options, self.num_envs)]
+        given = read_options(options, OPTIONS)
+        mask = read_mask(given.get("reset_mask"), self.num_envs)
+        starts = read_starts(given.get("start"), self.num_envs)
+        chosen = [self._env_world.find_start(start) for start in starts]
         if not mask.all():
             self._current_state("reset with a reset_mask")
         rngs, rng_seeds = self._new_rngs(seeds)  # fails for a seed below 0, before anything has changed
@@ -221,8 +225,7 @@ class ARL2WorldVectorEnv(DreamEnv, VectorEnv[Array, Array, Array]):
 
     def _result(self, state: WorldState, renewed: np.ndarray | None) -> Step:
         """Read the outcome of what was drawn, reset in the mode `SameStep`, and return a step."""
-        rewards, terminated = self._rows.alone(self._env_world.predict_outcome, state)
-        probabilities = self._rows.alone(self._env_world.end_probabilities, state)
+        rewards, terminated, probabilities = self._rows.alone(self._env_world.predict_outcome, state)
         truncated = self._are_truncated(state)
         if renewed is not None:
             rewards, terminated, truncated = (
@@ -327,7 +330,7 @@ class ARL2WorldVectorEnv(DreamEnv, VectorEnv[Array, Array, Array]):
         }
 
     def _warn_without_heads(self) -> None:
-        if self._has_warned or self.simulator.outcome(self._current_state("reset")) is not None:
+        if self._has_warned or self.world.config.outcome is not None:
             return
         self._has_warned = True
         gym.logger.warn(

@@ -102,15 +102,13 @@ def read_options(options: Any, known: Sequence[str]) -> Mapping[str, Any]:
     return options
 
 
-def read_mask(options: Mapping[str, Any] | None, num_envs: int) -> np.ndarray:
-    """Return which environments to reset, `[N]` bool: all without the option `reset_mask`.
+def read_mask(mask: Any, num_envs: int) -> np.ndarray:
+    """Return which environments to reset, `[N]` bool, of the option `reset_mask`: all without it.
 
     Raises:
-        WorldError: If an option is unknown.
         TypeError: If it is no array of bool.
         ValueError: If it is not `[N]`, or False everywhere.
     """
-    mask = read_options(options, OPTIONS).get("reset_mask")
     if mask is None:
         return np.ones(num_envs, dtype=np.bool_)
     if hasattr(mask, "detach"):  # a tensor, of any device
@@ -125,13 +123,13 @@ def read_mask(options: Mapping[str, Any] | None, num_envs: int) -> np.ndarray:
     return mask.copy()
 
 
-def read_starts(options: Mapping[str, Any] | None, num_envs: int) -> list[Any]:
-    """Return the start moment that is asked for in each environment, `[N]`.
+def read_starts(start: Any, num_envs: int) -> list[Any]:
+    """Return the start moment that the option `start` asks for in each environment, `[N]`.
 
     Raises:
-        WorldError: If an option is unknown, or starts are listed but not N.
+        WorldError: If starts are listed but not N.
     """
-    start = plain(read_options(options, OPTIONS).get("start"))
+    start = plain(start)
     if not isinstance(start, list | tuple | np.ndarray):
         return [start] * num_envs
     if len(start) != num_envs:

@@ -104,7 +104,7 @@ def test_rows_that_go_on_see_their_own_past() -> None:
     before = venv.reset()[SEEN]
     ended = np.array([False, True, False, False])
     real_predict = envs._env_world.predict_outcome
-    envs._env_world.predict_outcome = lambda state: (real_predict(state)[0], ended)  # type: ignore[method-assign]
+    envs._env_world.predict_outcome = lambda state: (real_predict(state)[0], ended, None)  # type: ignore[method-assign]
     after, _, dones, infos = venv.step(ACTIONS[0])
     assert dones.tolist() == ended.tolist()
     assert not infos[1]["TimeLimit.truncated"]

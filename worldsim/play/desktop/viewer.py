@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from contextlib import closing
 
 import numpy as np
 import pygame
@@ -11,8 +12,6 @@ from worldsim.errors import WorldError
 from worldsim.play.desktop.branch_panes import BranchPanes, Kind
 from worldsim.play.game import OVER, Game
 from worldsim.play.session import NUM_WATCHED
-from worldsim.runtime.interrupt import StopRequest
-from worldsim.runtime.timing import steady_memory
 from worldsim.ui.bindings import Command, help_texts
 from worldsim.ui.display import PAUSE_POLL_MS, saving_when_display_is_lost
 from worldsim.ui.input import CommandKeys, Gamepads, HeldKeys, MouseTurn, is_shifted
@@ -65,25 +64,9 @@ class Viewer:
         self._panes: BranchPanes | None = None
 
     def run(self, num_frames: int = 0, start: int | str | None = None) -> None:
-        """Play until the window is closed.
-
-        Args:
-            num_frames: End after so many; 0 does not.
-            start: Start moment to begin from; None draws one.
-
-        Raises:
-            KeyboardInterrupt: After Ctrl-C, once the frame under way is done.
-        """
-        self.game.restart(start)
-        with saving_when_display_is_lost(self._save):
-            try:
-                with StopRequest() as stop, steady_memory():
-                    while not (self.game.is_closed or stop.requested):
-                        if num_frames and self.session.num_frames >= num_frames:
-                            break
-                        self._advance_while_open()
-            finally:
-                self.window.close()
+        """Play until the window is closed; see `Game.run`."""
+        with saving_when_display_is_lost(self._save), closing(self.window):
+            self.game.run(self._advance_while_open, num_frames, start)
 
     def advance(self) -> None:
         """Answer keys, then show one frame and wait for the next one to be due; while paused only wait."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import math
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,6 @@ from worldsim.play.game import Game
 from worldsim.play.web.inbox import SERVED_COMMANDS, Inbox, Order
 from worldsim.play.web.lobby import encode_jpeg
 from worldsim.play.web.server import Server
-from worldsim.runtime.interrupt import StopRequest
-from worldsim.runtime.timing import steady_memory
 from worldsim.ui.bindings import Bindings, Command
 from worldsim.ui.input import check_without_window
 from worldsim.world import WorldConfig
@@ -48,24 +46,22 @@ class ServedGame:
         self._tell_again_at = 0.0
 
     def run(self, num_frames: int = 0, start: int | str | None = None, *, say: Callable[[str], None]) -> None:
-        """Serve until the process is interrupted.
+        """Serve until the process is interrupted; see `Game.run`. Pages know of a request to stop first.
 
         Args:
-            num_frames: End after so many; 0 does not.
-            start: Start moment to begin from; None draws one.
             say: Is given a sentence once the page is there.
 
         Raises:
-            KeyboardInterrupt: After a request to stop, once the frame under way is done and the pages know.
             WorldError: If the address cannot be served on.
         """
-        # The pages get it before the request to stop is raised: another one does not cut that short.
-        with StopRequest() as stop, self.server, steady_memory():
-            self.game.restart(start)
+        self.game.run(self.advance, num_frames, start, self._serving(say))
+
+    @contextmanager
+    def _serving(self, say: Callable[[str], None]) -> Iterator[None]:
+        with self.server:
             with suppress(OSError):  # nobody may read what is said, and play all the same
                 say(f"play at {self.server.url} (Ctrl-C ends)")
-            while not stop.requested and not (num_frames and self.session.num_frames >= num_frames):
-                self.advance()
+            yield
 
     def advance(self) -> None:
         """Do what was asked for, then play a frame; while nobody plays only wait."""
