@@ -21,7 +21,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from worldsim.errors import WorldError
-from worldsim.storage.decoding import (
+from worldsim.storage.images import (
     ByteSource,
     Turn,
     check_square,
