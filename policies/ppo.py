@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -118,16 +118,7 @@ class PolicyDescription:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads."""
-        return {
-            "format": FORMAT,
-            "kind": "ppo",
-            "scenario": self.scenario,
-            "actions": self.actions,
-            "num_values": self.num_values,
-            "sight": self.sight.to_json(),
-            "action_repeat": self.action_repeat,
-            "training": self.training,
-        }
+        return {"format": FORMAT, "kind": "ppo"} | asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> PolicyDescription:

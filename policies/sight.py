@@ -60,13 +60,9 @@ class Sight:
         """Return what is seen once `frames` `[B, H, W, 3]` have come after what was `seen`."""
         return torch.cat([seen[:, CHANNELS:], self.shrink(frames)], dim=1)
 
-    def to_json(self) -> dict[str, int]:
-        """Return a JSON object that `from_json` reads."""
-        return {"height": self.height, "width": self.width, "num_frames": self.num_frames}
-
     @classmethod
     def from_json(cls, data: Mapping[str, int]) -> Sight:
-        """Build from `to_json`'s object.
+        """Build from a JSON object with its fields.
 
         Raises:
             ValueError: If it is not of that form.

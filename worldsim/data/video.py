@@ -34,6 +34,8 @@ from worldsim.storage.images import (
 ENCODE_FLAGS = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
 DECODE_FLAGS = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 RESIZE_FLAGS = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+QUALITY = "14"
+"""Of x264, 0 (lossless) to 51: this cannot be told from the original by eye."""
 MAX_PIXELS = 2**25
 """Of a frame: 8K. A decoder may have to keep 16 of them."""
 MAX_RATE_ERROR, MAX_UNEVEN = 0.02, 0.01
@@ -49,10 +51,8 @@ class VideoWriter:
         path: File to write; its suffix does not matter.
         height: Frame height in pixels, even.
         width: Frame width in pixels, even.
-        crf: x264's constant quality, 0 (lossless) to 51; 14 cannot be told from the original by eye.
-        preset: x264's speed preset.
-        lossless: Keep every pixel but for the rounding of the colour conversion, whatever `crf` says. Some
-            players show no such files, FFmpeg's and VLC do.
+        lossless: Keep every pixel but for the rounding of the colour conversion. Some players show no such
+            files, FFmpeg's and VLC do.
 
     Raises:
         WorldError: If the size is odd.
@@ -66,8 +66,6 @@ class VideoWriter:
         height: int,
         width: int,
         frame_rate: float,
-        crf: int = 14,
-        preset: str = "veryfast",
         lossless: bool = False,
     ) -> None:
         if height % 2 or width % 2:
@@ -85,7 +83,8 @@ class VideoWriter:
         self._stream.pix_fmt = "yuv444p" if lossless else "yuv420p"
         # x264 reads memory that it has not written when it weighs blocks by their future (mbtree) across
         # B-frames: the same frames then give other bytes each time.
-        self._stream.options = {"crf": "0" if lossless else str(crf), "preset": preset, "mbtree": "0"}
+        crf = "0" if lossless else QUALITY
+        self._stream.options = {"crf": crf, "preset": "veryfast", "mbtree": "0"}
         # One thread: the bytes do not depend on the machine, and recorders run one process per core.
         self._stream.codec_context.thread_count = 1
         self._reformatter = VideoReformatter()

@@ -130,6 +130,8 @@ class DoomEntry(GameEntry):
     """
 
     place: Place
+    game: str = field(init=False)
+    licence: str = field(init=False)
     height: int = HEIGHT
     width: int = WIDTH
     tics_per_second: float = 35.0
@@ -139,20 +141,14 @@ class DoomEntry(GameEntry):
     shows_health: bool = False
     shows_weapon: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("game", "licence"):
+            object.__setattr__(self, name, getattr(self.place, name))
+
     @property
     def buttons(self) -> tuple[str, ...]:
         """ViZDoom's names of `actions.buttons`, in their order."""
         return tuple(BUTTONS[name] for name in self.actions.buttons)
-
-    @property
-    def game(self) -> str:
-        """What is played, as datasets name it."""
-        return self.place.game
-
-    @property
-    def licence(self) -> str:
-        """Licence of the pictures."""
-        return self.place.licence
 
     def engine_version(self) -> str:
         """Return ViZDoom's."""

@@ -76,6 +76,8 @@ class GameEntry(ABC):
 
     Attributes:
         name: Its name, and that of the world made from it.
+        game: What is played, as datasets name it; equal names mean that equal seeds give equal games.
+        licence: Licence of the pictures.
         actions: What a player can press.
         players: Its scripted players, by their names in `policies.SCRIPTED`, with how often each plays an
             episode, relative to the others. Without any there is no policy `scripted`.
@@ -89,6 +91,8 @@ class GameEntry(ABC):
     """
 
     name: str
+    game: str
+    licence: str
     actions: ActionLayout
     players: Mapping[str, float] = field(default_factory=dict)
     ending: str = "ended"
@@ -109,16 +113,6 @@ class GameEntry(ABC):
     def frame_rate(self) -> float:
         """Frames a second at the game's own speed."""
         return self.tics_per_second / self.tics_per_frame
-
-    @property
-    @abstractmethod
-    def game(self) -> str:
-        """What is played, as datasets name it; equal names mean that equal seeds give equal games."""
-
-    @property
-    @abstractmethod
-    def licence(self) -> str:
-        """Licence of the pictures."""
 
     @abstractmethod
     def engine_version(self) -> str:

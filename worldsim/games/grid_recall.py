@@ -35,21 +35,13 @@ SHAPES = ("Ball", "Box", "Key", "Floor")
 class GridEntry(GameEntry):
     """A grid; no game ends, and nothing is rewarded."""
 
+    game: str = f"grid recall, {SIDE} x {SIDE} tiles of {len(SHAPES) * 6} kinds, {VIEW} x {VIEW} seen"
+    licence: str = "tiles as MiniGrid draws them (MIT)"
     height: int = VIEW * TILE
     width: int = VIEW * TILE
     episode_frames: int = 401
     tics_per_second: float = 10.0  # for whoever watches: a grid has no time of its own
     lossless: bool = True
-
-    @property
-    def game(self) -> str:
-        """What is played, as datasets name it."""
-        return f"grid recall, {SIDE} x {SIDE} tiles of {len(SHAPES) * 6} kinds, {VIEW} x {VIEW} seen"
-
-    @property
-    def licence(self) -> str:
-        """Licence of the pictures."""
-        return "tiles as MiniGrid draws them (MIT)"
 
     def engine_version(self) -> str:
         """Return MiniGrid's."""

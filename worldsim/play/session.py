@@ -255,7 +255,8 @@ class PlaySession:
             WorldError: As `freeze_memory`.
         """
         matrices = self._matrices()
-        self._replace_matrices(torch.zeros_like(matrices), self.is_frozen, self._kept, matrices)
+        kept = matrices if self._kept is None else self._kept
+        self._replace_matrices(torch.zeros_like(matrices), is_frozen=self.is_frozen, kept=kept)
 
     def restore_memory(self) -> None:
         """Go on with the recurrent states as they were before they were first frozen or emptied.
@@ -265,7 +266,7 @@ class PlaySession:
         """
         if self._kept is None:
             raise WorldError("the memory was neither frozen nor emptied: there is nothing to restore")
-        self._replace_matrices(self._kept, False, None, None)
+        self._replace_matrices(self._kept, is_frozen=False, kept=None)
 
     def inspect(self) -> list[LayerReading]:
         """Return what the hybrid layers read when the latest frame was remembered; [] if none was drawn."""
@@ -277,16 +278,13 @@ class PlaySession:
             raise WorldError("this world has no recurrent states to freeze or to empty")
         return matrices
 
-    def _replace_matrices(
-        self, matrices: Tensor, is_frozen: bool, kept: Tensor | None, otherwise_kept: Tensor | None
-    ) -> None:
+    def _replace_matrices(self, matrices: Tensor, *, is_frozen: bool, kept: Tensor | None) -> None:
         """Play on with other recurrent states, as after a jump to the same frame."""
         state, drawn = self.env.get_state().with_matrices(matrices), self._drawn
         try:
             self.go_to(state, self.start, self.score or 0.0, before=self.recent_frames(NUM_WATCHED)[:-1])
         finally:
-            self._drawn, self._frozen = drawn, matrices if is_frozen else None
-            self._kept = otherwise_kept if kept is None else kept
+            self._drawn, self._frozen, self._kept = drawn, matrices if is_frozen else None, kept
 
     def stop_recording(self) -> None:
         """Finish what is being recorded, with the frame shown last; later frames are not recorded.

@@ -22,7 +22,7 @@ class Kind(Enum):
     PLAYERS = "players"
 
 
-class BranchPanes:
+class BranchPanes(Branches):
     """Play the present moment on in 2 x 2 panes. The session stays where it is until one is picked.
 
     Args:
@@ -36,8 +36,7 @@ class BranchPanes:
         names = players.names[:NUM_PANES] if kind is Kind.PLAYERS else (players.name,) * NUM_PANES
         self._names = names
         self._before = session.recent_frames(NUM_WATCHED)
-        simulator = session.env.simulator
-        self._branches = Branches(simulator, session.env.get_state(), len(names), NUM_WATCHED)
+        super().__init__(session.env.simulator, session.env.get_state(), len(names), NUM_WATCHED)
         if kind is Kind.PLAYERS:
             for name in names:
                 players.begin(self._before, name)
@@ -48,11 +47,6 @@ class BranchPanes:
         if self.kind is Kind.PLAYERS:
             return list(self._names)
         return [f"seed {number + 1}" for number in range(len(self._names))]
-
-    @property
-    def frames(self) -> np.ndarray:
-        """The frames shown last, `[panes, H, W, 3]` uint8."""
-        return self._branches.frames
 
     def choose_next(self) -> None:
         """Choose the next pane."""
@@ -68,27 +62,23 @@ class BranchPanes:
         self.chosen = pane
         return event.type == pygame.MOUSEBUTTONDOWN
 
-    def begin(self) -> np.ndarray:
+    def act(self) -> np.ndarray:
         """Return the next frames `[panes, H, W, 3]` uint8; show them, then call `finish`."""
-        frames = self._branches.frames
+        frames = self.frames
         if self.kind is Kind.PLAYERS:
             pairs = zip(self._names, frames, strict=True)
             actions = np.stack([self._players.act(frame, name) for name, frame in pairs])
         else:
             actions = np.repeat(self._players.act(frames[self.chosen])[None], len(frames), axis=0)
-        return self._branches.begin(actions)
+        return self.begin(actions)
 
-    def finish(self) -> None:
-        """Remember them."""
-        self._branches.finish()
-
-    def pick(self) -> None:
+    def pick_chosen(self) -> None:
         """Play on from the chosen pane, with who played it.
 
         Raises:
             WorldError: If the recording so far cannot be finished; play goes on from the pane all the same.
         """
-        state, frames = self._branches.pick(self.chosen)
+        state, frames = self.pick(self.chosen)
         self._players.name = self._names[self.chosen]
         before = [*self._before, *frames][-NUM_WATCHED:]
         self._session.go_to(state, self._session.start, self._session.score or 0.0, before=before)

@@ -135,7 +135,7 @@ class Viewer:
         if not self.game.take_step():
             return False
         self.game.hold(self._take_held())
-        panes.begin()
+        panes.act()
         self._draw(self.session.observation)
         panes.finish()
         self.game.status.note_frame(is_single=self.game.is_paused)
@@ -163,7 +163,7 @@ class Viewer:
         panes, self._panes = self._panes, None
         assert panes is not None
         with self.game.saying_errors():
-            panes.pick()
+            panes.pick_chosen()
         self.game.after_jump()
 
     def _obey(self, command: Command, number: int, *, is_shifted: bool) -> None:
