@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -58,7 +58,7 @@ class Setup:
         return policies.make(self.policy, num_values=num_values, game=entry, **self.policy_options)
 
 
-class Recorders:
+class Recorders(AbstractContextManager["Recorders"]):
     """A pool of worker processes, each with its own game; a context manager.
 
     Leaving it stops the workers; episodes that are not finished leave nothing behind.
@@ -113,9 +113,6 @@ class Recorders:
                 raise result
             finished.append(result)
         return finished
-
-    def __enter__(self) -> Recorders:
-        return self
 
     def __exit__(self, *_: object) -> None:
         for connection in [*self._idle, *self._busy]:

@@ -14,7 +14,7 @@ checksum of the frame before it was encoded, and on the first line `game_seed`, 
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ class Episode(EpisodeTable):
         return len(self.frames)
 
 
-class EpisodeWriter:
+class EpisodeWriter(AbstractContextManager["EpisodeWriter"]):
     """Record one episode; its files appear under their names only when it is whole.
 
     Use as a context manager. Leaving by an exception removes what was written, or keeps it as a valid,
@@ -180,9 +180,6 @@ class EpisodeWriter:
                 sync(_part(path))
                 _part(path).replace(path)
             sync(self._table_path.parent)
-
-    def __enter__(self) -> EpisodeWriter:
-        return self
 
     def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
         if error_type is None or self._keep_on_error:

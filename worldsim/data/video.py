@@ -8,7 +8,7 @@ default one darkens each frame a little.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -44,7 +44,7 @@ MAX_VIDEO_BYTES = 32 * 2**30
 """Of a decoded video: two and a half hours of 160 x 120 at 60 frames a second."""
 
 
-class VideoWriter:
+class VideoWriter(AbstractContextManager["VideoWriter"]):
     """Write frames to an mp4 file; the file is playable once `close` has run.
 
     Args:
@@ -123,9 +123,6 @@ class VideoWriter:
             yield
         except FFmpegError as error:
             raise OSError(error.errno, error.strerror, str(self._path)) from error
-
-    def __enter__(self) -> VideoWriter:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

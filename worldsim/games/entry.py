@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ class Observation:
     truncated: bool = False
 
 
-class RealGame(ABC):
+class RealGame(AbstractContextManager["RealGame"]):
     """A game that runs, and can be recorded; a context manager.
 
     Attributes:
@@ -60,11 +61,8 @@ class RealGame(ABC):
             WorldError: If the action does not fit, or no episode is under way.
         """
 
-    def close(self) -> None:  # noqa: B027 - most games hold nothing open
+    def close(self) -> None:
         """Release what is held open."""
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

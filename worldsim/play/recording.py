@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ MIN_FREE_BYTES = 8 * 2**20
 FRAMES_BETWEEN_CHECKS = 32
 
 
-class Recording:
+class Recording(AbstractContextManager["Recording"]):
     """Write FILE.mp4 beside FILE.jsonl; after a reset go on in FILE-2, FILE-3: an episode has no jumps.
 
     Use as a context manager: however it is left, what was played so far becomes a valid episode. A file
@@ -141,9 +141,6 @@ class Recording:
             if self._folder_is_ours:
                 with suppress(OSError):  # somebody else has put something there
                     self.path.parent.rmdir()
-
-    def __enter__(self) -> Recording:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()

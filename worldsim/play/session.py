@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,7 +45,7 @@ class Player(Protocol):
         ...
 
 
-class PlaySession:
+class PlaySession(AbstractContextManager["PlaySession"]):
     """Step an environment, measure each step, record it. A context manager that finishes the recording.
 
     Args:
@@ -317,9 +318,6 @@ class PlaySession:
             f"world memory       {self.env.memory_bytes:,} bytes",
         ]
         return "\n".join(lines)
-
-    def __enter__(self) -> PlaySession:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.stop_recording()
