@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -46,12 +47,10 @@ class Recording(AbstractContextManager["Recording"]):
         self._info_is_ours = not (path.parent / INFO_FILE).exists()
         self._is_exact = False  # whether this episode can be replayed to the same bytes
         self._info = played if isinstance(played, DatasetInfo) else _dreamt(played)
-        try:
+        with self._os_errors():
             # Opened at once: a folder that cannot be written to is found before play, not after it.
             self._writer: EpisodeWriter | None = self._open()
             self._check_space()
-        except OSError as error:
-            raise WorldError(f"cannot record to {path}: {error.strerror or error}") from error
 
     def add(
         self,
@@ -71,13 +70,10 @@ class Recording(AbstractContextManager["Recording"]):
         Raises:
             WorldError: If it cannot be written.
         """
-        try:
+        with self._os_errors():
             self._writer = self._writer or self._open()
-        except OSError as error:
-            raise WorldError(f"cannot record to {self._part_path()}: {error.strerror or error}") from error
-        if self._writer.num_frames % FRAMES_BETWEEN_CHECKS == FRAMES_BETWEEN_CHECKS - 1:
-            self._end_before_the_disk_is_full(frame, reward, terminated)
-        try:
+            if self._writer.num_frames % FRAMES_BETWEEN_CHECKS == FRAMES_BETWEEN_CHECKS - 1:
+                self._end_before_the_disk_is_full(frame, reward, terminated)
             if self._writer.num_frames == 0 and opening is not None:
                 opening.save(self._opening_path())
                 self._is_exact = True
@@ -85,8 +81,6 @@ class Recording(AbstractContextManager["Recording"]):
             self._writer.add(
                 frame, action, reward=reward, terminated=terminated, player=player, sha256=digest
             )
-        except OSError as error:
-            raise WorldError(f"cannot record to {self._part_path()}: {error.strerror or error}") from error
 
     def end_episode(
         self,
@@ -144,6 +138,14 @@ class Recording(AbstractContextManager["Recording"]):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    @contextmanager
+    def _os_errors(self) -> Iterator[None]:
+        """Say which file cannot be written."""
+        try:
+            yield
+        except OSError as error:
+            raise WorldError(f"cannot record to {self._part_path()}: {error.strerror or error}") from error
 
     def _part_path(self) -> Path:
         return self.path if self._part == 1 else self.path.with_name(f"{self.path.stem}-{self._part}{SUFFIX}")

@@ -91,6 +91,19 @@ def test_full_disk_is_found_before_play(tmp_path: Path, monkeypatch: pytest.Monk
     assert names(tmp_path) == []
 
 
+def test_a_folder_that_vanishes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not as an error of the system: play goes on after a recording that cannot."""
+    monkeypatch.setattr("worldsim.play.recording.FRAMES_BETWEEN_CHECKS", 2)
+    path = tmp_path / "gone" / "walk.mp4"
+    recording = Recording(path, WORLD)
+    recording.add(FRAMES[0], ACTIONS[0])
+    shutil.rmtree(path.parent)
+    with pytest.raises(WorldError, match=f"cannot record to {path}: No such file"):
+        recording.add(FRAMES[1], ACTIONS[1])
+    with pytest.raises(WorldError, match=f"cannot record to {path}: No such file"):
+        recording.close()
+
+
 def test_disk_that_fills_up_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
