@@ -20,6 +20,8 @@ from worldsim.evaluation.cost import paper_shape
 from worldsim.evaluation.cost.attention_speed import AttentionSpeed, fastest_attention, measure_attention
 from worldsim.evaluation.cost.step_time import (
     AROUND,
+    TraceSummary,
+    TwoFrames,
     compare_ages,
     random_actions,
     summarize_trace,
@@ -29,6 +31,7 @@ from worldsim.evaluation.inputs.clips import Clip, Recordings
 from worldsim.evaluation.inputs.returns import ReturnClip, ReturnSettings, choose_returns
 from worldsim.evaluation.memory.conversion import (
     HORIZONS,
+    ConversionQuality,
     ModelEntry,
     check_comparable,
     chosen_sampler,
@@ -38,6 +41,7 @@ from worldsim.evaluation.memory.conversion import (
 )
 from worldsim.evaluation.memory.interventions import check_can_forget, has_state
 from worldsim.evaluation.memory.span import (
+    MemorySpan,
     dream_returns,
     next_after_forgetting,
     score_references,
@@ -47,13 +51,13 @@ from worldsim.evaluation.memory.span import (
 from worldsim.evaluation.quality.rollouts import FrameScores, RolloutSettings, roll_out
 from worldsim.evaluation.report.markdown import NUMBERS_FILE, write_conversion
 from worldsim.evaluation.report.pictures import write_conversion_plots
-from worldsim.evaluation.report.report import Report, describe_run
+from worldsim.evaluation.report.report import Report, as_json, describe_run
 from worldsim.evaluation.statistics import estimate_of
 from worldsim.model.conversion import check_softmax
 from worldsim.runtime.config import RuntimeSettings
-from worldsim.runtime.device import DeviceChoice, choose_device, set_threads
+from worldsim.runtime.device import choose_device
 from worldsim.settings import setting
-from worldsim.simulator import Simulator
+from worldsim.simulator import Simulator, open_world
 from worldsim.state import WorldState
 from worldsim.storage.files import without_litter
 from worldsim.world import World
@@ -154,32 +158,26 @@ class ReportConversionConfig(RuntimeSettings):
 @entry("report_conversion", ReportConversionConfig)
 def main(config: ReportConversionConfig) -> None:
     """Check everything, measure, write what was measured after each part."""
-    choice = choose_device(config.device, config.dtype)
-    set_threads(config.threads)
-    check_possible(config, choice)
-    out = Path(config.out)
-    with locked_folder(out):
-        Comparison(config, choice, out).measure()
-        print(f"written to {out}: {', '.join(path.name for path in without_litter(out.iterdir()))}")
-
-
-def check_possible(config: ReportConversionConfig, choice: DeviceChoice) -> None:
-    """Raise `WorldError` where nothing was asked for, or what can't be done here."""
     if config.teacher is None and config.parts != ["paper_shape"]:
         raise WorldError("nothing to compare: give teacher= and worlds=, or parts=[paper_shape] alone")
     if (config.teacher is None) != (not config.worlds):
         raise WorldError("teacher= and worlds= belong together: the worlds are compared with the teacher")
-    if "paper_shape" in config.parts and choice.device.type != "cuda":
-        raise WorldError(f"the part paper_shape needs a CUDA GPU, and the device is {choice.device}")
+    device = choose_device(config.device, config.dtype).device
+    if "paper_shape" in config.parts and device.type != "cuda":
+        raise WorldError(f"the part paper_shape needs a CUDA GPU, and the device is {device}")
+    out = Path(config.out)
+    with locked_folder(out):
+        Comparison(config, out).measure()
+        print(f"written to {out}: {', '.join(path.name for path in without_litter(out.iterdir()))}")
 
 
 class Comparison:
     """The worlds, the real game beside them, and the report, with what other runs measured of them."""
 
-    def __init__(self, config: ReportConversionConfig, choice: DeviceChoice, out: Path) -> None:
-        self.config, self.choice = config, choice
+    def __init__(self, config: ReportConversionConfig, out: Path) -> None:
+        self.config, self.choice = config, choose_device(config.device, config.dtype)
         self.models: list[ModelEntry] = []
-        self.run = describe_run(choice.device, choice.dtype) | {"settings": asdict(config)}
+        self.run = describe_run(self.choice.device, self.choice.dtype) | {"settings": asdict(config)}
         self._head: dict[str, Any] = {"runs": {}, "worlds": {}}
         self._scores: dict[str, FrameScores] = {}
         if config.teacher is not None:
@@ -187,7 +185,7 @@ class Comparison:
         self.report = self._open_report(out / NUMBERS_FILE)
 
     def _load(self, place: str) -> World:
-        return World.from_pretrained(place, device=self.choice.device, dtype=self.choice.dtype)
+        return open_world(place, self.config.runtime())[0]
 
     def _prepare(self, teacher_place: str) -> None:
         """Find out now, and not after an hour, whether all can be measured."""
@@ -224,12 +222,12 @@ class Comparison:
         """Choose where memory is measured."""
         config, recordings = self.config, self.recordings
         self.memory_clips = recordings.choose(config.memory_frames + 1, config.num_rollouts, config.seed)
-        self.places, told = choose_returns(recordings, config.returns, config.num_rollouts, config.seed)
-        print(told, flush=True)
+        self.places, summary = choose_returns(recordings, config.returns, config.num_rollouts, config.seed)
+        print(summary, flush=True)
         episodes = self._episodes(self.places)
         references = score_references(teacher, recordings, self.places, config.returns) if episodes else {}
         self._head["returns"] = {
-            "told": told,
+            "told": summary,
             "settings": asdict(config.returns),
             "num_places": len(episodes),
             "num_episodes": len(set(episodes)),
@@ -251,7 +249,7 @@ class Comparison:
         """Open the report with the parts that another run measured of these worlds and this one does not."""
         nothing: dict[str, Any] = {"runs": {}, "worlds": {}}
         report = Report.open(path, nothing, objects=tuple(nothing), renderers=RENDERERS)
-        known, head = report.data, self._head
+        known, head = report.data, as_json(self._head)
         kept = {part: run for part, run in known["runs"].items() if part not in self.config.parts}
         of_worlds = [KEYS[part] for part in kept if part in KEYS]
         for name, world in head["worlds"].items() if of_worlds else ():
@@ -284,51 +282,53 @@ class Comparison:
         self.report.measure(parts, self._store)
 
     def _store(self, key: tuple[str, str], found: Any, _: float) -> None:
-        (part, name), data = key, self.report.data
-        data["runs"][part] = self.run
+        (part, name), report = key, self.report
+        report.update({part: self.run}, "runs")
         if part == "paper_shape":
-            data.setdefault(part, self._paper_shape)["models"][name] = found
+            if part not in report.data:
+                report.update(self._paper_shape, part)
+            report.update({name: found}, part, "models")
         else:
-            data["worlds"][name][KEYS[part]] = found
+            report.update({KEYS[part]: found}, "worlds", name)
 
-    def _simulator(self, model: ModelEntry, told: str) -> Simulator:
+    def _simulator(self, model: ModelEntry, what: str) -> Simulator:
         """Load a world, and say what is measured of it."""
-        print(f"{model.name}: {told}", flush=True)
+        print(f"{model.name}: {what}", flush=True)
         return model.simulator(self.config.denoising_steps, self.config.commit_level)
 
-    def _first_state(self, model: ModelEntry, told: str) -> tuple[Simulator, WorldState]:
+    def _first_state(self, model: ModelEntry, what: str) -> tuple[Simulator, WorldState]:
         """Load a world; returns it and a dream in whose memory there is one frame."""
-        simulator = self._simulator(model, told)
+        simulator = self._simulator(model, what)
         start = next(self.recordings.batches(self.first, 1, 1))
         return simulator, start.begin_dreams(simulator, 1, self.config.seed)
 
-    def _in_turn(self, model: ModelEntry) -> dict[str, Any]:
+    def _in_turn(self, model: ModelEntry) -> TwoFrames:
         begun, config = self._first_state(model, "steps early and late, in turn"), self.config
         return compare_ages(*begun, config.early_frame, config.late_frame, seed=config.seed)
 
-    def _cost(self, model: ModelEntry) -> dict[str, Any]:
+    def _cost(self, model: ModelEntry) -> TraceSummary:
         (simulator, state), config = self._first_state(model, "step times"), self.config
         actions = random_actions(simulator, 1, config.cost_frames, config.seed)
         trace = trace_steps(simulator, state, actions)
         return summarize_trace(trace, config.early_frame, config.late_frame, config.total_frames)
 
-    def _quality(self, model: ModelEntry) -> dict[str, Any]:
+    def _quality(self, model: ModelEntry) -> ConversionQuality:
         """Roll out, and compare with the roll-outs of those before."""
         simulator, scores = self._simulator(model, "roll-outs"), self._scores
         own = roll_out(simulator, self.recordings, self.clips, self.settings)
         scores[model.name] = own
         if model.name == TEACHER:
-            self.report.data["references"] = summarize_references(own)
+            self.report.update({"references": summarize_references(own)})
         original = scores[model.original] if model.is_zeroed else None
         return summarize_quality(own, scores[TEACHER], original)
 
-    def _memory(self, model: ModelEntry) -> dict[str, Any]:
+    def _memory(self, model: ModelEntry) -> MemorySpan:
         """Empty the states once and see what is lost, anywhere and at places that come back."""
         config, recordings = self.config, self.recordings
         simulator = self._simulator(model, "memory")
         how: dict[str, Any] = {"batch_size": self.settings.batch_size, "seed": config.seed}
         scores = next_after_forgetting(simulator, recordings, self.memory_clips, config.memory_frames, **how)
-        report = summarize_spans(scores, [recordings.name(clip) for clip in self.memory_clips])
+        returns = None
         if self.places:
             # A cache without states starts again at one frame for all, and here there is one for each place.
             ways = (False, True) if has_state(simulator.world) else (False,)
@@ -336,8 +336,8 @@ class Comparison:
                 dream_returns(simulator, recordings, self.places, config.returns, forgets=forgets, **how)
                 for forgets in ways
             ]
-            report["returns"] = summarize_returns(*psnr, episodes=self._episodes(self.places))
-        return report
+            returns = summarize_returns(*psnr, episodes=self._episodes(self.places))
+        return summarize_spans(scores, [recordings.name(clip) for clip in self.memory_clips], returns)
 
     @cached_property
     def _paper_shape(self) -> dict[str, Any]:
@@ -350,7 +350,7 @@ class Comparison:
             "latent_frames": frames,
             "denoising_steps": config.paper_steps,
             "models": {},
-            "attention": self._attention.to_json(),
+            "attention": self._attention,
         }
 
     @cached_property
@@ -359,7 +359,7 @@ class Comparison:
         frames = paper_shape.latent_frames(config.paper_frames)
         return measure_attention(shape, frames, config.paper_steps + 1, self.choice.device, self.choice.dtype)
 
-    def _shape(self, name: str) -> dict[str, Any]:
+    def _shape(self, name: str) -> paper_shape.ShapeCost:
         print(f"at the paper's shape: {name}", flush=True)
         with fastest_attention(self._attention):
             return paper_shape.measure_shape(

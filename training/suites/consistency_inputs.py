@@ -18,22 +18,21 @@ from worldsim.evaluation.inputs.out_and_back import (
     find_recordings,
     find_sets,
 )
-from worldsim.evaluation.inputs.start_states import Moments
-from worldsim.evaluation.memory.comparison import zeroed_name
+from worldsim.evaluation.inputs.start_states import StartStates
 from worldsim.evaluation.memory.conversion import chosen_sampler, describe
-from worldsim.evaluation.memory.interventions import check_can_forget, zeroed
+from worldsim.evaluation.memory.interventions import check_can_forget, zeroed, zeroed_name
 from worldsim.evaluation.memory.pairs import paired
 from worldsim.evaluation.memory.recall import RecallSettings
 from worldsim.evaluation.memory.tiles import TileReader, check_tiles, find_kinds
 from worldsim.evaluation.quality.features import SHIPPED_FEATURES, load_features
 from worldsim.evaluation.quality.long_rollouts import LongDreams, LongSettings, dream_long
-from worldsim.evaluation.report.report import Report
+from worldsim.evaluation.report.report import Report, as_json
+from worldsim.evaluation.report.targets import TRAINED_GAP
 from worldsim.simulator import Simulator, open_world
 from worldsim.world import World, WorldConfig
 from worldsim.world.world import shipped_worlds
 
 REPORT_FILE = "report.json"
-TRAINED_GAP = 50
 AT_TURNS = ("interventions", "continuation", "probe")
 """Parts that are measured at one gap."""
 FROM_STARTS = ("controllability", "drift", "idle", "cost")
@@ -58,7 +57,7 @@ class Inputs:
     def __init__(self, config: EvaluateConfig, out: Path) -> None:
         self.config, self.parts = config.consistency, config.chosen_parts
         self.data, self.seed, self._runtime = Path(config.data), config.seed, config.runtime()
-        self._moments: Moments | None = None
+        self._starts: StartStates | None = None
         self.simulators: dict[str, Simulator] = {}
         self.zeroed: list[str] = []
         self._long: dict[str, LongDreams] = {}
@@ -93,7 +92,7 @@ class Inputs:
         sampler = chosen_sampler(world, self._runtime.denoising_steps, None)
         simulator = Simulator(world, sampler, frames_device=world.device)
         self.simulators[name] = zeroed(simulator) if is_zeroed else simulator
-        self._head["worlds"][name] = describe(world, sampler) | {"folder": str(world.folder)}
+        self._head["worlds"][name] = as_json(describe(world, sampler, str(world.folder)))
 
     def announced(self) -> Iterator[tuple[str, Simulator]]:
         """Yield the worlds by name, and say which is measured."""
@@ -103,14 +102,14 @@ class Inputs:
 
     def _find_episodes(self) -> None:
         """Find out now, and not after an hour, what can be measured."""
-        self._find_moments()
+        self._find_starts()
         data, parts = self.data, self.parts
         folders: dict[int, Path] = {}
         if "recall" in parts:
             folders |= {gap: self._known_gaps[gap] for gap in self.recall_gaps}
         if set(AT_TURNS) & set(parts):
             folders |= {gap: self._known_gaps[gap] for gap in self.intervention_gaps}
-        if set(FROM_STARTS) & set(parts) and self._moments is None:
+        if set(FROM_STARTS) & set(parts) and self._starts is None:
             folders.setdefault(*next(iter(self._known_gaps.items())))
         if "fidelity" in parts:
             folders[self.fidelity_gap] = self._known_gaps[self.fidelity_gap]
@@ -128,9 +127,9 @@ class Inputs:
                 if parts == ["pairs"] or self.config.pair_gaps:
                     raise
                 self._skip(["pairs"], str(error))
-        moments = [] if self._moments is None else [self._moments]
-        sets = [*self.recall_sets.values(), *self.pair_sets.values(), *moments]
-        self._tell(sets)
+        starts = [] if self._starts is None else [self._starts]
+        sets = [*self.recall_sets.values(), *self.pair_sets.values(), *starts]
+        self._print_sets(sets)
         self.pair_sets = {gap: s.first(2 * self.config.num_pairs) for gap, s in self.pair_sets.items()}
         asked = self.config
         # What has to be alike in runs that are put side by side.
@@ -144,7 +143,7 @@ class Inputs:
         source = sets[0].source if sets else ""
         self._head["data"] = {"folder": str(data), "source": source, "settings": settings}
 
-    def _find_moments(self) -> None:
+    def _find_starts(self) -> None:
         """Where the data are ordinary recordings, leave out what needs episodes that come back."""
         data, config, parts = self.data, self.config, self.parts
         asked = [part for part in parts if part in FROM_STARTS]
@@ -152,7 +151,7 @@ class Inputs:
         named = [*config.gaps, *config.intervention_gaps, *config.pair_gaps]
         if not asked or folder is None or named or find_sets(data, RECALL):
             return
-        self._moments = Moments(
+        self._starts = StartStates(
             folder,
             self.actions,
             self.size,
@@ -175,12 +174,12 @@ class Inputs:
     def _known_gaps(self) -> Mapping[int, Path]:
         return choose_sets(self.data, RECALL, [])
 
-    def _tell(self, sets: Sequence[ReturnSet | Moments]) -> None:
+    def _print_sets(self, sets: Sequence[ReturnSet | StartStates]) -> None:
         """Say which episodes there are, and which of them are left out."""
         config, parts = self.config, self.parts
         for found in sets:
             few = len(found) < MIN_EPISODES
-            print(found.told + f"; reported numbers need {MIN_EPISODES}" * few, flush=True)
+            print(found.summary + f"; reported numbers need {MIN_EPISODES}" * few, flush=True)
         if "recall" in parts and (beyond := sorted(set(self._known_gaps) - set(self.recall_gaps))):
             print(f"left out of recall, beyond consistency.max_gap={config.max_gap}: {beyond}")
         if config.num_turns and {"interventions", "continuation"} & set(parts):
@@ -223,10 +222,10 @@ class Inputs:
         return next((gap for gap in gaps if 2 * gap >= self.config.fidelity_frames), max(gaps))
 
     @property
-    def starts(self) -> ReturnSet | Moments:
-        """Episodes to begin at: those of the least gap, or moments of ordinary ones."""
-        if self._moments is not None:
-            return self._moments
+    def starts(self) -> ReturnSet | StartStates:
+        """Episodes to begin at: those of the least gap, or frames of ordinary ones."""
+        if self._starts is not None:
+            return self._starts
         return next(iter(self.recall_sets.values()))
 
     def _open(self, folder: Path, gap: int) -> ReturnSet:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,19 +32,12 @@ class AttentionSpeed:
 
     Attributes:
         milliseconds: By backend, the fastest first; None where it does not run here, or not at this length.
+        fastest: Name of the fastest backend.
     """
 
     past_frames: int
     milliseconds: dict[str, float | None]
-
-    @property
-    def fastest(self) -> str:
-        """Name of the fastest backend."""
-        return next(iter(self.milliseconds))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON object."""
-        return asdict(self) | {"fastest": self.fastest}
+    fastest: str
 
 
 def measure_attention(
@@ -57,7 +49,7 @@ def measure_attention(
     """
     times = {name: time_backend(name, config, past_frames, num_passes, device, dtype) for name in BACKENDS}
     ordered = sorted(times.items(), key=lambda item: float("inf") if item[1] is None else item[1])
-    return AttentionSpeed(past_frames=past_frames, milliseconds=dict(ordered))
+    return AttentionSpeed(past_frames=past_frames, milliseconds=dict(ordered), fastest=ordered[0][0])
 
 
 def time_backend(
@@ -117,19 +109,3 @@ def fastest_attention(speed: AttentionSpeed) -> Iterator[None]:
     """
     with sdpa_kernel([BACKENDS[name] for name in speed.milliseconds], set_priority=True):
         yield
-
-
-def describe_attention(speed: Mapping[str, Any]) -> str:
-    """Return one sentence on what `AttentionSpeed.to_json` says."""
-    times: Mapping[str, float | None] = speed["milliseconds"]
-    others = [name for name in times if name != speed["fastest"]]
-    slower = ", ".join(f"{name} {_told(times[name])}" for name in others)
-    return (
-        f"The teacher's attention is the fastest that PyTorch has on that device, {speed['fastest']}: "
-        f"{_told(times[speed['fastest']])} a call with {speed['past_frames']} frames of latents in the cache "
-        f"({slower})."
-    )
-
-
-def _told(milliseconds: float | None) -> str:
-    return "does not run" if milliseconds is None else f"{milliseconds:.3g} ms"

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import gc
 import time
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from tqdm import tqdm
@@ -69,33 +68,52 @@ def build_random(config: DenoiserConfig, device: torch.device, dtype: torch.dtyp
     return denoiser.eval().requires_grad_(False)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShapeCost:
+    """Cost of one video with random weights, frames of latents.
+
+    Attributes:
+        layers: Number of layers by kind.
+        frames_done: Less than `num_frames` where the device's memory did not suffice.
+        seconds: Of all frames.
+        first_step_ms: Of the first frame; None if there was none, as of the last.
+        state_bytes: At the end.
+        peak_bytes: Of a GPU's tensors; None without one.
+        step_ms_curve: Of each frame, `[frames_done]`.
+    """
+
+    layers: dict[str, int]
+    weight_bytes: int
+    num_frames: int
+    frames_done: int
+    seconds: float
+    first_step_ms: float | None
+    last_step_ms: float | None
+    state_bytes: int
+    peak_bytes: int | None
+    step_ms_curve: list[float]
+
+
 def measure_shape(
     config: DenoiserConfig, *, num_frames: int, num_steps: int, device: torch.device, dtype: torch.dtype
-) -> dict[str, Any]:
-    """Generate one video with random weights, and measure.
-
-    The frames are of latents. `num_steps` passes denoise each, and one more commits it. In the JSON object
-    `frames_done` is less than `num_frames` where the device's memory did not suffice.
-    """
+) -> ShapeCost:
+    """Generate one video with random weights, and measure; `num_steps` passes denoise each frame."""
     denoiser = build_random(config, device, dtype)
     sampler = SamplerConfig(num_steps=num_steps, shift=SHIFT)
     generate(denoiser, WARM_UP_FRAMES, sampler, torch.device(device))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     report = generate(denoiser, num_frames, sampler, device)
-    weights = sum(parameter.nbytes for parameter in denoiser.parameters())
     del denoiser
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    return {"layers": config.layer_counts, "weight_bytes": weights} | report
+    return report
 
 
 @torch.inference_mode()
-def generate(
-    denoiser: Denoiser, num_frames: int, sampler: SamplerConfig, device: torch.device
-) -> dict[str, Any]:
-    """Generate frames from noise and commit each, as many as fit; return what `measure_shape` returns."""
+def generate(denoiser: Denoiser, num_frames: int, sampler: SamplerConfig, device: torch.device) -> ShapeCost:
+    """Generate frames from noise and commit each, as many as fit."""
     memory = denoiser.initial_memory(1)
     generator = torch.Generator(device).manual_seed(0)
     actions = torch.zeros(1, len(denoiser.config.num_values), dtype=torch.int64, device=device)
@@ -114,16 +132,18 @@ def generate(
     except torch.OutOfMemoryError:
         pass  # a result: `frames_done` says how far it came
     peak = device_memory(device)
-    return {
-        "num_frames": num_frames,
-        "frames_done": len(step_ms),
-        "seconds": time.perf_counter() - began,
-        "first_step_ms": step_ms[0] if step_ms else None,
-        "last_step_ms": step_ms[-1] if step_ms else None,
-        "state_bytes": memory.nbytes,
-        "peak_bytes": peak[1] if peak else None,
-        "step_ms_curve": [round(value, 3) for value in step_ms],
-    }
+    return ShapeCost(
+        layers=denoiser.config.layer_counts,
+        weight_bytes=sum(parameter.nbytes for parameter in denoiser.parameters()),
+        num_frames=num_frames,
+        frames_done=len(step_ms),
+        seconds=time.perf_counter() - began,
+        first_step_ms=step_ms[0] if step_ms else None,
+        last_step_ms=step_ms[-1] if step_ms else None,
+        state_bytes=memory.nbytes,
+        peak_bytes=peak[1] if peak else None,
+        step_ms_curve=[round(value, 3) for value in step_ms],
+    )
 
 
 def with_room(memory: MemoryState, num_frames: int) -> MemoryState:

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,34 @@ ROUNDS = 3
 WARM_UP_STEPS = 2
 SINGLE = "single"
 HELD_FRAMES = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Throughput:
+    """Rate of something that steps environments; the last four are not known of a real game.
+
+    Attributes:
+        num_steps: Steps of all environments that were timed.
+        steps_per_second: Environment steps, by the median step.
+        step_ms: The median step, of all environments.
+        process_bytes_first: Held by the process after the first step.
+        compile: How a GPU was given its kernels.
+        memory_bytes: Of the states of all environments.
+        is_finite: Whether these hold neither NaN nor inf.
+        over_single: Rate over that of the single environment.
+    """
+
+    num_envs: int
+    num_steps: int
+    steps_per_second: float
+    steps_per_second_of_fastest: float
+    step_ms: float
+    process_bytes_first: int
+    process_bytes_last: int
+    compile: str | None = None
+    memory_bytes: int | None = None
+    is_finite: bool | None = None
+    over_single: float | None = None
 
 
 class Stepper:
@@ -57,11 +86,11 @@ def measure_throughput(
     seed: int,
     denoising_steps: int | None = None,
     compile: str = "auto",
-) -> dict[str, Any]:
+) -> dict[str, Throughput]:
     """Time the single environment, and the vector environment of each number of environments.
 
     Each draws `num_frames` frames in all, in at least `min_steps`, 3 or more, and at most `max_steps` steps
-    of all its environments; 0 is no limit. Returns a JSON object by `single` and by number of environments.
+    of all its environments; 0 is no limit. Returns rates by `single` and by number of environments.
     """
     how: dict[str, Any] = {"denoising_steps": denoising_steps, "compile": compile}
     single = ARL2WorldEnv(world, **how)
@@ -80,16 +109,19 @@ def measure_throughput(
         for name, stepper in steppers.items()
     }
     times = time_in_turn(steppers, num_steps, world)
-    report = {name: summarize(values, steppers[name].num_envs) for name, values in times.items()}
-    report[SINGLE]["compile"] = single.compile_choice.mode
+    found = {name: summarize(values, steppers[name].num_envs) for name, values in times.items()}
+    found[SINGLE] = replace(found[SINGLE], compile=single.compile_choice.mode)
     for name, envs in vectors.items():
-        report[name]["compile"] = envs.compile_choice.mode
-        report[name]["memory_bytes"] = envs.memory_bytes
         memory = envs.get_state().memory.tensors()
-        report[name]["is_finite"] = all(bool(tensor.isfinite().all()) for tensor in memory.values())
-        report[name]["over_single"] = report[name]["steps_per_second"] / report[SINGLE]["steps_per_second"]
+        found[name] = replace(
+            found[name],
+            compile=envs.compile_choice.mode,
+            memory_bytes=envs.memory_bytes,
+            is_finite=all(bool(tensor.isfinite().all()) for tensor in memory.values()),
+            over_single=found[name].steps_per_second / found[SINGLE].steps_per_second,
+        )
         envs.close()
-    return report
+    return found
 
 
 def _step_single(env: ARL2WorldEnv, action: np.ndarray) -> None:
@@ -127,22 +159,22 @@ def time_in_turn(
     return measured
 
 
-def summarize(measured: Sequence[tuple[float, int]], num_envs: int) -> dict[str, Any]:
-    """Return the rate of the median step, in environment steps a second, and how far steps differ."""
+def summarize(measured: Sequence[tuple[float, int]], num_envs: int) -> Throughput:
+    """Return the rate of steps of `time_in_turn`."""
     seconds, held = np.array(measured).T
     median, fastest = float(np.median(seconds)), float(seconds.min())
-    return {
-        "num_envs": num_envs,
-        "num_steps": len(seconds),
-        "steps_per_second": num_envs / median,
-        "steps_per_second_of_fastest": num_envs / fastest,
-        "step_ms": 1000 * median,
-        "process_bytes_first": int(held[0]),
-        "process_bytes_last": int(held[-1]),
-    }
+    return Throughput(
+        num_envs=num_envs,
+        num_steps=len(seconds),
+        steps_per_second=num_envs / median,
+        steps_per_second_of_fastest=num_envs / fastest,
+        step_ms=1000 * median,
+        process_bytes_first=int(held[0]),
+        process_bytes_last=int(held[-1]),
+    )
 
 
-def measure_game(scenario: str, num_steps: int, seed: int) -> dict[str, Any]:
+def measure_game(scenario: str, num_steps: int, seed: int) -> Throughput:
     """Time a real game, headless, in this process.
 
     Raises:
@@ -165,13 +197,13 @@ def measure_game(scenario: str, num_steps: int, seed: int) -> dict[str, Any]:
     return summarize(seconds, 1)
 
 
-def format_throughput(report: dict[str, Any]) -> str:
-    """Return the report of `measure_throughput` as a table."""
+def format_throughput(found: Mapping[str, Throughput]) -> str:
+    """Return rates by what was stepped as a table."""
     lines = [f"{'environments':>14}  {'steps/s':>9}  {'fastest':>9}  {'ms a step':>9}  {'over single':>11}"]
-    for name, row in report.items():
-        over = f"{row['over_single']:.2f}" if "over_single" in row else ""
+    for name, row in found.items():
+        over = "" if row.over_single is None else f"{row.over_single:.2f}"
         lines.append(
-            f"{name:>14}  {row['steps_per_second']:9.1f}  {row['steps_per_second_of_fastest']:9.1f}  "
-            f"{row['step_ms']:9.1f}  {over:>11}"
+            f"{name:>14}  {row.steps_per_second:9.1f}  {row.steps_per_second_of_fastest:9.1f}  "
+            f"{row.step_ms:9.1f}  {over:>11}"
         )
     return "\n".join(lines)

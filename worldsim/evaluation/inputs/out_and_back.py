@@ -136,7 +136,7 @@ class ReturnSet:
         context_frames: Frames before the way out.
         recordings: All episodes of the folder, those that do not come back too.
         source: Where the video came from.
-        told: A sentence that says what was found.
+        summary: What was found, in words.
 
     Raises:
         FileNotFoundError: If there is no such folder or a file is missing.
@@ -159,10 +159,10 @@ class ReturnSet:
         self.recordings, self.source = recordings, recordings.info.source
         found = [self._find(table, tolerance) for table in recordings.tables()]
         kept = [(e, way) for e, way in zip(recordings.episodes, found, strict=True) if way is not None]
-        self.told = f"{len(kept)} of {len(found)} episodes of {folder} come back after {gap} frames"
+        self.summary = f"{len(kept)} of {len(found)} episodes of {folder} come back after {gap} frames"
         if len(kept) < 2:
             raise WorldError(
-                f"{self.told}: at least 2 are needed, with poses that agree within {tolerance.distance} "
+                f"{self.summary}: at least 2 are needed, with poses that agree within {tolerance.distance} "
                 f"units and {tolerance.angle_degrees} degrees"
             )
         self._episodes: list[EpisodeReference] = [episode for episode, _ in kept]
@@ -191,7 +191,7 @@ class ReturnSet:
         return {
             "count": len(self),
             "names": self.names,
-            "told": self.told,
+            "told": self.summary,
             "context_frames": self.context_frames,
             "gap_frames": {"least": int(self.gaps[:, -1].min()), "mean": float(self.gaps[:, -1].mean())},
             "seen_share": float((self.gaps > 0).mean()),

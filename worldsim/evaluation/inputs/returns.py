@@ -136,12 +136,12 @@ def choose_returns(
             found += clips_of(index, len(table.poses), table.poses, settings)
     if len(without) == len(tables):
         return [], f"{folder} records no poses, so which places come back is not known"
-    told = f"{len(found)} places of {len(tables) - len(without)} episodes of {folder} come back"
+    summary = f"{len(found)} places of {len(tables) - len(without)} episodes of {folder} come back"
     if without:
-        told += f" ({len(without)} other episodes record no poses)"
+        summary += f" ({len(without)} other episodes record no poses)"
     if len(found) < MIN_RETURNS:
-        return [], f"{told}: too few to measure, which takes {MIN_RETURNS}"
-    return pick(found, count, seed), told
+        return [], f"{summary}: too few to measure, which takes {MIN_RETURNS}"
+    return pick(found, count, seed), summary
 
 
 def frames_of(places: Sequence[ReturnClip], name: str) -> np.ndarray:

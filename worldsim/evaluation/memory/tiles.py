@@ -10,15 +10,14 @@ poses, tile by tile; this is the curve that a gap between frames only stands for
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from worldsim.errors import WorldError
-from worldsim.evaluation.statistics import bootstrap
+from worldsim.evaluation.statistics import Estimate, bootstrap
 
 SAME_LEVELS = 12.0
 """Tiles with a smaller root mean squared difference, of 255, are of one kind: video blurs them."""
@@ -100,7 +99,14 @@ def absences(poses: np.ndarray, turn: int, shape: tuple[int, int]) -> np.ndarray
     return np.stack(found)
 
 
-def summarize_absences(right: np.ndarray, absent: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TileShare(Estimate):
+    """Share of tiles that are right, 0 to 1, and of how many."""
+
+    num_tiles: int
+
+
+def summarize_absences(right: np.ndarray, absent: np.ndarray, names: Sequence[str]) -> dict[str, TileShare]:
     """Return the share of returning tiles that are right, by how long they were out of view.
 
     Both arrays are `[N, K, R, C]`: bool, and the `absences` of each episode. Estimates are by the class,
@@ -114,6 +120,6 @@ def summarize_absences(right: np.ndarray, absent: np.ndarray, names: Sequence[st
         if rows:
             # Of each episode its mean: a walk with many returning tiles must not count for several.
             shares = [float(right[row][is_in[row]].mean()) for row in rows]
-            estimate = bootstrap(shares, [names[row] for row in rows]).to_json()
-            report[f"{start}-{end or ''}"] = estimate | {"num_tiles": int(is_in.sum())}
+            estimate = asdict(bootstrap(shares, [names[row] for row in rows]))
+            report[f"{start}-{end or ''}"] = TileShare(**estimate, num_tiles=int(is_in.sum()))
     return report

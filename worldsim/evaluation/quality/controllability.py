@@ -9,8 +9,7 @@ recorded frames of the real game too, in which one button alone was held, and re
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from worldsim.evaluation.inputs.clips import Clip, Recordings, pick
 from worldsim.evaluation.inputs.motion import horizontal_shift, zoom
 from worldsim.evaluation.metrics import luminance
 from worldsim.evaluation.rollout import generate, join, progress
-from worldsim.evaluation.statistics import bootstrap
+from worldsim.evaluation.statistics import Estimate, bootstrap
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 
@@ -96,6 +95,44 @@ MOVE = OppositePair(
 PAIRS = (TURN, MOVE)
 
 
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The test on real frames in which one button alone was held: the ceiling of its estimator.
+
+    Attributes:
+        pieces: Number of pieces of play by button.
+        right: Share of them that moves the right way, 0 to 1; None without a piece.
+        median_motion: As in `Motions`; None without a piece.
+        both_right: What two independent estimates give.
+    """
+
+    pieces: dict[str, int]
+    right: dict[str, float | None]
+    median_motion: dict[str, float | None]
+    both_right: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Motions:
+    """How often the picture moves the right way after opposite buttons.
+
+    Attributes:
+        both_right: Share of the starts from which both buttons do, 0 to 1.
+        right: The same of each button.
+        median_motion: In `motion_unit`, by button.
+        least_motion: What counts as motion, in that unit.
+    """
+
+    num_starts: int
+    num_episodes: int
+    both_right: Estimate
+    right: dict[str, float]
+    median_motion: dict[str, float]
+    motion_unit: str
+    least_motion: float
+    calibration: Calibration | None = None
+
+
 def mean_motion(pair: OppositePair, frames: Tensor) -> Tensor:
     """Estimate the mean motion per frame in units of the pair's threshold, `[N]` fp32 on the CPU.
 
@@ -119,7 +156,7 @@ def opposite_action_test(
     context_frames: int,
     batch_size: int,
     seed: int,
-) -> dict[str, Any]:
+) -> Motions:
     """Hold both buttons of a pair from the same states; returns `summarize_motions` with `calibrate`.
 
     There are fewer than `num_starts` where there are not so many places.
@@ -129,8 +166,8 @@ def opposite_action_test(
         batches = recordings.batches(clips, context_frames, batch_size)
         states = (batch.begin_dreams(simulator, context_frames, seed) for batch in batches)
         motions = join([hold_both(simulator, state, pair, bar) for state in states])
-    report = summarize_motions(pair, motions, [recordings.name(clip) for clip in clips])
-    return report | {"calibration": calibrate(recordings, pair, num_starts, seed)}
+    found = summarize_motions(pair, motions, [recordings.name(clip) for clip in clips])
+    return replace(found, calibration=calibrate(recordings, pair, num_starts, seed))
 
 
 def hold_both(
@@ -153,25 +190,22 @@ def both_right(pair: OppositePair, motions: Mapping[str, np.ndarray]) -> np.ndar
 
 def summarize_motions(
     pair: OppositePair, motions: Mapping[str, np.ndarray], episodes: Sequence[str]
-) -> dict[str, Any]:
-    """Return the report on the motions after each button, `[N]`: how often the picture moved the right way.
-
-    Motions are in units of the pair's threshold.
-    """
+) -> Motions:
+    """Return how often the picture moved the right way; motions `[N]` are in units of the threshold."""
     unit = "share of the picture's width" if pair.is_relative else "logarithm of the scale"
     medians = {button: float(np.median(found)) * pair.threshold for button, found in motions.items()}
-    return {
-        "num_starts": len(episodes),
-        "num_episodes": len(set(episodes)),
-        "both_right": bootstrap(both_right(pair, motions), episodes).to_json(),
-        "right": {
+    return Motions(
+        num_starts=len(episodes),
+        num_episodes=len(set(episodes)),
+        both_right=bootstrap(both_right(pair, motions), episodes),
+        right={
             pair.positive: float((motions[pair.positive] >= 1).mean()),
             pair.negative: float((motions[pair.negative] <= -1).mean()),
         },
-        "median_motion": medians,
-        "motion_unit": f"{unit} per frame",
-        "least_motion": pair.threshold,
-    }
+        median_motion=medians,
+        motion_unit=f"{unit} per frame",
+        least_motion=pair.threshold,
+    )
 
 
 def choose_starts(
@@ -221,28 +255,25 @@ def way_ahead(table: EpisodeTable, pair: OppositePair, layout: ActionLayout, num
     return along - aside
 
 
-def calibrate(recordings: Recordings, pair: OppositePair, count: int, seed: int) -> dict[str, Any]:
-    """Judge real frames in which one button alone was held as dreams are judged: the estimator's own ceiling.
+def calibrate(recordings: Recordings, pair: OppositePair, count: int, seed: int) -> Calibration:
+    """Measure real frames in which one button alone was held as dreams are measured.
 
-    Where poses were recorded, only pieces in which the player really moved count. Returns a JSON object: for
-    each button the number of pieces and the share judged right; `both_right`, what two independent judgements
-    give; `median_motion` as in `summarize_motions`.
+    Where poses were recorded, only pieces in which the player really moved count.
     """
-    layout = recordings.info.actions
-    tables = recordings.tables()
-    result: dict[str, Any] = {"pieces": {}, "right": {}, "median_motion": {}}
+    layout, tables = recordings.info.actions, recordings.tables()
+    pieces: dict[str, int] = {}
+    right: dict[str, float | None] = {}
+    medians: dict[str, float | None] = {}
     for button, sign in ((pair.positive, 1), (pair.negative, -1)):
         clips = pick(held_pieces(tables, pair, layout, button, sign), count, seed)
-        motions = [
-            mean_motion(pair, batch.frames)
-            for batch in recordings.batches(clips, pair.hold_frames + 1, batch_size=16)
-        ]
-        result["pieces"][button] = len(clips)
-        motion = torch.cat(motions).numpy() if motions else np.array([])
-        result["right"][button] = float((motion * sign >= 1).mean()) if len(motion) else None
-        result["median_motion"][button] = float(np.median(motion)) * pair.threshold if len(motion) else None
-    shares = list(result["right"].values())
-    return result | {"both_right": None if None in shares else shares[0] * shares[1]}
+        batches = recordings.batches(clips, pair.hold_frames + 1, batch_size=16)
+        motions = [mean_motion(pair, batch.frames).numpy() for batch in batches]
+        motion = np.concatenate(motions or [np.array([])])
+        pieces[button] = len(clips)
+        right[button] = float((motion * sign >= 1).mean()) if len(motion) else None
+        medians[button] = float(np.median(motion)) * pair.threshold if len(motion) else None
+    one, other = right.values()
+    return Calibration(pieces, right, medians, None if one is None or other is None else one * other)
 
 
 def held_pieces(

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
-from worldsim.evaluation.quality.distances import distances_to_real
+from worldsim.evaluation.quality.distances import RealDistance, distances_to_real
 from worldsim.evaluation.quality.features import FeatureNetwork
 from worldsim.evaluation.rollout import progress, rows_that_fit, through_codec, watch_until
 from worldsim.simulator import Simulator
@@ -115,14 +114,9 @@ def _embed(network: FeatureNetwork, frames: Tensor) -> Tensor:
     return network.embed(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
 
 
-def summarize_fidelity(features: Tensor, real: Tensor, segments: Sequence[Segment]) -> dict[str, Any]:
-    """Return FID and KID of features `[N, S K, D]` by segment, and how far each is above the floor."""
-    report = {}
-    count = len(segments[0].frames)
-    for segment, own, true in zip(segments, features.split(count, 1), real.split(count, 1), strict=True):
-        found = distances_to_real(own, true)
-        report[segment.name] = {
-            name: {kind: estimate.to_json() for kind, estimate in values.items()}
-            for name, values in found.items()
-        }
-    return report
+def summarize_fidelity(
+    features: Tensor, real: Tensor, segments: Sequence[Segment]
+) -> dict[str, dict[str, RealDistance]]:
+    """Return FID and KID of features `[N, S K, D]` by the name of the segment."""
+    parts = (values.split(len(segments[0].frames), 1) for values in (features, real))
+    return {segment.name: distances_to_real(*pair) for segment, *pair in zip(segments, *parts, strict=True)}

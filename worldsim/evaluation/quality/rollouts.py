@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from worldsim.evaluation.inputs.clips import Clip, Recordings
 from worldsim.evaluation.metrics import sequence_psnr, ssim
 from worldsim.evaluation.quality.small_changes import energies, errors
 from worldsim.evaluation.rollout import generate, join, progress, watch
-from worldsim.evaluation.statistics import bootstrap
+from worldsim.evaluation.statistics import Estimate, bootstrap
 from worldsim.simulator import Simulator
 from worldsim.world import World
 
@@ -200,35 +199,87 @@ def _gather(episodes: list[str], parts: list[Scores], examples: list[Example]) -
     return FrameScores(episodes, signal, similarity, examples, changes)
 
 
-def summarize_rollouts(scores: FrameScores) -> dict[str, Any]:
-    """Return the report of `roll_out`: at each horizon PSNR there and on average up to there, by method.
+ByMethod = dict[str, Estimate]
 
-    `over_copy_db` is the mean difference of `DREAM` and `COPY` at that frame, clip by clip;
-    `small_changes_share` what the pictures of a method have of the real game's small changes around it.
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HorizonScores:
+    """Scores of one frame of roll-outs; those `up_to` it are of the means of all frames before, and it.
+
+    Attributes:
+        over_copy_db: Mean difference of `DREAM` and `COPY`, clip by clip.
+        small_changes_share: What the pictures of a method have of the real game's small changes around it;
+            None where there are none.
     """
+
+    psnr_db: ByMethod
+    psnr_mean_up_to_db: ByMethod
+    ssim: ByMethod
+    over_copy_db: Estimate
+    over_copy_mean_up_to_db: Estimate
+    small_changes_share: dict[str, float | None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NextFrameScores:
+    """Mean scores of predicted next frames.
+
+    Attributes:
+        under_codec_db: How far PSNR is under that of the codec.
+        small_changes_error: Squared error where small things move, over that of the frame before: 1 is no
+            better than copying, 0 is perfect; None where nothing moves.
+    """
+
+    num_frames: int
+    num_episodes: int
+    psnr_db: ByMethod
+    under_codec_db: Estimate
+    small_changes_error: dict[str, float | None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RolloutScores:
+    """Scores of roll-outs by method.
+
+    Attributes:
+        horizons: By frame, those of `HORIZONS` that were reached.
+        psnr_curve_db: Mean of each frame, `[F]`.
+        next_frame: Beside them, where it was predicted.
+    """
+
+    num_rollouts: int
+    num_episodes: int
+    horizons: dict[int, HorizonScores]
+    psnr_curve_db: dict[str, list[float]]
+    next_frame: NextFrameScores | None = None
+
+
+def summarize_rollouts(scores: FrameScores) -> RolloutScores:
+    """Return the means of `roll_out` with their intervals."""
     horizon = scores.psnr[DREAM].shape[1]
-    report: dict[str, Any] = {"num_rollouts": len(scores.episodes), "num_episodes": len(set(scores.episodes))}
-    report["horizons"] = {str(place): _at_horizon(scores, place) for place in HORIZONS if place <= horizon}
-    report["psnr_curve_db"] = {m: values.mean(axis=0).round(3).tolist() for m, values in scores.psnr.items()}
-    return report
+    return RolloutScores(
+        num_rollouts=len(scores.episodes),
+        num_episodes=len(set(scores.episodes)),
+        horizons={place: _at_horizon(scores, place) for place in HORIZONS if place <= horizon},
+        psnr_curve_db={m: values.mean(axis=0).round(3).tolist() for m, values in scores.psnr.items()},
+    )
 
 
-def _at_horizon(scores: FrameScores, place: int) -> dict[str, Any]:
-    def estimate(values: np.ndarray) -> dict[str, Any]:
-        return bootstrap(values, scores.episodes).to_json()
+def _at_horizon(scores: FrameScores, place: int) -> HorizonScores:
+    def estimate(values: np.ndarray) -> Estimate:
+        return bootstrap(values, scores.episodes)
 
     over_copy = scores.psnr[DREAM] - scores.psnr[COPY]
     around = slice(max(0, place - AROUND), place + AROUND - 1)
-    return {
-        "psnr_db": {m: estimate(values[:, place - 1]) for m, values in scores.psnr.items()},
-        "psnr_mean_up_to_db": {
-            m: estimate(values[:, :place].mean(axis=1)) for m, values in scores.psnr.items()
-        },
-        "ssim": {m: estimate(values[:, place - 1]) for m, values in scores.ssim.items()},
-        "over_copy_db": estimate(over_copy[:, place - 1]),
-        "over_copy_mean_up_to_db": estimate(over_copy[:, :place].mean(axis=1)),
-        "small_changes_share": _shares(scores, REAL, around),
-    }
+    psnr = scores.psnr.items()
+    return HorizonScores(
+        psnr_db={m: estimate(values[:, place - 1]) for m, values in psnr},
+        psnr_mean_up_to_db={m: estimate(values[:, :place].mean(axis=1)) for m, values in psnr},
+        ssim={m: estimate(values[:, place - 1]) for m, values in scores.ssim.items()},
+        over_copy_db=estimate(over_copy[:, place - 1]),
+        over_copy_mean_up_to_db=estimate(over_copy[:, :place].mean(axis=1)),
+        small_changes_share=_shares(scores, REAL, around),
+    )
 
 
 def _shares(scores: FrameScores, whole: str, frames: slice) -> dict[str, float | None]:
@@ -239,19 +290,13 @@ def _shares(scores: FrameScores, whole: str, frames: slice) -> dict[str, float |
     return {method: value / total if total else None for method, value in sums.items()}
 
 
-def summarize_next(scores: FrameScores) -> dict[str, Any]:
-    """Return the report of `predict_next`: the mean over all frames, and how far under the codec it is.
-
-    `small_changes_error` is the squared error where small things move, over that of the frame before: 1 is no
-    better than copying, 0 is perfect.
-    """
+def summarize_next(scores: FrameScores) -> NextFrameScores:
+    """Return the means of `predict_next` over all frames, with their intervals."""
     per_clip = {method: values.mean(axis=1) for method, values in scores.psnr.items()}
-    estimates = {method: bootstrap(values, scores.episodes).to_json() for method, values in per_clip.items()}
-    under = bootstrap(per_clip[CODEC] - per_clip[DREAM], scores.episodes)
-    return {
-        "num_frames": int(scores.psnr[DREAM].size),
-        "num_episodes": len(set(scores.episodes)),
-        "psnr_db": estimates,
-        "under_codec_db": under.to_json(),
-        "small_changes_error": _shares(scores, COPY, slice(None)),
-    }
+    return NextFrameScores(
+        num_frames=int(scores.psnr[DREAM].size),
+        num_episodes=len(set(scores.episodes)),
+        psnr_db={method: bootstrap(values, scores.episodes) for method, values in per_clip.items()},
+        under_codec_db=bootstrap(per_clip[CODEC] - per_clip[DREAM], scores.episodes),
+        small_changes_error=_shares(scores, COPY, slice(None)),
+    )

@@ -83,9 +83,9 @@ def test_a_dream_that_is_the_real_game_is_at_the_floor(returns: ReturnSet, netwo
         found[name] = summarize_fidelity(dreamt, real, settings.segments)["1-18"]
         assert decoded.shape == real.shape
     for distance in ("fid", "kid"):
-        assert found["replay"][distance]["over_floor"]["mean"] == pytest.approx(0, abs=1e-6)
-        assert found["still"][distance]["over_floor"]["mean"] > 0
-    assert found["still"]["fid"]["value"]["count"] == 6
+        assert found["replay"][distance].over_floor.mean == pytest.approx(0, abs=1e-6)
+        assert found["still"][distance].over_floor.mean > 0
+    assert found["still"]["fid"].value.count == 6
 
 
 def test_each_segment_is_judged_by_its_own_frames(network: FeatureNetwork) -> None:
@@ -93,5 +93,5 @@ def test_each_segment_is_judged_by_its_own_frames(network: FeatureNetwork) -> No
     real = torch.randn(4, 32, 8, generator=torch.Generator().manual_seed(0))
     late: Sequence[float] = [0.0] * 16 + [3.0] * 16
     found = summarize_fidelity(real + torch.tensor(late)[:, None], real, segments)
-    assert found["1-32"]["fid"]["over_floor"]["mean"] == 0
-    assert found["33-48"]["fid"]["over_floor"]["mean"] > 30
+    assert found["1-32"]["fid"].over_floor.mean == 0
+    assert found["33-48"]["fid"].over_floor.mean > 30
