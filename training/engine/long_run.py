@@ -20,11 +20,8 @@ class Resumable(Protocol):
     """What a run has done so far; without arguments nothing."""
 
     def __init__(self) -> None: ...
-
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Build from what a report holds of it."""
-        ...
+    def from_json(cls, data: Mapping[str, Any]) -> Self: ...
 
 
 Progress = TypeVar("Progress", bound=Resumable)
@@ -33,13 +30,7 @@ Progress = TypeVar("Progress", bound=Resumable)
 def begin_or_resume(
     report: Report, state_file: Path, kind: type[Progress], *, world: str
 ) -> tuple[Progress, WorldState | None]:
-    """Return what an earlier run has done and the state that it saved last; nothing and None without one.
-
-    Args:
-        report: Of this run or the earlier one.
-        state_file: Where a run saves its state.
-        kind: What a run does.
-        world: Identity of the world whose state it is.
+    """Return what an earlier run has done and the state of a world that it saved, or nothing and None.
 
     Raises:
         WorldError: If the report is of another kind of run, or the state of another world.

@@ -10,7 +10,7 @@ from training.outcomes.calibration import fit_ends
 from worldsim.errors import WorldError
 from worldsim.evaluation.inputs.clips import Recordings
 from worldsim.evaluation.quality.end_rate import DreamtEpisode, dream_along, end_rates, ends_along, match_rate
-from worldsim.evaluation.quality.outcome import format_outcomes, summarize_outcomes
+from worldsim.evaluation.quality.outcome import summarize_outcomes
 from worldsim.evaluation.quality.outcome_predictions import (
     DRAWN,
     GIVEN,
@@ -18,6 +18,7 @@ from worldsim.evaluation.quality.outcome_predictions import (
     missing_outcome_requirements,
     predict_recordings,
 )
+from worldsim.evaluation.report.text import format_outcomes
 from worldsim.outcome import OutcomeConfig
 from worldsim.runtime.config import RuntimeSettings
 from worldsim.runtime.cuda_graphs import COMPILE_MODES

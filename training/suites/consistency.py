@@ -21,7 +21,6 @@ from worldsim.evaluation.inputs.out_and_back import ReturnSet
 from worldsim.evaluation.memory import continuation, recall
 from worldsim.evaluation.memory.interventions import (
     INTERVENTIONS,
-    IntervenedSimulator,
     Intervention,
     can_intervene,
     zeroed_name,
@@ -37,7 +36,6 @@ from worldsim.evaluation.report.pictures import write_strips
 from worldsim.evaluation.report.report import describe_run
 from worldsim.evaluation.report.targets import check_memory, find
 from worldsim.evaluation.report.text import format_targets
-from worldsim.simulator import Simulator
 
 MIN_PROBED = 5
 """Episodes that a probe needs: three kinds of them, and two to be tested on."""
@@ -143,11 +141,10 @@ def measure_fidelity(inputs: Inputs, put: Put) -> None:
             "fidelity was measured on other episodes or frames, or by another feature network, before; "
             "choose another out= folder"
         )
-    settings = fidelity.FidelitySettings(segments=segments, **inputs.how)
-    real = fidelity.real_features(returns, network, settings)
+    real = fidelity.real_features(returns, network, segments, batch_size=inputs.how["batch_size"])
     put({"episodes": described, "real": fidelity.summarize_fidelity(real, real, segments)})
     for name, simulator in inputs.announced():
-        features = fidelity.dream_features(simulator, returns, network, settings)
+        features = fidelity.dream_features(simulator, returns, network, segments, **inputs.how)
         dream, codec = (fidelity.summarize_fidelity(each, real, segments) for each in features)
         put({"dream": dream, "codec": codec}, "worlds", name)
 
@@ -157,7 +154,7 @@ def measure_idle(inputs: Inputs, put: Put) -> None:
     config = inputs.config
     for name, simulator in inputs.announced():
         found = idle_hold(
-            on_cpu(simulator),
+            simulator,
             inputs.starts.recordings,
             num_starts=config.num_idle,
             num_frames=config.idle_frames,
@@ -165,14 +162,6 @@ def measure_idle(inputs: Inputs, put: Put) -> None:
             **inputs.how,
         )
         put({name: found}, "worlds")
-
-
-def on_cpu(simulator: Simulator) -> Simulator:
-    """Return a simulator of the same kind that returns its frames where NumPy can have them."""
-    plain = Simulator(simulator.world, simulator.sampler)
-    if isinstance(simulator, IntervenedSimulator):
-        return IntervenedSimulator(plain, simulator.on_commit)
-    return plain
 
 
 def measure_masked(inputs: Inputs, put: Put) -> None:

@@ -1,7 +1,6 @@
 """Environment suites: rates of steps, `benchmark=env`, and endurance, `benchmark=endurance`.
 
-OUT/env.json holds rates of steps. OUT/endurance.json says how 100,000 steps of a vector environment went so
-far; the same command goes on where it was stopped.
+OUT/env.json holds rates of steps, OUT/endurance.json how an endurance test went so far, to be resumed.
 """
 
 from __future__ import annotations
@@ -15,10 +14,11 @@ from training.suites.settings import EvaluateConfig
 from worldsim import state as states
 from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.errors import WorldError
-from worldsim.evaluation.cost.endurance import Endurance, endure, format_endurance
-from worldsim.evaluation.cost.throughput import format_throughput, measure_game, measure_throughput
+from worldsim.evaluation.cost.endurance import Endurance, endure
+from worldsim.evaluation.cost.throughput import measure_game, measure_throughput
 from worldsim.evaluation.report.report import Report, describe_run
 from worldsim.evaluation.report.targets import find
+from worldsim.evaluation.report.text import format_endurance, format_throughput
 from worldsim.simulator import open_world
 
 ENV_REPORT_FILE = "env.json"
@@ -55,11 +55,7 @@ def benchmark_env(config: EvaluateConfig, out: Path) -> None:
 
 
 def benchmark_endurance(config: EvaluateConfig, out: Path) -> None:
-    """Step on until there are enough steps or the time is up, and say how it went.
-
-    Raises:
-        WorldError: If something becomes NaN or infinite, memory has grown, or OUT tells of another run.
-    """
+    """Step on until there are enough steps or the time is up, and say how it went; fails if memory grew."""
     envs = ARL2WorldVectorEnv(
         config.endurance.num_envs,
         config.world,
@@ -82,11 +78,7 @@ def benchmark_endurance(config: EvaluateConfig, out: Path) -> None:
 
 
 def open_endurance(envs: ARL2WorldVectorEnv, path: Path) -> Report:
-    """Open the report of an endurance test of these environments.
-
-    Raises:
-        WorldError: If it tells of other environments, or of a run that failed.
-    """
+    """Open the report of an endurance test; raises `WorldError` if it is of others, or of one that failed."""
     settings = {
         "world": envs.world.identity,
         "num_envs": envs.num_envs,

@@ -16,29 +16,15 @@ from training.suites.settings import PARTS, EvaluateConfig
 from worldsim.errors import WorldError
 from worldsim.evaluation.cost.step_time import StepCost, step_cost
 from worldsim.evaluation.inputs.clips import Recordings
+from worldsim.evaluation.quality import rollouts
 from worldsim.evaluation.quality.controllability import PAIRS, Motions, opposite_action_test
 from worldsim.evaluation.quality.idle import IdleHold, idle_hold
-from worldsim.evaluation.quality.outcome import OutcomeAccuracy, format_outcomes, summarize_outcomes
+from worldsim.evaluation.quality.outcome import OutcomeAccuracy, summarize_outcomes
 from worldsim.evaluation.quality.outcome_predictions import missing_outcome_requirements, predict_recordings
-from worldsim.evaluation.quality.rollouts import (
-    RolloutScores,
-    RolloutSettings,
-    predict_next,
-    roll_out,
-    summarize_next,
-    summarize_rollouts,
-)
-from worldsim.evaluation.report.pictures import (
-    CURVE_FILE,
-    FILM_FILE,
-    VIDEO_FILE,
-    write_curve,
-    write_filmstrip,
-    write_video,
-)
+from worldsim.evaluation.report import pictures
 from worldsim.evaluation.report.report import Report, describe_run
 from worldsim.evaluation.report.targets import QUALITY_TARGETS, check
-from worldsim.evaluation.report.text import format_horizons, format_targets
+from worldsim.evaluation.report.text import format_horizons, format_outcomes, format_targets
 from worldsim.simulator import open_simulator
 from worldsim.storage.files import without_litter
 
@@ -57,8 +43,6 @@ def measure_quality(config: EvaluateConfig, out: Path) -> None:
     for kind, accuracy in found.get("outcome", {}).items():
         print(f"\noutcomes of frames that were {kind}\n{format_outcomes(accuracy)}")
     print(f"\n{format_targets(evaluation.report.data['bars'])}")
-    if evaluation.startup is not None and evaluation.startup.error is not None:
-        print(f"\nstart-up was not measured: {evaluation.startup.error}")
     print(f"\nwritten to {out}: {', '.join(path.name for path in without_litter(out.iterdir()))}")
 
 
@@ -67,7 +51,6 @@ class Evaluation:
 
     def __init__(self, config: EvaluateConfig, out: Path) -> None:
         self.config, self.out = config, out
-        self.startup: Startup | None = None
         self.simulator = open_simulator(config.world, replace(config.runtime(), compile="none"))
         self.world, choice = self.simulator.world, self.simulator.device_choice
         described = self.world.config
@@ -131,8 +114,10 @@ class Evaluation:
         how: dict[str, int] = {"num_frames": config.cost_frames, "seed": config.seed}
         steps = step_cost(self.simulator, start, context_frames=context, **how)
         if config.startup_runs:
-            self.startup = time_startup(self._play_command(), ROOT, config.startup_runs)
-            self.report.update({"startup": self.startup}, "cost")
+            startup = time_startup(self._play_command(), ROOT, config.startup_runs)
+            self.report.update({"startup": startup}, "cost")
+            if startup.error is not None:
+                print(f"start-up was not measured: {startup.error}", flush=True)
         return steps
 
     def _play_command(self) -> list[str]:
@@ -143,19 +128,19 @@ class Evaluation:
             *(f"device={self.config.device}", f"dtype={self.config.dtype}", f"threads={self.config.threads}"),
         ]
 
-    def _rollout(self) -> RolloutScores:
+    def _rollout(self) -> rollouts.RolloutScores:
         config = self.config
-        settings = RolloutSettings(**self._how, horizon=config.horizon)
+        settings = rollouts.RolloutSettings(**self._how, horizon=config.horizon)
         clips = self.recordings.choose(settings.length, config.num_rollouts, config.seed)
-        scores = roll_out(self.simulator, self.recordings, clips, settings)
-        found = summarize_rollouts(scores)
-        write_filmstrip(self.out / FILM_FILE, scores.examples)
-        write_video(self.out / VIDEO_FILE, scores.examples, self.world.config.frame_rate)
-        write_curve(self.out / CURVE_FILE, found.psnr_curve_db)
+        scores = rollouts.roll_out(self.simulator, self.recordings, clips, settings)
+        found = rollouts.summarize_rollouts(scores)
+        pictures.write_filmstrip(self.out / pictures.FILM_FILE, scores.examples)
+        pictures.write_video(self.out / pictures.VIDEO_FILE, scores.examples, self.world.config.frame_rate)
+        pictures.write_curve(self.out / pictures.CURVE_FILE, found.psnr_curve_db)
         settings = replace(settings, horizon=config.next_frames)
         clips = self.recordings.choose(settings.length, config.num_next_clips, config.seed + 1)
-        predicted = predict_next(self.simulator, self.recordings, clips, settings)
-        return replace(found, next_frame=summarize_next(predicted))
+        predicted = rollouts.predict_next(self.simulator, self.recordings, clips, settings)
+        return replace(found, next_frame=rollouts.summarize_next(predicted))
 
     def _controllability(self) -> dict[str, Motions]:
         found, count = {}, self.config.num_action_starts

@@ -76,6 +76,12 @@ def bootstrap(values: Sequence[float] | np.ndarray, groups: Sequence[Hashable], 
     return Estimate(float(array.mean()), low, high, len(array))
 
 
+def bootstrap_known(values: np.ndarray, groups: Sequence[Hashable]) -> Estimate | None:
+    """Return `bootstrap` of the values that are not NaN; None if all are."""
+    rows = np.flatnonzero(~np.isnan(values)).tolist()
+    return bootstrap(values[rows], [groups[row] for row in rows]) if rows else None
+
+
 def estimate_of(values: np.ndarray, groups: Sequence[Hashable]) -> Estimate:
     """Return `bootstrap` with the median."""
     return replace(bootstrap(values, groups), median=float(np.median(values)))

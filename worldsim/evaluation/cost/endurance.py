@@ -51,14 +51,7 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What an endurance test comes to.
-
-    Attributes:
-        passed: None as long as it is too early to say.
-        problem: What holds NaN or inf, and when; empty if nothing does.
-        growth: `memory_growth` by what is held; None as long as it is not known.
-        most_growth: That passes.
-    """
+    """What an endurance test comes to, None while it is too early to say; `growth` is `memory_growth`."""
 
     passed: bool | None
     is_finite: bool
@@ -100,10 +93,8 @@ class Endurance:
         """Return what it comes to after so many steps, or after a problem."""
         is_over = self.num_steps >= wanted_steps
         least = 1 if is_over and len(self.begins) == 1 else MIN_CHECKS
-        growths = {
-            name: self.growth(f"{name}_bytes", least)
-            for name in ("process", "device", "device_reserved", "state")
-        }
+        held = ("process", "device", "device_reserved", "state")
+        growths = {name: self.growth(f"{name}_bytes", least) for name in held}
         has_grown = any(growth is not None and growth > MAX_GROWTH for growth in growths.values())
         is_known = is_over and growths["process"] is not None
         return Verdict(
@@ -203,19 +194,4 @@ def _sample(envs: ARL2WorldVectorEnv, observations: np.ndarray, so_far: Enduranc
         state_bytes=envs.memory_bytes,
         pixel_mean=round(float(observations.mean()), 2),
         pixel_deviation=round(float(observations.std()), 2),
-    )
-
-
-def format_endurance(endured: Endurance, wanted_steps: int) -> str:
-    """Return how it went, in a few lines."""
-    verdict = endured.verdict(wanted_steps)
-    growths = ", ".join(
-        f"{name} {'too early to say' if growth is None else f'x {growth:.3f}'}"
-        for name, growth in verdict.growth.items()
-    )
-    answer = {True: "passed", False: "failed", None: "too early to say"}[verdict.passed]
-    return (
-        f"{endured.num_steps} of {wanted_steps} steps in {endured.seconds:.0f} s; {endured.num_terminated} "
-        f"episodes ended, {endured.num_truncated} were cut off\n"
-        f"all numbers finite\nmemory: {growths}\n{answer}"
     )

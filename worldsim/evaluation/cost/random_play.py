@@ -71,13 +71,10 @@ class SoakTest:
         Raises:
             KeyError, TypeError, ValueError: If it is of another form.
         """
-        num_frames = check_integer(data["num_frames"], "num_frames")
         commands = {name: check_integer(count, name) for name, count in data["commands"].items()}
-        samples = [
-            (check_integer(frame, "a frame"), check_integer(size, "a size"), check_integer(kept, "a size"))
-            for frame, size, kept in data["samples"]
-        ]
-        return cls(num_frames, Counter(commands), samples)
+        rows = [[check_integer(value, "samples") for value in sample] for sample in data["samples"]]
+        samples = [(frame, size, kept) for frame, size, kept in rows]
+        return cls(check_integer(data["num_frames"], "num_frames"), Counter(commands), samples)
 
 
 def play_at_random(

@@ -86,12 +86,7 @@ class TwoFrames:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TraceSummary(TwoFrames):
-    """Cost of the first `total_frames` steps of one dream: time, and the most that was held.
-
-    Attributes:
-        step_ms_curve: Of each step, `[F]`.
-        state_bytes_curve: After each step, `[F]`.
-    """
+    """Cost of the first `total_frames` steps of one dream, and of each of F steps, `[F]`."""
 
     total_frames: int
     seconds: float

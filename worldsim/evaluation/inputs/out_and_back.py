@@ -25,6 +25,7 @@ from worldsim.data.episodes import EpisodeTable, read_table
 from worldsim.data.sequences import EpisodeReference, read_episodes
 from worldsim.errors import WorldError
 from worldsim.evaluation.inputs.clips import Clip, ClipBatch, Recordings
+from worldsim.settings import check_settings, setting
 
 MIN_EPISODES = 128
 """Fewer make intervals that say little; a report says where there were fewer, and of how many a mean is."""
@@ -38,13 +39,11 @@ SPLIT = "heldout"
 class Tolerance:
     """How near position, in the game's units, and heading must come back; 0 where moves are undone."""
 
-    distance: float = 0.0
-    angle_degrees: float = 0.0
+    distance: float = setting(0.0, "In the game's units.", minimum=0)
+    angle_degrees: float = setting(0.0, "Of the heading.", minimum=0)
 
     def __post_init__(self) -> None:
-        for name in ("distance", "angle_degrees"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise WorldError(f"{name} of returning poses must be at least 0, got {getattr(self, name)}")
+        check_settings(self, "returning poses: ")
 
     def is_same(self, poses: np.ndarray, others: np.ndarray) -> np.ndarray:
         """Return where poses `[..., 3]` (x, y, degrees) are the same, `[...]` bool."""

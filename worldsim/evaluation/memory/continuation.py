@@ -22,7 +22,7 @@ from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
 from worldsim.evaluation.memory.tiles import views_of
 from worldsim.evaluation.metrics import PSNR_CAP_DB, as_images
 from worldsim.evaluation.rollout import generate, join, progress, through_codec, watch_until
-from worldsim.evaluation.statistics import Estimate, bootstrap
+from worldsim.evaluation.statistics import Estimate, bootstrap_known
 from worldsim.games.doom import HEIGHT, WIDTH, draw_map
 from worldsim.games.rooms.view import find_seen
 from worldsim.simulator import Simulator
@@ -168,12 +168,7 @@ class SeenPsnr:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Continuation:
-    """PSNR of a dream's way out and of what it is compared with; fields of that are the methods.
-
-    Attributes:
-        seen_share: Of the pixels, 0 to 1, the share that the context shows.
-        frames_an_episode: Frames of each episode that were scored.
-    """
+    """PSNR by method, and the share of pixels that the context shows, 0 to 1."""
 
     dream: SeenPsnr
     copy_last: SeenPsnr
@@ -194,8 +189,6 @@ def summarize_continuation(scores: ContinuationScores, num_frames: int) -> Conti
 
 
 def _psnr(errors: np.ndarray, counts: np.ndarray, names: Sequence[str]) -> Estimate | None:
-    rows = np.flatnonzero(counts).tolist()
-    if not rows:
-        return None
-    ratio = -10 * np.log10(np.maximum(errors[rows] / counts[rows], 10 ** (-PSNR_CAP_DB / 10)))
-    return bootstrap(ratio, [names[row] for row in rows])
+    with np.errstate(invalid="ignore"):
+        mean_errors = errors / counts
+    return bootstrap_known(-10 * np.log10(np.maximum(mean_errors, 10 ** (-PSNR_CAP_DB / 10))), names)

@@ -4,43 +4,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from worldsim.errors import WorldError
-from worldsim.evaluation.memory.interventions import zeroed
 from worldsim.evaluation.quality.rollouts import CODEC, COPY, DREAM, MEAN, FrameScores
 from worldsim.evaluation.statistics import Estimate, estimate_of
 from worldsim.sampler import SamplerConfig
-from worldsim.simulator import Simulator
 from worldsim.world import World
 
 HORIZONS = (1, 8, 32, 64, 128)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelEntry:
-    """One line of the comparison.
-
-    Attributes:
-        load: Reads the world; called anew for each measurement, so that no other is in memory.
-        is_zeroed: Whether its recurrent states are emptied before every frame.
-        original: Name of the entry that it is without that; its own name otherwise.
-    """
-
-    name: str
-    load: Callable[[], World]
-    is_zeroed: bool
-    original: str
-
-    def simulator(self, num_steps: int | None, commit_level: float | None) -> Simulator:
-        """Load the world; steps and level replace those of its own sampler unless they are None."""
-        world = self.load()
-        simulator = Simulator(world, chosen_sampler(world, num_steps, commit_level))
-        return zeroed(simulator) if self.is_zeroed else simulator
 
 
 def chosen_sampler(world: World, num_steps: int | None, commit_level: float | None) -> SamplerConfig:
@@ -68,14 +44,7 @@ def check_comparable(teacher: World, name: str, world: World) -> None:
 
 @dataclass(frozen=True, slots=True)
 class WorldDescription:
-    """What a world is and how it is sampled, as a report says.
-
-    Attributes:
-        identity: Name and checksum of the weights.
-        layers: Number of layers by kind.
-        commit_level: Noise level of what is committed, 0 to 1.
-        folder: Where it was read from.
-    """
+    """A world, the number of its layers by kind, and how it is sampled; `commit_level` is 0 to 1."""
 
     identity: str
     layers: dict[str, int]
@@ -93,12 +62,7 @@ def describe(world: World, sampler: SamplerConfig, folder: str | None = None) ->
 
 @dataclass(frozen=True, slots=True)
 class HorizonPsnr:
-    """PSNR of roll-outs in dB.
-
-    Attributes:
-        psnr_db: At each of `HORIZONS`.
-        psnr_curve_db: Mean of each frame, `[F]`.
-    """
+    """PSNR of roll-outs at each of `HORIZONS`, and the mean of each frame, `[F]`."""
 
     psnr_db: dict[int, Estimate]
     psnr_curve_db: list[float]
@@ -106,12 +70,7 @@ class HorizonPsnr:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConversionQuality(HorizonPsnr):
-    """The same of a world, and by how much it differs at the same places.
-
-    Attributes:
-        over_teacher_db: From the teacher.
-        over_original_db: From the same world with its states, if these were zeroed.
-    """
+    """The same of a world, and the difference to others at the same places."""
 
     num_rollouts: int
     num_episodes: int

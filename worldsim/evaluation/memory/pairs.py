@@ -23,7 +23,7 @@ from worldsim.evaluation.memory.interventions import can_intervene, swap, zero
 from worldsim.evaluation.memory.recall import RecallSettings
 from worldsim.evaluation.metrics import sequence_psnr
 from worldsim.evaluation.rollout import generate, join, progress, rows_that_fit, watch, watch_until
-from worldsim.evaluation.statistics import Estimate, bootstrap
+from worldsim.evaluation.statistics import Estimate, bootstrap_known
 from worldsim.simulator import Simulator
 
 ALIKE_DB = 40.0
@@ -137,13 +137,9 @@ def _measure_batch(
 
 @dataclass(frozen=True, slots=True)
 class Following:
-    """How far dreams follow the other past; None where the pasts look alike in all frames.
+    """Share of dreams that are nearer to the other past, 0 to 1; None where the pasts look alike.
 
-    Attributes:
-        final: Share of dreams that are nearer to it in the last frame, 0 to 1.
-        average: Mean share over all frames of the way back.
-        margin_db: By how much the last frame is nearer.
-        curve: Share at each frame of the way back, `[K]`.
+    Of the last frame, as is the margin; on average over the way back; and of each of its frames, `[K]`.
     """
 
     final: Estimate | None
@@ -154,7 +150,7 @@ class Following:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairSummary:
-    """Paired histories of one world by `Exchange`; `alike_share` of the frames tell nothing apart, 0 to 1."""
+    """Paired histories by `Exchange`; in `alike_share` of the frames, 0 to 1, the pasts look alike."""
 
     num_pairs: int
     alike_share: float
@@ -180,11 +176,8 @@ def summarize_pairs(scores: PairScores) -> PairSummary:
 
 def _share(values: np.ndarray, counts: np.ndarray, names: Sequence[str]) -> Estimate | None:
     """Return the mean over the dreams with frames that count; None where no dream has one."""
-    rows = np.flatnonzero(counts.any(axis=1)).tolist()
-    if not rows:
-        return None
-    means = np.where(counts, values, 0).sum(axis=1)[rows] / counts.sum(axis=1)[rows]
-    return bootstrap(means, [names[row] for row in rows])
+    with np.errstate(invalid="ignore"):
+        return bootstrap_known(np.where(counts, values, 0).sum(axis=1) / counts.sum(axis=1), names)
 
 
 def _column_means(values: np.ndarray, counts: np.ndarray) -> list[float | None]:

@@ -90,7 +90,9 @@ def _sample_batch(
 ) -> ProbeSamples:
     clips, count = batch.clips, len(batch.names)
     recurrent = has_state(simulator.world)
-    pictures = torch.stack([_small(clips.frames[:, index]) for index in range(batch.turn + 1)], dim=1)
+    images = (as_images(frames) for frames in clips.frames[:, : batch.turn + 1].unbind(1))
+    small = [functional.adaptive_avg_pool2d(image, PICTURE).flatten(1) for image in images]
+    pictures = torch.stack(small, dim=1)
     layout = simulator.world.config.actions
     pressed = torch.cat(
         [functional.one_hot(clips.actions[..., a], n) for a, n in enumerate(layout.num_values)], dim=-1
@@ -114,10 +116,6 @@ def _sample_batch(
         {name: torch.cat(parts).numpy() for name, parts in rows.items()},
         {name: torch.cat(parts).numpy() for name, parts in targets.items()},
     )
-
-
-def _small(frames: Tensor) -> Tensor:
-    return functional.adaptive_avg_pool2d(as_images(frames), PICTURE).flatten(1)
 
 
 def _moved(poses: Sequence[np.ndarray], count: int, index: int) -> np.ndarray:

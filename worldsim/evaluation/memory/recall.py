@@ -174,14 +174,14 @@ class ByPart(Generic[Value]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recall(ByPart[Estimate]):
-    """Return recall of one world at one gap: the means over episodes.
+    """Return recall of one world at one gap: means over episodes, by metric.
 
     Attributes:
-        curve: Mean of each frame of the way back, `[K]` by metric.
-        episodes: `[N]` by metric, of which these are the means.
+        curve: Of each frame of the way back, `[K]`.
+        episodes: `[N]`, of which these are the means.
         change: What an intervention changes, episode by episode.
-        memory_bytes: What a dream remembers at the turn.
-        absent_tiles: Share of returning tiles that are right, by the frames that they were out of view.
+        memory_bytes: Size of a dream's memory at the turn.
+        absent_tiles: As of `summarize_absences`.
     """
 
     curve: dict[str, list[float]]

@@ -19,8 +19,7 @@ from worldsim.evaluation.inputs.clips import Clip, ClipBatch, Recordings
 from worldsim.evaluation.inputs.returns import ReturnClip, ReturnSettings, frames_of
 from worldsim.evaluation.memory.interventions import has_state, zero
 from worldsim.evaluation.metrics import psnr
-from worldsim.evaluation.quality.rollouts import reconstruct
-from worldsim.evaluation.rollout import join, progress, watch
+from worldsim.evaluation.rollout import join, progress, through_codec, watch
 from worldsim.evaluation.statistics import Estimate, estimate_of
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
@@ -112,7 +111,7 @@ def dream_returns(
     with progress("returns", len(clips) * length) as bar:
         for batch in recordings.batches(clips, length, batch_size):
             chunk = places[batch.first : batch.first + len(batch.clips)]
-            left, back = (torch.from_numpy(frames_of(chunk, name)) for name in ("left", "back"))
+            left, back = (frames_of(chunk, name) for name in ("left", "back"))
             state = batch.begin_dreams(simulator, 1, seed)
             for index in range(context_frames):
                 if index > 0:
@@ -141,12 +140,10 @@ def score_references(
     parts = []
     for batch in recordings.batches([place.clip for place in places], length, 16):
         chunk = places[batch.first : batch.first + len(batch.clips)]
-        seen, back = (
-            _frames_at(batch, torch.from_numpy(frames_of(chunk, name))) for name in ("seen", "back")
-        )
+        seen, back = (_frames_at(batch, frames_of(chunk, name)) for name in ("seen", "back"))
         pictures = {
             SEEN: seen,
-            CODEC: reconstruct(world, back[:, None])[:, 0],
+            CODEC: through_codec(world, back[:, None])[:, 0],
             LAST: batch.frames[:, settings.context_frames - 1],
         }
         parts.append({name: psnr(frames, back) for name, frames in pictures.items()})
@@ -155,7 +152,7 @@ def score_references(
 
 @dataclass(frozen=True, slots=True)
 class ReturnPsnr:
-    """PSNR in dB where a place is back, and its change with the states emptied, where there are any."""
+    """PSNR where a place is back, and its change with the states emptied, if the world has any."""
 
     psnr_db: Estimate
     change_db: Estimate | None = None
@@ -163,12 +160,7 @@ class ReturnPsnr:
 
 @dataclass(frozen=True, slots=True)
 class MemorySpan:
-    """PSNR of the next frame in dB, nothing forgotten.
-
-    Attributes:
-        change_db: Of it, by the number of last frames that went into the state after it was emptied.
-        returns: The same at places that come back, where they were looked for.
-    """
+    """PSNR of the next frame, and its change by the number of frames that the emptied state has seen."""
 
     num_places: int
     num_episodes: int

@@ -58,8 +58,7 @@ class OppositePair:
 
     def action(self, layout: ActionLayout, button: str) -> np.ndarray:
         """Return the action that holds `button` alone, `[A]` int64."""
-        action = layout.noop()
-        index = [axis.name for axis in layout.axes].index(self.axis)
+        action, index = layout.noop(), [axis.name for axis in layout.axes].index(self.axis)
         action[index] = layout.axes[index].buttons.index(button) + 1
         return action
 
@@ -97,13 +96,10 @@ PAIRS = (TURN, MOVE)
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The test on real frames in which one button alone was held: the ceiling of its estimator.
+    """The test on pieces of real play with one button held, None without a piece: its ceiling.
 
-    Attributes:
-        pieces: Number of pieces of play by button.
-        right: Share of them that moves the right way, 0 to 1; None without a piece.
-        median_motion: As in `Motions`; None without a piece.
-        both_right: What two independent estimates give.
+    The share that is right (0 to 1) and the median are by button; `both_right` is what two independent
+    estimates give.
     """
 
     pieces: dict[str, int]
@@ -114,13 +110,9 @@ class Calibration:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Motions:
-    """How often the picture moves the right way after opposite buttons.
+    """Share of starts from which the picture moves the right way, 0 to 1, after both buttons and after each.
 
-    Attributes:
-        both_right: Share of the starts from which both buttons do, 0 to 1.
-        right: The same of each button.
-        median_motion: In `motion_unit`, by button.
-        least_motion: What counts as motion, in that unit.
+    Motions are in `motion_unit`; from `least_motion` on they count.
     """
 
     num_starts: int
@@ -139,10 +131,8 @@ def mean_motion(pair: OppositePair, frames: Tensor) -> Tensor:
     Frames `[N, 1 + hold_frames, H, W, 3]` uint8 are that of the press and those after it. At least 1 is
     motion the one way, at most -1 the other way.
     """
-    rows = []
-    for clip in frames[:, pair.settle_frames :]:
-        pictures = luminance(clip)
-        rows.append(pair.measure(pictures[:-1], pictures[1:]).mean())
+    pictures = [luminance(clip) for clip in frames[:, pair.settle_frames :]]
+    rows = [pair.measure(each[:-1], each[1:]).mean() for each in pictures]
     unit = pair.threshold * (frames.shape[3] if pair.is_relative else 1)
     return torch.stack(rows).cpu() / unit
 
@@ -217,17 +207,14 @@ def choose_starts(
     """
     if not pair.is_walking:
         return recordings.choose(context_frames, count, seed)
-    tables = recordings.tables()
+    tables, places = recordings.tables(), []
     full_speed = typical_speed(tables)
-    places = []
     for episode, table in enumerate(tables):
         ahead = way_ahead(table, pair, recordings.info.actions, pair.hold_frames)
         is_open = ahead >= OPEN_SHARE * full_speed * pair.hold_frames
-        for begin in range(len(ahead) - context_frames + 1):
-            last = begin + context_frames - 1
-            behind = last - pair.hold_frames
-            if behind >= 0 and is_open[last] and is_open[behind]:
-                places.append(Clip(episode, begin))
+        for last in range(max(context_frames - 1, pair.hold_frames), len(ahead)):
+            if is_open[last] and is_open[last - pair.hold_frames]:
+                places.append(Clip(episode, last - context_frames + 1))
     return pick(places, count, seed) if places else recordings.choose(context_frames, count, seed)
 
 
@@ -280,16 +267,12 @@ def held_pieces(
     tables: Sequence[EpisodeTable], pair: OppositePair, layout: ActionLayout, button: str, sign: int
 ) -> list[Clip]:
     """List pieces in which `button` alone was held and, where that is known, moved the player."""
-    full_speed = typical_speed(tables)
-    action = pair.action(layout, button)
-    pieces = []
+    full_speed, action, pieces = typical_speed(tables), pair.action(layout, button), []
     for episode, table in enumerate(tables):
-        is_held = np.all(table.actions == action, axis=1)
-        total = np.concatenate([[0], np.cumsum(is_held)])
+        total = np.concatenate([[0], np.cumsum(np.all(table.actions == action, axis=1))])
         held = total[pair.hold_frames :] - total[: -pair.hold_frames] == pair.hold_frames
-        for begin in np.flatnonzero(held[:-1]).tolist():
-            if _really_moved(table, pair, begin, sign, full_speed):
-                pieces.append(Clip(episode, begin))
+        begins = np.flatnonzero(held[:-1]).tolist()
+        pieces += [Clip(episode, b) for b in begins if _really_moved(table, pair, b, sign, full_speed)]
     return pieces
 
 

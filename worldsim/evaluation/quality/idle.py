@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,15 +28,10 @@ FLOOR = 1e-6
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Deviations:
-    """How far a statistic of the picture is off the start; a deviation is `|mean of a segment / start - 1|`.
+    """How far a statistic of the picture is off the start, `|mean of a segment / start - 1|`.
 
-    Attributes:
-        ratio: Mean of each segment over the start, `[S]`.
-        deviation: Mean over the starts, `[S]`.
-        last_deviation: Of the last segment.
-        max_deviation: The largest of `deviation`: a collapse in the middle counts as much as one at the end.
-        worst_start_deviation: The largest of any start.
-        of_codec: The same over what the codec makes of the start.
+    `[S]` means over the starts, and the largest of them: a collapse in the middle counts as much as one at
+    the end. `of_codec` is the same over what the codec makes of the start.
     """
 
     ratio: list[float]
@@ -49,12 +44,7 @@ class Deviations:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IdleHold:
-    """Pictures of dreams in which nothing is pressed, beside the real frame that they begin with.
-
-    Attributes:
-        segment_ends: `[S]` frames.
-        psnr_db_to_start: Mean of each segment, `[S]`.
-    """
+    """Pictures of dreams without actions, by segments `[S]`, against the real frame that they begin with."""
 
     num_starts: int
     num_episodes: int
@@ -86,7 +76,7 @@ def idle_hold(
     with progress("idle", len(clips) * num_frames) as bar:
         batches = recordings.batches(clips, context_frames, batch_size)
         parts = [_hold_still(simulator, batch, num_frames, context_frames, seed, bar) for batch in batches]
-    curves = {name: values.numpy() for name, values in join(parts).items()}
+    curves = {name: values.cpu().numpy() for name, values in join(parts).items()}
     return summarize_idle(curves, [recordings.name(clip) for clip in clips])
 
 
@@ -96,7 +86,7 @@ def _hold_still(
     """Return the curves that `summarize_idle` takes, as tensors, for one batch."""
     state = batch.begin_dreams(simulator, context_frames, seed)
     start = state.frames
-    shown = through_codec(simulator.world, start[:, None])[:, 0].cpu()
+    shown = through_codec(simulator.world, start[:, None])[:, 0]
     columns = []
     for _ in range(num_frames):
         frames, state = simulator.step(state, torch.zeros_like(batch.actions[:, 0]))
@@ -134,23 +124,19 @@ def summarize_idle(curves: dict[str, np.ndarray], episodes: Sequence[str]) -> Id
 
     Curves are `[N, F]` of each frame, and `[N]` `start_...`, `codec_...` of the statistics.
     """
-    num_frames = curves["ssim"].shape[1]
-    edges = segment_edges(num_frames)
+    edges = segment_edges(curves["ssim"].shape[1])
     segments = {name: segment_means(curves[name], edges) for name in (*STATISTICS, "psnr_db", "ssim")}
-
-    def deviations(name: str) -> Deviations:
-        of_start, of_codec = (
-            _deviations(segments[name], curves[f"{kind}_{name}"], episodes) for kind in ("start", "codec")
-        )
-        return replace(of_start, of_codec=of_codec)
-
+    deviations = {}
+    for name in STATISTICS:
+        of_codec = _deviations(segments[name], curves[f"codec_{name}"], episodes)
+        deviations[name] = _deviations(segments[name], curves[f"start_{name}"], episodes, of_codec)
     likeness = {f"{k}_to_start": segments[k].mean(axis=0).round(4).tolist() for k in ("psnr_db", "ssim")}
     return IdleHold(
         num_starts=len(episodes),
         num_episodes=len(set(episodes)),
-        num_frames=num_frames,
+        num_frames=int(edges[-1]),
         segment_ends=edges[1:].tolist(),
-        **{name: deviations(name) for name in STATISTICS},
+        **deviations,
         **likeness,
     )
 
@@ -165,7 +151,9 @@ def segment_means(curve: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return np.stack([curve[:, a:b].mean(axis=1) for a, b in zip(edges[:-1], edges[1:], strict=True)], axis=1)
 
 
-def _deviations(segments: np.ndarray, start: np.ndarray, episodes: Sequence[str]) -> Deviations:
+def _deviations(
+    segments: np.ndarray, start: np.ndarray, episodes: Sequence[str], of_codec: Deviations | None = None
+) -> Deviations:
     ratio = segments / np.maximum(start, FLOOR)[:, None]
     deviation = np.abs(ratio - 1)
     means = deviation.mean(axis=0)
@@ -175,4 +163,5 @@ def _deviations(segments: np.ndarray, start: np.ndarray, episodes: Sequence[str]
         last_deviation=bootstrap(deviation[:, -1], episodes),
         max_deviation=float(means.max()),
         worst_start_deviation=float(deviation.max()),
+        of_codec=of_codec,
     )

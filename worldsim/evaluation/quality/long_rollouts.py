@@ -68,26 +68,6 @@ def pairs_of(layout: ActionLayout) -> list[OppositePair]:
     return [pair for pair in (SCROLLING if is_from_above else PAIRS) if pair.is_in(layout)]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LongSettings:
-    """How long dreams are made, about `batch_size` at a time.
-
-    Attributes:
-        marks: Frames at which opposite buttons are held; those beyond `num_frames` are left out.
-        seed: Of buttons and noise.
-    """
-
-    num_frames: int = 1000
-    marks: Sequence[int] = MARKS
-    batch_size: int = 16
-    seed: int = 0
-
-    @property
-    def reached(self) -> list[int]:
-        """The marks that are reached, in order."""
-        return sorted(mark for mark in self.marks if mark <= self.num_frames)
-
-
 @dataclass(frozen=True, slots=True)
 class LongDreams:
     """What was measured on N long dreams, by the names of the episodes that they began with.
@@ -115,29 +95,47 @@ def random_walks(layout: ActionLayout, rows: Sequence[int], num_frames: int, see
     return torch.from_numpy(np.stack(walks, axis=1))
 
 
-def dream_long(simulator: Simulator, starts: ReturnSet | StartStates, settings: LongSettings) -> LongDreams:
-    """Let dreams watch real frames up to a turn, then press random buttons for a long time."""
+def dream_long(
+    simulator: Simulator,
+    starts: ReturnSet | StartStates,
+    *,
+    num_frames: int,
+    marks: Sequence[int] = MARKS,
+    batch_size: int,
+    seed: int,
+) -> LongDreams:
+    """Let dreams watch real frames up to a turn, then press random buttons for `num_frames`.
+
+    Opposite buttons are held at those of the marks that are reached; the seed is of buttons and noise.
+    """
     pairs = pairs_of(simulator.world.config.actions)
-    held = len(settings.reached) * sum(2 * pair.hold_frames for pair in pairs)
-    rows = rows_that_fit([simulator], starts.turn + settings.num_frames, settings.batch_size)
-    with progress("long dreams", (starts.turn + settings.num_frames + held) * len(starts)) as bar:
-        batches = starts.batches(rows)
-        return join([_dream_batch(simulator, batch, pairs, settings, bar) for batch in batches])
+    reached = sorted(mark for mark in marks if mark <= num_frames)
+    held = len(reached) * sum(2 * pair.hold_frames for pair in pairs)
+    rows = rows_that_fit([simulator], starts.turn + num_frames, batch_size)
+    with progress("long dreams", (starts.turn + num_frames + held) * len(starts)) as bar:
+        how = (pairs, reached, num_frames, seed, bar)
+        return join([_dream_batch(simulator, batch, *how) for batch in starts.batches(rows)])
 
 
 def _dream_batch(
-    simulator: Simulator, batch: ReturnBatch, pairs: Sequence[OppositePair], settings: LongSettings, bar: tqdm
+    simulator: Simulator,
+    batch: ReturnBatch,
+    pairs: Sequence[OppositePair],
+    marks: Sequence[int],
+    num_frames: int,
+    seed: int,
+    bar: tqdm,
 ) -> LongDreams:
     layout, clips = simulator.world.config.actions, batch.clips
     rows = range(clips.first, clips.first + len(batch.names))
-    actions = random_walks(layout, rows, settings.num_frames, settings.seed)
-    state = watch_until(simulator, clips, batch.turn, settings.seed, bar)
+    actions = random_walks(layout, rows, num_frames, seed)
+    state = watch_until(simulator, clips, batch.turn, seed, bar)
     motions: dict[int, dict[str, dict[str, np.ndarray]]] = {}
     columns = []
-    for index in range(settings.num_frames + 1):
-        if index in settings.reached:
+    for index in range(num_frames + 1):
+        if index in marks:
             motions[index] = {pair.axis: hold_both(simulator, state, pair, bar) for pair in pairs}
-        if index < settings.num_frames:
+        if index < num_frames:
             before = state.frames
             frame, state = simulator.step(state, actions[index])
             columns.append(_statistics(frame, before))
@@ -161,14 +159,7 @@ def _real_statistics(frames: Tensor) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True, slots=True)
 class LongControl:
-    """Controllability in long dreams.
-
-    Attributes:
-        marks: By frame and axis.
-        late_frame: The last of the frames; None where no two buttons are opposite.
-        late_over_early: Share of starts from which both buttons are right there, over that at the first
-            frame, of all axes together.
-    """
+    """Controllability by frame and axis; of all axes together, at the last frame over the first one."""
 
     marks: dict[int, dict[str, Motions]]
     late_frame: int | None = None
@@ -189,13 +180,7 @@ def summarize_control(dreams: LongDreams, layout: ActionLayout) -> LongControl:
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """A statistic of dreams over that of the real game, whose segment furthest off counts.
-
-    Attributes:
-        ratio: Means over the dreams, `[S]`.
-        worst_segment: The one furthest from 1, counted from 0, and its ratio.
-        last_minus_first: Difference of the ratios of the last and the first segment.
-    """
+    """A statistic over that of the real game, `[S]` by segment; of the one furthest from 1, from 0 on."""
 
     ratio: list[float]
     worst_segment: int

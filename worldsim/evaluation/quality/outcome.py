@@ -51,13 +51,11 @@ class Detection:
     """What is flagged at each of some thresholds, in falling order.
 
     Attributes:
-        thresholds: `[K]`.
         found: `[E, K]`, how many ends of each episode are found.
         false_alarms: `[E, K]`, how often an end is flagged where there is none.
         num_ends: `[E]`.
     """
 
-    thresholds: np.ndarray
     found: np.ndarray
     false_alarms: np.ndarray
     num_ends: np.ndarray
@@ -113,7 +111,7 @@ def detect(episodes: Sequence[CalibratedEpisode], thresholds: np.ndarray) -> Det
         found.append(count_found(flagged, episode.ends))
         alarms.append(count_false_alarms(flagged, episode.ends))
     num_ends = np.array([int(episode.ends.sum()) for episode in episodes])
-    return Detection(thresholds, np.stack(found), np.stack(alarms), num_ends)
+    return Detection(np.stack(found), np.stack(alarms), num_ends)
 
 
 def end_thresholds(episodes: Sequence[CalibratedEpisode]) -> np.ndarray:
@@ -200,14 +198,9 @@ class Detections(OperatingPoint):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EndAccuracy:
-    """Accuracy of predicted ends.
+    """Accuracy of predicted ends at the world's own threshold and at 90 % precision, None without ends.
 
-    Attributes:
-        tolerance_frames: How far a flag may lie from the end that it finds.
-        at_threshold: At the world's own threshold.
-        recall_at_90_precision: Largest recall of a threshold that precise; None without ends, as the next.
-        calibration_error: Expected calibration error, 0 to 1.
-        expected_ends: Sum of all probabilities.
+    The calibration error is the expected one, 0 to 1; `expected_ends` the sum of all probabilities.
     """
 
     num_ends: int
@@ -231,7 +224,7 @@ class StepErrors:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReturnErrors:
-    """The same of the sum over an episode."""
+    """Errors of the sum of rewards over an episode."""
 
     mean: float
     mean_absolute_error: Estimate
@@ -306,25 +299,3 @@ def summarize_outcomes(episodes: Sequence[CalibratedEpisode], threshold: float) 
     num_frames = sum(len(episode.ends) for episode in episodes)
     ends, rewards = summarize_ends(episodes, threshold), summarize_rewards(episodes)
     return OutcomeAccuracy(len(episodes), num_frames, ends, rewards)
-
-
-def format_outcomes(found: OutcomeAccuracy) -> str:
-    """Return the accuracy in a few lines."""
-    ends, step, episode = found.ends, found.rewards.per_step, found.rewards.per_episode
-    at, best = ends.at_threshold, ends.recall_at_90_precision
-    lines = [
-        f"{ends.num_ends} ends in {found.num_episodes} episodes, {found.num_frames} frames",
-        f"at the world's threshold {at.threshold:.3g}: {at.found} found, {at.false_alarms} false "
-        f"alarms (precision {at.precision:.2f}, recall {at.recall:.2f})",
-    ]
-    if best is not None:
-        ends_of = "" if best.low is None else f" ({best.low:.2f} to {best.high:.2f})"
-        lines.append(f"recall at 90 % precision {best.mean:.2f}{ends_of}")
-    lines += [
-        f"calibration error {ends.calibration_error:.4f}, {ends.expected_ends:.1f} ends expected",
-        f"reward of a step: off by {step.root_mean_square_error:.3g} (root mean square), "
-        f"{step.root_mean_square_error_of_mean:.3g} if its mean {step.mean:.3g} were expected",
-        f"reward of an episode: off by {episode.mean_absolute_error.mean:.3g} on average, "
-        f"{episode.mean_absolute_error_of_mean:.3g} by the mean; it is {episode.mean:.3g}",
-    ]
-    return "\n".join(lines)

@@ -14,7 +14,7 @@ from torch import Tensor
 from worldsim.evaluation.inputs.clips import Clip, Recordings
 from worldsim.evaluation.metrics import sequence_psnr, ssim
 from worldsim.evaluation.quality.small_changes import energies, errors
-from worldsim.evaluation.rollout import generate, join, progress, watch
+from worldsim.evaluation.rollout import generate, join, progress, through_codec, watch
 from worldsim.evaluation.statistics import Estimate, bootstrap
 from worldsim.simulator import Simulator
 from worldsim.world import World
@@ -82,10 +82,6 @@ class FrameScores:
     small_changes: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-Scores = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
-"""PSNR, similarity and small changes of a batch, by method."""
-
-
 def roll_out(
     simulator: Simulator, recordings: Recordings, clips: Sequence[Clip], settings: RolloutSettings
 ) -> FrameScores:
@@ -93,30 +89,33 @@ def roll_out(
 
     Clips have `context_frames + horizon` frames.
     """
-    mean_frame = recordings.mean_frame(clips, settings.context_frames)
+    first, parts = settings.context_frames, []
+    mean_frame = recordings.mean_frame(clips, first)
     wanted = _example_places(len(clips), settings.num_examples)
-    collected: list[Scores] = []
-    examples = []
     with progress("roll-outs", len(clips) * settings.horizon) as bar:
         for batch in recordings.batches(clips, settings.length, settings.batch_size):
-            state = batch.begin_dreams(simulator, settings.context_frames, settings.seed)
-            dream = generate(simulator, state, batch.actions[:, settings.context_frames - 1 : -1], bar)
-            first = settings.context_frames
+            state = batch.begin_dreams(simulator, first, settings.seed)
+            dream = generate(simulator, state, batch.actions[:, first - 1 : -1], bar)
             predictions = predictions_of(simulator.world, batch.frames, dream, mean_frame, first)
             last, real = batch.frames[:, first - 1 : first], batch.frames[:, first:]
             # A dream begins where the codec's picture of the last real frame leaves off.
-            seen = reconstruct(simulator.world, last)
+            seen = through_codec(simulator.world, last)
             changes = {
-                REAL: energies(last, real),
-                DREAM: energies(seen, dream),
-                CODEC: energies(seen, predictions[CODEC]),
+                REAL: energies(last, real).numpy(),
+                DREAM: energies(seen, dream).numpy(),
+                CODEC: energies(seen, predictions[CODEC]).numpy(),
             }
-            collected.append((*score(predictions, real, HORIZONS), changes))
-            for row, clip in enumerate(batch.clips):
-                if batch.first + row in wanted:
-                    name = f"{recordings.name(clip)} frame {clip.begin + first}"
-                    examples.append(Example(name, real[row].clone(), dream[row], predictions[CODEC][row]))
-    return _gather([recordings.name(clip) for clip in clips], collected, examples)
+            examples = [
+                Example(
+                    f"{recordings.name(clip)} frame {clip.begin + first}",
+                    *(real[row].clone(), dream[row], predictions[CODEC][row]),
+                )
+                for row, clip in enumerate(batch.clips)
+                if batch.first + row in wanted
+            ]
+            names = [recordings.name(clip) for clip in batch.clips]
+            parts.append(FrameScores(names, *score(predictions, real, HORIZONS), examples, changes))
+    return join(parts)
 
 
 def predict_next(
@@ -126,10 +125,9 @@ def predict_next(
 
     Arguments as for `roll_out`. `COPY` is then the real frame before.
     """
-    collected: list[Scores] = []
+    first, parts = settings.context_frames, []
     with progress("next frame", len(clips) * settings.horizon) as bar:
         for batch in recordings.batches(clips, settings.length, settings.batch_size):
-            first = settings.context_frames
             state = batch.begin_dreams(simulator, first, settings.seed)
             predicted = []
             for index in range(first, settings.length):
@@ -139,11 +137,12 @@ def predict_next(
             predictions = {
                 DREAM: torch.stack(predicted, dim=1),
                 COPY: before,
-                CODEC: reconstruct(simulator.world, real),
+                CODEC: through_codec(simulator.world, real),
             }
-            missed = {m: errors(before, real, frames) for m, frames in predictions.items()}
-            collected.append((*score(predictions, real, ()), missed))
-    return _gather([recordings.name(clip) for clip in clips], collected, [])
+            missed = {m: errors(before, real, frames).numpy() for m, frames in predictions.items()}
+            names = [recordings.name(clip) for clip in batch.clips]
+            parts.append(FrameScores(names, *score(predictions, real, ()), [], missed))
+    return join(parts)
 
 
 def predictions_of(
@@ -157,29 +156,21 @@ def predictions_of(
         DREAM: dream,
         COPY: frames[:, context_frames - 1 : context_frames].expand_as(dream),
         MEAN: mean_frame.expand_as(dream),
-        CODEC: reconstruct(world, frames[:, context_frames:]),
+        CODEC: through_codec(world, frames[:, context_frames:]),
     }
-
-
-@torch.inference_mode()
-def reconstruct(world: World, frames: Tensor) -> Tensor:
-    """Encode and decode `[N, F, H, W, 3]` uint8 frames; the result is on the CPU."""
-    flat = frames.flatten(0, 1).split(64)
-    decoded = [world.codec.decode(world.codec.encode(chunk.to(world.device)).float()).cpu() for chunk in flat]
-    return torch.cat(decoded).unflatten(0, frames.shape[:2])
 
 
 def score(
     predictions: dict[str, Tensor], real: Tensor, ssim_at: Iterable[int]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Return PSNR and similarity, `[N, F]` fp32, by method of predictions of frames `[N, F, H, W, 3]` uint8.
 
     The slower similarity is computed at the horizons `ssim_at`, 1 to F.
     """
     signal, similarity = {}, {}
     for method, frames in predictions.items():
-        signal[method] = sequence_psnr(frames, real)
-        similarity[method] = torch.full_like(signal[method], torch.nan)
+        signal[method] = sequence_psnr(frames, real).numpy()
+        similarity[method] = np.full_like(signal[method], np.nan)
         for horizon in ssim_at:
             if horizon <= real.shape[1]:
                 similarity[method][:, horizon - 1] = ssim(frames[:, horizon - 1], real[:, horizon - 1])
@@ -191,25 +182,15 @@ def _example_places(count: int, num_examples: int) -> set[int]:
     return {index * count // num_examples for index in range(num_examples)} if num_examples else set()
 
 
-def _gather(episodes: list[str], parts: list[Scores], examples: list[Example]) -> FrameScores:
-    signal, similarity, changes = (
-        {method: values.numpy() for method, values in join(scores).items()}
-        for scores in zip(*parts, strict=True)
-    )
-    return FrameScores(episodes, signal, similarity, examples, changes)
-
-
 ByMethod = dict[str, Estimate]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HorizonScores:
-    """Scores of one frame of roll-outs; those `up_to` it are of the means of all frames before, and it.
+    """Scores of one frame of roll-outs, and means of all frames up to it.
 
-    Attributes:
-        over_copy_db: Mean difference of `DREAM` and `COPY`, clip by clip.
-        small_changes_share: What the pictures of a method have of the real game's small changes around it;
-            None where there are none.
+    `over_copy` is the difference of `DREAM` and `COPY`, clip by clip; `small_changes_share` what a method has
+    of the real game's small changes around the frame, None where there are none.
     """
 
     psnr_db: ByMethod
@@ -224,10 +205,8 @@ class HorizonScores:
 class NextFrameScores:
     """Mean scores of predicted next frames.
 
-    Attributes:
-        under_codec_db: How far PSNR is under that of the codec.
-        small_changes_error: Squared error where small things move, over that of the frame before: 1 is no
-            better than copying, 0 is perfect; None where nothing moves.
+    `small_changes_error` is the squared error where small things move, over that of the frame before: 1 is no
+    better than copying, 0 is perfect; None where nothing moves.
     """
 
     num_frames: int
@@ -239,13 +218,7 @@ class NextFrameScores:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RolloutScores:
-    """Scores of roll-outs by method.
-
-    Attributes:
-        horizons: By frame, those of `HORIZONS` that were reached.
-        psnr_curve_db: Mean of each frame, `[F]`.
-        next_frame: Beside them, where it was predicted.
-    """
+    """Scores of roll-outs at those of `HORIZONS` that were reached, and mean PSNR of each frame, `[F]`."""
 
     num_rollouts: int
     num_episodes: int

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -42,12 +42,6 @@ class Comparison:
     recovery_ratio: Found | None = None
 
 
-def values_of(world: Recall, gap: str, part: str, metric: str) -> np.ndarray | None:
-    """Return one number for each episode of a gap, `[N]`; None where it was not measured."""
-    found = find(world, (gap, "episodes", part, metric))
-    return None if found is None else np.array(found, dtype=np.float64)
-
-
 def compare_worlds(recall: Recall, *, window: str | None, full: str | None) -> dict[str, Comparison]:
     """Return each world's differences to all others, and its recovery ratios.
 
@@ -56,40 +50,33 @@ def compare_worlds(recall: Recall, *, window: str | None, full: str | None) -> d
     worlds, report = recall["worlds"], {}
     has_ends = window in worlds and full in worlds
     for name in worlds:
-        others = [other for other in worlds if other != name]
-        over = {other: _by_gap(recall, partial(_difference, recall, name, other)) for other in others}
-        ratio = None
-        if has_ends and name not in (window, full):
-            ratio = _by_gap(recall, partial(_recovery, recall, (name, full, window)))
-        report[name] = Comparison(over, ratio)
+        over = {other: _by_gap(recall, (name, other), _difference) for other in worlds if other != name}
+        is_between = has_ends and name not in (window, full)
+        report[name] = Comparison(
+            over, _by_gap(recall, (name, full, window), _recovery) if is_between else None
+        )
     return report
 
 
-def _by_gap(recall: Recall, measure: Callable[[str, str, str], Estimate | None]) -> Found:
+def _by_gap(recall: Recall, names: Sequence[str | None], measure: Callable[..., Estimate]) -> Found:
+    """Measure the values of worlds, one for each episode `[N]`, where all of them have some."""
     found: Found = {}
     for gap, episodes in recall["episodes"].items():
-        for part in PARTS:
-            for metric in episodes["metrics"]:
-                value = measure(gap, part, metric)
-                if value is not None:
-                    found.setdefault(gap, {}).setdefault(part, {})[metric] = value
+        worlds = [recall["worlds"][name].get(gap, {}) for name in names]
+        for part, metric in product(PARTS, episodes["metrics"]):
+            singles = [find(world, ("episodes", part, metric)) for world in worlds]
+            if None not in singles:
+                means = [world[part][metric] for world in worlds]
+                estimate = measure(np.array(singles, dtype=np.float64), means, episodes["names"])
+                found.setdefault(gap, {}).setdefault(part, {})[metric] = estimate
     return found
 
 
-def _difference(recall: Recall, name: str, other: str, gap: str, part: str, metric: str) -> Difference | None:
-    ours, theirs = (values_of(recall["worlds"][n], gap, part, metric) for n in (name, other))
-    if ours is None or theirs is None:
-        return None
-    better, worse = (recall["worlds"][n][gap][part][metric] for n in (name, other))
-    apart = better["low"] is not None and worse["high"] is not None and better["low"] > worse["high"]
-    difference = bootstrap(ours - theirs, recall["episodes"][gap]["names"])
-    return Difference(**asdict(difference), intervals_are_apart=apart)
+def _difference(values: np.ndarray, means: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Difference:
+    low, high = means[0]["low"], means[1]["high"]
+    apart = low is not None and high is not None and low > high
+    return Difference(**asdict(bootstrap(values[0] - values[1], names)), intervals_are_apart=apart)
 
 
-def _recovery(
-    recall: Recall, names: Sequence[str | None], gap: str, part: str, metric: str
-) -> Estimate | None:
-    ours, most, least = (values_of(recall["worlds"][name], gap, part, metric) for name in names)
-    if ours is None or least is None or most is None:
-        return None
-    return ratio_of_means(ours, most, least)
+def _recovery(values: np.ndarray, *_: object) -> Estimate:
+    return ratio_of_means(*values)

@@ -40,7 +40,7 @@ def write_conversion(report: Report) -> None:
 
 def format_conversion(report: Data) -> str:
     """Return the report as Markdown."""
-    functions = (describe_attention, estimate, plural, shape_row)
+    functions = (estimate, plural)
     parts = {part: parts_of(report, part) for part in ("quality", "memory", "in_turn", "cost")}
     others = dict(list(parts["quality"].items())[1:])  # the teacher comes first
     known = {REFERENCES[name]: part for name, part in report.get("references", {}).items()}
@@ -61,23 +61,11 @@ def format_conversion(report: Data) -> str:
         "numbers_file": NUMBERS_FILE,
         "median_steps": 2 * AROUND + 1,
         "samplers_differ": len(samplers) > 1,
+        "frames_per_latent": VIDEO_FRAMES_PER_LATENT,
         "mib": MIB,
+        "gib": GIB,
     }
     return render(TEMPLATE, values).rstrip() + "\n"
-
-
-def shape_row(name: str, part: Data, teacher: Data) -> tuple[str, ...]:
-    """Return the cells of a model at the paper's shape, beside those of the teacher."""
-    done, wanted, peak = part["frames_done"], part["num_frames"], part["peak_bytes"]
-    both_done = done == wanted and teacher["frames_done"] == wanted
-    speed_up = f"{teacher['seconds'] / part['seconds']:.2f}" if both_done else "-"
-    saved = f"{1 - peak / teacher['peak_bytes']:.0%}" if both_done and peak else "-"
-    return (
-        *(name, f"{part['seconds']:.1f}" if done == wanted else f"out of memory at frame {done + 1}"),
-        *(f"{done * VIDEO_FRAMES_PER_LATENT / part['seconds']:.2f}", speed_up),
-        *(f"{peak / GIB:.2f}" if peak else "-", saved, f"{part['state_bytes'] / GIB:.2f}"),
-        *("-" if part[key] is None else f"{part[key]:.0f}" for key in ("first_step_ms", "last_step_ms")),
-    )
 
 
 def estimate(value: Data | None) -> str:
@@ -88,20 +76,6 @@ def estimate(value: Data | None) -> str:
     if value.get("median") is not None:
         mean += f" / {value['median']:.2f}"
     return mean if value["low"] is None else f"{mean} ({value['low']:.2f} to {value['high']:.2f})"
-
-
-def describe_attention(speed: Data) -> str:
-    """Return one sentence on an `AttentionSpeed`."""
-    times = {
-        name: "does not run" if milliseconds is None else f"{milliseconds:.3g} ms"
-        for name, milliseconds in speed["milliseconds"].items()
-    }
-    fastest = speed["fastest"]
-    slower = ", ".join(f"{name} {time}" for name, time in times.items() if name != fastest)
-    return (
-        f"The teacher's attention is the fastest that PyTorch has on that device, {fastest}: "
-        f"{times[fastest]} a call with {speed['past_frames']} frames of latents in the cache ({slower})."
-    )
 
 
 def plural(count: int, noun: str) -> str:

@@ -133,12 +133,9 @@ def as_json(value: Any) -> Any:
     measured. Keys of mappings, such as frames and gaps, become text; NaN and inf become null.
     """
     if is_dataclass(value):
-        found = {field: getattr(value, field.name) for field in fields(value)}
-        return {
-            field.name: as_json(inner)
-            for field, inner in found.items()
-            if inner is not None or field.default is not None
-        }
+        found = {field.name: getattr(value, field.name) for field in fields(value)}
+        optional = {field.name for field in fields(value) if field.default is None}
+        return {n: as_json(inner) for n, inner in found.items() if inner is not None or n not in optional}
     if isinstance(value, Mapping):
         return {str(key): as_json(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -165,16 +162,15 @@ def describe_run(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
 
 def git_commit(folder: Path) -> str | None:
     """Return the commit of a checkout, with `+changes` if files differ from it; None outside of one."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        commit = _git(folder, "rev-parse", "--short=12", "HEAD")
-        return f"{commit}+changes" if _git(folder, "status", "--porcelain") else commit
+        return git("rev-parse", "--short=12", "HEAD") + "+changes" * bool(git("status", "--porcelain"))
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def processor_name() -> str:

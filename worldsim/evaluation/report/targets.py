@@ -94,10 +94,8 @@ def _idle_deviation(part: Mapping[str, Any]) -> float:
 
 def state_growth(cost: Mapping[str, Any]) -> int | None:
     """Return how many bytes the state grew between the two frames of `step_cost`, if it got that far."""
-    early, late = (
-        find(cost, ("memory_at_frame", str(frame), "state_bytes"))
-        for frame in (EARLY_STEPS[0], LATE_STEPS[1])
-    )
+    frames = (str(EARLY_STEPS[0]), str(LATE_STEPS[1]))
+    early, late = (find(cost, ("memory_at_frame", frame, "state_bytes")) for frame in frames)
     return None if early is None or late is None else late - early
 
 

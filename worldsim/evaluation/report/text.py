@@ -8,6 +8,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from worldsim.evaluation.cost.endurance import Endurance
+from worldsim.evaluation.cost.throughput import Throughput
+from worldsim.evaluation.quality.outcome import OutcomeAccuracy
 from worldsim.evaluation.quality.rollouts import CODEC, DREAM, RolloutScores
 
 
@@ -77,3 +80,19 @@ def format_horizons(rollout: RolloutScores) -> str:
         shown = ["-" if share is None else f"{share:.2f}" for share in shares]
         cells.append((f"small changes of {method}, share of the game's", *shown))
     return align(cells)
+
+
+def format_outcomes(found: OutcomeAccuracy) -> str:
+    """Return the accuracy of predicted outcomes in a few lines."""
+    return render("outcomes.txt.j2", {"found": found})
+
+
+def format_endurance(endured: Endurance, wanted_steps: int) -> str:
+    """Return how an endurance test went so far, in a few lines."""
+    values = {"endured": endured, "wanted_steps": wanted_steps, "verdict": endured.verdict(wanted_steps)}
+    return render("endurance.txt.j2", values)
+
+
+def format_throughput(found: Mapping[str, Throughput]) -> str:
+    """Return rates by what was stepped as a table."""
+    return render("throughput.txt.j2", {"found": found}).rstrip("\n")

@@ -27,7 +27,6 @@ from worldsim.evaluation.quality.long_rollouts import (
     ENERGY,
     SCROLLING,
     LongDreams,
-    LongSettings,
     dream_long,
     pairs_of,
     random_walks,
@@ -108,8 +107,8 @@ def test_long_dreams_are_measured_at_each_mark_and_frame(
 ) -> None:
     pair = replace(TURN, hold_frames=2, settle_frames=0)
     monkeypatch.setattr("worldsim.evaluation.quality.long_rollouts.PAIRS", (pair,))
-    settings = LongSettings(num_frames=6, marks=(0, 4, 99), batch_size=2)
-    dreams = dream_long(Simulator(tiny_world()), returns.only(range(4)), settings)
+    how: dict[str, Any] = {"num_frames": 6, "marks": (0, 4, 99), "batch_size": 2, "seed": 0}
+    dreams = dream_long(Simulator(tiny_world()), returns.only(range(4)), **how)
     assert list(dreams.motions) == [0, 4]
     assert dreams.motions[4]["turn"]["left"].shape == (4,)
     assert dreams.curves[ENERGY].shape == (4, 6)

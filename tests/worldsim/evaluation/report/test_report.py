@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from worldsim import evaluation
 from worldsim.data.video import read_video
 from worldsim.errors import WorldError
 from worldsim.evaluation.quality.rollouts import Example, FrameScores, summarize_rollouts
@@ -115,6 +117,24 @@ def test_a_report_of_other_settings_is_not_resumed(tmp_path: Path) -> None:
     assert Report.open(path, {}, {keys: 1, **unknown}).data["runs"] == {}
     with pytest.raises(WorldError, match=r"measured with worlds\.a\.b\.source=, now x; choose"):
         Report.open(path, {}, {keys: 1, **unknown}, is_complete=True)
+
+
+MEASURES = ("cost", "memory", "quality")
+"""Folders of `worldsim/evaluation` whose functions measure."""
+
+
+def test_measures_return_typed_values() -> None:
+    problems = []
+    for path in (
+        path for folder in MEASURES for path in (Path(evaluation.__path__[0]) / folder).glob("*.py")
+    ):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and node.returns is not None:
+                if "Any" in ast.unparse(node.returns):
+                    problems.append(f"{path}:{node.lineno} {node.name} returns {ast.unparse(node.returns)}")
+            elif isinstance(node, ast.FunctionDef) and node.name.startswith(("measure", "summarize")):
+                problems.append(f"{path}:{node.lineno} {node.name} says not what it returns")
+    assert not problems, "\n".join(problems)
 
 
 @dataclass(frozen=True, slots=True)
