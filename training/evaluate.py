@@ -14,10 +14,9 @@ from pathlib import Path
 from training.cli.entry import entry
 from training.engine.lock import locked_folder
 from training.suites.consistency import measure_consistency
-from training.suites.endurance import benchmark_endurance
+from training.suites.environments import benchmark_endurance, benchmark_env
 from training.suites.quality import measure_quality
 from training.suites.settings import CONSISTENCY, EvaluateConfig
-from training.suites.throughput import benchmark_env
 from worldsim.runtime.device import set_threads
 
 SUITES: dict[str, Callable[[EvaluateConfig, Path], None]] = {

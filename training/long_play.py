@@ -6,17 +6,15 @@ stopped; OUT/day.json says how it went so far.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import policies
 from training.cli.entry import entry
 from training.engine.lock import locked_folder
-from training.engine.long_run import run_on
+from training.engine.long_run import begin_or_resume, run_on
 from worldsim import state as states
 from worldsim.envs.single import ARL2WorldEnv
-from worldsim.errors import WorldError
 from worldsim.evaluation.cost.random_play import SoakTest, play_at_random
 from worldsim.evaluation.report.report import Report
 from worldsim.play.game import Game
@@ -26,7 +24,6 @@ from worldsim.runtime.config import RuntimeSettings
 from worldsim.runtime.cuda_graphs import COMPILE_MODES
 from worldsim.runtime.device import set_threads
 from worldsim.settings import setting
-from worldsim.storage.files import check_integer
 from worldsim.ui.bindings import bind
 
 DAY_FILE, STATE_FILE = "day.json", "last.safetensors"
@@ -48,7 +45,7 @@ class LongPlayConfig(RuntimeSettings):
     )
     num_frames: int = setting(100_000, "Frames in all, those of earlier runs included.", minimum=1)
     seed: int = setting(0, "Of the play and of the frames.", minimum=0)
-    rewind_megabytes: int = setting(128, "Room for the moments to rewind to, in 10^6 bytes.", minimum=1)
+    rewind_megabytes: int = setting(128, "Room for the states to rewind to, in 10^6 bytes.", minimum=1)
     compile: str = setting("auto", "How a GPU is given its kernels (docs/agents.md).", choices=COMPILE_MODES)
 
 
@@ -63,12 +60,17 @@ def main(config: LongPlayConfig) -> None:
 def play(config: LongPlayConfig, out: Path) -> None:
     """Play into a folder that is this process's own."""
     game, keys = build_game(config, out)
-    env, report = game.session.env, Report.open(out / DAY_FILE, {})
-    day = begin_or_resume(report, out / STATE_FILE, game)
+    env, report, state_file = game.session.env, Report.open(out / DAY_FILE, {}), out / STATE_FILE
+    game.restart(None)
+    day, state = begin_or_resume(report, state_file, SoakTest, world=env.world.identity)
+    first_sample = len(day.samples)
+    if state is not None:
+        game.session.go_to(state)
 
     def save() -> None:
-        states.save(env.get_state(), out / STATE_FILE, world=env.world.identity)
-        report.data |= day.report()
+        states.save(env.get_state(), state_file, world=env.world.identity)
+        report.update(day)
+        report.update({"memory_growth": day.growth(first_sample)})
         report.write()
 
     played = play_at_random(
@@ -77,9 +79,9 @@ def play(config: LongPlayConfig, out: Path) -> None:
     frames = (so_far.num_frames for so_far in played)
     run_on(frames, save, begin=day.num_frames, end=config.num_frames, unit="frame")
     game.session.stop_recording()
-    growth = day.growth()
-    told = "too short to judge" if growth is None else f"x {growth:.3f}"
-    print(f"{day.num_frames} frames, all numbers finite; memory of the process: {told}")
+    growth = day.growth(first_sample)
+    grown = "too early to say" if growth is None else f"x {growth:.3f}"
+    print(f"{day.num_frames} frames, all numbers finite; memory of the process: {grown}")
     print(f"written to {report.path}")
 
 
@@ -105,27 +107,6 @@ def build_game(config: LongPlayConfig, out: Path) -> tuple[Game, list[str]]:
         ),
     )
     return game, sorted(person.keys)
-
-
-def begin_or_resume(report: Report, state_file: Path, game: Game) -> SoakTest:
-    """Begin at a start state, or go on from the state that was saved last."""
-    game.restart(None)
-    if not (report.path.is_file() and state_file.is_file()):
-        return SoakTest()
-    saved = report.data
-    try:
-        num_frames = check_integer(saved["num_frames"], "num_frames")
-        counts = Counter({name: check_integer(count, name) for name, count in saved["commands"].items()})
-        samples = [
-            (check_integer(frame, "a frame"), check_integer(size, "a size"), check_integer(kept, "a size"))
-            for frame, size, kept in saved["samples"]
-        ]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise WorldError(
-            f"{report.path} does not tell of a day of play ({error}); name another out"
-        ) from error
-    game.session.go_to(states.load(state_file, world=game.session.env.world.identity))
-    return SoakTest(num_frames, counts, samples, len(samples))
 
 
 if __name__ == "__main__":

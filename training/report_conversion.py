@@ -7,7 +7,7 @@ the cost of a step on the processor that people play on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,44 +16,21 @@ from typing import Any
 from training.cli.entry import entry
 from training.engine.lock import locked_folder
 from worldsim.errors import WorldError
-from worldsim.evaluation.cost import paper_shape
-from worldsim.evaluation.cost.attention_speed import AttentionSpeed, fastest_attention, measure_attention
-from worldsim.evaluation.cost.step_time import (
-    AROUND,
-    compare_ages,
-    random_actions,
-    summarize_trace,
-    trace_steps,
-)
+from worldsim.evaluation.cost import paper_shape, step_time
 from worldsim.evaluation.inputs.clips import Clip, Recordings
 from worldsim.evaluation.inputs.returns import ReturnClip, ReturnSettings, choose_returns
-from worldsim.evaluation.memory.conversion import (
-    HORIZONS,
-    ModelEntry,
-    check_comparable,
-    chosen_sampler,
-    describe,
-    summarize_quality,
-    summarize_references,
-)
-from worldsim.evaluation.memory.interventions import check_can_forget, has_state
-from worldsim.evaluation.memory.span import (
-    dream_returns,
-    next_after_forgetting,
-    score_references,
-    summarize_returns,
-    summarize_spans,
-)
+from worldsim.evaluation.memory import conversion, span
+from worldsim.evaluation.memory.interventions import check_can_forget, has_state, zeroed, zeroed_name
 from worldsim.evaluation.quality.rollouts import FrameScores, RolloutSettings, roll_out
 from worldsim.evaluation.report.markdown import NUMBERS_FILE, write_conversion
 from worldsim.evaluation.report.pictures import write_conversion_plots
-from worldsim.evaluation.report.report import Report, describe_run
+from worldsim.evaluation.report.report import Report, as_json, describe_run
 from worldsim.evaluation.statistics import estimate_of
 from worldsim.model.conversion import check_softmax
 from worldsim.runtime.config import RuntimeSettings
-from worldsim.runtime.device import DeviceChoice, choose_device, set_threads
+from worldsim.runtime.device import choose_device
 from worldsim.settings import setting
-from worldsim.simulator import Simulator
+from worldsim.simulator import Simulator, open_world
 from worldsim.state import WorldState
 from worldsim.storage.files import without_litter
 from worldsim.world import World
@@ -85,7 +62,7 @@ class ReportConversionConfig(RuntimeSettings):
     commit_level: float | None = setting(None, "Noise level at commit, for all; null is each world's own.")
     context_frames: int = setting(32, "Real frames watched before each roll-out.", minimum=1)
     num_rollouts: int = setting(64, "Roll-outs, from different places.", minimum=1)
-    horizon: int = setting(max(HORIZONS), "Frames of a roll-out.", minimum=1)
+    horizon: int = setting(max(conversion.HORIZONS), "Frames of a roll-out.", minimum=1)
     batch_size: int = setting(0, "Roll-outs at a time; 0 chooses.", minimum=0)
     early_frame: int = setting(81, "Step time and bytes are compared at it and late_frame.", minimum=1)
     late_frame: int = setting(1005, "The later one of the two.")
@@ -120,11 +97,7 @@ class ReportConversionConfig(RuntimeSettings):
             raise WorldError(f"zeroed names {', '.join(unknown)}, which worlds does not")
 
     def named_worlds(self) -> dict[str, str]:
-        """Return the worlds to compare with the teacher by their names.
-
-        Raises:
-            WorldError: If one has no name, or a name is given twice.
-        """
+        """Return the worlds by their names; raises `WorldError` where one is missing or given twice."""
         found: dict[str, str] = {}
         for given in self.worlds:
             name, _, place = (part.strip() for part in given.partition(":"))
@@ -145,61 +118,65 @@ class ReportConversionConfig(RuntimeSettings):
             context_frames=self.memory_frames,
         )
 
-    @property
-    def cost_frames(self) -> int:
-        """Steps to time."""
-        return max(self.late_frame + AROUND, self.total_frames)
-
 
 @entry("report_conversion", ReportConversionConfig)
 def main(config: ReportConversionConfig) -> None:
     """Check everything, measure, write what was measured after each part."""
-    choice = choose_device(config.device, config.dtype)
-    set_threads(config.threads)
-    check_possible(config, choice)
-    out = Path(config.out)
-    with locked_folder(out):
-        Comparison(config, choice, out).measure()
-        print(f"written to {out}: {', '.join(path.name for path in without_litter(out.iterdir()))}")
-
-
-def check_possible(config: ReportConversionConfig, choice: DeviceChoice) -> None:
-    """Raise `WorldError` where nothing was asked for, or what can't be done here."""
     if config.teacher is None and config.parts != ["paper_shape"]:
         raise WorldError("nothing to compare: give teacher= and worlds=, or parts=[paper_shape] alone")
     if (config.teacher is None) != (not config.worlds):
         raise WorldError("teacher= and worlds= belong together: the worlds are compared with the teacher")
-    if "paper_shape" in config.parts and choice.device.type != "cuda":
-        raise WorldError(f"the part paper_shape needs a CUDA GPU, and the device is {choice.device}")
+    if "paper_shape" in config.parts:
+        device = choose_device(config.device, config.dtype).device
+        if device.type != "cuda":
+            raise WorldError(f"the part paper_shape needs a CUDA GPU, and the device is {device}")
+    out = Path(config.out)
+    with locked_folder(out):
+        Comparison(config, out).measure()
+        print(f"written to {out}: {', '.join(path.name for path in without_litter(out.iterdir()))}")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """One line of the comparison, read anew for each measurement, so that no other is in memory.
+
+    `original` names the entry that it is when its states are not emptied before every frame.
+    """
+
+    name: str
+    place: str
+    original: str | None = None
 
 
 class Comparison:
     """The worlds, the real game beside them, and the report, with what other runs measured of them."""
 
-    def __init__(self, config: ReportConversionConfig, choice: DeviceChoice, out: Path) -> None:
-        self.config, self.choice = config, choice
+    def __init__(self, config: ReportConversionConfig, out: Path) -> None:
+        self.config = config
         self.models: list[ModelEntry] = []
-        self.run = describe_run(choice.device, choice.dtype) | {"settings": asdict(config)}
         self._head: dict[str, Any] = {"runs": {}, "worlds": {}}
         self._scores: dict[str, FrameScores] = {}
-        if config.teacher is not None:
+        if config.teacher is None:
+            self.choice = choose_device(config.device, config.dtype)
+        else:
             self._prepare(config.teacher)
+        self.run = describe_run(self.choice.device, self.choice.dtype) | {"settings": asdict(config)}
+        if self.models:
+            self.run["data"] = {"folder": config.data, "source": self.recordings.info.source}
         self.report = self._open_report(out / NUMBERS_FILE)
-
-    def _load(self, place: str) -> World:
-        return World.from_pretrained(place, device=self.choice.device, dtype=self.choice.dtype)
 
     def _prepare(self, teacher_place: str) -> None:
         """Find out now, and not after an hour, whether all can be measured."""
-        config, teacher = self.config, self._load(teacher_place)
+        config = self.config
+        teacher, self.choice = open_world(teacher_place, config.runtime())
         check_softmax(teacher.config.denoiser, teacher_place)
         for name, place in {TEACHER: teacher_place, **config.named_worlds()}.items():
-            world = self._load(place)
-            check_comparable(teacher, name, world)
-            self._add(name, place, world)
+            world, _ = open_world(place, config.runtime())
+            conversion.check_comparable(teacher, name, world)
+            self._add(ModelEntry(name, place), world)
             if name in config.zeroed:
                 check_can_forget(name, world)
-                self._add(f"{name}, state zeroed", place, world, original=name)
+                self._add(ModelEntry(zeroed_name(name), place, name), world)
         described = teacher.config
         self.recordings = Recordings(
             Path(config.data), described.actions, (described.height, described.width)
@@ -211,47 +188,41 @@ class Comparison:
             seed=config.seed,
             num_examples=0,
         )
-        self.first = self.recordings.choose(1, 1, config.seed)
         self.clips: list[Clip] = []
         if "rollouts" in config.parts:  # the other parts need no episodes of that length
             self.clips = self.recordings.choose(self.settings.length, config.num_rollouts, config.seed)
         self.places: list[ReturnClip] = []
         if "memory" in config.parts:
             self._prepare_memory(teacher)
-        self.run["data"] = {"folder": config.data, "source": self.recordings.info.source}
 
     def _prepare_memory(self, teacher: World) -> None:
         """Choose where memory is measured."""
         config, recordings = self.config, self.recordings
         self.memory_clips = recordings.choose(config.memory_frames + 1, config.num_rollouts, config.seed)
-        self.places, told = choose_returns(recordings, config.returns, config.num_rollouts, config.seed)
-        print(told, flush=True)
-        episodes = self._episodes(self.places)
-        references = score_references(teacher, recordings, self.places, config.returns) if episodes else {}
+        self.places, summary = choose_returns(recordings, config.returns, config.num_rollouts, config.seed)
+        print(summary, flush=True)
+        self.place_names = episodes = [recordings.name(place.clip) for place in self.places]
+        references = (
+            span.score_references(teacher, recordings, self.places, config.returns) if episodes else {}
+        )
         self._head["returns"] = {
-            "told": told,
+            "told": summary,
             "settings": asdict(config.returns),
             "num_places": len(episodes),
             "num_episodes": len(set(episodes)),
             "references": {name: estimate_of(values, episodes) for name, values in references.items()},
         }
 
-    def _episodes(self, places: Sequence[ReturnClip]) -> list[str]:
-        return [self.recordings.name(place.clip) for place in places]
-
-    def _add(self, name: str, place: str, world: World, *, original: str | None = None) -> None:
-        load = partial(self._load, place)
-        self.models.append(
-            ModelEntry(name=name, load=load, is_zeroed=original is not None, original=original or name)
-        )
-        sampler = chosen_sampler(world, self.config.denoising_steps, self.config.commit_level)
-        self._head["worlds"][name] = describe(world, sampler)
+    def _add(self, model: ModelEntry, world: World) -> None:
+        self.models.append(model)
+        sampler = conversion.chosen_sampler(world, self.config.denoising_steps, self.config.commit_level)
+        self._head["worlds"][model.name] = conversion.describe(world, sampler)
 
     def _open_report(self, path: Path) -> Report:
         """Open the report with the parts that another run measured of these worlds and this one does not."""
         nothing: dict[str, Any] = {"runs": {}, "worlds": {}}
         report = Report.open(path, nothing, objects=tuple(nothing), renderers=RENDERERS)
-        known, head = report.data, self._head
+        known, head = report.data, as_json(self._head)
         kept = {part: run for part, run in known["runs"].items() if part not in self.config.parts}
         of_worlds = [KEYS[part] for part in kept if part in KEYS]
         for name, world in head["worlds"].items() if of_worlds else ():
@@ -276,7 +247,7 @@ class Comparison:
             for model in self.models
             if part in measures and part in self.config.parts
             # A zeroed world would cost the same, and has nothing that could be emptied.
-            if part == "rollouts" or not model.is_zeroed
+            if part == "rollouts" or model.original is None
         }
         if "paper_shape" in self.config.parts:
             models = paper_shape.models_of(paper_shape.PAPER_SHAPE)
@@ -284,60 +255,69 @@ class Comparison:
         self.report.measure(parts, self._store)
 
     def _store(self, key: tuple[str, str], found: Any, _: float) -> None:
-        (part, name), data = key, self.report.data
-        data["runs"][part] = self.run
+        (part, name), report = key, self.report
+        report.update({part: self.run}, "runs")
         if part == "paper_shape":
-            data.setdefault(part, self._paper_shape)["models"][name] = found
+            if part not in report.data:
+                report.update(self._paper_shape, part)
+            report.update({name: found}, part, "models")
         else:
-            data["worlds"][name][KEYS[part]] = found
+            report.update({KEYS[part]: found}, "worlds", name)
 
-    def _simulator(self, model: ModelEntry, told: str) -> Simulator:
+    def _simulator(self, model: ModelEntry, what: str) -> Simulator:
         """Load a world, and say what is measured of it."""
-        print(f"{model.name}: {told}", flush=True)
-        return model.simulator(self.config.denoising_steps, self.config.commit_level)
+        print(f"{model.name}: {what}", flush=True)
+        world, _ = open_world(model.place, self.config.runtime())
+        sampler = conversion.chosen_sampler(world, self.config.denoising_steps, self.config.commit_level)
+        simulator = Simulator(world, sampler)
+        return simulator if model.original is None else zeroed(simulator)
 
-    def _first_state(self, model: ModelEntry, told: str) -> tuple[Simulator, WorldState]:
+    def _first_state(self, model: ModelEntry, what: str) -> tuple[Simulator, WorldState]:
         """Load a world; returns it and a dream in whose memory there is one frame."""
-        simulator = self._simulator(model, told)
-        start = next(self.recordings.batches(self.first, 1, 1))
+        simulator = self._simulator(model, what)
+        clips = self.recordings.choose(1, 1, self.config.seed)
+        start = next(self.recordings.batches(clips, 1, 1))
         return simulator, start.begin_dreams(simulator, 1, self.config.seed)
 
-    def _in_turn(self, model: ModelEntry) -> dict[str, Any]:
+    def _in_turn(self, model: ModelEntry) -> step_time.TwoFrames:
         begun, config = self._first_state(model, "steps early and late, in turn"), self.config
-        return compare_ages(*begun, config.early_frame, config.late_frame, seed=config.seed)
+        return step_time.compare_ages(*begun, config.early_frame, config.late_frame, seed=config.seed)
 
-    def _cost(self, model: ModelEntry) -> dict[str, Any]:
+    def _cost(self, model: ModelEntry) -> step_time.TraceSummary:
         (simulator, state), config = self._first_state(model, "step times"), self.config
-        actions = random_actions(simulator, 1, config.cost_frames, config.seed)
-        trace = trace_steps(simulator, state, actions)
-        return summarize_trace(trace, config.early_frame, config.late_frame, config.total_frames)
+        num_frames = max(config.late_frame + step_time.AROUND, config.total_frames)
+        actions = step_time.random_actions(simulator, 1, num_frames, config.seed)
+        trace = step_time.trace_steps(simulator, state, actions)
+        return step_time.summarize_trace(trace, config.early_frame, config.late_frame, config.total_frames)
 
-    def _quality(self, model: ModelEntry) -> dict[str, Any]:
+    def _quality(self, model: ModelEntry) -> conversion.ConversionQuality:
         """Roll out, and compare with the roll-outs of those before."""
         simulator, scores = self._simulator(model, "roll-outs"), self._scores
         own = roll_out(simulator, self.recordings, self.clips, self.settings)
         scores[model.name] = own
         if model.name == TEACHER:
-            self.report.data["references"] = summarize_references(own)
-        original = scores[model.original] if model.is_zeroed else None
-        return summarize_quality(own, scores[TEACHER], original)
+            self.report.update({"references": conversion.summarize_references(own)})
+        original = None if model.original is None else scores[model.original]
+        return conversion.summarize_quality(own, scores[TEACHER], original)
 
-    def _memory(self, model: ModelEntry) -> dict[str, Any]:
+    def _memory(self, model: ModelEntry) -> span.MemorySpan:
         """Empty the states once and see what is lost, anywhere and at places that come back."""
         config, recordings = self.config, self.recordings
         simulator = self._simulator(model, "memory")
         how: dict[str, Any] = {"batch_size": self.settings.batch_size, "seed": config.seed}
-        scores = next_after_forgetting(simulator, recordings, self.memory_clips, config.memory_frames, **how)
-        report = summarize_spans(scores, [recordings.name(clip) for clip in self.memory_clips])
+        scores = span.next_after_forgetting(
+            simulator, recordings, self.memory_clips, config.memory_frames, **how
+        )
+        returns = None
         if self.places:
             # A cache without states starts again at one frame for all, and here there is one for each place.
             ways = (False, True) if has_state(simulator.world) else (False,)
             psnr = [
-                dream_returns(simulator, recordings, self.places, config.returns, forgets=forgets, **how)
+                span.dream_returns(simulator, recordings, self.places, config.returns, forgets=forgets, **how)
                 for forgets in ways
             ]
-            report["returns"] = summarize_returns(*psnr, episodes=self._episodes(self.places))
-        return report
+            returns = span.summarize_returns(*psnr, episodes=self.place_names)
+        return span.summarize_spans(scores, [recordings.name(clip) for clip in self.memory_clips], returns)
 
     @cached_property
     def _paper_shape(self) -> dict[str, Any]:
@@ -350,18 +330,14 @@ class Comparison:
             "latent_frames": frames,
             "denoising_steps": config.paper_steps,
             "models": {},
-            "attention": self._attention.to_json(),
+            "attention": paper_shape.measure_attention(
+                shape, frames, config.paper_steps + 1, self.choice.device, self.choice.dtype
+            ),
         }
 
-    @cached_property
-    def _attention(self) -> AttentionSpeed:
-        config, shape = self.config, paper_shape.PAPER_SHAPE
-        frames = paper_shape.latent_frames(config.paper_frames)
-        return measure_attention(shape, frames, config.paper_steps + 1, self.choice.device, self.choice.dtype)
-
-    def _shape(self, name: str) -> dict[str, Any]:
+    def _shape(self, name: str) -> paper_shape.ShapeCost:
         print(f"at the paper's shape: {name}", flush=True)
-        with fastest_attention(self._attention):
+        with paper_shape.fastest_attention(self._paper_shape["attention"]):
             return paper_shape.measure_shape(
                 paper_shape.models_of(paper_shape.PAPER_SHAPE)[name],
                 num_frames=paper_shape.latent_frames(self.config.paper_frames),

@@ -33,7 +33,7 @@ def test_a_day_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     assert not list(out.rglob("*.part"))
     for damage in ({"samples": [1]}, {"commands": []}, {"num_frames": "60"}):
         (out / DAY_FILE).write_text(json.dumps(second | damage))
-        with pytest.raises(WorldError, match=r"day\.json does not tell of a day of play"):
+        with pytest.raises(WorldError, match=r"day\.json cannot be resumed"):
             main.run(config)
 
 
@@ -52,4 +52,4 @@ def test_growth_is_that_of_this_process() -> None:
     samples = [(100 * i, 1000 if i < 50 else 500 + i, 0) for i in range(100)]
     assert SoakTest(samples=samples[:4]).growth() is None
     assert SoakTest(samples=samples[:50]).growth() == 1.0
-    assert SoakTest(samples=samples, first_sample=50).growth() == pytest.approx(594.5 / 564.5)
+    assert SoakTest(samples=samples).growth(50) == pytest.approx(594.5 / 564.5)

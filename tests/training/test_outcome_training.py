@@ -104,15 +104,15 @@ def test_a_small_world_learns_rewards_and_ends_that_it_can_see(
     assert 0.3 < meaning.reward_mean < 0.9
     assert 0.7 < meaning.reward_scale < 1.1
     unseen = video_of(write_outcome_dataset(tmp_path / "unseen", episodes=9, seed=2), world.codec)
-    episodes = [heard.judged(meaning) for heard in predict_outcomes(world, unseen)]
+    episodes = [heard.calibrated(meaning) for heard in predict_outcomes(world, unseen)]
     report = summarize_outcomes(episodes, meaning.end_threshold)
-    assert report["num_episodes"] == 9
-    assert report["ends"]["num_ends"] == 6
-    assert report["ends"]["at_threshold"]["recall"] == 1.0
-    assert report["ends"]["at_threshold"]["precision"] == 1.0
-    per_step = report["rewards"]["per_step"]
-    assert per_step["root_mean_square_error"] < 0.3 * per_step["root_mean_square_error_of_mean"]
-    check_simulator(world, tmp_path / "unseen", episodes[0].probabilities, episodes[0].judged_rewards)
+    assert report.num_episodes == 9
+    assert report.ends.num_ends == 6
+    assert report.ends.at_threshold.recall == 1.0
+    assert report.ends.at_threshold.precision == 1.0
+    per_step = report.rewards.per_step
+    assert per_step.root_mean_square_error < 0.3 * per_step.root_mean_square_error_of_mean
+    check_simulator(world, tmp_path / "unseen", episodes[0].probabilities, episodes[0].predicted_rewards)
 
 
 def check_simulator(world: World, folder: Path, probabilities: np.ndarray, rewards: np.ndarray) -> None:

@@ -15,7 +15,6 @@ from worldsim.actions import ActionLayout
 from worldsim.errors import WorldError
 from worldsim.evaluation.cost import paper_shape
 from worldsim.model.denoiser import Denoiser
-from worldsim.runtime.device import DeviceChoice
 from worldsim.world import World
 
 SMALL: dict[str, Any] = {
@@ -31,7 +30,6 @@ SMALL: dict[str, Any] = {
     "dtype": "float32",
     "threads": 1,
 }
-CPU = DeviceChoice(torch.device("cpu"), torch.float32, "for the test")
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +109,7 @@ def test_steps_alone_need_no_episodes_as_long_as_roll_outs(
 def test_the_same_seed_gives_the_same_quality(places: dict[str, str], data: str, tmp_path: Path) -> None:
     qualities = []
     for _ in range(2):
-        comparison = Comparison(config(places, data, tmp_path), CPU, tmp_path)
+        comparison = Comparison(config(places, data, tmp_path), tmp_path)
         comparison.measure()
         worlds = comparison.report.data["worlds"]
         qualities.append({name: world["quality"] for name, world in worlds.items()})
@@ -225,7 +223,7 @@ def test_settings_are_checked(
 def test_the_papers_shape_alone_at_a_tiny_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paper_shape, "PAPER_SHAPE", TINY_SHAPE)
     settings = ReportConversionConfig(parts=["paper_shape"], paper_frames=41, paper_steps=2)
-    Comparison(settings, CPU, tmp_path).measure()
+    Comparison(settings, tmp_path).measure()
     shape = json.loads((tmp_path / "conversion.json").read_text())["paper_shape"]
     assert shape["latent_frames"] == 11
     assert [part["frames_done"] for part in shape["models"].values()] == [11, 11, 11]

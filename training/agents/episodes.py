@@ -8,7 +8,7 @@ import atexit
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -79,7 +79,7 @@ class Episodes:
 
 
 def _spread(values: np.ndarray) -> dict[str, Any]:
-    found = estimate_of(values, range(len(values)))
+    found = asdict(estimate_of(values, range(len(values))))
     del found["count"]
     return found | {"std": float(np.std(values, ddof=1)) if len(values) > 1 else None}
 

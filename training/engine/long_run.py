@@ -1,13 +1,47 @@
-"""Runs of many steps that save now and then, and stop when they are asked to."""
+"""Runs of many steps that save now and then, stop when they are asked to, and go on another day."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar
 
 from tqdm import tqdm
 
+from worldsim import state as states
+from worldsim.errors import WorldError
+from worldsim.evaluation.report.report import Report
 from worldsim.runtime.interrupt import StopRequest
+from worldsim.state import WorldState
+
+
+class Resumable(Protocol):
+    """What a run has done so far; without arguments nothing."""
+
+    def __init__(self) -> None: ...
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self: ...
+
+
+Progress = TypeVar("Progress", bound=Resumable)
+
+
+def begin_or_resume(
+    report: Report, state_file: Path, kind: type[Progress], *, world: str
+) -> tuple[Progress, WorldState | None]:
+    """Return what an earlier run has done and the state of a world that it saved, or nothing and None.
+
+    Raises:
+        WorldError: If the report is of another kind of run, or the state of another world.
+    """
+    if not (report.path.is_file() and state_file.is_file()):
+        return kind(), None
+    try:
+        progress = kind.from_json(report.data)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise WorldError(f"{report.path} cannot be resumed ({error}); choose another out= folder") from error
+    return progress, states.load(state_file, world=world)
 
 
 def run_on(

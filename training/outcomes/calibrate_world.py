@@ -10,7 +10,7 @@ from training.outcomes.calibration import fit_ends
 from worldsim.errors import WorldError
 from worldsim.evaluation.inputs.clips import Recordings
 from worldsim.evaluation.quality.end_rate import DreamtEpisode, dream_along, end_rates, ends_along, match_rate
-from worldsim.evaluation.quality.outcome import format_outcomes, summarize_outcomes
+from worldsim.evaluation.quality.outcome import summarize_outcomes
 from worldsim.evaluation.quality.outcome_predictions import (
     DRAWN,
     GIVEN,
@@ -18,6 +18,7 @@ from worldsim.evaluation.quality.outcome_predictions import (
     missing_outcome_requirements,
     predict_recordings,
 )
+from worldsim.evaluation.report.text import format_outcomes
 from worldsim.outcome import OutcomeConfig
 from worldsim.runtime.config import RuntimeSettings
 from worldsim.runtime.cuda_graphs import COMPILE_MODES
@@ -208,7 +209,7 @@ def format_change(
     paragraphs = []
     for kind, episodes in predictions.items():
         for when, meaning in (("before", before), ("after", after)):
-            report = summarize_outcomes([one.judged(meaning) for one in episodes], meaning.end_threshold)
+            report = summarize_outcomes([one.calibrated(meaning) for one in episodes], meaning.end_threshold)
             paragraphs.append(f"frames that were {kind}, {when}\n{format_outcomes(report)}")
     return "\n\n".join(paragraphs)
 
@@ -221,8 +222,8 @@ def describe_calibration(
     after: OutcomeConfig,
 ) -> str:
     """Return a sentence for the world's card: on what it was calibrated, and what that changed."""
-    report = summarize_outcomes([one.judged(after) for one in predictions], after.end_threshold)
-    point = report["ends"]["at_threshold"]
+    report = summarize_outcomes([one.calibrated(after) for one in predictions], after.end_threshold)
+    point = report.ends.at_threshold
     names = ", ".join(recordings.info.name for recordings in opened)
     num_frames = sum(len(one.ends) for one in predictions)
     num_ends = sum(int(one.ends.sum()) for one in predictions)
@@ -235,5 +236,5 @@ def describe_calibration(
     counts = f"{len(predictions)} episodes, {num_ends} ends, seed {config.seed}"
     return (
         f"ends, on {num_frames:,} {what} ({names}; {counts}): "
-        f"{changes}; {point['found']} ends found there, {point['false_alarms']} false alarms"
+        f"{changes}; {point.found} ends found there, {point.false_alarms} false alarms"
     )

@@ -115,13 +115,15 @@ def calibrate(
     """
     predictions = predict_outcomes(world, video)
     meaning, point = fit_ends(predictions, meaning)
-    report = summarize_outcomes([episode.judged(meaning) for episode in predictions], meaning.end_threshold)
-    numbers = {"reward_error": report["rewards"]["per_step"]["root_mean_square_error"]}
+    report = summarize_outcomes(
+        [episode.calibrated(meaning) for episode in predictions], meaning.end_threshold
+    )
+    numbers = {"reward_error": report.rewards.per_step.root_mean_square_error}
     if point is not None:
         numbers |= {"end_recall": point.recall, "end_precision": point.precision}
         numbers |= {"outcome/end_threshold": meaning.end_threshold, "outcome/end_scale": meaning.end_scale}
         numbers |= {"outcome/end_bias": meaning.end_bias}
-        numbers |= {"outcome/calibration_error": report["ends"]["calibration_error"]}
+        numbers |= {"outcome/calibration_error": report.ends.calibration_error}
     return meaning, numbers
 
 
@@ -143,7 +145,7 @@ def fit_ends(
         logits = torch.cat([episode.logits for episode in predictions]).numpy()
         scale, bias = fit_end_calibration(logits, ends)
         meaning = replace(meaning, end_scale=scale, end_bias=bias)
-    episodes = [episode.judged(meaning) for episode in predictions]
+    episodes = [episode.calibrated(meaning) for episode in predictions]
     point = choose_threshold(episodes) if meaning.end_scale > 0 else None
     threshold = NEVER if point is None else min(max(point.threshold, 1e-6), 1.0)
     return replace(meaning, end_threshold=threshold), point

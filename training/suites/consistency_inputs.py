@@ -18,22 +18,21 @@ from worldsim.evaluation.inputs.out_and_back import (
     find_recordings,
     find_sets,
 )
-from worldsim.evaluation.inputs.start_states import Moments
-from worldsim.evaluation.memory.comparison import zeroed_name
+from worldsim.evaluation.inputs.start_states import StartStates
 from worldsim.evaluation.memory.conversion import chosen_sampler, describe
-from worldsim.evaluation.memory.interventions import check_can_forget, zeroed
+from worldsim.evaluation.memory.interventions import check_can_forget, zeroed, zeroed_name
 from worldsim.evaluation.memory.pairs import paired
 from worldsim.evaluation.memory.recall import RecallSettings
-from worldsim.evaluation.memory.tiles import TileReader, check_tiles, find_kinds
+from worldsim.evaluation.memory.tiles import TileReader, find_kinds
 from worldsim.evaluation.quality.features import SHIPPED_FEATURES, load_features
-from worldsim.evaluation.quality.long_rollouts import LongDreams, LongSettings, dream_long
-from worldsim.evaluation.report.report import Report
+from worldsim.evaluation.quality.long_rollouts import LongDreams, dream_long
+from worldsim.evaluation.report.report import Report, as_json
+from worldsim.evaluation.report.targets import TRAINED_GAP
 from worldsim.simulator import Simulator, open_world
-from worldsim.world import World, WorldConfig
+from worldsim.world import World
 from worldsim.world.world import shipped_worlds
 
 REPORT_FILE = "report.json"
-TRAINED_GAP = 50
 AT_TURNS = ("interventions", "continuation", "probe")
 """Parts that are measured at one gap."""
 FROM_STARTS = ("controllability", "drift", "idle", "cost")
@@ -48,6 +47,9 @@ class Inputs:
     Attributes:
         parts: Those to measure that can be.
         simulators: By name of the world; those in `zeroed` forget before every frame.
+        recall_gaps: Gaps at which recall is measured.
+        intervention_gaps: Gaps at whose turns something is done to the memory: 50, or the least without it.
+        fidelity_gap: The least gap in whose episodes dreams go on long enough, or the greatest of all.
         recall_sets: The episodes that are needed, by gap.
         feature_network: What FID and KID are computed with, if they are.
         pair_sets: Those of paired histories.
@@ -58,7 +60,7 @@ class Inputs:
     def __init__(self, config: EvaluateConfig, out: Path) -> None:
         self.config, self.parts = config.consistency, config.chosen_parts
         self.data, self.seed, self._runtime = Path(config.data), config.seed, config.runtime()
-        self._moments: Moments | None = None
+        self._starts: StartStates | None = None
         self.simulators: dict[str, Simulator] = {}
         self.zeroed: list[str] = []
         self._long: dict[str, LongDreams] = {}
@@ -82,18 +84,19 @@ class Inputs:
                 check_can_forget(name, world)
                 self.zeroed.append(zeroed_name(name))
                 self._add(zeroed_name(name), world, is_zeroed=True)
-        described = next(iter(self.simulators.values())).world.config
-        for name, simulator in self.simulators.items():
-            if _shape(simulator.world.config) != _shape(described):
-                raise WorldError(f"{name} has other buttons or frames than {next(iter(self.simulators))}")
-        self.actions, self.size = described.actions, (described.height, described.width)
+        described = {name: simulator.world.config for name, simulator in self.simulators.items()}
+        first = next(iter(described.values()))
+        self.actions, self.size = first.actions, (first.height, first.width)
+        for name, own in described.items():
+            if (own.actions.buttons, own.height, own.width) != (self.actions.buttons, *self.size):
+                raise WorldError(f"{name} has other buttons or frames than {next(iter(described))}")
         print(f"{', '.join(self.simulators)} on {self.device}", flush=True)
 
     def _add(self, name: str, world: World, *, is_zeroed: bool = False) -> None:
         sampler = chosen_sampler(world, self._runtime.denoising_steps, None)
         simulator = Simulator(world, sampler, frames_device=world.device)
         self.simulators[name] = zeroed(simulator) if is_zeroed else simulator
-        self._head["worlds"][name] = describe(world, sampler) | {"folder": str(world.folder)}
+        self._head["worlds"][name] = as_json(describe(world, sampler, str(world.folder)))
 
     def announced(self) -> Iterator[tuple[str, Simulator]]:
         """Yield the worlds by name, and say which is measured."""
@@ -103,36 +106,42 @@ class Inputs:
 
     def _find_episodes(self) -> None:
         """Find out now, and not after an hour, what can be measured."""
-        self._find_moments()
-        data, parts = self.data, self.parts
-        folders: dict[int, Path] = {}
+        self._find_starts()
+        data, asked, parts = self.data, self.config, self.parts
+        gaps: set[int] = set()
+        known = choose_sets(data, RECALL, []) if self._starts is None and parts != ["pairs"] else {}
         if "recall" in parts:
-            folders |= {gap: self._known_gaps[gap] for gap in self.recall_gaps}
+            self.recall_gaps = list(self._within_max_gap(RECALL, asked.gaps))
+            gaps |= {*self.recall_gaps}
         if set(AT_TURNS) & set(parts):
-            folders |= {gap: self._known_gaps[gap] for gap in self.intervention_gaps}
-        if set(FROM_STARTS) & set(parts) and self._moments is None:
-            folders.setdefault(*next(iter(self._known_gaps.items())))
+            default = TRAINED_GAP if TRAINED_GAP in known else next(iter(known))
+            self.intervention_gaps = list(choose_sets(data, RECALL, asked.intervention_gaps or [default]))
+            gaps |= {*self.intervention_gaps}
         if "fidelity" in parts:
-            folders[self.fidelity_gap] = self._known_gaps[self.fidelity_gap]
-            folder = Path(self.config.features) if self.config.features else SHIPPED_FEATURES
+            within = self._up_to_max_gap(known) or [min(known)]
+            long_enough = (gap for gap in within if 2 * gap >= asked.fidelity_frames)
+            self.fidelity_gap = next(long_enough, max(within))
+            gaps |= {self.fidelity_gap}
+            folder = Path(asked.features) if asked.features else SHIPPED_FEATURES
             self.feature_network = load_features(folder, self.device.device)
-        self.recall_sets = {gap: self._open(folders[gap], gap) for gap in sorted(folders)}
+        if set(FROM_STARTS) & set(parts) and self._starts is None:
+            gaps |= {next(iter(known))}
+        self.recall_sets = {gap: self._open(known[gap], gap) for gap in sorted(gaps)}
         self.pair_sets: dict[int, ReturnSet] = {}
         if "pairs" in parts:
             # Recorded apart, or among the episodes of a gap.
             kind = PAIRS if find_sets(data, PAIRS) else RECALL
-            folders = self._within_max_gap(kind, self.config.pair_gaps)
+            folders = self._within_max_gap(kind, asked.pair_gaps)
             try:
                 self.pair_sets = {gap: paired(self._open(folder, gap)) for gap, folder in folders.items()}
             except WorldError as error:
-                if parts == ["pairs"] or self.config.pair_gaps:
+                if parts == ["pairs"] or asked.pair_gaps:
                     raise
                 self._skip(["pairs"], str(error))
-        moments = [] if self._moments is None else [self._moments]
-        sets = [*self.recall_sets.values(), *self.pair_sets.values(), *moments]
-        self._tell(sets)
-        self.pair_sets = {gap: s.first(2 * self.config.num_pairs) for gap, s in self.pair_sets.items()}
-        asked = self.config
+        starts = [] if self._starts is None else [self._starts]
+        sets = [*self.recall_sets.values(), *self.pair_sets.values(), *starts]
+        self._print_sets(sets, known)
+        self.pair_sets = {gap: s.first(2 * asked.num_pairs) for gap, s in self.pair_sets.items()}
         # What has to be alike in runs that are put side by side.
         settings = {
             "seed": self.seed,
@@ -144,7 +153,7 @@ class Inputs:
         source = sets[0].source if sets else ""
         self._head["data"] = {"folder": str(data), "source": source, "settings": settings}
 
-    def _find_moments(self) -> None:
+    def _find_starts(self) -> None:
         """Where the data are ordinary recordings, leave out what needs episodes that come back."""
         data, config, parts = self.data, self.config, self.parts
         asked = [part for part in parts if part in FROM_STARTS]
@@ -152,7 +161,7 @@ class Inputs:
         named = [*config.gaps, *config.intervention_gaps, *config.pair_gaps]
         if not asked or folder is None or named or find_sets(data, RECALL):
             return
-        self._moments = Moments(
+        self._starts = StartStates(
             folder,
             self.actions,
             self.size,
@@ -171,17 +180,13 @@ class Inputs:
             self._head.setdefault("skipped", {}).update(dict.fromkeys(parts, why))
             print(f"not measured: {', '.join(parts)}; {why}", flush=True)
 
-    @property
-    def _known_gaps(self) -> Mapping[int, Path]:
-        return choose_sets(self.data, RECALL, [])
-
-    def _tell(self, sets: Sequence[ReturnSet | Moments]) -> None:
+    def _print_sets(self, sets: Sequence[ReturnSet | StartStates], known: Iterable[int]) -> None:
         """Say which episodes there are, and which of them are left out."""
         config, parts = self.config, self.parts
         for found in sets:
             few = len(found) < MIN_EPISODES
-            print(found.told + f"; reported numbers need {MIN_EPISODES}" * few, flush=True)
-        if "recall" in parts and (beyond := sorted(set(self._known_gaps) - set(self.recall_gaps))):
+            print(found.summary + f"; reported numbers need {MIN_EPISODES}" * few, flush=True)
+        if "recall" in parts and (beyond := sorted(set(known) - set(self.recall_gaps))):
             print(f"left out of recall, beyond consistency.max_gap={config.max_gap}: {beyond}")
         if config.num_turns and {"interventions", "continuation"} & set(parts):
             print(f"interventions and continuation: the first {config.num_turns} episodes of a gap at most")
@@ -205,29 +210,9 @@ class Inputs:
         return [gap for gap in gaps if not self.config.max_gap or gap <= self.config.max_gap]
 
     @property
-    def recall_gaps(self) -> list[int]:
-        """The gaps that recall is measured at."""
-        return list(self._within_max_gap(RECALL, self.config.gaps))
-
-    @property
-    def intervention_gaps(self) -> list[int]:
-        """The gaps at whose turns something is done to the memory: 50, or the least where there is no 50."""
-        known = list(self._known_gaps)
-        default = TRAINED_GAP if TRAINED_GAP in known else known[0]
-        return list(choose_sets(self.data, RECALL, self.config.intervention_gaps or [default]))
-
-    @property
-    def fidelity_gap(self) -> int:
-        """The gap in whose episodes dreams go on long enough: the least such one, or the greatest of all."""
-        gaps = self._up_to_max_gap(self._known_gaps) or [min(self._known_gaps)]
-        return next((gap for gap in gaps if 2 * gap >= self.config.fidelity_frames), max(gaps))
-
-    @property
-    def starts(self) -> ReturnSet | Moments:
-        """Episodes to begin at: those of the least gap, or moments of ordinary ones."""
-        if self._moments is not None:
-            return self._moments
-        return next(iter(self.recall_sets.values()))
+    def starts(self) -> ReturnSet | StartStates:
+        """Episodes to begin at: those of the least gap, or frames of ordinary ones."""
+        return next(iter(self.recall_sets.values())) if self._starts is None else self._starts
 
     def _open(self, folder: Path, gap: int) -> ReturnSet:
         config = self.config
@@ -243,10 +228,11 @@ class Inputs:
 
     def _tiles(self) -> TileReader | None:
         """Return what tells tiles apart; the kinds of tiles are those that real frames show."""
-        pixels = self.config.tile_pixels
+        (height, width), pixels = self.size, self.config.tile_pixels
         if not pixels or not self.recall_sets:
             return None
-        check_tiles(pixels, self.size)
+        if height % pixels or width % pixels:
+            raise WorldError(f"tiles of {pixels} pixels do not fill frames of {width} x {height}")
         first = next(iter(self.recall_sets.values()))
         tiles = find_kinds(next(first.batches(TILE_EPISODES)).real.flatten(0, 1), pixels)
         print(f"{len(tiles.pictures)} kinds of tiles", flush=True)
@@ -255,9 +241,8 @@ class Inputs:
     def long_dreams(self, name: str) -> LongDreams:
         """Return the long dreams of a world, which two parts look at."""
         if name not in self._long:
-            settings = LongSettings(num_frames=self.config.long_frames, **self.how)
-            starts = self.starts.first(max(2, self.config.num_long))
-            self._long[name] = dream_long(self.simulators[name], starts, settings)
+            starts, num_frames = self.starts.first(max(2, self.config.num_long)), self.config.long_frames
+            self._long[name] = dream_long(self.simulators[name], starts, num_frames=num_frames, **self.how)
         return self._long[name]
 
     def _open_report(self, path: Path) -> Report:
@@ -279,11 +264,6 @@ class Inputs:
                 keys = ("runs", part, name, "settings", CONSISTENCY)
                 report.require({(*keys, count): asked[count] for count in COUNTS_OF_PARTS.get(part, ())})
         return report
-
-
-def _shape(config: WorldConfig) -> tuple[object, ...]:
-    """Return what worlds that are compared must share."""
-    return config.actions.buttons, config.height, config.width
 
 
 def name_of(place: str | None) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 from training.objectives.features import blur
 from worldsim.evaluation.quality.distances import DISTANCES
 from worldsim.evaluation.quality.features import FeatureNetwork
+from worldsim.evaluation.report.text import align
 
 Alteration = Callable[[Tensor, float], Tensor]
 """Takes images `[N, 3, H, W]` in [0, 1] and a strength; returns altered ones."""
@@ -102,10 +103,7 @@ def check_features(
 
 
 def format_check(found: Mapping[str, Mapping[str, float]]) -> str:
-    """Return one distance by game as a table in Markdown."""
-    names = list(dict.fromkeys(name for values in found.values() for name in values))
-    lines = [f"| frames | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|"]
-    for name in names:
-        cells = [f"{values[name]:.2f}" if name in values else "-" for values in found.values()]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    """Return one distance by game as a table."""
+    names = dict.fromkeys(name for values in found.values() for name in values)
+    cells = {n: [f"{values[n]:.2f}" if n in values else "-" for values in found.values()] for n in names}
+    return align([("frames", *found), *((name, *row) for name, row in cells.items())])

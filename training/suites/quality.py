@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,35 +14,17 @@ import numpy as np
 
 from training.suites.settings import PARTS, EvaluateConfig
 from worldsim.errors import WorldError
-from worldsim.evaluation.cost.step_time import step_cost
+from worldsim.evaluation.cost.step_time import StepCost, step_cost
 from worldsim.evaluation.inputs.clips import Recordings
-from worldsim.evaluation.quality.controllability import PAIRS, opposite_action_test
-from worldsim.evaluation.quality.idle import idle_hold
-from worldsim.evaluation.quality.outcome import format_outcomes, summarize_outcomes
-from worldsim.evaluation.quality.outcome_predictions import (
-    DRAWN,
-    GIVEN,
-    missing_outcome_requirements,
-    predict_recordings,
-)
-from worldsim.evaluation.quality.rollouts import (
-    RolloutSettings,
-    predict_next,
-    roll_out,
-    summarize_next,
-    summarize_rollouts,
-)
-from worldsim.evaluation.report.pictures import (
-    CURVE_FILE,
-    FILM_FILE,
-    VIDEO_FILE,
-    write_curve,
-    write_filmstrip,
-    write_video,
-)
+from worldsim.evaluation.quality import rollouts
+from worldsim.evaluation.quality.controllability import PAIRS, Motions, opposite_action_test
+from worldsim.evaluation.quality.idle import IdleHold, idle_hold
+from worldsim.evaluation.quality.outcome import OutcomeAccuracy, summarize_outcomes
+from worldsim.evaluation.quality.outcome_predictions import missing_outcome_requirements, predict_recordings
+from worldsim.evaluation.report import pictures
 from worldsim.evaluation.report.report import Report, describe_run
 from worldsim.evaluation.report.targets import QUALITY_TARGETS, check
-from worldsim.evaluation.report.text import format_horizons, format_targets
+from worldsim.evaluation.report.text import format_horizons, format_outcomes, format_targets
 from worldsim.simulator import open_simulator
 from worldsim.storage.files import without_litter
 
@@ -55,17 +37,12 @@ STARTUP_LIMIT_SECONDS = 300
 def measure_quality(config: EvaluateConfig, out: Path) -> None:
     """Measure the parts that were asked for, write the report after each, print where the world stands."""
     evaluation = Evaluation(config, out)
-    evaluation.measure()
-    data = evaluation.report.data
-    if "rollout" in data:
-        print(f"\n{format_horizons(data['rollout'])}")
-    for kind in (GIVEN, DRAWN):
-        if judged := data.get("outcome", {}).get(kind):
-            print(f"\noutcomes of frames that were {kind}\n{format_outcomes(judged)}")
-    print(f"\n{format_targets(data['bars'])}")
-    startup = data.get("cost", {}).get("startup", {})
-    if "error" in startup:
-        print(f"\nstart-up was not measured: {startup['error']}")
+    found = evaluation.measure()
+    if "rollout" in found:
+        print(f"\n{format_horizons(found['rollout'])}")
+    for kind, accuracy in found.get("outcome", {}).items():
+        print(f"\noutcomes of frames that were {kind}\n{format_outcomes(accuracy)}")
+    print(f"\n{format_targets(evaluation.report.data['bars'])}")
     print(f"\nwritten to {out}: {', '.join(path.name for path in without_litter(out.iterdir()))}")
 
 
@@ -107,31 +84,40 @@ class Evaluation:
         horizon = max(config.horizon, config.next_frames) if "rollout" in parts else 0
         self.recordings.choose(config.context_frames + horizon, 1, config.seed)
 
-    def measure(self) -> None:
-        """Measure the parts that were asked for."""
-        measures: dict[str, Callable[[], dict[str, Any]]] = {
+    def measure(self) -> dict[str, Any]:
+        """Measure the parts that were asked for; returns what each of them measured."""
+        measures: dict[str, Callable[[], Any]] = {
             "cost": self._cost,
             "rollout": self._rollout,
             "controllability": self._controllability,
             "idle": self._idle,
             "outcome": self._outcome,
         }
-        chosen = {part: measures[part] for part in PARTS if part in self.config.chosen_parts}
-        self.report.measure(chosen, self._store)
+        results: dict[str, Any] = {}
 
-    def _store(self, part: str, found: dict[str, Any], seconds: float) -> None:
-        self.report.data[part] = found | {"measured_in_seconds": seconds}
-        rows = check(self.report.data, QUALITY_TARGETS)
-        self.report.data["bars"] = [{k: value for k, value in row.items() if k != "count"} for row in rows]
+        def store(part: str, found: Any, seconds: float) -> None:
+            results[part] = found
+            self.report.update(found, part)
+            self.report.update({"measured_in_seconds": seconds}, part)
+            rows = check(self.report.data, QUALITY_TARGETS)
+            bars = [{key: value for key, value in row.items() if key != "count"} for row in rows]
+            self.report.update({"bars": bars})
 
-    def _cost(self) -> dict[str, Any]:
+        parts = [part for part in PARTS if part in self.config.chosen_parts]
+        self.report.measure({part: measures[part] for part in parts}, store)
+        return results
+
+    def _cost(self) -> StepCost:
         config, context = self.config, self.config.context_frames
         clips = self.recordings.choose(context, 1, config.seed)
         start = next(self.recordings.batches(clips, context, 1))
         how: dict[str, int] = {"num_frames": config.cost_frames, "seed": config.seed}
         steps = step_cost(self.simulator, start, context_frames=context, **how)
         if config.startup_runs:
-            steps["startup"] = startup_seconds(self._play_command(), ROOT, config.startup_runs)
+            startup = time_startup(self._play_command(), ROOT, config.startup_runs)
+            self.report.update({"startup": startup}, "cost")
+            if startup.error is not None:
+                print(f"start-up was not measured: {startup.error}", flush=True)
         return steps
 
     def _play_command(self) -> list[str]:
@@ -142,21 +128,21 @@ class Evaluation:
             *(f"device={self.config.device}", f"dtype={self.config.dtype}", f"threads={self.config.threads}"),
         ]
 
-    def _rollout(self) -> dict[str, Any]:
+    def _rollout(self) -> rollouts.RolloutScores:
         config = self.config
-        settings = RolloutSettings(**self._how, horizon=config.horizon)
+        settings = rollouts.RolloutSettings(**self._how, horizon=config.horizon)
         clips = self.recordings.choose(settings.length, config.num_rollouts, config.seed)
-        scores = roll_out(self.simulator, self.recordings, clips, settings)
-        summary = summarize_rollouts(scores)
-        write_filmstrip(self.out / FILM_FILE, scores.examples)
-        write_video(self.out / VIDEO_FILE, scores.examples, self.world.config.frame_rate)
-        write_curve(self.out / CURVE_FILE, summary["psnr_curve_db"])
+        scores = rollouts.roll_out(self.simulator, self.recordings, clips, settings)
+        found = rollouts.summarize_rollouts(scores)
+        pictures.write_filmstrip(self.out / pictures.FILM_FILE, scores.examples)
+        pictures.write_video(self.out / pictures.VIDEO_FILE, scores.examples, self.world.config.frame_rate)
+        pictures.write_curve(self.out / pictures.CURVE_FILE, found.psnr_curve_db)
         settings = replace(settings, horizon=config.next_frames)
         clips = self.recordings.choose(settings.length, config.num_next_clips, config.seed + 1)
-        summary["next_frame"] = summarize_next(predict_next(self.simulator, self.recordings, clips, settings))
-        return summary
+        predicted = rollouts.predict_next(self.simulator, self.recordings, clips, settings)
+        return replace(found, next_frame=rollouts.summarize_next(predicted))
 
-    def _controllability(self) -> dict[str, Any]:
+    def _controllability(self) -> dict[str, Motions]:
         found, count = {}, self.config.num_action_starts
         for pair in PAIRS:
             if pair.is_in(self.world.config.actions):
@@ -167,11 +153,11 @@ class Evaluation:
                 print(f"not tested: the world has no {pair.axis} {pair.positive} and {pair.negative}")
         return found
 
-    def _idle(self) -> dict[str, Any]:
+    def _idle(self) -> IdleHold:
         starts, frames = self.config.num_idle_starts, self.config.idle_frames
         return idle_hold(self.simulator, self.recordings, num_starts=starts, num_frames=frames, **self._how)
 
-    def _outcome(self) -> dict[str, Any]:
+    def _outcome(self) -> dict[str, OutcomeAccuracy]:
         if problem := missing_outcome_requirements(self.simulator, self.recordings):
             print(f"not measured: {problem}")
             return {}
@@ -185,29 +171,38 @@ class Evaluation:
         meaning = self.world.config.outcome
         assert meaning is not None, "was looked for"
         return {
-            kind: summarize_outcomes([one.judged(meaning) for one in episodes], meaning.end_threshold)
+            kind: summarize_outcomes([one.calibrated(meaning) for one in episodes], meaning.end_threshold)
             for kind, episodes in predicted.items()
         }
 
 
-def startup_seconds(command: Sequence[str], folder: Path, num_runs: int = 3) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Startup:
+    """Seconds from starting a command to its first frame, of each run, and their median; or what failed."""
+
+    command: list[str]
+    seconds: list[float] | None = None
+    median: float | None = None
+    error: str | None = None
+
+
+def time_startup(command: Sequence[str], folder: Path, num_runs: int = 3) -> Startup:
     """Run a command in a fresh process, some times, and read when it showed its first frame.
 
     The command prints `start-up N s` with the age of its process at the first frame, as `play.py` does. The
-    first run may have to read everything from the disk. Returns a JSON object with the `seconds` of all runs
-    and their `median`; or `error` if the command failed.
+    first run may have to read everything from the disk.
     """
-    seconds = []
+    failed, seconds = Startup(list(command)), []
     for _ in range(num_runs):
         try:
             run = subprocess.run(
                 command, cwd=folder, capture_output=True, text=True, timeout=STARTUP_LIMIT_SECONDS
             )
         except subprocess.TimeoutExpired:
-            return {"error": f"no first frame within {STARTUP_LIMIT_SECONDS} s", "command": list(command)}
+            return replace(failed, error=f"no first frame within {STARTUP_LIMIT_SECONDS} s")
         found = FIRST_FRAME.search(run.stdout)
         if run.returncode or found is None:
             last_line = (run.stderr.strip() or run.stdout.strip() or "no output").splitlines()[-1]
-            return {"error": last_line, "command": list(command)}
+            return replace(failed, error=last_line)
         seconds.append(float(found.group(1)))
-    return {"seconds": seconds, "median": float(np.median(seconds)), "command": list(command)}
+    return Startup(list(command), seconds, float(np.median(seconds)))

@@ -147,7 +147,7 @@ class EvaluateConfig(RuntimeSettings):
     num_action_starts: int = setting(64, "Of part controllability: places to compare actions at.", minimum=1)
     num_idle_starts: int = setting(4, "Of part idle: dreams in which nothing is pressed.", minimum=1)
     idle_frames: int = setting(500, "Of part idle: frames of each.", minimum=1)
-    outcome_drawn: bool = setting(True, "Of part outcome: judge drawn frames, too, not only recorded ones.")
+    outcome_drawn: bool = setting(True, "Of part outcome: measure drawn frames, too, not only recorded ones.")
     cost_frames: int = setting(2000, "Of part cost: frame up to which step times are measured.", minimum=1)
     startup_runs: int = setting(3, "Of part cost: timed starts of play.py; 0 leaves them out.", minimum=0)
     env_counts: list[int] = setting([1, 8, 64, 256], "Of benchmark=env: environments at a time.", minimum=1)

@@ -8,8 +8,7 @@ All intervals of the project are computed here. Resamples are drawn from a seed,
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,16 +29,14 @@ class Estimate:
         low: Lower end; None where there is nothing to resample.
         high: Upper end.
         count: Number of values.
+        median: Of the values, where it is reported beside their mean: one value may decide a mean.
     """
 
     mean: float | None
     low: float | None
     high: float | None
     count: int
-
-    def to_json(self) -> dict[str, float | int | None]:
-        """Return a JSON object."""
-        return {"mean": self.mean, "low": self.low, "high": self.high, "count": self.count}
+    median: float | None = None
 
 
 def interval(resampled: np.ndarray) -> tuple[float | None, float | None]:
@@ -79,9 +76,15 @@ def bootstrap(values: Sequence[float] | np.ndarray, groups: Sequence[Hashable], 
     return Estimate(float(array.mean()), low, high, len(array))
 
 
-def estimate_of(values: np.ndarray, groups: Sequence[Hashable]) -> dict[str, Any]:
-    """Return `bootstrap` as a JSON object, with the median: one value may decide a mean."""
-    return bootstrap(values, groups).to_json() | {"median": float(np.median(values))}
+def bootstrap_known(values: np.ndarray, groups: Sequence[Hashable]) -> Estimate | None:
+    """Return `bootstrap` of the values that are not NaN; None if all are."""
+    rows = np.flatnonzero(~np.isnan(values)).tolist()
+    return bootstrap(values[rows], [groups[row] for row in rows]) if rows else None
+
+
+def estimate_of(values: np.ndarray, groups: Sequence[Hashable]) -> Estimate:
+    """Return `bootstrap` with the median."""
+    return replace(bootstrap(values, groups), median=float(np.median(values)))
 
 
 def resample(statistic: Statistic, count: int, seed: int = 0) -> Estimate:

@@ -268,7 +268,7 @@ def test_what_cannot_be_measured_is_said_before_anything_is_written(
         ({"num_episodes": 1}, "num_episodes must be at least 2, or 0"),
         ({"num_turns": 1}, "num_turns must be at least 2, or 0"),
         ({"num_pairs": -1}, "num_pairs must be at least 0"),
-        ({"distance": -1.0}, "distance of returning poses must be at least 0"),
+        ({"distance": -1.0}, "returning poses: distance must be at least 0"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_one_sentence(changes: dict[str, Any], sentence: str) -> None:

@@ -13,8 +13,8 @@ import torch
 
 from tests.fakes import save_tiny_world, tiny_world
 from training.evaluate import EvaluateConfig, main
-from training.suites import endurance as endurance_suite
-from training.suites.endurance import ENDURANCE_FILE, STATE_FILE
+from training.suites import environments
+from training.suites.environments import ENDURANCE_FILE, STATE_FILE
 from training.suites.settings import EnduranceConfig
 from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.errors import WorldError
@@ -106,7 +106,7 @@ def test_what_was_written_on_the_way_is_there_after_a_kill(
         return step(self, actions)
 
     count, step = 0, ARL2WorldVectorEnv.step
-    monkeypatch.setattr(endurance_suite, "SECONDS_BETWEEN_WRITES", 0.0)
+    monkeypatch.setattr(environments, "SECONDS_BETWEEN_WRITES", 0.0)
     monkeypatch.setattr(ARL2WorldVectorEnv, "step", killed)
     with pytest.raises(Killed):
         main.run(config_of(world, tmp_path))
@@ -167,7 +167,7 @@ def test_growth_fails_the_run(world: Path, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_growth_is_the_largest_of_all_processes() -> None:
-    def told(sizes: list[int], begins: list[int]) -> Endurance:
+    def endured(sizes: list[int], begins: list[int]) -> Endurance:
         samples = [Sample(i, 0.0, 0, size, 0, 0, 1, 0.0, 0.0) for i, size in enumerate(sizes)]
         return Endurance(num_steps=len(sizes), samples=samples, begins=begins)
 
@@ -175,13 +175,13 @@ def test_growth_is_the_largest_of_all_processes() -> None:
     assert memory_growth([1, 4, 4, 4, 6]) == 1.5
     assert memory_growth([0] * 5) == 1.0
     assert memory_growth([0, 0, 0, 0, 1]) == float("inf")
-    assert told([9, 9, 9], [0]).growth("process_bytes") is None
-    assert told([5, 2, 2, 2, 3, 7, 7, 7, 7, 7, 9], [0, 5, 10]).growth("process_bytes") == 1.5
-    assert told([5, 2, 2, 2, 3, 7, 7, 7, 7, 7, 9], [0]).growth("process_bytes") == pytest.approx(4.0)
-    short_first = told([300, 600, 600, 600, 3000, *[330] * 60], [0, 5])
+    assert endured([9, 9, 9], [0]).growth("process_bytes") is None
+    assert endured([5, 2, 2, 2, 3, 7, 7, 7, 7, 7, 9], [0, 5, 10]).growth("process_bytes") == 1.5
+    assert endured([5, 2, 2, 2, 3, 7, 7, 7, 7, 7, 9], [0]).growth("process_bytes") == pytest.approx(4.0)
+    short_first = endured([300, 600, 600, 600, 3000, *[330] * 60], [0, 5])
     assert short_first.growth("process_bytes") == 5.0
-    assert short_first.verdict(65)["growth"]["process"] == 1.0, "a short session is all warm-up"
-    assert short_first.verdict(65)["passed"] is True
+    assert short_first.verdict(65).growth["process"] == 1.0, "a short session is all warm-up"
+    assert short_first.verdict(65).passed is True
 
 
 def test_another_run_in_the_same_folder_is_refused(world: Path, tmp_path: Path) -> None:
@@ -194,7 +194,9 @@ def test_another_run_in_the_same_folder_is_refused(world: Path, tmp_path: Path) 
     report = report_of(tmp_path)
     del report["begins"]
     (tmp_path / ENDURANCE_FILE).write_text(json.dumps(report))
-    with pytest.raises(WorldError, match=r"endurance\.json: it does not tell of steps of environments"):
+    with pytest.raises(
+        WorldError, match=r"endurance\.json cannot be resumed \('begins'\); choose another out= folder"
+    ):
         main.run(config_of(world, tmp_path))
 
 

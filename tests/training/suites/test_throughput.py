@@ -10,7 +10,7 @@ import pytest
 
 from tests.fakes import save_tiny_world
 from training.evaluate import EvaluateConfig, main
-from training.suites import throughput
+from training.suites import environments
 from worldsim.errors import WorldError
 from worldsim.evaluation.cost.throughput import steps_of
 
@@ -34,7 +34,7 @@ def config(tmp_path: Path) -> EvaluateConfig:
 def test_environments_are_measured_without_any_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(throughput, "measure_game", no_game)
+    monkeypatch.setattr(environments, "measure_game", no_game)
     main.run(config(tmp_path))
     report = json.loads((tmp_path / "out" / "env.json").read_text())
     measured = report["environments"]
@@ -59,9 +59,9 @@ def no_game(scenario: str, num_steps: int, seed: int) -> None:
 
 def test_the_real_game_is_measured() -> None:
     pytest.importorskip("vizdoom", reason='needs ViZDoom: pip install -e ".[doom]"')
-    row = throughput.measure_game("doom-take-cover", 50, seed=0)
-    assert row["num_steps"] == 50
-    assert row["steps_per_second"] > 1
+    row = environments.measure_game("doom-take-cover", 50, seed=0)
+    assert row.num_steps == 50
+    assert row.steps_per_second > 1
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_bootstrap_resamples_episodes_and_not_values() -> None:
 
 def test_one_episode_gives_no_interval() -> None:
     estimate = bootstrap([1.0, 3.0], ["a", "a"])
-    assert estimate.to_json() == {"mean": 2.0, "low": None, "high": None, "count": 2}
+    assert estimate == Estimate(2.0, None, None, 2)
 
 
 def test_bootstrap_of_nothing_is_refused() -> None:
@@ -100,12 +100,7 @@ def test_recovery_is_the_share_of_the_way_from_a_base_to_the_others(numbers: np.
     window = 20 + numbers[0]
     ratio = ratio_of_means(window + 6, window + 10, window)
     assert (ratio.mean, ratio.low) == pytest.approx((0.6, 0.6))
-    assert ratio_of_means(window + 6, window, window).to_json() == {
-        "mean": None,
-        "low": None,
-        "high": None,
-        "count": 40,
-    }
+    assert ratio_of_means(window + 6, window, window) == Estimate(None, None, None, 40)
 
 
 def test_the_median_ratio_is_the_same_whichever_way_it_is_turned() -> None:
@@ -127,7 +122,7 @@ def test_the_jackknife_of_a_mean_has_the_interval_of_its_standard_error() -> Non
 
 def test_one_thing_alone_gives_no_interval() -> None:
     one = np.ones(1)
-    assert ratio_of_sums(one, one).to_json() == {"mean": 1.0, "low": None, "high": None, "count": 1}
+    assert ratio_of_sums(one, one) == Estimate(1.0, None, None, 1)
     assert resample(lambda rows: one[rows].mean(axis=-1), 1).low is None
     assert interval(np.array([])) == (None, None)
 

@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.errors import WorldError
 from worldsim.runtime.timing import process_memory_bytes
 from worldsim.state import WorldState
+from worldsim.storage.files import check_integer
 
 STEPS_BETWEEN_CHECKS, MIN_CHECKS = 100, 50
 MAX_GROWTH = 1.02
@@ -48,6 +49,17 @@ class Sample:
     pixel_deviation: float
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What an endurance test comes to, None while it is too early to say; `growth` is `memory_growth`."""
+
+    passed: bool | None
+    is_finite: bool
+    problem: str
+    growth: dict[str, float | None]
+    most_growth: float
+
+
 @dataclass(slots=True)
 class Endurance:
     """What happened so far.
@@ -56,17 +68,15 @@ class Endurance:
         num_steps: Steps made, each of all environments.
         num_terminated: Episodes that ended.
         num_truncated: Episodes that were cut off.
-        begins: Number of the first one of each process.
-        problem: What holds NaN or inf, and when; empty as long as nothing does.
+        begins: Number of the first sample of each process.
     """
 
     num_steps: int = 0
     seconds: float = 0.0
     num_terminated: int = 0
     num_truncated: int = 0
-    samples: list[Sample] = field(default_factory=list)
     begins: list[int] = field(default_factory=lambda: [0])
-    problem: str = ""
+    samples: list[Sample] = field(default_factory=list)
 
     def growth(self, name: str, least: int = 1) -> float | None:
         """Return the largest `memory_growth` that a process saw of one of the sizes; None at first.
@@ -79,56 +89,34 @@ class Endurance:
         found = [memory_growth(part) for part in parts if len(part) >= least]
         return max((growth for growth in found if growth is not None), default=None)
 
-    def verdict(self, wanted_steps: int) -> dict[str, Any]:
-        """Return what it comes to; `passed` is None as long as it is too early to say."""
+    def verdict(self, wanted_steps: int, problem: str = "") -> Verdict:
+        """Return what it comes to after so many steps, or after a problem."""
         is_over = self.num_steps >= wanted_steps
         least = 1 if is_over and len(self.begins) == 1 else MIN_CHECKS
-        growths = {
-            name: self.growth(f"{name}_bytes", least)
-            for name in ("process", "device", "device_reserved", "state")
-        }
+        held = ("process", "device", "device_reserved", "state")
+        growths = {name: self.growth(f"{name}_bytes", least) for name in held}
         has_grown = any(growth is not None and growth > MAX_GROWTH for growth in growths.values())
         is_known = is_over and growths["process"] is not None
-        return {
-            "passed": False if self.problem or has_grown else (True if is_known else None),
-            "is_finite": not self.problem,
-            "problem": self.problem,
-            "growth": growths,
-            "most_growth": MAX_GROWTH,
-        }
-
-    def to_json(self, wanted_steps: int) -> dict[str, Any]:
-        """Return a JSON object that `from_json` reads."""
-        return {
-            "num_steps": self.num_steps,
-            "wanted_steps": wanted_steps,
-            "seconds": self.seconds,
-            "num_terminated": self.num_terminated,
-            "num_truncated": self.num_truncated,
-            "verdict": self.verdict(wanted_steps),
-            "begins": self.begins,
-            "samples": [asdict(sample) for sample in self.samples],
-        }
+        return Verdict(
+            passed=False if problem or has_grown else (True if is_known else None),
+            is_finite=not problem,
+            problem=problem,
+            growth=growths,
+            most_growth=MAX_GROWTH,
+        )
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Endurance:
-        """Build from `to_json`'s object, to go on in another process.
+    def from_json(cls, data: Mapping[str, Any]) -> Endurance:
+        """Build from what a report holds of it, to go on in another process.
 
         Raises:
-            WorldError: If it is of another form.
+            KeyError, TypeError, ValueError: If it is of another form.
         """
-        try:
-            samples = [Sample(**sample) for sample in data["samples"]]
-            return cls(
-                num_steps=int(data["num_steps"]),
-                seconds=float(data["seconds"]),
-                num_terminated=int(data["num_terminated"]),
-                num_truncated=int(data["num_truncated"]),
-                samples=samples,
-                begins=[*map(int, data["begins"]), len(samples)],
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise WorldError(f"it does not tell of steps of environments: {error}") from error
+        counts = (check_integer(data[n], n) for n in ("num_steps", "num_terminated", "num_truncated"))
+        num_steps, num_terminated, num_truncated = counts
+        samples = [Sample(**sample) for sample in data["samples"]]
+        begins = [*(check_integer(begin, "begins") for begin in data["begins"]), len(samples)]
+        return cls(num_steps, float(data["seconds"]), num_terminated, num_truncated, begins, samples)
 
 
 def memory_growth(held: Sequence[int]) -> float | None:
@@ -156,8 +144,7 @@ def endure(envs: ARL2WorldVectorEnv, num_steps: int, *, seed: int, so_far: Endur
     reset and have an autoreset mode. `num_steps` counts those of `so_far`, which is added to.
 
     Raises:
-        WorldError: If a reward or the state contains NaN or inf, or an observation is not one of the space;
-            `so_far.problem` then says so, too.
+        WorldError: If a reward or the state contains NaN or inf, or an observation is not one of the space.
     """
     rng = np.random.default_rng((seed, so_far.num_steps))
     num_values = envs.world.config.actions.num_values
@@ -172,13 +159,9 @@ def endure(envs: ARL2WorldVectorEnv, num_steps: int, *, seed: int, so_far: Endur
         so_far.num_terminated += int(np.sum(np.asarray(terminated)))
         so_far.num_truncated += int(np.sum(np.asarray(truncated & ~terminated)))
         is_due = so_far.num_steps % between == 0 or so_far.num_steps == num_steps
-        try:
-            _check_step(envs, np.asarray(observations), np.asarray(rewards), so_far.num_steps)
-            if is_due:
-                check_numbers(envs.get_state(), so_far.num_steps)
-        except WorldError as error:
-            so_far.problem = str(error)
-            raise
+        _check_step(envs, np.asarray(observations), np.asarray(rewards), so_far.num_steps)
+        if is_due:
+            check_numbers(envs.get_state(), so_far.num_steps)
         so_far.seconds = time.perf_counter() - began
         if is_due:
             so_far.samples.append(_sample(envs, np.asarray(observations), so_far))
@@ -211,19 +194,4 @@ def _sample(envs: ARL2WorldVectorEnv, observations: np.ndarray, so_far: Enduranc
         state_bytes=envs.memory_bytes,
         pixel_mean=round(float(observations.mean()), 2),
         pixel_deviation=round(float(observations.std()), 2),
-    )
-
-
-def format_endurance(endured: Endurance, wanted_steps: int) -> str:
-    """Return how it went, in a few lines."""
-    verdict = endured.verdict(wanted_steps)
-    growths = ", ".join(
-        f"{name} {'too early to say' if growth is None else f'x {growth:.3f}'}"
-        for name, growth in verdict["growth"].items()
-    )
-    answer = {True: "passed", False: "failed", None: "too early to say"}[verdict["passed"]]
-    return (
-        f"{endured.num_steps} of {wanted_steps} steps in {endured.seconds:.0f} s; {endured.num_terminated} "
-        f"episodes ended, {endured.num_truncated} were cut off\n"
-        f"{verdict['problem'] or 'all numbers finite'}\nmemory: {growths}\n{answer}"
     )

@@ -1,7 +1,8 @@
 """Cost of long videos at the shape of the paper's model, Wan 2.1 1.3B made causal, with random weights.
 
 What a pass costs does not depend on what the weights hold. The paper (ARL2, arXiv 2605.16579) reports 2.26
-times the speed and 54 % less memory for 921 frames at 75 % hybrid layers.
+times the speed and 54 % less memory for 921 frames at 75 % hybrid layers. The teacher attends by the fastest
+of PyTorch's backends: a slow baseline is no baseline.
 """
 
 # B batch, C h w latent size, L layers
@@ -10,10 +11,16 @@ from __future__ import annotations
 
 import gc
 import time
-from dataclasses import replace
-from typing import Any
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from statistics import median
 
 import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from worldsim.evaluation.cost.step_time import device_memory, now
@@ -38,6 +45,14 @@ PAPER_SHAPE = DenoiserConfig(
     memory_phase="time",
     previous_frame=False,
 )
+BACKENDS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+WARM_UPS, REPEATS, CALLS = 2, 5, 4
+"""Lengths of the cache, those that count, and calls at each length."""
 
 
 def latent_frames(video_frames: int) -> int:
@@ -69,33 +84,46 @@ def build_random(config: DenoiserConfig, device: torch.device, dtype: torch.dtyp
     return denoiser.eval().requires_grad_(False)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShapeCost:
+    """Cost of one video of latents; `frames_done` is smaller where the device's memory did not suffice.
+
+    Layers are counted by kind; the state is that at the end, the peak that of a GPU's tensors, and the times
+    `[frames_done]` are of whole frames.
+    """
+
+    layers: dict[str, int]
+    weight_bytes: int
+    num_frames: int
+    frames_done: int
+    seconds: float
+    first_step_ms: float | None
+    last_step_ms: float | None
+    state_bytes: int
+    peak_bytes: int | None
+    step_ms_curve: list[float]
+
+
 def measure_shape(
     config: DenoiserConfig, *, num_frames: int, num_steps: int, device: torch.device, dtype: torch.dtype
-) -> dict[str, Any]:
-    """Generate one video with random weights, and measure.
-
-    The frames are of latents. `num_steps` passes denoise each, and one more commits it. In the JSON object
-    `frames_done` is less than `num_frames` where the device's memory did not suffice.
-    """
+) -> ShapeCost:
+    """Generate one video with random weights, and measure; `num_steps` passes denoise each frame."""
     denoiser = build_random(config, device, dtype)
     sampler = SamplerConfig(num_steps=num_steps, shift=SHIFT)
     generate(denoiser, WARM_UP_FRAMES, sampler, torch.device(device))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     report = generate(denoiser, num_frames, sampler, device)
-    weights = sum(parameter.nbytes for parameter in denoiser.parameters())
     del denoiser
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    return {"layers": config.layer_counts, "weight_bytes": weights} | report
+    return report
 
 
 @torch.inference_mode()
-def generate(
-    denoiser: Denoiser, num_frames: int, sampler: SamplerConfig, device: torch.device
-) -> dict[str, Any]:
-    """Generate frames from noise and commit each, as many as fit; return what `measure_shape` returns."""
+def generate(denoiser: Denoiser, num_frames: int, sampler: SamplerConfig, device: torch.device) -> ShapeCost:
+    """Generate frames from noise and commit each, as many as fit."""
     memory = denoiser.initial_memory(1)
     generator = torch.Generator(device).manual_seed(0)
     actions = torch.zeros(1, len(denoiser.config.num_values), dtype=torch.int64, device=device)
@@ -114,18 +142,105 @@ def generate(
     except torch.OutOfMemoryError:
         pass  # a result: `frames_done` says how far it came
     peak = device_memory(device)
-    return {
-        "num_frames": num_frames,
-        "frames_done": len(step_ms),
-        "seconds": time.perf_counter() - began,
-        "first_step_ms": step_ms[0] if step_ms else None,
-        "last_step_ms": step_ms[-1] if step_ms else None,
-        "state_bytes": memory.nbytes,
-        "peak_bytes": peak[1] if peak else None,
-        "step_ms_curve": [round(value, 3) for value in step_ms],
-    }
+    return ShapeCost(
+        layers=denoiser.config.layer_counts,
+        weight_bytes=sum(parameter.nbytes for parameter in denoiser.parameters()),
+        num_frames=num_frames,
+        frames_done=len(step_ms),
+        seconds=time.perf_counter() - began,
+        first_step_ms=step_ms[0] if step_ms else None,
+        last_step_ms=step_ms[-1] if step_ms else None,
+        state_bytes=memory.nbytes,
+        peak_bytes=peak[1] if peak else None,
+        step_ms_curve=[round(value, 3) for value in step_ms],
+    )
 
 
 def with_room(memory: MemoryState, num_frames: int) -> MemoryState:
     """Return the memory with room in its growing cache: to grow, the cache would be held twice for a time."""
     return memory if memory.past is None else replace(memory, past=memory.past.reserve(num_frames + 1))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionSpeed:
+    """How fast one layer attends to a frame and all `past_frames` before it.
+
+    Attributes:
+        milliseconds: By backend, the fastest first; None where it does not run here, or not at this length.
+        fastest: Name of the fastest backend.
+    """
+
+    past_frames: int
+    milliseconds: dict[str, float | None]
+    fastest: str
+
+
+def measure_attention(
+    config: DenoiserConfig, past_frames: int, num_passes: int, device: torch.device, dtype: torch.dtype
+) -> AttentionSpeed:
+    """Time every backend on the shapes of a model's full attention in play.
+
+    `num_passes` go through the model for each frame, with `past_frames` frames in the cache.
+    """
+    times = {name: time_backend(name, config, past_frames, num_passes, device, dtype) for name in BACKENDS}
+    ordered = sorted(times.items(), key=lambda item: float("inf") if item[1] is None else item[1])
+    return AttentionSpeed(past_frames=past_frames, milliseconds=dict(ordered), fastest=ordered[0][0])
+
+
+def time_backend(
+    name: str,
+    config: DenoiserConfig,
+    past_frames: int,
+    num_passes: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> float | None:
+    """Return the mean time of a call of one backend in milliseconds; None if it does not run on these shapes.
+
+    Arguments as for `measure_attention`. The cache is longer with every frame, and a backend may prepare anew
+    for each length: the first call at a length is slower, and counts as often as it would in play.
+    """
+    calls = num_passes * config.num_layers
+    lengths = range(max(0, past_frames - WARM_UPS - REPEATS + 1), past_frames + 1)
+    means = []
+    try:
+        with warnings.catch_warnings(), torch.inference_mode(), sdpa_kernel(BACKENDS[name]):
+            warnings.simplefilter("ignore")  # PyTorch says at length why a backend does not run
+            for length in lengths:
+                first, *others = time_calls(config, length, device, dtype)
+                means.append((first + (calls - 1) * median(others)) / calls)
+    except torch.OutOfMemoryError:
+        return None
+    except RuntimeError as error:
+        if "No available kernel" not in str(error) and "No viable backend" not in str(error):
+            raise
+        return None
+    return median(means[WARM_UPS:] or means)
+
+
+def time_calls(
+    config: DenoiserConfig, past_frames: int, device: torch.device, dtype: torch.dtype
+) -> list[float]:
+    """Return the times of successive calls at one length of the cache, in milliseconds."""
+    heads, tokens, width = config.num_heads, config.tokens_per_frame, config.head_width
+
+    def random(num_tokens: int) -> Tensor:
+        return torch.randn(1, heads, num_tokens, width, device=device, dtype=dtype)
+
+    q, k, v = random(tokens), random((past_frames + 1) * tokens), random((past_frames + 1) * tokens)
+    times = []
+    for _ in range(CALLS):
+        started = now(device)
+        functional.scaled_dot_product_attention(q, k, v, scale=1.0)
+        times.append(1000 * (now(device) - started))
+    return times
+
+
+@contextmanager
+def fastest_attention(speed: AttentionSpeed) -> Iterator[None]:
+    """Let PyTorch attend by the fastest backend, and by the next ones where it does not run, as with masks.
+
+    On a CPU PyTorch goes by an order of its own.
+    """
+    with sdpa_kernel([BACKENDS[name] for name in speed.milliseconds], set_priority=True):
+        yield

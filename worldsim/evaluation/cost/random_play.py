@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from worldsim.play.branches import Branches
 from worldsim.play.game import Game
 from worldsim.play.slots import SLOTS
 from worldsim.runtime.timing import process_memory_bytes
+from worldsim.storage.files import check_integer
 from worldsim.ui.bindings import Command
 
 MAX_STEPS = 3
@@ -51,28 +52,29 @@ class SoakTest:
     """What happened so far.
 
     Attributes:
-        counts: How often each command was given.
+        commands: How often each was given.
         samples: Frames drawn, bytes of the process and bytes to go back to, now and then.
-        first_sample: Number of the first one of this process.
     """
 
     num_frames: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
+    commands: Counter[str] = field(default_factory=Counter)
     samples: list[tuple[int, int, int]] = field(default_factory=list)
-    first_sample: int = 0
 
-    def growth(self) -> float | None:
-        """Return `memory_growth` of this process."""
-        return memory_growth([sample[1] for sample in self.samples[self.first_sample :]])
+    def growth(self, first: int = 0) -> float | None:
+        """Return `memory_growth` of the process that took the samples from number `first` on."""
+        return memory_growth([sample[1] for sample in self.samples[first:]])
 
-    def report(self) -> dict[str, Any]:
-        """Return it as a JSON object."""
-        return {
-            "num_frames": self.num_frames,
-            "memory_growth": self.growth(),
-            "commands": dict(sorted(self.counts.items())),
-            "samples": [list(sample) for sample in self.samples],
-        }
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> SoakTest:
+        """Build from what a report holds of it, to go on in another process.
+
+        Raises:
+            KeyError, TypeError, ValueError: If it is of another form.
+        """
+        commands = {name: check_integer(count, name) for name, count in data["commands"].items()}
+        rows = [[check_integer(value, "samples") for value in sample] for sample in data["samples"]]
+        samples = [(frame, size, kept) for frame, size, kept in rows]
+        return cls(check_integer(data["num_frames"], "num_frames"), Counter(commands), samples)
 
 
 def play_at_random(
@@ -93,7 +95,7 @@ def play_at_random(
     while test.num_frames < num_frames:
         for command, chance in CHANCES.items():
             if rng.random() < chance:
-                test.counts[command.setting] += 1
+                test.commands[command.setting] += 1
                 _give(game, command, rng, lambda: [k for k in keys if rng.random() < 0.3])
         if rng.random() < 0.2:
             held = [key for key in keys if rng.random() < 0.3]

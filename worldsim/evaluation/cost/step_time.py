@@ -10,9 +10,8 @@ then slows both.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from tqdm import tqdm
 
 from worldsim.evaluation.inputs.clips import ClipBatch
 from worldsim.evaluation.rollout import bytes_at
-from worldsim.evaluation.statistics import median_ratio
+from worldsim.evaluation.statistics import Estimate, median_ratio
 from worldsim.model.memory.past_frames import FRAMES_AXIS, PastFrames
 from worldsim.runtime.timing import Percentiles, process_memory_bytes, steady_memory
 from worldsim.simulator import Simulator
@@ -40,22 +39,73 @@ AROUND = 10
 """Steps before and after a frame whose median stands for its step time: a single step's is noise."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldBytes:
+    """Memory of the process, None where it is not known, of a GPU's tensors, and of the state."""
+
+    process_bytes: int | None
+    device_bytes: int | None = None
+    state_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepCost:
+    """Percentiles of steps and of their two parts; the median of `LATE_STEPS` over that of `EARLY_STEPS`.
+
+    Memory is that after the first of the early and the last of the late steps, where these were reached.
+    """
+
+    step_ms: Percentiles
+    predict_ms: Percentiles
+    commit_ms: Percentiles
+    num_frames: int
+    p99_over_p50: float
+    late_over_early: float | None = None
+    batch_size: int
+    memory_at_frame: dict[int, HeldBytes]
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyLate:
+    """A quantity at an early and a late frame."""
+
+    early: float
+    late: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TwoFrames:
+    """Median step times and the state at two frames; with an interval where steps were taken in turn."""
+
+    early_frame: int
+    late_frame: int
+    step_ms: EarlyLate
+    late_over_early: Estimate | float
+    state_bytes: EarlyLate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TraceSummary(TwoFrames):
+    """Cost of the first `total_frames` steps of one dream, and of each of F steps, `[F]`."""
+
+    total_frames: int
+    seconds: float
+    peak_bytes: int
+    step_ms_curve: list[float]
+    state_bytes_curve: list[int]
+
+
 def step_cost(
     simulator: Simulator, start: ClipBatch, *, context_frames: int, num_frames: int, seed: int
-) -> dict[str, Any]:
+) -> StepCost:
     """Time steps of a batch under random actions, each held for a few frames.
 
     One clip to start from gives the cost of play. With 2,000 frames or more, early and late ones are
-    compared. Returns a JSON object; times in milliseconds, memory in bytes.
+    compared.
     """
     actions = random_actions(simulator, len(start.clips), num_frames, seed)
     state = start.begin_dreams(simulator, context_frames, seed)
-    trace = trace_steps(simulator, state, actions)
-    marks = [frame for frame in (EARLY_STEPS[0], LATE_STEPS[1]) if frame <= num_frames]
-    return summarize_steps(trace.predict_ms, trace.commit_ms) | {
-        "batch_size": len(start.clips),
-        "memory_at_frame": {str(frame): trace.memory_at(frame) for frame in marks},
-    }
+    return summarize_steps(trace_steps(simulator, state, actions), len(start.clips))
 
 
 def random_actions(simulator: Simulator, batch_size: int, num_frames: int, seed: int) -> Tensor:
@@ -97,12 +147,13 @@ class StepTrace:
         held = self.process_bytes if self.device_peak_bytes is None else self.device_peak_bytes
         return np.maximum.accumulate(held)
 
-    def memory_at(self, frame: int) -> dict[str, int | None]:
+    def memory_at(self, frame: int) -> HeldBytes:
         """Return the bytes that were held after step number `frame`, counted from 1."""
-        report: dict[str, int | None] = {"process_bytes": int(self.process_bytes[frame - 1]) or None}
-        if self.device_bytes is not None:
-            report["device_bytes"] = int(self.device_bytes[frame - 1])
-        return report | {"state_bytes": int(self.state_bytes[frame - 1])}
+        return HeldBytes(
+            process_bytes=int(self.process_bytes[frame - 1]) or None,
+            device_bytes=None if self.device_bytes is None else int(self.device_bytes[frame - 1]),
+            state_bytes=int(self.state_bytes[frame - 1]),
+        )
 
 
 def trace_steps(simulator: Simulator, state: WorldState, actions: Tensor) -> StepTrace:
@@ -164,41 +215,42 @@ def device_memory(device: torch.device) -> tuple[int, ...]:
     return torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
 
 
-def summarize_steps(predict_ms: np.ndarray, commit_ms: np.ndarray) -> dict[str, Any]:
+def summarize_steps(trace: StepTrace, batch_size: int) -> StepCost:
     """Return percentiles of the parts and of whole steps, and late steps over early ones if it got there."""
-    warm = slice(min(WARM_UP_FRAMES, len(predict_ms) // 2), None)
-    step_ms = predict_ms + commit_ms
-    times = {"step_ms": step_ms, "predict_ms": predict_ms, "commit_ms": commit_ms}
-    report: dict[str, Any] = {name: asdict(Percentiles.of(values[warm])) for name, values in times.items()}
-    report["num_frames"] = len(step_ms)
-    report["p99_over_p50"] = report["step_ms"]["p99"] / report["step_ms"]["p50"]
-    if len(step_ms) >= LATE_STEPS[1]:
+    step_ms, num_frames, ratio = trace.step_ms, len(trace.step_ms), None
+    warm = slice(min(WARM_UP_FRAMES, num_frames // 2), None)
+    whole = Percentiles.of(step_ms[warm])
+    if num_frames >= LATE_STEPS[1]:
         late, early = (float(np.median(step_ms[slice(*span)])) for span in (LATE_STEPS, EARLY_STEPS))
-        report["late_over_early"] = late / early
-    return report
+        ratio = late / early
+    marks = [frame for frame in (EARLY_STEPS[0], LATE_STEPS[1]) if frame <= num_frames]
+    return StepCost(
+        step_ms=whole,
+        predict_ms=Percentiles.of(trace.predict_ms[warm]),
+        commit_ms=Percentiles.of(trace.commit_ms[warm]),
+        num_frames=num_frames,
+        p99_over_p50=whole.p99 / whole.p50,
+        late_over_early=ratio,
+        batch_size=batch_size,
+        memory_at_frame={frame: trace.memory_at(frame) for frame in marks},
+    )
 
 
-def state_growth(report: Mapping[str, Any]) -> int | None:
-    """Return how many bytes the state grew between the two marks of `step_cost`, if it got that far."""
-    marks = [report["memory_at_frame"].get(str(frame)) for frame in (EARLY_STEPS[0], LATE_STEPS[1])]
-    return None if None in marks else marks[1]["state_bytes"] - marks[0]["state_bytes"]
-
-
-def summarize_trace(trace: StepTrace, early: int, late: int, total: int) -> dict[str, Any]:
+def summarize_trace(trace: StepTrace, early: int, late: int, total: int) -> TraceSummary:
     """Return step times and bytes at two frames, and what the first `total` frames took, counted from 1."""
-    early_ms, late_ms = (step_ms_around(trace.step_ms, frame) for frame in (early, late))
-    return {
-        "early_frame": early,
-        "late_frame": late,
-        "step_ms": {"early": early_ms, "late": late_ms},
-        "late_over_early": late_ms / early_ms,
-        "state_bytes": {"early": int(trace.state_bytes[early - 1]), "late": int(trace.state_bytes[late - 1])},
-        "total_frames": total,
-        "seconds": float(trace.step_ms[:total].sum() / 1000),
-        "peak_bytes": int(trace.peak_bytes[total - 1]),
-        "step_ms_curve": trace.step_ms.round(3).tolist(),
-        "state_bytes_curve": trace.state_bytes.tolist(),
-    }
+    step_ms = EarlyLate(*(step_ms_around(trace.step_ms, frame) for frame in (early, late)))
+    return TraceSummary(
+        early_frame=early,
+        late_frame=late,
+        step_ms=step_ms,
+        late_over_early=step_ms.late / step_ms.early,
+        state_bytes=EarlyLate(*(int(trace.state_bytes[frame - 1]) for frame in (early, late))),
+        total_frames=total,
+        seconds=float(trace.step_ms[:total].sum() / 1000),
+        peak_bytes=int(trace.peak_bytes[total - 1]),
+        step_ms_curve=trace.step_ms.round(3).tolist(),
+        state_bytes_curve=trace.state_bytes.tolist(),
+    )
 
 
 def step_ms_around(step_ms: np.ndarray, frame: int) -> float:
@@ -246,24 +298,46 @@ def step_in_turn(
 
 def compare_ages(
     simulator: Simulator, state: WorldState, early: int, late: int, *, num_steps: int = 40, seed: int = 0
-) -> dict[str, Any]:
+) -> TwoFrames:
     """Step a dream on from two ages, one step here and one there, and compare what they take.
 
     The ages are frames in the memory, of which the state has one at least. The first steps are not timed.
-    Returns a JSON object: median `step_ms` and `state_bytes` of both, `late_over_early` with an interval
-    over the pairs of steps.
     """
     actions = random_actions(simulator, 1, num_steps + WARM_UP_PAIRS, seed)
     with steady_memory():
         young, old = (age(simulator, state, frames, len(actions) + 1) for frames in (early, late))
         times = step_in_turn(simulator, young, old, actions, goes_on=True)[WARM_UP_PAIRS:]
-    return {
-        "early_frame": early,
-        "late_frame": late,
-        "step_ms": {"early": float(np.median(times[:, 0])), "late": float(np.median(times[:, 1]))},
-        "late_over_early": median_ratio(times[:, 1] / times[:, 0]).to_json(),
-        "state_bytes": {"early": young.nbytes, "late": old.nbytes},
-    }
+    return TwoFrames(
+        early_frame=early,
+        late_frame=late,
+        step_ms=EarlyLate(*map(float, np.median(times, axis=0))),
+        late_over_early=median_ratio(times[:, 1] / times[:, 0]),
+        state_bytes=EarlyLate(young.nbytes, old.nbytes),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrameCost:
+    """Cost of a step at some frame: `p50` and `p90` of its time, and bytes, None if they are not known."""
+
+    step_ms: dict[str, float]
+    state_bytes: int
+    process_bytes: int | None
+    device_peak_bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepGrowth:
+    """Costs by frame, and those of the last one over those at `EARLY`, of pairs of steps taken in turn.
+
+    Frames are left out whose memory would be larger than `MAX_STATE_BYTES`.
+    """
+
+    frames: dict[int, FrameCost]
+    left_out: list[int]
+    late_frame: int
+    late_over_early_bytes: float
+    late_over_early_ms: Estimate
 
 
 def measure_growth(
@@ -274,17 +348,15 @@ def measure_growth(
     timed_steps: int = 20,
     compared_steps: int = 200,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> StepGrowth:
     """Step one dream on and on under random actions and measure what a step costs at some frames.
 
     The state is of one dream at frame 0. At each of the marks the median of `timed_steps` counts;
-    `compared_steps` pairs of an early and a late step are taken in turn. Returns a JSON object, whose
-    `late_over_early_ms` has an interval over the pairs.
+    `compared_steps` pairs of an early and a late step are taken in turn.
     """
     reached = [mark for mark in marks if bytes_at(simulator.world, mark) <= MAX_STATE_BYTES]
     actions = random_actions(simulator, 1, max([*reached, EARLY]) + timed_steps, seed)
-    places = sorted({EARLY, *reached})
-    report: dict[str, Any] = {"frames": {}, "left_out": [mark for mark in marks if mark not in reached]}
+    places, costs = sorted({EARLY, *reached}), {}
     early, frame = state, 0
     device = simulator.world.device
     if device.type == "cuda":
@@ -293,26 +365,28 @@ def measure_growth(
         for place in places:
             state = commit_on(simulator, state, actions[frame:place], bar.update)
             frame = place
-            report["frames"][str(place)] = _cost_at(simulator, state, actions[place:][:timed_steps])
+            costs[place] = _cost_at(simulator, state, actions[place:][:timed_steps])
             early = state if place == EARLY else early
-    bytes_of = [report["frames"][str(place)]["state_bytes"] for place in (EARLY, places[-1])]
-    report["late_frame"] = places[-1]
-    report["late_over_early_bytes"] = bytes_of[1] / bytes_of[0]
     times = step_in_turn(simulator, early, state, actions[:compared_steps], goes_on=False)
-    report["late_over_early_ms"] = median_ratio(times[:, 1] / times[:, 0]).to_json()
-    return report
+    return StepGrowth(
+        frames=costs,
+        left_out=[mark for mark in marks if mark not in reached],
+        late_frame=places[-1],
+        late_over_early_bytes=costs[places[-1]].state_bytes / costs[EARLY].state_bytes,
+        late_over_early_ms=median_ratio(times[:, 1] / times[:, 0]),
+    )
 
 
-def _cost_at(simulator: Simulator, state: WorldState, actions: Tensor) -> dict[str, Any]:
+def _cost_at(simulator: Simulator, state: WorldState, actions: Tensor) -> FrameCost:
     """Return what steps after a state cost; the state itself stays where it was."""
     stepped, times = state, []
     for action in actions:
         milliseconds, stepped = timed_step(simulator, stepped, action)
         times.append(milliseconds)
     on_device = device_memory(simulator.world.device)
-    return {
-        "step_ms": {"p50": float(np.median(times)), "p90": float(np.quantile(times, 0.9))},
-        "state_bytes": state.nbytes,
-        "process_bytes": process_memory_bytes(),
-        "device_peak_bytes": on_device[1] if on_device else None,
-    }
+    return FrameCost(
+        step_ms={"p50": float(np.median(times)), "p90": float(np.quantile(times, 0.9))},
+        state_bytes=state.nbytes,
+        process_bytes=process_memory_bytes(),
+        device_peak_bytes=on_device[1] if on_device else None,
+    )

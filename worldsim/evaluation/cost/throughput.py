@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,26 +26,38 @@ SINGLE = "single"
 HELD_FRAMES = 8
 
 
-class Stepper:
-    """Something that steps N environments under random actions, each held for a few frames.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Throughput:
+    """Environment steps a second by the median step of all environments, which takes `step_ms`.
 
-    `step` takes actions `[N, A]`, and may reset where an episode has ended. `num_values` are those of each
-    axis of the actions.
+    Of vector environments also the size of all states, and the rate over that of the single environment.
     """
 
-    def __init__(
-        self, num_envs: int, step: Callable[[np.ndarray], object], num_values: Sequence[int], seed: int
-    ) -> None:
-        self.num_envs, self._step, self._num_values = num_envs, step, num_values
-        self._rng, self._count = np.random.default_rng(seed), 0
+    num_envs: int
+    num_steps: int
+    steps_per_second: float
+    steps_per_second_of_fastest: float
+    step_ms: float
+    process_bytes_first: int
+    process_bytes_last: int
+    compile: str | None = None
+    memory_bytes: int | None = None
+    is_finite: bool | None = None
+    over_single: float | None = None
 
-    def step(self) -> None:
-        """Make one step."""
-        if self._count % HELD_FRAMES == 0:
-            size = (self.num_envs, len(self._num_values))
-            self._actions = self._rng.integers(0, self._num_values, size=size)
-        self._count += 1
-        self._step(self._actions)
+
+def random_steps(
+    step: Callable[[np.ndarray], object], num_envs: int, num_values: Sequence[int], seed: int
+) -> Iterator[object]:
+    """Step N environments for each item, under random actions that are held for a few frames.
+
+    `step` takes actions `[N, A]`, of so many values each, and may reset where an episode has ended.
+    """
+    rng = np.random.default_rng(seed)
+    while True:
+        actions = rng.integers(0, num_values, size=(num_envs, len(num_values)))
+        for _ in range(HELD_FRAMES):
+            yield step(actions)
 
 
 def measure_throughput(
@@ -57,39 +70,39 @@ def measure_throughput(
     seed: int,
     denoising_steps: int | None = None,
     compile: str = "auto",
-) -> dict[str, Any]:
+) -> dict[str, Throughput]:
     """Time the single environment, and the vector environment of each number of environments.
 
     Each draws `num_frames` frames in all, in at least `min_steps`, 3 or more, and at most `max_steps` steps
-    of all its environments; 0 is no limit. Returns a JSON object by `single` and by number of environments.
+    of all its environments; 0 is no limit. Returns rates by `single` and by number of environments.
     """
     how: dict[str, Any] = {"denoising_steps": denoising_steps, "compile": compile}
     single = ARL2WorldEnv(world, **how)
     single.reset(seed=seed, options={"start": 0})
     num_values = world.config.actions.num_values
-    steppers = {SINGLE: Stepper(1, lambda actions: _step_single(single, actions[0]), num_values, seed)}
-    vectors = {}
+    steppers = {SINGLE: random_steps(lambda actions: _step_single(single, actions[0]), 1, num_values, seed)}
+    sizes, vectors = {SINGLE: 1} | {str(count): count for count in counts}, {}
     for count in counts:
         # Tensors stay on the device: what learns there need not fetch them.
         envs = ARL2WorldVectorEnv(count, world, output="torch", **how)
         envs.reset(seed=seed, options={"start": 0})
         vectors[str(count)] = envs
-        steppers[str(count)] = Stepper(count, envs.step, num_values, seed)
-    num_steps = {
-        name: steps_of(stepper.num_envs, num_frames, min_steps, max_steps)
-        for name, stepper in steppers.items()
-    }
+        steppers[str(count)] = random_steps(envs.step, count, num_values, seed)
+    num_steps = {name: steps_of(size, num_frames, min_steps, max_steps) for name, size in sizes.items()}
     times = time_in_turn(steppers, num_steps, world)
-    report = {name: summarize(values, steppers[name].num_envs) for name, values in times.items()}
-    report[SINGLE]["compile"] = single.compile_choice.mode
+    found = {name: summarize(values, sizes[name]) for name, values in times.items()}
+    found[SINGLE] = replace(found[SINGLE], compile=single.compile_choice.mode)
     for name, envs in vectors.items():
-        report[name]["compile"] = envs.compile_choice.mode
-        report[name]["memory_bytes"] = envs.memory_bytes
         memory = envs.get_state().memory.tensors()
-        report[name]["is_finite"] = all(bool(tensor.isfinite().all()) for tensor in memory.values())
-        report[name]["over_single"] = report[name]["steps_per_second"] / report[SINGLE]["steps_per_second"]
+        found[name] = replace(
+            found[name],
+            compile=envs.compile_choice.mode,
+            memory_bytes=envs.memory_bytes,
+            is_finite=all(bool(tensor.isfinite().all()) for tensor in memory.values()),
+            over_single=found[name].steps_per_second / found[SINGLE].steps_per_second,
+        )
         envs.close()
-    return report
+    return found
 
 
 def _step_single(env: ARL2WorldEnv, action: np.ndarray) -> None:
@@ -106,7 +119,7 @@ def steps_of(num_envs: int, num_frames: int, min_steps: int, max_steps: int) -> 
 
 
 def time_in_turn(
-    steppers: dict[str, Stepper], num_steps: dict[str, int], world: World
+    steppers: Mapping[str, Iterator[object]], num_steps: dict[str, int], world: World
 ) -> dict[str, list[tuple[float, int]]]:
     """Return the seconds of each step, and the bytes that the process held after it, by stepper.
 
@@ -115,34 +128,33 @@ def time_in_turn(
     measured: dict[str, list[tuple[float, int]]] = {name: [] for name in steppers}
     for stepper in steppers.values():
         for _ in range(WARM_UP_STEPS):
-            stepper.step()  # the first ones allocate, compile and record
+            next(stepper)  # the first ones allocate, compile and record
     order = [name for _ in range(ROUNDS) for name in steppers]
     with steady_memory():
         for name in tqdm(order, desc="environments", unit="round"):
-            stepper = steppers[name]
             for _ in range(num_steps[name] // ROUNDS):
                 began = now(world.device)
-                stepper.step()
+                next(steppers[name])
                 measured[name].append((now(world.device) - began, process_memory_bytes() or 0))
     return measured
 
 
-def summarize(measured: Sequence[tuple[float, int]], num_envs: int) -> dict[str, Any]:
-    """Return the rate of the median step, in environment steps a second, and how far steps differ."""
+def summarize(measured: Sequence[tuple[float, int]], num_envs: int) -> Throughput:
+    """Return the rate of steps of `time_in_turn`."""
     seconds, held = np.array(measured).T
     median, fastest = float(np.median(seconds)), float(seconds.min())
-    return {
-        "num_envs": num_envs,
-        "num_steps": len(seconds),
-        "steps_per_second": num_envs / median,
-        "steps_per_second_of_fastest": num_envs / fastest,
-        "step_ms": 1000 * median,
-        "process_bytes_first": int(held[0]),
-        "process_bytes_last": int(held[-1]),
-    }
+    return Throughput(
+        num_envs=num_envs,
+        num_steps=len(seconds),
+        steps_per_second=num_envs / median,
+        steps_per_second_of_fastest=num_envs / fastest,
+        step_ms=1000 * median,
+        process_bytes_first=int(held[0]),
+        process_bytes_last=int(held[-1]),
+    )
 
 
-def measure_game(scenario: str, num_steps: int, seed: int) -> dict[str, Any]:
+def measure_game(scenario: str, num_steps: int, seed: int) -> Throughput:
     """Time a real game, headless, in this process.
 
     Raises:
@@ -156,22 +168,9 @@ def measure_game(scenario: str, num_steps: int, seed: int) -> dict[str, Any]:
             if seen.terminated or seen.truncated:
                 game.reset(seed)
 
-        stepper = Stepper(1, step, game.entry.actions.num_values, seed)
-        seconds = []
+        stepper, seconds = random_steps(step, 1, game.entry.actions.num_values, seed), []
         for _ in range(num_steps):
             began = time.perf_counter()
-            stepper.step()
+            next(stepper)
             seconds.append((time.perf_counter() - began, process_memory_bytes() or 0))
     return summarize(seconds, 1)
-
-
-def format_throughput(report: dict[str, Any]) -> str:
-    """Return the report of `measure_throughput` as a table."""
-    lines = [f"{'environments':>14}  {'steps/s':>9}  {'fastest':>9}  {'ms a step':>9}  {'over single':>11}"]
-    for name, row in report.items():
-        over = f"{row['over_single']:.2f}" if "over_single" in row else ""
-        lines.append(
-            f"{name:>14}  {row['steps_per_second']:9.1f}  {row['steps_per_second_of_fastest']:9.1f}  "
-            f"{row['step_ms']:9.1f}  {over:>11}"
-        )
-    return "\n".join(lines)

@@ -25,6 +25,7 @@ from worldsim.data.episodes import EpisodeTable, read_table
 from worldsim.data.sequences import EpisodeReference, read_episodes
 from worldsim.errors import WorldError
 from worldsim.evaluation.inputs.clips import Clip, ClipBatch, Recordings
+from worldsim.settings import check_settings, setting
 
 MIN_EPISODES = 128
 """Fewer make intervals that say little; a report says where there were fewer, and of how many a mean is."""
@@ -38,13 +39,11 @@ SPLIT = "heldout"
 class Tolerance:
     """How near position, in the game's units, and heading must come back; 0 where moves are undone."""
 
-    distance: float = 0.0
-    angle_degrees: float = 0.0
+    distance: float = setting(0.0, "In the game's units.", minimum=0)
+    angle_degrees: float = setting(0.0, "Of the heading.", minimum=0)
 
     def __post_init__(self) -> None:
-        for name in ("distance", "angle_degrees"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise WorldError(f"{name} of returning poses must be at least 0, got {getattr(self, name)}")
+        check_settings(self, "returning poses: ")
 
     def is_same(self, poses: np.ndarray, others: np.ndarray) -> np.ndarray:
         """Return where poses `[..., 3]` (x, y, degrees) are the same, `[...]` bool."""
@@ -136,7 +135,7 @@ class ReturnSet:
         context_frames: Frames before the way out.
         recordings: All episodes of the folder, those that do not come back too.
         source: Where the video came from.
-        told: A sentence that says what was found.
+        summary: What was found, in words.
 
     Raises:
         FileNotFoundError: If there is no such folder or a file is missing.
@@ -159,10 +158,10 @@ class ReturnSet:
         self.recordings, self.source = recordings, recordings.info.source
         found = [self._find(table, tolerance) for table in recordings.tables()]
         kept = [(e, way) for e, way in zip(recordings.episodes, found, strict=True) if way is not None]
-        self.told = f"{len(kept)} of {len(found)} episodes of {folder} come back after {gap} frames"
+        self.summary = f"{len(kept)} of {len(found)} episodes of {folder} come back after {gap} frames"
         if len(kept) < 2:
             raise WorldError(
-                f"{self.told}: at least 2 are needed, with poses that agree within {tolerance.distance} "
+                f"{self.summary}: at least 2 are needed, with poses that agree within {tolerance.distance} "
                 f"units and {tolerance.angle_degrees} degrees"
             )
         self._episodes: list[EpisodeReference] = [episode for episode, _ in kept]
@@ -191,7 +190,7 @@ class ReturnSet:
         return {
             "count": len(self),
             "names": self.names,
-            "told": self.told,
+            "told": self.summary,
             "context_frames": self.context_frames,
             "gap_frames": {"least": int(self.gaps[:, -1].min()), "mean": float(self.gaps[:, -1].mean())},
             "seen_share": float((self.gaps > 0).mean()),

@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from worldsim.errors import WorldError
 from worldsim.evaluation.inputs.clips import Clip, Recordings, pick
+from worldsim.settings import check_settings, setting
 
 MIN_RETURNS = 8
 """Fewer are not measured: their mean says more of these places than of a world."""
@@ -18,32 +21,26 @@ MIN_RETURNS = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReturnSettings:
-    """What counts as a place that comes back.
+    """What counts as a place that comes back."""
 
-    Attributes:
-        distance: How near the player comes back to where they stood, in the game's units.
-        angle_degrees: How near to the heading of then.
-        absence: Frames for which the place was out of view at least.
-        view_degrees: Width of the picture. A place counts as in view whenever the heading differs by less,
-            wherever the player stands and whatever stands between: in doubt it was seen, and is no return.
-        context_frames: Real frames watched before the place comes back into view; it was seen in one of them.
-        longest: Frames from the first glimpse of the place to when the pose is back, at most.
-    """
-
-    distance: float = 32.0
-    angle_degrees: float = 4.0
-    absence: int = 16
-    view_degrees: float = 90.0
-    context_frames: int = 128
-    longest: int = 32
+    distance: float = setting(32.0, "How near the player comes back, in the game's units.", above=0)
+    angle_degrees: float = setting(4.0, "How near to the heading of then.", above=0)
+    absence: int = setting(16, "Frames for which the place was out of view at least.", minimum=1)
+    view_degrees: float = setting(
+        90.0,
+        "Width of the picture. A place counts as in view whenever the heading differs by less, wherever the "
+        "player stands and whatever stands between: in doubt it was seen, and is no return.",
+        above=0,
+    )
+    context_frames: int = setting(
+        128, "Real frames before the place comes back into view; it was seen in one of them.", minimum=1
+    )
+    longest: int = setting(
+        32, "Frames from the first glimpse of the place to when the pose is back, at most.", minimum=1
+    )
 
     def __post_init__(self) -> None:
-        for name in ("distance", "angle_degrees", "view_degrees"):
-            if getattr(self, name) <= 0:
-                raise WorldError(f"{name} of returning places must be above 0, got {getattr(self, name)}")
-        for name in ("absence", "context_frames", "longest"):
-            if getattr(self, name) < 1:
-                raise WorldError(f"{name} of returning places must be at least 1, got {getattr(self, name)}")
+        check_settings(self, "returning places: ")
         if self.absence >= self.context_frames:
             raise WorldError(
                 f"the absence of returning places, {self.absence} frames, must be less than the "
@@ -136,14 +133,14 @@ def choose_returns(
             found += clips_of(index, len(table.poses), table.poses, settings)
     if len(without) == len(tables):
         return [], f"{folder} records no poses, so which places come back is not known"
-    told = f"{len(found)} places of {len(tables) - len(without)} episodes of {folder} come back"
+    summary = f"{len(found)} places of {len(tables) - len(without)} episodes of {folder} come back"
     if without:
-        told += f" ({len(without)} other episodes record no poses)"
+        summary += f" ({len(without)} other episodes record no poses)"
     if len(found) < MIN_RETURNS:
-        return [], f"{told}: too few to measure, which takes {MIN_RETURNS}"
-    return pick(found, count, seed), told
+        return [], f"{summary}: too few to measure, which takes {MIN_RETURNS}"
+    return pick(found, count, seed), summary
 
 
-def frames_of(places: Sequence[ReturnClip], name: str) -> np.ndarray:
-    """Return one frame of each place, `[N]`, counted from the beginning of its clip."""
-    return np.array([getattr(place.place, name) for place in places], dtype=np.int64)
+def frames_of(places: Sequence[ReturnClip], name: str) -> Tensor:
+    """Return one frame of each place, `[N]` int64, counted from the beginning of its clip."""
+    return torch.tensor([getattr(place.place, name) for place in places])

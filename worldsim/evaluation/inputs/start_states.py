@@ -14,15 +14,15 @@ from worldsim.evaluation.inputs.clips import ClipBatch, Recordings
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, batch_sizes
 
 
-class Moments:
-    """Moments of ordinary recordings to begin long dreams at; nothing has to come back in them.
+class StartStates:
+    """Frames of ordinary recordings to begin long dreams at; nothing has to come back after them.
 
     A dream watches `context_frames` before the one that it begins at. There are `count` at most.
 
     Attributes:
         recordings: All episodes of the folder.
         source: Where the video came from.
-        told: A sentence that says what was found.
+        summary: What was found, in words.
 
     Raises:
         FileNotFoundError: If there is no such folder or a file is missing.
@@ -42,26 +42,26 @@ class Moments:
         self.recordings, self.turn = Recordings(folder, actions, size), context_frames
         self.source = self.recordings.info.source
         self._clips = self.recordings.choose(context_frames + 1, count, seed)
-        self.told = f"{len(self._clips)} moments of {len(self.recordings.episodes)} episodes of {folder}"
+        self.summary = f"{len(self._clips)} starts in {len(self.recordings.episodes)} episodes of {folder}"
         if len(self._clips) < 2:
-            raise WorldError(f"{self.told}, after {context_frames} frames each: at least 2 are needed")
+            raise WorldError(f"{self.summary}, after {context_frames} frames each: at least 2 are needed")
 
     def __len__(self) -> int:
         return len(self._clips)
 
     @property
     def names(self) -> list[str]:
-        """Of the episodes of the moments."""
+        """Of their episodes."""
         return [self.recordings.name(clip) for clip in self._clips]
 
-    def first(self, count: int) -> Moments:
+    def first(self, count: int) -> StartStates:
         """Return the first `count` of them at most; 0 is all."""
         chosen = copy(self)
         chosen._clips = self._clips[: count or None]
         return chosen
 
     def batches(self, batch_size: int) -> Iterator[ReturnBatch]:
-        """Decode them in batches of nearly equal size, never one alone; no frame follows the moments."""
+        """Decode them in batches of nearly equal size, never one alone; no frame follows the starts."""
         first = 0
         for count in batch_sizes(len(self), batch_size):
             clips = self._clips[first : first + count]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
 from worldsim.evaluation.memory.tiles import views_of
 from worldsim.evaluation.metrics import PSNR_CAP_DB, as_images
 from worldsim.evaluation.rollout import generate, join, progress, through_codec, watch_until
-from worldsim.evaluation.statistics import bootstrap
+from worldsim.evaluation.statistics import Estimate, bootstrap_known
 from worldsim.games.doom import HEIGHT, WIDTH, draw_map
 from worldsim.games.rooms.view import find_seen
 from worldsim.simulator import Simulator
@@ -159,21 +158,37 @@ def _errors(frames: Tensor, real: Tensor, mask: Tensor) -> np.ndarray:
     return total.cpu().numpy()
 
 
-def summarize_continuation(scores: ContinuationScores) -> dict[str, Any]:
-    """Return PSNR in dB by method and by kind of part, over the episodes that have any of it."""
-    report: dict[str, Any] = {}
-    for method, kinds in scores.errors.items():
-        report[method] = {
-            kind: _psnr(errors, scores.counts[kind], scores.names) for kind, errors in kinds.items()
-        }
+@dataclass(frozen=True, slots=True)
+class SeenPsnr:
+    """PSNR in dB of parts that the context shows and of others; None where no episode has any of them."""
+
+    seen: Estimate | None
+    unseen: Estimate | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Continuation:
+    """PSNR by method, and the share of pixels that the context shows, 0 to 1."""
+
+    dream: SeenPsnr
+    copy_last: SeenPsnr
+    codec: SeenPsnr
+    seen_share: float
+    frames_an_episode: int
+
+
+def summarize_continuation(scores: ContinuationScores, num_frames: int) -> Continuation:
+    """Return the means over the episodes, of each of which so many frames were scored."""
     totals = {kind: float(counts.sum()) for kind, counts in scores.counts.items()}
-    report["seen_share"] = totals[SEEN] / sum(totals.values())
-    return report
+    methods = {
+        method: SeenPsnr(**{k: _psnr(errors, scores.counts[k], scores.names) for k, errors in kinds.items()})
+        for method, kinds in scores.errors.items()
+    }
+    seen_share = totals[SEEN] / sum(totals.values())
+    return Continuation(**methods, seen_share=seen_share, frames_an_episode=num_frames)
 
 
-def _psnr(errors: np.ndarray, counts: np.ndarray, names: Sequence[str]) -> dict[str, Any] | None:
-    rows = np.flatnonzero(counts).tolist()
-    if not rows:
-        return None
-    ratio = -10 * np.log10(np.maximum(errors[rows] / counts[rows], 10 ** (-PSNR_CAP_DB / 10)))
-    return bootstrap(ratio, [names[row] for row in rows]).to_json()
+def _psnr(errors: np.ndarray, counts: np.ndarray, names: Sequence[str]) -> Estimate | None:
+    with np.errstate(invalid="ignore"):
+        mean_errors = errors / counts
+    return bootstrap_known(-10 * np.log10(np.maximum(mean_errors, 10 ** (-PSNR_CAP_DB / 10))), names)

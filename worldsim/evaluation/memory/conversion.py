@@ -4,44 +4,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 
 from worldsim.errors import WorldError
-from worldsim.evaluation.memory.interventions import zeroed
 from worldsim.evaluation.quality.rollouts import CODEC, COPY, DREAM, MEAN, FrameScores
-from worldsim.evaluation.statistics import estimate_of
+from worldsim.evaluation.statistics import Estimate, estimate_of
 from worldsim.sampler import SamplerConfig
-from worldsim.simulator import Simulator
 from worldsim.world import World
 
 HORIZONS = (1, 8, 32, 64, 128)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelEntry:
-    """One line of the comparison.
-
-    Attributes:
-        load: Reads the world; called anew for each measurement, so that no other is in memory.
-        is_zeroed: Whether its recurrent states are emptied before every frame.
-        original: Name of the entry that it is without that; its own name otherwise.
-    """
-
-    name: str
-    load: Callable[[], World]
-    is_zeroed: bool
-    original: str
-
-    def simulator(self, num_steps: int | None, commit_level: float | None) -> Simulator:
-        """Load the world; steps and level replace those of its own sampler unless they are None."""
-        world = self.load()
-        simulator = Simulator(world, chosen_sampler(world, num_steps, commit_level))
-        return zeroed(simulator) if self.is_zeroed else simulator
 
 
 def chosen_sampler(world: World, num_steps: int | None, commit_level: float | None) -> SamplerConfig:
@@ -67,58 +42,74 @@ def check_comparable(teacher: World, name: str, world: World) -> None:
         raise WorldError(f"{name} has another codec than the teacher: their pictures are not comparable")
 
 
-def describe(world: World, sampler: SamplerConfig) -> dict[str, Any]:
-    """Return what a world is, as a JSON object."""
-    return {
-        "identity": world.identity,
-        "layers": world.config.denoiser.layer_counts,
-        "parameters": world.num_parameters,
-        "denoising_steps": sampler.num_steps,
-        "commit_level": sampler.commit_level,
-    }
+@dataclass(frozen=True, slots=True)
+class WorldDescription:
+    """A world, the number of its layers by kind, and how it is sampled; `commit_level` is 0 to 1."""
+
+    identity: str
+    layers: dict[str, int]
+    parameters: int
+    denoising_steps: int
+    commit_level: float
+    folder: str | None = None
+
+
+def describe(world: World, sampler: SamplerConfig, folder: str | None = None) -> WorldDescription:
+    """Return what a world is."""
+    layers, steps = world.config.denoiser.layer_counts, sampler.num_steps
+    return WorldDescription(world.identity, layers, world.num_parameters, steps, sampler.commit_level, folder)
+
+
+@dataclass(frozen=True, slots=True)
+class HorizonPsnr:
+    """PSNR of roll-outs at each of `HORIZONS`, and the mean of each frame, `[F]`."""
+
+    psnr_db: dict[int, Estimate]
+    psnr_curve_db: list[float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConversionQuality(HorizonPsnr):
+    """The same of a world, and the difference to others at the same places."""
+
+    num_rollouts: int
+    num_episodes: int
+    over_teacher_db: dict[int, Estimate]
+    over_original_db: dict[int, Estimate] | None = None
 
 
 def summarize_quality(
     scores: FrameScores, teacher: FrameScores, original: FrameScores | None
-) -> dict[str, Any]:
-    """Return the PSNR of roll-outs at each horizon, and by how much it differs at the same places.
-
-    All are of the same clips. `original` is of the same world with its states, if these were zeroed.
-    """
-    psnr = scores.psnr[DREAM]
-    report: dict[str, Any] = {
-        "num_rollouts": len(psnr),
-        "num_episodes": len(set(scores.episodes)),
-        "psnr_db": _at_horizons(psnr, scores.episodes),
-        "over_teacher_db": _at_horizons(psnr - teacher.psnr[DREAM], scores.episodes),
-        "psnr_curve_db": psnr.mean(axis=0).round(3).tolist(),
-    }
-    if original is not None:
-        report["over_original_db"] = _at_horizons(psnr - original.psnr[DREAM], scores.episodes)
-    return report
+) -> ConversionQuality:
+    """Compare roll-outs of the same clips; `original` is of the same world with its states, if zeroed."""
+    psnr, episodes = scores.psnr[DREAM], scores.episodes
+    over = None if original is None else _at_horizons(psnr - original.psnr[DREAM], episodes)
+    return ConversionQuality(
+        psnr_db=_at_horizons(psnr, episodes),
+        psnr_curve_db=psnr.mean(axis=0).round(3).tolist(),
+        num_rollouts=len(psnr),
+        num_episodes=len(set(episodes)),
+        over_teacher_db=_at_horizons(psnr - teacher.psnr[DREAM], episodes),
+        over_original_db=over,
+    )
 
 
-def summarize_references(scores: FrameScores) -> dict[str, Any]:
-    """Return the same for what a world is measured against: the codec's ceiling, and two standing pictures.
+def summarize_references(scores: FrameScores) -> dict[str, HorizonPsnr]:
+    """Return what a world is measured against: the codec's ceiling, and two standing pictures.
 
     These are the last real frame and the mean one. Where a dream is no better than the mean, its PSNR says
     how flat its pictures are, not what they show.
     """
     return {
-        method: {
-            "psnr_db": _at_horizons(scores.psnr[method], scores.episodes),
-            "psnr_curve_db": scores.psnr[method].mean(axis=0).round(3).tolist(),
-        }
+        method: HorizonPsnr(
+            _at_horizons(scores.psnr[method], scores.episodes),
+            scores.psnr[method].mean(axis=0).round(3).tolist(),
+        )
         for method in (CODEC, COPY, MEAN)
     }
 
 
-def _at_horizons(values: np.ndarray, episodes: Sequence[str]) -> dict[str, Any]:
+def _at_horizons(values: np.ndarray, episodes: Sequence[str]) -> dict[int, Estimate]:
     """Return the mean over clips with its interval, of `[N, F]` values at each horizon."""
     places = [place for place in HORIZONS if place <= values.shape[1]]
-    return {str(place): estimate_of(values[:, place - 1], episodes) for place in places}
-
-
-def samplers_differ(worlds: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether some of the described worlds take other denoising steps or commit with other noise."""
-    return len({(world["denoising_steps"], world["commit_level"]) for world in worlds.values()}) > 1
+    return {place: estimate_of(values[:, place - 1], episodes) for place in places}

@@ -91,6 +91,11 @@ def zeroed(simulator: Simulator) -> IntervenedSimulator:
     return IntervenedSimulator(simulator, lambda _, after: zero(after))
 
 
+def zeroed_name(name: str) -> str:
+    """Return what a world is called whose recurrent states are emptied before every frame."""
+    return f"{name}, state zeroed"
+
+
 def intervene(
     simulator: Simulator, state: WorldState, intervention: Intervention
 ) -> tuple[Simulator, WorldState]:

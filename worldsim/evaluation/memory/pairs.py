@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from worldsim.evaluation.memory.interventions import can_intervene, swap, zero
 from worldsim.evaluation.memory.recall import RecallSettings
 from worldsim.evaluation.metrics import sequence_psnr
 from worldsim.evaluation.rollout import generate, join, progress, rows_that_fit, watch, watch_until
-from worldsim.evaluation.statistics import bootstrap
+from worldsim.evaluation.statistics import Estimate, bootstrap_known
 from worldsim.simulator import Simulator
 
 ALIKE_DB = 40.0
@@ -136,32 +135,49 @@ def _measure_batch(
     return PairScores(names, to_past, to_present, sequence_psnr(other, real).cpu().numpy())
 
 
-def summarize_pairs(scores: PairScores) -> dict[str, Any]:
-    """Return the share of dreams that follow the other past, and by how many dB they are nearer to it.
+@dataclass(frozen=True, slots=True)
+class Following:
+    """Share of dreams that are nearer to the other past, 0 to 1; None where the pasts look alike.
 
-    `final` is of the last frame, `average` the mean share over all frames of the way back. Frames at which
-    the two pasts look alike do not count.
+    Of the last frame, as is the margin; on average over the way back; and of each of its frames, `[K]`.
     """
-    counts = scores.between < ALIKE_DB
-    report: dict[str, Any] = {"num_pairs": len(set(scores.names)), "alike_share": float(1 - counts.mean())}
+
+    final: Estimate | None
+    average: Estimate | None
+    margin_db: Estimate | None
+    curve: list[float | None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairSummary:
+    """Paired histories by `Exchange`; in `alike_share` of the frames, 0 to 1, the pasts look alike."""
+
+    num_pairs: int
+    alike_share: float
+    none: Following
+    history: Following
+    state: Following | None = None
+    empty: Following | None = None
+
+
+def summarize_pairs(scores: PairScores) -> PairSummary:
+    """Return what share of dreams follows the other past; frames at which both look alike do not count."""
+    counts, names, found = scores.between < ALIKE_DB, scores.names, {}
     for exchange, to_past in scores.to_past.items():
         nearer = to_past - scores.to_present[exchange]
-        report[str(exchange)] = {
-            "final": _share(nearer[:, -1:] > 0, counts[:, -1:], scores.names),
-            "average": _share(nearer > 0, counts, scores.names),
-            "margin_db": _share(nearer[:, -1:], counts[:, -1:], scores.names),
-            "curve": _column_means(nearer > 0, counts),
-        }
-    return report
+        found[str(exchange)] = Following(
+            final=_share(nearer[:, -1:] > 0, counts[:, -1:], names),
+            average=_share(nearer > 0, counts, names),
+            margin_db=_share(nearer[:, -1:], counts[:, -1:], names),
+            curve=_column_means(nearer > 0, counts),
+        )
+    return PairSummary(num_pairs=len(set(names)), alike_share=float(1 - counts.mean()), **found)
 
 
-def _share(values: np.ndarray, counts: np.ndarray, names: Sequence[str]) -> dict[str, Any] | None:
+def _share(values: np.ndarray, counts: np.ndarray, names: Sequence[str]) -> Estimate | None:
     """Return the mean over the dreams with frames that count; None where no dream has one."""
-    rows = np.flatnonzero(counts.any(axis=1)).tolist()
-    if not rows:
-        return None
-    means = np.where(counts, values, 0).sum(axis=1)[rows] / counts.sum(axis=1)[rows]
-    return bootstrap(means, [names[row] for row in rows]).to_json()
+    with np.errstate(invalid="ignore"):
+        return bootstrap_known(np.where(counts, values, 0).sum(axis=1) / counts.sum(axis=1), names)
 
 
 def _column_means(values: np.ndarray, counts: np.ndarray) -> list[float | None]:

@@ -9,9 +9,8 @@ that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
 from worldsim.evaluation.memory.interventions import has_state
 from worldsim.evaluation.metrics import as_images
 from worldsim.evaluation.rollout import join, progress, watch
-from worldsim.evaluation.statistics import resample
+from worldsim.evaluation.statistics import Estimate, resample
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 
@@ -91,7 +90,9 @@ def _sample_batch(
 ) -> ProbeSamples:
     clips, count = batch.clips, len(batch.names)
     recurrent = has_state(simulator.world)
-    pictures = torch.stack([_small(clips.frames[:, index]) for index in range(batch.turn + 1)], dim=1)
+    images = (as_images(frames) for frames in clips.frames[:, : batch.turn + 1].unbind(1))
+    small = [functional.adaptive_avg_pool2d(image, PICTURE).flatten(1) for image in images]
+    pictures = torch.stack(small, dim=1)
     layout = simulator.world.config.actions
     pressed = torch.cat(
         [functional.one_hot(clips.actions[..., a], n) for a, n in enumerate(layout.num_values)], dim=-1
@@ -117,10 +118,6 @@ def _sample_batch(
     )
 
 
-def _small(frames: Tensor) -> Tensor:
-    return functional.adaptive_avg_pool2d(as_images(frames), PICTURE).flatten(1)
-
-
 def _moved(poses: Sequence[np.ndarray], count: int, index: int) -> np.ndarray:
     """Return how far the players are from where they began: x, y and the heading as a point, `[B, 4]`."""
     found = []
@@ -130,7 +127,7 @@ def _moved(poses: Sequence[np.ndarray], count: int, index: int) -> np.ndarray:
     return np.array(found, dtype=np.float32)
 
 
-def probe(samples: ProbeSamples, seed: int = 0) -> dict[str, Any]:
+def probe(samples: ProbeSamples, seed: int = 0) -> dict[str, dict[str, Estimate]]:
     """Return how much of each target is read out of each source, on episodes that no probe was fitted to.
 
     The score is the share of the variance that is explained: 0 is what a constant has. Its interval comes
@@ -141,7 +138,7 @@ def probe(samples: ProbeSamples, seed: int = 0) -> dict[str, Any]:
     order = np.random.default_rng(seed).permutation(episodes)
     fit, choose, test = np.split(order, [max(1, len(order) * 3 // 5), max(2, len(order) * 4 // 5)])
     groups = [np.isin(samples.episode, chosen) for chosen in (fit, choose, test)]
-    report: dict[str, Any] = {}
+    report: dict[str, dict[str, Estimate]] = {}
     for name, target in samples.targets.items():
         known = ~np.isnan(target).any(axis=1)
         oracle = samples.features[ORACLE] if name == POSITION else np.nan_to_num(target)
@@ -170,7 +167,7 @@ def _of_others(features: np.ndarray, episode: np.ndarray) -> np.ndarray:
 
 def _score(
     features: np.ndarray, target: np.ndarray, splits: Sequence[np.ndarray], episode: np.ndarray, seed: int
-) -> Mapping[str, Any]:
+) -> Estimate:
     fit, choose, test = splits
     mean, scale = features[fit].mean(axis=0), features[fit].std(axis=0) + 1e-6
     x = (features - mean) / scale
@@ -187,6 +184,4 @@ def _score(
     own, constant = errors(best, test), np.square(target[test] - centre).sum(axis=1)
     _, index = np.unique(episode[test], return_inverse=True)
     sums, bases = (np.bincount(index, weights=values) for values in (own, constant))
-    return resample(
-        lambda rows: 1 - sums[rows].sum(axis=-1) / bases[rows].sum(axis=-1), len(sums), seed
-    ).to_json()
+    return resample(lambda rows: 1 - sums[rows].sum(axis=-1) / bases[rows].sum(axis=-1), len(sums), seed)

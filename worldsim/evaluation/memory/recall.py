@@ -8,9 +8,9 @@ ago the further it is back: frame `k` after the turn was seen about `2 k` frames
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -19,15 +19,14 @@ from tqdm import tqdm
 
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
 from worldsim.evaluation.memory.interventions import Intervention, can_intervene, intervene
-from worldsim.evaluation.memory.tiles import TileReader
+from worldsim.evaluation.memory.tiles import TileReader, TileShare
 from worldsim.evaluation.metrics import sequence_psnr, ssim
 from worldsim.evaluation.rollout import generate, join, progress, rows_that_fit, through_codec, watch_until
-from worldsim.evaluation.statistics import estimate_of
+from worldsim.evaluation.statistics import Estimate, estimate_of
 from worldsim.simulator import Simulator
 
 COPY, CODEC = "copy_last", "codec"
 """The last real frame, standing still; the real frames through the codec."""
-AVERAGE, FINAL = "average", "final"
 SSIM_STRIDE = 8
 FILM_FRAMES = (1, 2, 4, 8, 16, 32, 50, 75, 100, 150, 200, 300, 400)
 
@@ -156,16 +155,52 @@ def _measure_batch(
     return GapScores(batch.names, batch.seen, dreams, references, memory_bytes, right, films)
 
 
-def per_episode(scores: Scores, seen: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-    """Return one number an episode, `[N]` each, by `AVERAGE` and `FINAL` and by metric.
+Value = TypeVar("Value")
+Other = TypeVar("Other")
+
+
+@dataclass(frozen=True, slots=True)
+class ByPart(Generic[Value]):
+    """Values by metric, of the mean over the way back and of its last frame."""
+
+    average: dict[str, Value]
+    final: dict[str, Value]
+
+    def map(self, change: Callable[..., Other], *others: ByPart[Value]) -> ByPart[Other]:
+        """Return what each value, and those of others under the same metric, are changed into."""
+        parts = zip(*((one.average, one.final) for one in (self, *others)), strict=True)
+        return ByPart(*({name: change(*(one[name] for one in part)) for name in part[0]} for part in parts))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recall(ByPart[Estimate]):
+    """Return recall of one world at one gap: means over episodes, by metric.
+
+    Attributes:
+        curve: Of each frame of the way back, `[K]`.
+        episodes: `[N]`, of which these are the means.
+        change: What an intervention changes, episode by episode.
+        memory_bytes: Size of a dream's memory at the turn.
+        absent_tiles: As of `summarize_absences`.
+    """
+
+    curve: dict[str, list[float]]
+    episodes: ByPart[list[float]]
+    change: ByPart[Estimate] | None = None
+    memory_bytes: int | None = None
+    absent_tiles: dict[str, TileShare] | None = None
+
+
+def per_episode(scores: Scores, seen: np.ndarray) -> ByPart[np.ndarray]:
+    """Return one number an episode, `[N]` each.
 
     Frames that show what was not seen before do not count; the last frame always was. Scores are `[N, K]` by
     metric, `seen` is `[N, K]` bool.
     """
-    return {
-        AVERAGE: {name: _mean_of_known(values, seen, axis=1) for name, values in scores.items()},
-        FINAL: {name: values[:, -1] for name, values in scores.items()},
-    }
+    return ByPart(
+        {name: _mean_of_known(values, seen, axis=1) for name, values in scores.items()},
+        {name: values[:, -1] for name, values in scores.items()},
+    )
 
 
 def _mean_of_known(values: np.ndarray, seen: np.ndarray, axis: int) -> np.ndarray:
@@ -175,35 +210,21 @@ def _mean_of_known(values: np.ndarray, seen: np.ndarray, axis: int) -> np.ndarra
         return np.where(known, values, 0).sum(axis=axis) / known.sum(axis=axis)
 
 
-def summarize(scores: Scores, seen: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+def summarize(scores: Scores, seen: np.ndarray, names: Sequence[str], kept: Scores | None = None) -> Recall:
     """Return the means over episodes with their intervals, the curves over the way back, and all episodes.
 
-    Scores are `[N, K]` by metric, `seen` is `[N, K]` bool, the names are those of the episodes.
+    Scores are `[N, K]` by metric, `seen` is `[N, K]` bool, the names are those of the episodes. `kept` are
+    scores without the intervention after which there are these.
     """
     singles = per_episode(scores, seen)
-    report: dict[str, Any] = {
-        part: {name: estimate_of(values, names) for name, values in metrics.items()}
-        for part, metrics in singles.items()
-    }
-    report["curve"] = {
-        name: _mean_of_known(values, seen, axis=0).round(4).tolist() for name, values in scores.items()
-    }
-    report["episodes"] = {
-        part: {name: values.round(4).tolist() for name, values in metrics.items()}
-        for part, metrics in singles.items()
-    }
-    return report
-
-
-def summarize_changes(
-    changed: Scores, kept: Scores, seen: np.ndarray, names: Sequence[str]
-) -> dict[str, Any]:
-    """Return what an intervention changes, episode by episode: the means with their intervals.
-
-    Arguments as for `summarize`: scores with the intervention, and without.
-    """
-    after, before = per_episode(changed, seen), per_episode(kept, seen)
-    return {
-        part: {name: estimate_of(after[part][name] - before[part][name], names) for name in kept}
-        for part in (AVERAGE, FINAL)
-    }
+    estimates, change = singles.map(lambda values: estimate_of(values, names)), None
+    if kept is not None:
+        before = per_episode(kept, seen)
+        change = singles.map(lambda values, old: estimate_of(values - old, names), before)
+    return Recall(
+        average=estimates.average,
+        final=estimates.final,
+        curve={name: _mean_of_known(v, seen, axis=0).round(4).tolist() for name, v in scores.items()},
+        episodes=singles.map(lambda values: values.round(4).tolist()),
+        change=change,
+    )

@@ -1,7 +1,7 @@
-"""Memory span: the loss from emptying the state once, some frames before the one that is judged.
+"""Memory span: the loss from emptying the state once, some frames before the one that is scored.
 
 Emptying it before every frame (`interventions.zeroed`) lets a dream drift away, and PSNR then tells how flat
-its pictures are. Here all but the state is the same: what is watched, the noise, the frame that is judged.
+its pictures are. Here all but the state is the same: what is watched, the noise, the frame that is scored.
 """
 
 # B batch, N clips, F frames, T frames watched
@@ -9,8 +9,7 @@ its pictures are. Here all but the state is the same: what is watched, the noise
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,9 +19,8 @@ from worldsim.evaluation.inputs.clips import Clip, ClipBatch, Recordings
 from worldsim.evaluation.inputs.returns import ReturnClip, ReturnSettings, frames_of
 from worldsim.evaluation.memory.interventions import has_state, zero
 from worldsim.evaluation.metrics import psnr
-from worldsim.evaluation.quality.rollouts import reconstruct
-from worldsim.evaluation.rollout import join, progress, watch
-from worldsim.evaluation.statistics import estimate_of
+from worldsim.evaluation.rollout import join, progress, through_codec, watch
+from worldsim.evaluation.statistics import Estimate, estimate_of
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 from worldsim.world import World
@@ -43,9 +41,9 @@ def forget(simulator: Simulator, state: WorldState) -> WorldState:
 
 
 def spans(world: World, context_frames: int) -> list[int]:
-    """Return after which last frames a world is judged: the powers of two below the frames watched.
+    """Return after which last frames a world is scored: the powers of two below the frames watched.
 
-    A world with recurrent states is also judged with nothing in them, 0; one without has then seen nothing.
+    A world with recurrent states is also scored with nothing in them, 0; one without has then seen nothing.
     """
     powers = [2**power for power in range(context_frames.bit_length()) if 2**power < context_frames]
     return [0, *powers] if has_state(world) else powers
@@ -101,7 +99,7 @@ def dream_returns(
     batch_size: int,
     seed: int,
 ) -> np.ndarray:
-    """Dream up to where a place is back that was out of view, and judge that frame.
+    """Dream up to where a place is back that was out of view, and score that frame.
 
     Real frames are watched until the place comes into view; from there on the dream goes by the recorded
     actions, so that no real frame shows again what is to be remembered. A dream that forgets has its
@@ -113,7 +111,7 @@ def dream_returns(
     with progress("returns", len(clips) * length) as bar:
         for batch in recordings.batches(clips, length, batch_size):
             chunk = places[batch.first : batch.first + len(batch.clips)]
-            left, back = (torch.from_numpy(frames_of(chunk, name)) for name in ("left", "back"))
+            left, back = (frames_of(chunk, name) for name in ("left", "back"))
             state = batch.begin_dreams(simulator, 1, seed)
             for index in range(context_frames):
                 if index > 0:
@@ -142,35 +140,47 @@ def score_references(
     parts = []
     for batch in recordings.batches([place.clip for place in places], length, 16):
         chunk = places[batch.first : batch.first + len(batch.clips)]
-        seen, back = (
-            _frames_at(batch, torch.from_numpy(frames_of(chunk, name))) for name in ("seen", "back")
-        )
+        seen, back = (_frames_at(batch, frames_of(chunk, name)) for name in ("seen", "back"))
         pictures = {
             SEEN: seen,
-            CODEC: reconstruct(world, back[:, None])[:, 0],
+            CODEC: through_codec(world, back[:, None])[:, 0],
             LAST: batch.frames[:, settings.context_frames - 1],
         }
         parts.append({name: psnr(frames, back) for name, frames in pictures.items()})
     return {name: values.numpy() for name, values in join(parts).items()}
 
 
-def summarize_spans(scores: dict[str, np.ndarray], episodes: Sequence[str]) -> dict[str, Any]:
-    """Return the report of `next_after_forgetting`: PSNR, and what forgetting changes at the same places."""
+@dataclass(frozen=True, slots=True)
+class ReturnPsnr:
+    """PSNR where a place is back, and its change with the states emptied, if the world has any."""
+
+    psnr_db: Estimate
+    change_db: Estimate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySpan:
+    """PSNR of the next frame, and its change by the number of frames that the emptied state has seen."""
+
+    num_places: int
+    num_episodes: int
+    psnr_db: Estimate
+    change_db: dict[str, Estimate]
+    returns: ReturnPsnr | None = None
+
+
+def summarize_spans(
+    scores: dict[str, np.ndarray], episodes: Sequence[str], returns: ReturnPsnr | None = None
+) -> MemorySpan:
+    """Return the means of `next_after_forgetting`: PSNR, and what forgetting changes at the same places."""
     kept = scores[KEPT]
-    changes = {name: values - kept for name, values in scores.items() if name != KEPT}
-    return {
-        "num_places": len(kept),
-        "num_episodes": len(set(episodes)),
-        "psnr_db": estimate_of(kept, episodes),
-        "change_db": {name: estimate_of(values, episodes) for name, values in changes.items()},
-    }
+    changes = {k: estimate_of(values - kept, episodes) for k, values in scores.items() if k != KEPT}
+    return MemorySpan(len(kept), len(set(episodes)), estimate_of(kept, episodes), changes, returns)
 
 
 def summarize_returns(
     kept: np.ndarray, forgotten: np.ndarray | None = None, *, episodes: Sequence[str]
-) -> dict[str, Any]:
-    """Return the report of `dream_returns`: with the states, and what it changes to empty them."""
-    report: dict[str, Any] = {"psnr_db": estimate_of(kept, episodes)}
-    if forgotten is not None:
-        report["change_db"] = estimate_of(forgotten - kept, episodes)
-    return report
+) -> ReturnPsnr:
+    """Return the means of `dream_returns`: with the states, and what it changes to empty them."""
+    change = None if forgotten is None else estimate_of(forgotten - kept, episodes)
+    return ReturnPsnr(estimate_of(kept, episodes), change)

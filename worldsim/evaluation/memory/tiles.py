@@ -10,15 +10,13 @@ poses, tile by tile; this is the curve that a gap between frames only stands for
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from worldsim.errors import WorldError
-from worldsim.evaluation.statistics import bootstrap
+from worldsim.evaluation.statistics import Estimate, bootstrap_known
 
 SAME_LEVELS = 12.0
 """Tiles with a smaller root mean squared difference, of 255, are of one kind: video blurs them."""
@@ -67,12 +65,6 @@ def find_kinds(frames: Tensor, pixels: int) -> TileReader:
     return TileReader(torch.stack(kinds), pixels)
 
 
-def check_tiles(pixels: int, size: tuple[int, int]) -> None:
-    """Raise `WorldError` if frames of a height and width are no whole number of tiles."""
-    if size[0] % pixels or size[1] % pixels:
-        raise WorldError(f"tiles of {pixels} pixels do not fill frames of {size[1]} x {size[0]}")
-
-
 def views_of(poses: np.ndarray, shape: tuple[int, int], value: int | bool) -> list[np.ndarray]:
     """Return what poses `[T, 3]` see of one map that holds a value everywhere: views `[R, C]`, not copies."""
     corners = np.rint(poses[:, [1, 0]]).astype(np.int64)
@@ -100,20 +92,26 @@ def absences(poses: np.ndarray, turn: int, shape: tuple[int, int]) -> np.ndarray
     return np.stack(found)
 
 
-def summarize_absences(right: np.ndarray, absent: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TileShare(Estimate):
+    """Share of tiles that are right, 0 to 1, and of how many."""
+
+    num_tiles: int
+
+
+def summarize_absences(right: np.ndarray, absent: np.ndarray, names: Sequence[str]) -> dict[str, TileShare]:
     """Return the share of returning tiles that are right, by how long they were out of view.
 
     Both arrays are `[N, K, R, C]`: bool, and the `absences` of each episode. Estimates are by the class,
     `2-8` and so on, without those that no tile is in; the last class is open.
     """
-    ends = [*(start - 1 for start in ABSENCES[1:]), None]
-    report = {}
+    ends, found = [*(start - 1 for start in ABSENCES[1:]), np.inf], {}
     for start, end in zip(ABSENCES, ends, strict=True):
-        is_in = (absent >= start) & (absent <= (np.inf if end is None else end))
-        rows = np.flatnonzero(is_in.any(axis=(1, 2, 3))).tolist()
-        if rows:
-            # Of each episode its mean: a walk with many returning tiles must not count for several.
-            shares = [float(right[row][is_in[row]].mean()) for row in rows]
-            estimate = bootstrap(shares, [names[row] for row in rows]).to_json()
-            report[f"{start}-{end or ''}"] = estimate | {"num_tiles": int(is_in.sum())}
-    return report
+        is_in = (absent >= start) & (absent <= end)
+        # Of each episode its mean: a walk with many returning tiles must not count for several.
+        with np.errstate(invalid="ignore"):
+            shares = (right & is_in).sum(axis=(1, 2, 3)) / is_in.sum(axis=(1, 2, 3))
+        if (estimate := bootstrap_known(shares, names)) is not None:
+            name = f"{start}-{'' if end == np.inf else end}"
+            found[name] = TileShare(**asdict(estimate), num_tiles=int(is_in.sum()))
+    return found

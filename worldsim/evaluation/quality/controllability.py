@@ -9,8 +9,7 @@ recorded frames of the real game too, in which one button alone was held, and re
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from worldsim.evaluation.inputs.clips import Clip, Recordings, pick
 from worldsim.evaluation.inputs.motion import horizontal_shift, zoom
 from worldsim.evaluation.metrics import luminance
 from worldsim.evaluation.rollout import generate, join, progress
-from worldsim.evaluation.statistics import bootstrap
+from worldsim.evaluation.statistics import Estimate, bootstrap
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 
@@ -59,8 +58,7 @@ class OppositePair:
 
     def action(self, layout: ActionLayout, button: str) -> np.ndarray:
         """Return the action that holds `button` alone, `[A]` int64."""
-        action = layout.noop()
-        index = [axis.name for axis in layout.axes].index(self.axis)
+        action, index = layout.noop(), [axis.name for axis in layout.axes].index(self.axis)
         action[index] = layout.axes[index].buttons.index(button) + 1
         return action
 
@@ -96,16 +94,45 @@ MOVE = OppositePair(
 PAIRS = (TURN, MOVE)
 
 
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The test on pieces of real play with one button held, None without a piece: its ceiling.
+
+    The share that is right (0 to 1) and the median are by button; `both_right` is what two independent
+    estimates give.
+    """
+
+    pieces: dict[str, int]
+    right: dict[str, float | None]
+    median_motion: dict[str, float | None]
+    both_right: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Motions:
+    """Share of starts from which the picture moves the right way, 0 to 1, after both buttons and after each.
+
+    Motions are in `motion_unit`; from `least_motion` on they count.
+    """
+
+    num_starts: int
+    num_episodes: int
+    both_right: Estimate
+    right: dict[str, float]
+    median_motion: dict[str, float]
+    motion_unit: str
+    least_motion: float
+    calibration: Calibration | None = None
+
+
 def mean_motion(pair: OppositePair, frames: Tensor) -> Tensor:
     """Estimate the mean motion per frame in units of the pair's threshold, `[N]` fp32 on the CPU.
 
     Frames `[N, 1 + hold_frames, H, W, 3]` uint8 are that of the press and those after it. At least 1 is
     motion the one way, at most -1 the other way.
     """
-    rows = []
-    for clip in frames[:, pair.settle_frames :]:
-        pictures = luminance(clip)
-        rows.append(pair.measure(pictures[:-1], pictures[1:]).mean())
+    pictures = [luminance(clip) for clip in frames[:, pair.settle_frames :]]
+    rows = [pair.measure(each[:-1], each[1:]).mean() for each in pictures]
     unit = pair.threshold * (frames.shape[3] if pair.is_relative else 1)
     return torch.stack(rows).cpu() / unit
 
@@ -119,7 +146,7 @@ def opposite_action_test(
     context_frames: int,
     batch_size: int,
     seed: int,
-) -> dict[str, Any]:
+) -> Motions:
     """Hold both buttons of a pair from the same states; returns `summarize_motions` with `calibrate`.
 
     There are fewer than `num_starts` where there are not so many places.
@@ -129,8 +156,8 @@ def opposite_action_test(
         batches = recordings.batches(clips, context_frames, batch_size)
         states = (batch.begin_dreams(simulator, context_frames, seed) for batch in batches)
         motions = join([hold_both(simulator, state, pair, bar) for state in states])
-    report = summarize_motions(pair, motions, [recordings.name(clip) for clip in clips])
-    return report | {"calibration": calibrate(recordings, pair, num_starts, seed)}
+    found = summarize_motions(pair, motions, [recordings.name(clip) for clip in clips])
+    return replace(found, calibration=calibrate(recordings, pair, num_starts, seed))
 
 
 def hold_both(
@@ -153,25 +180,22 @@ def both_right(pair: OppositePair, motions: Mapping[str, np.ndarray]) -> np.ndar
 
 def summarize_motions(
     pair: OppositePair, motions: Mapping[str, np.ndarray], episodes: Sequence[str]
-) -> dict[str, Any]:
-    """Return the report on the motions after each button, `[N]`: how often the picture moved the right way.
-
-    Motions are in units of the pair's threshold.
-    """
+) -> Motions:
+    """Return how often the picture moved the right way; motions `[N]` are in units of the threshold."""
     unit = "share of the picture's width" if pair.is_relative else "logarithm of the scale"
     medians = {button: float(np.median(found)) * pair.threshold for button, found in motions.items()}
-    return {
-        "num_starts": len(episodes),
-        "num_episodes": len(set(episodes)),
-        "both_right": bootstrap(both_right(pair, motions), episodes).to_json(),
-        "right": {
+    return Motions(
+        num_starts=len(episodes),
+        num_episodes=len(set(episodes)),
+        both_right=bootstrap(both_right(pair, motions), episodes),
+        right={
             pair.positive: float((motions[pair.positive] >= 1).mean()),
             pair.negative: float((motions[pair.negative] <= -1).mean()),
         },
-        "median_motion": medians,
-        "motion_unit": f"{unit} per frame",
-        "least_motion": pair.threshold,
-    }
+        median_motion=medians,
+        motion_unit=f"{unit} per frame",
+        least_motion=pair.threshold,
+    )
 
 
 def choose_starts(
@@ -183,17 +207,14 @@ def choose_starts(
     """
     if not pair.is_walking:
         return recordings.choose(context_frames, count, seed)
-    tables = recordings.tables()
+    tables, places = recordings.tables(), []
     full_speed = typical_speed(tables)
-    places = []
     for episode, table in enumerate(tables):
         ahead = way_ahead(table, pair, recordings.info.actions, pair.hold_frames)
         is_open = ahead >= OPEN_SHARE * full_speed * pair.hold_frames
-        for begin in range(len(ahead) - context_frames + 1):
-            last = begin + context_frames - 1
-            behind = last - pair.hold_frames
-            if behind >= 0 and is_open[last] and is_open[behind]:
-                places.append(Clip(episode, begin))
+        for last in range(max(context_frames - 1, pair.hold_frames), len(ahead)):
+            if is_open[last] and is_open[last - pair.hold_frames]:
+                places.append(Clip(episode, last - context_frames + 1))
     return pick(places, count, seed) if places else recordings.choose(context_frames, count, seed)
 
 
@@ -221,44 +242,37 @@ def way_ahead(table: EpisodeTable, pair: OppositePair, layout: ActionLayout, num
     return along - aside
 
 
-def calibrate(recordings: Recordings, pair: OppositePair, count: int, seed: int) -> dict[str, Any]:
-    """Judge real frames in which one button alone was held as dreams are judged: the estimator's own ceiling.
+def calibrate(recordings: Recordings, pair: OppositePair, count: int, seed: int) -> Calibration:
+    """Measure real frames in which one button alone was held as dreams are measured.
 
-    Where poses were recorded, only pieces in which the player really moved count. Returns a JSON object: for
-    each button the number of pieces and the share judged right; `both_right`, what two independent judgements
-    give; `median_motion` as in `summarize_motions`.
+    Where poses were recorded, only pieces in which the player really moved count.
     """
-    layout = recordings.info.actions
-    tables = recordings.tables()
-    result: dict[str, Any] = {"pieces": {}, "right": {}, "median_motion": {}}
+    layout, tables = recordings.info.actions, recordings.tables()
+    pieces: dict[str, int] = {}
+    right: dict[str, float | None] = {}
+    medians: dict[str, float | None] = {}
     for button, sign in ((pair.positive, 1), (pair.negative, -1)):
         clips = pick(held_pieces(tables, pair, layout, button, sign), count, seed)
-        motions = [
-            mean_motion(pair, batch.frames)
-            for batch in recordings.batches(clips, pair.hold_frames + 1, batch_size=16)
-        ]
-        result["pieces"][button] = len(clips)
-        motion = torch.cat(motions).numpy() if motions else np.array([])
-        result["right"][button] = float((motion * sign >= 1).mean()) if len(motion) else None
-        result["median_motion"][button] = float(np.median(motion)) * pair.threshold if len(motion) else None
-    shares = list(result["right"].values())
-    return result | {"both_right": None if None in shares else shares[0] * shares[1]}
+        batches = recordings.batches(clips, pair.hold_frames + 1, batch_size=16)
+        motions = [mean_motion(pair, batch.frames).numpy() for batch in batches]
+        motion = np.concatenate(motions or [np.array([])])
+        pieces[button] = len(clips)
+        right[button] = float((motion * sign >= 1).mean()) if len(motion) else None
+        medians[button] = float(np.median(motion)) * pair.threshold if len(motion) else None
+    one, other = right.values()
+    return Calibration(pieces, right, medians, None if one is None or other is None else one * other)
 
 
 def held_pieces(
     tables: Sequence[EpisodeTable], pair: OppositePair, layout: ActionLayout, button: str, sign: int
 ) -> list[Clip]:
     """List pieces in which `button` alone was held and, where that is known, moved the player."""
-    full_speed = typical_speed(tables)
-    action = pair.action(layout, button)
-    pieces = []
+    full_speed, action, pieces = typical_speed(tables), pair.action(layout, button), []
     for episode, table in enumerate(tables):
-        is_held = np.all(table.actions == action, axis=1)
-        total = np.concatenate([[0], np.cumsum(is_held)])
+        total = np.concatenate([[0], np.cumsum(np.all(table.actions == action, axis=1))])
         held = total[pair.hold_frames :] - total[: -pair.hold_frames] == pair.hold_frames
-        for begin in np.flatnonzero(held[:-1]).tolist():
-            if _really_moved(table, pair, begin, sign, full_speed):
-                pieces.append(Clip(episode, begin))
+        begins = np.flatnonzero(held[:-1]).tolist()
+        pieces += [Clip(episode, b) for b in begins if _really_moved(table, pair, b, sign, full_speed)]
     return pieces
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -91,14 +91,18 @@ def crossed(distance: Distance, features: Tensor, real: Tensor) -> float:
     return float(np.mean([distance(features[a].flatten(0, 1), real[b].flatten(0, 1)) for a, b in sides]))
 
 
-def distances_to_real(features: Tensor, real: Tensor) -> dict[str, dict[str, Estimate]]:
-    """Return FID and KID of frames against real ones of other episodes, each also beyond the floor.
+@dataclass(frozen=True, slots=True)
+class RealDistance:
+    """A distance of frames to real ones, and how much larger it is than of the real frames themselves."""
+
+    value: Estimate
+    over_floor: Estimate
+
+
+def distances_to_real(features: Tensor, real: Tensor) -> dict[str, RealDistance]:
+    """Return FID and KID of frames against real ones of other episodes, by `fid` and `kid`.
 
     Both are `[E, K, D]`, of the same places; of an odd number of episodes the last is left out.
-
-    Returns:
-        By `fid` and `kid`: `value`, and `over_floor`, how much larger it is than of the real frames
-        themselves, from the same episodes.
 
     Raises:
         ValueError: If there are fewer than two episodes, or a side would have fewer than two frames.
@@ -121,8 +125,8 @@ def distances_to_real(features: Tensor, real: Tensor) -> dict[str, dict[str, Est
             return value(pairs, distance) - crossed(distance, real[rows], real[rows])
 
         # Resampling with repetition would make any set look narrower than it is, and FID larger.
-        estimates = {"value": jackknife(value, num_pairs), "over_floor": jackknife(over, num_pairs)}
-        found[name] = {kind: replace(one, count=2 * num_pairs) for kind, one in estimates.items()}
+        estimates = (replace(jackknife(one, num_pairs), count=2 * num_pairs) for one in (value, over))
+        found[name] = RealDistance(*estimates)
     return found
 
 

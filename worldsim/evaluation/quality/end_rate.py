@@ -143,7 +143,7 @@ def match_rate(dreamt: Sequence[DreamtEpisode], meaning: OutcomeConfig) -> Outco
     the next probability below. Where the game never ended, dreams never end either.
 
     Raises:
-        WorldError: If dreams that are judged to have ended for certain are too many already.
+        WorldError: If too many dreams end with certainty.
     """
     peaks = np.unique([_probabilities(one, meaning).max() for one in dreamt])[::-1].astype(np.float64)
     bounds = (peaks + np.append(peaks[1:], 0.0)) / 2

@@ -21,16 +21,7 @@ from torch import Tensor, nn
 
 from worldsim.errors import WorldError
 from worldsim.settings import check_settings, setting
-from worldsim.storage.tensors import (
-    CONFIG_FILE,
-    check_file,
-    filling,
-    load_weights,
-    read_shape,
-    save_weights,
-    sha256_of,
-    swap_folder,
-)
+from worldsim.storage import tensors
 
 FEATURES_FILE = "features.safetensors"
 SHIPPED_FEATURES = Path(__file__).resolve().parents[2] / "assets" / "features"
@@ -180,15 +171,15 @@ def save_features(network: FeatureNetwork, folder: Path, card: Mapping[str, Any]
 
     A folder that is there is replaced. The card says what it was trained on and what was measured.
     """
-    with filling(folder) as part:
-        save_weights(network, part / FEATURES_FILE, torch.float16)
+    with tensors.filling(folder) as part:
+        tensors.save_weights(network, part / FEATURES_FILE, torch.float16)
         data = {
             "features": asdict(network.config),
             "card": dict(card),
-            "files": {FEATURES_FILE: sha256_of(part / FEATURES_FILE)},
+            "files": {FEATURES_FILE: tensors.sha256_of(part / FEATURES_FILE)},
         }
-        (part / CONFIG_FILE).write_text(json.dumps(data, indent=2) + "\n")
-        swap_folder(part, folder)
+        (part / tensors.CONFIG_FILE).write_text(json.dumps(data, indent=2) + "\n")
+        tensors.swap_folder(part, folder)
 
 
 def load_features(folder: Path = SHIPPED_FEATURES, device: torch.device | None = None) -> FeatureNetwork:
@@ -197,10 +188,12 @@ def load_features(folder: Path = SHIPPED_FEATURES, device: torch.device | None =
     Raises:
         WorldError: If the folder holds none, or it is damaged.
     """
-    path = folder / CONFIG_FILE
+    path = folder / tensors.CONFIG_FILE
     if not (path.is_file() and (folder / FEATURES_FILE).is_file()):
-        raise WorldError(f"{folder} holds no feature network: it needs {CONFIG_FILE} and {FEATURES_FILE}")
-    config, checksums = read_shape(path, "features", FeatureConfig, "feature network")
-    weights = check_file(folder, FEATURES_FILE, checksums.get(FEATURES_FILE))
-    network = load_weights(lambda: FeatureNetwork(config), weights, config.min_weights)
+        raise WorldError(
+            f"{folder} holds no feature network: it needs {tensors.CONFIG_FILE} and {FEATURES_FILE}"
+        )
+    config, checksums = tensors.read_shape(path, "features", FeatureConfig, "feature network")
+    weights = tensors.check_file(folder, FEATURES_FILE, checksums.get(FEATURES_FILE))
+    network = tensors.load_weights(lambda: FeatureNetwork(config), weights, config.min_weights)
     return network.to(device or torch.device("cpu")).eval().requires_grad_(False)

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
-from worldsim.evaluation.quality.distances import distances_to_real
+from worldsim.evaluation.quality.distances import RealDistance, distances_to_real
 from worldsim.evaluation.quality.features import FeatureNetwork
 from worldsim.evaluation.rollout import progress, rows_that_fit, through_codec, watch_until
 from worldsim.simulator import Simulator
@@ -57,28 +56,22 @@ def cut_segments(num_frames: int) -> list[Segment]:
     return [Segment(*span, torch.linspace(*span, count).round().int().tolist()) for span in spans]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FidelitySettings:
-    """How fidelity is measured: segments of `cut_segments`, about `batch_size` dreams at a time."""
-
-    segments: Sequence[Segment]
-    batch_size: int = 16
-    seed: int = 0
-
-    @property
-    def frames(self) -> list[int]:
-        """All frames that are looked at, in order."""
-        return [frame for segment in self.segments for frame in segment.frames]
-
-
-def real_features(returns: ReturnSet, network: FeatureNetwork, settings: FidelitySettings) -> Tensor:
+def real_features(
+    returns: ReturnSet, network: FeatureNetwork, segments: Sequence[Segment], *, batch_size: int
+) -> Tensor:
     """Return the features of the real frames where dreams are looked at, `[N, S K, D]`."""
-    batches = returns.batches(settings.batch_size)
-    return torch.cat([_embed(network, _real(batch, returns.context_frames, settings)) for batch in batches])
+    parts = (_embed(network, _real(batch, returns, segments)) for batch in returns.batches(batch_size))
+    return torch.cat(list(parts))
 
 
 def dream_features(
-    simulator: Simulator, returns: ReturnSet, network: FeatureNetwork, settings: FidelitySettings
+    simulator: Simulator,
+    returns: ReturnSet,
+    network: FeatureNetwork,
+    segments: Sequence[Segment],
+    *,
+    batch_size: int,
+    seed: int,
 ) -> tuple[Tensor, Tensor]:
     """Let dreams watch the context of each episode and go on by its recorded actions.
 
@@ -88,26 +81,28 @@ def dream_features(
         Features of the frames that are looked at and, as what a dream can reach at best, of the real frames
         through the world's codec; `[N, S K, D]` both.
     """
-    context, length = returns.context_frames, settings.segments[-1].last
+    context, length = returns.context_frames, segments[-1].last
+    wanted = {frame for segment in segments for frame in segment.frames}
     dreamt, decoded = [], []
-    rows = rows_that_fit([simulator], context + length, settings.batch_size)
+    rows = rows_that_fit([simulator], context + length, batch_size)
     with progress("fidelity", (context + length) * len(returns)) as bar:
         for batch in returns.batches(rows):
-            state = watch_until(simulator, batch.clips, context, settings.seed, bar)
-            found, wanted = [], set(settings.frames)
+            state = watch_until(simulator, batch.clips, context, seed, bar)
+            found = []
             for index in range(1, length + 1):
                 frame, state = simulator.step(state, batch.clips.actions[:, context + index - 1])
                 if index in wanted:
                     found.append(network.embed(frame))
                 bar.update(len(frame))
             dreamt.append(torch.stack(found, dim=1))
-            real = _real(batch, context, settings).to(simulator.frames_device)
+            real = _real(batch, returns, segments).to(simulator.frames_device)
             decoded.append(_embed(network, through_codec(simulator.world, real)))
     return torch.cat(dreamt), torch.cat(decoded)
 
 
-def _real(batch: ReturnBatch, context: int, settings: FidelitySettings) -> Tensor:
-    return batch.clips.frames[:, [context + frame for frame in settings.frames]]
+def _real(batch: ReturnBatch, returns: ReturnSet, segments: Sequence[Segment]) -> Tensor:
+    frames = [returns.context_frames + frame for segment in segments for frame in segment.frames]
+    return batch.clips.frames[:, frames]
 
 
 def _embed(network: FeatureNetwork, frames: Tensor) -> Tensor:
@@ -115,14 +110,9 @@ def _embed(network: FeatureNetwork, frames: Tensor) -> Tensor:
     return network.embed(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
 
 
-def summarize_fidelity(features: Tensor, real: Tensor, segments: Sequence[Segment]) -> dict[str, Any]:
-    """Return FID and KID of features `[N, S K, D]` by segment, and how far each is above the floor."""
-    report = {}
-    count = len(segments[0].frames)
-    for segment, own, true in zip(segments, features.split(count, 1), real.split(count, 1), strict=True):
-        found = distances_to_real(own, true)
-        report[segment.name] = {
-            name: {kind: estimate.to_json() for kind, estimate in values.items()}
-            for name, values in found.items()
-        }
-    return report
+def summarize_fidelity(
+    features: Tensor, real: Tensor, segments: Sequence[Segment]
+) -> dict[str, dict[str, RealDistance]]:
+    """Return FID and KID of features `[N, S K, D]` by the name of the segment."""
+    parts = (values.split(len(segments[0].frames), 1) for values in (features, real))
+    return {segment.name: distances_to_real(*pair) for segment, *pair in zip(segments, *parts, strict=True)}

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from worldsim.evaluation.inputs.clips import Clip, ClipBatch, Recordings, pick
 from worldsim.evaluation.metrics import brightness, contrast, psnr, sharpness, ssim
 from worldsim.evaluation.rollout import join, progress, stack, through_codec
-from worldsim.evaluation.statistics import bootstrap
+from worldsim.evaluation.statistics import Estimate, bootstrap
 from worldsim.simulator import Simulator
 
 STATISTICS = {"brightness": brightness, "contrast": contrast, "sharpness": sharpness}
@@ -24,6 +24,37 @@ STILL_FRAMES = 8
 """Frames without a button before a start, so that the player has come to rest."""
 FLOOR = 1e-6
 """A start without contrast has nothing to lose; it must not divide by zero."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deviations:
+    """How far a statistic of the picture is off the start, `|mean of a segment / start - 1|`.
+
+    `[S]` means over the starts, and the largest of them: a collapse in the middle counts as much as one at
+    the end. `of_codec` is the same over what the codec makes of the start.
+    """
+
+    ratio: list[float]
+    deviation: list[float]
+    last_deviation: Estimate
+    max_deviation: float
+    worst_start_deviation: float
+    of_codec: Deviations | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IdleHold:
+    """Pictures of dreams without actions, by segments `[S]`, against the real frame that they begin with."""
+
+    num_starts: int
+    num_episodes: int
+    num_frames: int
+    segment_ends: list[int]
+    brightness: Deviations
+    contrast: Deviations
+    sharpness: Deviations
+    psnr_db_to_start: list[float]
+    ssim_to_start: list[float]
 
 
 def idle_hold(
@@ -35,7 +66,7 @@ def idle_hold(
     context_frames: int,
     batch_size: int,
     seed: int,
-) -> dict[str, Any]:
+) -> IdleHold:
     """Press nothing for a long time and watch brightness, contrast and sharpness.
 
     It begins where the recorded player stands still, if there are such places, and less often than
@@ -45,7 +76,7 @@ def idle_hold(
     with progress("idle", len(clips) * num_frames) as bar:
         batches = recordings.batches(clips, context_frames, batch_size)
         parts = [_hold_still(simulator, batch, num_frames, context_frames, seed, bar) for batch in batches]
-    curves = {name: values.numpy() for name, values in join(parts).items()}
+    curves = {name: values.cpu().numpy() for name, values in join(parts).items()}
     return summarize_idle(curves, [recordings.name(clip) for clip in clips])
 
 
@@ -55,7 +86,7 @@ def _hold_still(
     """Return the curves that `summarize_idle` takes, as tensors, for one batch."""
     state = batch.begin_dreams(simulator, context_frames, seed)
     start = state.frames
-    shown = through_codec(simulator.world, start[:, None])[:, 0].cpu()
+    shown = through_codec(simulator.world, start[:, None])[:, 0]
     columns = []
     for _ in range(num_frames):
         frames, state = simulator.step(state, torch.zeros_like(batch.actions[:, 0]))
@@ -88,30 +119,26 @@ def compare(frames: Tensor, start: Tensor) -> dict[str, Tensor]:
     return statistics_of(frames) | {"psnr_db": psnr(frames, start), "ssim": ssim(frames, start)}
 
 
-def summarize_idle(curves: dict[str, np.ndarray], episodes: Sequence[str]) -> dict[str, Any]:
-    """Return the report on an idle hold.
+def summarize_idle(curves: dict[str, np.ndarray], episodes: Sequence[str]) -> IdleHold:
+    """Return the deviations of an idle hold.
 
-    A deviation is `|mean of a segment / start - 1|` for one start. The mean over starts is given for each
-    segment, the largest of these as `max_deviation`: a collapse in the middle counts as much as one at the
-    end. The start is the real frame that the dream begins with; `of_codec` compares with what the codec makes
-    of that frame. Curves are `[N, F]` of each frame, and `[N]` `start_...`, `codec_...` of the statistics.
+    Curves are `[N, F]` of each frame, and `[N]` `start_...`, `codec_...` of the statistics.
     """
-    num_frames = curves["ssim"].shape[1]
-    edges = segment_edges(num_frames)
-    report: dict[str, Any] = {
-        "num_starts": len(episodes),
-        "num_episodes": len(set(episodes)),
-        "num_frames": num_frames,
-        "segment_ends": edges[1:].tolist(),
-    }
+    edges = segment_edges(curves["ssim"].shape[1])
+    segments = {name: segment_means(curves[name], edges) for name in (*STATISTICS, "psnr_db", "ssim")}
+    deviations = {}
     for name in STATISTICS:
-        segments = segment_means(curves[name], edges)
-        report[name] = _deviations(segments, curves[f"start_{name}"], episodes)
-        report[name]["of_codec"] = _deviations(segments, curves[f"codec_{name}"], episodes)
-    for name in ("psnr_db", "ssim"):
-        segments = segment_means(curves[name], edges)
-        report[f"{name}_to_start"] = segments.mean(axis=0).round(4).tolist()
-    return report
+        of_codec = _deviations(segments[name], curves[f"codec_{name}"], episodes)
+        deviations[name] = _deviations(segments[name], curves[f"start_{name}"], episodes, of_codec)
+    likeness = {f"{k}_to_start": segments[k].mean(axis=0).round(4).tolist() for k in ("psnr_db", "ssim")}
+    return IdleHold(
+        num_starts=len(episodes),
+        num_episodes=len(set(episodes)),
+        num_frames=int(edges[-1]),
+        segment_ends=edges[1:].tolist(),
+        **deviations,
+        **likeness,
+    )
 
 
 def segment_edges(num_frames: int) -> np.ndarray:
@@ -124,14 +151,17 @@ def segment_means(curve: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return np.stack([curve[:, a:b].mean(axis=1) for a, b in zip(edges[:-1], edges[1:], strict=True)], axis=1)
 
 
-def _deviations(segments: np.ndarray, start: np.ndarray, episodes: Sequence[str]) -> dict[str, Any]:
+def _deviations(
+    segments: np.ndarray, start: np.ndarray, episodes: Sequence[str], of_codec: Deviations | None = None
+) -> Deviations:
     ratio = segments / np.maximum(start, FLOOR)[:, None]
     deviation = np.abs(ratio - 1)
     means = deviation.mean(axis=0)
-    return {
-        "ratio": ratio.mean(axis=0).round(4).tolist(),
-        "deviation": means.round(4).tolist(),
-        "last_deviation": bootstrap(deviation[:, -1], episodes).to_json(),
-        "max_deviation": float(means.max()),
-        "worst_start_deviation": float(deviation.max()),
-    }
+    return Deviations(
+        ratio=ratio.mean(axis=0).round(4).tolist(),
+        deviation=means.round(4).tolist(),
+        last_deviation=bootstrap(deviation[:, -1], episodes),
+        max_deviation=float(means.max()),
+        worst_start_deviation=float(deviation.max()),
+        of_codec=of_codec,
+    )

@@ -10,10 +10,9 @@ cannot win.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +22,12 @@ from tqdm import tqdm
 from worldsim.actions import ActionLayout
 from worldsim.evaluation.inputs.motion import scroll
 from worldsim.evaluation.inputs.out_and_back import ReturnBatch, ReturnSet
-from worldsim.evaluation.inputs.start_states import Moments
+from worldsim.evaluation.inputs.start_states import StartStates
 from worldsim.evaluation.metrics import as_images
 from worldsim.evaluation.quality.controllability import (
     PAIRS,
+    Calibration,
+    Motions,
     OppositePair,
     both_right,
     calibrate,
@@ -35,7 +36,7 @@ from worldsim.evaluation.quality.controllability import (
 )
 from worldsim.evaluation.quality.idle import FLOOR, segment_edges, segment_means, statistics_of
 from worldsim.evaluation.rollout import join, progress, rows_that_fit, stack, watch_until
-from worldsim.evaluation.statistics import bootstrap, ratio_of_means
+from worldsim.evaluation.statistics import Estimate, bootstrap, ratio_of_means
 from worldsim.simulator import Simulator
 
 MARKS = (0, 100, 500, 1000)
@@ -62,29 +63,9 @@ SCROLLING = tuple(
 
 
 def pairs_of(layout: ActionLayout) -> list[OppositePair]:
-    """Return the opposite buttons of a world whose motion can be told from the picture."""
+    """Return the opposite buttons of a world whose motion the picture shows."""
     is_from_above = SCROLLING[1].is_in(layout)
     return [pair for pair in (SCROLLING if is_from_above else PAIRS) if pair.is_in(layout)]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LongSettings:
-    """How long dreams are made, about `batch_size` at a time.
-
-    Attributes:
-        marks: Frames at which opposite buttons are held; those beyond `num_frames` are left out.
-        seed: Of buttons and noise.
-    """
-
-    num_frames: int = 1000
-    marks: Sequence[int] = MARKS
-    batch_size: int = 16
-    seed: int = 0
-
-    @property
-    def reached(self) -> list[int]:
-        """The marks that are reached, in order."""
-        return sorted(mark for mark in self.marks if mark <= self.num_frames)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,29 +95,47 @@ def random_walks(layout: ActionLayout, rows: Sequence[int], num_frames: int, see
     return torch.from_numpy(np.stack(walks, axis=1))
 
 
-def dream_long(simulator: Simulator, starts: ReturnSet | Moments, settings: LongSettings) -> LongDreams:
-    """Let dreams watch real frames up to a turn, then press random buttons for a long time."""
+def dream_long(
+    simulator: Simulator,
+    starts: ReturnSet | StartStates,
+    *,
+    num_frames: int,
+    marks: Sequence[int] = MARKS,
+    batch_size: int,
+    seed: int,
+) -> LongDreams:
+    """Let dreams watch real frames up to a turn, then press random buttons for `num_frames`.
+
+    Opposite buttons are held at those of the marks that are reached; the seed is of buttons and noise.
+    """
     pairs = pairs_of(simulator.world.config.actions)
-    held = len(settings.reached) * sum(2 * pair.hold_frames for pair in pairs)
-    rows = rows_that_fit([simulator], starts.turn + settings.num_frames, settings.batch_size)
-    with progress("long dreams", (starts.turn + settings.num_frames + held) * len(starts)) as bar:
-        batches = starts.batches(rows)
-        return join([_dream_batch(simulator, batch, pairs, settings, bar) for batch in batches])
+    reached = sorted(mark for mark in marks if mark <= num_frames)
+    held = len(reached) * sum(2 * pair.hold_frames for pair in pairs)
+    rows = rows_that_fit([simulator], starts.turn + num_frames, batch_size)
+    with progress("long dreams", (starts.turn + num_frames + held) * len(starts)) as bar:
+        how = (pairs, reached, num_frames, seed, bar)
+        return join([_dream_batch(simulator, batch, *how) for batch in starts.batches(rows)])
 
 
 def _dream_batch(
-    simulator: Simulator, batch: ReturnBatch, pairs: Sequence[OppositePair], settings: LongSettings, bar: tqdm
+    simulator: Simulator,
+    batch: ReturnBatch,
+    pairs: Sequence[OppositePair],
+    marks: Sequence[int],
+    num_frames: int,
+    seed: int,
+    bar: tqdm,
 ) -> LongDreams:
     layout, clips = simulator.world.config.actions, batch.clips
     rows = range(clips.first, clips.first + len(batch.names))
-    actions = random_walks(layout, rows, settings.num_frames, settings.seed)
-    state = watch_until(simulator, clips, batch.turn, settings.seed, bar)
+    actions = random_walks(layout, rows, num_frames, seed)
+    state = watch_until(simulator, clips, batch.turn, seed, bar)
     motions: dict[int, dict[str, dict[str, np.ndarray]]] = {}
     columns = []
-    for index in range(settings.num_frames + 1):
-        if index in settings.reached:
+    for index in range(num_frames + 1):
+        if index in marks:
             motions[index] = {pair.axis: hold_both(simulator, state, pair, bar) for pair in pairs}
-        if index < settings.num_frames:
+        if index < num_frames:
             before = state.frames
             frame, state = simulator.step(state, actions[index])
             columns.append(_statistics(frame, before))
@@ -158,55 +157,67 @@ def _real_statistics(frames: Tensor) -> dict[str, np.ndarray]:
     return {name: values.mean(dim=0).cpu().numpy() for name, values in found.items()}
 
 
-def summarize_control(dreams: LongDreams, layout: ActionLayout) -> dict[str, Any]:
-    """Return the share of starts from which both buttons moved the picture the right way, by mark and axis.
+@dataclass(frozen=True, slots=True)
+class LongControl:
+    """Controllability by frame and axis; of all axes together, at the last frame over the first one."""
 
-    `late_over_early` is the share at the last mark over that at the first, of all axes together; its
-    interval comes from resampling episodes.
-    """
-    report: dict[str, Any] = {"marks": {}}
-    shares = {}
+    marks: dict[int, dict[str, Motions]]
+    late_frame: int | None = None
+    late_over_early: Estimate | None = None
+
+
+def summarize_control(dreams: LongDreams, layout: ActionLayout) -> LongControl:
+    """Return how often both buttons moved the picture the right way, resampled by the episodes."""
+    pairs, marks, shares = pairs_of(layout), {}, {}
     for mark, motions in dreams.motions.items():
-        report["marks"][str(mark)], right = {}, []
-        for pair in pairs_of(layout):
-            ways = motions[pair.axis]
-            report["marks"][str(mark)][pair.axis] = summarize_motions(pair, ways, dreams.names)
-            right.append(both_right(pair, ways))
-        shares[mark] = np.mean(right, axis=0) if right else np.array([])
-    first, last = (shares[mark] for mark in (min(shares), max(shares)))
-    if len(first):
-        report["late_frame"] = max(shares)
-        report["late_over_early"] = ratio_of_means(last, first).to_json()
-    return report
+        marks[mark] = {pair.axis: summarize_motions(pair, motions[pair.axis], dreams.names) for pair in pairs}
+        shares[mark] = [both_right(pair, motions[pair.axis]) for pair in pairs]
+    if not pairs:
+        return LongControl(marks)
+    first, last = (np.mean(shares[mark], axis=0) for mark in (min(shares), max(shares)))
+    return LongControl(marks, max(shares), ratio_of_means(last, first))
 
 
-def summarize_drift(dreams: LongDreams) -> dict[str, Any]:
-    """Return how far statistics are off the real game's, by segments, and whether the dreams still move.
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """A statistic over that of the real game, `[S]` by segment; of the one furthest from 1, from 0 on."""
 
-    A deviation is `|mean of a segment / mean of the real frames watched - 1|`; the greatest of the segments
-    counts, and beside it what the first and the last segment differ by. `moves` says whether no segment has
-    less than `MIN_ENERGY` of the real game's motion.
-    """
-    num_frames = dreams.curves[ENERGY].shape[1]
+    ratio: list[float]
+    worst_segment: int
+    worst_ratio: Estimate
+    last_minus_first: Estimate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DriftSummary:
+    """Drift of long dreams; they move if no segment has less than `MIN_ENERGY` of the game's motion."""
+
+    num_frames: int
+    segment_ends: list[int]
+    brightness: Drift
+    contrast: Drift
+    sharpness: Drift
+    motion_energy: Drift
+    moves: bool
+
+
+def summarize_drift(dreams: LongDreams) -> DriftSummary:
+    """Return how far statistics are off the real game's, by segments, and whether the dreams still move."""
+    num_frames, found = dreams.curves[ENERGY].shape[1], {}
     edges = segment_edges(num_frames)
-    report: dict[str, Any] = {"num_frames": num_frames, "segment_ends": edges[1:].tolist()}
     for name, curve in dreams.curves.items():
         # Frames of one episode show one place; the game as a whole is what a long walk is compared with.
         ratio = segment_means(curve, edges) / max(float(dreams.real[name].mean()), FLOOR)
         means = ratio.mean(axis=0)
         worst = int(np.abs(means - 1).argmax())
-        report[name] = {
-            "ratio": means.round(4).tolist(),
-            "worst_segment": worst,
-            "worst_ratio": bootstrap(ratio[:, worst], dreams.names).to_json(),
-            "last_minus_first": bootstrap(ratio[:, -1] - ratio[:, 0], dreams.names).to_json(),
-        }
-    report["moves"] = bool(min(report[ENERGY]["ratio"]) >= MIN_ENERGY)
-    return report
+        estimates = (bootstrap(each, dreams.names) for each in (ratio[:, worst], ratio[:, -1] - ratio[:, 0]))
+        found[name] = Drift(means.round(4).tolist(), worst, *estimates)
+    moves = min(found[ENERGY].ratio) >= MIN_ENERGY
+    return DriftSummary(num_frames=num_frames, segment_ends=edges[1:].tolist(), **found, moves=moves)
 
 
 def control_calibration(
-    starts: ReturnSet | Moments, layout: ActionLayout, count: int, seed: int
-) -> Mapping[str, Any]:
+    starts: ReturnSet | StartStates, layout: ActionLayout, count: int, seed: int
+) -> dict[str, Calibration]:
     """Return what the estimators of motion make of the real game, by axis: the ceiling of the test."""
     return {pair.axis: calibrate(starts.recordings, pair, count, seed) for pair in pairs_of(layout)}

@@ -14,9 +14,8 @@ of 2, `.` not flagged, `x` flagged and `|` the end:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -30,19 +29,19 @@ NUM_BINS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class JudgedEpisode:
-    """What was recorded of an episode and what a world says of it, without its first frame.
+class CalibratedEpisode:
+    """What was recorded of an episode and what a world predicts, without its first frame.
 
     Attributes:
         rewards: `[T]`, as the game gave them.
-        judged_rewards: `[T]`, as the world expects them.
+        predicted_rewards: `[T]`, in the units of the game.
         ends: `[T]` bool, with which frame the game ended.
         probabilities: `[T]`, of an end, after calibration.
     """
 
     name: str
     rewards: np.ndarray
-    judged_rewards: np.ndarray
+    predicted_rewards: np.ndarray
     ends: np.ndarray
     probabilities: np.ndarray
 
@@ -52,13 +51,11 @@ class Detection:
     """What is flagged at each of some thresholds, in falling order.
 
     Attributes:
-        thresholds: `[K]`.
         found: `[E, K]`, how many ends of each episode are found.
         false_alarms: `[E, K]`, how often an end is flagged where there is none.
         num_ends: `[E]`.
     """
 
-    thresholds: np.ndarray
     found: np.ndarray
     false_alarms: np.ndarray
     num_ends: np.ndarray
@@ -106,7 +103,7 @@ def count_false_alarms(flagged: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return (outside & (count - before == 1)).sum(axis=1)
 
 
-def detect(episodes: Sequence[JudgedEpisode], thresholds: np.ndarray) -> Detection:
+def detect(episodes: Sequence[CalibratedEpisode], thresholds: np.ndarray) -> Detection:
     """Count what is flagged at each threshold `[K]`: a frame whose probability reaches it."""
     found, alarms = [], []
     for episode in episodes:
@@ -114,10 +111,10 @@ def detect(episodes: Sequence[JudgedEpisode], thresholds: np.ndarray) -> Detecti
         found.append(count_found(flagged, episode.ends))
         alarms.append(count_false_alarms(flagged, episode.ends))
     num_ends = np.array([int(episode.ends.sum()) for episode in episodes])
-    return Detection(thresholds, np.stack(found), np.stack(alarms), num_ends)
+    return Detection(np.stack(found), np.stack(alarms), num_ends)
 
 
-def end_thresholds(episodes: Sequence[JudgedEpisode]) -> np.ndarray:
+def end_thresholds(episodes: Sequence[CalibratedEpisode]) -> np.ndarray:
     """Return the thresholds at which one more end is found, `[K]`, in falling order, without repetition."""
     peaks = [episode.probabilities[frames].max() for episode in episodes for frames in near(episode.ends)]
     return np.unique(np.array(peaks, dtype=np.float64))[::-1]
@@ -133,7 +130,7 @@ class OperatingPoint:
 
 
 def choose_threshold(
-    episodes: Sequence[JudgedEpisode], precision: float = TARGET_PRECISION
+    episodes: Sequence[CalibratedEpisode], precision: float = TARGET_PRECISION
 ) -> OperatingPoint | None:
     """Choose the threshold that finds most ends at this precision; None if the episodes hold no end.
 
@@ -154,7 +151,7 @@ def choose_threshold(
     return OperatingPoint(threshold, float(reached[best]), float(recall[best]))
 
 
-def recall_at_precision(episodes: Sequence[JudgedEpisode]) -> Estimate | None:
+def recall_at_precision(episodes: Sequence[CalibratedEpisode]) -> Estimate | None:
     """Return the largest recall at 90 % precision, and its interval over episodes; None without ends.
 
     For each resampled set the threshold is chosen anew, as for the set itself. It is 0 where no threshold is
@@ -191,86 +188,114 @@ def calibration_error(probabilities: np.ndarray, happened: np.ndarray) -> float:
     return float(np.abs(expected - found).sum() / len(probabilities))
 
 
-def summarize_ends(episodes: Sequence[JudgedEpisode], threshold: float) -> dict[str, Any]:
-    """Return the report on ends: at the world's own threshold, and at 90 % precision."""
+@dataclass(frozen=True, slots=True)
+class Detections(OperatingPoint):
+    """An operating point with the number of ends found there and of false alarms."""
+
+    found: int
+    false_alarms: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EndAccuracy:
+    """Accuracy of predicted ends at the world's own threshold and at 90 % precision, None without ends.
+
+    The calibration error is the expected one, 0 to 1; `expected_ends` the sum of all probabilities.
+    """
+
+    num_ends: int
+    tolerance_frames: int
+    at_threshold: Detections
+    recall_at_90_precision: Estimate | None
+    threshold_at_90_precision: float | None
+    calibration_error: float
+    expected_ends: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepErrors:
+    """Errors of the reward of a step; those `of_mean` if the mean of these very rewards were predicted."""
+
+    mean: float
+    root_mean_square_error: float
+    root_mean_square_error_of_mean: float
+    mean_absolute_error: Estimate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReturnErrors:
+    """Errors of the sum of rewards over an episode."""
+
+    mean: float
+    mean_absolute_error: Estimate
+    mean_absolute_error_of_mean: float
+
+
+@dataclass(frozen=True, slots=True)
+class RewardErrors:
+    """Errors of predicted rewards, in the units of the game."""
+
+    per_step: StepErrors
+    per_episode: ReturnErrors
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeAccuracy:
+    """Accuracy of predictions for recorded episodes."""
+
+    num_episodes: int
+    num_frames: int
+    ends: EndAccuracy
+    rewards: RewardErrors
+
+
+def summarize_ends(episodes: Sequence[CalibratedEpisode], threshold: float) -> EndAccuracy:
+    """Return how well ends are predicted, at the world's own threshold and at 90 % precision."""
     detection = detect(episodes, np.array([threshold]))
     precision, recall = (float(rate[0, 0]) for rate in detection.rates(np.ones((1, len(episodes)))))
+    found, false_alarms = int(detection.found.sum()), int(detection.false_alarms.sum())
     probabilities = np.concatenate([episode.probabilities for episode in episodes])
     ends = np.concatenate([episode.ends for episode in episodes])
-    chosen, at_precision = choose_threshold(episodes), recall_at_precision(episodes)
-    return {
-        "num_ends": int(ends.sum()),
-        "tolerance_frames": TOLERANCE,
-        "at_threshold": {
-            "threshold": threshold,
-            "precision": precision,
-            "recall": recall,
-            "found": int(detection.found.sum()),
-            "false_alarms": int(detection.false_alarms.sum()),
-        },
-        "recall_at_90_precision": None if at_precision is None else at_precision.to_json(),
-        "threshold_at_90_precision": None if chosen is None else chosen.threshold,
-        "calibration_error": calibration_error(probabilities, ends),
-        "expected_ends": float(probabilities.sum()),
-    }
+    chosen = choose_threshold(episodes)
+    return EndAccuracy(
+        num_ends=int(ends.sum()),
+        tolerance_frames=TOLERANCE,
+        at_threshold=Detections(threshold, precision, recall, found, false_alarms),
+        recall_at_90_precision=recall_at_precision(episodes),
+        threshold_at_90_precision=None if chosen is None else chosen.threshold,
+        calibration_error=calibration_error(probabilities, ends),
+        expected_ends=float(probabilities.sum()),
+    )
 
 
-def summarize_rewards(episodes: Sequence[JudgedEpisode]) -> dict[str, Any]:
-    """Return the report on rewards: errors of a step, and of the sum over an episode.
-
-    `of_mean` is what would be wrong if the mean of these very rewards were expected of every step.
-    """
+def summarize_rewards(episodes: Sequence[CalibratedEpisode]) -> RewardErrors:
+    """Return the errors of predicted rewards, of a step and of an episode."""
     names = [episode.name for episode in episodes]
     rewards = np.concatenate([episode.rewards for episode in episodes]).astype(np.float64)
-    wrong = np.concatenate([e.judged_rewards - e.rewards for e in episodes]).astype(np.float64)
+    wrong = np.concatenate([e.predicted_rewards - e.rewards for e in episodes]).astype(np.float64)
     mean = rewards.mean()
-    returns = np.array([episode.rewards.sum(dtype=np.float64) for episode in episodes])
-    judged = np.array([episode.judged_rewards.sum(dtype=np.float64) for episode in episodes])
+    returns, predicted = (
+        np.array([values.sum(dtype=np.float64) for values in each])
+        for each in zip(*((e.rewards, e.predicted_rewards) for e in episodes), strict=True)
+    )
     constant = np.array([mean * len(episode.rewards) for episode in episodes])
-    absolute = [float(np.abs(e.judged_rewards - e.rewards).mean()) for e in episodes]
-    return {
-        "per_step": {
-            "mean": float(mean),
-            "root_mean_square_error": float(np.sqrt(np.square(wrong).mean())),
-            "root_mean_square_error_of_mean": float(np.sqrt(np.square(rewards - mean).mean())),
-            "mean_absolute_error": bootstrap(absolute, names).to_json(),
-        },
-        "per_episode": {
-            "mean": float(returns.mean()),
-            "mean_absolute_error": bootstrap(np.abs(judged - returns), names).to_json(),
-            "mean_absolute_error_of_mean": float(np.abs(constant - returns).mean()),
-        },
-    }
+    absolute = [float(np.abs(e.predicted_rewards - e.rewards).mean()) for e in episodes]
+    of_step = StepErrors(
+        mean=float(mean),
+        root_mean_square_error=float(np.sqrt(np.square(wrong).mean())),
+        root_mean_square_error_of_mean=float(np.sqrt(np.square(rewards - mean).mean())),
+        mean_absolute_error=bootstrap(absolute, names),
+    )
+    of_episode = ReturnErrors(
+        mean=float(returns.mean()),
+        mean_absolute_error=bootstrap(np.abs(predicted - returns), names),
+        mean_absolute_error_of_mean=float(np.abs(constant - returns).mean()),
+    )
+    return RewardErrors(of_step, of_episode)
 
 
-def summarize_outcomes(episodes: Sequence[JudgedEpisode], threshold: float) -> dict[str, Any]:
-    """Return the report on predictions for recorded episodes, at least one, at the threshold of the world."""
-    return {
-        "num_episodes": len(episodes),
-        "num_frames": sum(len(episode.ends) for episode in episodes),
-        "ends": summarize_ends(episodes, threshold),
-        "rewards": summarize_rewards(episodes),
-    }
-
-
-def format_outcomes(report: Mapping[str, Any]) -> str:
-    """Return what `summarize_outcomes` reports in a few lines."""
-    ends, rewards = report["ends"], report["rewards"]
-    at, best = ends["at_threshold"], ends["recall_at_90_precision"]
-    step, episode = rewards["per_step"], rewards["per_episode"]
-    lines = [
-        f"{ends['num_ends']} ends in {report['num_episodes']} episodes, {report['num_frames']} frames",
-        f"at the world's threshold {at['threshold']:.3g}: {at['found']} found, {at['false_alarms']} false "
-        f"alarms (precision {at['precision']:.2f}, recall {at['recall']:.2f})",
-    ]
-    if best is not None:
-        ends_of = "" if best["low"] is None else f" ({best['low']:.2f} to {best['high']:.2f})"
-        lines.append(f"recall at 90 % precision {best['mean']:.2f}{ends_of}")
-    lines += [
-        f"calibration error {ends['calibration_error']:.4f}, {ends['expected_ends']:.1f} ends expected",
-        f"reward of a step: off by {step['root_mean_square_error']:.3g} (root mean square), "
-        f"{step['root_mean_square_error_of_mean']:.3g} if its mean {step['mean']:.3g} were expected",
-        f"reward of an episode: off by {episode['mean_absolute_error']['mean']:.3g} on average, "
-        f"{episode['mean_absolute_error_of_mean']:.3g} by the mean; it is {episode['mean']:.3g}",
-    ]
-    return "\n".join(lines)
+def summarize_outcomes(episodes: Sequence[CalibratedEpisode], threshold: float) -> OutcomeAccuracy:
+    """Return the accuracy of predictions for episodes, at least one, at the threshold of the world."""
+    num_frames = sum(len(episode.ends) for episode in episodes)
+    ends, rewards = summarize_ends(episodes, threshold), summarize_rewards(episodes)
+    return OutcomeAccuracy(len(episodes), num_frames, ends, rewards)

@@ -15,13 +15,13 @@ from tqdm import tqdm
 from worldsim.data.episodes import Episode
 from worldsim.errors import WorldError
 from worldsim.evaluation.inputs.clips import Recordings, start_of
-from worldsim.evaluation.quality.outcome import JudgedEpisode
+from worldsim.evaluation.quality.outcome import CalibratedEpisode
 from worldsim.outcome import OutcomeConfig
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 
 GIVEN, DRAWN = "given", "drawn"
-"""The recorded frame is what is judged; or the frame that the world draws in its place, as in play."""
+"""Outcomes of the recorded frame; or of the frame that the world draws in its place, as in play."""
 DECODED_BYTES = 2**31
 """Of the episodes of a batch, at most: they are decoded whole, and a minute of play is 60 MB."""
 HeadOutputs = tuple[Tensor, Tensor]
@@ -45,10 +45,10 @@ class EpisodePredictions:
     predicted_rewards: Tensor
     logits: Tensor
 
-    def judged(self, meaning: OutcomeConfig) -> JudgedEpisode:
+    def calibrated(self, meaning: OutcomeConfig) -> CalibratedEpisode:
         """Return the calibrated predictions, rounded as in play."""
         rewards, probabilities = meaning.decode(self.predicted_rewards, self.logits).numpy()
-        return JudgedEpisode(self.name, self.rewards, rewards, self.ends, probabilities)
+        return CalibratedEpisode(self.name, self.rewards, rewards, self.ends, probabilities)
 
 
 def missing_outcome_requirements(simulator: Simulator, recordings: Recordings) -> str | None:

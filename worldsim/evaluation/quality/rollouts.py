@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +14,8 @@ from torch import Tensor
 from worldsim.evaluation.inputs.clips import Clip, Recordings
 from worldsim.evaluation.metrics import sequence_psnr, ssim
 from worldsim.evaluation.quality.small_changes import energies, errors
-from worldsim.evaluation.rollout import generate, join, progress, watch
-from worldsim.evaluation.statistics import bootstrap
+from worldsim.evaluation.rollout import generate, join, progress, through_codec, watch
+from worldsim.evaluation.statistics import Estimate, bootstrap
 from worldsim.simulator import Simulator
 from worldsim.world import World
 
@@ -83,10 +82,6 @@ class FrameScores:
     small_changes: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-Scores = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]
-"""PSNR, similarity and small changes of a batch, by method."""
-
-
 def roll_out(
     simulator: Simulator, recordings: Recordings, clips: Sequence[Clip], settings: RolloutSettings
 ) -> FrameScores:
@@ -94,30 +89,33 @@ def roll_out(
 
     Clips have `context_frames + horizon` frames.
     """
-    mean_frame = recordings.mean_frame(clips, settings.context_frames)
+    first, parts = settings.context_frames, []
+    mean_frame = recordings.mean_frame(clips, first)
     wanted = _example_places(len(clips), settings.num_examples)
-    collected: list[Scores] = []
-    examples = []
     with progress("roll-outs", len(clips) * settings.horizon) as bar:
         for batch in recordings.batches(clips, settings.length, settings.batch_size):
-            state = batch.begin_dreams(simulator, settings.context_frames, settings.seed)
-            dream = generate(simulator, state, batch.actions[:, settings.context_frames - 1 : -1], bar)
-            first = settings.context_frames
+            state = batch.begin_dreams(simulator, first, settings.seed)
+            dream = generate(simulator, state, batch.actions[:, first - 1 : -1], bar)
             predictions = predictions_of(simulator.world, batch.frames, dream, mean_frame, first)
             last, real = batch.frames[:, first - 1 : first], batch.frames[:, first:]
             # A dream begins where the codec's picture of the last real frame leaves off.
-            seen = reconstruct(simulator.world, last)
+            seen = through_codec(simulator.world, last)
             changes = {
-                REAL: energies(last, real),
-                DREAM: energies(seen, dream),
-                CODEC: energies(seen, predictions[CODEC]),
+                REAL: energies(last, real).numpy(),
+                DREAM: energies(seen, dream).numpy(),
+                CODEC: energies(seen, predictions[CODEC]).numpy(),
             }
-            collected.append((*score(predictions, real, HORIZONS), changes))
-            for row, clip in enumerate(batch.clips):
-                if batch.first + row in wanted:
-                    name = f"{recordings.name(clip)} frame {clip.begin + first}"
-                    examples.append(Example(name, real[row].clone(), dream[row], predictions[CODEC][row]))
-    return _gather([recordings.name(clip) for clip in clips], collected, examples)
+            examples = [
+                Example(
+                    f"{recordings.name(clip)} frame {clip.begin + first}",
+                    *(real[row].clone(), dream[row], predictions[CODEC][row]),
+                )
+                for row, clip in enumerate(batch.clips)
+                if batch.first + row in wanted
+            ]
+            names = [recordings.name(clip) for clip in batch.clips]
+            parts.append(FrameScores(names, *score(predictions, real, HORIZONS), examples, changes))
+    return join(parts)
 
 
 def predict_next(
@@ -127,10 +125,9 @@ def predict_next(
 
     Arguments as for `roll_out`. `COPY` is then the real frame before.
     """
-    collected: list[Scores] = []
+    first, parts = settings.context_frames, []
     with progress("next frame", len(clips) * settings.horizon) as bar:
         for batch in recordings.batches(clips, settings.length, settings.batch_size):
-            first = settings.context_frames
             state = batch.begin_dreams(simulator, first, settings.seed)
             predicted = []
             for index in range(first, settings.length):
@@ -140,11 +137,12 @@ def predict_next(
             predictions = {
                 DREAM: torch.stack(predicted, dim=1),
                 COPY: before,
-                CODEC: reconstruct(simulator.world, real),
+                CODEC: through_codec(simulator.world, real),
             }
-            missed = {m: errors(before, real, frames) for m, frames in predictions.items()}
-            collected.append((*score(predictions, real, ()), missed))
-    return _gather([recordings.name(clip) for clip in clips], collected, [])
+            missed = {m: errors(before, real, frames).numpy() for m, frames in predictions.items()}
+            names = [recordings.name(clip) for clip in batch.clips]
+            parts.append(FrameScores(names, *score(predictions, real, ()), [], missed))
+    return join(parts)
 
 
 def predictions_of(
@@ -158,29 +156,21 @@ def predictions_of(
         DREAM: dream,
         COPY: frames[:, context_frames - 1 : context_frames].expand_as(dream),
         MEAN: mean_frame.expand_as(dream),
-        CODEC: reconstruct(world, frames[:, context_frames:]),
+        CODEC: through_codec(world, frames[:, context_frames:]),
     }
-
-
-@torch.inference_mode()
-def reconstruct(world: World, frames: Tensor) -> Tensor:
-    """Encode and decode `[N, F, H, W, 3]` uint8 frames; the result is on the CPU."""
-    flat = frames.flatten(0, 1).split(64)
-    decoded = [world.codec.decode(world.codec.encode(chunk.to(world.device)).float()).cpu() for chunk in flat]
-    return torch.cat(decoded).unflatten(0, frames.shape[:2])
 
 
 def score(
     predictions: dict[str, Tensor], real: Tensor, ssim_at: Iterable[int]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Return PSNR and similarity, `[N, F]` fp32, by method of predictions of frames `[N, F, H, W, 3]` uint8.
 
     The slower similarity is computed at the horizons `ssim_at`, 1 to F.
     """
     signal, similarity = {}, {}
     for method, frames in predictions.items():
-        signal[method] = sequence_psnr(frames, real)
-        similarity[method] = torch.full_like(signal[method], torch.nan)
+        signal[method] = sequence_psnr(frames, real).numpy()
+        similarity[method] = np.full_like(signal[method], np.nan)
         for horizon in ssim_at:
             if horizon <= real.shape[1]:
                 similarity[method][:, horizon - 1] = ssim(frames[:, horizon - 1], real[:, horizon - 1])
@@ -192,43 +182,77 @@ def _example_places(count: int, num_examples: int) -> set[int]:
     return {index * count // num_examples for index in range(num_examples)} if num_examples else set()
 
 
-def _gather(episodes: list[str], parts: list[Scores], examples: list[Example]) -> FrameScores:
-    signal, similarity, changes = (
-        {method: values.numpy() for method, values in join(scores).items()}
-        for scores in zip(*parts, strict=True)
-    )
-    return FrameScores(episodes, signal, similarity, examples, changes)
+ByMethod = dict[str, Estimate]
 
 
-def summarize_rollouts(scores: FrameScores) -> dict[str, Any]:
-    """Return the report of `roll_out`: at each horizon PSNR there and on average up to there, by method.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HorizonScores:
+    """Scores of one frame of roll-outs, and means of all frames up to it.
 
-    `over_copy_db` is the mean difference of `DREAM` and `COPY` at that frame, clip by clip;
-    `small_changes_share` what the pictures of a method have of the real game's small changes around it.
+    `over_copy` is the difference of `DREAM` and `COPY`, clip by clip; `small_changes_share` what a method has
+    of the real game's small changes around the frame, None where there are none.
     """
+
+    psnr_db: ByMethod
+    psnr_mean_up_to_db: ByMethod
+    ssim: ByMethod
+    over_copy_db: Estimate
+    over_copy_mean_up_to_db: Estimate
+    small_changes_share: dict[str, float | None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NextFrameScores:
+    """Mean scores of predicted next frames.
+
+    `small_changes_error` is the squared error where small things move, over that of the frame before: 1 is no
+    better than copying, 0 is perfect; None where nothing moves.
+    """
+
+    num_frames: int
+    num_episodes: int
+    psnr_db: ByMethod
+    under_codec_db: Estimate
+    small_changes_error: dict[str, float | None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RolloutScores:
+    """Scores of roll-outs at those of `HORIZONS` that were reached, and mean PSNR of each frame, `[F]`."""
+
+    num_rollouts: int
+    num_episodes: int
+    horizons: dict[int, HorizonScores]
+    psnr_curve_db: dict[str, list[float]]
+    next_frame: NextFrameScores | None = None
+
+
+def summarize_rollouts(scores: FrameScores) -> RolloutScores:
+    """Return the means of `roll_out` with their intervals."""
     horizon = scores.psnr[DREAM].shape[1]
-    report: dict[str, Any] = {"num_rollouts": len(scores.episodes), "num_episodes": len(set(scores.episodes))}
-    report["horizons"] = {str(place): _at_horizon(scores, place) for place in HORIZONS if place <= horizon}
-    report["psnr_curve_db"] = {m: values.mean(axis=0).round(3).tolist() for m, values in scores.psnr.items()}
-    return report
+    return RolloutScores(
+        num_rollouts=len(scores.episodes),
+        num_episodes=len(set(scores.episodes)),
+        horizons={place: _at_horizon(scores, place) for place in HORIZONS if place <= horizon},
+        psnr_curve_db={m: values.mean(axis=0).round(3).tolist() for m, values in scores.psnr.items()},
+    )
 
 
-def _at_horizon(scores: FrameScores, place: int) -> dict[str, Any]:
-    def estimate(values: np.ndarray) -> dict[str, Any]:
-        return bootstrap(values, scores.episodes).to_json()
+def _at_horizon(scores: FrameScores, place: int) -> HorizonScores:
+    def estimate(values: np.ndarray) -> Estimate:
+        return bootstrap(values, scores.episodes)
 
     over_copy = scores.psnr[DREAM] - scores.psnr[COPY]
     around = slice(max(0, place - AROUND), place + AROUND - 1)
-    return {
-        "psnr_db": {m: estimate(values[:, place - 1]) for m, values in scores.psnr.items()},
-        "psnr_mean_up_to_db": {
-            m: estimate(values[:, :place].mean(axis=1)) for m, values in scores.psnr.items()
-        },
-        "ssim": {m: estimate(values[:, place - 1]) for m, values in scores.ssim.items()},
-        "over_copy_db": estimate(over_copy[:, place - 1]),
-        "over_copy_mean_up_to_db": estimate(over_copy[:, :place].mean(axis=1)),
-        "small_changes_share": _shares(scores, REAL, around),
-    }
+    psnr = scores.psnr.items()
+    return HorizonScores(
+        psnr_db={m: estimate(values[:, place - 1]) for m, values in psnr},
+        psnr_mean_up_to_db={m: estimate(values[:, :place].mean(axis=1)) for m, values in psnr},
+        ssim={m: estimate(values[:, place - 1]) for m, values in scores.ssim.items()},
+        over_copy_db=estimate(over_copy[:, place - 1]),
+        over_copy_mean_up_to_db=estimate(over_copy[:, :place].mean(axis=1)),
+        small_changes_share=_shares(scores, REAL, around),
+    )
 
 
 def _shares(scores: FrameScores, whole: str, frames: slice) -> dict[str, float | None]:
@@ -239,19 +263,13 @@ def _shares(scores: FrameScores, whole: str, frames: slice) -> dict[str, float |
     return {method: value / total if total else None for method, value in sums.items()}
 
 
-def summarize_next(scores: FrameScores) -> dict[str, Any]:
-    """Return the report of `predict_next`: the mean over all frames, and how far under the codec it is.
-
-    `small_changes_error` is the squared error where small things move, over that of the frame before: 1 is no
-    better than copying, 0 is perfect.
-    """
+def summarize_next(scores: FrameScores) -> NextFrameScores:
+    """Return the means of `predict_next` over all frames, with their intervals."""
     per_clip = {method: values.mean(axis=1) for method, values in scores.psnr.items()}
-    estimates = {method: bootstrap(values, scores.episodes).to_json() for method, values in per_clip.items()}
-    under = bootstrap(per_clip[CODEC] - per_clip[DREAM], scores.episodes)
-    return {
-        "num_frames": int(scores.psnr[DREAM].size),
-        "num_episodes": len(set(scores.episodes)),
-        "psnr_db": estimates,
-        "under_codec_db": under.to_json(),
-        "small_changes_error": _shares(scores, COPY, slice(None)),
-    }
+    return NextFrameScores(
+        num_frames=int(scores.psnr[DREAM].size),
+        num_episodes=len(set(scores.episodes)),
+        psnr_db={method: bootstrap(values, scores.episodes) for method, values in per_clip.items()},
+        under_codec_db=bootstrap(per_clip[CODEC] - per_clip[DREAM], scores.episodes),
+        small_changes_error=_shares(scores, COPY, slice(None)),
+    )

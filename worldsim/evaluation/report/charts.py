@@ -1,20 +1,26 @@
-"""Plots as SVG: a text that goes into a page."""
+"""Plots of lines, as SVG for a page and as PNG files."""
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
+
+from worldsim.storage.files import writing
 
 COLOURS = ("#1f5fa8", "#c8501e", "#2d8a4e", "#8551a8", "#b08a00", "#008a9a", "#b03060", "#606060")
 REFERENCE_COLOUR = "#8a8a8a"
 NEAREST_TICKS = 1.3
 """Factor between two places that both get a tick."""
 DASHES = ("--", ":", "-.")
+LEGEND_COLUMNS = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,36 +53,49 @@ def line_of(name: str, estimates: Mapping[str, Mapping[str, Any]], *, is_referen
     )
 
 
+def curve_of(name: str, values: Sequence[float | None], *, is_reference: bool = False) -> Line:
+    """Return a line through the values at the frames 1, 2, 3 and so on."""
+    return Line(name=name, x=range(1, len(values) + 1), y=values, is_reference=is_reference)
+
+
 def plot_lines(lines: Sequence[Line], labels: tuple[str, str], *, is_log: bool = False) -> str:
     """Return a plot of lines, with bars as intervals, as an `<svg>` element; labels are of the two axes.
 
     With `is_log` equal distances on the first axis are factors, and its ticks the places of the lines.
     """
-    # pyplot would choose a window system.
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
+    text = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "plot", "font.family": "sans-serif"}):
-        figure = Figure(figsize=(6.4, 3.9))
-        canvas = FigureCanvasSVG(figure)
-        axes = figure.add_axes((0.13, 0.13, 0.85, 0.84))
-        num_references = 0
-        for index, line in enumerate(lines):
-            style: dict[str, Any] = {"color": COLOURS[(index - num_references) % len(COLOURS)]}
-            if line.is_reference:
-                style = {"color": REFERENCE_COLOUR, "linestyle": DASHES[num_references % len(DASHES)]}
-                num_references += 1
-            _draw(axes, line, style)
-        if is_log:
-            _use_places_as_ticks(axes, lines)
-        axes.set_xlabel(labels[0])
-        axes.set_ylabel(labels[1])
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(fontsize="small", frameon=False)
-        text = io.StringIO()
-        canvas.print_svg(text, metadata={"Date": None, "Creator": None})
+        figure = _draw_figure(lines, labels, is_log)
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def write_plot(path: Path, lines: Sequence[Line], labels: tuple[str, str], *, is_log: bool = False) -> None:
+    """Write the same plot as a PNG file."""
+    with writing(path) as part:
+        _draw_figure(lines, labels, is_log).savefig(part, format="png", dpi=120)
+
+
+def _draw_figure(lines: Sequence[Line], labels: tuple[str, str], is_log: bool) -> Figure:
+    rows = math.ceil(len(lines) / LEGEND_COLUMNS)
+    figure = Figure(figsize=(7, 4 + 0.2 * rows), layout="constrained")  # pyplot would choose a window system
+    axes = figure.add_subplot()
+    num_references = 0
+    for index, line in enumerate(lines):
+        style: dict[str, Any] = {"color": COLOURS[(index - num_references) % len(COLOURS)]}
+        if line.is_reference:
+            style = {"color": REFERENCE_COLOUR, "linestyle": DASHES[num_references % len(DASHES)]}
+            num_references += 1
+        _draw(axes, line, style)
+    if is_log:
+        _use_places_as_ticks(axes, lines)
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    # Inside it would cover curves.
+    figure.legend(loc="outside lower center", ncols=LEGEND_COLUMNS, fontsize="small", frameon=False)
+    return figure
 
 
 def _draw(axes: Any, line: Line, style: Mapping[str, Any]) -> None:

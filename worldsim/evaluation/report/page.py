@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from worldsim.evaluation.report.charts import Line, line_of, plot_lines
+from worldsim.evaluation.report.charts import Line, curve_of, line_of, plot_lines
 from worldsim.evaluation.report.report import Report
 from worldsim.evaluation.report.targets import find
 from worldsim.evaluation.report.text import bound_text, render
@@ -145,28 +145,23 @@ def _way_back_plots(part: Data) -> list[str]:
     """Plot recall over the way back, a figure for each gap."""
     metric, figures = next(iter(_metrics(part))), []
     for gap in part["episodes"]:
-        lines = [
-            _curve(name, curve, is_reference=name not in part["worlds"])
-            for name, gaps in _with_references(part).items()
-            if (curve := find(gaps, (gap, "curve", metric)))
-        ]
-        if any(not line.is_reference for line in lines):
+        curves = {n: find(gaps, (gap, "curve", metric)) for n, gaps in _with_references(part).items()}
+        if any(curves[name] for name in part["worlds"]):
+            references = curves.keys() - part["worlds"].keys()
+            lines = [curve_of(n, curve, is_reference=n in references) for n, curve in curves.items() if curve]
             figures.append(plot_lines(lines, (f"frames after the turn, n = {gap}", METRICS[metric])))
     return figures
-
-
-def _curve(name: str, values: list[float], *, is_reference: bool = False) -> Line:
-    return Line(name=name, x=range(1, len(values) + 1), y=values, is_reference=is_reference)
 
 
 def _absent_tile_plots(part: Data) -> list[str]:
     """Plot the share of tiles that come back right over how long they were gone, a figure for each gap."""
     figures = []
     for gap in part["episodes"]:
+        found = {name: find(gaps, (gap, "absent_tiles")) for name, gaps in part["worlds"].items()}
         lines = [
-            line_of(name, {key.split("-")[0]: estimate for key, estimate in found.items()})
-            for name, gaps in part["worlds"].items()
-            if (found := gaps.get(gap, {}).get("absent_tiles")) is not None
+            line_of(name, {ages.split("-")[0]: estimate for ages, estimate in shares.items()})
+            for name, shares in found.items()
+            if shares is not None
         ]
         if lines:
             labels = (f"frames out of view, at least; n = {gap}", "tiles right")
@@ -178,7 +173,7 @@ def _pair_plots(part: Data) -> list[str]:
     """Plot the share that follows the other past over the way back."""
     return [
         plot_lines(
-            [_curve(way, scores[way]["curve"]) for way in EXCHANGES if scores.get(way)],
+            [curve_of(way, scores[way]["curve"]) for way in EXCHANGES if scores.get(way)],
             (f"frames after the turn, n = {gap}", f"{name}: follow the other past"),
         )
         for name, gaps in part["worlds"].items()

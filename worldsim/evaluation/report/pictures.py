@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ import numpy as np
 from torch import Tensor
 
 from worldsim.data.video import VideoWriter
-from worldsim.evaluation.cost.step_time import AROUND
+from worldsim.evaluation.cost.step_time import AROUND, step_ms_around
 from worldsim.evaluation.quality.rollouts import CODEC, COPY, FILM_FRAMES, MEAN, Example
+from worldsim.evaluation.report.charts import Line, curve_of, line_of, write_plot
 from worldsim.evaluation.report.report import Report
 from worldsim.storage.files import writing
 from worldsim.storage.images import write_png
@@ -25,7 +25,6 @@ TIME_FILE, BYTES_FILE = "conversion-step-time.png", "conversion-bytes.png"
 SHAPE_FILE = "conversion-paper-shape.png"
 GAP = 2
 """Pixels between pictures."""
-LEGEND_COLUMNS = 2
 MIB = 2**20
 PSNR_LABELS = ("frames after the last real one", "PSNR against the real game, dB")
 REFERENCES = {
@@ -91,24 +90,25 @@ def write_video(path: Path, examples: Sequence[Example], frame_rate: float) -> N
 
 
 def write_curve(path: Path, curves: Mapping[str, Sequence[float]]) -> None:
-    """Plot PSNR in dB over the horizon in frames, by method, on an axis that doubles."""
-    named = {method.replace("_", " "): values for method, values in curves.items()}
-    write_plot(path, named, PSNR_LABELS, is_doubling=True)
+    """Plot PSNR in dB over the horizon in frames, by method, on an axis of factors."""
+    lines = [curve_of(method.replace("_", " "), values) for method, values in curves.items()]
+    write_plot(path, lines, PSNR_LABELS, is_log=True)
 
 
 def write_conversion_plots(report: Report) -> None:
     """Plot PSNR, changes by forgetting, step time and bytes of the worlds that they were measured of."""
     out, data = report.path.parent, report.data
     if quality := parts_of(data, "quality"):
-        worlds = {name: part["psnr_curve_db"] for name, part in quality.items()}
-        references = {REFERENCES[name]: part["psnr_curve_db"] for name, part in data["references"].items()}
-        write_plot(out / PSNR_FILE, worlds | references, PSNR_LABELS, is_doubling=True)
+        lines = [curve_of(name, part["psnr_curve_db"]) for name, part in quality.items()]
+        for name, part in data["references"].items():
+            lines.append(curve_of(REFERENCES[name], part["psnr_curve_db"], is_reference=True))
+        write_plot(out / PSNR_FILE, lines, PSNR_LABELS, is_log=True)
     if memory := parts_of(data, "memory"):
         write_memory_plot(out, memory)
     if cost := parts_of(data, "cost"):
         label = f"step time, median of {2 * AROUND + 1} steps, ms"
         write_plot(out / TIME_FILE, _step_times(cost), ("frames", label))
-        held = {name: np.array(part["state_bytes_curve"]) / MIB for name, part in cost.items()}
+        held = [curve_of(n, [b / MIB for b in part["state_bytes_curve"]]) for n, part in cost.items()]
         write_plot(out / BYTES_FILE, held, ("frames", "state, MiB"))
     if shape := data.get("paper_shape"):
         labels = ("frames of latents", "time of a frame, ms")
@@ -122,53 +122,14 @@ def parts_of(report: Mapping[str, Any], part: str) -> dict[str, Mapping[str, Any
 
 def write_memory_plot(out: Path, parts: Mapping[str, Mapping[str, Any]]) -> None:
     """Plot what forgetting changes over the frames that are not forgotten, of each world."""
-    curves, frames = {}, []
+    lines = []
     for name, part in parts.items():
-        changes = {int(span): value["mean"] for span, value in part["change_db"].items() if int(span) > 0}
-        curves[name], frames = list(changes.values()), list(changes)
+        changes = {span: value for span, value in part["change_db"].items() if int(span) > 0}
+        lines.append(line_of(name, changes))
     labels = ("frames in the states, emptied before", "change of the next frame's PSNR, dB")
-    write_plot(out / MEMORY_FILE, curves, labels, is_doubling=True, frames=frames)
+    write_plot(out / MEMORY_FILE, lines, labels, is_log=True)
 
 
-def _step_times(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    return {name: smooth(part["step_ms_curve"]) for name, part in parts.items()}
-
-
-def smooth(values: Sequence[float]) -> np.ndarray:
-    """Return the median of each value and those around it; at the ends there are fewer."""
-    array = np.asarray(values)
-    return np.array([np.median(array[max(0, i - AROUND) : i + AROUND + 1]) for i in range(len(array))])
-
-
-def write_plot(
-    path: Path,
-    curves: Mapping[str, Sequence[float] | np.ndarray],
-    labels: tuple[str, str],
-    *,
-    is_doubling: bool = False,
-    frames: Sequence[int] | None = None,
-) -> None:
-    """Plot curves by name over the frames 1, 2, 3 and so on, or over those that are given, as a PNG file.
-
-    Labels are of the two axes, frames first. With `is_doubling` equal distances on the axis of frames are
-    factors instead of differences.
-    """
-    # pyplot would choose a window system.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    rows = math.ceil(len(curves) / LEGEND_COLUMNS)
-    figure = Figure(figsize=(7, 4 + 0.2 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for name, values in curves.items():
-        axes.plot(range(1, len(values) + 1) if frames is None else frames, values, label=name)
-    if is_doubling:
-        axes.set_xscale("log", base=2)
-    axes.set_xlabel(labels[0])
-    axes.set_ylabel(labels[1])
-    axes.grid(alpha=0.3)
-    # Inside it would cover curves.
-    figure.legend(loc="outside lower center", ncols=LEGEND_COLUMNS, fontsize="small")
-    with writing(path) as part:
-        figure.savefig(part, format="png", dpi=120)
+def _step_times(parts: Mapping[str, Mapping[str, Any]]) -> list[Line]:
+    times = {name: np.array(part["step_ms_curve"]) for name, part in parts.items()}
+    return [curve_of(n, [step_ms_around(ms, i + 1) for i in range(len(ms))]) for n, ms in times.items()]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,14 @@ class Report:
 
     Attributes:
         path: The file.
-        data: Its content, a JSON object; a number that is not finite is written as null.
+        data: Its content, a JSON object.
         renderers: Write the same beside it as text or plots, whenever it is written.
     """
 
     def __init__(
         self, path: Path, data: Mapping[str, Any], renderers: Sequence[Callable[[Report], None]] = ()
     ) -> None:
-        self.path, self.data, self.renderers = path, dict(data), renderers
+        self.path, self.data, self.renderers = path, as_json(data), renderers
 
     @classmethod
     def open(
@@ -90,6 +91,16 @@ class Report:
                     "choose another out= folder"
                 )
 
+    def update(self, values: Any, *keys: object) -> None:
+        """Store the entries of a mapping or a dataclass into the object that some keys lead to, as JSON.
+
+        Those that it has under other names stay; objects on the way are made.
+        """
+        place = self.data
+        for key in map(str, keys):
+            place = place.setdefault(key, {})
+        place |= as_json(values)
+
     def measure(
         self, parts: Mapping[Any, Callable[[], Any]], store: Callable[[Any, Any, float], None]
     ) -> None:
@@ -111,15 +122,24 @@ class Report:
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write a JSON object, completely or not at all; a number that is not finite becomes null."""
-    write_text(path, json.dumps(_finite(data), indent=2, allow_nan=False) + "\n")
+    """Write `as_json` of an object, completely or not at all."""
+    write_text(path, json.dumps(as_json(data), indent=2, allow_nan=False) + "\n")
 
 
-def _finite(value: Any) -> Any:
+def as_json(value: Any) -> Any:
+    """Return what a measurement returned as JSON holds it.
+
+    A dataclass becomes an object of its fields, without those that are None by default and so were not
+    measured. Keys of mappings, such as frames and gaps, become text; NaN and inf become null.
+    """
+    if is_dataclass(value):
+        found = {field.name: getattr(value, field.name) for field in fields(value)}
+        optional = {field.name for field in fields(value) if field.default is None}
+        return {n: as_json(inner) for n, inner in found.items() if inner is not None or n not in optional}
     if isinstance(value, Mapping):
-        return {str(key): _finite(inner) for key, inner in value.items()}
+        return {str(key): as_json(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [as_json(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -142,16 +162,15 @@ def describe_run(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
 
 def git_commit(folder: Path) -> str | None:
     """Return the commit of a checkout, with `+changes` if files differ from it; None outside of one."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        commit = _git(folder, "rev-parse", "--short=12", "HEAD")
-        return f"{commit}+changes" if _git(folder, "status", "--porcelain") else commit
+        return git("rev-parse", "--short=12", "HEAD") + "+changes" * bool(git("status", "--porcelain"))
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def processor_name() -> str:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from worldsim.evaluation.cost.step_time import EARLY, state_growth
-from worldsim.evaluation.memory.comparison import LONG_GAP, TRAINED_GAP, zeroed_name
+from worldsim.evaluation.cost.step_time import EARLY, EARLY_STEPS, LATE_STEPS
+from worldsim.evaluation.memory.interventions import zeroed_name
 from worldsim.evaluation.quality.idle import STATISTICS
 
+TRAINED_GAP, LONG_GAP = 50, 150
 IDLE_STATISTICS = tuple(name for name in STATISTICS if name != "brightness")
 
 
@@ -89,6 +90,13 @@ class Target:
 
 def _idle_deviation(part: Mapping[str, Any]) -> float:
     return max(part[name]["max_deviation"] for name in IDLE_STATISTICS)
+
+
+def state_growth(cost: Mapping[str, Any]) -> int | None:
+    """Return how many bytes the state grew between the two frames of `step_cost`, if it got that far."""
+    frames = (str(EARLY_STEPS[0]), str(LATE_STEPS[1]))
+    early, late = (find(cost, ("memory_at_frame", frame, "state_bytes")) for frame in frames)
+    return None if early is None or late is None else late - early
 
 
 at_least, at_most = Target, partial(Target, higher_is_better=False)

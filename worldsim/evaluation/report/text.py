@@ -8,7 +8,10 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from worldsim.evaluation.quality.rollouts import CODEC, DREAM
+from worldsim.evaluation.cost.endurance import Endurance
+from worldsim.evaluation.cost.throughput import Throughput
+from worldsim.evaluation.quality.outcome import OutcomeAccuracy
+from worldsim.evaluation.quality.rollouts import CODEC, DREAM, RolloutScores
 
 
 def render(template: str, values: dict[str, object]) -> str:
@@ -65,18 +68,31 @@ def bound_text(row: Mapping[str, Any], key: str) -> str:
     return f"{'>=' if row['higher_is_better'] else '<='} {row[key]:g}"
 
 
-def format_horizons(rollout: Mapping[str, Any]) -> str:
+def format_horizons(rollout: RolloutScores) -> str:
     """Return PSNR at each horizon (and the mean up to it) and small changes around it, as a table."""
-    horizons = rollout["horizons"]
-    cells = [("PSNR in dB at frame (mean up to it)", *horizons)]
-    for method in rollout["psnr_curve_db"]:
-        row = [method.replace("_", " ")]
-        for values in horizons.values():
-            here, up_to = (values[key][method]["mean"] for key in ("psnr_db", "psnr_mean_up_to_db"))
-            row.append(f"{here:.2f} ({up_to:.2f})")
-        cells.append(tuple(row))
+    horizons = rollout.horizons
+    cells = [("PSNR in dB at frame (mean up to it)", *map(str, horizons))]
+    for method in rollout.psnr_curve_db:
+        pairs = [(at.psnr_db[method].mean, at.psnr_mean_up_to_db[method].mean) for at in horizons.values()]
+        cells.append((method.replace("_", " "), *(f"{here:.2f} ({up_to:.2f})" for here, up_to in pairs)))
     for method in (DREAM, CODEC):
-        shares = [values["small_changes_share"].get(method) for values in horizons.values()]
+        shares = [at.small_changes_share.get(method) for at in horizons.values()]
         shown = ["-" if share is None else f"{share:.2f}" for share in shares]
         cells.append((f"small changes of {method}, share of the game's", *shown))
     return align(cells)
+
+
+def format_outcomes(found: OutcomeAccuracy) -> str:
+    """Return the accuracy of predicted outcomes in a few lines."""
+    return render("outcomes.txt.j2", {"found": found})
+
+
+def format_endurance(endured: Endurance, wanted_steps: int) -> str:
+    """Return how an endurance test went so far, in a few lines."""
+    values = {"endured": endured, "wanted_steps": wanted_steps, "verdict": endured.verdict(wanted_steps)}
+    return render("endurance.txt.j2", values)
+
+
+def format_throughput(found: Mapping[str, Throughput]) -> str:
+    """Return rates by what was stepped as a table."""
+    return render("throughput.txt.j2", {"found": found}).rstrip("\n")

@@ -9,16 +9,16 @@ import torch
 from torch.nn import functional
 
 from tests.fakes import TINY_SHAPE
-from worldsim.evaluation.cost import attention_speed
-from worldsim.evaluation.cost.attention_speed import (
+from worldsim.evaluation.cost import paper_shape
+from worldsim.evaluation.cost.paper_shape import (
     BACKENDS,
     AttentionSpeed,
-    describe_attention,
     fastest_attention,
     measure_attention,
     time_backend,
 )
-from worldsim.evaluation.report.markdown import plural
+from worldsim.evaluation.report.markdown import format_conversion, plural
+from worldsim.evaluation.report.report import as_json
 
 CPU = torch.device("cpu")
 
@@ -30,7 +30,7 @@ def test_every_backend_is_tried_and_the_fastest_comes_first() -> None:
     assert measured == sorted(measured)
     assert len(measured) == 2  # flash and math: the others need a GPU
     assert list(speed.milliseconds.values())[2:] == [None, None]
-    assert speed.to_json()["fastest"] == speed.fastest in ("flash", "math")
+    assert next(iter(speed.milliseconds)) == speed.fastest in ("flash", "math")
 
 
 def test_the_first_call_at_a_length_counts_as_often_as_in_play(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +40,7 @@ def test_the_first_call_at_a_length_counts_as_often_as_in_play(monkeypatch: pyte
         seen.append(past_frames)
         return [101.0, 1.0, 1.0, 7.0]
 
-    monkeypatch.setattr(attention_speed, "time_calls", calls)
+    monkeypatch.setattr(paper_shape, "time_calls", calls)
     # Four layers, five passes: one call in twenty.
     assert time_backend("math", TINY_SHAPE, 30, 5, CPU, torch.float32) == pytest.approx((101 + 19) / 20)
     assert seen == list(range(24, 31))
@@ -50,7 +50,7 @@ def test_the_first_call_at_a_length_counts_as_often_as_in_play(monkeypatch: pyte
 def kernels(name: str, device: torch.device, *, masked: bool = False) -> str:
     """Return what runs where a backend was found to be the fastest."""
     others = [other for other in BACKENDS if other != name]
-    speed = AttentionSpeed(past_frames=1, milliseconds={name: 1.0, **dict.fromkeys(others)})
+    speed = AttentionSpeed(past_frames=1, milliseconds={name: 1.0, **dict.fromkeys(others)}, fastest=name)
     q = torch.randn(1, 2, 64, 64, device=device, dtype=torch.bfloat16)
     mask = torch.ones(64, 64, dtype=torch.bool, device=device) if masked else None
     with torch.profiler.profile() as profile, fastest_attention(speed):
@@ -75,22 +75,24 @@ def test_an_error_that_is_not_about_the_backend_is_not_swallowed(monkeypatch: py
     def broken(*_: Any) -> list[float]:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(attention_speed, "time_calls", broken)
+    monkeypatch.setattr(paper_shape, "time_calls", broken)
     with pytest.raises(RuntimeError, match="illegal memory access"):
         time_backend("math", TINY_SHAPE, 3, 1, CPU, torch.float32)
 
     def full(*_: Any) -> list[float]:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(attention_speed, "time_calls", full)
+    monkeypatch.setattr(paper_shape, "time_calls", full)
     assert time_backend("math", TINY_SHAPE, 3, 1, CPU, torch.float32) is None
 
 
 def test_what_was_measured_is_told() -> None:
     times = {"cudnn": 5.25, "flash": 8.0, "efficient": 12.04, "math": None}
-    told = describe_attention(AttentionSpeed(past_frames=231, milliseconds=times).to_json())
-    assert told == (
+    speed = AttentionSpeed(past_frames=231, milliseconds=times, fastest="cudnn")
+    names = ("dim", "num_layers", "num_heads", "tokens_per_frame", "video_frames", "latent_frames")
+    shape = dict.fromkeys((*names, "denoising_steps"), 1) | {"models": {}, "attention": as_json(speed)}
+    assert (
         "The teacher's attention is the fastest that PyTorch has on that device, cudnn: 5.25 ms a call with "
         "231 frames of latents in the cache (flash 8 ms, efficient 12 ms, math does not run)."
-    )
+    ) in format_conversion({"runs": {}, "worlds": {}, "paper_shape": shape})
     assert [plural(count, "denoising step") for count in (1, 4)] == ["1 denoising step", "4 denoising steps"]

@@ -12,6 +12,7 @@ from tests.fakes import TINY_SHAPE
 from worldsim.evaluation.cost import paper_shape
 from worldsim.evaluation.cost.paper_shape import (
     PAPER_SHAPE,
+    ShapeCost,
     build_random,
     generate,
     latent_frames,
@@ -54,10 +55,10 @@ def test_only_full_layers_grow() -> None:
     one_frame = 2 * TINY_SHAPE.tokens_per_frame * TINY_SHAPE.dim * 4  # keys and values of one layer, fp32
     for config, full_layers in ((teacher, 4), (half_grown, 1), (constant, 0)):
         short, long = measure(config, 3), measure(config, 12)
-        assert long["frames_done"] == 12
-        assert long["state_bytes"] - short["state_bytes"] == 9 * full_layers * one_frame
-        assert len(long["step_ms_curve"]) == 12
-        assert long["peak_bytes"] is None  # there is no GPU here
+        assert long.frames_done == 12
+        assert long.state_bytes - short.state_bytes == 9 * full_layers * one_frame
+        assert len(long.step_ms_curve) == 12
+        assert long.peak_bytes is None  # there is no GPU here
 
 
 def test_a_roomy_cache_is_not_copied_and_gives_the_same_frames() -> None:
@@ -85,7 +86,7 @@ def test_weights_are_of_the_dtype_that_is_asked_for_and_tables_keep_their_precis
     assert {parameter.dtype for parameter in denoiser.parameters()} == {torch.bfloat16}
     assert denoiser.place.dtype is torch.float32
     assert (
-        measure_shape(TINY_SHAPE, num_frames=3, num_steps=1, device=CPU, dtype=torch.bfloat16)["frames_done"]
+        measure_shape(TINY_SHAPE, num_frames=3, num_steps=1, device=CPU, dtype=torch.bfloat16).frames_done
         == 3
     )
 
@@ -102,7 +103,7 @@ def test_running_out_of_memory_is_a_result(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(Denoiser, "commit", full)
     report = generate(denoiser, 6, STEPS, CPU)
-    assert (report["frames_done"], report["num_frames"]) == (3, 6)
+    assert (report.frames_done, report.num_frames) == (3, 6)
 
 
 def test_a_cache_that_has_no_room_at_all_is_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,14 +114,14 @@ def test_a_cache_that_has_no_room_at_all_is_a_result(monkeypatch: pytest.MonkeyP
     report = generate(
         build_random(models_of(TINY_SHAPE)["teacher, all full"], CPU, torch.float32), 6, STEPS, CPU
     )
-    assert (report["frames_done"], report["first_step_ms"], report["step_ms_curve"]) == (0, None, [])
+    assert (report.frames_done, report.first_step_ms, report.step_ms_curve) == (0, None, [])
 
 
 def test_a_shape_is_warmed_up_before_it_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     generated: list[int] = []
     original = paper_shape.generate
 
-    def counting(denoiser: Denoiser, num_frames: int, *rest: Any, **options: Any) -> dict[str, Any]:
+    def counting(denoiser: Denoiser, num_frames: int, *rest: Any, **options: Any) -> ShapeCost:
         generated.append(num_frames)
         return original(denoiser, num_frames, *rest, **options)
 

@@ -98,8 +98,8 @@ def test_video_without_poses_and_with_too_few_returns_is_named(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"distance": 0.0}, "distance of returning places must be above 0, got 0.0"),
-        ({"absence": 0}, "absence of returning places must be at least 1, got 0"),
+        ({"distance": 0.0}, "returning places: distance must be above 0 and finite, got 0.0"),
+        ({"absence": 0}, "returning places: absence must be at least 1, got 0"),
         ({"absence": 128}, "128 frames, must be less than the 128 frames watched"),
         ({"angle_degrees": 90.0}, "90.0 degrees, must be less than the 90.0 degrees that are in view"),
     ],

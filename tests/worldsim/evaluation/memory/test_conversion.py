@@ -14,11 +14,11 @@ from worldsim.errors import WorldError
 from worldsim.evaluation.memory.conversion import (
     check_comparable,
     chosen_sampler,
-    samplers_differ,
     summarize_quality,
 )
 from worldsim.evaluation.memory.interventions import check_can_forget, zero, zeroed
 from worldsim.evaluation.quality.rollouts import DREAM, FrameScores
+from worldsim.evaluation.report.markdown import format_conversion
 from worldsim.simulator import Simulator
 
 
@@ -74,9 +74,10 @@ def test_the_sampler_is_the_worlds_own_unless_it_is_chosen() -> None:
 
 
 def test_unequal_samplers_are_noticed() -> None:
-    one = {"denoising_steps": 2, "commit_level": 0.0}
-    assert not samplers_differ({"a": one, "b": dict(one)})
-    assert samplers_differ({"a": one, "b": one | {"commit_level": 0.2}})
+    one = {"identity": "tiny@0", "layers": {}, "parameters": 1, "denoising_steps": 2, "commit_level": 0.0}
+    for other, is_noticed in ((one, False), (one | {"commit_level": 0.2}, True)):
+        text = format_conversion({"runs": {}, "worlds": {"a": one, "b": other}})
+        assert ("The worlds are not drawn alike" in text) == is_noticed
 
 
 def scores(psnr: np.ndarray) -> FrameScores:
@@ -86,11 +87,12 @@ def scores(psnr: np.ndarray) -> FrameScores:
 def test_differences_are_taken_place_by_place() -> None:
     places = np.random.default_rng(0).normal(20, 5, size=(4, 40))  # places differ more than worlds do
     report = summarize_quality(scores(places - 1.0), scores(places), scores(places + 0.5))
-    assert list(report["psnr_db"]) == ["1", "8", "32"]
-    for key, expected in (("over_teacher_db", -1.0), ("over_original_db", -1.5)):
-        for value in report[key].values():
-            assert [value["mean"], value["low"], value["high"]] == pytest.approx([expected] * 3)
-    wide = report["psnr_db"]["8"]
-    assert wide["high"] - wide["low"] > 1.0
-    assert report["psnr_db"]["32"]["mean"] == pytest.approx(places[:, 31].mean() - 1.0)
-    assert "over_original_db" not in summarize_quality(scores(places), scores(places), None)
+    assert list(report.psnr_db) == [1, 8, 32]
+    assert report.over_original_db is not None
+    for found, expected in ((report.over_teacher_db, -1.0), (report.over_original_db, -1.5)):
+        for value in found.values():
+            assert [value.mean, value.low, value.high] == pytest.approx([expected] * 3)
+    wide = report.psnr_db[8]
+    assert wide.low is not None and wide.high is not None and wide.high - wide.low > 1.0
+    assert report.psnr_db[32].mean == pytest.approx(places[:, 31].mean() - 1.0)
+    assert summarize_quality(scores(places), scores(places), None).over_original_db is None

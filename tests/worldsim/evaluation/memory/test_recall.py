@@ -132,14 +132,14 @@ def test_a_perfect_memory_scores_as_the_video_allows_and_none_as_standing_still(
     remembered = summarize(scores.dreams["map"][Intervention.NONE], scores.seen, scores.names)
     forgotten = summarize(scores.dreams["still"][Intervention.NONE], scores.seen, scores.names)
     still = summarize(scores.references[COPY], scores.seen, scores.names)
-    assert remembered["final"]["psnr_db"]["mean"] > 20
-    assert remembered["final"]["tile_accuracy"]["mean"] == 1
-    assert remembered["average"]["tile_accuracy"]["mean"] == 1
-    assert forgotten["final"] == still["final"]
-    assert forgotten["final"]["psnr_db"]["mean"] < 12
-    assert forgotten["final"]["tile_accuracy"]["mean"] < 0.5
-    assert len(remembered["curve"]["psnr_db"]) == GAP
-    assert len(remembered["episodes"]["final"]["ssim"]) == 4
+    assert remembered.final["psnr_db"].mean > 20
+    assert remembered.final["tile_accuracy"].mean == 1
+    assert remembered.average["tile_accuracy"].mean == 1
+    assert forgotten.final == still.final
+    assert forgotten.final["psnr_db"].mean < 12
+    assert forgotten.final["tile_accuracy"].mean < 0.5
+    assert len(remembered.curve["psnr_db"]) == GAP
+    assert len(remembered.episodes.final["ssim"]) == 4
 
 
 def test_the_codec_is_another_reference_than_standing_still(scores: GapScores) -> None:
@@ -169,9 +169,9 @@ def test_frames_that_were_not_seen_do_not_count() -> None:
     values = {"psnr_db": np.array([[10.0, 20.0, 30.0], [1.0, 2.0, 3.0]])}
     seen = np.array([[True, False, True], [True, True, True]])
     singles = per_episode(values, seen)
-    assert singles["average"]["psnr_db"].tolist() == [20.0, 2.0]
-    assert singles["final"]["psnr_db"].tolist() == [30.0, 3.0]
-    assert summarize(values, seen, ["a", "b"])["curve"]["psnr_db"] == [5.5, 2.0, 16.5]
+    assert singles.average["psnr_db"].tolist() == [20.0, 2.0]
+    assert singles.final["psnr_db"].tolist() == [30.0, 3.0]
+    assert summarize(values, seen, ["a", "b"]).curve["psnr_db"] == [5.5, 2.0, 16.5]
 
 
 def test_interventions_leave_the_state_that_they_are_given_and_all_but_the_matrices() -> None:
@@ -205,25 +205,25 @@ def test_tiles_are_counted_by_their_absence_with_equal_weight_for_each_episode(
     absent = np.stack([absences(p, returns.turn, (HEIGHT // TILE, WIDTH // TILE)) for p in returns.poses()])
     found = summarize_absences(scores.right["map"], absent, scores.names)
     assert list(found) == ["2-8", "9-16"]
-    assert all(estimate["mean"] == 1 and estimate["count"] == 4 for estimate in found.values())
-    assert summarize_absences(scores.right["still"], absent, scores.names)["9-16"]["mean"] < 0.5
+    assert all(estimate.mean == 1 and estimate.count == 4 for estimate in found.values())
+    assert summarize_absences(scores.right["still"], absent, scores.names)["9-16"].mean < 0.5
     right = np.array([[[[True, False, False]]], [[[True, True, True]]]])
     own = summarize_absences(right, np.array([[[[5, 5, 99]]], [[[5, 0, -1]]]]), ["a", "b"])
-    assert own["2-8"]["mean"] == 0.75
-    assert (own["2-8"]["num_tiles"], own["65-128"]["num_tiles"]) == (3, 1)
+    assert own["2-8"].mean == 0.75
+    assert (own["2-8"].num_tiles, own["65-128"].num_tiles) == (3, 1)
 
 
 def test_what_is_drawn_follows_the_past_whose_memory_is_there(tmp_path: Path) -> None:
     pairs = paired(open_set(write_recall_set(tmp_path, GAP, is_paired=True)))
     settings = RecallSettings(batch_size=2)
     found = summarize_pairs(measure_pairs(MapSimulator(tiny_world()), pairs, settings))
-    assert found["num_pairs"] == 2
+    assert found.num_pairs == 2
     for exchange in (Exchange.HISTORY, Exchange.STATE):
-        assert found[exchange]["final"]["mean"] == 1
-        assert found[exchange]["margin_db"]["mean"] > 10
-    assert found[Exchange.NONE]["final"]["mean"] == 0
+        assert getattr(found, exchange).final.mean == 1
+        assert getattr(found, exchange).margin_db.mean > 10
+    assert found.none.final.mean == 0
     still = summarize_pairs(measure_pairs(StillSimulator(tiny_world()), pairs, settings))
-    assert still[Exchange.STATE]["margin_db"] == still[Exchange.NONE]["margin_db"]
+    assert still.state.margin_db == still.none.margin_db
 
 
 def test_pairs_are_episodes_with_the_same_actions(tmp_path: Path) -> None:

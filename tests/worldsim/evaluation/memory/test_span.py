@@ -77,9 +77,9 @@ def test_the_loss_ends_where_the_memory_ends(recordings: Recordings) -> None:
         assert (scores[str(span)] < scores[KEPT] - 10).all(), span
     assert np.array_equal(scores["16"], scores[KEPT])
     report = summarize_spans(scores, [recordings.name(clip) for clip in clips])
-    assert report["num_places"] == 5
-    assert report["change_db"]["16"]["mean"] == report["change_db"]["16"]["median"] == 0.0
-    assert report["change_db"]["8"]["high"] < -10
+    assert report.num_places == 5
+    assert report.change_db["16"].mean == report.change_db["16"].median == 0.0
+    assert report.change_db["8"].high < -10
 
 
 def test_a_world_that_looks_back_one_frame_loses_nothing_beyond_it(recordings: Recordings) -> None:
@@ -121,8 +121,8 @@ def test_a_place_that_comes_back_is_known_only_with_the_state(recordings: Record
     assert kept.min() > 35
     assert (forgotten < kept - 10).all()
     report = summarize_returns(kept, forgotten, episodes=["a"] * 9)
-    assert report["change_db"]["mean"] == pytest.approx((forgotten - kept).mean())
-    assert "change_db" not in summarize_returns(kept, episodes=["a"] * 9)
+    assert report.change_db.mean == pytest.approx((forgotten - kept).mean())
+    assert summarize_returns(kept, episodes=["a"] * 9).change_db is None
 
 
 def test_what_came_after_the_place_stays_in_the_state(recordings: Recordings) -> None:
@@ -161,18 +161,18 @@ def test_the_report_shows_worlds_with_and_without_states(tmp_path: Path) -> None
     world = {"identity": "tiny@0", "layers": {}, "parameters": 1, "denoising_steps": 1, "commit_level": 0.0}
     worlds = {name: world | {"memory": part} for name, part in measured.items()}
 
-    def told(references: dict[str, Any]) -> str:
+    def text_of(references: dict[str, Any]) -> str:
         found = {**returns, "references": references}
         return format_conversion({"runs": {"memory": run}, "worlds": worlds, "returns": found})
 
-    text = told({SEEN: number})
+    text = text_of({SEEN: number})
     cell = "-1.00 / -0.75 (-2.00 to 0.50)"
     assert "| world | nothing emptied | the last 0 | the last 1 | the last 2 |" in text
     assert f"| teacher | 20.00 / 21.00 | - | {cell} | {cell} |" in text
     assert f"| hybrid | 20.00 / 21.00 | {cell} |" in text
     assert "| the real frame seen there before | 20.00 / 21.00 | - |" in text
     assert "9 places come back." in text
-    unmeasured = told({})
+    unmeasured = text_of({})
     assert "seen there before" not in unmeasured
     assert "9 places come back." in unmeasured
     write_memory_plot(tmp_path, measured)

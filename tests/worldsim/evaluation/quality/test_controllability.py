@@ -90,34 +90,34 @@ def run(recordings: Recordings, sign: int) -> dict[str, Any]:
 
 def test_a_world_that_obeys_passes_and_its_motion_is_measured(recordings: Recordings) -> None:
     report = run(recordings, 1)
-    assert report["both_right"]["mean"] == 1
-    assert report["right"] == {"left": 1, "right": 1}
-    assert report["median_motion"]["left"] == pytest.approx(STEP / WIDTH, rel=0.05)
-    assert report["median_motion"]["right"] == pytest.approx(-STEP / WIDTH, rel=0.05)
+    assert report.both_right.mean == 1
+    assert report.right == {"left": 1, "right": 1}
+    assert report.median_motion["left"] == pytest.approx(STEP / WIDTH, rel=0.05)
+    assert report.median_motion["right"] == pytest.approx(-STEP / WIDTH, rel=0.05)
 
 
 def test_a_world_that_turns_the_wrong_way_fails(recordings: Recordings) -> None:
-    assert run(recordings, -1)["both_right"]["mean"] == 0
+    assert run(recordings, -1).both_right.mean == 0
 
 
 def test_a_world_that_stands_still_fails(recordings: Recordings) -> None:
     report = run(recordings, 0)
-    assert report["both_right"]["mean"] == 0
-    assert report["right"] == {"left": 0, "right": 0}
+    assert report.both_right.mean == 0
+    assert report.right == {"left": 0, "right": 0}
 
 
 def test_calibration_on_the_recorded_game(recordings: Recordings) -> None:
-    calibration = run(recordings, 0)["calibration"]
-    assert calibration["right"] == {"left": 1, "right": 1}
-    assert calibration["both_right"] == 1
-    assert min(calibration["pieces"].values()) > 0
+    calibration = run(recordings, 0).calibration
+    assert calibration.right == {"left": 1, "right": 1}
+    assert calibration.both_right == 1
+    assert min(calibration.pieces.values()) > 0
 
 
 def test_both_of_a_pair_must_be_right() -> None:
     motions = {"left": np.array([2.0, 2.0, -2.0, 0.5]), "right": np.array([-2.0, 2.0, -2.0, -2.0])}
     report = summarize_motions(TURN, motions, list("aabb"))
-    assert report["both_right"]["mean"] == 0.25
-    assert report["right"] == {"left": 0.5, "right": 0.75}
+    assert report.both_right.mean == 0.25
+    assert report.right == {"left": 0.5, "right": 0.75}
 
 
 def test_growing_pictures_are_forward_motion() -> None:

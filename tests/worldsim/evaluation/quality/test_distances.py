@@ -49,17 +49,17 @@ def test_a_perfect_dream_is_at_the_floor_and_a_worse_one_above_it() -> None:
     real = draw(12, 1, 6) + 0.3 * draw(12, 8, 6, seed=1)  # frames of an episode resemble each other
     perfect, shifted, worse = (distances_to_real(real + shift, real) for shift in (0, 1, 2))
     for name in ("fid", "kid"):
-        assert perfect[name]["over_floor"].mean == 0
-        assert perfect[name]["value"].mean != 0
-        assert shifted[name]["over_floor"].mean > 0
-        assert worse[name]["over_floor"].low > shifted[name]["over_floor"].mean
-        assert worse[name]["value"].count == 12
+        assert perfect[name].over_floor.mean == 0
+        assert perfect[name].value.mean != 0
+        assert shifted[name].over_floor.mean > 0
+        assert worse[name].over_floor.low > shifted[name].over_floor.mean
+        assert worse[name].value.count == 12
     odd = distances_to_real(torch.cat([real, real[:1] + 9]), torch.cat([real, real[:1] + 9]))
-    assert odd["fid"]["value"].mean == perfect["fid"]["value"].mean
+    assert odd["fid"].value.mean == perfect["fid"].value.mean
 
 
 def test_two_episodes_have_no_interval_and_one_no_distance() -> None:
     found = distances_to_real(draw(2, 4, 3), draw(2, 4, 3, seed=1))
-    assert found["fid"]["value"].low is None
+    assert found["fid"].value.low is None
     with pytest.raises(ValueError, match="at least 2 episodes"):
         distances_to_real(draw(1, 4, 3), draw(1, 4, 3))

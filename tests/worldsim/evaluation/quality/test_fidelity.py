@@ -14,7 +14,6 @@ from tests.grids import MapSimulator, StillSimulator, write_recall_set
 from worldsim.evaluation.inputs.out_and_back import ReturnSet, Tolerance
 from worldsim.evaluation.quality.features import FeatureNetwork, load_features
 from worldsim.evaluation.quality.fidelity import (
-    FidelitySettings,
     cut_segments,
     dream_features,
     real_features,
@@ -72,20 +71,20 @@ class Replay(MapSimulator):
 
 
 def test_a_dream_that_is_the_real_game_is_at_the_floor(returns: ReturnSet, network: FeatureNetwork) -> None:
-    settings = FidelitySettings(segments=cut_segments(2 * GAP), batch_size=3)
-    real = real_features(returns, network, settings)
+    segments = cut_segments(2 * GAP)
+    real = real_features(returns, network, segments, batch_size=3)
     assert real.shape == (6, 16, network.num_features)
     replay = Replay(tiny_world())
     replay.frames = torch.cat([batch.clips.frames for batch in returns.batches(3)])
     found: dict[str, Any] = {}
     for name, simulator in {"replay": replay, "still": StillSimulator(tiny_world())}.items():
-        dreamt, decoded = dream_features(simulator, returns, network, settings)
-        found[name] = summarize_fidelity(dreamt, real, settings.segments)["1-18"]
+        dreamt, decoded = dream_features(simulator, returns, network, segments, batch_size=3, seed=0)
+        found[name] = summarize_fidelity(dreamt, real, segments)["1-18"]
         assert decoded.shape == real.shape
     for distance in ("fid", "kid"):
-        assert found["replay"][distance]["over_floor"]["mean"] == pytest.approx(0, abs=1e-6)
-        assert found["still"][distance]["over_floor"]["mean"] > 0
-    assert found["still"]["fid"]["value"]["count"] == 6
+        assert found["replay"][distance].over_floor.mean == pytest.approx(0, abs=1e-6)
+        assert found["still"][distance].over_floor.mean > 0
+    assert found["still"]["fid"].value.count == 6
 
 
 def test_each_segment_is_judged_by_its_own_frames(network: FeatureNetwork) -> None:
@@ -93,5 +92,5 @@ def test_each_segment_is_judged_by_its_own_frames(network: FeatureNetwork) -> No
     real = torch.randn(4, 32, 8, generator=torch.Generator().manual_seed(0))
     late: Sequence[float] = [0.0] * 16 + [3.0] * 16
     found = summarize_fidelity(real + torch.tensor(late)[:, None], real, segments)
-    assert found["1-32"]["fid"]["over_floor"]["mean"] == 0
-    assert found["33-48"]["fid"]["over_floor"]["mean"] > 30
+    assert found["1-32"]["fid"].over_floor.mean == 0
+    assert found["33-48"]["fid"].over_floor.mean > 30

@@ -25,31 +25,31 @@ def curves(**changed: np.ndarray) -> dict[str, np.ndarray]:
 
 def test_a_picture_that_stays_does_not_deviate() -> None:
     report = summarize_idle(curves(), EPISODES)
-    assert report["segment_ends"][-1] == 500
-    assert all(report[name]["max_deviation"] == pytest.approx(0) for name in STATISTICS)
-    assert report["psnr_db_to_start"] == [40.0] * 10
+    assert report.segment_ends[-1] == 500
+    assert all(getattr(report, name).max_deviation == pytest.approx(0) for name in STATISTICS)
+    assert report.psnr_db_to_start == [40.0] * 10
 
 
 def test_a_collapse_in_the_middle_counts_though_the_end_is_well() -> None:
     contrast = np.full((2, 500), 0.2)
     contrast[:, 200:250] = 0.05
     report = summarize_idle(curves(contrast=contrast), EPISODES)
-    assert report["contrast"]["max_deviation"] == pytest.approx(0.75)
-    assert report["contrast"]["last_deviation"]["mean"] == pytest.approx(0)
+    assert report.contrast.max_deviation == pytest.approx(0.75)
+    assert report.contrast.last_deviation.mean == pytest.approx(0)
 
 
 def test_opposite_deviations_of_two_starts_do_not_cancel() -> None:
     sharpness = np.stack([np.full(500, 0.1), np.full(500, 0.3)])
     report = summarize_idle(curves(sharpness=sharpness), EPISODES)
-    assert report["sharpness"]["ratio"] == [1.0] * 10
-    assert report["sharpness"]["max_deviation"] == pytest.approx(0.5)
+    assert report.sharpness.ratio == [1.0] * 10
+    assert report.sharpness.max_deviation == pytest.approx(0.5)
 
 
 def test_what_the_codec_alone_blurs_is_told_apart() -> None:
     blurred = {"sharpness": np.full((2, 500), 0.16), "codec_sharpness": np.full(2, 0.16)}
     report = summarize_idle(curves(**blurred), EPISODES)
-    assert report["sharpness"]["max_deviation"] == pytest.approx(0.2)
-    assert report["sharpness"]["of_codec"]["max_deviation"] == pytest.approx(0)
+    assert report.sharpness.max_deviation == pytest.approx(0.2)
+    assert report.sharpness.of_codec.max_deviation == pytest.approx(0)
 
 
 def test_starts_are_where_the_player_rests(tmp_path: Path) -> None:
@@ -75,6 +75,6 @@ def test_idle_hold_of_a_small_world(tmp_path: Path) -> None:
         batch_size=2,
         seed=0,
     )
-    assert report["num_starts"] == 3
-    assert report["segment_ends"] == [1, 2, 3, 4, 5]
-    assert all(np.isfinite(report[name]["max_deviation"]) for name in STATISTICS)
+    assert report.num_starts == 3
+    assert report.segment_ends == [1, 2, 3, 4, 5]
+    assert all(np.isfinite(getattr(report, name).max_deviation) for name in STATISTICS)

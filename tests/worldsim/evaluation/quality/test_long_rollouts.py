@@ -27,7 +27,6 @@ from worldsim.evaluation.quality.long_rollouts import (
     ENERGY,
     SCROLLING,
     LongDreams,
-    LongSettings,
     dream_long,
     pairs_of,
     random_walks,
@@ -87,20 +86,20 @@ def long_dreams(motion: float, late: float, energy: float) -> LongDreams:
 
 def test_control_that_is_lost_later_shows_as_a_ratio() -> None:
     kept, lost = (summarize_control(long_dreams(2, late, 0.5), FROM_ABOVE) for late in (2, 0.5))
-    assert kept["late_over_early"]["mean"] == 1
-    assert lost["late_over_early"]["mean"] == 0
-    assert lost["marks"]["0"]["move"]["both_right"]["mean"] == 1
-    assert lost["marks"]["1000"]["strafe"]["both_right"]["mean"] == 0
-    assert summarize_control(long_dreams(0, 1, 0.5), FROM_ABOVE)["late_over_early"]["mean"] is None
+    assert kept.late_over_early.mean == 1
+    assert lost.late_over_early.mean == 0
+    assert lost.marks[0]["move"].both_right.mean == 1
+    assert lost.marks[1000]["strafe"].both_right.mean == 0
+    assert summarize_control(long_dreams(0, 1, 0.5), FROM_ABOVE).late_over_early.mean is None
 
 
 def test_a_collapse_in_the_middle_counts_and_stillness_is_said() -> None:
     found = summarize_drift(long_dreams(2, 2, 0.5))
-    assert found["brightness"]["worst_segment"] == 4
-    assert found["brightness"]["worst_ratio"]["mean"] == pytest.approx(0.1)
-    assert found["brightness"]["last_minus_first"]["mean"] == 0
-    assert found["moves"]
-    assert not summarize_drift(long_dreams(2, 2, 0.2))["moves"]
+    assert found.brightness.worst_segment == 4
+    assert found.brightness.worst_ratio.mean == pytest.approx(0.1)
+    assert found.brightness.last_minus_first.mean == 0
+    assert found.moves
+    assert not summarize_drift(long_dreams(2, 2, 0.2)).moves
 
 
 def test_long_dreams_are_measured_at_each_mark_and_frame(
@@ -108,8 +107,8 @@ def test_long_dreams_are_measured_at_each_mark_and_frame(
 ) -> None:
     pair = replace(TURN, hold_frames=2, settle_frames=0)
     monkeypatch.setattr("worldsim.evaluation.quality.long_rollouts.PAIRS", (pair,))
-    settings = LongSettings(num_frames=6, marks=(0, 4, 99), batch_size=2)
-    dreams = dream_long(Simulator(tiny_world()), returns.only(range(4)), settings)
+    how: dict[str, Any] = {"num_frames": 6, "marks": (0, 4, 99), "batch_size": 2, "seed": 0}
+    dreams = dream_long(Simulator(tiny_world()), returns.only(range(4)), **how)
     assert list(dreams.motions) == [0, 4]
     assert dreams.motions[4]["turn"]["left"].shape == (4,)
     assert dreams.curves[ENERGY].shape == (4, 6)
@@ -141,23 +140,24 @@ def test_a_perfect_memory_is_right_where_the_context_shows_and_grey_elsewhere(re
     masks = find_masks(returns, seen_tiles((HEIGHT // TILE, WIDTH // TILE), TILE))
     found: dict[str, Any] = {
         kind.__name__: summarize_continuation(
-            measure_continuation(kind(tiny_world()), returns, masks, batch_size=3, seed=0)
+            measure_continuation(kind(tiny_world()), returns, masks, batch_size=3, seed=0), len(masks.frames)
         )
         for kind in (MapSimulator, StillSimulator)
     }
-    remembered = found["MapSimulator"]["dream"]
-    assert remembered["seen"]["mean"] > remembered["unseen"]["mean"] + 10
-    assert 0 < found["MapSimulator"]["seen_share"] < 1
+    remembered = found["MapSimulator"].dream
+    assert remembered.seen.mean > remembered.unseen.mean + 10
+    assert 0 < found["MapSimulator"].seen_share < 1
     still = found["StillSimulator"]
-    assert still["dream"] == still["copy_last"]
+    assert still.dream == still.copy_last
 
 
 def test_episodes_without_a_kind_of_part_do_not_count_for_it() -> None:
-    errors = {"dream": {"seen": np.array([1.0, 0.0]), "unseen": np.array([0.0, 0.0])}}
+    of_dream = {"seen": np.array([1.0, 0.0]), "unseen": np.array([0.0, 0.0])}
+    errors = dict.fromkeys(("dream", "copy_last", "codec"), of_dream)
     counts = {"seen": np.array([10, 0]), "unseen": np.array([0, 0])}
-    found = summarize_continuation(ContinuationScores(["a", "b"], errors, counts))
-    assert found["dream"]["seen"]["mean"] == pytest.approx(10)
-    assert found["dream"]["unseen"] is None
+    found = summarize_continuation(ContinuationScores(["a", "b"], errors, counts), 1)
+    assert found.dream.seen.mean == pytest.approx(10)
+    assert found.dream.unseen is None
 
 
 def test_a_probe_finds_what_is_in_the_features_and_nothing_where_there_is_nothing() -> None:
@@ -167,11 +167,11 @@ def test_a_probe_finds_what_is_in_the_features_and_nothing_where_there_is_nothin
     mixed = np.concatenate([truth @ rng.normal(size=(3, 5)), rng.normal(size=(240, 20))], axis=1)
     features = {"state": mixed, "present_frame": rng.normal(size=(240, 8)), "oracle": truth}
     found = probe(ProbeSamples(episode, features, {"position": truth}))["position"]
-    assert found["state"]["mean"] > 0.95
-    assert found["oracle"]["mean"] > 0.99
-    assert abs(found["present_frame"]["mean"]) < 0.1
-    assert abs(found["state_of_another"]["mean"]) < 0.1
-    assert found["state"]["low"] <= found["state"]["mean"] <= found["state"]["high"]
+    assert found["state"].mean > 0.95
+    assert found["oracle"].mean > 0.99
+    assert abs(found["present_frame"].mean) < 0.1
+    assert abs(found["state_of_another"].mean) < 0.1
+    assert found["state"].low <= found["state"].mean <= found["state"].high
 
 
 def test_samples_hold_positions_and_pictures_of_the_past(returns: ReturnSet) -> None:

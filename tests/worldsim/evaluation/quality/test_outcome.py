@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from worldsim.evaluation.quality.outcome import (
-    JudgedEpisode,
+    CalibratedEpisode,
     calibration_error,
     choose_threshold,
     count_false_alarms,
@@ -19,13 +19,13 @@ from worldsim.evaluation.quality.outcome import (
 
 def judged(
     probabilities: list[float] | np.ndarray, *, ends: bool = True, name: str = "", rewards: float = 1.0
-) -> JudgedEpisode:
+) -> CalibratedEpisode:
     """Return an episode of these probabilities, which ends with its last frame or is cut off."""
     values = np.array(probabilities, dtype=np.float64)
     happened = np.zeros(len(values), dtype=bool)
     happened[-1] = ends
     given = np.full(len(values), rewards)
-    return JudgedEpisode(name, given, given + 0.5, happened, values)
+    return CalibratedEpisode(name, given, given + 0.5, happened, values)
 
 
 def flags(text: str) -> tuple[np.ndarray, np.ndarray]:
@@ -97,14 +97,14 @@ def test_without_ends_there_is_no_threshold() -> None:
     assert choose_threshold(episodes) is None
     assert recall_at_precision(episodes) is None
     report = summarize_outcomes(episodes, 0.5)
-    assert report["ends"]["at_threshold"]["false_alarms"] == 1
-    assert report["ends"]["recall_at_90_precision"] is None
+    assert report.ends.at_threshold.false_alarms == 1
+    assert report.ends.recall_at_90_precision is None
 
 
 def test_the_interval_of_the_recall_holds_it_and_narrows_with_more_episodes() -> None:
     rng = np.random.default_rng(0)
 
-    def episodes(count: int) -> list[JudgedEpisode]:
+    def episodes(count: int) -> list[CalibratedEpisode]:
         strength = rng.uniform(0.3, 1.0, count)
         return [judged(np.append(rng.uniform(0, 0.5, 30), s)) for s in strength]
 
@@ -131,10 +131,10 @@ def test_the_report_says_how_far_off_steps_and_episodes_are() -> None:
         judged([0.0] * 10, ends=False, name="b", rewards=3.0),
     ]
     report = summarize_outcomes(episodes, 0.5)
-    assert report["num_frames"] == 15
-    assert report["ends"]["num_ends"] == 1
-    assert report["ends"]["at_threshold"]["precision"] == report["ends"]["at_threshold"]["recall"] == 1.0
-    assert report["ends"]["recall_at_90_precision"]["mean"] == 1.0
-    assert report["rewards"]["per_step"]["root_mean_square_error"] == pytest.approx(0.5)
-    assert report["rewards"]["per_step"]["mean"] == pytest.approx(35 / 15)
-    assert report["rewards"]["per_episode"]["mean_absolute_error"]["mean"] == pytest.approx((2.5 + 5) / 2)
+    assert report.num_frames == 15
+    assert report.ends.num_ends == 1
+    assert report.ends.at_threshold.precision == report.ends.at_threshold.recall == 1.0
+    assert report.ends.recall_at_90_precision.mean == 1.0
+    assert report.rewards.per_step.root_mean_square_error == pytest.approx(0.5)
+    assert report.rewards.per_step.mean == pytest.approx(35 / 15)
+    assert report.rewards.per_episode.mean_absolute_error.mean == pytest.approx((2.5 + 5) / 2)

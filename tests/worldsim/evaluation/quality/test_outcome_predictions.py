@@ -13,7 +13,7 @@ from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world, write_outcome_d
 from worldsim.errors import WorldError
 from worldsim.evaluation.inputs.clips import Recordings
 from worldsim.evaluation.quality import outcome_predictions
-from worldsim.evaluation.quality.outcome import JudgedEpisode
+from worldsim.evaluation.quality.outcome import CalibratedEpisode
 from worldsim.evaluation.quality.outcome_predictions import DRAWN, GIVEN, predict_recordings
 from worldsim.outcome import OutcomeConfig
 from worldsim.simulator import Simulator
@@ -29,11 +29,11 @@ def recordings_of(folder: Path) -> Recordings:
 
 def judge_recordings(
     simulator: Simulator, recordings: Recordings, *, batch_size: int, with_drawn: bool
-) -> dict[str, list[JudgedEpisode]]:
+) -> dict[str, list[CalibratedEpisode]]:
     found = predict_recordings(simulator, recordings, batch_size=batch_size, with_drawn=with_drawn)
     meaning = simulator.world.config.outcome
     assert meaning is not None
-    return {kind: [one.judged(meaning) for one in episodes] for kind, episodes in found.items()}
+    return {kind: [one.calibrated(meaning) for one in episodes] for kind, episodes in found.items()}
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_episodes_beside_each_other_and_drawn_frames_change_nothing(
     assert set(alone) == {GIVEN}
     for ours, theirs in zip(together, alone[GIVEN], strict=True):
         np.testing.assert_allclose(ours.probabilities, theirs.probabilities, atol=1e-4)
-        np.testing.assert_allclose(ours.judged_rewards, theirs.judged_rewards, atol=1e-4)
+        np.testing.assert_allclose(ours.predicted_rewards, theirs.predicted_rewards, atol=1e-4)
 
 
 def test_what_is_heard_is_before_calibration_and_only_drawn_frames_depend_on_the_seed(
@@ -82,11 +82,11 @@ def test_what_is_heard_is_before_calibration_and_only_drawn_frames_depend_on_the
     for kind, episodes in heard.items():
         for episode, known in zip(episodes, judged[kind], strict=True):
             assert np.array_equal(
-                episode.judged(OutcomeConfig(reward_mean=1.0)).probabilities, known.probabilities
+                episode.calibrated(OutcomeConfig(reward_mean=1.0)).probabilities, known.probabilities
             )
             np.testing.assert_allclose(episode.logits.sigmoid().numpy(), known.probabilities, atol=1e-6)
             np.testing.assert_allclose(
-                episode.predicted_rewards.numpy() + 1.0, known.judged_rewards, atol=1e-6
+                episode.predicted_rewards.numpy() + 1.0, known.predicted_rewards, atol=1e-6
             )
     other = predict_recordings(simulator, recordings, batch_size=3, with_drawn=True, seed=100)
     assert torch.equal(other[GIVEN][0].logits, heard[GIVEN][0].logits)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import ast
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib.image
@@ -8,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from worldsim import evaluation
 from worldsim.data.video import read_video
 from worldsim.errors import WorldError
-from worldsim.evaluation.quality.rollouts import Example
+from worldsim.evaluation.quality.rollouts import Example, FrameScores, summarize_rollouts
 from worldsim.evaluation.report.pictures import write_curve, write_filmstrip, write_video
-from worldsim.evaluation.report.report import Report, write_json
+from worldsim.evaluation.report.report import Report, as_json, write_json
 from worldsim.evaluation.report.targets import QUALITY_TARGETS, Target, check
 from worldsim.evaluation.report.text import format_horizons, format_targets
 
@@ -116,6 +119,46 @@ def test_a_report_of_other_settings_is_not_resumed(tmp_path: Path) -> None:
         Report.open(path, {}, {keys: 1, **unknown}, is_complete=True)
 
 
+MEASURES = ("cost", "memory", "quality")
+"""Folders of `worldsim/evaluation` whose functions measure."""
+
+
+def test_measures_return_typed_values() -> None:
+    problems = []
+    for path in (
+        path for folder in MEASURES for path in (Path(evaluation.__path__[0]) / folder).glob("*.py")
+    ):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and node.returns is not None:
+                if "Any" in ast.unparse(node.returns):
+                    problems.append(f"{path}:{node.lineno} {node.name} returns {ast.unparse(node.returns)}")
+            elif isinstance(node, ast.FunctionDef) and node.name.startswith(("measure", "summarize")):
+                problems.append(f"{path}:{node.lineno} {node.name} says not what it returns")
+    assert not problems, "\n".join(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    share: float | None
+    by_frame: dict[int, Measured]
+    frames: tuple[int, ...] = ()
+    late: float | None = None
+
+
+def test_a_measurement_becomes_json_without_what_was_not_measured() -> None:
+    inner = Measured(float("nan"), {}, (1, 2), 0.5)
+    expected = {"share": None, "by_frame": {}, "frames": [1, 2], "late": 0.5}
+    assert as_json(Measured(None, {8: inner})) == {"share": None, "by_frame": {"8": expected}, "frames": []}
+
+
+def test_what_is_stored_replaces_entries_and_leaves_others(tmp_path: Path) -> None:
+    report = Report(tmp_path / "report.json", {"worlds": {"a": {"3": {"old": 1}}}})
+    report.update({3: Measured(1.0, {})}, "worlds", "a")
+    report.update({8: {}}, "worlds", "b")
+    measured = {"share": 1.0, "by_frame": {}, "frames": []}
+    assert report.data == {"worlds": {"a": {"3": measured}, "b": {"8": {}}}}
+
+
 def test_json_has_no_nan_and_leaves_no_part(tmp_path: Path) -> None:
     write_json(tmp_path / "report.json", {"a": float("nan"), "b": [1, float("inf")], "c": {3: "x"}})
     assert json.loads((tmp_path / "report.json").read_text()) == {"a": None, "b": [1, None], "c": {"3": "x"}}
@@ -146,13 +189,14 @@ def test_curve_is_a_picture(tmp_path: Path) -> None:
 
 
 def test_small_changes_are_shown_below_the_psnr() -> None:
-    psnr = {"dream": {"mean": 20.0}, "codec": {"mean": 30.0}}
-    at = {"psnr_db": psnr, "psnr_mean_up_to_db": psnr}
-    shares = ({"dream": 0.25, "codec": 0.9}, {"dream": None})
-    horizons = {
-        place: at | {"small_changes_share": share} for place, share in zip(("1", "8"), shares, strict=True)
-    }
-    table = format_horizons({"horizons": horizons, "psnr_curve_db": psnr}).splitlines()
+    psnr = np.stack([np.full(8, 20.0), np.full(8, 20.0)])
+    by_method = {"dream": psnr, "copy_last": psnr, "codec": psnr + 10}
+    of_game = np.ones((2, 8)) * (np.arange(8) < 4)
+    changes = {"real": of_game, "dream": of_game / 4, "codec": of_game * 0.9}
+    found = summarize_rollouts(FrameScores(["a", "b"], by_method, by_method, [], changes))
+    dream_alone = replace(found.horizons[8], small_changes_share={"dream": None})
+    found = replace(found, horizons={1: found.horizons[1], 8: dream_alone})
+    table = format_horizons(found).splitlines()
     assert table[-2].split()[-2:] == ["0.25", "-"]
     assert table[-1].split()[-2:] == ["0.90", "-"]
     assert "20.00 (20.00)" in table[2]
