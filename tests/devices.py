@@ -31,7 +31,12 @@ def start_on_devices(run: Callable[[], object], count: int = 2) -> list[BaseProc
 
     def process(rank: int) -> None:
         torch.set_num_threads(1)  # a forked process has none of its parent's threads
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
+        place = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "NODE_RANK": "0",
+            "OMP_NUM_THREADS": "1",
+        }
         os.environ.update(place | {"LOCAL_RANK": str(rank)})
         try:
             run()

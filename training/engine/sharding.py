@@ -31,6 +31,16 @@ class ShardedStrategy(DDPStrategy):
         super().__init__(**settings)
         self._backward_sync_control = _ShardedSync()
 
+    def setup_environment(self) -> None:
+        """Start the processes, with an autocast that rounds weights anew in each product.
+
+        A rounded copy that autocast keeps would outlive the gathered weights, and if the pass that predicts
+        its own context made it, its gradient would arrive when the block has handed in its gradients: they
+        would be of the update before.
+        """
+        super().setup_environment()
+        torch.set_autocast_cache_enabled(False)
+
     def setup_module_and_optimizers(
         self, module: nn.Module, optimizers: list[torch.optim.Optimizer], scheduler: Any = None
     ) -> Any:
