@@ -69,12 +69,6 @@ class TeacherConfig:
     fabric: FabricConfig = setting(FabricConfig, "Device, precision, distribution.")
     validation: ValidationConfig = setting(ValidationConfig, "The roll-outs that are measured.")
 
-    def __post_init__(self) -> None:
-        if self.fabric.strategy == "fsdp":
-            raise WorldError(
-                "fabric.strategy=fsdp gathers whole layers, of which a conversion runs parts: choose ddp"
-            )
-
 
 @dataclass(kw_only=True, slots=True)
 class StageSettings(TrainWorldConfig):
@@ -126,8 +120,12 @@ def list_episodes(config: TeacherConfig, teacher: World, stages: Mapping[str, St
 
     Raises:
         WorldError: If they have other buttons than the teacher, or none is long enough for one of the stages:
-            it would be found out when the stages before it are over.
+            it would be found out when the stages before it are over. Also if weights are to be sharded.
     """
+    if config.fabric.strategy == "fsdp":
+        raise WorldError(
+            "fabric.strategy=fsdp gathers whole layers, of which a conversion runs parts: choose ddp"
+        )
     episodes = Episodes.of(config.data, config.validation, teacher.config.actions)
     episodes.check_lengths("validation", config.validation.length, heldout_only=True)
     for name, stage in stages.items():

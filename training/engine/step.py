@@ -11,6 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.profiler import record_function
 
 from training.engine.carry import Carry, gather_carries, restore_carries
 from training.engine.optimizers import check_optimizer
@@ -141,13 +142,17 @@ def update(
         optimizer.zero_grad()
     losses, carries = run_passes(fabric, training, batches)
     for index, optimizer in enumerate(training.optimizers):
-        norm = fabric.clip_gradients(training.module, optimizer, max_norm=clip_norm, error_if_nonfinite=False)
+        with record_function("Optimizer.clip"):  # PyTorch names a step of an optimizer likewise
+            norm = fabric.clip_gradients(
+                training.module, optimizer, max_norm=clip_norm, error_if_nonfinite=False
+            )
         if norm is not None:
             losses[f"gradient_norm_{index}"] = whole(norm)
     losses = check_finite(fabric, losses, training.step)
     for optimizer in training.optimizers:
         optimizer.step()
-    training.average.update_parameters(training.module.module)
+    with record_function("Optimizer.average"):
+        training.average.update_parameters(training.module.module)
     training.carries = carries
     training.step += 1
     return losses

@@ -188,20 +188,7 @@ def train_world(
     starts = take_starts(episodes.heldout, config.num_starts, config.start_frames, size)
     run.check_inputs(fabric, passes.total, **footage.digests, **({"init": begun_from} if begun_from else {}))
 
-    denoiser = world.denoiser.requires_grad_(True).train()
-    optimizers = make_optimizers(denoiser, config.optimizer)
-    objective = SequenceFlowMatching if config.segments == 1 else SegmentFlowMatching
-    outcome = None
-    if denoiser.outcome is not None and world.config.outcome is not None:
-        frequency = end_frequency(footage.parts, config, fabric)
-        outcome = OutcomeLoss(denoiser.outcome, world.config.outcome, config.outcome, frequency)
-    module = objective(denoiser, config.objective, outcome)
-    training = prepare(fabric, module, optimizers, config.loop.ema_decay, passes)
-    if config.segments > 1:
-        training.carries = [Carry(denoiser.initial_memory(config.batch_size)) for _ in passes.own]
-    if config.fabric.compile:
-        for block in denoiser.layers():
-            block.compile(dynamic=False)
+    training = begin_training(config, world.denoiser, world.config.outcome, footage.parts, passes, fabric)
 
     def on_checkpoint(training: Training) -> dict[str, float]:
         average = training.averaged().denoiser
@@ -228,6 +215,41 @@ def train_world(
         on_checkpoint=on_checkpoint,
     )
     fabric.print(f"world in {run.path / 'world'}; play it with: python play.py world={run.path / 'world'}")
+
+
+def begin_training(
+    config: TrainWorldConfig,
+    denoiser: Denoiser,
+    meaning: OutcomeConfig | None,
+    parts: Sequence[LatentVideo],
+    passes: Passes,
+    fabric: Fabric,
+) -> Training:
+    """Return the training of a network that has made no update yet.
+
+    Args:
+        config: Settings.
+        denoiser: Trained in place.
+        meaning: Units of the rewards that its outcome heads learn, if it has some.
+        parts: What each of this device's passes draws from.
+        passes: Of an update.
+        fabric: The devices.
+    """
+    denoiser.requires_grad_(True).train()
+    optimizers = make_optimizers(denoiser, config.optimizer)
+    objective = SequenceFlowMatching if config.segments == 1 else SegmentFlowMatching
+    outcome = None
+    if denoiser.outcome is not None and meaning is not None:
+        frequency = end_frequency(parts, config, fabric)
+        outcome = OutcomeLoss(denoiser.outcome, meaning, config.outcome, frequency)
+    module = objective(denoiser, config.objective, outcome)
+    training = prepare(fabric, module, optimizers, config.loop.ema_decay, passes)
+    if config.segments > 1:
+        training.carries = [Carry(denoiser.initial_memory(config.batch_size)) for _ in passes.own]
+    if config.fabric.compile:
+        for block in denoiser.layers():
+            block.compile(dynamic=False)
+    return training
 
 
 def end_draws(video: LatentVideo, config: TrainWorldConfig) -> EndDraws:
