@@ -16,6 +16,8 @@ import pytest
 import torch
 from omegaconf.errors import ConfigKeyError
 from torch import Tensor, nn
+from torch._C._autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEvent
 
 import kernels
 from tests.fakes import tiny_denoiser_config
@@ -34,7 +36,15 @@ from training.suites.training_cost import (
     scan_gradient_flops,
     time_in_turn,
 )
-from training.suites.training_profile import KINDS, OPTIMIZER, PRODUCTS, WAITING, kind_of, profile_update
+from training.suites.training_profile import (
+    KINDS,
+    OPTIMIZER,
+    PRODUCTS,
+    WAITING,
+    kind_of,
+    profile_update,
+    summarize,
+)
 from worldsim.errors import WorldError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,6 +128,31 @@ def test_kinds_add_up_to_the_time_of_an_update() -> None:
     assert sum(milliseconds.values()) == pytest.approx(found["profiled_ms"], rel=1e-6)
     assert min(milliseconds[kind] for kind in (PRODUCTS, OPTIMIZER, WAITING)) > 0
     assert found["kernels"] > 20
+
+
+def test_kernels_on_several_streams_are_busy_once_and_belong_to_what_launched_them() -> None:
+    def event(name: str, start: float, end: float, device: DeviceType, **more: Any) -> FunctionEvent:
+        return FunctionEvent(0, name, 0, start, end, device_type=device, **more)
+
+    step = event("Optimizer.step#AdamW.step", 0, 50, DeviceType.CPU)
+    launch = event("aten::mul", 10, 20, DeviceType.CPU)
+    launch.set_cpu_parent(step)
+    launch.append_kernel("vectorized_elementwise_kernel", 0, 1000)
+    kernels_of_card = [
+        event("sm90_xmma_gemm", 1000, 3000, DeviceType.CUDA),
+        event("vectorized_elementwise_kernel", 2000, 4000, DeviceType.CUDA),
+        event("Optimizer.step#AdamW.step", 0, 9000, DeviceType.CUDA, is_user_annotation=True),
+        event("triton_poi_fused_add_0", 6000, 7000, DeviceType.CUDA),
+    ]
+    found = summarize([step, launch, *kernels_of_card], on_gpu=True)
+    milliseconds = {kind: ms for kind, ms in found["milliseconds"].items() if ms}
+    assert milliseconds == {
+        "products": 2.0,
+        "optimizer": 2.0,
+        "elementwise and reductions": 1.0,
+        "waiting": pytest.approx(9.0 - 4.0),
+    }
+    assert found["kernels"] == 3
 
 
 def test_forms_are_timed_in_turn() -> None:

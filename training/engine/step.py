@@ -178,6 +178,8 @@ def run_passes(
                 carries.append(carry)
             fabric.backward(losses["loss"] / len(batches))
         found.append({name: value.detach() for name, value in losses.items()})
+    if len(found) == 1:
+        return found[0], carries or None
     means = {name: torch.stack([losses[name] for losses in found]).mean(dim=0) for name in found[0]}
     return means, carries or None
 

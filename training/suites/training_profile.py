@@ -54,7 +54,11 @@ def profile_update(run: Callable[[], float], device: torch.device) -> dict[str, 
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=activities) as profiler:
         run()
-    events: Sequence[FunctionEvent] = list(profiler.events() or ())
+    return summarize(list(profiler.events() or ()), on_gpu=on_gpu)
+
+
+def summarize(events: Sequence[FunctionEvent], *, on_gpu: bool) -> dict[str, Any]:
+    """Return what `profile_update` does, of the profiler's events."""
     pieces = list(_kernels(events) if on_gpu else _operators(events))
     milliseconds: dict[str, float] = dict.fromkeys(KINDS, 0.0)
     longest: defaultdict[str, float] = defaultdict(float)
