@@ -253,8 +253,6 @@ class RunFolder:
             fabric.barrier()
             if fabric.global_rank == 0:
                 sync_tree(part)
-                if target.is_dir():  # a file is replaced in one step, a folder of shards cannot be
-                    _remove(target)
                 part.replace(target)
                 sync(self.checkpoints)
         except OSError as error:
@@ -274,7 +272,7 @@ def _devices_of(settings: Mapping[str, Any]) -> int:
 
 
 def _remove(path: Path) -> None:
-    """Remove a checkpoint, which is a file, or a folder where a strategy writes shards."""
+    """Remove a checkpoint, or a folder that lies in the place of one."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

@@ -21,6 +21,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_tensor
 from torch.utils._pytree import tree_map
 
+from worldsim.errors import WorldError
 from worldsim.model.block import Block
 
 
@@ -44,13 +45,18 @@ class ShardedStrategy(DDPStrategy):
     def setup_module_and_optimizers(
         self, module: nn.Module, optimizers: list[torch.optim.Optimizer], scheduler: Any = None
     ) -> Any:
-        """Shard a module in place, and give its optimizers the shards in the place of the weights."""
+        """Shard a module in place, and give its optimizers the shards in the place of the weights.
+
+        Raises:
+            WorldError: If it has no blocks, as a codec: such a network is small.
+        """
+        blocks = [part for part in module.modules() if isinstance(part, Block)]
+        if not blocks:
+            raise WorldError("fabric.strategy=fsdp spreads a network's blocks, and this has none: choose ddp")
         names = {id(parameter): name for name, parameter in module.named_parameters()}
         mesh = init_device_mesh(self.root_device.type, (self.world_size,))
-        for part in module.modules():
-            if isinstance(part, Block):
-                fully_shard(part, mesh=mesh)
-        fully_shard(module, mesh=mesh)
+        for part in (*blocks, module):
+            fully_shard(part, mesh=mesh)
         shards = dict(module.named_parameters())
         for optimizer in optimizers:
             for group in optimizer.param_groups:

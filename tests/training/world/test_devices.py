@@ -21,6 +21,7 @@ from torch import Tensor
 from tests.devices import free_port, needs_fork, run_on_devices, start_on_devices, wait_for
 from tests.fakes import tiny_codec_config, tiny_denoiser_config, write_outcome_dataset
 from tests.public_runs import events_of
+from training.codec import TrainCodecConfig, train_codec
 from training.data.latents import DataConfig
 from training.engine.fabric import FabricConfig, make_fabric
 from training.engine.loop import LoopConfig
@@ -132,6 +133,33 @@ def test_a_training_goes_on_on_other_devices(root: Path, alone: Path) -> None:
     for num_steps, fabric in enumerate((DDP, ONE, FSDP, ONE), start=1):
         train(config_of(root, "moved", fabric, num_steps))
     assert_same_training(root / "moved", alone)
+
+
+def codec_config(root: Path, out: str, fabric: FabricConfig) -> TrainCodecConfig:
+    return TrainCodecConfig(
+        out=str(root / out),
+        data=DataConfig(train=[str(root / "data")], heldout=[str(root / "data")], num_workers=1),
+        codec=tiny_codec_config(),
+        loop=LoopConfig(num_steps=3, global_batch_size=8, warmup_steps=1, log_every=1),
+        fabric=fabric,
+        batch_size=4,
+    )
+
+
+def test_a_codec_trains_on_two_devices_as_on_one(root: Path) -> None:
+    for name, fabric in (("codec-alone", ONE), ("codec-ddp", DDP)):
+        config = codec_config(root, name, fabric)
+        assert set(run_on_devices(lambda config=config: train_codec(config), int(fabric.devices))) == {0}
+    alone, together = (losses_of(root / name)["loss"] for name in ("codec-alone", "codec-ddp"))
+    assert together == pytest.approx(alone, rel=1e-4)
+
+
+def test_a_codec_is_not_sharded(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = codec_config(root, "codec-fsdp", FSDP)
+    assert run_on_devices(lambda: train_codec(config)) == [1, 1]
+    assert (
+        "error: fabric.strategy=fsdp spreads a network's blocks, and this has none" in capfd.readouterr().err
+    )
 
 
 def test_a_lost_process_ends_the_run_in_one_sentence_and_the_run_goes_on(
