@@ -229,6 +229,7 @@ ROOTS = {
     },
     "training": {
         *(
+            "benchmark",
             "calibrate",
             "codec",
             "collect",

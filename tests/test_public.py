@@ -45,7 +45,18 @@ from worldsim.world import World
 ROOT = Path(__file__).resolve().parents[1]
 WORLDS = ("doom-health", "doom-rooms", "doom-take-cover", "grid-recall")
 COMMANDS = (
-    *("calibrate", "codec", "collect", "convert", "evaluate", "features", "finetune", "long_play", "matched"),
+    *(
+        "benchmark",
+        "calibrate",
+        "codec",
+        "collect",
+        "convert",
+        "evaluate",
+        "features",
+        "finetune",
+        "long_play",
+        "matched",
+    ),
     *("outcome_heads", "play", "pretrain", "report_conversion", "rl", "select_layers"),
 )
 

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from training.cli.entry import entry
 from training.data.latents import DataConfig, choose_episodes, digest_of, load_frames
 from training.engine.fabric import FabricConfig, make_fabric
-from training.engine.loop import LoopConfig, Training, fit, prepare, seed_of
+from training.engine.loop import LoopConfig, fit, seed_of
+from training.engine.passes import share_passes
 from training.engine.run_folder import RunFolder
+from training.engine.step import Training, prepare
 from training.objectives.codec import CodecLossConfig, reconstruction_loss, sample_latent_noise
 from worldsim.codec import CodecConfig, FrameCodec, save_codec
 from worldsim.errors import WorldError
@@ -36,7 +38,9 @@ class TrainCodecConfig:
     loss: CodecLossConfig = setting(CodecLossConfig, "Weights of the loss.")
     loop: LoopConfig = setting(LoopConfig, "Length and care.")
     fabric: FabricConfig = setting(FabricConfig, "Device, precision, distribution.")
-    batch_size: int = setting(64, "Frames per update and device.", minimum=1)
+    batch_size: int = setting(
+        64, "Frames of a pass: of an update on each device, without loop.global_batch_size.", minimum=1
+    )
     learning_rate: float = setting(1e-3, "Of AdamW, at full height.", above=0)
     init: str = setting(
         "", "Folder of a codec or a world, or the name of one that ships, to go on from; '' is none."
@@ -64,7 +68,7 @@ class Reconstruction(nn.Module):
 
 def export_codec(training: Training, frames: Tensor, folder: Path, *, write: bool) -> float:
     """Write the averaged codec, if this process is to, and return its PSNR in dB on held-out `frames`."""
-    codec = training.average.module.codec
+    codec = training.averaged().codec
     assert isinstance(codec, FrameCodec)
     codec.eval()
     with torch.no_grad():
@@ -90,17 +94,19 @@ def train_codec(config: TrainCodecConfig) -> float:
     heldout = load_frames(heldout_episodes, size, workers)
     stride = max(1, len(heldout) // VALIDATION_FRAMES)
     heldout = heldout[::stride][:VALIDATION_FRAMES].to(fabric.device)
-    run.check_inputs(fabric, train=digest_of(None, chosen), heldout=digest_of(None, heldout_episodes))
+    passes = share_passes(fabric, config.batch_size, config.loop.global_batch_size)
+    digests = {"train": digest_of(None, chosen), "heldout": digest_of(None, heldout_episodes)}
+    run.check_inputs(fabric, passes.total, **digests)
     if len(frames) < config.batch_size:
         raise WorldError(f"a batch needs {config.batch_size} frames, {config.data.train} hold {len(frames)}")
 
     optimizer = torch.optim.AdamW(codec.parameters(), lr=config.learning_rate, weight_decay=1e-4)
-    training = prepare(fabric, Reconstruction(codec, config.loss), [optimizer], config.loop.ema_decay)
+    training = prepare(fabric, Reconstruction(codec, config.loss), [optimizer], config.loop.ema_decay, passes)
     if config.fabric.compile:
         codec.compile(dynamic=False)
 
-    def batch_at(step: int) -> tuple[Tensor, torch.Generator]:
-        seed = seed_of(config.loop.seed, step, fabric.global_rank)
+    def batch_at(step: int, number: int) -> tuple[Tensor, torch.Generator]:
+        seed = seed_of(config.loop.seed, step, number)
         chosen = np.random.default_rng(seed).integers(len(frames), size=config.batch_size)
         generator = torch.Generator(fabric.device).manual_seed(seed)
         return frames[torch.from_numpy(chosen).to(fabric.device)], generator

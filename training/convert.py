@@ -241,7 +241,7 @@ def run_stage1(conversion: Conversion, run: RunFolder, settings: StageSettings) 
     """Let each new layer learn from the one it replaces; writes `stage1/world`."""
     config, teacher, fabric = conversion.config, conversion.teacher, conversion.fabric
     layers, footage, validation = conversion.layers, conversion.footage, conversion.config.validation
-    run.check_inputs(fabric, **conversion.inputs)
+    run.check_inputs(fabric, fabric.world_size, **conversion.inputs)
     torch.manual_seed(settings.loop.seed)
     student = convert(teacher.denoiser, conversion.shape, config.hybrid.memory_scale)
     module = LayerDistillation(
@@ -272,7 +272,7 @@ def run_stage2(conversion: Conversion, run: RunFolder, settings: StageSettings) 
         raise WorldError(
             f"{start.folder} was made for other layers or another memory; choose another out= folder"
         )
-    run.check_inputs(fabric, **conversion.inputs, stage1=start.identity)
+    run.check_inputs(fabric, fabric.world_size, **conversion.inputs, stage1=start.identity)
     student, teacher = start.denoiser, conversion.teacher.denoiser
     torch.manual_seed(settings.loop.seed)
     add_lora(student, config.stage2.lora)

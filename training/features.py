@@ -16,8 +16,10 @@ from torch import Tensor
 from training.cli.entry import entry
 from training.data.latents import choose_episodes, digest_of
 from training.engine.fabric import FabricConfig, make_fabric
-from training.engine.loop import LoopConfig, Training, fit, prepare, seed_of
+from training.engine.loop import LoopConfig, fit, is_done, seed_of
+from training.engine.passes import share_passes
 from training.engine.run_folder import RunFolder
+from training.engine.step import Training, prepare
 from training.objectives.features import DEGRADATIONS, FeatureLearner, FeatureLossConfig, degrade
 from training.suites.feature_check import CHECK_FRAMES, check_features, format_check
 from worldsim.data.sequences import EpisodeReference, SequenceIndex, read_episodes
@@ -49,7 +51,9 @@ class TrainFeaturesConfig:
     loss: FeatureLossConfig = setting(FeatureLossConfig, "Weights and strengths of the goals.")
     loop: LoopConfig = setting(LoopConfig, "Length and care.")
     fabric: FabricConfig = setting(FabricConfig, "Device, precision, distribution.")
-    batch_size: int = setting(64, "Pairs per update and device.", minimum=2)
+    batch_size: int = setting(
+        64, "Pairs of a pass: of an update on each device, without loop.global_batch_size.", minimum=2
+    )
     learning_rate: float = setting(2e-3, "Of AdamW, at full height.", above=0)
     num_workers: int = setting(0, "Decoding threads; 0 is one per core.")
 
@@ -188,7 +192,10 @@ def train_features(config: TrainFeaturesConfig) -> dict[str, float]:
     heldout_references = list_video("heldout", config.heldout, HELDOUT_FRAMES, length)
     fabric = make_fabric(config.fabric, Path(config.out))
     run = RunFolder(config.out, config, FREE_SETTINGS)  # the folder is made when all else is right
-    run.check_inputs(fabric, data=digest_of(None, references), heldout=digest_of(None, heldout_references))
+    passes = share_passes(fabric, config.batch_size, config.loop.global_batch_size)
+    run.check_inputs(
+        fabric, passes.total, data=digest_of(None, references), heldout=digest_of(None, heldout_references)
+    )
     torch.manual_seed(config.loop.seed)
     network = FeatureNetwork(config.features)
     video, heldout = (
@@ -197,11 +204,11 @@ def train_features(config: TrainFeaturesConfig) -> dict[str, float]:
     index = SequenceIndex(video.lengths, length)
     learner = FeatureLearner(network, config.loss)
     optimizer = torch.optim.AdamW(learner.parameters(), lr=config.learning_rate, weight_decay=1e-2)
-    training = prepare(fabric, learner, [optimizer], config.loop.ema_decay)
+    training = prepare(fabric, learner, [optimizer], config.loop.ema_decay, passes)
     video, heldout = video.to(fabric.device), heldout.to(fabric.device)
 
-    def batch_at(step: int) -> tuple[Tensor, Tensor, torch.Generator]:
-        seed = seed_of(config.loop.seed, step, fabric.global_rank)
+    def batch_at(step: int, number: int) -> tuple[Tensor, Tensor, torch.Generator]:
+        seed = seed_of(config.loop.seed, step, number)
         rng = np.random.default_rng(seed)
         distances = rng.integers(1, config.near_frames + 1, size=config.batch_size)
         frames, later = video.pairs(index.sample(rng, config.batch_size), distances)
@@ -210,13 +217,13 @@ def train_features(config: TrainFeaturesConfig) -> dict[str, float]:
     result: dict[str, float] = {}
 
     def on_checkpoint(training: Training) -> dict[str, float]:
-        averaged = training.average.module
+        averaged = training.averaged()
         assert isinstance(averaged, FeatureLearner)
         averaged.eval()
         calibrate(averaged.network, video)
         result.update(measure_features(averaged, heldout, config.near_frames))
         card = {"data": describe_video(references), "steps": training.step, "heldout": result}
-        if training.is_done(config.loop):
+        if is_done(training, config.loop):
             card["distances"] = check_features(averaged.network, heldout.sides())
             fabric.print(f"FID, held out\n{format_check(card['distances'][FID])}")
         if fabric.global_rank == 0:

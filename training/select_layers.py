@@ -61,7 +61,7 @@ def train_candidates(
     """Train a candidate for every layer; returns them, the video, and their losses before and after."""
     settings = stage_settings(config, config.stage1, run.path)
     footage = load_for(config, teacher, episodes, fabric)
-    run.check_inputs(fabric, teacher=teacher_digest(teacher), **footage.digests)
+    run.check_inputs(fabric, fabric.world_size, teacher=teacher_digest(teacher), **footage.digests)
     layers = list(range(teacher.config.denoiser.num_layers))
     shape = student_config(
         teacher.config.denoiser, layers, config.hybrid, Rest.FULL, teacher.config.denoiser.window

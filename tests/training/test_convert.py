@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import shutil
-import socket
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +16,10 @@ from torch import Tensor
 import training.conversion.stage
 import training.convert
 from tests.conversions import LAYERS, convert_config, save_tiny_teacher
+from tests.devices import needs_fork, run_on_devices
 from tests.fakes import tiny_world, write_tiny_dataset
 from training.conversion.selection import teacher_digest
-from training.convert import ConvertConfig, check_out
+from training.convert import check_out
 from training.convert import main as convert_world
 from training.engine.fabric import FabricConfig
 from training.engine.optimizers import OptimizerConfig, make_partial_optimizers
@@ -113,21 +110,21 @@ def fresh_student(seed: int = 0) -> Any:
 def test_a_conversion_killed_in_either_stage_ends_with_the_same_weights(
     root: Path, stage: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_batches = training.conversion.stage.make_batches
+    make_passes = training.conversion.stage.make_passes
 
-    def killed(video: Any, settings: Any, rank: int) -> Callable[[int], Any]:
-        batch_at = make_batches(video, settings, rank)
+    def killed(parts: Any, settings: Any, passes: Any) -> Callable[[int, int], Any]:
+        batch_at = make_passes(parts, settings, passes)
 
-        def stop_at(step: int) -> Any:
+        def stop_at(step: int, number: int) -> Any:
             if settings.out.endswith(f"stage{stage}") and step == 2:
                 raise KeyboardInterrupt
-            return batch_at(step)
+            return batch_at(step, number)
 
         return stop_at
 
     config = convert_config(root, f"killed-{stage}")
     with monkeypatch.context() as patch:
-        patch.setattr(training.conversion.stage, "make_batches", killed)
+        patch.setattr(training.conversion.stage, "make_passes", killed)
         with pytest.raises(KeyboardInterrupt):
             convert_world.run(config)
     assert not (Path(config.out) / "world").exists()
@@ -283,42 +280,11 @@ def test_a_folder_with_other_layers_is_refused(root: Path) -> None:
         convert_world.run(convert_config(root, "whole", layers=[0, 1]))
 
 
-def run_on_two_devices(config: ConvertConfig) -> list[int | None]:
-    """Run a conversion as two processes of one machine, as a launcher would; returns their exit codes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-
-    def process(rank: int) -> None:
-        torch.set_num_threads(1)  # a forked process has none of its parent's threads
-        place = {
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "NODE_RANK": "0",
-            "LOCAL_RANK": str(rank),
-        }
-        os.environ.update(place)
-        convert_world.run(config)
-        torch.distributed.destroy_process_group()
-
-    # Forked, because starting Python and PyTorch anew would take longer than all the rest.
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=process, args=(rank,), daemon=True) for rank in range(2)]
-    for each in processes:
-        each.start()
-    for each in processes:
-        each.join(timeout=60)
-    codes = [each.exitcode for each in processes]
-    for each in processes:
-        each.kill()
-    return codes
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="needs processes that fork")
+@needs_fork
 def test_two_devices_convert_one_world_together(root: Path) -> None:
     ddp = FabricConfig(accelerator="cpu", devices="2", strategy="ddp", precision="32-true")
     together = convert_config(root, "together", 2, fabric=ddp)
-    assert run_on_two_devices(together) == [0, 0]
+    assert run_on_devices(lambda: convert_world.run(together)) == [0, 0]
     told = World.from_pretrained(root / "together" / "world").config.provenance["conversion"]
     for stage in ("stage 1", "stage 2"):
         assert "2 updates on 48 frames" in told[stage]  # twice as many as on one device
@@ -328,5 +294,5 @@ def test_two_devices_convert_one_world_together(root: Path) -> None:
         assert torch.equal(student[name], tensor), name
     file = root / "together" / "world" / MODEL_FILE
     before = file.stat().st_mtime_ns
-    assert run_on_two_devices(together) == [0, 0]
+    assert run_on_devices(lambda: convert_world.run(together)) == [0, 0]
     assert file.stat().st_mtime_ns == before

@@ -14,9 +14,12 @@ import training.convert
 from tests.conversions import convert_config, save_tiny_teacher
 from tests.fakes import TINY_ACTIONS, save_tiny_world, tiny_world, write_tiny_dataset
 from training.conversion.selection import LayerScore, Selection
+from training.conversion.stage import StageConfig
 from training.convert import ConvertConfig, shape_of
 from training.convert import main as convert_world
 from training.data.latents import DataConfig
+from training.engine.fabric import FabricConfig
+from training.engine.loop import LoopConfig
 from worldsim.actions import ActionLayout
 from worldsim.errors import WorldError
 from worldsim.world.world import MODEL_FILE
@@ -61,6 +64,7 @@ def test_a_selection_made_for_another_teacher_is_refused(root: Path) -> None:
         ({"window": 0}, "window must be at least 1, got 0"),
         ({"rest": "some"}, "rest must be one of window, full, got 'some'"),
         ({"stages": [3]}, "stages are 1, 2 or both"),
+        ({"fabric": FabricConfig(strategy="fsdp")}, "gathers whole layers, .*: choose ddp"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -70,6 +74,11 @@ def test_settings_that_do_not_fit_the_teacher_are_refused(
     with pytest.raises(WorldError, match=reason):
         convert_world.run(convert_config(root, "refused", **changes))
     assert not (root / "refused").exists()
+
+
+def test_a_stage_of_several_passes_is_refused() -> None:
+    with pytest.raises(WorldError, match=r"a stage's loop\.global_batch_size must be 0"):
+        StageConfig(loop=LoopConfig(global_batch_size=16))
 
 
 def test_a_world_that_is_hybrid_already_is_refused(root: Path) -> None:

@@ -60,8 +60,13 @@ class Command(Generic[Config]):
             return
 
         def task(config: DictConfig) -> None:
-            # Leaving by SystemExit keeps Hydra from printing its own report of the same error.
-            _exit_on_error(lambda: self.run(self.convert(config)), () if wants_traceback else USER_ERRORS)
+            if not wants_traceback:  # other processes of a run inherit it, and are to say what this one says
+                del os.environ[FULL_ERROR]
+            try:
+                # Leaving by SystemExit keeps Hydra from printing its own report of the same error.
+                _exit_on_error(lambda: self.run(self.convert(config)), () if wants_traceback else USER_ERRORS)
+            finally:
+                os.environ[FULL_ERROR] = "1"
 
         command = hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name=self.config_name)
         wants_traceback = os.environ.get(FULL_ERROR) == "1"

@@ -15,16 +15,19 @@ from torch import nn
 
 from training.data.latents import DataConfig, fixed_starts
 from training.engine.fabric import FabricConfig
-from training.engine.loop import LoopConfig, Training, fit, prepare
+from training.engine.loop import LoopConfig, fit
 from training.engine.optimizers import OptimizerConfig, make_partial_optimizers
+from training.engine.passes import share_passes
 from training.engine.run_folder import RunFolder
+from training.engine.step import Training, prepare
 from training.objectives.distillation import LayerDistillation, VelocityDistillation
 from training.objectives.flow_matching import ObjectiveConfig
 from training.objectives.lora import LoraConfig
 from training.world.clips import Episodes, Footage, load_footage
 from training.world.half_lives import log_half_lives
-from training.world.train import MAX_SEQUENCES, TrainWorldConfig, make_batches
+from training.world.train import MAX_SEQUENCES, TrainWorldConfig, make_passes
 from training.world.validation import ValidationConfig, validate
+from worldsim.errors import WorldError
 from worldsim.model.config import DenoiserConfig
 from worldsim.model.conversion import HybridConfig, check_softmax
 from worldsim.model.denoiser import Denoiser
@@ -50,6 +53,10 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         check_settings(self, "a stage's ")
+        if self.loop.global_batch_size:
+            raise WorldError(
+                "a stage's loop.global_batch_size must be 0: its updates are a pass on each device"
+            )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -116,8 +123,12 @@ def list_episodes(config: TeacherConfig, teacher: World, stages: Mapping[str, St
 
     Raises:
         WorldError: If they have other buttons than the teacher, or none is long enough for one of the stages:
-            it would be found out when the stages before it are over.
+            it would be found out when the stages before it are over. Also if weights are to be sharded.
     """
+    if config.fabric.strategy == "fsdp":
+        raise WorldError(
+            "fabric.strategy=fsdp gathers whole layers, of which a conversion runs parts: choose ddp"
+        )
     episodes = Episodes.of(config.data, config.validation, teacher.config.actions)
     episodes.check_lengths("validation", config.validation.length, heldout_only=True)
     for name, stage in stages.items():
@@ -203,7 +214,8 @@ def train_stage(
     for parameter in trained.values():
         parameter.requires_grad_(True)
     optimizers = make_partial_optimizers(list(trained.values()), settings.optimizer)
-    training = prepare(fabric, module, optimizers, settings.loop.ema_decay)
+    passes = share_passes(fabric, settings.batch_size, 0)
+    training = prepare(fabric, module, optimizers, settings.loop.ema_decay, passes)
     if settings.fabric.compile and isinstance(module, VelocityDistillation):
         # The first stage goes through the layers by itself, and compiles what it calls.
         for block in (*module.teacher.denoiser.layers(), *module.denoiser.layers()):
@@ -212,7 +224,7 @@ def train_stage(
     fit(
         fabric,
         training,
-        make_batches(footage.train, settings, fabric.global_rank),
+        make_passes(footage.parts, settings, passes),
         settings.loop,
         run,
         frames_per_batch=settings.batch_size * settings.sequence_length,

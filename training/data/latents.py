@@ -109,6 +109,17 @@ class LatentVideo:
         rewards, ends = (None if t is None else t.to(device) for t in (self.rewards, self.ends))
         return LatentVideo(self.latents.to(device), self.leading.to(device), self.lengths, rewards, ends)
 
+    def split(self, counts: Sequence[int]) -> list[LatentVideo]:
+        """Return the first `counts[0]` episodes, the next `counts[1]` and so on, without copies."""
+        parts, first, begin = [], 0, 0
+        for count in counts:
+            lengths = self.lengths[first : first + count]
+            place = slice(begin, begin + sum(lengths))
+            rewards, ends = (None if t is None else t[place] for t in (self.rewards, self.ends))
+            parts.append(LatentVideo(self.latents[place], self.leading[place], lengths, rewards, ends))
+            first, begin = first + count, place.stop
+        return parts
+
     def sequences(self, starts: np.ndarray, length: int) -> tuple[Tensor, Tensor]:
         """Return latents `[B, length, C, h, w]` and actions `[B, length, A]` from frames `starts` [B] on."""
         index, _ = self._places(starts, length, 0)

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.parallel import ParallelStrategy
+from lightning_fabric.strategies.strategy import Strategy
+from torch.distributed import DistError
 
 from training.engine.events import EventLogger
+from training.engine.sharding import ShardedStrategy
 from worldsim.errors import WorldError
 from worldsim.runtime.device import computes_bf16
 from worldsim.settings import check_settings, setting
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
+STRATEGIES: dict[str, type[DDPStrategy]] = {"ddp": DDPStrategy, "fsdp": ShardedStrategy}
+BACKENDS = ("gloo", "nccl")
+"""What exchanges gradients; an error that names one says that another process is gone."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -21,9 +33,19 @@ class FabricConfig:
     """What `lightning_fabric.Fabric` takes."""
 
     accelerator: str = setting("auto", "auto, cpu, cuda or mps.")
-    devices: str = setting("1", "Number of devices, or auto.")
+    devices: str = setting("1", "Number of devices of each machine, or auto.")
     num_nodes: int = setting(1, "Machines.", minimum=1)
-    strategy: str = setting("auto", "auto, ddp or fsdp.")
+    strategy: str = setting(
+        "auto",
+        "auto, ddp (each device holds the model) or fsdp (each holds a part of weights, optimizer and moving "
+        "average, docs/decisions/0039).",
+    )
+    timeout_seconds: float = setting(
+        600.0,
+        "How long a device waits for the others before the run ends, because one of them is lost.",
+        above=0,
+        maximum=86_400,
+    )
     precision: str = setting(
         "auto",
         "auto is bf16-mixed where the device computes bf16 directly. Not bf16-true: it would round the "
@@ -56,12 +78,59 @@ def make_fabric(config: FabricConfig, folder: Path) -> Fabric:
             accelerator=config.accelerator,
             devices=int(config.devices) if config.devices.isdigit() else config.devices,
             num_nodes=config.num_nodes,
-            strategy=config.strategy,
+            strategy=choose_strategy(config),
             precision=precision,  # pyright: ignore[reportArgumentType]
             loggers=EventLogger(folder / "events"),
         )
+        check_started(fabric, config)
+        fabric.launch()
     except (ValueError, TypeError, RuntimeError) as error:
         raise WorldError(f"fabric settings can't be used here: {error}") from error
-    fabric.launch()
-    fabric.print(f"training on {fabric.device} in {precision}, strategy {config.strategy}")
+    devices = f", {fabric.world_size} devices" if fabric.world_size > 1 else ""
+    fabric.print(f"training on {fabric.device} in {precision}, strategy {config.strategy}{devices}")
     return fabric
+
+
+def choose_strategy(config: FabricConfig) -> Strategy | str:
+    """Return how several devices share the work; `auto` is DDP where there may be several."""
+    is_alone = config.devices == "1" and config.num_nodes == 1
+    name = "ddp" if config.strategy == "auto" and not is_alone else config.strategy
+    timeout = timedelta(seconds=config.timeout_seconds)
+    return STRATEGIES[name](timeout=timeout) if name in STRATEGIES else name
+
+
+def check_started(fabric: Fabric, config: FabricConfig) -> None:
+    """Raise `ValueError` if torchrun or srun started other processes than the settings say.
+
+    Each would otherwise train by itself, and all would write to one folder.
+    """
+    is_torchrun = torch.distributed.is_torchelastic_launched()
+    started = int(os.environ.get("WORLD_SIZE" if is_torchrun else "SLURM_STEP_NUM_TASKS", "1"))
+    strategy = fabric.strategy
+    devices = strategy.parallel_devices if isinstance(strategy, ParallelStrategy) else None
+    expected = len(devices or [fabric.device]) * config.num_nodes
+    if started not in (1, expected):
+        raise ValueError(
+            f"{started} processes were started, but fabric.devices={config.devices} on fabric.num_nodes="
+            f"{config.num_nodes} machine(s) makes {expected}; fabric.devices is the number on each machine"
+        )
+
+
+@contextmanager
+def naming_lost_processes(fabric: Fabric, advice: str) -> Iterator[None]:
+    """Raise `WorldError` in the place of what a backend says when another process of the run is gone.
+
+    Args:
+        fabric: The devices.
+        advice: What to do, for the end of the sentence.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        is_lost = isinstance(error, DistError) or any(name in text.lower() for name in BACKENDS)
+        if fabric.world_size == 1 or not is_lost:
+            raise
+        raise WorldError(
+            f"process {fabric.global_rank} of {fabric.world_size} waited for another that is lost: {advice}"
+        ) from error

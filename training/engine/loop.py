@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor
 from tqdm import tqdm
 
-from training.engine.carry import Carry
-from training.engine.optimizers import check_optimizer
-from training.engine.run_folder import TOLD_FILE, RunFolder, progress_of
-from worldsim.errors import WorldError
+from training.engine.fabric import naming_lost_processes
+from training.engine.run_folder import TOLD_FILE, RunFolder
+from training.engine.step import Training, update
 from worldsim.runtime.interrupt import Stopped, StopRequest, defer_interrupt
 from worldsim.settings import check_settings, setting
 
@@ -32,6 +28,13 @@ class LoopConfig:
     """How long and how carefully to train."""
 
     num_steps: int = setting(1000, "Updates in all.", minimum=1)
+    global_batch_size: int = setting(
+        0,
+        "Rows of an update on all devices: batch_size then says how many go through the network in one pass, "
+        "and the gradients of all passes are averaged. What a pass computes does not depend on the device: "
+        "the update is the same on one and on eight. 0 is one pass on each device.",
+        minimum=0,
+    )
     warmup_steps: int = setting(100, "Updates over which the learning rate rises from 0.", minimum=0)
     decay_fraction: float = setting(
         0.3, "Last part of the run, over which the learning rate falls to 0.", minimum=0, maximum=1
@@ -62,125 +65,21 @@ def learning_rate_factor(step: int, seconds: float, config: LoopConfig) -> float
 
 
 def seed_of(*numbers: int) -> int:
-    """Mix some numbers (seed, step, rank) into one seed for a generator."""
+    """Mix some numbers (seed, step, pass) into one seed for a generator."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
-def make_average(module: nn.Module, decay: float, device: torch.device) -> AveragedModel:
-    """Return the moving average of a module's weights on a device; young averages follow faster."""
-
-    @torch.no_grad()
-    def update(averaged: Sequence[Tensor], current: Sequence[Tensor], _: Tensor | int) -> None:
-        count = int(average.n_averaged)
-        decay_now = min(decay, (1 + count) / (10 + count))
-        get_ema_multi_avg_fn(decay_now)(list(averaged), list(current), count)
-
-    average = AveragedModel(module, multi_avg_fn=update).to(device)
-    average.n_averaged = (
-        average.n_averaged.cpu()
-    )  # asking an accelerator for it would wait for the whole step
-    return average
-
-
-@dataclass(slots=True)
-class Training:
-    """What a checkpoint holds.
-
-    Attributes:
-        module: Returns a dict of losses, `loss` among them, for a batch; wrapped by Fabric.
-        average: Moving average of its weights.
-        optimizers: Optimizers, wrapped by Fabric; their groups keep their own learning rate as `base_lr`.
-        carry: What a step hands to the next; None if nothing. The module is otherwise given it as `carry`,
-            and returns the next one behind the losses.
-        step: Updates done.
-        seconds: Time spent on them.
-    """
-
-    module: Any
-    average: AveragedModel
-    optimizers: Sequence[Any]
-    carry: Carry | None = None
-    step: int = 0
-    seconds: float = 0.0
-
-    def is_done(self, config: LoopConfig) -> bool:
-        """Whether the run has reached its length."""
-        return self.seconds >= config.train_seconds if config.train_seconds else self.step >= config.num_steps
-
-    def run_module(self, batch: Sequence[Any]) -> tuple[dict[str, Tensor], Carry | None]:
-        """Return the losses of a batch, and what it hands to the next."""
-        if self.carry is None:
-            return dict(self.module(*batch)), None
-        losses, carry = self.module(*batch, carry=self.carry)
-        return dict(losses), carry
-
-    def state(self, fabric: Fabric) -> dict[str, Any]:
-        """Return what Fabric saves and restores; all devices must ask for it."""
-        state: dict[str, Any] = {"module": self.module, "average": self.average}
-        state |= {"step": self.step, "seconds": self.seconds}
-        if self.carry is not None:
-            state["carry"] = self.carry.gather(fabric)
-        return state | {f"optimizer_{index}": optimizer for index, optimizer in enumerate(self.optimizers)}
-
-
-def prepare(
-    fabric: Fabric, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer], ema_decay: float
-) -> Training:
-    """Hand a module and its optimizers to Fabric."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["base_lr"] = group["lr"]
-    average = make_average(module, ema_decay, fabric.device)
-    wrapped, *rest = fabric.setup(module, *optimizers)
-    return Training(wrapped, average, rest)
-
-
-def update(fabric: Fabric, training: Training, batch: Sequence[Any], config: LoopConfig) -> dict[str, Tensor]:
-    """Do one update and return its losses.
-
-    Raises:
-        WorldError: If the loss or a gradient is not finite; the weights are then as they were.
-    """
-    factor = learning_rate_factor(training.step, training.seconds, config)
-    for optimizer in training.optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = group["base_lr"] * factor
-        optimizer.zero_grad()
-    losses, carry = training.run_module(batch)
-    fabric.backward(losses["loss"])
-    for index, optimizer in enumerate(training.optimizers):
-        norm = fabric.clip_gradients(
-            training.module, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False
-        )
-        if norm is not None:
-            losses[f"gradient_norm_{index}"] = norm
-    check_finite(fabric, losses, training.step)
-    for optimizer in training.optimizers:
-        optimizer.step()
-    training.average.update_parameters(training.module.module)
-    training.carry = carry
-    training.step += 1
-    return losses
-
-
-def check_finite(fabric: Fabric, values: dict[str, Tensor], step: int) -> None:
-    """Raise `WorldError` on every device if a number of a step is not finite on one of them."""
-    # Every device must decide alike, or the others would wait for the one that stopped. One tensor: a device
-    # is asked once.
-    own = torch.stack([value.detach().float() for value in values.values()])
-    together = torch.as_tensor(fabric.all_gather(own)).reshape(-1, len(values))  # [devices, numbers]
-    if torch.isfinite(together).all():
-        return
-    for name, column in zip(values, together.unbind(1), strict=True):
-        if not torch.isfinite(column).all():
-            found = column[~torch.isfinite(column)][0].item()
-            raise WorldError(f"the {name.replace('_', ' ')} is {found} at step {step}; no update was made")
+def is_done(training: Training, config: LoopConfig) -> bool:
+    """Whether a run has reached its length."""
+    if config.train_seconds:
+        return training.seconds >= config.train_seconds
+    return training.step >= config.num_steps
 
 
 def fit(
     fabric: Fabric,
     training: Training,
-    batch_at: Callable[[int], Sequence[Any]],
+    batch_at: Callable[[int, int], Sequence[Any]],
     config: LoopConfig,
     run: RunFolder,
     *,
@@ -192,15 +91,31 @@ def fit(
     Args:
         fabric: Device, precision and strategy.
         training: From `prepare`.
-        batch_at: Arguments of the module at a step, without `training.carry`; must depend on nothing but the
-            step, so that a resumed run repeats the losses of one that was never killed.
+        batch_at: Arguments of the module at a step in a pass, without its carry; must depend on nothing but
+            these two, so that a resumed run repeats the losses of one that was never killed.
         config: Length and care.
         run: Where checkpoints go.
-        frames_per_batch: For the throughput in the progress bar.
+        frames_per_batch: Frames of a pass, for the throughput in the progress bar.
         on_checkpoint: Called after each checkpoint; returns numbers to log.
+
+    Raises:
+        WorldError: If a loss is not finite, the checkpoint is damaged, or another process of the run is lost.
     """
+    with naming_lost_processes(fabric, f"the same command goes on from the newest checkpoint of {run.path}"):
+        _fit(fabric, training, batch_at, config, run, frames_per_batch, on_checkpoint)
+
+
+def _fit(
+    fabric: Fabric,
+    training: Training,
+    batch_at: Callable[[int, int], Sequence[Any]],
+    config: LoopConfig,
+    run: RunFolder,
+    frames_per_batch: int,
+    on_checkpoint: Callable[[Training], dict[str, float]],
+) -> None:
     resume(fabric, training, run)
-    if training.step and training.is_done(config):
+    if training.step and is_done(training, config):
         fabric.print(f"{run.path} is finished: {training.step} steps")
         if not run.has_mark(TOLD_FILE):  # it was killed between its last checkpoint and the end
             _tell(fabric, training, run, on_checkpoint)
@@ -219,10 +134,12 @@ def fit(
         ) as bar,
     ):
         try:
-            while not training.is_done(config):
+            while not is_done(training, config):
                 begun = time.monotonic()
                 with defer_interrupt():  # Ctrl-C between two optimizers would leave half an update
-                    losses = update(fabric, training, batch_at(training.step), config)
+                    batches = [batch_at(training.step, number) for number in training.passes.own]
+                    factor = learning_rate_factor(training.step, training.seconds, config)
+                    losses = update(fabric, training, batches, factor, config.clip_norm)
                     clock += time.monotonic() - begun
                 bar.update()
                 if training.step % config.log_every == 0:
@@ -250,38 +167,19 @@ def fit(
 
 def resume(fabric: Fabric, training: Training, run: RunFolder) -> None:
     """Load the run's newest checkpoint, if there is one."""
-    path = run.latest()
+    path = run.shared_latest(fabric)
     if path is None:
         return
-    run.load(path, lambda: _restore(fabric, training, path))
+    run.load(path, lambda: training.restore(fabric.load(path, weights_only=True), fabric))
     fabric.print(f"resuming {run.path} at step {training.step}")
-
-
-def _restore(fabric: Fabric, training: Training, path: Path) -> None:
-    state = training.state(fabric)
-    groups = [[dict(group) for group in optimizer.param_groups] for optimizer in training.optimizers]
-    fabric.load(path, state, weights_only=True)
-    training.step, training.seconds = progress_of(state)
-    for optimizer, before in zip(training.optimizers, groups, strict=True):
-        check_optimizer(optimizer, before)
-    if training.carry is not None:
-        carry, own = Carry.restore(state["carry"], fabric), training.carry.memory.tensors()
-        if shapes_of(carry.memory.tensors()) != shapes_of(own):
-            raise ValueError("the memory that is handed on has other shapes")
-        training.carry = carry
-
-
-def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    """Return the shape and number format of tensors."""
-    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
 def _log(
     fabric: Fabric, training: Training, losses: dict[str, Tensor], bar: tqdm, frames_per_batch: int
 ) -> None:
-    values = {name: float(value.detach()) for name, value in losses.items()}
+    values = {name: float(value) for name, value in losses.items()}
     rate = bar.format_dict["rate"] or 0.0
-    frames_per_second = rate * frames_per_batch * fabric.world_size
+    frames_per_second = rate * frames_per_batch * training.passes.total
     bar.set_postfix_str(f"loss {values['loss']:.4f}, {frames_per_second:,.0f} frames/s", refresh=False)
     learning_rate = training.optimizers[0].param_groups[0]["lr"]
     fabric.log_dict(

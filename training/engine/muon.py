@@ -2,6 +2,10 @@
 
 `torch.optim.Muon` updates one matrix after the other. A network of ten layers then launches some 1,500 small
 kernels a step, and the GPU waits for them to be launched; together they are about a hundred.
+
+A singular value belongs to a whole matrix. Of matrices that are spread over devices each device keeps its
+rows of momentum and weights, gathers the directions in the precision in which they are orthogonalised, and
+orthogonalises all of them: half the bytes of gathering the weights once, and what one device computes anyway.
 """
 
 # L matrices of one shape, R C their rows and columns, R <= C while they are orthogonalised
@@ -23,6 +27,7 @@ from torch import (
     nn,
 )
 
+from training.engine.sharding import gather_stack, own_part, split_stack
 from worldsim.runtime.device import computes_bf16
 
 
@@ -41,13 +46,18 @@ def orthogonalise(
     """
     a, b, c = coefficients
     is_tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.bfloat16() if computes_bf16(matrices.device) else matrices.float()
+    x = matrices.to(product_precision(matrices.device))
     x = x.mT if is_tall else x  # the smaller of the two Gram matrices
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=eps)
     for _ in range(num_steps):
         gram = x @ x.mT  # [L, R, R]
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if is_tall else x
+
+
+def product_precision(device: torch.device) -> torch.dtype:
+    """Return in which number format matrices are orthogonalised on a device."""
+    return torch.bfloat16 if computes_bf16(device) else torch.float32
 
 
 class BatchedMuon(torch.optim.Muon):
@@ -65,16 +75,18 @@ class BatchedMuon(torch.optim.Muon):
                 self._update(parameters, group)
 
     def _update(self, parameters: Sequence[nn.Parameter], group: dict[str, Any]) -> None:
-        weights: list[Tensor] = list(parameters)
-        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        momenta = [self._momentum(parameter) for parameter in parameters]
+        like = parameters[0]
+        weights: list[Tensor] = [own_part(parameter.detach()) for parameter in parameters]
+        grads = [own_part(parameter.grad) for parameter in parameters if parameter.grad is not None]
+        momenta = [own_part(self._momentum(parameter)) for parameter in parameters]
         _foreach_lerp_(momenta, grads, 1 - group["momentum"])
         directions = _foreach_lerp(grads, momenta, group["momentum"]) if group["nesterov"] else momenta
-        updates = orthogonalise(
-            torch.stack(list(directions)), group["ns_coefficients"], group["ns_steps"], group["eps"]
-        )
+        rounded = torch.stack(list(directions)).to(product_precision(like.device))
+        whole = gather_stack(rounded, like)
+        updates = orthogonalise(whole, group["ns_coefficients"], group["ns_steps"], group["eps"])
+        updates = split_stack(updates, like)
         _foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-        rate = group["lr"] * adjustment(weights[0].shape, group["adjust_lr_fn"])
+        rate = group["lr"] * adjustment(like.shape, group["adjust_lr_fn"])
         _foreach_add_(weights, list(updates.to(weights[0].dtype).unbind()), alpha=-rate)
 
     def _momentum(self, parameter: nn.Parameter) -> Tensor:

@@ -34,15 +34,29 @@ EXPORTED_FILE, TOLD_FILE = "exported", "told"
 """Hold the name of the checkpoint whose world was written, and of the one after which all was said."""
 FREE_SETTINGS = (
     "out",
+    "codec",
+    "init",
+    "data.train",
+    "data.heldout",
     "data.num_workers",
     "data.cache_latents",
     "data.cache_folder",
+    "fabric.devices",
+    "fabric.num_nodes",
+    "fabric.strategy",
+    "fabric.timeout_seconds",
+    "loop.global_batch_size",
     "loop.num_steps",
     "loop.train_seconds",
     "loop.checkpoint_seconds",
     "loop.log_every",
 )
-"""Settings that a resumed run may change: given its learning rate, none changes what a step computes."""
+"""Settings that a resumed run may change: given its learning rate, none changes what a step computes.
+
+Of what is read, contents are compared instead of names, so that a run can move to another machine; of the
+devices, how many passes they make of an update.
+"""
+PASSES = "inputs.passes"
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -111,14 +125,15 @@ class RunFolder:
             for left in self.checkpoints.glob(f"*{PART_SUFFIX}"):
                 _remove(left)
 
-    def check_inputs(self, fabric: Fabric, **inputs: str) -> None:
+    def check_inputs(self, fabric: Fabric, passes: int = 0, /, **inputs: str) -> None:
         """Remember what the run learns from, or refuse if a resumed run would learn from something else.
 
         Args:
             fabric: Its first process writes.
+            passes: Of an update, on all devices; 0 where there are none.
             inputs: A digest for each thing that the settings only name, such as the data.
         """
-        self._settings["inputs"] = inputs
+        self._settings["inputs"] = inputs | ({"passes": passes} if passes else {})
         self._check_known()
         if fabric.global_rank == 0:
             write_json(self.path / CONFIG_FILE, self._settings)
@@ -145,6 +160,9 @@ class RunFolder:
         old, new = _flatten(before), _flatten(self._settings)
         if "inputs" not in self._settings:
             old = {key: value for key, value in old.items() if not key.startswith("inputs.")}
+        if PASSES in new:
+            self._check_passes(old.setdefault(PASSES, _devices_of(old)) or new[PASSES], new[PASSES])
+            old[PASSES] = new[PASSES]
         differing = [
             k for k in sorted(old | new) if old.get(k) != new.get(k) and k not in self._free_settings
         ]
@@ -154,9 +172,31 @@ class RunFolder:
                 f"{self.path} holds a run with other settings ({changes}); choose another out= folder"
             )
 
+    def _check_passes(self, before: int, now: int) -> None:
+        if before != now:
+            raise WorldError(
+                f"{self.path} holds a run whose updates are {before} passes of batch_size, and these "
+                f"settings make {now}: set loop.global_batch_size to {before} times batch_size, or choose "
+                "another out= folder"
+            )
+
     def latest(self) -> Path | None:
         """Return the newest checkpoint, if there is one."""
         return newest_checkpoint(self.path)
+
+    def shared_latest(self, fabric: Fabric) -> Path | None:
+        """Return the newest checkpoint as the first process sees it; all processes must ask.
+
+        Raises:
+            WorldError: In all of them, if one does not see it: they go on from one file.
+        """
+        path = fabric.broadcast(self.latest())
+        sees = torch.tensor(path is None or path.exists(), dtype=torch.float32, device=fabric.device)
+        if not bool(torch.as_tensor(fabric.all_gather(sees)).all()):
+            raise WorldError(
+                f"{path} is not there on every machine: out= must be a folder that all of them share"
+            )
+        return path
 
     def is_exported(self, world: Path) -> bool:
         """Return whether a world is there and comes from the newest checkpoint, as `mark_exported` told."""
@@ -213,8 +253,6 @@ class RunFolder:
             fabric.barrier()
             if fabric.global_rank == 0:
                 sync_tree(part)
-                if target.is_dir():  # a file is replaced in one step, a folder of shards cannot be
-                    _remove(target)
                 part.replace(target)
                 sync(self.checkpoints)
         except OSError as error:
@@ -227,8 +265,14 @@ class RunFolder:
         fabric.barrier()
 
 
+def _devices_of(settings: Mapping[str, Any]) -> int:
+    """Return how many devices, with a pass each, a run of an earlier version had; 0 if it does not say."""
+    devices = str(settings.get("fabric.devices", ""))
+    return int(devices) * settings.get("fabric.num_nodes", 1) if devices.isdigit() else 0
+
+
 def _remove(path: Path) -> None:
-    """Remove a checkpoint, which is a file, or a folder where a strategy writes shards."""
+    """Remove a checkpoint, or a folder that lies in the place of one."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

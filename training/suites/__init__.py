@@ -1,1 +1,1 @@
-"""Suites of measurements that `training.evaluate` runs."""
+"""Suites of measurements that `training.evaluate` and `training.benchmark` run."""

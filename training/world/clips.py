@@ -19,6 +19,7 @@ from training.data.latents import (
     latent_video,
     precision_on,
 )
+from training.engine.passes import Passes, share_passes
 from training.world.validation import ValidationConfig, validation_places
 from worldsim.actions import ActionLayout
 from worldsim.codec import FrameCodec
@@ -65,6 +66,7 @@ class Footage:
 
     Attributes:
         train: What this device learns from.
+        parts: The same, cut into what each of its passes draws from.
         heldout: What is measured on.
         places: Where roll-outs begin in it.
         num_frames: Frames of all episodes to learn from, on all devices.
@@ -72,18 +74,21 @@ class Footage:
     """
 
     train: LatentVideo
+    parts: list[LatentVideo]
     heldout: LatentVideo
     places: np.ndarray
     num_frames: int
     digests: dict[str, str]
 
 
-def own_share(references: Sequence[EpisodeReference], fabric: Fabric) -> list[EpisodeReference]:
-    """Return the episodes that this device learns from, so that each is decoded once and held once."""
-    own = list(references[fabric.global_rank :: fabric.world_size])
-    if not own:
-        raise WorldError(f"{fabric.world_size} devices need an episode each, the data hold {len(references)}")
-    return own
+def own_shares(references: Sequence[EpisodeReference], passes: Passes) -> list[list[EpisodeReference]]:
+    """Return the episodes that each of this device's passes learns from.
+
+    No two passes share one, and a device holds those of its own alone: each is decoded once and held once.
+    """
+    if len(references) < passes.total:
+        raise WorldError(f"{passes.total} passes need an episode each, the data hold {len(references)}")
+    return [list(references[number :: passes.total]) for number in passes.own]
 
 
 def cache_for(codec: FrameCodec, data: DataConfig, device: torch.device) -> LatentCache | None:
@@ -98,16 +103,28 @@ def load_footage(
     data: DataConfig,
     validation: ValidationConfig,
     fabric: Fabric,
+    passes: Passes | None = None,
 ) -> Footage:
-    """Encode episodes on the device, or read what any command encoded before by the same codec."""
+    """Encode episodes on the device, or read what any command encoded before by the same codec.
+
+    Args:
+        codec: Moved to the device.
+        episodes: All that there are.
+        data: How to decode, and where to keep latents.
+        validation: How long held-out sequences are.
+        fabric: The devices.
+        passes: Of an update; None is one on each device.
+    """
+    shares = own_shares(episodes.train, passes or share_passes(fabric, 1, 0))
     cache = cache_for(codec, data, fabric.device)
 
     def encode(references: Sequence[EpisodeReference]) -> LatentVideo:
         return latent_video(codec, references, fabric.device, num_workers=data.num_workers, cache=cache)
 
-    train, heldout = encode(own_share(episodes.train, fabric)), encode(episodes.heldout)
+    train, heldout = encode([each for share in shares for each in share]), encode(episodes.heldout)
     return Footage(
         train=train,
+        parts=train.split([len(share) for share in shares]),
         heldout=heldout,
         places=validation_places(heldout, validation),
         num_frames=sum(reference.num_frames for reference in episodes.train),

@@ -18,9 +18,11 @@ from training.data.latents import DataConfig, LatentVideo, OutcomeTargets, check
 from training.data.sampling import EndDraws, places_at
 from training.engine.carry import Carry
 from training.engine.fabric import FabricConfig, make_fabric
-from training.engine.loop import LoopConfig, Training, fit, prepare, seed_of
+from training.engine.loop import LoopConfig, fit, seed_of
 from training.engine.optimizers import OptimizerConfig, make_optimizers
+from training.engine.passes import Passes, share_passes
 from training.engine.run_folder import RunFolder
+from training.engine.step import Training, prepare
 from training.objectives.flow_matching import ObjectiveConfig, SegmentFlowMatching, SequenceFlowMatching
 from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig, reward_units
 from training.outcomes.calibration import calibrate
@@ -44,7 +46,7 @@ PLACES_PER_START = 24
 FRAMES_BEFORE_END = 64
 """Least number of frames for which an episode goes on after a start moment, if there is such a place."""
 MAX_SEQUENCES = 2**16
-"""Of an update on one device: no device holds more of them."""
+"""Of a pass: no device holds more of them."""
 Batch = tuple[Tensor | torch.Generator | OutcomeTargets, ...]
 """What a training's module is given at a step."""
 
@@ -61,7 +63,12 @@ class TrainWorldConfig:
     loop: LoopConfig = setting(LoopConfig, "Length and care.")
     fabric: FabricConfig = setting(FabricConfig, "Device, precision, distribution.")
     validation: ValidationConfig = setting(ValidationConfig, "What is measured at every checkpoint.")
-    batch_size: int = setting(8, "Sequences per update and device.", minimum=1, maximum=MAX_SEQUENCES)
+    batch_size: int = setting(
+        8,
+        "Sequences of a pass: of an update on each device, without loop.global_batch_size.",
+        minimum=1,
+        maximum=MAX_SEQUENCES,
+    )
     sequence_length: int = setting(24, "Frames of a segment, through all of which gradients flow.", minimum=2)
     segments: int = setting(
         1,
@@ -121,7 +128,7 @@ def take_starts(
 
 def describe_training(training: Training, config: TrainWorldConfig, num_frames: int, fabric: Fabric) -> str:
     """Return one sentence for the world's card: what this run learned from and what it took."""
-    seen = training.step * config.batch_size * config.sequence_length * fabric.world_size
+    seen = training.step * training.passes.total * config.batch_size * config.sequence_length
     device = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else fabric.device.type
     length = f"{config.segments * config.sequence_length}"
     if config.segments > 1:
@@ -168,35 +175,23 @@ def train_world(
     if config.segments > 1:
         check_constant_memory(world.config.denoiser)
     fabric = make_fabric(config.fabric, run.path)
+    passes = share_passes(fabric, config.batch_size, config.loop.global_batch_size)
     episodes = Episodes.of(config.data, config.validation, world.config.actions)
     has_heads = world.config.denoiser.outcome_heads
     if has_heads:
         check_outcomes([*episodes.train, *episodes.heldout])
-    footage = load_footage(world.codec, episodes, config.data, config.validation, fabric)
+    footage = load_footage(world.codec, episodes, config.data, config.validation, fabric, passes)
     size = (world.config.height, world.config.width)
     if has_new_heads:
         set_reward_units(world, footage, fabric)
-    batch_at = make_batches(footage.train, config, fabric.global_rank, with_outcomes=has_heads)
+    batch_at = make_passes(footage.parts, config, passes, with_outcomes=has_heads)
     starts = take_starts(episodes.heldout, config.num_starts, config.start_frames, size)
-    run.check_inputs(fabric, **footage.digests, **({"init": begun_from} if begun_from else {}))
+    run.check_inputs(fabric, passes.total, **footage.digests, **({"init": begun_from} if begun_from else {}))
 
-    denoiser = world.denoiser.requires_grad_(True).train()
-    optimizers = make_optimizers(denoiser, config.optimizer)
-    objective = SequenceFlowMatching if config.segments == 1 else SegmentFlowMatching
-    outcome = None
-    if denoiser.outcome is not None and world.config.outcome is not None:
-        frequency = end_draws(footage.train, config).frequency
-        outcome = OutcomeLoss(denoiser.outcome, world.config.outcome, config.outcome, frequency)
-    module = objective(denoiser, config.objective, outcome)
-    training = prepare(fabric, module, optimizers, config.loop.ema_decay)
-    if config.segments > 1:
-        training.carry = Carry(denoiser.initial_memory(config.batch_size))
-    if config.fabric.compile:
-        for block in denoiser.layers():
-            block.compile(dynamic=False)
+    training = begin_training(config, world.denoiser, world.config.outcome, footage.parts, passes, fabric)
 
     def on_checkpoint(training: Training) -> dict[str, float]:
-        average = training.average.module.denoiser
+        average = training.averaged().denoiser
         assert isinstance(average, Denoiser)
         spent = describe_training(training, config, footage.num_frames, fabric)
         provenance = add_provenance(world.config.provenance, "training", spent)
@@ -222,14 +217,73 @@ def train_world(
     fabric.print(f"world in {run.path / 'world'}; play it with: python play.py world={run.path / 'world'}")
 
 
+def begin_training(
+    config: TrainWorldConfig,
+    denoiser: Denoiser,
+    meaning: OutcomeConfig | None,
+    parts: Sequence[LatentVideo],
+    passes: Passes,
+    fabric: Fabric,
+) -> Training:
+    """Return the training of a network that has made no update yet.
+
+    Args:
+        config: Settings.
+        denoiser: Trained in place.
+        meaning: Units of the rewards that its outcome heads learn, if it has some.
+        parts: What each of this device's passes draws from.
+        passes: Of an update.
+        fabric: The devices.
+    """
+    denoiser.requires_grad_(True).train()
+    optimizers = make_optimizers(denoiser, config.optimizer)
+    objective = SequenceFlowMatching if config.segments == 1 else SegmentFlowMatching
+    outcome = None
+    if denoiser.outcome is not None and meaning is not None:
+        frequency = end_frequency(parts, config, fabric)
+        outcome = OutcomeLoss(denoiser.outcome, meaning, config.outcome, frequency)
+    module = objective(denoiser, config.objective, outcome)
+    training = prepare(fabric, module, optimizers, config.loop.ema_decay, passes)
+    if config.segments > 1:
+        training.carries = [Carry(denoiser.initial_memory(config.batch_size)) for _ in passes.own]
+    if config.fabric.compile:
+        for block in denoiser.layers():
+            block.compile(dynamic=False)
+    return training
+
+
 def end_draws(video: LatentVideo, config: TrainWorldConfig) -> EndDraws:
     """Return what sees to it that a training's sequences hold ends."""
     index = SequenceIndex(video.lengths, config.segments * config.sequence_length)
     return EndDraws(video, index, config.outcome.end_share)
 
 
+def end_frequency(parts: Sequence[LatentVideo], config: TrainWorldConfig, fabric: Fabric) -> float:
+    """Return how much rarer ends are than they are drawn, as `EndDraws` has it, averaged over all passes."""
+    own = torch.tensor([end_draws(video, config).frequency for video in parts], dtype=torch.float64).mean()
+    return float(torch.as_tensor(fabric.all_reduce(own.to(fabric.device), reduce_op="mean")))
+
+
+def make_passes(
+    parts: Sequence[LatentVideo], config: TrainWorldConfig, passes: Passes, *, with_outcomes: bool = False
+) -> Callable[[int, int], Batch]:
+    """Return the function that draws the batch of a step and a pass; see `make_batches`.
+
+    Args:
+        parts: What each of this device's passes draws from.
+        config: Settings.
+        passes: Which are this device's.
+        with_outcomes: Whether there are outcome heads.
+    """
+    draws = {
+        number: make_batches(video, config, number, with_outcomes=with_outcomes)
+        for number, video in zip(passes.own, parts, strict=True)
+    }
+    return lambda step, number: draws[number](step)
+
+
 def make_batches(
-    video: LatentVideo, config: TrainWorldConfig, rank: int, *, with_outcomes: bool = False
+    video: LatentVideo, config: TrainWorldConfig, number: int, *, with_outcomes: bool = False
 ) -> Callable[[int], Batch]:
     """Return the function that draws a step's sequences, or segments of longer ones, from its number alone.
 
@@ -239,7 +293,7 @@ def make_batches(
     Args:
         video: To draw from.
         config: Settings.
-        rank: Of the device: each draws its own.
+        number: Of the pass: each draws its own.
         with_outcomes: Whether there are outcome heads. Some sequences then hold the end of an episode.
     """
     batch_size, length, segments = config.batch_size, config.sequence_length, config.segments
@@ -248,15 +302,15 @@ def make_batches(
     ends = end_draws(video, config) if with_outcomes else None
 
     def sequences_of(block: int) -> np.ndarray:
-        rng = np.random.default_rng(seed_of(config.loop.seed, block, rank))
+        rng = np.random.default_rng(seed_of(config.loop.seed, block, number))
         starts = index.sample(rng, batch_size)
         return starts if ends is None else ends.replace(starts, rng)
 
     def batch_at(step: int) -> Batch:
         block, segment = places_at(step, segments, batch_size)
-        drawn = {number: sequences_of(number) for number in set(block.tolist())}
-        starts = np.array([drawn[number][row] for row, number in enumerate(block.tolist())])
-        generator = torch.Generator(device).manual_seed(seed_of(config.loop.seed, step, rank))
+        drawn = {each: sequences_of(each) for each in set(block.tolist())}
+        starts = np.array([drawn[each][row] for row, each in enumerate(block.tolist())])
+        generator = torch.Generator(device).manual_seed(seed_of(config.loop.seed, step, number))
         is_new = () if segments == 1 else (torch.from_numpy(segment == 0).to(device),)
         if not with_outcomes:
             return *video.sequences(starts + segment * length, length), generator, *is_new

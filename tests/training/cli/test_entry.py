@@ -15,6 +15,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
+from tests.public_runs import run_command
 from training.cli.entry import describe_error
 from training.cli.help import command_help
 from training.codec import TrainCodecConfig, main
@@ -95,6 +96,20 @@ def test_a_second_signal_does_not_disturb_what_the_first_one_ends() -> None:
         signal.raise_signal(signal.SIGHUP)
         signal.raise_signal(signal.SIGTERM)
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)] == before
+
+
+@pytest.mark.parametrize("wanted", [None, "1"])
+def test_processes_that_a_command_starts_show_tracebacks_only_where_it_does(
+    wanted: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    if wanted:
+        monkeypatch.setenv("HYDRA_FULL_ERROR", wanted)
+    inherited: list[str | None] = []
+    monkeypatch.setattr(main, "run", lambda _: inherited.append(os.environ.get("HYDRA_FULL_ERROR")))
+    run_command("codec")
+    assert inherited == [wanted]
+    assert os.environ.get("HYDRA_FULL_ERROR") == wanted
 
 
 @pytest.mark.parametrize("name", ["wrld", "loop.numsteps", "keys"])

@@ -15,9 +15,11 @@ from torch import Tensor
 from tests.fakes import tiny_codec_config, tiny_denoiser_config, tiny_world, write_tiny_dataset
 from training.data.latents import DataConfig, LatentVideo
 from training.data.sampling import places_at
-from training.engine.carry import Carry
+from training.engine.carry import Carry, gather_carries, restore_carries
 from training.engine.fabric import FabricConfig, make_fabric
-from training.engine.loop import LoopConfig, prepare, update
+from training.engine.loop import LoopConfig
+from training.engine.passes import Passes
+from training.engine.step import prepare, update
 from training.objectives.flow_matching import (
     ObjectiveConfig,
     SegmentFlowMatching,
@@ -254,12 +256,12 @@ def test_the_memory_that_was_saved_matters(tmp_path: Path, long_data: DataConfig
         denoiser = copy.deepcopy(tiny_denoiser()).requires_grad_(True)
         module = SegmentFlowMatching(denoiser, ObjectiveConfig())
         training = prepare(fabric, module, [torch.optim.SGD(module.parameters(), lr=0.01)], 0.9)
-        training.carry = Carry(denoiser.initial_memory(2))
+        training.carries = [Carry(denoiser.initial_memory(2))]
         for step in range(2):
             batch = (*random_batch(), torch.Generator().manual_seed(step), torch.tensor([step == 0] * 2))
-            update(fabric, training, batch, LoopConfig())
+            update(fabric, training, [batch])
             if forget:
-                training.carry = Carry(denoiser.initial_memory(2))
+                training.carries = [Carry(denoiser.initial_memory(2))]
         results.append(denoiser.layers()[0].self_attn.q.weight.detach().clone())
     assert not torch.equal(*results)
 
@@ -272,25 +274,39 @@ def test_a_growing_memory_is_refused_before_any_work(tmp_path: Path, long_data: 
     assert not (tmp_path / "run" / "world").exists()
 
 
-def device(rank: int, parts: list[dict[str, Tensor]]) -> Fabric:
-    """Return what `Carry` asks of one device among several."""
-    fabric = Mock(spec=Fabric)
-    fabric.global_rank, fabric.world_size, fabric.device = rank, len(parts), torch.device("cpu")
-    fabric.all_gather = lambda _: {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
-    return fabric
+def gathered(memories: list[MemoryState], num_devices: int) -> dict[str, Tensor]:
+    """Return what is saved of the memories of passes, `memories[p]` of pass p, that some devices share."""
+    own = [[Carry(memory) for memory in memories[rank::num_devices]] for rank in range(num_devices)]
+    stacked = [
+        {
+            name: torch.stack([each.memory.tensors()[name] for each in carries])
+            for name in memories[0].tensors()
+        }
+        for carries in own
+    ]
+    fabric = Mock(spec=Fabric, world_size=num_devices)
+    fabric.all_gather = lambda _: {name: torch.stack([each[name] for each in stacked]) for name in stacked[0]}
+    return gather_carries(own[0], fabric)
 
 
-def test_each_device_saves_and_finds_its_own_memory() -> None:
+@pytest.mark.parametrize(("saved_by", "read_by"), [(1, 2), (2, 1), (2, 4), (4, 2), (4, 4)])
+def test_each_pass_finds_its_own_memory_on_any_number_of_devices(saved_by: int, read_by: int) -> None:
     denoiser = tiny_denoiser()
     memories = [
         run_segment(denoiser, ObjectiveConfig(), denoiser.initial_memory(2), [True, True], seed)[1]
-        for seed in (1, 2)
+        for seed in range(4)
     ]
-    parts = [memory.tensors() for memory in memories]
-    saved = Carry(memories[0]).gather(device(0, parts))
-    for rank, part in enumerate(parts):
-        found = Carry.restore(saved, device(rank, parts)).memory.tensors()
-        for name, tensor in part.items():
-            assert torch.equal(found[name], tensor), name
-    with pytest.raises(WorldError, match="memory of 2 devices' sequences, the run goes on on 1"):
-        Carry.restore(saved, device(0, parts[:1]))
+    saved = gathered(memories, saved_by)
+    for rank in range(read_by):
+        passes = Passes(4, rank, read_by)
+        found = restore_carries(saved, passes, torch.device("cpu"))
+        for number, carry in zip(passes.own, found, strict=True):
+            for name, tensor in memories[number].tensors().items():
+                assert torch.equal(carry.memory.tensors()[name], tensor), name
+
+
+def test_memory_of_another_number_of_passes_is_refused() -> None:
+    denoiser = tiny_denoiser()
+    saved = gathered([denoiser.initial_memory(2)] * 2, 2)
+    with pytest.raises(ValueError, match="the memory of 2 passes, not 3"):
+        restore_carries(saved, Passes(3, 0, 1), torch.device("cpu"))

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from tests.public_runs import events_of
 from training.engine.events import EventLogger
 from training.engine.fabric import FabricConfig, choose_precision, make_fabric
-from training.engine.loop import LoopConfig, Training, fit, learning_rate_factor, prepare, seed_of
+from training.engine.loop import LoopConfig, fit, learning_rate_factor, seed_of
 from training.engine.run_folder import RunFolder
+from training.engine.step import Training, prepare
 from worldsim.errors import WorldError
 from worldsim.runtime.interrupt import Stopped
 
@@ -45,7 +46,7 @@ class Toy(nn.Module):
         return {"loss": loss}
 
 
-def batch_at(step: int) -> tuple[Tensor]:
+def batch_at(step: int, _: int = 0) -> tuple[Tensor]:
     return (torch.randn(8, 4, generator=torch.Generator().manual_seed(seed_of(0, step))),)
 
 
@@ -57,7 +58,7 @@ def run_toy(
     folder: Path,
     num_steps: int,
     *,
-    batch: Callable[[int], tuple[Tensor]] = batch_at,
+    batch: Callable[[int, int], tuple[Tensor]] = batch_at,
     optimizer: type[torch.optim.AdamW] = torch.optim.AdamW,
     on_checkpoint: Callable[[Training], dict[str, float]] = lambda _: {"one": 1.0},
 ) -> tuple[Toy, Training]:
@@ -87,7 +88,7 @@ def test_a_resumed_run_repeats_the_losses_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
-    def poisoned(step: int) -> tuple[Tensor]:
+    def poisoned(step: int, _: int) -> tuple[Tensor]:
         return (torch.full((8, 4), float("nan")),) if step == 3 else batch_at(step)
 
     torch.manual_seed(0)
@@ -123,7 +124,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(tmp_path: Path) -
         fit(
             fabric,
             training,
-            lambda _: (torch.zeros(8, 4),),
+            lambda *_: (torch.zeros(8, 4),),
             config,
             run,
             frames_per_batch=8,
@@ -318,7 +319,7 @@ def test_two_runs_in_one_second_write_two_event_files(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
-    def interrupted(step: int) -> tuple[Tensor]:
+    def interrupted(step: int, _: int) -> tuple[Tensor]:
         if step == 7:
             raise KeyboardInterrupt
         return batch_at(step)
@@ -333,7 +334,7 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
 def test_on_several_devices_a_run_ends_with_the_signal_that_stopped_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def terminated(step: int) -> tuple[Tensor]:
+    def terminated(step: int, _: int) -> tuple[Tensor]:
         if step == 7:
             signal.raise_signal(signal.SIGTERM)
         return batch_at(step)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
+from tests.devices import needs_fork, run_on_devices
+from training.engine.fabric import FabricConfig, make_fabric
 from training.engine.muon import BatchedMuon, orthogonalise
 
 SHAPES = [(12, 12), (12, 12), (24, 12), (12, 24), (12, 12)]
@@ -35,6 +41,35 @@ def test_batched_muon_equals_torch_muon(adjust: str, nesterov: bool) -> None:
         # Both orthogonalise in bf16: 2^-8 of an update, which is at most 0.1 a number, five times.
         torch.testing.assert_close(first, second, rtol=0, atol=5 * 0.1 * 2**-8)
     assert (batched[0] - make_parameters()[0]).abs().max() > 0.01
+
+
+@needs_fork
+def test_muon_of_sharded_matrices_equals_that_of_whole_ones(tmp_path: Path) -> None:
+    """Also where a device holds fewer rows than another, or none."""
+    settings = {"lr": 0.02, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+    config = FabricConfig(accelerator="cpu", devices="2", strategy="fsdp", precision="32-true")
+
+    def compare() -> None:
+        make_fabric(config, tmp_path)
+        mesh = init_device_mesh("cpu", (2,))
+        generator = torch.Generator().manual_seed(0)
+        whole = [
+            nn.Parameter(torch.randn(shape, generator=generator))
+            for shape in ((5, 3), (5, 3), (1, 4), (4, 6))
+        ]
+        sharded = [nn.Parameter(distribute_tensor(each.detach().clone(), mesh, [Shard(0)])) for each in whole]
+        optimizers = BatchedMuon(whole, **settings), BatchedMuon(sharded, **settings)
+        for _ in range(3):
+            for parameter, shard in zip(whole, sharded, strict=True):
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+                shard.grad = distribute_tensor(parameter.grad.clone(), mesh, [Shard(0)])
+            for optimizer in optimizers:
+                optimizer.step()
+        for parameter, shard in zip(whole, sharded, strict=True):
+            assert isinstance(shard, DTensor)
+            assert torch.equal(shard.full_tensor(), parameter)
+
+    assert run_on_devices(compare) == [0, 0]
 
 
 def test_a_matrix_without_gradient_stays_as_it_is() -> None:

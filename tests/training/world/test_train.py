@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
-from lightning_fabric import Fabric
 
 from tests.fakes import (
     HEIGHT,
@@ -26,11 +24,12 @@ from training.codec import TrainCodecConfig, train_codec
 from training.data.latents import DataConfig, choose_episodes
 from training.engine.fabric import FabricConfig
 from training.engine.loop import LoopConfig
+from training.engine.passes import Passes
 from training.finetune import FinetuneConfig
 from training.finetune import main as finetune
 from training.objectives.flow_matching import ObjectiveConfig, SequenceFlowMatching, add_noise
 from training.pretrain import main as pretrain
-from training.world.clips import own_share
+from training.world.clips import own_shares
 from training.world.train import PretrainConfig, build_world, take_starts
 from training.world.validation import ValidationConfig
 from worldsim.actions import ActionLayout
@@ -290,19 +289,19 @@ def test_a_level_shift_that_is_none_is_named(shift: float) -> None:
         ObjectiveConfig(level_shift=shift)
 
 
-def test_each_device_learns_from_episodes_of_its_own(data: DataConfig) -> None:
-    episodes = choose_episodes(data.train, 0)
-    shares = [own_share(episodes, fabric_of(rank, 2)) for rank in range(2)]
-    assert sorted(e.name for share in shares for e in share) == sorted(e.name for e in episodes)
-    with pytest.raises(WorldError, match="devices need an episode each"):
-        own_share(episodes[:1], fabric_of(1, 2))
-
-
-def fabric_of(rank: int, world_size: int) -> Fabric:
-    """Return what `own_share` asks of one device among several."""
-    fabric = Mock(spec=Fabric)
-    fabric.global_rank, fabric.world_size = rank, world_size
-    return fabric
+@pytest.mark.parametrize("num_devices", [1, 2, 4])
+def test_each_pass_learns_from_episodes_of_its_own(tmp_path: Path, num_devices: int) -> None:
+    episodes = load_episodes([write_tiny_dataset(tmp_path / "six", episodes=6, frames=4)])
+    shares = {
+        number: [episode.name for episode in share]
+        for rank in range(num_devices)
+        for passes in [Passes(4, rank, num_devices)]
+        for number, share in zip(passes.own, own_shares(episodes, passes), strict=True)
+    }
+    names = [episode.name for episode in episodes]
+    assert shares == {number: names[number::4] for number in range(4)}
+    with pytest.raises(WorldError, match="4 passes need an episode each, the data hold 3"):
+        own_shares(episodes[:3], Passes(4, 0, num_devices))
 
 
 def test_start_moments_are_where_most_can_be_seen_and_not_at_the_end_of_an_episode(tmp_path: Path) -> None:
