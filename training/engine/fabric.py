@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 
+from training.engine.caches import CACHES, load_caches
 from training.engine.events import EventLogger
 from worldsim.errors import WorldError
 from worldsim.runtime.device import computes_bf16
@@ -32,6 +33,11 @@ class FabricConfig:
         choices=PRECISIONS,
     )
     compile: bool = setting(False, "Compile the model block by block (worth it on a GPU).")
+    caches: str = setting(
+        "",
+        "Folder of what an earlier run compiled (its OUT/caches), for a machine that starts empty; '' is "
+        "this run's own. What is in it is run: take none from strangers.",
+    )
 
     def __post_init__(self) -> None:
         check_settings(self, "fabric.")
@@ -64,4 +70,6 @@ def make_fabric(config: FabricConfig, folder: Path) -> Fabric:
         raise WorldError(f"fabric settings can't be used here: {error}") from error
     fabric.launch()
     fabric.print(f"training on {fabric.device} in {precision}, strategy {config.strategy}")
+    if config.compile:
+        load_caches(fabric, Path(config.caches) if config.caches else folder / CACHES)
     return fabric

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from training.engine.caches import CACHES, save_caches
 from training.engine.carry import Carry
 from training.engine.optimizers import check_optimizer
 from training.engine.run_folder import TOLD_FILE, RunFolder, progress_of
@@ -293,6 +294,7 @@ def _checkpoint(
     fabric: Fabric, training: Training, run: RunFolder, on_checkpoint: Callable[[Training], dict[str, float]]
 ) -> None:
     run.save(fabric, training.state(fabric), training.step)
+    save_caches(fabric, run.path / CACHES)
     _tell(fabric, training, run, on_checkpoint)
 
 

@@ -41,6 +41,7 @@ FREE_SETTINGS = (
     "loop.train_seconds",
     "loop.checkpoint_seconds",
     "loop.log_every",
+    "fabric.caches",
 )
 """Settings that a resumed run may change: given its learning rate, none changes what a step computes."""
 
