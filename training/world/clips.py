@@ -24,6 +24,7 @@ from worldsim.actions import ActionLayout
 from worldsim.codec import FrameCodec
 from worldsim.data.sequences import EpisodeReference
 from worldsim.errors import WorldError
+from worldsim.runtime.cores import worker_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,11 @@ def own_share(references: Sequence[EpisodeReference], fabric: Fabric) -> list[Ep
     return own
 
 
+def own_workers(data: DataConfig, fabric: Fabric) -> int:
+    """Return how many processes decode for this device: all devices have the cores of a machine together."""
+    return max(1, worker_count(data.num_workers, "data.num_workers") // fabric.world_size)
+
+
 def cache_for(codec: FrameCodec, data: DataConfig, device: torch.device) -> LatentCache | None:
     """Return where encoded video is kept; None if it is not to be."""
     folder = Path(data.cache_folder) if data.cache_folder else None
@@ -101,9 +107,10 @@ def load_footage(
 ) -> Footage:
     """Encode episodes on the device, or read what any command encoded before by the same codec."""
     cache = cache_for(codec, data, fabric.device)
+    num_workers = own_workers(data, fabric)
 
     def encode(references: Sequence[EpisodeReference]) -> LatentVideo:
-        return latent_video(codec, references, fabric.device, num_workers=data.num_workers, cache=cache)
+        return latent_video(codec, references, fabric.device, num_workers=num_workers, cache=cache)
 
     train, heldout = encode(own_share(episodes.train, fabric)), encode(episodes.heldout)
     return Footage(
