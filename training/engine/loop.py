@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from training.engine.caches import CACHES, save_caches
 from training.engine.carry import Carry
+from training.engine.export import ExportConfig, check_can_export, export_training, import_training
 from training.engine.optimizers import check_optimizer
 from training.engine.run_folder import TOLD_FILE, RunFolder, progress_of
 from worldsim.errors import WorldError
@@ -50,6 +51,7 @@ class LoopConfig:
         minimum=0,
     )
     seed: int = setting(0, "Decides every random number of the run.", minimum=0)
+    export: ExportConfig = setting(ExportConfig, "What the training leaves to go on elsewhere.")
 
     def __post_init__(self) -> None:
         check_settings(self, "loop.")
@@ -200,8 +202,12 @@ def fit(
         frames_per_batch: For the throughput in the progress bar.
         on_checkpoint: Called after each checkpoint; returns numbers to log.
     """
+    check_can_export(fabric, config.export)
+    if run.latest() is None and config.export.resume_from:
+        import_training(training, Path(config.export.resume_from))
+        fabric.print(f"going on from {config.export.resume_from} at step {training.step}")
     resume(fabric, training, run)
-    if training.step and training.is_done(config):
+    if run.latest() is not None and training.is_done(config):
         fabric.print(f"{run.path} is finished: {training.step} steps")
         if not run.has_mark(TOLD_FILE):  # it was killed between its last checkpoint and the end
             _tell(fabric, training, run, on_checkpoint)
@@ -238,15 +244,16 @@ def fit(
                 if stopped_by:
                     raise Stopped(stopped_by)
                 if due:
-                    _checkpoint(fabric, training, run, on_checkpoint)
+                    _checkpoint(fabric, training, config, run, on_checkpoint)
                     last_save = time.monotonic()
         except KeyboardInterrupt:
             with (
                 defer_interrupt()
             ):  # an impatient second one waits: what was learned is on its way to the disk
                 run.save(fabric, training.state(fabric), training.step)
+                export_training(fabric, training, run.path, config.export)
             raise
-    _checkpoint(fabric, training, run, on_checkpoint)
+    _checkpoint(fabric, training, config, run, on_checkpoint)
 
 
 def resume(fabric: Fabric, training: Training, run: RunFolder) -> None:
@@ -291,10 +298,15 @@ def _log(
 
 
 def _checkpoint(
-    fabric: Fabric, training: Training, run: RunFolder, on_checkpoint: Callable[[Training], dict[str, float]]
+    fabric: Fabric,
+    training: Training,
+    config: LoopConfig,
+    run: RunFolder,
+    on_checkpoint: Callable[[Training], dict[str, float]],
 ) -> None:
     run.save(fabric, training.state(fabric), training.step)
     save_caches(fabric, run.path / CACHES)
+    export_training(fabric, training, run.path, config.export)
     _tell(fabric, training, run, on_checkpoint)
 
 
