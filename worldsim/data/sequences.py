@@ -159,6 +159,7 @@ def read_episodes(
         num_workers=workers,
         collate_fn=_unchanged,
         prefetch_factor=PREFETCH if workers else None,
+        generator=torch.Generator(),  # it draws a seed for its workers: not from the one that trainings seed
     )
     with tqdm(total=total, unit="frame", unit_scale=True, desc="decoding", disable=not show_progress) as bar:
         for found in loader:

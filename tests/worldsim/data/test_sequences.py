@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.data import sequences
@@ -83,6 +84,13 @@ def test_processes_decode_what_one_does_in_order(tmp_path: Path, monkeypatch: py
         assert here.name == there.name
         assert np.array_equal(here.frames, there.frames)
         assert np.array_equal(here.actions, there.actions)
+
+
+def test_reading_draws_no_random_numbers(tmp_path: Path) -> None:
+    record(tmp_path, [3])
+    before = torch.get_rng_state()
+    assert len(list(read_episodes(load_episodes([tmp_path])))) == 1
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.usefixtures("in_processes")
