@@ -19,6 +19,7 @@ from training.engine.passes import share_passes
 from training.engine.run_folder import RunFolder
 from training.engine.step import Training, prepare
 from training.objectives.codec import CodecLossConfig, reconstruction_loss, sample_latent_noise
+from training.world.clips import own_share, own_workers
 from worldsim.codec import CodecConfig, FrameCodec, save_codec
 from worldsim.errors import WorldError
 from worldsim.evaluation.metrics import psnr
@@ -87,9 +88,9 @@ def train_codec(config: TrainCodecConfig) -> float:
     torch.manual_seed(config.loop.seed)
     codec = find_codec(config.init) if config.init else FrameCodec(config.codec)
     size = (codec.config.height, codec.config.width)
-    workers = config.data.num_workers
+    workers = own_workers(config.data, fabric)
     chosen = choose_episodes(config.data.train, config.data.max_frames)
-    frames = load_frames(chosen, size, workers).to(fabric.device)
+    frames = load_frames(own_share(chosen, fabric), size, workers).to(fabric.device)
     heldout_episodes = choose_episodes(config.data.heldout, 8 * VALIDATION_FRAMES, chosen[0].info.actions)
     heldout = load_frames(heldout_episodes, size, workers)
     stride = max(1, len(heldout) // VALIDATION_FRAMES)

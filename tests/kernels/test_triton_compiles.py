@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from triton.compiler import ASTSource  # noqa: E402
 
 from kernels.gpu import chunks as triton_chunks  # noqa: E402
 from kernels.gpu import commit as triton_commit  # noqa: E402
+from kernels.gpu import compiled as travelling_kernels  # noqa: E402
 from kernels.gpu import frame_maps as triton_frame_maps  # noqa: E402
 from kernels.gpu import gradients as triton_gradients  # noqa: E402
 from kernels.gpu import memory as triton_memory  # noqa: E402
@@ -260,3 +262,29 @@ def test_every_candidate_of_commit_and_read_compiles() -> None:
 def test_kernel_compiles_for_narrow_heads_and_half_precision_values(name: str, width: int) -> None:
     compiled = compile_kernel(KERNELS[name], LAUNCHES[name], 90, width, "bf16")
     assert compiled.metadata.shared <= SHARED_MEMORY[90]
+
+
+def test_compiled_kernels_travel_to_another_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    monkeypatch.setattr(triton.knobs.compilation, "listener", None)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(here))
+    travelling_kernels.track()
+    compile_kernel(KERNELS["scan"], LAUNCHES["scan"], 90)
+    files = travelling_kernels.used_files()
+    assert any(name.endswith(".cubin") for name in files)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(there))
+    travelling_kernels.restore(files)
+    here.rename(tmp_path / "gone")
+    hits: list[bool] = []
+    monkeypatch.setattr(triton.knobs.compilation, "listener", lambda **told: hits.append(told["cache_hit"]))
+    found = compile_kernel(KERNELS["scan"], LAUNCHES["scan"], 90)
+    assert hits == [True]
+    assert found.metadata.name == "scan_forward"
+
+
+def test_only_kernels_of_this_project_are_taken_along(tmp_path: Path) -> None:
+    listener = travelling_kernels.UsedKernels("kernels")
+    for module in ("kernels.gpu.scan", "torch._inductor.made", "kernels_of_others"):
+        source = SimpleNamespace(fn=SimpleNamespace(module=module))
+        listener(src=source, metadata_group={"x.json": str(tmp_path / module / "x.json")}, cache_hit=True)
+    assert list(listener.folders) == ["kernels.gpu.scan"]

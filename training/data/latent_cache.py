@@ -8,11 +8,13 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -25,6 +27,7 @@ from worldsim.storage.tensors import sha256_of, write_tensors
 
 CACHE_FOLDER = "latents"
 NAME = "latents"
+LOCK_SUFFIX = ".lock"
 
 
 def video_digest(reference: EpisodeReference) -> str:
@@ -43,7 +46,8 @@ class LatentCache:
     """Where the latents of episodes are kept, by what decides them: the codec, and the video itself.
 
     A file appears whole or not at all, and an episode is written as soon as it is encoded: an encoding that
-    was killed goes on where it was. Commands that encode the same video at once write the same files.
+    was killed goes on where it was. Commands and devices that want the same video at once share the work:
+    each encodes the episodes that it locked first.
 
     Args:
         codec: Its weights and shape are part of the place.
@@ -75,6 +79,35 @@ class LatentCache:
             return None
         is_whole = latents.shape == (reference.num_frames, *self.latent_shape)
         return latents if is_whole and latents.dtype == torch.float16 else None
+
+    def claim(self, reference: EpisodeReference, *, wait: bool = False) -> FileLock | None:
+        """Return the lock of an episode that this process may now encode; `release` gives it back.
+
+        Args:
+            reference: The episode.
+            wait: Until the process that has it is done, or gone.
+
+        Returns:
+            None if another process has it.
+
+        Raises:
+            OSError: If it cannot be written there.
+        """
+        path = self.path(reference)
+        lock = FileLock(path.with_suffix(LOCK_SUFFIX), timeout=-1 if wait else 0, thread_local=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            return None
+        return lock
+
+    def release(self, lock: FileLock | None) -> None:
+        """Give the lock of an episode back; its file goes."""
+        if lock is None:
+            return
+        with suppress(OSError):  # while it is held: who comes now makes another; Windows keeps it
+            Path(lock.lock_file).unlink()
+        lock.release()
 
     def save(self, reference: EpisodeReference, latents: Tensor) -> None:
         """Keep an episode's latents.

@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from training.data.latent_cache import LatentCache, video_digest
@@ -37,7 +39,7 @@ class DataConfig:
     train: list[str] = setting(REQUIRED, "Folders to learn from.")
     heldout: list[str] = setting(REQUIRED, "Folders to measure on.")
     max_frames: int = setting(0, "Frames of train to use, whole episodes in order; 0 is all.", minimum=0)
-    num_workers: int = setting(0, "Decoding threads; 0 is one per core that may be used.")
+    num_workers: int = setting(0, "Decoding processes; 0 is one per core that may be used.")
     cache_latents: bool = setting(True, "Keep the encoded video for other commands with the same codec.")
     cache_folder: str = setting(
         "", "Where to keep it; '' is a folder `latents` beside the video. What lies there may be deleted."
@@ -201,7 +203,8 @@ def encode_episodes(
 ) -> Tensor:
     """Return the latents of all episodes end to end, `[T, C, h, w]` fp16 on `device`.
 
-    Those in the cache are read, the others decoded, encoded, and kept there.
+    Those in the cache are read, the others decoded, encoded, and kept there. What other processes encode at
+    the same time, of this run or of others, is waited for.
     """
     total = sum(reference.num_frames for reference in references)
     latents = torch.empty(total, *codec.latent_shape, dtype=torch.float16, device=device)
@@ -214,19 +217,58 @@ def encode_episodes(
             missing.append((reference, place))
         else:
             latents[place] = known.to(device)
-    if not missing:
-        return latents
-    if cache is not None:
+    if missing and cache is not None:
         cache.check_writable([reference for reference, _ in missing])
-    size = (codec.config.height, codec.config.width)
-    episodes = read_episodes(
-        [reference for reference, _ in missing], num_workers=num_workers, size=size, show_progress=True
-    )
-    for (reference, place), episode in zip(missing, episodes, strict=True):
-        latents[place] = encode_frames(codec, episode.frames, device)
-        if cache is not None:
-            cache.save(reference, latents[place])
+    while missing:
+        missing = _encode_missing(codec, missing, latents, num_workers, cache)
+        if missing and cache is not None:
+            cache.release(cache.claim(missing[0][0], wait=True))
     return latents
+
+
+def _encode_missing(
+    codec: FrameCodec,
+    missing: Sequence[tuple[EpisodeReference, slice]],
+    latents: Tensor,
+    num_workers: int,
+    cache: LatentCache | None,
+) -> list[tuple[EpisodeReference, slice]]:
+    """Encode episodes to their places in `latents`; return those that other processes are encoding."""
+    left: list[tuple[EpisodeReference, slice]] = []
+    claimed: deque[tuple[EpisodeReference, slice, FileLock | None]] = deque()
+    asked = iter(missing)
+
+    def claim(reference: EpisodeReference) -> bool:
+        place = next(asked)[1]
+        lock = cache.claim(reference) if cache is not None else None
+        if cache is not None and lock is None:
+            left.append((reference, place))
+            return False
+        known = cache.load(reference) if cache is not None else None
+        if cache is not None and known is not None:  # another process was done with it in the meantime
+            latents[place] = known.to(latents.device)
+            cache.release(lock)
+            return False
+        claimed.append((reference, place, lock))
+        return True
+
+    size = (codec.config.height, codec.config.width)
+    chosen = [reference for reference, _ in missing]
+    try:
+        for episode in read_episodes(
+            chosen, num_workers=num_workers, size=size, show_progress=True, claim=claim
+        ):
+            reference, place, lock = claimed[0]
+            latents[place] = encode_frames(codec, episode.frames, latents.device)
+            if cache is not None:
+                cache.save(reference, latents[place])
+                cache.release(lock)
+            claimed.popleft()
+    finally:
+        for _, _, lock in claimed:
+            if cache is not None:
+                cache.release(lock)
+    return left
 
 
 def _joined(parts: Sequence[np.ndarray | None]) -> Tensor | None:

@@ -16,6 +16,7 @@ from lightning_fabric.strategies.parallel import ParallelStrategy
 from lightning_fabric.strategies.strategy import Strategy
 from torch.distributed import DistError
 
+from training.engine.caches import CACHES, load_caches
 from training.engine.events import EventLogger
 from training.engine.sharding import ShardedStrategy
 from worldsim.errors import WorldError
@@ -54,6 +55,11 @@ class FabricConfig:
         choices=PRECISIONS,
     )
     compile: bool = setting(False, "Compile the model block by block (worth it on a GPU).")
+    caches: str = setting(
+        "",
+        "Folder of what an earlier run compiled (its OUT/caches), for a machine that starts empty; '' is "
+        "this run's own. What is in it is run: take none from strangers.",
+    )
 
     def __post_init__(self) -> None:
         check_settings(self, "fabric.")
@@ -88,6 +94,8 @@ def make_fabric(config: FabricConfig, folder: Path) -> Fabric:
         raise WorldError(f"fabric settings can't be used here: {error}") from error
     devices = f", {fabric.world_size} devices" if fabric.world_size > 1 else ""
     fabric.print(f"training on {fabric.device} in {precision}, strategy {config.strategy}{devices}")
+    if config.compile:
+        load_caches(fabric, Path(config.caches) if config.caches else folder / CACHES)
     return fabric
 
 

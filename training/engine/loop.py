@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
+from training.engine.caches import CACHES, save_caches
+from training.engine.export import ExportConfig, check_can_export, export_training, import_training
 from training.engine.fabric import naming_lost_processes
 from training.engine.run_folder import TOLD_FILE, RunFolder
 from training.engine.step import Training, update
@@ -52,6 +55,7 @@ class LoopConfig:
         minimum=0,
     )
     seed: int = setting(0, "Decides every random number of the run.", minimum=0)
+    export: ExportConfig = setting(ExportConfig, "What the training leaves to go on elsewhere.")
 
     def __post_init__(self) -> None:
         check_settings(self, "loop.")
@@ -114,8 +118,12 @@ def _fit(
     frames_per_batch: int,
     on_checkpoint: Callable[[Training], dict[str, float]],
 ) -> None:
+    check_can_export(fabric, config.export)
+    if run.latest() is None and config.export.resume_from:
+        import_training(training, Path(config.export.resume_from))
+        fabric.print(f"going on from {config.export.resume_from} at step {training.step}")
     resume(fabric, training, run)
-    if training.step and is_done(training, config):
+    if run.latest() is not None and is_done(training, config):
         fabric.print(f"{run.path} is finished: {training.step} steps")
         if not run.has_mark(TOLD_FILE):  # it was killed between its last checkpoint and the end
             _tell(fabric, training, run, on_checkpoint)
@@ -154,15 +162,16 @@ def _fit(
                 if stopped_by:
                     raise Stopped(stopped_by)
                 if due:
-                    _checkpoint(fabric, training, run, on_checkpoint)
+                    _checkpoint(fabric, training, config, run, on_checkpoint)
                     last_save = time.monotonic()
         except KeyboardInterrupt:
             with (
                 defer_interrupt()
             ):  # an impatient second one waits: what was learned is on its way to the disk
                 run.save(fabric, training.state(fabric), training.step)
+                export_training(fabric, training, run.path, config.export)
             raise
-    _checkpoint(fabric, training, run, on_checkpoint)
+    _checkpoint(fabric, training, config, run, on_checkpoint)
 
 
 def resume(fabric: Fabric, training: Training, run: RunFolder) -> None:
@@ -188,9 +197,15 @@ def _log(
 
 
 def _checkpoint(
-    fabric: Fabric, training: Training, run: RunFolder, on_checkpoint: Callable[[Training], dict[str, float]]
+    fabric: Fabric,
+    training: Training,
+    config: LoopConfig,
+    run: RunFolder,
+    on_checkpoint: Callable[[Training], dict[str, float]],
 ) -> None:
     run.save(fabric, training.state(fabric), training.step)
+    save_caches(fabric, run.path / CACHES)
+    export_training(fabric, training, run.path, config.export)
     _tell(fabric, training, run, on_checkpoint)
 
 

@@ -50,6 +50,10 @@ FREE_SETTINGS = (
     "loop.train_seconds",
     "loop.checkpoint_seconds",
     "loop.log_every",
+    "loop.export.bits",
+    "loop.export.megabytes",
+    "loop.export.resume_from",
+    "fabric.caches",
 )
 """Settings that a resumed run may change: given its learning rate, none changes what a step computes.
 

@@ -25,6 +25,7 @@ from worldsim.actions import ActionLayout
 from worldsim.codec import FrameCodec
 from worldsim.data.sequences import EpisodeReference
 from worldsim.errors import WorldError
+from worldsim.runtime.cores import worker_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,11 @@ def own_shares(references: Sequence[EpisodeReference], passes: Passes) -> list[l
     return [list(references[number :: passes.total]) for number in passes.own]
 
 
+def own_workers(data: DataConfig, fabric: Fabric) -> int:
+    """Return how many processes decode for this device: all devices have the cores of a machine together."""
+    return max(1, worker_count(data.num_workers, "data.num_workers") // fabric.world_size)
+
+
 def cache_for(codec: FrameCodec, data: DataConfig, device: torch.device) -> LatentCache | None:
     """Return where encoded video is kept; None if it is not to be."""
     folder = Path(data.cache_folder) if data.cache_folder else None
@@ -117,9 +123,10 @@ def load_footage(
     """
     shares = own_shares(episodes.train, passes or share_passes(fabric, 1, 0))
     cache = cache_for(codec, data, fabric.device)
+    num_workers = own_workers(data, fabric)
 
     def encode(references: Sequence[EpisodeReference]) -> LatentVideo:
-        return latent_video(codec, references, fabric.device, num_workers=data.num_workers, cache=cache)
+        return latent_video(codec, references, fabric.device, num_workers=num_workers, cache=cache)
 
     train, heldout = encode([each for share in shares for each in share]), encode(episodes.heldout)
     return Footage(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from worldsim.actions import ActionLayout
@@ -18,6 +22,11 @@ from worldsim.runtime.cores import worker_count
 
 MAX_WAITING_BYTES = 4 * 2**30
 """Of episodes that are decoded ahead: many workers and long episodes would fill the memory."""
+FRAMES_PER_PROCESS = 2000
+"""Frames for which it pays to start a process."""
+PREFETCH = 2
+"""Episodes that each process is given ahead."""
+SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,44 +78,100 @@ def load_episodes(
     return references
 
 
+class EpisodeFrames(Dataset[tuple[Episode, Tensor] | Exception]):
+    """Episodes by their place in a list, decoded where they are asked for.
+
+    Frames are a tensor of their own, which processes hand on by sharing its memory. An exception is returned:
+    a process that raises it would wrap it into the text of a traceback.
+
+    Args:
+        references: The episodes.
+        size: Scale frames to this (height, width).
+    """
+
+    def __init__(self, references: Sequence[EpisodeReference], size: tuple[int, int] | None) -> None:
+        self._references = references
+        self._size = size
+
+    def __len__(self) -> int:
+        return len(self._references)
+
+    def __getitem__(self, index: int) -> tuple[Episode, Tensor] | Exception:
+        """Return an episode without frames, and its frames `[T, height, width, 3]` uint8."""
+        try:
+            episode = self._references[index].read(size=self._size)
+        except (OSError, ValueError, MemoryError) as error:
+            return error
+        return replace(episode, frames=episode.frames[:0]), torch.from_numpy(episode.frames)
+
+
+def decoding_processes(
+    references: Sequence[EpisodeReference], asked: int, size: tuple[int, int] | None = None
+) -> int:
+    """Return how many processes to decode episodes with: as many as are asked for, if there is enough to do.
+
+    None, for little video, is decoding in this process. What they decode ahead is at most `MAX_WAITING_BYTES`
+    and half of the memory that processes can share here.
+
+    Args:
+        asked: At most so many; 0 means one per core.
+    """
+    num_frames = sum(reference.num_frames for reference in references)
+    largest = max((reference.num_bytes(size) for reference in references), default=0)
+    free = shutil.disk_usage(SHARED_MEMORY).free // 2 if SHARED_MEMORY.is_dir() else MAX_WAITING_BYTES
+    fitting = min(MAX_WAITING_BYTES, free) // max(1, largest * PREFETCH)
+    workers = min(worker_count(asked), num_frames // FRAMES_PER_PROCESS, len(references))
+    if fitting < workers:
+        logging.getLogger(__name__).warning(
+            "decoding in %d processes instead of %d: memory that they can share holds no more",
+            fitting,
+            workers,
+        )
+    return min(workers, fitting)
+
+
 def read_episodes(
     references: Sequence[EpisodeReference],
     *,
     num_workers: int = 0,
     size: tuple[int, int] | None = None,
     show_progress: bool = False,
+    claim: Callable[[EpisodeReference], bool] = lambda _: True,
 ) -> Iterator[Episode]:
     """Decode episodes in parallel and yield them in order, holding only a few at a time.
 
-    The workers are threads: decoding leaves Python for nearly all of its time, and frames sent between
-    processes would cost more than decoding them.
+    The workers are processes: threads wait for each other in Python between two frames.
 
     Args:
-        num_workers: Threads; 0 means one per core.
+        num_workers: Processes; 0 means one per core. Little video is decoded in this process.
         size: Scale frames to this (height, width).
+        claim: Asked in order, some episodes ahead of decoding; False leaves one out.
+
+    Raises:
+        WorldError: For the first episode that cannot be decoded.
     """
-    num_workers = worker_count(num_workers)
+    workers = decoding_processes(references, num_workers, size)
     total = sum(reference.num_frames for reference in references)
-    waiting: deque[tuple[int, Future[Episode]]] = deque()
-    remaining = deque(references)
-    with (
-        ThreadPoolExecutor(num_workers) as pool,
-        tqdm(total=total, unit="frame", unit_scale=True, desc="decoding", disable=not show_progress) as bar,
-    ):
-        try:
-            while True:
-                while remaining and len(waiting) < num_workers + 1:
-                    needed = remaining[0].num_bytes(size)
-                    if waiting and needed + sum(each for each, _ in waiting) > MAX_WAITING_BYTES:
-                        break
-                    waiting.append((needed, pool.submit(remaining.popleft().read, size=size)))
-                if not waiting:
-                    return
-                episode = waiting.popleft()[1].result()
-                bar.update(len(episode))
-                yield episode
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    loader = DataLoader(
+        EpisodeFrames(references, size),
+        batch_size=None,
+        sampler=(index for index, reference in enumerate(references) if claim(reference)),
+        num_workers=workers,
+        collate_fn=_unchanged,
+        prefetch_factor=PREFETCH if workers else None,
+        generator=torch.Generator(),  # it draws a seed for its workers: not from the one that trainings seed
+    )
+    with tqdm(total=total, unit="frame", unit_scale=True, desc="decoding", disable=not show_progress) as bar:
+        for found in loader:
+            if isinstance(found, Exception):
+                raise found
+            episode, frames = found
+            bar.update(len(frames))
+            yield replace(episode, frames=frames.numpy())
+
+
+def _unchanged(found: Any) -> Any:
+    return found
 
 
 class SequenceIndex:

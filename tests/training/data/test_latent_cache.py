@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ from training.engine.run_folder import FREE_SETTINGS
 from training.world.clips import Episodes, load_footage
 from training.world.validation import ValidationConfig
 from worldsim.codec import FrameCodec
+from worldsim.data import sequences
 from worldsim.errors import WorldError
 from worldsim.world import World
 
@@ -185,6 +190,94 @@ def test_two_that_write_the_same_episode_do_not_share_a_file_while_they_do(data:
     found = cache.load(reference)
     assert found is not None
     assert torch.equal(found, latents)
+
+
+def test_several_processes_decode_for_the_same_latents(
+    data: Path, monkeypatch: pytest.MonkeyPatch, encoded: list[int]
+) -> None:
+    references = choose_episodes([str(data)], 0)
+    alone = latent_video(fresh_codec(), references, CPU, num_workers=1).latents
+    monkeypatch.setattr(sequences, "FRAMES_PER_PROCESS", 1)
+    assert sequences.decoding_processes(references, 3) == 3
+    for num_workers in (1, 3):
+        assert torch.equal(
+            latent_video(fresh_codec(), references, CPU, num_workers=num_workers).latents, alone
+        )
+    assert encoded == 3 * [24, 25, 26]
+
+
+def test_what_another_process_encodes_is_waited_for(data: Path, encoded: list[int]) -> None:
+    references = choose_episodes([str(data)], 0)
+    cache = LatentCache(fresh_codec(), torch.float32)
+    cache.check_writable(references)
+    lock = cache.claim(references[0])
+    assert lock is not None
+    assert cache.claim(references[0]) is None
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(cached, data)
+        while len(encoded) < 2:
+            time.sleep(0.01)
+        assert not waiting.done()
+        others = torch.ones(references[0].num_frames, 4, 4, 6, dtype=torch.float16)
+        cache.save(references[0], others)
+        cache.release(lock)
+        found = waiting.result()
+    assert encoded == [25, 26]
+    assert torch.equal(found.latents[: len(others)], others)
+    assert list((data / "latents").glob("*/*.lock")) == []
+
+
+def test_what_another_process_began_and_was_killed_in_is_encoded(data: Path, encoded: list[int]) -> None:
+    references = choose_episodes([str(data)], 0)
+    cache = LatentCache(fresh_codec(), torch.float32)
+    cache.check_writable(references)
+    lock = cache.claim(references[1])
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(cached, data)
+        while len(encoded) < 2:
+            time.sleep(0.01)
+        cache.release(lock)
+        waiting.result()
+    assert encoded == [24, 26, 25]
+
+
+RANK = """
+import sys
+from pathlib import Path
+import torch
+import training.data.latents as latents
+from tests.fakes import TINY_ACTIONS, tiny_codec_config
+from training.data.latents import DataConfig
+from training.engine.fabric import FabricConfig, make_fabric
+from training.world.clips import Episodes, load_footage
+from training.world.validation import ValidationConfig
+from worldsim.codec import FrameCodec
+
+out = Path(sys.argv[1])
+torch.manual_seed(0)
+codec = FrameCodec(tiny_codec_config())
+data = DataConfig(train=[str(out / "train")], heldout=[str(out / "heldout")])
+validation = ValidationConfig(num_rollouts=2, context_frames=2, horizons=[1, 2])
+fabric = make_fabric(FabricConfig(accelerator="cpu", devices="2", strategy="ddp"), out)
+encode, mine = latents.encode_frames, []
+latents.encode_frames = lambda _, frames, device: mine.append(len(frames)) or encode(codec, frames, device)
+footage = load_footage(codec, Episodes.of(data, validation, TINY_ACTIONS), data, validation, fabric)
+told = f"{sum(mine)} {len(footage.train.latents)} {len(footage.heldout.latents)}"
+(out / f"rank-{fabric.global_rank}.txt").write_text(told)
+"""
+
+
+def test_devices_share_the_encoding_and_each_episode_is_encoded_once(tmp_path: Path) -> None:
+    for name, seed in (("train", 0), ("heldout", 1)):
+        write_outcome_dataset(tmp_path / name, episodes=4, seed=seed)
+    script = tmp_path / "rank.py"
+    script.write_text(RANK)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, str(script), str(tmp_path)], env=environment, check=True)
+    told = [(tmp_path / f"rank-{rank}.txt").read_text().split() for rank in range(2)]
+    assert sum(int(encoded) for encoded, _, _ in told) == 2 * (24 + 25 + 26 + 27)
+    assert [train for _, train, _ in told] == [str(24 + 26), str(25 + 27)]
+    assert [heldout for _, _, heldout in told] == 2 * [str(24 + 25 + 26 + 27)]
 
 
 def test_a_folder_that_cannot_be_written_to_is_named_before_anything_is_encoded(

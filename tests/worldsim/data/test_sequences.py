@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.data import sequences
 from worldsim.data.episodes import DatasetInfo, EpisodeWriter
-from worldsim.data.sequences import SequenceIndex, load_episodes, read_episodes
+from worldsim.data.sequences import (
+    EpisodeReference,
+    SequenceIndex,
+    decoding_processes,
+    load_episodes,
+    read_episodes,
+)
 from worldsim.errors import WorldError
 
 
@@ -59,22 +67,72 @@ def test_episodes_come_in_order_and_whole(tmp_path: Path) -> None:
     assert abs(int(episodes[1].frames[5].mean()) - 15) <= 2
 
 
+@pytest.fixture
+def in_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start processes for the least of video."""
+    monkeypatch.setattr(sequences, "FRAMES_PER_PROCESS", 1)
+
+
+@pytest.mark.usefixtures("in_processes")
+def test_processes_decode_what_one_does_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record(tmp_path, [3, 8, 5, 4, 6])
+    references = load_episodes([tmp_path])
+    in_two = list(read_episodes(references, num_workers=2))
+    monkeypatch.setattr(sequences, "FRAMES_PER_PROCESS", 1000)
+    assert decoding_processes(references, 2) == 0
+    for here, there in zip(read_episodes(references, num_workers=2), in_two, strict=True):
+        assert here.name == there.name
+        assert np.array_equal(here.frames, there.frames)
+        assert np.array_equal(here.actions, there.actions)
+
+
+def test_reading_draws_no_random_numbers(tmp_path: Path) -> None:
+    record(tmp_path, [3])
+    before = torch.get_rng_state()
+    assert len(list(read_episodes(load_episodes([tmp_path])))) == 1
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.usefixtures("in_processes")
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_episodes_that_are_not_claimed_are_left_out(tmp_path: Path, num_workers: int) -> None:
+    record(tmp_path, [3, 8, 5, 4])
+    asked: list[str] = []
+
+    def claim(reference: EpisodeReference) -> bool:
+        asked.append(reference.name)
+        return reference.num_frames != 8
+
+    found = read_episodes(load_episodes([tmp_path]), num_workers=num_workers, claim=claim)
+    assert [len(episode) for episode in found] == [3, 5, 4]
+    assert asked == ["000", "001", "002", "003"]
+
+
+@pytest.mark.usefixtures("in_processes")
 def test_few_episodes_are_decoded_ahead_if_they_are_large(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     record(tmp_path, [4, 4, 4, 4, 4])
     references = load_episodes([tmp_path])
-    begun, read = [], sequences.read_episode
-    monkeypatch.setattr(
-        sequences, "read_episode", lambda *given, **size: begun.append(1) or read(*given, **size)
-    )
-    for limit, most in ((1, 1), (2 * references[0].num_bytes(), 2), (100 * references[0].num_bytes(), 4)):
-        monkeypatch.setattr(sequences, "MAX_WAITING_BYTES", limit)
-        begun.clear()
-        for number, episode in enumerate(read_episodes(references, num_workers=3)):
-            assert len(episode) == 4
-            assert len(begun) <= number + most
-        assert len(begun) == 5
+    assert decoding_processes(references, 3) == 3
+    assert decoding_processes(references[:2], 3) == 2
+    assert not caplog.records
+    for limit, processes in ((1, 0), (4, 2), (100, 3)):  # each is given two ahead
+        monkeypatch.setattr(sequences, "MAX_WAITING_BYTES", limit * references[0].num_bytes())
+        assert decoding_processes(references, 3) == processes
+    assert "in 0 processes instead of 3" in caplog.text
+    monkeypatch.setattr(sequences.shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
+    assert decoding_processes(references, 3) == 0
+
+
+@pytest.mark.usefixtures("in_processes")
+def test_damage_found_by_a_process_is_one_sentence(tmp_path: Path) -> None:
+    record(tmp_path, [3, 3])
+    references = load_episodes([tmp_path])
+    (tmp_path / "001.mp4").write_bytes(b"")
+    with pytest.raises(WorldError, match=r"001\.mp4") as found:
+        list(read_episodes(references, num_workers=2))
+    assert "\n" not in str(found.value)
 
 
 def test_damaged_episode_stops_the_reading(tmp_path: Path) -> None:

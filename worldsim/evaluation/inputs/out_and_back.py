@@ -229,7 +229,7 @@ class ReturnSet:
         return [read_table(e.folder, e.name, e.info.actions) for e in self._episodes]
 
     def batches(self, batch_size: int, multiple: int = 1) -> Iterator[ReturnBatch]:
-        """Decode the episodes in threads, in batches of nearly equal size; never one alone.
+        """Decode the episodes in parallel, in batches of nearly equal size; never one alone.
 
         Of about `batch_size`, in which `multiple` episodes stay together.
         """
