@@ -19,7 +19,7 @@ from training.engine.passes import share_passes
 from training.engine.run_folder import RunFolder
 from training.engine.step import Training, prepare
 from training.objectives.codec import CodecLossConfig, reconstruction_loss, sample_latent_noise
-from training.world.clips import own_share, own_workers
+from training.world.clips import own_shares, own_workers
 from worldsim.codec import CodecConfig, FrameCodec, save_codec
 from worldsim.errors import WorldError
 from worldsim.evaluation.metrics import psnr
@@ -90,16 +90,19 @@ def train_codec(config: TrainCodecConfig) -> float:
     size = (codec.config.height, codec.config.width)
     workers = own_workers(config.data, fabric)
     chosen = choose_episodes(config.data.train, config.data.max_frames)
-    frames = load_frames(own_share(chosen, fabric), size, workers).to(fabric.device)
+    passes = share_passes(fabric, config.batch_size, config.loop.global_batch_size)
+    parts = {
+        number: load_frames(share, size, workers).to(fabric.device)
+        for number, share in zip(passes.own, own_shares(chosen, passes), strict=True)
+    }
+    if (fewest := min(len(frames) for frames in parts.values())) < config.batch_size:
+        raise WorldError(f"a batch needs {config.batch_size} frames, {config.data.train} hold {fewest}")
     heldout_episodes = choose_episodes(config.data.heldout, 8 * VALIDATION_FRAMES, chosen[0].info.actions)
     heldout = load_frames(heldout_episodes, size, workers)
     stride = max(1, len(heldout) // VALIDATION_FRAMES)
     heldout = heldout[::stride][:VALIDATION_FRAMES].to(fabric.device)
-    passes = share_passes(fabric, config.batch_size, config.loop.global_batch_size)
     digests = {"train": digest_of(None, chosen), "heldout": digest_of(None, heldout_episodes)}
     run.check_inputs(fabric, passes.total, **digests)
-    if len(frames) < config.batch_size:
-        raise WorldError(f"a batch needs {config.batch_size} frames, {config.data.train} hold {len(frames)}")
 
     optimizer = torch.optim.AdamW(codec.parameters(), lr=config.learning_rate, weight_decay=1e-4)
     training = prepare(fabric, Reconstruction(codec, config.loss), [optimizer], config.loop.ema_decay, passes)
@@ -107,7 +110,7 @@ def train_codec(config: TrainCodecConfig) -> float:
         codec.compile(dynamic=False)
 
     def batch_at(step: int, number: int) -> tuple[Tensor, torch.Generator]:
-        seed = seed_of(config.loop.seed, step, number)
+        seed, frames = seed_of(config.loop.seed, step, number), parts[number]
         chosen = np.random.default_rng(seed).integers(len(frames), size=config.batch_size)
         generator = torch.Generator(fabric.device).manual_seed(seed)
         return frames[torch.from_numpy(chosen).to(fabric.device)], generator

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from training.data.latents import LatentVideo
 from training.engine.sharding import own_part
 from training.engine.step import Training, update
+from worldsim.evaluation.report.report import as_json
 from worldsim.evaluation.statistics import median_ratio
 from worldsim.model.config import DenoiserConfig
 from worldsim.runtime.timing import Percentiles
@@ -125,7 +126,7 @@ def compare(form: Form, other: Form) -> dict[str, Any]:
     """Return how many times as many frames a second a form makes as the other did in turn with it."""
     rate = np.array([form.frames / ms for ms in form.milliseconds])
     others = np.array([other.frames / ms for ms in other.milliseconds])
-    return median_ratio(rate / others).to_json()
+    return as_json(median_ratio(rate / others))
 
 
 def peak_of(device: torch.device, precision: str) -> float | None:
