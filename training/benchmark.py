@@ -22,11 +22,10 @@ from omegaconf import OmegaConf
 
 from training.cli.entry import entry
 from training.data.latents import DataConfig
-from training.engine.fabric import FabricConfig, choose_precision, make_fabric
+from training.engine.fabric import FabricConfig, Passes, choose_precision, make_fabric, share_passes
 from training.engine.lock import is_first_process, locked_folder
 from training.engine.loop import LoopConfig
 from training.engine.optimizers import OptimizerConfig
-from training.engine.passes import Passes, share_passes
 from training.objectives.flow_matching import ObjectiveConfig, SequenceFlowMatching
 from training.objectives.outcome import OutcomeLossConfig
 from training.suites.training_cost import (

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 from training.cli.entry import entry
 from training.data.latents import DataConfig, choose_episodes, digest_of, load_frames
-from training.engine.fabric import FabricConfig, make_fabric
+from training.engine.fabric import FabricConfig, make_fabric, share_passes
 from training.engine.loop import LoopConfig, fit, seed_of
-from training.engine.passes import share_passes
 from training.engine.run_folder import RunFolder
-from training.engine.step import Training, prepare
+from training.engine.update import Training, prepare
 from training.objectives.codec import CodecLossConfig, reconstruction_loss, sample_latent_noise
 from training.world.clips import own_shares, own_workers
 from worldsim.codec import CodecConfig, FrameCodec, save_codec

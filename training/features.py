@@ -15,11 +15,10 @@ from torch import Tensor
 
 from training.cli.entry import entry
 from training.data.latents import choose_episodes, digest_of
-from training.engine.fabric import FabricConfig, make_fabric
+from training.engine.fabric import FabricConfig, make_fabric, share_passes
 from training.engine.loop import LoopConfig, fit, is_done, seed_of
-from training.engine.passes import share_passes
 from training.engine.run_folder import RunFolder
-from training.engine.step import Training, prepare
+from training.engine.update import Training, prepare
 from training.objectives.features import DEGRADATIONS, FeatureLearner, FeatureLossConfig, degrade
 from training.suites.feature_check import CHECK_FRAMES, check_features, format_check
 from worldsim.data.sequences import EpisodeReference, SequenceIndex, read_episodes

@@ -14,12 +14,11 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from training.data.latents import DataConfig, fixed_starts
-from training.engine.fabric import FabricConfig
+from training.engine.fabric import FabricConfig, share_passes
 from training.engine.loop import LoopConfig, fit
 from training.engine.optimizers import OptimizerConfig, make_partial_optimizers
-from training.engine.passes import share_passes
 from training.engine.run_folder import RunFolder
-from training.engine.step import Training, prepare
+from training.engine.update import Training, prepare
 from training.objectives.distillation import LayerDistillation, VelocityDistillation
 from training.objectives.flow_matching import ObjectiveConfig
 from training.objectives.lora import LoraConfig

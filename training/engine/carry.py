@@ -8,7 +8,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from training.engine.passes import Passes
+from training.engine.fabric import Passes
 from worldsim.model.memory.state import MemoryState
 
 

@@ -34,7 +34,7 @@ from worldsim.storage.tensors import (
 )
 
 if TYPE_CHECKING:
-    from training.engine.step import Training
+    from training.engine.update import Training
 
 EXPORT, LIST_FILE = "export", "export.json"
 SMALL = 4096

@@ -18,7 +18,7 @@ from training.engine.caches import CACHES, save_caches
 from training.engine.export import ExportConfig, check_can_export, export_training, import_training
 from training.engine.fabric import naming_lost_processes
 from training.engine.run_folder import TOLD_FILE, RunFolder
-from training.engine.step import Training, update
+from training.engine.update import Training, update
 from worldsim.runtime.interrupt import Stopped, StopRequest, defer_interrupt
 from worldsim.settings import check_settings, setting
 

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from training.data.latents import LatentVideo
 from training.engine.sharding import own_part
-from training.engine.step import Training, update
+from training.engine.update import Training, update
 from worldsim.evaluation.report.report import as_json
 from worldsim.evaluation.statistics import median_ratio
 from worldsim.model.config import DenoiserConfig

@@ -19,7 +19,7 @@ from training.data.latents import (
     latent_video,
     precision_on,
 )
-from training.engine.passes import Passes, share_passes
+from training.engine.fabric import Passes, share_passes
 from training.world.validation import ValidationConfig, validation_places
 from worldsim.actions import ActionLayout
 from worldsim.codec import FrameCodec

@@ -17,12 +17,11 @@ from torch import Tensor
 from training.data.latents import DataConfig, LatentVideo, OutcomeTargets, check_outcomes, fixed_starts
 from training.data.sampling import EndDraws, places_at
 from training.engine.carry import Carry
-from training.engine.fabric import FabricConfig, make_fabric
+from training.engine.fabric import FabricConfig, Passes, make_fabric, share_passes
 from training.engine.loop import LoopConfig, fit, seed_of
 from training.engine.optimizers import OptimizerConfig, make_optimizers
-from training.engine.passes import Passes, share_passes
 from training.engine.run_folder import RunFolder
-from training.engine.step import Training, prepare
+from training.engine.update import Training, prepare
 from training.objectives.flow_matching import ObjectiveConfig, SegmentFlowMatching, SequenceFlowMatching
 from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig, reward_units
 from training.outcomes.calibration import calibrate

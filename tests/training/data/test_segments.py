@@ -16,10 +16,9 @@ from tests.fakes import tiny_codec_config, tiny_denoiser_config, tiny_world, wri
 from training.data.latents import DataConfig, LatentVideo
 from training.data.sampling import places_at
 from training.engine.carry import Carry, gather_carries, restore_carries
-from training.engine.fabric import FabricConfig, make_fabric
+from training.engine.fabric import FabricConfig, Passes, make_fabric
 from training.engine.loop import LoopConfig
-from training.engine.passes import Passes
-from training.engine.step import prepare, update
+from training.engine.update import prepare, update
 from training.objectives.flow_matching import (
     ObjectiveConfig,
     SegmentFlowMatching,

@@ -19,7 +19,7 @@ from training.engine.events import EventLogger
 from training.engine.fabric import FabricConfig, choose_precision, make_fabric
 from training.engine.loop import LoopConfig, fit, learning_rate_factor, seed_of
 from training.engine.run_folder import RunFolder
-from training.engine.step import Training, prepare
+from training.engine.update import Training, prepare
 from worldsim.errors import WorldError
 from worldsim.runtime.interrupt import Stopped
 

@@ -23,9 +23,8 @@ from tests.fakes import tiny_codec_config, tiny_denoiser_config, write_outcome_d
 from tests.public_runs import events_of
 from training.codec import TrainCodecConfig, train_codec
 from training.data.latents import DataConfig
-from training.engine.fabric import FabricConfig, make_fabric
+from training.engine.fabric import FabricConfig, make_fabric, share_passes
 from training.engine.loop import LoopConfig
-from training.engine.passes import share_passes
 from training.engine.run_folder import RunFolder
 from training.objectives.flow_matching import ObjectiveConfig
 from training.pretrain import main as pretrain

@@ -22,9 +22,8 @@ from tests.fakes import (
 )
 from training.codec import TrainCodecConfig, train_codec
 from training.data.latents import DataConfig, choose_episodes
-from training.engine.fabric import FabricConfig
+from training.engine.fabric import FabricConfig, Passes
 from training.engine.loop import LoopConfig
-from training.engine.passes import Passes
 from training.finetune import FinetuneConfig
 from training.finetune import main as finetune
 from training.objectives.flow_matching import ObjectiveConfig, SequenceFlowMatching, add_noise

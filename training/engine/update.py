@@ -14,8 +14,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.profiler import record_function
 
 from training.engine.carry import Carry, gather_carries, restore_carries
+from training.engine.fabric import Passes
 from training.engine.optimizers import check_optimizer
-from training.engine.passes import Passes
 from training.engine.run_folder import progress_of
 from training.engine.sharding import (
     load_module,
