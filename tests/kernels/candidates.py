@@ -14,6 +14,8 @@ from kernels.gpu import launch as triton_launch
 from kernels.gpu.chunk_launch import ChunkConfig
 from kernels.gpu.launch import DEFAULT as SCAN_DEFAULT
 from kernels.gpu.launch import Frames, LaunchConfig, ScanConfig
+from kernels.gpu.layers import HALF as LAYERS
+from kernels.gpu.layers import LayerConfig
 from kernels.gpu.memory import DEFAULT, HALF, MemoryConfig
 
 CANDIDATES = {
@@ -143,3 +145,19 @@ def read_configs() -> list[MemoryConfig]:
         for read, gradient in reads
         for p in ("tf32x3", "fp16")
     ]
+
+
+LAYER_CANDIDATES = {
+    "norm": [(2, 4), (8, 4), (8, 8)],
+    "norm_gradient": [(2, 4), (4, 4, 1, 128), (8, 8)],
+    "heads": [(16, 4), (64, 4)],
+    "heads_gradient": [(16, 8), (32, 4), (32, 8)],
+    "recall": [(16, 4), (64, 4)],
+    "recall_gradient": [(16, 8), (32, 8), (16, 4, 1, 168)],
+}
+
+
+def layer_configs() -> list[LayerConfig]:
+    """Return the candidates of a layer's kernels: one of each kernel's settings changed at a time."""
+    launches = {name: [LaunchConfig(*each) for each in given] for name, given in LAYER_CANDIDATES.items()}
+    return [LAYERS, *(replace(LAYERS, **{name: each}) for name in launches for each in launches[name])]

@@ -155,7 +155,7 @@ def test_nan_in_the_keys_of_a_scan_is_named() -> None:
 
 
 def test_the_choice_is_told_once_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
-    dispatch._announce.cache_clear()
+    dispatch.announce.cache_clear()
     with caplog.at_level("INFO", logger="kernels"):
         for _ in range(2):
             kernels.commit(*make_frame("random", (1, 4, 2, 16), "cpu"))
