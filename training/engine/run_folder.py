@@ -41,8 +41,12 @@ FREE_SETTINGS = (
     "loop.train_seconds",
     "loop.checkpoint_seconds",
     "loop.log_every",
+    "step.kernels",
+    "step.scan_precision",
+    "step.kept_share",
 )
-"""Settings that a resumed run may change: given its learning rate, none changes what a step computes."""
+"""Settings that a resumed run may change: given its learning rate, none changes what a step computes, but for
+rounding."""
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -21,6 +21,7 @@ from training.engine.fabric import FabricConfig, make_fabric
 from training.engine.loop import LoopConfig, Training, fit, prepare, seed_of
 from training.engine.optimizers import OptimizerConfig, make_optimizers
 from training.engine.run_folder import RunFolder
+from training.engine.step import StepConfig, check_step, computing
 from training.objectives.flow_matching import ObjectiveConfig, SegmentFlowMatching, SequenceFlowMatching
 from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig, reward_units
 from training.outcomes.calibration import calibrate
@@ -60,6 +61,7 @@ class TrainWorldConfig:
     optimizer: OptimizerConfig = setting(OptimizerConfig, "Learning rates at full height.")
     loop: LoopConfig = setting(LoopConfig, "Length and care.")
     fabric: FabricConfig = setting(FabricConfig, "Device, precision, distribution.")
+    step: StepConfig = setting(StepConfig, "Kernels, precision and memory of an update.")
     validation: ValidationConfig = setting(ValidationConfig, "What is measured at every checkpoint.")
     batch_size: int = setting(8, "Sequences per update and device.", minimum=1, maximum=MAX_SEQUENCES)
     sequence_length: int = setting(24, "Frames of a segment, through all of which gradients flow.", minimum=2)
@@ -168,6 +170,7 @@ def train_world(
     if config.segments > 1:
         check_constant_memory(world.config.denoiser)
     fabric = make_fabric(config.fabric, run.path)
+    check_step(config.step, fabric.device, world.config.denoiser, is_compiled=config.fabric.compile)
     episodes = Episodes.of(config.data, config.validation, world.config.actions)
     has_heads = world.config.denoiser.outcome_heads
     if has_heads:
@@ -210,15 +213,16 @@ def train_world(
         scores |= validate(exported, footage.heldout, footage.places, config.validation)
         return scores | log_half_lives(average)
 
-    fit(
-        fabric,
-        training,
-        batch_at,
-        config.loop,
-        run,
-        frames_per_batch=config.batch_size * config.sequence_length,
-        on_checkpoint=on_checkpoint,
-    )
+    with computing(config.step):
+        fit(
+            fabric,
+            training,
+            batch_at,
+            config.loop,
+            run,
+            frames_per_batch=config.batch_size * config.sequence_length,
+            on_checkpoint=on_checkpoint,
+        )
     fabric.print(f"world in {run.path / 'world'}; play it with: python play.py world={run.path / 'world'}")
 
 
