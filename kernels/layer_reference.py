@@ -47,7 +47,7 @@ def map_heads(x: Tensor, weight: Tensor, turn: Tensor | None) -> Tensor:
 
 def recall(q: Tensor, weight: Tensor, turn: Tensor, state: Tensor, gate: Tensor, local: Tensor) -> Tensor:
     """Return `local` plus the gated reading of the state with mapped queries; see `kernels.layers`."""
-    streams = q.shape[-3] // turn.shape[-4]
-    queries = map_heads(q, weight, torch.cat([turn] * streams, dim=-4))
+    streams = q.unflatten(-3, (-1, turn.shape[-4]))  # [..., S, N, H, D]
+    queries = map_heads(streams, weight, turn.unsqueeze(-5)).flatten(-4, -3)
     opening = torch.sigmoid(gate.to(weight.dtype))
     return reference.read(queries, state, opening, local.to(weight.dtype)).to(local.dtype)

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from kernels.benchmark.layers import settings_of
 from kernels.gpu import launch as triton_launch
 from kernels.gpu.chunk_launch import ChunkConfig
 from kernels.gpu.launch import DEFAULT as SCAN_DEFAULT
@@ -147,17 +148,6 @@ def read_configs() -> list[MemoryConfig]:
     ]
 
 
-LAYER_CANDIDATES = {
-    "norm": [(2, 4), (8, 4), (8, 8)],
-    "norm_gradient": [(2, 4), (4, 4, 1, 128), (8, 8)],
-    "heads": [(16, 4), (64, 4)],
-    "heads_gradient": [(16, 8), (32, 4), (32, 8)],
-    "recall": [(16, 4), (64, 4)],
-    "recall_gradient": [(16, 8), (32, 8), (16, 4, 1, 168)],
-}
-
-
 def layer_configs() -> list[LayerConfig]:
     """Return the candidates of a layer's kernels: one of each kernel's settings changed at a time."""
-    launches = {name: [LaunchConfig(*each) for each in given] for name, given in LAYER_CANDIDATES.items()}
-    return [LAYERS, *(replace(LAYERS, **{name: each}) for name in launches for each in launches[name])]
+    return list(settings_of(LAYERS).values())
