@@ -78,6 +78,26 @@ def _modulate_gradient(ctx: FunctionCtx, d_out: Tensor) -> tuple[Tensor | None, 
 modulate_triton.register_autograd(_modulate_gradient, setup_context=_save_modulate)
 
 
+class ForkModulate(torch.autograd.Function):
+    """x and its modulated norm; in the gradient, what comes back from both is added on the way."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, x: Tensor, shift: Tensor, scale: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """Return x, and what `kernels.layers.modulate` makes of it."""
+        ctx.save_for_backward(x, scale)
+        return x.view_as(x), modulate_triton(x, shift, scale, dtype)
+
+    @staticmethod
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]: names say more
+        ctx: FunctionCtx, d_x: Tensor, d_out: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x, shift and scale."""
+        dx, d_shift, d_scale = modulate_gradient(*ctx.saved_tensors, d_out, d_x)
+        return dx, d_shift, d_scale, None
+
+
 @torch.library.custom_op("arl2::add_modulate", mutates_args=())
 def add_modulate_triton(
     x: Tensor, branch: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, dtype: torch.dtype
@@ -122,6 +142,49 @@ def _add_modulate_gradient(ctx: FunctionCtx, d_sum: Tensor, d_out: Tensor) -> tu
 
 
 add_modulate_triton.register_autograd(_add_modulate_gradient, setup_context=_save_add_modulate)
+
+
+@torch.library.custom_op("arl2::turned_norm", mutates_args=())
+def turned_norm_triton(x: Tensor, weight: Tensor, turn: Tensor, keeps: bool) -> tuple[Tensor, Tensor]:
+    """Return what `kernels.layers.turned_norm` does; without `keeps` the norm is empty."""
+    check_device("x", x)
+    return layer_launcher().turned_norm(x, weight, turn, keeps)
+
+
+@turned_norm_triton.register_fake
+def _(x: Tensor, weight: Tensor, turn: Tensor, keeps: bool) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape if keeps else 0), x.new_empty(x.shape)
+
+
+@torch.library.custom_op("arl2::turned_norm_gradient", mutates_args=())
+def turned_norm_gradient(
+    x: Tensor, weight: Tensor, turn: Tensor, d_normed: Tensor | None, d_turned: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of x and of the weight."""
+    check_device("x", x)
+    return layer_launcher().turned_norm_backward(x, weight, turn, d_normed, d_turned)
+
+
+@turned_norm_gradient.register_fake
+def _(
+    x: Tensor, weight: Tensor, turn: Tensor, d_normed: Tensor | None, d_turned: Tensor
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), weight.new_empty(weight.shape)
+
+
+def _save_turned_norm(ctx: FunctionCtx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    *saved, ctx.keeps = inputs
+    ctx.save_for_backward(*saved)
+
+
+def _turned_norm_gradient(ctx: FunctionCtx, d_normed: Tensor, d_turned: Tensor) -> tuple[Tensor | None, ...]:
+    """The turns are those of places, which nobody learns."""
+    kept = d_normed if ctx.keeps else None
+    dx, d_weight = turned_norm_gradient(*ctx.saved_tensors, kept, d_turned)
+    return dx, d_weight, None, None
+
+
+turned_norm_triton.register_autograd(_turned_norm_gradient, setup_context=_save_turned_norm)
 
 
 @torch.library.custom_op("arl2::map_heads", mutates_args=())

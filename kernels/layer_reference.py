@@ -39,6 +39,14 @@ def turn_pairs(x: Tensor, turn: Tensor) -> Tensor:
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
 
 
+def turned_norm(x: Tensor, weight: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
+    """Return RMSNorm of `x` `[..., N, E]`, and with its heads' pairs turned by `turn` `[N, I, 2]`."""
+    wide = x.to(torch.promote_types(x.dtype, weight.dtype))
+    normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + EPS) * weight
+    by_head = normed.unflatten(-1, (-1, 2 * turn.shape[-2]))  # [..., N, H, D]
+    return normed.to(x.dtype), turn_pairs(by_head, turn.unsqueeze(-3)).flatten(-2).to(x.dtype)
+
+
 def map_heads(x: Tensor, weight: Tensor, turn: Tensor | None) -> Tensor:
     """Map `x` `[..., N, H, D]` by `weight` `[H, D out, D in]`; with `turn`, turned and of unit length."""
     mapped = torch.einsum("...hi,hoi->...ho", x.to(weight.dtype), weight)

@@ -14,7 +14,14 @@ from torch import Tensor
 from kernels import layer_reference, selection
 from kernels.checks import check_layout, check_tensors
 from kernels.dispatch import announce
-from kernels.layer_operators import add_modulate_triton, map_heads_triton, modulate_triton, recall_triton
+from kernels.layer_operators import (
+    ForkModulate,
+    add_modulate_triton,
+    map_heads_triton,
+    modulate_triton,
+    recall_triton,
+    turned_norm_triton,
+)
 
 WIDTHS = (32, 64, 128)
 """Widths of a head that the Triton forms are built and tested for."""
@@ -22,6 +29,7 @@ MAX_WIDTH = 4096
 """Features that a norm in Triton holds at once."""
 
 NARROW = (torch.float32, torch.bfloat16, torch.float16)
+NORMS = ("modulate", "add_modulate", "turned_norm")
 UNMEASURED = "on CUDA, where the Triton form has not been timed yet"
 ON_CUDA: dict[str, tuple[str, str]] = dict.fromkeys(
     ("modulate", "add_modulate", "map_heads", "recall"), ("torch", UNMEASURED)
@@ -52,7 +60,7 @@ def _choose(operator: str, x: Tensor, form: str | None) -> tuple[str, str]:
         return "torch", f"on {x.device.type}"
     if x.dtype == torch.float64:
         return "torch", "on CUDA, in fp64"
-    has_width = x.shape[-1] <= MAX_WIDTH if "modulate" in operator else x.shape[-1] in WIDTHS
+    has_width = x.shape[-1] <= MAX_WIDTH if operator in NORMS else x.shape[-1] in WIDTHS
     return ON_CUDA[operator] if has_width else ("torch", f"width {x.shape[-1]} is none of the Triton form's")
 
 
@@ -140,6 +148,21 @@ def modulate(
     return modulate_triton(x, shift, scale, dtype)
 
 
+def fork_modulate(
+    x: Tensor, shift: Tensor, scale: Tensor, dtype: torch.dtype | None = None, form: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return x and what `modulate` makes of it: who uses both has their gradients added on the way.
+
+    Args and errors are those of `modulate`.
+    """
+    _check_modulation(x, shift=shift, scale=scale)
+    dtype = x.dtype if dtype is None else dtype
+    if choose_form("modulate", x, form) != "triton":
+        return x, layer_reference.modulate(x, shift, scale, dtype)
+    _check_fused_norm(x, shift=shift, scale=scale)
+    return ForkModulate.apply(x, shift, scale, dtype)  # pyright: ignore[reportReturnType]
+
+
 def add_modulate(
     x: Tensor,
     branch: Tensor,
@@ -174,6 +197,43 @@ def add_modulate(
         return layer_reference.add_modulate(x, branch, gate, shift, scale, dtype)
     _check_fused_norm(x, branch=branch, gate=gate, shift=shift, scale=scale)
     return add_modulate_triton(x, branch, gate, shift, scale, dtype)
+
+
+def turned_norm(
+    x: Tensor, weight: Tensor, turn: Tensor, *, keeps: bool = True, form: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return RMSNorm of all heads' features together, as it is and with each head's pairs turned.
+
+    Args:
+        x: `[..., N, E]`, E = H * D.
+        weight: `[E]`.
+        turn: `[N, I, 2]`, cosine and sine of the tokens' places, which have no gradient.
+        keeps: Whether the norm that is not turned is wanted too; if not it is empty in Triton.
+        form: One of `kernels.selection.FORMS`, or None for what is selected.
+
+    Returns:
+        The norm and the turned norm, `[..., N, E]` each in the dtype of x.
+
+    Raises:
+        ValueError: As for `modulate`.
+    """
+    check_tensors(x=x, weight=weight, turn=turn)
+    if x.dim() < 2 or 0 in x.shape:
+        raise ValueError(f"x has shape {tuple(x.shape)}, expected [..., tokens, width]")
+    tokens, width = x.shape[-2:]
+    pairs = turn.shape[-2] if turn.dim() == 3 else 0
+    if pairs == 0 or width % (2 * pairs):
+        raise ValueError(
+            f"turn has shape {tuple(turn.shape)}, expected turns of heads that make {width} features"
+        )
+    check_layout(
+        x, {"x": (x, tuple(x.shape)), "weight": (weight, (width,)), "turn": (turn, (tokens, pairs, 2))}, "x"
+    )
+    if choose_form("turned_norm", x, form) != "triton":
+        return layer_reference.turned_norm(x, weight, turn)
+    _check_fused_norm(x, weight=weight)
+    _check_dtypes((torch.float32,), turn=turn)
+    return turned_norm_triton(x, weight, turn, keeps)
 
 
 def map_heads(x: Tensor, weight: Tensor, turn: Tensor | None = None, form: str | None = None) -> Tensor:

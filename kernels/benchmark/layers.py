@@ -37,6 +37,8 @@ ON_CPU: list[Shape] = [(4, 2, 20, 2, 32)]
 SETTINGS = {
     "norm": [(2, 4), (8, 4), (8, 8)],
     "norm_gradient": [(2, 4), (4, 4, 1, 128), (8, 8)],
+    "turned": [(2, 4), (8, 4), (8, 8)],
+    "turned_gradient": [(2, 4), (8, 4), (8, 8)],
     "heads": [(16, 4), (64, 4)],
     "heads_gradient": [(16, 8), (32, 4), (32, 8)],
     "recall": [(16, 4), (64, 4)],
@@ -55,6 +57,11 @@ def turned(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return call
 
 
+def place_turned(place: Tensor, x: Tensor, weight: Tensor, form: str | None = None) -> Tensors:
+    """Call `kernels.layers.turned_norm`, whose turns have no gradient."""
+    return layers.turned_norm(x, weight, place.to(weight.dtype), form=form)
+
+
 def cases(shape: Shape, device: str, dtype: torch.dtype) -> dict[str, tuple[Operator, Tensors]]:
     """Return every operator with its inputs in training, all tokens but the residual in `dtype`."""
     frames, streams, tokens, heads, width = shape
@@ -62,7 +69,9 @@ def cases(shape: Shape, device: str, dtype: torch.dtype) -> dict[str, tuple[Oper
     q, weight, angles, state, gate, local = make_recall(shape, device)
     q, gate, local, branch = (tensor.to(dtype) for tensor in (q, gate, local, branch))
     clean = q[:, :tokens]
+    place = torch.stack([angles[0, :, 0].cos(), angles[0, :, 0].sin()], dim=-1)
     return {
+        "turned_norm": (partial(place_turned, place), (branch, 1 + 0.1 * rows[0][0, 0])),
         "modulate": (partial(layers.modulate, dtype=dtype), (x, *rows[1:])),
         "add_modulate": (partial(layers.add_modulate, dtype=dtype), (x, branch, *rows)),
         "keys": (turned(layers.map_heads), (clean, weight, angles)),
@@ -172,12 +181,16 @@ def kernel_runs(shape: Shape, device: str) -> dict[str, Callable[[Any], object]]
     from kernels.gpu import layers as gpu
 
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    (x, branch, gate, shift, scale), (q, weight, angles, state, opening, local) = (
-        cases(shape, device, dtype)[name][1] for name in ("add_modulate", "recall")
-    )
+    given = cases(shape, device, dtype)
+    (x, branch, gate, shift, scale), row = given["add_modulate"][1], given["turned_norm"][1][1]
+    q, weight, angles, state, opening, local = given["recall"][1]
     turn, clean = torch.stack([angles.cos(), angles.sin()], dim=-1), q[:, : shape[2]]
-    d_keys = local[:, : shape[2]].float()
+    d_keys, place = local[:, : shape[2]].float(), turn[0, :, 0]
     return {
+        "turned": lambda config: gpu.turned_norm(branch, row, place, True, config),
+        "turned_gradient": lambda config: gpu.turned_norm_backward(
+            branch, row, place, branch, branch, config
+        ),
         "norm": lambda config: gpu.modulate(x, branch, gate, shift, scale, dtype, config),
         "norm_gradient": lambda config: gpu.modulate_backward(x, branch, gate, scale, x, branch, config),
         "heads": lambda config: gpu.map_heads(clean, weight, turn, config),

@@ -14,6 +14,7 @@ from kernels.gpu.heads import map_heads_forward, map_heads_gradient
 from kernels.gpu.launch import LaunchConfig, launch
 from kernels.gpu.norm import modulate_forward, modulate_gradient
 from kernels.gpu.recall import recall_forward, recall_gradient
+from kernels.gpu.turned_norm import turned_norm_forward, turned_norm_gradient
 
 EPS = 1e-6
 """Added to the variance that a norm divides by."""
@@ -27,6 +28,8 @@ class LayerConfig:
         precision: How operands are multiplied: "tf32x3" (about fp32), "tf32" or "ieee".
         norm: `modulate_forward`; its block size is the tokens of a program.
         norm_gradient: `modulate_gradient`; its block size is the tokens of a step.
+        turned: `turned_norm_forward`; the tokens of a program.
+        turned_gradient: `turned_norm_gradient`; the tokens of a step.
         heads: `map_heads_forward`; the tokens of a program.
         heads_gradient: `map_heads_gradient`; the tokens of a step.
         recall: `recall_forward`; the tokens of a program.
@@ -38,6 +41,8 @@ class LayerConfig:
     precision: str = "tf32x3"
     norm: LaunchConfig = LaunchConfig(4, 4)
     norm_gradient: LaunchConfig = LaunchConfig(4, 4)
+    turned: LaunchConfig = LaunchConfig(4, 4)
+    turned_gradient: LaunchConfig = LaunchConfig(4, 4)
     heads: LaunchConfig = LaunchConfig(32, 4)
     heads_gradient: LaunchConfig = LaunchConfig(16, 4)
     recall: LaunchConfig = LaunchConfig(32, 4)
@@ -151,6 +156,52 @@ def modulate_backward(
         **config.norm_gradient.options(),
     )
     return dx, d_branch, d_gate, d_shift, d_scale
+
+
+def _turned_sizes(frames: Tensor, turn: Tensor, rows: int) -> dict[str, int | float]:
+    return _norm_sizes(frames, rows) | {"head_pairs": turn.shape[-2]}
+
+
+def turned_norm(
+    x: Tensor, weight: Tensor, turn: Tensor, keeps: bool, config: LayerConfig | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the norm (empty unless `keeps`) and the turned norm; see `kernels.layers.turned_norm`."""
+    config = config or default_for(x)
+    frames = _tokens_of(x).contiguous()
+    normed, turned = x.new_empty(x.shape if keeps else 0), x.new_empty(x.shape)
+    launch(
+        turned_norm_forward,
+        (len(frames), -(-frames.shape[1] // config.turned.block_size)),
+        *(frames, weight.contiguous(), turn.contiguous(), normed, turned),
+        **_turned_sizes(frames, turn, config.turned.block_size),
+        keeps=keeps,
+        **config.turned.options(),
+    )
+    return normed, turned
+
+
+def turned_norm_backward(
+    x: Tensor,
+    weight: Tensor,
+    turn: Tensor,
+    d_normed: Tensor | None,
+    d_turned: Tensor,
+    config: LayerConfig | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of x and of the weight; `d_normed` is None where the norm was not kept."""
+    config = config or default_for(x)
+    frames, incoming = _tokens_of(x).contiguous(), d_turned.contiguous()
+    dx, parts = x.new_empty(x.shape), weight.new_empty(len(frames), *weight.shape)
+    launch(
+        turned_norm_gradient,
+        (len(frames),),
+        *(frames, weight.contiguous(), turn.contiguous()),
+        *(incoming if d_normed is None else d_normed.contiguous(), incoming, dx, parts),
+        **_turned_sizes(frames, turn, config.turned_gradient.block_size),
+        keeps=d_normed is not None,
+        **config.turned_gradient.options(),
+    )
+    return dx, parts.sum(0)
 
 
 def _turn_strides(turn: Tensor) -> tuple[int, int, int]:

@@ -40,6 +40,25 @@ def add_modulate(form: str) -> Operator:
     return lambda *terms: layers.add_modulate(*terms, form=form)
 
 
+def fork_modulate(form: str) -> Operator:
+    def both(x: Tensor, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        x, normed = layers.fork_modulate(1.0 * x, shift, scale, form=form)
+        return 2.0 * x, normed
+
+    return both
+
+
+def turned_norm(place: Tensor, keeps: bool) -> Callable[[str], Operator]:
+    def of_form(form: str) -> Operator:
+        def run(x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+            both = layers.turned_norm(x, weight, place.to(weight.dtype), keeps=keeps, form=form)
+            return both if keeps else both[1:]
+
+        return run
+
+    return of_form
+
+
 def map_heads(form: str) -> Operator:
     return lambda x, weight: layers.map_heads(x, weight, form=form)
 
@@ -81,6 +100,11 @@ def norms() -> dict[str, dict[str, float]]:
         x, branch, *rows = make_modulation((3, tokens, width), "cpu")
         results[f"modulate, {tokens} x {width}"] = compare(modulate, (x, *rows[1:]))
         results[f"add_modulate, {tokens} x {width}"] = compare(add_modulate, (x, branch, *rows))
+        results[f"fork_modulate, {tokens} x {width}"] = compare(fork_modulate, (x, *rows[1:]))
+        place = turns(torch.randn(tokens, width // 8, generator=torch.Generator().manual_seed(2)))  # 4 heads
+        for keeps in (True, False):
+            name = f"turned_norm, {tokens} x {width}, {'with' if keeps else 'without'} the norm itself"
+            results[name] = compare(turned_norm(place, keeps), (x, rows[0][0, 0]))
     return results
 
 
@@ -137,16 +161,18 @@ def candidates() -> dict[str, float]:
     x, branch, gate, shift, scale = make_modulation((2, 6, 32), "cpu")
     q, weight, angles, state, opening, local = make_recall((4, 2, 20, 1, 32), "cpu")
     turn, results = turns(angles), {}
-    total = x + gate * branch
+    total, row, place = x + gate * branch, scale[0, 0], turns(angles[0, :6, 0, :4])
 
     def run(config: triton_layers.LayerConfig) -> tuple[Tensor, ...]:
         norms = triton_layers.modulate(x, branch, gate, shift, scale, x.dtype, config)
         back = triton_layers.modulate_backward(total, branch, gate, scale, branch, x, config)
+        rows = triton_layers.turned_norm(x, row, place, True, config)
+        rows_back = triton_layers.turned_norm_backward(x, row, place, x, branch, config)
         mapped = triton_layers.map_heads(q[:, :20], weight, turn, config)
         mapped_back = triton_layers.map_heads_backward(q[:, :20], weight, turn, local[:, :20], config)
         read = triton_layers.recall(q, weight, turn, state, opening, local, config)
         read_back = triton_layers.recall_backward(q, weight, turn, state, opening, local, config)
-        return *norms, *back, mapped, *mapped_back, read, *read_back
+        return *norms, *back, *rows, *rows_back, mapped, *mapped_back, read, *read_back
 
     first = run(triton_layers.DEFAULT)
     for config in layer_configs():
@@ -159,6 +185,8 @@ def opcheck() -> dict[str, float]:
     x, branch, *rows = (t.detach().requires_grad_() for t in make_modulation((2, 3, 32), "cpu"))
     torch.library.opcheck(layer_operators.modulate_triton, (x, *rows[1:], torch.float32))
     torch.library.opcheck(layer_operators.add_modulate_triton, (x, branch, *rows, torch.float32))
+    place = turns(torch.randn(3, 8))
+    torch.library.opcheck(layer_operators.turned_norm_triton, (x, rows[0][0, 0], place, True))
     q, weight, angles, *rest = make_recall((1, 1, 5, 1, 32), "cpu")
     turn = turns(angles)
     # Not its gradient: that of cosines and sines is along the circle, which a test of their own cannot know.
@@ -178,10 +206,13 @@ def compiled() -> dict[str, float]:
     def step(*inputs: Tensor) -> Tensor:
         x, branch, gate, shift, scale, q, weight, angles, *rest = inputs
         total, normed = layers.add_modulate(x, branch, gate, shift, scale, form="triton")
-        normed = normed + layers.modulate(total, shift, scale, form="triton")
+        total, again = layers.fork_modulate(total, shift, scale, form="triton")
+        normed = normed + again + layers.modulate(2 * total, shift, scale, form="triton")
+        place = turns(angles[0, :, 0, :8])
+        normed = normed + layers.turned_norm(normed, scale[0, 0], place, keeps=False, form="triton")[1]
         keys = layers.map_heads(q, weight, turns(angles), form="triton")
         read = layers.recall(q + keys, weight, turns(angles), *rest, form="triton")
-        return normed.sum() + read.square().sum()
+        return total.sum() + normed.square().sum() + read.square().sum()
 
     results = []
     for function in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed: it is a Linux package")
 
-from kernels.gpu import heads, norm, recall
+from kernels.gpu import heads, norm, recall, turned_norm
 from kernels.gpu.launch import LaunchConfig
 from kernels.gpu.layers import DEFAULT, HALF, LayerConfig
 from tests.kernels.candidates import layer_configs
@@ -23,6 +23,8 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 KERNELS = {
     "norm": norm.modulate_forward,
     "norm_gradient": norm.modulate_gradient,
+    "turned": turned_norm.turned_norm_forward,
+    "turned_gradient": turned_norm.turned_norm_gradient,
     "heads": heads.map_heads_forward,
     "heads_gradient": heads.map_heads_gradient,
     "recall": recall.recall_forward,
@@ -33,6 +35,8 @@ TOKENS = ("q_pointer", "dq_pointer", "local_pointer", "branch_pointer", "d_branc
 OWN = {
     "norm": ("out_pointer",),
     "norm_gradient": ("d_out_pointer",),
+    "turned": ("x_pointer", "normed_pointer", "turned_pointer"),
+    "turned_gradient": ("x_pointer", "dx_pointer", "d_normed_pointer", "d_turned_pointer"),
     "heads": ("x_pointer",),
     "heads_gradient": ("x_pointer", "dx_pointer"),
     "recall": ("out_pointer", "gate_pointer"),
@@ -42,6 +46,7 @@ OWN = {
 
 def launches_of(config: LayerConfig) -> dict[str, LaunchConfig]:
     norms = {"norm": config.norm, "norm_gradient": config.norm_gradient}
+    norms |= {"turned": config.turned, "turned_gradient": config.turned_gradient}
     heads = {"heads": config.heads, "heads_gradient": config.heads_gradient}
     return norms | heads | {"recall": config.recall, "recall_gradient": config.recall_gradient}
 
@@ -54,8 +59,10 @@ def compile_layer(
         "num_tokens": 160 if name.startswith("recall") else 80,
         "num_places": 80,
         "num_heads": 6,
-        "width": 384 if name.startswith("norm") else width,
+        "width": 384 if name.startswith(("norm", "turned")) else width,
         "padded": 512,
+        "head_pairs": 32,
+        "keeps": True,
         "rows": launch.block_size,
         "block": launch.block_size,
         "span": 4,
@@ -105,10 +112,20 @@ def test_kernel_compiles_for_other_heads(name: str, width: int) -> None:
         ("norm", {"adds": False}),
         ("norm_gradient", {"adds": False, "carries": False}),
         ("norm_gradient", {"adds": False}),
+        ("turned", {"keeps": False}),
+        ("turned_gradient", {"keeps": False}),
         ("heads", {"turns": False}),
         ("heads_gradient", {"turns": False}),
     ],
-    ids=["norm alone", "its gradient", "its gradient beside another", "maps alone", "their gradient"],
+    ids=[
+        "norm alone",
+        "its gradient",
+        "its gradient beside another",
+        "turned alone",
+        "that gradient",
+        "maps alone",
+        "their gradient",
+    ],
 )
 def test_what_can_be_left_out_compiles(name: str, changed: dict[str, Any], tmp_path: Path) -> None:
     compiled = compile_layer(name, HALF, 90, "bf16", **changed)

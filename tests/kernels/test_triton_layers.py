@@ -19,7 +19,10 @@ TOLERANCE_OF_BF16 = 1e-2  # operands and results of 8 bits
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["modulate", "add_modulate", "map_heads", "turn_heads", "recall"])
+@pytest.mark.parametrize(
+    "case",
+    ["modulate", "add_modulate", "fork_modulate", "turned_norm", "map_heads", "turn_heads", "recall"],
+)
 def test_outputs_and_gradients_equal_the_reference(
     interpreted_layers: dict[str, dict[str, float]], case: str
 ) -> None:
@@ -53,6 +56,9 @@ def test_a_network_is_the_same(interpreted_layers: dict[str, dict[str, float]]) 
         assert all(error < TOLERANCE for error in errors.values()), errors
 
 
+OPERATORS = ["modulate", "fork_modulate", "add_modulate", "turned_norm", "map_heads", "recall"]
+
+
 def run(operator: str, form: str | None) -> Tensor:
     x, branch, gate, shift, scale = make_modulation((2, 3, 32), "cpu")
     q, weight, angles, *rest = make_recall((2, 1, 3, 2, 32), "cpu")
@@ -62,18 +68,20 @@ def run(operator: str, form: str | None) -> Tensor:
         "add_modulate": (x, branch, gate, shift, scale),
         "map_heads": (q, weight, turn),
         "recall": (q, weight, turn, *rest),
+        "turned_norm": (x, scale[0, 0], turn[0, :, 0]),
+        "fork_modulate": (x, shift, scale),
     }[operator]
     return getattr(layers, operator)(*arguments, form=form)
 
 
-@pytest.mark.parametrize("operator", ["modulate", "add_modulate", "map_heads", "recall"])
+@pytest.mark.parametrize("operator", OPERATORS)
 def test_asking_for_triton_on_a_cpu_says_what_to_do(operator: str) -> None:
     pytest.importorskip("triton", reason="Triton is not installed: it is a Linux package")
     with pytest.raises(ValueError, match="is on cpu.*form='torch'"):
         run(operator, "triton")
 
 
-@pytest.mark.parametrize("operator", ["modulate", "add_modulate", "map_heads", "recall"])
+@pytest.mark.parametrize("operator", OPERATORS)
 def test_an_unknown_form_is_named(operator: str) -> None:
     with pytest.raises(ValueError, match="'cuda', expected one of auto"):
         run(operator, "cuda")
@@ -98,6 +106,11 @@ def wrong_arguments() -> list[tuple[Callable[..., object], dict[str, object], st
     cases.append((layers.map_heads, keys, "^turn has shape .*expected turns of 6 tokens"))
     cases.append((layers.recall, reading | {"turn": turn[:, :2, :, :-1]}, "^turn has shape"))
     cases.append((layers.recall, reading | {"turn": turn[:, :0]}, "^turn has shape"))
+    rows = {"x": x, "weight": scale[0, 0], "turn": turn[0, :, 0]}
+    cases.append((layers.turned_norm, rows | {"weight": shift}, "^weight has shape"))
+    cases.append((layers.turned_norm, rows | {"turn": turn[0, :, 0, :5]}, "^turn has shape"))
+    cases.append((layers.turned_norm, rows | {"turn": turn[0, :2, 0]}, "^turn has shape"))
+    cases.append((layers.turned_norm, rows | {"x": x[:, 0, 0]}, "^x has shape"))
     return cases
 
 
@@ -185,10 +198,16 @@ def gpu_cases(dtype: torch.dtype) -> dict[str, Case]:
         q, weight, angles, state, gate, local = given
         return q.to(dtype), weight, angles, state, gate.to(dtype), local.to(dtype)
 
+    place = torch.stack([angles[0, :, 0].cos(), angles[0, :, 0].sin()], dim=-1)
+
+    def turned_norm(x: Tensor, weight: Tensor, form: str) -> tuple[Tensor, Tensor]:
+        return layers.turned_norm(x, weight, place.to(weight.dtype), form=form)
+
     recall, keys = turned(layers.recall), turned(layers.map_heads)
     return {
         "modulate": (layers.modulate, (x, *rows[1:])),
         "add_modulate": (layers.add_modulate, (x, branch.to(dtype), *rows)),
+        "turned_norm": (turned_norm, (branch.to(dtype), rows[0][0, 0])),
         "map_heads": (layers.map_heads, (q.to(dtype), weight)),
         "keys": (keys, (q[:, :80].to(dtype), weight, angles)),
         "recall": (recall, rounded((q, weight, angles, state, gate, local))),
@@ -236,11 +255,14 @@ def test_the_gpu_agrees_with_itself_in_every_candidate() -> None:
     def outputs(config: triton_layers.LayerConfig) -> tuple[Tensor, ...]:
         norms = triton_layers.modulate(x, branch, gate, shift, scale, x.dtype, config)
         back = triton_layers.modulate_backward(norms[0], branch, gate, scale, branch, x, config)
+        place, row = turn[0, :, 0], scale[0, 0]
+        rows = triton_layers.turned_norm(x, row, place, True, config)
+        rows_back = triton_layers.turned_norm_backward(x, row, place, x, branch, config)
         keys = triton_layers.map_heads(q[:, :80], weight, turn, config)
         keys_back = triton_layers.map_heads_backward(q[:, :80], weight, turn, local[:, :80], config)
         read = triton_layers.recall(q, weight, turn, state, opening, local, config)
         read_back = triton_layers.recall_backward(q, weight, turn, state, opening, local, config)
-        return *norms, *back, keys, *keys_back, read, *read_back
+        return *norms, *back, *rows, *rows_back, keys, *keys_back, read, *read_back
 
     first = outputs(triton_layers.DEFAULT)
     for config in layer_configs():

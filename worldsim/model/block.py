@@ -62,6 +62,13 @@ def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, functional.layer_norm(x, width, eps=1e-6), scale)
 
 
+def fork_modulated(x: Tensor, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `x` for the residual stream, `[..., N, D]`, and its `modulated_norm`."""
+    if layers.is_fused("modulate", x):
+        return layers.fork_modulate(x, shift, scale, product_dtype(x))
+    return x, modulated_norm(x, shift, scale)
+
+
 def add_modulated(
     x: Tensor, branch: Tensor, gate: Tensor, shift: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -120,7 +127,7 @@ class Block(nn.Module):
     ) -> tuple[Tensor, LayerStateOut, Tensor, Tensor]:
         """Do what `forward` does; returns also what the attention was given and gave, shaped as `x`."""
         modulation = self.modulate(conditioning)
-        entered = modulated_norm(x, modulation[0], modulation[1])
+        x, entered = fork_modulated(x, modulation[0], modulation[1])
         attended, final_state = self._attend(entered, initial_state, rotary)
         return self.finish(x, attended, modulation), final_state, entered, attended
 

@@ -16,7 +16,14 @@ from torch.nn import functional
 
 import kernels
 from kernels import layers
-from worldsim.model.attention.base import Attention, Rotary, attend, attend_in_play, rotate_both
+from worldsim.model.attention.base import (
+    Attention,
+    Rotary,
+    attend,
+    attend_in_play,
+    project_turned,
+    rotate_both,
+)
 from worldsim.model.config import FINEST
 from worldsim.model.linear import Linear, at_least_fp32, can_pack
 from worldsim.model.memory.motion import plane_multiples, split_path
@@ -228,11 +235,16 @@ class HybridAttention(Attention):
         Returns:
             The output, shaped as `x`, and the state after the last frame, without gradients.
         """
-        qk, v, (gate, a, b) = self.project(x)
-        qk = qk.to(v.dtype)  # in mixed precision, what is kept for the gradient is then half as large
-        q, k = qk.unbind(-3)
+        if layers.is_fused("turned_norm", x):
+            (q, k), (turned_q, turned_k), v, (gate, a, b) = project_turned(self, x, rotary.place)
+            local = attend(turned_q, turned_k, v)
+        else:
+            qk, v, (gate, a, b) = self.project(x)
+            qk = qk.to(v.dtype)  # in mixed precision, what is kept for the gradient is then half as large
+            q, k = qk.unbind(-3)
+            local = self.local(qk, v, rotary)
         with torch.autocast(x.device.type, enabled=False):
             update = StateUpdate(k[:, :, 0], v[:, :, 0], a[:, :, 0], b[:, :, 0])
             states, final = kernels.scan_frames(*self.write_terms(update, rotary), state)
-        out = self.recall(q, gate, states, self.local(qk, v, rotary), rotary)
+        out = self.recall(q, gate, states, local, rotary)
         return self.o(out.flatten(-2)), final.detach()
