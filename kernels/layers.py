@@ -66,6 +66,9 @@ def _choose(operator: str, x: Tensor, form: str | None) -> tuple[str, str]:
 
 def is_fused(operator: str, x: Tensor) -> bool:
     """Return whether `operator` would run in Triton with `x`."""
+    active = selection.ACTIVE
+    if not x.is_cuda and active.layers == active.form == "auto":  # quickly: a frame of play asks often
+        return False
     return choose_form(operator, x) == "triton"
 
 

@@ -86,13 +86,19 @@ def outputs_of(operator: Operator, inputs: Tensors) -> Tensors:
     return out if isinstance(out, tuple) else (out,)
 
 
-def with_gradients(operator: Operator, inputs: Tensors) -> Tensors:
-    """Return outputs, and gradients of all inputs for what is drawn as theirs."""
+def with_gradients(operator: Operator, inputs: Tensors, weights: Tensors | None = None) -> Tensors:
+    """Return outputs, and gradients of all inputs for `weights`, those of the outputs; None draws them."""
     leaves = [tensor.detach().requires_grad_() for tensor in inputs]
     outs = outputs_of(operator, tuple(leaves))
+    gradients = torch.autograd.grad(outs, leaves, draw_like(outs) if weights is None else weights)
+    return *(out.detach() for out in outs), *gradients
+
+
+def draw_like(outs: Tensors) -> Tensors:
+    """Draw tensors like some others."""
     generator = torch.Generator(outs[0].device).manual_seed(1)
-    weights = [torch.randn(o.shape, generator=generator, device=o.device).to(o.dtype) for o in outs]
-    return *(out.detach() for out in outs), *torch.autograd.grad(outs, leaves, weights)
+    drawn = (torch.randn(out.shape, generator=generator, device=out.device) for out in outs)
+    return tuple(tensor.to(out.dtype) for tensor, out in zip(drawn, outs, strict=True))
 
 
 def layer_errors(report: Report) -> Result:
@@ -121,6 +127,7 @@ def compare(label: str, operator: Operator, inputs: Tensors, expected: Tensors) 
 
 def compiled(operator: Operator, form: str) -> Operator:
     """Return what training runs: the form inside of a compiled graph, under autocast."""
+    torch.compiler.reset()  # all are compiled through one function of PyTorch's, which takes only a few
     whole = torch.compile(partial(operator, form=form), dynamic=False, fullgraph=True)
 
     def run(*inputs: Tensor) -> Tensor | Tensors:
@@ -138,30 +145,29 @@ def layer_times(report: Report) -> Result:
         for name, (operator, inputs) in cases(shape, "cuda", torch.bfloat16).items():
             taken = sum(tensor.nbytes for tensor in inputs)
             outs = outputs_of(partial(operator, form="triton"), inputs)
-            given = sum(tensor.nbytes for tensor in outs)
+            given, weights = sum(tensor.nbytes for tensor in outs), draw_like(outs)
             floors = {"forward": taken + given, "with gradient": 3 * taken + 2 * given}
             for form in ("triton", "torch"):
                 run = compiled(operator, form)
-                for kind, timed in (("forward", outputs_of), ("with gradient", with_gradients)):
+                runs: dict[str, Callable[[], object]] = {
+                    "forward": partial(outputs_of, run, inputs),
+                    "with gradient": partial(with_gradients, run, inputs, weights),
+                }
+                for kind, timed in runs.items():
                     label = f"{name} {shape}, {form}, {kind}"
-                    results[label] = attempt(
-                        label, partial(time_one, label, timed, run, inputs, floors[kind] / bandwidth / 1e6)
-                    )
-        torch.compiler.reset()
+                    floor_ms = floors[kind] / bandwidth / 1e6
+                    results[label] = attempt(label, partial(time_one, label, timed, floor_ms))
     return results
 
 
-def time_one(
-    label: str, timed: Callable[[Operator, Tensors], Tensors], run: Operator, inputs: Tensors, floor_ms: float
-) -> Result:
+def time_one(label: str, run: Callable[[], object], floor_ms: float) -> Result:
     """Return the times of one operator and the memory that it takes at its height."""
-    timed(run, inputs)
+    run()
     torch.cuda.reset_peak_memory_stats()
     held = torch.cuda.memory_allocated()
-    timed(run, inputs)
+    run()
     peak = (torch.cuda.max_memory_allocated() - held) / 2**30
-    took = show_times(label, milliseconds(lambda: timed(run, inputs)), floor_ms)
-    return took | {"peak_memory_gib": peak}
+    return show_times(label, milliseconds(run), floor_ms) | {"peak_memory_gib": peak}
 
 
 def settings_of(config: Any) -> dict[str, Any]:
@@ -185,12 +191,10 @@ def kernel_runs(shape: Shape, device: str) -> dict[str, Callable[[Any], object]]
     (x, branch, gate, shift, scale), row = given["add_modulate"][1], given["turned_norm"][1][1]
     q, weight, angles, state, opening, local = given["recall"][1]
     turn, clean = torch.stack([angles.cos(), angles.sin()], dim=-1), q[:, : shape[2]]
-    d_keys, place = local[:, : shape[2]].float(), turn[0, :, 0]
+    d_keys, place, both = local[:, : shape[2]].float(), turn[0, :, 0], (branch, branch)
     return {
         "turned": lambda config: gpu.turned_norm(branch, row, place, True, config),
-        "turned_gradient": lambda config: gpu.turned_norm_backward(
-            branch, row, place, branch, branch, config
-        ),
+        "turned_gradient": lambda config: gpu.turned_norm_backward(branch, row, place, *both, config),
         "norm": lambda config: gpu.modulate(x, branch, gate, shift, scale, dtype, config),
         "norm_gradient": lambda config: gpu.modulate_backward(x, branch, gate, scale, x, branch, config),
         "heads": lambda config: gpu.map_heads(clean, weight, turn, config),
@@ -198,6 +202,11 @@ def kernel_runs(shape: Shape, device: str) -> dict[str, Callable[[Any], object]]
         "recall": lambda config: gpu.recall(q, weight, turn, state, opening, local, config),
         "recall_gradient": lambda config: gpu.recall_backward(q, weight, turn, state, opening, local, config),
     }
+
+
+def time_setting(title: str, run: Callable[[], object]) -> Result:
+    """Return the times of one kernel."""
+    return show_times(title, milliseconds(run))
 
 
 @torch.no_grad()
@@ -213,10 +222,7 @@ def layer_settings(report: Report) -> Result:
         for label, config in own.items():
             title = f"{kernel}, {label}"
 
-            def time(run: Any = run, config: Any = config, title: str = title) -> Result:
-                return show_times(title, milliseconds(lambda: run(config)))
-
-            results[title] = attempt(title, time)
+            results[title] = attempt(title, partial(time_setting, title, partial(run, config)))
     return results
 
 

@@ -171,6 +171,14 @@ def test_a_commit_of_many_heads_compiles_and_fits(width: int, capability: int, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(KERNELS))
+def test_the_scan_compiles_with_one_product_for_three(name: str, tmp_path: Path) -> None:
+    compiled = compile_kernel(KERNELS[name], LAUNCHES[name], 90, precision="tf32")
+    assert compiled.metadata.shared <= SHARED_MEMORY[90]
+    assert bytes_spilled(compiled, 90, tmp_path) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(KERNELS))
 def test_the_scan_compiles_for_wide_heads(name: str) -> None:
     compiled = compile_kernel(KERNELS[name], getattr(WIDE, name.removesuffix("_gradient")), 90, 128)
     assert compiled.metadata.shared <= SHARED_MEMORY[90]

@@ -222,6 +222,7 @@ def gpu_cases(dtype: torch.dtype) -> dict[str, Case]:
 def test_the_gpu_agrees_with_fp64(dtype: torch.dtype, is_compiled: bool) -> None:
     tolerance = TOLERANCE_ON_GPU if dtype == torch.float32 else TOLERANCE_OF_BF16
     for name, (operator, inputs) in gpu_cases(dtype).items():
+        torch.compiler.reset()  # or the compiler gives up after a few operators
         fused = torch.compile(operator, fullgraph=True, dynamic=False) if is_compiled else operator
         results = []
         for run_form, form, given in (
