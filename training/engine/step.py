@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch._dynamo import config as dynamo
 from torch._functorch import config as functorch
 
 from kernels.layers import WIDTHS
@@ -17,6 +18,11 @@ from worldsim.settings import check_settings, setting
 
 FORMS = {"auto": "auto", "reference": "torch", "fused": "triton"}
 """Forms of a layer's operators by what `StepConfig.kernels` calls them."""
+
+
+MAX_COMPILED = 64
+"""Forms of a block that are compiled; what comes after them runs without compiling, and PyTorch hardly says
+so. There is one for each kind of block, with and without gradients, and for other settings in one process."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -69,5 +75,6 @@ def computing(config: StepConfig) -> Iterator[None]:
     compiled again where they change it.
     """
     chosen = using(layers=FORMS[config.kernels], scan_precision=config.scan_precision)
-    with chosen, functorch.patch(activation_memory_budget=config.kept_share):
+    budget = functorch.patch(activation_memory_budget=config.kept_share)
+    with chosen, budget, dynamo.patch(recompile_limit=MAX_COMPILED):
         yield

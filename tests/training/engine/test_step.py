@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 from torch.autograd.graph import saved_tensors_hooks
 
 from kernels import layers, selection
@@ -60,6 +61,21 @@ def test_the_settings_hold_inside_and_not_after() -> None:
     with computing(StepConfig(kernels="reference")):
         assert not layers.is_fused("modulate", x)
     assert selection.ACTIVE is before
+
+
+def test_what_is_compiled_follows_the_settings() -> None:
+    torch.compiler.reset()
+    count = CompileCounter()
+
+    def form(x: Tensor) -> Tensor:
+        return x + 1 if layers.is_fused("modulate", x) else x - 1
+
+    compiled = torch.compile(form, backend=count, fullgraph=True)
+    x = torch.zeros(2)
+    for kernels, expected in (("fused", 1.0), ("reference", -1.0), ("fused", 1.0)):
+        with computing(StepConfig(kernels=kernels)):
+            assert compiled(x).tolist() == [expected] * 2
+    assert count.frame_count == 2  # the first is used again
 
 
 @pytest.mark.parametrize(
