@@ -63,7 +63,10 @@ def place_turned(place: Tensor, x: Tensor, weight: Tensor, form: str | None = No
 
 
 def cases(shape: Shape, device: str, dtype: torch.dtype) -> dict[str, tuple[Operator, Tensors]]:
-    """Return every operator with its inputs in training, all tokens but the residual in `dtype`."""
+    """Return every operator, those that cost most first, with its inputs in training.
+
+    All tokens but the residual stream are in `dtype`.
+    """
     frames, streams, tokens, heads, width = shape
     x, branch, *rows = make_modulation((frames * streams, tokens, heads * width), device)
     q, weight, angles, state, gate, local = make_recall(shape, device)
@@ -71,12 +74,12 @@ def cases(shape: Shape, device: str, dtype: torch.dtype) -> dict[str, tuple[Oper
     clean = q[:, :tokens]
     place = torch.stack([angles[0, :, 0].cos(), angles[0, :, 0].sin()], dim=-1)
     return {
+        "recall": (turned(layers.recall), (q, weight, angles, state, gate, local)),
+        "keys": (turned(layers.map_heads), (clean, weight, angles)),
+        "add_modulate": (partial(layers.add_modulate, dtype=dtype), (x, branch, *rows)),
         "turned_norm": (partial(place_turned, place), (branch, 1 + 0.1 * rows[0][0, 0])),
         "modulate": (partial(layers.modulate, dtype=dtype), (x, *rows[1:])),
-        "add_modulate": (partial(layers.add_modulate, dtype=dtype), (x, branch, *rows)),
-        "keys": (turned(layers.map_heads), (clean, weight, angles)),
         "values": (layers.map_heads, (clean, weight)),
-        "recall": (turned(layers.recall), (q, weight, angles, state, gate, local)),
     }
 
 
@@ -144,13 +147,16 @@ def layer_times(report: Report) -> Result:
     for shape in ON_CUDA:
         for name, (operator, inputs) in cases(shape, "cuda", torch.bfloat16).items():
             taken = sum(tensor.nbytes for tensor in inputs)
+            if report.seconds_left() < 20:  # compiling takes most of the time
+                return results
             outs = outputs_of(partial(operator, form="triton"), inputs)
             given, weights = sum(tensor.nbytes for tensor in outs), draw_like(outs)
             floors = {"forward": taken + given, "with gradient": 3 * taken + 2 * given}
             for form in ("triton", "torch"):
                 run = compiled(operator, form)
+                leaves = tuple(tensor.detach().requires_grad_() for tensor in inputs)
                 runs: dict[str, Callable[[], object]] = {
-                    "forward": partial(outputs_of, run, inputs),
+                    "forward": partial(outputs_of, run, leaves),  # as in training, from one compilation
                     "with gradient": partial(with_gradients, run, inputs, weights),
                 }
                 for kind, timed in runs.items():
