@@ -10,13 +10,12 @@ why, is logged once. Nothing falls back: asking for Triton where it cannot run i
 from __future__ import annotations
 
 import logging
-import os
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from kernels import frame_maps, reference, torch_scan
+from kernels import frame_maps, reference, selection, torch_scan
 from kernels.checks import check_read, check_write
 from kernels.operators import (
     check_triton_can_read,
@@ -25,10 +24,6 @@ from kernels.operators import (
     read_triton,
     scan_frames_triton,
 )
-
-FORMS = ("auto", "reference", "torch", "triton")
-
-DEFAULT_FORM = os.environ.get("ARL2_KERNELS", "auto")
 
 ON_CUDA = {
     "scan_frames": ("triton", "twice as fast as the torch form on an H100"),
@@ -42,16 +37,17 @@ INSIDE_A_GRAPH = {"read": ("torch", "inside a compiled graph: what it fuses ther
 
 
 @cache
-def _announce(operator: str, form: str, reason: str) -> None:
+def announce(operator: str, form: str, reason: str) -> None:
+    """Log once what was chosen, and why."""
     logging.getLogger("kernels").info("%s: the %s form (%s)", operator, form, reason)
 
 
 def _choose(operator: str, x: Tensor, form: str | None) -> tuple[str, str]:
     """Return the form, and the reason in words."""
     source = "ARL2_KERNELS" if form is None else "the argument"
-    form = DEFAULT_FORM if form is None else form
-    if form not in FORMS:
-        raise ValueError(f"form (or ARL2_KERNELS) is {form!r}, expected one of {', '.join(FORMS)}")
+    form = selection.ACTIVE.form if form is None else form
+    if form not in selection.FORMS:
+        raise ValueError(f"form (or ARL2_KERNELS) is {form!r}, expected one of {', '.join(selection.FORMS)}")
     if form != "auto":
         return form, f"{source} asks for it"
     if x.device.type != "cuda":
@@ -67,7 +63,7 @@ def choose_form(operator: str, x: Tensor, form: str | None = None) -> str:
     """Return the form in which `operator` computes with `x`: `reference`, `torch` or `triton`."""
     chosen, reason = _choose(operator, x, form)
     if not torch.compiler.is_compiling():
-        _announce(operator, chosen, reason)
+        announce(operator, chosen, reason)
     return chosen
 
 
@@ -80,7 +76,7 @@ def commit(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor, form: s
         g: `[B, N, H]`, logarithm of the decay, at most 0; fp32 or fp64.
         beta: `[B, N, H]`, write strength in [0, 2]; fp32 or fp64.
         state: `[B, H, K, V]`, the state before the frame, fp32 or fp64; left as it was.
-        form: One of `FORMS`, or None for the environment's choice.
+        form: One of `kernels.selection.FORMS`, or None for the environment's choice.
 
     Returns:
         The state after the frame, `[B, H, K, V]`, in the dtype of `state`.
@@ -108,7 +104,7 @@ def read(q: Tensor, state: Tensor, gate: Tensor, local: Tensor, form: str | None
         gate: `[..., N, H]`, a factor: what the gate lets through, and 1 / |q| unless q is of unit length;
             Triton takes fp32.
         local: `[..., N, H, V]`, what the reading is added to.
-        form: One of `FORMS`, or None for the environment's choice.
+        form: One of `kernels.selection.FORMS`, or None for the environment's choice.
 
     Returns:
         `[..., N, H, V]`, in the widest dtype of q, gate and local.
@@ -139,7 +135,7 @@ def scan_frames(
         g: `[B, F, N, H]`, logarithm of the decay, at most 0; fp32 or fp64.
         beta: `[B, F, N, H]`, write strength in [0, 2]; fp32 or fp64.
         state: `[B, H, K, V]`, the state before the first frame, fp32 or fp64.
-        form: One of `FORMS`, or None for the environment's choice.
+        form: One of `kernels.selection.FORMS`, or None for the environment's choice.
 
     Returns:
         States before each frame `[B, F, H, K, V]`, and the final state `[B, H, K, V]`, both in the dtype of
@@ -152,7 +148,8 @@ def scan_frames(
     chosen = choose_form("scan_frames", k, form)
     if chosen == "triton":
         check_triton_can_write(k, v, g, beta, state)
-        before, final, _ = scan_frames_triton(k, v, g, beta, state)
+        precision = selection.ACTIVE.scan_precision
+        before, final, _ = scan_frames_triton(k, v, g, beta, state, precision)
         return before, final
     k, v, g, beta = (tensor.to(state.dtype) for tensor in (k, v, g, beta))
     module = reference if chosen == "reference" else torch_scan

@@ -67,7 +67,7 @@ def check_triton_can_read(q: Tensor, state: Tensor, gate: Tensor, local: Tensor)
     _check_dtypes((torch.float32, torch.bfloat16, torch.float16), q=q, local=local)
 
 
-def _check_device(name: str, tensor: Tensor) -> None:
+def check_device(name: str, tensor: Tensor) -> None:
     """Raise a ValueError unless the Triton form can reach `tensor`."""
     if tensor.device.type != "cuda" and not launcher().INTERPRETED:
         raise ValueError(
@@ -78,15 +78,17 @@ def _check_device(name: str, tensor: Tensor) -> None:
 
 @torch.library.custom_op("arl2::scan_frames", mutates_args=())
 def scan_frames_triton(
-    k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor
+    k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor, precision: str = "tf32x3"
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return what `kernels.scan_frames` does, and the frames' M `[B, F, H, K, K]`, for the gradient."""
-    _check_device("k", k)
-    return launcher().forward(k, v, g, beta, state)
+    check_device("k", k)
+    return launcher().forward(k, v, g, beta, state, launcher().default_for(k, v, precision))
 
 
 @scan_frames_triton.register_fake
-def _(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _(
+    k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor, precision: str = "tf32x3"
+) -> tuple[Tensor, Tensor, Tensor]:
     lead = (k.shape[0], k.shape[1], k.shape[3], k.shape[4])  # [B, F, H, K]
     return (
         state.new_empty(*lead, v.shape[-1]),
@@ -105,10 +107,12 @@ def scan_frames_gradient(
     transitions: Tensor,
     d_before: Tensor,
     d_final: Tensor,
+    precision: str = "tf32x3",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of k, v, g, beta and the first state."""
-    _check_device("k", k)
-    return launcher().backward(k, v, g, beta, before, transitions, d_before, d_final)
+    check_device("k", k)
+    incoming = (before, transitions, d_before, d_final)
+    return launcher().backward(k, v, g, beta, *incoming, launcher().default_for(k, v, precision))
 
 
 @scan_frames_gradient.register_fake
@@ -121,6 +125,7 @@ def _(
     transitions: Tensor,
     d_before: Tensor,
     d_final: Tensor,
+    precision: str = "tf32x3",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     inputs = (k.new_empty(k.shape), v.new_empty(v.shape), g.new_empty(g.shape), beta.new_empty(beta.shape))
     return *inputs, d_final.new_empty(d_final.shape)
@@ -128,12 +133,13 @@ def _(
 
 def _save_scan(
     ctx: FunctionCtx,
-    inputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
+    inputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, str],
     output: tuple[Tensor, Tensor, Tensor],
 ) -> None:
-    k, v, g, beta, _ = inputs
+    k, v, g, beta, _, precision = inputs
     before, _, transitions = output
     ctx.save_for_backward(k, v, g, beta, before, transitions)
+    ctx.precision = precision  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _scan_gradient(
@@ -141,7 +147,7 @@ def _scan_gradient(
     d_before: Tensor | None,
     d_final: Tensor | None,
     _: Tensor | None,
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor | None, ...]:
     """Nobody outside sees the transitions, so they have no gradient of their own."""
     saved = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
     before = saved[4]
@@ -149,7 +155,8 @@ def _scan_gradient(
         d_before = torch.zeros_like(before)
     if d_final is None:
         d_final = torch.zeros_like(before[:, 0])
-    return scan_frames_gradient(*saved, d_before, d_final)
+    precision = ctx.precision  # pyright: ignore[reportAttributeAccessIssue]
+    return *scan_frames_gradient(*saved, d_before, d_final, precision), None
 
 
 scan_frames_triton.register_autograd(_scan_gradient, setup_context=_save_scan)
@@ -158,7 +165,7 @@ scan_frames_triton.register_autograd(_scan_gradient, setup_context=_save_scan)
 @torch.library.custom_op("arl2::commit", mutates_args=())
 def commit_triton(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor) -> Tensor:
     """Return what `kernels.commit` does."""
-    _check_device("k", k)
+    check_device("k", k)
     return memory_launcher().commit(k, v, g, beta, state)
 
 
@@ -189,7 +196,7 @@ commit_triton.register_autograd(_commit_gradient, setup_context=_save_commit)
 @torch.library.custom_op("arl2::read", mutates_args=())
 def read_triton(q: Tensor, state: Tensor, gate: Tensor, local: Tensor) -> Tensor:
     """Return what `kernels.read` does."""
-    _check_device("q", q)
+    check_device("q", q)
     return memory_launcher().read(q, state, gate, local)
 
 
@@ -202,7 +209,7 @@ def _(q: Tensor, state: Tensor, gate: Tensor, local: Tensor) -> Tensor:
 @torch.library.custom_op("arl2::read_gradient", mutates_args=())
 def read_gradient(q: Tensor, state: Tensor, gate: Tensor, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of q, the state and the gate."""
-    _check_device("q", q)
+    check_device("q", q)
     return memory_launcher().read_backward(q, state, gate, d_out)
 
 

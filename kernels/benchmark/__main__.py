@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from kernels.benchmark import gradients, memory, scan
+from kernels.benchmark import gradients, layers, memory, scan
 from kernels.benchmark.report import Report, Result, say
 
 
@@ -40,6 +40,8 @@ def run_on_cpu(report: Report) -> None:
     report.run("commit: errors against fp64", memory.commit_errors)
     report.run("commit: errors over frames", memory.errors_over_frames, needed=15.0)
     report.run("commit: gradients", gradients.commit_gradients, needed=10.0)
+    report.run("layers: times", layers.cpu_layers)
+    report.run("layers: errors", layers.layer_errors)
 
 
 def run_on_cuda(report: Report) -> None:
@@ -47,6 +49,9 @@ def run_on_cuda(report: Report) -> None:
     report.run("commit: wide heads", partial(memory.commit_times, memory.WIDE))
     report.run("commit: narrow heads", partial(memory.commit_times, memory.NARROW))
     report.run("read", memory.read_times, needed=10.0)
+    report.run("layers: times", layers.layer_times, needed=20.0)
+    report.run("layers: settings", layers.layer_settings, needed=15.0)
+    report.run("layers: errors", layers.layer_errors, needed=15.0)
     report.run("commit: errors over frames", memory.errors_over_frames, needed=15.0)
     report.run("commit: gradients", gradients.commit_gradients, needed=15.0)
     report.run("scan: times", scan.time_forms, needed=5.0)

@@ -64,3 +64,38 @@ def make_reading(shape: tuple[int, ...], device: str) -> tuple[Tensor, Tensor, T
 
     q, state = normalize(draw(*shape), dim=-1), draw(*lead, heads, width, width)
     return q, state, torch.sigmoid(draw(*shape[:-1])), draw(*shape)
+
+
+def make_modulation(shape: tuple[int, int, int], device: str) -> tuple[Tensor, ...]:
+    """Draw x, a branch, and its gate, the shift and the scale, in fp32; `shape` is frames, N, D."""
+    generator = torch.Generator(device).manual_seed(0)
+
+    def draw(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator, device=device)
+
+    frames, _, width = shape
+    gate, shift, scale = draw(frames, 3, width).unsqueeze(-2).unbind(-3)  # strided, as those of a layer are
+    return draw(*shape), draw(*shape), gate, shift, 1 + 0.1 * scale
+
+
+def make_recall(
+    shape: tuple[int, int, int, int, int], device: str, *, per_head: bool = False
+) -> tuple[Tensor, ...]:
+    """Draw q, the map, the angles, the state, the gate and the local attention, in fp32.
+
+    Args:
+        shape: Frames, streams, N tokens of each, H, D.
+        device: Where.
+        per_head: Whether each head has angles of its own.
+    """
+    generator = torch.Generator(device).manual_seed(0)
+    frames, streams, tokens, heads, width = shape
+
+    def draw(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator, device=device)
+
+    q = draw(frames, streams * tokens, 2, heads, width).unbind(2)[0]  # beside the keys, as a layer has it
+    weight = torch.eye(width, device=device) + 0.1 * draw(heads, width, width)
+    angles = draw(frames, tokens, heads if per_head else 1, width // 2)
+    state, local = draw(frames, heads, width, width), draw(frames, streams * tokens, heads, width)
+    return q, weight, angles, state, draw(frames, streams * tokens, heads), local

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -80,9 +80,9 @@ WIDE = ScanConfig(
 """For heads of 128, compiled but not yet measured: what `DEFAULT` has would spill, or leave more on chip."""
 
 
-def default_for(k: Tensor, v: Tensor) -> ScanConfig:
+def default_for(k: Tensor, v: Tensor, precision: str = DEFAULT.precision) -> ScanConfig:
     """Return the default settings for these widths."""
-    return WIDE if max(k.shape[-1], v.shape[-1]) > 64 else DEFAULT
+    return replace(WIDE if max(k.shape[-1], v.shape[-1]) > 64 else DEFAULT, precision=precision)
 
 
 class Frames:

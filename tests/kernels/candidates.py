@@ -10,10 +10,13 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from kernels.benchmark.layers import settings_of
 from kernels.gpu import launch as triton_launch
 from kernels.gpu.chunk_launch import ChunkConfig
 from kernels.gpu.launch import DEFAULT as SCAN_DEFAULT
 from kernels.gpu.launch import Frames, LaunchConfig, ScanConfig
+from kernels.gpu.layers import HALF as LAYERS
+from kernels.gpu.layers import LayerConfig
 from kernels.gpu.memory import DEFAULT, HALF, MemoryConfig
 
 CANDIDATES = {
@@ -143,3 +146,8 @@ def read_configs() -> list[MemoryConfig]:
         for read, gradient in reads
         for p in ("tf32x3", "fp16")
     ]
+
+
+def layer_configs() -> list[LayerConfig]:
+    """Return the candidates of a layer's kernels: one of each kernel's settings changed at a time."""
+    return list(settings_of(LAYERS).values())

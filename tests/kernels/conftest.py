@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 Errors = dict[str, dict[str, float]]
-FIXTURES = {"interpreted_memory": "interpreted_memory.py", "interpreted_scan": "interpreted_scan.py"}
+FIXTURES = {f"interpreted_{name}": f"interpreted_{name}.py" for name in ("layers", "memory", "scan")}
 
 
 class Interpretation:
@@ -85,6 +85,12 @@ def _errors(interpretations: Interpretations, name: str) -> Errors:
 
 
 @pytest.fixture(scope="session")
+def interpreted_layers(interpretations: Interpretations) -> Errors:
+    """Return the errors of a layer's operators that the interpreter found, by case and by tensor."""
+    return _errors(interpretations, "interpreted_layers")
+
+
+@pytest.fixture(scope="session")
 def interpreted_memory(interpretations: Interpretations) -> Errors:
     """Return the errors of `commit` and `read` that the interpreter found, by case and by tensor."""
     return _errors(interpretations, "interpreted_memory")
@@ -94,3 +100,11 @@ def interpreted_memory(interpretations: Interpretations) -> Errors:
 def interpreted_scan(interpretations: Interpretations) -> Errors:
     """Return the errors of `scan_frames` that the interpreter found, by case and by tensor."""
     return _errors(interpretations, "interpreted_scan")
+
+
+@pytest.fixture(scope="session")
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what was compiled for all tests that ask for this, and for none but them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        yield

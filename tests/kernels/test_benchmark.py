@@ -41,7 +41,7 @@ def test_what_no_time_is_left_for_is_left_out(monkeypatch: pytest.MonkeyPatch, t
     run(monkeypatch, "--seconds", "0", "--out", str(out))
     results = json.loads(out.read_text(encoding="utf-8"))
     assert results.pop("environment")["device"] == "cpu"
-    assert len(results) == 5
+    assert len(results) == 7
     assert all(section == {"left_out": True} for section in results.values())
 
 
@@ -90,3 +90,18 @@ def test_a_peer_that_refuses_to_run_is_left_out_of_the_times(
     assert compared["peer"] == {"failed": "known to be wrong on this card"}
     assert compared["torch"]["dk"] < 1e-3
     assert "peer" in capsys.readouterr().out
+
+
+def test_a_layers_operators_are_timed_and_compared_with_fp64(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out = tmp_path / "results.json"
+    run(monkeypatch, "--only", "layers", "--out", str(out))
+    results = json.loads(out.read_text(encoding="utf-8"))
+    names = {"modulate", "add_modulate", "turned_norm", "keys", "values", "recall"}
+    assert set(results["layers: times"]) == names
+    assert all(each["median_ms"] > 0 for each in results["layers: times"].values())
+    assert {label.split(", ")[-2] for label in results["layers: errors"]} == names
+    for label, errors in results["layers: errors"].items():
+        assert len(errors) >= 3
+        assert all(0 <= error < 1e-5 for error in errors.values()), label

@@ -7,14 +7,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 import kernels
-from kernels import dispatch, reference
+from kernels import dispatch, operators, reference
 from kernels.benchmark.inputs import make_frame, make_inputs, make_reading
 from kernels.dispatch import choose_form
+from kernels.selection import using
 from kernels.torch_scan import scan_frames as scan_frames_torch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,6 +50,33 @@ def test_a_compiled_graph_keeps_reading_in_torch(monkeypatch: pytest.MonkeyPatch
     with torch._subclasses.FakeTensorMode():
         assert choose_form("commit", torch.empty(1, device="cuda")) == "triton"
         assert choose_form("read", torch.empty(1, device="cuda")) == "torch"
+
+
+@pytest.mark.parametrize("precision", ["tf32x3", "tf32", "ieee"])
+def test_the_selected_precision_reaches_the_scan_and_its_gradient(
+    monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    told: list[str] = []
+
+    def forward(*given: Any) -> tuple[torch.Tensor, ...]:
+        *inputs, config = given
+        told.append(config)
+        before, final = reference.scan_frames(*inputs)
+        return before, final, torch.zeros(*before.shape[:-1], before.shape[-2])
+
+    def backward(*given: Any) -> tuple[torch.Tensor, ...]:
+        told.append(given[-1])
+        return *(torch.zeros_like(term) for term in given[:4]), torch.zeros_like(given[7])
+
+    fake = SimpleNamespace(
+        INTERPRETED=True, default_for=lambda k, v, chosen: chosen, forward=forward, backward=backward
+    )
+    monkeypatch.setattr(operators, "launcher", lambda: fake)
+    leaves = [tensor.requires_grad_() for tensor in make_inputs("random", (1, 2, 4, 1, 16), "cpu")[0]]
+    with using(scan_precision=precision):
+        before, final = kernels.scan_frames(*leaves, form="triton")
+    torch.autograd.grad(before.sum() + final.sum(), leaves)
+    assert told == [precision, precision]
 
 
 def test_the_environment_chooses() -> None:
@@ -155,7 +185,7 @@ def test_nan_in_the_keys_of_a_scan_is_named() -> None:
 
 
 def test_the_choice_is_told_once_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
-    dispatch._announce.cache_clear()
+    dispatch.announce.cache_clear()
     with caplog.at_level("INFO", logger="kernels"):
         for _ in range(2):
             kernels.commit(*make_frame("random", (1, 4, 2, 16), "cpu"))

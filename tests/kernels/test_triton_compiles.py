@@ -7,9 +7,7 @@ same settings take more registers there and some spill; they still have to compi
 from __future__ import annotations
 
 import os
-import re
-import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,24 +17,22 @@ from typing import Any
 import pytest
 import torch
 
-triton = pytest.importorskip("triton", reason="Triton is not installed: it is a Linux package")
+pytest.importorskip("triton", reason="Triton is not installed: it is a Linux package")
 
-from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.backends.nvidia.compiler import get_ptxas  # noqa: E402
-from triton.compiler import ASTSource  # noqa: E402
+from kernels.gpu import chunks as triton_chunks
+from kernels.gpu import commit as triton_commit
+from kernels.gpu import compiled as travelling_kernels
+from kernels.gpu import frame_maps as triton_frame_maps
+from kernels.gpu import gradients as triton_gradients
+from kernels.gpu import memory as triton_memory
+from kernels.gpu import read as triton_read
+from kernels.gpu import scan as triton_scan
+from kernels.gpu.launch import DEFAULT, WIDE, LaunchConfig
+from tests.kernels.candidates import candidates, commit_configs, read_configs
+from tests.kernels.compilation import SHARED_MEMORY, bytes_spilled, compile_for
 
-from kernels.gpu import chunks as triton_chunks  # noqa: E402
-from kernels.gpu import commit as triton_commit  # noqa: E402
-from kernels.gpu import compiled as travelling_kernels  # noqa: E402
-from kernels.gpu import frame_maps as triton_frame_maps  # noqa: E402
-from kernels.gpu import gradients as triton_gradients  # noqa: E402
-from kernels.gpu import memory as triton_memory  # noqa: E402
-from kernels.gpu import read as triton_read  # noqa: E402
-from kernels.gpu import scan as triton_scan  # noqa: E402
-from kernels.gpu.launch import DEFAULT, WIDE, LaunchConfig  # noqa: E402
-from tests.kernels.candidates import candidates, commit_configs, read_configs  # noqa: E402
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
-SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
 SIZES = {
     "num_frames": 32,
     "chunks": 74,
@@ -78,14 +74,6 @@ MEMORY_KERNELS = {
     "read": triton_read.read_forward,
     "gradient": triton_read.read_gradient,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep what was compiled for all tests of this file, and for none but them: several ask for the same."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
-        yield
 
 
 def launches_of(config: triton_memory.MemoryConfig) -> dict[str, LaunchConfig]:
@@ -131,33 +119,8 @@ def compile_kernel(
     sizes = SIZES | {"rows": size, "columns": size, "stages": launch.num_stages} | changed
     sizes |= {"key_width": width, "value_width": width}
     constants = {name: value for name, value in sizes.items() if name in kernel.arg_names}
-    signature: dict[str, str] = {}
-    attributes = {}
-    for index, name in enumerate(kernel.arg_names):
-        pointed = (types or {}).get(name, value_type if name in HALVES else "fp32")
-        signature[name] = f"*{pointed}" if name.endswith("_pointer") else "i32"
-        attributes[(index,)] = [["tt.divisibility", 16]]
-        if name == "scale":
-            signature[name] = "fp32"
-            del attributes[(index,)]
-        if name in constants:
-            signature[name] = "constexpr"
-            del attributes[(index,)]
-    source = ASTSource(kernel, signature, constants, attributes)
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch.options())
-
-
-def bytes_spilled(compiled: Any, capability: int, folder: Path) -> int:
-    """Ask the assembler how much of the kernel did not fit into registers."""
-    listing = folder / "kernel.ptx"
-    listing.write_text(compiled.asm["ptx"], encoding="utf-8")
-    assembler = get_ptxas(capability).path  # which of several an architecture takes differs between releases
-    architecture = f"sm_{capability}" + ("a" if capability == 90 else "")
-    command = [assembler, "-v", "--gpu-name", architecture, str(listing), "-o", str(folder / "kernel")]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    spilled = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", told)
-    assert spilled is not None, told
-    return sum(map(int, spilled.groups()))
+    pointed = dict.fromkeys(HALVES, value_type) | (types or {})
+    return compile_for(kernel, launch, capability, constants, pointed)
 
 
 @pytest.mark.slow
@@ -206,6 +169,14 @@ def test_a_commit_of_many_heads_compiles_and_fits(width: int, capability: int, t
     # With all 64 columns in one warp about 70 bytes do not fit; it is still the fastest that was measured.
     if capability == 90:
         assert bytes_spilled(compiled, capability, tmp_path) <= (128 if width == 64 else 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(KERNELS))
+def test_the_scan_compiles_with_one_product_for_three(name: str, tmp_path: Path) -> None:
+    compiled = compile_kernel(KERNELS[name], LAUNCHES[name], 90, precision="tf32")
+    assert compiled.metadata.shared <= SHARED_MEMORY[90]
+    assert bytes_spilled(compiled, 90, tmp_path) == 0
 
 
 @pytest.mark.slow

@@ -54,8 +54,12 @@ FREE_SETTINGS = (
     "loop.export.megabytes",
     "loop.export.resume_from",
     "fabric.caches",
+    "step.kernels",
+    "step.scan_precision",
+    "step.kept_share",
 )
-"""Settings that a resumed run may change: given its learning rate, none changes what a step computes.
+"""Settings that a resumed run may change: given its learning rate, none changes what a step computes,
+but for rounding.
 
 Of what is read, contents are compared instead of names, so that a run can move to another machine; of the
 devices, how many passes they make of an update.

@@ -21,6 +21,7 @@ from training.engine.fabric import FabricConfig, Passes, make_fabric, share_pass
 from training.engine.loop import LoopConfig, fit, seed_of
 from training.engine.optimizers import OptimizerConfig, make_optimizers
 from training.engine.run_folder import RunFolder
+from training.engine.step import StepConfig, check_step, computing
 from training.engine.update import Training, prepare
 from training.objectives.flow_matching import ObjectiveConfig, SegmentFlowMatching, SequenceFlowMatching
 from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig, reward_units
@@ -61,6 +62,7 @@ class TrainWorldConfig:
     optimizer: OptimizerConfig = setting(OptimizerConfig, "Learning rates at full height.")
     loop: LoopConfig = setting(LoopConfig, "Length and care.")
     fabric: FabricConfig = setting(FabricConfig, "Device, precision, distribution.")
+    step: StepConfig = setting(StepConfig, "Kernels, precision and memory of an update.")
     validation: ValidationConfig = setting(ValidationConfig, "What is measured at every checkpoint.")
     batch_size: int = setting(
         8,
@@ -175,6 +177,7 @@ def train_world(
         check_constant_memory(world.config.denoiser)
     fabric = make_fabric(config.fabric, run.path)
     passes = share_passes(fabric, config.batch_size, config.loop.global_batch_size)
+    check_step(config.step, fabric.device, world.config.denoiser, is_compiled=config.fabric.compile)
     episodes = Episodes.of(config.data, config.validation, world.config.actions)
     has_heads = world.config.denoiser.outcome_heads
     if has_heads:
@@ -204,15 +207,16 @@ def train_world(
         scores |= validate(exported, footage.heldout, footage.places, config.validation)
         return scores | log_half_lives(average)
 
-    fit(
-        fabric,
-        training,
-        batch_at,
-        config.loop,
-        run,
-        frames_per_batch=config.batch_size * config.sequence_length,
-        on_checkpoint=on_checkpoint,
-    )
+    with computing(config.step):
+        fit(
+            fabric,
+            training,
+            batch_at,
+            config.loop,
+            run,
+            frames_per_batch=config.batch_size * config.sequence_length,
+            on_checkpoint=on_checkpoint,
+        )
     fabric.print(f"world in {run.path / 'world'}; play it with: python play.py world={run.path / 'world'}")
 
 

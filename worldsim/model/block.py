@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention.flex_attention import BlockMask
 
+from kernels import layers
 from worldsim.model.attention.base import Cached, Rotary
 from worldsim.model.attention.full import FullAttention
 from worldsim.model.attention.hybrid import HybridAttention
 from worldsim.model.attention.window import WindowAttention, WindowBefore
 from worldsim.model.config import DenoiserConfig, MemoryKeys
-from worldsim.model.linear import FeedForward, Linear
+from worldsim.model.linear import FeedForward, Linear, product_dtype
 
 AnyAttention = HybridAttention | WindowAttention | FullAttention
 LayerStateIn = Tensor | WindowBefore | BlockMask | None
@@ -53,10 +54,29 @@ def initialise_attention(attention: AnyAttention, config: DenoiserConfig) -> Non
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Return LayerNorm of tokens `[..., N, D]`, times `scale` plus `shift`, which are `[..., 1, D]`."""
+    if layers.is_fused("modulate", x):
+        return layers.modulate(x, shift, scale, product_dtype(x))
     width = x.shape[-1:]
     if scale.numel() == width.numel():  # one frame: they are the norm's own weight and bias, in one pass
         return functional.layer_norm(x, width, scale.flatten(), shift.flatten(), eps=1e-6)
     return torch.addcmul(shift, functional.layer_norm(x, width, eps=1e-6), scale)
+
+
+def fork_modulated(x: Tensor, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `x` for the residual stream, `[..., N, D]`, and its `modulated_norm`."""
+    if layers.is_fused("modulate", x):
+        return layers.fork_modulate(x, shift, scale, product_dtype(x))
+    return x, modulated_norm(x, shift, scale)
+
+
+def add_modulated(
+    x: Tensor, branch: Tensor, gate: Tensor, shift: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return `x + gate * branch`, `[..., N, D]`, and its `modulated_norm`."""
+    if layers.is_fused("add_modulate", x):
+        return layers.add_modulate(x, branch, gate, shift, scale, product_dtype(x))
+    x = torch.addcmul(x, branch.to(x.dtype), gate)
+    return x, modulated_norm(x, shift, scale)
 
 
 class Block(nn.Module):
@@ -81,8 +101,8 @@ class Block(nn.Module):
     def finish(self, x: Tensor, attended: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
         """Add the attention's output and the MLP's."""
         _, _, gate, ffn_shift, ffn_scale, ffn_gate = modulation
-        x = torch.addcmul(x, attended.to(x.dtype), gate)
-        return torch.addcmul(x, self.ffn(modulated_norm(x, ffn_shift, ffn_scale)).to(x.dtype), ffn_gate)
+        x, entered = add_modulated(x, attended, gate, ffn_shift, ffn_scale)
+        return torch.addcmul(x, self.ffn(entered).to(x.dtype), ffn_gate)
 
     def forward(
         self, x: Tensor, conditioning: Tensor, initial_state: LayerStateIn, rotary: Rotary
@@ -107,7 +127,7 @@ class Block(nn.Module):
     ) -> tuple[Tensor, LayerStateOut, Tensor, Tensor]:
         """Do what `forward` does; returns also what the attention was given and gave, shaped as `x`."""
         modulation = self.modulate(conditioning)
-        entered = modulated_norm(x, modulation[0], modulation[1])
+        x, entered = fork_modulated(x, modulation[0], modulation[1])
         attended, final_state = self._attend(entered, initial_state, rotary)
         return self.finish(x, attended, modulation), final_state, entered, attended
 

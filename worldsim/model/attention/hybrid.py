@@ -15,11 +15,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import kernels
-from worldsim.model.attention.base import Attention, Rotary, attend, attend_in_play, rotate_both
+from kernels import layers
+from worldsim.model.attention.base import (
+    Attention,
+    Rotary,
+    attend,
+    attend_in_play,
+    project_turned,
+    rotate_both,
+)
 from worldsim.model.config import FINEST
 from worldsim.model.linear import Linear, at_least_fp32, can_pack
 from worldsim.model.memory.motion import plane_multiples, split_path
-from worldsim.model.rotary import rotate, rotate_heads, turns
+from worldsim.model.rotary import rotate_heads, turns
 
 MAX_BETA = 2.0 - 1e-3
 """Just under 2: a key rounded to a norm above 1 must not make the write an expansion."""
@@ -45,14 +53,15 @@ class PerHeadLinear(nn.Module):
 
     def pack(self) -> None:
         """Keep the weight in fp32 where a CPU gains by it: products this small are not faster in bf16."""
-        self.packed = self._by_head().detach().float() if can_pack(self.weight) else None
+        self.packed = self.by_head().mT.detach().float() if can_pack(self.weight) else None
 
-    def _by_head(self) -> Tensor:
-        return self.weight.squeeze(-1).unflatten(0, (-1, self.weight.shape[1])).mT  # [H, D in, D out]
+    def by_head(self) -> Tensor:
+        """Return the maps, `[H, D out, D in]`."""
+        return self.weight.squeeze(-1).unflatten(0, (-1, self.weight.shape[1]))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[..., H, D]` to the same shape, whose memory holds heads before tokens."""
-        weight = self._by_head() if self.packed is None else self.packed
+        weight = self.by_head().mT if self.packed is None else self.packed
         heads_first = x.to(weight.dtype).flatten(0, -3).transpose(0, 1)  # [H, G, D]
         return torch.bmm(heads_first, weight).transpose(0, 1).unflatten(0, x.shape[:-2])
 
@@ -120,35 +129,50 @@ class HybridAttention(Attention):
         """Return the layers that read the normalised tokens: q, k, v, then gate, decay and write strength."""
         return [*super().inputs(), self.gate_proj, self.a_proj, self.b_proj]
 
-    def turn(self, x: Tensor, rotary: Rotary) -> Tensor:
-        """Turn keys or queries `[..., N, H, D]` by where they are."""
+    def turns(self, rotary: Rotary) -> Tensor:
+        """Return by what keys and queries turn for where they are, `[..., N, H or 1, D / 2, 2]`."""
         if not self.has_plane:
-            return rotate(x, rotary.memory)
+            return rotary.memory.unsqueeze(-3)
         # Spelt out: a product on tensor cores would round the angles.
         rows, columns, free = self.multiples.unbind(-1)  # [H, D / 2] each
         row, column, others = split_path(rotary.memory)
         angles = row * rows + column * columns + others * free  # [..., N, H, D / 2]
-        return rotate_heads(x, turns(angles))
+        return turns(angles)
 
     def write_terms(self, update: StateUpdate, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the keys, values, log decays and strengths that a clean frame writes, at least fp32."""
-        k, v, a, b = (at_least_fp32(term) for term in update)
-        keys = functional.normalize(self.turn(self.phi_k(k), rotary), dim=-1)
+        k, v = update.k, update.v
+        if layers.is_fused("map_heads", k):
+            keys = layers.map_heads(k, self.phi_k.by_head(), self.turns(rotary))
+            values = layers.map_heads(v, self.phi_v.by_head())
+        else:
+            turned = rotate_heads(self.phi_k(at_least_fp32(k)), self.turns(rotary))
+            keys, values = functional.normalize(turned, dim=-1), at_least_fp32(self.phi_v(at_least_fp32(v)))
+        a, b = at_least_fp32(update.a), at_least_fp32(update.b)
         rate, bias = at_least_fp32(self.A_log).exp(), at_least_fp32(self.dt_bias)
         decay = -rate * functional.softplus(a + bias)
-        return keys, at_least_fp32(self.phi_v(v)), decay, MAX_BETA * torch.sigmoid(b)
+        return keys, values, decay, MAX_BETA * torch.sigmoid(b)
 
     def recall(self, q: Tensor, gate: Tensor, state: Tensor, local: Tensor, rotary: Rotary) -> Tensor:
-        """Return `local` plus the gated reading of the state, `[G, N, H, D]`, at least fp32.
+        """Return `local` plus the gated reading of the state, `[G, N, H, D]`.
 
         In training q, gate and local are `[B, F, S, N, ...]`, and both streams of a frame read its `state`.
         """
-        queries = self.turn(self.phi_q(q), rotary)
+        has_streams = q.dim() > state.dim()
+        if layers.is_fused("recall", q):
+            # To the state, the streams' tokens are those of one frame.
+            terms = (tensor.flatten(2, 3) if has_streams else tensor for tensor in (q, gate, local))
+            queries, gate, local = terms
+            turn, weight = self.turns(rotary), self.phi_q.by_head()
+            out = layers.recall(queries, weight, turn, state, gate, local)
+            return out.unflatten(2, q.shape[2:4]) if has_streams else out
+        if has_streams:
+            rotary = Rotary(rotary.place, rotary.memory.unsqueeze(2))
+        queries = rotate_heads(self.phi_q(q), self.turns(rotary))
         length = torch.linalg.vector_norm(queries, dim=-1).clamp_min(1e-12)
         weight = torch.sigmoid(gate) / length
-        if q.dim() == state.dim():
+        if not has_streams:
             return kernels.read(queries, state, weight, local)
-        # To the state, the streams' tokens are those of one frame.
         queries, weight, local = (tensor.flatten(2, 3) for tensor in (queries, weight, local))
         return kernels.read(queries, state, weight, local).unflatten(2, q.shape[2:4])
 
@@ -211,12 +235,16 @@ class HybridAttention(Attention):
         Returns:
             The output, shaped as `x`, and the state after the last frame, without gradients.
         """
-        qk, v, (gate, a, b) = self.project(x)
-        qk = qk.to(v.dtype)  # in mixed precision, what is kept for the gradient is then half as large
-        q, k = qk.unbind(-3)
+        if layers.is_fused("turned_norm", x):
+            (q, k), (turned_q, turned_k), v, (gate, a, b) = project_turned(self, x, rotary.place)
+            local = attend(turned_q, turned_k, v)
+        else:
+            qk, v, (gate, a, b) = self.project(x)
+            qk = qk.to(v.dtype)  # in mixed precision, what is kept for the gradient is then half as large
+            q, k = qk.unbind(-3)
+            local = self.local(qk, v, rotary)
         with torch.autocast(x.device.type, enabled=False):
             update = StateUpdate(k[:, :, 0], v[:, :, 0], a[:, :, 0], b[:, :, 0])
             states, final = kernels.scan_frames(*self.write_terms(update, rotary), state)
-        streams = Rotary(rotary.place, rotary.memory.unsqueeze(2))
-        out = self.recall(q, gate, states, self.local(qk, v, rotary), streams)
+        out = self.recall(q, gate, states, local, rotary)
         return self.o(out.flatten(-2)), final.detach()

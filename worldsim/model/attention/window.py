@@ -9,7 +9,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from worldsim.model.attention.base import Attention, Cached, Rotary, attend, attend_in_play, rotate_both
+from kernels import layers
+from worldsim.model.attention.base import (
+    Attention,
+    Cached,
+    Rotary,
+    attend,
+    attend_in_play,
+    project_turned,
+    rotate_both,
+)
 from worldsim.model.rotary import frequencies, rotate, split_width, turns
 
 
@@ -96,8 +105,11 @@ class WindowAttention(Attention):
             The output, shaped as `x`, and what is cached after the segment, shaped as in `before`, without
             gradients.
         """
-        qk, v, _ = self.project(x)
-        q, k = rotate_both(qk.to(v.dtype), rotary.place).to(v.dtype).unbind(-3)
+        if layers.is_fused("turned_norm", x):
+            _, (q, k), v, _ = project_turned(self, x, rotary.place, keeps=False)
+        else:
+            qk, v, _ = self.project(x)
+            q, k = rotate_both(qk.to(v.dtype), rotary.place).to(v.dtype).unbind(-3)
         past_keys, keys_after = self._windows(k[:, :, 0], before.k, before.is_empty)
         past_values, values_after = self._windows(v[:, :, 0], before.v, before.is_empty)
         past_keys = rotate(past_keys, self.age).to(k.dtype)

@@ -1,0 +1,61 @@
+"""The operators of a layer in PyTorch: the reference of `kernels.layers`.
+
+As it is written in the papers, in any precision: LayerNorm with modulation as in DiT (arXiv 2212.09748), and
+the keys and queries of the memory as ARL2 (arXiv 2605.16579) maps, turns (RoFormer, arXiv 2104.09864) and
+reads with them.
+"""
+
+# N tokens of one frame, T tokens that read a state, H heads, D width, I = D / 2 pairs; "..." any sizes
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from kernels import reference
+
+EPS = 1e-6
+"""Added to the variance that a norm divides by."""
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return LayerNorm of `x` `[..., N, D]`, times `scale` plus `shift`, `[..., 1, D]` each."""
+    wide = torch.promote_types(x.dtype, scale.dtype)
+    return torch.addcmul(shift, functional.layer_norm(x.to(wide), x.shape[-1:], eps=EPS), scale).to(dtype)
+
+
+def add_modulate(
+    x: Tensor, branch: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return `x + gate * branch` in the dtype of x, and what `modulate` makes of it."""
+    total = (x + gate * branch).to(x.dtype)
+    return total, modulate(total, shift, scale, dtype)
+
+
+def turn_pairs(x: Tensor, turn: Tensor) -> Tensor:
+    """Turn neighbouring features of `x` `[..., H, D]` by cosines and sines `[..., H or 1, I, 2]`."""
+    (even, odd), (cos, sin) = x.unflatten(-1, (-1, 2)).unbind(-1), turn.unbind(-1)
+    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
+
+
+def turned_norm(x: Tensor, weight: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
+    """Return RMSNorm of `x` `[..., N, E]`, and with its heads' pairs turned by `turn` `[N, I, 2]`."""
+    wide = x.to(torch.promote_types(x.dtype, weight.dtype))
+    normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + EPS) * weight
+    by_head = normed.unflatten(-1, (-1, 2 * turn.shape[-2]))  # [..., N, H, D]
+    return normed.to(x.dtype), turn_pairs(by_head, turn.unsqueeze(-3)).flatten(-2).to(x.dtype)
+
+
+def map_heads(x: Tensor, weight: Tensor, turn: Tensor | None) -> Tensor:
+    """Map `x` `[..., N, H, D]` by `weight` `[H, D out, D in]`; with `turn`, turned and of unit length."""
+    mapped = torch.einsum("...hi,hoi->...ho", x.to(weight.dtype), weight)
+    return mapped if turn is None else functional.normalize(turn_pairs(mapped, turn), dim=-1)
+
+
+def recall(q: Tensor, weight: Tensor, turn: Tensor, state: Tensor, gate: Tensor, local: Tensor) -> Tensor:
+    """Return `local` plus the gated reading of the state with mapped queries; see `kernels.layers`."""
+    streams = q.unflatten(-3, (-1, turn.shape[-4]))  # [..., S, N, H, D]
+    queries = map_heads(streams, weight, turn.unsqueeze(-5)).flatten(-4, -3)
+    opening = torch.sigmoid(gate.to(weight.dtype))
+    return reference.read(queries, state, opening, local.to(weight.dtype)).to(local.dtype)

@@ -1,0 +1,308 @@
+"""The operators of a layer, each one pass over the tokens, and the form in which each runs.
+
+Beside the reference in PyTorch there is one in Triton. On CUDA `auto` is what `ON_CUDA` says; who asks
+`is_fused` first can keep to a composition of PyTorch's own operators where Triton does not run.
+"""
+
+# N tokens of one frame, T tokens that read a state, H heads, D width, I = D / 2 pairs; "..." any sizes
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kernels import layer_reference, selection
+from kernels.checks import check_layout, check_tensors
+from kernels.dispatch import announce
+from kernels.layer_operators import (
+    ForkModulate,
+    add_modulate_triton,
+    map_heads_triton,
+    modulate_triton,
+    recall_triton,
+    turned_norm_triton,
+)
+
+WIDTHS = (32, 64, 128)
+"""Widths of a head that the Triton forms are built and tested for."""
+MAX_WIDTH = 4096
+"""Features that a norm in Triton holds at once."""
+
+NARROW = (torch.float32, torch.bfloat16, torch.float16)
+NORMS = ("modulate", "add_modulate", "turned_norm")
+UNMEASURED = "on CUDA, where the Triton form has not been timed yet"
+ON_CUDA: dict[str, tuple[str, str]] = dict.fromkeys(
+    ("modulate", "add_modulate", "map_heads", "recall"), ("torch", UNMEASURED)
+)
+"""What `auto` means on CUDA, and why."""
+
+
+def choose_form(operator: str, x: Tensor, form: str | None = None) -> str:
+    """Return the form in which `operator` computes with `x`: `reference`, `torch` or `triton`."""
+    chosen, reason = _choose(operator, x, form)
+    if not torch.compiler.is_compiling():
+        announce(operator, chosen, reason)
+    return chosen
+
+
+def _choose(operator: str, x: Tensor, form: str | None) -> tuple[str, str]:
+    if form is not None and form not in selection.FORMS:
+        raise ValueError(f"form is {form!r}, expected one of {', '.join(selection.FORMS)}")
+    active = selection.ACTIVE
+    for asked, source in (
+        (form, "the argument"),
+        (active.layers, "the selection"),
+        (active.form, "ARL2_KERNELS"),
+    ):
+        if asked is not None and asked != "auto":
+            return asked, f"{source} asks for it"
+    if x.device.type != "cuda":
+        return "torch", f"on {x.device.type}"
+    if x.dtype == torch.float64:
+        return "torch", "on CUDA, in fp64"
+    has_width = x.shape[-1] <= MAX_WIDTH if operator in NORMS else x.shape[-1] in WIDTHS
+    return ON_CUDA[operator] if has_width else ("torch", f"width {x.shape[-1]} is none of the Triton form's")
+
+
+def is_fused(operator: str, x: Tensor) -> bool:
+    """Return whether `operator` would run in Triton with `x`."""
+    active = selection.ACTIVE
+    if not x.is_cuda and active.layers == active.form == "auto":  # quickly: a frame of play asks often
+        return False
+    return choose_form(operator, x) == "triton"
+
+
+def _check_dtypes(dtypes: tuple[torch.dtype, ...], **tensors: Tensor | None) -> None:
+    """Raise a ValueError that says what the Triton form cannot take, and what to do instead."""
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.dtype not in dtypes:
+            known = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+            raise ValueError(f"{name} is {tensor.dtype}, but the Triton form takes {known}: use form='torch'")
+
+
+def _check_heads(name: str, x: Tensor, weight: Tensor, turn: Tensor | None) -> None:
+    """Check what `map_heads` and `recall` share."""
+    check_tensors(**{name: x, "weight": weight}, **({} if turn is None else {"turn": turn}))
+    if x.dim() < 3 or 0 in x.shape:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}, expected [..., tokens, heads, width]")
+    *lead, tokens, heads, width = x.shape
+    expected = {name: (x, tuple(x.shape)), "weight": (weight, (heads, width, width))}
+    if turn is not None:
+        places = turn.shape[-4] if turn.dim() >= 4 else 0
+        if places == 0 or tokens % places:
+            raise ValueError(
+                f"turn has shape {tuple(turn.shape)}, expected turns of {tokens} tokens or a part"
+            )
+        own = turn.shape[-3] if turn.shape[-3] == 1 else heads
+        expected["turn"] = (turn, (*lead, places, own, width // 2, 2))
+    check_layout(x, expected, name)
+
+
+def _check_fused_heads(name: str, x: Tensor, **wide: Tensor | None) -> None:
+    """Check what only the Triton forms of `map_heads` and `recall` ask for."""
+    if x.shape[-1] not in WIDTHS:
+        raise ValueError(
+            f"{name} has width {x.shape[-1]}, but the Triton form takes {WIDTHS}: use form='torch'"
+        )
+    _check_dtypes(NARROW, **{name: x})
+    _check_dtypes((torch.float32,), **wide)
+
+
+def _check_modulation(x: Tensor, **rows: Tensor) -> None:
+    check_tensors(x=x, **rows)
+    if x.dim() < 2 or 0 in x.shape:
+        raise ValueError(f"x has shape {tuple(x.shape)}, expected [..., tokens, width]")
+    shape = (*x.shape[:-2], 1, x.shape[-1])
+    check_layout(x, {"x": (x, tuple(x.shape))} | {name: (row, shape) for name, row in rows.items()}, "x")
+
+
+def _check_fused_norm(x: Tensor, **rows: Tensor) -> None:
+    _check_dtypes(NARROW, x=x, **rows)
+    if x.shape[-1] > MAX_WIDTH:
+        raise ValueError(
+            f"x has width {x.shape[-1]}, but the Triton form takes at most {MAX_WIDTH}: use form='torch'"
+        )
+
+
+def modulate(
+    x: Tensor, shift: Tensor, scale: Tensor, dtype: torch.dtype | None = None, form: str | None = None
+) -> Tensor:
+    """Return LayerNorm of tokens times `scale` plus `shift`; statistics are in fp32 at least.
+
+    Args:
+        x: `[..., N, D]`.
+        shift: `[..., 1, D]`.
+        scale: `[..., 1, D]`.
+        dtype: Of what is returned; None is that of x.
+        form: One of `kernels.selection.FORMS`, or None for what is selected.
+
+    Returns:
+        `[..., N, D]`.
+
+    Raises:
+        ValueError: A shape, dtype or device does not fit, or the form is unknown or cannot take it; the
+            message names the argument.
+    """
+    _check_modulation(x, shift=shift, scale=scale)
+    dtype = x.dtype if dtype is None else dtype
+    if choose_form("modulate", x, form) != "triton":
+        return layer_reference.modulate(x, shift, scale, dtype)
+    _check_fused_norm(x, shift=shift, scale=scale)
+    return modulate_triton(x, shift, scale, dtype)
+
+
+def fork_modulate(
+    x: Tensor, shift: Tensor, scale: Tensor, dtype: torch.dtype | None = None, form: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return x and what `modulate` makes of it: who uses both has their gradients added on the way.
+
+    Args and errors are those of `modulate`.
+    """
+    _check_modulation(x, shift=shift, scale=scale)
+    dtype = x.dtype if dtype is None else dtype
+    if choose_form("modulate", x, form) != "triton":
+        return x, layer_reference.modulate(x, shift, scale, dtype)
+    _check_fused_norm(x, shift=shift, scale=scale)
+    return ForkModulate.apply(x, shift, scale, dtype)  # pyright: ignore[reportReturnType]
+
+
+def add_modulate(
+    x: Tensor,
+    branch: Tensor,
+    gate: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    dtype: torch.dtype | None = None,
+    form: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return `x + gate * branch`, and what `modulate` makes of it.
+
+    Args:
+        x: `[..., N, D]`, the residual stream.
+        branch: `[..., N, D]`, what is added to it.
+        gate: `[..., 1, D]`.
+        shift: `[..., 1, D]`.
+        scale: `[..., 1, D]`.
+        dtype: Of the modulated norm; None is that of x.
+        form: One of `kernels.selection.FORMS`, or None for what is selected.
+
+    Returns:
+        The sum in the dtype of x, and its modulated norm, `[..., N, D]` each.
+
+    Raises:
+        ValueError: As for `modulate`.
+    """
+    _check_modulation(x, gate=gate, shift=shift, scale=scale)
+    check_tensors(branch=branch)
+    check_layout(x, {"branch": (branch, tuple(x.shape))}, "x")
+    dtype = x.dtype if dtype is None else dtype
+    if choose_form("add_modulate", x, form) != "triton":
+        return layer_reference.add_modulate(x, branch, gate, shift, scale, dtype)
+    _check_fused_norm(x, branch=branch, gate=gate, shift=shift, scale=scale)
+    return add_modulate_triton(x, branch, gate, shift, scale, dtype)
+
+
+def turned_norm(
+    x: Tensor, weight: Tensor, turn: Tensor, *, keeps: bool = True, form: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return RMSNorm of all heads' features together, as it is and with each head's pairs turned.
+
+    Args:
+        x: `[..., N, E]`, E = H * D.
+        weight: `[E]`.
+        turn: `[N, I, 2]`, cosine and sine of the tokens' places, which have no gradient.
+        keeps: Whether the norm that is not turned is wanted too; if not it is empty in Triton.
+        form: One of `kernels.selection.FORMS`, or None for what is selected.
+
+    Returns:
+        The norm and the turned norm, `[..., N, E]` each in the dtype of x.
+
+    Raises:
+        ValueError: As for `modulate`.
+    """
+    check_tensors(x=x, weight=weight, turn=turn)
+    if x.dim() < 2 or 0 in x.shape:
+        raise ValueError(f"x has shape {tuple(x.shape)}, expected [..., tokens, width]")
+    tokens, width = x.shape[-2:]
+    pairs = turn.shape[-2] if turn.dim() == 3 else 0
+    if pairs == 0 or width % (2 * pairs):
+        raise ValueError(
+            f"turn has shape {tuple(turn.shape)}, expected turns of heads that make {width} features"
+        )
+    check_layout(
+        x, {"x": (x, tuple(x.shape)), "weight": (weight, (width,)), "turn": (turn, (tokens, pairs, 2))}, "x"
+    )
+    if choose_form("turned_norm", x, form) != "triton":
+        return layer_reference.turned_norm(x, weight, turn)
+    _check_fused_norm(x, weight=weight)
+    _check_dtypes((torch.float32,), turn=turn)
+    return turned_norm_triton(x, weight, turn, keeps)
+
+
+def map_heads(x: Tensor, weight: Tensor, turn: Tensor | None = None, form: str | None = None) -> Tensor:
+    """Map the features of each head; with `turn`, turned in pairs and of unit length, as keys are written.
+
+    Args:
+        x: `[..., N, H, D]`.
+        weight: `[H, D out, D in]`.
+        turn: `[..., N, H or 1, I, 2]`, cosine and sine of each pair's angle; the gradient goes to the angle.
+        form: One of `kernels.selection.FORMS`, or None for what is selected.
+
+    Returns:
+        `[..., N, H, D]` in the dtype of `weight`.
+
+    Raises:
+        ValueError: A shape, dtype or device does not fit, or the form is unknown or cannot take it; the
+            message names the argument.
+    """
+    _check_heads("x", x, weight, turn)
+    if turn is not None and turn.shape[-4] != x.shape[-3]:
+        raise ValueError(f"turn has shape {tuple(turn.shape)}, expected turns of {x.shape[-3]} tokens")
+    if choose_form("map_heads", x, form) != "triton":
+        return layer_reference.map_heads(x, weight, turn)
+    _check_fused_heads("x", x, weight=weight, turn=turn)
+    return map_heads_triton(x, weight, turn)
+
+
+def recall(
+    q: Tensor,
+    weight: Tensor,
+    turn: Tensor,
+    state: Tensor,
+    gate: Tensor,
+    local: Tensor,
+    form: str | None = None,
+) -> Tensor:
+    """Return `local + sigmoid(gate) * D^-0.5 * S^T u`, u the queries as `map_heads` maps and turns them.
+
+    Args:
+        q: `[..., T, H, D]`, normalised queries.
+        weight: `[H, D out, D in]`.
+        turn: `[..., N, H or 1, I, 2]`, cosine and sine of each pair's angle; the gradient goes to the angle.
+            T is N or a multiple of it: streams of the same frame, one after the other, are turned alike.
+        state: `[..., H, D, D]`, the state that all tokens read.
+        gate: `[..., T, H]`, before the sigmoid.
+        local: `[..., T, H, D]`, what the reading is added to.
+        form: One of `kernels.selection.FORMS`, or None for what is selected.
+
+    Returns:
+        `[..., T, H, D]` in the dtype of `local`.
+
+    Raises:
+        ValueError: A shape, dtype or device does not fit, or the form is unknown or cannot take it; the
+            message names the argument.
+    """
+    check_tensors(state=state, gate=gate, local=local)
+    _check_heads("q", q, weight, turn)
+    *lead, tokens, heads, width = q.shape
+    expected = {
+        "state": (state, (*lead, heads, width, width)),
+        "gate": (gate, (*lead, tokens, heads)),
+        "local": (local, tuple(q.shape)),
+    }
+    check_layout(q, expected, "q")
+    if choose_form("recall", q, form) != "triton":
+        return layer_reference.recall(q, weight, turn, state, gate, local)
+    _check_fused_heads("q", q, weight=weight, turn=turn, state=state)
+    _check_dtypes(NARROW, gate=gate, local=local)
+    return recall_triton(q, weight, turn, state, gate, local)

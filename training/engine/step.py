@@ -1,0 +1,80 @@
+"""Computation of an update on a GPU: kernels, precision and memory as configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch._dynamo import config as dynamo
+from torch._functorch import config as functorch
+
+from kernels.layers import WIDTHS
+from kernels.selection import using
+from worldsim.errors import WorldError
+from worldsim.model.config import DenoiserConfig
+from worldsim.settings import check_settings, setting
+
+FORMS = {"auto": "auto", "reference": "torch", "fused": "triton"}
+"""Forms of a layer's operators by what `StepConfig.kernels` calls them."""
+
+
+MAX_COMPILED = 64
+"""Forms of a block that are compiled; what comes after them runs without compiling, and PyTorch hardly says
+so. There is one for each kind of block, with and without gradients, and for other settings in one process."""
+
+
+@dataclass(kw_only=True, slots=True)
+class StepConfig:
+    """How an update is computed: its speed and memory, and its result up to rounding."""
+
+    kernels: str = setting(
+        "auto",
+        "Norms, rotations and gates on a GPU: reference leaves them to the compiler, fused takes a kernel "
+        "for each, auto what was measured to be faster (docs/experiments/kernels.md).",
+        choices=tuple(FORMS),
+    )
+    scan_precision: str = setting(
+        "tf32x3",
+        "How a GPU multiplies in the scan over frames: tf32x3 about as exactly as fp32, tf32 with 11 bits "
+        "and a third of the products.",
+        choices=("tf32x3", "tf32"),
+    )
+    kept_share: float = setting(
+        1.0,
+        "Share of what compiled blocks would keep for their gradient that they may keep; what is missing is "
+        "computed again. 0.5 takes two fifths of the memory, 6 % more time (docs/experiments/training.md).",
+        minimum=0,
+        maximum=1,
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self, "step.")
+
+
+def check_step(config: StepConfig, device: torch.device, model: DenoiserConfig, *, is_compiled: bool) -> None:
+    """Raise a `WorldError` for settings that this device or this model cannot be trained with."""
+    if config.kernels == "fused" and device.type != "cuda":
+        raise WorldError(f"step.kernels=fused runs on CUDA, but the training is on {device.type}")
+    if config.kernels == "fused" and model.layer_counts["hybrid"] and model.head_width not in WIDTHS:
+        known = ", ".join(map(str, WIDTHS))
+        raise WorldError(
+            f"step.kernels=fused takes heads of {known} features, but model.dim {model.dim} and "
+            f"model.num_heads {model.num_heads} make them {model.head_width} wide"
+        )
+    if config.kept_share < 1 and not is_compiled:
+        raise WorldError(f"step.kept_share={config.kept_share} needs fabric.compile=true")
+
+
+@contextmanager
+def computing(config: StepConfig) -> Iterator[None]:
+    """Compute updates as the settings say until the end of the block.
+
+    `kept_share` holds for what is compiled meanwhile, the others also for what was compiled before: it is
+    compiled again where they change it.
+    """
+    chosen = using(layers=FORMS[config.kernels], scan_precision=config.scan_precision)
+    budget = functorch.patch(activation_memory_budget=config.kept_share)
+    with chosen, budget, dynamo.patch(recompile_limit=MAX_COMPILED):
+        yield
