@@ -32,7 +32,10 @@ def machine_key(device: torch.device) -> dict[str, str]:
     """Return what has to be the same for compiled code to be of use."""
     kernels = _own_kernels()
     on_gpu = device.type == "cuda"
-    chip = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    # Code for a CPU is compiled for a number of threads.
+    chip = (
+        f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} x {torch.get_num_threads()} threads"
+    )
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

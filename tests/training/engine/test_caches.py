@@ -136,5 +136,17 @@ def test_what_does_not_fit_is_replaced(saved: Path, fabric: Fabric) -> None:
     assert not save_caches(fabric, saved), "nothing is new"
 
 
+def test_code_for_another_number_of_threads_is_another_machines(
+    saved: Path, fabric: Fabric, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        assert not load_caches(fabric, saved)
+    finally:
+        torch.set_num_threads(before)
+    assert f"x {before} threads, here" in capsys.readouterr().out
+
+
 def test_a_resumed_run_may_take_what_it_compiles_from_elsewhere() -> None:
     assert "fabric.caches" in FREE_SETTINGS
