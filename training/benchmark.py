@@ -26,6 +26,7 @@ from training.engine.fabric import FabricConfig, Passes, choose_precision, make_
 from training.engine.lock import is_first_process, locked_folder
 from training.engine.loop import LoopConfig
 from training.engine.optimizers import OptimizerConfig
+from training.engine.step import StepConfig, check_step
 from training.objectives.flow_matching import ObjectiveConfig, SequenceFlowMatching
 from training.objectives.outcome import OutcomeLossConfig
 from training.suites.training_cost import (
@@ -78,6 +79,7 @@ class BenchmarkConfig:
     optimizer: OptimizerConfig = setting(OptimizerConfig, "Learning rates at full height.")
     loop: LoopConfig = setting(LoopConfig, "Seed, moving average, global batch; the rest is not used.")
     fabric: FabricConfig = setting(FabricConfig, "Device, precision, distribution.")
+    step: StepConfig = setting(StepConfig, "Kernels, precision and memory of an update.")
     batch_size: int = setting(8, "Sequences of a pass.", minimum=1, maximum=MAX_SEQUENCES)
     sequence_length: int = setting(24, "Frames of a segment.", minimum=2)
     segments: int = setting(1, "Segments of a sequence.", minimum=1)
@@ -138,6 +140,7 @@ def make_form(config: BenchmarkConfig) -> Form:
     """Return a form to measure, after its first updates."""
     fabric = make_fabric(config.fabric, Path(config.out))
     device, settings = fabric.device, config.training()
+    check_step(config.step, device, config.model, is_compiled=config.fabric.compile)
     before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     passes = share_passes(fabric, config.batch_size, config.loop.global_batch_size)
     length = 2 * config.segments * config.sequence_length
@@ -151,7 +154,7 @@ def make_form(config: BenchmarkConfig) -> Form:
     )
     batch_at = make_passes(parts, settings, passes, with_outcomes=has_heads)
     frames = passes.total * config.batch_size * config.sequence_length
-    form = Form(fabric, training, batch_at, frames, flops, config.loop.clip_norm)
+    form = Form(fabric, training, batch_at, frames, flops, config.loop.clip_norm, config.step)
     form.update()
     if not config.num_updates:
         fabric.print(FIRST_UPDATE.format(seconds_since_start()), flush=True)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("triton", reason="Triton is not installed: it is a Linux package")
+triton = pytest.importorskip("triton", reason="Triton is not installed: it is a Linux package")
 
 from kernels.gpu import chunks as triton_chunks
 from kernels.gpu import commit as triton_commit

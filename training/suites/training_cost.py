@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from training.data.latents import LatentVideo
 from training.engine.sharding import own_part
+from training.engine.step import StepConfig, computing
 from training.engine.update import Training, update
 from worldsim.evaluation.report.report import as_json
 from worldsim.evaluation.statistics import median_ratio
@@ -43,6 +44,7 @@ class Form:
         frames: Frames of an update, on all devices.
         flops: Operations in products of an update, on all devices.
         clip_norm: As in training.
+        step: Kernels, precision and memory of its updates.
         milliseconds: Of each timed update.
         resident_bytes: What it holds between updates on an accelerator.
         peak_bytes: Most that was held there in a timed update, by all forms.
@@ -54,6 +56,7 @@ class Form:
     frames: int
     flops: float
     clip_norm: float
+    step: StepConfig = field(default_factory=StepConfig)
     milliseconds: list[float] = field(default_factory=list)
     resident_bytes: int = 0
     peak_bytes: int = 0
@@ -66,7 +69,8 @@ class Form:
         """Make an update and return the milliseconds that it took, batches included."""
         wait_for(self.fabric.device)
         begun = time.perf_counter()
-        update(self.fabric, self.training, self.batches(), clip_norm=self.clip_norm)
+        with computing(self.step):
+            update(self.fabric, self.training, self.batches(), clip_norm=self.clip_norm)
         wait_for(self.fabric.device)
         return 1e3 * (time.perf_counter() - begun)
 
@@ -209,6 +213,11 @@ def flops_of_row(module: torch.nn.Module, batch: Sequence[Any]) -> tuple[int, in
 
 def kept_bytes(form: Form) -> int:
     """Return what the forward pass of a batch keeps for the gradient, parameters aside."""
+    with computing(form.step):
+        return _kept_bytes(form)
+
+
+def _kept_bytes(form: Form) -> int:
     batch, device = form.batches()[0], form.fabric.device
     carry = {} if form.training.carries is None else {"carry": form.training.carries[0]}
     if device.type == "cuda":
