@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-triton = pytest.importorskip("triton", reason="Triton is not installed: it is a Linux package")
+pytest.importorskip("triton", reason="Triton is not installed: it is a Linux package")
 
 from kernels.gpu import chunks as triton_chunks
 from kernels.gpu import commit as triton_commit
@@ -236,6 +236,8 @@ def test_kernel_compiles_for_narrow_heads_and_half_precision_values(name: str, w
 
 
 def test_compiled_kernels_travel_to_another_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import triton
+
     here, there = tmp_path / "here", tmp_path / "there"
     monkeypatch.setattr(triton.knobs.compilation, "listener", None)
     monkeypatch.setenv("TRITON_CACHE_DIR", str(here))

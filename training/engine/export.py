@@ -66,10 +66,8 @@ class ExportConfig:
 
 def check_can_export(fabric: Fabric, config: ExportConfig) -> None:
     """Raise `WorldError` if the weights are not whole on one device."""
-    if config.bits and isinstance(fabric.strategy, ShardedStrategy):
-        raise WorldError(
-            "loop.export.bits needs whole weights on each device: use strategy auto or ddp, not fsdp"
-        )
+    if (config.bits or config.resume_from) and isinstance(fabric.strategy, ShardedStrategy):
+        raise WorldError("loop.export needs whole weights on each device: use strategy auto or ddp, not fsdp")
 
 
 def export_training(fabric: Fabric, training: Training, out: Path, config: ExportConfig) -> None:

@@ -10,17 +10,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning_fabric.strategies.fsdp import FSDPStrategy
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from training.engine.export import EXPORT, LIST_FILE, ExportConfig, check_can_export, export_training
 from training.engine.fabric import FabricConfig, make_fabric
-from training.engine.loop import LoopConfig, Training, fit, prepare, seed_of
+from training.engine.loop import LoopConfig, fit, seed_of
 from training.engine.muon import BatchedMuon
 from training.engine.optimizers import OptimizerConfig, make_optimizers
 from training.engine.quantization import BLOCK, dequantize, quantize
 from training.engine.run_folder import RunFolder
+from training.engine.sharding import ShardedStrategy
+from training.engine.update import Training, prepare
 from training.objectives.flow_matching import ObjectiveConfig, SequenceFlowMatching
 from worldsim.errors import WorldError
 from worldsim.model.config import DenoiserConfig
@@ -61,7 +62,7 @@ def run_copier(
     )
     run = RunFolder(folder, config)
     fabric = make_fabric(FabricConfig(accelerator="cpu", precision="32-true"), folder)
-    run.check_inputs(fabric, train="one")
+    run.check_inputs(fabric, fabric.world_size, train="one")
     model = Copier(width)
     optimizers = [
         BatchedMuon([model.first.weight], lr=1e-2),
@@ -69,7 +70,7 @@ def run_copier(
     ]
     training = prepare(fabric, model, optimizers, 0.99)
 
-    def batch_at(step: int) -> tuple[Tensor]:
+    def batch_at(step: int, number: int) -> tuple[Tensor]:
         if step == stopped_at:
             raise KeyboardInterrupt
         return (torch.randn(16, width, generator=torch.Generator().manual_seed(seed_of(0, step))),)
@@ -219,9 +220,11 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_spread_over_devices_are_refused_before_training() -> None:
-    fabric = SimpleNamespace(strategy=FSDPStrategy())
+    fabric = SimpleNamespace(strategy=ShardedStrategy())
     with pytest.raises(WorldError, match="needs whole weights on each device: use strategy auto or ddp"):
         check_can_export(fabric, ExportConfig(bits=8))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(WorldError, match="needs whole weights"):
+        check_can_export(fabric, ExportConfig(resume_from="there"))  # pyright: ignore[reportArgumentType]
     check_can_export(fabric, ExportConfig())  # pyright: ignore[reportArgumentType]
 
 
