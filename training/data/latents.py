@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -252,22 +253,31 @@ def _encode_missing(
         claimed.append((reference, place, lock))
         return True
 
+    def keep(reference: EpisodeReference, place: slice, lock: FileLock | None) -> None:
+        if cache is not None:
+            try:
+                cache.save(reference, latents[place])
+            finally:
+                cache.release(lock)
+
     size = (codec.config.height, codec.config.width)
     chosen = [reference for reference, _ in missing]
-    try:
-        for episode in read_episodes(
-            chosen, num_workers=num_workers, size=size, show_progress=True, claim=claim
-        ):
-            reference, place, lock = claimed[0]
-            latents[place] = encode_frames(codec, episode.frames, latents.device)
-            if cache is not None:
-                cache.save(reference, latents[place])
-                cache.release(lock)
-            claimed.popleft()
-    finally:
-        for _, _, lock in claimed:
-            if cache is not None:
-                cache.release(lock)
+    with ThreadPoolExecutor(1) as writer:  # the device does not wait for the disk
+        try:
+            written: Future[None] | None = None
+            for episode in read_episodes(
+                chosen, num_workers=num_workers, size=size, show_progress=True, claim=claim
+            ):
+                latents[claimed[0][1]] = encode_frames(codec, episode.frames, latents.device)
+                if written is not None:
+                    written.result()
+                written = writer.submit(keep, *claimed.popleft())
+            if written is not None:
+                written.result()
+        finally:
+            for _, _, lock in claimed:
+                if cache is not None:
+                    cache.release(lock)
     return left
 
 
