@@ -1,9 +1,9 @@
 """Triton kernels of LayerNorm with modulation, and of the residual sum before it; and the gradient of both.
 
-s = x + gate * branch,    h = (s - mean(s)) / sqrt(var(s) + eps),    out = h * scale + shift
+s = x + gate * branch,    h = (s - mean(s)) / sqrt(var(s) + eps),    y = h * scale + shift
 
-dh = dout * scale,    ds += (dh - mean(dh) - h * mean(dh * h)) / sqrt(var(s) + eps),    dx = ds
-dbranch = gate * ds,    dgate = sum(branch * ds),    dscale = sum(dout * h),    dshift = sum(dout)
+dh = dy * scale,    ds += (dh - mean(dh) - h * mean(dh * h)) / sqrt(var(s) + eps),    dx = ds
+dbranch = gate * ds,    dgate = sum(branch * ds),    dscale = sum(dy * h),    dshift = sum(dy)
 
 The sums run over the tokens of a frame, means over features. Statistics are computed from s again in the
 gradient, which reads it anyway.

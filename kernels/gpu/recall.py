@@ -3,8 +3,8 @@
 With u the queries after the map of `kernels.gpu.heads`, turned and of unit length, S the state before the
 frame, and w = sigmoid(gate) / sqrt(K):
 
-    out = local + diag(w) u S,    B = dout S^T,    dgate = (1 - sigmoid(gate)) w rowsum(B * u)
-    du  = diag(w) B,    dS = (diag(w) u)^T dout,    dlocal = dout
+    y = local + diag(w) u S,    B = dy S^T,    dgate = (1 - sigmoid(gate)) w rowsum(B * u)
+    du  = diag(w) B,    dS = (diag(w) u)^T dy,    dlocal = dy
 
 and from du on as there. What a product takes transposed is computed or loaded transposed.
 """
