@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -117,9 +118,10 @@ def test_few_episodes_are_decoded_ahead_if_they_are_large(
     assert decoding_processes(references, 3) == 3
     assert decoding_processes(references[:2], 3) == 2
     assert not caplog.records
-    for limit, processes in ((1, 0), (4, 2), (100, 3)):  # each is given two ahead
-        monkeypatch.setattr(sequences, "MAX_WAITING_BYTES", limit * references[0].num_bytes())
-        assert decoding_processes(references, 3) == processes
+    with caplog.at_level(logging.WARNING, logger=sequences.__name__):
+        for limit, processes in ((1, 0), (4, 2), (100, 3)):  # each is given two ahead
+            monkeypatch.setattr(sequences, "MAX_WAITING_BYTES", limit * references[0].num_bytes())
+            assert decoding_processes(references, 3) == processes
     assert "in 0 processes instead of 3" in caplog.text
     monkeypatch.setattr(sequences.shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
     assert decoding_processes(references, 3) == 0
