@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 
 os.environ["TRITON_INTERPRET"] = "1"
@@ -163,20 +163,27 @@ def candidates() -> dict[str, float]:
     turn, results = turns(angles), {}
     total, row, place = x + gate * branch, scale[0, 0], turns(angles[0, :6, 0, :4])
 
-    def run(config: triton_layers.LayerConfig) -> tuple[Tensor, ...]:
-        norms = triton_layers.modulate(x, branch, gate, shift, scale, x.dtype, config)
-        back = triton_layers.modulate_backward(total, branch, gate, scale, branch, x, config)
-        rows = triton_layers.turned_norm(x, row, place, True, config)
-        rows_back = triton_layers.turned_norm_backward(x, row, place, x, branch, config)
-        mapped = triton_layers.map_heads(q[:, :20], weight, turn, config)
-        mapped_back = triton_layers.map_heads_backward(q[:, :20], weight, turn, local[:, :20], config)
-        read = triton_layers.recall(q, weight, turn, state, opening, local, config)
-        read_back = triton_layers.recall_backward(q, weight, turn, state, opening, local, config)
-        return *norms, *back, *rows, *rows_back, mapped, *mapped_back, read, *read_back
-
-    first = run(triton_layers.DEFAULT)
+    kernels: dict[str, Callable[[triton_layers.LayerConfig], Tensor | tuple[Tensor, ...]]] = {
+        "norm": lambda c: triton_layers.modulate(x, branch, gate, shift, scale, x.dtype, c),
+        "norm_gradient": lambda c: triton_layers.modulate_backward(total, branch, gate, scale, branch, x, c),
+        "turned": lambda c: triton_layers.turned_norm(x, row, place, True, c),
+        "turned_gradient": lambda c: triton_layers.turned_norm_backward(x, row, place, x, branch, c),
+        "heads": lambda c: triton_layers.map_heads(q[:, :20], weight, turn, c),
+        "heads_gradient": lambda c: triton_layers.map_heads_backward(
+            q[:, :20], weight, turn, local[:, :20], c
+        ),
+        "recall": lambda c: triton_layers.recall(q, weight, turn, state, opening, local, c),
+        "recall_gradient": lambda c: triton_layers.recall_backward(q, weight, turn, state, opening, local, c),
+    }
+    first = {name: run(triton_layers.DEFAULT) for name, run in kernels.items()}
+    standard = asdict(triton_layers.DEFAULT)
     for config in layer_configs():
-        results[str(config)] = difference(run(replace(config, programs=2)), first)
+        settings = asdict(config)
+        changed = [name for name in kernels if settings[name] != standard[name]] or list(kernels)
+        for name in changed:
+            given = kernels[name](replace(config, programs=2))
+            both = (each if isinstance(each, tuple) else (each,) for each in (given, first[name]))
+            results[f"{name}: {config}"] = difference(*both)
     return results
 
 
