@@ -32,7 +32,7 @@ NARROW = (torch.float32, torch.bfloat16, torch.float16)
 NORMS = ("modulate", "add_modulate", "turned_norm")
 UNMEASURED = "on CUDA, where the Triton form has not been timed yet"
 ON_CUDA: dict[str, tuple[str, str]] = dict.fromkeys(
-    ("modulate", "add_modulate", "map_heads", "recall"), ("torch", UNMEASURED)
+    ("modulate", "add_modulate", "turned_norm", "map_heads", "recall"), ("torch", UNMEASURED)
 )
 """What `auto` means on CUDA, and why."""
 

@@ -98,6 +98,8 @@ def test_products_and_attention_are_counted() -> None:
         ("cudnn_generated_fort_native_sdpa_sm90_flash_bprop", [], "attention"),
         ("frame_map_solve", [], "scan"),
         ("key_gradient", ["arl2::scan_frames_gradient"], "scan"),
+        ("recall_gradient", ["arl2::recall_gradient"], "fused layers"),
+        ("triton_red_fused__to_copy_add_div_expand_mul_stack_sum_32", [], "elementwise and reductions"),
         ("triton_poi_fused_add_mul_3", ["Torch-Compiled Region: 0/0"], "elementwise and reductions"),
         ("triton_red_fused_native_layer_norm_backward_1", [], "elementwise and reductions"),
         ("void at::native::multi_tensor_apply_kernel", ["Optimizer.step#AdamW.step"], "optimizer"),

@@ -14,13 +14,17 @@ from torch.profiler import ProfilerActivity, profile
 
 OPTIMIZER, SCAN, ATTENTION, PRODUCTS, COPIES = "optimizer", "scan", "attention", "products", "copies"
 EXCHANGE, OTHERS, WAITING = "exchange", "elementwise and reductions", "waiting"
+LAYERS = "fused layers"
 WITHIN = {
     OPTIMIZER: r"Optimizer\.",
+    LAYERS: r"arl2::(modulate|add_modulate|turned_norm|map_heads|recall)",
     SCAN: r"arl2::|_ScanFrames|linalg_solve",
     ATTENTION: r"aten::_?scaled_dot_product|flex_attention|ScaledDotProduct",
 }
 """Kinds by what an operator is called, or one that it runs within."""
 NAMED = {
+    # What Inductor fused bears the names of all that is in it, `_to_copy` and `stack` among them.
+    OTHERS: r"^triton_(poi|red|per)_",
     EXCHANGE: r"nccl|gloo|c10d::|all_reduce|all_gather|reduce_scatter",
     COPIES: r"memcpy|memset|copy|CatArray|aten::(to|clone|contiguous|cat|stack|fill_|zero_|zeros)$",
     SCAN: r"(scan|commit|frame_map|value_gradient|key_gradient|(prepare|apply)_chunks|_segments)",
@@ -28,7 +32,7 @@ NAMED = {
     PRODUCTS: r"gemm|cutlass|cublas|nvjet|xmma|triton_(tem|mm|bmm)|aten::(mkldnn|mm$|bmm|addmm|baddbmm|conv)",
 }
 """Kinds by what a kernel, or an operator of a CPU, is called."""
-KINDS = (PRODUCTS, ATTENTION, SCAN, OTHERS, OPTIMIZER, COPIES, EXCHANGE, WAITING)
+KINDS = (PRODUCTS, ATTENTION, SCAN, LAYERS, OTHERS, OPTIMIZER, COPIES, EXCHANGE, WAITING)
 
 
 def kind_of(name: str, within: Iterable[str]) -> str:
