@@ -10,7 +10,6 @@ from torch import Tensor
 
 from kernels import layers
 from kernels.benchmark.inputs import make_modulation, make_recall
-from kernels.selection import using
 
 TOLERANCE = 1e-5  # fp32; the interpreter multiplies in fp32
 TOLERANCE_FP16 = 1e-3  # results rounded to 11 bits
