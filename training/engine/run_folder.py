@@ -45,6 +45,7 @@ FREE_SETTINGS = (
     "fabric.num_nodes",
     "fabric.strategy",
     "fabric.timeout_seconds",
+    "fabric.compile",
     "loop.global_batch_size",
     "loop.num_steps",
     "loop.train_seconds",
