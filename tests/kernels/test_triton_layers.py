@@ -137,7 +137,7 @@ def test_attention_is_softmax_over_a_frame(lead: tuple[int, ...]) -> None:
     torch.testing.assert_close(found, (weights @ v.transpose(-3, -2)).transpose(-3, -2))
 
 
-FRAMES = [(24, 80, 6, 64), (3, 128, 2, 64), (3, 96, 2, 64), (3, 60, 2, 64), (3, 49, 4, 32), (3, 20, 2, 128)]
+FRAMES = [(24, 80, 6, 64), (3, 128, 2, 64), (3, 96, 2, 64), (3, 49, 4, 32), (3, 20, 2, 128), (3, 128, 2, 128)]
 """Frames of attention, P N H D: of one part and of two, filled and not, and of all widths."""
 
 Case = tuple[Callable[..., object], tuple[Tensor, ...]]
@@ -167,7 +167,8 @@ def gpu_cases(dtype: torch.dtype) -> dict[str, Case]:
         return layers.turned_norm(x, weight, place.to(weight.dtype), form=form)
 
     recall, keys = turned(layers.recall), turned(layers.map_heads)
-    frames = {size: tuple(each.to(dtype) for each in make_attention(size, "cuda")) for size in FRAMES}
+    sizes = FRAMES[:1] if dtype == torch.float32 else FRAMES  # which compiles for long
+    frames = {size: tuple(each.to(dtype) for each in make_attention(size, "cuda")) for size in sizes}
     attention: dict[str, Case] = {f"attend, {size}": (layers.attend, frame) for size, frame in frames.items()}
     return attention | {
         "modulate": (layers.modulate, (x, *rows[1:])),
@@ -220,7 +221,7 @@ def test_the_gpu_agrees_with_itself_in_every_candidate() -> None:
     x, branch, gate, shift, scale = make_modulation((16, 80, 384), "cuda")
     given = make_recall((8, 2, 80, 6, 64), "cuda")
     q, weight, angles, state, opening, local = given
-    frame = make_attention((16, 80, 6, 64), "cuda")
+    frame = tuple(each.bfloat16() for each in make_attention((16, 80, 6, 64), "cuda"))
     turn = torch.stack([angles.cos(), angles.sin()], dim=-1)
 
     def outputs(config: triton_layers.LayerConfig) -> tuple[Tensor, ...]:
@@ -234,7 +235,7 @@ def test_the_gpu_agrees_with_itself_in_every_candidate() -> None:
         read = triton_layers.recall(q, weight, turn, state, opening, local, config)
         read_back = triton_layers.recall_backward(q, weight, turn, state, opening, local, config)
         near = triton_attend.attend(*frame, config)
-        near_back = triton_attend.attend_backward(*frame, near, config)
+        near_back = triton_attend.attend_backward(*frame, frame[2], config)
         return *norms, *back, *rows, *rows_back, keys, *keys_back, read, *read_back, near, *near_back
 
     first = outputs(triton_layers.DEFAULT)
