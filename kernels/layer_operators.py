@@ -30,6 +30,15 @@ def layer_launcher() -> ModuleType:
     return triton_layers
 
 
+@cache
+def attend_launcher() -> ModuleType:
+    """Import the launch of attention, or say why it cannot run."""
+    launcher()
+    from kernels.gpu import attend as triton_attend
+
+    return triton_attend
+
+
 def _circle_gradient(turn: Tensor, d_angle: Tensor) -> Tensor:
     """Return the gradient of cosines and sines `[..., I, 2]` of that of their angles `[..., I]`."""
     cos, sin = turn.unbind(-1)
@@ -269,3 +278,38 @@ def _recall_gradient(ctx: FunctionCtx, d_out: Tensor) -> tuple[Tensor, ...]:
 
 
 recall_triton.register_autograd(_recall_gradient, setup_context=_save_recall)
+
+
+@torch.library.custom_op("arl2::attend", mutates_args=())
+def attend_triton(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return what `kernels.layers.attend` does."""
+    check_device("q", q)
+    return attend_launcher().attend(q, k, v)
+
+
+@attend_triton.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return q.new_empty(q.shape)
+
+
+@torch.library.custom_op("arl2::attend_gradient", mutates_args=())
+def attend_gradient(q: Tensor, k: Tensor, v: Tensor, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of q, k and v."""
+    check_device("q", q)
+    return attend_launcher().attend_backward(q, k, v, d_out)
+
+
+@attend_gradient.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def _save_attend(ctx: FunctionCtx, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _attend_gradient(ctx: FunctionCtx, d_out: Tensor) -> tuple[Tensor, ...]:
+    return attend_gradient(*ctx.saved_tensors, d_out)
+
+
+attend_triton.register_autograd(_attend_gradient, setup_context=_save_attend)

@@ -1,8 +1,8 @@
 """The operators of a layer in PyTorch: the reference of `kernels.layers`.
 
-As it is written in the papers, in any precision: LayerNorm with modulation as in DiT (arXiv 2212.09748), and
-the keys and queries of the memory as ARL2 (arXiv 2605.16579) maps, turns (RoFormer, arXiv 2104.09864) and
-reads with them.
+As it is written in the papers, in any precision: LayerNorm with modulation as in DiT (arXiv 2212.09748),
+softmax attention (arXiv 1706.03762, equation 1, with its scale in the queries), and the keys and queries of
+the memory as ARL2 (arXiv 2605.16579) maps, turns (RoFormer, arXiv 2104.09864) and reads with them.
 """
 
 # N tokens of one frame, T tokens that read a state, H heads, D width, I = D / 2 pairs; "..." any sizes
@@ -59,3 +59,10 @@ def recall(q: Tensor, weight: Tensor, turn: Tensor, state: Tensor, gate: Tensor,
     queries = map_heads(streams, weight, turn.unsqueeze(-5)).flatten(-4, -3)
     opening = torch.sigmoid(gate.to(weight.dtype))
     return reference.read(queries, state, opening, local.to(weight.dtype)).to(local.dtype)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return what scaled queries `[..., N, H, D]` read of their frame's N tokens; scores in fp32 at least."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    scores = torch.einsum("...qhd,...khd->...hqk", q.to(wide), k.to(wide))
+    return torch.einsum("...hqk,...khd->...qhd", scores.softmax(-1), v.to(wide)).to(v.dtype)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from kernels import layer_reference, selection
 from kernels.checks import check_layout, check_tensors
@@ -17,6 +18,7 @@ from kernels.dispatch import announce
 from kernels.layer_operators import (
     ForkModulate,
     add_modulate_triton,
+    attend_triton,
     map_heads_triton,
     modulate_triton,
     recall_triton,
@@ -27,12 +29,16 @@ WIDTHS = (32, 64, 128)
 """Widths of a head that the Triton forms are built and tested for."""
 MAX_WIDTH = 4096
 """Features that a norm in Triton holds at once."""
+MAX_TOKENS = 128
+"""Tokens of a frame that attention in Triton holds at once."""
+MAX_BYTES = 128 * 128 * 2
+"""Bytes that one head of a frame may take there: four such tensors are in the memory of a program."""
 
 NARROW = (torch.float32, torch.bfloat16, torch.float16)
 NORMS = ("modulate", "add_modulate", "turned_norm")
 UNMEASURED = "on CUDA, where the Triton form has not been timed yet"
 ON_CUDA: dict[str, tuple[str, str]] = dict.fromkeys(
-    ("modulate", "add_modulate", "turned_norm", "map_heads", "recall"), ("torch", UNMEASURED)
+    ("modulate", "add_modulate", "turned_norm", "map_heads", "recall", "attend"), ("torch", UNMEASURED)
 )
 """What `auto` means on CUDA, and why."""
 
@@ -61,7 +67,17 @@ def _choose(operator: str, x: Tensor, form: str | None) -> tuple[str, str]:
     if x.dtype == torch.float64:
         return "torch", "on CUDA, in fp64"
     has_width = x.shape[-1] <= MAX_WIDTH if operator in NORMS else x.shape[-1] in WIDTHS
-    return ON_CUDA[operator] if has_width else ("torch", f"width {x.shape[-1]} is none of the Triton form's")
+    if not has_width:
+        return "torch", f"width {x.shape[-1]} is none of the Triton form's"
+    if operator == "attend" and not holds_frame(x):
+        return "torch", "the Triton form holds no frame so large"
+    return ON_CUDA[operator]
+
+
+def holds_frame(x: Tensor) -> bool:
+    """Return whether `attend` in Triton takes frames of so many tokens, `[..., N, H, D]`."""
+    tokens, _, width = x.shape[-3:] if x.dim() >= 3 else (1, 1, x.shape[-1])
+    return tokens <= MAX_TOKENS and tokens * width * x.element_size() <= MAX_BYTES
 
 
 def is_fused(operator: str, x: Tensor) -> bool:
@@ -306,3 +322,45 @@ def recall(
     _check_fused_heads("q", q, weight=weight, turn=turn, state=state)
     _check_dtypes(NARROW, gate=gate, local=local)
     return recall_triton(q, weight, turn, state, gate, local)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, form: str | None = None) -> Tensor:
+    """Return softmax attention over the tokens of each frame, `softmax(Q K^T) V` for each head.
+
+    Args:
+        q: `[..., N, H, D]`, queries, scaled already.
+        k: `[..., N, H, D]`, keys.
+        v: `[..., N, H, D]`, values.
+        form: One of `kernels.selection.FORMS`, or None for what is selected. On CUDA "torch" is PyTorch's
+            fused attention.
+
+    Returns:
+        `[..., N, H, D]` in the dtype of `v`.
+
+    Raises:
+        ValueError: A shape, dtype or device does not fit, or the form is unknown or cannot take it; the
+            message names the argument.
+    """
+    check_tensors(q=q, k=k, v=v)
+    if q.dim() < 3 or 0 in q.shape:
+        raise ValueError(f"q has shape {tuple(q.shape)}, expected [..., tokens, heads, width]")
+    check_layout(q, {name: (each, tuple(q.shape)) for name, each in (("q", q), ("k", k), ("v", v))}, "q")
+    chosen, shape = choose_form("attend", q, form), q.shape
+    if chosen == "triton":
+        _check_fused_frame(q, k, v)
+        return attend_triton(q, k, v)
+    if chosen == "torch" and q.is_cuda:
+        q, k, v = (each.reshape(-1, *each.shape[-3:]).transpose(1, 2) for each in (q, k, v))
+        out = functional.scaled_dot_product_attention(q, k, v, scale=1.0)
+        return out.transpose(1, 2).reshape(shape)
+    return layer_reference.attend(q, k, v)
+
+
+def _check_fused_frame(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Check what only the Triton form of `attend` asks for."""
+    _check_fused_heads("q", q)
+    _check_dtypes((q.dtype,), k=k, v=v)
+    if not holds_frame(q):
+        size = f"{q.shape[-3]} tokens of {q.shape[-1] * q.element_size()} bytes"
+        limits = f"at most {MAX_TOKENS} and {MAX_BYTES} bytes in all"
+        raise ValueError(f"q has {size}, but the Triton form takes {limits}: use form='torch'")

@@ -99,3 +99,15 @@ def make_recall(
     angles = draw(frames, tokens, heads if per_head else 1, width // 2)
     state, local = draw(frames, heads, width, width), draw(frames, streams * tokens, heads, width)
     return q, weight, angles, state, draw(frames, streams * tokens, heads), local
+
+
+def make_attention(shape: tuple[int, int, int, int], device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw scaled queries, keys and values, in fp32; `shape` is frames, N, H, D."""
+    generator = torch.Generator(device).manual_seed(0)
+    frames, tokens, heads, width = shape
+
+    def draw(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator, device=device)
+
+    k, v = draw(frames, tokens, 2, heads, width).unbind(2)  # beside each other, as a projection may have them
+    return 2 * width**-0.5 * draw(*shape), k, v

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kernels import layers
-from kernels.benchmark.inputs import make_modulation, make_recall
+from kernels.benchmark.inputs import make_attention, make_modulation, make_recall
 from kernels.benchmark.report import (
     Report,
     Result,
@@ -43,6 +43,8 @@ SETTINGS = {
     "heads_gradient": [(16, 8), (32, 4), (32, 8)],
     "recall": [(16, 4), (64, 4)],
     "recall_gradient": [(16, 8), (32, 8), (16, 4, 1, 168)],
+    "attend": [(64, 4), (64, 4, 2), (128, 8, 1, 64)],
+    "attend_gradient": [(64, 4), (64, 4, 1, 168), (128, 4, 1, 168)],
 }
 """Launch settings beside the chosen ones, by kernel: block size, warps, stages, registers."""
 
@@ -73,7 +75,9 @@ def cases(shape: Shape, device: str, dtype: torch.dtype) -> dict[str, tuple[Oper
     q, gate, local, branch = (tensor.to(dtype) for tensor in (q, gate, local, branch))
     clean = q[:, :tokens]
     place = torch.stack([angles[0, :, 0].cos(), angles[0, :, 0].sin()], dim=-1)
+    frame = make_attention((frames * streams, tokens, heads, width), device)
     return {
+        "attend": (layers.attend, tuple(each.to(dtype) for each in frame)),
         "recall": (turned(layers.recall), (q, weight, angles, state, gate, local)),
         "keys": (turned(layers.map_heads), (clean, weight, angles)),
         "add_modulate": (partial(layers.add_modulate, dtype=dtype), (x, branch, *rows)),
@@ -190,6 +194,7 @@ def settings_of(config: Any) -> dict[str, Any]:
 
 def kernel_runs(shape: Shape, device: str) -> dict[str, Callable[[Any], object]]:
     """Return each kernel as a function of the launch settings, with operands as in training."""
+    from kernels.gpu import attend as attention
     from kernels.gpu import layers as gpu
 
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
@@ -197,6 +202,7 @@ def kernel_runs(shape: Shape, device: str) -> dict[str, Callable[[Any], object]]
     (x, branch, gate, shift, scale), row = given["add_modulate"][1], given["turned_norm"][1][1]
     q, weight, angles, state, opening, local = given["recall"][1]
     turn, clean = torch.stack([angles.cos(), angles.sin()], dim=-1), q[:, : shape[2]]
+    queries, keys, values = given["attend"][1]
     d_keys, place, both = local[:, : shape[2]].float(), turn[0, :, 0], (branch, branch)
     return {
         "turned": lambda config: gpu.turned_norm(branch, row, place, True, config),
@@ -207,6 +213,8 @@ def kernel_runs(shape: Shape, device: str) -> dict[str, Callable[[Any], object]]
         "heads_gradient": lambda config: gpu.map_heads_backward(clean, weight, turn, d_keys, config),
         "recall": lambda config: gpu.recall(q, weight, turn, state, opening, local, config),
         "recall_gradient": lambda config: gpu.recall_backward(q, weight, turn, state, opening, local, config),
+        "attend": lambda config: attention.attend(queries, keys, values, config),
+        "attend_gradient": lambda config: attention.attend_backward(queries, keys, values, queries, config),
     }
 
 

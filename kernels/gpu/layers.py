@@ -1,4 +1,7 @@
-"""Launch of the Triton kernels of a layer: norms with modulation, maps of heads, reading from projections."""
+"""Launch of the Triton kernels of a layer: norms with modulation, maps of heads, reading from projections.
+
+That of `kernels.gpu.attend` is there; its settings are here.
+"""
 
 # P frames of all sequences and streams, N tokens of one frame, T tokens that read a state, H heads, D width,
 # I = D / 2 pairs
@@ -34,6 +37,8 @@ class LayerConfig:
         heads_gradient: `map_heads_gradient`; the tokens of a step.
         recall: `recall_forward`; the tokens of a program.
         recall_gradient: `recall_gradient`; the tokens of a step.
+        attend: `attend_forward` of `kernels.gpu.attend`; the queries of a step.
+        attend_gradient: `attend_gradient` there; the queries of a step.
         programs: Minimum of programs that a gradient of maps is cut into, if there are so many heads of all
             frames. More fill a card better, fewer leave less to add up.
     """
@@ -47,11 +52,13 @@ class LayerConfig:
     heads_gradient: LaunchConfig = LaunchConfig(16, 4)
     recall: LaunchConfig = LaunchConfig(32, 4)
     recall_gradient: LaunchConfig = LaunchConfig(16, 4)
+    attend: LaunchConfig = LaunchConfig(128, 8)
+    attend_gradient: LaunchConfig = LaunchConfig(128, 8)
     programs: int = 792
 
 
 DEFAULT = LayerConfig()
-HALF = LayerConfig("tf32")
+HALF = LayerConfig("tf32", attend_gradient=LaunchConfig(128, 8, 1, 128))
 """For operands that come in 16 bits, which TF32 holds exactly."""
 
 

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from kernels.gpu.chunk_launch import ChunkConfig, commit_chunks, sizes
-from kernels.gpu.commit import commit_forward
 from kernels.gpu.launch import LaunchConfig, launch
-from kernels.gpu.read import read_forward, read_gradient
+from kernels.gpu.state import commit_forward, read_forward, read_gradient
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from kernels import layer_operators, layers
-from kernels.benchmark.inputs import make_modulation, make_recall
+from kernels.benchmark.inputs import make_attention, make_modulation, make_recall
+from kernels.gpu import attend as triton_attend
 from kernels.gpu import layers as triton_layers
 from kernels.selection import using
 from tests.kernels.candidates import difference, layer_configs
@@ -69,6 +70,10 @@ def turn_heads(form: str) -> Operator:
 
 def recall(form: str) -> Operator:
     return lambda q, weight, angles, *rest: layers.recall(q, weight, turns(angles), *rest, form=form)
+
+
+def attend(form: str) -> Operator:
+    return lambda q, k, v: layers.attend(q, k, v, form=form)
 
 
 def outputs_and_gradients(run: Operator, leaves: list[Tensor]) -> tuple[Tensor, ...]:
@@ -122,6 +127,14 @@ def heads() -> dict[str, dict[str, float]]:
     return results
 
 
+def frames() -> dict[str, dict[str, float]]:
+    """Frames of one part and of two, with keys and queries that fill them and that do not."""
+    sizes = ((1, 32), (20, 64), (40, 32), (60, 32), (80, 64), (96, 32), (128, 32))
+    results = {f"attend, {n} x {w}": compare(attend, make_attention((1, n, 2, w), "cpu")) for n, w in sizes}
+    q, k, v = make_attention((2, 20, 1, 32), "cpu")
+    return results | {"attend, large scores": compare(attend, (10 * q, k, v))}
+
+
 def no_length() -> dict[str, float]:
     """Keys and queries of length 0, as a token of zeros has them."""
     q, weight, angles, *rest = make_recall((1, 1, 4, 1, 32), "cpu")
@@ -140,7 +153,10 @@ def other_layouts() -> dict[str, float]:
     q, weight, angles, state, gate, local = make_recall((4, 1, 5, 2, 32), "cpu")
     sequence = [t.unflatten(0, (2, 2)) for t in (q, angles, state, gate, local)]
     given = (sequence[0], weight.mT, *sequence[1:])
-    return results | {f"recall {n}": e for n, e in compare(recall, given).items()}
+    results |= {f"recall {n}": e for n, e in compare(recall, given).items()}
+    q, k, v = make_attention((4, 5, 2, 32), "cpu")
+    q, k, v = q.unflatten(0, (2, 2)), k.unflatten(0, (2, 2)), v.unflatten(0, (2, 2)).mT.contiguous().mT
+    return results | {f"attend {n}": e for n, e in compare(attend, (q, k, v)).items()}
 
 
 def half_precision() -> dict[str, float]:
@@ -150,6 +166,8 @@ def half_precision() -> dict[str, float]:
     results = compare(add_modulate, (x, branch.half(), *rows))
     given = (q.half(), weight, angles, state, gate.half(), local.half())
     results |= {f"recall {n}": e for n, e in compare(recall, given).items()}
+    frame = tuple(each.half() for each in make_attention((1, 20, 2, 32), "cpu"))
+    results |= {f"attend {n}": e for n, e in compare(attend, frame).items()}
     norm = layers.modulate(x, *rows[1:], dtype=torch.float16, form="triton")
     assert norm.dtype == torch.float16
     expected = layers.modulate(x.double(), *(row.double() for row in rows[1:]), form="reference")
@@ -161,6 +179,7 @@ def candidates() -> dict[str, float]:
     x, branch, gate, shift, scale = make_modulation((2, 6, 32), "cpu")
     q, weight, angles, state, opening, local = make_recall((4, 2, 20, 1, 32), "cpu")
     turn, results = turns(angles), {}
+    frame = make_attention((1, 80, 1, 32), "cpu")
     total, row, place = x + gate * branch, scale[0, 0], turns(angles[0, :6, 0, :4])
 
     kernels: dict[str, Callable[[triton_layers.LayerConfig], Tensor | tuple[Tensor, ...]]] = {
@@ -174,9 +193,11 @@ def candidates() -> dict[str, float]:
         ),
         "recall": lambda c: triton_layers.recall(q, weight, turn, state, opening, local, c),
         "recall_gradient": lambda c: triton_layers.recall_backward(q, weight, turn, state, opening, local, c),
+        "attend": lambda c: triton_attend.attend(*frame, c),
+        "attend_gradient": lambda c: triton_attend.attend_backward(*frame, frame[0], c),
     }
     first = {name: run(triton_layers.DEFAULT) for name, run in kernels.items()}
-    standard = asdict(triton_layers.DEFAULT)
+    standard = asdict(triton_layers.HALF)
     for config in layer_configs():
         settings = asdict(config)
         changed = [name for name in kernels if settings[name] != standard[name]] or list(kernels)
@@ -202,6 +223,11 @@ def opcheck() -> dict[str, float]:
     gradient = (q.detach(), weight, turn, *rest)
     torch.library.opcheck(layer_operators.recall_gradient, gradient)
     torch.library.opcheck(layer_operators.map_heads_gradient, (q.detach(), weight, turn, rest[-1]))
+    frame = make_attention((2, 5, 1, 32), "cpu")
+    torch.library.opcheck(layer_operators.attend_triton, tuple(each.requires_grad_() for each in frame))
+    torch.library.opcheck(
+        layer_operators.attend_gradient, (*(each.detach() for each in frame), frame[0].detach())
+    )
     return {"passed": 0.0}
 
 
@@ -219,7 +245,8 @@ def compiled() -> dict[str, float]:
         normed = normed + layers.turned_norm(normed, scale[0, 0], place, keeps=False, form="triton")[1]
         keys = layers.map_heads(q, weight, turns(angles), form="triton")
         read = layers.recall(q + keys, weight, turns(angles), *rest, form="triton")
-        return total.sum() + normed.square().sum() + read.square().sum()
+        near = layers.attend(q, keys, read, form="triton")
+        return total.sum() + normed.square().sum() + read.square().sum() + near.square().sum()
 
     results = []
     for function in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):
@@ -257,7 +284,7 @@ def networks() -> dict[str, dict[str, float]]:
 def main() -> None:
     torch.use_deterministic_algorithms(True)  # fills what nothing was written to with NaN
     assert torch.empty(3).isnan().all() and torch.ones(1).new_empty(3).isnan().all()
-    report = norms() | heads() | networks()
+    report = norms() | heads() | frames() | networks()
     for check in (no_length, other_layouts, half_precision, candidates, opcheck, compiled):
         report[check.__name__] = check()
     sys.stdout.write(json.dumps(report))

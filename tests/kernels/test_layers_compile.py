@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed: it is a Linux package")
 
-from kernels.gpu import heads, norm, recall, turned_norm
+from kernels.gpu import attend, heads, norm, recall, turned_norm
 from kernels.gpu.launch import LaunchConfig
 from kernels.gpu.layers import DEFAULT, HALF, LayerConfig
 from tests.kernels.candidates import layer_configs
@@ -29,6 +29,8 @@ KERNELS = {
     "heads_gradient": heads.map_heads_gradient,
     "recall": recall.recall_forward,
     "recall_gradient": recall.recall_gradient,
+    "attend": attend.attend_forward,
+    "attend_gradient": attend.attend_gradient,
 }
 TOKENS = ("q_pointer", "dq_pointer", "local_pointer", "branch_pointer", "d_branch_pointer")
 """What comes in the values' type wherever a kernel takes it; more do in some kernels."""
@@ -41,6 +43,8 @@ OWN = {
     "heads_gradient": ("x_pointer", "dx_pointer"),
     "recall": ("out_pointer", "gate_pointer"),
     "recall_gradient": ("d_out_pointer", "gate_pointer", "d_gate_pointer"),
+    "attend": ("k_pointer", "v_pointer", "out_pointer"),
+    "attend_gradient": ("k_pointer", "v_pointer", "d_out_pointer", "dk_pointer", "dv_pointer"),
 }
 
 
@@ -48,7 +52,9 @@ def launches_of(config: LayerConfig) -> dict[str, LaunchConfig]:
     norms = {"norm": config.norm, "norm_gradient": config.norm_gradient}
     norms |= {"turned": config.turned, "turned_gradient": config.turned_gradient}
     heads = {"heads": config.heads, "heads_gradient": config.heads_gradient}
-    return norms | heads | {"recall": config.recall, "recall_gradient": config.recall_gradient}
+    attention = {"attend": config.attend, "attend_gradient": config.attend_gradient}
+    recalls = {"recall": config.recall, "recall_gradient": config.recall_gradient}
+    return norms | heads | recalls | attention
 
 
 def compile_layer(
@@ -58,6 +64,8 @@ def compile_layer(
     constants = {
         "num_tokens": 160 if name.startswith("recall") else 80,
         "num_places": 80,
+        "first": 64,
+        "rest": 16,
         "num_heads": 6,
         "width": 384 if name.startswith(("norm", "turned")) else width,
         "padded": 512,
@@ -91,9 +99,8 @@ def test_kernel_compiles_and_fits(name: str, capability: int, tmp_path: Path) ->
 def test_kernel_compiles_in_fp32(name: str, tmp_path: Path) -> None:
     compiled = compile_layer(name, DEFAULT, 90, "fp32")
     assert compiled.metadata.shared <= SHARED_MEMORY[90]
-    if (
-        name != "recall_gradient"
-    ):  # three products for one need more than there is; nobody trains so on a card
+    # Three products for one need more than there is; nobody trains so on a card.
+    if name not in ("recall_gradient", "attend_gradient"):
         assert bytes_spilled(compiled, 90, tmp_path) == 0
 
 

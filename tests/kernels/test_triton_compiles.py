@@ -20,13 +20,12 @@ import torch
 pytest.importorskip("triton", reason="Triton is not installed: it is a Linux package")
 
 from kernels.gpu import chunks as triton_chunks
-from kernels.gpu import commit as triton_commit
 from kernels.gpu import compiled as travelling_kernels
 from kernels.gpu import frame_maps as triton_frame_maps
 from kernels.gpu import gradients as triton_gradients
 from kernels.gpu import memory as triton_memory
-from kernels.gpu import read as triton_read
 from kernels.gpu import scan as triton_scan
+from kernels.gpu import state as triton_state
 from kernels.gpu.launch import DEFAULT, WIDE, LaunchConfig
 from tests.kernels.candidates import candidates, commit_configs, read_configs
 from tests.kernels.compilation import SHARED_MEMORY, bytes_spilled, compile_for
@@ -66,13 +65,13 @@ LAUNCHES: dict[str, LaunchConfig] = {
     name: getattr(DEFAULT, name.removesuffix("_gradient")) for name in KERNELS
 }
 MEMORY_KERNELS = {
-    "whole": triton_commit.commit_forward,
+    "whole": triton_state.commit_forward,
     "prepare": triton_chunks.prepare_chunks,
     "apply": triton_chunks.apply_chunks,
     "build": triton_chunks.build_segments,
     "chain": triton_chunks.chain_segments,
-    "read": triton_read.read_forward,
-    "gradient": triton_read.read_gradient,
+    "read": triton_state.read_forward,
+    "gradient": triton_state.read_gradient,
 }
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels import layers
-from kernels.benchmark.inputs import make_modulation, make_recall
+from kernels.benchmark.inputs import make_attention, make_modulation, make_recall
 
 TOLERANCE = 1e-5  # fp32; the interpreter multiplies in fp32
 TOLERANCE_FP16 = 1e-3  # results rounded to 11 bits
@@ -20,7 +20,16 @@ TOLERANCE_OF_BF16 = 1e-2  # operands and results of 8 bits
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
-    ["modulate", "add_modulate", "fork_modulate", "turned_norm", "map_heads", "turn_heads", "recall"],
+    [
+        "modulate",
+        "add_modulate",
+        "fork_modulate",
+        "turned_norm",
+        "map_heads",
+        "turn_heads",
+        "recall",
+        "attend",
+    ],
 )
 def test_outputs_and_gradients_equal_the_reference(
     interpreted_layers: dict[str, dict[str, float]], case: str
@@ -83,6 +92,54 @@ def test_heads_that_triton_does_not_take_run_in_torch_on_cuda(monkeypatch: pytes
         )
 
 
+def test_frames_that_triton_does_not_hold_run_in_torch_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(layers.ON_CUDA, "attend", ("triton", "for this test"))
+    with torch._subclasses.FakeTensorMode():
+        frame = torch.empty(2, 80, 6, 64, device="cuda", dtype=torch.bfloat16)
+        assert layers.choose_form("attend", frame) == "triton"
+        assert layers.choose_form("attend", frame.repeat(1, 2, 1, 1)) == "torch"
+        assert layers.choose_form("attend", torch.empty(2, 80, 6, 128, device="cuda")) == "torch"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"q": torch.ones(3, 32)}, r"^q has shape \(3, 32\), expected \[\.\.\., tokens, heads, width\]"),
+        (
+            {"k": torch.ones(2, 4, 1, 32)},
+            r"^k has shape \(2, 4, 1, 32\), expected \(2, 3, 1, 32\) with this q",
+        ),
+        ({"v": torch.ones(2, 3, 1, 32, dtype=torch.int32)}, "^v is torch.int32, expected a floating type"),
+        (
+            {"v": torch.ones(2, 3, 1, 32).half()},
+            "^v is torch.float16, but the Triton form takes float32: use",
+        ),
+        (dict.fromkeys("qkv", torch.ones(2, 3, 1, 48)), "^q has width 48, but the Triton form takes"),
+        (
+            dict.fromkeys("qkv", torch.ones(2, 129, 1, 32)),
+            "^q has 129 tokens of 128 bytes, but the Triton form",
+        ),
+        (dict.fromkeys("qkv", torch.ones(2, 3, 1, 32).double()), "^q is torch.float64, but the Triton form"),
+    ],
+    ids=["axes", "shape", "kind", "types", "width", "tokens", "fp64"],
+)
+def test_attention_refuses_by_name(changed: dict[str, Tensor], message: str) -> None:
+    given = dict.fromkeys("qkv", torch.ones(2, 3, 1, 32)) | changed
+    with pytest.raises(ValueError, match=message):
+        layers.attend(**given, form="triton")
+
+
+@pytest.mark.parametrize("lead", [(), (3,), (2, 3)])
+def test_attention_is_softmax_over_a_frame(lead: tuple[int, ...]) -> None:
+    q, k, v = (torch.randn(*lead, 5, 2, 4, dtype=torch.float64) for _ in range(3))
+    found = layers.attend(q, k, v)
+    weights = (q.transpose(-3, -2) @ k.transpose(-3, -2).mT).softmax(-1)
+    torch.testing.assert_close(found, (weights @ v.transpose(-3, -2)).transpose(-3, -2))
+
+
+FRAMES = [(24, 80, 6, 64), (3, 128, 2, 64), (3, 96, 2, 64), (3, 49, 4, 32), (3, 20, 2, 128), (3, 128, 2, 128)]
+"""Frames of attention, P N H D: of one part and of two, filled and not, and of all widths."""
+
 Case = tuple[Callable[..., object], tuple[Tensor, ...]]
 
 
@@ -110,7 +167,10 @@ def gpu_cases(dtype: torch.dtype) -> dict[str, Case]:
         return layers.turned_norm(x, weight, place.to(weight.dtype), form=form)
 
     recall, keys = turned(layers.recall), turned(layers.map_heads)
-    return {
+    sizes = FRAMES[:1] if dtype == torch.float32 else FRAMES  # which compiles for long
+    frames = {size: tuple(each.to(dtype) for each in make_attention(size, "cuda")) for size in sizes}
+    attention: dict[str, Case] = {f"attend, {size}": (layers.attend, frame) for size, frame in frames.items()}
+    return attention | {
         "modulate": (layers.modulate, (x, *rows[1:])),
         "add_modulate": (layers.add_modulate, (x, branch.to(dtype), *rows)),
         "turned_norm": (turned_norm, (branch.to(dtype), rows[0][0, 0])),
@@ -154,12 +214,14 @@ def test_the_gpu_agrees_with_fp64(dtype: torch.dtype, is_compiled: bool) -> None
 
 @pytest.mark.gpu
 def test_the_gpu_agrees_with_itself_in_every_candidate() -> None:
+    from kernels.gpu import attend as triton_attend
     from kernels.gpu import layers as triton_layers
     from tests.kernels.candidates import layer_configs
 
     x, branch, gate, shift, scale = make_modulation((16, 80, 384), "cuda")
     given = make_recall((8, 2, 80, 6, 64), "cuda")
     q, weight, angles, state, opening, local = given
+    frame = tuple(each.bfloat16() for each in make_attention((16, 80, 6, 64), "cuda"))
     turn = torch.stack([angles.cos(), angles.sin()], dim=-1)
 
     def outputs(config: triton_layers.LayerConfig) -> tuple[Tensor, ...]:
@@ -172,7 +234,9 @@ def test_the_gpu_agrees_with_itself_in_every_candidate() -> None:
         keys_back = triton_layers.map_heads_backward(q[:, :80], weight, turn, local[:, :80], config)
         read = triton_layers.recall(q, weight, turn, state, opening, local, config)
         read_back = triton_layers.recall_backward(q, weight, turn, state, opening, local, config)
-        return *norms, *back, *rows, *rows_back, keys, *keys_back, read, *read_back
+        near = triton_attend.attend(*frame, config)
+        near_back = triton_attend.attend_backward(*frame, frame[2], config)
+        return *norms, *back, *rows, *rows_back, keys, *keys_back, read, *read_back, near, *near_back
 
     first = outputs(triton_layers.DEFAULT)
     for config in layer_configs():

@@ -27,6 +27,8 @@ from training.engine.fabric import FabricConfig
 from training.objectives.flow_matching import ObjectiveConfig
 from training.suites.training_cost import (
     Form,
+    attend_flops,
+    attend_gradient_flops,
     count_flops,
     kept_bytes,
     peak_of,
@@ -88,6 +90,9 @@ def test_products_and_attention_are_counted() -> None:
     attend = nn.functional.scaled_dot_product_attention
     assert count_flops(lambda: outputs.append(attend(q, q, q))) == 2 * product
     assert count_flops(outputs[0].sum().backward) == 5 * product  # one of them computes the weights again
+    tokens_first = q.transpose(1, 2).shape
+    assert attend_flops(tokens_first) == 2 * product
+    assert attend_gradient_flops(tokens_first) == 5 * product
 
 
 @pytest.mark.parametrize(
@@ -99,6 +104,8 @@ def test_products_and_attention_are_counted() -> None:
         ("frame_map_solve", [], "scan"),
         ("key_gradient", ["arl2::scan_frames_gradient"], "scan"),
         ("recall_gradient", ["arl2::recall_gradient"], "fused layers"),
+        ("attend_gradient", ["arl2::attend_gradient"], "attention"),
+        ("attend_forward", [], "attention"),
         ("triton_red_fused__to_copy_add_div_expand_mul_stack_sum_32", [], "elementwise and reductions"),
         ("triton_poi_fused_add_mul_3", ["Torch-Compiled Region: 0/0"], "elementwise and reductions"),
         ("triton_red_fused_native_layer_norm_backward_1", [], "elementwise and reductions"),

@@ -31,8 +31,8 @@ class StepConfig:
 
     kernels: str = setting(
         "auto",
-        "Norms, rotations and gates on a GPU: reference leaves them to the compiler, fused takes a kernel "
-        "for each, auto what was measured to be faster (docs/experiments/kernels.md).",
+        "Norms, rotations, gates and attention within frames on a GPU: reference leaves them to PyTorch, "
+        "fused takes a kernel for each, auto what was measured to be faster (docs/experiments/kernels.md).",
         choices=tuple(FORMS),
     )
     scan_precision: str = setting(

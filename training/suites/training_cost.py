@@ -174,6 +174,16 @@ def read_gradient_flops(q: Sequence[int], state: Sequence[int], *_: Any, **__: A
     return 2 * read_flops(q, state)
 
 
+def attend_flops(q: Sequence[int], *_: Any, **__: Any) -> int:
+    """Return the operations in products of `kernels.layers.attend`, of q `[..., N, H, D]`: scores, values."""
+    return 4 * int(np.prod(q)) * q[-3]
+
+
+def attend_gradient_flops(q: Sequence[int], *_: Any, **__: Any) -> int:
+    """Return the operations in products of its gradient: scores again, and four more."""
+    return 10 * int(np.prod(q)) * q[-3]
+
+
 def formulas() -> dict[Any, Callable[..., int]]:
     """Return what PyTorch does not count: our operators in Triton, and some of a CPU's."""
     arl2, aten = torch.ops.arl2, torch.ops.aten
@@ -182,6 +192,8 @@ def formulas() -> dict[Any, Callable[..., int]]:
         arl2.scan_frames_gradient: scan_gradient_flops,
         arl2.read: read_flops,
         arl2.read_gradient: read_gradient_flops,
+        arl2.attend: attend_flops,
+        arl2.attend_gradient: attend_gradient_flops,
         aten.baddbmm_: lambda _, a, b, **__: 2 * int(np.prod(a)) * b[-1],
         aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
         aten._scaled_dot_product_flash_attention_for_cpu_backward: (

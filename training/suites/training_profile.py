@@ -17,9 +17,9 @@ EXCHANGE, OTHERS, WAITING = "exchange", "elementwise and reductions", "waiting"
 LAYERS = "fused layers"
 WITHIN = {
     OPTIMIZER: r"Optimizer\.",
+    ATTENTION: r"aten::_?scaled_dot_product|flex_attention|ScaledDotProduct|arl2::attend",
     LAYERS: r"arl2::(modulate|add_modulate|turned_norm|map_heads|recall)",
     SCAN: r"arl2::|_ScanFrames|linalg_solve",
-    ATTENTION: r"aten::_?scaled_dot_product|flex_attention|ScaledDotProduct",
 }
 """Kinds by what an operator is called, or one that it runs within."""
 NAMED = {
@@ -28,7 +28,7 @@ NAMED = {
     EXCHANGE: r"nccl|gloo|c10d::|all_reduce|all_gather|reduce_scatter",
     COPIES: r"memcpy|memset|copy|CatArray|aten::(to|clone|contiguous|cat|stack|fill_|zero_|zeros)$",
     SCAN: r"(scan|commit|frame_map|value_gradient|key_gradient|(prepare|apply)_chunks|_segments)",
-    ATTENTION: r"flash|fmha|sdpa|softmax|attention",
+    ATTENTION: r"flash|fmha|sdpa|softmax|attention|attend",
     PRODUCTS: r"gemm|cutlass|cublas|nvjet|xmma|triton_(tem|mm|bmm)|aten::(mkldnn|mm$|bmm|addmm|baddbmm|conv)",
 }
 """Kinds by what a kernel, or an operator of a CPU, is called."""

@@ -237,7 +237,8 @@ class HybridAttention(Attention):
         """
         if layers.is_fused("turned_norm", x):
             (q, k), (turned_q, turned_k), v, (gate, a, b) = project_turned(self, x, rotary.place)
-            local = attend(turned_q, turned_k, v)
+            is_fused = layers.is_fused("attend", turned_q) and layers.holds_frame(turned_q)
+            local = (layers.attend if is_fused else attend)(turned_q, turned_k, v)
         else:
             qk, v, (gate, a, b) = self.project(x)
             qk = qk.to(v.dtype)  # in mixed precision, what is kept for the gradient is then half as large
