@@ -14,7 +14,14 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from training.data.latents import DataConfig, LatentVideo, OutcomeTargets, check_outcomes, fixed_starts
+from training.data.latents import (
+    DataConfig,
+    LatentVideo,
+    OutcomeTargets,
+    check_outcomes,
+    fixed_starts,
+    to_device,
+)
 from training.data.sampling import EndDraws, places_at
 from training.engine.carry import Carry
 from training.engine.fabric import FabricConfig, Passes, make_fabric, share_passes
@@ -314,7 +321,7 @@ def make_batches(
         drawn = {each: sequences_of(each) for each in set(block.tolist())}
         starts = np.array([drawn[each][row] for row, each in enumerate(block.tolist())])
         generator = torch.Generator(device).manual_seed(seed_of(config.loop.seed, step, number))
-        is_new = () if segments == 1 else (torch.from_numpy(segment == 0).to(device),)
+        is_new = () if segments == 1 else (to_device(segment == 0, device),)
         if not with_outcomes:
             return *video.sequences(starts + segment * length, length), generator, *is_new
         latents, actions, targets = video.sequences_with_outcomes(starts, length, segment * length)
