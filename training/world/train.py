@@ -25,6 +25,7 @@ from training.data.latents import (
 from training.data.sampling import EndDraws, places_at
 from training.engine.carry import Carry
 from training.engine.fabric import FabricConfig, Passes, make_fabric, share_passes
+from training.engine.graphs.passes import PassGraph
 from training.engine.loop import LoopConfig, fit, seed_of
 from training.engine.optimizers import OptimizerConfig, make_optimizers
 from training.engine.run_folder import RunFolder
@@ -184,7 +185,13 @@ def train_world(
         check_constant_memory(world.config.denoiser)
     fabric = make_fabric(config.fabric, run.path)
     passes = share_passes(fabric, config.batch_size, config.loop.global_batch_size)
-    check_step(config.step, fabric.device, world.config.denoiser, is_compiled=config.fabric.compile)
+    check_step(
+        config.step,
+        fabric.device,
+        world.config.denoiser,
+        is_compiled=config.fabric.compile,
+        is_sharded=config.fabric.strategy == "fsdp",
+    )
     episodes = Episodes.of(config.data, config.validation, world.config.actions)
     has_heads = world.config.denoiser.outcome_heads
     if has_heads:
@@ -256,6 +263,8 @@ def begin_training(
     training = prepare(fabric, module, optimizers, config.loop.ema_decay, passes)
     if config.segments > 1:
         training.carries = [Carry(denoiser.initial_memory(config.batch_size)) for _ in passes.own]
+    if config.step.graphs:
+        training.graph = PassGraph(fabric, module, len(passes.own))
     if config.fabric.compile:
         for block in denoiser.layers():
             block.compile(dynamic=False)
