@@ -1,4 +1,4 @@
-"""Training runs on several devices: processes of this machine, started as a launcher would start them."""
+"""Training runs on several devices, started as a launcher would start them; and what a device is sent."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from worldsim.errors import WorldError
 
@@ -67,3 +71,18 @@ def wait_for(processes: list[BaseProcess], seconds: float = 60.0) -> list[int | 
 def run_on_devices(run: Callable[[], object], count: int = 2) -> list[int | None]:
     """Run something as several processes of one machine and return their exit codes."""
     return wait_for(start_on_devices(run, count))
+
+
+class HostLooks(TorchDispatchMode):
+    """Note every operator that joins tensors of two devices, which is a copy that is waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mixed: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        leaves = tree_leaves((args, kwargs, out))
+        if len({leaf.device for leaf in leaves if isinstance(leaf, Tensor)}) > 1:
+            self.mixed.append(str(func))
+        return out

@@ -140,7 +140,13 @@ def make_form(config: BenchmarkConfig) -> Form:
     """Return a form to measure, after its first updates."""
     fabric = make_fabric(config.fabric, Path(config.out))
     device, settings = fabric.device, config.training()
-    check_step(config.step, device, config.model, is_compiled=config.fabric.compile)
+    check_step(
+        config.step,
+        device,
+        config.model,
+        is_compiled=config.fabric.compile,
+        is_sharded=config.fabric.strategy == "fsdp",
+    )
     before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     passes = share_passes(fabric, config.batch_size, config.loop.global_batch_size)
     length = 2 * config.segments * config.sequence_length

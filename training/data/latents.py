@@ -169,9 +169,16 @@ class LatentVideo:
         ends = np.cumsum(self.lengths)
         last = ends[np.searchsorted(ends, starts, side="right")] - 1
         wanted = (starts + skipped)[:, None] + np.arange(length)
-        found = torch.from_numpy(np.minimum(wanted, last[:, None]))
-        is_real = torch.from_numpy(wanted <= last[:, None])
-        return found.to(self.latents.device), is_real.to(self.latents.device)
+        device, last = self.latents.device, last[:, None]
+        return to_device(np.minimum(wanted, last), device), to_device(wanted <= last, device)
+
+
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """Return an array as a tensor on a device; a GPU is not waited for, so that it never runs dry."""
+    tensor = torch.from_numpy(array)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def leading_actions(actions: np.ndarray) -> Tensor:

@@ -58,6 +58,7 @@ FREE_SETTINGS = (
     "step.kernels",
     "step.scan_precision",
     "step.kept_share",
+    "step.graphs",
 )
 """Settings that a resumed run may change: given its learning rate, none changes what a step computes,
 but for rounding.

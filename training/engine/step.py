@@ -48,13 +48,33 @@ class StepConfig:
         minimum=0,
         maximum=1,
     )
+    graphs: bool = setting(
+        False,
+        "Record a pass, forward and backward, as one CUDA graph and replay it for all others: the processor "
+        "no longer launches its kernels one by one. The numbers are the same (docs/decisions/0041).",
+    )
 
     def __post_init__(self) -> None:
         check_settings(self, "step.")
 
 
-def check_step(config: StepConfig, device: torch.device, model: DenoiserConfig, *, is_compiled: bool) -> None:
-    """Raise a `WorldError` for settings that this device or this model cannot be trained with."""
+def check_step(
+    config: StepConfig,
+    device: torch.device,
+    model: DenoiserConfig,
+    *,
+    is_compiled: bool,
+    is_sharded: bool = False,
+) -> None:
+    """Raise a `WorldError` for settings that this device or this model cannot be trained with.
+
+    Args:
+        config: Settings.
+        device: Of the training.
+        model: What is trained.
+        is_compiled: Whether its blocks are compiled.
+        is_sharded: Whether its weights are spread over devices.
+    """
     if config.kernels == "fused" and device.type != "cuda":
         raise WorldError(f"step.kernels=fused runs on CUDA, but the training is on {device.type}")
     if config.kernels == "fused" and model.layer_counts["hybrid"] and model.head_width not in WIDTHS:
@@ -65,6 +85,23 @@ def check_step(config: StepConfig, device: torch.device, model: DenoiserConfig, 
         )
     if config.kept_share < 1 and not is_compiled:
         raise WorldError(f"step.kept_share={config.kept_share} needs fabric.compile=true")
+    if config.graphs:
+        _check_graphs(device, model, is_sharded=is_sharded)
+
+
+def _check_graphs(device: torch.device, model: DenoiserConfig, *, is_sharded: bool) -> None:
+    if device.type != "cuda":
+        raise WorldError(f"step.graphs=true runs on CUDA, but the training is on {device.type}")
+    if is_sharded:
+        raise WorldError(
+            "step.graphs=true needs whole weights on each device, but fabric.strategy=fsdp spreads them: "
+            "choose ddp"
+        )
+    if model.full_layers:
+        raise WorldError(
+            f"step.graphs=true replays passes without tables that are made anew in each, but the layers "
+            f"{model.full_layers} see all past frames and need some"
+        )
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from torch.profiler import record_function
 
 from training.engine.carry import Carry, gather_carries, restore_carries
 from training.engine.fabric import Passes
+from training.engine.graphs.passes import PassGraph
 from training.engine.optimizers import check_optimizer
 from training.engine.run_folder import progress_of
 from training.engine.sharding import (
@@ -55,6 +56,7 @@ class Training:
         passes: Which make an update, and which of them are this device's.
         carries: What each of this device's passes hands to the same pass of the next step; None if nothing.
             The module is otherwise given one as `carry`, and returns the next one behind the losses.
+        graph: Replays the passes; None launches them kernel by kernel.
         step: Updates done.
         seconds: Time spent on them.
     """
@@ -64,6 +66,7 @@ class Training:
     optimizers: Sequence[Any]
     passes: Passes = field(default_factory=Passes)
     carries: list[Carry] | None = None
+    graph: PassGraph | None = None
     step: int = 0
     seconds: float = 0.0
 
@@ -169,19 +172,34 @@ def run_passes(
     found: list[dict[str, Tensor]] = []
     carries: list[Carry] = []
     for number, batch in enumerate(batches):
-        goes_on = fabric.world_size > 1 and number + 1 < len(batches)
-        with fabric.no_backward_sync(training.module) if goes_on else nullcontext():
-            if training.carries is None:
-                losses = training.module(*batch)
-            else:
-                losses, carry = training.module(*batch, carry=training.carries[number])
-                carries.append(carry)
-            fabric.backward(losses["loss"] / len(batches))
-        found.append({name: value.detach() for name, value in losses.items()})
+        before = None if training.carries is None else training.carries[number]
+        if training.graph is not None:
+            losses, carry = training.graph.run(batch, before, is_first=number == 0)
+        else:
+            goes_on = fabric.world_size > 1 and number + 1 < len(batches)
+            with fabric.no_backward_sync(training.module) if goes_on else nullcontext():
+                losses, carry = run_pass(fabric, training.module, batch, before, len(batches))
+        found.append(losses)
+        carries += [] if carry is None else [carry]
+    if training.graph is not None:
+        training.graph.finish()
     if len(found) == 1:
         return found[0], carries or None
     means = {name: torch.stack([losses[name] for losses in found]).mean(dim=0) for name in found[0]}
     return means, carries or None
+
+
+def run_pass(
+    fabric: Fabric, module: Any, batch: Sequence[Any], carry: Carry | None, num_passes: int
+) -> tuple[dict[str, Tensor], Carry | None]:
+    """Add the gradients of one of several passes to those of the parameters.
+
+    Returns:
+        The losses, without gradients, and what the pass hands on.
+    """
+    losses, after = (module(*batch), None) if carry is None else module(*batch, carry=carry)
+    fabric.backward(losses["loss"] / num_passes)
+    return {name: value.detach() for name, value in losses.items()}, after
 
 
 def check_finite(fabric: Fabric, values: dict[str, Tensor], step: int) -> dict[str, Tensor]:

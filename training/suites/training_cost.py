@@ -104,7 +104,13 @@ def time_in_turn(forms: Mapping[str, Form], num_updates: int) -> None:
                 torch.cuda.reset_peak_memory_stats(device)
             form.milliseconds.append(form.update())
             if device.type == "cuda":
-                form.peak_bytes = max(form.peak_bytes, torch.cuda.max_memory_allocated(device))
+                form.peak_bytes = max(form.peak_bytes, peak_bytes(form))
+
+
+def peak_bytes(form: Form) -> int:
+    """Return the most that was held on a GPU since its statistics were reset, a graph's memory included."""
+    graph = form.training.graph
+    return torch.cuda.max_memory_allocated(form.fabric.device) + (graph.pool_bytes if graph else 0)
 
 
 def describe_times(form: Form, peak_tflops: float | None) -> dict[str, Any]:

@@ -27,6 +27,8 @@ NAMED = {
     OTHERS: r"^triton_(poi|red|per)_",
     EXCHANGE: r"nccl|gloo|c10d::|all_reduce|all_gather|reduce_scatter",
     COPIES: r"memcpy|memset|copy|CatArray|aten::(to|clone|contiguous|cat|stack|fill_|zero_|zeros)$",
+    # A graph's kernels were launched by no operator that would tell.
+    LAYERS: r"(modulate|turned_norm|map_heads|recall)",
     SCAN: r"(scan|commit|frame_map|value_gradient|key_gradient|(prepare|apply)_chunks|_segments)",
     ATTENTION: r"flash|fmha|sdpa|softmax|attention|attend",
     PRODUCTS: r"gemm|cutlass|cublas|nvjet|xmma|triton_(tem|mm|bmm)|aten::(mkldnn|mm$|bmm|addmm|baddbmm|conv)",
@@ -89,15 +91,18 @@ def _parents(event: FunctionEvent) -> Iterator[str]:
 
 def _kernels(events: Sequence[FunctionEvent]) -> Iterator[tuple[str, str, float]]:
     """Yield name, kind and milliseconds of each kernel that ran on an accelerator."""
-    launched: defaultdict[str, list[list[str]]] = defaultdict(list)
+    # By duration too: a CUDA graph may run kernels of the same name, and no operator launched those.
+    launched: defaultdict[tuple[str, float], list[list[str]]] = defaultdict(list)
     for event in events:
         if event.device_type == DeviceType.CPU:
             for kernel in event.kernels:
-                launched[kernel.name].append(list(_parents(event)))
+                launched[kernel.name, kernel.duration].append(list(_parents(event)))
     for event in events:
         if event.device_type != DeviceType.CPU and not event.is_user_annotation:
-            within = launched[event.name].pop(0) if launched[event.name] else []
-            yield event.name, kind_of(event.name, within), event.time_range.elapsed_us() / 1e3
+            taken = event.time_range.elapsed_us()
+            around = launched[event.name, taken]
+            within = around.pop(0) if around else []
+            yield event.name, kind_of(event.name, within), taken / 1e3
 
 
 def _operators(events: Sequence[FunctionEvent]) -> Iterator[tuple[str, str, float]]:

@@ -14,10 +14,18 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from training.data.latents import DataConfig, LatentVideo, OutcomeTargets, check_outcomes, fixed_starts
+from training.data.latents import (
+    DataConfig,
+    LatentVideo,
+    OutcomeTargets,
+    check_outcomes,
+    fixed_starts,
+    to_device,
+)
 from training.data.sampling import EndDraws, places_at
 from training.engine.carry import Carry
 from training.engine.fabric import FabricConfig, Passes, make_fabric, share_passes
+from training.engine.graphs.passes import PassGraph
 from training.engine.loop import LoopConfig, fit, seed_of
 from training.engine.optimizers import OptimizerConfig, make_optimizers
 from training.engine.run_folder import RunFolder
@@ -177,7 +185,13 @@ def train_world(
         check_constant_memory(world.config.denoiser)
     fabric = make_fabric(config.fabric, run.path)
     passes = share_passes(fabric, config.batch_size, config.loop.global_batch_size)
-    check_step(config.step, fabric.device, world.config.denoiser, is_compiled=config.fabric.compile)
+    check_step(
+        config.step,
+        fabric.device,
+        world.config.denoiser,
+        is_compiled=config.fabric.compile,
+        is_sharded=config.fabric.strategy == "fsdp",
+    )
     episodes = Episodes.of(config.data, config.validation, world.config.actions)
     has_heads = world.config.denoiser.outcome_heads
     if has_heads:
@@ -249,6 +263,8 @@ def begin_training(
     training = prepare(fabric, module, optimizers, config.loop.ema_decay, passes)
     if config.segments > 1:
         training.carries = [Carry(denoiser.initial_memory(config.batch_size)) for _ in passes.own]
+    if config.step.graphs:
+        training.graph = PassGraph(fabric, module, len(passes.own))
     if config.fabric.compile:
         for block in denoiser.layers():
             block.compile(dynamic=False)
@@ -314,7 +330,7 @@ def make_batches(
         drawn = {each: sequences_of(each) for each in set(block.tolist())}
         starts = np.array([drawn[each][row] for row, each in enumerate(block.tolist())])
         generator = torch.Generator(device).manual_seed(seed_of(config.loop.seed, step, number))
-        is_new = () if segments == 1 else (torch.from_numpy(segment == 0).to(device),)
+        is_new = () if segments == 1 else (to_device(segment == 0, device),)
         if not with_outcomes:
             return *video.sequences(starts + segment * length, length), generator, *is_new
         latents, actions, targets = video.sequences_with_outcomes(starts, length, segment * length)

@@ -6,7 +6,7 @@ tensors there, replays the graph, and returns copies of what it left: from outsi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
@@ -135,12 +135,19 @@ class Replayed(Generic[P, R]):
         return torch.empty(given.shape, dtype=given.dtype, device=self._device).copy_(given)
 
 
-def record_cuda_graph(function: Callable[[], Any], device: torch.device, pool: Any) -> Recorded:
+def record_cuda_graph(
+    function: Callable[[], Any],
+    device: torch.device,
+    pool: Any,
+    generators: Sequence[torch.Generator] = (),
+) -> Recorded:
     """Record a function as a CUDA graph.
 
     Args:
         function: Reads and returns tensors that stay where they are.
+        device: Where it computes.
         pool: Memory that graphs share which never run beside each other.
+        generators: Of the device, which the function draws from. A replay draws what they would at that time.
     """
     with torch.cuda.device(device):
         ready, side = torch.cuda.current_stream(), torch.cuda.Stream()
@@ -150,6 +157,8 @@ def record_cuda_graph(function: Callable[[], Any], device: torch.device, pool: A
                 function()
         ready.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
+        for generator in generators:
+            graph.register_generator_state(generator)
         # On a stream of this device. Other threads, which draw noise, are free to do what they do.
         with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
             returned = function()

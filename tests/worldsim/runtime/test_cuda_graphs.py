@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from tests.devices import HostLooks
 from tests.fakes import tiny_starts, tiny_world
 from tests.vector_envs import ACTIONS, N, make
 from worldsim import simulator as simulator_module
@@ -153,21 +152,6 @@ def test_a_frame_is_shown_before_it_is_committed_in_two_recordings(world: World)
         ]
     for name, tensor in states[0].tensors().items():
         assert torch.equal(tensor, states[1].tensors()[name]), name
-
-
-class HostLooks(TorchDispatchMode):
-    """Note every operator that joins tensors of two devices, which is a copy that is waited for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mixed: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        leaves = tree_leaves((args, kwargs, out))
-        if len({leaf.device for leaf in leaves if isinstance(leaf, Tensor)}) > 1:
-            self.mixed.append(str(func))
-        return out
 
 
 @pytest.mark.parametrize("window_is_full", [True, False])
