@@ -22,6 +22,7 @@ from kernels.benchmark.inputs import make_modulation, make_recall
 from kernels.gpu import layers as triton_layers
 from kernels.selection import using
 from tests.kernels.candidates import difference, layer_configs
+from tests.kernels.interpreter import round_bf16
 from worldsim.model.config import DenoiserConfig, MemoryKeys
 from worldsim.model.denoiser import Denoiser
 
@@ -156,6 +157,16 @@ def half_precision() -> dict[str, float]:
     return results | {"to half": difference((norm.double(),), (expected,))}
 
 
+def in_bf16() -> dict[str, float]:
+    """Tokens in bf16, and so the operands of every product; a step has tokens of several frames."""
+    q, weight, angles, state, gate, local = make_recall((3, 2, 20, 2, 32), "cpu")
+    tokens, near, gates = q.bfloat16(), local.bfloat16(), gate.bfloat16()
+    given = (tokens, weight, angles, state, gates, near)
+    results = {f"recall {n}": e for n, e in compare(recall, given).items()}
+    results |= {f"keys {n}": e for n, e in compare(turn_heads, (tokens[:, :20], weight, angles)).items()}
+    return results | {f"values {n}": e for n, e in compare(map_heads, (tokens[:, :20], weight)).items()}
+
+
 def candidates() -> dict[str, float]:
     """All launch settings that a card is to choose from, on several frames for each program."""
     x, branch, gate, shift, scale = make_modulation((2, 6, 32), "cpu")
@@ -176,12 +187,13 @@ def candidates() -> dict[str, float]:
         "recall_gradient": lambda c: triton_layers.recall_backward(q, weight, turn, state, opening, local, c),
     }
     first = {name: run(triton_layers.DEFAULT) for name, run in kernels.items()}
-    standard = asdict(triton_layers.DEFAULT)
+    standard = asdict(triton_layers.HALF)
+    exact = {"precision": triton_layers.DEFAULT.precision, "programs": 2, "forward_programs": 2}
     for config in layer_configs():
         settings = asdict(config)
         changed = [name for name in kernels if settings[name] != standard[name]] or list(kernels)
         for name in changed:
-            given = kernels[name](replace(config, programs=2))
+            given = kernels[name](replace(config, **exact))
             both = (each if isinstance(each, tuple) else (each,) for each in (given, first[name]))
             results[f"{name}: {config}"] = difference(*both)
     return results
@@ -257,8 +269,9 @@ def networks() -> dict[str, dict[str, float]]:
 def main() -> None:
     torch.use_deterministic_algorithms(True)  # fills what nothing was written to with NaN
     assert torch.empty(3).isnan().all() and torch.ones(1).new_empty(3).isnan().all()
+    round_bf16()
     report = norms() | heads() | networks()
-    for check in (no_length, other_layouts, half_precision, candidates, opcheck, compiled):
+    for check in (no_length, other_layouts, half_precision, in_bf16, candidates, opcheck, compiled):
         report[check.__name__] = check()
     sys.stdout.write(json.dumps(report))
 

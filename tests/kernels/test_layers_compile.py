@@ -40,7 +40,7 @@ OWN = {
     "heads": ("x_pointer",),
     "heads_gradient": ("x_pointer", "dx_pointer"),
     "recall": ("out_pointer", "gate_pointer"),
-    "recall_gradient": ("d_out_pointer", "gate_pointer", "d_gate_pointer"),
+    "recall_gradient": ("d_out_pointer", "gate_pointer", "d_gate_pointer", "d_angle_pointer"),
 }
 
 
