@@ -40,10 +40,10 @@ class LayerConfig:
     """
 
     precision: str = "tf32x3"
-    norm: LaunchConfig = LaunchConfig(4, 4)
-    norm_gradient: LaunchConfig = LaunchConfig(4, 4)
-    turned: LaunchConfig = LaunchConfig(4, 4)
-    turned_gradient: LaunchConfig = LaunchConfig(4, 4)
+    norm: LaunchConfig = LaunchConfig(8, 4)
+    norm_gradient: LaunchConfig = LaunchConfig(1, 1, 3)
+    turned: LaunchConfig = LaunchConfig(2, 4)
+    turned_gradient: LaunchConfig = LaunchConfig(1, 1, 3)
     heads: LaunchConfig = LaunchConfig(32, 4)
     heads_gradient: LaunchConfig = LaunchConfig(16, 4)
     recall: LaunchConfig = LaunchConfig(32, 4)
@@ -57,8 +57,6 @@ FP16 = LayerConfig("tf32")
 """For operands that come in fp16, which TF32 holds exactly."""
 HALF = LayerConfig(
     "bf16",
-    norm=LaunchConfig(8, 4),
-    turned=LaunchConfig(2, 4),
     heads=LaunchConfig(64, 4, 2),
     heads_gradient=LaunchConfig(64, 4, 2),
     recall=LaunchConfig(64, 4, 2),
@@ -176,6 +174,7 @@ def modulate_backward(
         **_norm_sizes(frames, config.norm_gradient.block_size),
         adds=adds,
         carries=d_sum is not None,
+        stages=config.norm_gradient.num_stages,
         **config.norm_gradient.options(),
     )
     return dx, d_branch, d_gate, d_shift, d_scale
@@ -222,6 +221,7 @@ def turned_norm_backward(
         *(incoming if d_normed is None else d_normed.contiguous(), incoming, dx, parts),
         **_turned_sizes(frames, turn, config.turned_gradient.block_size),
         keeps=d_normed is not None,
+        stages=config.turned_gradient.num_stages,
         **config.turned_gradient.options(),
     )
     return dx, parts.sum(0)

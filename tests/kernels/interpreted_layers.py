@@ -168,7 +168,10 @@ def in_bf16() -> dict[str, float]:
 
 
 def candidates() -> dict[str, float]:
-    """All launch settings that a card is to choose from, on several frames for each program."""
+    """All blocks that a card is to choose from, on several frames for each program.
+
+    The interpreter knows no warps, stages and registers: settings that differ in those alone are one to it.
+    """
     x, branch, gate, shift, scale = make_modulation((2, 6, 32), "cpu")
     q, weight, angles, state, opening, local = make_recall((4, 2, 20, 1, 32), "cpu")
     turn, results = turns(angles), {}
@@ -187,15 +190,14 @@ def candidates() -> dict[str, float]:
         "recall_gradient": lambda c: triton_layers.recall_backward(q, weight, turn, state, opening, local, c),
     }
     first = {name: run(triton_layers.DEFAULT) for name, run in kernels.items()}
-    standard = asdict(triton_layers.HALF)
     exact = {"precision": triton_layers.DEFAULT.precision, "programs": 2, "forward_programs": 2}
     for config in layer_configs():
-        settings = asdict(config)
-        changed = [name for name in kernels if settings[name] != standard[name]] or list(kernels)
-        for name in changed:
-            given = kernels[name](replace(config, **exact))
-            both = (each if isinstance(each, tuple) else (each,) for each in (given, first[name]))
-            results[f"{name}: {config}"] = difference(*both)
+        for name, run in kernels.items():
+            label = f"{name}: blocks of {asdict(config)[name]['block_size']}"
+            if label not in results:
+                given = run(replace(config, **exact))
+                both = (each if isinstance(each, tuple) else (each,) for each in (given, first[name]))
+                results[label] = difference(*both)
     return results
 
 

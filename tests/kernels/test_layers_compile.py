@@ -65,6 +65,7 @@ def compile_layer(
         "keeps": True,
         "rows": launch.block_size,
         "block": launch.block_size,
+        "stages": launch.num_stages,
         "span": 4,
         "eps": 1e-6,
         "turns": True,
