@@ -35,18 +35,28 @@ ON_CUDA: list[Shape] = [(1024, 2, 80, 6, 64), (1024, 2, 80, 8, 64)]
 ON_CPU: list[Shape] = [(4, 2, 20, 2, 32)]
 
 SETTINGS = {
-    "norm": [(2, 4), (8, 4), (8, 8)],
-    "norm_gradient": [(2, 4), (4, 4, 1, 128), (8, 8)],
-    "turned": [(2, 4), (8, 4), (8, 8)],
-    "turned_gradient": [(2, 4), (8, 4), (8, 8)],
-    "heads": [(16, 4), (64, 4)],
-    "heads_gradient": [(16, 8), (32, 4), (32, 8)],
-    "recall": [(16, 4), (64, 4)],
-    "recall_gradient": [(16, 8), (32, 8), (16, 4, 1, 168)],
+    "norm": [(1, 1), (2, 1), (4, 1), (4, 4)],
+    "norm_gradient": [(1, 1, 2), (1, 1, 3, 128), (1, 1, 4), (2, 1, 2), (4, 4), (4, 4, 3)],
+    "turned": [(1, 1), (2, 1), (4, 1), (4, 4)],
+    "turned_gradient": [(1, 1, 2), (1, 1, 4), (2, 1, 2), (2, 1, 3), (4, 4), (4, 4, 3)],
+    "heads": [(32, 4), (32, 4, 2), (64, 4), (64, 4, 3), (128, 8, 2)],
+    "heads_gradient": [(32, 4, 2), (32, 4, 3), (64, 4), (64, 4, 2, 168), (64, 4, 3), (128, 8, 2)],
+    "recall": [(32, 4), (32, 4, 2), (64, 4), (64, 4, 3), (128, 8, 2)],
+    "recall_gradient": [
+        *((16, 4), (16, 4, 2), (16, 4, 2, 168), (32, 4), (32, 4, 2), (32, 4, 2, 168)),
+        *((64, 4), (64, 4, 2, 168), (64, 4, 3)),
+    ],
     "attend": [(64, 4), (64, 4, 2), (128, 8, 1, 64)],
     "attend_gradient": [(64, 4), (64, 4, 1, 168), (128, 4, 1, 168)],
 }
 """Launch settings beside the chosen ones, by kernel: block size, warps, stages, registers."""
+
+PROGRAMS = {
+    "heads": {"forward_programs": (792, 1584, 7680)},
+    "heads_gradient": {"programs": (396, 1584)},
+    "recall_gradient": {"programs": (264, 396, 1584, 6144)},
+}
+"""Numbers of programs beside the chosen ones, by kernel and field of the settings."""
 
 
 def turned(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -233,6 +243,11 @@ def layer_settings(report: Report) -> Result:
     settings = settings_of(HALF)
     for kernel, run in runs.items():
         own = {label: config for label, config in settings.items() if label.split()[0] in ("as", kernel)}
+        own |= {
+            f"{field} {count}": replace(HALF, **{field: count})
+            for field, counts in PROGRAMS.get(kernel, {}).items()
+            for count in counts
+        }
         for label, config in own.items():
             title = f"{kernel}, {label}"
 

@@ -45,9 +45,11 @@ def load_gate(pointer, tokens, num_heads, num_tokens):
 
 @triton.jit
 def multiply(left, right, start, precision: tl.constexpr):
-    """Return `start + left @ right` in fp32; "fp16" rounds the operands, the other names are `tl.dot`'s."""
+    """Return `start + left @ right` in fp32; "fp16" and "bf16" round the operands, others are `tl.dot`'s."""
     if precision == "fp16":
         out = tl.dot(left.to(tl.float16), right.to(tl.float16), start)
+    elif precision == "bf16":
+        out = tl.dot(left.to(tl.bfloat16), right.to(tl.bfloat16), start)
     else:
         out = tl.dot(left, right, start, input_precision=precision)
     return out

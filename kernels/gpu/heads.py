@@ -1,14 +1,17 @@
 """Triton kernels of the maps that each head has of its own, with rotation and unit length; and the gradient.
 
-Features turn in pairs, by a cosine and a sine each. Of a weight its even and its odd outputs are two
-products, whose results are what turns into each other, and nothing has to be shuffled:
+Features turn in pairs of neighbours (a, b), by a cosine and a sine each:
 
     (a, b) = x W^T,    (u, w) = (a cos - b sin, a sin + b cos),    k = (u, w) / |(u, w)|
 
 With g the gradient of (u, w), that is (dk - k (k . dk)) / |(u, w)|:
 
     dangle = g_w u - g_u w,    (da, db) = (g_u cos + g_w sin, g_w cos - g_u sin)
-    dx = (da, db) W,    dW = (da, db)^T x
+    dx = (da, db) W,    dW^T = x^T (da, db)
+
+A thread holds both features of a pair where a product leaves them: taking pairs apart moves nothing. Of the
+gradient of W the transpose is summed, so that no result of a product has to be transposed: compilers have got
+that wrong on Hopper (flash-linear-attention issue 640).
 """
 
 # P frames of all sequences, N tokens of one frame, H heads, D head width, C tokens of a step, I = D / 2 pairs
@@ -22,87 +25,97 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.gpu.frame_maps import load_columns, load_rows, multiply
+from kernels.gpu.frame_maps import multiply
 
 SHORTEST: tl.constexpr = tl.constexpr(1e-12)
 """Length that no key is taken to be shorter than."""
 
 
 @triton.jit
-def load_weight(pointer, width: tl.constexpr):
-    """Return even and odd outputs of one head's map `[D out, D in]`, `[I, D]` each."""
-    pair, feature = tl.arange(0, width // 2), tl.arange(0, width)
-    even = pointer + (2 * pair)[:, None] * width + feature[None, :]
-    return tl.load(even), tl.load(even + width)
+def load_square(pointer, width: tl.constexpr):
+    """Return one head's matrix `[D, D]`."""
+    row, column = tl.arange(0, width)[:, None], tl.arange(0, width)[None, :]
+    return tl.load(pointer + row * width + column)
 
 
 @triton.jit
-def load_weight_t(pointer, width: tl.constexpr):
-    """Return the same transposed, `[D, I]` each."""
-    pair, feature = tl.arange(0, width // 2), tl.arange(0, width)
-    even = pointer + (2 * pair)[None, :] * width + feature[:, None]
-    return tl.load(even), tl.load(even + width)
+def load_square_t(pointer, width: tl.constexpr):
+    """Return the same transposed."""
+    row, column = tl.arange(0, width)[:, None], tl.arange(0, width)[None, :]
+    return tl.load(pointer + column * width + row)
 
 
 @triton.jit
-def load_pairs(pointer, tokens, stride, num_tokens, width: tl.constexpr):
-    """Return even and odd features of tokens, `[C, I]` each in fp32; tokens beyond the frame are 0."""
-    pair, inside = tl.arange(0, width // 2), (tokens < num_tokens)[:, None]
-    even = pointer + tokens[:, None] * stride + (2 * pair)[None, :]
-    return (
-        tl.load(even, mask=inside, other=0.0).to(tl.float32),
-        tl.load(even + 1, mask=inside, other=0.0).to(tl.float32),
-    )
+def store_square_t(pointer, x, width: tl.constexpr):
+    """Store one head's matrix `[D, D]`, given transposed."""
+    row, column = tl.arange(0, width)[:, None], tl.arange(0, width)[None, :]
+    tl.store(pointer + column * width + row, x)
 
 
 @triton.jit
-def store_rows(pointer, x, tokens, stride, num_tokens, width: tl.constexpr):
-    """Store features of tokens, `[C, width]`."""
-    at = pointer + tokens[:, None] * stride + tl.arange(0, width)[None, :]
-    tl.store(at, x, mask=(tokens < num_tokens)[:, None])
+def load_tokens(pointer, rows, inside, width: tl.constexpr, precision: tl.constexpr):
+    """Return tokens `[C, width]` from where their `rows` `[C]` begin, those not `inside` as 0.
+
+    In fp32, but for products in bf16: those take what comes in bf16 as it is.
+    """
+    at = pointer + rows[:, None] + tl.arange(0, width)[None, :]
+    x = tl.load(at, mask=inside[:, None], other=0.0)
+    return x if precision == "bf16" else x.to(tl.float32)
 
 
 @triton.jit
-def turn_pairs(even, odd, cos, sin, axis: tl.constexpr):
-    """Return pairs turned and of unit length, that length's inverse, and whether it was no limit."""
-    squares = tl.sum(even * even, axis=axis, keep_dims=True) + tl.sum(odd * odd, axis=axis, keep_dims=True)
-    length = tl.sqrt(squares)
-    inverse = 1.0 / tl.maximum(length, SHORTEST)
-    turned_even, turned_odd = (even * cos - odd * sin) * inverse, (even * sin + odd * cos) * inverse
-    return turned_even, turned_odd, inverse, length > SHORTEST
+def load_transposed(x, pointer, rows, inside, width: tl.constexpr, precision: tl.constexpr):
+    """Return the transpose `[width, C]` of what `load_tokens` gave: products in TF32 want it from memory."""
+    if precision == "bf16":
+        x_t = tl.trans(x)
+    else:
+        at = pointer + rows[None, :] + tl.arange(0, width)[:, None]
+        x_t = tl.load(at, mask=inside[None, :], other=0.0).to(tl.float32)
+    return x_t
 
 
 @triton.jit
-def map_tokens(x, weight_pointer, width: tl.constexpr, block: tl.constexpr, precision: tl.constexpr):
-    """Return even and odd outputs `[C, I]` of one head's map of tokens `[C, D]`."""
-    even, odd = load_weight_t(weight_pointer, width)
-    zeros = tl.zeros([block, width // 2], tl.float32)
-    return multiply(x, even, zeros, precision), multiply(x, odd, zeros, precision)
+def store_tokens(pointer, x, rows, inside, width: tl.constexpr):
+    """Store tokens `[C, width]` where their `rows` `[C]` begin."""
+    tl.store(pointer + rows[:, None] + tl.arange(0, width)[None, :], x, mask=inside[:, None])
 
 
 @triton.jit
-def turn_gradient(even, odd, d_even, d_odd, cos, sin, inverse, is_long, weight):
-    """Return the gradient of pairs `[C, I]` before `turn_pairs`, from that after it times `weight`.
+def split_pairs(x):
+    """Return even and odd features of tokens `[C, D]`, `[C, I]` each; of turns, cosines and sines."""
+    return tl.split(tl.reshape(x, [x.shape[0], x.shape[1] // 2, 2]))
+
+
+@triton.jit
+def turn_pairs(x, cos, sin):
+    """Return tokens `[C, D]` turned and of unit length, by cosines and sines `[C, I]`.
+
+    What belongs to a whole token is applied to all features at once, here and in the gradient: on halves of
+    them the compiler would lay them out anew.
 
     Returns:
-        Gradients of even and odd features and of the angles, `[C, I]` each, and the product of the given
-        gradient with what `turn_pairs` returned, `[C, 1]`, without the weight.
+        The tokens, the inverse of their length `[C, 1]`, and whether that was no limit.
     """
-    along = tl.sum(d_even * even, axis=1, keep_dims=True) + tl.sum(d_odd * odd, axis=1, keep_dims=True)
-    lengthwise = tl.where(is_long, along, 0.0)
-    d_even, d_odd = (d_even - even * lengthwise) * weight, (d_odd - odd * lengthwise) * weight
-    d_angle = d_odd * even - d_even * odd
-    d_even, d_odd = d_even * inverse, d_odd * inverse
-    return d_even * cos + d_odd * sin, d_odd * cos - d_even * sin, d_angle, along
+    length = tl.sqrt(tl.sum(x * x, axis=1, keep_dims=True))
+    inverse = 1.0 / tl.maximum(length, SHORTEST)
+    even, odd = split_pairs(x)
+    return tl.interleave(even * cos - odd * sin, even * sin + odd * cos) * inverse, inverse, length > SHORTEST
 
 
 @triton.jit
-def store_map(pointer, even_t, odd_t, width: tl.constexpr):
-    """Store the gradient of one head's map, given transposed, `[D, I]` for even and for odd outputs."""
-    pair, features = tl.arange(0, width // 2), tl.arange(0, width)
-    even = pointer + (2 * pair)[None, :] * width + features[:, None]
-    tl.store(even, even_t)
-    tl.store(even + width, odd_t)
+def turn_gradient(unit, d_unit, cos, sin, inverse, is_long, weight):
+    """Return the gradient `[C, D]` of what `turn_pairs` took, from that of what it returned times `weight`.
+
+    Returns:
+        The gradients of the tokens `[C, D]` and of the angles `[C, I]`, and the product of the given
+        gradient with what `turn_pairs` returned, `[C]`, without the weight.
+    """
+    along = tl.sum(d_unit * unit, axis=1)
+    across = (d_unit - unit * tl.where(is_long, along[:, None], 0.0)) * weight
+    even, odd = split_pairs(unit)
+    d_even, d_odd = split_pairs(across)
+    d_angle = d_odd * even - d_even * odd
+    return tl.interleave(d_even * cos + d_odd * sin, d_odd * cos - d_even * sin) * inverse, d_angle, along
 
 
 @triton.jit
@@ -117,27 +130,33 @@ def map_heads_forward(
     turn_frame,
     turn_token,
     turn_head,
+    total_tokens,  # P * N
     num_tokens: tl.constexpr,
     num_heads: tl.constexpr,
     width: tl.constexpr,
     block: tl.constexpr,
+    span: tl.constexpr,
     turns: tl.constexpr,
     precision: tl.constexpr,
 ):
-    """Store the mapped tokens, with `turns` turned and of unit length; one program per head and C tokens."""
-    frame_head = tl.program_id(0).to(tl.int64)
-    frame, head = frame_head // num_heads, frame_head % num_heads
-    tokens = tl.program_id(1) * block + tl.arange(0, block)
-    x_pointer += frame * x_frame + head * x_head
-    x = load_rows(x_pointer, tokens, tl.arange(0, width), x_token, num_tokens)
-    even, odd = map_tokens(x, weight_pointer + head * width * width, width, block, precision)
-    if turns:
-        turn_pointer += frame * turn_frame + head * turn_head
-        cos, sin = load_pairs(turn_pointer, tokens, turn_token, num_tokens, width)
-        even, odd, _, _ = turn_pairs(even, odd, cos, sin, 1)
-    out_pointer += (frame * num_tokens * num_heads + head) * width
-    out = tl.interleave(even, odd)
-    store_rows(out_pointer, out, tokens, num_heads * width, num_tokens, width)
+    """Store the mapped tokens, with `turns` turned and of unit length; one program per head and some steps.
+
+    A step takes C tokens, of as many frames as they belong to.
+    """
+    head = tl.program_id(0)
+    weight_t = load_square_t(weight_pointer + head * width * width, width)
+    for step in range(span):
+        tokens = (tl.program_id(1) * span + step) * block + tl.arange(0, block)
+        frame, place, inside = (tokens // num_tokens).to(tl.int64), tokens % num_tokens, tokens < total_tokens
+        rows = frame * x_frame + place * x_token + head * x_head
+        x = load_tokens(x_pointer, rows, inside, width, precision)
+        out = multiply(x, weight_t, tl.zeros([block, width], tl.float32), precision)
+        if turns:
+            turn_rows = frame * turn_frame + place * turn_token + head * turn_head
+            cos, sin = split_pairs(load_tokens(turn_pointer, turn_rows, inside, width, precision))
+            out, _, _ = turn_pairs(out, cos, sin)
+        own = (tokens.to(tl.int64) * num_heads + head) * width
+        store_tokens(out_pointer, out, own, inside, width)
 
 
 @triton.jit
@@ -147,7 +166,7 @@ def map_heads_gradient(
     turn_pointer,
     d_out_pointer,  # [P, N, H, D]
     dx_pointer,  # [P, N, H, D]
-    d_weight_pointer,  # [P / span, H, D out, D in], what each span of frames adds
+    d_weight_pointer,  # [parts, H, D out, D in], what each span of steps adds
     d_angle_pointer,  # [P, N, H, I]
     x_frame,
     x_token,
@@ -155,6 +174,7 @@ def map_heads_gradient(
     turn_frame,
     turn_token,
     turn_head,
+    total_tokens,  # P * N
     num_tokens: tl.constexpr,
     num_heads: tl.constexpr,
     width: tl.constexpr,
@@ -163,38 +183,28 @@ def map_heads_gradient(
     turns: tl.constexpr,
     precision: tl.constexpr,
 ):
-    """Store the gradients of x, the map and the angles; one program per head and span of frames."""
+    """Store the gradients of x, the map and the angles; one program per head and span of steps."""
     head = tl.program_id(0)
-    features = tl.arange(0, width)
     weight_pointer += head * width * width
-    weight_even, weight_odd = load_weight(weight_pointer, width)
-    d_even_t = tl.zeros([width, width // 2], tl.float32)  # of the map, transposed
-    d_odd_t = tl.zeros([width, width // 2], tl.float32)
-    for index in range(span):
-        frame = (tl.program_id(1) * span + index).to(tl.int64)
-        x_own = x_pointer + frame * x_frame + head * x_head
-        own = frame * num_tokens * num_heads + head
-        for start in range(0, num_tokens, block):
-            tokens = start + tl.arange(0, block)
-            d_even, d_odd = load_pairs(
-                d_out_pointer + own * width, tokens, num_heads * width, num_tokens, width
-            )
-            if turns:
-                x = load_rows(x_own, tokens, features, x_token, num_tokens)
-                even, odd = map_tokens(x, weight_pointer, width, block, precision)
-                turn_own = turn_pointer + frame * turn_frame + head * turn_head
-                cos, sin = load_pairs(turn_own, tokens, turn_token, num_tokens, width)
-                even, odd, inverse, is_long = turn_pairs(even, odd, cos, sin, 1)
-                d_even, d_odd, d_angle, _ = turn_gradient(
-                    even, odd, d_even, d_odd, cos, sin, inverse, is_long, 1.0
-                )
-                angles = d_angle_pointer + own * (width // 2)
-                store_rows(angles, d_angle, tokens, num_heads * (width // 2), num_tokens, width // 2)
-            dx = multiply(d_even, weight_even, tl.zeros([block, width], tl.float32), precision)
-            dx = multiply(d_odd, weight_odd, dx, precision)
-            store_rows(dx_pointer + own * width, dx, tokens, num_heads * width, num_tokens, width)
-            x_t = load_columns(x_own, tokens, features, x_token, num_tokens)  # [D, C]
-            d_even_t = multiply(x_t, d_even, d_even_t, precision)
-            d_odd_t = multiply(x_t, d_odd, d_odd_t, precision)
+    weight, weight_t = load_square(weight_pointer, width), load_square_t(weight_pointer, width)
+    d_weight_t = tl.zeros([width, width], tl.float32)  # [D in, D out]
+    for step in range(span):
+        tokens = (tl.program_id(1) * span + step) * block + tl.arange(0, block)
+        frame, place, inside = (tokens // num_tokens).to(tl.int64), tokens % num_tokens, tokens < total_tokens
+        rows = frame * x_frame + place * x_token + head * x_head
+        own = tokens.to(tl.int64) * num_heads + head
+        x = load_tokens(x_pointer, rows, inside, width, precision)
+        x_t = load_transposed(x, x_pointer, rows, inside, width, precision)
+        d_out = load_tokens(d_out_pointer, own * width, inside, width, precision)
+        if turns:
+            mapped = multiply(x, weight_t, tl.zeros([block, width], tl.float32), precision)
+            turn_rows = frame * turn_frame + place * turn_token + head * turn_head
+            cos, sin = split_pairs(load_tokens(turn_pointer, turn_rows, inside, width, precision))
+            unit, inverse, is_long = turn_pairs(mapped, cos, sin)
+            d_out, d_angle, _ = turn_gradient(unit, d_out, cos, sin, inverse, is_long, 1.0)
+            store_tokens(d_angle_pointer, d_angle, own * (width // 2), inside, width // 2)
+        dx = multiply(d_out, weight, tl.zeros([block, width], tl.float32), precision)
+        store_tokens(dx_pointer, dx, own * width, inside, width)
+        d_weight_t = multiply(x_t, d_out, d_weight_t, precision)
     d_weight_pointer += (tl.program_id(1) * num_heads + head).to(tl.int64) * width * width
-    store_map(d_weight_pointer, d_even_t, d_odd_t, width)
+    store_square_t(d_weight_pointer, d_weight_t, width)

@@ -8,7 +8,7 @@ That of `kernels.gpu.attend` is there; its settings are here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,26 +28,27 @@ class LayerConfig:
     """Launch settings of the kernels of a layer; all give the same numbers up to rounding.
 
     Attributes:
-        precision: How operands are multiplied: "tf32x3" (about fp32), "tf32" or "ieee".
+        precision: How operands are multiplied: "tf32x3" (about fp32), "tf32", "ieee" or, rounded, "bf16".
         norm: `modulate_forward`; its block size is the tokens of a program.
         norm_gradient: `modulate_gradient`; its block size is the tokens of a step.
         turned: `turned_norm_forward`; the tokens of a program.
         turned_gradient: `turned_norm_gradient`; the tokens of a step.
-        heads: `map_heads_forward`; the tokens of a program.
+        heads: `map_heads_forward`; the tokens of a step.
         heads_gradient: `map_heads_gradient`; the tokens of a step.
-        recall: `recall_forward`; the tokens of a program.
+        recall: `recall_forward`; the tokens of a step.
         recall_gradient: `recall_gradient`; the tokens of a step.
         attend: `attend_forward` of `kernels.gpu.attend`; the queries of a step.
         attend_gradient: `attend_gradient` there; the queries of a step.
         programs: Minimum of programs that a gradient of maps is cut into, if there are so many heads of all
             frames. More fill a card better, fewer leave less to add up.
+        forward_programs: The same for `map_heads_forward`, where fewer load a map less often.
     """
 
     precision: str = "tf32x3"
-    norm: LaunchConfig = LaunchConfig(4, 4)
-    norm_gradient: LaunchConfig = LaunchConfig(4, 4)
-    turned: LaunchConfig = LaunchConfig(4, 4)
-    turned_gradient: LaunchConfig = LaunchConfig(4, 4)
+    norm: LaunchConfig = LaunchConfig(8, 4)
+    norm_gradient: LaunchConfig = LaunchConfig(1, 1, 3)
+    turned: LaunchConfig = LaunchConfig(2, 4)
+    turned_gradient: LaunchConfig = LaunchConfig(1, 1, 3)
     heads: LaunchConfig = LaunchConfig(32, 4)
     heads_gradient: LaunchConfig = LaunchConfig(16, 4)
     recall: LaunchConfig = LaunchConfig(32, 4)
@@ -55,16 +56,37 @@ class LayerConfig:
     attend: LaunchConfig = LaunchConfig(128, 8)
     attend_gradient: LaunchConfig = LaunchConfig(128, 8)
     programs: int = 792
+    forward_programs: int = 2376
 
 
 DEFAULT = LayerConfig()
-HALF = LayerConfig("tf32", attend_gradient=LaunchConfig(128, 8, 1, 128))
-"""For operands that come in 16 bits, which TF32 holds exactly."""
+FP16 = LayerConfig("tf32", attend_gradient=LaunchConfig(128, 8, 1, 128))
+"""For operands that come in fp16, which TF32 holds exactly."""
+HALF = LayerConfig(
+    "bf16",
+    heads=LaunchConfig(64, 4, 2),
+    heads_gradient=LaunchConfig(64, 4, 2),
+    recall=LaunchConfig(64, 4, 2),
+    recall_gradient=LaunchConfig(64, 4, 2),
+    attend_gradient=LaunchConfig(128, 8, 1, 128),
+)
+"""For operands that come in bf16. Maps, states and what is multiplied by them are rounded to it, as under
+autocast; lengths, angles, sums and what a key has along its own gradient stay in fp32."""
+
+
+WIDE = replace(HALF, heads_gradient=LaunchConfig(32, 8, 2), recall_gradient=LaunchConfig(16, 8))
+"""For heads of 128 in bf16, compiled but not yet measured: what `HALF` has would spill."""
 
 
 def default_for(x: Tensor) -> LayerConfig:
     """Return the default settings for tokens of this kind."""
-    return DEFAULT if x.dtype == torch.float32 else HALF
+    return {torch.float32: DEFAULT, torch.float16: FP16}.get(x.dtype, HALF)
+
+
+def _heads_default_for(x: Tensor) -> LayerConfig:
+    """Return the default settings for tokens `[..., H, D]`."""
+    config = default_for(x)
+    return WIDE if config is HALF and x.shape[-1] > 64 else config
 
 
 def _frames_of(x: Tensor, axes: int) -> Tensor:
@@ -160,6 +182,7 @@ def modulate_backward(
         **_norm_sizes(frames, config.norm_gradient.block_size),
         adds=adds,
         carries=d_sum is not None,
+        stages=config.norm_gradient.num_stages,
         **config.norm_gradient.options(),
     )
     return dx, d_branch, d_gate, d_shift, d_scale
@@ -206,6 +229,7 @@ def turned_norm_backward(
         *(incoming if d_normed is None else d_normed.contiguous(), incoming, dx, parts),
         **_turned_sizes(frames, turn, config.turned_gradient.block_size),
         keeps=d_normed is not None,
+        stages=config.turned_gradient.num_stages,
         **config.turned_gradient.options(),
     )
     return dx, parts.sum(0)
@@ -234,27 +258,39 @@ def _span(frames: int, heads: int, programs: int) -> int:
     return max(span for span in range(1, max(1, frames * heads // programs) + 1) if frames % span == 0)
 
 
+def _map_sizes(x: Tensor, launch_config: LaunchConfig, programs: int) -> dict[str, int]:
+    """Return the constants of a map of `x` `[P, N, H, D]`, cut into at least so many programs."""
+    num_frames, tokens, heads, width = x.shape
+    steps = -(-num_frames * tokens // launch_config.block_size)
+    sizes = {"num_tokens": tokens, "num_heads": heads, "width": width, "block": launch_config.block_size}
+    return sizes | {"span": max(1, steps * heads // programs)}
+
+
+def _map_parts(x: Tensor, sizes: dict[str, int]) -> int:
+    """Return how many spans of steps there are for each head."""
+    return -(-x.shape[0] * x.shape[1] // (sizes["block"] * sizes["span"]))
+
+
 def _angles_like(angles: Tensor, turn: Tensor) -> Tensor:
-    """Return the gradient of the angles `[P, N, H, I]` summed over heads that share them, as `turn` is."""
-    summed = angles if turn.shape[-3] > 1 or angles.shape[-2] == 1 else angles.sum(-2, keepdim=True)
-    return summed.reshape(turn.shape[:-1])
+    """Return the gradient of angles `[P, T, H, I]`, summed over the streams and heads that share one."""
+    by_stream = angles.unflatten(1, (-1, turn.shape[-4]))  # [P, S, N, H, I]
+    shared = [1] if turn.shape[-3] > 1 else [1, 3]
+    return by_stream.sum(shared, dtype=turn.dtype).reshape(turn.shape[:-1])
 
 
 def map_heads(x: Tensor, weight: Tensor, turn: Tensor | None, config: LayerConfig | None = None) -> Tensor:
     """Return `[..., N, H, D]` in fp32; see `kernels.layers.map_heads`."""
-    config = config or default_for(x)
+    config = config or _heads_default_for(x)
     frames = _heads_of(x)
-    num_frames, tokens, heads, width = frames.shape
     turns = frames.new_empty(1, 1, 1, 1, 2) if turn is None else _turns_of(turn)
+    sizes = _map_sizes(frames, config.heads, config.forward_programs)
     out = x.new_empty(x.shape, dtype=torch.float32)
     launch(
         map_heads_forward,
-        (num_frames * heads, -(-tokens // config.heads.block_size)),
+        (frames.shape[2], _map_parts(frames, sizes)),
         *(frames, weight.contiguous(), turns, out, *frames.stride()[:3], *_turn_strides(turns)),
-        num_tokens=tokens,
-        num_heads=heads,
-        width=width,
-        block=config.heads.block_size,
+        frames.shape[0] * frames.shape[1],
+        **sizes,
         turns=turn is not None,
         precision=config.precision,
         **config.heads.options(),
@@ -266,24 +302,20 @@ def map_heads_backward(
     x: Tensor, weight: Tensor, turn: Tensor | None, d_out: Tensor, config: LayerConfig | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x, the weight and the angles `[..., N, H or 1, I]` (empty without turns)."""
-    config = config or default_for(x)
+    config = config or _heads_default_for(x)
     frames = _heads_of(x)
     num_frames, tokens, heads, width = frames.shape
     turns = frames.new_empty(1, 1, 1, 1, 2) if turn is None else _turns_of(turn)
-    span = _span(num_frames, heads, config.programs)
-    parts = weight.new_empty(num_frames // span, *weight.shape)
+    sizes = _map_sizes(frames, config.heads_gradient, config.programs)
+    parts = weight.new_empty(_map_parts(frames, sizes), *weight.shape)
     dx = x.new_empty(x.shape)
     d_angle = weight.new_empty(num_frames if turn is not None else 0, tokens, heads, width // 2)
     launch(
         map_heads_gradient,
         (heads, len(parts)),
         *(frames, weight.contiguous(), turns, d_out.contiguous(), dx, parts, d_angle),
-        *(*frames.stride()[:3], *_turn_strides(turns)),
-        num_tokens=tokens,
-        num_heads=heads,
-        width=width,
-        block=config.heads_gradient.block_size,
-        span=span,
+        *(*frames.stride()[:3], *_turn_strides(turns), num_frames * tokens),
+        **sizes,
         turns=turn is not None,
         precision=config.precision,
         **config.heads_gradient.options(),
@@ -301,13 +333,13 @@ def recall(
     config: LayerConfig | None = None,
 ) -> Tensor:
     """Return `[..., T, H, D]` in the dtype of `local`; see `kernels.layers.recall`."""
-    config = config or default_for(q)
+    config = config or _heads_default_for(q)
     frames, near, turns = _heads_of(q), _heads_of(local), _turns_of(turn)
     num_frames, tokens, heads, width = frames.shape
     out = local.new_empty(local.shape)
     launch(
         recall_forward,
-        (num_frames * heads, -(-tokens // config.recall.block_size)),
+        (num_frames * heads,),
         *(frames, weight.contiguous(), turns, state.contiguous(), gate.contiguous(), near, out),
         *(*frames.stride()[:3], *_turn_strides(turns), *near.stride()[:3], width**-0.5),
         num_tokens=tokens,
@@ -331,13 +363,16 @@ def recall_backward(
     config: LayerConfig | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of q, the weight, the angles `[..., N, H or 1, I]`, the state and the gate."""
-    config = config or default_for(q)
+    config = config or _heads_default_for(q)
     frames, turns = _heads_of(q), _turns_of(turn)
     num_frames, tokens, heads, width = frames.shape
     span = _span(num_frames, heads, config.programs)
     parts = weight.new_empty(num_frames // span, *weight.shape)
     dq, d_state, d_gate = q.new_empty(q.shape), state.new_empty(state.shape), gate.new_empty(gate.shape)
-    d_angle = weight.new_empty(num_frames, turns.shape[1], heads, width // 2)
+    # Beside tokens in bf16 so are these: what streams and heads that share an angle add is summed in fp32.
+    d_angle = weight.new_empty(
+        *frames.shape[:-1], width // 2, dtype=q.dtype if q.dtype == torch.bfloat16 else None
+    )
     launch(
         recall_gradient,
         (heads, len(parts)),

@@ -6,7 +6,8 @@ dh = dy * scale,    ds += (dh - mean(dh) - h * mean(dh * h)) / sqrt(var(s) + eps
 dbranch = gate * ds,    dgate = sum(branch * ds),    dscale = sum(dy * h),    dshift = sum(dy)
 
 The sums run over the tokens of a frame, means over features. Statistics are computed from s again in the
-gradient, which reads it anyway.
+gradient, which reads it anyway. A program of one warp waits for no other in a mean: in the gradient it takes
+one token at a time, while those after it are on their way.
 """
 
 # P frames of all sequences and streams, N tokens of one frame, D width, R tokens of a step
@@ -96,6 +97,7 @@ def modulate_gradient(
     eps: tl.constexpr,
     adds: tl.constexpr,
     carries: tl.constexpr,
+    stages: tl.constexpr,
 ):
     """Store all gradients of a frame; one program per frame. With `adds` x is the sum.
 
@@ -109,7 +111,7 @@ def modulate_gradient(
     if adds:
         gate = load_frame(gate_pointer + frame * gate_frame, columns, width)
         d_gate = tl.zeros([rows, padded], tl.float32)
-    for start in range(0, num_tokens, rows):
+    for start in tl.range(0, num_tokens, rows, num_stages=stages):
         tokens = start + tl.arange(0, rows)
         inside = (tokens < num_tokens)[:, None] & (columns < width)[None, :]
         tile = tokens[:, None] * width + columns[None, :]

@@ -22,11 +22,15 @@ import triton.language as tl
 
 
 @triton.jit
-def load_turns(pointer, tokens, inside, head_pairs: tl.constexpr, padded: tl.constexpr):
-    """Return cosine and sine of every pair of tokens, `[R, padded / 2]` each; heads share them."""
-    pair = tl.arange(0, padded // 2)
-    at = pointer + (tokens[:, None] * head_pairs + (pair % head_pairs)[None, :]) * 2
-    return tl.load(at, mask=inside, other=0.0), tl.load(at + 1, mask=inside, other=0.0)
+def load_turns(pointer, tokens, inside, head_pairs: tl.constexpr, rows: tl.constexpr, padded: tl.constexpr):
+    """Return cosine and sine of every pair of tokens, `[R, padded / 2]` each; heads share them.
+
+    Both are loaded at once, side by side as they lie: a thread then holds those of the features it has.
+    """
+    width: tl.constexpr = 2 * head_pairs
+    at = pointer + tokens[:, None] * width + (tl.arange(0, padded) % width)[None, :]
+    turns = tl.load(at, mask=inside, other=0.0)
+    return tl.split(tl.reshape(turns, [rows, padded // 2, 2]))
 
 
 @triton.jit
@@ -60,7 +64,7 @@ def turned_norm_forward(
     y = x * tl.rsqrt(tl.sum(x * x, axis=1) / width + eps)[:, None] * weight[None, :]
     if keeps:
         tl.store(normed_pointer + tile, y, mask=inside)
-    cos, sin = load_turns(turn_pointer, tokens, (tokens < num_tokens)[:, None], head_pairs, padded)
+    cos, sin = load_turns(turn_pointer, tokens, inside, head_pairs, rows, padded)
     tl.store(turned_pointer + tile, turn_rows(y, cos, sin, rows, padded), mask=inside)
 
 
@@ -80,17 +84,18 @@ def turned_norm_gradient(
     rows: tl.constexpr,
     eps: tl.constexpr,
     keeps: tl.constexpr,
+    stages: tl.constexpr,
 ):
     """Store the gradients of x and of the weight; one program per frame."""
     frame, columns = tl.program_id(0).to(tl.int64), tl.arange(0, padded)
     weight = tl.load(weight_pointer + columns, mask=columns < width, other=0.0).to(tl.float32)[None, :]
     d_weight = tl.zeros([rows, padded], tl.float32)
-    for start in range(0, num_tokens, rows):
+    for start in tl.range(0, num_tokens, rows, num_stages=stages):
         tokens = start + tl.arange(0, rows)
         inside = (tokens < num_tokens)[:, None] & (columns < width)[None, :]
         tile = (frame * num_tokens + tokens)[:, None] * width + columns[None, :]
         d_turned = tl.load(d_turned_pointer + tile, mask=inside, other=0.0).to(tl.float32)
-        cos, sin = load_turns(turn_pointer, tokens, (tokens < num_tokens)[:, None], head_pairs, padded)
+        cos, sin = load_turns(turn_pointer, tokens, inside, head_pairs, rows, padded)
         dy = turn_rows(d_turned, cos, -sin, rows, padded)
         if keeps:
             dy += tl.load(d_normed_pointer + tile, mask=inside, other=0.0).to(tl.float32)

@@ -23,6 +23,7 @@ from kernels.gpu import attend as triton_attend
 from kernels.gpu import layers as triton_layers
 from kernels.selection import using
 from tests.kernels.candidates import difference, layer_configs
+from tests.kernels.interpreter import round_bf16
 from worldsim.model.config import DenoiserConfig, MemoryKeys
 from worldsim.model.denoiser import Denoiser
 
@@ -174,8 +175,21 @@ def half_precision() -> dict[str, float]:
     return results | {"to half": difference((norm.double(),), (expected,))}
 
 
+def in_bf16() -> dict[str, float]:
+    """Tokens in bf16, and so the operands of every product; a step has tokens of several frames."""
+    q, weight, angles, state, gate, local = make_recall((3, 2, 20, 2, 32), "cpu")
+    tokens, near, gates = q.bfloat16(), local.bfloat16(), gate.bfloat16()
+    given = (tokens, weight, angles, state, gates, near)
+    results = {f"recall {n}": e for n, e in compare(recall, given).items()}
+    results |= {f"keys {n}": e for n, e in compare(turn_heads, (tokens[:, :20], weight, angles)).items()}
+    return results | {f"values {n}": e for n, e in compare(map_heads, (tokens[:, :20], weight)).items()}
+
+
 def candidates() -> dict[str, float]:
-    """All launch settings that a card is to choose from, on several frames for each program."""
+    """All blocks that a card is to choose from, on several frames for each program.
+
+    The interpreter knows no warps, stages and registers: settings that differ in those alone are one to it.
+    """
     x, branch, gate, shift, scale = make_modulation((2, 6, 32), "cpu")
     q, weight, angles, state, opening, local = make_recall((4, 2, 20, 1, 32), "cpu")
     turn, results = turns(angles), {}
@@ -197,14 +211,14 @@ def candidates() -> dict[str, float]:
         "attend_gradient": lambda c: triton_attend.attend_backward(*frame, frame[0], c),
     }
     first = {name: run(triton_layers.DEFAULT) for name, run in kernels.items()}
-    standard = asdict(triton_layers.HALF)
+    exact = {"precision": triton_layers.DEFAULT.precision, "programs": 2, "forward_programs": 2}
     for config in layer_configs():
-        settings = asdict(config)
-        changed = [name for name in kernels if settings[name] != standard[name]] or list(kernels)
-        for name in changed:
-            given = kernels[name](replace(config, programs=2))
-            both = (each if isinstance(each, tuple) else (each,) for each in (given, first[name]))
-            results[f"{name}: {config}"] = difference(*both)
+        for name, run in kernels.items():
+            label = f"{name}: blocks of {asdict(config)[name]['block_size']}"
+            if label not in results:
+                given = run(replace(config, **exact))
+                both = (each if isinstance(each, tuple) else (each,) for each in (given, first[name]))
+                results[label] = difference(*both)
     return results
 
 
@@ -284,8 +298,9 @@ def networks() -> dict[str, dict[str, float]]:
 def main() -> None:
     torch.use_deterministic_algorithms(True)  # fills what nothing was written to with NaN
     assert torch.empty(3).isnan().all() and torch.ones(1).new_empty(3).isnan().all()
+    round_bf16()
     report = norms() | heads() | frames() | networks()
-    for check in (no_length, other_layouts, half_precision, candidates, opcheck, compiled):
+    for check in (no_length, other_layouts, half_precision, in_bf16, candidates, opcheck, compiled):
         report[check.__name__] = check()
     sys.stdout.write(json.dumps(report))
 

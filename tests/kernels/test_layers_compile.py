@@ -42,7 +42,7 @@ OWN = {
     "heads": ("x_pointer",),
     "heads_gradient": ("x_pointer", "dx_pointer"),
     "recall": ("out_pointer", "gate_pointer"),
-    "recall_gradient": ("d_out_pointer", "gate_pointer", "d_gate_pointer"),
+    "recall_gradient": ("d_out_pointer", "gate_pointer", "d_gate_pointer", "d_angle_pointer"),
     "attend": ("k_pointer", "v_pointer", "out_pointer"),
     "attend_gradient": ("k_pointer", "v_pointer", "d_out_pointer", "dk_pointer", "dv_pointer"),
 }
@@ -73,6 +73,7 @@ def compile_layer(
         "keeps": True,
         "rows": launch.block_size,
         "block": launch.block_size,
+        "stages": launch.num_stages,
         "span": 4,
         "eps": 1e-6,
         "turns": True,

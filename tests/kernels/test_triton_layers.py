@@ -13,6 +13,7 @@ from kernels.benchmark.inputs import make_attention, make_modulation, make_recal
 
 TOLERANCE = 1e-5  # fp32; the interpreter multiplies in fp32
 TOLERANCE_FP16 = 1e-3  # results rounded to 11 bits
+TOLERANCE_BF16 = 2**-8  # operands and results rounded to 8 bits, half of the last at most each
 TOLERANCE_ON_GPU = 1e-3  # fp32 operands, products in three of TF32
 TOLERANCE_OF_BF16 = 1e-2  # operands and results of 8 bits
 
@@ -54,6 +55,12 @@ def test_16_bits_cost_their_rounding(interpreted_layers: dict[str, dict[str, flo
     errors = interpreted_layers["half_precision"]
     assert any(error > TOLERANCE for error in errors.values())
     assert all(error < TOLERANCE_FP16 for error in errors.values()), errors
+
+
+@pytest.mark.slow
+def test_products_in_bf16_cost_their_rounding(interpreted_layers: dict[str, dict[str, float]]) -> None:
+    errors = interpreted_layers["in_bf16"]
+    assert all(TOLERANCE_FP16 < error < TOLERANCE_BF16 for error in errors.values()), errors
 
 
 @pytest.mark.slow

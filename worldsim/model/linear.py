@@ -16,6 +16,9 @@ from torch.nn import functional
 
 from worldsim.model.config import PATCH
 
+OUTPUTS = 8
+"""Of whose multiple the outputs of a product in 16 bits have to be, for a GPU to load 16 bytes at a time."""
+
 
 def at_least_fp32(x: Tensor) -> Tensor:
     """Return `x` in fp32, or wider as it is: the state's arithmetic is never done in half precision."""
@@ -76,6 +79,27 @@ class Linear(nn.Linear):
             return self.packed(x, gelu=gelu)
         out = functional.linear(x, self.weight, self.bias)
         return functional.gelu(out, approximate="tanh") if gelu else out
+
+
+def map_together(layers: Sequence[Linear], x: Tensor) -> list[Tensor]:
+    """Apply several narrow layers in one product: of few outputs each they take a GPU as long as wide ones.
+
+    Args:
+        layers: Layers with the same input, on the device and in the dtype of the first.
+        x: `[..., in]`.
+
+    Returns:
+        What each layer gives, `[..., out]`: parts of one tensor.
+    """
+    sizes = [layer.out_features for layer in layers]
+    padding = -sum(sizes) % OUTPUTS
+    weight = functional.pad(torch.cat([layer.weight for layer in layers]), (0, 0, 0, padding))
+    biases = [
+        layer.weight.new_zeros(size) if layer.bias is None else layer.bias
+        for layer, size in zip(layers, sizes, strict=True)
+    ]
+    out = functional.linear(x.to(weight.dtype), weight, functional.pad(torch.cat(biases), (0, padding)))
+    return list(out[..., : sum(sizes)].split(sizes, dim=-1))
 
 
 class FeedForward(nn.Sequential):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from worldsim.model.linear import FeedForward, Linear, Packed, can_pack
+from worldsim.model.linear import FeedForward, Linear, Packed, can_pack, map_together
 
 BF16_STEP = 2.0**-8
 """Relative rounding error of bf16: it keeps 8 bits."""
@@ -26,6 +26,23 @@ def linear(dim: int, out: int, *, bias: bool = True, dtype: torch.dtype = torch.
     if bias:
         torch.nn.init.normal_(layer.bias)
     return layer.to(dtype).requires_grad_(False)
+
+
+@pytest.mark.parametrize("sizes", [(6, 6, 6), (8,), (3, 5)], ids=str)
+def test_narrow_layers_give_together_what_each_gives(sizes: tuple[int, ...]) -> None:
+    layers = [
+        linear(32, size, bias=index == 1, dtype=torch.float64).requires_grad_()
+        for index, size in enumerate(sizes)
+    ]
+    x = inputs(2, 5, 32, dtype=torch.float64).requires_grad_()
+    leaves = [x, *(weight for layer in layers for weight in layer.parameters())]
+    found = []
+    for outs in (map_together(layers, x), [layer(x) for layer in layers]):
+        assert [out.shape for out in outs] == [(2, 5, size) for size in sizes]
+        loss = torch.stack([out.square().sum() * (1 + index) for index, out in enumerate(outs)]).sum()
+        found.append([*outs, *torch.autograd.grad(loss, leaves)])
+    for together, alone in zip(*found, strict=True):
+        torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
 
 
 @needs_bf16_units

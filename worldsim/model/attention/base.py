@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kernels import layers
-from worldsim.model.linear import Linear, Packed, at_least_fp32, can_pack
+from worldsim.model.linear import Linear, Packed, at_least_fp32, can_pack, map_together
 from worldsim.model.rotary import rotate
 
 LONG = 2560
@@ -124,7 +124,9 @@ def project_turned(
         q and k, normalised; the same turned; v, `[G, N, H, D]` each in the dtype of the products; and what
         the other layers gave, `[G, N, H]` each.
     """
-    q, k, v, *others = (layer(x) for layer in attention.inputs())
+    wide, narrow = attention.inputs()[:3], attention.inputs()[3:]
+    q, k, v = (layer(x) for layer in wide)
+    others = map_together(narrow, x) if narrow else []
     pairs = zip((q, k), attention.norms(), strict=True)
     parts = [layers.turned_norm(part, weight, turn, keeps=keeps) for part, weight in pairs]
     heads = (attention.num_heads, -1)

@@ -1,0 +1,34 @@
+"""Products and rounding in bf16 for Triton's interpreter, which multiplies bits and cuts the others off."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from triton import language as tl
+from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+
+def widened(operand: TensorHandle) -> TensorHandle:
+    """Return an operand in bf16, which is kept as integers, in fp32."""
+    if operand.dtype.scalar != tl.bfloat16:
+        return operand
+    return TensorHandle((operand.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
+
+
+def round_bf16() -> None:
+    """Let the interpreter multiply bf16 as numbers, and round to it to the nearest, as a card does."""
+    dot, cast = InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl
+
+    def multiply(self: Any, left: TensorHandle, right: TensorHandle, *rest: Any) -> TensorHandle:
+        return dot(self, widened(left), widened(right), *rest)
+
+    def convert(self: Any, source: TensorHandle, target: Any) -> TensorHandle:
+        if (source.dtype.scalar, target.scalar) != (tl.float32, tl.bfloat16):
+            return cast(self, source, target)
+        rounded = torch.from_numpy(np.ascontiguousarray(source.data)).bfloat16().view(torch.uint16)
+        return TensorHandle(rounded.numpy(), tl.bfloat16)
+
+    for name, replaced in {"create_dot": multiply, "cast_impl": convert}.items():
+        setattr(InterpreterBuilder, name, replaced)
