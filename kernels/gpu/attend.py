@@ -26,7 +26,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.gpu.frame_maps import multiply
-from kernels.gpu.heads import store_rows
+from kernels.gpu.heads import store_tokens
 from kernels.gpu.launch import LaunchConfig, launch
 from kernels.gpu.layers import LayerConfig, default_for
 
@@ -147,7 +147,7 @@ def attend_forward(
         out = product(weights, v, tl.zeros([block, width], tl.float32), precision)
         if rest > 0:
             out = product(weights_rest, v_rest, out, precision)
-        store_rows(out_pointer, out / total, tokens, num_heads * width, num_tokens, width)
+        store_tokens(out_pointer, out / total, tokens * (num_heads * width), tokens < num_tokens, width)
 
 
 @triton.jit
@@ -219,7 +219,7 @@ def attend_gradient(
             ds_rest = p_rest * (dp_rest - along)
             dq = product(ds_rest, k_rest, dq, precision)
             dk_rest_t = product(tl.trans(q), ds_rest, dk_rest_t, precision)
-        store_rows(dq_pointer + own, dq, tokens, stride, num_tokens, width)
+        store_tokens(dq_pointer + own, dq, tokens * stride, tokens < num_tokens, width)
     store_columns(dk_pointer + own, dk_t, keys, stride, num_tokens, width)
     store_columns(dv_pointer + own, dv_t, keys, stride, num_tokens, width)
     if rest > 0:
