@@ -53,12 +53,12 @@ class LayerConfig:
     recall: LaunchConfig = LaunchConfig(32, 4)
     recall_gradient: LaunchConfig = LaunchConfig(16, 4)
     attend: LaunchConfig = LaunchConfig(128, 8)
-    attend_gradient: LaunchConfig = LaunchConfig(128, 8)
+    attend_gradient: LaunchConfig = LaunchConfig(128, 8, 1, 128)
     programs: int = 792
 
 
 DEFAULT = LayerConfig()
-HALF = LayerConfig("tf32", attend_gradient=LaunchConfig(128, 8, 1, 128))
+HALF = LayerConfig("tf32")
 """For operands that come in 16 bits, which TF32 holds exactly."""
 
 

@@ -197,7 +197,7 @@ def candidates() -> dict[str, float]:
         "attend_gradient": lambda c: triton_attend.attend_backward(*frame, frame[0], c),
     }
     first = {name: run(triton_layers.DEFAULT) for name, run in kernels.items()}
-    standard = asdict(triton_layers.HALF)
+    standard = asdict(triton_layers.DEFAULT)
     for config in layer_configs():
         settings = asdict(config)
         changed = [name for name in kernels if settings[name] != standard[name]] or list(kernels)
