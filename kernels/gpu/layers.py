@@ -54,7 +54,7 @@ class LayerConfig:
     recall: LaunchConfig = LaunchConfig(32, 4)
     recall_gradient: LaunchConfig = LaunchConfig(16, 4)
     attend: LaunchConfig = LaunchConfig(128, 8)
-    attend_gradient: LaunchConfig = LaunchConfig(128, 8)
+    attend_gradient: LaunchConfig = LaunchConfig(128, 8, 1, 128)
     programs: int = 792
     forward_programs: int = 2376
 
