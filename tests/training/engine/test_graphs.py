@@ -163,7 +163,9 @@ def test_a_training_goes_on_from_a_checkpoint_with_or_without_graphs(tmp_path: P
         if replays:
             record_with(training, fabric)
             updates((fabric, training, batch_at), 2)  # recorded before the weights are replaced
+        places = [parameter.data_ptr() for parameter in training.module.parameters()]
         training.restore(copy.deepcopy(state), fabric)
+        assert [parameter.data_ptr() for parameter in training.module.parameters()] == places
         assert updates((fabric, training, batch_at), 2) == expected
 
 
