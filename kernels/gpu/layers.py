@@ -105,6 +105,12 @@ def _norm_sizes(frames: Tensor, rows: int) -> dict[str, int | float]:
     return sizes | {"rows": rows, "eps": EPS}
 
 
+def _norm_options(launch_config: LaunchConfig, width: int) -> dict[str, int]:
+    """Return the launch options for rows of so many features: one warp holds 1,024 of them at most."""
+    warps = launch_config.num_warps * max(1, -(-width // 1024))
+    return launch_config.options() | {"num_warps": min(16, 1 << (warps - 1).bit_length())}
+
+
 def modulate(
     x: Tensor,
     branch: Tensor | None,
@@ -132,7 +138,7 @@ def modulate(
         *(frames.stride(0), gates.stride(0), shifts.stride(0), scales.stride(0)),
         **_norm_sizes(frames, config.norm.block_size),
         adds=adds,
-        **config.norm.options(),
+        **_norm_options(config.norm, frames.shape[-1]),
     )
     return total, out
 
@@ -175,7 +181,7 @@ def modulate_backward(
         adds=adds,
         carries=d_sum is not None,
         stages=config.norm_gradient.num_stages,
-        **config.norm_gradient.options(),
+        **_norm_options(config.norm_gradient, frames.shape[-1]),
     )
     return dx, d_branch, d_gate, d_shift, d_scale
 
@@ -197,7 +203,7 @@ def turned_norm(
         *(frames, weight.contiguous(), turn.contiguous(), normed, turned),
         **_turned_sizes(frames, turn, config.turned.block_size),
         keeps=keeps,
-        **config.turned.options(),
+        **_norm_options(config.turned, frames.shape[-1]),
     )
     return normed, turned
 
@@ -222,7 +228,7 @@ def turned_norm_backward(
         **_turned_sizes(frames, turn, config.turned_gradient.block_size),
         keeps=d_normed is not None,
         stages=config.turned_gradient.num_stages,
-        **config.turned_gradient.options(),
+        **_norm_options(config.turned_gradient, frames.shape[-1]),
     )
     return dx, parts.sum(0)
 
