@@ -81,6 +81,12 @@ def store_tokens(pointer, x, rows, inside, width: tl.constexpr):
 
 
 @triton.jit
+def store_rows(pointer, x, tokens, stride, num_tokens, width: tl.constexpr):
+    """Store tokens `[C, width]` of one frame, but those beyond it."""
+    store_tokens(pointer, x, tokens * stride, tokens < num_tokens, width)
+
+
+@triton.jit
 def split_pairs(x):
     """Return even and odd features of tokens `[C, D]`, `[C, I]` each; of turns, cosines and sines."""
     return tl.split(tl.reshape(x, [x.shape[0], x.shape[1] // 2, 2]))

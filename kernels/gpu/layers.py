@@ -60,7 +60,7 @@ class LayerConfig:
 
 
 DEFAULT = LayerConfig()
-FP16 = LayerConfig("tf32", attend_gradient=LaunchConfig(128, 8, 1, 128))
+FP16 = LayerConfig("tf32")
 """For operands that come in fp16, which TF32 holds exactly."""
 HALF = LayerConfig(
     "bf16",
@@ -68,7 +68,6 @@ HALF = LayerConfig(
     heads_gradient=LaunchConfig(64, 4, 2),
     recall=LaunchConfig(64, 4, 2),
     recall_gradient=LaunchConfig(64, 4, 2),
-    attend_gradient=LaunchConfig(128, 8, 1, 128),
 )
 """For operands that come in bf16. Maps, states and what is multiplied by them are rounded to it, as under
 autocast; lengths, angles, sums and what a key has along its own gradient stay in fp32."""
@@ -113,6 +112,12 @@ def _norm_sizes(frames: Tensor, rows: int) -> dict[str, int | float]:
     return sizes | {"rows": rows, "eps": EPS}
 
 
+def _norm_options(launch_config: LaunchConfig, width: int) -> dict[str, int]:
+    """Return the launch options for rows of so many features: one warp holds 1,024 of them at most."""
+    warps = launch_config.num_warps * max(1, -(-width // 1024))
+    return launch_config.options() | {"num_warps": min(16, 1 << (warps - 1).bit_length())}
+
+
 def modulate(
     x: Tensor,
     branch: Tensor | None,
@@ -140,7 +145,7 @@ def modulate(
         *(frames.stride(0), gates.stride(0), shifts.stride(0), scales.stride(0)),
         **_norm_sizes(frames, config.norm.block_size),
         adds=adds,
-        **config.norm.options(),
+        **_norm_options(config.norm, frames.shape[-1]),
     )
     return total, out
 
@@ -183,7 +188,7 @@ def modulate_backward(
         adds=adds,
         carries=d_sum is not None,
         stages=config.norm_gradient.num_stages,
-        **config.norm_gradient.options(),
+        **_norm_options(config.norm_gradient, frames.shape[-1]),
     )
     return dx, d_branch, d_gate, d_shift, d_scale
 
@@ -205,7 +210,7 @@ def turned_norm(
         *(frames, weight.contiguous(), turn.contiguous(), normed, turned),
         **_turned_sizes(frames, turn, config.turned.block_size),
         keeps=keeps,
-        **config.turned.options(),
+        **_norm_options(config.turned, frames.shape[-1]),
     )
     return normed, turned
 
@@ -230,7 +235,7 @@ def turned_norm_backward(
         **_turned_sizes(frames, turn, config.turned_gradient.block_size),
         keeps=d_normed is not None,
         stages=config.turned_gradient.num_stages,
-        **config.turned_gradient.options(),
+        **_norm_options(config.turned_gradient, frames.shape[-1]),
     )
     return dx, parts.sum(0)
 

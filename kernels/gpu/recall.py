@@ -28,8 +28,8 @@ from kernels.gpu.heads import (
     load_tokens,
     load_transposed,
     split_pairs,
+    store_rows,
     store_square_t,
-    store_tokens,
     turn_gradient,
     turn_pairs,
 )
@@ -82,7 +82,7 @@ def recall_forward(
         weight = (scale * tl.sigmoid(gate))[:, None]
         out = load_tokens(local_pointer, tokens * local_token, inside, width, "tf32")
         out = multiply(unit * weight, state, out, precision)
-        store_tokens(out_pointer + gates * width, out, tokens * num_heads * width, inside, width)
+        store_rows(out_pointer + gates * width, out, tokens, num_heads * width, num_tokens, width)
 
 
 @triton.jit
@@ -147,11 +147,10 @@ def recall_gradient(
                 unit, d_unit, cos, sin, inverse, is_long, weight[:, None]
             )
             tl.store(d_gate_pointer + own + rows, (1.0 - opening) * weight * along, mask=inside)
-            store_tokens(
-                d_angle_pointer + own * (width // 2), d_angle, rows * (width // 2), inside, width // 2
-            )
+            half: tl.constexpr = width // 2
+            store_rows(d_angle_pointer + own * half, d_angle, tokens, num_heads * half, num_tokens, half)
             dq = multiply(d_mapped, map_own, zeros, precision)
-            store_tokens(dq_pointer + own * width, dq, rows * width, inside, width)
+            store_rows(dq_pointer + own * width, dq, tokens, num_heads * width, num_tokens, width)
             d_weight_t = multiply(q_t, d_mapped, d_weight_t, precision)
         store_square_t(d_state_pointer + matrix, d_state_t, width)
     d_weight_pointer += (tl.program_id(1) * num_heads + head).to(tl.int64) * width * width

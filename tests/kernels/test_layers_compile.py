@@ -14,7 +14,7 @@ pytest.importorskip("triton", reason="Triton is not installed: it is a Linux pac
 
 from kernels.gpu import attend, heads, norm, recall, turned_norm
 from kernels.gpu.launch import LaunchConfig
-from kernels.gpu.layers import DEFAULT, HALF, LayerConfig
+from kernels.gpu.layers import DEFAULT, HALF, WIDE, LayerConfig
 from tests.kernels.candidates import layer_configs
 from tests.kernels.compilation import SHARED_MEMORY, bytes_spilled, compile_for
 
@@ -108,9 +108,10 @@ def test_kernel_compiles_in_fp32(name: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [32, 128])
 @pytest.mark.parametrize("name", ["heads", "heads_gradient", "recall", "recall_gradient"])
-def test_kernel_compiles_for_other_heads(name: str, width: int) -> None:
-    compiled = compile_layer(name, HALF, 90, "bf16", width)
+def test_kernel_compiles_for_other_heads(name: str, width: int, tmp_path: Path) -> None:
+    compiled = compile_layer(name, WIDE if width > 64 else HALF, 90, "bf16", width)
     assert compiled.metadata.shared <= SHARED_MEMORY[90]
+    assert bytes_spilled(compiled, 90, tmp_path) == 0
 
 
 @pytest.mark.slow

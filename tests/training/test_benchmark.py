@@ -101,8 +101,6 @@ def test_products_and_attention_are_counted() -> None:
         ("nvjet_tst_128x64_64x8_4x1_v_bz_TNN", [], "products"),
         ("sm90_xmma_gemm_bf16bf16_bf16f32", [], "products"),
         ("cudnn_generated_fort_native_sdpa_sm90_flash_bprop", [], "attention"),
-        ("attend_gradient", ["arl2::attend_gradient"], "attention"),
-        ("attend_forward", [], "attention"),
         ("frame_map_solve", [], "scan"),
         ("key_gradient", ["arl2::scan_frames_gradient"], "scan"),
         ("recall_gradient", ["arl2::recall_gradient"], "fused layers"),
