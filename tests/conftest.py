@@ -23,7 +23,10 @@ import numpy as np
 import pytest
 import torch
 
-torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+torch.set_num_threads(1 if IS_WORKER else 2)
+if IS_WORKER:  # in processes that tests start, too: with more threads than cores they wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,6 +42,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def own_threads() -> Iterator[None]:
+    """Leave PyTorch as many threads as it had: with those of a command of two, all later tests would wait."""
+    before = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != before:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

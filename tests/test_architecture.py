@@ -7,8 +7,8 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from fnmatch import fnmatch
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
 from importlib.metadata import packages_distributions
@@ -57,15 +57,17 @@ def parse(file: Path) -> ast.Module:
     return ast.parse((ROOT / file).read_text(encoding="utf-8"), filename=str(file))
 
 
-def imports(file: Path) -> Iterator[tuple[str, int]]:
-    """Yield the top-level name and the line of everything that `file` imports, also inside functions."""
+@cache
+def imports(file: Path) -> list[tuple[str, int]]:
+    """Return the top-level name and the line of everything that `file` imports, also inside functions."""
+    found = []
     for node in ast.walk(parse(file)):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield alias.name.partition(".")[0], node.lineno
+            found += [(alias.name.partition(".")[0], node.lineno) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             module = file.parts[0] if node.level else node.module or ""
-            yield module.partition(".")[0], node.lineno
+            found.append((module.partition(".")[0], node.lineno))
+    return found
 
 
 def report(problems: list[str]) -> None:

@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -68,8 +69,16 @@ def composed(name: str, *overrides: str) -> DictConfig:
 
 def converted(name: str, *overrides: str) -> Any:
     """Compose and convert as an entry point does, giving what the user has to give (`???`)."""
-    missing = sorted(OmegaConf.missing_keys(composed(name, *overrides)))
-    return OmegaConf.to_object(composed(name, *overrides, *(f"{key}=given_by_the_user" for key in missing)))
+    config = composed(name, *overrides)
+    for key in sorted(OmegaConf.missing_keys(config)):
+        OmegaConf.update(config, key, "given_by_the_user")
+    return OmegaConf.to_object(config)
+
+
+@cache
+def missing_settings(name: str) -> list[str]:
+    """Return what the user has to give to the configuration `name`."""
+    return sorted(OmegaConf.missing_keys(composed(name)))
 
 
 def group_options() -> Iterator[tuple[str, str]]:
@@ -80,6 +89,7 @@ def group_options() -> Iterator[tuple[str, str]]:
             yield group, path.stem
 
 
+@cache
 def chosen_groups(name: str) -> set[str]:
     """Return the groups that the configuration `name` lists in its defaults, at any depth."""
     with hydra_at_conf():
@@ -217,7 +227,7 @@ def test_unknown_key_ends_every_command_in_one_sentence(
     """Through the door that every command uses, with nothing behind it."""
     monkeypatch.chdir(tmp_path)
     for name, config_class in entries.items():
-        given = [f"{key}=given_by_the_user" for key in sorted(OmegaConf.missing_keys(composed(name)))]
+        given = [f"{key}=given_by_the_user" for key in missing_settings(name)]
         quiet = [f"hydra.run.dir={tmp_path}", "hydra/job_logging=disabled", "hydra/hydra_logging=disabled"]
         monkeypatch.setattr("sys.argv", [name, override, *given, *quiet])
         ran: list[Any] = []

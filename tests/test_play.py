@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,6 +65,30 @@ def play(folder: Path, *settings: str) -> subprocess.CompletedProcess[str]:
         timeout=120,
         check=False,
     )
+
+
+Play = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def play_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Play:
+    """Return what plays as `play` does, in this process: where the process itself is not the point."""
+
+    def run(folder: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+        for name in [name for name in os.environ if "DISPLAY" in name]:
+            monkeypatch.delenv(name)
+        monkeypatch.setattr("sys.argv", ["play.py", *settings, *IN_A_WORKER])
+        GlobalHydra.instance().clear()
+        capsys.readouterr()
+        try:
+            code = main()
+        except SystemExit as stop:
+            code = stop.code
+        return subprocess.CompletedProcess(settings, int(code or 0), *capsys.readouterr())
+
+    return run
 
 
 def test_without_a_display_the_scripted_player_walks_and_is_recorded(world: Path, tmp_path: Path) -> None:
@@ -129,20 +154,23 @@ def test_another_world_in_the_same_folder_is_recorded_beside_the_first(
     assert "cannot be mixed with my/other-played" in capsys.readouterr().err
 
 
-def test_same_command_plays_the_same(world: Path, tmp_path: Path) -> None:
+def test_same_command_plays_the_same(world: Path, tmp_path: Path, play_here: Play) -> None:
     settings = [f"world={world}", "device=cpu", "policy=random", "seed=5", "steps=10"]
     for name in ("first", "second"):
         assert play(tmp_path, *settings, f"record={name}.mp4").returncode == 0
     assert (tmp_path / "first.jsonl").read_bytes() == (tmp_path / "second.jsonl").read_bytes()
     assert (tmp_path / "first.mp4").read_bytes() == (tmp_path / "second.mp4").read_bytes()
-    repeated = play(tmp_path, *settings[:2], "seed=5", "steps=10", "policy=first.jsonl", "record=third.mp4")
+    again = [*settings[:2], "seed=5", "steps=10", "policy=first.jsonl", "record=third.mp4"]
+    repeated = play_here(tmp_path, *again)
     assert repeated.returncode == 0, repeated.stderr
     first, third = ((tmp_path / f"{name}.jsonl").read_text() for name in ("first", "third"))
     assert '"player": "random"' in first
     assert first.replace('"random"', '"first.jsonl"') == third
 
 
-def test_a_recording_replays_to_the_same_bytes_or_says_why_not(world: Path, tmp_path: Path) -> None:
+def test_a_recording_replays_to_the_same_bytes_or_says_why_not(
+    world: Path, tmp_path: Path, play_here: Play
+) -> None:
     settings = [f"world={world}", "device=cpu", "dtype=float32"]
     assert play(tmp_path, *settings, "policy=random", "seed=5", "steps=10").returncode == 0
     replay = [*settings, "policy=recorded", f"recording={MADE}"]
@@ -152,7 +180,7 @@ def test_a_recording_replays_to_the_same_bytes_or_says_why_not(world: Path, tmp_
     assert result.returncode == 0, result.stderr
     assert {path.name: path.read_bytes() for path in tmp_path.rglob("play*.*")} == original
     assert "replayed 10 of 10 frames of recordings/play-0001.jsonl, all bit-identical" in result.stdout
-    other = play(tmp_path, *replay, "denoising_steps=1")
+    other = play_here(tmp_path, *replay, "denoising_steps=1")
     assert other.returncode == 0, other.stderr
     assert "denoising_steps was 2, is 1" in other.stdout
     table = (tmp_path / MADE).with_suffix(".jsonl")
@@ -160,24 +188,28 @@ def test_a_recording_replays_to_the_same_bytes_or_says_why_not(world: Path, tmp_
     row = json.loads(lines[4])
     lines[4] = json.dumps(row | {"sha256": "0" * 16})
     table.write_text("\n".join(lines))
-    altered = play(tmp_path, *replay)
+    altered = play_here(tmp_path, *replay)
     assert altered.returncode == 1
     assert "error: recordings/play-0001.jsonl: replayed frame 4 is not the recorded one" in altered.stderr
 
 
 @pytest.mark.parametrize("played", [["policy=recorded", "recording=a/../play.jsonl"], ["policy=play.jsonl"]])
-def test_what_is_played_is_never_written_over(world: Path, tmp_path: Path, played: list[str]) -> None:
-    assert play(tmp_path, f"world={world}", "policy=random", "steps=3", "record=play.mp4").returncode == 0
+def test_what_is_played_is_never_written_over(
+    world: Path, tmp_path: Path, play_here: Play, played: list[str]
+) -> None:
+    assert (
+        play_here(tmp_path, f"world={world}", "policy=random", "steps=3", "record=play.mp4").returncode == 0
+    )
     (tmp_path / "a").mkdir()
     original = (tmp_path / "play.jsonl").read_bytes()
-    result = play(tmp_path, f"world={world}", *played, "record=play.mp4", "steps=2")
+    result = play_here(tmp_path, f"world={world}", *played, "record=play.mp4", "steps=2")
     assert result.returncode == 1
     assert "record=play.mp4 would overwrite" in result.stderr
     assert (tmp_path / "play.jsonl").read_bytes() == original
 
 
-def test_an_empty_record_records_nothing(world: Path, tmp_path: Path) -> None:
-    result = play(tmp_path, f"world={world}", "steps=2", "record=")
+def test_an_empty_record_records_nothing(world: Path, tmp_path: Path, play_here: Play) -> None:
+    result = play_here(tmp_path, f"world={world}", "steps=2", "record=")
     assert result.returncode == 0, result.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -307,9 +339,9 @@ def test_who_plays_depends_on_the_buttons(
     assert type(make_policy(player, session)) is policy
 
 
-def test_play_begins_from_a_picture(world: Path, tmp_path: Path) -> None:
+def test_play_begins_from_a_picture(world: Path, tmp_path: Path, play_here: Play) -> None:
     write_png(np.full((50, 90, 3), 120, np.uint8), tmp_path / "mine.png")
-    result = play(tmp_path, f"world={world}", "start=mine.png", "steps=3")
+    result = play_here(tmp_path, f"world={world}", "start=mine.png", "steps=3")
     assert result.returncode == 0, result.stderr
     assert verify(tmp_path / "recordings") == 4
 
@@ -322,10 +354,10 @@ def test_who_says_what_to_play_is_not_asked(setting: str) -> None:
     assert not wants_picker(PlayConfig(**{name: given}))
 
 
-def test_a_learned_player_plays_from_the_worlds_folder(world: Path, tmp_path: Path) -> None:
+def test_a_learned_player_plays_from_the_worlds_folder(world: Path, tmp_path: Path, play_here: Play) -> None:
     own = shutil.copytree(world, tmp_path / "own")
     save_untrained_policy(own / "policy")
-    result = play(tmp_path, f"world={own}", "policy=ppo", "steps=4")
+    result = play_here(tmp_path, f"world={own}", "policy=ppo", "steps=4")
     assert result.returncode == 0, result.stderr
     assert "the ppo player walks 4 frames" in result.stdout
     assert verify(tmp_path / "recordings") == 5

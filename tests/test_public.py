@@ -303,15 +303,33 @@ def test_start_moments_are_drawn_from_the_same_places(golden: Golden, inputs: Pa
 FRAMES = """
 import sys, gymnasium as gym, numpy as np, torch
 torch.set_num_threads(1)
-env = gym.make("worldsim:ARL2World-v0", world=sys.argv[1], device="cpu", dtype="float32")
-rng, shown = np.random.default_rng(0), [env.reset(seed=0, options={"start": 0})]
-told = [[0.0, 0.0, sorted(shown[0][1])]]
-for _ in range(20):
-    frame, reward, ended, _, info = env.step(rng.integers(env.action_space.nvec))
-    shown.append((frame, info))
-    told.append([float(reward), float(info.get("end_probability", 0.0)), sorted(info)])
-np.savez(sys.argv[2], frames=np.stack([frame for frame, _ in shown]), told=np.array(told, dtype=object))
+for name in sys.argv[2:]:
+    env = gym.make("worldsim:ARL2World-v0", world=name, device="cpu", dtype="float32")
+    rng, shown = np.random.default_rng(0), [env.reset(seed=0, options={"start": 0})]
+    told = [[0.0, 0.0, sorted(shown[0][1])]]
+    for _ in range(20):
+        frame, reward, ended, _, info = env.step(rng.integers(env.action_space.nvec))
+        shown.append((frame, info))
+        told.append([float(reward), float(info.get("end_probability", 0.0)), sorted(info)])
+    frames = np.stack([frame for frame, _ in shown])
+    np.savez(f"{sys.argv[1]}/{name}.npz", frames=frames, told=np.array(told, dtype=object))
 """
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of what each shipped world drew on the reference form.
+
+    In a process of its own: the form is chosen when the operators are imported.
+    """
+    environment = os.environ | {
+        "ARL2_KERNELS": os.environ.get("ARL2_KERNELS", "reference"),
+        "OMP_NUM_THREADS": "1",
+    }
+    folder = tmp_path_factory.mktemp("drawn")
+    command = [sys.executable, "-c", FRAMES, str(folder), *WORLDS]
+    subprocess.run(command, check=True, cwd=ROOT, env=environment)
+    return folder
 
 
 def colours_of(frame: np.ndarray) -> list[float]:
@@ -323,15 +341,8 @@ def colours_of(frame: np.ndarray) -> list[float]:
 
 
 @pytest.mark.parametrize("name", WORLDS)
-def test_a_shipped_world_draws_the_same_frames(name: str, golden: Golden, tmp_path: Path) -> None:
-    """On the reference form, in a process of its own: the form is chosen when the operators are imported."""
-    environment = os.environ | {
-        "ARL2_KERNELS": os.environ.get("ARL2_KERNELS", "reference"),
-        "OMP_NUM_THREADS": "1",
-    }
-    path = tmp_path / "frames.npz"
-    subprocess.run([sys.executable, "-c", FRAMES, name, str(path)], check=True, cwd=ROOT, env=environment)
-    stored = np.load(path, allow_pickle=True)
+def test_a_shipped_world_draws_the_same_frames(name: str, golden: Golden, drawn: Path) -> None:
+    stored = np.load(drawn / f"{name}.npz", allow_pickle=True)
     frames, told = stored["frames"], stored["told"].tolist()
     found = {"told": told, "digests": [digest_of(frame) for frame in frames]}
     found["colours"] = {str(index): colours_of(frames[index]) for index in (0, 1, 2, 4, 8, 20)}

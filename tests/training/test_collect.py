@@ -18,6 +18,7 @@ import pytest
 import policies
 from policies.ppo import policy_digest
 from tests.fakes import save_untrained_policy
+from tests.public_runs import run_command
 from tests.tours import find_tours
 from training.collect import PLAYERS, RETURNING, SPLIT_SEEDS, CollectConfig, describe_source, prepare_folder
 from training.data.recorders import EpisodeTask, record_episode
@@ -269,11 +270,20 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
         (["+num_frame=1"], "num_frame"),
     ],
 )
-def test_bad_setting_ends_in_one_sentence(tmp_path: Path, overrides: list[str], message: str) -> None:
-    done = collect(tmp_path / "doom", *overrides, check=False)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert message in done.stderr
+def test_bad_setting_ends_in_one_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    overrides: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        run_command("collect", f"out={tmp_path / 'doom'}", *overrides)
+    error = capsys.readouterr().err
+    assert stop.value.code == 1
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert message in error
     assert not (tmp_path / "doom").exists()
 
 

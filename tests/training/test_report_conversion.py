@@ -107,9 +107,10 @@ def test_steps_alone_need_no_episodes_as_long_as_roll_outs(
 
 
 def test_the_same_seed_gives_the_same_quality(places: dict[str, str], data: str, tmp_path: Path) -> None:
+    """Also where nothing else is measured before it."""
     qualities = []
-    for _ in range(2):
-        comparison = Comparison(config(places, data, tmp_path), tmp_path)
+    for changes in ({}, {"parts": ["rollouts"]}):
+        comparison = Comparison(config(places, data, tmp_path, **changes), tmp_path)
         comparison.measure()
         worlds = comparison.report.data["worlds"]
         qualities.append({name: world["quality"] for name, world in worlds.items()})

@@ -30,6 +30,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from policies.ppo import PolicyDescription, PPOPolicy, load_policy, save_policy
 from policies.sight import Sight
 from tests.fakes import save_tiny_world, save_untrained_policy, tiny_world, write_tiny_dataset
+from tests.public_runs import run_in
 from training.agents import envs
 from training.agents.envs import HeldActions, SightVecEnv
 from training.agents.episodes import LearnedTeam
@@ -350,7 +351,9 @@ def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_an_agent_is_trained_measured_and_watched_in_the_real_game(tmp_path: Path) -> None:
+def test_an_agent_is_trained_measured_and_watched_in_the_real_game(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     game = ["world=doom-take-cover", "env=real", "out=out"]
     few = ["num_envs=2", "ppo.n_steps=32", "ppo.batch_size=32", "total_steps=128"]
     done = run(*game, *few, folder=tmp_path)
@@ -358,8 +361,7 @@ def test_an_agent_is_trained_measured_and_watched_in_the_real_game(tmp_path: Pat
     description = load_policy(tmp_path / "out" / "policy")[0]
     assert description.training["learned_from"] == "the real game doom-take-cover"
     labels = "policies=[out/policy,random,scripted]"
-    done = run(*game, "mode=evaluate", labels, "episodes=4", "num_workers=2", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
+    run_in(tmp_path, "rl", *game, "mode=evaluate", labels, "episodes=4", "num_workers=2")
     report = json.loads((tmp_path / "out" / "real.json").read_text())["policies"]
     assert report["scripted"]["return"]["mean"] > report["random"]["return"]["mean"]
     for found in report.values():
@@ -367,13 +369,11 @@ def test_an_agent_is_trained_measured_and_watched_in_the_real_game(tmp_path: Pat
             assert 2 * frames - 1 <= total <= 2 * frames, "1 for each tic alive"
     assert report["random"]["returns"] != report["scripted"]["returns"]
     later = ["mode=evaluate", "policy=random", "episodes=2", "num_workers=2", "seed=2"]
-    done = run(*game, *later, folder=tmp_path)
-    assert done.returncode == 0, done.stderr
+    run_in(tmp_path, "rl", *game, *later)
     others = json.loads((tmp_path / "out" / "real.json").read_text())["policies"]
     assert others["random"]["returns"] == report["random"]["returns"][2:], "games 2 and 3"
-    done = run(*game, "mode=watch", "policy=out/policy", "steps=20", "headless=true", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "watched 20 frames, return 40.0" in done.stdout
+    run_in(tmp_path, "rl", *game, "mode=watch", "policy=out/policy", "steps=20", "headless=true")
+    assert "watched 20 frames, return 40.0" in capsys.readouterr().out
     assert verify(tmp_path / "recordings") == 21
 
 
