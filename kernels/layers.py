@@ -27,6 +27,8 @@ from kernels.layer_operators import (
 
 WIDTHS = (32, 64, 128)
 """Widths of a head that the Triton forms are built and tested for."""
+NARROW_WIDTHS = (32, 64)
+"""The same in fp32, where a map of 128 x 128 and a state do not fit into shared memory beside each other."""
 MAX_WIDTH = 4096
 """Features that a norm in Triton holds at once."""
 MAX_TOKENS = 128
@@ -36,11 +38,17 @@ MAX_BYTES = 128 * 128 * 2
 
 NARROW = (torch.float32, torch.bfloat16, torch.float16)
 NORMS = ("modulate", "add_modulate", "turned_norm")
-UNMEASURED = "on CUDA, where the Triton form has not been timed yet"
-ON_CUDA: dict[str, tuple[str, str]] = dict.fromkeys(
-    ("modulate", "add_modulate", "turned_norm", "map_heads", "recall", "attend"), ("torch", UNMEASURED)
-)
-"""What `auto` means on CUDA, and why."""
+OPERATORS = ("modulate", "add_modulate", "turned_norm", "map_heads", "recall", "attend")
+ON_CUDA = {
+    "auto": dict.fromkeys(OPERATORS, ("torch", "on CUDA, where one frame at a time was not timed yet")),
+    selection.IN_TRAINING: dict.fromkeys(OPERATORS, ("triton", "in training on CUDA, measured to be faster")),
+}
+"""What `auto` means on CUDA and why, in play and in training (docs/experiments/training.md)."""
+
+
+def widths_of(dtype: torch.dtype) -> tuple[int, ...]:
+    """Return the widths of a head that the Triton forms take in a number format."""
+    return NARROW_WIDTHS if dtype == torch.float32 else WIDTHS
 
 
 def choose_form(operator: str, x: Tensor, form: str | None = None) -> str:
@@ -60,18 +68,18 @@ def _choose(operator: str, x: Tensor, form: str | None) -> tuple[str, str]:
         (active.layers, "the selection"),
         (active.form, "ARL2_KERNELS"),
     ):
-        if asked is not None and asked != "auto":
+        if asked not in (None, "auto", selection.IN_TRAINING):
             return asked, f"{source} asks for it"
     if x.device.type != "cuda":
         return "torch", f"on {x.device.type}"
     if x.dtype == torch.float64:
         return "torch", "on CUDA, in fp64"
-    has_width = x.shape[-1] <= MAX_WIDTH if operator in NORMS else x.shape[-1] in WIDTHS
+    has_width = x.shape[-1] <= MAX_WIDTH if operator in NORMS else x.shape[-1] in widths_of(x.dtype)
     if not has_width:
         return "torch", f"width {x.shape[-1]} is none of the Triton form's"
     if operator == "attend" and not holds_frame(x):
         return "torch", "the Triton form holds no frame so large"
-    return ON_CUDA[operator]
+    return ON_CUDA[active.layers][operator]
 
 
 def holds_frame(x: Tensor) -> bool:
@@ -116,9 +124,10 @@ def _check_heads(name: str, x: Tensor, weight: Tensor, turn: Tensor | None) -> N
 
 def _check_fused_heads(name: str, x: Tensor, **wide: Tensor | None) -> None:
     """Check what only the Triton forms of `map_heads` and `recall` ask for."""
-    if x.shape[-1] not in WIDTHS:
+    if x.shape[-1] not in widths_of(x.dtype):
         raise ValueError(
-            f"{name} has width {x.shape[-1]}, but the Triton form takes {WIDTHS}: use form='torch'"
+            f"{name} has width {x.shape[-1]}, but the Triton form takes {widths_of(x.dtype)} in {x.dtype}: "
+            "use form='torch'"
         )
     _check_dtypes(NARROW, **{name: x})
     _check_dtypes((torch.float32,), **wide)

@@ -9,6 +9,9 @@ from dataclasses import dataclass, replace
 
 FORMS = ("auto", "reference", "torch", "triton")
 PRECISIONS = ("tf32x3", "tf32", "ieee")
+IN_TRAINING = "training"
+"""For a layer's operators: what training on a GPU was measured to be faster with."""
+VALUES = {"form": FORMS, "layers": (*FORMS, IN_TRAINING), "scan_precision": PRECISIONS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +20,8 @@ class Selection:
 
     Attributes:
         form: Of `commit`, `read` and `scan_frames`, one of `FORMS`.
-        layers: Of the operators of `kernels.layers`; "auto" says what `form` says.
+        layers: Of the operators of `kernels.layers`; "auto" says what `form` says, and so does "training" but
+            for what "auto" means on CUDA.
         scan_precision: How the Triton form of `scan_frames` multiplies: "tf32x3" (about fp32), "tf32" (11
             bits, one product in the place of three) or "ieee".
     """
@@ -41,7 +45,7 @@ def using(**changed: str) -> Iterator[Selection]:
     """
     global ACTIVE
     for name, value in changed.items():
-        known = PRECISIONS if name == "scan_precision" else FORMS
+        known = VALUES[name]
         if value not in known:
             raise ValueError(f"{name} is {value!r}, expected one of {', '.join(known)}")
     before = ACTIVE

@@ -22,7 +22,14 @@ from omegaconf import OmegaConf
 
 from training.cli.entry import entry
 from training.data.latents import DataConfig
-from training.engine.fabric import FabricConfig, Passes, choose_precision, make_fabric, share_passes
+from training.engine.fabric import (
+    FabricConfig,
+    Passes,
+    choose_precision,
+    make_fabric,
+    product_dtype_of,
+    share_passes,
+)
 from training.engine.lock import is_first_process, locked_folder
 from training.engine.loop import LoopConfig
 from training.engine.optimizers import OptimizerConfig
@@ -146,6 +153,7 @@ def make_form(config: BenchmarkConfig) -> Form:
         config.model,
         is_compiled=config.fabric.compile,
         is_sharded=config.fabric.strategy == "fsdp",
+        dtype=product_dtype_of(config.fabric),
     )
     before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     passes = share_passes(fabric, config.batch_size, config.loop.global_batch_size)
@@ -244,7 +252,7 @@ def main(config: BenchmarkConfig) -> None:
             name: measure(configs[name], form, [other for other in forms.values() if other is not form])
             for name, form in forms.items()
         }
-        precision = torch.bfloat16 if choose_precision(config.fabric).startswith("bf16") else torch.float32
+        precision = product_dtype_of(config.fabric)
         data = describe_run(fabric.device, precision) | {"devices": fabric.world_size, "forms": found}
         data |= {"settings": {name: asdict(each) for name, each in configs.items()}}
         data |= {"parameters": sum(p.numel() for p in forms[THIS].training.module.parameters())}

@@ -46,7 +46,7 @@ class LayerConfig:
 
     precision: str = "tf32x3"
     norm: LaunchConfig = LaunchConfig(8, 4)
-    norm_gradient: LaunchConfig = LaunchConfig(1, 1, 3)
+    norm_gradient: LaunchConfig = LaunchConfig(1, 1, 3, 128)
     turned: LaunchConfig = LaunchConfig(2, 4)
     turned_gradient: LaunchConfig = LaunchConfig(1, 1, 3)
     heads: LaunchConfig = LaunchConfig(32, 4)
@@ -64,10 +64,11 @@ FP16 = LayerConfig("tf32")
 """For operands that come in fp16, which TF32 holds exactly."""
 HALF = LayerConfig(
     "bf16",
-    heads=LaunchConfig(64, 4, 2),
+    heads=LaunchConfig(64, 4, 3),
     heads_gradient=LaunchConfig(64, 4, 2),
     recall=LaunchConfig(64, 4, 2),
     recall_gradient=LaunchConfig(64, 4, 2),
+    turned_gradient=LaunchConfig(4, 4),
 )
 """For operands that come in bf16. Maps, states and what is multiplied by them are rounded to it, as under
 autocast; lengths, angles, sums and what a key has along its own gradient stay in fp32."""

@@ -1,6 +1,6 @@
 """Launch settings beside the chosen ones, all of which must compile and compute the same.
 
-Those that were measured to be slow everywhere are in docs/experiments/LOG.md alone.
+Those that were measured to be slow everywhere are in docs/experiments/kernels.md alone.
 """
 
 from __future__ import annotations

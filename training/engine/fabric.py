@@ -74,6 +74,11 @@ def choose_precision(config: FabricConfig) -> str:
     return "bf16-mixed" if computes_bf16(device) else "32-true"
 
 
+def product_dtype_of(config: FabricConfig) -> torch.dtype:
+    """Return the number format of the products of a training."""
+    return torch.bfloat16 if choose_precision(config).startswith("bf16") else torch.float32
+
+
 def make_fabric(config: FabricConfig, folder: Path) -> Fabric:
     """Build and launch Fabric; event files for TensorBoard go to `folder / events`."""
     # Keeps fp32 products (the memory's maps) on tensor cores where there are some; no effect on a CPU.

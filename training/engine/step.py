@@ -10,13 +10,13 @@ import torch
 from torch._dynamo import config as dynamo
 from torch._functorch import config as functorch
 
-from kernels.layers import WIDTHS
-from kernels.selection import using
+from kernels.layers import widths_of
+from kernels.selection import IN_TRAINING, using
 from worldsim.errors import WorldError
 from worldsim.model.config import DenoiserConfig
 from worldsim.settings import check_settings, setting
 
-FORMS = {"auto": "auto", "reference": "torch", "fused": "triton"}
+FORMS = {"auto": IN_TRAINING, "reference": "torch", "fused": "triton"}
 """Forms of a layer's operators by what `StepConfig.kernels` calls them."""
 
 
@@ -36,15 +36,15 @@ class StepConfig:
         choices=tuple(FORMS),
     )
     scan_precision: str = setting(
-        "tf32x3",
+        "tf32",
         "How a GPU multiplies in the scan over frames: tf32x3 about as exactly as fp32, tf32 with 11 bits "
-        "and a third of the products.",
+        "and a third of the products, with the same losses (docs/experiments/training.md).",
         choices=("tf32x3", "tf32"),
     )
     kept_share: float = setting(
         1.0,
         "Share of what compiled blocks would keep for their gradient that they may keep; what is missing is "
-        "computed again. 0.5 takes two fifths of the memory, 6 % more time (docs/experiments/training.md).",
+        "computed again. 0.7 takes two fifths of the memory, 9 % more time (docs/experiments/training.md).",
         minimum=0,
         maximum=1,
     )
@@ -65,6 +65,7 @@ def check_step(
     *,
     is_compiled: bool,
     is_sharded: bool = False,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> None:
     """Raise a `WorldError` for settings that this device or this model cannot be trained with.
 
@@ -74,11 +75,13 @@ def check_step(
         model: What is trained.
         is_compiled: Whether its blocks are compiled.
         is_sharded: Whether its weights are spread over devices.
+        dtype: Of its products.
     """
     if config.kernels == "fused" and device.type != "cuda":
         raise WorldError(f"step.kernels=fused runs on CUDA, but the training is on {device.type}")
-    if config.kernels == "fused" and model.layer_counts["hybrid"] and model.head_width not in WIDTHS:
-        known = ", ".join(map(str, WIDTHS))
+    widths = widths_of(dtype)
+    if config.kernels == "fused" and model.layer_counts["hybrid"] and model.head_width not in widths:
+        known = ", ".join(map(str, widths))
         raise WorldError(
             f"step.kernels=fused takes heads of {known} features, but model.dim {model.dim} and "
             f"model.num_heads {model.num_heads} make them {model.head_width} wide"

@@ -24,7 +24,7 @@ from training.data.latents import (
 )
 from training.data.sampling import EndDraws, places_at
 from training.engine.carry import Carry
-from training.engine.fabric import FabricConfig, Passes, make_fabric, share_passes
+from training.engine.fabric import FabricConfig, Passes, make_fabric, product_dtype_of, share_passes
 from training.engine.graphs.passes import PassGraph
 from training.engine.loop import LoopConfig, fit, seed_of
 from training.engine.optimizers import OptimizerConfig, make_optimizers
@@ -191,6 +191,7 @@ def train_world(
         world.config.denoiser,
         is_compiled=config.fabric.compile,
         is_sharded=config.fabric.strategy == "fsdp",
+        dtype=product_dtype_of(config.fabric),
     )
     episodes = Episodes.of(config.data, config.validation, world.config.actions)
     has_heads = world.config.denoiser.outcome_heads

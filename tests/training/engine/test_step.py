@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -94,6 +96,12 @@ def test_heads_that_the_kernels_do_not_take_are_named() -> None:
     model = DenoiserConfig(latent_shape=[4, 4, 4], num_values=[2], dim=96, ffn_dim=128, num_heads=2)
     with pytest.raises(WorldError, match="takes heads of 32, 64, 128 features.*make them 48 wide"):
         check_step(StepConfig(kernels="fused"), torch.device("cuda"), model, is_compiled=True)
+    wide = replace(model, dim=256)
+    with pytest.raises(WorldError, match="takes heads of 32, 64 features.*make them 128 wide"):
+        check_step(
+            StepConfig(kernels="fused"), torch.device("cuda"), wide, is_compiled=True, dtype=torch.float32
+        )
+    check_step(StepConfig(kernels="fused"), torch.device("cuda"), wide, is_compiled=True)
     softmax = DenoiserConfig(
         latent_shape=[4, 4, 4], num_values=[2], dim=96, num_heads=2, num_layers=1, window_layers=[0]
     )
