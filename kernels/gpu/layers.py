@@ -46,7 +46,7 @@ class LayerConfig:
 
     precision: str = "tf32x3"
     norm: LaunchConfig = LaunchConfig(8, 4)
-    norm_gradient: LaunchConfig = LaunchConfig(1, 1, 3, 128)
+    norm_gradient: LaunchConfig = LaunchConfig(2, 1, 2)
     turned: LaunchConfig = LaunchConfig(2, 4)
     turned_gradient: LaunchConfig = LaunchConfig(1, 1, 3)
     heads: LaunchConfig = LaunchConfig(32, 4)
@@ -74,7 +74,12 @@ HALF = LayerConfig(
 autocast; lengths, angles, sums and what a key has along its own gradient stay in fp32."""
 
 
-WIDE = replace(HALF, heads_gradient=LaunchConfig(32, 8, 2), recall_gradient=LaunchConfig(16, 8))
+WIDE = replace(
+    HALF,
+    heads=LaunchConfig(64, 4, 2),
+    heads_gradient=LaunchConfig(32, 8, 2),
+    recall_gradient=LaunchConfig(16, 8),
+)
 """For heads of 128 in bf16, compiled but not yet measured: what `HALF` has would spill."""
 
 
