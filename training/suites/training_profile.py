@@ -37,6 +37,10 @@ NAMED = {
 KINDS = (PRODUCTS, ATTENTION, SCAN, LAYERS, OTHERS, OPTIMIZER, COPIES, EXCHANGE, WAITING)
 
 
+LONGEST = 60
+"""Kernels that a report lists by name."""
+
+
 def kind_of(name: str, within: Iterable[str]) -> str:
     """Return the kind of a kernel by its name and those of the operators it was launched in."""
     around = [name, *within]
@@ -73,7 +77,7 @@ def summarize(events: Sequence[FunctionEvent], *, on_gpu: bool) -> dict[str, Any
         longest[name] += taken
     lasted = _span(events)
     milliseconds[WAITING] = max(0.0, lasted - _busy(events, on_gpu=on_gpu, pieces=pieces))
-    names = sorted(longest, key=longest.__getitem__, reverse=True)[:20]
+    names = sorted(longest, key=longest.__getitem__, reverse=True)[:LONGEST]
     return {
         "profiled_ms": lasted,  # the profiler itself takes some of it
         "kernels": len(pieces),
