@@ -61,6 +61,11 @@ class MatchedConfig(PretrainConfig):
             raise WorldError(f"only takes different ones of {', '.join(NAMES)}, got {list(self.only)}")
         if self.segments > 1:
             raise WorldError(f"segments must be 1, as the full model needs it, got {self.segments}")
+        if self.step.graphs and FULL in self.only:
+            raise WorldError(
+                "step.graphs=true cannot replay the full model's passes: leave it out of only=[...], and "
+                "train it by a command of its own, without graphs"
+            )
 
 
 def memory_after(config: DenoiserConfig, dtype: torch.dtype, num_frames: int) -> MemoryState:

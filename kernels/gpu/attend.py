@@ -28,7 +28,7 @@ from torch import Tensor
 from kernels.gpu.frame_maps import multiply
 from kernels.gpu.heads import store_tokens
 from kernels.gpu.launch import LaunchConfig, launch
-from kernels.gpu.layers import LayerConfig, default_for
+from kernels.gpu.layers import LayerConfig, default_for, heads_of
 
 LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
@@ -227,24 +227,18 @@ def attend_gradient(
         store_columns(dv_pointer + own, dv_rest_t, others, stride, num_tokens, width)
 
 
-SHORTEST = 16
+MIN_BLOCK = 16
 """Keys or queries that a product of tensor cores takes at least."""
 
 
-def _frames_of(x: Tensor) -> Tensor:
-    """Return `[..., N, H, D]` as `[P, N, H, D]` with adjacent features, copied only where that is asked."""
-    frames = x.flatten(0, -4) if x.dim() > 3 else x.unsqueeze(0)
-    return frames if frames.stride(-1) == 1 else frames.contiguous()
-
-
 def _padded(tokens: int) -> int:
-    return max(SHORTEST, 1 << (tokens - 1).bit_length())
+    return max(MIN_BLOCK, 1 << (tokens - 1).bit_length())
 
 
 def _parts(tokens: int) -> tuple[int, int]:
     """Return how many keys the two parts hold: one of them if that is as few in all."""
     whole, half = _padded(tokens), _padded(tokens) // 2
-    rest = _padded(tokens - half) if half >= SHORTEST else whole
+    rest = _padded(tokens - half) if half >= MIN_BLOCK else whole
     return (half, rest) if half + rest < whole else (whole, 0)
 
 
@@ -258,7 +252,7 @@ def _sizes(frames: Tensor, config: LaunchConfig) -> dict[str, int]:
 def attend(q: Tensor, k: Tensor, v: Tensor, config: LayerConfig | None = None) -> Tensor:
     """Return `[..., N, H, D]`, contiguous; see `kernels.layers.attend`."""
     config = config or default_for(q)
-    queries, keys, values = _frames_of(q), _frames_of(k), _frames_of(v)
+    queries, keys, values = heads_of(q), heads_of(k), heads_of(v)
     out = q.new_empty(q.shape)
     launch(
         attend_forward,
@@ -276,7 +270,7 @@ def attend_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of q, k and v, contiguous."""
     config = config or default_for(q)
-    queries, keys, values, incoming = _frames_of(q), _frames_of(k), _frames_of(v), _frames_of(d_out)
+    queries, keys, values, incoming = heads_of(q), heads_of(k), heads_of(v), heads_of(d_out)
     dq, dk, dv = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
     launch(
         attend_gradient,

@@ -70,9 +70,8 @@ HALF = LayerConfig(
     recall_gradient=LaunchConfig(64, 4, 2),
     turned_gradient=LaunchConfig(4, 4),
 )
-"""For operands that come in bf16. Maps, states and what is multiplied by them are rounded to it, as under
-autocast; lengths, angles, sums and what a key has along its own gradient stay in fp32."""
-
+"""For operands that come in bf16. Maps, states and what they multiply are rounded to it, in writing too,
+where autocast is off; lengths, angles, sums and what a key has along its own gradient stay in fp32."""
 
 WIDE = replace(
     HALF,
@@ -258,7 +257,7 @@ def _turns_of(turn: Tensor) -> Tensor:
     return frames if is_whole else frames.contiguous()
 
 
-def _heads_of(x: Tensor) -> Tensor:
+def heads_of(x: Tensor) -> Tensor:
     """Return `[..., N, H, D]` as `[P, N, H, D]` with adjacent features."""
     frames = _frames_of(x, 3)
     return frames if frames.stride(-1) == 1 else frames.contiguous()
@@ -292,7 +291,7 @@ def _angles_like(angles: Tensor, turn: Tensor) -> Tensor:
 def map_heads(x: Tensor, weight: Tensor, turn: Tensor | None, config: LayerConfig | None = None) -> Tensor:
     """Return `[..., N, H, D]` in fp32; see `kernels.layers.map_heads`."""
     config = config or _heads_default_for(x)
-    frames = _heads_of(x)
+    frames = heads_of(x)
     turns = frames.new_empty(1, 1, 1, 1, 2) if turn is None else _turns_of(turn)
     sizes = _map_sizes(frames, config.heads, config.forward_programs)
     out = x.new_empty(x.shape, dtype=torch.float32)
@@ -314,7 +313,7 @@ def map_heads_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x, the weight and the angles `[..., N, H or 1, I]` (empty without turns)."""
     config = config or _heads_default_for(x)
-    frames = _heads_of(x)
+    frames = heads_of(x)
     num_frames, tokens, heads, width = frames.shape
     turns = frames.new_empty(1, 1, 1, 1, 2) if turn is None else _turns_of(turn)
     sizes = _map_sizes(frames, config.heads_gradient, config.programs)
@@ -345,7 +344,7 @@ def recall(
 ) -> Tensor:
     """Return `[..., T, H, D]` in the dtype of `local`; see `kernels.layers.recall`."""
     config = config or _heads_default_for(q)
-    frames, near, turns = _heads_of(q), _heads_of(local), _turns_of(turn)
+    frames, near, turns = heads_of(q), heads_of(local), _turns_of(turn)
     num_frames, tokens, heads, width = frames.shape
     out = local.new_empty(local.shape)
     launch(
@@ -375,15 +374,14 @@ def recall_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of q, the weight, the angles `[..., N, H or 1, I]`, the state and the gate."""
     config = config or _heads_default_for(q)
-    frames, turns = _heads_of(q), _turns_of(turn)
+    frames, turns = heads_of(q), _turns_of(turn)
     num_frames, tokens, heads, width = frames.shape
     span = _span(num_frames, heads, config.programs)
     parts = weight.new_empty(num_frames // span, *weight.shape)
     dq, d_state, d_gate = q.new_empty(q.shape), state.new_empty(state.shape), gate.new_empty(gate.shape)
     # Beside tokens in bf16 so are these: what streams and heads that share an angle add is summed in fp32.
-    d_angle = weight.new_empty(
-        *frames.shape[:-1], width // 2, dtype=q.dtype if q.dtype == torch.bfloat16 else None
-    )
+    angle_dtype = q.dtype if q.dtype == torch.bfloat16 else weight.dtype
+    d_angle = weight.new_empty(*frames.shape[:-1], width // 2, dtype=angle_dtype)
     launch(
         recall_gradient,
         (heads, len(parts)),

@@ -182,7 +182,9 @@ def in_bf16() -> dict[str, float]:
     given = (tokens, weight, angles, state, gates, near)
     results = {f"recall {n}": e for n, e in compare(recall, given).items()}
     results |= {f"keys {n}": e for n, e in compare(turn_heads, (tokens[:, :20], weight, angles)).items()}
-    return results | {f"values {n}": e for n, e in compare(map_heads, (tokens[:, :20], weight)).items()}
+    results |= {f"values {n}": e for n, e in compare(map_heads, (tokens[:, :20], weight)).items()}
+    frame = tuple(each.bfloat16() for each in make_attention((2, 40, 2, 32), "cpu"))
+    return results | {f"attend {n}": e for n, e in compare(attend, frame).items()}
 
 
 def candidates() -> dict[str, float]:

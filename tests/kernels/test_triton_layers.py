@@ -94,6 +94,113 @@ def test_every_operator_has_a_form_on_cuda(operator: str) -> None:
             assert layers.choose_form(operator, x) == "reference"
 
 
+def run(operator: str, form: str | None) -> Tensor:
+    x, branch, gate, shift, scale = make_modulation((2, 3, 32), "cpu")
+    q, weight, angles, *rest = make_recall((2, 1, 3, 2, 32), "cpu")
+    turn = torch.stack([angles.cos(), angles.sin()], dim=-1)
+    arguments = {
+        "modulate": (x, shift, scale),
+        "add_modulate": (x, branch, gate, shift, scale),
+        "map_heads": (q, weight, turn),
+        "recall": (q, weight, turn, *rest),
+        "turned_norm": (x, scale[0, 0], turn[0, :, 0]),
+        "fork_modulate": (x, shift, scale),
+        "attend": make_attention((2, 3, 2, 32), "cpu"),
+    }[operator]
+    return getattr(layers, operator)(*arguments, form=form)
+
+
+@pytest.mark.parametrize("operator", [*OPERATORS, "fork_modulate"])
+def test_asking_for_triton_on_a_cpu_says_what_to_do(operator: str) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed: it is a Linux package")
+    with pytest.raises(ValueError, match="is on cpu.*form='torch'"):
+        run(operator, "triton")
+
+
+@pytest.mark.parametrize("operator", [*OPERATORS, "fork_modulate"])
+def test_an_unknown_form_is_named(operator: str) -> None:
+    with pytest.raises(ValueError, match="'cuda', expected one of auto"):
+        run(operator, "cuda")
+
+
+def wrong_arguments() -> list[tuple[Callable[..., object], dict[str, object], str]]:
+    x, branch, gate, shift, scale = make_modulation((2, 3, 32), "cpu")
+    q, weight, angles, state, opening, local = make_recall((2, 2, 3, 2, 32), "cpu")
+    turn = torch.stack([angles.cos(), angles.sin()], dim=-1)
+    norm = {"x": x, "branch": branch, "gate": gate, "shift": shift, "scale": scale}
+    reading = {"q": q, "weight": weight, "turn": turn, "state": state, "gate": opening, "local": local}
+    cases: list[tuple[Callable[..., object], dict[str, object], str]] = []
+    for operator, arguments in ((layers.add_modulate, norm), (layers.recall, reading)):
+        for name, tensor in list(arguments.items())[1:]:
+            cases.append((operator, arguments | {name: tensor[:1]}, f"^{name} has shape"))
+            cases.append((operator, arguments | {name: tensor.to("meta")}, f"^{name} is on meta"))
+            cases.append((operator, arguments | {name: tensor.long()}, f"^{name} is torch.int64"))
+        first = next(iter(arguments))
+        nothing = {name: tensor[:0] for name, tensor in arguments.items()}
+        cases.append((operator, nothing, f"^{first} has shape"))
+    keys = {"x": q, "weight": weight, "turn": turn}
+    cases.append((layers.map_heads, keys, "^turn has shape .*expected turns of 6 tokens"))
+    cases.append((layers.recall, reading | {"turn": turn[:, :2, :, :-1]}, "^turn has shape"))
+    cases.append((layers.recall, reading | {"turn": turn[:, :0]}, "^turn has shape"))
+    rows = {"x": x, "weight": scale[0, 0], "turn": turn[0, :, 0]}
+    cases.append((layers.turned_norm, rows | {"weight": shift}, "^weight has shape"))
+    cases.append((layers.turned_norm, rows | {"turn": turn[0, :, 0, :5]}, "^turn has shape"))
+    cases.append((layers.turned_norm, rows | {"turn": turn[0, :2, 0]}, "^turn has shape"))
+    cases.append((layers.turned_norm, rows | {"x": x[:, 0, 0]}, "^x has shape"))
+    return cases
+
+
+@pytest.mark.parametrize("form", ["reference", "triton"])
+def test_what_does_not_fit_is_named_by_every_form_alike(form: str) -> None:
+    for operator, arguments, message in wrong_arguments():
+        with pytest.raises(ValueError, match=message):
+            operator(**arguments, form=form)
+
+
+def test_what_is_no_tensor_is_named() -> None:
+    x, _, _, shift, scale = make_modulation((2, 3, 32), "cpu")
+    with pytest.raises(TypeError, match="^shift is a ndarray, expected a tensor"):
+        layers.modulate(x, shift.numpy(), scale)  # pyright: ignore[reportArgumentType]
+
+
+def test_what_triton_does_not_take_is_named() -> None:
+    q, weight, angles, *rest = make_recall((1, 1, 3, 1, 24), "cpu")
+    turn = torch.stack([angles.cos(), angles.sin()], dim=-1)
+    with pytest.raises(ValueError, match="q has width 24"):
+        layers.recall(q, weight, turn, *rest, form="triton")
+    x, _, _, shift, scale = make_modulation((1, 2, 32), "cpu")
+    with pytest.raises(ValueError, match="x is torch.float64"):
+        layers.modulate(x.double(), shift, scale, form="triton")
+    wide = torch.zeros(1, 2, 8192)
+    with pytest.raises(ValueError, match="x has width 8192"):
+        layers.modulate(wide, wide[:, :1], wide[:, :1], form="triton")
+
+
+def test_the_selection_chooses_and_is_given_back() -> None:
+    x = torch.zeros(1, 2, 32)
+    assert not layers.is_fused("modulate", x)
+    with using(layers="triton"):
+        assert layers.is_fused("modulate", x)
+        with using(layers="reference"):
+            assert layers.choose_form("modulate", x) == "reference"
+        assert layers.is_fused("modulate", x)
+    with using(form="triton"):
+        assert layers.is_fused("recall", x)
+        with using(layers="torch"):
+            assert not layers.is_fused("recall", x)
+    assert layers.choose_form("modulate", x) == "torch"
+
+
+def test_a_selection_that_does_not_exist_is_named() -> None:
+    with (
+        pytest.raises(ValueError, match="scan_precision is 'fp8', expected one of tf32x3"),
+        using(scan_precision="fp8"),
+    ):
+        pass
+    with pytest.raises(ValueError, match="layers is 'fused', expected one of auto"), using(layers="fused"):
+        pass
+
+
 def test_heads_that_triton_does_not_take_run_in_torch_on_cuda() -> None:
     with torch._subclasses.FakeTensorMode(), using(layers="training"):
         assert layers.choose_form("recall", torch.empty(2, 64, device="cuda")) == "triton"

@@ -13,6 +13,7 @@ import torch
 from training.data.latents import DataConfig
 from training.engine.fabric import FabricConfig
 from training.engine.loop import LoopConfig
+from training.engine.step import StepConfig
 from training.matched import (
     DTYPES,
     NAMES,
@@ -169,6 +170,7 @@ def test_command_trains_the_chosen_ones_and_says_what_they_keep(
         ({"only": ["lstm"]}, r"got \['lstm'\]"),
         ({"window_frames": -1}, "window_frames must be at least 0, got -1"),
         ({"segments": 2}, "segments must be 1"),
+        ({"step": StepConfig(graphs=True)}, r"step.graphs=true .* the full model's .* out of only=\[...\]"),
         ({"fabric": FabricConfig(devices="2")}, "share the work by only"),
     ],
 )

@@ -32,7 +32,7 @@ class StepConfig:
     kernels: str = setting(
         "auto",
         "Norms, rotations, gates and attention within frames on a GPU: reference leaves them to PyTorch, "
-        "fused takes a kernel for each, auto what was measured to be faster (docs/experiments/kernels.md).",
+        "fused takes a kernel for each, auto what was measured to be faster (docs/experiments/training.md).",
         choices=tuple(FORMS),
     )
     scan_precision: str = setting(

@@ -125,10 +125,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_replayed_passes_make_the_same_updates(case: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("case", "precision"), [*((case, "32-true") for case in CASES), ("one pass", "bf16-mixed")]
+)
+def test_replayed_passes_make_the_same_updates(case: str, precision: str, tmp_path: Path) -> None:
     changed, has_heads = CASES[case]
-    config, model = settings(CPU, **changed), tiny_denoiser_config(outcome_heads=has_heads)
+    config = settings(replace(CPU, precision=precision), **changed)
+    model = tiny_denoiser_config(outcome_heads=has_heads)
     begun = begin(config, model, tmp_path)
     expected = updates(begun)
     fabric, training, batch_at = begin(config, model, tmp_path)
