@@ -34,7 +34,7 @@ LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def load_tokens(pointer, tokens, stride, num_tokens, width: tl.constexpr):
+def load_block(pointer, tokens, stride, num_tokens, width: tl.constexpr):
     """Return the tokens' features `[C, width]` as they are kept; tokens beyond the frame are 0."""
     offsets = tokens[:, None] * stride + tl.arange(0, width)[None, :]
     return tl.load(pointer + offsets, mask=(tokens < num_tokens)[:, None], other=0.0)
@@ -133,16 +133,16 @@ def attend_forward(
     v_pointer += frame * v_frame + head * v_head
     out_pointer += (frame * num_tokens * num_heads + head) * width
     keys = tl.arange(0, first)
-    k = load_tokens(k_pointer, keys, k_token, num_tokens, width)
-    v = load_tokens(v_pointer, keys, v_token, num_tokens, width)
+    k = load_block(k_pointer, keys, k_token, num_tokens, width)
+    v = load_block(v_pointer, keys, v_token, num_tokens, width)
     k_rest, v_rest = k, v
     if rest > 0:
         others = first + tl.arange(0, rest)
-        k_rest = load_tokens(k_pointer, others, k_token, num_tokens, width)
-        v_rest = load_tokens(v_pointer, others, v_token, num_tokens, width)
+        k_rest = load_block(k_pointer, others, k_token, num_tokens, width)
+        v_rest = load_block(v_pointer, others, v_token, num_tokens, width)
     for start in range(0, num_tokens, block):
         tokens = start + tl.arange(0, block)
-        q = load_tokens(q_pointer, tokens, q_token, num_tokens, width)
+        q = load_block(q_pointer, tokens, q_token, num_tokens, width)
         weights, weights_rest, total = exponentials(q, k, k_rest, num_tokens, first, rest, precision)
         out = product(weights, v, tl.zeros([block, width], tl.float32), precision)
         if rest > 0:
@@ -188,19 +188,19 @@ def attend_gradient(
     d_out_pointer += frame * d_out_frame + head * d_out_head
     own, stride = (frame * num_tokens * num_heads + head) * width, num_heads * width
     keys = tl.arange(0, first)
-    k = load_tokens(k_pointer, keys, k_token, num_tokens, width)
-    v = load_tokens(v_pointer, keys, v_token, num_tokens, width)
+    k = load_block(k_pointer, keys, k_token, num_tokens, width)
+    v = load_block(v_pointer, keys, v_token, num_tokens, width)
     dk_t, dv_t = tl.zeros([width, first], tl.float32), tl.zeros([width, first], tl.float32)
     k_rest, v_rest, dk_rest_t, dv_rest_t = k, v, dk_t, dv_t
     if rest > 0:
         others = first + tl.arange(0, rest)
-        k_rest = load_tokens(k_pointer, others, k_token, num_tokens, width)
-        v_rest = load_tokens(v_pointer, others, v_token, num_tokens, width)
+        k_rest = load_block(k_pointer, others, k_token, num_tokens, width)
+        v_rest = load_block(v_pointer, others, v_token, num_tokens, width)
         dk_rest_t, dv_rest_t = tl.zeros([width, rest], tl.float32), tl.zeros([width, rest], tl.float32)
     for start in range(0, num_tokens, block):
         tokens = start + tl.arange(0, block)
-        q = load_tokens(q_pointer, tokens, q_token, num_tokens, width)
-        d_out = load_tokens(d_out_pointer, tokens, d_out_token, num_tokens, width)
+        q = load_block(q_pointer, tokens, q_token, num_tokens, width)
+        d_out = load_block(d_out_pointer, tokens, d_out_token, num_tokens, width)
         p, p_rest, total = exponentials(q, k, k_rest, num_tokens, first, rest, precision)
         inverse = 1.0 / total
         p *= inverse

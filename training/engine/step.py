@@ -32,13 +32,14 @@ class StepConfig:
     kernels: str = setting(
         "auto",
         "Norms, rotations, gates and attention within frames on a GPU: reference leaves them to PyTorch, "
-        "fused takes a kernel for each, auto what was measured to be faster (docs/experiments/training.md).",
+        "fused takes a kernel for each (for attention up to 128 tokens a frame), auto what was measured to "
+        "be faster (docs/experiments/training.md).",
         choices=tuple(FORMS),
     )
     scan_precision: str = setting(
         "tf32",
         "How a GPU multiplies in the scan over frames: tf32x3 about as exactly as fp32, tf32 with 11 bits "
-        "and a third of the products, with the same losses (docs/experiments/training.md).",
+        "and a third of the products (losses: docs/experiments/training.md).",
         choices=("tf32x3", "tf32"),
     )
     kept_share: float = setting(

@@ -21,7 +21,7 @@ OUTPUTS = 8
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
-    """Return `x` in fp32, or wider as it is: the state's arithmetic is never done in half precision."""
+    """Return `x` in fp32, or wider as it is: PyTorch computes nothing of the state in half precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -96,11 +97,11 @@ class PassGraph:
 
     def _record(self, batch: Sequence[Any], carry: Carry | None) -> None:
         device = self._fabric.device
-        self._inputs = StaticInputs(batch, carry, device)
+        inputs = StaticInputs(batch, carry, device)
         on_gpu = device.type == "cuda"
         pool = torch.cuda.graph_pool_handle() if on_gpu else None
         torch.clear_autocast_cache()  # a weight that was rounded before would stay as it was then
-        found, self._replay = self._make(self._compute, device, pool, [self._inputs.generator])
+        found, self._replay = self._make(partial(self._compute, inputs), device, pool, [inputs.generator])
         self._losses, gradients, self._carried = found
         self._gradients = list(gradients)
         self._parameters = [parameter for parameter in self._parameters if parameter.grad is not None]
@@ -108,15 +109,15 @@ class PassGraph:
             self._sums = [torch.zeros_like(gradient) for gradient in self._gradients]
         if on_gpu:
             self.pool_bytes = bytes_of(pool)
+        self._inputs = inputs  # last: a recording that fails leaves nothing to replay
 
-    def _compute(self) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def _compute(self, inputs: StaticInputs) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Run a pass on the static inputs.
 
         Returns:
             The losses, in the order of their names; the gradients; the tensors of what the pass hands on.
         """
-        inputs, precision = self._inputs, self._fabric.strategy.precision
-        assert inputs is not None
+        precision = self._fabric.strategy.precision
         for parameter in self._parameters:
             parameter.grad = None  # it is then a tensor of the graph, written anew by each replay
         given = {} if inputs.carry is None else {"carry": inputs.carry}
