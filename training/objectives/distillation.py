@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from training.objectives.flow_matching import FlowMatchingLoss, NoisyBatch, ObjectiveConfig, add_noise
 from worldsim.model.attention.base import Rotary
 from worldsim.model.attention.hybrid import HybridAttention
-from worldsim.model.block import Block, LayerStateIn
+from worldsim.model.block import Block, LayerStateIn, Residual
 from worldsim.model.denoiser import Denoiser
 
 
@@ -91,14 +91,14 @@ class LayerDistillation(nn.Module):
         teacher, pairs = self.teacher.denoiser, {}
 
         def run_block(
-            index: int, x: Tensor, conditioning: Tensor, initial_state: LayerStateIn, rotary: Rotary
-        ) -> Tensor:
-            x, _, entered, attended = self._trace(
-                teacher.layers()[index], x, conditioning, initial_state, rotary
+            index: int, residual: Residual, conditioning: Tensor, initial_state: LayerStateIn, rotary: Rotary
+        ) -> Residual:
+            residual, _, entered, attended = self._trace(
+                teacher.layers()[index], residual, conditioning, initial_state, rotary
             )
             if index in self.layers:
                 pairs[index] = entered, attended
-            return x
+            return residual
 
         teacher(batch.clean, batch.noisy, batch.levels, actions, run_block)
         return pairs

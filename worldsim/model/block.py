@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -79,6 +82,41 @@ def add_modulated(
     return x, modulated_norm(x, shift, scale)
 
 
+class Residual(NamedTuple):
+    """The residual stream between two layers, whose last sum the norm that comes next can make on its way.
+
+    Attributes:
+        x: `[..., N, D]`, at least fp32.
+        branch: `[..., N, D]`, what is still to be added; None is nothing.
+        gate: `[..., 1, D]`, of the branch.
+    """
+
+    x: Tensor
+    branch: Tensor | None = None
+    gate: Tensor | None = None
+
+    def total(self) -> Tensor:
+        """Return the finished sum `x + gate * branch`, `[..., N, D]`."""
+        if self.branch is None or self.gate is None:
+            return self.x
+        return torch.addcmul(self.x, self.branch.to(self.x.dtype), self.gate)
+
+    def modulated(self, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the finished sum and its `modulated_norm`."""
+        if self.branch is None or self.gate is None:
+            return fork_modulated(self.x, shift, scale)
+        return add_modulated(self.x, self.branch, self.gate, shift, scale)
+
+    def of_stream(self, index: int) -> Residual:
+        """Return one stream, `[B, F, N, D]`, of tokens `[B, F, S, N, D]`."""
+        branch, gate = (None if part is None else part[:, :, index] for part in self[1:])
+        return Residual(self.x[:, :, index], branch, gate)
+
+
+RunBlock = Callable[[int, Residual, Tensor, LayerStateIn, Rotary], Residual]
+"""Takes a layer's number and what `Block.forward` takes; returns the tokens after the layer."""
+
+
 class Block(nn.Module):
     """One layer; `self_attn` is of one of the three kinds of attention."""
 
@@ -100,36 +138,44 @@ class Block(nn.Module):
 
     def finish(self, x: Tensor, attended: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
         """Add the attention's output and the MLP's."""
+        return self._leave(x, attended, modulation).total()
+
+    def _leave(self, x: Tensor, attended: Tensor, modulation: tuple[Tensor, ...]) -> Residual:
+        """Add the attention's output; the MLP's is still to be added."""
         _, _, gate, ffn_shift, ffn_scale, ffn_gate = modulation
         x, entered = add_modulated(x, attended, gate, ffn_shift, ffn_scale)
-        return torch.addcmul(x, self.ffn(entered).to(x.dtype), ffn_gate)
+        return Residual(x, self.ffn(entered), ffn_gate)
 
     def forward(
-        self, x: Tensor, conditioning: Tensor, initial_state: LayerStateIn, rotary: Rotary
-    ) -> tuple[Tensor, LayerStateOut]:
+        self, residual: Residual, conditioning: Tensor, initial_state: LayerStateIn, rotary: Rotary
+    ) -> tuple[Residual, LayerStateOut]:
         """Run all frames of both streams at once (training).
 
         Args:
-            x: `[B, F, S, N, D]`, at least fp32.
+            residual: Of tokens `[B, F, S, N, D]`.
             conditioning: `[B, F, S, 6, D]`.
             initial_state: Of a hybrid layer its matrices before the first frame, `[B, H, K, V]`; of a window
                 layer what it has cached; of a full layer its mask, if any.
             rotary: Angles of the frames.
 
         Returns:
-            The tokens, shaped as `x`; and of a hybrid layer the state after the last frame, of a window layer
-            what it has cached then, of a full layer None.
+            The tokens, as they came: where the next norm adds in one pass (`kernels.layers.add_modulate`) the
+            MLP's output is still to be added. And of a hybrid layer the state after the last frame, of a
+            window layer what it has cached then, of a full layer None.
         """
-        return self.trace(x, conditioning, initial_state, rotary)[:2]
+        return self.trace(residual, conditioning, initial_state, rotary)[:2]
 
     def trace(
-        self, x: Tensor, conditioning: Tensor, initial_state: LayerStateIn, rotary: Rotary
-    ) -> tuple[Tensor, LayerStateOut, Tensor, Tensor]:
-        """Do what `forward` does; returns also what the attention was given and gave, shaped as `x`."""
+        self, residual: Residual, conditioning: Tensor, initial_state: LayerStateIn, rotary: Rotary
+    ) -> tuple[Residual, LayerStateOut, Tensor, Tensor]:
+        """Do what `forward` does; returns also what the attention was given and gave, `[B, F, S, N, D]`."""
         modulation = self.modulate(conditioning)
-        x, entered = fork_modulated(x, modulation[0], modulation[1])
+        x, entered = residual.modulated(modulation[0], modulation[1])
         attended, final_state = self._attend(entered, initial_state, rotary)
-        return self.finish(x, attended, modulation), final_state, entered, attended
+        left = self._leave(x, attended, modulation)
+        if not layers.is_fused("add_modulate", x):  # nothing is saved by adding later
+            left = Residual(left.total())
+        return left, final_state, entered, attended
 
     def _attend(
         self, entered: Tensor, initial_state: LayerStateIn, rotary: Rotary
@@ -155,7 +201,7 @@ class Head(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """Map `[G, N, D]` with time embedding `[G, D]` to `[G, N, out]`."""
+    def forward(self, residual: Residual, time: Tensor) -> Tensor:
+        """Map tokens `[G, N, D]` with time embedding `[G, D]` to `[G, N, out]`."""
         shift, scale = (self.modulation[0] + time.unsqueeze(-2)).unsqueeze(-2).unbind(-3)
-        return self.head(modulated_norm(x, shift, 1 + scale))
+        return self.head(residual.modulated(shift, 1 + scale)[1])

@@ -9,7 +9,6 @@ whole sequences at once for training, `forward_segment` goes on from a memory. T
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +24,9 @@ from worldsim.model.block import (
     AnyAttention,
     Block,
     Head,
-    LayerStateIn,
     LayerStateOut,
+    Residual,
+    RunBlock,
     build_attention,
     initialise_attention,
     modulated_norm,
@@ -51,9 +51,6 @@ from worldsim.model.segments import SequencePass, check_constant_memory, merge_m
 TIME_FREQUENCIES = 256
 TIMESTEPS = 1000
 """Wan-family models count noise levels 0..1 as timesteps 0..1000."""
-
-RunBlock = Callable[[int, Tensor, Tensor, LayerStateIn, Rotary], Tensor]
-"""Takes a layer's number and what `Block.forward` takes; returns the tokens after the layer."""
 
 
 class Denoiser(nn.Module):
@@ -214,7 +211,7 @@ class Denoiser(nn.Module):
         """
         x, time, conditioning = self._enter(noisy_latents, noise_level, context)
         x, _ = self._run(self.layers(), x, conditioning, context, memory)
-        return join_patches(self.head(x, time), *self.config.grid)
+        return join_patches(self.head(Residual(x), time), *self.config.grid)
 
     def commit(
         self, latents: Tensor, noise_level: Tensor, context: FrameContext, memory: MemoryState
@@ -368,17 +365,18 @@ class Denoiser(nn.Module):
         x = embed_patches(torch.stack([clean, noisy], dim=2), self.patch_embedding)
         x = x + self.embed_previous(before.unsqueeze(2))
         final_states: list[LayerStateOut] = []
-        entered, initial_states = x, split_memory(self.layers(), memory, x)
+        residual, initial_states = Residual(x), split_memory(self.layers(), memory, x)
+        entered = residual
         for index, (block, initial_state) in enumerate(zip(self.layers(), initial_states, strict=True)):
-            entered = x
+            entered = residual
             if run_block is not None:
-                x = run_block(index, x, conditioning, initial_state, rotary)
+                residual = run_block(index, residual, conditioning, initial_state, rotary)
                 continue
-            x, kept = block(x, conditioning, initial_state, rotary)
+            residual, kept = block(residual, conditioning, initial_state, rotary)
             final_states.append(kept)
-        velocity = join_patches(self.head(x[:, :, 1], time[:, :, 1]), *self.config.grid)
+        velocity = join_patches(self.head(residual.of_stream(1), time[:, :, 1]), *self.config.grid)
         # Of what enters the last layer: a commit does not run it to its end.
-        summary = None if self.outcome is None else self.outcome.pool(entered[:, :, 0])
+        summary = None if self.outcome is None else self.outcome.pool(entered.of_stream(0).total())
         return SequencePass(velocity, final_states, arrived, summary)
 
     def path_phases(

@@ -14,7 +14,7 @@ from kernels import layers, selection
 from training.engine.step import StepConfig, check_step, computing
 from worldsim.errors import WorldError
 from worldsim.model.attention.base import Rotary
-from worldsim.model.block import Block, build_attention
+from worldsim.model.block import Block, Residual, build_attention
 from worldsim.model.config import DenoiserConfig
 from worldsim.model.rotary import place_angles, turns
 
@@ -40,8 +40,8 @@ def kept_bytes(kept_share: float) -> tuple[int, list[Tensor]]:
     x, conditioning = torch.randn(2, 8, 2, 4, 64, requires_grad=True), torch.randn(2, 8, 2, 6, 64)
     with computing(StepConfig(kept_share=kept_share)), saved_tensors_hooks(pack, lambda tensor: tensor):
         compiled = torch.compile(block, backend="aot_eager", fullgraph=True, dynamic=False)
-        out, _ = compiled(x, conditioning, torch.zeros(2, 2, 32, 32), rotary)
-        gradients = torch.autograd.grad(out.square().sum(), [x, *block.parameters()])
+        out, _ = compiled(Residual(x), conditioning, torch.zeros(2, 2, 32, 32), rotary)
+        gradients = torch.autograd.grad(out.total().square().sum(), [x, *block.parameters()])
     return sum(kept.values()), list(gradients)
 
 

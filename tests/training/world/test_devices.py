@@ -18,6 +18,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from kernels import layers
 from tests.devices import free_port, needs_fork, run_on_devices, start_on_devices, wait_for
 from tests.fakes import tiny_codec_config, tiny_denoiser_config, write_outcome_dataset
 from tests.public_runs import events_of
@@ -122,10 +123,16 @@ def test_two_devices_make_the_updates_of_one(root: Path, alone: Path) -> None:
     assert told.startswith("4 updates on 64 frames"), told
 
 
-def test_sharded_weights_make_the_updates_of_whole_ones_in_mixed_precision(root: Path) -> None:
-    for name, fabric in (("whole", DDP), ("sharded", FSDP)):
+@pytest.mark.parametrize("is_fused", [False, True], ids=["sums of layers", "sums left to norms"])
+def test_sharded_weights_make_the_updates_of_whole_ones_in_mixed_precision(
+    root: Path, is_fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_fused:  # a gate is then a block's, and its gradient comes from the next: both are sharded apart
+        monkeypatch.setattr(layers, "is_fused", lambda operator, _: operator in layers.NORMS[:2])
+    whole, sharded = (f"{name}, fused={is_fused}" for name in ("whole", "sharded"))
+    for name, fabric in ((whole, DDP), (sharded, FSDP)):
         train(config_of(root, name, replace(fabric, precision="bf16-mixed"), num_steps=3))
-    assert_same_training(root / "sharded", root / "whole")
+    assert_same_training(root / sharded, root / whole)
 
 
 def test_a_training_goes_on_on_other_devices(root: Path, alone: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.fakes import make_denoiser, tiny_denoiser_config, tiny_world
 from worldsim.errors import WorldError
 from worldsim.model.attention.base import Rotary
-from worldsim.model.block import LayerStateIn
+from worldsim.model.block import LayerStateIn, Residual
 from worldsim.model.config import MemoryKeys, MemoryPhase
 from worldsim.model.conversion import (
     HybridConfig,
@@ -109,15 +109,16 @@ def test_without_memory_a_student_is_its_teacher_whose_layers_see_their_own_fram
     teacher, layers = tiny_teacher(), [0, 2]
 
     def run_block(
-        index: int, x: Tensor, conditioning: Tensor, initial_state: LayerStateIn, rotary: Rotary
-    ) -> Tensor:
+        index: int, residual: Residual, conditioning: Tensor, initial_state: LayerStateIn, rotary: Rotary
+    ) -> Residual:
         block = teacher.layers()[index]
         if index not in layers:
-            return block(x, conditioning, initial_state, rotary)[0]
+            return block(residual, conditioning, initial_state, rotary)[0]
         assert rotary.time is not None
         alone = Rotary(rotary.place, rotary.memory, rotary.time[:1])  # each frame a sequence of its own
-        x, conditioning = (tensor.flatten(0, 1).unsqueeze(1) for tensor in (x, conditioning))
-        return block(x, conditioning, initial_state, alone)[0].unflatten(0, (2, FRAMES)).squeeze(2)
+        x, conditioning = (tensor.flatten(0, 1).unsqueeze(1) for tensor in (residual.total(), conditioning))
+        x = block(Residual(x), conditioning, initial_state, alone)[0].total()
+        return Residual(x.unflatten(0, (2, FRAMES)).squeeze(2))
 
     expected = teacher(*batch(), run_block)
     student = student_of(teacher, layers, rest, window=window, scale=0.0)
