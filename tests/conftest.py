@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import training  # noqa: F401 - bounds the spinning of PyTorch's threads, which reads it when it is loaded
+
+# Processes that tests start import this checkout, and beside it what this process was shown.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])
+)
 
 # Before pygame and huggingface_hub are imported: they read their environment once.
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")

@@ -48,7 +48,7 @@ def command(*settings: str) -> list[str]:
 
 def environment(**changes: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if "DISPLAY" not in name}
-    return kept | {"PYTHONPATH": str(ROOT), "SDL_VIDEODRIVER": "dummy"} | changes
+    return kept | {"SDL_VIDEODRIVER": "dummy"} | changes
 
 
 IN_A_WORKER = ["threads=1"] if "PYTEST_XDIST_WORKER" in os.environ else []
@@ -375,7 +375,7 @@ def test_a_real_window_opens_and_closes(
     result = subprocess.run(
         command(f"world={world}", "steps=5", "record=walk.mp4"),
         cwd=tmp_path,
-        env=real_window_environment | {"PYTHONPATH": str(ROOT)},
+        env=real_window_environment,
         capture_output=True,
         text=True,
         timeout=120,

@@ -23,7 +23,7 @@ class Interpretation:
     """A script that runs in the interpreter and prints what it found as JSON."""
 
     def __init__(self, script: Path, folder: Path) -> None:
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
         self._files: list[IO[str]] = [
             (folder / f"{script.stem}.{kind}").open("w+") for kind in ("out", "err")
         ]

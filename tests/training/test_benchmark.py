@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -270,7 +271,7 @@ def test_the_start_is_measured_in_processes_of_its_own(tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "training.benchmark", *settings, "fabric.accelerator=cpu"],
         cwd=tmp_path,
-        env={"PYTHONPATH": str(ROOT), "PATH": "", "OMP_NUM_THREADS": "1"},
+        env={"PYTHONPATH": os.environ["PYTHONPATH"], "PATH": "", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=240,

@@ -344,9 +344,8 @@ def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "training.rl", *arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=180, check=False
+        command, cwd=folder, env=os.environ, capture_output=True, text=True, timeout=180, check=False
     )
 
 
@@ -382,8 +381,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_a_policy(tmp_path: Path) -> None:
     save_tiny_world(tmp_path / "tiny")
     few = ["num_envs=2", "ppo.n_steps=8", "ppo.batch_size=16", "total_steps=1000000", "device=cpu"]
     command = [sys.executable, "-m", "training.rl", "world=tiny", "out=out", *few]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=tmp_path, env=os.environ, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 90
     while not (tmp_path / "out" / "progress.csv").is_file() or len(progress(tmp_path / "out")) < 2:
         assert time.monotonic() < deadline and process.poll() is None, "training did not begin"

@@ -49,10 +49,11 @@ class StepConfig:
         minimum=0,
         maximum=1,
     )
-    graphs: bool = setting(
-        False,
+    graphs: bool | None = setting(
+        None,
         "Record a pass, forward and backward, as one CUDA graph and replay it for all others: the processor "
-        "no longer launches its kernels one by one. The numbers are the same (docs/decisions/0041).",
+        "no longer launches its kernels one by one. The numbers are the same (docs/decisions/0041). null is "
+        "true where blocks are compiled for a GPU and nothing stands in the way.",
     )
 
     def __post_init__(self) -> None:
@@ -89,23 +90,32 @@ def check_step(
         )
     if config.kept_share < 1 and not is_compiled:
         raise WorldError(f"step.kept_share={config.kept_share} needs fabric.compile=true")
-    if config.graphs:
-        _check_graphs(device, model, is_sharded=is_sharded)
+    hindrance = _hindrance(device, model, is_sharded=is_sharded)
+    if config.graphs and hindrance is not None:
+        raise WorldError(f"step.graphs=true {hindrance}")
 
 
-def _check_graphs(device: torch.device, model: DenoiserConfig, *, is_sharded: bool) -> None:
+def replays_passes(
+    config: StepConfig, device: torch.device, model: DenoiserConfig, *, is_compiled: bool, is_sharded: bool
+) -> bool:
+    """Return whether passes are recorded as CUDA graphs and replayed; for the arguments see `check_step`."""
+    if config.graphs is not None:
+        return config.graphs
+    return is_compiled and _hindrance(device, model, is_sharded=is_sharded) is None
+
+
+def _hindrance(device: torch.device, model: DenoiserConfig, *, is_sharded: bool) -> str | None:
+    """Return what a recorded pass asks for and does not find here, if anything."""
     if device.type != "cuda":
-        raise WorldError(f"step.graphs=true runs on CUDA, but the training is on {device.type}")
+        return f"runs on CUDA, but the training is on {device.type}"
     if is_sharded:
-        raise WorldError(
-            "step.graphs=true needs whole weights on each device, but fabric.strategy=fsdp spreads them: "
-            "choose ddp"
-        )
+        return "needs whole weights on each device, but fabric.strategy=fsdp spreads them: choose ddp"
     if model.full_layers:
-        raise WorldError(
-            f"step.graphs=true replays passes without tables that are made anew in each, but the layers "
-            f"{model.full_layers} see all past frames and need some"
+        return (
+            f"replays passes without tables that are made anew in each, but the layers {model.full_layers} "
+            "see all past frames and need some"
         )
+    return None
 
 
 @contextmanager

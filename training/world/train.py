@@ -29,7 +29,7 @@ from training.engine.graphs.passes import PassGraph
 from training.engine.loop import LoopConfig, fit, seed_of
 from training.engine.optimizers import OptimizerConfig, make_optimizers
 from training.engine.run_folder import RunFolder
-from training.engine.step import StepConfig, check_step, computing
+from training.engine.step import StepConfig, check_step, computing, replays_passes
 from training.engine.update import Training, prepare
 from training.objectives.flow_matching import ObjectiveConfig, SegmentFlowMatching, SequenceFlowMatching
 from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig, reward_units
@@ -264,7 +264,13 @@ def begin_training(
     training = prepare(fabric, module, optimizers, config.loop.ema_decay, passes)
     if config.segments > 1:
         training.carries = [Carry(denoiser.initial_memory(config.batch_size)) for _ in passes.own]
-    if config.step.graphs:
+    if replays_passes(
+        config.step,
+        fabric.device,
+        denoiser.config,
+        is_compiled=config.fabric.compile,
+        is_sharded=config.fabric.strategy == "fsdp",
+    ):
         training.graph = PassGraph(fabric, module, len(passes.own))
     if config.fabric.compile:
         for block in denoiser.layers():

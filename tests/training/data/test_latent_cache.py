@@ -272,7 +272,7 @@ def test_devices_share_the_encoding_and_each_episode_is_encoded_once(tmp_path: P
         write_outcome_dataset(tmp_path / name, episodes=4, seed=seed)
     script = tmp_path / "rank.py"
     script.write_text(RANK)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, str(script), str(tmp_path)], env=environment, check=True)
     told = [(tmp_path / f"rank-{rank}.txt").read_text().split() for rank in range(2)]
     assert sum(int(encoded) for encoded, _, _ in told) == 2 * (24 + 25 + 26 + 27)

@@ -11,7 +11,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.autograd.graph import saved_tensors_hooks
 
 from kernels import layers, selection
-from training.engine.step import StepConfig, check_step, computing
+from training.engine.step import StepConfig, check_step, computing, replays_passes
 from worldsim.errors import WorldError
 from worldsim.model.attention.base import Rotary
 from worldsim.model.block import Block, Residual, build_attention
@@ -119,3 +119,21 @@ def test_heads_that_the_kernels_do_not_take_are_named() -> None:
 def test_unknown_settings_are_named(step: dict[str, object], message: str) -> None:
     with pytest.raises(WorldError, match=message):
         StepConfig(**step)
+
+
+def test_passes_are_replayed_where_they_can_be() -> None:
+    full, gpu, cpu = replace(MODEL, full_layers=[1]), torch.device("cuda"), torch.device("cpu")
+
+    def replays(
+        graphs: bool | None, device: torch.device, model: DenoiserConfig = MODEL, **changed: bool
+    ) -> bool:
+        where = {"is_compiled": True, "is_sharded": False} | changed
+        return replays_passes(StepConfig(graphs=graphs), device, model, **where)
+
+    assert replays(None, gpu)
+    assert not replays(None, cpu)
+    assert not replays(None, gpu, full)
+    assert not replays(None, gpu, is_sharded=True)
+    assert not replays(None, gpu, is_compiled=False)
+    assert not replays(False, gpu)
+    assert replays(True, gpu, is_compiled=False)

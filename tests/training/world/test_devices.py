@@ -252,7 +252,7 @@ def test_torchrun_on_two_machines_trains_together(root: Path, alone: Path) -> No
                 *("-m", "training.pretrain", *settings),
             ],
             cwd=root,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
         for rank in range(2)
     ]

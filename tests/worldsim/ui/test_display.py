@@ -49,7 +49,7 @@ def test_a_screen_that_goes_away_loses_no_recording(
     environment, server = x_server
     process = subprocess.Popen(
         [sys.executable, "-c", RECORD_FOR_EVER, str(tmp_path / "walk.mp4")],
-        env=environment | {"PYTHONPATH": str(ROOT)},
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -69,7 +69,7 @@ def test_a_screen_that_goes_away_before_play_is_one_sentence(
     environment, server = x_server
     process = subprocess.Popen(
         [sys.executable, "-c", CHOOSE_FOR_EVER],
-        env=environment | {"PYTHONPATH": str(ROOT)},
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
