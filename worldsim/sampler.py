@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import WorldError
+from worldsim.model.denoiser import Denoiser
+from worldsim.model.frame_context import FrameContext
+from worldsim.model.memory.state import MemoryState
 from worldsim.settings import check_settings, setting
 
 MAX_STEPS, MAX_SHIFT, MAX_NOISE_SCALE = 64, 1000.0, 100.0
@@ -82,3 +85,15 @@ def sample(
         velocity = predict_velocity(latents, torch.full((len(noise),), level, device=noise.device))
         latents = latents + (following - level) * velocity.float()
     return latents
+
+
+def draw(
+    denoiser: Denoiser, noise: Tensor, context: FrameContext, memory: MemoryState, sampler: SamplerConfig
+) -> tuple[Tensor, FrameContext]:
+    """Draw a frame from noise `[B, C, h, w]`; reads the memory, never changes it.
+
+    Returns:
+        Latents `[B, C, h, w]`, fp32, and the context that their commit needs.
+    """
+    latents = sample(lambda noisy, level: denoiser.denoise(noisy, level, context, memory), noise, sampler)
+    return latents, context
