@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -155,7 +154,8 @@ def update(
         if norm is not None:
             losses[f"gradient_norm_{index}"] = whole(norm)
     losses = check_finite(fabric, losses, training.step)
-    for optimizer, begin in zip_longest(training.optimizers, training.begins, fillvalue=0):
+    begins = training.begins or [0] * len(training.optimizers)
+    for optimizer, begin in zip(training.optimizers, begins, strict=True):
         if training.step >= begin:
             optimizer.step()
     with record_function("Optimizer.average"):

@@ -25,6 +25,8 @@ from worldsim.errors import WorldError
 from worldsim.simulator import Simulator
 from worldsim.world import World
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture
 def data(tmp_path: Path) -> DataConfig:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.fakes import tiny_world
+from kernels.selection import using
+from tests.devices import HostLooks
+from tests.fakes import TINY_ACTIONS, tiny_denoiser_config, tiny_world
 from training.sharpen.adversarial import (
     SelfRolloutCritic,
     anchor_loss,
@@ -18,8 +23,13 @@ from training.sharpen.adversarial import (
     scale_gradient,
 )
 from training.sharpen.critic import Critic, Logits, VideoHead, frozen
-from training.sharpen.rollouts import watch
+from training.sharpen.energy import SelfRolloutEnergy
+from training.sharpen.rollouts import OwnFrames, watch
 from training.sharpen.settings import CriticConfig, RolloutConfig
+from worldsim.model.denoiser import Denoiser
+from worldsim.sampler import SamplerConfig
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROWS, WATCHED, DRAWN = 2, 3, 4
 CONFIG = RolloutConfig(prefix_frames=WATCHED, frames=[DRAWN], begins=[0], batch_sizes=[ROWS])
@@ -31,11 +41,13 @@ def clips(rows: int = ROWS, count: int = WATCHED + DRAWN) -> tuple[Tensor, Tenso
     return latents, torch.randint(3, (rows, count, 3), generator=generator)
 
 
-def make_objective(**goals: float) -> SelfRolloutCritic:
+def make_objective(anchor_weight: float = 1.0) -> SelfRolloutCritic:
     world = tiny_world()
     torch.manual_seed(1)
     denoiser = world.denoiser.requires_grad_(True)
-    return SelfRolloutCritic(denoiser, Critic(denoiser), CONFIG, CriticConfig(**goals), world.config.sampler)
+    return SelfRolloutCritic(
+        denoiser, Critic(denoiser), CONFIG, CriticConfig(anchor_weight=anchor_weight), world.config.sampler
+    )
 
 
 def judge(critic: Critic, frames: Tensor) -> Logits:
@@ -164,3 +176,26 @@ def test_the_gradient_of_a_pass_is_balanced_where_that_is_asked_for(balanced: fl
     assert with_critic is not None
     # The anchor is weak here: balanced, what the critic asks for hardly moves the world.
     assert (float(with_critic.norm()) < 0.05) == (balanced == 1.0), float(with_critic.norm())
+
+
+@pytest.mark.parametrize("form", ["torch", "triton"])
+@pytest.mark.parametrize("count", [1, DRAWN])
+@pytest.mark.parametrize("objective", ["critic", "energy"])
+def test_a_pass_neither_looks_at_numbers_nor_waits_for_the_host(
+    objective: str, count: int, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a GPU can replay it; on a device without numbers, which does not know autocast."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
+    # Heads of 32 features, which the Triton forms take.
+    denoiser = Denoiser(replace(tiny_denoiser_config(), dim=64, num_values=TINY_ACTIONS.num_values))
+    module: OwnFrames = SelfRolloutEnergy(denoiser, CONFIG, SamplerConfig())
+    if objective == "critic":
+        module = SelfRolloutCritic(denoiser, Critic(denoiser), CONFIG, CriticConfig(), SamplerConfig())
+    module, meta = module.to("meta"), torch.device("meta")
+    latents, actions = (tensor.to(meta) for tensor in clips(count=WATCHED + count))
+    more = (torch.empty((), device=meta),) if objective == "critic" else ()
+    given: Any = None  # the generator: a device without numbers has none
+    with HostLooks() as looks, using(form=form, layers=form):
+        module(latents, actions, given, *more)["loss"].backward()
+    assert looks.mixed == []

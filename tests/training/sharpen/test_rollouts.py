@@ -15,6 +15,8 @@ from worldsim.sampler import SamplerConfig
 from worldsim.simulator import Simulator
 from worldsim.world import World
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WATCHED, DRAWN, ROWS = 4, 5, 3
 SAMPLER = SamplerConfig(num_steps=1, commit_level=0.2, noise_scale=0.9)
 
