@@ -58,7 +58,11 @@ def tiny_codec_config() -> CodecConfig:
 
 
 def tiny_denoiser_config(
-    phase: MemoryPhase = MemoryPhase.PATH, *, is_teacher: bool = False, outcome_heads: bool = False
+    phase: MemoryPhase = MemoryPhase.PATH,
+    *,
+    is_teacher: bool = False,
+    outcome_heads: bool = False,
+    recycled: bool = False,
 ) -> DenoiserConfig:
     """Return the shape of a network of two hybrid layers and one window layer, or of three full layers."""
     return DenoiserConfig(
@@ -71,6 +75,7 @@ def tiny_denoiser_config(
         full_layers=[0, 1, 2] if is_teacher else [],
         window=2,
         memory_phase=phase,
+        recycled=recycled,
         outcome_heads=outcome_heads,
     )
 
@@ -85,6 +90,7 @@ def make_denoiser(
     memory_keys: MemoryKeys = MemoryKeys.AXES,
     full_path: bool = False,
     path_odometry: bool = False,
+    recycled: bool = False,
 ) -> Denoiser:
     """Return a small fp64 denoiser of three layers all of whose weights matter."""
     torch.manual_seed(0)
@@ -103,6 +109,7 @@ def make_denoiser(
         path_odometry=path_odometry,
         half_lives=[0.5, 20.0],
         previous_frame=previous_frame,
+        recycled=recycled,
         outcome_heads=outcome_heads,
     )
     denoiser = Denoiser(config).double()
@@ -134,19 +141,23 @@ def tiny_world(
     num_steps: int = 2,
     is_teacher: bool = False,
     outcome: OutcomeConfig | None = None,
+    recycled: bool = False,
 ) -> World:
     """Return a world with random weights that all matter; its frames depend on action, memory and noise.
 
     It has outcome heads if `outcome` says what their numbers mean.
     """
     torch.manual_seed(0)
+    shape = tiny_denoiser_config(
+        phase, is_teacher=is_teacher, outcome_heads=outcome is not None, recycled=recycled
+    )
     config = WorldConfig(
         name="tiny",
         description="random weights",
         licence="Apache-2.0",
         frame_rate=10.0,
         actions=TINY_ACTIONS,
-        denoiser=tiny_denoiser_config(phase, is_teacher=is_teacher, outcome_heads=outcome is not None),
+        denoiser=shape,
         codec=tiny_codec_config(),
         sampler=SamplerConfig(num_steps=num_steps),
         outcome=outcome,

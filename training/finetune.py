@@ -14,7 +14,7 @@ from worldsim.data.dataset_info import DatasetInfo
 from worldsim.model.denoiser import Denoiser
 from worldsim.outcome import OutcomeConfig
 from worldsim.settings import REQUIRED, setting
-from worldsim.world import World
+from worldsim.world import World, WorldConfig
 
 
 @dataclass(kw_only=True, slots=True)
@@ -28,15 +28,25 @@ class FinetuneConfig(TrainWorldConfig):
         "Give the world heads for reward and end if it has none; the video must record both "
         "(docs/decisions/0017). Where it has some they go on learning in any case.",
     )
+    recycled: bool = setting(
+        False,
+        "Make the world one that needs no pass to remember a frame (model.recycled, docs/decisions/0043): "
+        "its weights fit, but have to learn it. One that is recycled stays so in any case.",
+    )
 
 
 def add_outcome_heads(world: World, seed: int) -> World:
     """Return a world without outcome heads with untrained ones; it draws the same frames."""
     shape = replace(world.config.denoiser, outcome_heads=True)
     torch.manual_seed(seed)
-    denoiser = Denoiser(shape)
-    denoiser.load_state_dict(denoiser.state_dict() | world.denoiser.state_dict())
     described = replace(world.config, denoiser=shape, outcome=OutcomeConfig())
+    return reshaped(world, described)
+
+
+def reshaped(world: World, described: WorldConfig) -> World:
+    """Return a world of another description with the weights of this one, and fresh ones it has not."""
+    denoiser = Denoiser(described.denoiser)
+    denoiser.load_state_dict(denoiser.state_dict() | world.denoiser.state_dict())
     return World(described, denoiser, world.codec, world.folder)
 
 
@@ -54,6 +64,9 @@ def main(config: FinetuneConfig) -> None:
     has_new_heads = config.outcome_heads and not world.config.denoiser.outcome_heads
     if has_new_heads:
         world = add_outcome_heads(world, config.loop.seed)
+    if config.recycled and not world.config.denoiser.recycled:
+        shape = replace(world.config.denoiser, recycled=True)
+        world = reshaped(world, replace(world.config, denoiser=shape))
     run = RunFolder(config.out, config)
     train_world(config, world, run, has_new_heads=has_new_heads, begun_from=begun_from)
 

@@ -1,11 +1,12 @@
 """Sampler: a few Euler steps of rectified flow from noise to a frame (arXiv 2209.03003)."""
 
-# B batch
+# B batch, C h w latent size, A action axes
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.frame_context import FrameContext
 from worldsim.model.memory.state import MemoryState
+from worldsim.runtime.noise import WATCH_FRAME, draw_noise
 from worldsim.settings import check_settings, setting
 
 MAX_STEPS, MAX_SHIFT, MAX_NOISE_SCALE = 64, 1000.0, 100.0
@@ -80,20 +82,64 @@ def sample(
         `[B, ...]`, fp32.
     """
     levels = noise_schedule(config.num_steps, config.shift)
-    latents = noise * config.noise_scale
-    for level, following in zip(levels[:-1], levels[1:], strict=True):
-        velocity = predict_velocity(latents, torch.full((len(noise),), level, device=noise.device))
+    return integrate(predict_velocity, noise * config.noise_scale, levels)
+
+
+def integrate(
+    predict_velocity: Callable[[Tensor, Tensor], Tensor], latents: Tensor, levels: Sequence[float]
+) -> Tensor:
+    """Return latents `[B, ...]` of the first noise level after an Euler step to each of the following."""
+    for level, following in pairwise(levels):
+        velocity = predict_velocity(latents, torch.full((len(latents),), level, device=latents.device))
         latents = latents + (following - level) * velocity.float()
     return latents
 
 
 def draw(
-    denoiser: Denoiser, noise: Tensor, context: FrameContext, memory: MemoryState, sampler: SamplerConfig
+    denoiser: Denoiser, noise: Tensor, context: FrameContext, memory: MemoryState, config: SamplerConfig
 ) -> tuple[Tensor, FrameContext]:
-    """Draw a frame from noise `[B, C, h, w]`; reads the memory, never changes it.
+    """Draw a frame; reads the memory, never changes it.
+
+    Args:
+        denoiser: The network.
+        noise: `[B, C, h, w]`, fp32, standard normal.
+        context: From `Denoiser.observe`.
+        memory: State after the last committed frame.
+        config: Steps and schedule.
 
     Returns:
-        Latents `[B, C, h, w]`, fp32, and the context that their commit needs.
+        Latents `[B, C, h, w]`, fp32, and the context to commit them with: that of a recycled model holds what
+        the first step wrote.
     """
-    latents = sample(lambda noisy, level: denoiser.denoise(noisy, level, context, memory), noise, sampler)
-    return latents, context
+    latents, levels = noise * config.noise_scale, noise_schedule(config.num_steps, config.shift)
+    if denoiser.config.recycled:
+        velocity, context = denoiser.first_pass(latents, context, memory)
+        latents = integrate(lambda *_: velocity, latents, levels[:2])
+        levels = levels[1:]
+    return integrate(lambda x, level: denoiser.denoise(x, level, context, memory), latents, levels), context
+
+
+def watch(
+    denoiser: Denoiser,
+    latents: Tensor,
+    actions: Tensor,
+    memory: MemoryState,
+    seeds: Tensor,
+    frame_index: Tensor,
+) -> MemoryState:
+    """Return the memory after a real frame.
+
+    Args:
+        denoiser: The network.
+        latents: `[B, C, h, w]`, fp32, the frame.
+        actions: `[B, A]` int64, the actions that led to it.
+        memory: State before it; left as it was.
+        seeds: `[B]` int64 on the CPU; with `frame_index` they decide the noise that a recycled model's pass
+            over the frame begins from.
+        frame_index: `[B]` int64 on the CPU.
+    """
+    context = denoiser.observe(actions, memory)
+    if denoiser.config.recycled:
+        noise = draw_noise(seeds, frame_index, denoiser.latent_shape, WATCH_FRAME).to(latents.device)
+        context = denoiser.first_pass(noise, context, memory)[1]
+    return denoiser.commit(latents, torch.zeros(len(latents), device=latents.device), context, memory)

@@ -22,7 +22,7 @@ from worldsim.runtime.cuda_graphs import CompileChoice, choose_compile, compiler
 from worldsim.runtime.device import DeviceChoice, choose_device, set_threads
 from worldsim.runtime.isolation import isolated, ordinary
 from worldsim.runtime.noise import COMMIT_FRAME, DRAW_FRAME, NoiseAhead, draw_noise
-from worldsim.sampler import MAX_NOISE_SCALE, MAX_STEPS, SamplerConfig, sample
+from worldsim.sampler import MAX_NOISE_SCALE, MAX_STEPS, SamplerConfig, draw, watch
 from worldsim.state import WorldState
 from worldsim.storage.files import check_integer, check_number, plain
 from worldsim.world.world import Start, World, shipped_worlds
@@ -126,16 +126,17 @@ class Simulator:
             )
         frames = torch.stack([start.frames for start in starts])  # [B, T, H, W, 3]
         actions = torch.stack([start.actions for start in starts])
+        noise_seeds = torch.tensor(list(seeds), dtype=torch.int64)
         state = WorldState(
             memory=self.world.denoiser.initial_memory(len(starts)),
             frame_index=torch.zeros(len(starts), dtype=torch.int64),
-            seed=torch.tensor(list(seeds), dtype=torch.int64),
+            seed=torch.zeros_like(noise_seeds),  # what has been watched depends on no dream's seed
             frames=frames[:, -1].to(self.frames_device),
         )
         leading = torch.cat([torch.zeros_like(actions[:, :1]), actions[:, :-1]], dim=1)
         for index in range(frames.shape[1]):
             state = self.commit_frames(state, frames[:, index], leading[:, index])
-        return replace(state, frame_index=torch.zeros_like(state.frame_index))
+        return replace(state, frame_index=torch.zeros_like(state.frame_index), seed=noise_seeds)
 
     @isolated
     def predict(self, state: WorldState, actions: Tensor) -> Prediction:
@@ -166,7 +167,11 @@ class Simulator:
             latents: `[B, C, h, w]`, of the prediction.
             actions: `[B, A]` int64, what led to it.
         """
-        context = self.world.denoiser.observe(actions.to(self.world.device), state.memory)
+        denoiser = self.world.denoiser
+        context = denoiser.observe(actions.to(self.world.device), state.memory)
+        if denoiser.config.recycled:
+            noise = self._noise(state, DRAW_FRAME) * self.sampler.noise_scale
+            context = denoiser.first_pass(noise, context, state.memory)[1]
         return self.commit(state, Prediction(frames, latents, context))
 
     @isolated
@@ -226,10 +231,8 @@ class Simulator:
         """
         world = self.world
         latents = world.codec.encode(frames.to(world.device)).float()
-        context = world.denoiser.observe(actions.to(world.device), state.memory)
-        memory = world.denoiser.commit(
-            latents, torch.zeros(len(frames), device=world.device), context, state.memory
-        )
+        given = (latents, actions.to(world.device), state.memory, state.seed, state.frame_index)
+        memory = watch(world.denoiser, *given)
         return replace(
             state, memory=memory, frame_index=state.frame_index + 1, frames=frames.to(self.frames_device)
         )
@@ -251,9 +254,7 @@ class Simulator:
         """Return the frames, their latents, and what the commit needs again."""
         denoiser = self.world.denoiser
         context = denoiser.observe(actions, memory, window_is_full)
-        latents = sample(
-            lambda noisy, level: denoiser.denoise(noisy, level, context, memory), noise, self.sampler
-        )
+        latents, context = draw(denoiser, noise, context, memory, self.sampler)
         return self.world.codec.decode(latents), latents, context
 
     def _commit(

@@ -28,7 +28,16 @@ class ObjectiveConfig:
     """Noise of training frames, and weights of the loss."""
 
     pure_noise_probability: float = setting(
-        0.3, "Share of noisy frames that are pure noise, where every roll-out starts.", minimum=0, maximum=1
+        0.3,
+        "Share of noisy frames that are pure noise, where every roll-out starts. A recycled model learns "
+        "that from the first passes of all frames, whatever this says.",
+        minimum=0,
+        maximum=1,
+    )
+    first_pass_weight: float = setting(
+        0.5,
+        "Weight of the loss of a recycled model's first passes, beside 1 of passes over noisy frames.",
+        above=0,
     )
     level_shift: float = setting(
         1.0,
@@ -78,12 +87,14 @@ class NoisyBatch:
         noisy: `[B, F, C, h, w]`, what is denoised.
         levels: `[B, F, 2]`, the noise levels of the two.
         velocity: `[B, F, C, h, w]`, the target.
+        noise: `[B, F, C, h, w]`, what is in the noisy frames, and what first passes begin from.
     """
 
     clean: Tensor
     noisy: Tensor
     levels: Tensor
     velocity: Tensor
+    noise: Tensor
 
 
 def mix(latents: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
@@ -112,6 +123,7 @@ def add_noise(latents: Tensor, config: ObjectiveConfig, generator: torch.Generat
         noisy=mix(latents, noise, level),
         levels=torch.stack([context_level, level], dim=-1),
         velocity=noise - latents,
+        noise=noise,
     )
 
 
@@ -158,7 +170,8 @@ class FlowMatchingLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
-        self.config = config
+        pure = 0.0 if denoiser.config.recycled else config.pure_noise_probability
+        self.config = replace(config, pure_noise_probability=pure)
         self.outcome = outcome
 
     def compute(
@@ -187,7 +200,7 @@ class FlowMatchingLoss(nn.Module):
         latents = latents.float()
         batch = self.add_noise(latents, actions, generator, memory)
         given = (batch.clean, batch.noisy, batch.levels)
-        passed, memory_after = self._run(*given, actions, memory)
+        passed, memory_after = self._run(*given, actions, memory, batch.noise)
         squared = (passed.velocity.float() - batch.velocity).square()
         ended = None if targets is None else targets.ends
         error = self.frame_means(squared, latents, ended)  # [B, F]
@@ -195,9 +208,16 @@ class FlowMatchingLoss(nn.Module):
         counted = has_past(latents, memory)
         if targets is not None:
             counted = counted & targets.is_real
-        pure = counted & (batch.levels[..., 1] == 1)
         weight = self.frame_weights(counted, ended)
-        losses = {"loss": masked_mean(error, weight), "loss_pure": masked_mean(error, weight * pure).detach()}
+        losses = {"loss": masked_mean(error, weight)}
+        if passed.first_velocity is None:
+            pure = counted & (batch.levels[..., 1] == 1)
+            losses["loss_pure"] = masked_mean(error, weight * pure).detach()
+        else:
+            first = (passed.first_velocity.float() - batch.velocity).square()
+            loss_pure = masked_mean(self.frame_means(first, latents, ended), weight)
+            losses["loss"] = losses["loss"] + self.config.first_pass_weight * loss_pure
+            losses["loss_pure"] = loss_pure.detach()
         if self.config.change_weight:  # what runs with other weights are compared by
             losses["loss_unweighted"] = masked_mean(squared.mean(dim=(2, 3, 4)), counted).detach()
         if targets is not None and self.outcome is not None:
@@ -249,15 +269,22 @@ class FlowMatchingLoss(nn.Module):
         return replace(batch, clean=torch.cat([own, batch.clean[num_own:]]), levels=levels)
 
     def _run(
-        self, clean: Tensor, noisy: Tensor, levels: Tensor, actions: Tensor, memory: MemoryState | None
+        self,
+        clean: Tensor,
+        noisy: Tensor | None,
+        levels: Tensor,
+        actions: Tensor,
+        memory: MemoryState | None,
+        noise: Tensor,
     ) -> tuple[SequencePass, MemoryState | None]:
+        """Run the network over sequences; `noise` is what the first passes of a recycled one begin from."""
         denoiser = self.denoiser
-        if memory is None:
-            empty = denoiser.initial_memory(len(clean))
-            return denoiser.run_sequences(clean, noisy, levels, actions, empty), None
-        check_constant_memory(denoiser.config)
-        passed = denoiser.run_sequences(clean, noisy, levels, actions, memory)
-        return passed, merge_memory(memory, passed, clean)
+        if memory is not None:
+            check_constant_memory(denoiser.config)
+        before = denoiser.initial_memory(len(clean)) if memory is None else memory
+        first = noise if denoiser.config.recycled else None
+        passed = denoiser.run_sequences(clean, noisy, levels, actions, before, noise=first)
+        return passed, None if memory is None else merge_memory(memory, passed, clean)
 
     @torch.no_grad()
     def _predict_context(
@@ -280,9 +307,12 @@ class FlowMatchingLoss(nn.Module):
         memory = memory.first_rows(clips) if memory is not None else None
         is_drawn = has_past(latents, memory)[..., None, None, None]
         levels[..., 1] = 1.0
-        noise = torch.randn(latents.shape, generator=generator, device=latents.device)
+        if self.denoiser.config.recycled:  # as in play, the pass that draws a frame is the one that writes
+            noise, noisy = batch.noise[:clips], None
+        else:
+            noise = noisy = torch.randn(latents.shape, generator=generator, device=latents.device)
         for done in range(depth):
-            drawn = noise - self._run(own, noise, levels, actions, memory)[0].velocity.float()
+            drawn = noise - self._run(own, noisy, levels, actions, memory, noise)[0].velocity.float()
             drawn = torch.where(is_drawn, drawn, latents)
             kept = clips * done // depth  # predicted often enough; a pass over all keeps one shape to compile
             own = torch.cat([own[:kept], drawn[kept:]])

@@ -15,6 +15,7 @@ from training.data.latents import LatentVideo
 from worldsim.evaluation.quality.outcome import OperatingPoint, choose_threshold, summarize_outcomes
 from worldsim.evaluation.quality.outcome_predictions import EpisodePredictions
 from worldsim.outcome import OutcomeConfig
+from worldsim.sampler import watch
 from worldsim.world import World
 
 EPISODES_AT_A_TIME = 32
@@ -53,14 +54,13 @@ def _predict_batch(
     """Return what the heads predict for frames after the first, `[B, length - 1]` fp64 on the CPU each."""
     denoiser, heads = world.denoiser, world.denoiser.outcome
     assert heads is not None
-    memory = denoiser.initial_memory(len(starts))
-    clean = torch.zeros(len(starts), device=video.latents.device)
+    memory, seeds = denoiser.initial_memory(len(starts)), torch.from_numpy(starts)
     columns: list[tuple[Tensor, Tensor]] = []
     for frame in range(length):
         # Where an episode is over its last frame is repeated; nobody looks at what is said of it.
         latents, actions, _ = video.sequences_with_outcomes(starts, 1, np.full(len(starts), frame))
-        context = denoiser.observe(actions[:, 0], memory)
-        memory = denoiser.commit(latents[:, 0].float(), clean, context, memory)
+        number = torch.full_like(seeds, frame)
+        memory = watch(denoiser, latents[:, 0].float(), actions[:, 0], memory, seeds, number)
         assert memory.summary is not None
         if frame:
             columns.append(heads(memory.summary))

@@ -22,6 +22,7 @@ from worldsim.data.sequences import SequenceIndex
 from worldsim.errors import WorldError
 from worldsim.evaluation.quality.outcome import TOLERANCE
 from worldsim.model.outcome_heads import OutcomeHeads
+from worldsim.sampler import watch
 from worldsim.settings import check_settings, setting
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
@@ -151,7 +152,7 @@ def _draw_batch(
     simulator: Simulator, video: LatentVideo, starts: np.ndarray, seeds: Tensor, config: SequencesConfig
 ) -> Iterator[OutcomeFrames]:
     """Yield the frames of some pieces, a frame of all of them at a time; those past an end are left out."""
-    world, clean = simulator.world, torch.zeros(len(starts), device=simulator.world.device)
+    world = simulator.world
     memory = world.denoiser.initial_memory(len(starts))
     no_frames = torch.zeros(len(starts), world.config.height, world.config.width, 3, dtype=torch.uint8)
     index = torch.zeros_like(seeds)
@@ -163,8 +164,8 @@ def _draw_batch(
             if past % config.depth == 0:
                 dream = replace(dream, memory=memory)
             dream = simulator.step(dream, actions[:, 0])[1]
-        context = world.denoiser.observe(actions[:, 0], memory)
-        memory = world.denoiser.commit(latents[:, 0].float(), clean, context, memory)
+        at = torch.full_like(seeds, number)
+        memory = watch(world.denoiser, latents[:, 0].float(), actions[:, 0], memory, seeds, at)
         if past >= 0:
             assert memory.summary is not None
             assert dream.memory.summary is not None

@@ -97,7 +97,7 @@ class SelfRolloutCritic(OwnFrames):
         Returns:
             `loss`, and for the log its parts and `logit_gap`, by how much real clips are found more real.
         """
-        clips = self.watched(latents, actions)
+        clips = self.watched(latents, actions, generator)
         drawn = self.draw(clips, generator).float()
         noise = torch.randn(drawn.shape, generator=generator, device=drawn.device)
         levels = torch.rand(len(drawn), generator=generator, device=drawn.device)

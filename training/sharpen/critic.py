@@ -16,6 +16,7 @@ from torch.nn import functional
 from worldsim.model.block import Residual
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.linear import at_least_fp32, embed_patches
+from worldsim.model.memory.motion import departures
 from worldsim.model.memory.state import MemoryState
 from worldsim.model.segments import split_memory
 
@@ -66,7 +67,8 @@ class VideoHead(nn.Module):
 class Critic(nn.Module):
     """Tell recorded clips from drawn ones, both under the same noise, actions and frames before.
 
-    The network runs once over the noisy frames: each is judged after what the noisy ones before it wrote.
+    The network runs once over the noisy frames: each is judged after what the noisy ones before it wrote, in
+    a recycled model after what the passes over them wrote.
 
     Args:
         denoiser: Whose copy the critic begins as.
@@ -120,8 +122,8 @@ class Critic(nn.Module):
         action = trunk.embed_actions(actions)  # [B, T, D]
         first = memory.latents.to(noisy.dtype)[:, None]
         clean_before, before = (torch.cat([first, x[:, :-1]], dim=1) for x in (latents.detach(), noisy))
-        phases, _ = trunk.path_phases(clean_before, latents.detach(), action, memory)
-        rotary = trunk.rotary(phases, range(noisy.shape[1]))
+        phases, arrived = trunk.path_phases(clean_before, latents.detach(), action, memory)
+        rotary = trunk.rotary(phases, range(noisy.shape[1]), departures(arrived, memory))
         time = (trunk.embed_time(levels)[:, None] + action).unsqueeze(2)  # [B, T, 1, D]
         conditioning = at_least_fp32(trunk.time_projection(time)).unflatten(-1, (6, -1))
         x = embed_patches(noisy.unsqueeze(2), trunk.patch_embedding)  # [B, T, 1, N, D]

@@ -70,7 +70,7 @@ class SelfRolloutEnergy(OwnFrames):
         Returns:
             `loss`, and for the log `spread`, the mean distance of two draws over that of a draw to the truth.
         """
-        clips = self.watched(latents, actions)
+        clips = self.watched(latents, actions, generator)
         first, second = self.draw(clips.repeat(2), generator).float().chunk(2)
         scales = list(zip(*(vectors(x) for x in (first, second, clips.real)), strict=True))
         loss = torch.stack([energy_score(*scale).mean() for scale in scales]).sum()

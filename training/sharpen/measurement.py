@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from training.data.latents import LatentVideo
-from training.sharpen.rollouts import roll_out, watch
+from training.sharpen.rollouts import roll_out, watch_clips
 from training.sharpen.settings import RulesConfig
 from worldsim.codec import FrameCodec
 from worldsim.errors import WorldError
 from worldsim.evaluation.metrics import as_images, psnr, sharpness
 from worldsim.model.denoiser import Denoiser
-from worldsim.runtime.noise import draw_noise
+from worldsim.runtime.noise import COMMIT_FRAME, DRAW_FRAME, WATCH_FRAME, draw_noise
 from worldsim.sampler import SamplerConfig
 from worldsim.storage.files import read_json, write_json
 
@@ -55,8 +55,12 @@ def measure(
     count = max(horizons)
     latents, actions = video.sequences(places, prefix_frames + count)
     latents = latents.float()
-    memory = watch(denoiser, latents[:, :prefix_frames], actions[:, :prefix_frames])
-    noise, commit_noise = fixed_noise(len(places), count, denoiser.latent_shape, latents.device)
+    shape, rows, device = denoiser.latent_shape, len(places), latents.device
+    watched = fixed_noise(rows, prefix_frames, shape, WATCH_FRAME, device)
+    memory = watch_clips(denoiser, latents[:, :prefix_frames], actions[:, :prefix_frames], watched)
+    noise, commit_noise = (
+        fixed_noise(rows, count, shape, purpose, device) for purpose in (DRAW_FRAME, COMMIT_FRAME)
+    )
     ahead = actions[:, prefix_frames:]
     drawn = roll_out(denoiser, memory, ahead, noise, commit_noise, sampler, num_watched=prefix_frames)
     last, real = latents[:, prefix_frames - 1 : prefix_frames], latents[:, prefix_frames:]
@@ -68,15 +72,12 @@ def measure(
 
 
 def fixed_noise(
-    rows: int, count: int, shape: tuple[int, int, int], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Return the noise of roll-outs and of their commits, `[rows, count, C, h, w]`, the same at each call."""
+    rows: int, count: int, shape: tuple[int, int, int], purpose: int, device: torch.device
+) -> Tensor:
+    """Return the noise of play for seeds and frames from 0 on, `[rows, count, C, h, w]`."""
     seeds = torch.arange(rows)
-    parts = [
-        torch.stack([draw_noise(seeds, torch.full_like(seeds, t), shape, purpose) for t in range(count)], 1)
-        for purpose in (0, 1)
-    ]
-    return parts[0].to(device), parts[1].to(device)
+    columns = [draw_noise(seeds, torch.full_like(seeds, index), shape, purpose) for index in range(count)]
+    return torch.stack(columns, dim=1).to(device)
 
 
 def statistics(codec: FrameCodec, latents: Tensor) -> tuple[Tensor, Tensor]:

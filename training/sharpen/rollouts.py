@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from training.sharpen.settings import RolloutConfig
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.memory.state import MemoryState
+from worldsim.model.segments import check_constant_memory, merge_memory
 from worldsim.sampler import SamplerConfig, draw
 
 POOL = 4
@@ -19,11 +20,23 @@ POOL = 4
 
 
 @torch.no_grad()
-def watch(denoiser: Denoiser, latents: Tensor, actions: Tensor) -> MemoryState:
-    """Return the memory after clean frames `[B, F, C, h, w]` that actions `[B, F, A]` led to."""
+def watch_clips(denoiser: Denoiser, latents: Tensor, actions: Tensor, noise: Tensor) -> MemoryState:
+    """Return the memory after clean frames, all frames at once.
+
+    Args:
+        denoiser: The world's network, of constant memory.
+        latents: `[B, F, C, h, w]`.
+        actions: `[B, F, A]` int64, the action that led to each.
+        noise: `[B, F, C, h, w]`, what the passes of a recycled model begin from; others ask for none.
+    """
+    check_constant_memory(denoiser.config)
     levels = torch.zeros(*latents.shape[:2], 2, device=latents.device)
     empty = denoiser.initial_memory(len(latents))
-    return denoiser.forward_segment(latents, latents, levels, actions, empty)[1]
+    if denoiser.config.recycled:
+        passed = denoiser.run_sequences(latents, None, levels, actions, empty, noise=noise)
+    else:
+        passed = denoiser.run_sequences(latents, latents, levels, actions, empty)
+    return merge_memory(empty, passed, latents)
 
 
 def roll_out(
@@ -107,10 +120,12 @@ class OwnFrames(nn.Module):
         self.denoiser, self.config = denoiser, config
         self.sampler = replace(sampler, num_steps=1)
 
-    def watched(self, latents: Tensor, actions: Tensor) -> Clips:
+    def watched(self, latents: Tensor, actions: Tensor, generator: torch.Generator) -> Clips:
         """Watch the first frames of clips `[B, F + T, C, h, w]` with actions `[B, F + T, A]`."""
         latents, count = latents.float(), self.config.prefix_frames
-        memory = watch(self.denoiser, latents[:, :count], actions[:, :count])
+        real = latents[:, :count]
+        noise = torch.randn(real.shape, generator=generator, device=real.device)
+        memory = watch_clips(self.denoiser, real, actions[:, :count], noise)
         return Clips(memory, latents[:, count:], actions[:, count:])
 
     def draw(self, clips: Clips, generator: torch.Generator) -> Tensor:

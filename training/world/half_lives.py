@@ -9,19 +9,20 @@ from torch import Tensor
 
 from worldsim.model.attention.hybrid import HybridAttention
 from worldsim.model.denoiser import Denoiser
+from worldsim.model.inspection import half_lives
 
 PERCENTILES = (10, 50, 90)
 
 
-def percentiles(half_lives: Tensor) -> list[float]:
+def percentiles(values: Tensor) -> list[float]:
     """Return 10th percentile, median and 90th percentile of half-lives."""
-    return [float(half_lives.quantile(p / 100)) for p in PERCENTILES]
+    return [float(values.quantile(p / 100)) for p in PERCENTILES]
 
 
 def layer_half_lives(denoiser: Denoiser) -> dict[int, list[float]]:
     """Return the percentiles of each hybrid layer's half-lives in frames, by the layer's number."""
     layers = [i for i, b in enumerate(denoiser.layers()) if isinstance(b.self_attn, HybridAttention)]
-    rows = denoiser.half_lives()  # [layers, heads]
+    rows = half_lives(denoiser)  # [layers, heads]
     return {layer: percentiles(row) for layer, row in zip(layers, rows, strict=True)}
 
 
@@ -34,7 +35,7 @@ def log_half_lives(denoiser: Denoiser) -> dict[str, float]:
     layers = layer_half_lives(denoiser)
     if not layers:
         return {}
-    named = {"half_life": percentiles(denoiser.half_lives().flatten())}
+    named = {"half_life": percentiles(half_lives(denoiser).flatten())}
     named |= {f"half_life/layer_{layer:02d}": values for layer, values in layers.items()}
     return {
         f"{name}_p{p}": value

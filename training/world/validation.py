@@ -15,7 +15,7 @@ from worldsim.errors import WorldError
 from worldsim.evaluation.metrics import psnr
 from worldsim.model.memory.state import MemoryState
 from worldsim.runtime.noise import draw_noise
-from worldsim.sampler import SamplerConfig, sample
+from worldsim.sampler import SamplerConfig, draw, watch
 from worldsim.settings import check_settings, setting
 from worldsim.world import World
 
@@ -65,11 +65,10 @@ def validate(
     """
     latents, actions = video.sequences(places, config.length)
     latents = latents.float()
-    memory = world.denoiser.initial_memory(len(latents))
-    clean = torch.zeros(len(latents), device=latents.device)
+    memory, seeds = world.denoiser.initial_memory(len(latents)), torch.arange(len(latents))
     for frame in range(config.context_frames):
-        context = world.denoiser.observe(actions[:, frame], memory)
-        memory = world.denoiser.commit(latents[:, frame], clean, context, memory)
+        number = torch.full_like(seeds, frame)
+        memory = watch(world.denoiser, latents[:, frame], actions[:, frame], memory, seeds, number)
     return _roll_out(
         world, memory, latents[:, config.context_frames :], actions[:, config.context_frames :], config
     )
@@ -85,7 +84,7 @@ def _roll_out(
     for frame in range(max(config.horizons)):
         context = world.denoiser.observe(actions[:, frame], memory)
         noise = draw_noise(seeds, torch.full_like(seeds, frame), world.denoiser.latent_shape).to(truth.device)
-        dream = sample(lambda x, t, c=context, m=memory: world.denoiser.denoise(x, t, c, m), noise, sampler)
+        dream, context = draw(world.denoiser, noise, context, memory, sampler)
         memory = world.denoiser.commit(dream, clean, context, memory)
         if frame + 1 in config.horizons:
             seen, expected = world.codec.decode(dream), world.codec.decode(truth[:, frame])

@@ -90,6 +90,11 @@ class DenoiserConfig:
         "Whether every token is also given the frame before it, at its own place: what does not change need "
         "not be recalled (docs/decisions/0011).",
     )
+    recycled: bool = setting(
+        False,
+        "Whether the pass that begins a frame also writes the frame before it into the memory, so that "
+        "remembering costs no pass of its own; for previous_frame=true only (docs/decisions/0043).",
+    )
     outcome_heads: bool = setting(False, "Heads on the commit pass for reward and end (docs/decisions/0017).")
 
     def __post_init__(self) -> None:
@@ -97,6 +102,10 @@ class DenoiserConfig:
         self.memory_phase, self.memory_keys = str(self.memory_phase), str(self.memory_keys)
         if self.full_path and self.memory_phase != MemoryPhase.PATH:
             raise WorldError(f"full_path needs memory_phase path, got {self.memory_phase}")
+        if self.recycled and not self.previous_frame:
+            raise WorldError("recycled needs previous_frame: the frame before is what the pass remembers")
+        if self.recycled and self.full_layers:
+            raise WorldError(f"recycled needs layers of constant memory, got full_layers {self.full_layers}")
         if self.path_odometry and self.memory_phase != MemoryPhase.PATH:
             raise WorldError(f"path_odometry needs memory_phase path, got {self.memory_phase}")
         is_number = isinstance(self.finest_key, int | float) and not isinstance(self.finest_key, bool)

@@ -51,7 +51,11 @@ class HybridConfig:
 
 
 def check_softmax(config: DenoiserConfig, name: str) -> None:
-    """Raise `WorldError` if a model named `name` has hybrid layers: then it is no teacher."""
+    """Raise `WorldError` if a model named `name` is no teacher: one with hybrid layers, or a recycled one."""
+    if config.recycled:
+        raise WorldError(
+            f"{name} is recycled: a teacher shows its layers clean frames, of which it takes none"
+        )
     softmax = {*config.window_layers, *config.full_layers}
     if hybrid := sorted(set(range(config.num_layers)) - softmax):
         layers = ", ".join(map(str, hybrid))

@@ -2,26 +2,27 @@
 
 Two forms of one function. Frame by frame (`observe`, `denoise`, `commit`) is what play runs; `forward` runs
 whole sequences at once for training, `forward_segment` goes on from a memory. Tests hold them equal.
+
+A frame is written by a pass of its own over the clean frame. In a recycled model (docs/decisions/0043) it is
+written by the pass that begins the next one (`first_pass`), which is given it beside the noise: frame f is
+drawn from what the passes up to f - 1 wrote, of the frames up to f - 2, and from frame f - 1 itself.
 """
 
-# B batch, F frames, S streams (clean, noisy), N tokens a frame, D model width, A action axes, G any sizes
+# B batch, F frames, S streams (0 writes, 1 reads), N tokens, D model width, A action axes, G any sizes
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-import kernels
 from worldsim.errors import WorldError
-from worldsim.model.attention.base import Cached, Rotary
+from worldsim.model.attention.base import Rotary
 from worldsim.model.attention.full import FullAttention, past_mask, time_angles
-from worldsim.model.attention.hybrid import HybridAttention, StateUpdate
 from worldsim.model.attention.window import WindowAttention, age_angles
 from worldsim.model.block import (
-    AnyAttention,
     Block,
     Head,
     LayerStateOut,
@@ -32,13 +33,15 @@ from worldsim.model.block import (
     modulated_norm,
 )
 from worldsim.model.config import PATCH, DenoiserConfig, MemoryKeys
-from worldsim.model.frame_context import FrameContext
+from worldsim.model.frame_context import FrameContext, FrameWrites
+from worldsim.model.frame_pass import cached_of, run_layers, write_matrices
 from worldsim.model.linear import Linear, at_least_fp32, embed_patches, join_patches
 from worldsim.model.memory.motion import (
     PathMotion,
     arrived_phase,
     axes_phase,
     build_motion,
+    departures,
     plane_places,
     sequence_phases,
     wrap,
@@ -158,16 +161,25 @@ class Denoiser(nn.Module):
         """Return what a frame `[G, C, h, w]` adds to the tokens of the next, `[G, N, D]`, at least fp32."""
         return 0.0 if self.previous_embedding is None else embed_patches(latents, self.previous_embedding)
 
-    def rotary(self, phase: Tensor, frames: range) -> Rotary:
-        """Return the angles of tokens of frames of these numbers, after a path `phase` `[G, D / 2]`."""
+    def rotary(self, phase: Tensor, frames: range, departure: Tensor | None = None) -> Rotary:
+        """Return the angles of tokens of frames of these numbers, after a path `phase` `[G, D / 2]`.
+
+        A recycled model writes the frame before, at the end of the path `departure`.
+        """
         time, keys = None, MemoryKeys(self.config.memory_keys)
         if self.config.full_layers:
             angles = time_angles(frames, self.config.head_width).to(self.place)  # [frames, D / 2]
             angles = angles + axes_phase(phase, keys) if self.config.full_path else angles
             time = turns(self.place + angles.unsqueeze(-2))
         is_plane = keys is MemoryKeys.PLANE  # each head turns its keys itself
-        memory = (self.plane_place if is_plane else self.place) + phase.unsqueeze(-2)
-        return Rotary(turns(self.place), memory if is_plane else turns(memory), time)
+        places = self.plane_place if is_plane else self.place
+
+        def after(path: Tensor) -> Tensor:
+            angles = places + path.unsqueeze(-2)
+            return angles if is_plane else turns(angles)
+
+        written = after(departure) if departure is not None and self.config.recycled else None
+        return Rotary(turns(self.place), after(phase), time, written)
 
     def observe(
         self, actions: Tensor, memory: MemoryState, window_is_full: bool | None = None
@@ -184,11 +196,9 @@ class Denoiser(nn.Module):
         is_full = self.window_is_full(memory) if window_is_full is None else window_is_full
         tokens, previous = self.config.tokens_per_frame, self.embed_previous(memory.latents)
         mask = None if is_full else window_mask(memory.num_committed, self.config.window, tokens)
-        count, seen = 0, None
-        if memory.past is not None:
-            count = memory.past.num_frames
-            seen = past_mask(memory.num_committed, count, tokens)
-        rotary = self.rotary(phase, range(count, count + 1))
+        count = 0 if memory.past is None else memory.past.num_frames
+        seen = past_mask(memory.num_committed, count, tokens) if memory.past else None
+        rotary = self.rotary(phase, range(count, count + 1), memory.phase)
         return FrameContext(action, phase, rotary, mask, keys, values, seen, previous)
 
     def window_is_full(self, memory: MemoryState) -> bool:
@@ -209,64 +219,75 @@ class Denoiser(nn.Module):
         Returns:
             `noise - latents`, shaped as `noisy_latents`.
         """
+        return self._denoise(noisy_latents, noise_level, context, memory)[0]
+
+    def first_pass(
+        self, noise: Tensor, context: FrameContext, memory: MemoryState
+    ) -> tuple[Tensor, FrameContext]:
+        """Begin a frame of a recycled model: do what `denoise` does, and note what to write.
+
+        Args:
+            noise: `[B, C, h, w]`, what the frame is drawn from: noise of level 1.
+            context: From `observe`.
+            memory: State after the last committed frame; left as it was.
+
+        Returns:
+            `noise - latents`, and the context with what `commit` writes of the frame before.
+        """
+        velocity, writes = self._denoise(noise, noise.new_ones(len(noise)), context, memory)
+        return velocity, replace(context, writes=writes)
+
+    def _denoise(
+        self, noisy_latents: Tensor, noise_level: Tensor, context: FrameContext, memory: MemoryState
+    ) -> tuple[Tensor, FrameWrites]:
         x, time, conditioning = self._enter(noisy_latents, noise_level, context)
-        x, _ = self._run(self.layers(), x, conditioning, context, memory)
-        return join_patches(self.head(Residual(x), time), *self.config.grid)
+        x, writes = run_layers(self.layers(), x, conditioning, context, memory)
+        return join_patches(self.head(Residual(x), time), *self.config.grid), writes
 
     def commit(
         self, latents: Tensor, noise_level: Tensor, context: FrameContext, memory: MemoryState
     ) -> MemoryState:
-        """Write a finished frame into the memory.
+        """Write into the memory: a finished frame, or in a recycled model the one before it, without a pass.
 
         Args:
             latents: `[B, C, h, w]`, the clean frame.
-            noise_level: `[B]`, how noisy `latents` are taken to be; 0 is clean.
-            context: From `observe` with the same memory.
+            noise_level: `[B]`, how noisy `latents` are taken to be; 0 is clean. A recycled model isn't told.
+            context: From `observe` with the same memory; in a recycled model from `first_pass`.
             memory: State before this frame; left as it was.
 
         Returns:
             State after this frame.
         """
-        *layers, last = self.layers()
-        x, _, conditioning = self._enter(latents, noise_level, context)
-        x, written = self._run(layers, x, conditioning, context, memory)
-        # The last layer only takes in: nobody reads what it would say.
-        shift, scale, *_ = last.modulate(conditioning)
-        written.append(last.self_attn.remember(modulated_norm(x, shift, scale), context.rotary))
-        window, full = self._cached(written, WindowAttention), self._cached(written, FullAttention)
+        if self.config.recycled:
+            assert context.writes is not None, "a recycled model writes what its first pass has noted"
+            updates, tokens = context.writes
+        else:
+            updates, tokens = self._take_in(latents, noise_level, context, memory)
+        layers = self.layers()
+        window, full = (cached_of(layers, updates, kind) for kind in (WindowAttention, FullAttention))
         keys, values, past = memory.window_keys, memory.window_values, memory.past
         count = memory.num_committed
         return MemoryState(
-            matrices=self._write(written, context, memory.matrices),
+            matrices=write_matrices(layers, updates, context.rotary, memory.matrices),
             window_keys=push_window(keys, window.k, count) if window else keys,
             window_values=push_window(values, window.v, count) if window else values,
             phase=arrived_phase(self.motion, context.phase, latents, memory),
             latents=latents.to(memory.latents.dtype),
             num_committed=count + 1,
             past=past.append(full.k, full.v) if past and full else past,
-            summary=None if self.outcome is None else self.outcome.pool(x),
+            summary=None if self.outcome is None else self.outcome.pool(tokens),
         )
 
-    def _cached(self, updates: list[StateUpdate | Cached], kind: type[AnyAttention]) -> Cached | None:
-        """Return what the layers of one kind keep of a frame, `[L, B, N, H, D]`; None without such layers."""
-        layers = zip(self.layers(), updates, strict=True)
-        kept = [w for block, w in layers if isinstance(block.self_attn, kind) and isinstance(w, Cached)]
-        return Cached(torch.stack([w.k for w in kept]), torch.stack([w.v for w in kept])) if kept else None
-
-    def _write(self, updates: list[StateUpdate | Cached], context: FrameContext, matrices: Tensor) -> Tensor:
-        """Return the states of the hybrid layers, `[L, B, H, K, V]`, after one frame."""
-        terms = [
-            block.self_attn.write_terms(w, context.rotary)
-            for block, w in zip(self.layers(), updates, strict=True)
-            if isinstance(block.self_attn, HybridAttention) and isinstance(w, StateUpdate)
-        ]
-        if not terms:
-            return matrices
-        k, v, g, beta = zip(*terms, strict=True)
-        # Layers beside rows, [L * B, ...]; in memory heads before tokens, as the products read them.
-        k, v = (torch.cat([t.transpose(1, 2) for t in term]).transpose(1, 2) for term in (k, v))
-        g, beta = torch.cat(g), torch.cat(beta)
-        return kernels.commit(k, v, g, beta, matrices.flatten(0, 1)).unflatten(0, matrices.shape[:2])
+    def _take_in(
+        self, latents: Tensor, noise_level: Tensor, context: FrameContext, memory: MemoryState
+    ) -> FrameWrites:
+        """Run a finished frame through the network, but for what the last layer would say of it."""
+        *layers, last = self.layers()
+        x, _, conditioning = self._enter(latents, noise_level, context)
+        x, writes = run_layers(layers, x, conditioning, context, memory)
+        shift, scale, *_ = last.modulate(conditioning)
+        update = last.self_attn.remember(modulated_norm(x, shift, scale), context.rotary)
+        return FrameWrites((*writes.updates, update), x)
 
     def _enter(
         self, latents: Tensor, noise_level: Tensor, context: FrameContext
@@ -276,31 +297,6 @@ class Denoiser(nn.Module):
         conditioning = at_least_fp32(self.time_projection(time)).unflatten(-1, (6, -1))
         return embed_patches(latents, self.patch_embedding) + context.previous, time, conditioning
 
-    def _run(
-        self, layers: list[Block], x: Tensor, conditioning: Tensor, context: FrameContext, memory: MemoryState
-    ) -> tuple[Tensor, list[StateUpdate | Cached]]:
-        """Run the first layers over one frame; returns the tokens and what each layer would write."""
-        updates: list[StateUpdate | Cached] = []
-        matrices = iter(memory.matrices)
-        caches = zip(context.window_keys, context.window_values, strict=True)
-        full = iter(range(len(self.config.full_layers)))
-        for block in layers:
-            modulation = block.modulate(conditioning)
-            entered = modulated_norm(x, modulation[0], modulation[1])
-            attention = block.self_attn
-            if isinstance(attention, HybridAttention):
-                attended, update = attention(entered, next(matrices), context.rotary)
-            elif isinstance(attention, FullAttention):
-                assert memory.past is not None
-                attended, update = attention(
-                    entered, memory.past, next(full), context.past_mask, context.rotary
-                )
-            else:
-                attended, update = attention(entered, next(caches), context.mask, context.rotary)
-            updates.append(update)
-            x = block.finish(x, attended, modulation)
-        return x, updates
-
     def forward(
         self,
         clean: Tensor,
@@ -308,32 +304,37 @@ class Denoiser(nn.Module):
         levels: Tensor,
         actions: Tensor,
         run_block: RunBlock | None = None,
+        noise: Tensor | None = None,
     ) -> Tensor:
         """Predict the velocities of whole sequences that begin with an empty memory, all frames at once.
 
         Args:
             clean: `[B, F, C, h, w]`, the frames as play would have committed them (perhaps slightly noised).
-            noisy: `[B, F, C, h, w]`, the frames to denoise; each reads what the clean ones before it wrote.
-            levels: `[B, F, 2]`, noise levels of the two.
+            noisy: `[B, F, C, h, w]`, the frames to denoise; each reads what was written before it.
+            levels: `[B, F, 2]`, noise levels of the two; a recycled model isn't told that of `clean`.
             actions: `[B, F, A]`, the action that leads to each frame.
             run_block: Runs a layer of a given number and returns its tokens, for who wants to look into it.
+            noise: `[B, F, C, h, w]`, what the first passes of a recycled model begin from.
 
         Returns:
             Velocity of the noisy frames, `[B, F, C, h, w]`.
         """
         empty = self.initial_memory(len(clean))
-        return self.run_sequences(clean, noisy, levels, actions, empty, run_block).velocity
+        return self.run_sequences(clean, noisy, levels, actions, empty, run_block, noise).velocity
 
     def forward_segment(
-        self, clean: Tensor, noisy: Tensor, levels: Tensor, actions: Tensor, memory: MemoryState
+        self,
+        clean: Tensor,
+        noisy: Tensor,
+        levels: Tensor,
+        actions: Tensor,
+        memory: MemoryState,
+        noise: Tensor | None = None,
     ) -> tuple[Tensor, MemoryState]:
         """Predict the velocities of sequences that go on from a memory, all frames at once.
 
         Args:
-            clean: As in `forward`, and so are `noisy`, `levels` and `actions`.
-            noisy: The frames to denoise.
-            levels: Noise levels.
-            actions: Actions.
+            clean: As in `forward`, and so are `noisy`, `levels`, `actions` and `noise`.
             memory: State before the first frame; rows may have committed different numbers of frames.
 
         Returns:
@@ -343,26 +344,35 @@ class Denoiser(nn.Module):
             WorldError: If the model has full layers.
         """
         check_constant_memory(self.config)
-        passed = self.run_sequences(clean, noisy, levels, actions, memory)
+        passed = self.run_sequences(clean, noisy, levels, actions, memory, noise=noise)
         return passed.velocity, merge_memory(memory, passed, clean)
 
     def run_sequences(
         self,
         clean: Tensor,
-        noisy: Tensor,
+        noisy: Tensor | None,
         levels: Tensor,
         actions: Tensor,
         memory: MemoryState,
         run_block: RunBlock | None = None,
+        noise: Tensor | None = None,
     ) -> SequencePass:
-        """Return all that the network says of sequences; see `forward` and `forward_segment`."""
+        """Return all that the network says of sequences; see `forward` and `forward_segment`.
+
+        Stream 0, which writes, is the clean frame, in a recycled model its first pass. Without `noisy` frames
+        a recycled model makes nothing but first passes, at half the cost.
+        """
+        assert (noise is not None) == self.config.recycled, "first passes begin from noise, others from none"
+        if noise is not None:
+            levels = torch.cat([torch.ones_like(levels[..., :1]), levels[..., 1:]], dim=-1)
+        streams = [stream for stream in (clean if noise is None else noise, noisy) if stream is not None]
         action = self.embed_actions(actions)  # [B, F, D]
         before = torch.cat([memory.latents.to(clean.dtype)[:, None], clean[:, :-1]], dim=1)
         phases, arrived = self.path_phases(before, clean, action, memory)
-        rotary = self.rotary(phases, range(clean.shape[1]))
-        time = self.embed_time(levels) + action.unsqueeze(2)  # [B, F, 2, D]
+        rotary = self.rotary(phases, range(clean.shape[1]), departures(arrived, memory))
+        time = self.embed_time(levels[..., : len(streams)]) + action.unsqueeze(2)  # [B, F, S, D]
         conditioning = at_least_fp32(self.time_projection(time)).unflatten(-1, (6, -1))
-        x = embed_patches(torch.stack([clean, noisy], dim=2), self.patch_embedding)
+        x = embed_patches(torch.stack(streams, dim=2), self.patch_embedding)
         x = x + self.embed_previous(before.unsqueeze(2))
         final_states: list[LayerStateOut] = []
         residual, initial_states = Residual(x), split_memory(self.layers(), memory, x)
@@ -374,25 +384,17 @@ class Denoiser(nn.Module):
                 continue
             residual, kept = block(residual, conditioning, initial_state, rotary)
             final_states.append(kept)
-        velocity = join_patches(self.head(residual.of_stream(1), time[:, :, 1]), *self.config.grid)
+        drawn = [(residual.of_stream(s), time[:, :, s]) for s in range(int(noise is None), len(streams))]
+        velocities = [join_patches(self.head(*each), *self.config.grid) for each in drawn]
         # Of what enters the last layer: a commit does not run it to its end.
         summary = None if self.outcome is None else self.outcome.pool(entered.of_stream(0).total())
-        return SequencePass(velocity, final_states, arrived, summary)
+        first = velocities[0] if self.config.recycled else None
+        return SequencePass(velocities[-1], first, final_states, arrived[:, -1], summary)
 
     def path_phases(
         self, before: Tensor, clean: Tensor, action: Tensor, memory: MemoryState
     ) -> tuple[Tensor, Tensor]:
-        """Return the path's angles at every frame and after the last; see `sequence_phases`."""
+        """Return the path's angles at every frame and after it; see `sequence_phases`."""
         before = before.to(self.patch_embedding.weight.dtype)
         expected = self.motion(before, action, self.embed_nothing())
         return sequence_phases(self.motion, expected, before, clean, memory)
-
-    @torch.no_grad()
-    def half_lives(self) -> Tensor:
-        """Return each hybrid layer's half-lives at the gates' resting point, in frames, `[layers, heads]`."""
-        rows = []
-        for block in self.layers():
-            if isinstance(attention := block.self_attn, HybridAttention):
-                rate = attention.A_log.double().exp() * functional.softplus(attention.dt_bias.double())
-                rows.append(math.log(2) / (rate * self.config.tokens_per_frame))
-        return torch.stack(rows) if rows else torch.zeros(0, self.config.num_heads)

@@ -1,4 +1,4 @@
-"""Context of one frame, shared by its denoising passes and its commit."""
+"""Context of one frame, shared by its denoising passes and its commit, and what a pass leaves for it."""
 
 # B batch, L layers of the kind, H heads, D model or head width, W window frames, T past frames, N tokens per
 # frame
@@ -6,10 +6,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
-from worldsim.model.attention.base import Rotary
+from worldsim.model.attention.base import Cached, Rotary
+from worldsim.model.attention.hybrid import StateUpdate
+
+Update = StateUpdate | Cached
+"""What one layer keeps of a frame."""
+
+
+class FrameWrites(NamedTuple):
+    """What a pass over a frame would write into the memory.
+
+    Attributes:
+        updates: From each layer, in order.
+        tokens: `[B, N, D]`, what entered the last of them: the outcome heads pool it.
+    """
+
+    updates: tuple[Update, ...]
+    tokens: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +43,8 @@ class FrameContext:
         window_values: The values beside them.
         past_mask: `[B, 1, 1, (T + 1) * N]` bool, which tokens a full layer sees; None if it sees all.
         previous: `[B, N, D]`, what the frame before adds to each token; 0 where the model does not see it.
+        writes: In a recycled model, what the first pass over the frame noted of the frame before, for
+            `commit`; None before that pass.
     """
 
     action: Tensor
@@ -36,3 +55,4 @@ class FrameContext:
     window_values: Tensor
     past_mask: Tensor | None
     previous: Tensor | float
+    writes: FrameWrites | None = None

@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from worldsim.model.attention.base import Rotary
 from worldsim.model.attention.hybrid import HybridAttention
@@ -63,6 +64,17 @@ def inspect_layers(
         for hook in hooks:
             hook.remove()
     return readings
+
+
+@torch.no_grad()
+def half_lives(denoiser: Denoiser) -> Tensor:
+    """Return each hybrid layer's half-lives at the gates' resting point, in frames, `[layers, heads]`."""
+    rows = []
+    for block in denoiser.layers():
+        if isinstance(attention := block.self_attn, HybridAttention):
+            rate = attention.A_log.double().exp() * functional.softplus(attention.dt_bias.double())
+            rows.append(math.log(2) / (rate * denoiser.config.tokens_per_frame))
+    return torch.stack(rows) if rows else torch.zeros(0, denoiser.config.num_heads)
 
 
 def _look(

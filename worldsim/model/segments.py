@@ -1,6 +1,6 @@
 """The memory at the ends of a training segment: split among the layers, and merged from them again."""
 
-# B batch, F frames, S streams (clean, noisy), N tokens per frame, D model width, W window frames
+# B batch, F frames, S streams, N tokens per frame, D model width, W window frames
 
 from __future__ import annotations
 
@@ -26,12 +26,14 @@ class SequencePass(NamedTuple):
 
     Attributes:
         velocity: `[B, F, C, h, w]`, of the noisy frames.
+        first_velocity: The same of the first passes of a recycled model; None in others.
         final_states: From each layer; see `Block.forward`.
         phase: `[B, D / 2]`, the path after the last frame.
-        summary: `[B, F, D]`, what the outcome heads read of the clean frames; None without such heads.
+        summary: `[B, F, D]`, what the outcome heads read of stream 0; None without such heads.
     """
 
     velocity: Tensor
+    first_velocity: Tensor | None
     final_states: Sequence[LayerStateOut]
     phase: Tensor
     summary: Tensor | None

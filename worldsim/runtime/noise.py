@@ -19,8 +19,8 @@ from worldsim.runtime.isolation import isolated
 
 MANY_ROWS, MAX_NOISE_THREADS = 64, 8
 """Rows from which on their noise is drawn in threads, and in how many."""
-DRAW_FRAME, COMMIT_FRAME = 0, 1
-"""What a frame needs noise for: to begin drawing it, and to commit it."""
+DRAW_FRAME, COMMIT_FRAME, WATCH_FRAME = 0, 1, 2
+"""What a frame needs noise for: to begin drawing it, to commit it, and to watch it if it is a real one."""
 
 
 def draw_noise(
@@ -34,7 +34,8 @@ def draw_noise(
         seeds: `[B]` int64, at least 0.
         frame_index: `[B]` int64, at least 0.
         shape: Of one row.
-        purpose: `DRAW_FRAME` or `COMMIT_FRAME`: what one frame needs noise for twice must not be the same.
+        purpose: `DRAW_FRAME`, `COMMIT_FRAME` or `WATCH_FRAME`: what is needed for one must not be the same
+            for another.
     """
     noise = torch.empty(len(seeds), *shape, dtype=torch.float32)
     rows, keys = noise.numpy(), (seeds.tolist(), frame_index.tolist())

@@ -32,6 +32,7 @@ from worldsim.codec import FrameCodec, save_codec
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.memory.state import MemoryState
+from worldsim.sampler import SamplerConfig, draw
 from worldsim.world import World
 
 FRAMES, SEGMENTS, ROWS = 4, 3, 4
@@ -123,8 +124,8 @@ def random_batch(frames: int = FRAMES, rows: int = 2) -> tuple[Tensor, Tensor]:
     return latents, torch.randint(3, (rows, frames, 3), generator=generator)
 
 
-def tiny_denoiser() -> Denoiser:
-    return tiny_world().denoiser.float()
+def tiny_denoiser(*, recycled: bool = False) -> Denoiser:
+    return tiny_world(recycled=recycled).denoiser.float()
 
 
 def run_segment(
@@ -178,8 +179,10 @@ def test_the_memory_of_noised_frames_is_carried() -> None:
     assert not memory.matrices.requires_grad
 
 
-def test_own_context_as_deep_as_the_segment_carries_the_memory_of_a_free_rollout() -> None:
-    denoiser, rows = tiny_denoiser(), FRAMES
+@pytest.mark.parametrize("recycled", [False, True], ids=["ordinary", "recycled"])
+def test_own_context_as_deep_as_the_segment_carries_the_memory_of_a_free_rollout(recycled: bool) -> None:
+    denoiser, rows = tiny_denoiser(recycled=recycled), FRAMES
+    sampler = SamplerConfig(num_steps=1)
     config = ObjectiveConfig(own_context_share=1.0, own_context_depth=FRAMES)
     carried, played = denoiser.initial_memory(rows), denoiser.initial_memory(1)
     latents, actions = random_batch(rows=rows)
@@ -187,12 +190,12 @@ def test_own_context_as_deep_as_the_segment_carries_the_memory_of_a_free_rollout
     for segment in range(2):
         _, carried = run_segment(denoiser, config, carried, [segment == 0] * rows, seed=segment)
         generator = torch.Generator().manual_seed(segment)
-        add_noise(latents, config, generator)
-        noise = torch.randn(latents.shape, generator=generator)[-1:]
+        noise = add_noise(latents, config, generator).noise[-1:]
+        noise = noise if recycled else torch.randn(latents.shape, generator=generator)[-1:]
         for index in range(FRAMES):
             context = denoiser.observe(actions[-1:, index], played)
-            if segment or index:
-                frame = noise[:, index] - denoiser.denoise(noise[:, index], torch.ones(1), context, played)
+            drawn, context = draw(denoiser, noise[:, index], context, played, sampler)
+            frame = drawn if segment or index else frame
             played = denoiser.commit(frame, torch.zeros(1), context, played)
     torch.testing.assert_close(carried.latents[-1:], played.latents, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(carried.matrices[:, -1:], played.matrices, rtol=1e-3, atol=1e-3)

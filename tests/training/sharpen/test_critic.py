@@ -24,7 +24,7 @@ from training.sharpen.adversarial import (
 )
 from training.sharpen.critic import Critic, Logits, VideoHead, frozen
 from training.sharpen.energy import SelfRolloutEnergy
-from training.sharpen.rollouts import OwnFrames, watch
+from training.sharpen.rollouts import OwnFrames, watch_clips
 from training.sharpen.settings import CriticConfig, RolloutConfig
 from worldsim.model.denoiser import Denoiser
 from worldsim.sampler import SamplerConfig
@@ -52,7 +52,8 @@ def make_objective(anchor_weight: float = 1.0) -> SelfRolloutCritic:
 
 def judge(critic: Critic, frames: Tensor) -> Logits:
     latents, actions = clips()
-    memory = watch(critic.trunk, latents[:, :WATCHED], actions[:, :WATCHED])
+    real = latents[:, :WATCHED]
+    memory = watch_clips(critic.trunk, real, actions[:, :WATCHED], real)
     return critic(frames, frames, torch.full((ROWS,), 0.3), actions[:, WATCHED:], memory)
 
 
@@ -123,8 +124,8 @@ def test_the_pass_computes_the_losses_of_its_parts() -> None:
 
 def reached(objective: SelfRolloutCritic, name: str) -> dict[str, Tensor]:
     """Return the gradients of one of the losses, by the names of the parameters."""
-    clip, drawn = objective.watched(*clips()), None
     generator = torch.Generator().manual_seed(5)
+    clip = objective.watched(*clips(), generator)
     drawn = objective.draw(clip, generator).float()
     noise, levels = torch.randn(drawn.shape), torch.full((ROWS,), 0.5)
     taught, real = objective._teach_critic(clip, drawn.detach(), noise, levels, generator)
@@ -180,15 +181,17 @@ def test_the_gradient_of_a_pass_is_balanced_where_that_is_asked_for(balanced: fl
 
 @pytest.mark.parametrize("form", ["torch", "triton"])
 @pytest.mark.parametrize("count", [1, DRAWN])
+@pytest.mark.parametrize("recycled", [False, True])
 @pytest.mark.parametrize("objective", ["critic", "energy"])
 def test_a_pass_neither_looks_at_numbers_nor_waits_for_the_host(
-    objective: str, count: int, form: str, monkeypatch: pytest.MonkeyPatch
+    objective: str, recycled: bool, count: int, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that a GPU can replay it; on a device without numbers, which does not know autocast."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
     # Heads of 32 features, which the Triton forms take.
-    denoiser = Denoiser(replace(tiny_denoiser_config(), dim=64, num_values=TINY_ACTIONS.num_values))
+    shape = replace(tiny_denoiser_config(), dim=64, num_values=TINY_ACTIONS.num_values, recycled=recycled)
+    denoiser = Denoiser(shape)
     module: OwnFrames = SelfRolloutEnergy(denoiser, CONFIG, SamplerConfig())
     if objective == "critic":
         module = SelfRolloutCritic(denoiser, Critic(denoiser), CONFIG, CriticConfig(), SamplerConfig())

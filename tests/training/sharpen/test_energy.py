@@ -72,7 +72,7 @@ class SquaredError(OwnFrames):
     """What the velocity's error at pure noise teaches: the mean."""
 
     def forward(self, latents: Tensor, actions: Tensor, generator: torch.Generator) -> Tensor:
-        clips = self.watched(latents, actions)
+        clips = self.watched(latents, actions, generator)
         return (self.draw(clips, generator) - clips.real).square().mean()
 
 
@@ -80,7 +80,7 @@ def mean_size(objective: OwnFrames) -> Tensor:
     """Return the absolute value of the mean of each of many drawn frames."""
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():
-        clips = objective.watched(*two_futures(generator, 128))
+        clips = objective.watched(*two_futures(generator, 128), generator)
         return objective.draw(clips, generator).mean(dim=(1, 2, 3, 4))
 
 

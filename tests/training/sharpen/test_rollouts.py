@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from tests.fakes import tiny_world
-from training.sharpen.rollouts import roll_out, watch
-from worldsim.runtime.noise import COMMIT_FRAME, DRAW_FRAME, draw_noise
+from training.sharpen.measurement import fixed_noise
+from training.sharpen.rollouts import roll_out, watch_clips
+from worldsim.runtime.noise import COMMIT_FRAME, DRAW_FRAME, WATCH_FRAME
+from worldsim.model.denoiser import Denoiser
 from worldsim.sampler import SamplerConfig
 from worldsim.simulator import Simulator
 from worldsim.world import World
@@ -21,15 +23,26 @@ WATCHED, DRAWN, ROWS = 4, 5, 3
 SAMPLER = SamplerConfig(num_steps=1, commit_level=0.2, noise_scale=0.9)
 
 
-def noise_of(world: World, purpose: int) -> Tensor:
-    seeds = torch.arange(ROWS)
-    shape = world.denoiser.latent_shape
-    columns = [draw_noise(seeds, torch.full_like(seeds, t), shape, purpose) for t in range(DRAWN)]
-    return torch.stack(columns, dim=1)
-
-
-def test_a_roll_out_draws_the_frames_of_the_simulator() -> None:
+def make_world(*, recycled: bool = False) -> World:
+    """Return a world with random weights that all matter, of either kind."""
     world = tiny_world(num_starts=ROWS)
+    if not recycled:
+        return world
+    described = replace(world.config, denoiser=replace(world.config.denoiser, recycled=True))
+    denoiser = Denoiser(described.denoiser)
+    denoiser.load_state_dict(world.denoiser.state_dict())
+    other = World(described, denoiser, world.codec)
+    other.starts = world.starts
+    return other
+
+
+def noise_of(world: World, purpose: int, count: int = DRAWN, rows: int = ROWS) -> Tensor:
+    return fixed_noise(rows, count, world.denoiser.latent_shape, purpose, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("recycled", [False, True])
+def test_a_roll_out_draws_the_frames_of_the_simulator(recycled: bool) -> None:
+    world = make_world(recycled=recycled)
     simulator = Simulator(world, SAMPLER)
     state = simulator.start(world.starts, list(range(ROWS)))
     actions = torch.randint(3, (ROWS, DRAWN, 3), generator=torch.Generator().manual_seed(1))
@@ -43,7 +56,9 @@ def test_a_roll_out_draws_the_frames_of_the_simulator() -> None:
     latents = torch.stack([world.codec.encode(column).float() for column in frames.unbind(1)], dim=1)
     pressed = torch.stack([start.actions for start in world.starts])
     leading = torch.cat([torch.zeros_like(pressed[:, :1]), pressed[:, :-1]], dim=1)
-    memory = watch(world.denoiser, latents, leading)
+    # What is watched depends on no dream's seed: all rows begin their passes from the noise of seed 0.
+    watched = noise_of(world, WATCH_FRAME, WATCHED, rows=1).expand(ROWS, -1, -1, -1, -1)
+    memory = watch_clips(world.denoiser, latents, leading, watched)
     drawn = roll_out(
         world.denoiser,
         memory,
@@ -56,16 +71,16 @@ def test_a_roll_out_draws_the_frames_of_the_simulator() -> None:
     torch.testing.assert_close(drawn, torch.stack(expected, dim=1), rtol=1e-4, atol=1e-4)
 
 
-def gradients(frame: int, gradient_frames: int) -> dict[str, Tensor]:
+def gradients(frame: int, gradient_frames: int, *, recycled: bool = False) -> dict[str, Tensor]:
     """Return the gradients that one frame of a roll-out gives the network's parameters."""
-    world = tiny_world()
+    world = make_world(recycled=recycled)
     world.denoiser.requires_grad_(True)
     latents = torch.randn(
         1, WATCHED, *world.denoiser.latent_shape, generator=torch.Generator().manual_seed(0)
     )
     actions = torch.zeros(1, WATCHED + DRAWN, 3, dtype=torch.int64)
-    memory = watch(world.denoiser, latents, actions[:, :WATCHED])
-    noise = noise_of(world, DRAW_FRAME)[:1]
+    watched, noise = (noise_of(world, DRAW_FRAME, count, rows=1) for count in (WATCHED, DRAWN))
+    memory = watch_clips(world.denoiser, latents, actions[:, :WATCHED], watched)
     drawn = roll_out(
         world.denoiser,
         memory,
@@ -83,14 +98,18 @@ def gradients(frame: int, gradient_frames: int) -> dict[str, Tensor]:
 WRITES = "blocks.0.self_attn.b_proj.weight"
 
 
-def test_without_gradients_through_the_state_writing_is_not_trained_and_drawing_is() -> None:
-    found = gradients(3, 1)
+@pytest.mark.parametrize("recycled", [False, True])
+def test_without_gradients_through_the_state_writing_is_not_trained_and_drawing_is(recycled: bool) -> None:
+    found = gradients(3, 1, recycled=recycled)
     assert WRITES not in found
     assert found["head.head.weight"].abs().sum() > 0
     assert found["blocks.0.self_attn.q.weight"].abs().sum() > 0
 
 
+@pytest.mark.parametrize("recycled", [False, True])
 @pytest.mark.parametrize(("frame", "is_reached"), [(0, False), (1, True), (2, False), (3, True)])
-def test_gradients_flow_through_the_state_of_so_many_consecutive_frames(frame: int, is_reached: bool) -> None:
-    found = gradients(frame, 2)
+def test_gradients_flow_through_the_state_of_so_many_consecutive_frames(
+    frame: int, is_reached: bool, recycled: bool
+) -> None:
+    found = gradients(frame, 2, recycled=recycled)
     assert (WRITES in found and bool(found[WRITES].abs().sum() > 0)) == is_reached

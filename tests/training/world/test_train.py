@@ -39,6 +39,7 @@ from worldsim.data.sequences import load_episodes
 from worldsim.errors import WorldError
 from worldsim.model.config import MemoryPhase
 from worldsim.model.denoiser import Denoiser
+from worldsim.sampler import SamplerConfig, draw
 from worldsim.simulator import Simulator
 from worldsim.starts import Start, visible_detail
 from worldsim.world import World
@@ -239,21 +240,21 @@ def test_own_context_replaces_clean_frames_without_gradients_through_them() -> N
     assert not torch.equal(own[:, 1:], latents[:1, 1:])
 
 
-@pytest.mark.parametrize("is_teacher", [False, True], ids=["hybrid", "teacher"])
-def test_own_context_as_deep_as_the_clip_is_a_free_rollout(is_teacher: bool) -> None:
-    frames = 5
-    denoiser = tiny_world(is_teacher=is_teacher).denoiser.float()
+@pytest.mark.parametrize("kind", ["hybrid", "is_teacher", "recycled"])
+def test_own_context_as_deep_as_the_clip_is_a_free_rollout(kind: str) -> None:
+    frames, sampler = 5, SamplerConfig(num_steps=1)
+    denoiser = tiny_world(is_teacher=kind == "is_teacher", recycled=kind == "recycled").denoiser.float()
     module = SequenceFlowMatching(denoiser, ObjectiveConfig(own_context_share=1.0, own_context_depth=frames))
     latents, actions = torch.randn(frames, frames, 4, 4, 6), torch.randint(3, (frames, frames, 3))
     batch = add_noise(latents, module.config, torch.Generator().manual_seed(0))
     own = module._predict_context(latents, batch, actions, torch.Generator().manual_seed(1))[-1:]
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))[-1:]
-    memory, clean, pure = denoiser.initial_memory(1), torch.zeros(1), torch.ones(1)
-    frame = latents[-1:, 0]
+    noise = batch.noise[-1:] if kind == "recycled" else noise
+    memory, clean = denoiser.initial_memory(1), torch.zeros(1)
     for index in range(frames):
         context = denoiser.observe(actions[-1:, index], memory)
-        if index:
-            frame = noise[:, index] - denoiser.denoise(noise[:, index], pure, context, memory)
+        frame, context = draw(denoiser, noise[:, index], context, memory, sampler)
+        frame = frame if index else latents[-1:, 0]
         torch.testing.assert_close(own[:, index], frame, rtol=1e-3, atol=1e-3)
         memory = denoiser.commit(frame, clean, context, memory)
     assert (own[:, -1] - latents[-1:, -1]).abs().max() > 0.1

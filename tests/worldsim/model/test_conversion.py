@@ -26,6 +26,7 @@ from worldsim.model.conversion import (
     take_layer,
 )
 from worldsim.model.denoiser import Denoiser
+from worldsim.model.inspection import half_lives
 from worldsim.outcome import OutcomeConfig
 
 FRAMES = 4
@@ -97,9 +98,9 @@ def test_the_new_layers_memory_has_the_half_lives_asked_for() -> None:
     shape = student_config(
         teacher.config, [0, 1, 2], HybridConfig(half_lives=[2.0, 50.0]), Rest.WINDOW, teacher.config.window
     )
-    half_lives = convert(teacher, shape, 0.1).half_lives()
+    found = half_lives(convert(teacher, shape, 0.1))
     expected = torch.tensor([[2.0, 50.0]] * 3, dtype=torch.float64)
-    torch.testing.assert_close(half_lives, expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize(("rest", "window"), [(Rest.FULL, 2), (Rest.WINDOW, FRAMES)])

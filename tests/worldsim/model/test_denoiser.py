@@ -16,6 +16,7 @@ from worldsim.errors import WorldError
 from worldsim.model.attention.base import LONG, attend, attend_in_play
 from worldsim.model.config import DenoiserConfig, MemoryKeys, MemoryPhase
 from worldsim.model.denoiser import Denoiser
+from worldsim.model.inspection import half_lives
 from worldsim.model.linear import can_pack
 from worldsim.model.memory.state import MemoryState
 
@@ -279,11 +280,9 @@ def test_the_memory_is_built_again_from_its_tensors() -> None:
 
 def test_half_lives_are_spread_over_the_heads_at_the_start() -> None:
     config = DenoiserConfig(half_lives=[4.0, 4096.0])
-    half_lives = Denoiser(config).half_lives()
-    assert half_lives.shape == (8, 6)
-    torch.testing.assert_close(
-        half_lives[0, [0, -1]], torch.tensor([4.0, 4096.0]).double(), rtol=1e-3, atol=0.0
-    )
+    found = half_lives(Denoiser(config))
+    assert found.shape == (8, 6)
+    torch.testing.assert_close(found[0, [0, -1]], torch.tensor([4.0, 4096.0]).double(), rtol=1e-3, atol=0.0)
 
 
 def test_actions_are_ignored_until_trained() -> None:

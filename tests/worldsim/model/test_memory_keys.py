@@ -70,7 +70,7 @@ def memory_turn(denoiser: Denoiser, phase: Tensor) -> Tensor:
     attention = denoiser.layers()[0].self_attn
     assert isinstance(attention, HybridAttention)
     ones = torch.ones(16, 2, 16, dtype=phase.dtype)
-    return rotate_heads(ones, attention.turns(denoiser.rotary(phase[None], range(1))))[0]
+    return rotate_heads(ones, attention.turns(denoiser.rotary(phase[None], range(1)).memory))[0]
 
 
 def test_a_token_meets_the_key_of_its_place_after_a_walk() -> None:

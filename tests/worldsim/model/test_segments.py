@@ -15,20 +15,23 @@ from worldsim.model.config import MemoryKeys, MemoryPhase
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.memory.state import MemoryState
 from worldsim.model.rotary import turns
+from worldsim.model.segments import merge_memory
 
 FRAMES = 10
 EXACT = {"rtol": 1e-7, "atol": 1e-7}
 """The tables of angles are rounded to fp32, and a path that is wrapped is rounded to them in other places."""
 
-Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+Batch = tuple[Tensor, ...]
+"""Clean and noisy frames, levels, actions; for a recycled model also the noise of first passes."""
 
 
-def batch_of(rows: int = 2) -> Batch:
-    """Return clean and noisy frames, levels and actions."""
+def batch_of(rows: int = 2, *, recycled: bool = False) -> Batch:
+    """Return the batch of a model."""
     generator = torch.Generator().manual_seed(4)
     actions = torch.randint(3, (rows, FRAMES, 3), generator=generator)
     levels = draw(rows, FRAMES, 2, seed=3).sigmoid()
-    return draw(rows, FRAMES, 4, 8, 8), draw(rows, FRAMES, 4, 8, 8, seed=2), levels, actions
+    noise = (draw(rows, FRAMES, 4, 8, 8, seed=5),) if recycled else ()
+    return draw(rows, FRAMES, 4, 8, 8), draw(rows, FRAMES, 4, 8, 8, seed=2), levels, actions, *noise
 
 
 def cut(batch: Batch, lengths: Sequence[int]) -> Iterator[Batch]:
@@ -38,17 +41,29 @@ def cut(batch: Batch, lengths: Sequence[int]) -> Iterator[Batch]:
 
 def rows_of(batch: Batch, part: slice) -> Batch:
     """Return some rows of a batch."""
-    clean, noisy, levels, actions = batch
-    return clean[part], noisy[part], levels[part], actions[part]
+    return tuple(tensor[part] for tensor in batch)
+
+
+def run(denoiser: Denoiser, batch: Batch, memory: MemoryState) -> tuple[Tensor, MemoryState]:
+    """Return the velocities of all frames at once, first passes' beside them, and the memory after them."""
+    clean, noisy, levels, actions, *noise = batch
+    passed = denoiser.run_sequences(clean, noisy, levels, actions, memory, noise=next(iter(noise), None))
+    drawn = [each for each in (passed.velocity, passed.first_velocity) if each is not None]
+    return torch.cat(drawn, dim=2), merge_memory(memory, passed, clean)
 
 
 def play(denoiser: Denoiser, batch: Batch, memory: MemoryState) -> tuple[Tensor, MemoryState]:
-    """Return the velocities of all frames one after the other, and the memory after them."""
-    clean, noisy, levels, actions = batch
+    """Return the same, one frame after the other."""
+    clean, noisy, levels, actions, *noise = batch
     velocities = []
     for frame in range(clean.shape[1]):
         context = denoiser.observe(actions[:, frame], memory)
-        velocities.append(denoiser.denoise(noisy[:, frame], levels[:, frame, 1], context, memory))
+        first = []
+        if denoiser.config.recycled:
+            velocity, context = denoiser.first_pass(noise[0][:, frame], context, memory)
+            first.append(velocity)
+        last = denoiser.denoise(noisy[:, frame], levels[:, frame, 1], context, memory)
+        velocities.append(torch.cat([last, *first], dim=1))
         memory = denoiser.commit(clean[:, frame], levels[:, frame, 0], context, memory)
     return torch.stack(velocities, dim=1), memory
 
@@ -63,30 +78,43 @@ def assert_same(ours: MemoryState, theirs: MemoryState) -> None:
 
 
 kinds = pytest.mark.parametrize(
-    ("phase", "window_layers", "previous_frame"),
+    ("phase", "window_layers", "shape"),
     [
-        (MemoryPhase.PATH, [1], True),
-        (MemoryPhase.PATH, [], False),
-        (MemoryPhase.TIME, [0, 2], True),
-        (MemoryPhase.NONE, [0, 1, 2], False),
+        (MemoryPhase.PATH, [1], {}),
+        (MemoryPhase.PATH, [], {"previous_frame": False}),
+        (MemoryPhase.TIME, [0, 2], {}),
+        (MemoryPhase.NONE, [0, 1, 2], {"previous_frame": False}),
+        (MemoryPhase.PATH, [1], {"recycled": True}),
+        (MemoryPhase.TIME, [0, 2], {"recycled": True}),
+        (MemoryPhase.NONE, [0, 1, 2], {"recycled": True}),
     ],
-    ids=["path", "path_all_hybrid", "time_hybrid_between_windows", "all_window"],
+    ids=[
+        "path",
+        "path_all_hybrid",
+        "time_hybrid_between_windows",
+        "all_window",
+        "recycled_path",
+        "recycled_time_hybrid_between_windows",
+        "recycled_all_window",
+    ],
 )
 
 
 @kinds
 @pytest.mark.parametrize("lengths", [(5, 5), (1, 2, 2, 5), (9, 1)], ids=str)
 def test_segments_equal_one_sequence_and_play(
-    phase: MemoryPhase, window_layers: list[int], previous_frame: bool, lengths: tuple[int, ...]
+    phase: MemoryPhase, window_layers: list[int], shape: dict[str, bool], lengths: tuple[int, ...]
 ) -> None:
-    denoiser = make_denoiser(phase, window_layers, previous_frame=previous_frame)
-    batch, memory = batch_of(), denoiser.initial_memory(2)
-    whole, after_whole = denoiser.forward_segment(*batch, memory)
-    assert torch.equal(whole, denoiser(*batch))
+    denoiser = make_denoiser(phase, window_layers, **shape)
+    batch, memory = batch_of(recycled=denoiser.config.recycled), denoiser.initial_memory(2)
+    whole, after_whole = run(denoiser, batch, memory)
+    given, noise = batch[:4], next(iter(batch[4:]), None)
+    for velocity in (denoiser(*given, noise=noise), denoiser.forward_segment(*given, memory, noise)[0]):
+        assert torch.equal(velocity, whole[:, :, :4])
     played, after_play = play(denoiser, batch, memory)
     velocities = []
     for segment in cut(batch, lengths):
-        velocity, memory = denoiser.forward_segment(*segment, memory)
+        velocity, memory = run(denoiser, segment, memory)
         velocities.append(velocity)
     torch.testing.assert_close(torch.cat(velocities, dim=1), whole, **EXACT)
     torch.testing.assert_close(whole, played, **EXACT)
@@ -94,14 +122,15 @@ def test_segments_equal_one_sequence_and_play(
     assert_same(memory, after_play)
 
 
+@pytest.mark.parametrize("recycled", [False, True], ids=["ordinary", "recycled"])
 @pytest.mark.parametrize("keys", list(MemoryKeys))
-def test_segments_equal_play_with_odometry(keys: MemoryKeys) -> None:
-    denoiser = make_denoiser(MemoryPhase.PATH, memory_keys=keys, path_odometry=True)
-    batch, memory = batch_of(), denoiser.initial_memory(2)
+def test_segments_equal_play_with_odometry(keys: MemoryKeys, recycled: bool) -> None:
+    denoiser = make_denoiser(MemoryPhase.PATH, memory_keys=keys, path_odometry=True, recycled=recycled)
+    batch, memory = batch_of(recycled=recycled), denoiser.initial_memory(2)
     played, after_play = play(denoiser, batch, memory)
     velocities = []
     for segment in cut(batch, (1, 2, 2, 5)):
-        velocity, memory = denoiser.forward_segment(*segment, memory)
+        velocity, memory = run(denoiser, segment, memory)
         velocities.append(velocity)
     torch.testing.assert_close(torch.cat(velocities, dim=1), played, **EXACT)
     assert_same(memory, after_play)
@@ -109,14 +138,14 @@ def test_segments_equal_play_with_odometry(keys: MemoryKeys) -> None:
 
 @kinds
 def test_a_row_that_begins_anew_and_one_that_goes_on_equal_play(
-    phase: MemoryPhase, window_layers: list[int], previous_frame: bool
+    phase: MemoryPhase, window_layers: list[int], shape: dict[str, bool]
 ) -> None:
-    denoiser = make_denoiser(phase, window_layers, previous_frame=previous_frame)
-    first, second = cut(batch_of(), (5, 5))
-    _, memory = denoiser.forward_segment(*first, denoiser.initial_memory(2))
+    denoiser = make_denoiser(phase, window_layers, **shape)
+    first, second = cut(batch_of(recycled=denoiser.config.recycled), (5, 5))
+    _, memory = run(denoiser, first, denoiser.initial_memory(2))
     mixed = memory.reset_rows(torch.tensor([False, True]))
     assert mixed.num_committed.tolist() == [5, 0]
-    velocity, after = denoiser.forward_segment(*second, mixed)
+    velocity, after = run(denoiser, second, mixed)
     alone = [
         play(denoiser, rows_of(second, slice(1)), memory.first_rows(1)),
         play(denoiser, rows_of(second, slice(1, None)), denoiser.initial_memory(1)),
@@ -141,14 +170,14 @@ def test_beginning_anew_empties_only_the_rows_it_is_asked_to() -> None:
 
 @kinds
 def test_gradients_of_a_later_segment_are_those_of_play_after_a_memory_that_is_given(
-    phase: MemoryPhase, window_layers: list[int], previous_frame: bool
+    phase: MemoryPhase, window_layers: list[int], shape: dict[str, bool]
 ) -> None:
-    denoiser = make_denoiser(phase, window_layers, previous_frame=previous_frame).requires_grad_(True)
-    first, second = cut(batch_of(), (5, 5))
-    _, memory = denoiser.forward_segment(*first, denoiser.initial_memory(2))
+    denoiser = make_denoiser(phase, window_layers, **shape).requires_grad_(True)
+    first, second = cut(batch_of(recycled=denoiser.config.recycled), (5, 5))
+    _, memory = run(denoiser, first, denoiser.initial_memory(2))
     assert not any(tensor.requires_grad for tensor in memory.tensors().values())
     gradients = []
-    for velocity, _ in (denoiser.forward_segment(*second, memory), play(denoiser, second, memory)):
+    for velocity, _ in (run(denoiser, second, memory), play(denoiser, second, memory)):
         denoiser.zero_grad()
         velocity.square().sum().backward()
         gradients.append({n: p.grad.clone() for n, p in denoiser.named_parameters() if p.grad is not None})

@@ -27,7 +27,7 @@ from worldsim.evaluation.cost.step_time import device_memory, now
 from worldsim.model.config import DenoiserConfig
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.memory.state import MemoryState
-from worldsim.sampler import SamplerConfig, sample
+from worldsim.sampler import SamplerConfig, draw
 
 VIDEO_FRAMES_PER_LATENT = 4
 """Wan's codec makes one frame of latents of 4 frames of video, and one of the very first."""
@@ -136,7 +136,7 @@ def generate(denoiser: Denoiser, num_frames: int, sampler: SamplerConfig, device
             started = now(device)
             noise = torch.randn(1, *denoiser.latent_shape, generator=generator, device=device)
             context = denoiser.observe(actions, memory)
-            latents = sample(lambda x, t, c=context, m=memory: denoiser.denoise(x, t, c, m), noise, sampler)
+            latents, context = draw(denoiser, noise, context, memory, sampler)
             memory = denoiser.commit(latents, clean, context, memory)
             step_ms.append(1000 * (now(device) - started))
     except torch.OutOfMemoryError:

@@ -31,6 +31,8 @@ class Rotary:
         place: `[N, D / 2, 2]`: the place in the frame.
         memory: `[..., N, D / 2, 2]`: the place in the frame plus the path so far. With keys of
             `MemoryKeys.PLANE`, which each head turns itself, the angles to do so by, `[..., N, D / 2]`.
+        written: As `memory`, of the place that keys are written at; None where that is the one that is read
+            from.
         time: `[..., N, D / 2, 2]`: the place in the frame plus the frame's number, and with `full_path` plus
             the path so far; None if no layer needs it.
     """
@@ -38,6 +40,7 @@ class Rotary:
     place: Tensor
     memory: Tensor
     time: Tensor | None = None
+    written: Tensor | None = None
 
 
 class Cached(NamedTuple):

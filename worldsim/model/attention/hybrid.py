@@ -34,7 +34,7 @@ MAX_BETA = 2.0 - 1e-3
 
 
 class StateUpdate(NamedTuple):
-    """What a hybrid layer saw of a clean frame: `k v` `[..., N, H, D]`, decay and strength `[..., N, H]`."""
+    """What a hybrid layer keeps of a frame: `k v` `[..., N, H, D]`, decay and strength `[..., N, H]`."""
 
     k: Tensor
     v: Tensor
@@ -129,24 +129,28 @@ class HybridAttention(Attention):
         """Return the layers that read the normalised tokens: q, k, v, then gate, decay and write strength."""
         return [*super().inputs(), self.gate_proj, self.a_proj, self.b_proj]
 
-    def turns(self, rotary: Rotary) -> Tensor:
-        """Return by what keys and queries turn for where they are, `[..., N, H or 1, D / 2, 2]`."""
+    def turns(self, angles: Tensor) -> Tensor:
+        """Return by what keys or queries turn for where they are, `[..., N, H or 1, D / 2, 2]`.
+
+        Args:
+            angles: `Rotary.memory` or `Rotary.written`.
+        """
         if not self.has_plane:
-            return rotary.memory.unsqueeze(-3)
+            return angles.unsqueeze(-3)
         # Spelt out: a product on tensor cores would round the angles.
         rows, columns, free = self.multiples.unbind(-1)  # [H, D / 2] each
-        row, column, others = split_path(rotary.memory)
-        angles = row * rows + column * columns + others * free  # [..., N, H, D / 2]
-        return turns(angles)
+        row, column, others = split_path(angles)
+        return turns(row * rows + column * columns + others * free)  # [..., N, H, D / 2, 2]
 
     def write_terms(self, update: StateUpdate, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the keys, values, log decays and strengths that a clean frame writes, at least fp32."""
+        """Return the keys, values, log decays and strengths that a frame writes, at least fp32."""
         k, v = update.k, update.v
+        turn = self.turns(rotary.memory if rotary.written is None else rotary.written)
         if layers.is_fused("map_heads", k):
-            keys = layers.map_heads(k, self.phi_k.by_head(), self.turns(rotary))
+            keys = layers.map_heads(k, self.phi_k.by_head(), turn)
             values = layers.map_heads(v, self.phi_v.by_head())
         else:
-            turned = rotate_heads(self.phi_k(at_least_fp32(k)), self.turns(rotary))
+            turned = rotate_heads(self.phi_k(at_least_fp32(k)), turn)
             keys, values = functional.normalize(turned, dim=-1), at_least_fp32(self.phi_v(at_least_fp32(v)))
         a, b = at_least_fp32(update.a), at_least_fp32(update.b)
         rate, bias = at_least_fp32(self.A_log).exp(), at_least_fp32(self.dt_bias)
@@ -163,12 +167,11 @@ class HybridAttention(Attention):
             # To the state, the streams' tokens are those of one frame.
             terms = (tensor.flatten(2, 3) if has_streams else tensor for tensor in (q, gate, local))
             queries, gate, local = terms
-            turn, weight = self.turns(rotary), self.phi_q.by_head()
+            turn, weight = self.turns(rotary.memory), self.phi_q.by_head()
             out = layers.recall(queries, weight, turn, state, gate, local)
             return out.unflatten(2, q.shape[2:4]) if has_streams else out
-        if has_streams:
-            rotary = Rotary(rotary.place, rotary.memory.unsqueeze(2))
-        queries = rotate_heads(self.phi_q(q), self.turns(rotary))
+        turn = self.turns(rotary.memory.unsqueeze(2) if has_streams else rotary.memory)
+        queries = rotate_heads(self.phi_q(q), turn)
         length = torch.linalg.vector_norm(queries, dim=-1).clamp_min(1e-12)
         weight = torch.sigmoid(gate) / length
         if not has_streams:

@@ -278,7 +278,7 @@ def arrived_phase(
 def sequence_phases(
     motion: ConstantMotion | PathMotion, expected: Tensor, before: Tensor, clean: Tensor, memory: MemoryState
 ) -> tuple[Tensor, Tensor]:
-    """Return the path at every frame of a sequence, `[B, F, D / 2]`, and after its last frame, `[B, D / 2]`.
+    """Return the path that each frame of a sequence is looked for at, and after each, `[B, F, D / 2]`.
 
     Both at least fp32, not wrapped. With odometry the path up to a frame is what the frames before it show,
     and only the last displacement is an expectation; without, all of them are.
@@ -293,10 +293,15 @@ def sequence_phases(
     expected = _from_origin(expected, memory)
     if not has_odometry(motion):
         phases = memory.phase[:, None] + expected.cumsum(1)
-        return phases, phases[:, -1]
+        return phases, phases
     shown = _from_origin(motion.measured(before, clean), memory)
     arrived = memory.phase[:, None] + shown.cumsum(1)
-    return torch.cat([memory.phase[:, None], arrived[:, :-1]], dim=1) + expected, arrived[:, -1]
+    return departures(arrived, memory) + expected, arrived
+
+
+def departures(arrived: Tensor, memory: MemoryState) -> Tensor:
+    """Return the path before each frame of a sequence, of the path after each; `[B, F, D / 2]`."""
+    return torch.cat([memory.phase[:, None], arrived[:, :-1]], dim=1)
 
 
 def _from_origin(turns: Tensor, memory: MemoryState) -> Tensor:
