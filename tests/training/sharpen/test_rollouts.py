@@ -11,8 +11,8 @@ from torch import Tensor
 from tests.fakes import tiny_world
 from training.sharpen.measurement import fixed_noise
 from training.sharpen.rollouts import roll_out, watch_clips
-from worldsim.runtime.noise import COMMIT_FRAME, DRAW_FRAME, WATCH_FRAME
 from worldsim.model.denoiser import Denoiser
+from worldsim.runtime.noise import COMMIT_FRAME, DRAW_FRAME, WATCH_FRAME
 from worldsim.sampler import SamplerConfig
 from worldsim.simulator import Simulator
 from worldsim.world import World
