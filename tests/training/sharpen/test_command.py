@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.devices import needs_fork, run_on_devices
 from tests.fakes import save_tiny_world, tiny_world, write_tiny_dataset
 from tests.training.engine.test_graphs import record_on_cpu
 from training.data.latents import DataConfig
@@ -227,3 +228,14 @@ def test_stages_follow_each_other_and_some_updates_draw_one_frame() -> None:
     assert [rollout.stage_at(step) for step in (0, 8, 9, 19, 20, 29)] == [
         *((8, 64), (8, 64), (1, 64), (1, 64), (16, 32), (1, 32))
     ]
+
+
+@needs_fork
+def test_two_devices_share_the_clips_of_an_update(tmp_path: Path, data: DataConfig) -> None:
+    """Single frames among them, whose pass reads no state that it would have written."""
+    config = config_of(tmp_path, data)
+    config.fabric = FabricConfig(accelerator="cpu", precision="32-true", devices="2", strategy="ddp")
+    assert run_on_devices(lambda: main.run(config)) == [0, 0]
+    assert [entry["step"] for entry in entries(tmp_path / "run")] == [0, 2, 4, 6]
+    base = World.from_pretrained(tmp_path / "base")
+    assert World.from_pretrained(tmp_path / "run" / "world").identity != base.identity

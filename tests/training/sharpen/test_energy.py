@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from training.sharpen.adversarial import SelfRolloutCritic
+from training.sharpen.critic import Critic
 from training.sharpen.energy import SelfRolloutEnergy, distance, energy_score, vectors
 from training.sharpen.rollouts import OwnFrames
-from training.sharpen.settings import RolloutConfig
+from training.sharpen.settings import CriticConfig, RolloutConfig
 from worldsim.model.config import DenoiserConfig
 from worldsim.model.denoiser import Denoiser
 from worldsim.sampler import SamplerConfig
@@ -71,38 +73,56 @@ def two_futures(generator: torch.Generator, rows: int = 32) -> tuple[Tensor, Ten
 class SquaredError(OwnFrames):
     """What the velocity's error at pure noise teaches: the mean."""
 
-    def forward(self, latents: Tensor, actions: Tensor, generator: torch.Generator) -> Tensor:
+    def forward(self, latents: Tensor, actions: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         clips = self.watched(latents, actions, generator)
-        return (self.draw(clips, generator) - clips.real).square().mean()
+        return {"loss": (self.draw(clips, generator) - clips.real).square().mean()}
 
 
-def mean_size(objective: OwnFrames) -> Tensor:
-    """Return the absolute value of the mean of each of many drawn frames."""
+def mean_of_draws(objective: OwnFrames) -> Tensor:
+    """Return the mean of each of many drawn frames."""
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():
         clips = objective.watched(*two_futures(generator, 128), generator)
         return objective.draw(clips, generator).mean(dim=(1, 2, 3, 4))
 
 
+def learn(objective: OwnFrames, updates: int, rates: dict[nn.Module, float]) -> Tensor:
+    """Make updates, and return the mean of each of many drawn frames."""
+    optimizers = [
+        torch.optim.Adam([p for p in module.parameters() if p.requires_grad], lr=rate, betas=(0.0, 0.99))
+        for module, rate in rates.items()
+    ]
+    generator = torch.Generator().manual_seed(1)
+    more = (torch.tensor(0.0),) if isinstance(objective, SelfRolloutCritic) else ()
+    for _ in range(updates):
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        objective(*two_futures(generator), generator, *more)["loss"].backward()
+        for module, optimizer in zip(rates, optimizers, strict=True):
+            torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+            optimizer.step()
+    return mean_of_draws(objective)
+
+
+def decided(drawn: Tensor) -> float:
+    """Return the share of frames that are nearer to one of the two futures than to their mean."""
+    return float((drawn.abs() > 0.5).float().mean())
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
-def test_of_two_futures_an_error_draws_the_mean_and_the_score_one_of_them() -> None:
+def test_of_two_futures_an_error_draws_the_mean_the_score_and_then_the_critic_one_of_them() -> None:
     torch.manual_seed(0)
     denoiser = Denoiser(MODEL)
-    blurred = SquaredError(denoiser, CLIPS, SamplerConfig())
-    sharpened = SelfRolloutEnergy(denoiser, CLIPS, SamplerConfig())
-    for objective, updates in ((blurred, 40), (sharpened, 260)):
-        optimizer = torch.optim.Adam(denoiser.parameters(), lr=3e-3, betas=(0.0, 0.99))
-        generator = torch.Generator().manual_seed(1)
-        for _ in range(updates):
-            optimizer.zero_grad()
-            found = objective(*two_futures(generator), generator)
-            loss = found if isinstance(found, Tensor) else found["loss"]
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
-            optimizer.step()
-        drawn = mean_size(objective)
-        if objective is blurred:
-            assert drawn.abs().mean() < 0.3
-    assert (drawn.abs() - 1).abs().median() < 0.2
-    assert 0.2 < (drawn > 0).float().mean() < 0.8
+    drawn = learn(SquaredError(denoiser, CLIPS, SamplerConfig()), 40, {denoiser: 3e-3})
+    assert decided(drawn) < 0.05
+
+    by_score = learn(SelfRolloutEnergy(denoiser, CLIPS, SamplerConfig()), 260, {denoiser: 3e-3})
+    assert decided(by_score) > 0.7
+    critic, goals = Critic(denoiser), CriticConfig(penalty=10.0, anchor_weight=0.1)
+    objective = SelfRolloutCritic(denoiser, critic, CLIPS, goals, SamplerConfig())
+    by_critic = learn(objective, 250, {denoiser: 2e-4, critic: 1e-3})
+    assert decided(by_critic) > decided(by_score)
+    assert (by_critic.abs() - 1).abs().median() < 0.8 * (by_score.abs() - 1).abs().median()
+    for each in (by_score, by_critic):  # both futures are still drawn
+        assert 0.2 < (each > 0).float().mean() < 0.8
