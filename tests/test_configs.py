@@ -35,11 +35,9 @@ CONF = ROOT / "conf"
 
 def entry_points() -> dict[str, type]:
     """Return the configuration class of every entry point, by the name of its configuration."""
-    modules = [
-        f"training.{path.stem}"
-        for path in sorted((ROOT / "training").glob("*.py"))
-        if path.stem != "__init__"
-    ]
+    files = [path.stem for path in sorted((ROOT / "training").glob("*.py")) if path.stem != "__init__"]
+    folders = [path.parent.name for path in sorted((ROOT / "training").glob("*/__main__.py"))]
+    modules = [f"training.{name}" for name in (*files, *folders)]
     found = {}
     for module in [*modules, "play"]:
         main = getattr(importlib.import_module(module), "main", None)

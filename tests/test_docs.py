@@ -196,7 +196,16 @@ def test_every_setting_that_a_page_gives_a_command_exists() -> None:
 def test_the_pages_give_each_command_of_training() -> None:
     named = {name for _, name, _ in page_commands()}
     of_worlds = ("codec", "pretrain", "finetune", "matched", "select_layers", "convert", "outcome_heads")
-    others = ("benchmark", "collect", "features", "calibrate", "evaluate", "report_conversion", "rl")
+    others = (
+        "benchmark",
+        "collect",
+        "features",
+        "calibrate",
+        "evaluate",
+        "report_conversion",
+        "rl",
+        "sharpen",
+    )
     assert named == {f"training.{name}" for name in (*of_worlds, *others)} | {"play"}
 
 

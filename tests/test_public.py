@@ -57,7 +57,7 @@ COMMANDS = (
         "long_play",
         "matched",
     ),
-    *("outcome_heads", "play", "pretrain", "report_conversion", "rl", "select_layers"),
+    *("outcome_heads", "play", "pretrain", "report_conversion", "rl", "select_layers", "sharpen"),
 )
 
 
@@ -189,6 +189,7 @@ REQUIRED = {
     "finetune": ("init",),
     "outcome_heads": ("world", "out"),
     "select_layers": ("teacher",),
+    "sharpen": ("init",),
 }
 """Settings without a default."""
 

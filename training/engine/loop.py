@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from training.engine.update import Training, update
 from worldsim.runtime.interrupt import Stopped, StopRequest, defer_interrupt
 from worldsim.settings import check_settings, setting
 
+AfterUpdate = Callable[[Training, Mapping[str, Tensor]], bool]
 CLOCK_STEPS = 10
 """Updates after which several devices agree on the time; each agreement makes them wait for each other."""
 
@@ -89,6 +90,7 @@ def fit(
     *,
     frames_per_batch: int,
     on_checkpoint: Callable[[Training], dict[str, float]],
+    after_update: AfterUpdate | None = None,
 ) -> None:
     """Train until `config.num_steps`, resuming from the run's newest checkpoint.
 
@@ -101,12 +103,14 @@ def fit(
         run: Where checkpoints go.
         frames_per_batch: Frames of a pass, for the throughput in the progress bar.
         on_checkpoint: Called after each checkpoint; returns numbers to log.
+        after_update: Called before the first update, without losses, and after each; returns whether to end
+            here. All devices must decide alike.
 
     Raises:
         WorldError: If a loss is not finite, the checkpoint is damaged, or another process of the run is lost.
     """
     with naming_lost_processes(fabric, f"the same command goes on from the newest checkpoint of {run.path}"):
-        _fit(fabric, training, batch_at, config, run, frames_per_batch, on_checkpoint)
+        _fit(fabric, training, batch_at, config, run, frames_per_batch, on_checkpoint, after_update)
 
 
 def _fit(
@@ -117,6 +121,7 @@ def _fit(
     run: RunFolder,
     frames_per_batch: int,
     on_checkpoint: Callable[[Training], dict[str, float]],
+    after_update: AfterUpdate | None,
 ) -> None:
     check_can_export(fabric, config.export)
     if run.latest() is None and config.export.resume_from:
@@ -128,6 +133,7 @@ def _fit(
         if not run.has_mark(TOLD_FILE):  # it was killed between its last checkpoint and the end
             _tell(fabric, training, run, on_checkpoint)
         return
+    is_over = after_update is not None and after_update(training, {})
     last_save, clock = time.monotonic(), training.seconds
     # On several devices each would be stopped at another update, and they would wait for each other forever.
     stopping = StopRequest() if fabric.world_size > 1 else nullcontext(None)
@@ -142,7 +148,7 @@ def _fit(
         ) as bar,
     ):
         try:
-            while not is_done(training, config):
+            while not is_over and not is_done(training, config):
                 begun = time.monotonic()
                 with defer_interrupt():  # Ctrl-C between two optimizers would leave half an update
                     batches = [batch_at(training.step, number) for number in training.passes.own]
@@ -150,6 +156,7 @@ def _fit(
                     losses = update(fabric, training, batches, factor, config.clip_norm)
                     clock += time.monotonic() - begun
                 bar.update()
+                is_over = after_update is not None and after_update(training, losses)
                 if training.step % config.log_every == 0:
                     _log(fabric, training, losses, bar, frames_per_batch)
                 if fabric.world_size > 1 and training.step % CLOCK_STEPS:

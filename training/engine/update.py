@@ -57,6 +57,7 @@ class Training:
         carries: What each of this device's passes hands to the same pass of the next step; None if nothing.
             The module is otherwise given one as `carry`, and returns the next one behind the losses.
         graph: Replays the passes; None launches them kernel by kernel.
+        begins: With which update each optimizer begins to change its parameters; empty is the first for all.
         step: Updates done.
         seconds: Time spent on them.
     """
@@ -67,6 +68,7 @@ class Training:
     passes: Passes = field(default_factory=Passes)
     carries: list[Carry] | None = None
     graph: PassGraph | None = None
+    begins: Sequence[int] = ()
     step: int = 0
     seconds: float = 0.0
 
@@ -152,8 +154,10 @@ def update(
         if norm is not None:
             losses[f"gradient_norm_{index}"] = whole(norm)
     losses = check_finite(fabric, losses, training.step)
-    for optimizer in training.optimizers:
-        optimizer.step()
+    begins = training.begins or [0] * len(training.optimizers)
+    for optimizer, begin in zip(training.optimizers, begins, strict=True):
+        if training.step >= begin:
+            optimizer.step()
     with record_function("Optimizer.average"):
         training.average.update_parameters(training.module.module)
     training.carries = carries
