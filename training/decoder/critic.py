@@ -97,7 +97,7 @@ def slope_penalty(scores: Sequence[Tensor], disturbed: Sequence[Tensor], perturb
     """Return half the mean squared slope of scores along noise.
 
     Finite differences in the place of the gradients of R1 and R2, which would need a second derivative
-    (arXiv 2501.08316, eq. 4).
+    (the approximated R1 of arXiv 2501.08316).
 
     Args:
         scores: `[B, P]` of each scale.

@@ -36,7 +36,7 @@ def small_critic() -> PatchCritic:
     return PatchCritic(4, [16, 32, 32])
 
 
-def textured_batch(step: int, *, num_pairs: int = 8, num_own: int = 0) -> PairBatch:
+def textured_batch(step: int, *, num_pairs: int = 4, num_own: int = 0) -> PairBatch:
     """Return pairs of equal frames: colours that the latents say, and noise that they do not say."""
     generator = torch.Generator().manual_seed(step)
     latents = torch.randn(num_pairs, 1, 4, CELLS, CELLS, generator=generator).expand(-1, 2, -1, -1, -1)
@@ -68,9 +68,9 @@ def energy_of(codec: FrameCodec) -> float:
 def test_a_critic_gives_texture_where_the_codec_loss_alone_leaves_none() -> None:
     codec = small_codec()
     config = DecoderConfig(critic=CriticConfig(widths=[16, 32, 32], alone_steps=40, crop=SIDE), steering=0.02)
-    train(codec, config, None, 80)
+    train(codec, config, None, 50)
     assert energy_of(codec) < 0.1
-    train(codec, config, small_critic(), 180)
+    train(codec, config, small_critic(), 130)
     assert 0.5 < energy_of(codec) < 1.6
 
 
@@ -97,11 +97,11 @@ def test_the_weight_rises_where_energy_is_missing_and_falls_where_there_is_too_m
     critic = CriticConfig(widths=[16, 32, 32], alone_steps=0, crop=SIDE)
     config = DecoderConfig(critic=critic, weight=0.5, max_weight=0.52, steering=1.0)
     learner = DecoderLearner(small_codec(), config, CodecLossConfig(), small_critic())
-    batch = textured_batch(0, num_own=4)
+    batch = textured_batch(0, num_own=2)
     images = batch.frames.movedim(-1, 2).float() / 255
     smooth = images.mean(dim=(3, 4), keepdim=True).expand_as(images)
     rough = (images - smooth) * 1.4 + smooth
-    told = learner._steer(torch.cat([smooth[:4], rough[4:]]), images, batch)
+    told = learner._steer(torch.cat([smooth[:2], rough[2:]]), images, batch)
     assert learner.weights[0] == pytest.approx(0.52)  # 0.5 * 1.05, at its limit
     assert learner.weights[1] < 0.5
     assert told["energy_encoded"] == pytest.approx(0.95) and told["energy_own"] > 1
@@ -109,22 +109,22 @@ def test_the_weight_rises_where_energy_is_missing_and_falls_where_there_is_too_m
 
 def test_own_latents_are_held_to_means_alone() -> None:
     learner = DecoderLearner(small_codec(), DecoderConfig(), CodecLossConfig(), None)
-    batch = textured_batch(0, num_own=4)
+    batch = textured_batch(0, num_own=2)
     images = batch.frames.movedim(-1, 2).float() / 255
     squares = images.unflatten(-1, (-1, 4)).unflatten(-3, (-1, 4))
     shuffled = squares.flip(-1, -3).flatten(-4, -3).flatten(-2)  # within squares of 4 x 4
-    moved = torch.cat([images[:4], shuffled[4:]])
+    moved = torch.cat([images[:2], shuffled[2:]])
     assert not torch.equal(moved, images)
-    losses = learner.pixel_losses(moved, images, 4)
+    losses = learner.pixel_losses(moved, images, 2)
     assert losses["reconstruction"] == 0 and losses["reconstruction_own"] == pytest.approx(0, abs=1e-6)
-    assert learner.pixel_losses(1 - images, images, 4)["reconstruction_own"] > 0
+    assert learner.pixel_losses(1 - images, images, 2)["reconstruction_own"] > 0
 
 
 def test_the_critic_sees_the_frame_before_and_the_latents() -> None:
     critic, batch = small_critic(), textured_batch(0)
     images = batch.frames.movedim(-1, 2).float() / 255
     scores = critic(images, batch.latents)
-    assert [each.shape for each in scores] == [(8, 256), (8, 64), (8, 16)]
+    assert [each.shape for each in scores] == [(4, 256), (4, 64), (4, 16)]
     before = torch.stack([images[:, 0] + 0.02, images[:, 1]], dim=1)
     for other in (critic(before, batch.latents), critic(images, batch.latents + 0.1)):
         assert all((a - b).abs().max() > 1e-4 for a, b in zip(scores, other, strict=True))
