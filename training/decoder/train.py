@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 
 from training.decoder.critic import PatchCritic
 from training.decoder.footage import Footage, OwnLatents, PairSource
-from training.decoder.learner import DecoderLearner
+from training.decoder.learner import HALVES, DecoderLearner
 from training.decoder.measures import decode_times, measure_decoder, write_pictures
 from training.decoder.settings import DecoderConfig
 from training.engine.export import ExportConfig
@@ -183,6 +183,7 @@ class DecoderRun:
         codecs = {"before": self.before, "after": codec}
         found = {name: measure_decoder(each, self.heldout, self.heldout_own) for name, each in codecs.items()}
         measured: dict[str, object] = {"steps": training.step, **found}
+        measured["critic_weights"] = dict(zip(HALVES, self._weights(training), strict=True))
         if is_last:
             measured["decode_ms_2_threads"] = times = decode_times(codecs)
             self.fabric.print(format_measures(found["before"], found["after"], times))
@@ -191,6 +192,12 @@ class DecoderRun:
         write_pictures(folder / PICTURE_FILE, codecs, self.heldout, self.heldout_own)
         self.result = found["after"]
         return self.result
+
+    def _weights(self, training: Training) -> list[float]:
+        """Return what the critic's gradients are multiplied by at last, of each kind of latents."""
+        learner = training.averaged()
+        assert isinstance(learner, DecoderLearner)
+        return learner.weights.tolist() if learner.critic is not None else [0.0, 0.0]
 
     def _codec_of(self, training: Training) -> FrameCodec:
         """Return the averaged decoder behind the encoder that was there before."""
