@@ -1,10 +1,14 @@
-"""Training of the frame autoencoder: `python -m training.codec`."""
+"""Training of the frame autoencoder: `python -m training.codec`.
+
+Or of its decoder alone, with a critic (`decoder.alone=true`), and the way of such a decoder into a world
+(`decoder.into=WORLD`).
+"""
 
 # B batch, H W frame size
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +17,26 @@ from torch import Tensor, nn
 
 from training.cli.entry import entry
 from training.data.latents import DataConfig, choose_episodes, digest_of, load_frames
+from training.decoder.footage import PairSource, draw_own, load_footage
+from training.decoder.settings import DecoderConfig
+from training.decoder.train import DecoderRun, check_footage, new_decoder, open_own_world
 from training.engine.fabric import FabricConfig, make_fabric, share_passes
 from training.engine.loop import LoopConfig, fit, seed_of
-from training.engine.run_folder import RunFolder
+from training.engine.run_folder import FREE_SETTINGS, RunFolder
 from training.engine.update import Training, prepare
 from training.objectives.codec import CodecLossConfig, reconstruction_loss, sample_latent_noise
 from training.world.clips import own_shares, own_workers
+from training.world.train import add_provenance
 from worldsim.codec import CodecConfig, FrameCodec, save_codec
 from worldsim.errors import WorldError
 from worldsim.evaluation.metrics import psnr
 from worldsim.settings import REQUIRED, check_settings, setting
-from worldsim.world.world import find_codec
+from worldsim.world.rewrite import save_described
+from worldsim.world.world import World, find_codec
 
 VALIDATION_FRAMES = 512
+HELDOUT_PIECES = 128
+"""Roll-outs of a world along held-out play."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -45,9 +56,14 @@ class TrainCodecConfig:
     init: str = setting(
         "", "Folder of a codec or a world, or the name of one that ships, to go on from; '' is none."
     )
+    decoder: DecoderConfig = setting(DecoderConfig, "Training of the decoder of init alone.")
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if (self.decoder.alone or self.decoder.into) and not self.init:
+            raise WorldError(
+                "decoder.alone and decoder.into need init=, the codec or world whose decoder it is"
+            )
 
 
 class Reconstruction(nn.Module):
@@ -135,10 +151,70 @@ def train_codec(config: TrainCodecConfig) -> float:
     return result["psnr_heldout_db"]
 
 
+def train_decoder(config: TrainCodecConfig) -> dict[str, float]:
+    """Train the decoder of `init` alone, and return what was measured of it on held-out frames."""
+    before = find_codec(config.init).eval().requires_grad_(False)
+    fabric = make_fabric(config.fabric, Path(config.out))
+    if fabric.world_size > 1:
+        raise WorldError("decoder.alone trains on one device: set fabric.devices=1")
+    simulator = open_own_world(config.decoder, before, fabric.device)
+    actions = simulator.world.config.actions if simulator else None
+    chosen = choose_episodes(config.data.train, config.data.max_frames, actions)
+    heldout_episodes = choose_episodes(config.data.heldout, 8 * VALIDATION_FRAMES, chosen[0].info.actions)
+    for name, references in (("data.train", chosen), ("data.heldout", heldout_episodes)):
+        check_footage(references, name, before, config.decoder)
+    runs = [RunFolder(path, config, FREE_SETTINGS + ("decoder.world",)) for path in stage_folders(config.out)]
+    digests = {"train": digest_of(before, chosen), "heldout": digest_of(None, heldout_episodes)}
+    digests["world"] = simulator.world.identity if simulator else ""
+    for run in runs:
+        run.check_inputs(fabric, **digests)
+
+    torch.manual_seed(config.loop.seed)
+    codec = new_decoder(before, config.decoder.widths)
+    before.to(fabric.device)
+    workers = own_workers(config.data, fabric)
+    footage = load_footage(chosen, before, fabric.device, workers)
+    heldout = load_footage(heldout_episodes, before, fabric.device, workers)
+    own = None
+    if simulator:
+        held_config = replace(config.decoder.own, pieces=min(HELDOUT_PIECES, config.decoder.own.pieces))
+        own = draw_own(simulator, heldout.video, held_config, seed=0)
+    source = PairSource(footage, config.decoder, config.loss, config.batch_size, config.loop.seed, simulator)
+    stages = DecoderRun(
+        fabric, before, config.decoder, config.loop, config.learning_rate, source, heldout, own
+    )
+    first, second = runs
+    codec = stages.reconstruct(codec, first, compile=config.fabric.compile)
+    stages.sharpen(codec, second, compile=config.fabric.compile)
+    fabric.print(f"codec in {second.path / 'codec'}, its measures and pictures beside it")
+    return stages.result
+
+
+def stage_folders(out: str) -> tuple[Path, Path]:
+    """Return the run folders of the two stages of a decoder's training, the second of which is the run's."""
+    return Path(out) / "reconstruct", Path(out)
+
+
+def write_world(config: TrainCodecConfig) -> None:
+    """Write the world `decoder.into` with the decoder of `init` to `out`; nothing else of it changes."""
+    world, codec = World.from_pretrained(config.decoder.into), find_codec(config.init)
+    widths = ", ".join(map(str, codec.config.widths_of_decoder))
+    told = f"decoder of {widths} channels trained again behind the same encoder, by python -m training.codec"
+    provenance = add_provenance(world.config.provenance, "training", told)
+    described = replace(world.config, codec=codec.config, provenance=provenance)
+    save_described(world, described, Path(config.out), codec=codec)
+    print(f"world in {config.out}")
+
+
 @entry("codec", TrainCodecConfig)
 def main(config: TrainCodecConfig) -> None:
-    """Train the frame autoencoder."""
-    train_codec(config)
+    """Train the frame autoencoder, or its decoder alone."""
+    if config.decoder.into:
+        write_world(config)
+    elif config.decoder.alone:
+        train_decoder(config)
+    else:
+        train_codec(config)
 
 
 if __name__ == "__main__":

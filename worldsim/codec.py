@@ -9,6 +9,7 @@ a pixel shuffle, so that a frame decodes in a few milliseconds on a CPU.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -53,6 +54,9 @@ class CodecConfig:
     widths: list[int] = setting(
         [64, 128, 256], "Channels at 1/2, 1/4 and 1/8 of the frame's size.", minimum=1, maximum=MAX_WIDTH
     )
+    decoder_widths: list[int] = setting(
+        [], "The same of the decoder, where it has others than the encoder.", minimum=1, maximum=MAX_WIDTH
+    )
     encoder_blocks: list[int] = setting(
         [1, 2, 1], "Residual blocks of the encoder at 1/2, 1/4 and 1/8.", minimum=0, maximum=MAX_BLOCKS
     )
@@ -75,19 +79,22 @@ class CodecConfig:
         for name in ("widths", "encoder_blocks", "decoder_blocks"):
             if len(values := list(getattr(self, name))) != 3:
                 raise WorldError(f"codec {name} must be 3 numbers, got {values}")
-        self._check_size()
+        if len(self.decoder_widths) not in (0, 3):
+            raise WorldError(f"codec decoder_widths must be 3 numbers or none, got {self.decoder_widths}")
+        for name in ("widths", "decoder_widths"):
+            self._check_size(name, getattr(self, name))
 
-    def _check_size(self) -> None:
+    def _check_size(self, name: str, widths: Sequence[int]) -> None:
         height, width = self.padded_size
         if height * width > MAX_FRAME_PIXELS:
             raise WorldError(
                 f"codec height, width and size_multiple make frames of {width} x {height}, more than "
                 f"{MAX_FRAME_PIXELS:,} pixels"
             )
-        layers = (4 * height * width * channels >> 2 * i for i, channels in enumerate(self.widths, start=1))
-        if max(layers) > MAX_LAYER_BYTES:
+        layers = (4 * height * width * channels >> 2 * i for i, channels in enumerate(widths, start=1))
+        if max(layers, default=0) > MAX_LAYER_BYTES:
             raise WorldError(
-                f"codec widths {list(self.widths)} need more than {MAX_LAYER_BYTES / 2**30:g} GiB "
+                f"codec {name} {list(widths)} need more than {MAX_LAYER_BYTES / 2**30:g} GiB "
                 f"for a layer of a frame of {width} x {height}"
             )
 
@@ -100,14 +107,13 @@ class CodecConfig:
     @property
     def min_weights(self) -> int:
         """Number of weights of the codec, its biases and statistics left out."""
-        half, quarter, eighth = self.widths
-        blocks = zip(self.widths, self.encoder_blocks, self.decoder_blocks, strict=True)
-        residual = sum(18 * width**2 * (encoder + decoder) for width, encoder, decoder in blocks)
-        return (
-            residual
-            + 2 * (9 * 12 * half + 4 * half * quarter + 4 * quarter * eighth)
-            + (18 * eighth * self.latent_channels)
-        )
+        sides = ((self.widths, self.encoder_blocks), (self.widths_of_decoder, self.decoder_blocks))
+        return sum(_min_weights(*side, self.latent_channels) for side in sides)
+
+    @property
+    def widths_of_decoder(self) -> list[int]:
+        """Channels of the decoder at 1/2, 1/4 and 1/8 of the frame's size."""
+        return self.decoder_widths or self.widths
 
     @property
     def padded_size(self) -> tuple[int, int]:
@@ -115,6 +121,12 @@ class CodecConfig:
         height = -(-self.height // self.size_multiple) * self.size_multiple
         width = -(-self.width // self.size_multiple) * self.size_multiple
         return height, width
+
+
+def _min_weights(widths: Sequence[int], blocks: Sequence[int], latent_channels: int) -> int:
+    half, quarter, eighth = widths
+    residual = sum(18 * width**2 * count for width, count in zip(widths, blocks, strict=True))
+    return residual + 9 * 12 * half + 4 * half * quarter + 4 * quarter * eighth + 9 * eighth * latent_channels
 
 
 class ResidualBlock(nn.Module):
@@ -184,7 +196,7 @@ def build_decoder(config: CodecConfig) -> nn.Sequential:
     The last activation is no ReLU: ReLUs before the last layers of encoder and decoder left the
     reconstruction 2 dB behind after a short training.
     """
-    half, quarter, eighth = config.widths
+    half, quarter, eighth = config.widths_of_decoder
     blocks = config.decoder_blocks
     return nn.Sequential(
         nn.Conv2d(config.latent_channels, eighth, 3, padding=1),
@@ -289,15 +301,27 @@ class FrameCodec(nn.Module):
         Raises:
             WorldError: The latents have another shape.
         """
+        return frames_of(self.decode_images(latents))
+
+    def decode_images(self, latents: Tensor) -> Tensor:
+        """Decode latents as `decode` does, with gradients.
+
+        Args:
+            latents: `[B, C, h, w]`, floating point, of unit variance per channel.
+
+        Returns:
+            Images `[B, 3, H, W]`, fp32, nominally in [0, 1], not clamped.
+
+        Raises:
+            WorldError: The latents have another shape.
+        """
         if latents.ndim != 4 or tuple(latents.shape[1:]) != self.latent_shape:
             expected = ", ".join(map(str, self.latent_shape))
             raise WorldError(f"expected latents [batch, {expected}], got {tuple(latents.shape)}")
         mean, std = self._statistics()
         bound = self.config.latent_bound
         raw = (latents.float() * std + mean).clamp(-bound, bound)
-        images = self._decode_images(raw.to(self.latent_mean.dtype))
-        frames = (images.float() * 255 + 0.5).clamp(0, 255.5).to(torch.uint8)
-        return frames.movedim(1, -1).contiguous()
+        return self._decode_images(raw.to(self.latent_mean.dtype)).float()
 
     @torch.no_grad()
     def calibrate(self, latents_sample: Tensor) -> None:
@@ -345,6 +369,12 @@ class FrameCodec(nn.Module):
     def _decode_images(self, raw: Tensor) -> Tensor:
         images = self.decoder(raw.contiguous(memory_format=torch.channels_last))
         return images[:, :, : self.config.height, : self.config.width] * 0.5 + 0.5
+
+
+def frames_of(images: Tensor) -> Tensor:
+    """Return images `[B, 3, H, W]`, nominally in [0, 1], as frames `[B, H, W, 3]` uint8."""
+    frames = (images.float() * 255 + 0.5).clamp(0, 255.5).to(torch.uint8)
+    return frames.movedim(1, -1).contiguous()
 
 
 def save_codec(codec: FrameCodec, folder: Path) -> None:

@@ -1,24 +1,41 @@
 """Rewriting of a world's description and card, keeping its weights.
 
-Its outcome heads may be others, too: all other weights are then copied as they are.
+Its outcome heads or its decoder may be others, too: all other weights are then copied as they are.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 
+from worldsim.codec import FrameCodec, load_codec
 from worldsim.errors import WorldError
 from worldsim.model.outcome_heads import OutcomeHeads
-from worldsim.storage.tensors import check_file, filling, write_tensors
+from worldsim.storage.tensors import CODEC_FILE, check_file, filling, write_tensors
 from worldsim.world.config import world_card
 from worldsim.world.world import CARD_FILE, MODEL_FILE, World, WorldConfig, read_config, write_config
 
+DECODER = "decoder"
+"""Begins the names of the decoder's weights and settings."""
 HEADS_PREFIX = "outcome."
 """Of the heads' names among the weights of a network."""
+
+
+def is_same_encoder(codec: FrameCodec, other: FrameCodec) -> bool:
+    """Whether two codecs make the same latents, bit for bit; their decoders may differ."""
+    first, second = (asdict(each.config) for each in (codec, other))
+    if any(first[name] != second[name] for name in first if not name.startswith(DECODER)):
+        return False
+    others = other.state_dict()
+    return all(
+        name.startswith(DECODER) or torch.equal(tensor.float().cpu(), others[name].float().cpu())
+        for name, tensor in codec.state_dict().items()
+    )
 
 
 def check_described(world: World, folder: Path) -> None:
@@ -41,7 +58,12 @@ def check_described(world: World, folder: Path) -> None:
 
 
 def save_described(
-    world: World, config: WorldConfig, folder: Path, *, heads: OutcomeHeads | None = None
+    world: World,
+    config: WorldConfig,
+    folder: Path,
+    *,
+    heads: OutcomeHeads | None = None,
+    codec: FrameCodec | None = None,
 ) -> None:
     """Write a loaded world under another description, completely or not at all.
 
@@ -49,23 +71,34 @@ def save_described(
     other. Files that the world does not list are left behind.
 
     Args:
-        config: The new description, of the same network and codec.
+        config: The new description, of the same network, and of `codec` where it is given.
         heads: Outcome heads to take the place of the world's own. A saved state holds what they pooled, so it
             belongs to one of the two worlds only.
+        codec: Its decoder takes the place of the world's own; its encoder is the world's, bit for bit.
 
     Raises:
-        WorldError: If there is something already, or a file of the world is missing or altered.
+        WorldError: If there is something already, a file of the world is missing or altered, or the encoder
+            is another.
         OSError: If it cannot be written.
     """
     check_described(world, folder)
     assert world.folder is not None, "a world that was loaded"
+    if codec is not None and not is_same_encoder(load_codec(world.folder), codec):
+        raise WorldError(
+            f"the codec has another encoder than world {world.config.name!r}: train a decoder for it from "
+            f"its own codec, init={world.folder}"
+        )
     with filling(folder) as part:
         for name in read_config(world.folder)[1]:
             (part / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(world.folder / name, part / name)
         if heads is not None:
             _replace_heads(part / MODEL_FILE, heads)
-        (part / CARD_FILE).write_text(world_card(config, world.num_parameters), encoding="utf-8")
+        num_parameters = world.num_parameters
+        if codec is not None:
+            _replace_decoder(part / CODEC_FILE, codec)
+            num_parameters += _num_parameters(codec) - _num_parameters(world.codec)
+        (part / CARD_FILE).write_text(world_card(config, num_parameters), encoding="utf-8")
         write_config(part, config)
         part.rename(folder)
 
@@ -77,3 +110,17 @@ def _replace_heads(path: Path, heads: OutcomeHeads) -> None:
         known = tensors[f"{HEADS_PREFIX}{name}"]
         tensors[f"{HEADS_PREFIX}{name}"] = tensor.detach().to("cpu", known.dtype)
     write_tensors(tensors, path)
+
+
+def _replace_decoder(path: Path, codec: FrameCodec) -> None:
+    """Put a decoder into a file of weights, rounded to the format of the one whose place it takes."""
+    tensors = {name: tensor for name, tensor in load_file(path).items() if not name.startswith(DECODER)}
+    dtype = next(iter(tensors.values())).dtype
+    for name, tensor in codec.state_dict().items():
+        if name.startswith(DECODER):
+            tensors[name] = tensor.detach().to("cpu", dtype)
+    write_tensors(tensors, path)
+
+
+def _num_parameters(codec: FrameCodec) -> int:
+    return sum(parameter.numel() for parameter in codec.parameters())
