@@ -6,6 +6,7 @@ the memory as ARL2 (arXiv 2605.16579) maps, turns (RoFormer, arXiv 2104.09864) a
 """
 
 # N tokens of one frame, T tokens that read a state, H heads, D width, I = D / 2 pairs; "..." any sizes
+# B batch, F frames, S streams, W window
 
 from __future__ import annotations
 
@@ -66,3 +67,43 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     wide = torch.promote_types(q.dtype, torch.float32)
     scores = torch.einsum("...qhd,...khd->...hqk", q.to(wide), k.to(wide))
     return torch.einsum("...hqk,...khd->...qhd", scores.softmax(-1), v.to(wide)).to(v.dtype)
+
+
+def frames_before(clean: Tensor, cached: Tensor, is_empty: Tensor) -> Tensor:
+    """Gather sink and window of every frame, `[B, F, W + 1, N, H, D]`; see `kernels.layers.attend_window`.
+
+    Args:
+        clean: `[B, F, N, H, D]`.
+        cached: `[B, W + 1, N, H, D]`, what is cached before the first frame.
+        is_empty: `[B]` bool, whether that is nothing: the sink is then the first frame.
+    """
+    frames, window = clean.shape[1], cached.shape[1] - 1
+    sink = torch.where(is_empty[:, None, None, None, None], clean[:, :1], cached[:, :1])
+    joined = torch.cat([cached[:, 1:], clean], dim=1)  # [B, W + F, N, H, D]
+    # Slices, not `unfold`: the backward pass of that adds up by atomic writes.
+    windows = [joined[:, i : i + frames] for i in range(window)]
+    return torch.stack([sink.expand_as(clean), *windows], dim=2)
+
+
+def attend_window(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cached_k: Tensor,
+    cached_v: Tensor,
+    visible: Tensor,
+    is_empty: Tensor,
+    turn: Tensor,
+) -> Tensor:
+    """Return what queries `[B, F, S, N, H, D]` read of their frame, the window and the sink."""
+    wide, streams, tokens = torch.promote_types(q.dtype, torch.float32), q.shape[2], q.shape[3]
+    keys, values = k.to(wide), v.to(wide)
+    past = frames_before(keys[:, :, 0], cached_k.to(wide), is_empty)
+    past = turn_pairs(past, turn.to(wide)[:, None, None]).flatten(2, 3)  # [B, F, (W + 1) * N, H, D]
+    past_values = frames_before(values[:, :, 0], cached_v.to(wide), is_empty).flatten(2, 3)
+    keys = torch.cat([past.unsqueeze(2).expand(-1, -1, streams, -1, -1, -1), keys], dim=3)
+    values = torch.cat([past_values.unsqueeze(2).expand(-1, -1, streams, -1, -1, -1), values], dim=3)
+    seen = functional.pad(visible, (0, 1), value=True).repeat_interleave(tokens, dim=2)  # [B, F, (W + 2) * N]
+    scores = torch.einsum("...qhd,...khd->...hqk", q.to(wide), keys)
+    scores = scores.masked_fill(~seen[:, :, None, None, None], -torch.inf)
+    return torch.einsum("...hqk,...khd->...qhd", scores.softmax(-1), values).to(v.dtype)

@@ -48,6 +48,9 @@ SETTINGS = {
     ],
     "attend": [(16, 1), (64, 4), (64, 4, 2)],
     "attend_gradient": [(16, 2), (32, 4)],  # (64, 4) addressed what it may not, on an H200
+    "window": [(64, 4, 2), (64, 4, 3), (128, 8, 2), (128, 8, 3)],
+    "window_gradient": [(64, 4, 2), (64, 4, 3), (128, 8, 2)],
+    "window_key_gradient": [(64, 4), (64, 8), (128, 8, 2)],
 }
 """Launch settings beside the chosen ones, by kernel: block size, warps, stages, registers."""
 
@@ -204,8 +207,8 @@ def settings_of(config: Any) -> dict[str, Any]:
 
 def kernel_runs(shape: Shape, device: str) -> dict[str, Callable[[Any], object]]:
     """Return each kernel as a function of the launch settings, with operands as in training."""
-    from kernels.gpu import attend as attention
     from kernels.gpu import layers as gpu
+    from kernels.gpu.attention import frame as attention
 
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     given = cases(shape, device, dtype)
@@ -236,7 +239,7 @@ def time_setting(title: str, run: Callable[[], object]) -> Result:
 @torch.no_grad()
 def layer_settings(report: Report) -> Result:
     """Time every kernel with every one of its launch settings."""
-    from kernels.gpu.layers import HALF
+    from kernels.gpu.settings import HALF
 
     results: Result = {}
     runs = kernel_runs(ON_CUDA[0], "cuda")

@@ -14,7 +14,7 @@ pytest.importorskip("triton", reason="Triton is not installed: it is a Linux pac
 
 from kernels.gpu import attend, heads, norm, recall, turned_norm
 from kernels.gpu.launch import LaunchConfig
-from kernels.gpu.layers import DEFAULT, HALF, WIDE, LayerConfig
+from kernels.gpu.settings import DEFAULT, HALF, WIDE, LayerConfig
 from tests.kernels.candidates import layer_configs
 from tests.kernels.compilation import SHARED_MEMORY, bytes_spilled, compile_for
 
