@@ -85,6 +85,29 @@ def frames_before(clean: Tensor, cached: Tensor, is_empty: Tensor) -> Tensor:
     return torch.stack([sink.expand_as(clean), *windows], dim=2)
 
 
+def window_mask(visible: Tensor, streams: int, tokens: int) -> Tensor:
+    """Return which keys each query of a frame sees, `[B, F, 1, S * N, (W + 1 + S) * N]` bool.
+
+    These are those of the frames that `visible` `[B, F, W + 1]` names, and its own stream of its own frame.
+    """
+    own = torch.eye(streams, dtype=torch.bool, device=visible.device)
+    cached = visible.unsqueeze(2).expand(-1, -1, streams, -1)  # [B, F, S, W + 1]
+    seen = torch.cat([cached, own.expand(*visible.shape[:2], -1, -1)], dim=-1)
+    return seen.repeat_interleave(tokens, dim=2).repeat_interleave(tokens, dim=3).unsqueeze(2)
+
+
+def gather_window(
+    k: Tensor, v: Tensor, cached_k: Tensor, cached_v: Tensor, is_empty: Tensor, turn: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the keys, turned by age, and values of all frames, `[B, F, (W + 1 + S) * N, H, D]` each."""
+    past = frames_before(k[:, :, 0], cached_k, is_empty)
+    past = turn_pairs(past.to(torch.promote_types(k.dtype, turn.dtype)), turn[:, None, None]).to(k.dtype)
+    values = frames_before(v[:, :, 0], cached_v, is_empty)
+    joined = ((past, k), (values, v))
+    keys, values = (torch.cat([first.flatten(2, 3), own.flatten(2, 3)], dim=2) for first, own in joined)
+    return keys, values
+
+
 def attend_window(
     q: Tensor,
     k: Tensor,
@@ -96,14 +119,11 @@ def attend_window(
     turn: Tensor,
 ) -> Tensor:
     """Return what queries `[B, F, S, N, H, D]` read of their frame, the window and the sink."""
-    wide, streams, tokens = torch.promote_types(q.dtype, torch.float32), q.shape[2], q.shape[3]
-    keys, values = k.to(wide), v.to(wide)
-    past = frames_before(keys[:, :, 0], cached_k.to(wide), is_empty)
-    past = turn_pairs(past, turn.to(wide)[:, None, None]).flatten(2, 3)  # [B, F, (W + 1) * N, H, D]
-    past_values = frames_before(values[:, :, 0], cached_v.to(wide), is_empty).flatten(2, 3)
-    keys = torch.cat([past.unsqueeze(2).expand(-1, -1, streams, -1, -1, -1), keys], dim=3)
-    values = torch.cat([past_values.unsqueeze(2).expand(-1, -1, streams, -1, -1, -1), values], dim=3)
-    seen = functional.pad(visible, (0, 1), value=True).repeat_interleave(tokens, dim=2)  # [B, F, (W + 2) * N]
-    scores = torch.einsum("...qhd,...khd->...hqk", q.to(wide), keys)
-    scores = scores.masked_fill(~seen[:, :, None, None, None], -torch.inf)
-    return torch.einsum("...hqk,...khd->...qhd", scores.softmax(-1), values).to(v.dtype)
+    wide = torch.promote_types(q.dtype, torch.float32)
+    keys, values = gather_window(
+        k.to(wide), v.to(wide), cached_k.to(wide), cached_v.to(wide), is_empty, turn.to(wide)
+    )
+    scores = torch.einsum("...qhd,...khd->...hqk", q.flatten(2, 3).to(wide), keys)
+    scores = scores.masked_fill(~window_mask(visible, q.shape[2], q.shape[3]), -torch.inf)
+    out = torch.einsum("...hqk,...khd->...qhd", scores.softmax(-1), values)
+    return out.unflatten(2, q.shape[2:4]).to(v.dtype)

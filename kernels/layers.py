@@ -329,7 +329,7 @@ def attend_window(
         visible: `[B, F, W + 1]` bool, which of sink and window, oldest first, each frame sees.
         is_empty: `[B]` bool, whether nothing is cached: the sink is then the first frame, with gradients.
         turn: `[W + 1, D / 2, 2]`, cosine and sine by which age turns a key, the sink's first.
-        form: One of `kernels.selection.FORMS`, or None for what is selected.
+        form: As for `attend`; "torch" gathers the frames that each frame sees.
 
     Returns:
         `[B, F, S, N, H, D]` in the dtype of `v`.
@@ -339,7 +339,15 @@ def attend_window(
     """
     given = (q, k, v, cached_k, cached_v, visible, is_empty, turn)
     check_window(*given)
-    if choose_form("attend_window", q, form) != "triton":
-        return layer_reference.attend_window(*given)
-    check_fused_window(q, turn, k=k, v=v, cached_k=cached_k, cached_v=cached_v)
-    return attend_window_triton(*given)[0]
+    chosen = choose_form("attend_window", q, form)
+    if chosen == "triton":
+        check_fused_window(q, turn, k=k, v=v, cached_k=cached_k, cached_v=cached_v)
+        return attend_window_triton(*given)[0]
+    if chosen == "torch" and q.is_cuda:
+        keys, values = layer_reference.gather_window(k, v, cached_k, cached_v, is_empty, turn)
+        queries = q.flatten(2, 3)
+        rows = [t.flatten(0, 1).transpose(1, 2) for t in (queries, keys, values)]
+        mask = layer_reference.window_mask(visible, *q.shape[2:4]).flatten(0, 1)
+        out = functional.scaled_dot_product_attention(*rows, attn_mask=mask, scale=1.0)
+        return out.transpose(1, 2).reshape(q.shape)
+    return layer_reference.attend_window(*given)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels import layers
-from kernels.benchmark.inputs import make_attention, make_modulation, make_recall
+from kernels.benchmark.inputs import make_attention, make_modulation, make_recall, make_window
 from kernels.selection import using
 
 TOLERANCE = 1e-5  # fp32; the interpreter multiplies in fp32
@@ -106,6 +106,7 @@ def run(operator: str, form: str | None) -> Tensor:
         "turned_norm": (x, scale[0, 0], turn[0, :, 0]),
         "fork_modulate": (x, shift, scale),
         "attend": make_attention((2, 3, 2, 32), "cpu"),
+        "attend_window": sum(make_window((1, 2, 1, 3, 2, 32), 1, "cpu"), ()),
     }[operator]
     return getattr(layers, operator)(*arguments, form=form)
 

@@ -19,7 +19,7 @@ SPAN = 4
 """Frames of queries that one program adds up for the sink."""
 
 
-def _sizes(q: Tensor, window: int, config: LaunchConfig) -> dict[str, int]:
+def sizes_of(q: Tensor, window: int, config: LaunchConfig) -> dict[str, int]:
     """Return the constants that all three kernels take; each drops those that it has no use for."""
     _, _, streams, tokens, heads, width = q.shape
     chunks = -(-tokens // LARGEST_CHUNK)
@@ -64,7 +64,7 @@ def attend_window(
         *(_flags(visible), _flags(is_empty), turn.contiguous(), out, log_sum, frames),
         slots=_slots(window),
         precision=config.precision,
-        **_sizes(q, window, config.window),
+        **sizes_of(q, window, config.window),
     )
     return out, log_sum
 
@@ -96,9 +96,9 @@ def attend_window_backward(
         *(out, log_sum, incoming, dq, along, frames),
         slots=_slots(window),
         precision=config.precision,
-        **_sizes(q, window, config.window_gradient),
+        **sizes_of(q, window, config.window_gradient),
     )
-    sizes = _sizes(q, window, config.window_key_gradient)
+    sizes = sizes_of(q, window, config.window_key_gradient)
     operands = (*given, *flags, turns, log_sum, along, incoming)
 
     def add_up(programs: int, parts: int, dk: Tensor, dv: Tensor, sinks: bool) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kernels import layers
-from kernels.layer_reference import frames_before
+from kernels.layer_reference import frames_before, window_mask
 from worldsim.model.attention.base import (
     Attention,
     Cached,
@@ -124,7 +124,7 @@ class WindowAttention(Attention):
         past_values = frames_before(clean_v, before.v.to(v.dtype), before.is_empty)
         keys = torch.cat([past_keys.flatten(2, 3), k.flatten(2, 3)], dim=2)
         values = torch.cat([past_values.flatten(2, 3), v.flatten(2, 3)], dim=2)
-        mask = self._sequence_mask(before.visible, x.shape[2], x.shape[3])
+        mask = window_mask(before.visible, x.shape[2], x.shape[3])
         out = attend(q.flatten(2, 3), keys, values, mask)
         return self.o(out.unflatten(2, x.shape[2:4]).flatten(-2)), after
 
@@ -140,13 +140,3 @@ class WindowAttention(Attention):
         sink = torch.where(is_empty[:, None, None, None, None], clean[:, :1], cached[:, :1])
         latest = [cached[:, 1 + clean.shape[1] :], clean[:, -self.window :]]
         return torch.cat([sink, *latest], dim=1).to(before.dtype)
-
-    def _sequence_mask(self, visible: Tensor, streams: int, tokens: int) -> Tensor:
-        """Return which keys each query sees, `[B, F, 1, S * N, (W + 1 + S) * N]` bool.
-
-        These are the cached frames that exist, and its own stream of its own frame.
-        """
-        own = torch.eye(streams, dtype=torch.bool, device=visible.device)
-        cached = visible.unsqueeze(2).expand(-1, -1, streams, -1)  # [B, F, S, W + 1]
-        seen = torch.cat([cached, own.expand(*visible.shape[:2], -1, -1)], dim=-1)
-        return seen.repeat_interleave(tokens, dim=2).repeat_interleave(tokens, dim=3).unsqueeze(2)
