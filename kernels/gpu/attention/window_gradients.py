@@ -183,21 +183,25 @@ def attend_window_key_gradient(
         is_own = step < own_steps
         index = tl.where(is_own, step, step - own_steps) * block + tl.arange(0, block)
         inside = index < tl.where(is_own, num_tokens, others)
-        rows = index + tl.where(is_own, stream * num_tokens, 0)  # from the first frame of the queries on
         since = tl.where(is_own, number, nearest)
-        reader = since + rows // num_rows
-        age_slot = tl.full([block], 0, tl.int32) if sinks else number + window + 1 - reader
-        slot = tl.where(inside, age_slot, window + 1)
-        at = sequence * num_frames + reader
-        flags = visible_pointer + at * (window + 1) + slot
-        sees = tl.load(flags, mask=slot <= window, other=1) != 0
-        of_rows = (at * num_heads + head) * num_rows + rows % num_rows
-        level = tl.load(log_sum_pointer + of_rows, mask=inside & sees, other=float("inf"))[:, None]
-        along = tl.load(along_pointer + of_rows, mask=inside, other=0.0)[:, None]
-        base = (sequence * num_frames + since) * num_rows * stride + head * width
-        at_rows = base + rows[:, None] * stride + tl.arange(0, width)[None, :]
-        q = tl.load(q_pointer + at_rows, mask=inside[:, None], other=0.0)
-        d_out = tl.load(d_out_pointer + at_rows, mask=inside[:, None], other=0.0)
+        at = sequence * num_frames + since  # the first frame of the queries; rows are counted from there on
+        rows = index + tl.where(is_own, stream * num_tokens, 0)
+        later = rows // num_rows
+        flags = visible_pointer + at * (window + 1)
+        if sinks:
+            slot = tl.arange(0, 1)
+            sees = tl.load(flags + later * (window + 1), mask=inside, other=0) != 0
+        else:
+            slot = tl.where(inside, number + window + 1 - since - later, window + 1)
+            sees = tl.load(flags + later * (window + 1) + slot, mask=slot <= window, other=1) != 0
+        sums = (at * num_heads + head) * num_rows
+        of_rows = rows + later * ((num_heads - 1) * num_rows)
+        level = tl.load(log_sum_pointer + sums + of_rows, mask=inside & sees, other=float("inf"))[:, None]
+        along = tl.load(along_pointer + sums + of_rows, mask=inside, other=0.0)[:, None]
+        base = at * (num_rows * stride) + head * width
+        at_rows = rows[:, None] * stride + tl.arange(0, width)[None, :]
+        q = tl.load(q_pointer + base + at_rows, mask=inside[:, None], other=0.0)
+        d_out = tl.load(d_out_pointer + base + at_rows, mask=inside[:, None], other=0.0)
         cos, sin = turns_of(turn_pointer, slot, window, width)
         aged = turned(q, cos, -sin).to(q.dtype)
         p = tl.exp2(score_part(aged, k, keys, end, False, precision) - level)
