@@ -34,9 +34,18 @@ def layer_launcher() -> ModuleType:
 def attend_launcher() -> ModuleType:
     """Import the launch of attention, or say why it cannot run."""
     launcher()
-    from kernels.gpu import attend as triton_attend
+    from kernels.gpu.attention import frame as triton_attend
 
     return triton_attend
+
+
+@cache
+def window_launcher() -> ModuleType:
+    """Import the launch of attention over a window, or say why it cannot run."""
+    launcher()
+    from kernels.gpu.attention import window_launch as triton_window
+
+    return triton_window
 
 
 def _circle_gradient(turn: Tensor, d_angle: Tensor) -> Tensor:
@@ -313,3 +322,63 @@ def _attend_gradient(ctx: FunctionCtx, d_out: Tensor) -> tuple[Tensor, ...]:
 
 
 attend_triton.register_autograd(_attend_gradient, setup_context=_save_attend)
+
+
+@torch.library.custom_op("arl2::attend_window", mutates_args=())
+def attend_window_triton(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cached_k: Tensor,
+    cached_v: Tensor,
+    visible: Tensor,
+    is_empty: Tensor,
+    turn: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return what `kernels.layers.attend_window` does, and the logarithms of the sums of its softmax."""
+    check_device("q", q)
+    return window_launcher().attend_window(q, k, v, cached_k, cached_v, visible, is_empty, turn)
+
+
+@attend_window_triton.register_fake
+def _(q: Tensor, k: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+    batch, frames, streams, tokens, heads, _ = q.shape
+    return q.new_empty(q.shape), rest[-1].new_empty(batch, frames, heads, streams * tokens)
+
+
+@torch.library.custom_op("arl2::attend_window_gradient", mutates_args=())
+def attend_window_gradient(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cached_k: Tensor,
+    cached_v: Tensor,
+    visible: Tensor,
+    is_empty: Tensor,
+    turn: Tensor,
+    out: Tensor,
+    log_sum: Tensor,
+    d_out: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of q, k and v."""
+    check_device("q", q)
+    cached = (cached_k, cached_v, visible, is_empty, turn)
+    return window_launcher().attend_window_backward(q, k, v, *cached, out, log_sum, d_out)
+
+
+@attend_window_gradient.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def _save_attend_window(ctx: FunctionCtx, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs, *output)
+    ctx.set_materialize_grads(False)
+
+
+def _attend_window_gradient(ctx: FunctionCtx, d_out: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The cached frames are those of a memory, which is handed on without gradients."""
+    return *attend_window_gradient(*ctx.saved_tensors, d_out), *(None,) * 5
+
+
+attend_window_triton.register_autograd(_attend_window_gradient, setup_context=_save_attend_window)

@@ -15,40 +15,38 @@ from torch.nn import functional
 from kernels import layer_reference, selection
 from kernels.checks import check_layout, check_tensors
 from kernels.dispatch import announce
+from kernels.layer_checks import (
+    MAX_WIDTH,
+    NARROW,
+    check_dtypes,
+    check_fused_frame,
+    check_fused_heads,
+    check_fused_norm,
+    check_fused_window,
+    check_heads,
+    check_modulation,
+    check_window,
+    holds_frame,
+    widths_of,
+)
 from kernels.layer_operators import (
     ForkModulate,
     add_modulate_triton,
     attend_triton,
+    attend_window_triton,
     map_heads_triton,
     modulate_triton,
     recall_triton,
     turned_norm_triton,
 )
 
-WIDTHS = (32, 64, 128)
-"""Widths of a head that the Triton forms are built and tested for."""
-NARROW_WIDTHS = (32, 64)
-"""The same in fp32, where a map of 128 x 128 and a state do not fit into shared memory beside each other."""
-MAX_WIDTH = 4096
-"""Features that a norm in Triton holds at once."""
-MAX_TOKENS = 128
-"""Tokens of a frame that attention in Triton holds at once."""
-MAX_BYTES = 128 * 128 * 2
-"""Bytes that one head of a frame may take there: four such tensors are in the memory of a program."""
-
-NARROW = (torch.float32, torch.bfloat16, torch.float16)
 NORMS = ("modulate", "add_modulate", "turned_norm")
-OPERATORS = ("modulate", "add_modulate", "turned_norm", "map_heads", "recall", "attend")
+OPERATORS = ("modulate", "add_modulate", "turned_norm", "map_heads", "recall", "attend", "attend_window")
 ON_CUDA = {
     "auto": dict.fromkeys(OPERATORS, ("torch", "on CUDA, where one frame at a time was not timed yet")),
     selection.IN_TRAINING: dict.fromkeys(OPERATORS, ("triton", "in training on CUDA, measured to be faster")),
 }
 """What `auto` means on CUDA and why, in play and in training (docs/experiments/training.md)."""
-
-
-def widths_of(dtype: torch.dtype) -> tuple[int, ...]:
-    """Return the widths of a head that the Triton forms take in a number format."""
-    return NARROW_WIDTHS if dtype == torch.float32 else WIDTHS
 
 
 def choose_form(operator: str, x: Tensor, form: str | None = None) -> str:
@@ -82,71 +80,12 @@ def _choose(operator: str, x: Tensor, form: str | None) -> tuple[str, str]:
     return ON_CUDA[active.layers][operator]
 
 
-def holds_frame(x: Tensor) -> bool:
-    """Return whether `attend` in Triton takes frames of so many tokens, `[..., N, H, D]`."""
-    tokens, _, width = x.shape[-3:] if x.dim() >= 3 else (1, 1, x.shape[-1])
-    return tokens <= MAX_TOKENS and tokens * width * x.element_size() <= MAX_BYTES
-
-
 def is_fused(operator: str, x: Tensor) -> bool:
     """Return whether `operator` would run in Triton with `x`."""
     active = selection.ACTIVE
     if not x.is_cuda and active.layers == active.form == "auto":  # quickly: a frame of play asks often
         return False
     return choose_form(operator, x) == "triton"
-
-
-def _check_dtypes(dtypes: tuple[torch.dtype, ...], **tensors: Tensor | None) -> None:
-    """Raise a ValueError that says what the Triton form cannot take, and what to do instead."""
-    for name, tensor in tensors.items():
-        if tensor is not None and tensor.dtype not in dtypes:
-            known = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-            raise ValueError(f"{name} is {tensor.dtype}, but the Triton form takes {known}: use form='torch'")
-
-
-def _check_heads(name: str, x: Tensor, weight: Tensor, turn: Tensor | None) -> None:
-    """Check what `map_heads` and `recall` share."""
-    check_tensors(**{name: x, "weight": weight}, **({} if turn is None else {"turn": turn}))
-    if x.dim() < 3 or 0 in x.shape:
-        raise ValueError(f"{name} has shape {tuple(x.shape)}, expected [..., tokens, heads, width]")
-    *lead, tokens, heads, width = x.shape
-    expected = {name: (x, tuple(x.shape)), "weight": (weight, (heads, width, width))}
-    if turn is not None:
-        places = turn.shape[-4] if turn.dim() >= 4 else 0
-        if places == 0 or tokens % places:
-            raise ValueError(
-                f"turn has shape {tuple(turn.shape)}, expected turns of {tokens} tokens or a part"
-            )
-        own = turn.shape[-3] if turn.shape[-3] == 1 else heads
-        expected["turn"] = (turn, (*lead, places, own, width // 2, 2))
-    check_layout(x, expected, name)
-
-
-def _check_fused_heads(name: str, x: Tensor, **wide: Tensor | None) -> None:
-    """Check what only the Triton forms of `map_heads` and `recall` ask for."""
-    if x.shape[-1] not in widths_of(x.dtype):
-        raise ValueError(
-            f"{name} has width {x.shape[-1]}, but the Triton form takes {widths_of(x.dtype)} in {x.dtype}: "
-            "use form='torch'"
-        )
-    _check_dtypes(NARROW, **{name: x})
-    _check_dtypes((torch.float32,), **wide)
-
-
-def _check_modulation(x: Tensor, **rows: Tensor) -> None:
-    check_tensors(x=x, **rows)
-    if x.dim() < 2 or 0 in x.shape:
-        raise ValueError(f"x has shape {tuple(x.shape)}, expected [..., tokens, width]")
-    shape = (*x.shape[:-2], 1, x.shape[-1])
-    check_layout(x, {"x": (x, tuple(x.shape))} | {name: (row, shape) for name, row in rows.items()}, "x")
-
-
-def _check_fused_norm(x: Tensor, **rows: Tensor) -> None:
-    _check_dtypes(NARROW, x=x, **rows)
-    if x.shape[-1] > MAX_WIDTH:
-        raise ValueError(
-            f"x has width {x.shape[-1]}, but the Triton form takes at most {MAX_WIDTH}: use form='torch'"
-        )
 
 
 def modulate(
@@ -168,11 +107,11 @@ def modulate(
         ValueError: A shape, dtype or device does not fit, or the form is unknown or cannot take it; the
             message names the argument.
     """
-    _check_modulation(x, shift=shift, scale=scale)
+    check_modulation(x, shift=shift, scale=scale)
     dtype = x.dtype if dtype is None else dtype
     if choose_form("modulate", x, form) != "triton":
         return layer_reference.modulate(x, shift, scale, dtype)
-    _check_fused_norm(x, shift=shift, scale=scale)
+    check_fused_norm(x, shift=shift, scale=scale)
     return modulate_triton(x, shift, scale, dtype)
 
 
@@ -183,11 +122,11 @@ def fork_modulate(
 
     Args and errors are those of `modulate`.
     """
-    _check_modulation(x, shift=shift, scale=scale)
+    check_modulation(x, shift=shift, scale=scale)
     dtype = x.dtype if dtype is None else dtype
     if choose_form("modulate", x, form) != "triton":
         return x, layer_reference.modulate(x, shift, scale, dtype)
-    _check_fused_norm(x, shift=shift, scale=scale)
+    check_fused_norm(x, shift=shift, scale=scale)
     return ForkModulate.apply(x, shift, scale, dtype)  # pyright: ignore[reportReturnType]
 
 
@@ -217,13 +156,13 @@ def add_modulate(
     Raises:
         ValueError: As for `modulate`.
     """
-    _check_modulation(x, gate=gate, shift=shift, scale=scale)
+    check_modulation(x, gate=gate, shift=shift, scale=scale)
     check_tensors(branch=branch)
     check_layout(x, {"branch": (branch, tuple(x.shape))}, "x")
     dtype = x.dtype if dtype is None else dtype
     if choose_form("add_modulate", x, form) != "triton":
         return layer_reference.add_modulate(x, branch, gate, shift, scale, dtype)
-    _check_fused_norm(x, branch=branch, gate=gate, shift=shift, scale=scale)
+    check_fused_norm(x, branch=branch, gate=gate, shift=shift, scale=scale)
     return add_modulate_triton(x, branch, gate, shift, scale, dtype)
 
 
@@ -259,8 +198,8 @@ def turned_norm(
     )
     if choose_form("turned_norm", x, form) != "triton":
         return layer_reference.turned_norm(x, weight, turn)
-    _check_fused_norm(x, weight=weight)
-    _check_dtypes((torch.float32,), turn=turn)
+    check_fused_norm(x, weight=weight)
+    check_dtypes((torch.float32,), turn=turn)
     return turned_norm_triton(x, weight, turn, keeps)
 
 
@@ -280,12 +219,12 @@ def map_heads(x: Tensor, weight: Tensor, turn: Tensor | None = None, form: str |
         ValueError: A shape, dtype or device does not fit, or the form is unknown or cannot take it; the
             message names the argument.
     """
-    _check_heads("x", x, weight, turn)
+    check_heads("x", x, weight, turn)
     if turn is not None and turn.shape[-4] != x.shape[-3]:
         raise ValueError(f"turn has shape {tuple(turn.shape)}, expected turns of {x.shape[-3]} tokens")
     if choose_form("map_heads", x, form) != "triton":
         return layer_reference.map_heads(x, weight, turn)
-    _check_fused_heads("x", x, weight=weight, turn=turn)
+    check_fused_heads("x", x, weight=weight, turn=turn)
     return map_heads_triton(x, weight, turn)
 
 
@@ -318,7 +257,7 @@ def recall(
             message names the argument.
     """
     check_tensors(state=state, gate=gate, local=local)
-    _check_heads("q", q, weight, turn)
+    check_heads("q", q, weight, turn)
     *lead, tokens, heads, width = q.shape
     expected = {
         "state": (state, (*lead, heads, width, width)),
@@ -328,8 +267,8 @@ def recall(
     check_layout(q, expected, "q")
     if choose_form("recall", q, form) != "triton":
         return layer_reference.recall(q, weight, turn, state, gate, local)
-    _check_fused_heads("q", q, weight=weight, turn=turn, state=state)
-    _check_dtypes(NARROW, gate=gate, local=local)
+    check_fused_heads("q", q, weight=weight, turn=turn, state=state)
+    check_dtypes(NARROW, gate=gate, local=local)
     return recall_triton(q, weight, turn, state, gate, local)
 
 
@@ -356,7 +295,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, form: str | None = None) -> Tensor:
     check_layout(q, {name: (each, tuple(q.shape)) for name, each in (("q", q), ("k", k), ("v", v))}, "q")
     chosen, shape = choose_form("attend", q, form), q.shape
     if chosen == "triton":
-        _check_fused_frame(q, k, v)
+        check_fused_frame(q, k, v)
         return attend_triton(q, k, v)
     if chosen == "torch" and q.is_cuda:
         q, k, v = (each.reshape(-1, *each.shape[-3:]).transpose(1, 2) for each in (q, k, v))
@@ -365,11 +304,50 @@ def attend(q: Tensor, k: Tensor, v: Tensor, form: str | None = None) -> Tensor:
     return layer_reference.attend(q, k, v)
 
 
-def _check_fused_frame(q: Tensor, k: Tensor, v: Tensor) -> None:
-    """Check what only the Triton form of `attend` asks for."""
-    _check_fused_heads("q", q)
-    _check_dtypes((q.dtype,), k=k, v=v)
-    if not holds_frame(q):
-        size = f"{q.shape[-3]} tokens of {q.shape[-1] * q.element_size()} bytes"
-        limits = f"at most {MAX_TOKENS} and {MAX_BYTES} bytes in all"
-        raise ValueError(f"q has {size}, but the Triton form takes {limits}: use form='torch'")
+def attend_window(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cached_k: Tensor,
+    cached_v: Tensor,
+    visible: Tensor,
+    is_empty: Tensor,
+    turn: Tensor,
+    form: str | None = None,
+) -> Tensor:
+    """Return softmax attention of all frames, each over itself, the W frames before it and the sink.
+
+    A frame's own tokens are seen by their own stream alone; of other frames all streams see the clean one, 0.
+
+    Args:
+        q: `[B, F, S, N, H, D]`, queries, scaled already and turned by their place in the frame.
+        k: `[B, F, S, N, H, D]`, keys, turned by their place too.
+        v: `[B, F, S, N, H, D]`, values.
+        cached_k: `[B, W + 1, N, H, D]`, keys of the sink and of the last W frames before the first, turned by
+            their place. They have no gradient, and neither have their values.
+        cached_v: `[B, W + 1, N, H, D]`.
+        visible: `[B, F, W + 1]` bool, which of sink and window, oldest first, each frame sees.
+        is_empty: `[B]` bool, whether nothing is cached: the sink is then the first frame, with gradients.
+        turn: `[W + 1, D / 2, 2]`, cosine and sine by which age turns a key, the sink's first.
+        form: As for `attend`; "torch" gathers the frames that each frame sees.
+
+    Returns:
+        `[B, F, S, N, H, D]` in the dtype of `v`.
+
+    Raises:
+        ValueError: As for `attend`.
+    """
+    given = (q, k, v, cached_k, cached_v, visible, is_empty, turn)
+    check_window(*given)
+    chosen = choose_form("attend_window", q, form)
+    if chosen == "triton":
+        check_fused_window(q, turn, k=k, v=v, cached_k=cached_k, cached_v=cached_v)
+        return attend_window_triton(*given)[0]
+    if chosen == "torch" and q.is_cuda:
+        keys, values = layer_reference.gather_window(k, v, cached_k, cached_v, is_empty, turn)
+        queries = q.flatten(2, 3)
+        rows = [t.flatten(0, 1).transpose(1, 2) for t in (queries, keys, values)]
+        mask = layer_reference.window_mask(visible, *q.shape[2:4]).flatten(0, 1)
+        out = functional.scaled_dot_product_attention(*rows, attn_mask=mask, scale=1.0)
+        return out.transpose(1, 2).reshape(q.shape)
+    return layer_reference.attend_window(*given)

@@ -50,6 +50,7 @@ def run_on_cuda(report: Report) -> None:
     report.run("commit: narrow heads", partial(memory.commit_times, memory.NARROW))
     report.run("read", memory.read_times, needed=10.0)
     report.run("layers: times", layers.layer_times, needed=20.0)
+    report.run("layers: window", layers.window_times, needed=20.0)
     report.run("layers: settings", layers.layer_settings, needed=15.0)
     report.run("layers: errors", layers.layer_errors, needed=15.0)
     report.run("commit: errors over frames", memory.errors_over_frames, needed=15.0)

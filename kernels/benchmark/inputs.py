@@ -111,3 +111,38 @@ def make_attention(shape: tuple[int, int, int, int], device: str) -> tuple[Tenso
 
     k, v = draw(frames, tokens, 2, heads, width).unbind(2)  # beside each other, as a projection may have them
     return 2 * width**-0.5 * draw(*shape), k, v
+
+
+def make_window(
+    shape: tuple[int, int, int, int, int, int], window: int, device: str, committed: int = 0
+) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
+    """Draw what `kernels.layers.attend_window` is given, in fp32.
+
+    Args:
+        shape: B, F, S, N, H, D.
+        window: W.
+        device: Where.
+        committed: Frames before the first, of every second sequence; others are empty.
+
+    Returns:
+        Scaled queries, keys and values; cached keys and values, what is visible, what is empty, and turns.
+    """
+    generator = torch.Generator(device).manual_seed(0)
+    batch, frames, _, *token = shape
+
+    def draw(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator, device=device)
+
+    before = committed * (torch.arange(batch, device=device) % 2)
+    number = before[:, None, None] + torch.arange(frames, device=device)[:, None]  # [B, F, 1]
+    recent = torch.arange(window, 0, -1, device=device) <= number
+    visible = torch.cat([number > window, recent], dim=-1)
+    angles = draw(window + 1, token[-1] // 2)
+    cached = draw(2, batch, window + 1, *token)
+    turn = torch.stack([angles.cos(), angles.sin()], dim=-1)
+    return (2 * token[-1] ** -0.5 * draw(*shape), draw(*shape), draw(*shape)), (
+        *cached.unbind(0),
+        visible,
+        before == 0,
+        turn,
+    )

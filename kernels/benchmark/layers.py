@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kernels import layers
-from kernels.benchmark.inputs import make_attention, make_modulation, make_recall
+from kernels.benchmark.inputs import make_attention, make_modulation, make_recall, make_window
 from kernels.benchmark.report import (
     Report,
     Result,
@@ -33,6 +33,8 @@ Operator = Callable[..., Tensor | Tensors]
 ON_CUDA: list[Shape] = [(1024, 2, 80, 6, 64), (1024, 2, 80, 8, 64)]
 """Layers of the base model and of one of 512 features at 16 sequences of 64 frames, P S N H D."""
 ON_CPU: list[Shape] = [(4, 2, 20, 2, 32)]
+FRAMES, WINDOW = 64, 6
+"""Frames of a sequence at most, and those of the window."""
 
 SETTINGS = {
     "norm": [(1, 1), (2, 1), (4, 1), (4, 4)],
@@ -48,6 +50,9 @@ SETTINGS = {
     ],
     "attend": [(16, 1), (64, 4), (64, 4, 2)],
     "attend_gradient": [(16, 2), (32, 4)],  # (64, 4) addressed what it may not, on an H200
+    "window": [(64, 4, 2), (64, 4, 3), (128, 8, 2), (128, 8, 3)],
+    "window_gradient": [(64, 4, 2), (64, 4, 3), (128, 8, 2)],
+    "window_key_gradient": [(64, 4), (64, 8), (128, 8, 2)],
 }
 """Launch settings beside the chosen ones, by kernel: block size, warps, stages, registers."""
 
@@ -74,6 +79,21 @@ def place_turned(place: Tensor, x: Tensor, weight: Tensor, form: str | None = No
     return layers.turned_norm(x, weight, place.to(weight.dtype), form=form)
 
 
+def sequences_of(shape: Shape) -> tuple[int, int, int, int, int, int]:
+    """Return the frames as sequences of `FRAMES` at most, B F S N H D."""
+    frames, streams, tokens, heads, width = shape
+    length = min(frames, FRAMES)
+    return frames // length, length, streams, tokens, heads, width
+
+
+def over_window(given: Tensors, q: Tensor, k: Tensor, v: Tensor, form: str | None = None) -> Tensor:
+    """Call `kernels.layers.attend_window`, whose cached frames have no gradient."""
+    cached_k, cached_v, visible, is_empty, turn = given
+    cached_k, cached_v = cached_k.to(q.dtype), cached_v.to(q.dtype)
+    turn = turn.to(torch.promote_types(q.dtype, turn.dtype))
+    return layers.attend_window(q, k, v, cached_k, cached_v, visible, is_empty, turn, form=form)
+
+
 def cases(shape: Shape, device: str, dtype: torch.dtype) -> dict[str, tuple[Operator, Tensors]]:
     """Return every operator, those that cost most first, with its inputs in training.
 
@@ -86,7 +106,9 @@ def cases(shape: Shape, device: str, dtype: torch.dtype) -> dict[str, tuple[Oper
     clean = q[:, :tokens]
     place = torch.stack([angles[0, :, 0].cos(), angles[0, :, 0].sin()], dim=-1)
     frame = make_attention((frames * streams, tokens, heads, width), device)
+    window, given = make_window(sequences_of(shape), WINDOW, device)
     return {
+        "window": (partial(over_window, given), tuple(each.to(dtype) for each in window)),
         "attend": (layers.attend, tuple(each.to(dtype) for each in frame)),
         "recall": (turned(layers.recall), (q, weight, angles, state, gate, local)),
         "keys": (turned(layers.map_heads), (clean, weight, angles)),
@@ -154,12 +176,19 @@ def compiled(operator: Operator, form: str) -> Operator:
     return run
 
 
-def layer_times(report: Report) -> Result:
-    """Time forward and gradient of both forms in compiled graphs, beside the floor that traffic sets."""
+def layer_times(report: Report, only: str = "") -> Result:
+    """Time forward and gradient of both forms in compiled graphs, beside the floor that traffic sets.
+
+    Args:
+        report: That knows how much time is left.
+        only: The operator that is timed; empty for all.
+    """
     bandwidth = copy_bandwidth()
     results: Result = {"copy_gb_s": bandwidth}
     for shape in ON_CUDA:
         for name, (operator, inputs) in cases(shape, "cuda", torch.bfloat16).items():
+            if only not in ("", name):
+                continue
             taken = sum(tensor.nbytes for tensor in inputs)
             if report.seconds_left() < 20:  # compiling takes most of the time
                 return results
@@ -204,8 +233,8 @@ def settings_of(config: Any) -> dict[str, Any]:
 
 def kernel_runs(shape: Shape, device: str) -> dict[str, Callable[[Any], object]]:
     """Return each kernel as a function of the launch settings, with operands as in training."""
-    from kernels.gpu import attend as attention
     from kernels.gpu import layers as gpu
+    from kernels.gpu.attention import frame as attention
 
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     given = cases(shape, device, dtype)
@@ -215,6 +244,7 @@ def kernel_runs(shape: Shape, device: str) -> dict[str, Callable[[Any], object]]
     queries, keys, values = given["attend"][1]
     d_keys, place, both = local[:, : shape[2]].float(), turn[0, :, 0], (branch, branch)
     return {
+        **window_runs(shape, device, dtype),
         "turned": lambda config: gpu.turned_norm(branch, row, place, True, config),
         "turned_gradient": lambda config: gpu.turned_norm_backward(branch, row, place, *both, config),
         "norm": lambda config: gpu.modulate(x, branch, gate, shift, scale, dtype, config),
@@ -228,18 +258,38 @@ def kernel_runs(shape: Shape, device: str) -> dict[str, Callable[[Any], object]]
     }
 
 
+def window_runs(shape: Shape, device: str, dtype: torch.dtype) -> dict[str, Callable[[Any], Tensors]]:
+    """Return the same of the kernels of a window; the gradient's two run together."""
+    from kernels.gpu.attention import window_launch as gpu
+
+    (q, k, v), (cached_k, cached_v, *flags, turn) = make_window(sequences_of(shape), WINDOW, device)
+    q, k, v, cached_k, cached_v = (each.to(dtype) for each in (q, k, v, cached_k, cached_v))
+    visible, is_empty = flags
+    given = (q, k, v, cached_k, cached_v, visible, is_empty, turn)
+    out, log_sum = gpu.attend_window(*given)
+
+    def gradient(config: Any) -> Tensors:
+        return gpu.attend_window_backward(*given, out, log_sum, q, config)
+
+    return {
+        "window": lambda config: gpu.attend_window(*given, config),
+        "window_gradient": gradient,
+        "window_key_gradient": gradient,
+    }
+
+
 def time_setting(title: str, run: Callable[[], object]) -> Result:
     """Return the times of one kernel."""
     return show_times(title, milliseconds(run))
 
 
 @torch.no_grad()
-def layer_settings(report: Report) -> Result:
-    """Time every kernel with every one of its launch settings."""
-    from kernels.gpu.layers import HALF
+def layer_settings(report: Report, only: str = "") -> Result:
+    """Time every kernel whose name begins with `only` with every one of its launch settings."""
+    from kernels.gpu.settings import HALF
 
     results: Result = {}
-    runs = kernel_runs(ON_CUDA[0], "cuda")
+    runs = {name: run for name, run in kernel_runs(ON_CUDA[0], "cuda").items() if name.startswith(only)}
     settings = settings_of(HALF)
     for kernel, run in runs.items():
         own = {label: config for label, config in settings.items() if label.split()[0] in ("as", kernel)}
@@ -253,6 +303,11 @@ def layer_settings(report: Report) -> Result:
 
             results[title] = attempt(title, partial(time_setting, title, partial(run, config)))
     return results
+
+
+def window_times(report: Report) -> Result:
+    """Time attention over a window beside PyTorch's, then its kernels with all their launch settings."""
+    return layer_times(report, "window") | layer_settings(report, "window")
 
 
 def cpu_layers(report: Report) -> Result:

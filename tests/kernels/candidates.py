@@ -15,9 +15,9 @@ from kernels.gpu import launch as triton_launch
 from kernels.gpu.chunk_launch import ChunkConfig
 from kernels.gpu.launch import DEFAULT as SCAN_DEFAULT
 from kernels.gpu.launch import Frames, LaunchConfig, ScanConfig
-from kernels.gpu.layers import HALF as LAYERS
-from kernels.gpu.layers import LayerConfig
 from kernels.gpu.memory import DEFAULT, HALF, MemoryConfig
+from kernels.gpu.settings import HALF as LAYERS
+from kernels.gpu.settings import LayerConfig
 
 CANDIDATES = {
     name: [LaunchConfig(*numbers) for numbers in choices]

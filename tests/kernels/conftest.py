@@ -16,7 +16,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 Errors = dict[str, dict[str, float]]
-FIXTURES = {f"interpreted_{name}": f"interpreted_{name}.py" for name in ("layers", "memory", "scan")}
+FIXTURES = {
+    f"interpreted_{name}": f"interpreted_{name}.py" for name in ("layers", "memory", "scan", "window")
+}
 
 
 class Interpretation:
@@ -100,6 +102,12 @@ def interpreted_memory(interpretations: Interpretations) -> Errors:
 def interpreted_scan(interpretations: Interpretations) -> Errors:
     """Return the errors of `scan_frames` that the interpreter found, by case and by tensor."""
     return _errors(interpretations, "interpreted_scan")
+
+
+@pytest.fixture(scope="session")
+def interpreted_window(interpretations: Interpretations) -> Errors:
+    """Return the errors of attention over a window that the interpreter found, by case and by tensor."""
+    return _errors(interpretations, "interpreted_window")
 
 
 @pytest.fixture(scope="session")

@@ -19,11 +19,12 @@ from torch import Tensor
 
 from kernels import layer_operators, layers
 from kernels.benchmark.inputs import make_attention, make_modulation, make_recall
-from kernels.gpu import attend as triton_attend
 from kernels.gpu import layers as triton_layers
+from kernels.gpu import settings
+from kernels.gpu.attention import frame as triton_attend
 from kernels.selection import using
 from tests.kernels.candidates import difference, layer_configs
-from tests.kernels.interpreter import round_bf16
+from tests.kernels.interpreter import count_to_loaded_numbers, round_bf16
 from worldsim.model.config import DenoiserConfig, MemoryKeys
 from worldsim.model.denoiser import Denoiser
 
@@ -198,7 +199,7 @@ def candidates() -> dict[str, float]:
     frame = make_attention((1, 80, 1, 32), "cpu")
     total, row, place = x + gate * branch, scale[0, 0], turns(angles[0, :6, 0, :4])
 
-    kernels: dict[str, Callable[[triton_layers.LayerConfig], Tensor | tuple[Tensor, ...]]] = {
+    kernels: dict[str, Callable[[settings.LayerConfig], Tensor | tuple[Tensor, ...]]] = {
         "norm": lambda c: triton_layers.modulate(x, branch, gate, shift, scale, x.dtype, c),
         "norm_gradient": lambda c: triton_layers.modulate_backward(total, branch, gate, scale, branch, x, c),
         "turned": lambda c: triton_layers.turned_norm(x, row, place, True, c),
@@ -212,8 +213,8 @@ def candidates() -> dict[str, float]:
         "attend": lambda c: triton_attend.attend(*frame, c),
         "attend_gradient": lambda c: triton_attend.attend_backward(*frame, frame[0], c),
     }
-    first = {name: run(triton_layers.DEFAULT) for name, run in kernels.items()}
-    exact = {"precision": triton_layers.DEFAULT.precision, "programs": 2, "forward_programs": 2}
+    first = {name: run(settings.DEFAULT) for name, run in kernels.items()}
+    exact = {"precision": settings.DEFAULT.precision, "programs": 2, "forward_programs": 2}
     for config in layer_configs():
         for name, run in kernels.items():
             label = f"{name}: blocks of {asdict(config)[name]['block_size']}"
@@ -311,6 +312,7 @@ def main() -> None:
     torch.use_deterministic_algorithms(True)  # fills what nothing was written to with NaN
     assert torch.empty(3).isnan().all() and torch.ones(1).new_empty(3).isnan().all()
     round_bf16()
+    count_to_loaded_numbers()
     report = norms() | heads() | frames() | networks()
     for check in (no_length, other_layouts, half_precision, in_bf16, candidates, opcheck, compiled):
         report[check.__name__] = check()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from triton import language as tl
+from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 
@@ -32,3 +33,14 @@ def round_bf16() -> None:
 
     for name, replaced in {"create_dot": multiply, "cast_impl": convert}.items():
         setattr(InterpreterBuilder, name, replaced)
+
+
+def count_to_loaded_numbers() -> None:
+    """Let a loop end at a number that was loaded: NumPy no longer takes an array of one number for it."""
+    patch = interpreter._patch_lang_tensor
+
+    def patch_all(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    interpreter._patch_lang_tensor = patch_all

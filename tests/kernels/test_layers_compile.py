@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("triton", reason="Triton is not installed: it is a Linux package")
 
-from kernels.gpu import attend, heads, norm, recall, turned_norm
+from kernels.gpu import heads, norm, recall, turned_norm
+from kernels.gpu.attention import frame, window, window_gradients
+from kernels.gpu.attention.window_launch import sizes_of
 from kernels.gpu.launch import LaunchConfig
-from kernels.gpu.layers import DEFAULT, HALF, WIDE, LayerConfig
+from kernels.gpu.settings import DEFAULT, HALF, WIDE, LayerConfig
 from tests.kernels.candidates import layer_configs
 from tests.kernels.compilation import SHARED_MEMORY, bytes_spilled, compile_for
 
@@ -29,8 +32,11 @@ KERNELS = {
     "heads_gradient": heads.map_heads_gradient,
     "recall": recall.recall_forward,
     "recall_gradient": recall.recall_gradient,
-    "attend": attend.attend_forward,
-    "attend_gradient": attend.attend_gradient,
+    "attend": frame.attend_forward,
+    "attend_gradient": frame.attend_gradient,
+    "window": window.attend_window_forward,
+    "window_gradient": window_gradients.attend_window_query_gradient,
+    "window_key_gradient": window_gradients.attend_window_key_gradient,
 }
 TOKENS = ("q_pointer", "dq_pointer", "local_pointer", "branch_pointer", "d_branch_pointer")
 """What comes in the values' type wherever a kernel takes it; more do in some kernels."""
@@ -45,6 +51,12 @@ OWN = {
     "recall_gradient": ("d_out_pointer", "gate_pointer", "d_gate_pointer", "d_angle_pointer"),
     "attend": ("k_pointer", "v_pointer", "out_pointer"),
     "attend_gradient": ("k_pointer", "v_pointer", "d_out_pointer", "dk_pointer", "dv_pointer"),
+    "window": ("k_pointer", "v_pointer", "cached_k_pointer", "cached_v_pointer", "out_pointer"),
+    "window_gradient": (
+        *("k_pointer", "v_pointer", "cached_k_pointer", "cached_v_pointer"),
+        *("out_pointer", "d_out_pointer"),
+    ),
+    "window_key_gradient": ("k_pointer", "v_pointer", "d_out_pointer", "dk_pointer", "dv_pointer"),
 }
 
 
@@ -54,7 +66,9 @@ def launches_of(config: LayerConfig) -> dict[str, LaunchConfig]:
     heads = {"heads": config.heads, "heads_gradient": config.heads_gradient}
     attention = {"attend": config.attend, "attend_gradient": config.attend_gradient}
     recalls = {"recall": config.recall, "recall_gradient": config.recall_gradient}
-    return norms | heads | recalls | attention
+    windows = {"window": config.window, "window_gradient": config.window_gradient}
+    windows["window_key_gradient"] = config.window_key_gradient
+    return norms | heads | recalls | attention | windows
 
 
 def compile_layer(
@@ -81,7 +95,11 @@ def compile_layer(
         "carries": True,
         "precision": config.precision,
     }
+    if name.startswith("window"):
+        tokens = torch.empty(1, 1, 2, changed.pop("tokens", 80), 6, width, device="meta")
+        constants |= {"slots": 8, "sinks": False} | sizes_of(tokens, 6, launch)
     types = dict.fromkeys((*TOKENS, *OWN[name]), value_type)
+    types |= {"visible_pointer": "u8", "is_empty_pointer": "u8"}
     return compile_for(KERNELS[name], launch, capability, constants | changed, types)
 
 
@@ -101,7 +119,7 @@ def test_kernel_compiles_in_fp32(name: str, tmp_path: Path) -> None:
     compiled = compile_layer(name, DEFAULT, 90, "fp32")
     assert compiled.metadata.shared <= SHARED_MEMORY[90]
     # Three products for one need more than there is; nobody trains so on a card.
-    if name not in ("recall_gradient", "attend_gradient"):
+    if name not in ("recall_gradient", "attend_gradient", "window_gradient", "window_key_gradient"):
         assert bytes_spilled(compiled, 90, tmp_path) == 0
 
 
@@ -110,6 +128,15 @@ def test_kernel_compiles_in_fp32(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["heads", "heads_gradient", "recall", "recall_gradient"])
 def test_kernel_compiles_for_other_heads(name: str, width: int, tmp_path: Path) -> None:
     compiled = compile_layer(name, WIDE if width > 64 else HALF, 90, "bf16", width)
+    assert compiled.metadata.shared <= SHARED_MEMORY[90]
+    assert bytes_spilled(compiled, 90, tmp_path) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tokens", "width"), [(20, 32), (160, 64), (80, 128)])
+@pytest.mark.parametrize("name", ["window", "window_gradient", "window_key_gradient"])
+def test_a_window_compiles_for_other_frames(name: str, tokens: int, width: int, tmp_path: Path) -> None:
+    compiled = compile_layer(name, WIDE if width > 64 else HALF, 90, "bf16", width, tokens=tokens)
     assert compiled.metadata.shared <= SHARED_MEMORY[90]
     assert bytes_spilled(compiled, 90, tmp_path) == 0
 
@@ -125,6 +152,7 @@ def test_kernel_compiles_for_other_heads(name: str, width: int, tmp_path: Path) 
         ("turned_gradient", {"keeps": False}),
         ("heads", {"turns": False}),
         ("heads_gradient", {"turns": False}),
+        ("window_key_gradient", {"sinks": True}),
     ],
     ids=[
         "norm alone",
@@ -134,6 +162,7 @@ def test_kernel_compiles_for_other_heads(name: str, width: int, tmp_path: Path) 
         "that gradient",
         "maps alone",
         "their gradient",
+        "the gradient of a sink",
     ],
 )
 def test_what_can_be_left_out_compiles(name: str, changed: dict[str, Any], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels import layers
-from kernels.benchmark.inputs import make_attention, make_modulation, make_recall
+from kernels.benchmark.inputs import make_attention, make_modulation, make_recall, make_window
 from kernels.selection import using
 
 TOLERANCE = 1e-5  # fp32; the interpreter multiplies in fp32
@@ -106,6 +106,7 @@ def run(operator: str, form: str | None) -> Tensor:
         "turned_norm": (x, scale[0, 0], turn[0, :, 0]),
         "fork_modulate": (x, shift, scale),
         "attend": make_attention((2, 3, 2, 32), "cpu"),
+        "attend_window": sum(make_window((1, 2, 1, 3, 2, 32), 1, "cpu"), ()),
     }[operator]
     return getattr(layers, operator)(*arguments, form=form)
 
@@ -339,8 +340,9 @@ def test_the_gpu_agrees_with_fp64(dtype: torch.dtype, is_compiled: bool) -> None
 
 @pytest.mark.gpu
 def test_the_gpu_agrees_with_itself_in_every_candidate() -> None:
-    from kernels.gpu import attend as triton_attend
     from kernels.gpu import layers as triton_layers
+    from kernels.gpu import settings
+    from kernels.gpu.attention import frame as triton_attend
     from tests.kernels.candidates import layer_configs
 
     x, branch, gate, shift, scale = make_modulation((16, 80, 384), "cuda")
@@ -349,7 +351,7 @@ def test_the_gpu_agrees_with_itself_in_every_candidate() -> None:
     frame = tuple(each.bfloat16() for each in make_attention((16, 80, 6, 64), "cuda"))
     turn = torch.stack([angles.cos(), angles.sin()], dim=-1)
 
-    def outputs(config: triton_layers.LayerConfig) -> tuple[Tensor, ...]:
+    def outputs(config: settings.LayerConfig) -> tuple[Tensor, ...]:
         norms = triton_layers.modulate(x, branch, gate, shift, scale, x.dtype, config)
         back = triton_layers.modulate_backward(norms[0], branch, gate, scale, branch, x, config)
         place, row = turn[0, :, 0], scale[0, 0]
@@ -363,7 +365,7 @@ def test_the_gpu_agrees_with_itself_in_every_candidate() -> None:
         near_back = triton_attend.attend_backward(*frame, frame[2], config)
         return *norms, *back, *rows, *rows_back, keys, *keys_back, read, *read_back, near, *near_back
 
-    first = outputs(triton_layers.DEFAULT)
+    first = outputs(settings.DEFAULT)
     for config in layer_configs():
         for value, expected in zip(outputs(config), first, strict=True):
             assert value.isfinite().all(), config

@@ -10,7 +10,7 @@ import torch
 from torch._dynamo import config as dynamo
 from torch._functorch import config as functorch
 
-from kernels.layers import widths_of
+from kernels.layer_checks import widths_of
 from kernels.selection import IN_TRAINING, using
 from worldsim.errors import WorldError
 from worldsim.model.config import DenoiserConfig

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 import kernels
 from kernels import layers
+from kernels.layer_checks import holds_frame
 from worldsim.model.attention.base import (
     Attention,
     Rotary,
@@ -240,7 +241,7 @@ class HybridAttention(Attention):
         """
         if layers.is_fused("turned_norm", x):
             (q, k), (turned_q, turned_k), v, (gate, a, b) = project_turned(self, x, rotary.place)
-            is_fused = layers.is_fused("attend", turned_q) and layers.holds_frame(turned_q)
+            is_fused = layers.is_fused("attend", turned_q) and holds_frame(turned_q)
             local = (layers.attend if is_fused else attend)(turned_q, turned_k, v)
         else:
             qk, v, (gate, a, b) = self.project(x)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kernels import layers
+from kernels.layer_reference import frames_before, window_mask
 from worldsim.model.attention.base import (
     Attention,
     Cached,
@@ -110,40 +111,32 @@ class WindowAttention(Attention):
         else:
             qk, v, _ = self.project(x)
             q, k = rotate_both(qk.to(v.dtype), rotary.place).to(v.dtype).unbind(-3)
-        past_keys, keys_after = self._windows(k[:, :, 0], before.k, before.is_empty)
-        past_values, values_after = self._windows(v[:, :, 0], before.v, before.is_empty)
+        clean_k, clean_v = k[:, :, 0], v[:, :, 0]
+        after = Cached(
+            self._after(clean_k, before.k, before.is_empty), self._after(clean_v, before.v, before.is_empty)
+        )
+        if layers.is_fused("attend_window", q):
+            cached = (before.k.to(k.dtype), before.v.to(v.dtype))
+            out = layers.attend_window(q, k, v, *cached, before.visible, before.is_empty, self.age[:, 0])
+            return self.o(out.flatten(-2)), after
+        past_keys = frames_before(clean_k, before.k.to(k.dtype), before.is_empty)
         past_keys = rotate(past_keys, self.age).to(k.dtype)
+        past_values = frames_before(clean_v, before.v.to(v.dtype), before.is_empty)
         keys = torch.cat([past_keys.flatten(2, 3), k.flatten(2, 3)], dim=2)
         values = torch.cat([past_values.flatten(2, 3), v.flatten(2, 3)], dim=2)
-        mask = self._sequence_mask(before.visible, x.shape[2], x.shape[3])
+        mask = window_mask(before.visible, x.shape[2], x.shape[3])
         out = attend(q.flatten(2, 3), keys, values, mask)
-        return self.o(out.unflatten(2, x.shape[2:4]).flatten(-2)), Cached(keys_after, values_after)
+        return self.o(out.unflatten(2, x.shape[2:4]).flatten(-2)), after
 
-    def _windows(self, clean: Tensor, before: Tensor, is_empty: Tensor) -> tuple[Tensor, Tensor]:
-        """Gather sink and window of every frame, and what is cached after the last.
+    def _after(self, clean: Tensor, before: Tensor, is_empty: Tensor) -> Tensor:
+        """Return what is cached after the last frame `[B, W + 1, N, H, D]`, without gradients.
 
         Args:
             clean: `[B, F, N, H, D]`.
             before: `[B, W + 1, N, H, D]`, what is cached before the first frame.
             is_empty: `[B]` bool, whether that is nothing.
-
-        Returns:
-            `[B, F, W + 1, N, H, D]`, and the same as `before` after the segment.
         """
-        frames, cached = clean.shape[1], before.to(clean.dtype)
+        clean, cached = clean.detach(), before.to(clean.dtype)
         sink = torch.where(is_empty[:, None, None, None, None], clean[:, :1], cached[:, :1])
-        joined = torch.cat([cached[:, 1:], clean], dim=1)  # [B, W + F, N, H, D]
-        # Slices, not `unfold`: the backward pass of that adds up by atomic writes.
-        windows = [joined[:, i : i + frames] for i in range(self.window)]
-        after = torch.cat([sink, joined[:, frames:]], dim=1).detach()
-        return torch.stack([sink.expand_as(clean), *windows], dim=2), after.to(before.dtype)
-
-    def _sequence_mask(self, visible: Tensor, streams: int, tokens: int) -> Tensor:
-        """Return which keys each query sees, `[B, F, 1, S * N, (W + 1 + S) * N]` bool.
-
-        These are the cached frames that exist, and its own stream of its own frame.
-        """
-        own = torch.eye(streams, dtype=torch.bool, device=visible.device)
-        cached = visible.unsqueeze(2).expand(-1, -1, streams, -1)  # [B, F, S, W + 1]
-        seen = torch.cat([cached, own.expand(*visible.shape[:2], -1, -1)], dim=-1)
-        return seen.repeat_interleave(tokens, dim=2).repeat_interleave(tokens, dim=3).unsqueeze(2)
+        latest = [cached[:, 1 + clean.shape[1] :], clean[:, -self.window :]]
+        return torch.cat([sink, *latest], dim=1).to(before.dtype)

@@ -28,7 +28,8 @@ from torch import Tensor
 from kernels.gpu.frame_maps import multiply
 from kernels.gpu.heads import store_tokens
 from kernels.gpu.launch import LaunchConfig, launch
-from kernels.gpu.layers import LayerConfig, default_for, heads_of
+from kernels.gpu.layers import heads_of
+from kernels.gpu.settings import LayerConfig, default_for
 
 LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
@@ -235,7 +236,7 @@ def _padded(tokens: int) -> int:
     return max(MIN_BLOCK, 1 << (tokens - 1).bit_length())
 
 
-def _parts(tokens: int) -> tuple[int, int]:
+def parts_of(tokens: int) -> tuple[int, int]:
     """Return how many keys the two parts hold: one of them if that is as few in all."""
     whole, half = _padded(tokens), _padded(tokens) // 2
     rest = _padded(tokens - half) if half >= MIN_BLOCK else whole
@@ -244,7 +245,7 @@ def _parts(tokens: int) -> tuple[int, int]:
 
 def _sizes(frames: Tensor, config: LaunchConfig) -> dict[str, int]:
     tokens, heads, width = frames.shape[1:]
-    first, rest = _parts(tokens)
+    first, rest = parts_of(tokens)
     sizes = {"num_tokens": tokens, "num_heads": heads, "width": width, "first": first, "rest": rest}
     return sizes | {"block": min(config.block_size, _padded(tokens))} | config.options()
 
