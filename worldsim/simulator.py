@@ -158,7 +158,14 @@ class Simulator:
         return replace(state, memory=memory, frame_index=state.frame_index + 1, frames=prediction.frames)
 
     @isolated
-    def commit_again(self, state: WorldState, frames: Tensor, latents: Tensor, actions: Tensor) -> WorldState:
+    def commit_again(
+        self,
+        state: WorldState,
+        frames: Tensor,
+        latents: Tensor,
+        actions: Tensor,
+        noise_scale: float | None = None,
+    ) -> WorldState:
         """Remember a frame that was predicted and remembered before; the state after it has the same bytes.
 
         Args:
@@ -166,11 +173,14 @@ class Simulator:
             frames: `[B, H, W, 3]` uint8, of the prediction.
             latents: `[B, C, h, w]`, of the prediction.
             actions: `[B, A]` int64, what led to it.
+            noise_scale: Of the sampler that drew it, if that was another one: a recycled world's memory holds
+                what its first pass made of the noise.
         """
         denoiser = self.world.denoiser
         context = denoiser.observe(actions.to(self.world.device), state.memory)
         if denoiser.config.recycled:
-            noise = self._noise(state, DRAW_FRAME) * self.sampler.noise_scale
+            scale = self.sampler.noise_scale if noise_scale is None else noise_scale
+            noise = self._noise(state, DRAW_FRAME) * scale
             context = denoiser.first_pass(noise, context, state.memory)[1]
         return self.commit(state, Prediction(frames, latents, context))
 
@@ -194,8 +204,10 @@ class Simulator:
             state: Of one dream, before the frame.
             prediction: The frame.
         """
-        denoiser = self.world.denoiser
-        return inspect_layers(denoiser, prediction.latents, prediction.context, state.memory)
+        denoiser, latents, level = self.world.denoiser, prediction.latents, 0.0
+        if denoiser.config.recycled:
+            latents, level = self._noise(state, DRAW_FRAME) * self.sampler.noise_scale, 1.0
+        return inspect_layers(denoiser, latents, level, prediction.context, state.memory)
 
     @isolated
     def step(self, state: WorldState, actions: Tensor) -> tuple[Tensor, WorldState]:

@@ -52,8 +52,9 @@ def test_parts_add_up_to_what_the_layer_puts_out() -> None:
         assert torch.allclose(decay, attention.write_terms(written, rotary)[2], atol=1e-6)
 
 
-def test_readings_are_those_of_the_state_and_leave_everything_as_it_was() -> None:
-    session = PlaySession(ARL2WorldEnv(tiny_world()))
+@pytest.mark.parametrize("recycled", [False, True], ids=["ordinary", "recycled"])
+def test_readings_are_those_of_the_state_and_leave_everything_as_it_was(recycled: bool) -> None:
+    session = PlaySession(ARL2WorldEnv(tiny_world(recycled=recycled)))
     session.reset(0)
     assert session.inspect() == []
     play(session, 2)

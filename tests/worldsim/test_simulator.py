@@ -22,7 +22,9 @@ def begin(simulator: Simulator, seed: int = 7) -> WorldState:
     return simulator.start(simulator.world.starts[:1], [seed])
 
 
-both_kinds = pytest.mark.parametrize("is_teacher", [False, True], ids=["hybrid", "teacher"])
+all_kinds = pytest.mark.parametrize(
+    "kind", [{}, {"is_teacher": True}, {"recycled": True}], ids=["hybrid", "teacher", "recycled"]
+)
 
 
 def rollout(
@@ -35,9 +37,9 @@ def rollout(
     return torch.stack(frames), state
 
 
-@both_kinds
-def test_predict_leaves_the_state_bit_identical(is_teacher: bool) -> None:
-    simulator = Simulator(tiny_world(is_teacher=is_teacher))
+@all_kinds
+def test_predict_leaves_the_state_bit_identical(kind: dict[str, bool]) -> None:
+    simulator = Simulator(tiny_world(**kind))
     state = begin(simulator)
     before = {name: tensor.clone() for name, tensor in state.tensors().items()}
     simulator.predict(state, ACTIONS[0])
@@ -56,12 +58,12 @@ def test_commit_advances_by_one_frame_and_keeps_the_size() -> None:
     assert not torch.equal(after.memory.matrices, state.memory.matrices)
 
 
-@both_kinds
+@all_kinds
 @pytest.mark.parametrize("commit_level", [0.0, 0.2])
 def test_rollout_split_through_a_saved_file_equals_one_rollout_bit_for_bit(
-    tmp_path: Path, commit_level: float, is_teacher: bool
+    tmp_path: Path, commit_level: float, kind: dict[str, bool]
 ) -> None:
-    simulator = Simulator(tiny_world(is_teacher=is_teacher), SamplerConfig(commit_level=commit_level))
+    simulator = Simulator(tiny_world(**kind), SamplerConfig(commit_level=commit_level))
     whole, _ = rollout(simulator, begin(simulator), ACTIONS)
     first, state = rollout(simulator, begin(simulator), ACTIONS[:5])
     state.save(tmp_path / "slot.safetensors", world=simulator.world.identity)
@@ -70,9 +72,9 @@ def test_rollout_split_through_a_saved_file_equals_one_rollout_bit_for_bit(
     assert torch.equal(torch.cat([first, second]), whole)
 
 
-@both_kinds
-def test_branches_of_a_state_are_what_they_are_alone(is_teacher: bool) -> None:
-    simulator = Simulator(tiny_world(is_teacher=is_teacher))
+@all_kinds
+def test_branches_of_a_state_are_what_they_are_alone(kind: dict[str, bool]) -> None:
+    simulator = Simulator(tiny_world(**kind))
     left, right = ACTIONS[:4], ACTIONS[4:8]
     alone = [rollout(simulator, begin(simulator), actions)[0] for actions in (left, right)]
     states, frames = [begin(simulator)] * 2, ([], [])
@@ -84,9 +86,9 @@ def test_branches_of_a_state_are_what_they_are_alone(is_teacher: bool) -> None:
     assert torch.equal(torch.stack(frames[1]), alone[1])
 
 
-@both_kinds
-def test_committing_twice_from_one_state_gives_the_same_state_twice(is_teacher: bool) -> None:
-    simulator = Simulator(tiny_world(is_teacher=is_teacher))
+@all_kinds
+def test_committing_twice_from_one_state_gives_the_same_state_twice(kind: dict[str, bool]) -> None:
+    simulator = Simulator(tiny_world(**kind))
     state = begin(simulator)
     prediction = simulator.predict(state, ACTIONS[0])
     first = simulator.commit(state, prediction)
@@ -95,6 +97,28 @@ def test_committing_twice_from_one_state_gives_the_same_state_twice(is_teacher: 
     for name, tensor in kept.items():
         assert torch.equal(first.tensors()[name], tensor), name
         assert torch.equal(second.tensors()[name], tensor), name
+
+
+def test_a_recycled_frame_is_remembered_again_with_the_noise_that_drew_it() -> None:
+    simulator = Simulator(tiny_world(recycled=True), SamplerConfig(noise_scale=0.5, commit_level=0.2))
+    state = begin(simulator)
+    drawn = simulator.predict(state, ACTIONS[0])
+    given, expected = (state, drawn.frames, drawn.latents, ACTIONS[0]), simulator.commit(state, drawn)
+    simulator.change_sampler(SamplerConfig(num_steps=1, commit_level=0.2))
+    again, otherwise = simulator.commit_again(*given, noise_scale=0.5), simulator.commit_again(*given)
+    for name, tensor in expected.tensors().items():
+        assert torch.equal(tensor, again.tensors()[name]), name
+    assert not torch.equal(otherwise.memory.matrices, expected.memory.matrices)
+
+
+def test_what_was_watched_depends_on_no_seed_and_dreams_have_noise_of_their_own() -> None:
+    simulator = Simulator(tiny_world(recycled=True))
+    one, other = begin(simulator, 7), begin(simulator, 8)
+    assert (one.seed.item(), other.seed.item()) == (7, 8)
+    for name, tensor in one.memory.tensors().items():
+        assert torch.equal(tensor, other.memory.tensors()[name]), name
+    frames = [simulator.predict(state, ACTIONS[0]).frames for state in (one, other)]
+    assert not torch.equal(*frames)
 
 
 def test_a_teachers_state_grows_by_the_same_for_every_frame() -> None:

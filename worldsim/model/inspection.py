@@ -39,13 +39,14 @@ class LayerReading:
 
 
 def inspect_layers(
-    denoiser: Denoiser, latents: Tensor, context: FrameContext, memory: MemoryState
+    denoiser: Denoiser, latents: Tensor, noise_level: float, context: FrameContext, memory: MemoryState
 ) -> list[LayerReading]:
-    """Run a clean frame of one game through the network, and look at its hybrid layers on the way.
+    """Run a frame of one game through the network, and look at its hybrid layers on the way.
 
     Args:
         denoiser: The network.
-        latents: `[1, C, h, w]`, the frame.
+        latents: `[1, C, h, w]`, what the pass that writes is given: the clean frame, or noise.
+        noise_level: Of it, 0 or 1.
         context: From `observe` with the same memory.
         memory: State before the frame; left as it was.
 
@@ -59,7 +60,8 @@ def inspect_layers(
         if isinstance(block.self_attn, HybridAttention)
     ]
     try:
-        denoiser.denoise(latents, torch.zeros(len(latents), device=latents.device), context, memory)
+        level = torch.full((len(latents),), noise_level, device=latents.device)
+        denoiser.denoise(latents, level, context, memory)
     finally:
         for hook in hooks:
             hook.remove()

@@ -33,6 +33,7 @@ class _Moment:
         offset: Frames since a state that stays; 0 for such a one.
         before: Frames `[H, W, 3]` of the same episode that came before and are no moments to go back to.
         score: What the episode had brought until then.
+        noise_scale: Of the noise that it was drawn from.
     """
 
     frame: Tensor
@@ -43,6 +44,7 @@ class _Moment:
     offset: int = 0
     before: Sequence[np.ndarray] = ()
     score: float = 0.0
+    noise_scale: float = 1.0
 
     @property
     def nbytes(self) -> int:
@@ -102,7 +104,9 @@ class History:
         """
         last = self._moments[-1]
         offset = (last.offset + 1) % SPACING if follows else 0
-        self._append(_Moment(state.frames, last.start, state, latents, action.copy(), offset, score=score))
+        moment = _Moment(state.frames, last.start, state, latents, action.copy(), offset, score=score)
+        moment.noise_scale = self._simulator.sampler.noise_scale
+        self._append(moment)
         for moment in self._moments[-NUM_RECENT - SPACING : -NUM_RECENT]:
             if moment.offset:
                 self._keep(moment, None)
@@ -155,7 +159,8 @@ class History:
         moment = self._moments[before + 1]
         assert moment.latents is not None and moment.action is not None, "an episode's first state stays"
         actions = torch.from_numpy(moment.action)[None]
-        self._keep(moment, self._simulator.commit_again(state, moment.frame, moment.latents, actions))
+        given = (state, moment.frame, moment.latents, actions, moment.noise_scale)
+        self._keep(moment, self._simulator.commit_again(*given))
 
     def _append(self, moment: _Moment) -> None:
         self._moments.append(moment)

@@ -65,9 +65,10 @@ def test_spaces_are_batches_of_the_single_ones(world: World) -> None:
     assert rewards.tolist() == [0.0] * N
 
 
+@pytest.mark.parametrize("recycled", [False, True], ids=["ordinary", "recycled"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_row_is_the_single_environment_with_its_seed(dtype: torch.dtype) -> None:
-    world = tiny_world().to("cpu", dtype)
+def test_row_is_the_single_environment_with_its_seed(dtype: torch.dtype, recycled: bool) -> None:
+    world = tiny_world(recycled=recycled).to("cpu", dtype)
     envs = make(world)
     first, infos = envs.reset(seed=5)
     frames = play(envs, ACTIONS)
@@ -123,7 +124,9 @@ def test_starts_are_chosen_for_all_or_for_each(world: World) -> None:
     assert infos["start"][[0, 2]].tolist() == drawn[[0, 2]].tolist()
 
 
-def test_partial_reset_touches_only_its_rows(world: World) -> None:
+@pytest.mark.parametrize("recycled", [False, True], ids=["ordinary", "recycled"])
+def test_partial_reset_touches_only_its_rows(recycled: bool) -> None:
+    world = tiny_world(recycled=recycled)
     envs = make(world)
     envs.reset(seed=0)
     before = play(envs, ACTIONS[:3])[-1]

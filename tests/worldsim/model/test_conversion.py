@@ -156,6 +156,14 @@ def test_layers_that_nobody_measured_are_spread_evenly(
     assert [i for i in range(num_layers) if i not in spread_layers(num_layers, num_hybrid)] == kept
 
 
+def test_a_recycled_model_is_no_teacher() -> None:
+    full = tiny_teacher().config
+    config = replace(full, full_layers=[], window_layers=full.full_layers, previous_frame=True)
+    check_softmax(config, "fine")
+    with pytest.raises(WorldError, match="mine is recycled: a teacher shows its layers clean frames"):
+        check_softmax(replace(config, recycled=True), "mine")
+
+
 def test_a_hybrid_model_is_no_teacher() -> None:
     with pytest.raises(WorldError, match=r"my-world is hybrid already \(layers 0, 2\)"):
         check_softmax(tiny_denoiser_config(), "my-world")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -28,9 +30,10 @@ def play(session: PlaySession, num_frames: int, seed: int = 0) -> list[WorldStat
 
 
 def open_session(
-    max_bytes: int = PLENTY, outcome: OutcomeConfig | None = None
+    max_bytes: int = PLENTY, outcome: OutcomeConfig | None = None, *, recycled: bool = False
 ) -> tuple[PlaySession, History]:
-    session = PlaySession(ARL2WorldEnv(tiny_world(outcome=outcome)), rewind_bytes=max_bytes)
+    world = tiny_world(outcome=outcome, recycled=recycled)
+    session = PlaySession(ARL2WorldEnv(world), rewind_bytes=max_bytes)
     session.reset(0)
     assert session.history is not None
     return session, session.history
@@ -50,6 +53,17 @@ def test_every_moment_comes_back_to_the_same_bytes(num_back: int) -> None:
         assert frame is not None
         assert np.array_equal(frame, state.frames[0].numpy())
     assert same(history.now()[0], states[-1 - num_back])
+
+
+def test_moments_drawn_from_noise_of_other_scales_come_back_to_the_same_bytes() -> None:
+    session, history = open_session(recycled=True)
+    states, sampler = [], session.env.simulator.sampler
+    for scale in (1.0, 0.5, 1.5):
+        session.change_sampler(replace(sampler, noise_scale=scale))
+        states += play(session, 15)
+    for state in states[-2::-1]:
+        history.back()
+        assert same(history.now()[0], state)
 
 
 def test_the_way_back_is_worked_out_ahead(monkeypatch: pytest.MonkeyPatch) -> None:

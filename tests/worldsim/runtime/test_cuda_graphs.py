@@ -18,6 +18,7 @@ from worldsim import simulator as simulator_module
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.errors import WorldError
+from worldsim.model.attention.base import Cached
 from worldsim.outcome import OutcomeConfig
 from worldsim.runtime.cuda_graphs import Replayed, choose_compile, map_tensors, tensors_of
 from worldsim.sampler import SamplerConfig
@@ -52,17 +53,17 @@ def replaying(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def windowed_world(outcome: OutcomeConfig) -> World:
+def windowed_world(outcome: OutcomeConfig, *, recycled: bool = False) -> World:
     """Return a world that commits with noise, and whose windows are not full before the second step."""
-    world = tiny_world(outcome=outcome)
+    world = tiny_world(outcome=outcome, recycled=recycled)
     world.config.sampler = SamplerConfig(commit_level=0.2)
     world.starts = tiny_starts(length=1)
     return world
 
 
-@pytest.fixture(scope="module")
-def world() -> World:
-    return windowed_world(OUTCOME)
+@pytest.fixture(scope="module", params=[False, True], ids=["ordinary", "recycled"])
+def world(request: pytest.FixtureRequest) -> World:
+    return windowed_world(OUTCOME, recycled=request.param)
 
 
 def replayed_envs(world: World, **settings: Any) -> ARL2WorldVectorEnv:
@@ -154,10 +155,13 @@ def test_a_frame_is_shown_before_it_is_committed_in_two_recordings(world: World)
         assert torch.equal(tensor, states[1].tensors()[name]), name
 
 
+@pytest.mark.parametrize("recycled", [False, True], ids=["ordinary", "recycled"])
 @pytest.mark.parametrize("window_is_full", [True, False])
-def test_a_step_looks_at_no_number_and_fetches_nothing_from_the_host(window_is_full: bool) -> None:
+def test_a_step_looks_at_no_number_and_fetches_nothing_from_the_host(
+    window_is_full: bool, recycled: bool
+) -> None:
     """A graph cannot be recorded of what does. On a device without numbers, looking at one is an error."""
-    world = tiny_world(outcome=OUTCOME)
+    world = tiny_world(outcome=OUTCOME, recycled=recycled)
     world.denoiser.to("meta")
     world.codec.to("meta")
     simulator = Simulator(world, SamplerConfig(commit_level=0.2))
@@ -195,12 +199,13 @@ def test_what_is_returned_is_the_callers_and_each_shape_is_recorded_once() -> No
 
 def test_tensors_are_mapped_in_the_order_they_are_listed(world: World) -> None:
     memory = world.denoiser.initial_memory(2)
-    value = (memory, None, (torch.ones(1), 3))
-    assert len(list(tensors_of(value))) == len(memory.tensors()) + 1
+    value = (memory, None, (torch.ones(1), 3), Cached(torch.ones(1), torch.ones(2)))
+    assert len(list(tensors_of(value))) == len(memory.tensors()) + 3
     mapped = map_tensors(lambda tensor: tensor + 1, value)
     for before, after in zip(tensors_of(value), tensors_of(mapped), strict=True):
         assert torch.equal(before + 1, after)
     assert mapped[1] is None and mapped[2][1] == 3
+    assert isinstance(mapped[3], Cached)
 
 
 @pytest.mark.parametrize(
