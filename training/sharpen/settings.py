@@ -160,5 +160,3 @@ class SharpenConfig:
         check_settings(self)
         if self.loop.global_batch_size:
             raise WorldError("loop.global_batch_size must be 0: rollout.batch_sizes says it for each stage")
-        if self.fabric.strategy == "fsdp":
-            raise WorldError("fabric.strategy=fsdp spreads weights that each frame needs whole: choose ddp")

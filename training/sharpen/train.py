@@ -309,6 +309,8 @@ def sharpen(config: SharpenConfig, world: World, run: RunFolder, begun_from: str
         WorldError: If its memory grows, or the video holds no clip that is long enough.
     """
     check_constant_memory(world.config.denoiser)
+    if config.fabric.strategy == "fsdp":
+        raise WorldError("fabric.strategy=fsdp spreads weights that each frame needs whole: choose ddp")
     fabric = make_fabric(config.fabric, run.path)
     check_shared(config.rollout, fabric.world_size)
     check_step(
