@@ -38,7 +38,7 @@ class CriticConfig:
     alone_steps: int = setting(200, "Updates at the beginning in which the critic alone learns.", minimum=0)
     crop: int = setting(96, "Height and width in pixels of the crops that it sees.", minimum=16)
     penalty: float = setting(
-        0.02, "Weight of the mean squared slope of its scores, at real and at decoded frames.", minimum=0
+        0.002, "Weight of the mean squared slope of its scores, at real and at decoded frames.", minimum=0
     )
     perturbation: float = setting(0.01, "Standard deviation of the noise that shows the slope.", above=0)
 
