@@ -46,6 +46,12 @@ def turned(x, cos, sin):
 
 
 @triton.jit
+def row_of_sums(frame, head, num_frames, num_heads: tl.constexpr):
+    """Return where the sums of a frame lie among those of `[B, H, F]`: those of later frames follow."""
+    return ((frame // num_frames) * num_heads + head) * num_frames + frame % num_frames
+
+
+@triton.jit
 def score_part(q, k, tokens, end, masks: tl.constexpr, precision: tl.constexpr):
     """Return the scores of queries `[C, D]` and keys `[A, D]` to base 2; `masks` those from `end` on."""
     scores = product(q, tl.trans(k), tl.zeros([q.shape[0], k.shape[0]], tl.float32), precision) * LOG2_E
@@ -123,7 +129,7 @@ def attend_window_forward(
     is_empty_pointer,  # [B]
     turn_pointer,  # [W + 1, I, 2]
     out_pointer,  # [B, F, S, N, H, D]
-    log_sum_pointer,  # [B, F, H, S * N], to base 2
+    log_sum_pointer,  # [B, H, F, S * N], to base 2
     num_frames,
     num_streams: tl.constexpr,
     num_tokens: tl.constexpr,
@@ -201,5 +207,5 @@ def attend_window_forward(
             out = product(weights_rest, v_rest, out, precision)
         highest = higher
     store_tokens(out_pointer + own, out / total[:, None], rows * stride, rows < num_rows, width)
-    log_sums = log_sum_pointer + frame_head * num_rows + rows
+    log_sums = log_sum_pointer + row_of_sums(frame, head, num_frames, num_heads) * num_rows + rows
     tl.store(log_sums, highest + tl.log2(total), mask=rows < num_rows)

@@ -24,7 +24,14 @@ import triton
 import triton.language as tl
 
 from kernels.gpu.attention.frame import load_block, product, store_columns
-from kernels.gpu.attention.window import keys_of_step, score_part, steps_of, turned, turns_of
+from kernels.gpu.attention.window import (
+    keys_of_step,
+    row_of_sums,
+    score_part,
+    steps_of,
+    turned,
+    turns_of,
+)
 from kernels.gpu.heads import store_tokens
 
 
@@ -42,7 +49,7 @@ def attend_window_query_gradient(
     log_sum_pointer,
     d_out_pointer,  # [B, F, S, N, H, D]
     dq_pointer,  # [B, F, S, N, H, D]
-    along_pointer,  # [B, F, H, S * N], D of the legend
+    along_pointer,  # [B, H, F, S * N], D of the legend
     num_frames,
     num_streams: tl.constexpr,
     num_tokens: tl.constexpr,
@@ -69,7 +76,7 @@ def attend_window_query_gradient(
     d_out = load_block(d_out_pointer + own, rows, stride, num_rows, width)
     out = load_block(out_pointer + own, rows, stride, num_rows, width)
     along = tl.sum(d_out.to(tl.float32) * out.to(tl.float32), axis=1)
-    of_rows = frame_head * num_rows + rows
+    of_rows = row_of_sums(frame, head, num_frames, num_heads) * num_rows + rows
     tl.store(along_pointer + of_rows, along, mask=rows < num_rows)
     log_sum = tl.load(log_sum_pointer + of_rows, mask=rows < num_rows, other=0.0)
     dq = tl.zeros([block, width], tl.float32)
@@ -77,7 +84,8 @@ def attend_window_query_gradient(
     own_steps, steps, first_stream, earliest = steps_of(
         visible_pointer, frame, first_row, last_row, num_tokens, window, slots, chunks
     )
-    for step in range(0, steps):
+    # What does not change is computed again in every step: kept, it would take the registers.
+    for step in tl.range(0, steps, disable_licm=True):
         slot, sees, is_cached, place = keys_of_step(
             step,
             own_steps,
@@ -179,37 +187,37 @@ def attend_window_key_gradient(
         k_rest = load_block(k_pointer + given, keys_rest, stride, end, width)
         v_rest = load_block(v_pointer + given, keys_rest, stride, end, width)
         dk_rest_t, dv_rest_t = tl.zeros([width, rest], tl.float32), tl.zeros([width, rest], tl.float32)
-    for step in range(0, own_steps + tl.cdiv(others, block)):
+    for step in tl.range(0, own_steps + tl.cdiv(others, block), disable_licm=True):
         is_own = step < own_steps
         index = tl.where(is_own, step, step - own_steps) * block + tl.arange(0, block)
         inside = index < tl.where(is_own, num_tokens, others)
         since = tl.where(is_own, number, nearest)
         at = sequence * num_frames + since  # the first frame of the queries; rows are counted from there on
         rows = index + tl.where(is_own, stream * num_tokens, 0)
+        sums = ((sequence * num_heads + head) * num_frames + since) * num_rows
+        level = tl.load(log_sum_pointer + sums + rows, mask=inside, other=0.0)[:, None]
+        along = tl.load(along_pointer + sums + rows, mask=inside, other=0.0)[:, None]
         later = rows // num_rows
-        flags = visible_pointer + at * (window + 1)
+        flags = visible_pointer + at * (window + 1) + later * (window + 1)
         if sinks:
             slot = tl.arange(0, 1)
-            sees = tl.load(flags + later * (window + 1), mask=inside, other=0) != 0
+            sees = tl.load(flags, mask=inside, other=0) != 0
         else:
             slot = tl.where(inside, number + window + 1 - since - later, window + 1)
-            sees = tl.load(flags + later * (window + 1) + slot, mask=slot <= window, other=1) != 0
-        sums = (at * num_heads + head) * num_rows
-        of_rows = rows + later * ((num_heads - 1) * num_rows)
-        level = tl.load(log_sum_pointer + sums + of_rows, mask=inside & sees, other=float("inf"))[:, None]
-        along = tl.load(along_pointer + sums + of_rows, mask=inside, other=0.0)[:, None]
+            sees = inside & (tl.load(flags + slot, mask=slot <= window, other=1) != 0)
+        # A row that does not see the keys is one of zeros, which adds nothing to any gradient.
         base = at * (num_rows * stride) + head * width
         at_rows = rows[:, None] * stride + tl.arange(0, width)[None, :]
-        q = tl.load(q_pointer + base + at_rows, mask=inside[:, None], other=0.0)
-        d_out = tl.load(d_out_pointer + base + at_rows, mask=inside[:, None], other=0.0)
+        q = tl.load(q_pointer + base + at_rows, mask=sees[:, None], other=0.0)
+        d_out = tl.load(d_out_pointer + base + at_rows, mask=sees[:, None], other=0.0)
         cos, sin = turns_of(turn_pointer, slot, window, width)
         aged = turned(q, cos, -sin).to(q.dtype)
-        p = tl.exp2(score_part(aged, k, keys, end, False, precision) - level)
+        p = tl.exp2(tl.minimum(score_part(aged, k, keys, end, False, precision) - level, 0.0))
         dp = product(d_out, tl.trans(v), tl.zeros([block, first], tl.float32), precision)
         dv_t = product(tl.trans(d_out), p, dv_t, precision)
         dk_t = product(tl.trans(aged), p * (dp - along), dk_t, precision)
         if rest > 0:
-            p_rest = tl.exp2(score_part(aged, k_rest, keys, end, False, precision) - level)
+            p_rest = tl.exp2(tl.minimum(score_part(aged, k_rest, keys, end, False, precision) - level, 0.0))
             dp_rest = product(d_out, tl.trans(v_rest), tl.zeros([block, rest], tl.float32), precision)
             dv_rest_t = product(tl.trans(d_out), p_rest, dv_rest_t, precision)
             dk_rest_t = product(tl.trans(aged), p_rest * (dp_rest - along), dk_rest_t, precision)
