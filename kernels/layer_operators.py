@@ -343,7 +343,7 @@ def attend_window_triton(
 @attend_window_triton.register_fake
 def _(q: Tensor, k: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
     batch, frames, streams, tokens, heads, _ = q.shape
-    return q.new_empty(q.shape), rest[-1].new_empty(batch, frames, heads, streams * tokens)
+    return q.new_empty(q.shape), rest[-1].new_empty(batch, heads, frames, streams * tokens)
 
 
 @torch.library.custom_op("arl2::attend_window_gradient", mutates_args=())

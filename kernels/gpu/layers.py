@@ -15,17 +15,11 @@ from kernels.gpu.heads import map_heads_forward, map_heads_gradient
 from kernels.gpu.launch import LaunchConfig, launch
 from kernels.gpu.norm import modulate_forward, modulate_gradient
 from kernels.gpu.recall import recall_forward, recall_gradient
-from kernels.gpu.settings import HALF, WIDE, LayerConfig, default_for
+from kernels.gpu.settings import LayerConfig, default_for, heads_default_for
 from kernels.gpu.turned_norm import turned_norm_forward, turned_norm_gradient
 
 EPS = 1e-6
 """Added to the variance that a norm divides by."""
-
-
-def _heads_default_for(x: Tensor) -> LayerConfig:
-    """Return the default settings for tokens `[..., H, D]`."""
-    config = default_for(x)
-    return WIDE if config is HALF and x.shape[-1] > 64 else config
 
 
 def _frames_of(x: Tensor, axes: int) -> Tensor:
@@ -225,7 +219,7 @@ def _angles_like(angles: Tensor, turn: Tensor) -> Tensor:
 
 def map_heads(x: Tensor, weight: Tensor, turn: Tensor | None, config: LayerConfig | None = None) -> Tensor:
     """Return `[..., N, H, D]` in fp32; see `kernels.layers.map_heads`."""
-    config = config or _heads_default_for(x)
+    config = config or heads_default_for(x)
     frames = heads_of(x)
     turns = frames.new_empty(1, 1, 1, 1, 2) if turn is None else _turns_of(turn)
     sizes = _map_sizes(frames, config.heads, config.forward_programs)
@@ -247,7 +241,7 @@ def map_heads_backward(
     x: Tensor, weight: Tensor, turn: Tensor | None, d_out: Tensor, config: LayerConfig | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x, the weight and the angles `[..., N, H or 1, I]` (empty without turns)."""
-    config = config or _heads_default_for(x)
+    config = config or heads_default_for(x)
     frames = heads_of(x)
     num_frames, tokens, heads, width = frames.shape
     turns = frames.new_empty(1, 1, 1, 1, 2) if turn is None else _turns_of(turn)
@@ -278,7 +272,7 @@ def recall(
     config: LayerConfig | None = None,
 ) -> Tensor:
     """Return `[..., T, H, D]` in the dtype of `local`; see `kernels.layers.recall`."""
-    config = config or _heads_default_for(q)
+    config = config or heads_default_for(q)
     frames, near, turns = heads_of(q), heads_of(local), _turns_of(turn)
     num_frames, tokens, heads, width = frames.shape
     out = local.new_empty(local.shape)
@@ -308,7 +302,7 @@ def recall_backward(
     config: LayerConfig | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of q, the weight, the angles `[..., N, H or 1, I]`, the state and the gate."""
-    config = config or _heads_default_for(q)
+    config = config or heads_default_for(q)
     frames, turns = heads_of(q), _turns_of(turn)
     num_frames, tokens, heads, width = frames.shape
     span = _span(num_frames, heads, config.programs)

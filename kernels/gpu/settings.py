@@ -26,7 +26,7 @@ class LayerConfig:
         recall_gradient: `recall_gradient`; the tokens of a step.
         attend: `attend_forward` of `kernels.gpu.attention.frame`; the queries of a step.
         attend_gradient: `attend_gradient` there; the queries of a step.
-        window: `attend_window_forward` of `kernels.gpu.attention.window`; the queries of a step.
+        window: `attend_window_forward` of `kernels.gpu.attention`; the queries of a program.
         window_gradient: `attend_window_query_gradient` there; the queries of a program.
         window_key_gradient: `attend_window_key_gradient` there; the queries of a step.
         programs: Minimum of programs that a gradient of maps is cut into, if there are so many heads of all
@@ -47,7 +47,7 @@ class LayerConfig:
     attend_gradient: LaunchConfig = LaunchConfig(128, 8, 1, 128)
     window: LaunchConfig = LaunchConfig(64, 4)
     window_gradient: LaunchConfig = LaunchConfig(64, 4)
-    window_key_gradient: LaunchConfig = LaunchConfig(128, 8)
+    window_key_gradient: LaunchConfig = LaunchConfig(64, 8)
     programs: int = 792
     forward_programs: int = 2376
 
@@ -62,6 +62,9 @@ HALF = LayerConfig(
     recall=LaunchConfig(64, 4, 2),
     recall_gradient=LaunchConfig(64, 4, 2),
     turned_gradient=LaunchConfig(4, 4),
+    window=LaunchConfig(64, 4, 2),
+    window_gradient=LaunchConfig(64, 4, 2),
+    window_key_gradient=LaunchConfig(64, 8, 2),
 )
 """For operands that come in bf16. Maps, states and what they multiply are rounded to it, in writing too,
 where autocast is off; lengths, angles, sums and what a key has along its own gradient stay in fp32."""
@@ -71,6 +74,8 @@ WIDE = replace(
     heads=LaunchConfig(64, 4, 2),
     heads_gradient=LaunchConfig(32, 8, 2),
     recall_gradient=LaunchConfig(16, 8),
+    window_gradient=LaunchConfig(64, 8, 2),
+    window_key_gradient=LaunchConfig(64, 8),
 )
 """For heads of 128 in bf16, compiled but not yet measured: what `HALF` has would spill."""
 
@@ -78,3 +83,9 @@ WIDE = replace(
 def default_for(x: Tensor) -> LayerConfig:
     """Return the default settings for tokens of this kind."""
     return {torch.float32: DEFAULT, torch.float16: FP16}.get(x.dtype, HALF)
+
+
+def heads_default_for(x: Tensor) -> LayerConfig:
+    """Return the default settings for tokens `[..., H, D]`."""
+    config = default_for(x)
+    return WIDE if config is HALF and x.shape[-1] > 64 else config

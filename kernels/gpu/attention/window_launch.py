@@ -11,10 +11,10 @@ from kernels.gpu.attention.frame import parts_of
 from kernels.gpu.attention.window import attend_window_forward
 from kernels.gpu.attention.window_gradients import attend_window_key_gradient, attend_window_query_gradient
 from kernels.gpu.launch import LaunchConfig, launch
-from kernels.gpu.settings import LayerConfig, default_for
+from kernels.gpu.settings import LayerConfig, heads_default_for
 
 LARGEST_CHUNK = 96
-"""Keys of one frame that a program holds at once."""
+"""Keys of one frame that a program holds at once, of heads of 64; half as many of those of 128."""
 SPAN = 4
 """Frames of queries that one program adds up for the sink."""
 
@@ -22,7 +22,7 @@ SPAN = 4
 def sizes_of(q: Tensor, window: int, config: LaunchConfig) -> dict[str, int]:
     """Return the constants that all three kernels take; each drops those that it has no use for."""
     _, _, streams, tokens, heads, width = q.shape
-    chunks = -(-tokens // LARGEST_CHUNK)
+    chunks = -(-tokens // (LARGEST_CHUNK * 64 // max(64, width)))
     chunk = -(-tokens // chunks)
     first, rest = parts_of(chunk)
     sizes = {"num_streams": streams, "num_tokens": tokens, "num_heads": heads, "width": width}
@@ -49,13 +49,13 @@ def attend_window(
     turn: Tensor,
     config: LayerConfig | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return `[B, F, S, N, H, D]` and, for the gradient, `[B, F, H, S * N]`.
+    """Return `[B, F, S, N, H, D]` and, for the gradient, `[B, H, F, S * N]`.
 
     See `kernels.layers.attend_window`.
     """
-    config = config or default_for(q)
+    config = config or heads_default_for(q)
     batch, frames, streams, tokens, heads, _ = q.shape
-    out, log_sum = q.new_empty(q.shape), turn.new_empty(batch, frames, heads, streams * tokens)
+    out, log_sum = q.new_empty(q.shape), turn.new_empty(batch, heads, frames, streams * tokens)
     window = len(turn) - 1
     launch(
         attend_window_forward,
@@ -84,7 +84,7 @@ def attend_window_backward(
     config: LayerConfig | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of q, k and v, contiguous."""
-    config = config or default_for(q)
+    config = config or heads_default_for(q)
     batch, frames, streams, tokens, heads, _ = q.shape
     window, given = len(turn) - 1, [each.contiguous() for each in (q, k, v)]
     flags, turns, incoming = (_flags(visible), _flags(is_empty)), turn.contiguous(), d_out.contiguous()
