@@ -45,8 +45,8 @@ class LayerConfig:
     recall_gradient: LaunchConfig = LaunchConfig(16, 4)
     attend: LaunchConfig = LaunchConfig(128, 8)
     attend_gradient: LaunchConfig = LaunchConfig(128, 8, 1, 128)
-    window: LaunchConfig = LaunchConfig(64, 8)
-    window_gradient: LaunchConfig = LaunchConfig(64, 8)
+    window: LaunchConfig = LaunchConfig(64, 4)
+    window_gradient: LaunchConfig = LaunchConfig(64, 4)
     window_key_gradient: LaunchConfig = LaunchConfig(64, 8)
     programs: int = 792
     forward_programs: int = 2376

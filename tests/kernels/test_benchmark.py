@@ -98,7 +98,7 @@ def test_a_layers_operators_are_timed_and_compared_with_fp64(
     out = tmp_path / "results.json"
     run(monkeypatch, "--only", "layers", "--out", str(out))
     results = json.loads(out.read_text(encoding="utf-8"))
-    names = {"modulate", "add_modulate", "turned_norm", "keys", "values", "recall", "attend"}
+    names = {"modulate", "add_modulate", "turned_norm", "keys", "values", "recall", "attend", "window"}
     assert set(results["layers: times"]) == names
     assert all(each["median_ms"] > 0 for each in results["layers: times"].values())
     assert {label.split(", ")[-2] for label in results["layers: errors"]} == names

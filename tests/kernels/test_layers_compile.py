@@ -119,7 +119,7 @@ def test_kernel_compiles_in_fp32(name: str, tmp_path: Path) -> None:
     compiled = compile_layer(name, DEFAULT, 90, "fp32")
     assert compiled.metadata.shared <= SHARED_MEMORY[90]
     # Three products for one need more than there is; nobody trains so on a card.
-    if name not in ("recall_gradient", "attend_gradient", "window_gradient", "window_key_gradient"):
+    if name not in ("recall_gradient", "attend_gradient") and not name.startswith("window"):
         assert bytes_spilled(compiled, 90, tmp_path) == 0
 
 

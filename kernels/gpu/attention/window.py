@@ -52,10 +52,10 @@ def row_of_sums(frame, head, num_frames, num_heads: tl.constexpr):
 
 
 @triton.jit
-def score_part(q, k, tokens, end, masks: tl.constexpr, precision: tl.constexpr):
-    """Return the scores of queries `[C, D]` and keys `[A, D]` to base 2; `masks` those from `end` on."""
+def score_part(q, k, tokens, end, whole: tl.constexpr, precision: tl.constexpr):
+    """Return the scores of queries `[C, D]` and keys `[A, D]` to base 2; unless `whole`, some are -inf."""
     scores = product(q, tl.trans(k), tl.zeros([q.shape[0], k.shape[0]], tl.float32), precision) * LOG2_E
-    if masks:
+    if not whole:
         scores = tl.where((tokens < end)[None, :], scores, float("-inf"))
     return scores
 
@@ -63,59 +63,65 @@ def score_part(q, k, tokens, end, masks: tl.constexpr, precision: tl.constexpr):
 @triton.jit
 def steps_of(
     visible_pointer,
+    is_empty_pointer,
     frame,
-    first_row,
-    last_row,
+    num_frames,
+    num_rows: tl.constexpr,
     num_tokens: tl.constexpr,
     window: tl.constexpr,
     slots: tl.constexpr,
     chunks: tl.constexpr,
+    block: tl.constexpr,
 ):
-    """Return the number of steps over the own frame and over all, the first own stream and the first slot."""
+    """Return the number of steps of a program's rows, and what `keys_of_step` has to know of them."""
     flags = visible_pointer + frame * (window + 1)
     slot = 1 + tl.arange(0, slots)
     is_seen = tl.load(flags + slot, mask=slot <= window, other=0) != 0
     earliest = tl.min(tl.where(is_seen, slot, window + 1))
     sees_sink = (tl.load(flags) != 0).to(tl.int32)
+    first_row = tl.program_id(1) * block
+    last_row = tl.minimum(first_row + block, num_rows) - 1
     first_stream = first_row // num_tokens
     own_steps = (last_row // num_tokens - first_stream + 1) * chunks
-    return own_steps, own_steps + (window + 1 - earliest + sees_sink) * chunks, first_stream, earliest
+    steps = own_steps + (window + 1 - earliest + sees_sink) * chunks
+    is_empty = tl.load(is_empty_pointer + frame // num_frames) != 0
+    return steps, (own_steps, first_stream, earliest, flags, is_empty)
 
 
 @triton.jit
 def keys_of_step(
     step,
-    own_steps,
-    first_stream,
-    earliest,
+    plan,
     rows,
-    visible_pointer,
-    is_empty_pointer,
     frame,
     num_frames,
     num_streams: tl.constexpr,
     num_tokens: tl.constexpr,
     window: tl.constexpr,
     chunks: tl.constexpr,
+    chunk: tl.constexpr,
 ):
     """Return whose keys a step of a frame's rows reads: its own frame's, then the window's, the sink's last.
 
     Returns:
         The slot; which rows see it `[C]`; whether it is one of the cached frames; the number of its tokens'
-        first among those of all frames and streams, or of the cached frames.
+        first among those of all frames and streams, or of the cached frames; where the step's tokens begin in
+        the frame and where they end.
     """
+    own_steps, first_stream, earliest, flags, is_empty = plan
     sequence, number = frame // num_frames, frame % num_frames
     is_own, index = step < own_steps, earliest + (step - own_steps) // chunks
     slot = tl.where(is_own, window + 1, tl.where(index <= window, index, 0))
     stream = tl.where(is_own, first_stream + step // chunks, 0)
-    flag = tl.load(visible_pointer + frame * (window + 1) + slot, mask=slot <= window, other=1)
+    flag = tl.load(flags + slot, mask=slot <= window, other=1)
     sees = (flag != 0) & ((rows // num_tokens == stream) | (slot <= window))
     is_sink, other = slot == 0, number + slot - (window + 1)
-    is_new = tl.load(is_empty_pointer + sequence) != 0
-    is_cached = (is_sink & (is_new == 0)) | ((is_sink == 0) & (other < 0))
+    is_cached = (is_sink & (is_empty == 0)) | ((is_sink == 0) & (other < 0))
     kept = sequence * (window + 1) + tl.where(is_sink, 0, other + window + 1)
     given = (sequence * num_frames + tl.where(is_sink, 0, other)) * num_streams + stream
-    return slot, sees, is_cached, tl.where(is_cached, kept, given) * num_tokens
+    start = (step % chunks) * chunk
+    end = tl.minimum(start + chunk, num_tokens)
+    return slot, sees, is_cached, tl.where(is_cached, kept, given) * num_tokens, start, end
 
 
 @triton.jit
@@ -149,49 +155,30 @@ def attend_window_forward(
     frame, head = frame_head // num_heads, frame_head % num_heads
     num_rows: tl.constexpr = num_streams * num_tokens
     stride: tl.constexpr = num_heads * width
-    first_row = tl.program_id(1) * block
-    rows = first_row + tl.arange(0, block)
+    whole: tl.constexpr = (first + rest) * chunks == num_tokens
+    rows = tl.program_id(1) * block + tl.arange(0, block)
     own = frame * num_rows * stride + head * width
     q = load_block(q_pointer + own, rows, stride, num_rows, width)
-    highest = tl.full([block], LOWEST, tl.float32)
-    total = tl.zeros([block], tl.float32)
+    highest, total = tl.full([block], LOWEST, tl.float32), tl.zeros([block], tl.float32)
     out = tl.zeros([block, width], tl.float32)
-    last_row = tl.minimum(first_row + block, num_rows) - 1
-    own_steps, steps, first_stream, earliest = steps_of(
-        visible_pointer, frame, first_row, last_row, num_tokens, window, slots, chunks
-    )
+    where = (visible_pointer, is_empty_pointer, frame, num_frames)
+    steps, plan = steps_of(*where, num_rows, num_tokens, window, slots, chunks, block)
     for step in range(0, steps):
-        slot, sees, is_cached, place = keys_of_step(
-            step,
-            own_steps,
-            first_stream,
-            earliest,
-            rows,
-            visible_pointer,
-            is_empty_pointer,
-            frame,
-            num_frames,
-            num_streams,
-            num_tokens,
-            window,
-            chunks,
+        slot, sees, is_cached, place, start, end = keys_of_step(
+            step, plan, rows, frame, num_frames, num_streams, num_tokens, window, chunks, chunk
         )
         keys = tl.where(is_cached, cached_k_pointer, k_pointer) + place * stride + head * width
         values = tl.where(is_cached, cached_v_pointer, v_pointer) + place * stride + head * width
         cos, sin = turns_of(turn_pointer, slot + tl.arange(0, 1), window, width)
         aged = turned(q, cos, -sin).to(q.dtype)
-        start = (step % chunks) * chunk
-        end = tl.minimum(start + chunk, num_tokens)
         tokens = start + tl.arange(0, first)
-        masks: tl.constexpr = first > chunk or num_tokens % chunk != 0
         k = load_block(keys, tokens, stride, end, width)
-        scores = score_part(aged, k, tokens, end, masks, precision)
+        scores = score_part(aged, k, tokens, end, whole, precision)
         peak = tl.max(scores, axis=1)
         if rest > 0:
             others = start + first + tl.arange(0, rest)
-            rest_masks: tl.constexpr = first + rest > chunk or num_tokens % chunk != 0
             k_rest = load_block(keys, others, stride, end, width)
-            scores_rest = score_part(aged, k_rest, others, end, rest_masks, precision)
+            scores_rest = score_part(aged, k_rest, others, end, whole, precision)
             peak = tl.maximum(peak, tl.max(scores_rest, axis=1))
         higher = tl.where(sees, tl.maximum(highest, peak), highest)
         shrinks = tl.exp2(highest - higher)
