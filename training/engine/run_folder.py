@@ -107,11 +107,11 @@ def progress_of(state: Mapping[str, Any], steps: str = "step") -> tuple[int, flo
     return state[steps], state["seconds"]
 
 
-def defaults_of(config: Any) -> dict[str, Any]:
+def defaults_of(settings: Any) -> dict[str, Any]:
     """Return the defaults of a dataclass and of those in it, by name; what is required has none."""
     found: dict[str, Any] = {}
-    for each in fields(config):
-        value = getattr(config, each.name)
+    for each in fields(settings):
+        value = getattr(settings, each.name)
         if is_dataclass(value):
             found[each.name] = defaults_of(value)
         elif each.default is not MISSING:
