@@ -273,10 +273,10 @@ def compiled() -> dict[str, float]:
     return {"compiled": difference(results[1], results[0])}
 
 
-def network_results(keys: MemoryKeys, form: str, compiled: bool) -> list[Tensor]:
+def network_results(keys: MemoryKeys, form: str, compiled: bool, recycled: bool) -> list[Tensor]:
     """Return the loss of a whole network with outcome heads, and the gradients of its weights."""
     shape = {"dim": 64, "ffn_dim": 96, "num_heads": 2, "num_layers": 3, "window_layers": [1], "window": 2}
-    settings = {"num_values": [3], "memory_keys": keys, "outcome_heads": True} | shape
+    settings = {"num_values": [3], "memory_keys": keys, "outcome_heads": True, "recycled": recycled} | shape
     torch.manual_seed(0)
     network = Denoiser(DenoiserConfig(latent_shape=[4, 4, 4], **settings))
     for weight in network.parameters():
@@ -285,10 +285,14 @@ def network_results(keys: MemoryKeys, form: str, compiled: bool) -> list[Tensor]
         block.compile(backend="aot_eager", fullgraph=True, dynamic=False)
     clean, noisy = torch.randn(2, 2, 3, 4, 4, 4)
     levels, actions = torch.rand(2, 3, 2), torch.randint(3, (2, 3, 1))
+    noise = torch.randn(2, 3, 4, 4, 4) if recycled else None
+    given = (levels, actions, network.initial_memory(2))
     with using(layers=form):
-        passed = network.run_sequences(clean, noisy, levels, actions, network.initial_memory(2))
-        assert passed.summary is not None
-        loss = (passed.velocity - 1).square().mean() + (passed.summary - 1).square().mean()
+        passes = [network.run_sequences(clean, noisy, *given, noise=noise)]
+        if recycled:  # first passes alone, too
+            passes.append(network.run_sequences(clean, None, *given, noise=noise))
+        said = [(each.velocity, each.first_velocity, each.summary) for each in passes]
+        loss = torch.stack([(x - 1).square().mean() for x in sum(said, ()) if x is not None]).sum()
     # A softmax does not see a shift of its scores: what is found as its gradient is rounding alone.
     weights = [weight for name, weight in network.named_parameters() if name != "outcome.score.bias"]
     gradients = torch.autograd.grad(loss, weights, allow_unused=True)
@@ -298,9 +302,16 @@ def network_results(keys: MemoryKeys, form: str, compiled: bool) -> list[Tensor]
 def networks() -> dict[str, dict[str, float]]:
     """A network whose sums between layers are made by norms, against PyTorch's own operators."""
     results = {}
-    for keys, compiled in ((MemoryKeys.AXES, False), (MemoryKeys.PLANE, False), (MemoryKeys.PLANE, True)):
-        fused, expected = network_results(keys, "triton", compiled), network_results(keys, "torch", False)
-        results[f"network with keys of {keys}{', compiled' * compiled}"] = {
+    plain, plane = (MemoryKeys.AXES, False, False), MemoryKeys.PLANE
+    for keys, compiled, recycled in (
+        plain,
+        (plane, False, False),
+        (plane, True, False),
+        (plane, False, True),
+    ):
+        fused = network_results(keys, "triton", compiled, recycled)
+        expected = network_results(keys, "torch", False, recycled)
+        results[f"network with keys of {keys}{', compiled' * compiled}{', recycled' * recycled}"] = {
             f"{index}": difference((got,), (right,))
             for index, (got, right) in enumerate(zip(fused, expected, strict=True))
         }

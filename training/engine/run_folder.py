@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,20 @@ def progress_of(state: Mapping[str, Any], steps: str = "step") -> tuple[int, flo
     return state[steps], state["seconds"]
 
 
+def defaults_of(settings: Any) -> dict[str, Any]:
+    """Return the defaults of a dataclass and of those in it, by name; what is required has none."""
+    found: dict[str, Any] = {}
+    for each in fields(settings):
+        value = getattr(settings, each.name)
+        if is_dataclass(value):
+            found[each.name] = defaults_of(value)
+        elif each.default is not MISSING:
+            found[each.name] = each.default
+        elif each.default_factory is not MISSING:
+            found[each.name] = each.default_factory()
+    return found
+
+
 class RunFolder:
     """Where a training run lives; the same command finds it again and goes on.
 
@@ -128,6 +142,7 @@ class RunFolder:
         self._free_settings = free_settings
         self.checkpoints = self.path / CHECKPOINTS
         self._settings: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+        self._defaults = _flatten(json.loads(json.dumps(defaults_of(config))))
         self._lock = lock_folder(self.path, "run folder")
         self._check_known()
         self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -167,7 +182,9 @@ class RunFolder:
         self._check_same(before)
 
     def _check_same(self, before: Mapping[str, Any]) -> None:
-        old, new = _flatten(before), _flatten(self._settings)
+        new = _flatten(self._settings)
+        # A run from before there was a setting had what is its default.
+        old = {name: value for name, value in self._defaults.items() if name in new} | _flatten(before)
         if "inputs" not in self._settings:
             old = {key: value for key, value in old.items() if not key.startswith("inputs.")}
         if PASSES in new:

@@ -269,6 +269,7 @@ MODELS = {
     "odometry": {"memory_keys": "plane", "path_odometry": True},
     "the paper's clock": {"memory_phase": "time"},
     "no previous frame": {"previous_frame": False},
+    "recycled": {"memory_keys": "plane", "path_odometry": True, "recycled": True},
 }
 
 

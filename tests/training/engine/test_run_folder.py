@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,21 @@ from training.engine.fabric import FabricConfig, make_fabric
 from training.engine.run_folder import RunFolder
 from training.world.train import PretrainConfig
 from worldsim.errors import WorldError
+
+
+def test_a_run_from_before_a_setting_goes_on_with_its_default(tmp_path: Path) -> None:
+    config = PretrainConfig(out="run", codec="doom-rooms", data=DataConfig(train=["a"], heldout=["b"]))
+    begun = RunFolder(tmp_path, config)
+    begun.check_inputs(make_fabric(config.fabric, tmp_path), 1, train="one")
+    (begun.checkpoints / "step-00000002").touch()
+    del begun
+    settings = json.loads((tmp_path / "run.json").read_text())
+    del settings["model"]["recycled"]
+    (tmp_path / "run.json").write_text(json.dumps(settings))
+    RunFolder(tmp_path, config)
+    otherwise = replace(config, model=replace(config.model, recycled=True))
+    with pytest.raises(WorldError, match=r"other settings \(model.recycled was False and is True\)"):
+        RunFolder(tmp_path, otherwise)
 
 
 @pytest.mark.parametrize(
