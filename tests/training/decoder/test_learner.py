@@ -64,9 +64,10 @@ def energy_of(codec: FrameCodec) -> float:
     return float(energy_ratio(made, batch.frames[:, 0]))
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_critic_gives_texture_where_the_codec_loss_alone_leaves_none() -> None:
     codec = small_codec()
-    config = DecoderConfig(critic=CriticConfig(widths=[16, 32, 32], alone_steps=40, crop=SIDE), steering=0.02)
+    config = DecoderConfig(critic=CriticConfig(widths=[16, 32, 32], alone_steps=20, crop=SIDE), steering=0.02)
     train(codec, config, None, 50)
     assert energy_of(codec) < 0.1
     train(codec, config, small_critic(), 130)
