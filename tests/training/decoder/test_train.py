@@ -25,6 +25,8 @@ from worldsim.world.rewrite import is_same_encoder
 OWN = OwnLatentsConfig(pieces=5, every=2, context_frames=3, horizon=3, at_a_time=3)
 SLIM = [2, 4, 8]
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
