@@ -19,6 +19,7 @@ from training.objectives.codec import CodecLossConfig, sample_latent_noise
 from worldsim.codec import DOWNSAMPLING, FrameCodec
 from worldsim.data.episodes import read_table
 from worldsim.data.sequences import EpisodeReference, SequenceIndex
+from worldsim.sampler import watch
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 
@@ -93,16 +94,16 @@ def _draw_batch(
     simulator: Simulator, video: LatentVideo, starts: np.ndarray, config: OwnLatentsConfig, seed: int
 ) -> Tensor:
     """Return the latents of some roll-outs, `[R, F, C, h, w]` fp16."""
-    denoiser, clean = simulator.world.denoiser, torch.zeros(len(starts), device=video.latents.device)
+    denoiser, seeds = simulator.world.denoiser, torch.arange(len(starts)) + seed
     memory = denoiser.initial_memory(len(starts))
     latents, actions = video.sequences(starts, config.context_frames + config.horizon)
     for number in range(config.context_frames):
-        context = denoiser.observe(actions[:, number], memory)
-        memory = denoiser.commit(latents[:, number].float(), clean, context, memory)
+        index = torch.full_like(seeds, number)
+        memory = watch(denoiser, latents[:, number].float(), actions[:, number], memory, seeds, index)
     state = WorldState(
         memory=memory,
         frame_index=torch.zeros(len(starts), dtype=torch.int64),
-        seed=torch.arange(len(starts)) + seed,
+        seed=seeds,
         frames=torch.empty(len(starts), 0, dtype=torch.uint8),
     )
     found = [latents[:, config.context_frames - 1]]
