@@ -29,6 +29,11 @@ def widths_of(dtype: torch.dtype) -> tuple[int, ...]:
     return NARROW_WIDTHS if dtype == torch.float32 else WIDTHS
 
 
+def holds_window(q: Tensor) -> bool:
+    """Return whether attention over a window runs in Triton; on heads of 128 it read what it may not."""
+    return q.shape[-1] in NARROW_WIDTHS
+
+
 def holds_frame(x: Tensor) -> bool:
     """Return whether `attend` in Triton takes frames of so many tokens, `[..., N, H, D]`."""
     tokens, _, width = x.shape[-3:] if x.dim() >= 3 else (1, 1, x.shape[-1])
@@ -137,5 +142,10 @@ def check_window(
 def check_fused_window(q: Tensor, turn: Tensor, **tokens: Tensor) -> None:
     """Check what only the Triton form of `attend_window` asks for; `tokens` are its keys and values."""
     check_fused_heads("q", q)
+    if not holds_window(q):
+        raise ValueError(
+            f"q has width {q.shape[-1]}, but the Triton form of attend_window takes {NARROW_WIDTHS}: "
+            "use form='torch'"
+        )
     check_dtypes((q.dtype,), **tokens)
     check_dtypes((torch.float32,), turn=turn)

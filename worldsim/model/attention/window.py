@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kernels import layers
+from kernels.layer_checks import holds_window
 from kernels.layer_reference import frames_before, window_mask
 from worldsim.model.attention.base import (
     Attention,
@@ -115,7 +116,7 @@ class WindowAttention(Attention):
         after = Cached(
             self._after(clean_k, before.k, before.is_empty), self._after(clean_v, before.v, before.is_empty)
         )
-        if layers.is_fused("attend_window", q):
+        if layers.is_fused("attend_window", q) and holds_window(q):
             cached = (before.k.to(k.dtype), before.v.to(v.dtype))
             out = layers.attend_window(q, k, v, *cached, before.visible, before.is_empty, self.age[:, 0])
             return self.o(out.flatten(-2)), after
