@@ -27,7 +27,7 @@ def setting(
     above: float | None = None,
     maximum: float | None = None,
     below: float | None = None,
-    choices: Sequence[str] = (),
+    choices: Sequence[str | int] = (),
 ) -> Any:
     """Return the field of a dataclass that is a setting.
 
@@ -59,7 +59,7 @@ def describe_bounds(described: Field[Any]) -> str:
     """Return the bounds of a setting in words: "at least 1", "in [0, 1)"; empty where there are none."""
     bounds, choices = described.metadata.get("bounds", {}), described.metadata.get("choices", ())
     if choices:
-        return f"one of {', '.join(choices)}"
+        return f"one of {', '.join(map(str, choices))}"
     if len(bounds) == 2 and "float" in str(described.type):
         (lower, low), (upper, high) = bounds.items()
         return f"in {'[' if lower == 'at least' else '('}{low}, {high}{']' if upper == 'at most' else ')'}"

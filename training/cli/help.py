@@ -125,7 +125,7 @@ def group_options(name: str, folder: Path) -> Iterator[tuple[str, str]]:
 def _told(field: Field[Any]) -> str:
     meaning, bounds = field.metadata.get("meaning", ""), describe_bounds(field)
     choices = field.metadata.get("choices", ())
-    is_told = not bounds or (choices and all(choice in meaning for choice in choices))
+    is_told = not bounds or (choices and all(str(choice) in meaning for choice in choices))
     return meaning if is_told else f"{meaning} ({bounds})"
 
 

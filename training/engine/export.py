@@ -18,12 +18,12 @@ from lightning_fabric import Fabric
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from training.engine.quantization import dequantize, quantize
 from training.engine.run_folder import MAX_REASON, progress_of
 from training.engine.sharding import ShardedStrategy
 from worldsim.errors import WorldError
 from worldsim.settings import check_settings, setting
 from worldsim.storage.files import write_json
+from worldsim.storage.quantization import SCALES, SMALL, dequantize, quantize
 from worldsim.storage.tensors import (
     filling,
     read_checksums,
@@ -37,12 +37,10 @@ if TYPE_CHECKING:
     from training.engine.update import Training
 
 EXPORT, LIST_FILE = "export", "export.json"
-SMALL = 4096
-"""Numbers of a tensor that is stored as it is: norms, biases, gates."""
 MEGABYTE, HEADER_BYTES = 10**6, 200_000
 """Of a file's size, and what its list of names takes at most."""
-SCALES, ROOT = "#scales", "exp_avg_sq"
-"""Behind the name of a quantized tensor; and AdamW's second moment."""
+ROOT = "exp_avg_sq"
+"""AdamW's second moment."""
 
 
 @dataclass(kw_only=True, slots=True)

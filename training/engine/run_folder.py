@@ -59,6 +59,7 @@ FREE_SETTINGS = (
     "step.scan_precision",
     "step.kept_share",
     "step.graphs",
+    "world_bits",
 )
 """Settings that a resumed run may change: given its learning rate, none changes what a step computes,
 but for rounding.

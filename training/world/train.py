@@ -86,6 +86,11 @@ class TrainWorldConfig:
         "cost of sequence_length (docs/decisions/0015). 1 begins each with an empty memory.",
         minimum=1,
     )
+    world_bits: int = setting(
+        16,
+        "Bits of a weight in OUT/world; 8 take half the room (docs/decisions/0047).",
+        choices=(8, 16),
+    )
     num_starts: int = setting(16, "Start moments to give the world, taken from held-out episodes.", minimum=1)
     start_frames: int = setting(32, "Frames to watch before play begins.", minimum=1)
 
@@ -218,7 +223,7 @@ def train_world(
         if exported.config.outcome is not None:
             exported.config.outcome, scores = calibrate(exported, footage.heldout, exported.config.outcome)
         if fabric.global_rank == 0:
-            exported.save_pretrained(run.path / "world", starts=starts)
+            exported.save_pretrained(run.path / "world", starts=starts, bits=config.world_bits)
         scores |= validate(exported, footage.heldout, footage.places, config.validation)
         return scores | log_half_lives(average)
 

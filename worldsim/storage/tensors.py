@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from worldsim.errors import WorldError
 from worldsim.storage.files import is_inner_path, printable, read_json, read_record, shown, sync, writing
+from worldsim.storage.quantization import SCALES, dequantize_weights, quantize_weights
 
 CONFIG_FILE, CODEC_FILE = "config.json", "codec.safetensors"
 READ_ERRORS = (SafetensorError, OSError, AttributeError, KeyError, RuntimeError, ValueError)
@@ -123,7 +124,7 @@ def load_weights(
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file of finite floating-point numbers onto the CPU.
+    """Read a safetensors file of finite floating-point numbers, or of 8 bits with scales, onto the CPU.
 
     Raises:
         WorldError: If it holds anything else, or is damaged.
@@ -132,6 +133,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         tensors = load_file(path)
     except READ_ERRORS as error:
         raise WorldError(f"{path} is not a safetensors file of weights: {error}") from error
+    try:
+        tensors = dequantize_weights(tensors)
+    except ValueError as error:
+        raise WorldError(f"{path}: {error}") from error
     for name, tensor in tensors.items():
         if tensor.dtype not in FLOATS:
             kind = str(tensor.dtype).removeprefix("torch.")
@@ -142,13 +147,28 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def save_weights(module: nn.Module, path: Path, dtype: torch.dtype) -> None:
-    """Write a module's tensors in `dtype`.
+def save_weights(module: nn.Module, path: Path, dtype: torch.dtype, *, bits: int = 16) -> None:
+    """Write a module's tensors in `dtype`, or in 8 bits with what is small in `dtype`.
+
+    Args:
+        module: What is written.
+        path: File to write.
+        dtype: Of its numbers.
+        bits: 8 stores all but small tensors as `worldsim.storage.quantization` does; 16 stores none so.
 
     Raises:
+        WorldError: If `bits` is neither.
         OSError: If the file cannot be written.
     """
-    write_tensors({name: t.detach().to("cpu", dtype) for name, t in module.state_dict().items()}, path)
+    if bits not in (8, 16):
+        raise WorldError(f"weights are stored in 8 or 16 bits, not in {bits}")
+    weights = {name: t.detach().cpu() for name, t in module.state_dict().items()}
+    stored = quantize_weights(weights) if bits == 8 else weights
+    floats = {
+        name: t if t.dtype == torch.int8 or name.endswith(SCALES) else t.to(dtype)
+        for name, t in stored.items()
+    }
+    write_tensors(floats, path)
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:

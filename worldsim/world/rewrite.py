@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from worldsim.codec import FrameCodec, load_codec
 from worldsim.errors import WorldError
 from worldsim.model.outcome_heads import OutcomeHeads
+from worldsim.storage.quantization import quantize_weights
 from worldsim.storage.tensors import CODEC_FILE, check_file, filling, write_tensors
 from worldsim.world.config import world_card
 from worldsim.world.world import CARD_FILE, MODEL_FILE, World, WorldConfig, read_config, write_config
@@ -107,8 +108,11 @@ def _replace_heads(path: Path, heads: OutcomeHeads) -> None:
     """Put heads into a file of weights, each rounded to the format of the one whose place it takes."""
     tensors = load_file(path)
     for name, tensor in heads.state_dict().items():
-        known = tensors[f"{HEADS_PREFIX}{name}"]
-        tensors[f"{HEADS_PREFIX}{name}"] = tensor.detach().to("cpu", known.dtype)
+        place, weight = f"{HEADS_PREFIX}{name}", tensor.detach().cpu()
+        if tensors[place].dtype == torch.int8:
+            tensors |= quantize_weights({place: weight})
+        else:
+            tensors[place] = weight.to(tensors[place].dtype)
     write_tensors(tensors, path)
 
 

@@ -141,19 +141,29 @@ class World:
         return cls(config, denoiser, codec, folder).to(device, dtype)
 
     def save_pretrained(
-        self, folder: Path | str, *, starts: list[Start] | None = None, dtype: torch.dtype = torch.bfloat16
+        self,
+        folder: Path | str,
+        *,
+        starts: list[Start] | None = None,
+        dtype: torch.dtype = torch.bfloat16,
+        bits: int = 16,
     ) -> None:
         """Write the world as a folder, completely or not at all.
 
         Args:
+            folder: Where; a world that is there is replaced.
             starts: Start moments; by default those it has.
+            dtype: What weights are stored in.
+            bits: 8 stores the network's matrices in half the room, and rounds them (docs/decisions/0047);
+                the codec keeps `dtype`.
 
         Raises:
+            WorldError: If `bits` is neither 8 nor 16.
             OSError: If it cannot be written; a world that was there stays.
         """
         folder = Path(folder)
         with filling(folder) as part:
-            save_weights(self.denoiser, part / MODEL_FILE, dtype)
+            save_weights(self.denoiser, part / MODEL_FILE, dtype, bits=bits)
             save_weights(self.codec, part / CODEC_FILE, dtype)
             self._save_starts(part / STARTS_FOLDER, starts)
             (part / CARD_FILE).write_text(world_card(self.config, self.num_parameters), encoding="utf-8")

@@ -18,7 +18,6 @@ from training.engine.fabric import FabricConfig, make_fabric
 from training.engine.loop import LoopConfig, fit, seed_of
 from training.engine.muon import BatchedMuon
 from training.engine.optimizers import OptimizerConfig, make_optimizers
-from training.engine.quantization import BLOCK, dequantize, quantize
 from training.engine.run_folder import RunFolder
 from training.engine.sharding import ShardedStrategy
 from training.engine.update import Training, prepare
@@ -26,6 +25,7 @@ from training.objectives.flow_matching import ObjectiveConfig, SequenceFlowMatch
 from worldsim.errors import WorldError
 from worldsim.model.config import DenoiserConfig
 from worldsim.model.denoiser import Denoiser
+from worldsim.storage.quantization import BLOCK, dequantize, quantize
 
 ROOT = Path(__file__).resolve().parents[3]
 WIDTH = 96
