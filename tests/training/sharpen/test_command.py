@@ -207,9 +207,7 @@ def test_a_finished_run_that_was_killed_before_it_said_so_goes_on_by_its_rules(
 
 
 @pytest.mark.parametrize("graphs", [None, False])
-def test_passes_are_recorded_where_they_can_be(
-    tmp_path: Path, data: DataConfig, graphs: bool | None
-) -> None:
+def test_passes_are_recorded_where_they_can_be(tmp_path: Path, data: DataConfig, graphs: bool | None) -> None:
     """What `step.graphs` says of all trainings of a world holds for this one."""
     from training.sharpen.train import is_recorded
 
