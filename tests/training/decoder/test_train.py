@@ -12,7 +12,7 @@ from training.codec import TrainCodecConfig, main, train_decoder, write_world
 from training.data.latents import DataConfig
 from training.decoder.footage import draw_own, load_footage
 from training.decoder.measures import second_difference, stillest
-from training.decoder.settings import CriticConfig, DecoderConfig, OwnLatentsConfig
+from training.decoder.settings import DecoderConfig, OwnLatentsConfig, PatchCriticConfig
 from training.engine.fabric import FabricConfig
 from training.engine.loop import LoopConfig
 from worldsim.codec import CodecConfig, FrameCodec, load_codec, save_codec
@@ -45,7 +45,7 @@ def settings(out: Path, world: Path, video: Path) -> TrainCodecConfig:
         world=str(world),
         reconstruct_steps=2,
         own=OWN,
-        critic=CriticConfig(widths=[4, 4, 4], alone_steps=1, crop=16),
+        critic=PatchCriticConfig(widths=[4, 4, 4], alone_steps=1, crop=16),
     )
     return TrainCodecConfig(
         out=str(out),
