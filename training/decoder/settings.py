@@ -104,5 +104,7 @@ class DecoderConfig:
                 "a decoder of new decoder.widths begins from random weights: give it a first stage, "
                 "decoder.reconstruct_steps or decoder.reconstruct_seconds"
             )
+        if not (self.alone or self.into) and (self.widths or self.world):
+            raise WorldError("decoder.widths and decoder.world need decoder.alone=true")
         if self.alone and self.own.share == 1 and self.world:
             raise WorldError("decoder.own.share must be below 1: encoded latents are learned from as well")

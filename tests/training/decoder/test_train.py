@@ -168,10 +168,20 @@ def test_a_world_stored_in_bf16_keeps_the_bytes_of_its_encoder(
         (lambda run: settings_of(run, reconstruct_steps=0), "random weights"),
         (lambda run: settings_of(run, own=replace(OWN, horizon=30)), "data.train: no episode"),
         (lambda run: replace(run, data=replace(run.data, train=[])), "no folder"),
+        (lambda run: settings_of(run, alone=False), "need decoder.alone=true"),
         (lambda run: replace(run, batch_size=1), "batch_size must be at least 2"),
         (lambda run: replace(run, loop=replace(run.loop, global_batch_size=8)), "an update is one pass"),
     ],
-    ids=["no init", "widths", "no first stage", "short episodes", "no data", "no own pair", "passes"],
+    ids=[
+        "no init",
+        "widths",
+        "no first stage",
+        "short episodes",
+        "no data",
+        "not alone",
+        "no own pair",
+        "passes",
+    ],
 )
 def test_what_cannot_be_trained_is_refused(
     make, sentence: str, world: Path, video: Path, tmp_path: Path
