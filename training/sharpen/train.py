@@ -278,10 +278,10 @@ class Sharpening:
         return found
 
     def on_checkpoint(self, training: Training) -> dict[str, float]:
-        """Measure what a checkpoint holds, unless that was done."""
+        """Measure what a checkpoint holds, unless that was done or the run is to end."""
         if not self.history.entries:  # killed after its last checkpoint, and begun again
             self._recall(training)
-        if self.history.last_step < training.step:
+        if not self.stopped_by and self.history.last_step < training.step:
             self.look(training)
         return {}
 

@@ -163,6 +163,25 @@ def test_a_broken_rule_ends_the_run_at_the_last_good_weights(
     assert len(entries(tmp_path / "run")) == 3
 
 
+def test_a_rule_that_is_broken_at_a_checkpoint_ends_the_run(
+    tmp_path: Path, data: DataConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the update after it, whatever a measurement would say then."""
+    from training.sharpen import train
+
+    energies = iter([0.9, 1.3, 0.9, 0.9])
+    numbers = {"energy_3": 0.5, "motion": 1.0, "psnr_1_db": 20.0}
+    monkeypatch.setattr(train, "measure", lambda *_: numbers | {"energy_1": next(energies)})
+    config = config_of(tmp_path, data, 4, objective="energy")
+    config.rules = RulesConfig(every=100, num_rollouts=2, horizons=[1, 3])
+    config.loop.checkpoint_seconds = 0.0
+    for _ in range(2):
+        main.run(config)
+        assert "is 1.3, above 1.15" in capsys.readouterr().out
+        assert [entry["step"] for entry in entries(tmp_path / "run")] == [0, 1]
+    assert "0 updates" in World.from_pretrained(tmp_path / "run" / "world").config.provenance["training"][-1]
+
+
 @pytest.mark.parametrize("where", ["_export", "save"])
 def test_a_run_interrupted_in_its_last_measurement_writes_the_world_of_it(
     tmp_path: Path, data: DataConfig, monkeypatch: pytest.MonkeyPatch, where: str
