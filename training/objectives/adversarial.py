@@ -1,4 +1,4 @@
-"""What a critic and what it judges learn from each other, by pairs of a real and a made thing."""
+"""Loss of pairs of a real and a made thing, of a critic and of the network that it judges."""
 
 from __future__ import annotations
 
