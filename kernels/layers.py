@@ -27,6 +27,7 @@ from kernels.layer_checks import (
     check_modulation,
     check_window,
     holds_frame,
+    holds_window,
     widths_of,
 )
 from kernels.layer_operators import (
@@ -78,6 +79,8 @@ def _choose(operator: str, x: Tensor, form: str | None) -> tuple[str, str]:
         return "torch", f"width {x.shape[-1]} is none of the Triton form's"
     if operator == "attend" and not holds_frame(x):
         return "torch", "the Triton form holds no frame so large"
+    if operator == "attend_window" and not holds_window(x):
+        return "torch", "the Triton form takes no heads so wide"
     return ON_CUDA[active.layers][operator]
 
 

@@ -7,6 +7,7 @@ An entry point is a module of `training/`, or `play.py`, whose `main` was decora
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -212,6 +213,14 @@ def test_the_page_of_settings_is_the_one_that_the_dataclasses_make() -> None:
     GlobalHydra.instance().clear()
     told = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     assert told == f"{settings_page(CONF)}\n", "python -m training.cli.help > docs/settings.md"
+
+
+def test_no_two_classes_share_a_heading_on_the_page_of_settings() -> None:
+    """Whoever follows a link to a class finds the first of its name."""
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ (.+)$", page, re.M)
+    assert len(headings) > 40
+    assert sorted(set(headings)) == sorted(headings)
 
 
 @pytest.mark.parametrize("override", ["no_such_key=1", "+no_such_key=1"])

@@ -64,6 +64,10 @@ class TrainCodecConfig:
             raise WorldError(
                 "decoder.alone and decoder.into need init=, the codec or world whose decoder it is"
             )
+        if self.decoder.alone and self.loop.global_batch_size:
+            raise WorldError("loop.global_batch_size must be 0 with decoder.alone: an update is one pass")
+        if self.decoder.alone and self.decoder.world and self.batch_size < 2:
+            raise WorldError("batch_size must be at least 2 with decoder.world, for pairs of both kinds")
 
 
 class Reconstruction(nn.Module):

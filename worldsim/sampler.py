@@ -67,28 +67,20 @@ def noise_schedule(num_steps: int, shift: float) -> list[float]:
     return [shift_level(1 - step / num_steps, shift) for step in range(num_steps + 1)]
 
 
-def sample(
-    predict_velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, config: SamplerConfig
+def integrate(
+    predict_velocity: Callable[[Tensor, Tensor], Tensor], latents: Tensor, levels: Sequence[float]
 ) -> Tensor:
-    """Integrate the flow from noise to data.
+    """Integrate the flow from one noise level to another, in steps of Euler's method.
 
     Args:
         predict_velocity: Function of noisy latents `[B, ...]` and noise levels `[B]` to the velocity `noise
             - data`.
-        noise: `[B, ...]`, fp32, standard normal.
-        config: Steps and schedule.
+        latents: `[B, ...]`, fp32, of the first of the levels.
+        levels: In [0, 1], falling.
 
     Returns:
-        `[B, ...]`, fp32.
+        `[B, ...]`, fp32, of the last of the levels.
     """
-    levels = noise_schedule(config.num_steps, config.shift)
-    return integrate(predict_velocity, noise * config.noise_scale, levels)
-
-
-def integrate(
-    predict_velocity: Callable[[Tensor, Tensor], Tensor], latents: Tensor, levels: Sequence[float]
-) -> Tensor:
-    """Return latents `[B, ...]` of the first noise level after an Euler step to each of the following."""
     for level, following in pairwise(levels):
         velocity = predict_velocity(latents, torch.full((len(latents),), level, device=latents.device))
         latents = latents + (following - level) * velocity.float()

@@ -131,6 +131,14 @@ def test_what_triton_does_not_take_is_named() -> None:
         layers.attend_window(q.bfloat16(), k.bfloat16(), v.bfloat16(), *rest, form="triton")
 
 
+def test_a_choice_of_triton_leaves_wide_heads_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(layers.ON_CUDA["training"], "attend_window", ("triton", "measured"))
+    with torch._subclasses.FakeTensorMode(), using(layers="training"):
+        for width, form in ((32, "triton"), (64, "triton"), (128, "torch")):
+            q = torch.empty(1, 2, 2, 80, 6, width, device="cuda", dtype=torch.bfloat16)
+            assert layers.choose_form("attend_window", q) == form
+
+
 def test_frames_of_any_size_and_heads_of_some_widths_run_in_triton_in_training() -> None:
     with torch._subclasses.FakeTensorMode(), using(layers="triton"):
         q = torch.empty(1, 2, 2, 160, 6, 64, device="cuda", dtype=torch.bfloat16)

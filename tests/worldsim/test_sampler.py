@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,8 +14,8 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import WorldError
-from worldsim.runtime.noise import COMMIT_FRAME, DRAW_FRAME, MANY_ROWS, draw_noise
-from worldsim.sampler import SamplerConfig, noise_schedule, sample
+from worldsim.runtime.noise import COMMIT_FRAME, DRAW_FRAME, MANY_ROWS, WATCH_FRAME, draw_noise
+from worldsim.sampler import SamplerConfig, draw, noise_schedule
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 SHAPE = (2, 3, 4)
@@ -22,6 +24,37 @@ DATA_MEAN, DATA_STD = 0.7, 0.3
 
 def noise_of(seed: int, frame: int, shape: tuple[int, ...] = SHAPE) -> Tensor:
     return draw_noise(torch.tensor([seed]), torch.tensor([frame]), shape)[0]
+
+
+@dataclass
+class Flow:
+    """Stands where a network would be, of either kind, and knows the velocity."""
+
+    velocity: Velocity
+    config: SimpleNamespace
+    num_first: int = 0
+
+    def denoise(self, x: Tensor, level: Tensor, context: str, memory: str) -> Tensor:
+        assert (context, memory) == ("noted" if self.config.recycled else "observed", "memory")
+        return self.velocity(x, level)
+
+    def first_pass(self, noise: Tensor, context: str, memory: str) -> tuple[Tensor, str]:
+        assert (context, memory) == ("observed", "memory")
+        self.num_first += 1
+        return self.velocity(noise, torch.ones(len(noise))), "noted"
+
+
+def sample(velocity: Velocity, noise: Tensor, config: SamplerConfig) -> Tensor:
+    """Return what is drawn, which is the same of an ordinary network and of a recycled one."""
+    drawn = []
+    for recycled in (False, True):
+        flow: Any = Flow(velocity, SimpleNamespace(recycled=recycled))
+        observed, memory = cast(Any, ("observed", "memory"))
+        latents, context = draw(flow, noise, observed, memory, config)
+        assert (context, flow.num_first) == (("noted", 1) if recycled else ("observed", 0))
+        drawn.append(latents)
+    assert torch.equal(*drawn)
+    return drawn[0]
 
 
 def gaussian_velocity(x: Tensor, level: Tensor) -> Tensor:
@@ -43,11 +76,13 @@ def interpolate(velocity: Velocity, noise: Tensor, levels: list[float]) -> Tenso
     return x
 
 
-def test_a_frame_is_drawn_and_committed_with_different_noise() -> None:
+def test_a_frame_is_drawn_committed_and_watched_with_different_noise() -> None:
     seeds, frames = torch.tensor([3]), torch.tensor([5])
-    drawn, committed = (draw_noise(seeds, frames, SHAPE, use) for use in (DRAW_FRAME, COMMIT_FRAME))
+    uses = (DRAW_FRAME, COMMIT_FRAME, WATCH_FRAME)
+    drawn, committed, watched = (draw_noise(seeds, frames, SHAPE, use) for use in uses)
     assert torch.equal(drawn, draw_noise(seeds, frames, SHAPE))
-    assert not (drawn == committed).any()
+    for one, other in ((drawn, committed), (committed, watched), (watched, drawn)):
+        assert not (one == other).any()
 
 
 @pytest.mark.parametrize("shift", [0.5, 1.0, 5.0])
@@ -91,7 +126,7 @@ def test_noise_stays_what_it_was() -> None:
 
 
 @pytest.mark.parametrize("count", [3, MANY_ROWS + 5], ids=["few rows", "many rows, in threads"])
-@pytest.mark.parametrize("purpose", [DRAW_FRAME, COMMIT_FRAME])
+@pytest.mark.parametrize("purpose", [DRAW_FRAME, COMMIT_FRAME, WATCH_FRAME])
 def test_each_row_is_numpys_own_stream_of_its_key(count: int, purpose: int) -> None:
     """An odd number of draws leaves something in the generator, which the next row must not see."""
     seeds = torch.tensor([2**62 * (row % 3) // 2 + row for row in range(count)])
@@ -169,7 +204,7 @@ def test_every_row_is_asked_at_the_levels_of_the_schedule() -> None:
         return torch.zeros_like(x)
 
     sample(note, torch.zeros(2, *SHAPE), config)
-    expected = noise_schedule(3, 2.0)[:-1]
+    expected = 2 * noise_schedule(3, 2.0)[:-1]
     assert asked == [pytest.approx([level, level]) for level in expected]
 
 

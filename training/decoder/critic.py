@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.objectives.adversarial import pair_loss
 from worldsim.codec import DOWNSAMPLING
 
 DETAIL_GAIN = 10.0
@@ -82,15 +83,13 @@ class PatchCritic(nn.Module):
 def relativistic_loss(better: Sequence[Tensor], worse: Sequence[Tensor]) -> Tensor:
     """Return how far one score is from being above another, at the same place of the same frame.
 
-    softplus(worse - better), the mean over places and scales: RpGAN (arXiv 2501.05441, eq. 2). The critic's
-    loss has the recorded frame for the better one, the decoder's its own.
+    The mean of `pair_loss` over scales.
 
     Args:
         better: `[B, P]` of each scale.
         worse: Same shapes.
     """
-    means = [functional.softplus(b - a).mean() for a, b in zip(better, worse, strict=True)]
-    return torch.stack(means).mean()
+    return torch.stack([pair_loss(*scores) for scores in zip(better, worse, strict=True)]).mean()
 
 
 def slope_penalty(scores: Sequence[Tensor], disturbed: Sequence[Tensor], perturbation: float) -> Tensor:

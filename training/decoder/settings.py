@@ -30,7 +30,7 @@ class OwnLatentsConfig:
 
 
 @dataclass(kw_only=True, slots=True)
-class CriticConfig:
+class PatchCriticConfig:
     """Shape and goals of the critic."""
 
     widths: list[int] = setting([96, 192, 256], "Channels at 1/2, 1/4 and 1/8 of the frame.", minimum=1)
@@ -91,7 +91,7 @@ class DecoderConfig:
     )
     max_weight: float = setting(4.0, "At most.", above=0)
     own: OwnLatentsConfig = setting(OwnLatentsConfig, "Latents that the world draws.")
-    critic: CriticConfig = setting(CriticConfig, "The critic.")
+    critic: PatchCriticConfig = setting(PatchCriticConfig, "The critic.")
 
     def __post_init__(self) -> None:
         check_settings(self, "decoder.")
@@ -104,5 +104,7 @@ class DecoderConfig:
                 "a decoder of new decoder.widths begins from random weights: give it a first stage, "
                 "decoder.reconstruct_steps or decoder.reconstruct_seconds"
             )
+        if not (self.alone or self.into) and (self.widths or self.world):
+            raise WorldError("decoder.widths and decoder.world need decoder.alone=true")
         if self.alone and self.own.share == 1 and self.world:
             raise WorldError("decoder.own.share must be below 1: encoded latents are learned from as well")

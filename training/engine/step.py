@@ -31,9 +31,9 @@ class StepConfig:
 
     kernels: str = setting(
         "auto",
-        "Norms, rotations, gates and attention within frames on a GPU: reference leaves them to PyTorch, "
-        "fused takes a kernel for each (for attention up to 128 tokens a frame), auto what was measured to "
-        "be faster (docs/experiments/training.md).",
+        "Norms, rotations, gates and attention on a GPU: reference leaves them to PyTorch, fused takes a "
+        "kernel for each (for attention within frames up to 128 tokens, over windows heads of 32 and 64), "
+        "auto what was measured to be faster (docs/experiments/training.md).",
         choices=tuple(FORMS),
     )
     scan_precision: str = setting(

@@ -15,22 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from training.objectives.adversarial import pair_loss
 from training.objectives.flow_matching import mix
 from training.sharpen.critic import Critic, frozen
 from training.sharpen.rollouts import POOL, Clips, OwnFrames, reach_all
 from training.sharpen.settings import CriticConfig, RolloutConfig
 from worldsim.model.denoiser import Denoiser
 from worldsim.sampler import SamplerConfig
-
-
-def critic_loss(real: Tensor, drawn: Tensor) -> Tensor:
-    """Return the mean of `softplus(-(D(x) - D(x^)))` over pairs of logits `[B]` (R3GAN, arXiv 2501.05441)."""
-    return functional.softplus(drawn - real).mean()
-
-
-def generator_loss(real: Tensor, drawn: Tensor) -> Tensor:
-    """Return the mean of `softplus(-(D(x^) - D(x)))` over pairs of logits `[B]`."""
-    return functional.softplus(real - drawn).mean()
 
 
 def penalty(logits: Tensor, near: Tensor) -> Tensor:
@@ -123,7 +114,7 @@ class SelfRolloutCritic(OwnFrames):
         logits = self.critic(torch.cat([clean, clean]), noisy, levels.repeat(4), four.actions, four.memory)
         real, fake, real_near, fake_near = logits.total().chunk(4)
         losses = {
-            "loss_critic": critic_loss(real, fake),
+            "loss_critic": pair_loss(real, fake),
             "penalty": goals.penalty * (penalty(real, real_near) + penalty(fake, fake_near)),
             "logit_gap": (real - fake).mean(),
             "loss": real.new_zeros(()),
@@ -149,4 +140,4 @@ class SelfRolloutCritic(OwnFrames):
         with frozen(self.critic):
             noisy = mix(judged, noise, every)
             logits = self.critic(judged, noisy, levels, clips.actions, clips.memory).total()
-        return generator_loss(real_logits, logits)
+        return pair_loss(logits, real_logits)

@@ -171,11 +171,13 @@ class History:
         return int(self.entries[-1]["step"]) if self.entries else -1
 
     def broken(self) -> str:
-        """Return what the newest entry breaks, in words; empty if it keeps all rules.
+        """Return what the newest entry breaks, in words; empty if it keeps all rules, or there is none.
 
         A rule holds from the first entry that keeps it: a world that moves too little before it is trained
         does not end its training by that.
         """
+        if not self.entries:
+            return ""
         *before, last = self.entries
         for bound in bounds_of(self.config):
             was_kept = any(bound.holds(entry) for entry in before)

@@ -18,7 +18,7 @@ from training.engine.fabric import Passes, make_fabric, product_dtype_of, share_
 from training.engine.graphs.passes import PassGraph
 from training.engine.loop import LoopConfig, fit, seed_of
 from training.engine.run_folder import RunFolder
-from training.engine.step import check_step, computing
+from training.engine.step import check_step, computing, replays_passes
 from training.engine.update import Training, prepare
 from training.sharpen.adversarial import SelfRolloutCritic
 from training.sharpen.critic import Critic
@@ -88,9 +88,20 @@ def make_optimizers(objective: OwnFrames, config: SharpenConfig) -> list[torch.o
     return optimizers
 
 
+def is_recorded(config: SharpenConfig, world: World, fabric: Fabric) -> bool:
+    """Return whether passes are recorded as CUDA graphs; see `replays_passes`."""
+    return replays_passes(
+        config.step,
+        fabric.device,
+        world.config.denoiser,
+        is_compiled=config.fabric.compile,
+        is_sharded=config.fabric.strategy == "fsdp",
+    )
+
+
 def begin_training(config: SharpenConfig, world: World, fabric: Fabric) -> Training:
     """Return the training of a world that was not sharpened yet."""
-    reaches_all = fabric.world_size > 1 and not config.step.graphs
+    reaches_all = fabric.world_size > 1 and not is_recorded(config, world, fabric)
     objective = build_objective(config, world, reaches_all=reaches_all)
     optimizers = make_optimizers(objective, config)
     alone = world_alone(objective.denoiser, objective.denoiser)
@@ -233,10 +244,9 @@ class Sharpening:
         it is.
         """
         if not losses:
-            self.history.load(training.step)
+            self._recall(training)
             if not self.history.entries:
                 self.look(training)
-            self.stopped_by = self.history.broken()
             return bool(self.stopped_by)
         if "logit_gap" in losses and training.step > self.config.critic.warmup_updates:
             self._gaps.append(losses["logit_gap"])
@@ -259,19 +269,26 @@ class Sharpening:
         found = self.history.add(training.step, self.fabric.broadcast(found))
         self.stopped_by = self.history.broken()
         if self.fabric.global_rank == 0:
-            self.history.save()
             if not self.stopped_by:
                 self._export(training, average)
+            self.history.save()  # last: what it says was measured has its world
         self.fabric.log_dict({f"rollout/{name}": value for name, value in found.items()}, training.step)
         told = ", ".join(f"{name} {value:.3g}" for name, value in found.items())
         self.fabric.print(f"step {training.step}: {told}", flush=True)
         return found
 
     def on_checkpoint(self, training: Training) -> dict[str, float]:
-        """Measure what a checkpoint holds, unless that was done."""
-        if self.history.last_step < training.step:
+        """Measure what a checkpoint holds, unless that was done or the run is to end."""
+        if not self.history.entries:  # killed after its last checkpoint, and begun again
+            self._recall(training)
+        if not self.stopped_by and self.history.last_step < training.step:
             self.look(training)
         return {}
+
+    def _recall(self, training: Training) -> None:
+        """Read what was measured before this process began, and whether it broke a rule."""
+        self.history.load(training.step)
+        self.stopped_by = self.history.broken()
 
     def _export(self, training: Training, average: Denoiser) -> None:
         config, known = self.config, self.world.config
@@ -329,7 +346,7 @@ def sharpen(config: SharpenConfig, world: World, run: RunFolder, begun_from: str
     run.check_inputs(fabric, passes.total, **footage.digests, init=begun_from)
     training = begin_training(config, world, fabric)
     batch_at = make_batches(footage.parts, config, passes)
-    if config.step.graphs:
+    if is_recorded(config, world, fabric):
         batch_at = with_graphs(batch_at, fabric, training, config)
     sharpening = Sharpening(config, world, run, fabric, footage)
     with computing(config.step):

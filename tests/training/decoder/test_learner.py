@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from training.decoder.critic import PatchCritic, relativistic_loss, slope_penalty
 from training.decoder.learner import DecoderLearner, PairBatch, energy_ratio
-from training.decoder.settings import CriticConfig, DecoderConfig
+from training.decoder.settings import DecoderConfig, PatchCriticConfig
 from training.objectives.codec import CodecLossConfig
 from worldsim.codec import CodecConfig, FrameCodec, frames_of
 
@@ -67,7 +67,9 @@ def energy_of(codec: FrameCodec) -> float:
 @pytest.mark.usefixtures("one_thread")
 def test_a_critic_gives_texture_where_the_codec_loss_alone_leaves_none() -> None:
     codec = small_codec()
-    config = DecoderConfig(critic=CriticConfig(widths=[16, 32, 32], alone_steps=20, crop=SIDE), steering=0.02)
+    config = DecoderConfig(
+        critic=PatchCriticConfig(widths=[16, 32, 32], alone_steps=20, crop=SIDE), steering=0.02
+    )
     train(codec, config, None, 50)
     assert energy_of(codec) < 0.1
     train(codec, config, small_critic(), 130)
@@ -76,7 +78,7 @@ def test_a_critic_gives_texture_where_the_codec_loss_alone_leaves_none() -> None
 
 def test_the_critic_learns_alone_at_first() -> None:
     """The decoder's gradient is then that of the pixel losses."""
-    codec, config = small_codec(), DecoderConfig(critic=CriticConfig(alone_steps=5, crop=SIDE))
+    codec, config = small_codec(), DecoderConfig(critic=PatchCriticConfig(alone_steps=5, crop=SIDE))
     gradients = []
     for critic, step in ((None, 0), (small_critic(), 4), (small_critic(), 5)):
         learner = DecoderLearner(codec, config, CodecLossConfig(), critic)
@@ -94,7 +96,7 @@ def test_the_critic_learns_alone_at_first() -> None:
 
 
 def test_the_weight_rises_where_energy_is_missing_and_falls_where_there_is_too_much() -> None:
-    critic = CriticConfig(widths=[16, 32, 32], alone_steps=0, crop=SIDE)
+    critic = PatchCriticConfig(widths=[16, 32, 32], alone_steps=0, crop=SIDE)
     config = DecoderConfig(critic=critic, weight=0.5, max_weight=0.52, steering=1.0)
     learner = DecoderLearner(small_codec(), config, CodecLossConfig(), small_critic())
     batch = textured_batch(0, num_own=2)

@@ -12,7 +12,7 @@ from training.codec import TrainCodecConfig, main, train_decoder, write_world
 from training.data.latents import DataConfig
 from training.decoder.footage import draw_own, load_footage
 from training.decoder.measures import second_difference, stillest
-from training.decoder.settings import CriticConfig, DecoderConfig, OwnLatentsConfig
+from training.decoder.settings import DecoderConfig, OwnLatentsConfig, PatchCriticConfig
 from training.engine.fabric import FabricConfig
 from training.engine.loop import LoopConfig
 from worldsim.codec import CodecConfig, FrameCodec, load_codec, save_codec
@@ -45,7 +45,7 @@ def settings(out: Path, world: Path, video: Path) -> TrainCodecConfig:
         world=str(world),
         reconstruct_steps=2,
         own=OWN,
-        critic=CriticConfig(widths=[4, 4, 4], alone_steps=1, crop=16),
+        critic=PatchCriticConfig(widths=[4, 4, 4], alone_steps=1, crop=16),
     )
     return TrainCodecConfig(
         out=str(out),
@@ -168,8 +168,20 @@ def test_a_world_stored_in_bf16_keeps_the_bytes_of_its_encoder(
         (lambda run: settings_of(run, reconstruct_steps=0), "random weights"),
         (lambda run: settings_of(run, own=replace(OWN, horizon=30)), "data.train: no episode"),
         (lambda run: replace(run, data=replace(run.data, train=[])), "no folder"),
+        (lambda run: settings_of(run, alone=False), "need decoder.alone=true"),
+        (lambda run: replace(run, batch_size=1), "batch_size must be at least 2"),
+        (lambda run: replace(run, loop=replace(run.loop, global_batch_size=8)), "an update is one pass"),
     ],
-    ids=["no init", "widths", "no first stage", "short episodes", "no data"],
+    ids=[
+        "no init",
+        "widths",
+        "no first stage",
+        "short episodes",
+        "no data",
+        "not alone",
+        "no own pair",
+        "passes",
+    ],
 )
 def test_what_cannot_be_trained_is_refused(
     make, sentence: str, world: Path, video: Path, tmp_path: Path

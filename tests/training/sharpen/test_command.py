@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from training.engine.export import ExportConfig
 from training.engine.fabric import FabricConfig
 from training.engine.graphs.passes import PassGraph
 from training.engine.loop import LoopConfig
+from training.engine.run_folder import TOLD_FILE
 from training.sharpen import main
 from training.sharpen.measurement import History
 from training.sharpen.settings import CriticConfig, RolloutConfig, RulesConfig, SharpenConfig
@@ -159,6 +161,81 @@ def test_a_broken_rule_ends_the_run_at_the_last_good_weights(
     main.run(config)  # the same command says it again, and learns nothing more
     assert sentence in capsys.readouterr().out
     assert len(entries(tmp_path / "run")) == 3
+
+
+def test_a_rule_that_is_broken_at_a_checkpoint_ends_the_run(
+    tmp_path: Path, data: DataConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the update after it, whatever a measurement would say then."""
+    from training.sharpen import train
+
+    energies = iter([0.9, 1.3, 0.9, 0.9])
+    numbers = {"energy_3": 0.5, "motion": 1.0, "psnr_1_db": 20.0}
+    monkeypatch.setattr(train, "measure", lambda *_: numbers | {"energy_1": next(energies)})
+    config = config_of(tmp_path, data, 4, objective="energy")
+    config.rules = RulesConfig(every=100, num_rollouts=2, horizons=[1, 3])
+    config.loop.checkpoint_seconds = 0.0
+    for _ in range(2):
+        main.run(config)
+        assert "is 1.3, above 1.15" in capsys.readouterr().out
+        assert [entry["step"] for entry in entries(tmp_path / "run")] == [0, 1]
+    assert "0 updates" in World.from_pretrained(tmp_path / "run" / "world").config.provenance["training"][-1]
+
+
+@pytest.mark.parametrize("where", ["_export", "save"])
+def test_a_run_interrupted_in_its_last_measurement_writes_the_world_of_it(
+    tmp_path: Path, data: DataConfig, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    from training.sharpen.train import Sharpening
+
+    config = config_of(tmp_path, data, 4, objective="energy")
+    owner, calls = (Sharpening if where == "_export" else History), iter([False, False, True])
+    work = getattr(owner, where)
+
+    def interrupted(*arguments: Any) -> None:
+        if next(calls):
+            raise KeyboardInterrupt
+        work(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(owner, where, interrupted)
+        main.run(config)
+    main.run(config)
+    assert [entry["step"] for entry in entries(tmp_path / "run")] == [0, 2, 4]
+    assert "4 updates" in World.from_pretrained(tmp_path / "run" / "world").config.provenance["training"][-1]
+
+
+def test_a_finished_run_that_was_killed_before_it_said_so_goes_on_by_its_rules(
+    tmp_path: Path, data: DataConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from training.sharpen import train
+
+    motions = iter([1.0, 1.1, 0.2])
+    numbers = {"energy_1": 0.5, "energy_3": 0.5, "psnr_1_db": 20.0}
+    monkeypatch.setattr(train, "measure", lambda *_: numbers | {"motion": next(motions)})
+    rules = RulesConfig(every=2, num_rollouts=2, horizons=[1, 3])
+    config = config_of(tmp_path, data, 4, rules=rules, objective="energy")
+    main.run(config)
+    measured = entries(tmp_path / "run")
+    (tmp_path / "run" / TOLD_FILE).unlink()
+    capsys.readouterr()
+    main.run(config)  # measures nothing: there are no numbers left
+    assert entries(tmp_path / "run") == measured and len(measured) == 3
+    assert "stopped: the motion of roll-outs over the real one is 0.2" in capsys.readouterr().out
+    assert "2 updates" in World.from_pretrained(tmp_path / "run" / "world").config.provenance["training"][-1]
+
+
+@pytest.mark.parametrize("graphs", [None, False])
+def test_passes_are_recorded_where_they_can_be(tmp_path: Path, data: DataConfig, graphs: bool | None) -> None:
+    """What `step.graphs` says of all trainings of a world holds for this one."""
+    from training.sharpen.train import is_recorded
+
+    config = config_of(tmp_path, data)
+    config.step.graphs, config.fabric.compile = graphs, True
+    world = World.from_pretrained(tmp_path / "base")
+    gpu, cpu = (SimpleNamespace(device=torch.device(kind)) for kind in ("cuda", "cpu"))
+    assert is_recorded(config, world, gpu) == (graphs is None)  # pyright: ignore[reportArgumentType]
+    assert not is_recorded(config, world, cpu)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_rule_holds_from_the_first_measurement_that_keeps_it(tmp_path: Path) -> None:
