@@ -99,6 +99,24 @@ def check_write(k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor, ax
     check_no_nan(k)
 
 
+def _can_read(q: Tensor, state: Tensor, gate: Tensor, local: Tensor) -> bool:
+    """Return whether `check_read` has nothing to say; as quickly as `_is_sound`."""
+    return (
+        state.shape[:-3] == q.shape[:-3]
+        and state.shape[-3:-1] == q.shape[-2:]
+        and local.shape[:-1] == gate.shape == q.shape[:-1]
+        and local.shape[-1] == state.shape[-1]
+        and q.numel() > 0
+        and state.numel() > 0
+        and state.device == gate.device == local.device == q.device
+        and q.dtype in FLOATS
+        and state.dtype in FLOATS
+        and gate.dtype in FLOATS
+        and local.dtype in FLOATS
+        and q.stride(-1) == state.stride(-1) == local.stride(-1) == 1
+    )
+
+
 def check_read(q: Tensor, state: Tensor, gate: Tensor, local: Tensor) -> None:
     """Check the arguments of `read`."""
     check_tensors(q=q, state=state, gate=gate, local=local)
@@ -106,6 +124,8 @@ def check_read(q: Tensor, state: Tensor, gate: Tensor, local: Tensor) -> None:
         raise ValueError(f"q has shape {tuple(q.shape)}, expected [..., tokens, heads, width]")
     width = state.shape[-1] if state.dim() else 0
     *lead, tokens, heads, key_width = q.shape
+    if _can_read(q, state, gate, local):
+        return
     expected = {
         "q": (q, tuple(q.shape)),
         "state": (state, (*lead, heads, key_width, width)),

@@ -3,7 +3,7 @@
 Writes OUT/report.json, and of the roll-outs a filmstrip, a video and a plot; prints where the world stands
 beside what it must reach. The report is written anew after each part: a stopped run keeps what it has.
 `benchmark=env` measures how fast environments step instead, `benchmark=endurance` whether they can go on and
-on, `suite=consistency` what worlds remember.
+on, `benchmark=step` what a step consists of, `suite=consistency` what worlds remember.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from training.cli.entry import entry
 from training.engine.lock import locked_folder
 from training.suites.consistency import measure_consistency
 from training.suites.environments import benchmark_endurance, benchmark_env
+from training.suites.operators import benchmark_step
 from training.suites.quality import measure_quality
 from training.suites.settings import CONSISTENCY, EvaluateConfig
 from worldsim.runtime.device import set_threads
@@ -22,6 +23,7 @@ from worldsim.runtime.device import set_threads
 SUITES: dict[str, Callable[[EvaluateConfig, Path], None]] = {
     "env": benchmark_env,
     "endurance": benchmark_endurance,
+    "step": benchmark_step,
     CONSISTENCY: measure_consistency,
     "quality": measure_quality,
 }

@@ -12,7 +12,7 @@ from worldsim.runtime.config import RuntimeSettings
 from worldsim.runtime.cuda_graphs import COMPILE_MODES
 from worldsim.settings import check_settings, setting
 
-BENCHMARKS = ("env", "endurance")
+BENCHMARKS = ("env", "endurance", "step")
 # The cost is measured before decoded video fills the memory.
 PARTS = ("cost", "rollout", "controllability", "idle", "outcome")
 CONSISTENCY = "consistency"
@@ -116,7 +116,8 @@ class EvaluateConfig(RuntimeSettings):
     benchmark: str | None = setting(
         None,
         "null measures the parts; env measures how many steps a second environments make, endurance whether "
-        "memory grows or anything becomes NaN or inf in a great many of them. Both need no data.",
+        "memory grows or anything becomes NaN or inf in a great many of them, step what a step consists of: "
+        "operators and milliseconds by kind. None of them needs data.",
     )
     suite: str | None = setting(
         None, "null measures the parts of a world; consistency what worlds remember (docs/consistency.md)."
@@ -155,6 +156,8 @@ class EvaluateConfig(RuntimeSettings):
     env_min_steps: int = setting(0, "Of benchmark=env: fewest steps; 0 is 3 on CPU, 60 on GPU.", minimum=0)
     env_max_steps: int = setting(300, "Of benchmark=env: most steps of each; 0 is no limit.", minimum=0)
     compile: str = setting("auto", "How a GPU is given its kernels (docs/agents.md).", choices=COMPILE_MODES)
+    step_count: int = setting(50, "Of benchmark=step: steps; their median counts.", minimum=1)
+    against: str | None = setting(None, "Of benchmark=step: another world, stepped in turn with the first.")
     endurance: EnduranceConfig = setting(EnduranceConfig, "Of benchmark=endurance.")
 
     def __post_init__(self) -> None:
@@ -173,6 +176,8 @@ class EvaluateConfig(RuntimeSettings):
             raise WorldError(f"parts must be some of {', '.join(known)}, got {', '.join(unknown) or 'none'}")
         if self.benchmark not in (None, *BENCHMARKS):
             raise WorldError(f"benchmark must be {' or '.join(BENCHMARKS)}, or null, got {self.benchmark!r}")
+        if self.against is not None and self.benchmark != "step":
+            raise WorldError("against= belongs to benchmark=step")
         RuntimeSettings.__post_init__(self)
         if not self.env_counts:
             raise WorldError("env_counts is empty")

@@ -34,7 +34,7 @@ from worldsim.model.block import (
 )
 from worldsim.model.config import PATCH, DenoiserConfig, MemoryKeys
 from worldsim.model.frame_context import FrameContext, FrameWrites
-from worldsim.model.frame_pass import cached_of, run_layers, write_matrices
+from worldsim.model.frame_pass import cached_of, pack_writes, run_layers, write_matrices
 from worldsim.model.linear import Linear, at_least_fp32, embed_patches, join_patches
 from worldsim.model.memory.motion import (
     PathMotion,
@@ -63,6 +63,7 @@ class Denoiser(nn.Module):
     plane_place: Tensor
     age: Tensor
     time_frequencies: Tensor
+    packed_writes = None
 
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
@@ -118,9 +119,9 @@ class Denoiser(nn.Module):
         """Reorder weights for inference on this machine; call again after they have changed or moved."""
         for block in self.layers():
             block.pack(self.config.tokens_per_frame)
-        for module in (*self.time_embedding, *self.time_projection):
-            if isinstance(module, Linear):
-                module.pack(1)
+        self.packed_writes = pack_writes(self.layers())
+        for linear in (m for m in (*self.time_embedding, *self.time_projection) if isinstance(m, Linear)):
+            linear.pack(1)
         self.head.head.pack(self.config.tokens_per_frame)
         if self.outcome is not None:
             self.outcome.pack(self.config.tokens_per_frame)
@@ -263,12 +264,11 @@ class Denoiser(nn.Module):
             updates, tokens = context.writes
         else:
             updates, tokens = self._take_in(latents, noise_level, context, memory)
-        layers = self.layers()
+        layers, count = self.layers(), memory.num_committed
         window, full = (cached_of(layers, updates, kind) for kind in (WindowAttention, FullAttention))
         keys, values, past = memory.window_keys, memory.window_values, memory.past
-        count = memory.num_committed
         return MemoryState(
-            matrices=write_matrices(layers, updates, context.rotary, memory.matrices),
+            matrices=write_matrices(layers, updates, self.packed_writes, context.rotary, memory.matrices),
             window_keys=push_window(keys, window.k, count) if window else keys,
             window_values=push_window(values, window.v, count) if window else values,
             phase=arrived_phase(self.motion, context.phase, latents, memory),

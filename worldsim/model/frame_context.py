@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from worldsim.model.attention.base import Cached, Rotary
-from worldsim.model.attention.hybrid import StateUpdate
+from worldsim.model.attention.writes import StateUpdate
 
 Update = StateUpdate | Cached
 """What one layer keeps of a frame."""

@@ -12,9 +12,11 @@ from torch import Tensor
 import kernels
 from worldsim.model.attention.base import Cached, Rotary
 from worldsim.model.attention.full import FullAttention
-from worldsim.model.attention.hybrid import HybridAttention, StateUpdate
-from worldsim.model.block import AnyAttention, Block, modulated_norm
+from worldsim.model.attention.hybrid import HybridAttention
+from worldsim.model.attention.writes import StateUpdate, WriteWeights, side_by_side, strengths, write_terms
+from worldsim.model.block import AnyAttention, Block, modulate_all, modulated_norm
 from worldsim.model.frame_context import FrameContext, FrameWrites, Update
+from worldsim.model.linear import can_pack
 from worldsim.model.memory.state import MemoryState
 
 
@@ -36,8 +38,8 @@ def run_layers(
     updates: list[Update] = []
     tokens, matrices, full = x, iter(memory.matrices), iter(range(len(layers)))
     caches = zip(context.window_keys, context.window_values, strict=True)
-    for block in layers:
-        tokens, modulation = x, block.modulate(conditioning)
+    for block, modulation in zip(layers, modulate_all(layers, conditioning), strict=True):
+        tokens = x
         entered = modulated_norm(x, modulation[0], modulation[1])
         attention = block.self_attn
         if isinstance(attention, HybridAttention):
@@ -59,19 +61,45 @@ def cached_of(layers: Sequence[Block], updates: Sequence[Update], kind: type[Any
     return Cached(torch.stack([w.k for w in kept]), torch.stack([w.v for w in kept])) if kept else None
 
 
+def write_weights(layers: Sequence[Block]) -> WriteWeights | None:
+    """Return what the hybrid layers write by, their heads side by side; None without such layers."""
+    attentions = [block.self_attn for block in layers]
+    parts = [each.write_weights() for each in attentions if isinstance(each, HybridAttention)]
+    return side_by_side(parts) if parts else None
+
+
+@torch.no_grad()
+def pack_writes(layers: Sequence[Block]) -> WriteWeights | None:
+    """Return `write_weights` to be kept, where weights are reordered for inference; None elsewhere."""
+    return write_weights(layers) if can_pack(layers[0].self_attn.q.weight) else None
+
+
 def write_matrices(
-    layers: Sequence[Block], updates: Sequence[Update], rotary: Rotary, matrices: Tensor
+    layers: Sequence[Block],
+    updates: Sequence[Update],
+    packed: WriteWeights | None,
+    rotary: Rotary,
+    matrices: Tensor,
 ) -> Tensor:
-    """Return the states of the hybrid layers, `[L, B, H, K, V]`, after one frame."""
-    terms = [
-        block.self_attn.write_terms(update, rotary)
-        for block, update in zip(layers, updates, strict=True)
-        if isinstance(block.self_attn, HybridAttention) and isinstance(update, StateUpdate)
-    ]
-    if not terms:
+    """Return the states of the hybrid layers after one frame, of all layers at once.
+
+    Args:
+        layers: All, in order.
+        updates: Of each of them.
+        packed: From `pack_writes`; without it the weights are put side by side here.
+        rotary: Angles of the frame.
+        matrices: `[L, B, H, K, V]`, the states before it.
+    """
+    weights = write_weights(layers) if packed is None else packed
+    if weights is None:
         return matrices
-    k, v, g, beta = zip(*terms, strict=True)
+    kept = [update for update in updates if isinstance(update, StateUpdate)]
+    k, v, a, b = zip(*kept, strict=True)
+    k, v, g = write_terms(torch.cat(k, -2), torch.cat(v, -2), torch.cat(a, -1), weights, rotary)
+    # One by one: PyTorch's sigmoid of the few strengths of a layer has not the bits of that of many.
+    beta = torch.cat([strengths(each) for each in b], -1)  # [B, N, L * H]
     # Layers beside rows, [L * B, ...]; in memory heads before tokens, as the products read them.
-    k, v = (torch.cat([t.transpose(1, 2) for t in term]).transpose(1, 2) for term in (k, v))
-    g, beta = torch.cat(g), torch.cat(beta)
-    return kernels.commit(k, v, g, beta, matrices.flatten(0, 1)).unflatten(0, matrices.shape[:2])
+    k, v = (t.transpose(1, 2).unflatten(1, (len(kept), -1)).transpose(0, 1).flatten(0, 1) for t in (k, v))
+    g, beta = (t.unflatten(-1, (len(kept), -1)).movedim(-2, 0).flatten(0, 1) for t in (g, beta))
+    written = kernels.commit(k.transpose(1, 2), v.transpose(1, 2), g, beta, matrices.flatten(0, 1))
+    return written.unflatten(0, matrices.shape[:2])

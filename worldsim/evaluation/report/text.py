@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from worldsim.evaluation.cost.endurance import Endurance
+from worldsim.evaluation.cost.step_operators import StepOperators
 from worldsim.evaluation.cost.throughput import Throughput
 from worldsim.evaluation.quality.outcome import OutcomeAccuracy
 from worldsim.evaluation.quality.rollouts import CODEC, DREAM, RolloutScores
@@ -96,3 +97,8 @@ def format_endurance(endured: Endurance, wanted_steps: int) -> str:
 def format_throughput(found: Mapping[str, Throughput]) -> str:
     """Return rates by what was stepped as a table."""
     return render("throughput.txt.j2", {"found": found}).rstrip("\n")
+
+
+def format_operators(found: Sequence[tuple[str, StepOperators]]) -> str:
+    """Return operators and milliseconds of a step by kind as tables, of worlds by their names."""
+    return render("operators.txt.j2", {"found": found}).rstrip("\n")

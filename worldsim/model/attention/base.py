@@ -166,8 +166,10 @@ def attend_in_play(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) 
     """
     if q.device.type != "cpu" or k.shape[-2] > LONG:
         return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
-    with torch.autocast("cpu", enabled=False):
-        scores = at_least_fp32(q) @ at_least_fp32(k).mT  # [B, H, queries, keys]
-        if mask is not None:
-            scores = scores.masked_fill(~mask, -math.inf)
-        return scores.softmax(-1).to(v.dtype) @ v
+    if torch.is_autocast_enabled("cpu"):
+        with torch.autocast("cpu", enabled=False):
+            return attend_in_play(q, k, v, mask)
+    scores = at_least_fp32(q) @ at_least_fp32(k).mT  # [B, H, queries, keys]
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)
+    return scores.softmax(-1).to(v.dtype) @ v

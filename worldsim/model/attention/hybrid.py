@@ -8,11 +8,9 @@ Source of the equations: ARL2 (arXiv 2605.16579), sections 2 and 3 of it; names 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 import kernels
 from kernels import layers
@@ -25,22 +23,18 @@ from worldsim.model.attention.base import (
     project_turned,
     rotate_both,
 )
+from worldsim.model.attention.writes import (
+    StateUpdate,
+    WriteWeights,
+    key_turns,
+    map_by_head,
+    strengths,
+    write_terms,
+)
 from worldsim.model.config import FINEST
 from worldsim.model.linear import Linear, at_least_fp32, can_pack
-from worldsim.model.memory.motion import plane_multiples, split_path
-from worldsim.model.rotary import rotate_heads, turns
-
-MAX_BETA = 2.0 - 1e-3
-"""Just under 2: a key rounded to a norm above 1 must not make the write an expansion."""
-
-
-class StateUpdate(NamedTuple):
-    """What a hybrid layer keeps of a frame: `k v` `[..., N, H, D]`, decay and strength `[..., N, H]`."""
-
-    k: Tensor
-    v: Tensor
-    a: Tensor
-    b: Tensor
+from worldsim.model.memory.motion import plane_multiples
+from worldsim.model.rotary import rotate_heads
 
 
 class PerHeadLinear(nn.Module):
@@ -54,17 +48,19 @@ class PerHeadLinear(nn.Module):
 
     def pack(self) -> None:
         """Keep the weight in fp32 where a CPU gains by it: products this small are not faster in bf16."""
-        self.packed = self.by_head().mT.detach().float() if can_pack(self.weight) else None
+        self.packed = self.by_head().detach().float() if can_pack(self.weight) else None
 
     def by_head(self) -> Tensor:
         """Return the maps, `[H, D out, D in]`."""
         return self.weight.squeeze(-1).unflatten(0, (-1, self.weight.shape[1]))
 
+    def maps(self) -> Tensor:
+        """Return the maps as they are computed with: the packed ones, where there are any."""
+        return self.by_head() if self.packed is None else self.packed
+
     def forward(self, x: Tensor) -> Tensor:
         """Map `[..., H, D]` to the same shape, whose memory holds heads before tokens."""
-        weight = self.by_head().mT if self.packed is None else self.packed
-        heads_first = x.to(weight.dtype).flatten(0, -3).transpose(0, 1)  # [H, G, D]
-        return torch.bmm(heads_first, weight).transpose(0, 1).unflatten(0, x.shape[:-2])
+        return map_by_head(x, self.maps())
 
 
 class HybridAttention(Attention):
@@ -131,32 +127,23 @@ class HybridAttention(Attention):
         return [*super().inputs(), self.gate_proj, self.a_proj, self.b_proj]
 
     def turns(self, angles: Tensor) -> Tensor:
-        """Return by what keys or queries turn for where they are, `[..., N, H or 1, D / 2, 2]`.
+        """Return by what keys or queries turn for where they are; see `key_turns`."""
+        return key_turns(angles, self.multiples if self.has_plane else None)
 
-        Args:
-            angles: `Rotary.memory` or `Rotary.written`.
-        """
-        if not self.has_plane:
-            return angles.unsqueeze(-3)
-        # Spelt out: a product on tensor cores would round the angles.
-        rows, columns, free = self.multiples.unbind(-1)  # [H, D / 2] each
-        row, column, others = split_path(angles)
-        return turns(row * rows + column * columns + others * free)  # [..., N, H, D / 2, 2]
+    def write_weights(self) -> WriteWeights:
+        """Return what `write_terms` needs to know of this layer's heads."""
+        return WriteWeights(
+            self.phi_k.maps(),
+            self.phi_v.maps(),
+            at_least_fp32(self.A_log).exp(),
+            at_least_fp32(self.dt_bias),
+            self.multiples if self.has_plane else None,
+        )
 
     def write_terms(self, update: StateUpdate, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the keys, values, log decays and strengths that a frame writes, at least fp32."""
-        k, v = update.k, update.v
-        turn = self.turns(rotary.memory if rotary.written is None else rotary.written)
-        if layers.is_fused("map_heads", k):
-            keys = layers.map_heads(k, self.phi_k.by_head(), turn)
-            values = layers.map_heads(v, self.phi_v.by_head())
-        else:
-            turned = rotate_heads(self.phi_k(at_least_fp32(k)), turn)
-            keys, values = functional.normalize(turned, dim=-1), at_least_fp32(self.phi_v(at_least_fp32(v)))
-        a, b = at_least_fp32(update.a), at_least_fp32(update.b)
-        rate, bias = at_least_fp32(self.A_log).exp(), at_least_fp32(self.dt_bias)
-        decay = -rate * functional.softplus(a + bias)
-        return keys, values, decay, MAX_BETA * torch.sigmoid(b)
+        k, v, a, b = update
+        return *write_terms(k, v, a, self.write_weights(), rotary), strengths(b)
 
     def recall(self, q: Tensor, gate: Tensor, state: Tensor, local: Tensor, rotary: Rotary) -> Tensor:
         """Return `local` plus the gated reading of the state, `[G, N, H, D]`.
