@@ -86,9 +86,11 @@ def modulate_all(blocks: Sequence[Block], conditioning: Tensor) -> list[tuple[Te
     """Return what `Block.modulate` gives for each of the blocks, of one frame: a few sums instead of many.
 
     Args:
-        blocks: At least one.
+        blocks: Any number; a network of one layer commits without running any.
         conditioning: `[B, 6, D]`, at least fp32.
     """
+    if not blocks:
+        return []
     own = torch.cat([block.modulation for block in blocks]).unsqueeze(2)  # [L, 6, 1, D]
     summed = own + conditioning.transpose(0, 1)  # [L, 6, B, D]
     scales = (1 + summed[:, 1::3]).flatten(0, 1).unsqueeze(-2).unbind()

@@ -107,7 +107,7 @@ class OperatorLog(TorchDispatchMode):
         self.device = device
         self.costs: defaultdict[str, KindCost] = defaultdict(KindCost)
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> object:
         began = now(self.device)
         result = func(*args, **(kwargs or {}))
         taken = 1000 * (now(self.device) - began)
