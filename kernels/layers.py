@@ -47,7 +47,6 @@ ON_CUDA = {
     "auto": dict.fromkeys(OPERATORS, ("torch", "on CUDA, where one frame at a time was not timed yet")),
     selection.IN_TRAINING: dict.fromkeys(OPERATORS, ("triton", "in training on CUDA, measured to be faster")),
 }
-ON_CUDA[selection.IN_TRAINING]["attend_window"] = ("torch", "on CUDA, where it was not timed yet")
 """What `auto` means on CUDA and why, in play and in training (docs/experiments/training.md)."""
 
 

@@ -88,8 +88,7 @@ def test_every_operator_has_a_form_on_cuda(operator: str) -> None:
         x = torch.empty(2, 64, device="cuda")
         assert layers.choose_form(operator, x) == "torch"
         with using(layers="training"):
-            timed = "torch" if operator == "attend_window" else "triton"  # that one was not timed yet
-            assert layers.choose_form(operator, x) == timed
+            assert layers.choose_form(operator, x) == "triton"
             assert layers.choose_form(operator, torch.empty(2, 64)) == "torch"
         with using(layers="training", form="reference"):
             assert layers.choose_form(operator, x) == "reference"

@@ -107,17 +107,17 @@ class Critic(nn.Module):
         Returns:
             The logits, fp32.
         """
-        tokens = self._tokens(latents, noisy, levels, actions, memory)
+        tokens = self.tokens(latents, noisy, levels, actions, memory)
         with torch.autocast(noisy.device.type, enabled=False):  # differences of logits need their digits
             wide = [each.float() for each in tokens]
             heads = zip(self.patches, wide, strict=True)
             patches = torch.stack([head(each).squeeze(-1) for head, each in heads], dim=1)
             return Logits(patches, self.video(wide[-1]))
 
-    def _tokens(
+    def tokens(
         self, latents: Tensor, noisy: Tensor, levels: Tensor, actions: Tensor, memory: MemoryState
     ) -> list[Tensor]:
-        """Return the tokens after each of the depths, `[B, T, N, D]`."""
+        """Return the tokens after each of the depths, `[B, T, N, D]`; arguments as for `forward`."""
         trunk = self.trunk
         action = trunk.embed_actions(actions)  # [B, T, D]
         first = memory.latents.to(noisy.dtype)[:, None]

@@ -8,17 +8,24 @@ than that of the data. A squared error draws the mean of all futures; this does 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.nn.functional import layer_norm
 
+from training.objectives.flow_matching import mix
 from training.sharpen.adversarial import pooled
-from training.sharpen.rollouts import OwnFrames, reach_all
-from training.sharpen.settings import RolloutConfig
+from training.sharpen.critic import Critic
+from training.sharpen.rollouts import Clips, OwnFrames, reach_all
+from training.sharpen.settings import EnergyConfig, RolloutConfig
 from worldsim.model.config import PATCH
 from worldsim.model.denoiser import Denoiser
 from worldsim.sampler import SamplerConfig
 
 POOLS = (2, 4)
+FEATURE_LEVEL = 0.1
+"""Noise under which features are taken, the same for all: the network was trained on no clean frames."""
 SMOOTHING = 1e-6
 """Below the root of a distance, whose slope would otherwise have no end at 0."""
 
@@ -51,30 +58,68 @@ def vectors(latents: Tensor) -> list[Tensor]:
 class SelfRolloutEnergy(OwnFrames):
     """The energy score of two roll-outs of each clip, which differ in their noise alone.
 
+    Places of latents are judged each by themselves, so that right ones may be put together wrongly: grain for
+    bricks. Tokens of a network see whole frames, and those before them.
+
     Args:
         denoiser: The world's network.
         config: The clips.
+        goals: Weights.
         sampler: The world's.
         reaches_all: Whether each parameter needs a gradient; see `reach_all`.
     """
 
     def __init__(
-        self, denoiser: Denoiser, config: RolloutConfig, sampler: SamplerConfig, *, reaches_all: bool = False
+        self,
+        denoiser: Denoiser,
+        config: RolloutConfig,
+        goals: EnergyConfig,
+        sampler: SamplerConfig,
+        *,
+        reaches_all: bool = False,
     ) -> None:
         super().__init__(denoiser, config, sampler)
-        self.reaches_all = reaches_all
+        self.goals, self.reaches_all = goals, reaches_all
+        self.eye = None
+        if goals.feature_weight:
+            self.eye = Critic(denoiser, is_frozen=True).requires_grad_(False)
 
     def forward(self, latents: Tensor, actions: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the loss of a batch; arguments as in `SelfRolloutCritic`.
 
         Returns:
-            `loss`, and for the log `spread`, the mean distance of two draws over that of a draw to the truth.
+            `loss`, and for the log `spread`, the mean distance of two draws over that of a draw to the truth,
+            and with features their part of the loss.
         """
         clips = self.watched(latents, actions, generator)
         first, second = self.draw(clips.repeat(2), generator).float().chunk(2)
-        scales = list(zip(*(vectors(x) for x in (first, second, clips.real)), strict=True))
-        loss = torch.stack([energy_score(*scale).mean() for scale in scales]).sum()
+        three = (first, second, clips.real)
+        scales = list(zip(*(vectors(x) for x in three), strict=True))
+        losses = {"loss": score_of(scales)}
         apart, off = (distance(scales[0][0], other).mean().detach() for other in scales[0][1:])
+        losses["spread"] = apart / off
+        if self.eye is not None:
+            noise = torch.randn(first.shape, generator=generator, device=first.device)
+            score = score_of(list(zip(*(self.features(clips, x, noise) for x in three), strict=True)))
+            losses["loss"] = losses["loss"] + self.goals.feature_weight * score
+            losses["loss_features"] = score.detach()
         if self.reaches_all:
-            loss = loss + reach_all(self)
-        return {"loss": loss, "spread": apart / off}
+            losses["loss"] = losses["loss"] + reach_all(self)
+        return losses
+
+    def features(self, clips: Clips, frames: Tensor, noise: Tensor) -> list[Tensor]:
+        """Return the tokens that the world as it was makes of frames, `[B, T, N, D]` for each of two depths.
+
+        They have unit variance, over the root of D.
+        """
+        assert self.eye is not None
+        levels = torch.full((len(frames),), FEATURE_LEVEL, device=frames.device)
+        noisy = mix(frames, noise, levels[:, None].expand(-1, frames.shape[1]))
+        tokens = self.eye.tokens(frames, noisy, levels, clips.actions, clips.memory)[:-1]
+        width = tokens[0].shape[-1]
+        return [layer_norm(each.float(), (width,)) * width**-0.5 for each in tokens]
+
+
+def score_of(scales: Sequence[tuple[Tensor, ...]]) -> Tensor:
+    """Return the sum of mean energy scores over scales, each two draws and what came."""
+    return torch.stack([energy_score(*scale).mean() for scale in scales]).sum()

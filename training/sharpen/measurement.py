@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from training.sharpen.settings import RulesConfig
 from worldsim.codec import FrameCodec
 from worldsim.errors import WorldError
 from worldsim.evaluation.metrics import as_images, psnr, sharpness
+from worldsim.evaluation.quality.distances import fid
+from worldsim.evaluation.quality.features import FeatureNetwork, load_features
 from worldsim.model.denoiser import Denoiser
 from worldsim.runtime.noise import COMMIT_FRAME, DRAW_FRAME, WATCH_FRAME, draw_noise
 from worldsim.sampler import SamplerConfig
@@ -50,7 +53,8 @@ def measure(
         sampler: How frames are drawn.
 
     Returns:
-        `energy_T` for each horizon T; `motion`, of all frames up to the last horizon; `psnr_1_db`.
+        `energy_T` for each horizon T; `motion` and `fid`, by the shipped feature network, of all frames up to
+        the last horizon; `psnr_1_db`.
     """
     count = max(horizons)
     latents, actions = video.sequences(places, prefix_frames + count)
@@ -64,9 +68,11 @@ def measure(
     ahead = actions[:, prefix_frames:]
     drawn = roll_out(denoiser, memory, ahead, noise, commit_noise, sampler, num_watched=prefix_frames)
     last, real = latents[:, prefix_frames - 1 : prefix_frames], latents[:, prefix_frames:]
-    own, true = (statistics(codec, torch.cat([last, frames], dim=1)) for frames in (drawn, real))
-    found = {f"energy_{t}": float(own[0][t] / true[0][t].clamp_min(FLOOR)) for t in horizons}
-    found["motion"] = float(own[1].mean() / true[1].mean().clamp_min(FLOOR))
+    network = load_features(device=device)
+    own, true = (statistics(codec, network, torch.cat([last, frames], dim=1)) for frames in (drawn, real))
+    found = {f"energy_{t}": float(own.energy[t] / true.energy[t].clamp_min(FLOOR)) for t in horizons}
+    found["motion"] = float(own.motion.mean() / true.motion.mean().clamp_min(FLOOR))
+    found["fid"] = fid(own.features, true.features)
     first = psnr(codec.decode(drawn[:, 0]), codec.decode(real[:, 0]))
     return found | {"psnr_1_db": float(first.mean())}
 
@@ -80,24 +86,32 @@ def fixed_noise(
     return torch.stack(columns, dim=1).to(device)
 
 
-def statistics(codec: FrameCodec, latents: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradient energy of each decoded frame, `[T]`, and how much it moves from the one before.
+class Statistics(NamedTuple):
+    """What is said of decoded clips of T + 1 frames.
 
-    Args:
-        codec: Decodes.
-        latents: `[B, T, C, h, w]`.
-
-    Returns:
-        Means over the clips: `[T]`, and `[T - 1]`.
+    Attributes:
+        energy: `[T + 1]`, the gradient energy of each frame, a mean over the clips.
+        motion: `[T]`, by how much each frame but the first differs from the one before, a mean as well.
+        features: `[B T, D]`, of each frame but the first, on the CPU.
     """
-    energies, motions, before = [], [], None
+
+    energy: Tensor
+    motion: Tensor
+    features: Tensor
+
+
+def statistics(codec: FrameCodec, network: FeatureNetwork, latents: Tensor) -> Statistics:
+    """Return what is said of the frames that a codec decodes of latents `[B, T + 1, C, h, w]`."""
+    energies, motions, features, before = [], [], [], None
     for column in latents.unbind(1):
         frames = codec.decode(column)
         energies.append(sharpness(frames).mean())
         images = as_images(frames)
-        motions += [] if before is None else [(images - before).abs().mean()]
+        if before is not None:
+            motions.append((images - before).abs().mean())
+            features.append(network.embed(frames))
         before = images
-    return torch.stack(energies), torch.stack(motions)
+    return Statistics(torch.stack(energies), torch.stack(motions), torch.cat(features))
 
 
 @dataclass(frozen=True, slots=True)

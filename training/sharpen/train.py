@@ -67,7 +67,7 @@ def build_objective(config: SharpenConfig, world: World, *, reaches_all: bool) -
     if denoiser.outcome is not None:
         denoiser.outcome.requires_grad_(False)
     if config.objective == "energy":
-        return SelfRolloutEnergy(denoiser, config.rollout, sampler, reaches_all=reaches_all)
+        return SelfRolloutEnergy(denoiser, config.rollout, config.energy, sampler, reaches_all=reaches_all)
     torch.manual_seed(config.loop.seed)
     critic = Critic(denoiser, is_frozen=config.critic.is_frozen)
     return SelfRolloutCritic(

@@ -91,7 +91,7 @@ def test_a_sharpened_world_draws_in_one_step_and_has_learned(
     assert frames.shape == (1, after.config.height, after.config.width, 3)
     found = entries(tmp_path / "run")
     assert [entry["step"] for entry in found] == [0, 2, 4, 6]
-    assert {"energy_1", "energy_3", "motion", "psnr_1_db", "psnr_drop_db"} <= found[0].keys()
+    assert {"energy_1", "energy_3", "fid", "motion", "psnr_1_db", "psnr_drop_db"} <= found[0].keys()
     assert ("logit_gap" in found[-1]) == (objective == "critic")
 
 
@@ -289,10 +289,10 @@ def test_fewer_clips_than_devices_are_refused() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"frames": [8, 16]}, "say the same stages"),
-        ({"begins": [0, 5, 5]}, "must rise from 0"),
-        ({"begins": [1, 2, 3]}, "must rise from 0"),
-        ({"frames": [0, 1, 2]}, "at least 1"),
+        ({"frames": [8]}, "say the same stages"),
+        ({"begins": [0, 0]}, "must rise from 0"),
+        ({"begins": [1, 2]}, "must rise from 0"),
+        ({"frames": [0, 1]}, "at least 1"),
     ],
 )
 def test_stages_that_make_no_sense_are_refused(settings: dict[str, Any], sentence: str) -> None:

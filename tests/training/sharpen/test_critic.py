@@ -24,7 +24,7 @@ from training.sharpen.adversarial import (
 from training.sharpen.critic import Critic, Logits, VideoHead, frozen
 from training.sharpen.energy import SelfRolloutEnergy
 from training.sharpen.rollouts import OwnFrames, watch_clips
-from training.sharpen.settings import CriticConfig, RolloutConfig
+from training.sharpen.settings import CriticConfig, EnergyConfig, RolloutConfig
 from worldsim.model.denoiser import Denoiser
 from worldsim.sampler import SamplerConfig
 
@@ -191,7 +191,7 @@ def test_a_pass_neither_looks_at_numbers_nor_waits_for_the_host(
     # Heads of 32 features, which the Triton forms take.
     shape = replace(tiny_denoiser_config(), dim=64, num_values=TINY_ACTIONS.num_values, recycled=recycled)
     denoiser = Denoiser(shape)
-    module: OwnFrames = SelfRolloutEnergy(denoiser, CONFIG, SamplerConfig())
+    module: OwnFrames = SelfRolloutEnergy(denoiser, CONFIG, EnergyConfig(), SamplerConfig())
     if objective == "critic":
         module = SelfRolloutCritic(denoiser, Critic(denoiser), CONFIG, CriticConfig(), SamplerConfig())
     module, meta = module.to("meta"), torch.device("meta")

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from training.sharpen.adversarial import SelfRolloutCritic
 from training.sharpen.critic import Critic
-from training.sharpen.energy import SelfRolloutEnergy, distance, energy_score, vectors
+from training.sharpen.energy import SelfRolloutEnergy, distance, energy_score, score_of, vectors
 from training.sharpen.rollouts import OwnFrames
-from training.sharpen.settings import CriticConfig, RolloutConfig
+from training.sharpen.settings import CriticConfig, EnergyConfig, RolloutConfig
 from worldsim.model.config import DenoiserConfig
 from worldsim.model.denoiser import Denoiser
 from worldsim.sampler import SamplerConfig
@@ -109,6 +109,30 @@ def decided(drawn: Tensor) -> float:
     return float((drawn.abs() > 0.5).float().mean())
 
 
+def test_features_tell_a_picture_from_grain_whose_places_are_each_right() -> None:
+    torch.manual_seed(0)
+    objective = SelfRolloutEnergy(Denoiser(MODEL), CLIPS, EnergyConfig(), SamplerConfig())
+    generator = torch.Generator().manual_seed(2)
+    rows = 256
+    clips = objective.watched(*two_futures(generator, rows), generator)
+    noise = torch.randn(clips.real.shape, generator=generator)
+    pictures = [two_futures(generator, rows)[0][:, 2:] for _ in range(2)]
+    # Each token's patch is all 1 or all -1 by itself.
+    signs = [torch.randint(0, 2, (rows, 1, 1, 2, 2), generator=generator) * 2.0 - 1 for _ in range(2)]
+    grain = [s.repeat_interleave(2, -1).repeat_interleave(2, -2).expand_as(noise) for s in signs]
+
+    def patch_score(draws: list[Tensor]) -> float:
+        return float(energy_score(*(vectors(each)[0] for each in (*draws, clips.real))).mean())
+
+    def score(draws: list[Tensor]) -> float:
+        three = (objective.features(clips, each, noise) for each in (*draws, clips.real))
+        return float(score_of(list(zip(*three, strict=True))))
+
+    with torch.no_grad():
+        assert patch_score(grain) == pytest.approx(patch_score(pictures), rel=0.1)
+        assert score(grain) > 1.1 * score(pictures)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_of_two_futures_an_error_draws_the_mean_and_the_score_either() -> None:
@@ -116,7 +140,9 @@ def test_of_two_futures_an_error_draws_the_mean_and_the_score_either() -> None:
     denoiser = Denoiser(MODEL)
     by_error = learn(SquaredError(denoiser, CLIPS, SamplerConfig()), 40, {denoiser: 3e-3})
     assert decided(by_error) < 0.05
-    by_score = learn(SelfRolloutEnergy(denoiser, CLIPS, SamplerConfig()), 260, {denoiser: 3e-3})
+    latents_alone = EnergyConfig(feature_weight=0)
+    objective = SelfRolloutEnergy(denoiser, CLIPS, latents_alone, SamplerConfig())
+    by_score = learn(objective, 260, {denoiser: 3e-3})
     assert decided(by_score) > 0.7
     assert 0.2 < (by_score > 0).float().mean() < 0.8
 
