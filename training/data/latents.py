@@ -32,6 +32,11 @@ NO_OUTCOMES = (
     "its jsonl): a world with outcome heads has nothing to learn them from"
 )
 
+NO_POSES = (
+    "{} records no poses ('pose' on every line of its jsonl): a world with memory_keys pose has nothing to "
+    "turn its keys by"
+)
+
 
 @dataclass(kw_only=True, slots=True)
 class DataConfig:
@@ -99,6 +104,8 @@ class LatentVideo:
         lengths: Frames of each episode.
         rewards: `[T]` float32, given on the way to each frame; None if one of the episodes records none.
         ends: `[T]` bool, whether the game ended with each frame; None if one of the episodes does not say.
+        poses: `[T, 3]` float32, x and y in map units and the heading in degrees; None if one of the episodes
+            records none.
     """
 
     latents: Tensor
@@ -106,11 +113,12 @@ class LatentVideo:
     lengths: list[int]
     rewards: Tensor | None = None
     ends: Tensor | None = None
+    poses: Tensor | None = None
 
     def to(self, device: torch.device) -> LatentVideo:
         """Return the same video on a device."""
-        rewards, ends = (None if t is None else t.to(device) for t in (self.rewards, self.ends))
-        return LatentVideo(self.latents.to(device), self.leading.to(device), self.lengths, rewards, ends)
+        told = (None if t is None else t.to(device) for t in (self.rewards, self.ends, self.poses))
+        return LatentVideo(self.latents.to(device), self.leading.to(device), self.lengths, *told)
 
     def split(self, counts: Sequence[int]) -> list[LatentVideo]:
         """Return the first `counts[0]` episodes, the next `counts[1]` and so on, without copies."""
@@ -118,8 +126,8 @@ class LatentVideo:
         for count in counts:
             lengths = self.lengths[first : first + count]
             place = slice(begin, begin + sum(lengths))
-            rewards, ends = (None if t is None else t[place] for t in (self.rewards, self.ends))
-            parts.append(LatentVideo(self.latents[place], self.leading[place], lengths, rewards, ends))
+            told = (None if t is None else t[place] for t in (self.rewards, self.ends, self.poses))
+            parts.append(LatentVideo(self.latents[place], self.leading[place], lengths, *told))
             first, begin = first + count, place.stop
         return parts
 
@@ -149,6 +157,29 @@ class LatentVideo:
         targets = OutcomeTargets(rewards[index], ends[index] & is_real, is_real)
         return self.latents[index], self.leading[index], targets
 
+    def pose_sequences(
+        self,
+        starts: np.ndarray,
+        length: int,
+        skipped: np.ndarray | int = 0,
+        turns: np.ndarray | None = None,
+    ) -> Tensor:
+        """Return the poses `[B, length, 3]` of pieces of sequences, from where each sequence begins.
+
+        Args:
+            starts: As in `sequences_with_outcomes`, and so are `length` and `skipped`.
+            turns: `[B]` in degrees, the heading's turn of each sequence; None lets it begin with heading 0.
+
+        Raises:
+            WorldError: If poses were not recorded.
+        """
+        if self.poses is None:
+            raise WorldError(NO_POSES.format("an episode"))
+        index, _ = self._places(starts, length, skipped)
+        origin = self.poses[to_device(starts, self.poses.device)][:, None]  # [B, 1, 3]
+        turn = -origin[..., 2] if turns is None else to_device(turns, origin.device)[:, None]
+        return moved_poses(self.poses[index], origin, turn.float())
+
     def outcomes(self) -> tuple[Tensor, Tensor]:
         """Return rewards and ends.
 
@@ -171,6 +202,19 @@ class LatentVideo:
         wanted = (starts + skipped)[:, None] + np.arange(length)
         device, last = self.latents.device, last[:, None]
         return to_device(np.minimum(wanted, last), device), to_device(wanted <= last, device)
+
+
+def moved_poses(poses: Tensor, origin: Tensor, turn: Tensor) -> Tensor:
+    """Return poses as seen from a place, on a map that is turned about it.
+
+    Args:
+        poses: `[..., 3]`: x and y, heading in degrees, counter-clockwise from x.
+        origin: `[..., 3]`, whose x and y become 0.
+        turn: `[...]` in degrees, counter-clockwise.
+    """
+    x, y = (poses - origin)[..., :2].unbind(-1)
+    cos, sin = turn.deg2rad().cos(), turn.deg2rad().sin()
+    return torch.stack([cos * x - sin * y, sin * x + cos * y, poses[..., 2] + turn], dim=-1)
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
@@ -306,6 +350,13 @@ def check_outcomes(references: Sequence[EpisodeReference]) -> list[EpisodeTable]
     return tables
 
 
+def check_poses(references: Sequence[EpisodeReference]) -> None:
+    """Raise `WorldError` for the first episode that records no poses; decodes nothing."""
+    for each in references:
+        if read_table(each.folder, each.name, each.info.actions).poses is None:
+            raise WorldError(NO_POSES.format(each.folder / f"{each.name}.jsonl"))
+
+
 def digest_of(codec: FrameCodec | None, references: Sequence[EpisodeReference]) -> str:
     """Return a digest of a codec's weights, if given, and of all that episodes hold."""
     digest = hashlib.sha256()
@@ -340,6 +391,7 @@ def latent_video(
         [reference.num_frames for reference in references],
         _joined([table.rewards for table in tables]),
         _joined([table.terminated for table in tables]),
+        _joined([table.poses for table in tables]),
     ).to(device)
 
 

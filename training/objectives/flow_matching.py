@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from training.data.latents import OutcomeTargets
 from training.engine.carry import Carry
 from training.objectives.outcome import OutcomeLoss
+from training.objectives.prefixes import SUFFIX_NOISE, Prefixes, draw_prefixes, jittered
+from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.memory.state import MemoryState
 from worldsim.model.segments import SequencePass, check_constant_memory, merge_memory
@@ -74,8 +76,35 @@ class ObjectiveConfig:
         20.0, "Above how many times the mean change of its frame a cell counts no more for it.", above=0
     )
 
+    suffix_share: float = setting(
+        0.0,
+        "Share of the clips that are clean up to a place between half and nine tenths of them, and whose "
+        "context is noised strongly from there on, which alone counts (arXiv 2505.20171).",
+        minimum=0,
+        maximum=1,
+    )
+    recall_share: float = setting(
+        0.0,
+        "Share of the clips whose frames after such a place are drawn from the recurrent states and their "
+        "pose alone, half of them frames from before it; for memory_keys=pose (docs/decisions/0048).",
+        minimum=0,
+        maximum=1,
+    )
+    pose_jitter: list[float] = setting(
+        [8.0, 2.0],
+        "Standard deviation of errors that poses are given in training, in map units and degrees.",
+        minimum=0,
+    )
+
     def __post_init__(self) -> None:
         check_settings(self, "objective.")
+        if self.own_context_share + self.suffix_share + self.recall_share > 1:
+            raise WorldError(
+                f"objective.own_context_share {self.own_context_share}, suffix_share {self.suffix_share} and "
+                f"recall_share {self.recall_share} are parts of one batch: together at most 1"
+            )
+        if len(self.pose_jitter) != 2:
+            raise WorldError(f"objective.pose_jitter is a length and an angle, got {self.pose_jitter}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +132,10 @@ def mix(latents: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
     return (1 - levels) * latents + levels * noise
 
 
-def add_noise(latents: Tensor, config: ObjectiveConfig, generator: torch.Generator) -> NoisyBatch:
-    """Draw noise levels and noise for latents `[B, F, C, h, w]`."""
+def add_noise(
+    latents: Tensor, config: ObjectiveConfig, generator: torch.Generator, prefixes: Prefixes | None = None
+) -> NoisyBatch:
+    """Draw noise levels and noise for latents `[B, F, C, h, w]`; frames of prefixes are clean as context."""
     batch, frames = latents.shape[:2]
     device = latents.device
 
@@ -116,6 +147,12 @@ def add_noise(latents: Tensor, config: ObjectiveConfig, generator: torch.Generat
     level = torch.where(uniform(batch, frames) < config.pure_noise_probability, 1.0, level)
     context_level = config.context_noise * uniform(batch, frames)
     context_level = torch.where(uniform(batch, 1) < config.context_noise_probability, context_level, 0.0)
+    if prefixes is not None:
+        low, high = SUFFIX_NOISE
+        context_level = context_level.masked_fill(prefixes.prefix, 0.0)
+        context_level = torch.where(
+            prefixes.noised, low + (high - low) * uniform(batch, frames), context_level
+        )
     noise = torch.randn(latents.shape, generator=generator, device=device)
     context_noise = torch.randn(latents.shape, generator=generator, device=device)
     return NoisyBatch(
@@ -181,6 +218,7 @@ class FlowMatchingLoss(nn.Module):
         generator: torch.Generator,
         memory: MemoryState | None,
         targets: OutcomeTargets | None = None,
+        poses: Tensor | None = None,
     ) -> tuple[dict[str, Tensor], MemoryState | None]:
         """Return the losses of a batch, and the memory after it.
 
@@ -192,15 +230,23 @@ class FlowMatchingLoss(nn.Module):
             generator: Decides noise and levels; on the latents' device.
             memory: Before the first frame; None begins with nothing, and none is returned then.
             targets: What the outcome heads are to say; frames that are not real count nowhere.
+            poses: `[B, F, 3]`, where frames are seen from; for keys of poses.
 
         Returns:
-            `loss`, and for the log the loss at pure noise, `loss_pure`, and those of the heads; the memory,
-            without gradients.
+            `loss`, and for the log the loss at pure noise, `loss_pure`, that of frames drawn by their pose
+            alone, `loss_recall`, and those of the heads; the memory, without gradients.
         """
         latents = latents.float()
-        batch = self.add_noise(latents, actions, generator, memory)
+        prefixes = self.draw_prefixes(latents, generator)
+        if prefixes is not None:
+            latents, actions = prefixes.take(latents), prefixes.take(actions)
+            poses = None if poses is None else prefixes.take(poses)
+        if poses is not None:
+            poses = jittered(poses, (self.config.pose_jitter[0], self.config.pose_jitter[1]), generator)
+        batch = self.add_noise(latents, actions, generator, memory, poses, prefixes)
         given = (batch.clean, batch.noisy, batch.levels)
-        passed, memory_after = self._run(*given, actions, memory, batch.noise)
+        alone = prefixes.alone if prefixes is not None and self.config.recall_share else None
+        passed, memory_after = self._run(*given, actions, memory, batch.noise, poses, alone)
         squared = (passed.velocity.float() - batch.velocity).square()
         ended = None if targets is None else targets.ends
         error = self.frame_means(squared, latents, ended)  # [B, F]
@@ -209,6 +255,7 @@ class FlowMatchingLoss(nn.Module):
         if targets is not None:
             counted = counted & targets.is_real
         weight = self.frame_weights(counted, ended)
+        weight = weight if prefixes is None else prefixes.weigh(weight)
         losses = {"loss": masked_mean(error, weight)}
         if passed.first_velocity is None:
             pure = counted & (batch.levels[..., 1] == 1)
@@ -218,13 +265,16 @@ class FlowMatchingLoss(nn.Module):
             loss_pure = masked_mean(self.frame_means(first, latents, ended), weight)
             losses["loss"] = losses["loss"] + self.config.first_pass_weight * loss_pure
             losses["loss_pure"] = loss_pure.detach()
+        if alone is not None:
+            losses["loss_recall"] = masked_mean(squared.mean(dim=(2, 3, 4)), alone).detach()
         if self.config.change_weight:  # what runs with other weights are compared by
             losses["loss_unweighted"] = masked_mean(squared.mean(dim=(2, 3, 4)), counted).detach()
         if targets is not None and self.outcome is not None:
             heads, summary = self.denoiser.outcome, passed.summary
             assert heads is not None
             assert summary is not None
-            predicted = self.outcome(heads, summary, targets, counted)
+            told = counted if alone is None else counted & ~alone
+            predicted = self.outcome(heads, summary, targets, told)
             losses["loss_picture"] = losses["loss"].detach()
             losses["loss"] = losses["loss"] + predicted.pop("loss_outcome")
             losses |= predicted
@@ -255,15 +305,30 @@ class FlowMatchingLoss(nn.Module):
             return counted
         return torch.where(ended, self.outcome.end_frequency, 1.0) * counted
 
+    def draw_prefixes(self, latents: Tensor, generator: torch.Generator) -> Prefixes | None:
+        """Return which frames of clips `[B, F, C, h, w]` follow a prefix; None if none is to."""
+        config, batch = self.config, len(latents)
+        if not config.suffix_share and not config.recall_share:
+            return None
+        counts = (round(share * batch) for share in (config.suffix_share, config.recall_share))
+        return draw_prefixes((batch, latents.shape[1]), *counts, generator)
+
     def add_noise(
-        self, latents: Tensor, actions: Tensor, generator: torch.Generator, memory: MemoryState | None
+        self,
+        latents: Tensor,
+        actions: Tensor,
+        generator: torch.Generator,
+        memory: MemoryState | None,
+        poses: Tensor | None = None,
+        prefixes: Prefixes | None = None,
     ) -> NoisyBatch:
         """Return a batch with its noise drawn; a share of its clips has the model's own frames as context."""
-        batch = add_noise(latents, self.config, generator)
+        batch = add_noise(latents, self.config, generator, prefixes)
         num_own = round(self.config.own_context_share * len(latents))
         if not num_own:
             return batch
-        own = self._predict_context(latents[:num_own], batch, actions[:num_own], generator, memory)
+        poses = None if poses is None else poses[:num_own]
+        own = self._predict_context(latents[:num_own], batch, actions[:num_own], generator, memory, poses)
         levels = batch.levels.clone()
         levels[:num_own, :, 0] = 0.0
         return replace(batch, clean=torch.cat([own, batch.clean[num_own:]]), levels=levels)
@@ -276,6 +341,8 @@ class FlowMatchingLoss(nn.Module):
         actions: Tensor,
         memory: MemoryState | None,
         noise: Tensor,
+        poses: Tensor | None = None,
+        alone: Tensor | None = None,
     ) -> tuple[SequencePass, MemoryState | None]:
         """Run the network over sequences; `noise` is what the first passes of a recycled one begin from."""
         denoiser = self.denoiser
@@ -283,7 +350,8 @@ class FlowMatchingLoss(nn.Module):
             check_constant_memory(denoiser.config)
         before = denoiser.initial_memory(len(clean)) if memory is None else memory
         first = noise if denoiser.config.recycled else None
-        passed = denoiser.run_sequences(clean, noisy, levels, actions, before, noise=first)
+        given = (clean, noisy, levels, actions, before)
+        passed = denoiser.run_sequences(*given, noise=first, poses=poses, alone=alone)
         return passed, None if memory is None else merge_memory(memory, passed, clean)
 
     @torch.no_grad()
@@ -294,6 +362,7 @@ class FlowMatchingLoss(nn.Module):
         actions: Tensor,
         generator: torch.Generator,
         memory: MemoryState | None = None,
+        poses: Tensor | None = None,
     ) -> Tensor:
         """Return the model's own predictions of the clips, to stand in the place of their clean frames.
 
@@ -312,7 +381,8 @@ class FlowMatchingLoss(nn.Module):
         else:
             noise = noisy = torch.randn(latents.shape, generator=generator, device=latents.device)
         for done in range(depth):
-            drawn = noise - self._run(own, noisy, levels, actions, memory, noise)[0].velocity.float()
+            passed, _ = self._run(own, noisy, levels, actions, memory, noise, poses)
+            drawn = noise - passed.velocity.float()
             drawn = torch.where(is_drawn, drawn, latents)
             kept = clips * done // depth  # predicted often enough; a pass over all keeps one shape to compile
             own = torch.cat([own[:kept], drawn[kept:]])
@@ -341,9 +411,10 @@ class SequenceFlowMatching(FlowMatchingLoss):
         actions: Tensor,
         generator: torch.Generator,
         targets: OutcomeTargets | None = None,
+        poses: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the losses of a batch; see `FlowMatchingLoss.compute`."""
-        return self.compute(latents, actions, generator, None, targets)[0]
+        return self.compute(latents, actions, generator, None, targets, poses)[0]
 
 
 class SegmentFlowMatching(FlowMatchingLoss):
@@ -356,6 +427,7 @@ class SegmentFlowMatching(FlowMatchingLoss):
         generator: torch.Generator,
         is_new: Tensor,
         targets: OutcomeTargets | None = None,
+        poses: Tensor | None = None,
         *,
         carry: Carry,
     ) -> tuple[dict[str, Tensor], Carry]:
@@ -367,9 +439,10 @@ class SegmentFlowMatching(FlowMatchingLoss):
             generator: Decides noise and levels.
             is_new: `[B]` bool, which rows begin a sequence, and so with an empty memory.
             targets: What the outcome heads are to say.
+            poses: `[B, F, 3]`, where frames are seen from; for keys of poses.
             carry: From the step before.
         """
         before = carry.memory.reset_rows(is_new)
-        losses, memory = self.compute(latents, actions, generator, before, targets)
+        losses, memory = self.compute(latents, actions, generator, before, targets, poses)
         assert memory is not None
         return losses, Carry(memory)

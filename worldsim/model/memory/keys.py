@@ -1,0 +1,36 @@
+"""Where tokens are as keys see them: the angles of a token's place, and by which multiples heads turn."""
+
+# H heads, D head width, N tokens per frame, P coordinates of a key
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from worldsim.model.config import DenoiserConfig, MemoryKeys
+from worldsim.model.memory.motion import plane_multiples, plane_places
+from worldsim.model.memory.pose import pose_multiples, pose_places
+from worldsim.model.rotary import place_angles
+
+
+def key_places(config: DenoiserConfig) -> Tensor:
+    """Return the angles of each token's place in the frame, `[N, D / 2]` fp32, as keys are turned by them."""
+    match MemoryKeys(config.memory_keys):
+        case MemoryKeys.PLANE:
+            return plane_places(*config.grid, config.head_width)
+        case MemoryKeys.POSE:
+            return pose_places(*config.grid, config.head_width, config.field_of_view)
+    return place_angles(*config.grid, config.head_width).float()
+
+
+def key_multiples(config: DenoiserConfig, layer: int) -> Tensor | None:
+    """Return by which multiples of a key's coordinates the heads of a layer turn it, `[H, D / 2, P]`.
+
+    None if all turn alike, by the angles themselves.
+    """
+    shape = (layer, config.num_heads, config.head_width)
+    match MemoryKeys(config.memory_keys):
+        case MemoryKeys.PLANE:
+            return plane_multiples(*shape, config.finest_key)
+        case MemoryKeys.POSE:
+            return pose_multiples(*shape)
+    return None
