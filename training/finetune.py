@@ -82,6 +82,11 @@ def change_keys(world: World, config: FinetuneConfig) -> World:
     fresh = denoiser.state_dict()
     known = {name: tensor for name, tensor in world.denoiser.state_dict().items() if name in fresh}
     kept = {name: tensor for name, tensor in known.items() if not any(part in name for part in MEMORY_PARTS)}
+    if (
+        old.memory_keys == MemoryKeys.AXES
+    ):  # a key begins as a place, as in a network that begins with such keys
+        biases = {name for name in kept if name.endswith((".self_attn.q.bias", ".self_attn.k.bias"))}
+        kept |= {name: kept[name] + fresh[name] for name in biases}
     denoiser.load_state_dict(fresh | kept)
     return World(replace(world.config, denoiser=shape), denoiser, world.codec, world.folder)
 

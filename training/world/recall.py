@@ -89,7 +89,12 @@ def measure_recall(
 
 
 def _measure(
-    world: World, video: LatentVideo, starts: np.ndarray, length: int, num_queries: int, sampler: SamplerConfig
+    world: World,
+    video: LatentVideo,
+    starts: np.ndarray,
+    length: int,
+    num_queries: int,
+    sampler: SamplerConfig,
 ) -> RecallScores:
     denoiser, seeds = world.denoiser, torch.arange(len(starts))
     latents, actions = video.sequences(starts, length)
@@ -107,7 +112,9 @@ def _measure(
         "swapped": replace(kept, matrices=kept.matrices.roll(1, 1)),
     }
     asked = np.unique(
-        np.concatenate([np.linspace(1, prefix - 2, num_queries), np.linspace(prefix, length - 1, num_queries)])
+        np.concatenate(
+            [np.linspace(1, prefix - 2, num_queries), np.linspace(prefix, length - 1, num_queries)]
+        )
         .round()
         .astype(np.int64)
     )

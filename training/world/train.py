@@ -260,7 +260,9 @@ def check_objective(config: TrainWorldConfig, model: DenoiserConfig) -> None:
             f"nothing on, got segments {config.segments}"
         )
     if objective.recall_share and model.full_layers:
-        raise WorldError(f"objective.recall_share needs layers of constant memory, got full_layers {model.full_layers}")
+        raise WorldError(
+            f"objective.recall_share needs layers of constant memory, got full_layers {model.full_layers}"
+        )
 
 
 def begin_training(
