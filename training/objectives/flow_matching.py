@@ -307,11 +307,11 @@ class FlowMatchingLoss(nn.Module):
 
     def draw_prefixes(self, latents: Tensor, generator: torch.Generator) -> Prefixes | None:
         """Return which frames of clips `[B, F, C, h, w]` follow a prefix; None if none is to."""
-        config, batch = self.config, len(latents)
+        config = self.config
         if not config.suffix_share and not config.recall_share:
             return None
-        counts = (round(share * batch) for share in (config.suffix_share, config.recall_share))
-        return draw_prefixes((batch, latents.shape[1]), *counts, generator)
+        counts = (round(share * len(latents)) for share in (config.suffix_share, config.recall_share))
+        return draw_prefixes(latents, *counts, generator)
 
     def add_noise(
         self,

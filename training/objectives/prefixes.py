@@ -53,18 +53,17 @@ class Prefixes:
 
 
 def draw_prefixes(
-    shape: tuple[int, int], num_noised: int, num_alone: int, generator: torch.Generator
+    clips: Tensor, num_noised: int, num_alone: int, generator: torch.Generator
 ) -> Prefixes:
     """Draw which frames follow a prefix: those of the last clips of a batch.
 
     Args:
-        shape: Clips and frames of the batch.
+        clips: `[B, F, ...]`, the batch.
         num_noised: Clips with a noised suffix.
         num_alone: Clips whose suffix is drawn from the state alone; these come last.
         generator: On the device of the batch.
     """
-    batch, frames = shape
-    device = generator.device
+    (batch, frames), device = clips.shape[:2], clips.device
 
     def uniform(*size: int) -> Tensor:
         return torch.rand(*size, generator=generator, device=device)
