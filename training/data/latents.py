@@ -22,6 +22,7 @@ from worldsim.codec import FrameCodec
 from worldsim.data.episodes import EpisodeTable, read_table
 from worldsim.data.sequences import EpisodeReference, SequenceIndex, load_episodes, read_episodes
 from worldsim.errors import WorldError
+from worldsim.model.memory.pose import moved_poses
 from worldsim.runtime.cores import check_workers
 from worldsim.settings import REQUIRED, check_settings, setting
 from worldsim.storage.tensors import sha256_of
@@ -202,19 +203,6 @@ class LatentVideo:
         wanted = (starts + skipped)[:, None] + np.arange(length)
         device, last = self.latents.device, last[:, None]
         return to_device(np.minimum(wanted, last), device), to_device(wanted <= last, device)
-
-
-def moved_poses(poses: Tensor, origin: Tensor, turn: Tensor) -> Tensor:
-    """Return poses as seen from a place, on a map that is turned about it.
-
-    Args:
-        poses: `[..., 3]`: x and y, heading in degrees, counter-clockwise from x.
-        origin: `[..., 3]`, whose x and y become 0.
-        turn: `[...]` in degrees, counter-clockwise.
-    """
-    x, y = (poses - origin)[..., :2].unbind(-1)
-    cos, sin = turn.deg2rad().cos(), turn.deg2rad().sin()
-    return torch.stack([cos * x - sin * y, sin * x + cos * y, poses[..., 2] + turn], dim=-1)
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:

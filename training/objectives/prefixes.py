@@ -1,6 +1,6 @@
 """Clips of a batch that have a prefix: what follows it can be drawn from what the state kept of it alone.
 
-Two kinds, after Po et al. (arXiv 2505.20171): a clean prefix and a suffix whose context is strongly noised; and
+Two kinds: a clean prefix and a suffix whose context is strongly noised (Po et al., arXiv 2505.20171); and
 recall by poses, as generative query networks learn it (Eslami et al., Science 360, 2018): after the prefix,
 frames are drawn from the state and a pose alone, without a frame before them and without a window.
 """
@@ -19,8 +19,8 @@ PREFIX = (0.5, 0.9)
 SUFFIX_NOISE = (0.3, 1.0)
 """Least and greatest noise level of a noised suffix."""
 WATCHED_SHARE = 0.5
-"""Share of the frames drawn by their pose that lie in the prefix: what was seen must be found again; the others
-are those that follow it, as they are seen by who comes back."""
+"""Share of the frames drawn by their pose that lie in the prefix: what was seen must be found again. The
+others are those that follow it, as they are seen by who comes back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +52,7 @@ class Prefixes:
         return torch.where(has_prefix, weights * after * scale, weights)
 
 
-def draw_prefixes(
-    clips: Tensor, num_noised: int, num_alone: int, generator: torch.Generator
-) -> Prefixes:
+def draw_prefixes(clips: Tensor, num_noised: int, num_alone: int, generator: torch.Generator) -> Prefixes:
     """Draw which frames follow a prefix: those of the last clips of a batch.
 
     Args:
@@ -86,7 +84,7 @@ def draw_prefixes(
 
 
 def jittered(poses: Tensor, sigmas: tuple[float, float], generator: torch.Generator) -> Tensor:
-    """Return poses `[B, F, 3]` with normal errors of `sigmas`: of x and y in map units, of headings in degrees."""
+    """Return poses `[B, F, 3]` with normal errors of `sigmas`: in map units, and of headings in degrees."""
     errors = torch.randn(poses.shape, generator=generator, device=poses.device)
     # Each scaled by a number of its own: a tensor of numbers could not be made within a CUDA graph.
     return poses + torch.cat([sigmas[0] * errors[..., :2], sigmas[1] * errors[..., 2:]], dim=-1)

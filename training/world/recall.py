@@ -1,8 +1,8 @@
 """Pose-queried recall: what the recurrent states alone say of a view that is asked for by its pose.
 
-After a real prefix, with true poses, frames are drawn without a frame before them and without a window, once with
-the states that the prefix left, once with empty ones, and once with those of another clip. What the states kept
-is what the first gains over the others.
+After a real prefix, with true poses, frames are drawn without a frame before them and without a window: with
+the states that the prefix left, with empty ones, and with those of another clip. What the states kept is what
+the first gains over the others.
 """
 
 # B clips, F frames, C h w latent size
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from training.data.latents import LatentVideo, fixed_starts
 from worldsim.evaluation.metrics import psnr
+from worldsim.model.memory.pose import pose_distances
 from worldsim.model.memory.state import MemoryState
 from worldsim.runtime.noise import draw_noise
 from worldsim.sampler import SamplerConfig, draw, watch
@@ -118,7 +119,7 @@ def _measure(
         .round()
         .astype(np.int64)
     )
-    distance, angle = pose_distances(poses[:, asked], poses[:, :prefix])  # [B, Q, prefix]
+    distance, angle = pose_distances(poses[:, asked, None], poses[:, None, :prefix])  # [B, Q, prefix]
     near = (distance / NEAR[0]).maximum(angle / NEAR[1])
     nearest, best = near.min(-1)
     scores: dict[str, list[Tensor]] = {name: [] for name in (*memories, "copied")}
@@ -151,10 +152,3 @@ def _ask(
     shape = world.denoiser.latent_shape
     noise = draw_noise(seeds, torch.full_like(seeds, frame), shape).to(pose.device)
     return draw(world.denoiser, noise, context, memory, sampler)[0]
-
-
-def pose_distances(poses: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the distances of poses `[B, Q, 3]` from others `[B, P, 3]`, in map units and degrees, `[B, Q, P]`."""
-    apart = poses[:, :, None] - others[:, None]
-    turn = torch.remainder(apart[..., 2] + 180, 360) - 180
-    return apart[..., :2].norm(dim=-1), turn.abs()

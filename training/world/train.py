@@ -20,7 +20,6 @@ from training.data.latents import (
     OutcomeTargets,
     check_outcomes,
     check_poses,
-    fixed_starts,
     to_device,
 )
 from training.data.sampling import EndDraws, places_at
@@ -32,14 +31,16 @@ from training.engine.optimizers import OptimizerConfig, make_optimizers
 from training.engine.run_folder import RunFolder
 from training.engine.step import StepConfig, check_step, computing, replays_passes
 from training.engine.update import Training, prepare
-from training.objectives.flow_matching import ObjectiveConfig, SegmentFlowMatching, SequenceFlowMatching
+from training.objectives.flow_matching import SegmentFlowMatching, SequenceFlowMatching
+from training.objectives.noise import ObjectiveConfig
 from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig, reward_units
 from training.outcomes.calibration import calibrate
 from training.world.clips import Episodes, Footage, load_footage
 from training.world.half_lives import log_half_lives, tell_half_lives
+from training.world.start_moments import take_starts
 from training.world.validation import ValidationConfig, validate
 from worldsim.data.dataset_info import DatasetInfo
-from worldsim.data.sequences import EpisodeReference, SequenceIndex
+from worldsim.data.sequences import SequenceIndex
 from worldsim.errors import WorldError
 from worldsim.model.config import DenoiserConfig, MemoryKeys
 from worldsim.model.denoiser import Denoiser
@@ -47,13 +48,8 @@ from worldsim.model.segments import check_constant_memory
 from worldsim.outcome import OutcomeConfig
 from worldsim.sampler import SamplerConfig
 from worldsim.settings import REQUIRED, check_settings, setting
-from worldsim.starts import Start, visible_detail
 from worldsim.world.world import World, WorldConfig, find_codec
 
-PLACES_PER_START = 24
-"""Places of which one becomes a start moment."""
-FRAMES_BEFORE_END = 64
-"""Least number of frames for which an episode goes on after a start moment, if there is such a place."""
 MAX_SEQUENCES = 2**16
 """Of a pass: no device holds more of them."""
 Batch = tuple[Tensor | torch.Generator | OutcomeTargets | None, ...]
@@ -109,36 +105,6 @@ class PretrainConfig(TrainWorldConfig):
         DenoiserConfig, "Shape of the network; codec and data fill in latent shape and buttons."
     )
     sampler: SamplerConfig = setting(SamplerConfig, "How frames are drawn in play (docs/decisions/0026).")
-
-
-def take_starts(
-    references: Sequence[EpisodeReference], count: int, length: int, size: tuple[int, int]
-) -> list[Start]:
-    """Cut start moments out of episodes, scaled to `size` (height, width).
-
-    Of several places beside each other the one is taken where most can be seen, and the groups are spread
-    evenly over all episodes: a game that begins before a wall says nothing about itself. The end of an
-    episode is near only where there is no other place.
-    """
-    lengths = [reference.num_frames for reference in references]
-    ends = np.cumsum(lengths)
-    places = fixed_starts(lengths, length, count * PLACES_PER_START)
-    episodes = np.searchsorted(ends, places, side="right")
-    firsts = places - (ends[episodes] - np.array(lengths)[episodes])
-    found: dict[int, tuple[tuple[bool, int], Start]] = {}
-    recording, number = None, -1
-    for place, (episode, first) in enumerate(zip(episodes.tolist(), firsts.tolist(), strict=True)):
-        if recording is None or episode != number:  # in order, so that each is decoded once
-            recording, number = references[episode].read(size=size), episode
-        last = first + length
-        worth = last + FRAMES_BEFORE_END <= len(recording), visible_detail(recording.frames[last - 1])
-        group = place // PLACES_PER_START
-        if group not in found or worth > found[group][0]:
-            # Copies: a view would keep the whole episode.
-            frames, actions = recording.frames[first:last].copy(), recording.actions[first:last].copy()
-            start = Start(f"start-{group:02d}", torch.from_numpy(frames), torch.from_numpy(actions))
-            found[group] = worth, start
-    return [start for _, start in found.values()]
 
 
 def describe_training(training: Training, config: TrainWorldConfig, num_frames: int, fabric: Fabric) -> str:
@@ -256,8 +222,8 @@ def check_objective(config: TrainWorldConfig, model: DenoiserConfig) -> None:
         )
     if (objective.recall_share or objective.suffix_share) and config.segments > 1:
         raise WorldError(
-            "objective.recall_share and suffix_share need segments=1: their clips begin with nothing and hand "
-            f"nothing on, got segments {config.segments}"
+            "objective.recall_share and suffix_share need segments=1, whose clips begin with nothing and "
+            f"hand nothing on, got segments {config.segments}"
         )
     if objective.recall_share and model.full_layers:
         raise WorldError(

@@ -41,8 +41,8 @@ class MemoryKeys(StrEnum):
     stored under such keys is a function of the row plus one of the column: places in line are mixed up.
     PLANE: each pair turns along a direction of its own in the plane of rows and columns, in each head along
     others, so that any two places have keys that are nearly at right angles.
-    POSE: a token's key is the direction it looks in, where the player stands on the map, and its row; the pose
-    is given with every frame (docs/decisions/0048).
+    POSE: a token's key is the direction it looks in, where the player stands on the map, and its row; poses
+    are given with the frames (docs/decisions/0048).
     """
 
     AXES = "axes"

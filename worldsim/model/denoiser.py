@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from worldsim.errors import WorldError
+from worldsim.model.attention.angles import frame_rotary
 from worldsim.model.attention.base import Rotary
-from worldsim.model.attention.full import FullAttention, past_mask, time_angles
+from worldsim.model.attention.full import FullAttention, past_mask
 from worldsim.model.attention.window import WindowAttention, age_angles
 from worldsim.model.block import (
     Block,
@@ -32,21 +33,19 @@ from worldsim.model.block import (
     initialise_attention,
     modulated_norm,
 )
-from worldsim.model.config import PATCH, DenoiserConfig, MemoryKeys
+from worldsim.model.config import PATCH, DenoiserConfig
 from worldsim.model.frame_context import FrameContext, FrameWrites
 from worldsim.model.frame_pass import cached_of, pack_writes, run_layers, write_matrices
 from worldsim.model.linear import Linear, at_least_fp32, embed_patches, join_patches
-from worldsim.model.memory.keys import key_places
+from worldsim.model.memory.keys import given_phases, key_places
 from worldsim.model.memory.motion import (
     PathMotion,
     arrived_phase,
-    axes_phase,
     build_motion,
     departures,
     expected_phase,
     sequence_phases,
 )
-from worldsim.model.memory.pose import pose_phases
 from worldsim.model.memory.state import MemoryState, empty_memory, push_window, window_mask
 from worldsim.model.outcome_heads import OutcomeHeads
 from worldsim.model.rotary import place_angles, rotate, turns
@@ -156,30 +155,17 @@ class Denoiser(nn.Module):
     def embed_time(self, noise_levels: Tensor) -> Tensor:
         """Return `[G, D]` of noise levels `[G]` in [0, 1]."""
         angles = noise_levels.float().unsqueeze(-1) * TIMESTEPS * self.time_frequencies
-        features = torch.cat([angles.cos(), angles.sin()], dim=-1)
-        return at_least_fp32(self.time_embedding(features))
+        return at_least_fp32(self.time_embedding(torch.cat([angles.cos(), angles.sin()], dim=-1)))
 
     def embed_previous(self, latents: Tensor) -> Tensor | float:
         """Return what a frame `[G, C, h, w]` adds to the tokens of the next, `[G, N, D]`, at least fp32."""
         return 0.0 if self.previous_embedding is None else embed_patches(latents, self.previous_embedding)
 
-    def rotary(self, phase: Tensor, frames: range, departure: Tensor, alone: Tensor | None = None) -> Rotary:
-        """Return the angles of tokens of frames of these numbers, after a path `phase` `[G, D / 2]`.
-
-        A recycled model writes the frame before, at the end of the path `departure`.
-        """
-        time, keys = None, MemoryKeys(self.config.memory_keys)
-        if self.config.full_layers:
-            angles = time_angles(frames, self.config.head_width).to(self.place)  # [frames, D / 2]
-            angles = angles + axes_phase(phase, keys) if self.config.full_path else angles
-            time = turns(self.place + angles.unsqueeze(-2))
-
-        def after(path: Tensor) -> Tensor:
-            angles = self.key_place + path.unsqueeze(-2)
-            return turns(angles) if keys is MemoryKeys.AXES else angles  # which each head turns by itself
-
-        written = after(departure) if self.config.recycled else None
-        return Rotary(turns(self.place), after(phase), time, written, alone)
+    def rotary(
+        self, phase: Tensor, frames: range, departure: Tensor | None = None, alone: Tensor | None = None
+    ) -> Rotary:
+        """Return the angles of tokens of frames of these numbers; see `frame_rotary`."""
+        return frame_rotary(self.config, self.place, self.key_place, frames, phase, departure, alone)
 
     def observe(
         self,
@@ -191,11 +177,10 @@ class Denoiser(nn.Module):
         """Prepare the frame that `actions` `[B, A]` lead to; reads the memory, never changes it.
 
         `window_is_full` is what the method of that name says of the memory; None asks it. `pose` `[B, 3]` is
-        where the frame is seen from (`worldsim.model.memory.pose`), for keys of poses; None leaves it to the
-        motion.
+        where the frame is seen from (`given_phases`); None leaves it to the motion.
         """
         action = self.embed_actions(actions)
-        phase = self._given_phases(pose)
+        phase = given_phases(self.config, pose)
         if phase is None:
             phase = expected_phase(self.motion(memory.latents, action, self.embed_nothing()), memory)
         keys = rotate(memory.window_keys, self.age).to(memory.window_keys.dtype)
@@ -322,7 +307,7 @@ class Denoiser(nn.Module):
             actions: `[B, F, A]`, the action that leads to each frame.
             run_block: Runs a layer of a given number and returns its tokens, for who wants to look into it.
             noise: `[B, F, C, h, w]`, what the first passes of a recycled model begin from.
-            poses: `[B, F, 3]`, where each frame is seen from, for keys of poses; None leaves it to the motion.
+            poses: `[B, F, 3]`, where frames are seen from (`given_phases`); None leaves it to the motion.
 
         Returns:
             Velocity of the noisy frames, `[B, F, C, h, w]`.
@@ -338,12 +323,11 @@ class Denoiser(nn.Module):
         actions: Tensor,
         memory: MemoryState,
         noise: Tensor | None = None,
-        poses: Tensor | None = None,
     ) -> tuple[Tensor, MemoryState]:
         """Predict the velocities of sequences that go on from a memory, all frames at once.
 
         Args:
-            clean: As in `forward`, and so are `noisy`, `levels`, `actions`, `noise` and `poses`.
+            clean: As in `forward`, and so are `noisy`, `levels`, `actions` and `noise`.
             memory: State before the first frame; rows may have committed different numbers of frames.
 
         Returns:
@@ -353,7 +337,7 @@ class Denoiser(nn.Module):
             WorldError: If the model has full layers.
         """
         check_constant_memory(self.config)
-        passed = self.run_sequences(clean, noisy, levels, actions, memory, noise=noise, poses=poses)
+        passed = self.run_sequences(clean, noisy, levels, actions, memory, noise=noise)
         return passed.velocity, merge_memory(memory, passed, clean)
 
     def run_sequences(
@@ -372,8 +356,7 @@ class Denoiser(nn.Module):
 
         Stream 0, which writes, is the clean frame, in a recycled model its first pass. Without `noisy` frames
         a recycled model makes nothing but first passes, at half the cost. Frames where `alone` `[B, F]` bool
-        is True are drawn from the states and their pose alone: they are given no frame before them and no
-        window, and write nothing, so that all such frames after another read the same.
+        is True (`Rotary.alone`) are not even given the frame before them.
         """
         assert (noise is not None) == self.config.recycled, "first passes begin from noise, others from none"
         if noise is not None:
@@ -401,31 +384,17 @@ class Denoiser(nn.Module):
             final_states.append(kept)
         drawn = [(residual.of_stream(s), time[:, :, s]) for s in range(int(noise is None), len(streams))]
         velocities = [join_patches(self.head(*each), *self.config.grid) for each in drawn]
-        # Of what enters the last layer: a commit does not run it to its end.
         summary = None if self.outcome is None else self.outcome.pool(entered.of_stream(0).total())
         first = velocities[0] if self.config.recycled else None
         return SequencePass(velocities[-1], first, final_states, arrived[:, -1], summary)
 
     def path_phases(
-        self,
-        before: Tensor,
-        clean: Tensor,
-        action: Tensor,
-        memory: MemoryState,
-        poses: Tensor | None = None,
+        self, before: Tensor, clean: Tensor, action: Tensor, memory: MemoryState, poses: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return the path's angles at every frame and after it; see `sequence_phases`."""
-        given = self._given_phases(poses)
+        given = given_phases(self.config, poses)
         if given is not None:
             return given, given
         before = before.to(self.patch_embedding.weight.dtype)
         expected = self.motion(before, action, self.embed_nothing())
         return sequence_phases(self.motion, expected, before, clean, memory)
-
-    def _given_phases(self, poses: Tensor | None) -> Tensor | None:
-        """Return the angles `[..., D / 2]` of given poses `[..., 3]`, if there are any."""
-        if poses is None:
-            return None
-        if self.config.memory_keys != MemoryKeys.POSE:
-            raise WorldError(f"poses need memory_keys pose, but this world's are {self.config.memory_keys}")
-        return pose_phases(poses, self.config.head_width).to(self.place)

@@ -27,7 +27,8 @@ from training.engine.graphs.passes import PassGraph
 from training.engine.loop import LoopConfig
 from training.engine.step import StepConfig, check_step, computing
 from training.engine.update import Training, update
-from training.objectives.flow_matching import ObjectiveConfig, SegmentFlowMatching, SequenceFlowMatching
+from training.objectives.flow_matching import SegmentFlowMatching, SequenceFlowMatching
+from training.objectives.noise import ObjectiveConfig
 from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig
 from training.suites.training_cost import random_video
 from training.world.train import TrainWorldConfig, begin_training, make_passes

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from worldsim.errors import WorldError
 from worldsim.model.config import DenoiserConfig, MemoryKeys
 from worldsim.model.memory.motion import plane_multiples, plane_places
-from worldsim.model.memory.pose import pose_multiples, pose_places
+from worldsim.model.memory.pose import pose_multiples, pose_phases, pose_places
 from worldsim.model.rotary import place_angles
 
 
@@ -34,3 +35,20 @@ def key_multiples(config: DenoiserConfig, layer: int) -> Tensor | None:
         case MemoryKeys.POSE:
             return pose_multiples(*shape)
     return None
+
+
+def given_phases(config: DenoiserConfig, poses: Tensor | None) -> Tensor | None:
+    """Return the path's angles `[..., D / 2]` of poses that are given, None if none are.
+
+    Args:
+        config: Of the network.
+        poses: `[..., 3]`, on any map: x and y in map units, heading in degrees (`pose_phases`).
+
+    Raises:
+        WorldError: If poses turn no keys of this network.
+    """
+    if poses is None:
+        return None
+    if config.memory_keys != MemoryKeys.POSE:
+        raise WorldError(f"poses need memory_keys pose, but this world's are {config.memory_keys}")
+    return pose_phases(poses, config.head_width)

@@ -313,8 +313,8 @@ def expected_phase(turn: Tensor, memory: MemoryState) -> Tensor:
     """Return the path at which the next frame is looked for, `[B, D / 2]` in [-pi, pi), at least fp32.
 
     Args:
-        turn: `[B, D / 2]`, what the motion expects. Where the memory is empty, the frame is the path's origin.
-        memory: Before the frame.
+        turn: `[B, D / 2]`, what the motion expects.
+        memory: Before the frame. Where it is empty, the frame is the path's origin.
     """
     begun = (memory.num_committed > 0)[:, None]
     return wrap(memory.phase + torch.where(begun, at_least_fp32(turn), 0.0))

@@ -70,8 +70,8 @@ def pose_places(rows: int, columns: int, head_width: int, field_of_view: float) 
         field_of_view: Horizontal, of a plane picture, in degrees.
 
     Returns:
-        The azimuth of the token's centre in radians, counter-clockwise and so less to the right; 0 for x and y;
-        the row's number; zeros.
+        The azimuth of the token's centre in radians, counter-clockwise and so less to the right; 0 for x and
+        y; the row's number; zeros.
     """
     focal = columns / 2 / math.tan(math.radians(field_of_view) / 2)  # in tokens
     azimuth = -torch.atan((torch.arange(columns, dtype=torch.float64) + 0.5 - columns / 2) / focal)
@@ -85,8 +85,7 @@ def pose_phases(poses: Tensor, head_width: int) -> Tensor:
     """Return the angles that are kept of poses, `[..., head_width / 2]` at least fp32 in [-pi, pi).
 
     Args:
-        poses: `[..., 3]`: x and y in map units, x to the right of y; heading in degrees, counter-clockwise
-            from x.
+        poses: `[..., 3]`: x and y in map units; heading in degrees, 0 along x and 90 along y.
         head_width: Features of a head.
 
     Returns:
@@ -106,3 +105,23 @@ def pose_coordinates(angles: Tensor) -> tuple[Tensor, ...]:
         angles: `[..., head_width / 2]`, of `pose_places` plus `pose_phases`.
     """
     return angles[..., None, :NUM_POSE_COORDINATES].split(1, dim=-1)
+
+
+def moved_poses(poses: Tensor, origin: Tensor, turn: Tensor) -> Tensor:
+    """Return poses as seen from a place, on a map that is turned about it.
+
+    Args:
+        poses: `[..., 3]`, as in `pose_phases`.
+        origin: `[..., 3]`, whose x and y become 0.
+        turn: `[...]` in degrees, counter-clockwise.
+    """
+    x, y = (poses - origin)[..., :2].unbind(-1)
+    cos, sin = turn.deg2rad().cos(), turn.deg2rad().sin()
+    return torch.stack([cos * x - sin * y, sin * x + cos * y, poses[..., 2] + turn], dim=-1)
+
+
+def pose_distances(poses: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how far poses `[..., 3]` are apart, in map units and in degrees up to 180, `[...]` each."""
+    apart = poses - others
+    turn = torch.remainder(apart[..., 2] + 180, 360) - 180
+    return apart[..., :2].norm(dim=-1), turn.abs()
