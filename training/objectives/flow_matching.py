@@ -108,7 +108,7 @@ class FlowMatchingLoss(nn.Module):
         passed, memory_after = self._run(*given, actions, memory, batch.noise, poses, alone)
         squared = (passed.velocity.float() - batch.velocity).square()
         ended = None if targets is None else targets.ends
-        error = self.frame_means(squared, latents, ended)  # [B, F]
+        error = self.frame_means(squared, latents, ended, alone)  # [B, F]
         # A sequence's first frame has nothing to go by; the second is the first that an action led to.
         counted = has_past(latents, memory)
         if targets is not None:
@@ -121,7 +121,7 @@ class FlowMatchingLoss(nn.Module):
             losses["loss_pure"] = masked_mean(error, weight * pure).detach()
         else:
             first = (passed.first_velocity.float() - batch.velocity).square()
-            loss_pure = masked_mean(self.frame_means(first, latents, ended), weight)
+            loss_pure = masked_mean(self.frame_means(first, latents, ended, alone), weight)
             losses["loss"] = losses["loss"] + self.config.first_pass_weight * loss_pure
             losses["loss_pure"] = loss_pure.detach()
         if alone is not None:
@@ -139,11 +139,14 @@ class FlowMatchingLoss(nn.Module):
             losses |= predicted
         return losses, memory_after
 
-    def frame_means(self, squared: Tensor, latents: Tensor, ended: Tensor | None = None) -> Tensor:
+    def frame_means(
+        self, squared: Tensor, latents: Tensor, ended: Tensor | None = None, alone: Tensor | None = None
+    ) -> Tensor:
         """Return the mean of squared errors `[B, F, C, h, w]` over each frame, `[B, F]`.
 
         Cells count as `change_weight` says, by how much the clean `latents` change there; those of frames
-        that ended a game, where `ended` `[B, F]` says so, as a cell that does not change does in others.
+        that ended a game, where `ended` `[B, F]` says so, as a cell that does not change does in others, and
+        those of frames that are drawn `alone` all alike: the frame before them is another's.
         """
         config = self.config
         if config.change_weight:
@@ -151,6 +154,8 @@ class FlowMatchingLoss(nn.Module):
             if ended is not None:
                 still = 1 / (1 + config.change_weight)
                 weights = torch.where(ended[..., None, None, None], still, weights)
+            if alone is not None:
+                weights = torch.where(alone[..., None, None, None], 1.0, weights)
             squared = squared * weights
         return squared.mean(dim=(2, 3, 4))
 

@@ -173,6 +173,7 @@ def train_world(
     check_objective(config, world.config.denoiser)
     if has_poses:
         check_poses([*episodes.train, *episodes.heldout])
+        episodes.check_lengths("validation.recall_frames", config.validation.recall_frames, heldout_only=True)
     footage = load_footage(world.codec, episodes, config.data, config.validation, fabric, passes)
     size = (world.config.height, world.config.width)
     if has_new_heads:
