@@ -34,11 +34,11 @@ class FinetuneConfig(TrainWorldConfig):
         "Make the world one that needs no pass to remember a frame (model.recycled, docs/decisions/0043): "
         "its weights fit, but have to learn it. One that is recycled stays so in any case.",
     )
-    memory_keys: str = setting(
-        "",
-        "Give the memory keys of another kind (`MemoryKeys`); '' keeps those it has. What its states hold is "
-        "learned anew, beginning with the half-lives and strengths below.",
-        choices=("", *MemoryKeys),
+    memory_keys: str | None = setting(
+        None,
+        "Give the memory keys of another kind (`MemoryKeys`); null keeps those it has. What its states hold "
+        "is learned anew, beginning with the half-lives and strengths below.",
+        choices=tuple(MemoryKeys),
     )
     half_lives: list[float] = setting(
         [256.0, 8192.0], "Of a memory whose keys are changed; see `model.half_lives`."
@@ -82,9 +82,7 @@ def change_keys(world: World, config: FinetuneConfig) -> World:
     fresh = denoiser.state_dict()
     known = {name: tensor for name, tensor in world.denoiser.state_dict().items() if name in fresh}
     kept = {name: tensor for name, tensor in known.items() if not any(part in name for part in MEMORY_PARTS)}
-    if (
-        old.memory_keys == MemoryKeys.AXES
-    ):  # a key begins as a place, as in a network that begins with such keys
+    if old.memory_keys == MemoryKeys.AXES:  # a key begins as a place, as in a fresh network of such keys
         biases = {name for name in kept if name.endswith((".self_attn.q.bias", ".self_attn.k.bias"))}
         kept |= {name: kept[name] + fresh[name] for name in biases}
     denoiser.load_state_dict(fresh | kept)
@@ -115,7 +113,7 @@ def main(config: FinetuneConfig) -> None:
     if config.recycled and not world.config.denoiser.recycled:
         shape = replace(world.config.denoiser, recycled=True)
         world = reshaped(world, replace(world.config, denoiser=shape))
-    if config.memory_keys not in ("", world.config.denoiser.memory_keys):
+    if config.memory_keys not in (None, world.config.denoiser.memory_keys):
         world = change_keys(world, config)
     run = RunFolder(config.out, config)
     train_world(config, world, run, has_new_heads=has_new_heads, begun_from=begun_from)

@@ -131,7 +131,7 @@ def test_other_keys_keep_all_weights_but_those_that_write_and_read(tmp_path: Pat
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"memory_keys": ""}, "recall_share 0.25 draws frames by their pose alone.*got axes"),
+        ({"memory_keys": None}, "recall_share 0.25 draws frames by their pose alone.*got axes"),
         ({"segments": 2}, "recall_share and suffix_share need segments=1"),
         ({"validation": ValidationConfig(recall_frames=128)}, "validation.recall_frames: sequences of 128"),
     ],

@@ -1,4 +1,4 @@
-"""Where tokens are as keys see them: the angles of a token's place, and by which multiples heads turn."""
+"""Coordinates of the memory's keys, for each of their kinds: of places, of heads, and of given poses."""
 
 # H heads, D head width, N tokens per frame, P coordinates of a key
 
