@@ -313,7 +313,6 @@ def networks() -> dict[str, dict[str, float]]:
         (plane, False, False),
         (plane, True, False),
         (plane, False, True),
-        (MemoryKeys.POSE, False, True),
         (MemoryKeys.POSE, True, False),
     ):
         fused = network_results(keys, "triton", compiled, recycled)

@@ -269,7 +269,6 @@ MODELS = {
     "window layers and a path": {},
     "plane keys": {"memory_keys": "plane"},
     "odometry": {"memory_keys": "plane", "path_odometry": True},
-    "pose keys": {"memory_keys": "pose", "memory_phase": "none"},
     "pose keys, recycled": {"memory_keys": "pose", "memory_phase": "none", "recycled": True},
     "the paper's clock": {"memory_phase": "time"},
     "no previous frame": {"previous_frame": False},
