@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from training.data.latents import LatentVideo, fixed_starts
-from training.world.recall import measure_recall
+from training.world.recall import RecallConfig, measure_recall
 from worldsim.errors import WorldError
 from worldsim.evaluation.metrics import psnr
 from worldsim.model.config import MemoryKeys
@@ -88,9 +88,13 @@ def validate(
     later = None if poses is None else poses[:, first:]
     scores = _roll_out(world, memory, latents[:, first:], actions[:, first:], config, later)
     if has_poses and config.recall_clips:
-        counts = {"num_clips": config.recall_clips, "length": config.recall_frames}
-        counts |= {"num_queries": config.recall_queries, "num_steps": config.num_steps}
-        scores |= measure_recall(world, video, **counts).summary()
+        asked = RecallConfig(
+            num_clips=config.recall_clips,
+            length=config.recall_frames,
+            num_queries=config.recall_queries,
+            num_steps=config.num_steps,
+        )
+        scores |= measure_recall(world, video, asked).summary()
     return scores
 
 

@@ -17,7 +17,7 @@ from training.engine.loop import LoopConfig
 from training.finetune import FinetuneConfig, change_keys
 from training.finetune import main as finetune
 from training.objectives.noise import ObjectiveConfig
-from training.world.recall import RecallScores, measure_recall
+from training.world.recall import RecallConfig, RecallScores, measure_recall, measure_rollouts
 from training.world.train import TrainWorldConfig, make_batches
 from training.world.validation import ValidationConfig
 from worldsim.errors import WorldError
@@ -170,9 +170,14 @@ def test_views_are_asked_of_the_states_of_the_clip_itself(tmp_path: Path) -> Non
     heading = torch.arange(60) * 15.0 % 360
     poses = torch.stack([torch.arange(60) // 24 * 5.0, torch.zeros(60), heading], dim=-1)
     video = LatentVideo(latents.half(), torch.ones(60, 3, dtype=torch.int64), [60], poses=poses)
-    scores = measure_recall(world, video, num_clips=2, length=44, num_queries=3, num_steps=1)
+    asked = RecallConfig(num_clips=2, length=44, num_queries=3, num_steps=1)
+    scores = measure_recall(world, video, asked)
     assert scores.is_watched.sum(1).tolist() == [3] * 2
     assert (scores.is_seen == ~scores.is_watched).all()  # who has turned round has seen every heading
     assert (scores.by_state["copied"][scores.is_watched] > 40).all()
     for name in ("emptied", "swapped"):
         assert np.abs(scores.by_state["kept"] - scores.by_state[name]).max() > 1e-3, name
+    dreams = measure_rollouts(world, video, replace(asked, length=30, prefix_share=0.8))
+    assert dreams.by_state["kept"].shape == (2, 6) and not dreams.is_watched.any()
+    assert np.array_equal(dreams.is_seen[:, :1], [[True]] * 2)
+    assert np.abs(dreams.by_state["kept"] - dreams.by_state["emptied"]).max() > 1e-3
