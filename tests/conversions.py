@@ -14,8 +14,8 @@ from training.convert import ConvertConfig, Stage2Config
 from training.data.latents import DataConfig
 from training.engine.fabric import FabricConfig
 from training.engine.loop import LoopConfig
-from training.objectives.flow_matching import ObjectiveConfig
 from training.objectives.lora import LoraConfig
+from training.objectives.noise import ObjectiveConfig
 from training.world.validation import ValidationConfig
 from worldsim.model.config import MemoryPhase
 

@@ -80,6 +80,10 @@ def tiny_denoiser_config(
     )
 
 
+PATH_KEYS = [MemoryKeys.AXES, MemoryKeys.PLANE]
+"""Those that a learned path turns."""
+
+
 def make_denoiser(
     phase: MemoryPhase,
     window_layers: list[int] | None = None,

@@ -34,7 +34,8 @@ from training.engine.lock import is_first_process, locked_folder
 from training.engine.loop import LoopConfig
 from training.engine.optimizers import OptimizerConfig
 from training.engine.step import StepConfig, check_step
-from training.objectives.flow_matching import ObjectiveConfig, SequenceFlowMatching
+from training.objectives.flow_matching import SequenceFlowMatching
+from training.objectives.noise import ObjectiveConfig
 from training.objectives.outcome import OutcomeLossConfig
 from training.suites.training_cost import (
     Form,

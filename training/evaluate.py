@@ -3,7 +3,8 @@
 Writes OUT/report.json, and of the roll-outs a filmstrip, a video and a plot; prints where the world stands
 beside what it must reach. The report is written anew after each part: a stopped run keeps what it has.
 `benchmark=env` measures how fast environments step instead, `benchmark=endurance` whether they can go on and
-on, `benchmark=step` what a step consists of, `suite=consistency` what worlds remember.
+on, `benchmark=step` what a step consists of, `benchmark=pose_recall` what states say of places, and
+`suite=consistency` what worlds remember.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from training.engine.lock import locked_folder
 from training.suites.consistency import measure_consistency
 from training.suites.environments import benchmark_endurance, benchmark_env
 from training.suites.operators import benchmark_step
+from training.suites.pose_recall import benchmark_pose_recall
 from training.suites.quality import measure_quality
 from training.suites.settings import CONSISTENCY, EvaluateConfig
 from worldsim.runtime.device import set_threads
@@ -24,6 +26,7 @@ SUITES: dict[str, Callable[[EvaluateConfig, Path], None]] = {
     "env": benchmark_env,
     "endurance": benchmark_endurance,
     "step": benchmark_step,
+    "pose_recall": benchmark_pose_recall,
     CONSISTENCY: measure_consistency,
     "quality": measure_quality,
 }

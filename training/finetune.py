@@ -11,6 +11,7 @@ from training.cli.entry import entry
 from training.engine.run_folder import RunFolder
 from training.world.train import TrainWorldConfig, add_provenance, train_world
 from worldsim.data.dataset_info import DatasetInfo
+from worldsim.model.config import FINEST, MemoryKeys, MemoryPhase
 from worldsim.model.denoiser import Denoiser
 from worldsim.outcome import OutcomeConfig
 from worldsim.settings import REQUIRED, setting
@@ -33,6 +34,22 @@ class FinetuneConfig(TrainWorldConfig):
         "Make the world one that needs no pass to remember a frame (model.recycled, docs/decisions/0043): "
         "its weights fit, but have to learn it. One that is recycled stays so in any case.",
     )
+    memory_keys: str | None = setting(
+        None,
+        "Give the memory keys of another kind (`MemoryKeys`); null keeps those it has. What its states hold "
+        "is learned anew, beginning with the half-lives and strengths below.",
+        choices=tuple(MemoryKeys),
+    )
+    half_lives: list[float] = setting(
+        [256.0, 8192.0], "Of a memory whose keys are changed; see `model.half_lives`."
+    )
+    write_biases: list[float] = setting(
+        [-2.0, -4.5], "Of a memory whose keys are changed; see `model.write_biases`."
+    )
+
+
+MEMORY_PARTS = ("phi_q.", "phi_k.", "phi_v.", "a_proj.", "b_proj.", "gate_proj.", "A_log", "dt_bias")
+"""Of a hybrid layer, what its state is written and read by."""
 
 
 def add_outcome_heads(world: World, seed: int) -> World:
@@ -41,6 +58,35 @@ def add_outcome_heads(world: World, seed: int) -> World:
     torch.manual_seed(seed)
     described = replace(world.config, denoiser=shape, outcome=OutcomeConfig())
     return reshaped(world, described)
+
+
+def change_keys(world: World, config: FinetuneConfig) -> World:
+    """Return a world whose memory has other keys, and has learned nothing under them.
+
+    A path that led to the old ones is left behind.
+    """
+    keys, old = MemoryKeys(config.memory_keys), world.config.denoiser
+    is_pose = keys is MemoryKeys.POSE
+    shape = replace(
+        old,
+        memory_keys=keys,
+        memory_phase=MemoryPhase.NONE if is_pose else old.memory_phase,
+        path_odometry=old.path_odometry and not is_pose,
+        full_path=old.full_path and not is_pose,
+        finest_key=old.finest_key if keys is MemoryKeys.PLANE else FINEST,
+        half_lives=list(config.half_lives),
+        write_biases=list(config.write_biases),
+    )
+    torch.manual_seed(config.loop.seed)
+    denoiser = Denoiser(shape)
+    fresh = denoiser.state_dict()
+    known = {name: tensor for name, tensor in world.denoiser.state_dict().items() if name in fresh}
+    kept = {name: tensor for name, tensor in known.items() if not any(part in name for part in MEMORY_PARTS)}
+    if old.memory_keys == MemoryKeys.AXES:  # a key begins as a place, as in a fresh network of such keys
+        biases = {name for name in kept if name.endswith((".self_attn.q.bias", ".self_attn.k.bias"))}
+        kept |= {name: kept[name] + fresh[name] for name in biases}
+    denoiser.load_state_dict(fresh | kept)
+    return World(replace(world.config, denoiser=shape), denoiser, world.codec, world.folder)
 
 
 def reshaped(world: World, described: WorldConfig) -> World:
@@ -67,6 +113,8 @@ def main(config: FinetuneConfig) -> None:
     if config.recycled and not world.config.denoiser.recycled:
         shape = replace(world.config.denoiser, recycled=True)
         world = reshaped(world, replace(world.config, denoiser=shape))
+    if config.memory_keys not in (None, world.config.denoiser.memory_keys):
+        world = change_keys(world, config)
     run = RunFolder(config.out, config)
     train_world(config, world, run, has_new_heads=has_new_heads, begun_from=begun_from)
 

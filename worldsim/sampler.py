@@ -118,6 +118,7 @@ def watch(
     memory: MemoryState,
     seeds: Tensor,
     frame_index: Tensor,
+    pose: Tensor | None = None,
 ) -> MemoryState:
     """Return the memory after a real frame.
 
@@ -129,8 +130,9 @@ def watch(
         seeds: `[B]` int64 on the CPU; with `frame_index` they decide the noise that a recycled model's pass
             over the frame begins from.
         frame_index: `[B]` int64 on the CPU.
+        pose: `[B, 3]`, where it is seen from; see `Denoiser.observe`.
     """
-    context = denoiser.observe(actions, memory)
+    context = denoiser.observe(actions, memory, pose=pose)
     if denoiser.config.recycled:
         noise = draw_noise(seeds, frame_index, denoiser.latent_shape, WATCH_FRAME).to(latents.device)
         context = denoiser.first_pass(noise, context, memory)[1]

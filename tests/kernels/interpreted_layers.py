@@ -278,6 +278,7 @@ def network_results(keys: MemoryKeys, form: str, compiled: bool, recycled: bool)
     """Return the loss of a whole network with outcome heads, and the gradients of its weights."""
     shape = {"dim": 64, "ffn_dim": 96, "num_heads": 2, "num_layers": 3, "window_layers": [1], "window": 2}
     settings = {"num_values": [3], "memory_keys": keys, "outcome_heads": True, "recycled": recycled} | shape
+    settings["memory_phase"] = "none" if keys is MemoryKeys.POSE else "path"
     torch.manual_seed(0)
     network = Denoiser(DenoiserConfig(latent_shape=[4, 4, 4], **settings))
     for weight in network.parameters():
@@ -287,11 +288,14 @@ def network_results(keys: MemoryKeys, form: str, compiled: bool, recycled: bool)
     clean, noisy = torch.randn(2, 2, 3, 4, 4, 4)
     levels, actions = torch.rand(2, 3, 2), torch.randint(3, (2, 3, 1))
     noise = torch.randn(2, 3, 4, 4, 4) if recycled else None
-    given = (levels, actions, network.initial_memory(2))
+    given, asked = (levels, actions, network.initial_memory(2)), {}
+    if keys is MemoryKeys.POSE:
+        alone = torch.tensor([[False, False, True], [False, False, False]])
+        asked = {"poses": 100 * torch.randn(2, 3, 3), "alone": alone}
     with using(layers=form):
-        passes = [network.run_sequences(clean, noisy, *given, noise=noise)]
+        passes = [network.run_sequences(clean, noisy, *given, noise=noise, **asked)]
         if recycled:  # first passes alone, too
-            passes.append(network.run_sequences(clean, None, *given, noise=noise))
+            passes.append(network.run_sequences(clean, None, *given, noise=noise, **asked))
         said = [(each.velocity, each.first_velocity, each.summary) for each in passes]
         loss = torch.stack([(x - 1).square().mean() for x in sum(said, ()) if x is not None]).sum()
     # A softmax does not see a shift of its scores: what is found as its gradient is rounding alone.
@@ -309,6 +313,7 @@ def networks() -> dict[str, dict[str, float]]:
         (plane, False, False),
         (plane, True, False),
         (plane, False, True),
+        (MemoryKeys.POSE, True, False),
     ):
         fused = network_results(keys, "triton", compiled, recycled)
         expected = network_results(keys, "torch", False, recycled)

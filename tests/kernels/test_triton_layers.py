@@ -66,7 +66,7 @@ def test_products_in_bf16_cost_their_rounding(interpreted_layers: dict[str, dict
 
 @pytest.mark.slow
 def test_a_network_is_the_same(interpreted_layers: dict[str, dict[str, float]]) -> None:
-    for kind in ("axes", "plane", "plane, compiled"):
+    for kind in ("axes", "plane", "plane, compiled", "pose, compiled"):
         errors = interpreted_layers[f"network with keys of {kind}"]
         assert len(errors) > 60
         assert all(error < TOLERANCE for error in errors.values()), errors

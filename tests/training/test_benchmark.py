@@ -25,7 +25,7 @@ from tests.fakes import tiny_denoiser_config
 from training.benchmark import REPORT_FILE, BenchmarkConfig, with_settings
 from training.benchmark import main as benchmark
 from training.engine.fabric import FabricConfig
-from training.objectives.flow_matching import ObjectiveConfig
+from training.objectives.noise import ObjectiveConfig
 from training.suites.training_cost import (
     Form,
     attend_flops,

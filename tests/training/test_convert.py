@@ -24,8 +24,8 @@ from training.convert import main as convert_world
 from training.engine.fabric import FabricConfig
 from training.engine.optimizers import OptimizerConfig, make_partial_optimizers
 from training.objectives.distillation import LayerDistillation, VelocityDistillation
-from training.objectives.flow_matching import ObjectiveConfig
 from training.objectives.lora import LoraConfig, add_lora
+from training.objectives.noise import ObjectiveConfig
 from worldsim.errors import WorldError
 from worldsim.model.config import MemoryPhase
 from worldsim.model.conversion import HybridConfig, Rest, convert, new_parameters, student_config

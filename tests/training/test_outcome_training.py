@@ -29,7 +29,7 @@ from training.engine.loop import LoopConfig
 from training.engine.optimizers import OptimizerConfig
 from training.finetune import FinetuneConfig
 from training.finetune import main as finetune
-from training.objectives.flow_matching import ObjectiveConfig
+from training.objectives.noise import ObjectiveConfig
 from training.outcomes.calibration import NEVER, calibrate, predict_outcomes
 from training.pretrain import main as pretrain
 from training.world.train import PretrainConfig

@@ -20,8 +20,8 @@ from training.engine.optimizers import OptimizerConfig, make_partial_optimizers
 from training.engine.run_folder import RunFolder
 from training.engine.update import Training, prepare
 from training.objectives.distillation import LayerDistillation, VelocityDistillation
-from training.objectives.flow_matching import ObjectiveConfig
 from training.objectives.lora import LoraConfig
+from training.objectives.noise import ObjectiveConfig
 from training.world.clips import Episodes, Footage, load_footage
 from training.world.half_lives import log_half_lives
 from training.world.train import MAX_SEQUENCES, TrainWorldConfig, make_passes

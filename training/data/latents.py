@@ -22,6 +22,7 @@ from worldsim.codec import FrameCodec
 from worldsim.data.episodes import EpisodeTable, read_table
 from worldsim.data.sequences import EpisodeReference, SequenceIndex, load_episodes, read_episodes
 from worldsim.errors import WorldError
+from worldsim.model.memory.pose import moved_poses
 from worldsim.runtime.cores import check_workers
 from worldsim.settings import REQUIRED, check_settings, setting
 from worldsim.storage.tensors import sha256_of
@@ -30,6 +31,11 @@ ENCODE_BATCH = 256
 NO_OUTCOMES = (
     "{} records no reward or does not say whether the game ended ('reward' and 'terminated' on every line of "
     "its jsonl): a world with outcome heads has nothing to learn them from"
+)
+
+NO_POSES = (
+    "{} records no poses ('pose' on every line of its jsonl): a world with memory_keys pose has nothing to "
+    "turn its keys by"
 )
 
 
@@ -99,6 +105,8 @@ class LatentVideo:
         lengths: Frames of each episode.
         rewards: `[T]` float32, given on the way to each frame; None if one of the episodes records none.
         ends: `[T]` bool, whether the game ended with each frame; None if one of the episodes does not say.
+        poses: `[T, 3]` float32, x and y in map units and the heading in degrees; None if one of the episodes
+            records none.
     """
 
     latents: Tensor
@@ -106,11 +114,12 @@ class LatentVideo:
     lengths: list[int]
     rewards: Tensor | None = None
     ends: Tensor | None = None
+    poses: Tensor | None = None
 
     def to(self, device: torch.device) -> LatentVideo:
         """Return the same video on a device."""
-        rewards, ends = (None if t is None else t.to(device) for t in (self.rewards, self.ends))
-        return LatentVideo(self.latents.to(device), self.leading.to(device), self.lengths, rewards, ends)
+        told = (None if t is None else t.to(device) for t in (self.rewards, self.ends, self.poses))
+        return LatentVideo(self.latents.to(device), self.leading.to(device), self.lengths, *told)
 
     def split(self, counts: Sequence[int]) -> list[LatentVideo]:
         """Return the first `counts[0]` episodes, the next `counts[1]` and so on, without copies."""
@@ -118,8 +127,8 @@ class LatentVideo:
         for count in counts:
             lengths = self.lengths[first : first + count]
             place = slice(begin, begin + sum(lengths))
-            rewards, ends = (None if t is None else t[place] for t in (self.rewards, self.ends))
-            parts.append(LatentVideo(self.latents[place], self.leading[place], lengths, rewards, ends))
+            told = (None if t is None else t[place] for t in (self.rewards, self.ends, self.poses))
+            parts.append(LatentVideo(self.latents[place], self.leading[place], lengths, *told))
             first, begin = first + count, place.stop
         return parts
 
@@ -148,6 +157,29 @@ class LatentVideo:
         index, is_real = self._places(starts, length, skipped)
         targets = OutcomeTargets(rewards[index], ends[index] & is_real, is_real)
         return self.latents[index], self.leading[index], targets
+
+    def pose_sequences(
+        self,
+        starts: np.ndarray,
+        length: int,
+        skipped: np.ndarray | int = 0,
+        turns: np.ndarray | None = None,
+    ) -> Tensor:
+        """Return the poses `[B, length, 3]` of pieces of sequences, from where each sequence begins.
+
+        Args:
+            starts: As in `sequences_with_outcomes`, and so are `length` and `skipped`.
+            turns: `[B]` in degrees, the heading's turn of each sequence; None lets it begin with heading 0.
+
+        Raises:
+            WorldError: If poses were not recorded.
+        """
+        if self.poses is None:
+            raise WorldError(NO_POSES.format("an episode"))
+        index, _ = self._places(starts, length, skipped)
+        origin = self.poses[to_device(starts, self.poses.device)][:, None]  # [B, 1, 3]
+        turn = -origin[..., 2] if turns is None else to_device(turns, origin.device)[:, None]
+        return moved_poses(self.poses[index], origin, turn.float())
 
     def outcomes(self) -> tuple[Tensor, Tensor]:
         """Return rewards and ends.
@@ -306,6 +338,13 @@ def check_outcomes(references: Sequence[EpisodeReference]) -> list[EpisodeTable]
     return tables
 
 
+def check_poses(references: Sequence[EpisodeReference]) -> None:
+    """Raise `WorldError` for the first episode that records no poses; decodes nothing."""
+    for each in references:
+        if read_table(each.folder, each.name, each.info.actions).poses is None:
+            raise WorldError(NO_POSES.format(each.folder / f"{each.name}.jsonl"))
+
+
 def digest_of(codec: FrameCodec | None, references: Sequence[EpisodeReference]) -> str:
     """Return a digest of a codec's weights, if given, and of all that episodes hold."""
     digest = hashlib.sha256()
@@ -340,6 +379,7 @@ def latent_video(
         [reference.num_frames for reference in references],
         _joined([table.rewards for table in tables]),
         _joined([table.terminated for table in tables]),
+        _joined([table.poses for table in tables]),
     ).to(device)
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from training.objectives.flow_matching import FlowMatchingLoss, NoisyBatch, ObjectiveConfig, add_noise
+from training.objectives.flow_matching import FlowMatchingLoss
+from training.objectives.noise import NoisyBatch, ObjectiveConfig, add_noise
 from worldsim.model.attention.base import Rotary
 from worldsim.model.attention.hybrid import HybridAttention
 from worldsim.model.block import Block, LayerStateIn, Residual

@@ -4,127 +4,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from training.data.latents import OutcomeTargets
 from training.engine.carry import Carry
+from training.objectives.noise import NoisyBatch, ObjectiveConfig, add_noise
 from training.objectives.outcome import OutcomeLoss
+from training.objectives.prefixes import Prefixes, draw_prefixes, jittered
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.memory.state import MemoryState
 from worldsim.model.segments import SequencePass, check_constant_memory, merge_memory
-from worldsim.sampler import shift_level
-from worldsim.settings import check_settings, setting
 
 STILL = 1e-3
 """Mean squared change of latents of unit variance below which a frame stands still: what the video's
 compression leaves is not to be taken for motion."""
-
-
-@dataclass(kw_only=True, slots=True)
-class ObjectiveConfig:
-    """Noise of training frames, and weights of the loss."""
-
-    pure_noise_probability: float = setting(
-        0.3,
-        "Share of noisy frames that are pure noise, where every roll-out starts. A recycled model learns "
-        "that from the first passes of all frames, whatever this says.",
-        minimum=0,
-        maximum=1,
-    )
-    first_pass_weight: float = setting(
-        0.5,
-        "Weight of the loss of a recycled model's first passes, beside 1 of passes over noisy frames.",
-        above=0,
-    )
-    level_shift: float = setting(
-        1.0,
-        "Warps the other noise levels as sampler.shift warps the steps of play: above 1 more of them lie "
-        "near pure noise, where it is decided whether something rare appears (arXiv 2403.03206, eq. 23).",
-        above=0,
-    )
-    context_noise: float = setting(
-        0.3, "Largest noise level of clean frames, so that play survives its own errors.", minimum=0, below=1
-    )
-    context_noise_probability: float = setting(
-        0.8, "Share of clips whose clean frames are noised at all.", minimum=0, maximum=1
-    )
-    own_context_share: float = setting(
-        0.0,
-        "Share of the clips of a batch whose clean frames are the model's own one-step predictions "
-        "(docs/decisions/0009).",
-        minimum=0,
-        maximum=1,
-    )
-    own_context_depth: int = setting(
-        1,
-        "How many times at most such a clip is predicted, each time after the frames drawn the time before: "
-        "the errors of so many frames add up. Equal parts of the clips get 1 to this.",
-        minimum=1,
-    )
-    change_weight: float = setting(
-        0.0,
-        "How much more the velocity's error counts in cells that change more than the rest of their frame, "
-        "so that small things that move are learned (docs/decisions/0021); 0 weighs all alike.",
-        minimum=0,
-    )
-    change_cap: float = setting(
-        20.0, "Above how many times the mean change of its frame a cell counts no more for it.", above=0
-    )
-
-    def __post_init__(self) -> None:
-        check_settings(self, "objective.")
-
-
-@dataclass(frozen=True, slots=True)
-class NoisyBatch:
-    """A batch with its noise drawn.
-
-    Attributes:
-        clean: `[B, F, C, h, w]`, what is committed.
-        noisy: `[B, F, C, h, w]`, what is denoised.
-        levels: `[B, F, 2]`, the noise levels of the two.
-        velocity: `[B, F, C, h, w]`, the target.
-        noise: `[B, F, C, h, w]`, what is in the noisy frames, and what first passes begin from.
-    """
-
-    clean: Tensor
-    noisy: Tensor
-    levels: Tensor
-    velocity: Tensor
-    noise: Tensor
-
-
-def mix(latents: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
-    """Return `(1 - t) latents + t noise` for levels t `[B, F]`."""
-    levels = levels[..., None, None, None]
-    return (1 - levels) * latents + levels * noise
-
-
-def add_noise(latents: Tensor, config: ObjectiveConfig, generator: torch.Generator) -> NoisyBatch:
-    """Draw noise levels and noise for latents `[B, F, C, h, w]`."""
-    batch, frames = latents.shape[:2]
-    device = latents.device
-
-    def uniform(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator, device=device)
-
-    level = torch.randn(batch, frames, generator=generator, device=device).sigmoid()
-    level = shift_level(level, config.level_shift)
-    level = torch.where(uniform(batch, frames) < config.pure_noise_probability, 1.0, level)
-    context_level = config.context_noise * uniform(batch, frames)
-    context_level = torch.where(uniform(batch, 1) < config.context_noise_probability, context_level, 0.0)
-    noise = torch.randn(latents.shape, generator=generator, device=device)
-    context_noise = torch.randn(latents.shape, generator=generator, device=device)
-    return NoisyBatch(
-        clean=mix(latents, context_noise, context_level),
-        noisy=mix(latents, noise, level),
-        levels=torch.stack([context_level, level], dim=-1),
-        velocity=noise - latents,
-        noise=noise,
-    )
 
 
 def change_weights(latents: Tensor, weight: float, cap: float) -> Tensor:
@@ -181,6 +77,7 @@ class FlowMatchingLoss(nn.Module):
         generator: torch.Generator,
         memory: MemoryState | None,
         targets: OutcomeTargets | None = None,
+        poses: Tensor | None = None,
     ) -> tuple[dict[str, Tensor], MemoryState | None]:
         """Return the losses of a batch, and the memory after it.
 
@@ -192,49 +89,64 @@ class FlowMatchingLoss(nn.Module):
             generator: Decides noise and levels; on the latents' device.
             memory: Before the first frame; None begins with nothing, and none is returned then.
             targets: What the outcome heads are to say; frames that are not real count nowhere.
+            poses: `[B, F, 3]`, where frames are seen from; for keys of poses.
 
         Returns:
-            `loss`, and for the log the loss at pure noise, `loss_pure`, and those of the heads; the memory,
-            without gradients.
+            `loss`, and for the log the loss at pure noise, `loss_pure`, that of frames drawn by their pose
+            alone, `loss_recall`, and those of the heads; the memory, without gradients.
         """
         latents = latents.float()
-        batch = self.add_noise(latents, actions, generator, memory)
+        prefixes = self.draw_prefixes(latents, generator)
+        if prefixes is not None:
+            latents, actions = prefixes.take(latents), prefixes.take(actions)
+            poses = None if poses is None else prefixes.take(poses)
+        if poses is not None:
+            poses = jittered(poses, (self.config.pose_jitter[0], self.config.pose_jitter[1]), generator)
+        batch = self.add_noise(latents, actions, generator, memory, poses, prefixes)
         given = (batch.clean, batch.noisy, batch.levels)
-        passed, memory_after = self._run(*given, actions, memory, batch.noise)
+        alone = prefixes.alone if prefixes is not None and self.config.recall_share else None
+        passed, memory_after = self._run(*given, actions, memory, batch.noise, poses, alone)
         squared = (passed.velocity.float() - batch.velocity).square()
         ended = None if targets is None else targets.ends
-        error = self.frame_means(squared, latents, ended)  # [B, F]
+        error = self.frame_means(squared, latents, ended, alone)  # [B, F]
         # A sequence's first frame has nothing to go by; the second is the first that an action led to.
         counted = has_past(latents, memory)
         if targets is not None:
             counted = counted & targets.is_real
         weight = self.frame_weights(counted, ended)
+        weight = weight if prefixes is None else prefixes.weigh(weight)
         losses = {"loss": masked_mean(error, weight)}
         if passed.first_velocity is None:
             pure = counted & (batch.levels[..., 1] == 1)
             losses["loss_pure"] = masked_mean(error, weight * pure).detach()
         else:
             first = (passed.first_velocity.float() - batch.velocity).square()
-            loss_pure = masked_mean(self.frame_means(first, latents, ended), weight)
+            loss_pure = masked_mean(self.frame_means(first, latents, ended, alone), weight)
             losses["loss"] = losses["loss"] + self.config.first_pass_weight * loss_pure
             losses["loss_pure"] = loss_pure.detach()
+        if alone is not None:
+            losses["loss_recall"] = masked_mean(squared.mean(dim=(2, 3, 4)), alone).detach()
         if self.config.change_weight:  # what runs with other weights are compared by
             losses["loss_unweighted"] = masked_mean(squared.mean(dim=(2, 3, 4)), counted).detach()
         if targets is not None and self.outcome is not None:
             heads, summary = self.denoiser.outcome, passed.summary
             assert heads is not None
             assert summary is not None
-            predicted = self.outcome(heads, summary, targets, counted)
+            told = counted if alone is None else counted & ~alone
+            predicted = self.outcome(heads, summary, targets, told)
             losses["loss_picture"] = losses["loss"].detach()
             losses["loss"] = losses["loss"] + predicted.pop("loss_outcome")
             losses |= predicted
         return losses, memory_after
 
-    def frame_means(self, squared: Tensor, latents: Tensor, ended: Tensor | None = None) -> Tensor:
+    def frame_means(
+        self, squared: Tensor, latents: Tensor, ended: Tensor | None = None, alone: Tensor | None = None
+    ) -> Tensor:
         """Return the mean of squared errors `[B, F, C, h, w]` over each frame, `[B, F]`.
 
         Cells count as `change_weight` says, by how much the clean `latents` change there; those of frames
-        that ended a game, where `ended` `[B, F]` says so, as a cell that does not change does in others.
+        that ended a game, where `ended` `[B, F]` says so, as a cell that does not change does in others, and
+        those of frames that are drawn `alone` all alike: the frame before them is another's.
         """
         config = self.config
         if config.change_weight:
@@ -242,6 +154,8 @@ class FlowMatchingLoss(nn.Module):
             if ended is not None:
                 still = 1 / (1 + config.change_weight)
                 weights = torch.where(ended[..., None, None, None], still, weights)
+            if alone is not None:
+                weights = torch.where(alone[..., None, None, None], 1.0, weights)
             squared = squared * weights
         return squared.mean(dim=(2, 3, 4))
 
@@ -255,15 +169,30 @@ class FlowMatchingLoss(nn.Module):
             return counted
         return torch.where(ended, self.outcome.end_frequency, 1.0) * counted
 
+    def draw_prefixes(self, latents: Tensor, generator: torch.Generator) -> Prefixes | None:
+        """Return which frames of clips `[B, F, C, h, w]` follow a prefix; None if none is to."""
+        config = self.config
+        if not config.suffix_share and not config.recall_share:
+            return None
+        noised, alone = (round(share * len(latents)) for share in (config.suffix_share, config.recall_share))
+        return draw_prefixes(latents, noised, alone, generator)
+
     def add_noise(
-        self, latents: Tensor, actions: Tensor, generator: torch.Generator, memory: MemoryState | None
+        self,
+        latents: Tensor,
+        actions: Tensor,
+        generator: torch.Generator,
+        memory: MemoryState | None,
+        poses: Tensor | None = None,
+        prefixes: Prefixes | None = None,
     ) -> NoisyBatch:
         """Return a batch with its noise drawn; a share of its clips has the model's own frames as context."""
-        batch = add_noise(latents, self.config, generator)
+        batch = add_noise(latents, self.config, generator, prefixes)
         num_own = round(self.config.own_context_share * len(latents))
         if not num_own:
             return batch
-        own = self._predict_context(latents[:num_own], batch, actions[:num_own], generator, memory)
+        poses = None if poses is None else poses[:num_own]
+        own = self._predict_context(latents[:num_own], batch, actions[:num_own], generator, memory, poses)
         levels = batch.levels.clone()
         levels[:num_own, :, 0] = 0.0
         return replace(batch, clean=torch.cat([own, batch.clean[num_own:]]), levels=levels)
@@ -276,6 +205,8 @@ class FlowMatchingLoss(nn.Module):
         actions: Tensor,
         memory: MemoryState | None,
         noise: Tensor,
+        poses: Tensor | None = None,
+        alone: Tensor | None = None,
     ) -> tuple[SequencePass, MemoryState | None]:
         """Run the network over sequences; `noise` is what the first passes of a recycled one begin from."""
         denoiser = self.denoiser
@@ -283,7 +214,8 @@ class FlowMatchingLoss(nn.Module):
             check_constant_memory(denoiser.config)
         before = denoiser.initial_memory(len(clean)) if memory is None else memory
         first = noise if denoiser.config.recycled else None
-        passed = denoiser.run_sequences(clean, noisy, levels, actions, before, noise=first)
+        given = (clean, noisy, levels, actions, before)
+        passed = denoiser.run_sequences(*given, noise=first, poses=poses, alone=alone)
         return passed, None if memory is None else merge_memory(memory, passed, clean)
 
     @torch.no_grad()
@@ -294,6 +226,7 @@ class FlowMatchingLoss(nn.Module):
         actions: Tensor,
         generator: torch.Generator,
         memory: MemoryState | None = None,
+        poses: Tensor | None = None,
     ) -> Tensor:
         """Return the model's own predictions of the clips, to stand in the place of their clean frames.
 
@@ -312,7 +245,8 @@ class FlowMatchingLoss(nn.Module):
         else:
             noise = noisy = torch.randn(latents.shape, generator=generator, device=latents.device)
         for done in range(depth):
-            drawn = noise - self._run(own, noisy, levels, actions, memory, noise)[0].velocity.float()
+            passed, _ = self._run(own, noisy, levels, actions, memory, noise, poses)
+            drawn = noise - passed.velocity.float()
             drawn = torch.where(is_drawn, drawn, latents)
             kept = clips * done // depth  # predicted often enough; a pass over all keeps one shape to compile
             own = torch.cat([own[:kept], drawn[kept:]])
@@ -341,9 +275,10 @@ class SequenceFlowMatching(FlowMatchingLoss):
         actions: Tensor,
         generator: torch.Generator,
         targets: OutcomeTargets | None = None,
+        poses: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the losses of a batch; see `FlowMatchingLoss.compute`."""
-        return self.compute(latents, actions, generator, None, targets)[0]
+        return self.compute(latents, actions, generator, None, targets, poses)[0]
 
 
 class SegmentFlowMatching(FlowMatchingLoss):
@@ -356,6 +291,7 @@ class SegmentFlowMatching(FlowMatchingLoss):
         generator: torch.Generator,
         is_new: Tensor,
         targets: OutcomeTargets | None = None,
+        poses: Tensor | None = None,
         *,
         carry: Carry,
     ) -> tuple[dict[str, Tensor], Carry]:
@@ -367,9 +303,10 @@ class SegmentFlowMatching(FlowMatchingLoss):
             generator: Decides noise and levels.
             is_new: `[B]` bool, which rows begin a sequence, and so with an empty memory.
             targets: What the outcome heads are to say.
+            poses: `[B, F, 3]`, where frames are seen from; for keys of poses.
             carry: From the step before.
         """
         before = carry.memory.reset_rows(is_new)
-        losses, memory = self.compute(latents, actions, generator, before, targets)
+        losses, memory = self.compute(latents, actions, generator, before, targets, poses)
         assert memory is not None
         return losses, Carry(memory)

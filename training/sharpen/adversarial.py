@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.objectives.adversarial import pair_loss
-from training.objectives.flow_matching import mix
+from training.objectives.noise import mix
 from training.sharpen.critic import Critic, frozen
 from training.sharpen.rollouts import POOL, Clips, OwnFrames, reach_all
 from training.sharpen.settings import CriticConfig, RolloutConfig

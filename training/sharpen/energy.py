@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-from training.objectives.flow_matching import mix
+from training.objectives.noise import mix
 from training.sharpen.adversarial import pooled
 from training.sharpen.critic import Critic
 from training.sharpen.rollouts import Clips, OwnFrames, reach_all

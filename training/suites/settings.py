@@ -12,7 +12,7 @@ from worldsim.runtime.config import RuntimeSettings
 from worldsim.runtime.cuda_graphs import COMPILE_MODES
 from worldsim.settings import check_settings, setting
 
-BENCHMARKS = ("env", "endurance", "step")
+BENCHMARKS = ("env", "endurance", "step", "pose_recall")
 # The cost is measured before decoded video fills the memory.
 PARTS = ("cost", "rollout", "controllability", "idle", "outcome")
 CONSISTENCY = "consistency"
@@ -117,7 +117,9 @@ class EvaluateConfig(RuntimeSettings):
         None,
         "null measures the parts; env measures how many steps a second environments make, endurance whether "
         "memory grows or anything becomes NaN or inf in a great many of them, step what a step consists of: "
-        "operators and milliseconds by kind. None of them needs data.",
+        "operators and milliseconds by kind. None of them needs data. pose_recall measures on data what the "
+        "states alone say of views that are asked for by their pose, and roll-outs at true poses, of "
+        "num_rollouts clips of horizon frames (docs/consistency.md).",
     )
     suite: str | None = setting(
         None, "null measures the parts of a world; consistency what worlds remember (docs/consistency.md)."

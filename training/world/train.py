@@ -19,7 +19,7 @@ from training.data.latents import (
     LatentVideo,
     OutcomeTargets,
     check_outcomes,
-    fixed_starts,
+    check_poses,
     to_device,
 )
 from training.data.sampling import EndDraws, places_at
@@ -31,31 +31,28 @@ from training.engine.optimizers import OptimizerConfig, make_optimizers
 from training.engine.run_folder import RunFolder
 from training.engine.step import StepConfig, check_step, computing, replays_passes
 from training.engine.update import Training, prepare
-from training.objectives.flow_matching import ObjectiveConfig, SegmentFlowMatching, SequenceFlowMatching
+from training.objectives.flow_matching import SegmentFlowMatching, SequenceFlowMatching
+from training.objectives.noise import ObjectiveConfig
 from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig, reward_units
 from training.outcomes.calibration import calibrate
 from training.world.clips import Episodes, Footage, load_footage
 from training.world.half_lives import log_half_lives, tell_half_lives
+from training.world.start_moments import take_starts
 from training.world.validation import ValidationConfig, validate
 from worldsim.data.dataset_info import DatasetInfo
-from worldsim.data.sequences import EpisodeReference, SequenceIndex
+from worldsim.data.sequences import SequenceIndex
 from worldsim.errors import WorldError
-from worldsim.model.config import DenoiserConfig
+from worldsim.model.config import DenoiserConfig, MemoryKeys
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.segments import check_constant_memory
 from worldsim.outcome import OutcomeConfig
 from worldsim.sampler import SamplerConfig
 from worldsim.settings import REQUIRED, check_settings, setting
-from worldsim.starts import Start, visible_detail
 from worldsim.world.world import World, WorldConfig, find_codec
 
-PLACES_PER_START = 24
-"""Places of which one becomes a start moment."""
-FRAMES_BEFORE_END = 64
-"""Least number of frames for which an episode goes on after a start moment, if there is such a place."""
 MAX_SEQUENCES = 2**16
 """Of a pass: no device holds more of them."""
-Batch = tuple[Tensor | torch.Generator | OutcomeTargets, ...]
+Batch = tuple[Tensor | torch.Generator | OutcomeTargets | None, ...]
 """What a training's module is given at a step."""
 
 
@@ -108,36 +105,6 @@ class PretrainConfig(TrainWorldConfig):
         DenoiserConfig, "Shape of the network; codec and data fill in latent shape and buttons."
     )
     sampler: SamplerConfig = setting(SamplerConfig, "How frames are drawn in play (docs/decisions/0026).")
-
-
-def take_starts(
-    references: Sequence[EpisodeReference], count: int, length: int, size: tuple[int, int]
-) -> list[Start]:
-    """Cut start moments out of episodes, scaled to `size` (height, width).
-
-    Of several places beside each other the one is taken where most can be seen, and the groups are spread
-    evenly over all episodes: a game that begins before a wall says nothing about itself. The end of an
-    episode is near only where there is no other place.
-    """
-    lengths = [reference.num_frames for reference in references]
-    ends = np.cumsum(lengths)
-    places = fixed_starts(lengths, length, count * PLACES_PER_START)
-    episodes = np.searchsorted(ends, places, side="right")
-    firsts = places - (ends[episodes] - np.array(lengths)[episodes])
-    found: dict[int, tuple[tuple[bool, int], Start]] = {}
-    recording, number = None, -1
-    for place, (episode, first) in enumerate(zip(episodes.tolist(), firsts.tolist(), strict=True)):
-        if recording is None or episode != number:  # in order, so that each is decoded once
-            recording, number = references[episode].read(size=size), episode
-        last = first + length
-        worth = last + FRAMES_BEFORE_END <= len(recording), visible_detail(recording.frames[last - 1])
-        group = place // PLACES_PER_START
-        if group not in found or worth > found[group][0]:
-            # Copies: a view would keep the whole episode.
-            frames, actions = recording.frames[first:last].copy(), recording.actions[first:last].copy()
-            start = Start(f"start-{group:02d}", torch.from_numpy(frames), torch.from_numpy(actions))
-            found[group] = worth, start
-    return [start for _, start in found.values()]
 
 
 def describe_training(training: Training, config: TrainWorldConfig, num_frames: int, fabric: Fabric) -> str:
@@ -202,11 +169,17 @@ def train_world(
     has_heads = world.config.denoiser.outcome_heads
     if has_heads:
         check_outcomes([*episodes.train, *episodes.heldout])
+    has_poses = world.config.denoiser.memory_keys == MemoryKeys.POSE
+    check_objective(config, world.config.denoiser)
+    if has_poses:
+        check_poses([*episodes.train, *episodes.heldout])
+        episodes.check_lengths("validation.recall_frames", config.validation.recall_frames, heldout_only=True)
     footage = load_footage(world.codec, episodes, config.data, config.validation, fabric, passes)
     size = (world.config.height, world.config.width)
     if has_new_heads:
         set_reward_units(world, footage, fabric)
-    batch_at = make_passes(footage.parts, config, passes, with_outcomes=has_heads)
+    told = {"with_outcomes": has_heads, "with_poses": has_poses}
+    batch_at = make_passes(footage.parts, config, passes, **told)
     starts = take_starts(episodes.heldout, config.num_starts, config.start_frames, size)
     run.check_inputs(fabric, passes.total, **footage.digests, **({"init": begun_from} if begun_from else {}))
 
@@ -238,6 +211,25 @@ def train_world(
             on_checkpoint=on_checkpoint,
         )
     fabric.print(f"world in {run.path / 'world'}; play it with: python play.py world={run.path / 'world'}")
+
+
+def check_objective(config: TrainWorldConfig, model: DenoiserConfig) -> None:
+    """Raise `WorldError` if the network can't learn what the objective asks for."""
+    objective = config.objective
+    if objective.recall_share and model.memory_keys != MemoryKeys.POSE:
+        raise WorldError(
+            f"objective.recall_share {objective.recall_share} draws frames by their pose alone, which needs "
+            f"memory_keys pose, got {model.memory_keys}"
+        )
+    if (objective.recall_share or objective.suffix_share) and config.segments > 1:
+        raise WorldError(
+            "objective.recall_share and suffix_share need segments=1, whose clips begin with nothing and "
+            f"hand nothing on, got segments {config.segments}"
+        )
+    if objective.recall_share and model.full_layers:
+        raise WorldError(
+            f"objective.recall_share needs layers of constant memory, got full_layers {model.full_layers}"
+        )
 
 
 def begin_training(
@@ -296,7 +288,12 @@ def end_frequency(parts: Sequence[LatentVideo], config: TrainWorldConfig, fabric
 
 
 def make_passes(
-    parts: Sequence[LatentVideo], config: TrainWorldConfig, passes: Passes, *, with_outcomes: bool = False
+    parts: Sequence[LatentVideo],
+    config: TrainWorldConfig,
+    passes: Passes,
+    *,
+    with_outcomes: bool = False,
+    with_poses: bool = False,
 ) -> Callable[[int, int], Batch]:
     """Return the function that draws the batch of a step and a pass; see `make_batches`.
 
@@ -305,48 +302,61 @@ def make_passes(
         config: Settings.
         passes: Which are this device's.
         with_outcomes: Whether there are outcome heads.
+        with_poses: Whether keys are turned by poses.
     """
     draws = {
-        number: make_batches(video, config, number, with_outcomes=with_outcomes)
+        number: make_batches(video, config, number, with_outcomes=with_outcomes, with_poses=with_poses)
         for number, video in zip(passes.own, parts, strict=True)
     }
     return lambda step, number: draws[number](step)
 
 
 def make_batches(
-    video: LatentVideo, config: TrainWorldConfig, number: int, *, with_outcomes: bool = False
+    video: LatentVideo,
+    config: TrainWorldConfig,
+    number: int,
+    *,
+    with_outcomes: bool = False,
+    with_poses: bool = False,
 ) -> Callable[[int], Batch]:
     """Return the function that draws a step's sequences, or segments of longer ones, from its number alone.
 
     It gives latents `[B, F, C, h, w]`, actions `[B, F, A]` and a generator; where a sequence has several
-    segments also which rows begin a sequence, `[B]` bool; and last what the outcome heads are to say.
+    segments also which rows begin a sequence, `[B]` bool; what the outcome heads are to say, and the poses
+    `[B, F, 3]`, if they are asked for.
 
     Args:
         video: To draw from.
         config: Settings.
         number: Of the pass: each draws its own.
         with_outcomes: Whether there are outcome heads. Some sequences then hold the end of an episode.
+        with_poses: Whether keys are turned by poses. Every sequence lies on a map turned by chance.
     """
     batch_size, length, segments = config.batch_size, config.sequence_length, config.segments
     index = SequenceIndex(video.lengths, segments * length)
     device = video.latents.device
     ends = end_draws(video, config) if with_outcomes else None
 
-    def sequences_of(block: int) -> np.ndarray:
+    def sequences_of(block: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(seed_of(config.loop.seed, block, number))
         starts = index.sample(rng, batch_size)
-        return starts if ends is None else ends.replace(starts, rng)
+        starts = starts if ends is None else ends.replace(starts, rng)
+        return starts, rng.uniform(0, 360, batch_size)
 
     def batch_at(step: int) -> Batch:
         block, segment = places_at(step, segments, batch_size)
         drawn = {each: sequences_of(each) for each in set(block.tolist())}
-        starts = np.array([drawn[each][row] for row, each in enumerate(block.tolist())])
+        places = [(drawn[each][0][row], drawn[each][1][row]) for row, each in enumerate(block.tolist())]
+        starts, turns = (np.array(each) for each in zip(*places, strict=True))
         generator = torch.Generator(device).manual_seed(seed_of(config.loop.seed, step, number))
         is_new = () if segments == 1 else (to_device(segment == 0, device),)
+        skipped = segment * length
+        poses = (video.pose_sequences(starts, length, skipped, turns),) if with_poses else ()
         if not with_outcomes:
-            return *video.sequences(starts + segment * length, length), generator, *is_new
-        latents, actions, targets = video.sequences_with_outcomes(starts, length, segment * length)
-        return latents, actions, generator, *is_new, targets
+            given = (generator, *is_new, None) if with_poses else (generator, *is_new)
+            return *video.sequences(starts + skipped, length), *given, *poses
+        latents, actions, targets = video.sequences_with_outcomes(starts, length, skipped)
+        return latents, actions, generator, *is_new, targets, *poses
 
     return batch_at
 

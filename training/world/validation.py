@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from training.data.latents import LatentVideo, fixed_starts
+from training.world.recall import RecallConfig, measure_recall
 from worldsim.errors import WorldError
 from worldsim.evaluation.metrics import psnr
+from worldsim.model.config import MemoryKeys
 from worldsim.model.memory.state import MemoryState
 from worldsim.runtime.noise import draw_noise
 from worldsim.sampler import SamplerConfig, draw, watch
@@ -29,6 +31,16 @@ class ValidationConfig:
     context_frames: int = setting(16, "Real frames before each.", minimum=1)
     horizons: list[int] = setting([1, 8, 32], "Frames after which the PSNR is taken.", minimum=1)
     num_steps: int = setting(2, "Denoising steps.")
+    recall_clips: int = setting(
+        32,
+        "Clips on which worlds with memory_keys=pose are asked for views by their pose alone "
+        "(docs/decisions/0048); 0 asks for none.",
+        minimum=0,
+    )
+    recall_frames: int = setting(128, "Frames of such a clip, of which seven tenths are watched.", minimum=10)
+    recall_queries: int = setting(
+        8, "Views of what was watched that are asked for, and as many of what comes later.", minimum=2
+    )
 
     def __post_init__(self) -> None:
         check_settings(self, "validation.")
@@ -65,24 +77,42 @@ def validate(
     """
     latents, actions = video.sequences(places, config.length)
     latents = latents.float()
+    has_poses = world.config.denoiser.memory_keys == MemoryKeys.POSE
+    poses = video.pose_sequences(places, config.length) if has_poses else None
     memory, seeds = world.denoiser.initial_memory(len(latents)), torch.arange(len(latents))
     for frame in range(config.context_frames):
         number = torch.full_like(seeds, frame)
-        memory = watch(world.denoiser, latents[:, frame], actions[:, frame], memory, seeds, number)
-    return _roll_out(
-        world, memory, latents[:, config.context_frames :], actions[:, config.context_frames :], config
-    )
+        pose = None if poses is None else poses[:, frame]
+        memory = watch(world.denoiser, latents[:, frame], actions[:, frame], memory, seeds, number, pose)
+    first = config.context_frames
+    later = None if poses is None else poses[:, first:]
+    scores = _roll_out(world, memory, latents[:, first:], actions[:, first:], config, later)
+    if has_poses and config.recall_clips:
+        asked = RecallConfig(
+            num_clips=config.recall_clips,
+            length=config.recall_frames,
+            num_queries=config.recall_queries,
+            num_steps=config.num_steps,
+        )
+        scores |= measure_recall(world, video, asked).summary()
+    return scores
 
 
 def _roll_out(
-    world: World, memory: MemoryState, truth: Tensor, actions: Tensor, config: ValidationConfig
+    world: World,
+    memory: MemoryState,
+    truth: Tensor,
+    actions: Tensor,
+    config: ValidationConfig,
+    poses: Tensor | None = None,
 ) -> dict[str, float]:
     sampler = SamplerConfig(num_steps=config.num_steps)
     seeds = torch.arange(len(truth))
     clean = torch.zeros(len(truth), device=truth.device)
     scores = {}
     for frame in range(max(config.horizons)):
-        context = world.denoiser.observe(actions[:, frame], memory)
+        pose = None if poses is None else poses[:, frame]
+        context = world.denoiser.observe(actions[:, frame], memory, pose=pose)
         noise = draw_noise(seeds, torch.full_like(seeds, frame), world.denoiser.latent_shape).to(truth.device)
         dream, context = draw(world.denoiser, noise, context, memory, sampler)
         memory = world.denoiser.commit(dream, clean, context, memory)

@@ -17,8 +17,9 @@ from worldsim.model.attention.base import Cached, Rotary
 from worldsim.model.attention.full import FullAttention
 from worldsim.model.attention.hybrid import HybridAttention
 from worldsim.model.attention.window import WindowAttention, WindowBefore
-from worldsim.model.config import DenoiserConfig, MemoryKeys
+from worldsim.model.config import DenoiserConfig
 from worldsim.model.linear import FeedForward, Linear, product_dtype
+from worldsim.model.memory.keys import key_multiples
 
 AnyAttention = HybridAttention | WindowAttention | FullAttention
 LayerStateIn = Tensor | WindowBefore | BlockMask | None
@@ -34,12 +35,10 @@ def build_attention(config: DenoiserConfig, layer: int) -> AnyAttention:
     if layer in config.full_layers:
         return FullAttention(config.dim, config.num_heads)
     half_lives = (config.half_lives[0], config.half_lives[1])
-    plane = layer if config.memory_keys == MemoryKeys.PLANE else None
     write_biases = (config.write_biases[0], config.write_biases[1])
     tokens = config.tokens_per_frame
-    return HybridAttention(
-        config.dim, config.num_heads, tokens, half_lives, plane, write_biases, config.finest_key
-    )
+    multiples = key_multiples(config, layer)
+    return HybridAttention(config.dim, config.num_heads, tokens, half_lives, write_biases, multiples)
 
 
 @torch.no_grad()
@@ -48,7 +47,7 @@ def initialise_attention(attention: AnyAttention, config: DenoiserConfig) -> Non
     for linear in (attention.q, attention.k, attention.v, attention.o):
         nn.init.xavier_uniform_(linear.weight)
         nn.init.zeros_(linear.bias)
-    is_by_place = config.memory_keys == MemoryKeys.PLANE and isinstance(attention, HybridAttention)
+    is_by_place = isinstance(attention, HybridAttention) and attention.turns_by_head
     if is_by_place or (config.full_path and isinstance(attention, FullAttention)):
         # A key begins as a place, not as what is there, which who looks for it does not know.
         for linear in (attention.q, attention.k):

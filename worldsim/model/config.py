@@ -20,6 +20,8 @@ NUM_FREE_COORDINATES = 4
 """Coordinates of the path beside its rows and columns."""
 MIN_PLANE_WIDTH = 2 * (2 + NUM_FREE_COORDINATES)
 """Features of a head whose pairs can hold the path on PLANE keys."""
+NUM_POSE_COORDINATES = 4
+"""Coordinates that turn keys of a pose: azimuth, x, y and row."""
 FINEST = math.pi
 """Maximum angle per token that pairs can turn by: it tells neighbours apart."""
 
@@ -39,10 +41,13 @@ class MemoryKeys(StrEnum):
     stored under such keys is a function of the row plus one of the column: places in line are mixed up.
     PLANE: each pair turns along a direction of its own in the plane of rows and columns, in each head along
     others, so that any two places have keys that are nearly at right angles.
+    POSE: a token's key is the direction it looks in, where the player stands on the map, and its row; poses
+    are given with the frames (docs/decisions/0048).
     """
 
     AXES = "axes"
     PLANE = "plane"
+    POSE = "pose"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -71,6 +76,13 @@ class DenoiserConfig:
         FINEST,
         "Greatest angle per token, in radians up to pi, that keys of the plane turn by: the smaller, the "
         "more a path may be wrong, and the less places are told apart.",
+    )
+    field_of_view: float = setting(
+        90.0,
+        "Horizontal field of view in degrees: in which direction each column of a frame looks, for "
+        "memory_keys=pose.",
+        above=0,
+        below=180,
     )
     path_odometry: bool = setting(
         False,
@@ -113,6 +125,10 @@ class DenoiserConfig:
             raise WorldError(f"finest_key is an angle above 0 and of at most pi, got {self.finest_key}")
         if self.finest_key != FINEST and self.memory_keys != MemoryKeys.PLANE:
             raise WorldError(f"finest_key {self.finest_key} needs memory_keys plane, got {self.memory_keys}")
+        if self.memory_keys == MemoryKeys.POSE and self.memory_phase != MemoryPhase.NONE:
+            raise WorldError(
+                f"memory_keys pose needs memory_phase none: poses turn the keys, got {self.memory_phase}"
+            )
         if self.full_path and not self.full_layers:
             raise WorldError("full_path needs full_layers, and there are none")
         for name in ("latent_shape", "num_values", "dim", "ffn_dim", "num_heads", "num_layers", "window"):
@@ -126,6 +142,11 @@ class DenoiserConfig:
         if self.memory_keys == MemoryKeys.PLANE and self.dim // self.num_heads < MIN_PLANE_WIDTH:
             raise WorldError(
                 f"memory_keys plane needs heads of at least {MIN_PLANE_WIDTH} features, "
+                f"got dim {self.dim} and num_heads {self.num_heads}"
+            )
+        if self.memory_keys == MemoryKeys.POSE and self.head_width < 2 * NUM_POSE_COORDINATES:
+            raise WorldError(
+                f"memory_keys pose needs heads of at least {2 * NUM_POSE_COORDINATES} features, "
                 f"got dim {self.dim} and num_heads {self.num_heads}"
             )
         if len(self.latent_shape) != 3 or self.latent_shape[1] % PATCH or self.latent_shape[2] % PATCH:

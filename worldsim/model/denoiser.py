@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from worldsim.errors import WorldError
+from worldsim.model.attention.angles import frame_rotary
 from worldsim.model.attention.base import Rotary
-from worldsim.model.attention.full import FullAttention, past_mask, time_angles
+from worldsim.model.attention.full import FullAttention, past_mask
 from worldsim.model.attention.window import WindowAttention, age_angles
 from worldsim.model.block import (
     Block,
@@ -32,19 +33,18 @@ from worldsim.model.block import (
     initialise_attention,
     modulated_norm,
 )
-from worldsim.model.config import PATCH, DenoiserConfig, MemoryKeys
+from worldsim.model.config import PATCH, DenoiserConfig
 from worldsim.model.frame_context import FrameContext, FrameWrites
 from worldsim.model.frame_pass import cached_of, pack_writes, run_layers, write_matrices
 from worldsim.model.linear import Linear, at_least_fp32, embed_patches, join_patches
+from worldsim.model.memory.keys import given_phases, key_places
 from worldsim.model.memory.motion import (
     PathMotion,
     arrived_phase,
-    axes_phase,
     build_motion,
     departures,
-    plane_places,
+    expected_phase,
     sequence_phases,
-    wrap,
 )
 from worldsim.model.memory.state import MemoryState, empty_memory, push_window, window_mask
 from worldsim.model.outcome_heads import OutcomeHeads
@@ -60,7 +60,7 @@ class Denoiser(nn.Module):
     """Predict the velocity of the next frame's latents from the action and the memory."""
 
     place: Tensor
-    plane_place: Tensor
+    key_place: Tensor
     age: Tensor
     time_frequencies: Tensor
     packed_writes = None
@@ -85,7 +85,7 @@ class Denoiser(nn.Module):
         self.head = Head(dim, PATCH * PATCH * channels)
         self.outcome = OutcomeHeads(dim, config.num_heads) if config.outcome_heads else None
         self.register_buffer("place", place_angles(*config.grid, config.head_width).float(), persistent=False)
-        self.register_buffer("plane_place", plane_places(*config.grid, config.head_width), persistent=False)
+        self.register_buffer("key_place", key_places(config), persistent=False)
         age = turns(age_angles(config.head_width, config.window)).float()[:, None]  # [W + 1, 1, D / 2, 2]
         self.register_buffer("age", age, persistent=False)
         half = torch.arange(TIME_FREQUENCIES // 2, dtype=torch.float64) / (TIME_FREQUENCIES // 2)
@@ -155,43 +155,34 @@ class Denoiser(nn.Module):
     def embed_time(self, noise_levels: Tensor) -> Tensor:
         """Return `[G, D]` of noise levels `[G]` in [0, 1]."""
         angles = noise_levels.float().unsqueeze(-1) * TIMESTEPS * self.time_frequencies
-        features = torch.cat([angles.cos(), angles.sin()], dim=-1)
-        return at_least_fp32(self.time_embedding(features))
+        return at_least_fp32(self.time_embedding(torch.cat([angles.cos(), angles.sin()], dim=-1)))
 
     def embed_previous(self, latents: Tensor) -> Tensor | float:
         """Return what a frame `[G, C, h, w]` adds to the tokens of the next, `[G, N, D]`, at least fp32."""
         return 0.0 if self.previous_embedding is None else embed_patches(latents, self.previous_embedding)
 
-    def rotary(self, phase: Tensor, frames: range, departure: Tensor | None = None) -> Rotary:
-        """Return the angles of tokens of frames of these numbers, after a path `phase` `[G, D / 2]`.
-
-        A recycled model writes the frame before, at the end of the path `departure`.
-        """
-        time, keys = None, MemoryKeys(self.config.memory_keys)
-        if self.config.full_layers:
-            angles = time_angles(frames, self.config.head_width).to(self.place)  # [frames, D / 2]
-            angles = angles + axes_phase(phase, keys) if self.config.full_path else angles
-            time = turns(self.place + angles.unsqueeze(-2))
-        is_plane = keys is MemoryKeys.PLANE  # each head turns its keys itself
-        places = self.plane_place if is_plane else self.place
-
-        def after(path: Tensor) -> Tensor:
-            angles = places + path.unsqueeze(-2)
-            return angles if is_plane else turns(angles)
-
-        written = after(departure) if departure is not None and self.config.recycled else None
-        return Rotary(turns(self.place), after(phase), time, written)
+    def rotary(
+        self, phase: Tensor, frames: range, departure: Tensor | None = None, alone: Tensor | None = None
+    ) -> Rotary:
+        """Return the angles of tokens of frames of these numbers; see `frame_rotary`."""
+        return frame_rotary(self.config, self.place, self.key_place, frames, phase, departure, alone)
 
     def observe(
-        self, actions: Tensor, memory: MemoryState, window_is_full: bool | None = None
+        self,
+        actions: Tensor,
+        memory: MemoryState,
+        window_is_full: bool | None = None,
+        pose: Tensor | None = None,
     ) -> FrameContext:
         """Prepare the frame that `actions` `[B, A]` lead to; reads the memory, never changes it.
 
-        `window_is_full` is what the method of that name says of the memory; None asks it.
+        `window_is_full` is what the method of that name says of the memory; None asks it. `pose` `[B, 3]` is
+        where the frame is seen from (`given_phases`); None leaves it to the motion.
         """
         action = self.embed_actions(actions)
-        turn = at_least_fp32(self.motion(memory.latents, action, self.embed_nothing()))
-        phase = wrap(memory.phase + torch.where((memory.num_committed > 0)[:, None], turn, 0.0))
+        phase = given_phases(self.config, pose)
+        if phase is None:
+            phase = expected_phase(self.motion(memory.latents, action, self.embed_nothing()), memory)
         keys = rotate(memory.window_keys, self.age).to(memory.window_keys.dtype)
         keys, values = (t.flatten(2, 3).transpose(2, 3).contiguous() for t in (keys, memory.window_values))
         is_full = self.window_is_full(memory) if window_is_full is None else window_is_full
@@ -199,7 +190,7 @@ class Denoiser(nn.Module):
         mask = None if is_full else window_mask(memory.num_committed, self.config.window, tokens)
         count = 0 if memory.past is None else memory.past.num_frames
         seen = past_mask(memory.num_committed, count, tokens) if memory.past else None
-        rotary = self.rotary(phase, range(count, count + 1), memory.phase)
+        rotary = self.rotary(phase, range(count, count + 1), departures(phase[:, None], memory)[:, 0])
         return FrameContext(action, phase, rotary, mask, keys, values, seen, previous)
 
     def window_is_full(self, memory: MemoryState) -> bool:
@@ -305,6 +296,7 @@ class Denoiser(nn.Module):
         actions: Tensor,
         run_block: RunBlock | None = None,
         noise: Tensor | None = None,
+        poses: Tensor | None = None,
     ) -> Tensor:
         """Predict the velocities of whole sequences that begin with an empty memory, all frames at once.
 
@@ -315,12 +307,13 @@ class Denoiser(nn.Module):
             actions: `[B, F, A]`, the action that leads to each frame.
             run_block: Runs a layer of a given number and returns its tokens, for who wants to look into it.
             noise: `[B, F, C, h, w]`, what the first passes of a recycled model begin from.
+            poses: `[B, F, 3]`, where frames are seen from (`given_phases`); None leaves it to the motion.
 
         Returns:
             Velocity of the noisy frames, `[B, F, C, h, w]`.
         """
         empty = self.initial_memory(len(clean))
-        return self.run_sequences(clean, noisy, levels, actions, empty, run_block, noise).velocity
+        return self.run_sequences(clean, noisy, levels, actions, empty, run_block, noise, poses).velocity
 
     def forward_segment(
         self,
@@ -356,11 +349,14 @@ class Denoiser(nn.Module):
         memory: MemoryState,
         run_block: RunBlock | None = None,
         noise: Tensor | None = None,
+        poses: Tensor | None = None,
+        alone: Tensor | None = None,
     ) -> SequencePass:
         """Return all that the network says of sequences; see `forward` and `forward_segment`.
 
         Stream 0, which writes, is the clean frame, in a recycled model its first pass. Without `noisy` frames
-        a recycled model makes nothing but first passes, at half the cost.
+        a recycled model makes nothing but first passes, at half the cost. Frames where `alone` `[B, F]` bool
+        is True (`Rotary.alone`) are not even given the frame before them.
         """
         assert (noise is not None) == self.config.recycled, "first passes begin from noise, others from none"
         if noise is not None:
@@ -368,8 +364,10 @@ class Denoiser(nn.Module):
         streams = [stream for stream in (clean if noise is None else noise, noisy) if stream is not None]
         action = self.embed_actions(actions)  # [B, F, D]
         before = torch.cat([memory.latents.to(clean.dtype)[:, None], clean[:, :-1]], dim=1)
-        phases, arrived = self.path_phases(before, clean, action, memory)
-        rotary = self.rotary(phases, range(clean.shape[1]), departures(arrived, memory))
+        if alone is not None:
+            before = before.masked_fill(alone[..., None, None, None], 0.0)
+        phases, arrived = self.path_phases(before, clean, action, memory, poses)
+        rotary = self.rotary(phases, range(clean.shape[1]), departures(arrived, memory), alone)
         time = self.embed_time(levels[..., : len(streams)]) + action.unsqueeze(2)  # [B, F, S, D]
         conditioning = at_least_fp32(self.time_projection(time)).unflatten(-1, (6, -1))
         x = embed_patches(torch.stack(streams, dim=2), self.patch_embedding)
@@ -386,15 +384,17 @@ class Denoiser(nn.Module):
             final_states.append(kept)
         drawn = [(residual.of_stream(s), time[:, :, s]) for s in range(int(noise is None), len(streams))]
         velocities = [join_patches(self.head(*each), *self.config.grid) for each in drawn]
-        # Of what enters the last layer: a commit does not run it to its end.
         summary = None if self.outcome is None else self.outcome.pool(entered.of_stream(0).total())
         first = velocities[0] if self.config.recycled else None
         return SequencePass(velocities[-1], first, final_states, arrived[:, -1], summary)
 
     def path_phases(
-        self, before: Tensor, clean: Tensor, action: Tensor, memory: MemoryState
+        self, before: Tensor, clean: Tensor, action: Tensor, memory: MemoryState, poses: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return the path's angles at every frame and after it; see `sequence_phases`."""
+        given = given_phases(self.config, poses)
+        if given is not None:
+            return given, given
         before = before.to(self.patch_embedding.weight.dtype)
         expected = self.motion(before, action, self.embed_nothing())
         return sequence_phases(self.motion, expected, before, clean, memory)

@@ -29,7 +29,8 @@ class SequencePass(NamedTuple):
         first_velocity: The same of the first passes of a recycled model; None in others.
         final_states: From each layer; see `Block.forward`.
         phase: `[B, D / 2]`, the path after the last frame.
-        summary: `[B, F, D]`, what the outcome heads read of stream 0; None without such heads.
+        summary: `[B, F, D]`, what the outcome heads read of stream 0 where it enters the last layer, which a
+            commit does not run to its end; None without such heads.
     """
 
     velocity: Tensor

@@ -19,12 +19,8 @@ from training.engine.carry import Carry, gather_carries, restore_carries
 from training.engine.fabric import FabricConfig, Passes, make_fabric
 from training.engine.loop import LoopConfig
 from training.engine.update import prepare, update
-from training.objectives.flow_matching import (
-    ObjectiveConfig,
-    SegmentFlowMatching,
-    SequenceFlowMatching,
-    add_noise,
-)
+from training.objectives.flow_matching import SegmentFlowMatching, SequenceFlowMatching
+from training.objectives.noise import ObjectiveConfig, add_noise
 from training.pretrain import main as pretrain
 from training.world.train import Batch, PretrainConfig, TrainWorldConfig, make_batches
 from training.world.validation import ValidationConfig

@@ -21,7 +21,8 @@ from training.engine.optimizers import OptimizerConfig, make_optimizers
 from training.engine.run_folder import RunFolder
 from training.engine.sharding import ShardedStrategy
 from training.engine.update import Training, prepare
-from training.objectives.flow_matching import ObjectiveConfig, SequenceFlowMatching
+from training.objectives.flow_matching import SequenceFlowMatching
+from training.objectives.noise import ObjectiveConfig
 from worldsim.errors import WorldError
 from worldsim.model.config import DenoiserConfig
 from worldsim.model.denoiser import Denoiser

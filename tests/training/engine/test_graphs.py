@@ -27,12 +27,13 @@ from training.engine.graphs.passes import PassGraph
 from training.engine.loop import LoopConfig
 from training.engine.step import StepConfig, check_step, computing
 from training.engine.update import Training, update
-from training.objectives.flow_matching import ObjectiveConfig, SegmentFlowMatching, SequenceFlowMatching
+from training.objectives.flow_matching import SegmentFlowMatching, SequenceFlowMatching
+from training.objectives.noise import ObjectiveConfig
 from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig
 from training.suites.training_cost import random_video
 from training.world.train import TrainWorldConfig, begin_training, make_passes
 from worldsim.errors import WorldError
-from worldsim.model.config import DenoiserConfig
+from worldsim.model.config import DenoiserConfig, MemoryKeys
 from worldsim.model.denoiser import Denoiser
 from worldsim.outcome import OutcomeConfig
 from worldsim.runtime.cuda_graphs import Recorded, tensors_of
@@ -42,6 +43,7 @@ ROWS, FRAMES = 4, 4
 MODEL = tiny_denoiser_config(outcome_heads=True)
 META = torch.device("meta")
 OWN = ObjectiveConfig(own_context_share=0.5, own_context_depth=2, change_weight=1.0)
+RECALL = ObjectiveConfig(recall_share=0.5, suffix_share=0.25, change_weight=1.0)
 CPU = FabricConfig(accelerator="cpu", precision="32-true")
 GPU = FabricConfig(accelerator="cuda", precision="bf16-mixed", compile=True)
 
@@ -245,13 +247,14 @@ def pass_on_meta(
     )
     latents = torch.empty(ROWS, FRAMES, *model.latent_shape, dtype=torch.float16, device=META)
     actions = torch.empty(ROWS, FRAMES, len(model.num_values), dtype=torch.int64, device=META)
-    batch = [latents, actions, None]
+    batch: list[Any] = [latents, actions, None]
     given = {}
     if segments > 1:
         batch.append(torch.empty(ROWS, dtype=torch.bool, device=META))
         given["carry"] = Carry(denoiser.initial_memory(ROWS))
-    if heads is not None:
-        batch.append(on_device(targets()))
+    batch.append(None if heads is None else on_device(targets()))
+    if model.memory_keys == MemoryKeys.POSE:
+        batch.append(torch.empty(ROWS, FRAMES, 3, device=META))
 
     def run() -> None:
         losses = module(*batch, **given)
@@ -266,6 +269,7 @@ MODELS = {
     "window layers and a path": {},
     "plane keys": {"memory_keys": "plane"},
     "odometry": {"memory_keys": "plane", "path_odometry": True},
+    "pose keys, recycled": {"memory_keys": "pose", "memory_phase": "none", "recycled": True},
     "the paper's clock": {"memory_phase": "time"},
     "no previous frame": {"previous_frame": False},
     "recycled": {"memory_keys": "plane", "path_odometry": True, "recycled": True},
@@ -285,7 +289,8 @@ def no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_a_pass_asks_the_device_for_nothing_and_sends_nothing(model: str, segments: int, form: str) -> None:
     shape = replace(tiny_denoiser_config(outcome_heads=True), dim=64, **MODELS[model])
-    for objective in (ObjectiveConfig(), OWN):
+    recalls = shape.memory_keys == MemoryKeys.POSE and segments == 1
+    for objective in (ObjectiveConfig(), OWN, *([RECALL] if recalls else [])):
         with using(form=form, layers=form), pass_on_meta(shape, objective, segments) as run:
             run()
 

@@ -6,12 +6,8 @@ from torch import Tensor
 
 from tests.fakes import tiny_world
 from training.objectives.distillation import VelocityDistillation
-from training.objectives.flow_matching import (
-    FlowMatchingLoss,
-    ObjectiveConfig,
-    SequenceFlowMatching,
-    change_weights,
-)
+from training.objectives.flow_matching import FlowMatchingLoss, SequenceFlowMatching, change_weights
+from training.objectives.noise import ObjectiveConfig
 from worldsim.errors import WorldError
 
 BATCH, FRAMES, CHANNELS, ROWS, COLUMNS = 2, 5, 4, 4, 6

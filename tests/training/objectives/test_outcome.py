@@ -13,7 +13,8 @@ from torch import Tensor
 from tests.fakes import tiny_world
 from training.data.latents import DataConfig, LatentVideo, OutcomeTargets
 from training.engine.fabric import FabricConfig, make_fabric
-from training.objectives.flow_matching import ObjectiveConfig, SequenceFlowMatching
+from training.objectives.flow_matching import SequenceFlowMatching
+from training.objectives.noise import ObjectiveConfig
 from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig, reward_units
 from training.world.train import TrainWorldConfig, end_draws, make_batches
 from worldsim.outcome import OutcomeConfig

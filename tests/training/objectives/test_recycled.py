@@ -15,7 +15,8 @@ from training.engine.fabric import FabricConfig
 from training.engine.loop import LoopConfig
 from training.finetune import FinetuneConfig
 from training.finetune import main as finetune
-from training.objectives.flow_matching import ObjectiveConfig, SequenceFlowMatching, add_noise
+from training.objectives.flow_matching import SequenceFlowMatching
+from training.objectives.noise import ObjectiveConfig, add_noise
 from training.world.validation import ValidationConfig
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser

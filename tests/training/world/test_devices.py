@@ -27,7 +27,7 @@ from training.data.latents import DataConfig
 from training.engine.fabric import FabricConfig, make_fabric, share_passes
 from training.engine.loop import LoopConfig
 from training.engine.run_folder import RunFolder
-from training.objectives.flow_matching import ObjectiveConfig
+from training.objectives.noise import ObjectiveConfig
 from training.pretrain import main as pretrain
 from training.world.train import PretrainConfig
 from training.world.validation import ValidationConfig

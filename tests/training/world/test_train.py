@@ -26,10 +26,12 @@ from training.engine.fabric import FabricConfig, Passes
 from training.engine.loop import LoopConfig
 from training.finetune import FinetuneConfig
 from training.finetune import main as finetune
-from training.objectives.flow_matching import ObjectiveConfig, SequenceFlowMatching, add_noise
+from training.objectives.flow_matching import SequenceFlowMatching
+from training.objectives.noise import ObjectiveConfig, add_noise
 from training.pretrain import main as pretrain
 from training.world.clips import own_shares
-from training.world.train import PretrainConfig, build_world, take_starts
+from training.world.start_moments import take_starts
+from training.world.train import PretrainConfig, build_world
 from training.world.validation import ValidationConfig
 from worldsim.actions import ActionLayout
 from worldsim.codec import FrameCodec, load_codec, save_codec

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.fakes import draw, make_denoiser
+from tests.fakes import PATH_KEYS, draw, make_denoiser
 from worldsim.errors import WorldError
 from worldsim.model.attention.base import LONG, attend, attend_in_play
 from worldsim.model.config import DenoiserConfig, MemoryKeys, MemoryPhase
@@ -46,12 +46,12 @@ def test_parallel_form_equals_frame_by_frame_with_keys_of_the_plane(phase: Memor
     check_parallel_form(make_denoiser(phase, memory_keys=MemoryKeys.PLANE))
 
 
-@pytest.mark.parametrize("keys", list(MemoryKeys))
+@pytest.mark.parametrize("keys", PATH_KEYS)
 def test_parallel_form_equals_frame_by_frame_where_the_path_turns_full_layers_too(keys: MemoryKeys) -> None:
     check_parallel_form(make_denoiser(MemoryPhase.PATH, [], [0, 1, 2], memory_keys=keys, full_path=True))
 
 
-@pytest.mark.parametrize("keys", list(MemoryKeys))
+@pytest.mark.parametrize("keys", PATH_KEYS)
 @pytest.mark.parametrize("full_layers", [[], [2]], ids=["constant_memory", "one_full_layer"])
 def test_parallel_form_equals_frame_by_frame_with_odometry(keys: MemoryKeys, full_layers: list[int]) -> None:
     make = partial(
@@ -189,7 +189,7 @@ def test_commit_leaves_the_old_state_as_it_was_and_keeps_every_shape() -> None:
 
 
 @pytest.mark.parametrize("phase", list(MemoryPhase))
-@pytest.mark.parametrize("keys", list(MemoryKeys))
+@pytest.mark.parametrize("keys", PATH_KEYS)
 def test_frame_one_million_behaves_as_frame_ten(phase: MemoryPhase, keys: MemoryKeys) -> None:
     denoiser = make_denoiser(phase, memory_keys=keys).float()
     memory = denoiser.initial_memory(1)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.fakes import draw, make_denoiser
+from tests.fakes import PATH_KEYS, draw, make_denoiser
 from worldsim.errors import WorldError
 from worldsim.model.attention.hybrid import HybridAttention
 from worldsim.model.config import MemoryKeys, MemoryPhase
@@ -84,7 +84,7 @@ def test_a_token_meets_the_key_of_its_place_after_a_walk() -> None:
     assert (after[0, 0] - before[0, 0]).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("keys", list(MemoryKeys))
+@pytest.mark.parametrize("keys", PATH_KEYS)
 def test_a_full_layer_finds_a_place_by_the_path_however_long(keys: MemoryKeys) -> None:
     denoiser = make_denoiser(MemoryPhase.PATH, [], [0, 1, 2], memory_keys=keys, full_path=True)
     moves = torch.tensor([1.0, -2.0, 0.0, 0.0, 0.0, 0.0], dtype=torch.float64)  # tokens down and to the right

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from kernels import checks, layers
 from kernels.selection import using
 from training.objectives.distillation import LayerDistillation
-from training.objectives.flow_matching import ObjectiveConfig
+from training.objectives.noise import ObjectiveConfig
 from worldsim.model.block import Residual
 from worldsim.model.config import DenoiserConfig
 from worldsim.model.denoiser import Denoiser

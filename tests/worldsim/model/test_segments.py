@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
-from tests.fakes import draw, make_denoiser
+from tests.fakes import PATH_KEYS, draw, make_denoiser
 from worldsim.errors import WorldError
 from worldsim.model.config import MemoryKeys, MemoryPhase
 from worldsim.model.denoiser import Denoiser
@@ -123,7 +123,7 @@ def test_segments_equal_one_sequence_and_play(
 
 
 @pytest.mark.parametrize("recycled", [False, True], ids=["ordinary", "recycled"])
-@pytest.mark.parametrize("keys", list(MemoryKeys))
+@pytest.mark.parametrize("keys", PATH_KEYS)
 def test_segments_equal_play_with_odometry(keys: MemoryKeys, recycled: bool) -> None:
     denoiser = make_denoiser(MemoryPhase.PATH, memory_keys=keys, path_odometry=True, recycled=recycled)
     batch, memory = batch_of(recycled=recycled), denoiser.initial_memory(2)

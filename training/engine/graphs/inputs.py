@@ -17,7 +17,7 @@ class StaticInputs:
     """The arguments of a pass in tensors of its own, into which those of other passes are copied.
 
     Args:
-        batch: The module's arguments: tensors, tuples of them, and one generator.
+        batch: The module's arguments: tensors, tuples of them, None, and one generator.
         carry: What it goes on from, if anything.
         device: Where it computes.
 
@@ -39,6 +39,8 @@ class StaticInputs:
     def _own(self, leaf: Any, device: torch.device) -> Any:
         if isinstance(leaf, torch.Generator):
             return self.generator
+        if leaf is None:
+            return None
         # Contiguous whatever it is a view of.
         return torch.empty(leaf.shape, dtype=leaf.dtype, device=device).copy_(leaf)
 

@@ -30,17 +30,21 @@ class Rotary:
     Attributes:
         place: `[N, D / 2, 2]`: the place in the frame.
         memory: `[..., N, D / 2, 2]`: the place in the frame plus the path so far. With keys of
-            `MemoryKeys.PLANE`, which each head turns itself, the angles to do so by, `[..., N, D / 2]`.
+            `MemoryKeys.PLANE` or `POSE`, which each head turns itself, the angles to do so by, `[..., N,
+            D / 2]`.
         written: As `memory`, of the place that keys are written at; None where that is the one that is read
             from.
         time: `[..., N, D / 2, 2]`: the place in the frame plus the frame's number, and with `full_path` plus
             the path so far; None if no layer needs it.
+        alone: `[B, F]` bool, which frames of a sequence are drawn from the states alone: they see no window
+            and write nothing. None if no frame is.
     """
 
     place: Tensor
     memory: Tensor
     time: Tensor | None = None
     written: Tensor | None = None
+    alone: Tensor | None = None
 
 
 class Cached(NamedTuple):

@@ -31,9 +31,7 @@ from worldsim.model.attention.writes import (
     strengths,
     write_terms,
 )
-from worldsim.model.config import FINEST
 from worldsim.model.linear import Linear, at_least_fp32, can_pack
-from worldsim.model.memory.motion import plane_multiples
 from worldsim.model.rotary import rotate_heads
 
 
@@ -74,9 +72,8 @@ class HybridAttention(Attention):
         num_heads: int,
         tokens_per_frame: int,
         half_lives: tuple[float, float],
-        plane: int | None = None,
         write_biases: tuple[float, float] = (0.0, -2.0),
-        finest_key: float = FINEST,
+        multiples: Tensor | None = None,
     ) -> None:
         super().__init__(dim, num_heads)
         head_width = dim // num_heads
@@ -86,10 +83,9 @@ class HybridAttention(Attention):
         self.a_proj = Linear(dim, num_heads, bias=False)
         self.b_proj = Linear(dim, num_heads, bias=True)
         self.gate_proj = Linear(dim, num_heads, bias=False)
-        # Of keys that tell any two places apart: which layer this is. None for those of row and column.
-        self.has_plane = plane is not None
-        if plane is not None:
-            multiples = plane_multiples(plane, num_heads, head_width, finest_key)
+        # `[H, head_width / 2, P]` for keys that each head turns by multiples of its own; see `key_turns`.
+        self.turns_by_head = multiples is not None
+        if multiples is not None:
             self.register_buffer("multiples", multiples, persistent=False)
         self.A_log = nn.Parameter(torch.empty(num_heads))
         self.dt_bias = nn.Parameter(torch.empty(num_heads))
@@ -128,7 +124,7 @@ class HybridAttention(Attention):
 
     def turns(self, angles: Tensor) -> Tensor:
         """Return by what keys or queries turn for where they are; see `key_turns`."""
-        return key_turns(angles, self.multiples if self.has_plane else None)
+        return key_turns(angles, self.multiples if self.turns_by_head else None)
 
     def write_weights(self) -> WriteWeights:
         """Return what `write_terms` needs to know of this layer's heads."""
@@ -137,7 +133,7 @@ class HybridAttention(Attention):
             self.phi_v.maps(),
             at_least_fp32(self.A_log).exp(),
             at_least_fp32(self.dt_bias),
-            self.multiples if self.has_plane else None,
+            self.multiples if self.turns_by_head else None,
         )
 
     def write_terms(self, update: StateUpdate, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -237,6 +233,9 @@ class HybridAttention(Attention):
             local = self.local(qk, v, rotary)
         with torch.autocast(x.device.type, enabled=False):
             update = StateUpdate(k[:, :, 0], v[:, :, 0], a[:, :, 0], b[:, :, 0])
-            states, final = kernels.scan_frames(*self.write_terms(update, rotary), state)
+            k, v, g, beta = self.write_terms(update, rotary)
+            if rotary.alone is not None:  # neither a decay nor a write
+                g, beta = (t.masked_fill(rotary.alone[..., None, None], 0.0) for t in (g, beta))
+            states, final = kernels.scan_frames(k, v, g, beta, state)
         out = self.recall(q, gate, states, local, rotary)
         return self.o(out.flatten(-2)), final.detach()

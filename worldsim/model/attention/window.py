@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kernels import layers
-from kernels.layer_checks import holds_window
+from kernels.layer_checks import holds_frame, holds_window
 from kernels.layer_reference import frames_before, window_mask
 from worldsim.model.attention.base import (
     Attention,
@@ -119,7 +119,7 @@ class WindowAttention(Attention):
         if layers.is_fused("attend_window", q) and holds_window(q):
             cached = (before.k.to(k.dtype), before.v.to(v.dtype))
             out = layers.attend_window(q, k, v, *cached, before.visible, before.is_empty, self.age[:, 0])
-            return self.o(out.flatten(-2)), after
+            return self.o(self._without(out, q, k, v, rotary).flatten(-2)), after
         past_keys = frames_before(clean_k, before.k.to(k.dtype), before.is_empty)
         past_keys = rotate(past_keys, self.age).to(k.dtype)
         past_values = frames_before(clean_v, before.v.to(v.dtype), before.is_empty)
@@ -127,7 +127,16 @@ class WindowAttention(Attention):
         values = torch.cat([past_values.flatten(2, 3), v.flatten(2, 3)], dim=2)
         mask = window_mask(before.visible, x.shape[2], x.shape[3])
         out = attend(q.flatten(2, 3), keys, values, mask)
-        return self.o(out.unflatten(2, x.shape[2:4]).flatten(-2)), after
+        out = self._without(out.unflatten(2, x.shape[2:4]), q, k, v, rotary)
+        return self.o(out.flatten(-2)), after
+
+    def _without(self, out: Tensor, q: Tensor, k: Tensor, v: Tensor, rotary: Rotary) -> Tensor:
+        """Return `out`, in frames that are drawn from the states alone without what the window gave."""
+        if rotary.alone is None:
+            return out
+        is_fused = layers.is_fused("attend", q) and holds_frame(q)
+        own = (layers.attend if is_fused else attend)(q, k, v)
+        return torch.where(rotary.alone[..., None, None, None, None], own, out)
 
     def _after(self, clean: Tensor, before: Tensor, is_empty: Tensor) -> Tensor:
         """Return what is cached after the last frame `[B, W + 1, N, H, D]`, without gradients.

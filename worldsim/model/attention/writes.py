@@ -16,8 +16,10 @@ from torch.nn import functional
 
 from kernels import layers
 from worldsim.model.attention.base import Rotary
+from worldsim.model.config import NUM_POSE_COORDINATES
 from worldsim.model.linear import at_least_fp32
 from worldsim.model.memory.motion import split_path
+from worldsim.model.memory.pose import pose_coordinates
 from worldsim.model.rotary import rotate_heads, turns
 
 MAX_BETA = 2.0 - 1e-3
@@ -41,7 +43,7 @@ class WriteWeights(NamedTuple):
         phi_v: `[H, D out, D in]`, map of the values.
         rate: `[H]`, at least fp32, the decay's factor.
         bias: `[H]`, at least fp32, the decay's bias.
-        multiples: `[H, D / 2, 3]` of keys of `MemoryKeys.PLANE`, see `key_turns`; else None.
+        multiples: `[H, D / 2, P]` of keys of `MemoryKeys.PLANE` and `POSE`, see `key_turns`; else None.
     """
 
     phi_k: Tensor
@@ -69,14 +71,16 @@ def key_turns(angles: Tensor, multiples: Tensor | None) -> Tensor:
 
     Args:
         angles: `Rotary.memory` or `Rotary.written`.
-        multiples: `[H, D / 2, 3]`, by which multiples of the angles each head turns; None if all turn alike.
+        multiples: `[H, D / 2, P]`, by which multiples of the P coordinates each head turns: 3 on keys of
+            `MemoryKeys.PLANE`, 4 on those of `POSE`; None if all turn alike.
     """
     if multiples is None:
         return angles.unsqueeze(-3)
     # Spelt out: a product on tensor cores would round the angles.
-    rows, columns, free = multiples.unbind(-1)  # [H, D / 2] each
-    row, column, others = split_path(angles)
-    return turns(row * rows + column * columns + others * free)  # [..., N, H, D / 2, 2]
+    is_pose = multiples.shape[-1] == NUM_POSE_COORDINATES
+    coordinates = pose_coordinates(angles) if is_pose else split_path(angles)
+    parts = [each * times for each, times in zip(coordinates, multiples.unbind(-1), strict=True)]
+    return turns(sum(parts[1:], parts[0]))  # [..., N, H, D / 2, 2]
 
 
 def map_by_head(x: Tensor, weight: Tensor) -> Tensor:

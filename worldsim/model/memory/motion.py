@@ -300,8 +300,24 @@ def sequence_phases(
 
 
 def departures(arrived: Tensor, memory: MemoryState) -> Tensor:
-    """Return the path before each frame of a sequence, of the path after each; `[B, F, D / 2]`."""
-    return torch.cat([memory.phase[:, None], arrived[:, :-1]], dim=1)
+    """Return the path before each frame of a sequence, of the path after each; `[B, F, D / 2]`.
+
+    A frame that begins the path leaves where it arrives.
+    """
+    begun = (memory.num_committed > 0)[:, None, None]
+    first = torch.where(begun, memory.phase[:, None], arrived[:, :1])
+    return torch.cat([first, arrived[:, :-1]], dim=1)
+
+
+def expected_phase(turn: Tensor, memory: MemoryState) -> Tensor:
+    """Return the path at which the next frame is looked for, `[B, D / 2]` in [-pi, pi), at least fp32.
+
+    Args:
+        turn: `[B, D / 2]`, what the motion expects.
+        memory: Before the frame. Where it is empty, the frame is the path's origin.
+    """
+    begun = (memory.num_committed > 0)[:, None]
+    return wrap(memory.phase + torch.where(begun, at_least_fp32(turn), 0.0))
 
 
 def _from_origin(turns: Tensor, memory: MemoryState) -> Tensor:

@@ -103,6 +103,11 @@ class MemoryState:
         theirs = others.tensors()
         return self.map(lambda name, tensor: tensor.index_copy(_batch_axis(name), rows, theirs[name]))
 
+    def states_alone(self) -> MemoryState:
+        """Return what is left without the last frame and the window: the recurrent states, and the path."""
+        nothing = torch.zeros_like(self.num_committed)
+        return replace(self, latents=torch.zeros_like(self.latents), num_committed=nothing)
+
     @staticmethod
     def join(memories: Sequence[MemoryState]) -> MemoryState:
         """Return one memory of the rows of all, in order."""
