@@ -1,0 +1,191 @@
+"""Videos, each with a file of actions beside it: JSON lines, CSV or arrays of NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from worldsim.data.formats.columns import (
+    ACTIONS,
+    DONE_NOTE,
+    ENDS,
+    array_columns,
+    as_ends,
+    read_rows,
+    split_columns,
+)
+from worldsim.data.formats.files import VIDEOS, files_of, frames_of_video, name_of
+from worldsim.data.formats.source import (
+    ReadOptions,
+    Recording,
+    Source,
+    SourceTable,
+    check_rewards,
+    fit_rows,
+    on_the_way,
+)
+from worldsim.data.video import VideoDescription, count_decoded_frames, describe_video
+from worldsim.errors import WorldError
+
+SIDECARS = (".jsonl", ".csv", ".npz")
+MAX_DRIFT_S = 0.25
+"""Between the times of a video and those beside its actions."""
+
+
+def detect(path: Path) -> bool:
+    """Return whether there are videos with a file of actions beside them."""
+    return any(sidecar_of(video) is not None for video in files_of(path, VIDEOS))
+
+
+def read(path: Path, options: ReadOptions) -> Source:
+    """Read videos and the actions beside them; a row's reward is what came with its frame.
+
+    Raises:
+        WorldError: If a video has no actions beside it, or two have other frame rates.
+    """
+    videos = files_of(path, VIDEOS)
+    pairs = [(video, sidecar_of(video)) for video in videos]
+    for video, sidecar in pairs:
+        if sidecar is None:
+            raise WorldError(
+                f"{video} has no actions beside it: expected {video.stem} with {', '.join(SIDECARS)}"
+            )
+    recordings = [
+        VideoRecording(
+            name=name_of(video, path), where=str(video), video=video, sidecar=sidecar, trim=options.trim
+        )
+        for video, sidecar in pairs
+        if sidecar is not None
+    ]
+    ends = any("done" in name for each in recordings[:1] for name in each.columns() if name in ENDS)
+    return Source(
+        about=path.stem,
+        recordings=recordings,
+        frame_rate=common_rate([each.video for each in recordings]),
+        notes=(DONE_NOTE,) if ends else (),
+    )
+
+
+def sidecar_of(video: Path) -> Path | None:
+    """Return the file of actions beside a video."""
+    return next((path for suffix in SIDECARS if (path := video.with_suffix(suffix)).is_file()), None)
+
+
+def common_rate(videos: list[Path]) -> float | None:
+    """Return the frames per second of videos; None if they differ, or are not evenly spaced."""
+    rates = [rate_of(describe_video(video)) for video in videos]
+    first = rates[0]
+    same = all(rate is not None and first is not None and abs(rate / first - 1) < 0.01 for rate in rates)
+    return first if same else None
+
+
+def rate_of(described: VideoDescription) -> float | None:
+    """Return the frames per second of a video; None if they are not evenly spaced, or unknown."""
+    if not len(described.intervals):
+        return None
+    rate = 1 / max(float(described.intervals.mean()), 1e-9)
+    nearest = round(rate * 1000) / 1000
+    return nearest if described.differs_from(nearest) is None else None
+
+
+def times_of(described: VideoDescription, num_frames: int) -> np.ndarray | None:
+    """Return when frames are shown, `[T]` seconds from the first on; None where the file does not say."""
+    if len(described.intervals) < num_frames - 1:
+        return None
+    return np.concatenate([[0.0], np.cumsum(described.intervals[: num_frames - 1])])
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read a `.npz` file.
+
+    Raises:
+        WorldError: If it is damaged, or holds Python objects.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise WorldError(f"{path} is not a readable file of arrays: {error}") from error
+
+
+def action_arrays(arrays: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
+    """Return arrays as columns, those of several numbers an action as several."""
+    columns: dict[str, np.ndarray] = {}
+    for name, values in arrays.items():
+        if values.ndim == 0:
+            continue
+        is_outcome = name in ACTIONS or values.ndim <= 2
+        columns |= array_columns(name, values) if is_outcome else {}
+    if not columns:
+        raise WorldError(f"{where} holds no array of actions")
+    return columns
+
+
+@dataclass(slots=True)
+class VideoRecording(Recording):
+    """A video and the actions beside it."""
+
+    name: str
+    where: str
+    video: Path
+    sidecar: Path
+    trim: int
+    _num_frames: int = 0
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Return all columns of the file beside the video."""
+        if self.sidecar.suffix == ".npz":
+            return action_arrays(read_arrays(self.sidecar), str(self.sidecar))
+        return read_rows(self.sidecar)
+
+    def table(self) -> SourceTable:
+        """Read actions, rewards and ends."""
+        columns = self.columns()
+        actions, others = split_columns(columns)
+        where = f"{self.sidecar} beside {self.video.name}"
+        if not actions:
+            raise WorldError(f"{self.sidecar} holds no actions, but {', '.join(columns)}")
+        described, num_rows = describe_video(self.video), len(next(iter(columns.values())))
+        # All are decoded unless the index agrees with the rows: not all that it lists need be shown.
+        is_agreed = described.num_frames - num_rows in (0, 1)
+        num_frames = described.num_frames if is_agreed else count_decoded_frames(self.video)
+        num_frames, fitted = fit_rows(actions | others, num_frames, self.trim, where)
+        self._num_frames = num_frames
+        table = {name: fitted[name] for name in actions}
+        rewards = check_rewards(fitted["reward"], where) if "reward" in others else None
+        ended = as_ends(fitted["ended"], where) if "ended" in others else None
+        if self.sidecar.suffix == ".npz":  # of arrays, entry i is what action i brought
+            rewards = (
+                on_the_way(check_rewards(others["reward"], where), num_frames) if "reward" in others else None
+            )
+            ended = on_the_way(as_ends(others["ended"], where), num_frames) if "ended" in others else None
+        times = times_of(described, num_frames)
+        if "time" in others:
+            check_times(fitted["time"], times, where)
+        return SourceTable(
+            num_frames=num_frames, actions=table, rewards=rewards, terminated=ended, times=times
+        )
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """Yield the frames in turn."""
+        return frames_of_video(self.video, self._num_frames or self.table().num_frames)
+
+
+def check_times(told: np.ndarray, shown: np.ndarray | None, where: str) -> None:
+    """Raise `WorldError` if times beside actions do not increase, or run away from those of the video."""
+    if told.dtype.kind not in "iuf" or not np.isfinite(told).all():
+        raise WorldError(f"{where} has times that are no finite numbers")
+    backwards = np.flatnonzero(np.diff(told) < 0)
+    if len(backwards):
+        raise WorldError(f"{where} has times that do not increase, after row {backwards[0] + 1}")
+    if shown is None or told.dtype.kind != "f":  # whole numbers may be milliseconds, or anything
+        return
+    drift = float(np.abs(told - told[0] - shown).max())
+    if drift > MAX_DRIFT_S:
+        raise WorldError(f"{where} has times up to {drift:.2f} s away from those of the video")
