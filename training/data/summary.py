@@ -30,10 +30,13 @@ def summarize(folder: Path, layout: ActionLayout, ending: str) -> str:
         f"{size / 2**20:.0f} MiB, {size / num_frames:.0f} bytes a frame",
         f"  {describe_returns(tables)}",
     ]
+    width = max(6, *(len(axis.name) for axis in layout.axes)) + 1
     for column, axis in enumerate(layout.axes):
         shares = np.bincount(actions[:, column], minlength=len(axis.buttons) + 1) / len(actions)
         named = zip(("nothing", *axis.buttons), shares, strict=True)
-        lines.append(f"  {axis.name:7}" + "  ".join(f"{button} {share:6.1%}" for button, share in named))
+        lines.append(
+            f"  {axis.name:{width}}" + "  ".join(f"{button} {share:6.1%}" for button, share in named)
+        )
     lines.append(f"  no button at all {(actions == 0).all(axis=1).mean():.1%}")
     return "\n".join(lines)
 
@@ -45,5 +48,6 @@ def describe_returns(tables: Sequence[EpisodeTable]) -> str:
     spread = ", ".join(
         f"{what} {np.mean(values):.1f} +- {np.std(values, ddof=min(1, len(values) - 1)):.1f}"
         for what, values in (("steps", steps), ("return", returns))
+        if values
     )
     return f"{spread} an episode"

@@ -102,7 +102,7 @@ class Axis:
 
 def names_of(centres: Sequence[float]) -> list[str]:
     """Return numbers as short texts, all different."""
-    for digits in range(3, 18):
+    for digits in range(4, 18):
         names = [f"{centre:+.{digits}g}" for centre in centres]
         if len(set(names)) == len(names):
             break

@@ -251,6 +251,22 @@ def stream_video(path: Path, *, begin: float | None = None) -> Iterator[tuple[fl
             yield time, np.ascontiguousarray(_to_rgb(reformatter, picture, turn, size, path))
 
 
+def frame_times(path: Path) -> np.ndarray:
+    """Return when the frames of a video are shown, in seconds, ascending, those known; decodes nothing.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        WorldError: If it is no readable video.
+    """
+    with _open(path) as (container, video):
+        try:
+            times = [each.pts for each in container.demux(video) if each.size and not each.is_discard]
+        except FFmpegError as error:
+            raise WorldError(f"{path} is not a readable video: {error.strerror}") from error
+        base = float(video.time_base or 1)
+    return np.sort(np.array([time for time in times if time is not None], np.float64)) * base
+
+
 def _to_rgb(
     reformatter: VideoReformatter, picture: av.VideoFrame, turn: Turn, size: tuple[int, int], path: Path
 ) -> np.ndarray:

@@ -28,7 +28,7 @@ from worldsim.data.formats.source import (
     fit_rows,
     on_the_way,
 )
-from worldsim.data.video import VideoDescription, count_decoded_frames, describe_video
+from worldsim.data.video import VideoDescription, count_decoded_frames, describe_video, frame_times
 from worldsim.errors import WorldError
 
 SIDECARS = (".jsonl", ".csv", ".npz")
@@ -92,11 +92,12 @@ def rate_of(described: VideoDescription) -> float | None:
     return nearest if described.differs_from(nearest) is None else None
 
 
-def times_of(described: VideoDescription, num_frames: int) -> np.ndarray | None:
+def times_of(video: Path, described: VideoDescription, num_frames: int) -> np.ndarray | None:
     """Return when frames are shown, `[T]` seconds from the first on; None where the file does not say."""
-    if len(described.intervals) < num_frames - 1:
-        return None
-    return np.concatenate([[0.0], np.cumsum(described.intervals[: num_frames - 1])])
+    if (rate := rate_of(described)) is not None:
+        return np.arange(num_frames) / rate
+    times = frame_times(video)
+    return times[:num_frames] - times[0] if len(times) >= num_frames else None
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -165,7 +166,7 @@ class VideoRecording(Recording):
                 on_the_way(check_rewards(others["reward"], where), num_frames) if "reward" in others else None
             )
             ended = on_the_way(as_ends(others["ended"], where), num_frames) if "ended" in others else None
-        times = times_of(described, num_frames)
+        times = times_of(self.video, described, num_frames)
         if "time" in others:
             check_times(fitted["time"], times, where)
         return SourceTable(
