@@ -27,7 +27,7 @@ class ExportConfig:
 
     data: str = setting(REQUIRED, "Folder of gameplay video.")
     out: str = setting(REQUIRED, "Folder of the other format; new.")
-    format: str = setting(REQUIRED, "Of it.", choices=tuple(WRITERS))
+    format: str = setting("lerobot", "Of it.", choices=tuple(WRITERS))
     name: str = setting("", "Of the dataset there, NAMESPACE/NAME; '' is that of the recordings.")
     lossless: bool = setting(
         False,

@@ -27,8 +27,6 @@ from worldsim.runtime.cores import check_workers, worker_count
 from worldsim.settings import REQUIRED, check_settings, setting
 from worldsim.storage.files import user_path
 
-LIMITS = {"minimum": 2, "maximum": MAX_SIDE}
-
 
 @dataclass(kw_only=True, slots=True)
 class IngestConfig:
@@ -41,10 +39,16 @@ class IngestConfig:
     licence: str = setting("", "Of the pictures; '' is what the format says, if anything.")
     image: str = setting("", "Name of the pictures to take, where there are several.")
     height: int | None = setting(
-        None, "Of the frames, in pixels; null is their own, or in proportion to width.", **LIMITS
+        None,
+        "Of the frames, in pixels; null is their own, or in proportion to width.",
+        minimum=2,
+        maximum=MAX_SIDE,
     )
     width: int | None = setting(
-        None, "Of the frames, in pixels; null is their own, or in proportion to height.", **LIMITS
+        None,
+        "Of the frames, in pixels; null is their own, or in proportion to height.",
+        minimum=2,
+        maximum=MAX_SIDE,
     )
     fit: str = setting(
         "letterbox",

@@ -102,10 +102,10 @@ class Axis:
 
 def names_of(centres: Sequence[float]) -> list[str]:
     """Return numbers as short texts, all different."""
-    for digits in range(4, 18):
+    digits, names = 4, [""]
+    while digits < 18 and len(set(names)) < len(centres):
         names = [f"{centre:+.{digits}g}" for centre in centres]
-        if len(set(names)) == len(names):
-            break
+        digits += 1
     return names
 
 
@@ -138,14 +138,16 @@ def axis_of(channel: Channel, num_bins: int, scale: str) -> Axis:
     if channel.levels:
         return Axis(channel, channel.levels, int(np.abs(channel.levels).argmin()))
     assert channel.limits is not None
+    if channel.limits[0] >= channel.limits[1]:
+        return Axis(channel, channel.limits[:1], 0)
     scale = scale or channel.scale or SCALES[0]
     low, high = channel.limits
     if scale == "uniform":
         centres = np.linspace(low, high, num_bins)
     else:
         most = max(abs(low), abs(high))
-        ends = compress(np.array(channel.limits), most)
-        centres = expand(np.linspace(*ends, num_bins), most)
+        first, last = compress(np.array(channel.limits), most)
+        centres = expand(np.linspace(first, last, num_bins), most)
     rest = int(np.abs(centres).argmin())
     if abs(centres[rest]) < 1e-6 * max(abs(low), abs(high)):
         centres[rest] = 0.0

@@ -163,14 +163,17 @@ def chosen(recording: Recording, shown: np.ndarray) -> Iterator[np.ndarray]:
     """Yield the frames of a recording that have these numbers, ascending, some of them several times.
 
     Raises:
-        WorldError: If the recording has fewer frames.
+        WorldError: If the recording has fewer frames, or they change their size.
     """
-    numbered, frame, number = enumerate(recording.frames()), np.empty(0), -1
+    numbered, frame, number, shape = enumerate(recording.frames()), np.empty(0), -1, None
     for wanted in shown:
         while number < wanted:
             number, frame = next(numbered, (-1, frame))
             if number < 0:
                 raise WorldError(f"{recording.where} has no frame {wanted}")
+            shape = shape or frame.shape
+            if frame.shape != shape:
+                raise WorldError(f"{recording.where} has another size from frame {number} on")
         yield frame
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +78,11 @@ def read(path: Path, options: ReadOptions) -> Source:
     )
 
 
+def count_frames(file: Iterable[str | None]) -> int:
+    """Return how many frames a file has, by its names."""
+    return sum(re.fullmatch(r"frame_\d+_x", name or "") is not None for name in file)
+
+
 @dataclass(slots=True)
 class CounterStrikeRecording(Recording):
     """A file of frames in their order."""
@@ -88,7 +94,7 @@ class CounterStrikeRecording(Recording):
     def table(self) -> SourceTable:
         """Read actions, rewards and ends."""
         with open_hdf5(self.file) as file:
-            num_frames = sum(1 for name in file if name.startswith("frame_") and name.endswith("_x"))
+            num_frames = count_frames(file)
             missing = [
                 name
                 for index in range(num_frames)
@@ -113,7 +119,7 @@ class CounterStrikeRecording(Recording):
     def frames(self) -> Iterator[np.ndarray]:
         """Yield the frames in turn."""
         with open_hdf5(self.file) as file:
-            num_frames = sum(1 for name in file if name.startswith("frame_") and name.endswith("_x"))
+            num_frames = count_frames(file)
             for index in range(num_frames):
                 bgr = as_rgb(np.asarray(file[f"frame_{index}_x"]), f"{self.where} frame {index}")
                 yield np.ascontiguousarray(bgr[..., ::-1])  # as OpenCV keeps them
