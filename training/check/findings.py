@@ -20,6 +20,9 @@ STILL_SHARE = 0.25
 FLAT_SHARE = 0.02
 FITTING = (0, -1)
 """Shifts that are as they should be: a game may show a frame later what was pressed."""
+REACTION_SECONDS = 0.2
+"""Within which nobody answers what they see."""
+MIN_PIECES = 4
 EXPLAINED, AGREEMENT = 0.02, 0.6
 """Shares, of the variance and of the recordings, from which on a shift counts."""
 DRIFT_FRAMES = 2
@@ -210,15 +213,20 @@ def repeated_every(still: np.ndarray) -> int | None:
 def _shift(layout: ActionLayout, episodes: Sequence[Measured], found: Explained | None) -> Iterator[Finding]:
     if found is None:
         return
-    rate, best, shares = episodes[0].reference.info.frame_rate, found.best, found.shares
+    best, shares = found.best, found.shares
+    delay = abs(best) / episodes[0].reference.info.frame_rate
+    moved = f"{abs(best)} frame{'s'[: abs(best) > 1]} ({delay:.2f} s)"
+    explains = f"they explain {shares[0]:.1%} of what moves as they are, {shares[best]:.1%} if moved by that"
     if best not in FITTING and is_clear(found, FITTING):
-        when = "early" if best < 0 else "late"
-        frames = f"{abs(best)} frame{'s'[: abs(best) > 1]} ({abs(best) / rate:.2f} s)"
-        told = (
-            f"actions are told {frames} too {when}: they explain "
-            f"{shares[0]:.1%} of what moves as they are, and {shares[best]:.1%} if they are moved by that"
-        )
-        yield _finding(True, "actions and pictures are shifted", told)
+        if best > 0:
+            # Nothing moves before its cause; but a player may answer what moved, after a while.
+            yield _finding(
+                delay < REACTION_SECONDS, "late actions", f"actions are told {moved} too late: {explains}"
+            )
+        else:
+            told = f"pictures follow the actions {moved} later: {explains}"
+            told += "; the game answers so late, or actions are told too early"
+            yield _finding(False, "early actions", told)
     long = [each for each in episodes if len(each) >= 3 * (2 * max(SHIFTS) + 20)]
     ends = [explained(long, layout.num_values, part) for part in ((0.0, 1 / 3), (2 / 3, 1.0))]
     begin, end = (each.best if each is not None and is_clear(each) else None for each in ends)
@@ -237,4 +245,5 @@ def is_clear(found: Explained, others: Sequence[int] = ()) -> bool:
         others: Shifts that do not agree, however near.
     """
     agreeing = [abs(each - found.best) <= 1 and each not in others for each in found.bests]
-    return found.shares[found.best] > EXPLAINED and float(np.mean(agreeing)) >= AGREEMENT
+    is_inside = abs(found.best) < max(SHIFTS) and len(agreeing) >= MIN_PIECES
+    return is_inside and found.shares[found.best] > EXPLAINED and float(np.mean(agreeing)) >= AGREEMENT

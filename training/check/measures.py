@@ -19,11 +19,13 @@ STILL_LEVELS = 0.3
 """Mean difference of two pictures, of 255, below which they are the same: video changes them a little."""
 FLAT_LEVELS = 2.0
 """Standard deviation within a picture, of 255, below which it shows a single colour."""
-JUMP_LEVELS, JUMP_FACTOR = 40.0, 6.0
-"""Mean difference of two pictures, and how many times the episode's median, from which on it is a cut."""
+CUT_LEVELS, CUT_FACTOR, CUT_SHARE = 40.0, 2.0, 0.35
+"""Of a cut: mean difference of two pictures, of 255; how many times that of the frames around; and share of the
+pixels that have another brightness."""
+NUM_BINS = 16
 NUM_STRIP = 10
 SHIFTS = tuple(range(-6, 7))
-MIN_ROWS = 200
+MIN_ROWS, PIECE_ROWS = 200, 100
 MAX_ROWS = 40_000
 MAX_PIECES = 8
 
@@ -83,7 +85,9 @@ def measure_episode(reference: EpisodeReference, episode: Episode) -> Measured:
     """Measure a decoded episode of at least one frame."""
     grey = episode.frames.astype(np.float32).mean(axis=-1)  # [T, H, W]
     sizes = np.abs(np.diff(grey, axis=0)).mean(axis=(1, 2))
-    cut = (sizes > JUMP_LEVELS) & (sizes > JUMP_FACTOR * np.median(sizes)) if len(sizes) else sizes > 0
+    around = np.pad(sizes, 1)
+    is_alone = sizes > CUT_FACTOR * np.maximum(around[:-2], around[2:])
+    cut = (sizes > CUT_LEVELS) & is_alone & (brightness_change(grey) > CUT_SHARE)
     places = np.unique(np.linspace(0, len(grey) - 1, NUM_STRIP).round().astype(int))
     return Measured(
         reference=reference,
@@ -94,6 +98,16 @@ def measure_episode(reference: EpisodeReference, episode: Episode) -> Measured:
         jumps=tuple((np.flatnonzero(cut) + 1).tolist()),
         strip=episode.frames[places],
     )
+
+
+def brightness_change(grey: np.ndarray) -> np.ndarray:
+    """Return which share of the pixels has another brightness than in the frame before, `[T - 1]`.
+
+    Where they are does not matter, so that turning around changes little.
+    """
+    levels = (grey * (NUM_BINS / 256)).astype(np.int64).reshape(len(grey), -1)
+    shares = np.stack([np.bincount(row, minlength=NUM_BINS) for row in levels]) / levels.shape[1]
+    return np.abs(np.diff(shares, axis=0)).sum(axis=1) / 2
 
 
 def movement(grey: np.ndarray, axis: int) -> np.ndarray:
@@ -164,7 +178,7 @@ def explained(
     ]
     table = np.array([_shares(inputs, changes) for inputs in buttons])  # [shifts, K]
     column = int(table.max(axis=0).argmax())
-    pieces = np.array_split(np.arange(len(changes)), max(1, min(MAX_PIECES, len(changes) // MIN_ROWS)))
+    pieces = np.array_split(np.arange(len(changes)), min(MAX_PIECES, len(changes) // PIECE_ROWS))
     bests = [
         SHIFTS[int(np.argmax([_shares(inputs[rows], changes[rows, column, None])[0] for inputs in buttons]))]
         for rows in pieces
