@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from training.check.measures import SHIFTS, Explained, Measured, explained
+from training.check.measures import SHIFTS, Explained, Measured, explained, longest_run
 from worldsim.actions import ActionLayout
 
 MIN_TRAIN, MIN_HELDOUT = 24, 48
@@ -69,14 +70,17 @@ def find_all(
     return sorted(found, key=lambda each: not each.is_wrong), shares
 
 
-def _finding(is_wrong: bool, about: str, told: str, episodes: Sequence[Measured] = ()) -> Finding:
+def _finding(
+    is_wrong: bool, about: str, told: str, episodes: Sequence[Measured] = (), strip: str = "strip"
+) -> Finding:
+    """Return a finding with the strips of some episodes, by the name of their attribute."""
     shown = episodes[:MAX_SHOWN]
     return Finding(
         is_wrong=is_wrong,
         about=about,
         told=told,
         episodes=[each.name for each in shown],
-        frames=[each.strip for each in shown],
+        frames=[operator.attrgetter(strip)(each) for each in shown],
     )
 
 
@@ -157,14 +161,16 @@ def _pictures(episodes: Sequence[Measured]) -> Iterator[Finding]:
     if dead:
         yield _finding(False, "dead episodes", f"{len(dead)} of {len(episodes)} episodes never change", dead)
     frozen = [
-        each for each in episodes if not each.is_still.all() and longest_run(each.is_stuck) >= _frames(each)
+        each
+        for each in episodes
+        if not each.is_still.all() and longest_run(each.is_stuck)[1] >= _frames(each)
     ]
     if frozen:
         told = (
             f"{len(frozen)} of {len(episodes)} episodes stand still for {STILL_SECONDS:g} s or more though "
             "buttons are pressed"
         )
-        yield _finding(False, "dead frames", told, frozen)
+        yield _finding(False, "dead frames", told, frozen, "stuck_strip")
     if (every := repeated_every(still)) is not None:
         rate = episodes[0].reference.info.frame_rate
         told = (
@@ -180,22 +186,16 @@ def _pictures(episodes: Sequence[Measured]) -> Iterator[Finding]:
         told = (
             f"{len(flat)} of {len(episodes)} episodes show a single colour in {FLAT_SHARE:.0%} or more frames"
         )
-        yield _finding(False, "empty frames", told, flat)
+        yield _finding(False, "empty frames", told, flat, "flat_strip")
     jumping = [each for each in episodes if each.jumps]
     if jumping:
         where = "; ".join(f"{each.name} at {_listed(list(map(str, each.jumps)), 4)}" for each in jumping[:3])
         told = f"{len(jumping)} of {len(episodes)} episodes have cuts, where another one may begin: {where}"
-        yield _finding(False, "cuts", told, jumping)
+        yield _finding(False, "cuts", told, jumping, "cut_strip")
 
 
 def _frames(each: Measured) -> float:
     return STILL_SECONDS * each.reference.info.frame_rate
-
-
-def longest_run(flags: np.ndarray) -> int:
-    """Return how many true values follow each other at most."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]])))
-    return int((edges[1::2] - edges[::2]).max(initial=0))
 
 
 def repeated_every(still: np.ndarray) -> int | None:

@@ -20,8 +20,8 @@ STILL_LEVELS = 0.3
 FLAT_LEVELS = 2.0
 """Standard deviation within a picture, of 255, below which it shows a single colour."""
 CUT_LEVELS, CUT_FACTOR, CUT_SHARE = 40.0, 2.0, 0.35
-"""Of a cut: mean difference of two pictures, of 255; how many times that of the frames around; and share of the
-pixels that have another brightness."""
+"""Of a cut: mean difference of two pictures, of 255; how many times that of the frames around; share of
+pixels of another brightness."""
 NUM_BINS = 16
 NUM_STRIP = 10
 SHIFTS = tuple(range(-6, 7))
@@ -39,28 +39,31 @@ class Measured:
         changes: `[T - 1, K]` float32: movement up or down and to the sides, and the mean difference, from
             each frame to the next, in the picture and in its quarters.
         is_still: `[T - 1]` bool, whether a frame is the same as the one before.
+        is_stuck: `[T - 1]` bool, whether it is that although a button was pressed.
         is_flat: `[T]` bool, whether a frame shows a single colour.
         jumps: Numbers of frames that have little in common with the one before.
         strip: `[N, H, W, 3]` uint8, some frames, evenly spaced.
+        cut_strip: The same, before and after cuts.
+        flat_strip: The same, those that show a single colour.
+        stuck_strip: The same, of the longest time in which frames stay the same though a button is pressed.
     """
 
     reference: EpisodeReference
     actions: np.ndarray
     changes: np.ndarray
     is_still: np.ndarray
+    is_stuck: np.ndarray
     is_flat: np.ndarray
     jumps: tuple[int, ...]
     strip: np.ndarray
+    cut_strip: np.ndarray
+    flat_strip: np.ndarray
+    stuck_strip: np.ndarray
 
     @property
     def name(self) -> str:
         """Folder and name."""
         return f"{self.reference.folder / self.reference.name}"
-
-    @property
-    def is_stuck(self) -> np.ndarray:
-        """Whether a frame is the same as the one before although a button was pressed, `[T - 1]` bool."""
-        return self.is_still & (self.actions[:-1] != 0).any(axis=1)
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -88,16 +91,37 @@ def measure_episode(reference: EpisodeReference, episode: Episode) -> Measured:
     around = np.pad(sizes, 1)
     is_alone = sizes > CUT_FACTOR * np.maximum(around[:-2], around[2:])
     cut = (sizes > CUT_LEVELS) & is_alone & (brightness_change(grey) > CUT_SHARE)
-    places = np.unique(np.linspace(0, len(grey) - 1, NUM_STRIP).round().astype(int))
+    is_still, is_flat = sizes < STILL_LEVELS, grey.std(axis=(1, 2)) < FLAT_LEVELS
+    is_stuck = is_still & (episode.actions[:-1] != 0).any(axis=1)
+    begin, length = longest_run(is_stuck)
+    jumps = np.flatnonzero(cut) + 1
+    around_cuts = (jumps[: NUM_STRIP // 2, None] + np.array([-1, 0])).reshape(-1)
     return Measured(
         reference=reference,
         actions=episode.actions,
         changes=changes_of(grey).astype(np.float32),
-        is_still=sizes < STILL_LEVELS,
-        is_flat=grey.std(axis=(1, 2)) < FLAT_LEVELS,
-        jumps=tuple((np.flatnonzero(cut) + 1).tolist()),
-        strip=episode.frames[places],
+        is_still=is_still,
+        is_stuck=is_stuck,
+        is_flat=is_flat,
+        jumps=tuple(jumps.tolist()),
+        strip=episode.frames[spread(len(grey))],
+        cut_strip=episode.frames[around_cuts],
+        flat_strip=episode.frames[np.flatnonzero(is_flat)][spread(int(is_flat.sum()))],
+        stuck_strip=episode.frames[begin + spread(length)],
     )
+
+
+def spread(count: int) -> np.ndarray:
+    """Return some numbers from 0 to `count - 1`, evenly spaced, int64."""
+    return np.unique(np.linspace(0, count - 1, min(count, NUM_STRIP)).round().astype(np.int64))
+
+
+def longest_run(flags: np.ndarray) -> tuple[int, int]:
+    """Return where the most true values follow each other, and how many; 0 and 0 without one."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]])))
+    lengths = edges[1::2] - edges[::2]
+    longest = int(lengths.argmax()) if len(lengths) else 0
+    return (int(edges[2 * longest]), int(lengths[longest])) if len(lengths) else (0, 0)
 
 
 def brightness_change(grey: np.ndarray) -> np.ndarray:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.public_runs import run_command
-from training.check.findings import Finding, find_all, longest_run, repeated_every
-from training.check.measures import Measured, changes_of, explained, measure_episode
+from training.check.findings import Finding, find_all, repeated_every
+from training.check.measures import Measured, changes_of, explained, longest_run, measure_episode
 from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.data.episodes import DatasetInfo, EpisodeWriter, read_episode
 from worldsim.data.sequences import EpisodeReference
@@ -150,7 +150,10 @@ def test_dead_empty_and_doubled_episodes_and_cuts_are_named_and_shown() -> None:
     assert findings["dead episodes"].episodes == ["data/episode-20"]
     assert findings["dead frames"].episodes == ["data/episode-21"]
     assert findings["empty frames"].episodes == ["data/episode-22"]
+    assert findings["empty frames"].frames[0].max() == 0
     assert "data/episode-23 at 70" in findings["cuts"].told
+    before, after = findings["cuts"].frames[-1]
+    assert before.mean() > 3 * after.mean()
     assert findings["duplicates"].told == (
         "data/episode-0 is the same recording as data/again, so what is held out was trained on"
     )
@@ -164,7 +167,8 @@ def test_frames_that_repeat_tell_the_frame_rate_of_the_game() -> None:
     assert "the game has 5 frames a second, not 10: import it with frame_rate=5" in finding.told
     assert repeated_every(np.arange(300) % 3 > 0) == 3
     assert repeated_every(np.arange(300) % 3 == 0) is None
-    assert longest_run(np.array([0, 1, 1, 0, 1, 1, 1], bool)) == 3
+    assert longest_run(np.array([0, 1, 1, 0, 1, 1, 1], bool)) == (4, 3)
+    assert longest_run(np.zeros(3, bool)) == (0, 0)
 
 
 def test_episodes_that_are_too_short_are_wrong_if_all_are() -> None:
