@@ -67,6 +67,7 @@ def resample(table: SourceTable, shown: np.ndarray, axes: Sequence[Axis]) -> Sou
         actions=combined,
         rewards=None if table.rewards is None else _gathered(table.rewards, shown),
         terminated=None if table.terminated is None else _gathered(table.terminated, shown) > 0.5,
+        poses=None if table.poses is None else table.poses[shown],
         times=None,
     )
 

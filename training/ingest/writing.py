@@ -146,7 +146,7 @@ def _write_pieces(
     pieces: Sequence[tuple[str, range]],
 ) -> None:
     actions, reformatter = encode(conversion.axes, table.actions), VideoReformatter()
-    rewards, ended = table.rewards, table.terminated
+    rewards, ended, poses = table.rewards, table.terminated, table.poses
     frames = chosen(task.recording, shown)
     for name, piece in pieces:
         with EpisodeWriter(task.folder, name, conversion.info) as writer:
@@ -156,6 +156,7 @@ def _write_pieces(
                     None if index == piece[-1] else actions[index],
                     reward=None if rewards is None else float(rewards[index]),
                     terminated=None if ended is None else bool(ended[index]),
+                    pose=None if poses is None else tuple(poses[index]),
                 )
 
 

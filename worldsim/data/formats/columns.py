@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from worldsim.data.episode_table import POSE_KEYS
 from worldsim.data.formats.source import Channel, Kind, Recording
 from worldsim.errors import WorldError
 from worldsim.storage.files import read_json_lines, read_text, shown
@@ -17,8 +18,9 @@ from worldsim.storage.files import read_json_lines, read_text, shown
 REWARDS = ("reward", "rewards")
 ENDS = ("terminated", "terminations", "terminal", "terminals", "done", "dones")
 TIMES = ("time", "times", "timestamp", "timestamps")
-IGNORED = ("truncated", "truncations", "frame", "frame_index", "index", "pose", "player", "info", "infos")
+IGNORED = ("truncated", "truncations", "frame", "frame_index", "index", "player", "info", "infos")
 ACTIONS = ("action", "actions")
+POSES = tuple(f"pose.{key}" for key in POSE_KEYS)
 NOTHING = ("", "none", "noop", "nothing", "no-op")
 MAX_COLUMNS, MAX_OPTIONS = 256, 64
 DONE_NOTE = "ends told as done count as terminated, though some may be time limits"
@@ -46,7 +48,7 @@ def read_rows(path: Path) -> dict[str, np.ndarray]:
 
 
 def split_columns(columns: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return the columns of actions, and those of rewards, ends and times by `reward`, `ended` and `time`.
+    """Return the columns of actions, and others by `reward`, `ended`, `time` and `pose`.
 
     What is inside of a column called `action` are the actions, if there is one, and all that has no other
     meaning otherwise.
@@ -57,7 +59,9 @@ def split_columns(columns: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarr
         for name in known[::-1]
         if name in columns
     }
-    reserved = {*REWARDS, *ENDS, *TIMES, *IGNORED}
+    if set(POSES) <= columns.keys():
+        others["pose"] = np.stack([columns[name] for name in POSES], axis=1)
+    reserved = {"pose", *REWARDS, *ENDS, *TIMES, *IGNORED}
     outer = {name.partition(".")[0] for name in columns} - reserved
     kept = outer & set(ACTIONS) or outer
     actions = {name: values for name, values in columns.items() if name.partition(".")[0] in kept}
@@ -186,7 +190,7 @@ def _json_rows(path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
 
 def _flat(value: Any, name: str) -> Iterable[tuple[str, Any]]:
     """Yield the inner values of JSON by dotted names."""
-    if name in IGNORED:
+    if name in IGNORED or (name == "pose" and value is None):
         return
     if isinstance(value, dict | list):
         inner = value.items() if isinstance(value, dict) else enumerate(value)

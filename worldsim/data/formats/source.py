@@ -63,6 +63,7 @@ class SourceTable:
             The last entry is of no account: what it led to is not shown.
         rewards: `[T]` float64, given on the way to each frame, or None.
         terminated: `[T]` bool, whether the game ended at a frame, or None.
+        poses: `[T, 3]` float64 x, y and angle in degrees at each frame, or None.
         times: `[T]` float64, when frames are shown in seconds, or None where they are evenly spaced.
     """
 
@@ -70,6 +71,7 @@ class SourceTable:
     actions: Mapping[str, np.ndarray]
     rewards: np.ndarray | None = None
     terminated: np.ndarray | None = None
+    poses: np.ndarray | None = None
     times: np.ndarray | None = None
 
 
@@ -230,6 +232,19 @@ def check_rewards(values: Any, where: str) -> np.ndarray:
     if array.shape[1] != 1 or not np.isfinite(array).all():
         raise WorldError(f"{where}: a reward is one finite number a frame")
     return array[:, 0]
+
+
+def check_poses(values: np.ndarray, num_frames: int, where: str) -> np.ndarray:
+    """Return poses of at least so many frames as `[T, 3]` float64.
+
+    Raises:
+        WorldError: If they are no three finite numbers a frame.
+    """
+    if values.shape[1:] != (3,) or len(values) < num_frames or values.dtype.kind not in "fiu":
+        raise WorldError(f"{where}: a pose is x, y and angle_degrees at each frame, got {values.shape}")
+    if not np.isfinite(values).all():
+        raise WorldError(f"{where}: a pose is three finite numbers")
+    return values[:num_frames].astype(np.float64)
 
 
 def choose_image(names: Sequence[str], wanted: str, where: str) -> str:

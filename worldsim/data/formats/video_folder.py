@@ -24,6 +24,7 @@ from worldsim.data.formats.source import (
     Recording,
     Source,
     SourceTable,
+    check_poses,
     check_rewards,
     fit_rows,
     on_the_way,
@@ -119,10 +120,8 @@ def action_arrays(arrays: dict[str, np.ndarray], where: str) -> dict[str, np.nda
     """Return arrays as columns, those of several numbers an action as several."""
     columns: dict[str, np.ndarray] = {}
     for name, values in arrays.items():
-        if values.ndim == 0:
-            continue
-        is_outcome = name in ACTIONS or values.ndim <= 2
-        columns |= array_columns(name, values) if is_outcome else {}
+        is_action = values.ndim in (1, 2) or (values.ndim > 2 and name in ACTIONS)
+        columns |= array_columns(name, values) if is_action else {}
     if not columns:
         raise WorldError(f"{where} holds no array of actions")
     return columns
@@ -158,24 +157,30 @@ class VideoRecording(Recording):
         num_frames = described.num_frames if is_agreed else count_decoded_frames(self.video)
         num_frames, fitted = fit_rows(actions | others, num_frames, self.trim, where)
         self._num_frames = num_frames
-        table = {name: fitted[name] for name in actions}
-        rewards = check_rewards(fitted["reward"], where) if "reward" in others else None
-        ended = as_ends(fitted["ended"], where) if "ended" in others else None
-        if self.sidecar.suffix == ".npz":  # of arrays, entry i is what action i brought
-            rewards = (
-                on_the_way(check_rewards(others["reward"], where), num_frames) if "reward" in others else None
-            )
-            ended = on_the_way(as_ends(others["ended"], where), num_frames) if "ended" in others else None
         times = times_of(self.video, described, num_frames)
         if "time" in others:
-            check_times(fitted["time"], times, where)
+            check_times(others["time"], times, where)
+        # Of arrays entry i is what action i brought, of rows what came with frame i.
+        place = on_the_way if self.sidecar.suffix == ".npz" else beside
+        rewards, ended, poses = (others.get(name) for name in ("reward", "ended", "pose"))
+        poses = None if poses is None or len(poses) < num_frames else check_poses(poses, num_frames, where)
         return SourceTable(
-            num_frames=num_frames, actions=table, rewards=rewards, terminated=ended, times=times
+            num_frames=num_frames,
+            actions={name: fitted[name] for name in actions},
+            rewards=None if rewards is None else place(check_rewards(rewards, where), num_frames),
+            terminated=None if ended is None else place(as_ends(ended, where), num_frames),
+            poses=poses,
+            times=times,
         )
 
     def frames(self) -> Iterator[np.ndarray]:
         """Yield the frames in turn."""
         return frames_of_video(self.video, self._num_frames or self.table().num_frames)
+
+
+def beside(values: np.ndarray, num_frames: int) -> np.ndarray:
+    """Return values of frames, `[T]`, 0 for a last one that has none."""
+    return np.append(values, np.zeros(1, values.dtype))[:num_frames]
 
 
 def check_times(told: np.ndarray, shown: np.ndarray | None, where: str) -> None:
@@ -187,6 +192,7 @@ def check_times(told: np.ndarray, shown: np.ndarray | None, where: str) -> None:
         raise WorldError(f"{where} has times that do not increase, after row {backwards[0] + 1}")
     if shown is None or told.dtype.kind != "f":  # whole numbers may be milliseconds, or anything
         return
-    drift = float(np.abs(told - told[0] - shown).max())
+    count = min(len(told), len(shown))
+    drift = float(np.abs(told[:count] - told[0] - shown[:count]).max())
     if drift > MAX_DRIFT_S:
         raise WorldError(f"{where} has times up to {drift:.2f} s away from those of the video")

@@ -209,6 +209,21 @@ def test_videos_with_actions_beside_them_are_read(tmp_path: Path, suffix: str) -
     assert near(list(source.recordings[0].frames()), gradients(12))
 
 
+def test_rows_of_all_frames_but_the_last_tell_nothing_of_it(tmp_path: Path) -> None:
+    write_film(tmp_path / "a.mp4", gradients(4))
+    pose = {"x": 1, "y": 2.5, "angle_degrees": 90}
+    rows = [{"action": [index], "reward": 1.5, "terminated": True, "pose": pose} for index in range(4)]
+    for count in (4, 3):
+        write_lines(tmp_path / "a.jsonl", rows[:count])
+        table = read(tmp_path).recordings[0].table()
+        assert table.rewards is not None and table.terminated is not None
+        assert table.rewards.tolist() == [1.5, 1.5, 1.5, 1.5 * (count == 4)]
+        assert table.terminated.tolist() == [True, True, True, count == 4]
+        assert list(table.actions) == ["action.0"]
+        assert (table.poses is None) == (count == 3)
+    assert read(tmp_path).recordings[0].table().poses is None
+
+
 def test_actions_may_be_objects_lists_and_texts(tmp_path: Path) -> None:
     write_film(tmp_path / "a.mp4", gradients(3))
     rows = [
