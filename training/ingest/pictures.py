@@ -45,28 +45,42 @@ def choose_size(frame: np.ndarray, height: int | None, width: int | None, fit: s
     return Size(height + height % 2, width + width % 2, fit)
 
 
+def scaled_size(rows: int, columns: int, size: Size) -> tuple[int, int]:
+    """Return height and width that a frame is scaled to, before bars are added or the rest is cut off.
+
+    Args:
+        rows: Height of the frame.
+        columns: Width of the frame.
+        size: What it is to become.
+    """
+    if size.height - rows in (0, 1) and size.width - columns in (0, 1):
+        return rows, columns  # only made even: not a pixel is resampled
+    if size.fit == "stretch":
+        return size.height, size.width
+    scales = size.height / rows, size.width / columns
+    scale = min(scales) if size.fit == "letterbox" else max(scales)
+    return max(1, round(rows * scale)), max(1, round(columns * scale))
+
+
+def shrunk_size(rows: int, columns: int, size: Size) -> tuple[int, int]:
+    """Return the same where it is smaller, the frame's own size otherwise."""
+    height, width = scaled_size(rows, columns, size)
+    return (height, width) if height <= rows and width <= columns else (rows, columns)
+
+
 def fit_frame(frame: np.ndarray, size: Size, reformatter: VideoReformatter) -> np.ndarray:
     """Return a frame `[H, W, 3]` uint8 as one of a size; one that has it stays as it is."""
-    rows, columns = frame.shape[:2]
-    height, width = size.height, size.width
-    if (rows, columns) == (height, width):
-        return frame
-    if height - rows in (0, 1) and width - columns in (0, 1):  # only made even: not a pixel is resampled
-        return np.pad(frame, ((0, height - rows), (0, width - columns), (0, 0)), mode="edge")
-    scales = height / rows, width / columns
-    if size.fit == "stretch":
-        return scaled(frame, height, width, reformatter)
-    scale = min(scales) if size.fit == "letterbox" else max(scales)
-    inner_rows, inner_columns = (max(1, round(side * scale)) for side in (rows, columns))
-    if size.fit == "letterbox":
-        inner = scaled(frame, min(inner_rows, height), min(inner_columns, width), reformatter)
-        top, left = (height - inner.shape[0]) // 2, (width - inner.shape[1]) // 2
-        fitted = np.zeros((height, width, 3), np.uint8)
-        fitted[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
-        return fitted
-    keep_rows, keep_columns = min(rows, round(height / scale)), min(columns, round(width / scale))
-    top, left = (rows - keep_rows) // 2, (columns - keep_columns) // 2
-    return scaled(frame[top : top + keep_rows, left : left + keep_columns], height, width, reformatter)
+    height, width = scaled_size(frame.shape[0], frame.shape[1], size)
+    inner = scaled(frame, height, width, reformatter)
+    rows, columns = inner.shape[:2]
+    top, left = max(0, rows - size.height) // 2, max(0, columns - size.width) // 2
+    inner = inner[top : top + size.height, left : left + size.width]
+    missing = size.height - inner.shape[0], size.width - inner.shape[1]
+    if not any(missing):
+        return np.ascontiguousarray(inner)
+    if max(missing) <= 1:
+        return np.pad(inner, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+    return np.pad(inner, [(each // 2, each - each // 2) for each in missing] + [(0, 0)])
 
 
 def scaled(frame: np.ndarray, height: int, width: int, reformatter: VideoReformatter) -> np.ndarray:

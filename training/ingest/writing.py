@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -16,11 +17,11 @@ from tqdm import tqdm
 
 from training.data.game_process import leave_the_terminal
 from training.ingest.layout import Axis, encode
-from training.ingest.pictures import Size, fit_frame
+from training.ingest.pictures import Size, fit_frame, shrunk_size
 from training.ingest.resampling import is_even, resample, shown_frames, times_of
 from worldsim.data.dataset_info import INFO_FILE, PART_SUFFIX, DatasetInfo
 from worldsim.data.episodes import EpisodeWriter
-from worldsim.data.formats.source import Recording, SourceTable
+from worldsim.data.formats.source import Recording, Resize, SourceTable, unchanged
 from worldsim.errors import WorldError
 from worldsim.storage.files import sync, sync_tree
 
@@ -147,7 +148,7 @@ def _write_pieces(
 ) -> None:
     actions, reformatter = encode(conversion.axes, table.actions), VideoReformatter()
     rewards, ended, poses = table.rewards, table.terminated, table.poses
-    frames = chosen(task.recording, shown)
+    frames = chosen(task.recording, shown, partial(shrunk_size, size=conversion.size))
     for name, piece in pieces:
         with EpisodeWriter(task.folder, name, conversion.info) as writer:
             for index in piece:
@@ -160,13 +161,13 @@ def _write_pieces(
                 )
 
 
-def chosen(recording: Recording, shown: np.ndarray) -> Iterator[np.ndarray]:
+def chosen(recording: Recording, shown: np.ndarray, resize: Resize = unchanged) -> Iterator[np.ndarray]:
     """Yield the frames of a recording that have these numbers, ascending, some of them several times.
 
     Raises:
         WorldError: If the recording has fewer frames, or they change their size.
     """
-    numbered, frame, number, shape = enumerate(recording.frames()), np.empty(0), -1, None
+    numbered, frame, number, shape = enumerate(recording.frames(resize)), np.empty(0), -1, None
     for wanted in shown:
         while number < wanted:
             number, frame = next(numbered, (-1, frame))

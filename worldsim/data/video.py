@@ -8,7 +8,7 @@ default one darkens each frame a little.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -222,11 +222,17 @@ def read_video(
     return frames[:count]
 
 
-def stream_video(path: Path, *, begin: float | None = None) -> Iterator[tuple[float, np.ndarray]]:
+def stream_video(
+    path: Path,
+    *,
+    begin: float | None = None,
+    resize: Callable[[int, int], tuple[int, int]] = lambda height, width: (height, width),
+) -> Iterator[tuple[float, np.ndarray]]:
     """Yield the frames of a video one at a time, however long it is, turned as players show them.
 
     Args:
         begin: Time in seconds before which frames are left out; None begins with the first.
+        resize: Of the height and width of a frame as it is shown, those to scale it to.
 
     Yields:
         The time at which a frame is shown in seconds, NaN where the file does not say, and the frame,
@@ -247,7 +253,7 @@ def stream_video(path: Path, *, begin: float | None = None) -> Iterator[tuple[fl
             if time <= last:
                 raise WorldError(f"{path} has a frame at {time:.3f} s after one at {last:.3f} s")
             last = last if math.isnan(time) else time
-            size = turn.size(picture.height, picture.width)
+            size = resize(*turn.size(picture.height, picture.width))
             yield time, np.ascontiguousarray(_to_rgb(reformatter, picture, turn, size, path))
 
 

@@ -13,6 +13,7 @@ from worldsim.data.formats.files import files_of, name_of
 from worldsim.data.formats.source import (
     ReadOptions,
     Recording,
+    Resize,
     Source,
     SourceTable,
     as_rgb,
@@ -20,6 +21,7 @@ from worldsim.data.formats.source import (
     choose_image,
     fit_rows,
     on_the_way,
+    unchanged,
 )
 from worldsim.data.formats.video_folder import action_arrays, read_arrays
 
@@ -78,7 +80,7 @@ class ArrayRecording(Recording):
             terminated=None if ended is None else on_the_way(as_ends(ended, self.where), num_frames),
         )
 
-    def frames(self) -> Iterator[np.ndarray]:
+    def frames(self, resize: Resize = unchanged) -> Iterator[np.ndarray]:
         """Yield the frames in turn."""
         for frame in read_arrays(self.file)[self.image]:
             yield as_rgb(frame, self.where)

@@ -10,7 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from worldsim.data.formats.files import files_of, is_hdf5, name_of, open_hdf5
-from worldsim.data.formats.source import Channel, Kind, ReadOptions, Recording, Source, SourceTable, as_rgb
+from worldsim.data.formats.source import (
+    Channel,
+    Kind,
+    ReadOptions,
+    Recording,
+    Resize,
+    Source,
+    SourceTable,
+    as_rgb,
+    unchanged,
+)
 from worldsim.errors import WorldError
 
 SUFFIXES = (".hdf5", ".h5")
@@ -116,7 +126,7 @@ class CounterStrikeRecording(Recording):
             rewards=rewards_of(np.stack(flags)) if len(flags) == num_frames else None,
         )
 
-    def frames(self) -> Iterator[np.ndarray]:
+    def frames(self, resize: Resize = unchanged) -> Iterator[np.ndarray]:
         """Yield the frames in turn."""
         with open_hdf5(self.file) as file:
             num_frames = count_frames(file)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from worldsim.data.formats.source import EXTRA
+from worldsim.data.formats.source import EXTRA, Resize
 from worldsim.data.video import stream_video
 from worldsim.errors import WorldError
 from worldsim.storage.files import file_name, files_below
@@ -78,12 +78,13 @@ def decode_picture(data: bytes, where: str) -> np.ndarray:
 
 
 def frames_of_video(
-    path: Path, num_frames: int, *, begin: float | None = None, where: str = ""
+    path: Path, num_frames: int, resize: Resize, *, begin: float | None = None, where: str = ""
 ) -> Iterator[np.ndarray]:
     """Yield frames of a video in turn, `[height, width, 3]` uint8.
 
     Args:
         num_frames: How many; those after them are left out.
+        resize: To which size they are scaled.
         begin: Time in seconds before which frames are left out.
         where: What it is, for errors; the path if it is empty.
 
@@ -91,8 +92,9 @@ def frames_of_video(
         WorldError: If there are fewer.
     """
     count = 0
-    for count, (_, frame) in enumerate(islice(stream_video(path, begin=begin), num_frames), start=1):  # noqa: B007
+    for _, frame in islice(stream_video(path, begin=begin, resize=resize), num_frames):
         yield frame
+        count += 1
     if count < num_frames:
         raise WorldError(f"{where or path} has {count} frames, expected {num_frames}")
 

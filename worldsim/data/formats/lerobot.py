@@ -14,6 +14,7 @@ from worldsim.data.formats.files import decode_picture, frames_of_video, read_ar
 from worldsim.data.formats.source import (
     ReadOptions,
     Recording,
+    Resize,
     Source,
     SourceTable,
     as_rgb,
@@ -21,6 +22,7 @@ from worldsim.data.formats.source import (
     choose_image,
     fit_rows,
     on_the_way,
+    unchanged,
 )
 from worldsim.errors import WorldError
 from worldsim.storage.files import check_number, is_inner_path, read_json, shown
@@ -181,14 +183,14 @@ class LeRobotEpisode(Recording):
             terminated=on_the_way(as_ends(found[DONE], self.where), num_frames) if DONE in found else None,
         )
 
-    def frames(self) -> Iterator[np.ndarray]:
+    def frames(self, resize: Resize = unchanged) -> Iterator[np.ndarray]:
         """Yield the frames in turn."""
         length, image = self.row["length"], self.layout.image
         if self.layout.is_video:
             path = self.layout.file("video_path", self.row, f"videos/{image}")
             half_frame = 0.5 / float(self.layout.info["fps"])
             begin = float(self.row[f"videos/{image}/from_timestamp"]) - half_frame
-            yield from frames_of_video(path, length, begin=begin, where=f"{self.where} in {path}")
+            yield from frames_of_video(path, length, resize, begin=begin, where=f"{self.where} in {path}")
             return
         for index, value in enumerate(self._read([image]).column(image).to_pylist()):
             where = f"{self.where} frame {index}"

@@ -15,6 +15,7 @@ from worldsim.data.formats.files import decode_picture, open_hdf5, read_arrow
 from worldsim.data.formats.source import (
     ReadOptions,
     Recording,
+    Resize,
     Source,
     SourceTable,
     as_rgb,
@@ -22,6 +23,7 @@ from worldsim.data.formats.source import (
     choose_image,
     fit_rows,
     on_the_way,
+    unchanged,
 )
 from worldsim.data.formats.spaces import Space, channels_of, columns_of, leaves, pictures_of
 from worldsim.errors import WorldError
@@ -180,7 +182,7 @@ class HDF5Episode(MinariEpisode):
             outcome = {name: np.asarray(self._inner(file, (name,))) for name in ("rewards", "terminations")}
         return num_frames, actions, outcome
 
-    def frames(self) -> Iterator[np.ndarray]:
+    def frames(self, resize: Resize = unchanged) -> Iterator[np.ndarray]:
         """Yield the frames in turn."""
         with open_hdf5(self.file) as file:
             stored = self._inner(file, ("observations", *self.layout.image))
@@ -212,7 +214,7 @@ class ArrowEpisode(MinariEpisode):
         outcome = {name: np.asarray(self._array(table, (name,)))[:-1] for name in ("rewards", "terminations")}
         return table.num_rows, actions, outcome
 
-    def frames(self) -> Iterator[np.ndarray]:
+    def frames(self, resize: Resize = unchanged) -> Iterator[np.ndarray]:
         """Yield the frames in turn."""
         table = read_arrow(self.layout.folder / str(self.index), ("observations",))
         for index, value in enumerate(self._array(table, ("observations", *self.layout.image))):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -15,6 +15,15 @@ from worldsim.storage.files import MAX_NAME, check_text, shown
 
 EXTRA = 'pip install "arl2-world[readers]"'
 """Said where a package is missing."""
+
+
+Resize = Callable[[int, int], tuple[int, int]]
+"""Of the height and width of a frame, those that it is wanted in."""
+
+
+def unchanged(height: int, width: int) -> tuple[int, int]:
+    """Return a size as it is."""
+    return height, width
 
 
 class Kind(Enum):
@@ -96,8 +105,11 @@ class Recording(ABC):
         """
 
     @abstractmethod
-    def frames(self) -> Iterator[np.ndarray]:
+    def frames(self, resize: Resize = unchanged) -> Iterator[np.ndarray]:
         """Yield the frames in turn, each `[height, width, 3]` uint8.
+
+        Args:
+            resize: To which size a reader may scale frames, if that costs it less than decoding them whole.
 
         Raises:
             WorldError: If one cannot be decoded.

@@ -22,12 +22,14 @@ from worldsim.data.formats.files import VIDEOS, files_of, frames_of_video, name_
 from worldsim.data.formats.source import (
     ReadOptions,
     Recording,
+    Resize,
     Source,
     SourceTable,
     check_poses,
     check_rewards,
     fit_rows,
     on_the_way,
+    unchanged,
 )
 from worldsim.data.video import VideoDescription, count_decoded_frames, describe_video, frame_times
 from worldsim.errors import WorldError
@@ -173,9 +175,9 @@ class VideoRecording(Recording):
             times=times,
         )
 
-    def frames(self) -> Iterator[np.ndarray]:
+    def frames(self, resize: Resize = unchanged) -> Iterator[np.ndarray]:
         """Yield the frames in turn."""
-        return frames_of_video(self.video, self._num_frames or self.table().num_frames)
+        return frames_of_video(self.video, self._num_frames or self.table().num_frames, resize)
 
 
 def beside(values: np.ndarray, num_frames: int) -> np.ndarray:

@@ -10,7 +10,17 @@ from typing import Any
 import numpy as np
 
 from worldsim.data.formats.files import VIDEOS, files_of, frames_of_video, name_of
-from worldsim.data.formats.source import Channel, Kind, ReadOptions, Recording, Source, SourceTable, fit_rows
+from worldsim.data.formats.source import (
+    Channel,
+    Kind,
+    ReadOptions,
+    Recording,
+    Resize,
+    Source,
+    SourceTable,
+    fit_rows,
+    unchanged,
+)
 from worldsim.data.video import count_decoded_frames, describe_video
 from worldsim.errors import WorldError
 from worldsim.storage.files import check_number, read_json_lines
@@ -101,9 +111,9 @@ class VPTRecording(Recording):
         num_frames, fitted = fit_rows(columns, num_frames, self.trim, self.where)
         return SourceTable(num_frames=num_frames, actions=fitted)
 
-    def frames(self) -> Iterator[np.ndarray]:
+    def frames(self, resize: Resize = unchanged) -> Iterator[np.ndarray]:
         """Yield the frames in turn."""
-        return frames_of_video(self.video, self.table().num_frames)
+        return frames_of_video(self.video, self.table().num_frames, resize)
 
 
 def read_actions(path: Path) -> np.ndarray:
