@@ -49,9 +49,8 @@ def test_the_mu_law_is_undone() -> None:
 def test_choices_buttons_and_levels_keep_their_values() -> None:
     texts = Channel(name="go", kind=Kind.CHOICE, options=("left", "right"), rest=None)
     levels = Channel(name="lift", kind=Kind.ANALOG, levels=(-1.0, 0.0, 2.0))
-    axes, unused = axes_of(
-        [JUMP, MOVE, texts, levels, Channel(name="dead", kind=Kind.ANALOG, levels=(3.0,))], 5, ""
-    )
+    dead = Channel(name="dead", kind=Kind.ANALOG, levels=(3.0,))
+    axes, unused = axes_of([JUMP, MOVE, texts, levels, dead], 5, "")
     assert unused == ["dead"]
     layout = layout_of(axes)
     assert layout.buttons == (
