@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,8 +23,12 @@ from tests.recordings import (
     write_lines,
 )
 from training.ingest import writing
+from training.ingest.command import IngestConfig, plan
 from worldsim.data.episodes import DatasetInfo, list_episodes, read_episode, verify
+from worldsim.data.formats.registry import open_source
+from worldsim.data.formats.source import ReadOptions
 from worldsim.data.sequences import load_episodes
+from worldsim.errors import WorldError
 
 LEROBOT = Path(__file__).parents[2] / "worldsim/data/formats/lerobot"
 BOX = spaces.Box(np.array([-1, 0], np.float32), np.array([1, 1], np.float32))
@@ -263,14 +269,43 @@ BAD_VIDEOS: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("fault", BAD_VIDEOS)
-def test_a_fault_of_videos_is_one_sentence_and_nothing_is_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str
-) -> None:
+def test_a_fault_of_videos_is_found_before_anything_is_written(tmp_path: Path, fault: str) -> None:
     break_it, expected = BAD_VIDEOS[fault]
     path = videos(tmp_path / "videos")
     break_it(path)
+    config = IngestConfig(path=str(path), out=str(tmp_path / "out"))
+    with pytest.raises(WorldError, match=expected):
+        plan(config, open_source(path, ReadOptions())[1], "videos", tmp_path / "out")
+
+
+def test_a_fault_is_one_sentence_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = videos(tmp_path / "videos")
+    shorten(path)
     said = refused(capsys, path, tmp_path / "out")
-    assert pytest.importorskip("re").search(expected, said), said
+    assert said.endswith("trim=3 cuts off what has no partner at the end")
+
+
+def test_a_video_that_is_damaged_inside_leaves_the_episodes_before_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = videos(tmp_path / "videos"), tmp_path / "out"
+    whole = (path / "b.mp4").read_bytes()
+    begin = whole.index(b"mdat")
+    middle = begin + int.from_bytes(whole[begin - 4 : begin], "big") * 8 // 10
+    (path / "b.mp4").write_bytes(whole[:middle] + bytes(100) + whole[middle + 100 :])
+    with pytest.raises(SystemExit):
+        ingest(path, out, "heldout_share=0")
+    said = capsys.readouterr().err
+    assert re.search("error: .*b.mp4 (is damaged in frame|cannot be decoded after frame) [1-9]", said)
+    assert not out.exists()
+    assert sorted(file.name for file in (tmp_path / "out.part/train").iterdir()) == [
+        *("a.jsonl", "a.mp4", "dataset.json"),
+    ]
+    (path / "b.mp4").write_bytes(whole)
+    ingest(path, out, "heldout_share=0")
+    assert list_episodes(out / "train") == ["a", "b", "c"]
 
 
 def test_recordings_that_cannot_be_read_are_left_out_if_told_so(
@@ -285,21 +320,17 @@ def test_recordings_that_cannot_be_read_are_left_out_if_told_so(
     assert verify(tmp_path / "trimmed/train") == 12 + 10 + 12
 
 
-@pytest.mark.parametrize("kind", ["rotated", "10 bits", "sound"])
-def test_unusual_videos_are_read_as_they_are_shown(tmp_path: Path, kind: str) -> None:
-    path = videos(tmp_path / "videos", count=1)
-    made = {
-        "rotated": {"matrix": QUARTER_TURN},
-        "10 bits": {"pixel_format": "yuv420p10le"},
-        "sound": {"has_sound": True},
-    }[kind]
-    write_film(path / "a.mp4", gradients(12), **made)
+def test_unusual_videos_are_read_as_they_are_shown(tmp_path: Path) -> None:
+    path = videos(tmp_path / "videos")
+    write_film(path / "a.mp4", gradients(12), matrix=QUARTER_TURN)
+    write_film(path / "b.mp4", gradients(12, height=64, width=48), pixel_format="yuv420p10le")
+    write_film(path / "c.mp4", gradients(12, height=64, width=48), has_sound=True)
     ingest(path, tmp_path / "out", "heldout_share=0", "lossless=true")
-    frames = read_episode(tmp_path / "out/train", "a").frames
-    expected = np.stack(gradients(12))
-    if kind == "rotated":
-        expected = np.rot90(expected, -1, axes=(1, 2))
-    assert np.abs(frames.astype(int) - expected).mean() < 4
+    upright = np.stack(gradients(12, height=64, width=48))
+    for name in "abc":
+        frames = read_episode(tmp_path / "out/train", name).frames
+        expected = np.rot90(np.stack(gradients(12)), -1, axes=(1, 2)) if name == "a" else upright
+        assert np.abs(frames.astype(int) - expected).mean() < 4
 
 
 def test_hdf5_cut_in_half_is_one_sentence(
@@ -332,7 +363,7 @@ def test_what_is_missing_is_named(
     assert "there is no file or folder" in refused(capsys, tmp_path / "nothing", out)
     (tmp_path / "empty").mkdir()
     assert "is of no format that is read" in refused(capsys, tmp_path / "empty", out)
-    monkeypatch.setitem(__import__("sys").modules, "h5py", None)
+    monkeypatch.setitem(sys.modules, "h5py", None)
     said = refused(capsys, minari, out, "frame_rate=9")
     assert said.endswith('which is missing: pip install "arl2-world[readers]"')
 
