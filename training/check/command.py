@@ -30,6 +30,7 @@ from worldsim.settings import REQUIRED, check_settings, setting
 from worldsim.storage.files import user_path, write_json
 
 SPLITS = ("train", "heldout")
+MAX_PRINTED = 40
 NUM_SAMPLES = 4
 """Episodes of each folder that the page shows."""
 
@@ -65,8 +66,10 @@ def main(config: CheckConfig) -> None:
     samples = [each for found in splits.values() for each in found[:NUM_SAMPLES]]
     films = [list(zip(each.episodes, each.frames, strict=True)) for each in findings]
     write_recordings_page(page, told_numbers, films, [(each.name, each.strip) for each in samples])
-    for each in findings:
+    for each in findings[:MAX_PRINTED]:
         print(f"{'WRONG' if each.is_wrong else 'unusual'}: {each.told}")
+    if len(findings) > MAX_PRINTED:
+        print(f"and {len(findings) - MAX_PRINTED} more, in {page}")
     wrong = sum(each.is_wrong for each in findings)
     told = f"{wrong} things wrong, {len(findings) - wrong} unusual"
     if wrong or (config.strict and findings):
@@ -75,7 +78,7 @@ def main(config: CheckConfig) -> None:
 
 
 def folders_of(path: Path) -> dict[str, Path]:
-    """Return dataset folders by their role: `train` and `heldout`, or the name of the only one.
+    """Return dataset folders by their role: `train` and `heldout`, or `recordings` for a folder alone.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -83,7 +86,7 @@ def folders_of(path: Path) -> dict[str, Path]:
     inner = {name: path / name for name in SPLITS if (path / name / INFO_FILE).is_file()}
     if not inner or (path / INFO_FILE).is_file():
         DatasetInfo.load(path)  # says what is missing
-        return {path.name: path}
+        return {path.name if path.name == "heldout" else "recordings": path}
     return inner
 
 

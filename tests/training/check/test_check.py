@@ -210,6 +210,8 @@ def test_the_command_writes_a_page_and_exits_by_what_it_found(
     assert "turn/right" in page and "<svg" in page
     with pytest.raises(SystemExit):
         check(data, out, "strict=true")
+    check(data / "train", out)
+    assert json.loads((out / "check.json").read_text())["frames"].keys() == {"recordings"}
     lines = (data / "train/episode-2.jsonl").read_text().splitlines(keepends=True)
     (data / "train/episode-2.jsonl").write_text("".join(lines[:-3]))
     (data / "train/episode-3.mp4").write_bytes((data / "train/episode-3.mp4").read_bytes()[:900])

@@ -18,7 +18,18 @@ from worldsim.storage.files import read_json_lines, read_text, shown
 REWARDS = ("reward", "rewards")
 ENDS = ("terminated", "terminations", "terminal", "terminals", "done", "dones")
 TIMES = ("time", "times", "timestamp", "timestamps")
-IGNORED = ("truncated", "truncations", "frame", "frame_index", "index", "player", "info", "infos")
+IGNORED = (
+    "truncated",
+    "truncations",
+    "frame",
+    "frame_index",
+    "index",
+    "player",
+    "info",
+    "infos",
+    "sha256",
+    "game_seed",
+)
 ACTIONS = ("action", "actions")
 POSES = tuple(f"pose.{key}" for key in POSE_KEYS)
 NOTHING = ("", "none", "noop", "nothing", "no-op")
@@ -42,7 +53,7 @@ def read_rows(path: Path) -> dict[str, np.ndarray]:
     for number, (where, row) in enumerate(rows):
         is_last = number == len(rows) - 1
         if row.keys() != rows[0][1].keys() and not (is_last and row.keys() <= {*names, *ACTIONS}):
-            other = ", ".join(sorted(row.keys() ^ rows[0][1].keys()))
+            other = ", ".join(sorted(row.keys() - {*names, *ACTIONS} or set(names) - row.keys()))
             raise WorldError(f"{where} has other columns than the first line: {other}")
     return {name: _as_array([row.get(name) for _, row in rows], f"{path}: {name}") for name in names}
 
@@ -82,7 +93,7 @@ def array_columns(name: str, values: np.ndarray, names: Sequence[str] = ()) -> d
     flat = values.reshape(len(values), -1) if values.ndim > 1 else values[:, None]
     if flat.shape[1] > MAX_COLUMNS:
         raise WorldError(f"{name} has {flat.shape[1]} numbers an action, more than {MAX_COLUMNS}")
-    if len(names) != flat.shape[1]:
+    if len(names) != flat.shape[1] or len(set(names)) != len(names):
         names = (
             [name]
             if values.ndim == 1 or flat.shape[1] == 1

@@ -112,7 +112,8 @@ class Layout:
         named = self.info["features"][feature].get("names") or []
         if isinstance(named, dict):
             named = next(iter(named.values()), [])
-        return [str(name) for name in named] if isinstance(named, list) else []
+        prefix = f"{feature}." if len(self.actions) > 1 else ""
+        return [f"{prefix}{name}" for name in named] if isinstance(named, list) else []
 
 
 def list_episodes(layout: Layout) -> list[LeRobotEpisode]:

@@ -224,6 +224,20 @@ def test_rows_of_all_frames_but_the_last_tell_nothing_of_it(tmp_path: Path) -> N
     assert read(tmp_path).recordings[0].table().poses is None
 
 
+def test_files_of_our_own_without_a_description_are_read(tmp_path: Path) -> None:
+    write_film(tmp_path / "a.mp4", gradients(3))
+    rows = [{"action": [1, 0], "player": "human", "game_seed": 7}, {"action": [2, 1], "sha256": "ab"}]
+    write_lines(tmp_path / "a.jsonl", [*rows, {"action": None, "reward": 0.0}])
+    with pytest.raises(WorldError, match="line 3 has other columns than the first line: reward"):
+        read(tmp_path).recordings[0].table()
+    write_lines(tmp_path / "a.jsonl", [*rows, {"action": None}])
+    actions = read(tmp_path).recordings[0].table().actions
+    assert {name: values.tolist() for name, values in actions.items()} == {
+        "action.0": [1, 2, 2],
+        "action.1": [0, 1, 1],
+    }
+
+
 def test_actions_may_be_objects_lists_and_texts(tmp_path: Path) -> None:
     write_film(tmp_path / "a.mp4", gradients(3))
     rows = [
