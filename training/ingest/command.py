@@ -133,8 +133,9 @@ def readable(source: Source, *, skips: bool) -> tuple[Source, list[str]]:
     for recording in source.recordings:
         try:
             recording.table()
+            next(recording.frames())
             recordings.append(recording)
-        except (WorldError, FileNotFoundError) as error:
+        except (WorldError, FileNotFoundError, StopIteration) as error:
             left_out.append(" ".join(str(error).split()))
     if not recordings:
         raise WorldError(f"none of {len(left_out)} recordings can be read; the first: {left_out[0]}")

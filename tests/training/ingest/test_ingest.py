@@ -311,13 +311,17 @@ def test_a_video_that_is_damaged_inside_leaves_the_episodes_before_it(
 def test_recordings_that_cannot_be_read_are_left_out_if_told_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = videos(tmp_path / "videos")
+    path = videos(tmp_path / "videos", count=5)
     shorten(path)
+    (path / "a.mp4").write_bytes((path / "a.mp4").read_bytes()[:2000])
+    (path / "d.jsonl").unlink()
     ingest(path, tmp_path / "out", "skip_unreadable=true", "heldout_share=0")
-    assert list_episodes(tmp_path / "out/train") == ["a", "c"]
-    assert "left out: " in capsys.readouterr().out
+    assert list_episodes(tmp_path / "out/train") == ["c", "e"]
+    assert capsys.readouterr().out.count("left out: ") == 3
+    for name in "ad":
+        (path / f"{name}.mp4").unlink()
     ingest(path, tmp_path / "trimmed", "trim=3", "heldout_share=0")
-    assert verify(tmp_path / "trimmed/train") == 12 + 10 + 12
+    assert verify(tmp_path / "trimmed/train") == 10 + 12 + 12
 
 
 def test_unusual_videos_are_read_as_they_are_shown(tmp_path: Path) -> None:

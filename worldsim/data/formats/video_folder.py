@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -45,31 +46,19 @@ def detect(path: Path) -> bool:
 
 
 def read(path: Path, options: ReadOptions) -> Source:
-    """Read videos and the actions beside them; a row's reward is what came with its frame.
-
-    Raises:
-        WorldError: If a video has no actions beside it, or two have other frame rates.
-    """
-    videos = files_of(path, VIDEOS)
-    pairs = [(video, sidecar_of(video)) for video in videos]
-    for video, sidecar in pairs:
-        if sidecar is None:
-            raise WorldError(
-                f"{video} has no actions beside it: expected {video.stem} with {', '.join(SIDECARS)}"
-            )
+    """Read videos and the actions beside them; a row's reward is what came with its frame."""
     recordings = [
-        VideoRecording(
-            name=name_of(video, path), where=str(video), video=video, sidecar=sidecar, trim=options.trim
-        )
-        for video, sidecar in pairs
-        if sidecar is not None
+        VideoRecording(name=name_of(video, path), where=str(video), video=video, trim=options.trim)
+        for video in files_of(path, VIDEOS)
     ]
-    ends = any("done" in name for each in recordings[:1] for name in each.columns() if name in ENDS)
+    names: set[str] = set()
+    with suppress(WorldError, OSError):  # which is told when its table is read
+        names |= recordings[0].columns().keys()
     return Source(
         about=path.stem,
         recordings=recordings,
         frame_rate=common_rate([each.video for each in recordings]),
-        notes=(DONE_NOTE,) if ends else (),
+        notes=(DONE_NOTE,) if any("done" in name for name in names if name in ENDS) else (),
     )
 
 
@@ -80,8 +69,11 @@ def sidecar_of(video: Path) -> Path | None:
 
 def common_rate(videos: list[Path]) -> float | None:
     """Return the frames per second of videos; None if they differ, or are not evenly spaced."""
-    rates = [rate_of(describe_video(video)) for video in videos]
-    first = rates[0]
+    rates = []
+    for video in videos:
+        with suppress(WorldError):  # which is told when its table is read
+            rates.append(rate_of(describe_video(video)))
+    first = rates[0] if rates else None
     same = all(rate is not None and first is not None and abs(rate / first - 1) < 0.01 for rate in rates)
     return first if same else None
 
@@ -136,15 +128,30 @@ class VideoRecording(Recording):
     name: str
     where: str
     video: Path
-    sidecar: Path
     trim: int
     _num_frames: int = 0
 
+    @property
+    def sidecar(self) -> Path:
+        """The file of actions beside the video.
+
+        Raises:
+            WorldError: If there is none.
+        """
+        found = sidecar_of(self.video)
+        if found is None:
+            expected = ", ".join(SIDECARS)
+            raise WorldError(
+                f"{self.video} has no actions beside it: expected {self.video.stem} with {expected}"
+            )
+        return found
+
     def columns(self) -> dict[str, np.ndarray]:
         """Return all columns of the file beside the video."""
-        if self.sidecar.suffix == ".npz":
-            return action_arrays(read_arrays(self.sidecar), str(self.sidecar))
-        return read_rows(self.sidecar)
+        sidecar = self.sidecar
+        if sidecar.suffix == ".npz":
+            return action_arrays(read_arrays(sidecar), str(sidecar))
+        return read_rows(sidecar)
 
     def table(self) -> SourceTable:
         """Read actions, rewards and ends."""

@@ -80,9 +80,6 @@ def read(path: Path, options: ReadOptions) -> Source:
         VPTRecording(name=name_of(video, path), where=str(video), video=video, trim=options.trim)
         for video in files_of(path, VIDEOS)
     ]
-    for each in recordings:
-        if not each.video.with_suffix(".jsonl").is_file():
-            raise WorldError(f"{each.video} has no {each.video.stem}.jsonl beside it")
     return Source(
         about="Minecraft, contractors of OpenAI's Video PreTraining",
         recordings=recordings,
@@ -103,7 +100,10 @@ class VPTRecording(Recording):
 
     def table(self) -> SourceTable:
         """Read actions, rewards and ends."""
-        rows = read_actions(self.video.with_suffix(".jsonl"))
+        lines = self.video.with_suffix(".jsonl")
+        if not lines.is_file():
+            raise WorldError(f"{self.video} has no {lines.name} beside it")
+        rows = read_actions(lines)
         described = describe_video(self.video)
         is_agreed = described.num_frames - len(rows) in (0, 1)
         num_frames = described.num_frames if is_agreed else count_decoded_frames(self.video)
