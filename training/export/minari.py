@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -32,7 +33,7 @@ def write(references: Sequence[EpisodeReference], out: Path, name: str, *, lossl
     Args:
         references: Episodes of one folder.
         out: Folder of the dataset.
-        name: Its id, to which a version is added.
+        name: Its id, to which a version is added; what Minari does not take in one becomes a hyphen.
         lossless: Whether pictures are stored as arrays, and not as JPEG.
 
     Raises:
@@ -129,7 +130,7 @@ def metadata(
         "jpeg_encoding": is_jpeg,
         "observation_space": json.dumps(picture),
         "action_space": json.dumps(action),
-        "dataset_id": f"{name}-v0",
+        "dataset_id": re.sub(r"[^\w/-]", "-", f"{name}-v0"),
         "minari_version": VERSION,
         "description": f"{info.name}: {info.source}; {info.frame_rate:g} frames a second",
         "buttons": info.actions.to_json(),

@@ -51,9 +51,11 @@ def export(folder: Path, out: Path, *settings: str) -> Path:
 
 @pytest.mark.parametrize("lossless", [False, True])
 def test_minari_reads_what_was_recorded(folder: Path, tmp_path: Path, lossless: bool) -> None:
-    out = export(folder, tmp_path / "out", "format=minari", f"lossless={lossless}".lower())
+    name = "name=tests/my drive"
+    out = export(folder, tmp_path / "out", "format=minari", name, f"lossless={lossless}".lower())
     dataset = minari.MinariDataset(out / "data")
-    assert (dataset.total_episodes, dataset.total_steps, dataset.id) == (2, 13, "tests/drive-v0")
+    assert (dataset.total_episodes, dataset.total_steps, dataset.id) == (2, 13, "tests/my-drive-v0")
+    assert dataset.spec.namespace == "tests"
     assert dataset.action_space.nvec.tolist() == [3, 2]
     for number, found in enumerate(dataset.iterate_episodes()):
         expected = read_episode(folder, f"episode-{number}")
