@@ -14,7 +14,8 @@ import numpy as np
 from training.cli.entry import entry
 from training.data.summary import summarize
 from training.engine.lock import locked_folder
-from training.ingest.layout import SCALES, axes_of, layout_of, with_limits
+from training.ingest.keys import layout_of
+from training.ingest.layout import SCALES, axes_of, with_limits
 from training.ingest.pictures import FITS, Size, choose_size
 from training.ingest.resampling import is_even, times_of
 from training.ingest.writing import Conversion, Task, split, staged, write_recordings

@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.data.formats.source import Channel, Kind
 from worldsim.errors import WorldError
 
 SCALES = ("uniform", "mu-law")
 MU = 10.0
 """Of mu-law bins, as in VPT (arXiv 2206.11795, appendix A.2)."""
-KEYS = {
-    "forward": ("up", "w"),
-    "back": ("down", "s"),
-    "backward": ("down", "s"),
-    "left": ("left", "a"),
-    "right": ("right", "d"),
-    "up": ("up", "w"),
-    "down": ("down", "s"),
-    "jump": ("space",),
-    "attack": ("left ctrl",),
-    "fire": ("left ctrl",),
-    "use": ("left alt",),
-    "sneak": ("left shift",),
-    "walk": ("left shift",),
-}
-PAIRS = (("left", "right"), ("down", "up"), ("a", "d"), ("s", "w"))
-"""For the ends of axes that go both ways."""
-SINGLES = ("space", "left ctrl", "left shift", "left alt", *"wasdejyzxcvbfgrt")
-"""For other buttons, first those that give no command of the player; what comes after them gets none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,54 +156,6 @@ def axes_of(channels: Sequence[Channel], num_bins: int, scale: str) -> tuple[lis
     if len(unused) == len(axes):
         raise WorldError(f"no action ever changes ({', '.join(unused)}): there is nothing to press")
     return [axis for axis in axes if axis.buttons], unused
-
-
-def layout_of(axes: Sequence[Axis]) -> ActionLayout:
-    """Return the buttons of some axes, with default keys for those that are likely to be wanted."""
-    keys = _keys(axes)
-    return ActionLayout(
-        tuple(
-            ActionAxis(name=axis.channel.name, buttons=axis.buttons, keys=own)
-            for axis, own in zip(axes, keys, strict=True)
-        )
-    )
-
-
-def _keys(axes: Sequence[Axis]) -> list[tuple[tuple[str, ...], ...]]:
-    """Return the keys of each button: by its name, the ends of an axis that goes both ways in pairs."""
-    taken: set[str] = set()
-    pairs, singles = iter(PAIRS), iter(SINGLES)
-
-    def free(candidates: Iterator[tuple[str, ...]]) -> tuple[str, ...]:
-        for found in candidates:
-            if not taken & set(found):
-                taken.update(found)
-                return found
-        return ()
-
-    named = [_named_keys(axis, taken) for axis in axes]
-    result = []
-    for axis, own in zip(axes, named, strict=True):
-        if axis.channel.kind is Kind.ANALOG and axis.rest not in (0, len(axis.centres) - 1):
-            both = free(pairs)
-            ends = {0: both[:1], len(axis.buttons) - 1: both[1:]}
-            result.append(tuple(ends.get(place, ()) for place in range(len(axis.buttons))))
-        elif axis.channel.kind is Kind.ANALOG:
-            strongest = len(axis.buttons) - 1 if axis.rest == 0 else 0
-            key = free((each,) for each in singles)
-            result.append(tuple(key if place == strongest else () for place in range(len(axis.buttons))))
-        else:
-            result.append(tuple(each or free((key,) for key in singles) for each in own))
-    return result
-
-
-def _named_keys(axis: Axis, taken: set[str]) -> list[tuple[str, ...]]:
-    found = []
-    for button in axis.buttons:
-        keys = tuple(key for key in KEYS.get(button.lower(), ()) if key not in taken)
-        found.append(keys if axis.channel.kind is not Kind.ANALOG else ())
-        taken.update(found[-1])
-    return found
 
 
 def encode(axes: Sequence[Axis], actions: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.ingest.layout import Axis, axes_of, axis_of, compress, expand, layout_of
+from training.ingest.keys import layout_of
+from training.ingest.layout import Axis, axes_of, axis_of, compress, expand
 from training.ingest.resampling import resample, shown_frames
+from worldsim.data.formats import counter_strike, vpt
 from worldsim.data.formats.source import Channel, Kind, SourceTable
 from worldsim.errors import WorldError
 
@@ -73,8 +75,22 @@ def test_no_key_is_given_twice() -> None:
     assert len(keys) == len(set(keys))
     by_name = {axis.name: axis.keys for axis in layout_of(axes).axes}
     assert by_name["jump"] == (("space",),)
-    assert by_name["move"] == (("left", "a"), ("right", "d"))
-    assert (by_name["steer"][0], by_name["steer"][-1]) == (("down",), ("up",))
+    assert by_name["move"] == (("a",), ("d",))
+    assert (by_name["steer"][0], by_name["steer"][-1]) == (("left",), ("right",))
+
+
+@pytest.mark.parametrize(
+    ("channels", "up"), [(vpt.CHANNELS, "camera_pitch"), (counter_strike.CHANNELS, "mouse_y")]
+)
+def test_shooters_walk_by_letters_and_look_by_arrows(channels: tuple[Channel, ...], up: str) -> None:
+    axes, _ = axes_of(channels, 11, "")
+    keys = {axis.name: axis.keys for axis in layout_of(axes).axes}
+    assert [keys[name] for name in ("forward", "left", "back", "right")] == [((key,),) for key in "wasd"]
+    across = "camera_yaw" if up == "camera_pitch" else "mouse_x"
+    assert (keys[across][0], keys[across][-1]) == (("left",), ("right",))
+    assert (keys[up][0], keys[up][-1]) == (("up",), ("down",))  # down is positive, as on a screen
+    slots = keys["hotbar"] if "hotbar" in keys else (keys["1"][0], keys["2"][0])
+    assert slots[:2] == (("1",), ("2",))
 
 
 def test_resampling_loses_no_input() -> None:
