@@ -1,4 +1,4 @@
-"""Columns of actions into axes of buttons: analog values into bins, with a key where one is at hand."""
+"""Columns of actions into axes of buttons, analog values into bins."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worldsim.errors import WorldError
 
 SCALES = ("uniform", "mu-law")
 MU = 10.0
-"""Of mu-law bins, as in VPT (arXiv 2206.11795, appendix A.2)."""
+"""Of mu-law bins, as in the agent that VPT released (arXiv 2206.11795)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,6 +118,10 @@ def test_frames_are_fitted_and_rates_resampled_as_the_dataset_says(tmp_path: Pat
     info = DatasetInfo.load(tmp_path / "out/train")
     assert "frames of 64 x 48 letterboxed to 32 x 32" in info.source
     assert "20 frames a second resampled to 10" in info.source
+    write_film(path / "b.mp4", gradients(12), rate=10)
+    ingest(path, tmp_path / "mixed", "frame_rate=10", "heldout_share=0")
+    lengths = [len(read_episode(tmp_path / "mixed/train", name)) for name in "abc"]
+    assert lengths == [6, 12, 6]
     episode = read_episode(tmp_path / "out/train", "a")
     assert episode.frames.shape == (6, 32, 32, 3)
     assert episode.frames[:, :4].max() <= 2, "the bars are black"

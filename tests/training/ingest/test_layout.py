@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from training.ingest.keys import layout_of
-from training.ingest.layout import Axis, axes_of, axis_of, compress, expand
+from training.ingest.layout import Axis, axes_of, axis_of, compress, expand, with_limits
 from training.ingest.resampling import resample, shown_frames
 from worldsim.data.formats import counter_strike, vpt
 from worldsim.data.formats.source import Channel, Kind, SourceTable
@@ -41,6 +41,15 @@ def test_analog_values_go_to_the_nearest_bin(channel: Channel, scale: str) -> No
         widths = np.diff(centres)
         assert widths[0 if low == 0 else 5] < widths[-1], "bins are finer near 0"
     assert axis.encode(np.array([low - 5, high + 5])).tolist() == axis.encode(np.array([low, high])).tolist()
+
+
+def test_unbounded_values_have_the_range_that_occurs() -> None:
+    unbounded = Channel(name="steer", kind=Kind.ANALOG)
+    assert with_limits([unbounded, GAS], [STEER, STEER]) == [STEER, GAS]
+    as_button = Channel(name="steer", kind=Kind.BUTTON)
+    assert with_limits([unbounded], [as_button]) == [as_button]
+    nothing_to_tell = Channel(name="steer", kind=Kind.ANALOG, limits=(2.0, 2.0))
+    assert axis_of(nothing_to_tell, 11, "").buttons == ()
 
 
 def test_the_mu_law_is_undone() -> None:

@@ -43,7 +43,7 @@ CLICKS = {"attack": 0, "use": 1, "pick_item": 2}
 NUM_SLOTS = 9
 DEGREES_PER_PIXEL = 360 / 2400
 MAX_DEGREES = 10.0
-"""Of camera movement in a tick, VPT appendix A.2: what is faster counts as this."""
+"""Of camera movement in a tick, as in the agent that VPT released: what is faster counts as this."""
 CHANNELS = (
     *(Channel(name=name, kind=Kind.BUTTON) for name in (*KEYS, *CLICKS)),
     Channel(name="hotbar", kind=Kind.CHOICE, options=("0", *map(str, range(1, NUM_SLOTS + 1)))),
