@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from training.cli.entry import entry
 from training.data.summary import summarize
@@ -149,7 +150,8 @@ def plan(config: IngestConfig, source: Source, format_name: str, out: Path) -> C
     Raises:
         WorldError: If something is wrong with one of them, or the frame rate is not known.
     """
-    measured = find_channels(source.recordings, config.bins)
+    with tqdm(source.recordings, unit="recording", desc="checking") as recordings:
+        measured = find_channels(recordings, config.bins)
     channels = with_limits(source.channels or measured, measured)
     axes, unused = axes_of(channels, config.bins, config.scale)
     rate = config.frame_rate or source.frame_rate
