@@ -29,6 +29,7 @@ from worldsim.data.formats.spaces import Space, channels_of, columns_of, leaves,
 from worldsim.errors import WorldError
 from worldsim.storage.files import check_integer, read_json, shown
 
+MAX_EPISODES = 10**6
 MAIN_FILE, METADATA_FILE = "main_data.hdf5", "metadata.json"
 Way = tuple[str, ...]
 
@@ -66,7 +67,9 @@ def read(path: Path, options: ReadOptions) -> Source:
         trim=options.trim,
     )
     kind = ArrowEpisode if metadata["data_format"] in ("parquet", "arrow") else HDF5Episode
-    count = check_integer(metadata.get("total_episodes"), f"{folder / METADATA_FILE}: total_episodes", 1)
+    count = check_integer(
+        metadata.get("total_episodes"), f"{folder / METADATA_FILE}: total_episodes", 1, MAX_EPISODES
+    )
     recordings = [
         kind(name=f"episode-{index:06d}", where=f"{folder} episode {index}", index=index, layout=layout)
         for index in range(count)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from gymnasium import spaces
 
@@ -24,6 +27,7 @@ from worldsim.data.formats.columns import find_channels
 from worldsim.data.formats.registry import FORMATS, find_format, open_source
 from worldsim.data.formats.source import Kind, ReadOptions, Source, as_rgb
 from worldsim.errors import WorldError
+from worldsim.storage.images import encode_png
 
 LEROBOT = Path(__file__).parent / "lerobot"
 ACTIONS = {
@@ -129,6 +133,52 @@ def test_a_dataset_of_lerobot_is_read_as_it_was_recorded() -> None:
         assert table.rewards.sum() == np.arange(count).sum() * 0.5
         assert table.rewards[:3].tolist() == [0, 0, 0.5]
         assert table.terminated.tolist() == [False] * (count - 1) + [True]
+
+
+def test_pictures_of_lerobot_may_be_in_its_tables(tmp_path: Path) -> None:
+    path = Path(shutil.copytree(LEROBOT, tmp_path / "drive"))
+    info = json.loads((path / "meta/info.json").read_text())
+    info["features"]["observation.images.front"]["dtype"] = "image"
+    (path / "meta/info.json").write_text(json.dumps(info))
+    frames = [*gradients(12), *gradients(9, shade=40)]
+    pictures = [{"bytes": encode_png(frame), "path": "a.png"} for frame in frames]
+    file = path / "data/chunk-000/file-000.parquet"
+    table = pyarrow.parquet.read_table(file)
+    pyarrow.parquet.write_table(
+        table.append_column("observation.images.front", pyarrow.array(pictures)), file
+    )
+    for recording, expected in zip(read(path).recordings, (frames[:12], frames[12:]), strict=True):
+        np.testing.assert_array_equal(np.stack(list(recording.frames())), np.stack(expected))
+
+
+BROKEN_LEROBOT = {
+    "another version": ("meta/info.json", "is a LeRobotDataset of version v2.1, only 3.0 is read"),
+    "half a table": ("data/chunk-000/file-000.parquet", "is not a whole Parquet or Arrow file"),
+    "half a list of episodes": (
+        "meta/episodes/chunk-000/file-000.parquet",
+        "is not a whole Parquet or Arrow file",
+    ),
+    "no video": ("videos/observation.images.front/chunk-000/file-000.mp4", "there is no video"),
+    "a way out of the dataset": ("meta/info.json", "data_path leads out of the dataset"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN_LEROBOT)
+def test_a_damaged_dataset_of_lerobot_is_refused(tmp_path: Path, fault: str) -> None:
+    path = Path(shutil.copytree(LEROBOT, tmp_path / "drive"))
+    name, expected = BROKEN_LEROBOT[fault]
+    file = path / name
+    if file.suffix == ".json":
+        replaced = {"another version": ("v3.0", "v2.1")}.get(fault, ('"data/', '"../data/'))
+        file.write_text(file.read_text().replace(*replaced))
+    elif file.suffix == ".mp4":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises((WorldError, FileNotFoundError), match=expected):
+        recording = read(path).recordings[0]
+        recording.table()
+        next(recording.frames())
 
 
 def test_counter_strike_files_are_read(tmp_path: Path) -> None:
