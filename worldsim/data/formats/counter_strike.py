@@ -88,9 +88,9 @@ def read(path: Path, options: ReadOptions) -> Source:
     )
 
 
-def count_frames(file: Iterable[str | None]) -> int:
-    """Return how many frames a file has, by its names."""
-    return sum(re.fullmatch(r"frame_\d+_x", name or "") is not None for name in file)
+def count_frames(file: Iterable[str | bytes | None]) -> int:
+    """Return how many frames a file has, by its names; one that is no UTF-8 is in bytes."""
+    return sum(isinstance(name, str) and bool(re.fullmatch(r"frame_\d+_x", name)) for name in file)
 
 
 @dataclass(slots=True)

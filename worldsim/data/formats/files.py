@@ -48,9 +48,9 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except FileNotFoundError:
+    except (FileNotFoundError, WorldError):
         raise
-    except (OSError, RuntimeError, KeyError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise WorldError(f"{path} is not a whole HDF5 file: {_reason(error)}") from error
 
 
@@ -122,7 +122,9 @@ def read_arrow(path: Path, columns: Collection[str] | None = None, filters: Any 
         if missing := set(columns or ()) - set(found.schema.names):
             raise WorldError(f"{path} has no column {', '.join(sorted(missing))}")
         return found.to_table(columns=None if columns is None else list(columns), filter=filters)
-    except (ArrowException, OSError) as error:
+    except WorldError:
+        raise
+    except (ArrowException, OSError, ValueError) as error:
         raise WorldError(f"{path} is not a whole Parquet or Arrow file: {_reason(error)}") from error
 
 

@@ -201,7 +201,10 @@ class ArrowEpisode(MinariEpisode):
     def _array(self, table: Any, way: Way) -> np.ndarray | list[bytes]:
         column = table.column(way[0]).combine_chunks()
         for part in way[1:]:
-            column = column.field(part)
+            try:
+                column = column.field(part)
+            except (AttributeError, KeyError) as error:
+                raise WorldError(f"{self.where} has no {'.'.join(way)}") from error
         if hasattr(column, "flatten") and hasattr(column.type, "list_size"):
             return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
         values = column.to_pylist()

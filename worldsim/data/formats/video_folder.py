@@ -10,6 +10,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from worldsim.data.dataset_info import MAX_FRAME_RATE, MIN_FRAME_RATE
 from worldsim.data.formats.columns import (
     ACTIONS,
     DONE_NOTE,
@@ -84,6 +85,8 @@ def rate_of(described: VideoDescription) -> float | None:
         return None
     rate = 1 / max(float(described.intervals.mean()), 1e-9)
     nearest = round(rate * 1000) / 1000
+    if not MIN_FRAME_RATE <= nearest <= MAX_FRAME_RATE:
+        return None
     return nearest if described.differs_from(nearest) is None else None
 
 
