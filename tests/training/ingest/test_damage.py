@@ -6,6 +6,7 @@ import random
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from gymnasium import spaces
 
@@ -40,6 +41,9 @@ def make(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     if kind == "counter-strike":
         write_counter_strike(folder / "match_1.hdf5", 3)
         return folder
+    if kind == "npz":
+        np.savez_compressed(folder / "a.npz", frames=np.stack(gradients(3)), actions=np.arange(3))
+        return folder
     write_film(folder / "a.mp4", gradients(4))
     if kind == "vpt":
         write_lines(folder / "a.jsonl", [contractor_line(index, dx=3.0) for index in range(4)])
@@ -63,7 +67,7 @@ def damage(file: Path, chance: random.Random) -> None:
     file.write_bytes(data)
 
 
-@pytest.mark.parametrize("kind", ["hdf5", "parquet", "lerobot", "counter-strike", "vpt", "csv"])
+@pytest.mark.parametrize("kind", ["hdf5", "parquet", "lerobot", "counter-strike", "vpt", "csv", "npz"])
 def test_damage_anywhere_is_harmless_or_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
