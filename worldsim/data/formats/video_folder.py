@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -38,6 +39,11 @@ from worldsim.data.video import VideoDescription, count_decoded_frames, describe
 from worldsim.errors import WorldError
 
 SIDECARS = (".jsonl", ".csv", ".npz")
+BROKEN_ARCHIVE = (
+    *(OSError, ValueError, KeyError, EOFError, TypeError, SyntaxError, MemoryError, NotImplementedError),
+    *(BadZipFile, zlib.error, tokenize.TokenError),
+)
+"""What NumPy and its parts raise at a damaged file of arrays."""
 MAX_DRIFT_S = 0.25
 """Between the times of a video and those beside its actions."""
 
@@ -110,7 +116,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             return {name: arrays[name] for name in arrays.files}
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile, NotImplementedError, zlib.error) as error:
+    except BROKEN_ARCHIVE as error:
         raise WorldError(f"{path} is not a readable file of arrays: {error}") from error
 
 
