@@ -58,6 +58,7 @@ COMMANDS = (
         "matched",
     ),
     *("outcome_heads", "play", "pretrain", "report_conversion", "rl", "select_layers", "sharpen"),
+    *("check", "export", "ingest"),
 )
 
 

@@ -7,28 +7,23 @@ where it was stopped, and one with more frames goes on from there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 import policies
 from training.cli.entry import entry
 from training.data.recorders import EpisodeTask, Recorders, Setup
+from training.data.summary import summarize
 from training.engine.lock import locked_folder
 from worldsim.data.dataset_info import INFO_FILE, PART_SUFFIX
 from worldsim.data.episodes import (
     DatasetInfo,
-    EpisodeTable,
     count_episode_frames,
-    list_episodes,
-    read_table,
 )
 from worldsim.errors import WorldError
-from worldsim.games.entry import GameEntry
 from worldsim.games.registry import GAMES, find_game
 from worldsim.runtime.cores import check_workers, worker_count
 from worldsim.settings import check_settings, setting
@@ -166,7 +161,7 @@ def main(config: CollectConfig) -> None:
                 )
     for split, num_frames in wanted.items():
         if num_frames:
-            print(summarize(config.folder / split, game))
+            print(summarize(config.folder / split, game.actions, game.ending))
 
 
 def describe_source(config: CollectConfig, split: str, version: str) -> str:
@@ -248,37 +243,6 @@ def collect_split(
                 known_frames += frames
                 running -= 1
                 bar.update(frames)
-
-
-def summarize(folder: Path, entry: GameEntry) -> str:
-    """Return a short table: episodes, frames, returns, size on disk, and how often each button is held."""
-    tables = [read_table(folder, name, entry.actions) for name in list_episodes(folder)]
-    actions = np.concatenate([table.actions[:-1] for table in tables])
-    num_frames = sum(len(table.actions) for table in tables)
-    size = sum(path.stat().st_size for path in without_litter(folder.iterdir()))
-    ended = sum(bool(table.terminated is not None and table.terminated.any()) for table in tables)
-    lines = [
-        f"{folder}: {len(tables)} episodes ({ended} {entry.ending}), {num_frames} frames, "
-        f"{size / 2**20:.0f} MiB, {size / num_frames:.0f} bytes a frame",
-        f"  {describe_returns(tables)}",
-    ]
-    for column, axis in enumerate(entry.actions.axes):
-        shares = np.bincount(actions[:, column], minlength=len(axis.buttons) + 1) / len(actions)
-        named = zip(("nothing", *axis.buttons), shares, strict=True)
-        lines.append(f"  {axis.name:7}" + "  ".join(f"{button} {share:6.1%}" for button, share in named))
-    lines.append(f"  no button at all {(actions == 0).all(axis=1).mean():.1%}")
-    return "\n".join(lines)
-
-
-def describe_returns(tables: Sequence[EpisodeTable]) -> str:
-    """Return means and standard deviations over episodes of their length and of the sum of their rewards."""
-    steps = [len(table.actions) - 1 for table in tables]
-    returns = [float(table.rewards.sum()) for table in tables if table.rewards is not None]
-    spread = ", ".join(
-        f"{what} {np.mean(values):.1f} +- {np.std(values, ddof=min(1, len(values) - 1)):.1f}"
-        for what, values in (("steps", steps), ("return", returns))
-    )
-    return f"{spread} an episode"
 
 
 if __name__ == "__main__":

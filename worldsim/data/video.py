@@ -7,7 +7,8 @@ default one darkens each frame a little.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -216,17 +217,73 @@ def read_video(
         for picture, turn in _decode(container, video, path):
             if count == len(frames):  # the index promised fewer frames, or nothing
                 frames = np.concatenate([frames, _room(path, count + count // 4 + 64, height, width)[count:]])
-            rows, columns = turn.size(height, width)
-            flags = DECODE_FLAGS if (rows, columns) == (picture.height, picture.width) else RESIZE_FLAGS
-            try:
-                rgb = reformatter.reformat(
-                    picture, columns, rows, format="rgb24", interpolation=flags, threads=1
-                )
-            except (FFmpegError, ValueError) as error:
-                raise WorldError(f"{path} cannot be converted to RGB: {reason_of(error)}") from error
-            frames[count] = turn.apply(rgb.to_ndarray())
+            frames[count] = _to_rgb(reformatter, picture, turn, (height, width), path)
             count += 1
     return frames[:count]
+
+
+def stream_video(
+    path: Path,
+    *,
+    begin: float | None = None,
+    resize: Callable[[int, int], tuple[int, int]] = lambda height, width: (height, width),
+) -> Iterator[tuple[float, np.ndarray]]:
+    """Yield the frames of a video one at a time, however long it is, turned as players show them.
+
+    Args:
+        begin: Time in seconds before which frames are left out; None begins with the first.
+        resize: Of the height and width of a frame as it is shown, those to scale it to.
+
+    Yields:
+        The time at which a frame is shown in seconds, NaN where the file does not say, and the frame,
+        `[height, width, 3]` uint8.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        WorldError: As from `read_video`, or if a frame is shown before one that comes earlier.
+    """
+    reformatter, last = VideoReformatter(), -math.inf
+    with _open(path) as (container, video):
+        if begin is not None and begin > 0 and video.time_base:
+            container.seek(int(begin / video.time_base), stream=video)  # to the key frame before it
+        for picture, turn in _decode(container, video, path):
+            time = math.nan if picture.time is None else float(picture.time)
+            if begin is not None and time < begin:
+                continue
+            if time <= last:
+                raise WorldError(f"{path} has a frame at {time:.3f} s after one at {last:.3f} s")
+            last = last if math.isnan(time) else time
+            size = resize(*turn.size(picture.height, picture.width))
+            yield time, np.ascontiguousarray(_to_rgb(reformatter, picture, turn, size, path))
+
+
+def frame_times(path: Path) -> np.ndarray:
+    """Return when the frames of a video are shown, in seconds, ascending, those known; decodes nothing.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        WorldError: If it is no readable video.
+    """
+    with _open(path) as (container, video):
+        try:
+            times = [each.pts for each in container.demux(video) if each.size and not each.is_discard]
+        except FFmpegError as error:
+            raise WorldError(f"{path} is not a readable video: {error.strerror}") from error
+        base = float(video.time_base or 1)
+    return np.sort(np.array([time for time in times if time is not None], np.float64)) * base
+
+
+def _to_rgb(
+    reformatter: VideoReformatter, picture: av.VideoFrame, turn: Turn, size: tuple[int, int], path: Path
+) -> np.ndarray:
+    """Return a decoded frame as it is shown, scaled to `size` (height, width)."""
+    rows, columns = turn.size(*size)
+    flags = DECODE_FLAGS if (rows, columns) == (picture.height, picture.width) else RESIZE_FLAGS
+    try:
+        rgb = reformatter.reformat(picture, columns, rows, format="rgb24", interpolation=flags, threads=1)
+    except (FFmpegError, ValueError) as error:
+        raise WorldError(f"{path} cannot be converted to RGB: {reason_of(error)}") from error
+    return turn.apply(rgb.to_ndarray())
 
 
 def _decode(

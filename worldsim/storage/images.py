@@ -50,13 +50,18 @@ def write_png(frame: np.ndarray, path: Path) -> None:
     Raises:
         OSError: If it cannot be written.
     """
+    data = encode_png(frame)
+    with writing(path) as part:
+        part.write_bytes(data)
+
+
+def encode_png(frame: np.ndarray) -> bytes:
+    """Return `[H, W, 3]` uint8 as the bytes of a PNG file."""
     height, width, _ = frame.shape
     encoder = av.VideoCodecContext.create("png", "w")
     encoder.width, encoder.height, encoder.pix_fmt = width, height, "rgb24"
     picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-    data = b"".join(bytes(packet) for packet in [*encoder.encode(picture), *encoder.encode(None)])
-    with writing(path) as part:
-        part.write_bytes(data)
+    return b"".join(bytes(packet) for packet in [*encoder.encode(picture), *encoder.encode(None)])
 
 
 def fit_picture(picture: np.ndarray, height: int, width: int) -> np.ndarray:
