@@ -43,7 +43,7 @@ from worldsim.model.memory.motion import (
     arrived_phase,
     build_motion,
     departures,
-    expected_phase,
+    expected_phases,
     sequence_phases,
 )
 from worldsim.model.memory.state import MemoryState, empty_memory, push_window, window_mask
@@ -180,9 +180,8 @@ class Denoiser(nn.Module):
         where the frame is seen from (`given_phases`); None leaves it to the motion.
         """
         action = self.embed_actions(actions)
-        phase = given_phases(self.config, pose)
-        if phase is None:
-            phase = expected_phase(self.motion(memory.latents, action, self.embed_nothing()), memory)
+        turn = self.motion(memory.latents, action, self.embed_nothing())
+        phase, departure = expected_phases(turn, memory, given_phases(self.config, pose))
         keys = rotate(memory.window_keys, self.age).to(memory.window_keys.dtype)
         keys, values = (t.flatten(2, 3).transpose(2, 3).contiguous() for t in (keys, memory.window_values))
         is_full = self.window_is_full(memory) if window_is_full is None else window_is_full
@@ -190,7 +189,7 @@ class Denoiser(nn.Module):
         mask = None if is_full else window_mask(memory.num_committed, self.config.window, tokens)
         count = 0 if memory.past is None else memory.past.num_frames
         seen = past_mask(memory.num_committed, count, tokens) if memory.past else None
-        rotary = self.rotary(phase, range(count, count + 1), departures(phase[:, None], memory)[:, 0])
+        rotary = self.rotary(phase, range(count, count + 1), departure)
         return FrameContext(action, phase, rotary, mask, keys, values, seen, previous)
 
     def window_is_full(self, memory: MemoryState) -> bool:

@@ -309,15 +309,20 @@ def departures(arrived: Tensor, memory: MemoryState) -> Tensor:
     return torch.cat([first, arrived[:, :-1]], dim=1)
 
 
-def expected_phase(turn: Tensor, memory: MemoryState) -> Tensor:
-    """Return the path at which the next frame is looked for, `[B, D / 2]` in [-pi, pi), at least fp32.
+def expected_phases(turn: Tensor, memory: MemoryState, given: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the path at which the next frame is looked for, and before it, `[B, D / 2]` in [-pi, pi) each.
+
+    Both at least fp32.
 
     Args:
         turn: `[B, D / 2]`, what the motion expects.
         memory: Before the frame. Where it is empty, the frame is the path's origin.
+        given: `[B, D / 2]`, where the frame is, if it is known; the motion is not asked then.
     """
     begun = (memory.num_committed > 0)[:, None]
-    return wrap(memory.phase + torch.where(begun, at_least_fp32(turn), 0.0))
+    if given is not None:
+        return given, torch.where(begun, memory.phase, given)
+    return wrap(memory.phase + torch.where(begun, at_least_fp32(turn), 0.0)), memory.phase
 
 
 def _from_origin(turns: Tensor, memory: MemoryState) -> Tensor:
