@@ -167,7 +167,7 @@ class ExcursionPolicy(GuidedPlayer):
     def _pause(self) -> Iterator[np.ndarray]:
         yield from [NOTHING] * self._draw(PAUSE_FRAMES)
 
-    def _draw(self, limits: Sequence[int]) -> int:
+    def _draw(self, limits: tuple[int, int]) -> int:
         return int(self._rng.integers(*limits, endpoint=True))
 
 
