@@ -28,8 +28,8 @@ MAX_OUT = 200
 """Frames from where a pose is left to the turn, at most."""
 WHOLE_TURN = 360.0
 IsClear = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Takes frames `[B, H, W, 3]`, frames that were seen `[B, H, W, 3]` and other places `[B, K, H, W, 3]`; returns
-whether the first are nearer to the second than to any of the third, `[B]` bool."""
+"""Takes frames, frames that were seen, both `[B, H, W, 3]`, and other places, `[B, K, H, W, 3]`; returns whether
+the first are nearer to the second than to any of the third, `[B]` bool."""
 FARTHEST_DEGREES, FARTHEST_UNITS = 0.5, 1.0
 """Of the frames that are as far away as any within this, the last one is the turn."""
 
@@ -288,10 +288,9 @@ class RevisitSet:
         for tried, one in enumerate(revisits):
             if count and len(clear) == count:
                 return clear, tried
-            frames = torch.from_numpy(
-                self._recordings.read(one.episode).frames[[one.back, one.seen, *one.others]]
-            )
-            if is_clear(frames[:1], frames[None, 1], frames[None, 2:]).all():
+            shown = self._recordings.read(one.episode).frames[[one.back, one.seen, *one.others]]
+            back, seen, *others = torch.from_numpy(shown)
+            if is_clear(back[None], seen[None], torch.stack(others)[None]).all():
                 clear.append(one)
         return clear, len(revisits)
 
