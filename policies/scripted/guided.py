@@ -75,9 +75,7 @@ class GuidedPlayer(ScriptedPlayer):
             ValueError: If no pose was told.
         """
         if not self._poses:
-            raise ValueError(
-                f"{self.NEEDS.split(' needs ')[0]} is told no pose here: only real games tell it"
-            )
+            raise ValueError("a player that goes by its pose is told none here: only real games tell it")
         action = next(self._actions)
         self._pressed.append(self._let_go(self._pressed[-1] if self._pressed else NOTHING, action))
         return self._pressed[-1].copy()

@@ -28,10 +28,10 @@ MAX_OUT = 200
 """Frames from where a pose is left to the turn, at most."""
 WHOLE_TURN = 360.0
 IsClear = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Takes frames, frames that were seen, both `[B, H, W, 3]`, and other places, `[B, K, H, W, 3]`; returns whether
-the first are nearer to the second than to any of the third, `[B]` bool."""
-FARTHEST_DEGREES, FARTHEST_UNITS = 0.5, 1.0
-"""Of the frames that are as far away as any within this, the last one is the turn."""
+"""Takes frames and frames that were seen, both `[B, H, W, 3]`, and other places, `[B, K, H, W, 3]`; returns
+whether the first are nearer to the second than to any of the third, `[B]` bool."""
+FARTHEST = 0.995
+"""Of the frames that are away by this share of the greatest angle or distance, the last one is the turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +154,8 @@ def _rungs_of(away: np.ndarray, turned: np.ndarray, settings: RevisitSettings) -
     """
     stays, widest = away.max() <= settings.distance, np.abs(turned).max()
     is_around = abs(turned[-1]) > WHOLE_TURN / 2
-    if stays:
-        off = np.abs((turned + WHOLE_TURN / 2) % WHOLE_TURN - WHOLE_TURN / 2)
-        farthest = int(np.flatnonzero(off >= off.max() - FARTHEST_DEGREES)[-1])
-    else:
-        farthest = int(np.flatnonzero(away >= away.max() - FARTHEST_UNITS)[-1])
+    off = np.abs((turned + WHOLE_TURN / 2) % WHOLE_TURN - WHOLE_TURN / 2) if stays else away
+    farthest = int(np.flatnonzero(off >= FARTHEST * off.max())[-1])
     for name, rung in RUNGS.items():
         if rung.turned is None:
             fits = away.max() >= settings.leave_distance
