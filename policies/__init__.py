@@ -11,6 +11,7 @@ from policies.base import FloorPlan, Navigator, PlayedGame, Policy, ScriptedPlay
 from policies.blind import KeyboardPolicy, RandomPolicy, RecordedPolicy, StillPolicy, ToAndFroPolicy
 from policies.mixed import MixedPolicy
 from policies.scripted.dodge import DodgePolicy
+from policies.scripted.excursions import EXCURSIONS, ExcursionPolicy
 from policies.scripted.explore import ScriptedPolicy, SkirmishPolicy
 from policies.scripted.forage import ForagePolicy
 from policies.scripted.out_and_back import OutAndBackPolicy
@@ -18,10 +19,12 @@ from policies.scripted.returning import ReturningPolicy
 from policies.scripted.tours import KINDS, TourPolicy
 
 __all__ = [
+    "EXCURSIONS",
     "POLICIES",
     "SCRIPTED",
     "TOURS",
     "DodgePolicy",
+    "ExcursionPolicy",
     "FloorPlan",
     "ForagePolicy",
     "KeyboardPolicy",
@@ -121,11 +124,23 @@ def make_tours(kinds: Sequence[str]) -> Callable[..., Policy]:
     return make_tour
 
 
+def make_excursion(kind: str) -> Callable[..., Policy]:
+    """Return what builds the player that makes excursions of this kind."""
+
+    def make_one(num_values: Sequence[int], *, game: PlayedGame | None = None, **options: Any) -> Policy:
+        if tuple(num_values) != ExcursionPolicy.NUM_VALUES:
+            raise ValueError(f"{ExcursionPolicy.NEEDS}, got axes of {list(num_values)} values")
+        return ExcursionPolicy(num_values, make_scripted(num_values, game=game), [kind], **options)
+
+    return make_one
+
+
 # These are also told the game that is played.
 FOR_GAME: dict[str, Callable[..., Policy]] = {
     "mixed": make_mixed,
     "returning": make_returning,
     "scripted": make_scripted,
+    **{kind: make_excursion(kind) for kind in EXCURSIONS},
     **{name: make_tours(kinds) for name, kinds in TOURS.items()},
 }
 POLICIES: dict[str, Callable[..., Policy]] = {
@@ -149,9 +164,9 @@ def make(name: str, *, num_values: Sequence[int], game: PlayedGame | None = None
         game: What is played, or what the world was made from, where it is known.
         **options: Further arguments of the policy: `keys` for `keyboard`, `path` for `recorded`,
             `hold_frames` for `random`, `folder` and `deterministic` for `ppo`, `period_frames` for
-            `to-and-fro`, `player`, `out_frames` and `look_share` for `returning`, `out_frames` for `tours`
-            and `leave-and-return`, `out_frames` and `context_frames` for `out-and-back`, `shares` and
-            `options` (by player) for `mixed`.
+            `to-and-fro`, `player`, `out_frames` and `look_share` for `returning`, `out_frames` for `tours`,
+            `leave-and-return` and `retrace`, `out_frames` and `context_frames` for `out-and-back`, `shares`
+            and `options` (by player) for `mixed`.
 
     Raises:
         ValueError: If there is no such policy, or the world's axes do not suit it.

@@ -13,5 +13,6 @@ OUT_AND_BACK = 3
 """What is played on a grid. The generator of rooms has the same number: no game has both."""
 TOURS = 4
 SKIRMISH = 6
+EXCURSIONS = 7
 GAMES = {"worldsim.games.rooms.generate": 3, "worldsim.games.doom_level": 5}
 """Streams that games draw from: `STREAM` of each of these modules, which do not know of this one."""

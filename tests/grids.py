@@ -79,13 +79,31 @@ def write_recall_set(
         grid = np.random.default_rng((7, gap, episode)).integers(len(COLOURS), size=(SIDE, SIDE))
         rng = np.random.default_rng((gap, episode // 2 if is_paired else episode))
         actions = np.concatenate([out_and_back(rng, context, gap), np.zeros((tail, 3), dtype=np.int64)])
-        place = np.array([SIDE // 2, SIDE // 2])
         with EpisodeWriter(folder, f"episode-{episode:03d}", info) as writer:
-            for action in [*actions, None]:
-                pose = (float(place[1]), float(place[0]), 0.0) if has_poses else None
-                writer.add(view(grid, place), action, pose=pose)
-                if action is not None and action.any():
-                    place = place + MOVES[tuple(action[:2].tolist())]
+            walk(writer, grid, actions, has_poses=has_poses)
+    return folder
+
+
+def walk(writer: EpisodeWriter, grid: np.ndarray, actions: np.ndarray, *, has_poses: bool = True) -> None:
+    """Record a walk over a grid from its middle on, `[T, 3]`."""
+    place = np.array([SIDE // 2, SIDE // 2])
+    for action in [*actions, None]:
+        pose = (float(place[1]), float(place[0]), 0.0) if has_poses else None
+        writer.add(view(grid, place), action, pose=pose)
+        if action is not None and action.any():
+            place = place + MOVES[tuple(action[:2].tolist())]
+
+
+def write_walks(folder: Path, gaps: Sequence[int], *, context: int = 3, has_poses: bool = True) -> Path:
+    """Write an episode for each gap, which walks out and back by so many frames; return the folder."""
+    shape = {"width": WIDTH, "height": HEIGHT, "frame_rate": 10.0}
+    info = DatasetInfo(name="grid", actions=TINY_ACTIONS, lossless=True, **shape)
+    info.save(folder)
+    for episode, gap in enumerate(gaps):
+        rng = np.random.default_rng((9, episode))
+        grid = rng.integers(len(COLOURS), size=(SIDE, SIDE))
+        with EpisodeWriter(folder, f"episode-{episode:03d}", info) as writer:
+            walk(writer, grid, out_and_back(rng, context, gap), has_poses=has_poses)
     return folder
 
 

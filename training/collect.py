@@ -32,8 +32,11 @@ from worldsim.storage.files import without_litter
 # Each split owns half of the 32-bit seeds, each `seed` a million of them.
 SPLIT_SEEDS = {"heldout": 2_000_000_000, "train": 0}
 SEEDS_PER_RUN = 1_000_000
-PLAYERS = ("random", "scripted", "returning", "ppo", "to-and-fro", *policies.TOURS, "out-and-back")
-RETURNING = ("returning", "leave-and-return", "tours", "out-and-back")
+PLAYERS = (
+    *("random", "scripted", "returning", "ppo", "to-and-fro"),
+    *(*policies.EXCURSIONS, *policies.TOURS, "out-and-back"),
+)
+RETURNING = ("returning", "retrace", "leave-and-return", "tours", "out-and-back")
 DEFAULT_SHARES = ("random", "scripted")
 
 
@@ -54,8 +57,9 @@ class CollectConfig:
     policy: str = setting(
         "scripted",
         "Who plays: scripted, random, returning (walks out and back: for worlds that are to remember), ppo, "
-        "to-and-fro; in doom-fresh-rooms tours, of which each is a turn-around, leave-and-return or loop "
-        "(also policies of their own); in grid-recall out-and-back; or mixed, a player for each episode.",
+        "to-and-fro; look-around and retrace, who look away, or walk away, and come back to the same pose; "
+        "in doom-fresh-rooms tours, of which each is a turn-around, leave-and-return or loop (also policies "
+        "of their own); in grid-recall out-and-back; or mixed, a player for each episode.",
         choices=("mixed", *PLAYERS),
     )
     shares: dict[str, float] = setting(
@@ -69,8 +73,8 @@ class CollectConfig:
     )
     out_frames: list[int] | None = setting(
         None,
-        "Of returning, leave-and-return, tours and out-and-back: minimum and maximum number of frames of a "
-        "way out, [50,50] say; null is the player's own.",
+        "Of returning, retrace, leave-and-return, tours and out-and-back: minimum and maximum number of "
+        "frames of a way out, [50,50] say; null is the player's own.",
     )
     context_frames: list[int] | None = setting(
         None,

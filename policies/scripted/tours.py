@@ -12,23 +12,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from policies import streams
-from policies.base import FloorPlan, Point, Pose, ScriptedPlayer, check_range
-from policies.scripted.returning import OPPOSITE, REST_FRAMES
+from policies.base import FloorPlan, check_range
+from policies.scripted.guided import BACK, HALF_TURN, LEFT, RIGHT, WHOLE_TURN, GuidedPlayer
+from policies.scripted.returning import OPPOSITE
 
-NOTHING = np.zeros(3, dtype=np.int64)
-FORWARD, LEFT, RIGHT = (np.array(action) for action in ([1, 0, 0], [0, 0, 1], [0, 0, 2]))
-# A walking key speeds the player up by so much each tic, of which there are two in a frame; what is left of
-# its speed a tic later.
-THRUST, KEPT = 25 * 2048 / 65536, 0.90625
-NEAR = 16.0  # a place is reached within this distance: a frame's key press moves the player by as much
-STRAIGHT = 3.6  # a heading is reached within this angle: a frame of turning is 3.5 degrees, then 7
-SLOW = 1.0  # speed, in units a frame, below which nobody sees the player move
-HALF_TURN, WHOLE_TURN = 180.0, 360.0
-BACK = " back"
 KINDS = ("turn-around", "leave-and-return", "loop")
 
 
-class TourPolicy(ScriptedPlayer):
+class TourPolicy(GuidedPlayer):
     """Make one tour after the other, each followed by a rest.
 
     - `turn-around` turns on the spot, half the time by 360 degrees in one direction, else by 45 to 180
@@ -52,7 +43,7 @@ class TourPolicy(ScriptedPlayer):
         ValueError: If the axes are others, a kind is unknown, or the frames are out of order.
     """
 
-    NUM_VALUES = (3, 3, 3)
+    STREAM = streams.TOURS
     NEEDS = "the player that tours needs three axes (move, strafe, turn) of three values each"
 
     def __init__(
@@ -63,28 +54,6 @@ class TourPolicy(ScriptedPlayer):
         self._kinds, self._out_frames = tuple(kinds), check_range("out_frames", out_frames)
         super().__init__(num_values)
 
-    def reset(self, seed: int) -> None:
-        """Start a new episode; its map comes next."""
-        self._rng = np.random.default_rng((seed, streams.TOURS))
-        self._plan: FloorPlan | None = None
-        self._poses: deque[Pose] = deque(maxlen=2)
-        self._pressed: list[np.ndarray] = []
-        self._activity = ""
-        self._actions = self._make_tours()
-
-    def enter(self, plan: FloorPlan) -> None:
-        """Begin in a place with this map."""
-        self._plan = plan
-
-    def locate(self, pose: Pose) -> None:
-        """Stand at x, y and an angle in degrees."""
-        self._poses.append(pose)
-
-    @property
-    def activity(self) -> str:
-        """The kind of the tour that the action last returned is part of; empty between two tours."""
-        return self._activity
-
     def act(self, observation: np.ndarray) -> np.ndarray:
         """Return the next action, `[3]` int64; it does not depend on the picture.
 
@@ -93,21 +62,9 @@ class TourPolicy(ScriptedPlayer):
         """
         if self._plan is None or not self._poses:
             raise ValueError("the player that tours is told no map here: only doom-fresh-rooms has one")
-        action = next(self._actions)
-        last = self._pressed[-1] if self._pressed else NOTHING
-        if last.any() and action.any() and (action != last).any():
-            action = NOTHING  # what is undone must have been let go in between
-        self._pressed.append(action)
-        return action.copy()
+        return super().act(observation)
 
-    def watch(self, observation: np.ndarray) -> None:
-        """See a frame at which somebody else acts: begin another tour from here."""
-        self._pressed.append(NOTHING)
-        self._activity = ""
-        self._actions = self._make_tours()
-
-    def _make_tours(self) -> Iterator[np.ndarray]:
-        """Yield actions without end; each is chosen when the pose of its frame is known."""
+    def _play(self) -> Iterator[np.ndarray]:
         yield from self._rest()
         while True:
             kind = self._activity = self._kinds[self._rng.integers(len(self._kinds))]
@@ -132,13 +89,6 @@ class TourPolicy(ScriptedPlayer):
         begin = len(self._pressed)
         yield from self._turn_by(way, self._rng.uniform(HALF_TURN / 4, HALF_TURN))
         yield from self._undo(begin)
-
-    def _turn_by(self, way: np.ndarray, angle: float) -> Iterator[np.ndarray]:
-        turned, heading = 0.0, self._pose[2]
-        while turned < angle - STRAIGHT / 2:
-            yield way
-            turned += abs(difference(self._pose[2], heading))
-            heading = self._pose[2]
 
     def _leave_and_return(self) -> Iterator[np.ndarray]:
         begin = len(self._pressed)
@@ -180,54 +130,10 @@ class TourPolicy(ScriptedPlayer):
         yield from self._walk_to(self._map.threshold(here, there))
         yield from self._walk_to(self._map.threshold(there, here))
 
-    def _walk_to(self, place: Point) -> Iterator[np.ndarray]:
-        """Walk straight to a place, and stand still there."""
-        while math.dist(place, stop := self._stopping_place()) > NEAR:
-            heading = math.degrees(math.atan2(place[1] - stop[1], place[0] - stop[0]))
-            if abs(difference(heading, self._pose[2])) > STRAIGHT:
-                yield from self._turn_to(heading)
-            else:
-                yield FORWARD
-        while math.hypot(*self._step()) > SLOW:
-            yield NOTHING
-
-    def _turn_to(self, heading: float) -> Iterator[np.ndarray]:
-        while abs(error := difference(heading, self._pose[2])) > STRAIGHT / 2:
-            yield LEFT if error > 0 else RIGHT
-
-    def _stopping_place(self) -> Point:
-        """Return where the player slides to if no key is pressed from here on."""
-        x, y, heading = self._pose
-        thrust = THRUST if self._pressed and self._pressed[-1][0] else 0.0
-        along = (math.cos(math.radians(heading)), math.sin(math.radians(heading)))
-        stop = []
-        for place, step, share in zip((x, y), self._step(), along, strict=True):
-            # The step is the sum of two tics' speeds, first + second; second = KEPT * first + thrust.
-            speed = (KEPT * step + thrust * share) / (1 + KEPT)
-            stop.append(place + speed * KEPT / (1 - KEPT))
-        return stop[0], stop[1]
-
-    def _step(self) -> Point:
-        """Return how far the player moved in the last frame."""
-        first, last = self._poses[0], self._poses[-1]
-        return last[0] - first[0], last[1] - first[1]
-
-    def _rest(self) -> Iterator[np.ndarray]:
-        yield from [NOTHING] * REST_FRAMES
-
-    @property
-    def _pose(self) -> Pose:
-        return self._poses[-1]
-
     @property
     def _map(self) -> FloorPlan:
         assert self._plan is not None
         return self._plan
-
-
-def difference(heading: float, other: float) -> float:
-    """Return how far `heading` is to the left of `other`, -180 to 180 degrees."""
-    return (heading - other + HALF_TURN) % WHOLE_TURN - HALF_TURN
 
 
 def find_ring(plan: FloorPlan, room: int, rng: np.random.Generator) -> list[int]:

@@ -27,13 +27,14 @@ from worldsim.evaluation.memory.interventions import (
 )
 from worldsim.evaluation.memory.pairs import measure_pairs, summarize_pairs
 from worldsim.evaluation.memory.probe import collect_samples, probe
+from worldsim.evaluation.memory.revisits import measure_revisits, summarize_revisits
 from worldsim.evaluation.memory.tiles import absences, summarize_absences
 from worldsim.evaluation.quality import fidelity, long_rollouts
 from worldsim.evaluation.quality.idle import idle_hold
 from worldsim.evaluation.report.comparison import compare_worlds
 from worldsim.evaluation.report.page import FILMS_FOLDER, PAGE_FILE, write_page
 from worldsim.evaluation.report.pictures import write_strips
-from worldsim.evaluation.report.report import describe_run
+from worldsim.evaluation.report.report import as_json, describe_run
 from worldsim.evaluation.report.targets import check_memory, find
 from worldsim.evaluation.report.text import format_targets
 
@@ -166,22 +167,34 @@ def measure_idle(inputs: Inputs, put: Put) -> None:
 
 def measure_masked(inputs: Inputs, put: Put) -> None:
     """Score parts that the context shows and parts that it does not apart."""
-    pixels = inputs.config.tile_pixels
     for gap in inputs.intervention_gaps:
-        returns, most_frames = inputs.recall_sets[gap].first(inputs.config.num_turns), 0
-        if pixels:
-            find_seen = continuation.seen_tiles((inputs.size[0] // pixels, inputs.size[1] // pixels), pixels)
-        elif returns.recordings.info.name == continuation.FRESH_ROOMS:
-            find_seen, most_frames = continuation.seen_rooms(inputs.size), continuation.ROOM_FRAMES
-        else:
+        returns = inputs.recall_sets[gap].first(inputs.config.num_turns)
+        find_seen = inputs.find_seen(returns.recordings.info.name)
+        if find_seen is None:
             known = f"tiles (set consistency.tile_pixels) and of {continuation.FRESH_ROOMS} only"
             _skip(put, f"which parts were in view before is known of {known}")
             return
+        most_frames = 0 if inputs.config.tile_pixels else continuation.ROOM_FRAMES
         masks = continuation.find_masks(returns, find_seen, most_frames)
         for name, simulator in inputs.announced():
             scores = continuation.measure_continuation(simulator, returns, masks, **inputs.how)
             found = continuation.summarize_continuation(scores, len(masks.frames))
             put({gap: found}, "worlds", name)
+
+
+def measure_rungs(inputs: Inputs, put: Put) -> None:
+    """See whether places are known again to which the player comes back."""
+    revisits, network = inputs.revisits, inputs.feature_network
+    assert revisits is not None, "what cannot be measured is no part"
+    find_seen = inputs.find_seen(revisits.game)
+    for rung in revisits.by_rung:
+        described = as_json(revisits.describe(rung)) | {"feature_network": network.digest()}
+        if find(inputs.report.data, ("revisits", "rungs", rung)) not in (None, described):
+            raise WorldError(f"the revisits of {rung} are others than before; choose another out= folder")
+        put({rung: described}, "rungs")
+        for name, simulator in inputs.announced():
+            scores = measure_revisits(simulator, revisits, rung, network, find_seen, **inputs.how)
+            put({rung: summarize_revisits(scores)}, "worlds", name)
 
 
 def measure_probe(inputs: Inputs, put: Put) -> None:
@@ -219,6 +232,7 @@ MEASURES: Mapping[str, Callable[[Inputs, Put], None]] = {
     "fidelity": measure_fidelity,
     "idle": measure_idle,
     "continuation": measure_masked,
+    "revisits": measure_rungs,
     "probe": measure_probe,
     "cost": measure_cost,
 }

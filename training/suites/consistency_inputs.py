@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from training.suites.settings import CONSISTENCY, COUNTS_OF_PARTS, EvaluateConfig
 from worldsim.errors import WorldError
+from worldsim.evaluation.inputs.clips import Recordings
 from worldsim.evaluation.inputs.out_and_back import (
     MIN_EPISODES,
     PAIRS,
@@ -18,11 +20,14 @@ from worldsim.evaluation.inputs.out_and_back import (
     find_recordings,
     find_sets,
 )
+from worldsim.evaluation.inputs.revisits import REVISITS, RevisitSet
 from worldsim.evaluation.inputs.start_states import StartStates
+from worldsim.evaluation.memory.continuation import FRESH_ROOMS, FindSeen, seen_rooms, seen_tiles
 from worldsim.evaluation.memory.conversion import chosen_sampler, describe
 from worldsim.evaluation.memory.interventions import check_can_forget, zeroed, zeroed_name
 from worldsim.evaluation.memory.pairs import paired
 from worldsim.evaluation.memory.recall import RecallSettings
+from worldsim.evaluation.memory.revisits import recognise
 from worldsim.evaluation.memory.tiles import TileReader, find_kinds
 from worldsim.evaluation.quality.features import SHIPPED_FEATURES, load_features
 from worldsim.evaluation.quality.long_rollouts import LongDreams, dream_long
@@ -37,6 +42,8 @@ AT_TURNS = ("interventions", "continuation", "probe")
 """Parts that are measured at one gap."""
 FROM_STARTS = ("controllability", "drift", "idle", "cost")
 """Parts that need start states, and no way back."""
+NEED_NO_GAP = ("pairs", REVISITS)
+"""Parts that need no folder of a gap."""
 TILE_EPISODES = 16
 """Whose real frames tell which kinds of tiles there are."""
 
@@ -53,6 +60,7 @@ class Inputs:
         recall_sets: The episodes that are needed, by gap.
         feature_network: What FID and KID are computed with, if they are.
         pair_sets: Those of paired histories.
+        revisits: Where poses come back, if it is measured.
         how: Batch size and seed of all that is dreamt.
         report: Becomes `report.json`; parts that other runs measured on the same data are in it.
     """
@@ -61,6 +69,7 @@ class Inputs:
         self.config, self.parts = config.consistency, config.chosen_parts
         self.data, self.seed, self._runtime = Path(config.data), config.seed, config.runtime()
         self._starts: StartStates | None = None
+        self.revisits: RevisitSet | None = None
         self.simulators: dict[str, Simulator] = {}
         self.zeroed: list[str] = []
         self._long: dict[str, LongDreams] = {}
@@ -107,9 +116,14 @@ class Inputs:
     def _find_episodes(self) -> None:
         """Find out now, and not after an hour, what can be measured."""
         self._find_starts()
+        if {"fidelity", REVISITS} & set(self.parts):
+            features = Path(self.config.features) if self.config.features else SHIPPED_FEATURES
+            self.feature_network = load_features(features, self.device.device)
+        self._find_revisits()
         data, asked, parts = self.data, self.config, self.parts
         gaps: set[int] = set()
-        known = choose_sets(data, RECALL, []) if self._starts is None and parts != ["pairs"] else {}
+        need_gaps = self._starts is None and set(parts) - set(NEED_NO_GAP)
+        known = choose_sets(data, RECALL, []) if need_gaps else {}
         if "recall" in parts:
             self.recall_gaps = list(self._within_max_gap(RECALL, asked.gaps))
             gaps |= {*self.recall_gaps}
@@ -122,8 +136,6 @@ class Inputs:
             long_enough = (gap for gap in within if 2 * gap >= asked.fidelity_frames)
             self.fidelity_gap = next(long_enough, max(within))
             gaps |= {self.fidelity_gap}
-            folder = Path(asked.features) if asked.features else SHIPPED_FEATURES
-            self.feature_network = load_features(folder, self.device.device)
         if set(FROM_STARTS) & set(parts) and self._starts is None:
             gaps |= {next(iter(known))}
         self.recall_sets = {gap: self._open(known[gap], gap) for gap in sorted(gaps)}
@@ -141,6 +153,9 @@ class Inputs:
         starts = [] if self._starts is None else [self._starts]
         sets = [*self.recall_sets.values(), *self.pair_sets.values(), *starts]
         self._print_sets(sets, known)
+        if self.revisits is not None:
+            print(self.revisits.summary, flush=True)
+            sets.append(self.revisits)
         self.pair_sets = {gap: s.first(2 * asked.num_pairs) for gap, s in self.pair_sets.items()}
         # What has to be alike in runs that are put side by side.
         settings = {
@@ -170,8 +185,36 @@ class Inputs:
             seed=self.seed,
         )
         kept = [*asked, *(["pairs"] if "pairs" in parts and find_sets(data, PAIRS) else [])]
+        kept += [REVISITS] if REVISITS in parts else []
         why = f"{data} holds no folder {RECALL}-NNN of episodes that come back (docs/consistency.md)"
         self._skip([part for part in parts if part not in kept], why)
+
+    def _find_revisits(self) -> None:
+        """Find poses that come back: in a folder of their own, or where the data are ordinary recordings."""
+        if REVISITS not in self.parts:
+            return
+        folder = find_recordings(self.data / REVISITS) or find_recordings(self.data)
+        try:
+            if folder is None:
+                raise WorldError(
+                    f"{self.data} holds no folder {REVISITS} of recordings (docs/consistency.md)"
+                )
+            recordings = Recordings(folder, self.actions, self.size)
+            own = self.config
+            is_clear = partial(recognise, self.feature_network)
+            self.revisits = RevisitSet(
+                recordings, own.revisits, own.num_revisits, self.seed, rungs=own.rungs, is_clear=is_clear
+            )
+        except WorldError as error:
+            if self.parts == [REVISITS]:
+                raise
+            self._skip([REVISITS], str(error))
+
+    def find_seen(self, game: str) -> FindSeen | None:
+        """Return what tells which parts of a game's frames were in view before, where it is known."""
+        if pixels := self.config.tile_pixels:
+            return seen_tiles((self.size[0] // pixels, self.size[1] // pixels), pixels)
+        return seen_rooms(self.size) if game == FRESH_ROOMS else None
 
     def _skip(self, parts: Sequence[str], why: str) -> None:
         """Leave parts out, and say so here and in the report."""
@@ -180,7 +223,7 @@ class Inputs:
             self._head.setdefault("skipped", {}).update(dict.fromkeys(parts, why))
             print(f"not measured: {', '.join(parts)}; {why}", flush=True)
 
-    def _print_sets(self, sets: Sequence[ReturnSet | StartStates], known: Iterable[int]) -> None:
+    def _print_sets(self, sets: Iterable[ReturnSet | StartStates], known: Iterable[int]) -> None:
         """Say which episodes there are, and which of them are left out."""
         config, parts = self.config, self.parts
         for found in sets:

@@ -8,6 +8,7 @@ from typing import Any
 
 from worldsim.errors import WorldError
 from worldsim.evaluation.inputs.out_and_back import MIN_EPISODES, Tolerance
+from worldsim.evaluation.inputs.revisits import RUNGS, RevisitSettings
 from worldsim.runtime.config import RuntimeSettings
 from worldsim.runtime.cuda_graphs import COMPILE_MODES
 from worldsim.settings import check_settings, setting
@@ -18,7 +19,7 @@ PARTS = ("cost", "rollout", "controllability", "idle", "outcome")
 CONSISTENCY = "consistency"
 CONSISTENCY_PARTS = (
     *("recall", "interventions", "pairs", "controllability", "drift", "fidelity", "idle"),
-    *("continuation", "probe", "cost"),
+    *("continuation", "revisits", "probe", "cost"),
 )
 """Parts of the two suites, in the order in which they are measured."""
 
@@ -29,6 +30,7 @@ COUNTS_OF_PARTS: Mapping[str, Sequence[str]] = {
     "controllability": ("num_long", "long_frames"),
     "drift": ("num_long", "long_frames"),
     "idle": ("num_idle", "idle_frames"),
+    "revisits": ("num_revisits", "revisits"),
 }
 """Settings that must be alike for worlds that stand side by side in a part."""
 
@@ -70,12 +72,17 @@ class ConsistencyConfig:
         "", "Folder of the network of FID and KID (training.features); '' is the one that ships."
     )
     cost_frames: int = setting(100_000, "Frame up to which step times are measured.", minimum=1)
+    num_revisits: int = setting(MIN_EPISODES, "Revisits of each rung; 0 is all.", minimum=0)
+    rungs: list[str] = setting([], f"Rungs of revisits; [] is all: {', '.join(RUNGS)}.")
+    revisits: RevisitSettings = setting(RevisitSettings, "What counts as a revisit.")
 
     def __post_init__(self) -> None:
         check_settings(self, "consistency.")
         for name in ("num_episodes", "num_turns"):  # a state is swapped with another's
             if getattr(self, name) == 1:
                 raise WorldError(f"consistency.{name} must be at least 2, or 0 for all, got 1")
+        if unknown := [name for name in self.rungs if name not in RUNGS]:
+            raise WorldError(f"consistency.rungs are of {', '.join(RUNGS)}, got {', '.join(unknown)}")
         _ = self.tolerance
 
     @property
@@ -109,8 +116,8 @@ class EvaluateConfig(RuntimeSettings):
     data: str = setting(
         "data/doom-rooms/heldout",
         "Held-out episodes with the world's buttons. Of suite=consistency a folder of folders recall-NNN "
-        "and pairs-NNN, one for each number of frames out and back; of ordinary episodes the parts that "
-        "need no way back are measured.",
+        "and pairs-NNN, one for each number of frames out and back, and revisits; of ordinary episodes the "
+        "parts that need no way back are measured, and revisits.",
     )
     out: str = setting("outputs/evaluate", "Folder of the report.")
     benchmark: str | None = setting(
@@ -132,7 +139,7 @@ class EvaluateConfig(RuntimeSettings):
         None,
         "What to measure: cost, rollout, controllability, idle, outcome (of worlds with outcome heads). Of "
         "suite=consistency: recall, interventions, pairs, controllability, drift, fidelity, idle, "
-        "continuation, probe, cost. null is all of these.",
+        "continuation, revisits, probe, cost. null is all of these.",
     )
     seed: int = setting(0, "Of the noise, and of all else that is drawn.", minimum=0)
     denoising_steps: int | None = setting(None, "Denoising passes a frame; null is the world's own number.")

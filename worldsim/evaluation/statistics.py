@@ -14,6 +14,8 @@ import numpy as np
 
 NUM_RESAMPLES = 2000
 JACKKNIFE_GROUPS = 16
+Z_95 = 1.96
+"""Standard deviations on each side of a normal distribution's mean that 95 % of it lie within."""
 UPPER_OF_NONE = 3.689
 """Expected events of which none is seen in 2.5 % of cases, -ln 0.025: the upper end where none was."""
 Statistic = Callable[[np.ndarray], np.ndarray]
@@ -80,6 +82,21 @@ def bootstrap_known(values: np.ndarray, groups: Sequence[Hashable]) -> Estimate 
     """Return `bootstrap` of the values that are not NaN; None if all are."""
     rows = np.flatnonzero(~np.isnan(values)).tolist()
     return bootstrap(values[rows], [groups[row] for row in rows]) if rows else None
+
+
+def rate(hits: np.ndarray, groups: Sequence[Hashable], seed: int = 0) -> Estimate:
+    """Return the share of hits `[N]` bool with an interval from resampling whole groups.
+
+    Where all or none are hits resampling finds no spread: the interval is then Wilson's of as many trials as
+    there are groups.
+    """
+    found = bootstrap(hits, groups, seed)
+    if found.mean not in (0.0, 1.0):
+        return found
+    trials = len(set(groups))
+    reach = Z_95**2 / (trials + Z_95**2)
+    low, high = (1 - reach, 1.0) if found.mean else (0.0, reach)
+    return Estimate(found.mean, low, high, found.count)
 
 
 def estimate_of(values: np.ndarray, groups: Sequence[Hashable]) -> Estimate:
@@ -155,7 +172,7 @@ def jackknife(statistic: Callable[[np.ndarray], float], count: int) -> Estimate:
         return Estimate(value, None, None, count)
     left = [statistic(np.setdiff1d(everything, group)) for group in groups]
     error = np.sqrt((len(left) - 1) * np.var(left))
-    return Estimate(value, float(value - 1.96 * error), float(value + 1.96 * error), count)
+    return Estimate(value, float(value - Z_95 * error), float(value + Z_95 * error), count)
 
 
 def rank_correlation(values: np.ndarray, others: np.ndarray) -> float | None:

@@ -10,8 +10,9 @@ import pytest
 
 import policies
 from policies.mixed import MixedPolicy
+from policies.scripted.guided import difference
 from policies.scripted.returning import REST_FRAMES
-from policies.scripted.tours import TourPolicy, difference, find_ring, find_way
+from policies.scripted.tours import TourPolicy, find_ring, find_way
 from tests.tours import Tour, find_tours
 from worldsim.evaluation.inputs.out_and_back import Tolerance, find_way_back
 from worldsim.games.entry import Observation

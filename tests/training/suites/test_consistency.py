@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from tests.fakes import tiny_world, write_tiny_dataset
-from tests.grids import TILE, write_recall_set
+from tests.grids import TILE, write_recall_set, write_walks
 from training.evaluate import EvaluateConfig, main
 from training.suites.consistency import MEASURES
 from training.suites.settings import CONSISTENCY_PARTS, ConsistencyConfig
 from worldsim.errors import WorldError
+from worldsim.evaluation.inputs.revisits import RevisitSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 GAP = 6
@@ -172,6 +173,31 @@ def test_gaps_beyond_the_greatest_are_left_out_and_named_ones_are_not(
     assert not (tmp_path / "c").exists()
 
 
+def test_revisits_of_two_worlds_are_in_the_report_and_on_the_page(
+    worlds: dict[str, str], data: Path, tmp_path: Path
+) -> None:
+    write_walks(tmp_path / "data" / "revisits", [30, 32])
+    own = RevisitSettings(distance=0, leave_distance=5, num_others=2, context_frames=1)
+    names: dict[str, Any] = {"parts": ["revisits"], "revisits": own, "intervention_gaps": []}
+    main.run(config(worlds, tmp_path / "data", tmp_path / "out", **names))
+    report = json.loads((tmp_path / "out" / "report.json").read_text())["revisits"]
+    told = report["rungs"]["walk-away-30"]
+    assert told["count"] == 2 and told["frames"]["most"] == 32 and told["chance"] == pytest.approx(1 / 3)
+    hybrid, full = (report["worlds"][name]["walk-away-30"] for name in ("hybrid", "full"))
+    assert set(hybrid["methods"]) == {"kept", "zero", "copy_last", "codec", "other_view"}
+    assert set(full["methods"]) == {"kept", "copy_last", "codec", "other_view"}
+    assert hybrid["methods"]["kept"]["parts"]["seen"]["count"] == 2, "tiles tell what was in view before"
+    assert hybrid["kept_over_emptied_db"]["count"] == 2
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<h2>Revisits</h2>" in page and "full: walk-away-30" in page
+    names["rungs"] = ["full-turn"]
+    with pytest.raises(WorldError, match="no pose of .* comes back as often as 2 times"):
+        main.run(config(worlds, tmp_path / "data", tmp_path / "other", **names))
+    with pytest.raises(WorldError, match="holds no folder revisits"):
+        main.run(config(worlds, data, tmp_path / "other", **names))
+    assert not (tmp_path / "other").exists()
+
+
 def test_where_masks_are_not_known_continuation_says_so(
     worlds: dict[str, str], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -268,6 +294,7 @@ def test_what_cannot_be_measured_is_said_before_anything_is_written(
         ({"num_episodes": 1}, "num_episodes must be at least 2, or 0"),
         ({"num_turns": 1}, "num_turns must be at least 2, or 0"),
         ({"num_pairs": -1}, "num_pairs must be at least 0"),
+        ({"rungs": ["turn"]}, "consistency.rungs are of look-away-90, .* got turn"),
         ({"distance": -1.0}, "returning poses: distance must be at least 0"),
     ],
 )

@@ -17,6 +17,7 @@ from worldsim.evaluation.statistics import (
     jackknife,
     median_ratio,
     rank_correlation,
+    rate,
     ratio_of_means,
     ratio_of_sums,
     resample,
@@ -52,6 +53,17 @@ def test_bootstrap_resamples_episodes_and_not_values() -> None:
     assert grouped.high is not None and grouped.low is not None
     assert apart.high is not None and apart.low is not None
     assert grouped.high - grouped.low > 2 * (apart.high - apart.low)
+
+
+def test_a_rate_of_all_or_none_has_wilson_s_interval_and_others_are_resampled() -> None:
+    hits, groups = np.ones(24, bool), [f"episode {index // 2}" for index in range(24)]
+    found = rate(hits, groups)
+    assert (found.mean, found.high, found.count) == (1.0, 1.0, 24)
+    assert found.low == pytest.approx(12 / (12 + 1.96**2)), "Wilson's of 12 of 12"
+    none = rate(~hits, groups)
+    assert (none.mean, none.low) == (0.0, 0.0) and none.high == pytest.approx(1.96**2 / (12 + 1.96**2))
+    hits[:6] = False
+    assert rate(hits, groups) == bootstrap(hits, groups)
 
 
 def test_one_episode_gives_no_interval() -> None:

@@ -9,7 +9,7 @@ makes of them, and are reported beside.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,14 +143,14 @@ def _measure_batch(
     kinds = {SEEN: seen, UNSEEN: ~seen}
     counts = {kind: 3 * mask.sum(dim=(1, 2, 3)).cpu().numpy() for kind, mask in kinds.items()}
     errors = {
-        method: {kind: _errors(frames, real, mask) for kind, mask in kinds.items()}
+        method: {kind: masked_errors(frames, real, mask) for kind, mask in kinds.items()}
         for method, frames in shown.items()
     }
     return ContinuationScores(batch.names, errors, counts)
 
 
-def _errors(frames: Tensor, real: Tensor, mask: Tensor) -> np.ndarray:
-    """Return sums of squared errors over masked pixels, `[B]` fp64."""
+def masked_errors(frames: Tensor, real: Tensor, mask: Tensor) -> np.ndarray:
+    """Return sums of squared errors of frames `[B, F, H, W, 3]` over masked pixels, `[B]` fp64."""
     total = torch.zeros(len(frames), dtype=torch.float64, device=frames.device)
     for index in range(frames.shape[1]):
         square = (as_images(frames[:, index]) - as_images(real[:, index])).square().sum(dim=1)
@@ -180,12 +180,16 @@ class Continuation:
 def summarize_continuation(scores: ContinuationScores, num_frames: int) -> Continuation:
     """Return the means over the episodes, of each of which so many frames were scored."""
     totals = {kind: float(counts.sum()) for kind, counts in scores.counts.items()}
-    methods = {
-        method: SeenPsnr(**{k: _psnr(errors, scores.counts[k], scores.names) for k, errors in kinds.items()})
-        for method, kinds in scores.errors.items()
-    }
+    methods = {m: psnr_of_parts(kinds, scores.counts, scores.names) for m, kinds in scores.errors.items()}
     seen_share = totals[SEEN] / sum(totals.values())
     return Continuation(**methods, seen_share=seen_share, frames_an_episode=num_frames)
+
+
+def psnr_of_parts(
+    errors: Mapping[str, np.ndarray], counts: Mapping[str, np.ndarray], names: Sequence[str]
+) -> SeenPsnr:
+    """Return PSNR by `SEEN` and `UNSEEN` of sums of squared errors `[N]` over so many values, `[N]`."""
+    return SeenPsnr(**{kind: _psnr(sums, counts[kind], names) for kind, sums in errors.items()})
 
 
 def _psnr(errors: np.ndarray, counts: np.ndarray, names: Sequence[str]) -> Estimate | None:

@@ -155,6 +155,17 @@ CONSISTENCY_TARGETS = (
         "paired histories: the answer follows the past",
         *(f"pairs/worlds/{{world}}/{TRAINED_GAP}/history/final", "", 0.8, 0.99),
     ),
+    *(
+        at_least(
+            f"{name}: the place is recognised",
+            *(f"revisits/worlds/{{world}}/{rung}/methods/kept/recognised", "%", required, desired),
+            factor=100,
+        )
+        for name, rung, required, desired in (
+            ("look away by 180 degrees and back", "look-away-180", 90.0, 98.0),
+            ("full turn, its first half watched", "full-turn", 85.0, 95.0),
+        )
+    ),
     at_least(
         "controllability at frame {controllability_frame} over frame 0",
         *("controllability/worlds/{world}/late_over_early", "", 0.9, 1.0),
