@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from training.data.latent_cache import LatentCache
-from training.data.latents import LatentVideo, latent_video
+from training.data.latents import LatentVideo, latent_video, to_device
 from worldsim.codec import FrameCodec
 from worldsim.data.episodes import read_table
 from worldsim.data.sequences import EpisodeReference
@@ -43,8 +43,12 @@ class TaughtVideo:
             Actions `[B, F, A]`, latents `[B, F + 1, C, h, w]` fp16 and displacements `[B, F, 3]` fp64.
         """
         latents, actions = self.video.sequences(starts, 1 + num_frames)
-        index = torch.from_numpy(starts[:, None] + np.arange(1, 1 + num_frames))
-        return actions[:, 1:], latents, self.displacements[index.to(self.displacements.device)]
+        return actions[:, 1:], latents, self.unseen_clips(starts, num_frames)[1]
+
+    def unseen_clips(self, starts: np.ndarray, num_frames: int) -> tuple[Tensor, Tensor]:
+        """Return actions and displacements of clips, as from `clips`, without their latents."""
+        index = to_device(starts[:, None] + np.arange(1, 1 + num_frames), self.displacements.device)
+        return self.video.leading[index], self.displacements[index]
 
 
 def read_displacements(references: Sequence[EpisodeReference]) -> list[Tensor]:

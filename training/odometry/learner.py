@@ -13,12 +13,13 @@ from worldsim.model.memory.odometry import Odometry
 BETA = 0.1
 """Errors below so many units count by their square, larger ones by their size: most frames are exactly
 predictable, and one that hits a wall is not to outweigh them."""
-FREE_FRAMES = 4
-"""At the beginning of a clip, that count less: how fast the player is has yet to be found out."""
 
 
 class OdometryLearner(nn.Module):
-    """Errors of the displacements that are expected and shown, and of the sums of what is shown.
+    """Errors of the displacements that are expected and shown, of sums of what is shown, and of the dynamics.
+
+    The dynamics learn from the true movement so far, which no picture is needed for: so clips of theirs cost
+    next to nothing, and there are many.
 
     Args:
         odometry: Learns in place.
@@ -33,7 +34,13 @@ class OdometryLearner(nn.Module):
         self.summed_frames = summed_frames
 
     def forward(
-        self, actions: Tensor, latents: Tensor, displacements: Tensor, generator: torch.Generator
+        self,
+        actions: Tensor,
+        latents: Tensor,
+        displacements: Tensor,
+        unseen_actions: Tensor,
+        unseen_displacements: Tensor,
+        generator: torch.Generator,
     ) -> dict[str, Tensor]:
         """Return the losses of clips.
 
@@ -41,14 +48,20 @@ class OdometryLearner(nn.Module):
             actions: `[B, F, A]`.
             latents: `[B, F + 1, C, h, w]`; no gradient leaves the network by them.
             displacements: `[B, F, 3]`, the true ones.
+            unseen_actions: `[U, F, A]`, of clips for the dynamics alone.
+            unseen_displacements: `[U, F, 3]`, of the same.
             generator: Of the noise, on the device.
         """
         frames = self._disturb(latents.detach().float(), generator)
         expected, shown, _ = self.odometry(self.odometry.initial_state(len(frames)), actions, frames)
-        errors = {
-            "expected": (expected - displacements.float()) / self.odometry.units,
-            "shown": (shown - displacements.float()) / self.odometry.units,
+        start = self.odometry.initial_state(len(unseen_actions))
+        free = self.odometry.dynamics(start, unseen_actions, unseen_displacements)
+        pairs = {
+            "dynamics": (free, unseen_displacements),
+            "expected": (expected, displacements),
+            "shown": (shown, displacements),
         }
+        errors = {name: (found - true.float()) / self.odometry.units for name, (found, true) in pairs.items()}
         sums = errors["shown"].cumsum(1)
         sums = functional.pad(sums, (0, 0, 1, 0))
         errors["summed"] = (sums[:, self.summed_frames :] - sums[:, : -self.summed_frames]) / (

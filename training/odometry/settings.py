@@ -49,6 +49,9 @@ class TrainOdometryConfig:
     channels: int = setting(32, "Channels of its convolutions. Not used with init.", minimum=1)
     sequence_length: int = setting(64, "Frames of a clip.", minimum=2)
     batch_size: int = setting(16, "Clips of a pass.", minimum=1)
+    unseen_size: int = setting(
+        64, "Clips of a pass whose actions and poses alone teach the dynamics, beside batch_size.", minimum=1
+    )
     learning_rate: float = setting(2e-3, "Of AdamW, at full height.", above=0)
     noise: float = setting(
         0.3,

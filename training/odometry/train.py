@@ -88,15 +88,17 @@ def check_lengths(references: Sequence[EpisodeReference], length: int, name: str
 
 def make_batches(
     parts: dict[int, TaughtVideo], config: TrainOdometryConfig, device: torch.device
-) -> Callable[[int, int], tuple[Tensor, Tensor, Tensor, torch.Generator]]:
+) -> Callable[[int, int], tuple[Tensor | torch.Generator, ...]]:
     """Return the function that draws the clips of a pass of an update from its numbers alone."""
     length = config.sequence_length
     indices = {number: SequenceIndex(part.video.lengths, 1 + length) for number, part in parts.items()}
 
-    def batch_at(step: int, number: int) -> tuple[Tensor, Tensor, Tensor, torch.Generator]:
+    def batch_at(step: int, number: int) -> tuple[Tensor | torch.Generator, ...]:
         seed = seed_of(config.loop.seed, step, number)
-        starts = indices[number].sample(np.random.default_rng(seed), config.batch_size)
-        return *parts[number].clips(starts, length), torch.Generator(device).manual_seed(seed)
+        rng, index, part = np.random.default_rng(seed), indices[number], parts[number]
+        seen = part.clips(index.sample(rng, config.batch_size), length)
+        unseen = part.unseen_clips(index.sample(rng, config.unseen_size), length)
+        return *seen, *unseen, torch.Generator(device).manual_seed(seed)
 
     return batch_at
 

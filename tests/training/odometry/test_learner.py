@@ -9,36 +9,44 @@ from torch import Tensor
 from training.odometry.learner import OdometryLearner
 from worldsim.model.memory.odometry import Odometry, OdometryConfig
 
-THRUST, KEPT, END = 4.0, 0.75, 40.0
+THRUST, KEPT = 4.0, 0.75
+SHORTEST, LONGEST = 5.0, 60.0
 
 
 def corridor(num_clips: int, num_frames: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return actions, latents and displacements of players that walk to and fro between two walls.
 
-    The picture is a striped wall that moves by; at an end of the corridor it stands still, whatever is
-    pressed. Whoever lets go slides on.
+    The picture is a pattern that moves by. It does not say where the corridor ends, of another length for
+    each player: there it stands still, whatever is pressed. Whoever lets go slides on.
     """
     generator = torch.Generator().manual_seed(seed)
     held = torch.randint(3, (num_clips, num_frames // 6 + 1), generator=generator)
     actions = held.repeat_interleave(6, dim=1)[:, :num_frames, None]
-    place = 2 * END * torch.rand(num_clips, generator=generator) - END
+    place = 1000 * torch.rand(num_clips, generator=generator)
+    room = SHORTEST + (LONGEST - SHORTEST) * torch.rand(2, num_clips, generator=generator)
+    first, last = place - room[0], place + room[1]
     speed, places = torch.zeros(num_clips), [place]
     for pressed in actions[:, :, 0].unbind(1):
         speed = KEPT * speed + THRUST * ((pressed == 1).float() - (pressed == 2).float())
-        place = (place + speed).clamp(-END, END)
-        speed = torch.where(place.abs() == END, 0.0, speed)
+        place = torch.minimum(torch.maximum(place + speed, first), last)
+        speed = torch.where((place == first) | (place == last), 0.0, speed)
         places.append(place)
     path = torch.stack(places, dim=1)
     waves = torch.tensor([0.05, 0.1, 0.15, 0.2])[:, None, None]
-    latents = torch.cos(waves * (path[..., None, None, None] + 8 * torch.arange(8))).expand(-1, -1, -1, 4, -1)
+    latents = torch.cos(waves * (path[..., None, None, None] + 8 * torch.arange(16))).expand(-1, -1, -1, 4, -1)
     moved = torch.zeros(num_clips, num_frames, 3)
     moved[..., 0] = path.diff(dim=1)
     return actions, latents, moved
 
 
+def batch_of(num_clips: int, num_frames: int, seed: int) -> tuple[Tensor, ...]:
+    actions, latents, moved = corridor(num_clips, num_frames, seed)
+    return actions, latents, moved, actions, moved
+
+
 def small_learner(noise: float = 0.0) -> OdometryLearner:
     torch.manual_seed(0)
-    config = OdometryConfig(latent_shape=[4, 4, 8], num_values=[3], hidden=16, channels=8)
+    config = OdometryConfig(latent_shape=[4, 4, 16], num_values=[3], hidden=16, channels=8)
     return OdometryLearner(Odometry(config), noise, summed_frames=8)
 
 
@@ -46,8 +54,8 @@ def small_learner(noise: float = 0.0) -> OdometryLearner:
 def test_it_learns_speed_from_actions_and_walls_from_frames() -> None:
     learner = small_learner()
     optimizer = torch.optim.Adam(learner.parameters(), 5e-3)
-    for step in range(150):
-        losses = learner(*corridor(16, 24, step), torch.Generator())
+    for step in range(120):
+        losses = learner(*batch_of(32, 14, step), torch.Generator())
         optimizer.zero_grad()
         losses["loss"].backward()
         optimizer.step()
@@ -58,12 +66,13 @@ def test_it_learns_speed_from_actions_and_walls_from_frames() -> None:
     pressed = actions[..., 0]
     is_stopped = (path == 0) & (pressed == pressed.roll(1, 1)) & (pressed > 0)
     is_sliding = (pressed == 0) & (path.abs() > 0.5)
-    assert is_stopped.sum() > 100 and is_sliding.sum() > 100
+    # Nothing but a wall slows a player down so suddenly.
+    is_hit = (path.abs() < 8) & (path.abs().roll(1, 1) > 10)
+    assert min(int(each.sum()) for each in (is_stopped, is_sliding, is_hit)) > 50
     off, off_expected = (shown[..., 0] - path).abs(), (expected[..., 0] - path).abs()
-    assert off[is_stopped].mean() < 0.5, "a key that is pressed moves nobody through a wall"
-    assert off[is_sliding].mean() < 0.6, "who lets go slides on"
-    reached = (path.abs() < 8) & (path.abs().roll(1, 1) > 10)  # nothing but a wall slows down so suddenly
-    assert reached.sum() > 20 and off[reached].mean() < 0.5 * off_expected[reached].mean()
+    assert off[is_stopped].mean() < 0.4
+    assert off[is_sliding].mean() < 0.6
+    assert off[is_hit].mean() < 0.25 * off_expected[is_hit].mean()
 
 
 def test_the_loss_is_that_of_its_parts() -> None:
@@ -74,7 +83,7 @@ def test_the_loss_is_that_of_its_parts() -> None:
             torch.nn.init.zeros_(parameter)
     actions, latents, _ = corridor(2, 16, 0)
     moved = torch.tensor([16.0, -8.0, 1.0]).expand(2, 16, -1)
-    losses = learner(actions, latents, moved, torch.Generator())
+    losses = {name: loss.item() for name, loss in learner(actions, latents, moved, torch.Generator()).items()}
     of_frames = ((1.0 - 0.05) + (0.5 - 0.05) + (0.2 - 0.05)) / 3  # above beta, smooth L1 is |x| - beta / 2
     sums = [8**0.5 * size for size in (1.0, 0.5, 0.2)]
     assert losses["expected"] == pytest.approx(of_frames) and losses["shown"] == pytest.approx(of_frames)

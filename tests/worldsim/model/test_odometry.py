@@ -69,11 +69,12 @@ def test_poses_and_displacements_are_inverse_after_10000_frames(is_wrapped: bool
 
 def test_a_path_kept_wrapped_from_frame_to_frame_stays_exact() -> None:
     """In play a pose is advanced by one frame at a time, in fp32 on the torus."""
-    moved, pose = walk(10_000), torch.zeros(3)
+    moved = walk(20_000).unflatten(0, (2000, 10))  # ten players
+    pose = torch.zeros(10, 3)
     for step in moved:
-        pose = wrap_poses(integrate(step[None], pose)[0]).float()
-    off = wrap_poses(pose - integrate(moved, torch.zeros(3))[-1])
-    assert off.abs().max() < 0.5, off
+        pose = wrap_poses(integrate(step[:, None], pose)[:, 0]).float()
+    off = wrap_poses(pose - integrate(moved.transpose(0, 1), torch.zeros(10, 3))[:, -1])
+    assert off.abs().max() < 0.1, off
 
 
 def test_poses_wrap_where_they_come_round() -> None:

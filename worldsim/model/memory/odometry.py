@@ -36,6 +36,8 @@ UNITS = (16.0, 16.0, 5.0)
 TORUS = 8192.0
 """Map units after which a kept position comes round: more than a Doom map is wide, and exact in fp32."""
 PERIODS = (TORUS, TORUS, 360.0)
+SHIFTS = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1))
+"""Cells, down and to the right, that a picture may have moved by."""
 LARGEST = 8192
 """Of any size of a network."""
 
@@ -112,6 +114,31 @@ class OdometryConfig:
         return maps + 2 * self.channels * _quarter(height) * _quarter(width) * self.hidden
 
 
+def correlate(before: Tensor, after: Tensor) -> Tensor:
+    """Return how alike each cell of some maps is to the cells around it of others, as FlowNetC does.
+
+    A shift of a picture is a matter of products: sums of both frames hardly show it (docs/decisions/0049).
+
+    Args:
+        before: `[G, M, h, w]`.
+        after: Same shape.
+
+    Returns:
+        `[G, 9, h, w]` fp32, the cosine of a cell's features before and, in the order of `SHIFTS`, those of a
+        cell beside it after; 0 beyond the edge.
+    """
+    rows, columns = before.shape[-2:]
+    first = functional.normalize(before.float(), dim=1).flatten(2)  # [G, M, h * w]
+    second = functional.pad(functional.normalize(after.float(), dim=1), (1, 1, 1, 1)).flatten(2)
+    alike = first.mT @ second  # [G, h * w, (h + 2) * (w + 2)]
+    # All pairs in one product, of which few are read: on a CPU in half the time of a product for each shift.
+    place = torch.arange(rows * columns, device=before.device)
+    corner = place // columns * (columns + 2) + place % columns
+    shifts = torch.tensor([(1 + y) * (columns + 2) + 1 + x for y, x in SHIFTS], device=before.device)
+    index = (corner[:, None] + shifts).expand(len(alike), -1, -1)
+    return alike.gather(2, index).mT.unflatten(2, (rows, columns))
+
+
 def _read_maps(channels: int, maps: int, size: tuple[int, int], features: int) -> nn.Sequential:
     """Return what reads features from maps at half size, keeping where things are."""
     return nn.Sequential(
@@ -125,9 +152,10 @@ def _read_maps(channels: int, maps: int, size: tuple[int, int], features: int) -
 class Odometry(nn.Module):
     """Estimate the displacement of each frame, before it is drawn and after.
 
-    Before: what the action is expected to do, from what was seen so far and the frame before. After: that and
-    a correction from both frames, since a wall may have stopped the player. How far he moved last is kept
-    beside the numbers of a GRU: in most games he goes on with a part of it.
+    Three parts add up. The dynamics are a GRU's that knows nothing but actions and how far the player moved
+    so far: how long a key has been held, how much of the last step is kept. The frame before tells whether
+    there is room for it; with that the displacement is expected. Both frames then correct it, since a wall
+    may have stopped the player.
 
     All behind the convolutions is computed in fp32 whatever autocast says: displacements add up, and the
     rounding of bf16 would be degrees after a hundred frames of turning.
@@ -142,11 +170,12 @@ class Odometry(nn.Module):
         features, maps, num_buttons = config.hidden, config.channels, sum(config.num_values)
         self.look = nn.Conv2d(channels, maps, 3, stride=2, padding=1)
         self.scene = _read_maps(maps, maps, (height, width), features)
-        self.change = _read_maps(2 * maps, maps, (height, width), features)
-        known = config.hidden + len(UNITS) + num_buttons + features
-        self.expect = Head(known)
-        self.correct = Head(known + len(UNITS) + features)
-        self.gru = nn.GRUCell(num_buttons + features + len(UNITS), config.hidden)
+        self.change = _read_maps(2 * maps + len(SHIFTS), maps, (height, width), features)
+        known = config.hidden + len(UNITS) + num_buttons
+        self.gru = nn.GRUCell(num_buttons + len(UNITS), config.hidden)
+        self.move = Head(known)
+        self.foresee = Head(known + len(UNITS) + features)
+        self.correct = Head(known + len(UNITS) + 2 * features)
         self.register_buffer("units", torch.tensor(UNITS), persistent=False)
 
     def initial_state(self, batch_size: int) -> Tensor:
@@ -164,9 +193,9 @@ class Odometry(nn.Module):
         Returns:
             `[B, 3]` fp32, forward and left in map units, turn in degrees.
         """
-        known = torch.cat([state, self._buttons(actions), self.scene(self._maps(before)).float()], dim=-1)
+        scene = self.scene(self._maps(before)).float()
         with torch.autocast(state.device.type, enabled=False):
-            return self.units * self.expect(known)
+            return self.units * self._expected(torch.cat([state, self._buttons(actions)], dim=-1), scene)
 
     def shown(self, state: Tensor, actions: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
         """Return the displacement that a frame shows, and the state after it.
@@ -197,22 +226,50 @@ class Odometry(nn.Module):
         buttons = self._buttons(actions)
         batch, count = actions.shape[:2]
         maps = self._maps(frames.flatten(0, 1)).unflatten(0, (batch, count + 1))
-        both = torch.cat([maps[:, :-1], maps[:, 1:]], dim=2)
-        scenes = self.scene(maps[:, :-1].flatten(0, 1)).float().unflatten(0, (batch, count))
-        changes = self.change(both.flatten(0, 1)).float().unflatten(0, (batch, count))
+        before, after = maps[:, :-1].flatten(0, 1), maps[:, 1:].flatten(0, 1)
+        both = torch.cat([before, after, correlate(before, after)], dim=1)
+        scenes = self.scene(before).float().unflatten(0, (batch, count))
+        changes = self.change(both).float().unflatten(0, (batch, count))
         found = []
         with torch.autocast(frames.device.type, enabled=False):
             for pressed, scene, change in zip(
                 buttons.unbind(1), scenes.unbind(1), changes.unbind(1), strict=True
             ):
-                known = torch.cat([state, pressed, scene], dim=-1)
-                expected = self.expect(known)
-                shown = expected + self.correct(torch.cat([known, expected, change], dim=-1))
-                hidden = self.gru(torch.cat([pressed, change, shown], dim=-1), state[:, : -len(UNITS)])
-                state = torch.cat([hidden, shown], dim=-1)
+                known = torch.cat([state, pressed], dim=-1)
+                expected = self._expected(known, scene)
+                shown = expected + self.correct(torch.cat([known, expected, scene, change], dim=-1))
+                state = self._moved(state, pressed, shown)
                 found.append(torch.stack([expected, shown]))
             expected, shown = (self.units * torch.stack(found, dim=2)).unbind(0)
             return expected, shown, state
+
+    def dynamics(self, state: Tensor, actions: Tensor, displacements: Tensor) -> Tensor:
+        """Return what actions do where nothing is in the way, of players whose movement so far is known.
+
+        Args:
+            state: `[B, H]` fp32, before the sequences.
+            actions: `[B, F, A]` integers.
+            displacements: `[B, F, 3]`, what came of each; read for the frames after it.
+
+        Returns:
+            `[B, F, 3]` fp32, displacements.
+        """
+        buttons, moved, found = self._buttons(actions), displacements.float() / self.units, []
+        with torch.autocast(state.device.type, enabled=False):
+            for pressed, step in zip(buttons.unbind(1), moved.unbind(1), strict=True):
+                found.append(self.move(torch.cat([state, pressed], dim=-1)))
+                state = self._moved(state, pressed, step)
+        return self.units * torch.stack(found, dim=1)
+
+    def _expected(self, known: Tensor, scene: Tensor) -> Tensor:
+        """Return displacements `[B, 3]` in units, of state and buttons and of the frame before."""
+        free = self.move(known)
+        return free + self.foresee(torch.cat([known, free, scene], dim=-1))
+
+    def _moved(self, state: Tensor, pressed: Tensor, step: Tensor) -> Tensor:
+        """Return the state after a displacement in units."""
+        hidden = self.gru(torch.cat([pressed, step], dim=-1), state[:, : -len(UNITS)])
+        return torch.cat([hidden, step], dim=-1)
 
     def _buttons(self, actions: Tensor) -> Tensor:
         """Return which value each axis has, `[..., sum of values]` fp32 of 0 and 1."""
