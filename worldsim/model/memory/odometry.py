@@ -36,8 +36,10 @@ UNITS = (16.0, 16.0, 5.0)
 TORUS = 8192.0
 """Map units after which a kept position comes round: more than a Doom map is wide, and exact in fp32."""
 PERIODS = (TORUS, TORUS, 360.0)
-SHIFTS = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1))
-"""Cells, down and to the right, that a picture may have moved by."""
+REACH = (1, 2)
+SHIFTS = tuple((y, x) for y in (-1, 0, 1) for x in (-2, -1, 0, 1, 2))
+"""Cells of half the latents' size, down and to the right, that a picture may have moved by: a turn of 7 degrees
+is less than one, and sliding along a wall close by is two."""
 LARGEST = 8192
 """Of any size of a network."""
 
@@ -124,17 +126,19 @@ def correlate(before: Tensor, after: Tensor) -> Tensor:
         after: Same shape.
 
     Returns:
-        `[G, 9, h, w]` fp32, the cosine of a cell's features before and, in the order of `SHIFTS`, those of a
+        `[G, 15, h, w]` fp32, the cosine of a cell's features before and, in the order of `SHIFTS`, those of a
         cell beside it after; 0 beyond the edge.
     """
     rows, columns = before.shape[-2:]
+    down, right = REACH
     first = functional.normalize(before.float(), dim=1).flatten(2)  # [G, M, h * w]
-    second = functional.pad(functional.normalize(after.float(), dim=1), (1, 1, 1, 1)).flatten(2)
-    alike = first.mT @ second  # [G, h * w, (h + 2) * (w + 2)]
-    # All pairs in one product, of which few are read: on a CPU in half the time of a product for each shift.
+    second = functional.pad(functional.normalize(after.float(), dim=1), (right, right, down, down))
+    alike = first.mT @ second.flatten(2)  # [G, h * w, cells of the padded maps]
+    # All pairs in one product, of which few are read: a product for each shift takes a CPU longer.
+    width = columns + 2 * right
     place = torch.arange(rows * columns, device=before.device)
-    corner = place // columns * (columns + 2) + place % columns
-    shifts = torch.tensor([(1 + y) * (columns + 2) + 1 + x for y, x in SHIFTS], device=before.device)
+    corner = place // columns * width + place % columns
+    shifts = torch.tensor([(down + y) * width + right + x for y, x in SHIFTS], device=before.device)
     index = (corner[:, None] + shifts).expand(len(alike), -1, -1)
     return alike.gather(2, index).mT.unflatten(2, (rows, columns))
 
@@ -227,7 +231,9 @@ class Odometry(nn.Module):
         batch, count = actions.shape[:2]
         maps = self._maps(frames.flatten(0, 1)).unflatten(0, (batch, count + 1))
         before, after = maps[:, :-1].flatten(0, 1), maps[:, 1:].flatten(0, 1)
-        both = torch.cat([before, after, correlate(before, after)], dim=1)
+        compared = (maps.shape[2] + 1) // 2  # half of the features tell cells apart
+        alike = correlate(before[:, :compared], after[:, :compared])
+        both = torch.cat([before, after, alike], dim=1)
         scenes = self.scene(before).float().unflatten(0, (batch, count))
         changes = self.change(both).float().unflatten(0, (batch, count))
         found = []
