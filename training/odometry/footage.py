@@ -12,43 +12,47 @@ import torch
 from torch import Tensor
 
 from training.data.latent_cache import LatentCache
-from training.data.latents import LatentVideo, latent_video, to_device
+from training.data.latents import latent_video, to_device
 from worldsim.codec import FrameCodec
 from worldsim.data.episodes import read_table
 from worldsim.data.sequences import EpisodeReference
 from worldsim.errors import WorldError
-from worldsim.model.memory.odometry import displacements_between
+from worldsim.model.memory.odometry import displacements_between, motion_energies
+
+NOISE_FRAMES = 256
+"""Over which noise has the same deviation."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaughtVideo:
-    """Encoded episodes end to end, and how the player moved.
+    """Episodes end to end: what is seen, what is done, and how the player moves.
 
     Attributes:
-        video: Latents and actions.
+        actions: `[T, A]` int64, which lead to each frame.
         displacements: `[T, 3]` fp64, on the way to each frame; 0 for the first of an episode.
+        energies: `[2, T, 3, 5, 4, 5]` fp16, the motion energies of each frame and the one before, of latents
+            as they are and with noise; of the first frame of an episode they mean nothing.
+        lengths: Frames of each episode.
     """
 
-    video: LatentVideo
+    actions: Tensor
     displacements: Tensor
+    energies: Tensor
+    lengths: list[int]
 
-    def clips(self, starts: np.ndarray, num_frames: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return clips of a frame that is seen before and the frames after it.
+    def clips(self, starts: np.ndarray, num_frames: int) -> tuple[Tensor, Tensor]:
+        """Return actions `[B, F, A]` and displacements `[B, F, 3]` of the F frames after frames `starts`."""
+        index = self._index(starts, num_frames)
+        return self.actions[index], self.displacements[index]
 
-        Args:
-            starts: `[B]`, where the first frame of each is.
-            num_frames: F, without the first.
+    def seen(self, starts: np.ndarray, num_frames: int, noisy: np.ndarray | bool) -> Tensor:
+        """Return motion energies `[B, F, 3, 5, 4, 5]` of the same frames; `noisy` is `[B]` or of all."""
+        index = self._index(starts, num_frames)
+        chosen = to_device(np.broadcast_to(noisy, starts.shape).astype(np.int64), index.device)
+        return self.energies[chosen[:, None], index]
 
-        Returns:
-            Actions `[B, F, A]`, latents `[B, F + 1, C, h, w]` fp16 and displacements `[B, F, 3]` fp64.
-        """
-        latents, actions = self.video.sequences(starts, 1 + num_frames)
-        return actions[:, 1:], latents, self.unseen_clips(starts, num_frames)[1]
-
-    def unseen_clips(self, starts: np.ndarray, num_frames: int) -> tuple[Tensor, Tensor]:
-        """Return actions and displacements of clips, as from `clips`, without their latents."""
-        index = to_device(starts[:, None] + np.arange(1, 1 + num_frames), self.displacements.device)
-        return self.video.leading[index], self.displacements[index]
+    def _index(self, starts: np.ndarray, num_frames: int) -> Tensor:
+        return to_device(starts[:, None] + np.arange(1, 1 + num_frames), self.actions.device)
 
 
 def read_displacements(references: Sequence[EpisodeReference]) -> list[Tensor]:
@@ -75,10 +79,47 @@ def load_taught(
     references: Sequence[EpisodeReference],
     displacements: Sequence[Tensor],
     device: torch.device,
+    noise: float,
     *,
     num_workers: int,
     cache: LatentCache | None,
 ) -> TaughtVideo:
-    """Encode episodes on a device, or read what was encoded before; see `latent_video`."""
+    """Encode episodes on a device, or read what was encoded before, and compare frames.
+
+    Args:
+        codec: Its encoder is used.
+        references: The episodes.
+        displacements: Of each, from `read_displacements`.
+        device: Where to.
+        noise: Largest standard deviation of the noise of noisy latents; it stays the same over some frames.
+        num_workers: Decoding processes.
+        cache: Of latents.
+    """
     video = latent_video(codec, references, device, num_workers=num_workers, cache=cache)
-    return TaughtVideo(video, torch.cat(list(displacements)).to(device))
+    return TaughtVideo(
+        actions=video.leading,
+        displacements=torch.cat(list(displacements)).to(device),
+        energies=torch.stack([energies_of(video.latents, level) for level in (0.0, noise)]),
+        lengths=video.lengths,
+    )
+
+
+@torch.no_grad()
+def energies_of(latents: Tensor, noise: float) -> Tensor:
+    """Return the motion energies `[T, 3, 5, 4, 5]` fp16 of latents `[T, C, h, w]` and those before them.
+
+    Args:
+        latents: At least one frame; the first is compared with itself.
+        noise: Standard deviations are drawn from 0 to this, one for each `NOISE_FRAMES`; the same each time.
+    """
+    generator, parts = torch.Generator(latents.device).manual_seed(0), []
+    before = latents[:1].float()
+    for chunk in latents.split(NOISE_FRAMES):
+        after = chunk.float()
+        if noise:
+            drawn = torch.randn(after.shape, generator=generator, device=after.device)
+            level = torch.rand((), generator=generator, device=after.device)
+            after = after + noise * level * drawn
+        parts.append(motion_energies(torch.cat([before, after[:-1]]), after).half())
+        before = after[-1:]
+    return torch.cat(parts)

@@ -1,18 +1,62 @@
 """The loss of odometry, as a module that Fabric can wrap."""
 
-# B clips, F frames, C h w latent size, A action axes
+# B clips, U clips of which nothing is seen, F frames, A action axes
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from worldsim.actions import ActionLayout
 from worldsim.model.memory.odometry import Odometry
 
 BETA = 0.1
 """Errors below so many units count by their square, larger ones by their size: most frames are exactly
 predictable, and one that hits a wall is not to outweigh them."""
+
+
+class Clips(NamedTuple):
+    """What is done in clips, what comes of it, and what is seen.
+
+    Attributes:
+        actions: `[B, F, A]`.
+        displacements: `[B, F, 3]`, the true ones.
+        energies: `[B, F, 3, 5, 4, 5]`; None where nothing is seen.
+    """
+
+    actions: Tensor
+    displacements: Tensor
+    energies: Tensor | None = None
+
+
+def mirror(clips: Clips, layout: ActionLayout, is_mirrored: Tensor) -> Clips:
+    """Return clips some of which are seen in a mirror: left is right there.
+
+    Args:
+        clips: Any.
+        layout: Its buttons that are called left and right change places.
+        is_mirrored: `[B]` bool.
+    """
+    chosen = is_mirrored[:, None, None]
+    columns = []
+    for axis, column in zip(layout.axes, clips.actions.unbind(-1), strict=True):
+        values = torch.arange(1 + len(axis.buttons), device=column.device)
+        if {"left", "right"} <= set(axis.buttons):
+            left, right = 1 + axis.buttons.index("left"), 1 + axis.buttons.index("right")
+            values[left], values[right] = right, left
+        columns.append(values[column])
+    signs = torch.tensor([1.0, -1.0, -1.0], device=chosen.device)
+    energies = clips.energies
+    if energies is not None:
+        energies = torch.where(chosen[..., None, None, None], energies.flip(-1, -3), energies)
+    return Clips(
+        torch.where(chosen, torch.stack(columns, dim=-1), clips.actions),
+        torch.where(chosen, signs * clips.displacements, clips.displacements),
+        energies,
+    )
 
 
 class OdometryLearner(nn.Module):
@@ -23,61 +67,30 @@ class OdometryLearner(nn.Module):
 
     Args:
         odometry: Learns in place.
-        noise: Largest standard deviation of noise in a clip's latents.
         summed_frames: Over how many frames errors are added up.
     """
 
-    def __init__(self, odometry: Odometry, noise: float, summed_frames: int) -> None:
+    def __init__(self, odometry: Odometry, summed_frames: int) -> None:
         super().__init__()
         self.odometry = odometry
-        self.noise = noise
         self.summed_frames = summed_frames
 
-    def forward(
-        self,
-        actions: Tensor,
-        latents: Tensor,
-        displacements: Tensor,
-        unseen_actions: Tensor,
-        unseen_displacements: Tensor,
-        generator: torch.Generator,
-    ) -> dict[str, Tensor]:
-        """Return the losses of clips.
-
-        Args:
-            actions: `[B, F, A]`.
-            latents: `[B, F + 1, C, h, w]`; no gradient leaves the network by them.
-            displacements: `[B, F, 3]`, the true ones.
-            unseen_actions: `[U, F, A]`, of clips for the dynamics alone.
-            unseen_displacements: `[U, F, 3]`, of the same.
-            generator: Of the noise, on the device.
-        """
-        frames = self._disturb(latents.detach().float(), generator)
-        expected, shown, _ = self.odometry(self.odometry.initial_state(len(frames)), actions, frames)
-        start = self.odometry.initial_state(len(unseen_actions))
-        free = self.odometry.dynamics(start, unseen_actions, unseen_displacements)
-        pairs = {
-            "dynamics": (free, unseen_displacements),
-            "expected": (expected, displacements),
-            "shown": (shown, displacements),
+    def forward(self, seen: Clips, unseen: Clips) -> dict[str, Tensor]:
+        """Return the losses of clips that are seen, and of others for the dynamics alone."""
+        assert seen.energies is not None
+        start = self.odometry.initial_state(len(seen.actions))
+        expected, shown, _ = self.odometry.follow(start, seen.actions, seen.energies)
+        start = self.odometry.initial_state(len(unseen.actions))
+        free = self.odometry.dynamics(start, unseen.actions, unseen.displacements)
+        pairs = {"dynamics": (free, unseen), "expected": (expected, seen), "shown": (shown, seen)}
+        errors = {
+            name: (found - clips.displacements.float()) / self.odometry.units
+            for name, (found, clips) in pairs.items()
         }
-        errors = {name: (found - true.float()) / self.odometry.units for name, (found, true) in pairs.items()}
-        sums = errors["shown"].cumsum(1)
-        sums = functional.pad(sums, (0, 0, 1, 0))
-        errors["summed"] = (sums[:, self.summed_frames :] - sums[:, : -self.summed_frames]) / (
-            self.summed_frames**0.5
-        )
+        sums, count = functional.pad(errors["shown"].cumsum(1), (0, 0, 1, 0)), self.summed_frames
+        errors["summed"] = (sums[:, count:] - sums[:, :-count]) / count**0.5
         losses = {
             name: functional.smooth_l1_loss(error, torch.zeros_like(error), beta=BETA)
             for name, error in errors.items()
         }
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
-
-    def _disturb(self, frames: Tensor, generator: torch.Generator) -> Tensor:
-        """Return frames with noise in every fourth clip, of a deviation of its own."""
-        chosen = frames[::4]
-        deviations = torch.rand(len(chosen), 1, 1, 1, 1, generator=generator, device=frames.device)
-        noise = torch.randn(chosen.shape, generator=generator, device=frames.device)
-        disturbed = frames.clone()
-        disturbed[::4] += self.noise * deviations * noise
-        return disturbed

@@ -1,10 +1,8 @@
 """Errors of paths that are added up from estimated displacements, on held-out play."""
 
-# K clips, F frames, C h w latent size, A action axes
+# K clips, F frames
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,45 +12,40 @@ from training.odometry.footage import TaughtVideo
 from training.odometry.settings import MeasureConfig
 from worldsim.model.memory.odometry import Odometry, integrate
 
-CLIPS_AT_A_TIME = 16
 QUANTILES = {"median": 0.5, "p90": 0.9}
+KINDS = ("shown", "noisy", "expected")
 
 
 @torch.no_grad()
-def measure_odometry(
-    odometry: Odometry,
-    taught: TaughtVideo,
-    config: MeasureConfig,
-    redraw: Callable[[Tensor], Tensor] = lambda latents: latents,
-) -> dict[str, float]:
+def measure_odometry(odometry: Odometry, taught: TaughtVideo, config: MeasureConfig) -> dict[str, float]:
     """Measure where paths end that are added up from estimates, beside where the player was.
 
     Args:
-        odometry: On the video's device.
+        odometry: On the video's device; its dropout is turned off.
         taught: Held-out video.
         config: How long paths are, and how many.
-        redraw: Returns the latents `[K, F + 1, C, h, w]` that are seen in the place of the encoder's.
 
     Returns:
-        For what was `shown` and what was `expected` (each frame by what was seen before it), median and 90th
-        percentile of the error of heading in degrees, and of the distance between where a path and the player
-        ended, as a share of the way he walked.
+        For what was `shown`, for the same with noise in the latents (`noisy`) and for what was `expected`
+        (each frame by what was seen before it), median and 90th percentile of the error of heading in
+        degrees, and of the distance between where a path and the player ended, as a share of his way.
 
     Raises:
         WorldError: If no episode is long enough.
     """
-    starts = fixed_starts(taught.video.lengths, config.length, config.num_clips)
-    places = range(0, len(starts), CLIPS_AT_A_TIME)
-    parts = []
-    for first in places:
-        actions, latents, moved = taught.clips(starts[first : first + CLIPS_AT_A_TIME], config.length - 1)
-        expected, shown, _ = odometry(odometry.initial_state(len(latents)), actions, redraw(latents.float()))
-        parts.append(torch.stack([shown.double(), expected.double(), moved])[:, :, config.watched_frames :])
-    shown, expected, moved = torch.cat(parts, dim=1).cpu()
+    odometry.eval()
+    starts = fixed_starts(taught.lengths, config.length, config.num_clips)
+    actions, moved = taught.clips(starts, config.length - 1)
+    state, estimates = odometry.initial_state(len(starts)), {}
+    for name, is_noisy in (("shown", False), ("noisy", True)):
+        energies = taught.seen(starts, config.length - 1, is_noisy)
+        expected, estimates[name], _ = odometry.follow(state, actions, energies)
+        estimates.setdefault("expected", expected)
+    moved = moved[:, config.watched_frames :].cpu()
     way = moved[..., :2].norm(dim=-1).sum(-1)
     found = {"clips": float(len(way)), "walked": float((way >= config.min_way).sum())}
-    for name, estimated in (("shown", shown), ("expected", expected)):
-        off = end_of(estimated) - end_of(moved)
+    for name in KINDS:
+        off = end_of(estimates[name][:, config.watched_frames :].double().cpu()) - end_of(moved)
         shares = (off[:, :2].norm(dim=-1) / way)[way >= config.min_way]
         for label, quantile in QUANTILES.items():
             found[f"{name}_heading_{label}_degrees"] = float(off[:, 2].abs().quantile(quantile))
@@ -70,7 +63,7 @@ def format_measures(found: dict[str, dict[str, float]]) -> str:
     """Return a table of what was measured in each folder: median and 90th percentile."""
     lines = [f"{'held out':<40} {'heading, degrees':>20} {'place, share':>20}"]
     for folder, values in found.items():
-        for name in ("shown", "expected"):
+        for name in KINDS:
             pairs = [
                 " ".join(f"{values.get(f'{name}_{what}', float('nan')):8.3f}" for what in whats)
                 for whats in (

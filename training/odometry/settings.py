@@ -46,18 +46,22 @@ class TrainOdometryConfig:
     )
     init: str = setting("", "Folder of an odometry network to go on from; '' is none.")
     hidden: int = setting(64, "Numbers that its recurrent unit keeps. Not used with init.", minimum=1)
-    channels: int = setting(32, "Channels of its convolutions. Not used with init.", minimum=1)
+    features: int = setting(64, "Numbers that it reads from two frames. Not used with init.", minimum=1)
     sequence_length: int = setting(32, "Frames of a clip.", minimum=2)
     batch_size: int = setting(32, "Clips of a pass.", minimum=1)
     unseen_size: int = setting(
         128, "Clips of a pass whose actions and poses alone teach the dynamics, beside batch_size.", minimum=1
     )
-    learning_rate: float = setting(2e-3, "Of AdamW, at full height.", above=0)
+    learning_rate: float = setting(3e-3, "Of AdamW, at full height.", above=0)
     noise: float = setting(
         0.3,
-        "Largest standard deviation of noise in the latents of every fourth clip, whose own variance is 1: what "
-        "a world draws is not what an encoder makes of real frames.",
+        "Largest standard deviation of the noise in noisy latents, whose own variance is 1: what a world "
+        "draws is not what an encoder makes of real frames.",
         minimum=0,
+    )
+    noisy_share: float = setting(0.25, "Of clips, with noisy latents.", minimum=0, maximum=1)
+    mirrored: bool = setting(
+        True, "Let half of the clips be seen in a mirror; for games where left is not otherwise than right."
     )
     summed_frames: int = setting(
         16, "Frames over which errors are also added up in the loss: they are to cancel.", minimum=1

@@ -16,13 +16,13 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from training.cli.entry import entry
-from training.data.latents import choose_episodes, digest_of
+from training.data.latents import choose_episodes, digest_of, to_device
 from training.engine.fabric import Passes, make_fabric, share_passes
 from training.engine.loop import fit, is_done, seed_of
 from training.engine.run_folder import RunFolder
 from training.engine.update import Training, prepare
 from training.odometry.footage import TaughtVideo, load_taught, read_displacements
-from training.odometry.learner import OdometryLearner
+from training.odometry.learner import Clips, OdometryLearner, mirror
 from training.odometry.measures import format_measures, measure_odometry
 from training.odometry.settings import TrainOdometryConfig
 from training.world.clips import cache_for, own_shares, own_workers
@@ -50,7 +50,7 @@ def build_odometry(config: TrainOdometryConfig, codec: FrameCodec, actions: Acti
         num_values=list(actions.num_values),
         encoder=encoder_digest(codec),
         hidden=config.hidden,
-        channels=config.channels,
+        features=config.features,
     )
     if not config.init:
         return Odometry(wanted)
@@ -87,18 +87,31 @@ def check_lengths(references: Sequence[EpisodeReference], length: int, name: str
 
 
 def make_batches(
-    parts: dict[int, TaughtVideo], config: TrainOdometryConfig, device: torch.device
-) -> Callable[[int, int], tuple[Tensor | torch.Generator, ...]]:
-    """Return the function that draws the clips of a pass of an update from its numbers alone."""
-    length = config.sequence_length
-    indices = {number: SequenceIndex(part.video.lengths, 1 + length) for number, part in parts.items()}
+    parts: dict[int, TaughtVideo], config: TrainOdometryConfig, layout: ActionLayout, device: torch.device
+) -> Callable[[int, int], tuple[Clips, Clips]]:
+    """Return the function that draws the clips of a pass of an update from its numbers alone.
 
-    def batch_at(step: int, number: int) -> tuple[Tensor | torch.Generator, ...]:
-        seed = seed_of(config.loop.seed, step, number)
-        rng, index, part = np.random.default_rng(seed), indices[number], parts[number]
-        seen = part.clips(index.sample(rng, config.batch_size), length)
-        unseen = part.unseen_clips(index.sample(rng, config.unseen_size), length)
-        return *seen, *unseen, torch.Generator(device).manual_seed(seed)
+    Args:
+        parts: What each pass learns from.
+        config: How many clips, and how long.
+        layout: Of the actions.
+        device: Of the video.
+    """
+    length = config.sequence_length
+    indices = {number: SequenceIndex(part.lengths, 1 + length) for number, part in parts.items()}
+
+    def batch_at(step: int, number: int) -> tuple[Clips, Clips]:
+        rng, part = np.random.default_rng(seed_of(config.loop.seed, step, number)), parts[number]
+        found = []
+        for count, is_seen in ((config.batch_size, True), (config.unseen_size, False)):
+            starts = indices[number].sample(rng, count)
+            noisy = rng.random(count) < config.noisy_share
+            energies = part.seen(starts, length, noisy) if is_seen else None
+            clips = Clips(*part.clips(starts, length), energies)
+            if config.mirrored:
+                clips = mirror(clips, layout, to_device(rng.random(count) < 0.5, device))
+            found.append(clips)
+        return found[0], found[1]
 
     return batch_at
 
@@ -143,6 +156,7 @@ class Teaching:
             references,
             moved,
             device,
+            self.config.noise,
             num_workers=own_workers(data, self.fabric),
             cache=cache_for(self.codec, data, device),
         )
@@ -173,13 +187,15 @@ def teach(config: TrainOdometryConfig) -> dict[str, dict[str, float]]:
     torch.manual_seed(config.loop.seed)
     odometry = build_odometry(config, codec, chosen[0].info.actions)
     teaching = Teaching(config, fabric, run, codec, chosen)
-    learner = OdometryLearner(odometry, config.noise, config.summed_frames)
+    if not config.init:
+        odometry.calibrate(torch.cat([part.energies[0].cpu() for part in teaching.parts.values()]))
+    learner = OdometryLearner(odometry, config.summed_frames)
     optimizer = torch.optim.AdamW(odometry.parameters(), lr=config.learning_rate, weight_decay=1e-4)
     training = prepare(fabric, learner, [optimizer], config.loop.ema_decay, teaching.passes)
     fit(
         fabric,
         training,
-        make_batches(teaching.parts, config, fabric.device),
+        make_batches(teaching.parts, config, chosen[0].info.actions, fabric.device),
         config.loop,
         run,
         frames_per_batch=config.batch_size * config.sequence_length,

@@ -37,9 +37,14 @@ TORUS = 8192.0
 """Map units after which a kept position comes round: more than a Doom map is wide, and exact in fp32."""
 PERIODS = (TORUS, TORUS, 360.0)
 REACH = (1, 2)
-SHIFTS = tuple((y, x) for y in (-1, 0, 1) for x in (-2, -1, 0, 1, 2))
-"""Cells of half the latents' size, down and to the right, that a picture may have moved by: a turn of 7 degrees
-is less than one, and sliding along a wall close by is two."""
+"""Cells of latents, down and to the right, that a picture is shifted by to find out how far it moved."""
+REGIONS = (4, 5)
+"""Rows and columns of a picture's parts, each of which may have moved by another way."""
+SHIFTS = (2 * REACH[0] + 1, 2 * REACH[1] + 1)
+FLOOR = 0.02
+"""Of squared differences of latents: less comes from the compression of video, also at rest."""
+NUM_ENERGIES = math.prod(SHIFTS) * math.prod(REGIONS)
+WIDTH, DROPOUT = 128, 0.1
 LARGEST = 8192
 """Of any size of a network."""
 
@@ -88,6 +93,33 @@ def wrap_poses(poses: Tensor) -> Tensor:
     return torch.remainder(poses + periods / 2, periods) - periods / 2
 
 
+def motion_energies(before: Tensor, after: Tensor) -> Tensor:
+    """Return how little each part of a picture differs from the next one, for each way it may have moved.
+
+    The logarithm of the mean squared difference of latents, as in block matching: the part has moved to where
+    it is least.
+
+    Args:
+        before: `[G, C, h, w]`, latents of unit variance.
+        after: Same shape, one frame later.
+
+    Returns:
+        `[G, 3, 5, 4, 5]` fp32, by the shift down and to the right, and by the part's row and column.
+    """
+    rows, columns = before.shape[-2:]
+    down, right = REACH
+    first, second = (
+        before.float(),
+        functional.pad(after.float(), (right, right, down, down), mode="replicate"),
+    )
+    found = []
+    for y in range(SHIFTS[0]):
+        for x in range(SHIFTS[1]):
+            error = (first - second[..., y : y + rows, x : x + columns]).square().mean(1)
+            found.append(functional.adaptive_avg_pool2d(error, REGIONS))
+    return (torch.stack(found, dim=1).unflatten(1, SHIFTS) + FLOOR).log()
+
+
 @dataclass(kw_only=True, slots=True)
 class OdometryConfig:
     """Shape of an odometry network."""
@@ -96,7 +128,7 @@ class OdometryConfig:
     num_values: list[int] = setting([3, 3, 3], "Number of values of each action axis.", minimum=1)
     encoder: str = setting("", "Digest of the encoder whose latents it reads.")
     hidden: int = setting(64, "Numbers that its recurrent unit keeps.", minimum=1, maximum=LARGEST)
-    channels: int = setting(32, "Channels of its convolutions.", minimum=1, maximum=LARGEST)
+    features: int = setting(64, "Numbers that it reads from two frames.", minimum=1, maximum=LARGEST)
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -110,96 +142,67 @@ class OdometryConfig:
 
     @property
     def min_weights(self) -> int:
-        """Number of weights of its convolutions, and of what reads their last maps."""
-        channels, height, width = self.latent_shape
-        maps = 9 * (channels + 3 * self.channels) * self.channels
-        return maps + 2 * self.channels * _quarter(height) * _quarter(width) * self.hidden
-
-
-def correlate(before: Tensor, after: Tensor) -> Tensor:
-    """Return how alike each cell of some maps is to the cells around it of others, as FlowNetC does.
-
-    A shift of a picture is a matter of products: sums of both frames hardly show it (docs/decisions/0049).
-
-    Args:
-        before: `[G, M, h, w]`.
-        after: Same shape.
-
-    Returns:
-        `[G, 15, h, w]` fp32, the cosine of a cell's features before and, in the order of `SHIFTS`, those of a
-        cell beside it after; 0 beyond the edge.
-    """
-    rows, columns = before.shape[-2:]
-    down, right = REACH
-    first = functional.normalize(before.float(), dim=1).flatten(2)  # [G, M, h * w]
-    second = functional.pad(functional.normalize(after.float(), dim=1), (right, right, down, down))
-    alike = first.mT @ second.flatten(2)  # [G, h * w, cells of the padded maps]
-    # All pairs in one product, of which few are read: a product for each shift takes a CPU longer.
-    width = columns + 2 * right
-    place = torch.arange(rows * columns, device=before.device)
-    corner = place // columns * width + place % columns
-    shifts = torch.tensor([(down + y) * width + right + x for y, x in SHIFTS], device=before.device)
-    index = (corner[:, None] + shifts).expand(len(alike), -1, -1)
-    return alike.gather(2, index).mT.unflatten(2, (rows, columns))
-
-
-def _read_maps(channels: int, maps: int, size: tuple[int, int], features: int) -> nn.Sequential:
-    """Return what reads features from maps at half size, keeping where things are."""
-    return nn.Sequential(
-        nn.Conv2d(channels, maps, 3, stride=2, padding=1),
-        nn.SiLU(),
-        nn.Flatten(),
-        nn.Linear(maps * _quarter(size[0]) * _quarter(size[1]), features),
-    )
+        """Number of weights of its recurrent unit, and of what reads frames."""
+        return 3 * self.hidden**2 + WIDTH * (NUM_ENERGIES + self.features)
 
 
 class Odometry(nn.Module):
     """Estimate the displacement of each frame, before it is drawn and after.
 
-    Three parts add up. The dynamics are a GRU's that knows nothing but actions and how far the player moved
-    so far: how long a key has been held, how much of the last step is kept. The frame before tells whether
-    there is room for it; with that the displacement is expected. Both frames then correct it, since a wall
-    may have stopped the player.
+    Before: dynamics, a GRU's that knows nothing but actions and how far the player moved so far, say what an
+    action does: how long a key has been held, how much of the last step is kept. After: two frames correct
+    it, since a wall may have stopped the player, by how their parts moved.
 
-    All behind the convolutions is computed in fp32 whatever autocast says: displacements add up, and the
-    rounding of bf16 would be degrees after a hundred frames of turning.
+    All is computed in fp32 whatever autocast says: displacements add up, and the rounding of bf16 would be
+    degrees after a hundred frames of turning.
     """
 
     units: Tensor
+    energy_mean: Tensor
+    energy_std: Tensor
 
     def __init__(self, config: OdometryConfig) -> None:
         super().__init__()
         self.config = config
-        channels, height, width = config.latent_shape
-        features, maps, num_buttons = config.hidden, config.channels, sum(config.num_values)
-        self.look = nn.Conv2d(channels, maps, 3, stride=2, padding=1)
-        self.scene = _read_maps(maps, maps, (height, width), features)
-        self.change = _read_maps(2 * maps + len(SHIFTS), maps, (height, width), features)
-        known = config.hidden + len(UNITS) + num_buttons
-        self.gru = nn.GRUCell(num_buttons + len(UNITS), config.hidden)
+        num_buttons, step = sum(config.num_values), len(UNITS)
+        known = config.hidden + step + num_buttons
+        self.gru = nn.GRUCell(num_buttons + step, config.hidden)
         self.move = Head(known)
-        self.foresee = Head(known + len(UNITS) + features)
-        self.correct = Head(known + len(UNITS) + 2 * features)
+        self.correct = Head(known + step + config.features)
+        self.look = nn.Sequential(
+            nn.Dropout(DROPOUT),
+            nn.Linear(NUM_ENERGIES, WIDTH),
+            nn.SiLU(),
+            nn.Dropout(DROPOUT),
+            nn.Linear(WIDTH, config.features),
+        )
         self.register_buffer("units", torch.tensor(UNITS), persistent=False)
+        self.register_buffer("energy_mean", torch.zeros(NUM_ENERGIES))
+        self.register_buffer("energy_std", torch.ones(NUM_ENERGIES))
+
+    @torch.no_grad()
+    def calibrate(self, energies: Tensor) -> None:
+        """Take mean and deviation of motion energies `[G, 3, 5, 4, 5]` as those of all video to come."""
+        flat = energies.flatten(1).float()
+        self.energy_mean.copy_(flat.mean(0))
+        self.energy_std.copy_(flat.std(0) + FLOOR)
 
     def initial_state(self, batch_size: int) -> Tensor:
         """Return the state `[B, H]` fp32 of a player of whom nothing is known."""
         return self.units.new_zeros(batch_size, self.config.hidden + len(UNITS))
 
-    def expected(self, state: Tensor, actions: Tensor, before: Tensor) -> Tensor:
+    def expected(self, state: Tensor, actions: Tensor) -> Tensor:
         """Return the displacement that an action is expected to make, before its frame is drawn.
 
         Args:
             state: `[B, H]` fp32, from `initial_state` or `shown`.
             actions: `[B, A]` integers, the action that leads to the next frame.
-            before: `[B, C, h, w]`, latents of the frame committed last.
 
         Returns:
             `[B, 3]` fp32, forward and left in map units, turn in degrees.
         """
-        scene = self.scene(self._maps(before)).float()
         with torch.autocast(state.device.type, enabled=False):
-            return self.units * self._expected(torch.cat([state, self._buttons(actions)], dim=-1), scene)
+            return self.units * self.move(torch.cat([state, self._buttons(actions)], dim=-1))
 
     def shown(self, state: Tensor, actions: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
         """Return the displacement that a frame shows, and the state after it.
@@ -227,30 +230,26 @@ class Odometry(nn.Module):
         Returns:
             Displacements `[B, F, 3]` fp32 as expected and as shown, and the state `[B, H]` fp32.
         """
-        buttons = self._buttons(actions)
-        batch, count = actions.shape[:2]
-        maps = self._maps(frames.flatten(0, 1)).unflatten(0, (batch, count + 1))
-        before, after = maps[:, :-1].flatten(0, 1), maps[:, 1:].flatten(0, 1)
-        compared = (maps.shape[2] + 1) // 2  # half of the features tell cells apart
-        alike = correlate(before[:, :compared], after[:, :compared])
-        both = torch.cat([before, after, alike], dim=1)
-        scenes = self.scene(before).float().unflatten(0, (batch, count))
-        changes = self.change(both).float().unflatten(0, (batch, count))
+        energies = motion_energies(frames[:, :-1].flatten(0, 1), frames[:, 1:].flatten(0, 1))
+        return self.follow(state, actions, energies.unflatten(0, actions.shape[:2]))
+
+    def follow(self, state: Tensor, actions: Tensor, energies: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the same as `forward`, of the motion energies `[B, F, 3, 5, 4, 5]` of the frames."""
         found = []
-        with torch.autocast(frames.device.type, enabled=False):
-            for pressed, scene, change in zip(
-                buttons.unbind(1), scenes.unbind(1), changes.unbind(1), strict=True
-            ):
+        with torch.autocast(state.device.type, enabled=False):
+            buttons = self._buttons(actions)
+            seen = self.look((energies.flatten(2).float() - self.energy_mean) / self.energy_std)
+            for pressed, change in zip(buttons.unbind(1), seen.unbind(1), strict=True):
                 known = torch.cat([state, pressed], dim=-1)
-                expected = self._expected(known, scene)
-                shown = expected + self.correct(torch.cat([known, expected, scene, change], dim=-1))
+                expected = self.move(known)
+                shown = expected + self.correct(torch.cat([known, expected, change], dim=-1))
                 state = self._moved(state, pressed, shown)
                 found.append(torch.stack([expected, shown]))
             expected, shown = (self.units * torch.stack(found, dim=2)).unbind(0)
             return expected, shown, state
 
     def dynamics(self, state: Tensor, actions: Tensor, displacements: Tensor) -> Tensor:
-        """Return what actions do where nothing is in the way, of players whose movement so far is known.
+        """Return what is expected of players whose movement so far is known.
 
         Args:
             state: `[B, H]` fp32, before the sequences.
@@ -267,11 +266,6 @@ class Odometry(nn.Module):
                 state = self._moved(state, pressed, step)
         return self.units * torch.stack(found, dim=1)
 
-    def _expected(self, known: Tensor, scene: Tensor) -> Tensor:
-        """Return displacements `[B, 3]` in units, of state and buttons and of the frame before."""
-        free = self.move(known)
-        return free + self.foresee(torch.cat([known, free, scene], dim=-1))
-
     def _moved(self, state: Tensor, pressed: Tensor, step: Tensor) -> Tensor:
         """Return the state after a displacement in units."""
         hidden = self.gru(torch.cat([pressed, step], dim=-1), state[:, : -len(UNITS)])
@@ -282,29 +276,21 @@ class Odometry(nn.Module):
         columns = zip(actions.unbind(-1), self.config.num_values, strict=True)
         return torch.cat([functional.one_hot(column, count) for column, count in columns], dim=-1).float()
 
-    def _maps(self, latents: Tensor) -> Tensor:
-        """Return maps at half size of latents `[G, C, h, w]`."""
-        return functional.silu(self.look(latents.float()))
-
 
 class Head(nn.Module):
     """Three numbers from features, by a linear map and a layer between; they begin near 0."""
 
-    def __init__(self, features: int, width: int = 128) -> None:
+    def __init__(self, features: int) -> None:
         super().__init__()
         self.straight = nn.Linear(features, len(UNITS), bias=False)
-        self.bent = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, len(UNITS)))
-        for layer in (self.straight, self.bent[-1]):
+        last = nn.Linear(WIDTH, len(UNITS))
+        self.bent = nn.Sequential(nn.Linear(features, WIDTH), nn.SiLU(), last)
+        for layer in (self.straight, last):
             nn.init.normal_(layer.weight, std=0.01)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return `[..., 3]` of features `[..., features]`."""
         return self.straight(features) + self.bent(features)
-
-
-def _quarter(side: int) -> int:
-    """Return the side of a map after two convolutions with a stride of two."""
-    return math.ceil(side / 4)
 
 
 def save_odometry(odometry: Odometry, folder: Path) -> None:
@@ -326,4 +312,4 @@ def load_odometry(folder: Path) -> Odometry:
         raise WorldError(f"{folder} holds no odometry: it has no {SHAPE_FILE}")
     config, checksums = read_shape(folder / SHAPE_FILE, SHAPE, OdometryConfig, "odometry")
     path = check_file(folder, WEIGHTS_FILE, checksums.get(WEIGHTS_FILE))
-    return load_weights(lambda: Odometry(config), path, config.min_weights, SHAPE_FILE)
+    return load_weights(lambda: Odometry(config), path, config.min_weights, SHAPE_FILE).eval()
