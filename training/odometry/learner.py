@@ -18,6 +18,10 @@ BETA = 0.1
 predictable, and one that hits a wall is not to outweigh them."""
 
 
+HIDDEN_SHARE = 0.1
+"""Of the energies of a clip."""
+
+
 class Clips(NamedTuple):
     """What is done in clips, what comes of it, and what is seen.
 
@@ -75,11 +79,17 @@ class OdometryLearner(nn.Module):
         self.odometry = odometry
         self.summed_frames = summed_frames
 
-    def forward(self, seen: Clips, unseen: Clips) -> dict[str, Tensor]:
-        """Return the losses of clips that are seen, and of others for the dynamics alone."""
+    def forward(self, seen: Clips, unseen: Clips, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the losses of clips that are seen, and of others for the dynamics alone.
+
+        Args:
+            seen: With energies, a tenth of which are hidden.
+            unseen: Others.
+            generator: Says which are hidden; on the device.
+        """
         assert seen.energies is not None
         start = self.odometry.initial_state(len(seen.actions))
-        expected, shown, _ = self.odometry.follow(start, seen.actions, seen.energies)
+        expected, shown, _ = self.odometry.follow(start, seen.actions, self._hide(seen.energies, generator))
         start = self.odometry.initial_state(len(unseen.actions))
         free = self.odometry.dynamics(start, unseen.actions, unseen.displacements)
         pairs = {"dynamics": (free, unseen), "expected": (expected, seen), "shown": (shown, seen)}
@@ -94,3 +104,9 @@ class OdometryLearner(nn.Module):
             for name, error in errors.items()
         }
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
+
+    def _hide(self, energies: Tensor, generator: torch.Generator) -> Tensor:
+        """Return energies some of which are what they are on average, so that none is relied upon alone."""
+        is_hidden = torch.rand(energies.shape, generator=generator, device=energies.device) < HIDDEN_SHARE
+        usual = self.odometry.energy_mean.unflatten(0, energies.shape[2:])
+        return torch.where(is_hidden, usual, energies.float())

@@ -21,7 +21,7 @@ def measure_odometry(odometry: Odometry, taught: TaughtVideo, config: MeasureCon
     """Measure where paths end that are added up from estimates, beside where the player was.
 
     Args:
-        odometry: On the video's device; its dropout is turned off.
+        odometry: On the video's device.
         taught: Held-out video.
         config: How long paths are, and how many.
 
@@ -33,7 +33,6 @@ def measure_odometry(odometry: Odometry, taught: TaughtVideo, config: MeasureCon
     Raises:
         WorldError: If no episode is long enough.
     """
-    odometry.eval()
     starts = fixed_starts(taught.lengths, config.length, config.num_clips)
     actions, moved = taught.clips(starts, config.length - 1)
     state, estimates = odometry.initial_state(len(starts)), {}

@@ -88,7 +88,7 @@ def check_lengths(references: Sequence[EpisodeReference], length: int, name: str
 
 def make_batches(
     parts: dict[int, TaughtVideo], config: TrainOdometryConfig, layout: ActionLayout, device: torch.device
-) -> Callable[[int, int], tuple[Clips, Clips]]:
+) -> Callable[[int, int], tuple[Clips, Clips, torch.Generator]]:
     """Return the function that draws the clips of a pass of an update from its numbers alone.
 
     Args:
@@ -100,9 +100,9 @@ def make_batches(
     length = config.sequence_length
     indices = {number: SequenceIndex(part.lengths, 1 + length) for number, part in parts.items()}
 
-    def batch_at(step: int, number: int) -> tuple[Clips, Clips]:
-        rng, part = np.random.default_rng(seed_of(config.loop.seed, step, number)), parts[number]
-        found = []
+    def batch_at(step: int, number: int) -> tuple[Clips, Clips, torch.Generator]:
+        seed, part, found = seed_of(config.loop.seed, step, number), parts[number], []
+        rng = np.random.default_rng(seed)
         for count, is_seen in ((config.batch_size, True), (config.unseen_size, False)):
             starts = indices[number].sample(rng, count)
             noisy = rng.random(count) < config.noisy_share
@@ -111,7 +111,7 @@ def make_batches(
             if config.mirrored:
                 clips = mirror(clips, layout, to_device(rng.random(count) < 0.5, device))
             found.append(clips)
-        return found[0], found[1]
+        return found[0], found[1], torch.Generator(device).manual_seed(seed)
 
     return batch_at
 

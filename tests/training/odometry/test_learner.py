@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.odometry.learner import OdometryLearner
-from worldsim.model.memory.odometry import Odometry, OdometryConfig
+from training.odometry.learner import Clips, OdometryLearner, mirror
+from worldsim.actions import ActionAxis, ActionLayout
+from worldsim.model.memory.odometry import Odometry, OdometryConfig, motion_energies
 
 THRUST, KEPT = 4.0, 0.75
 SHORTEST, LONGEST = 5.0, 60.0
@@ -41,15 +42,17 @@ def corridor(num_clips: int, num_frames: int, seed: int) -> tuple[Tensor, Tensor
     return actions, latents, moved
 
 
-def batch_of(num_clips: int, num_frames: int, seed: int) -> tuple[Tensor, ...]:
+def batch_of(num_clips: int, num_frames: int, seed: int) -> tuple[Clips, Clips]:
     actions, latents, moved = corridor(num_clips, num_frames, seed)
-    return actions, latents, moved, actions, moved
+    energies = motion_energies(latents[:, :-1].flatten(0, 1), latents[:, 1:].flatten(0, 1))
+    clips = Clips(actions, moved, energies.unflatten(0, (num_clips, num_frames)))
+    return clips, Clips(actions, moved)
 
 
-def small_learner(noise: float = 0.0) -> OdometryLearner:
+def small_learner() -> OdometryLearner:
     torch.manual_seed(0)
-    config = OdometryConfig(latent_shape=[4, 4, 16], num_values=[3], hidden=16, channels=8)
-    return OdometryLearner(Odometry(config), noise, summed_frames=8)
+    odometry = Odometry(OdometryConfig(latent_shape=[4, 4, 16], num_values=[3], hidden=16, features=16))
+    return OdometryLearner(odometry, summed_frames=8)
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -82,9 +85,11 @@ def test_the_loss_is_that_of_its_parts() -> None:
     learner = small_learner()
     for parameter in learner.parameters():
         torch.nn.init.zeros_(parameter)
-    actions, latents, _ = corridor(2, 16, 0)
+    seen, unseen = batch_of(2, 16, 0)
     moved = torch.tensor([16.0, -8.0, 1.0]).expand(2, 16, -1)
-    found = learner(actions, latents, moved, actions, moved, torch.Generator())
+    found = learner(
+        seen._replace(displacements=moved), unseen._replace(displacements=moved), torch.Generator()
+    )
     losses = {name: loss.item() for name, loss in found.items()}
     of_frames = ((1.0 - 0.05) + (0.5 - 0.05) + (0.2 - 0.05)) / 3  # above beta, smooth L1 is |x| - beta / 2
     sums = [8**0.5 * size for size in (1.0, 0.5, 0.2)]
@@ -94,13 +99,22 @@ def test_the_loss_is_that_of_its_parts() -> None:
     assert losses["loss"] == pytest.approx(3 * of_frames + sum(sums) / 3 - 0.05)
 
 
-def test_no_gradient_leaves_by_the_latents_and_noise_is_seeded() -> None:
-    learner = small_learner(noise=0.5)
-    actions, latents, moved = corridor(2, 16, 0)
-    latents = latents.clone().requires_grad_()
-    batch = actions, latents, moved, actions, moved
-    runs = [learner(*batch, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
-    runs[0]["loss"].backward()
-    assert latents.grad is None
-    assert all(each.grad is not None for each in learner.parameters())
-    assert torch.equal(runs[0]["loss"], runs[1]["loss"]) and not torch.equal(runs[0]["loss"], runs[2]["loss"])
+def test_in_a_mirror_left_is_right() -> None:
+    """Also where left is not the first button of its axis; other axes and clips stay as they are."""
+    layout = ActionLayout(
+        (
+            ActionAxis(name="move", buttons=("forward", "backward"), keys=(("w",), ("s",))),
+            ActionAxis(name="turn", buttons=("around", "right", "left"), keys=(("a",), ("b",), ("c",))),
+        )
+    )
+    actions = torch.tensor([[0, 0], [1, 1], [2, 2], [0, 3]]).expand(2, -1, -1)
+    clips = Clips(actions, torch.randn(2, 4, 3), torch.randn(2, 4, 3, 5, 4, 5))
+    found = mirror(clips, layout, torch.tensor([True, False]))
+    assert found.actions[0].tolist() == [[0, 0], [1, 1], [2, 3], [0, 2]]
+    torch.testing.assert_close(found.displacements[0], clips.displacements[0] * torch.tensor([1.0, -1, -1]))
+    assert clips.energies is not None and found.energies is not None
+    assert torch.equal(found.energies[0, 2, 1, 0, 3, 0], clips.energies[0, 2, 1, 4, 3, 4])
+    assert torch.equal(found.energies[0], clips.energies[0].flip(-1, -3))
+    for one, other in zip(found, clips, strict=True):
+        assert one is not None and other is not None and torch.equal(one[1], other[1])
+    assert mirror(clips._replace(energies=None), layout, torch.tensor([True, True])).energies is None

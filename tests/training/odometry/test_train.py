@@ -12,17 +12,23 @@ import pytest
 import torch
 
 from tests.fakes import TINY_ACTIONS, save_tiny_world, write_turning_dataset
-from training.data.latents import DataConfig, LatentVideo
+from training.data.latents import DataConfig
 from training.engine.fabric import FabricConfig
 from training.engine.loop import LoopConfig
-from training.odometry.footage import TaughtVideo, read_displacements
-from training.odometry.measures import measure_odometry
+from training.odometry.footage import TaughtVideo, energies_of, read_displacements
+from training.odometry.measures import KINDS, measure_odometry
 from training.odometry.settings import MeasureConfig, TrainOdometryConfig
 from training.odometry.train import teach
 from worldsim.codec import FrameCodec, load_codec, save_codec
 from worldsim.data.sequences import load_episodes
 from worldsim.errors import WorldError
-from worldsim.model.memory.odometry import Odometry, OdometryConfig, load_odometry, save_odometry
+from worldsim.model.memory.odometry import (
+    Odometry,
+    OdometryConfig,
+    load_odometry,
+    motion_energies,
+    save_odometry,
+)
 from worldsim.world.rewrite import encoder_digest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -44,7 +50,7 @@ def config_of(out: Path, world: Path, video: Path, **changed: Any) -> TrainOdome
         "data": DataConfig(train=[str(video)], heldout=[str(video)], num_workers=1),
         "codec": str(world),
         "hidden": 8,
-        "channels": 4,
+        "features": 4,
         "sequence_length": 6,
         "summed_frames": 3,
         "batch_size": 4,
@@ -75,7 +81,7 @@ def test_it_learns_a_turn_and_writes_what_it_measured(taught: Path, world: Path,
     found = measures[str(video)]
     assert found["clips"] == 4 and found["walked"] == 0  # so places are not judged
     assert set(found) - {"clips", "walked"} == {
-        f"{name}_heading_{label}_degrees" for name in ("shown", "expected") for label in ("median", "p90")
+        f"{name}_heading_{label}_degrees" for name in KINDS for label in ("median", "p90")
     }
     assert found["shown_heading_median_degrees"] < 100
 
@@ -129,21 +135,21 @@ def test_clips_that_fit_into_no_episode_are_refused(world: Path, video: Path, tm
 
 
 class Biased(Odometry):
-    """Says what is true, and a twentieth of a degree and a unit to the left more."""
+    """Expects what is true, and is shown a twentieth of a degree and a unit to the left more."""
 
-    def forward(self, state: torch.Tensor, actions: torch.Tensor, frames: torch.Tensor) -> Any:
-        moved = frames[:, 1:, :3, 0, 0]
+    def follow(self, state: torch.Tensor, actions: torch.Tensor, energies: torch.Tensor) -> Any:
+        moved = energies[..., 0, 0, 0, :3].double()
         return moved, moved + torch.tensor([0.0, 1.0, 0.05]), state
 
 
 def test_errors_are_those_of_where_paths_end() -> None:
     """A path of 100 frames straight ahead, 10 units each: 5 degrees off, and by the sideways steps."""
-    moved = torch.tensor([10.0, 0.0, 0.0]).expand(130, -1)
-    latents = torch.zeros(130, 4, 4, 4)
-    latents[:, :3] = moved[:, :, None, None]
-    video = LatentVideo(latents.half(), torch.zeros(130, 1, dtype=torch.int64), [130])
-    odometry = Biased(OdometryConfig(latent_shape=[4, 4, 4], num_values=[1], hidden=1, channels=1))
-    found = measure_odometry(odometry, TaughtVideo(video, moved.double()), MeasureConfig(num_clips=3))
+    moved = torch.tensor([10.0, 0.0, 0.0], dtype=torch.float64).expand(130, -1)
+    energies = torch.zeros(2, 130, 3, 5, 4, 5)
+    energies[..., 0, 0, 0, :3] = moved
+    taught = TaughtVideo(torch.zeros(130, 1, dtype=torch.int64), moved, energies, [130])
+    odometry = Biased(OdometryConfig(latent_shape=[4, 4, 4], num_values=[1], hidden=1, features=1))
+    found = measure_odometry(odometry, taught, MeasureConfig(num_clips=3))
     assert found["clips"] == found["walked"] == 3
     assert found["expected_heading_median_degrees"] == 0 and found["expected_place_p90_share"] == 0
     assert found["shown_heading_p90_degrees"] == pytest.approx(5.0, abs=1e-4)
@@ -151,6 +157,15 @@ def test_errors_are_those_of_where_paths_end() -> None:
     x = (10 * np.cos(headings) - np.sin(headings)).sum() - 1000
     y = (10 * np.sin(headings) + np.cos(headings)).sum()
     assert found["shown_place_median_share"] == pytest.approx(np.hypot(x, y) / 1000, rel=1e-4)
+
+
+def test_noise_is_in_noisy_energies_alone_and_a_frame_is_compared_with_the_one_before() -> None:
+    latents = torch.randn(300, 4, 4, 8, generator=torch.Generator().manual_seed(0)).half()
+    clean, noisy = energies_of(latents, 0.0), energies_of(latents, 0.5)
+    expected = motion_energies(latents[:-1], latents[1:]).half()
+    assert torch.equal(clean[1:], expected) and clean.shape == (300, 3, 5, 4, 5)
+    assert (noisy - clean).abs().mean() > 0.01
+    assert torch.equal(noisy, energies_of(latents, 0.5))
 
 
 def test_displacements_are_those_on_the_way_to_each_frame(video: Path) -> None:

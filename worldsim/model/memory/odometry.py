@@ -44,7 +44,7 @@ SHIFTS = (2 * REACH[0] + 1, 2 * REACH[1] + 1)
 FLOOR = 0.02
 """Of squared differences of latents: less comes from the compression of video, also at rest."""
 NUM_ENERGIES = math.prod(SHIFTS) * math.prod(REGIONS)
-WIDTH, DROPOUT = 128, 0.1
+WIDTH = 128
 LARGEST = 8192
 """Of any size of a network."""
 
@@ -170,11 +170,7 @@ class Odometry(nn.Module):
         self.move = Head(known)
         self.correct = Head(known + step + config.features)
         self.look = nn.Sequential(
-            nn.Dropout(DROPOUT),
-            nn.Linear(NUM_ENERGIES, WIDTH),
-            nn.SiLU(),
-            nn.Dropout(DROPOUT),
-            nn.Linear(WIDTH, config.features),
+            nn.Linear(NUM_ENERGIES, WIDTH), nn.SiLU(), nn.Linear(WIDTH, config.features)
         )
         self.register_buffer("units", torch.tensor(UNITS), persistent=False)
         self.register_buffer("energy_mean", torch.zeros(NUM_ENERGIES))
