@@ -18,8 +18,6 @@ BETA = 0.1
 predictable, and one that hits a wall is not to outweigh them."""
 
 
-SUMMED_BETA = 1.0
-"""Of sums: where nobody can know better, what is shown is to be right on average."""
 HIDDEN_SHARE = 0.1
 """Of the energies of a clip."""
 
@@ -101,9 +99,8 @@ class OdometryLearner(nn.Module):
         }
         sums, count = functional.pad(errors["shown"].cumsum(1), (0, 0, 1, 0)), self.summed_frames
         errors["summed"] = (sums[:, count:] - sums[:, :-count]) / count**0.5
-        betas = dict.fromkeys(errors, BETA) | {"summed": SUMMED_BETA}
         losses = {
-            name: functional.smooth_l1_loss(error, torch.zeros_like(error), beta=betas[name])
+            name: functional.smooth_l1_loss(error, torch.zeros_like(error), beta=BETA)
             for name, error in errors.items()
         }
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}

@@ -118,6 +118,16 @@ def test_it_goes_on_from_a_network_of_the_same_latents_and_buttons(
         teach(replace(again, init=str(tmp_path / "buttons"), out=str(tmp_path / "third")))
 
 
+def test_the_digest_is_of_the_encoder_alone(world: Path) -> None:
+    codec = load_codec(world)
+    before = encoder_digest(codec)
+    with torch.no_grad():
+        next(codec.decoder.parameters()).add_(1)
+    assert encoder_digest(codec) == before
+    codec.latent_mean.add_(1)
+    assert encoder_digest(codec) != before
+
+
 def test_video_without_poses_is_refused_before_it_is_encoded(world: Path, tmp_path: Path) -> None:
     video = write_turning_dataset(tmp_path / "video", has_poses=False)
     with pytest.raises(WorldError, match=r"episode-000\.jsonl records no poses"):
