@@ -77,5 +77,3 @@ class TrainOdometryConfig:
                 f"summed_frames must be at most sequence_length, got {self.summed_frames} and "
                 f"{self.sequence_length}"
             )
-        if self.fabric.strategy == "fsdp":
-            raise WorldError("fabric.strategy=fsdp is for large networks: choose ddp")

@@ -180,6 +180,8 @@ class Teaching:
 
 def teach(config: TrainOdometryConfig) -> dict[str, dict[str, float]]:
     """Teach, and return what was measured on each folder of held-out video."""
+    if config.fabric.strategy == "fsdp":
+        raise WorldError("fabric.strategy=fsdp is for large networks: choose ddp")
     run = RunFolder(config.out, config)
     fabric = make_fabric(config.fabric, run.path)
     codec = find_codec(config.codec).eval().requires_grad_(False)

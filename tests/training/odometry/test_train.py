@@ -140,6 +140,8 @@ def test_clips_that_fit_into_no_episode_are_refused(world: Path, video: Path, tm
         teach(config_of(tmp_path, world, video, measure=MeasureConfig(watched_frames=2, frames=60)))
     with pytest.raises(WorldError, match="sequence_length: .* sequence of 81 frames"):
         teach(config_of(tmp_path, world, video, sequence_length=80))
+    with pytest.raises(WorldError, match="choose ddp"):
+        teach(config_of(tmp_path, world, video, fabric=FabricConfig(accelerator="cpu", strategy="fsdp")))
     with pytest.raises(WorldError, match="summed_frames must be at most sequence_length"):
         config_of(tmp_path, world, video, summed_frames=7)
 
