@@ -203,6 +203,7 @@ def test_the_pages_give_each_command_of_training() -> None:
         "features",
         "calibrate",
         "evaluate",
+        "odometry",
         "report_conversion",
         "rl",
         "sharpen",

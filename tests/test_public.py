@@ -57,7 +57,7 @@ COMMANDS = (
         "long_play",
         "matched",
     ),
-    *("outcome_heads", "play", "pretrain", "report_conversion", "rl", "select_layers", "sharpen"),
+    *("odometry", "outcome_heads", "play", "pretrain", "report_conversion", "rl", "select_layers", "sharpen"),
     *("check", "export", "ingest"),
 )
 

@@ -5,6 +5,8 @@ Its outcome heads or its decoder may be others, too: all other weights are then 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 from dataclasses import asdict
@@ -37,6 +39,16 @@ def is_same_encoder(codec: FrameCodec, other: FrameCodec) -> bool:
         name.startswith(DECODER) or torch.equal(tensor.float().cpu(), others[name].float().cpu())
         for name, tensor in codec.state_dict().items()
     )
+
+
+def encoder_digest(codec: FrameCodec) -> str:
+    """Return a digest of what makes a codec's latents; equal where `is_same_encoder` holds."""
+    config = {name: value for name, value in asdict(codec.config).items() if not name.startswith(DECODER)}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name, tensor in sorted(codec.state_dict().items()):
+        if not name.startswith(DECODER):
+            digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def check_described(world: World, folder: Path) -> None:

@@ -1,0 +1,187 @@
+"""Teaching of odometry on disk, at toy size: what it writes, resumes exactly, measures by folder, refuses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.fakes import TINY_ACTIONS, save_tiny_world, write_turning_dataset
+from training.data.latents import DataConfig
+from training.engine.fabric import FabricConfig
+from training.engine.loop import LoopConfig
+from training.odometry.footage import TaughtVideo, energies_of, read_displacements
+from training.odometry.measures import KINDS, measure_odometry
+from training.odometry.settings import MeasureConfig, TrainOdometryConfig
+from training.odometry.train import teach
+from worldsim.codec import FrameCodec, load_codec, save_codec
+from worldsim.data.sequences import load_episodes
+from worldsim.errors import WorldError
+from worldsim.model.memory.odometry import (
+    Odometry,
+    OdometryConfig,
+    load_odometry,
+    motion_energies,
+    save_odometry,
+)
+from worldsim.world.rewrite import encoder_digest
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_world(tmp_path_factory.mktemp("world") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_turning_dataset(tmp_path_factory.mktemp("video"))
+
+
+def config_of(out: Path, world: Path, video: Path, **changed: Any) -> TrainOdometryConfig:
+    settings: dict[str, Any] = {
+        "out": str(out),
+        "data": DataConfig(train=[str(video)], heldout=[str(video)], num_workers=1),
+        "codec": str(world),
+        "hidden": 8,
+        "features": 4,
+        "sequence_length": 6,
+        "summed_frames": 3,
+        "batch_size": 4,
+        "learning_rate": 1e-2,
+        "measure": MeasureConfig(watched_frames=2, frames=10, num_clips=4),
+        "loop": LoopConfig(
+            num_steps=30, warmup_steps=1, decay_fraction=0, ema_decay=0.5, checkpoint_seconds=1e9
+        ),
+        "fabric": FabricConfig(accelerator="cpu", precision="32-true"),
+    }
+    return TrainOdometryConfig(**(settings | changed))
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory, world: Path, video: Path) -> Path:
+    out = tmp_path_factory.mktemp("run") / "odometry"
+    teach(config_of(out, world, video))
+    return out
+
+
+def test_it_learns_a_turn_and_writes_what_it_measured(taught: Path, world: Path, video: Path) -> None:
+    """The player turns by 30 degrees a frame: 300 in a path of 10 frames."""
+    odometry = load_odometry(taught / "odometry")
+    assert odometry.config.num_values == list(TINY_ACTIONS.num_values)
+    assert odometry.config.encoder == encoder_digest(load_codec(world))
+    measures = json.loads((taught / "measures.json").read_text())
+    assert measures["steps"] == 30
+    found = measures[str(video)]
+    assert found["clips"] == 4 and found["walked"] == 0  # so places are not judged
+    assert set(found) - {"clips", "walked"} == {
+        f"{name}_heading_{label}_degrees" for name in KINDS for label in ("median", "p90")
+    }
+    assert found["shown_heading_median_degrees"] < 100
+
+
+def test_a_resumed_teaching_equals_an_unbroken_one(
+    taught: Path, world: Path, video: Path, tmp_path: Path
+) -> None:
+    config = config_of(tmp_path / "run", world, video)
+    for steps in (7, 30):
+        teach(replace(config, loop=replace(config.loop, num_steps=steps)))
+    whole, parts = load_odometry(taught / "odometry"), load_odometry(tmp_path / "run" / "odometry")
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, parts.state_dict()[name]), name
+
+
+def test_it_goes_on_from_a_network_of_the_same_latents_and_buttons(
+    taught: Path, world: Path, video: Path, tmp_path: Path
+) -> None:
+    init = str(taught / "odometry")
+    loop = LoopConfig(num_steps=1, warmup_steps=0, checkpoint_seconds=1e9)
+    again = config_of(tmp_path / "again", world, video, init=init, learning_rate=1e-9, loop=loop)
+    teach(again)
+    before, after = load_odometry(taught / "odometry"), load_odometry(tmp_path / "again" / "odometry")
+    for old, new in zip(before.parameters(), after.parameters(), strict=True):
+        torch.testing.assert_close(old, new, atol=1e-6, rtol=0)
+    torch.manual_seed(1)
+    save_codec(FrameCodec(load_codec(world).config), tmp_path / "codec")
+    with pytest.raises(WorldError, match="another encoder"):
+        teach(replace(again, codec=str(tmp_path / "codec"), out=str(tmp_path / "other")))
+    told = json.loads((taught / "odometry" / "odometry.json").read_text())
+    odometry = Odometry(OdometryConfig(**(told["odometry"] | {"num_values": [2, 2, 2]})))
+    save_odometry(odometry, tmp_path / "buttons")
+    with pytest.raises(WorldError, match="taught with actions"):
+        teach(replace(again, init=str(tmp_path / "buttons"), out=str(tmp_path / "third")))
+
+
+def test_the_digest_is_of_the_encoder_alone(world: Path) -> None:
+    codec = load_codec(world)
+    before = encoder_digest(codec)
+    with torch.no_grad():
+        next(codec.decoder.parameters()).add_(1)
+    assert encoder_digest(codec) == before
+    codec.latent_mean.add_(1)
+    assert encoder_digest(codec) != before
+
+
+def test_video_without_poses_is_refused_before_it_is_encoded(world: Path, tmp_path: Path) -> None:
+    video = write_turning_dataset(tmp_path / "video", has_poses=False)
+    with pytest.raises(WorldError, match=r"episode-000\.jsonl records no poses"):
+        teach(config_of(tmp_path / "run", world, video))
+    assert not (video / "latents").exists()
+
+
+def test_clips_that_fit_into_no_episode_are_refused(world: Path, video: Path, tmp_path: Path) -> None:
+    with pytest.raises(WorldError, match=r"measure\.frames: .* sequence of 63 frames"):
+        teach(config_of(tmp_path, world, video, measure=MeasureConfig(watched_frames=2, frames=60)))
+    with pytest.raises(WorldError, match="sequence_length: .* sequence of 81 frames"):
+        teach(config_of(tmp_path, world, video, sequence_length=80))
+    with pytest.raises(WorldError, match="choose ddp"):
+        teach(config_of(tmp_path, world, video, fabric=FabricConfig(accelerator="cpu", strategy="fsdp")))
+    with pytest.raises(WorldError, match="summed_frames must be at most sequence_length"):
+        config_of(tmp_path, world, video, summed_frames=7)
+
+
+class Biased(Odometry):
+    """Expects what is true, and is shown a twentieth of a degree and a unit to the left more."""
+
+    def follow(self, state: torch.Tensor, actions: torch.Tensor, energies: torch.Tensor) -> Any:
+        moved = energies[..., 0, 0, 0, :3].double()
+        return moved, moved + torch.tensor([0.0, 1.0, 0.05]), state
+
+
+def test_errors_are_those_of_where_paths_end() -> None:
+    """A path of 100 frames straight ahead, 10 units each: 5 degrees off, and by the sideways steps."""
+    moved = torch.tensor([10.0, 0.0, 0.0], dtype=torch.float64).expand(130, -1)
+    energies = torch.zeros(2, 130, 3, 5, 4, 5)
+    energies[..., 0, 0, 0, :3] = moved
+    taught = TaughtVideo(torch.zeros(130, 1, dtype=torch.int64), moved, energies, [130])
+    odometry = Biased(OdometryConfig(latent_shape=[4, 4, 4], num_values=[1], hidden=1, features=1))
+    found = measure_odometry(odometry, taught, MeasureConfig(num_clips=3))
+    assert found["clips"] == found["walked"] == 3
+    assert found["expected_heading_median_degrees"] == 0 and found["expected_place_p90_share"] == 0
+    assert found["shown_heading_p90_degrees"] == pytest.approx(5.0, abs=1e-4)
+    headings = np.deg2rad(0.05 * np.arange(1, 101) - 0.025)
+    x = (10 * np.cos(headings) - np.sin(headings)).sum() - 1000
+    y = (10 * np.sin(headings) + np.cos(headings)).sum()
+    assert found["shown_place_median_share"] == pytest.approx(np.hypot(x, y) / 1000, rel=1e-4)
+
+
+def test_noise_is_in_noisy_energies_alone_and_a_frame_is_compared_with_the_one_before() -> None:
+    latents = torch.randn(300, 4, 4, 8, generator=torch.Generator().manual_seed(0)).half()
+    clean, noisy = energies_of(latents, 0.0), energies_of(latents, 0.5)
+    expected = motion_energies(latents[:-1], latents[1:]).half()
+    assert torch.equal(clean[1:], expected) and clean.shape == (300, 3, 5, 4, 5)
+    assert (noisy - clean).abs().mean() > 0.01
+    assert torch.equal(noisy, energies_of(latents, 0.5))
+
+
+def test_displacements_are_those_on_the_way_to_each_frame(video: Path) -> None:
+    first, second = read_displacements(load_episodes([video]))
+    assert first.shape == (60, 3) and torch.equal(first, second)
+    assert first[0].tolist() == [0.0, 0.0, 0.0]
+    torch.testing.assert_close(first[1:, 2], torch.full((59,), 30.0, dtype=torch.float64))

@@ -1,0 +1,5 @@
+"""Teaching of odometry on recorded poses: `python -m training.odometry codec=WORLD`."""
+
+from training.odometry.train import main
+
+__all__ = ["main"]

@@ -1,0 +1,112 @@
+"""The loss of odometry, as a module that Fabric can wrap."""
+
+# B clips, U clips of which nothing is seen, F frames, A action axes
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from worldsim.actions import ActionLayout
+from worldsim.model.memory.odometry import Odometry
+
+BETA = 0.1
+"""Errors below so many units count by their square, larger ones by their size: most frames are exactly
+predictable, and one that hits a wall is not to outweigh them."""
+
+
+HIDDEN_SHARE = 0.1
+"""Of the energies of a clip."""
+
+
+class Clips(NamedTuple):
+    """What is done in clips, what comes of it, and what is seen.
+
+    Attributes:
+        actions: `[B, F, A]`.
+        displacements: `[B, F, 3]`, the true ones.
+        energies: `[B, F, 3, 5, 4, 5]`; None where nothing is seen.
+    """
+
+    actions: Tensor
+    displacements: Tensor
+    energies: Tensor | None = None
+
+
+def mirror(clips: Clips, layout: ActionLayout, is_mirrored: Tensor) -> Clips:
+    """Return clips some of which are seen in a mirror: left is right there.
+
+    Args:
+        clips: Any.
+        layout: Its buttons that are called left and right change places.
+        is_mirrored: `[B]` bool.
+    """
+    chosen = is_mirrored[:, None, None]
+    columns = []
+    for axis, column in zip(layout.axes, clips.actions.unbind(-1), strict=True):
+        values = torch.arange(1 + len(axis.buttons), device=column.device)
+        if {"left", "right"} <= set(axis.buttons):
+            left, right = 1 + axis.buttons.index("left"), 1 + axis.buttons.index("right")
+            values[left], values[right] = right, left
+        columns.append(values[column])
+    signs = torch.tensor([1.0, -1.0, -1.0], device=chosen.device)
+    energies = clips.energies
+    if energies is not None:
+        energies = torch.where(chosen[..., None, None, None], energies.flip(-1, -3), energies)
+    return Clips(
+        torch.where(chosen, torch.stack(columns, dim=-1), clips.actions),
+        torch.where(chosen, signs * clips.displacements, clips.displacements),
+        energies,
+    )
+
+
+class OdometryLearner(nn.Module):
+    """Errors of the displacements that are expected and shown, of sums of what is shown, and of the dynamics.
+
+    The dynamics learn from the true movement so far, which no picture is needed for: so clips of theirs cost
+    next to nothing, and there are many.
+
+    Args:
+        odometry: Learns in place.
+        summed_frames: Over how many frames errors are added up.
+    """
+
+    def __init__(self, odometry: Odometry, summed_frames: int) -> None:
+        super().__init__()
+        self.odometry = odometry
+        self.summed_frames = summed_frames
+
+    def forward(self, seen: Clips, unseen: Clips, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the losses of clips that are seen, and of others for the dynamics alone.
+
+        Args:
+            seen: With energies, a tenth of which are hidden.
+            unseen: Others.
+            generator: Says which are hidden; on the device.
+        """
+        assert seen.energies is not None
+        start = self.odometry.initial_state(len(seen.actions))
+        expected, shown, _ = self.odometry.follow(start, seen.actions, self._hide(seen.energies, generator))
+        start = self.odometry.initial_state(len(unseen.actions))
+        free = self.odometry.dynamics(start, unseen.actions, unseen.displacements)
+        pairs = {"dynamics": (free, unseen), "expected": (expected, seen), "shown": (shown, seen)}
+        errors = {
+            name: (found - clips.displacements.float()) / self.odometry.units
+            for name, (found, clips) in pairs.items()
+        }
+        sums, count = functional.pad(errors["shown"].cumsum(1), (0, 0, 1, 0)), self.summed_frames
+        errors["summed"] = (sums[:, count:] - sums[:, :-count]) / count**0.5
+        losses = {
+            name: functional.smooth_l1_loss(error, torch.zeros_like(error), beta=BETA)
+            for name, error in errors.items()
+        }
+        return {"loss": torch.stack(list(losses.values())).sum(), **losses}
+
+    def _hide(self, energies: Tensor, generator: torch.Generator) -> Tensor:
+        """Return energies some of which are what they are on average, so that none is relied upon alone."""
+        is_hidden = torch.rand(energies.shape, generator=generator, device=energies.device) < HIDDEN_SHARE
+        usual = self.odometry.energy_mean.unflatten(0, energies.shape[2:])
+        return torch.where(is_hidden, usual, energies.float())

@@ -1,0 +1,79 @@
+"""Settings of the teaching of odometry, and of its measurement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from training.data.latents import DataConfig
+from training.engine.fabric import FabricConfig
+from training.engine.loop import LoopConfig
+from worldsim.errors import WorldError
+from worldsim.settings import REQUIRED, check_settings, setting
+
+
+@dataclass(kw_only=True, slots=True)
+class MeasureConfig:
+    """How far off a path is that was added up from estimates."""
+
+    watched_frames: int = setting(
+        16, "Frames before each path, in which it finds out how fast the player is.", minimum=0
+    )
+    frames: int = setting(100, "Frames of a path.", minimum=1)
+    num_clips: int = setting(128, "Paths in each folder of held-out video, from fixed places.", minimum=1)
+    min_way: float = setting(
+        64.0, "Map units that the player walks at least, for a path's error of place to count.", above=0
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self, "measure.")
+
+    @property
+    def length(self) -> int:
+        """Frames of a clip, with the one that is seen before."""
+        return 1 + self.watched_frames + self.frames
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainOdometryConfig:
+    """Settings of `python -m training.odometry`."""
+
+    out: str = setting(REQUIRED, "The run's folder; the network is written to OUT/odometry.")
+    data: DataConfig = setting(
+        REQUIRED, "Gameplay video with poses; each folder of data.heldout is measured apart."
+    )
+    codec: str = setting(
+        REQUIRED, "Whose latents it reads: a world that ships, or the folder of a world or of a codec."
+    )
+    init: str = setting("", "Folder of an odometry network to go on from; '' is none.")
+    hidden: int = setting(64, "Numbers that its recurrent unit keeps. Not used with init.", minimum=1)
+    features: int = setting(64, "Numbers that it reads from two frames. Not used with init.", minimum=1)
+    sequence_length: int = setting(32, "Frames of a clip.", minimum=2)
+    batch_size: int = setting(32, "Clips of a pass.", minimum=1)
+    unseen_size: int = setting(
+        128, "Clips of a pass whose actions and poses alone teach the dynamics, beside batch_size.", minimum=1
+    )
+    learning_rate: float = setting(3e-3, "Of AdamW, at full height.", above=0)
+    noise: float = setting(
+        0.3,
+        "Largest standard deviation of the noise in noisy latents, whose own variance is 1: what a world "
+        "draws is not what an encoder makes of real frames.",
+        minimum=0,
+    )
+    noisy_share: float = setting(0.25, "Of clips, with noisy latents.", minimum=0, maximum=1)
+    mirrored: bool = setting(
+        True, "Let half of the clips be seen in a mirror; for games where left is not otherwise than right."
+    )
+    summed_frames: int = setting(
+        16, "Frames over which errors are also added up in the loss: they are to cancel.", minimum=1
+    )
+    measure: MeasureConfig = setting(MeasureConfig, "What is measured at checkpoints.")
+    loop: LoopConfig = setting(LoopConfig, "Length and care.")
+    fabric: FabricConfig = setting(FabricConfig, "Device, precision, distribution.")
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.summed_frames > self.sequence_length:
+            raise WorldError(
+                f"summed_frames must be at most sequence_length, got {self.summed_frames} and "
+                f"{self.sequence_length}"
+            )

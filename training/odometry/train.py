@@ -1,0 +1,213 @@
+"""Teaching of odometry on recorded poses: `python -m training.odometry codec=WORLD`.
+
+A small recurrent network learns from actions and latents how far the player moves in each frame, forward,
+sideways and in degrees, on video that records poses. The network whose memory follows the path learns nothing
+here. What it writes is measured on held-out video: errors of heading and place after a hundred frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from training.cli.entry import entry
+from training.data.latents import choose_episodes, digest_of, to_device
+from training.engine.fabric import Passes, make_fabric, share_passes
+from training.engine.loop import fit, is_done, seed_of
+from training.engine.run_folder import RunFolder
+from training.engine.update import Training, prepare
+from training.odometry.footage import TaughtVideo, load_taught, read_displacements
+from training.odometry.learner import Clips, OdometryLearner, mirror
+from training.odometry.measures import format_measures, measure_odometry
+from training.odometry.settings import TrainOdometryConfig
+from training.world.clips import cache_for, own_shares, own_workers
+from worldsim.actions import ActionLayout
+from worldsim.codec import FrameCodec
+from worldsim.data.sequences import EpisodeReference, SequenceIndex
+from worldsim.errors import WorldError
+from worldsim.model.memory.odometry import Odometry, OdometryConfig, load_odometry, save_odometry
+from worldsim.storage.files import write_json
+from worldsim.world.rewrite import encoder_digest
+from worldsim.world.world import find_codec
+
+MEASURES_FILE, NETWORK = "measures.json", "odometry"
+
+
+def build_odometry(config: TrainOdometryConfig, codec: FrameCodec, actions: ActionLayout) -> Odometry:
+    """Return what is taught: a new network, or that of `init`.
+
+    Raises:
+        WorldError: If that one reads other latents, or other actions.
+    """
+    channels, height, width = codec.latent_shape
+    wanted = OdometryConfig(
+        latent_shape=[channels, height, width],
+        num_values=list(actions.num_values),
+        encoder=encoder_digest(codec),
+        hidden=config.hidden,
+        features=config.features,
+    )
+    if not config.init:
+        return Odometry(wanted)
+    odometry = load_odometry(Path(config.init))
+    found = odometry.config
+    if (found.latent_shape, found.encoder) != (wanted.latent_shape, wanted.encoder):
+        raise WorldError(f"init={config.init} reads the latents of another encoder than codec={config.codec}")
+    if found.num_values != wanted.num_values:
+        raise WorldError(
+            f"init={config.init} was taught with actions of {found.num_values} values, the video has "
+            f"{wanted.num_values}"
+        )
+    return odometry
+
+
+def heldout_sets(config: TrainOdometryConfig, actions: ActionLayout) -> dict[str, list[EpisodeReference]]:
+    """Return the held-out episodes of each folder.
+
+    Raises:
+        WorldError: If they have other buttons, or none of a folder is long enough.
+    """
+    found = {folder: choose_episodes([folder], 0, actions) for folder in config.data.heldout}
+    for folder, references in found.items():
+        check_lengths(references, config.measure.length, f"measure.frames: {folder}")
+    return found
+
+
+def check_lengths(references: Sequence[EpisodeReference], length: int, name: str) -> None:
+    """Raise `WorldError`, beginning with `name`, if no episode holds so many frames."""
+    try:
+        SequenceIndex([each.num_frames for each in references], length)
+    except WorldError as error:
+        raise WorldError(f"{name}: {error}") from error
+
+
+def make_batches(
+    parts: dict[int, TaughtVideo], config: TrainOdometryConfig, layout: ActionLayout, device: torch.device
+) -> Callable[[int, int], tuple[Clips, Clips, torch.Generator]]:
+    """Return the function that draws the clips of a pass of an update from its numbers alone.
+
+    Args:
+        parts: What each pass learns from.
+        config: How many clips, and how long.
+        layout: Of the actions.
+        device: Of the video.
+    """
+    length = config.sequence_length
+    indices = {number: SequenceIndex(part.lengths, 1 + length) for number, part in parts.items()}
+
+    def batch_at(step: int, number: int) -> tuple[Clips, Clips, torch.Generator]:
+        seed, part, found = seed_of(config.loop.seed, step, number), parts[number], []
+        rng = np.random.default_rng(seed)
+        for count, is_seen in ((config.batch_size, True), (config.unseen_size, False)):
+            starts = indices[number].sample(rng, count)
+            noisy = rng.random(count) < config.noisy_share
+            energies = part.seen(starts, length, noisy) if is_seen else None
+            clips = Clips(*part.clips(starts, length), energies)
+            if config.mirrored:
+                clips = mirror(clips, layout, to_device(rng.random(count) < 0.5, device))
+            found.append(clips)
+        return found[0], found[1], torch.Generator(device).manual_seed(seed)
+
+    return batch_at
+
+
+class Teaching:
+    """A run: its data, and what is measured and written at checkpoints.
+
+    Args:
+        config: Settings.
+        fabric: The devices.
+        run: Where to.
+        codec: Whose latents are read.
+        chosen: Episodes to learn from.
+    """
+
+    def __init__(
+        self,
+        config: TrainOdometryConfig,
+        fabric: Fabric,
+        run: RunFolder,
+        codec: FrameCodec,
+        chosen: Sequence[EpisodeReference],
+    ) -> None:
+        self.config, self.fabric, self.run, self.codec = config, fabric, run, codec
+        heldout = heldout_sets(config, chosen[0].info.actions)
+        check_lengths(chosen, 1 + config.sequence_length, "sequence_length")
+        self.passes: Passes = share_passes(fabric, config.batch_size, config.loop.global_batch_size)
+        shares = dict(zip(self.passes.own, own_shares(chosen, self.passes), strict=True))
+        # Poses are looked for before hours of encoding.
+        moved = {key: read_displacements(each) for key, each in (heldout | shares).items()}
+        every = [each for references in heldout.values() for each in references]
+        digests = {"train": digest_of(codec, chosen), "heldout": digest_of(codec, every)}
+        run.check_inputs(fabric, self.passes.total, **digests)
+        self.heldout = {key: self._load(each, moved[key]) for key, each in heldout.items()}
+        self.parts = {key: self._load(each, moved[key]) for key, each in shares.items()}
+        self.found: dict[str, dict[str, float]] = {}
+
+    def _load(self, references: Sequence[EpisodeReference], moved: Sequence[Tensor]) -> TaughtVideo:
+        data, device = self.config.data, self.fabric.device
+        return load_taught(
+            self.codec,
+            references,
+            moved,
+            device,
+            self.config.noise,
+            num_workers=own_workers(data, self.fabric),
+            cache=cache_for(self.codec, data, device),
+        )
+
+    def on_checkpoint(self, training: Training) -> dict[str, float]:
+        """Measure and write the averaged network; returns the numbers of the first folder."""
+        learner = training.averaged()
+        assert isinstance(learner, OdometryLearner)
+        odometry = learner.odometry
+        self.found = {
+            folder: measure_odometry(odometry, taught, self.config.measure)
+            for folder, taught in self.heldout.items()
+        }
+        if self.fabric.global_rank == 0:
+            save_odometry(odometry, self.run.path / NETWORK)
+            write_json(self.run.path / MEASURES_FILE, {"steps": training.step, **self.found})
+        if is_done(training, self.config.loop):
+            self.fabric.print(format_measures(self.found))
+        return next(iter(self.found.values()))
+
+
+def teach(config: TrainOdometryConfig) -> dict[str, dict[str, float]]:
+    """Teach, and return what was measured on each folder of held-out video."""
+    if config.fabric.strategy == "fsdp":
+        raise WorldError("fabric.strategy=fsdp is for large networks: choose ddp")
+    run = RunFolder(config.out, config)
+    fabric = make_fabric(config.fabric, run.path)
+    codec = find_codec(config.codec).eval().requires_grad_(False)
+    chosen = choose_episodes(config.data.train, config.data.max_frames)
+    torch.manual_seed(config.loop.seed)
+    odometry = build_odometry(config, codec, chosen[0].info.actions)
+    teaching = Teaching(config, fabric, run, codec, chosen)
+    if not config.init:
+        odometry.calibrate(torch.cat([part.energies[0].cpu() for part in teaching.parts.values()]))
+    learner = OdometryLearner(odometry, config.summed_frames)
+    optimizer = torch.optim.AdamW(odometry.parameters(), lr=config.learning_rate, weight_decay=1e-4)
+    training = prepare(fabric, learner, [optimizer], config.loop.ema_decay, teaching.passes)
+    fit(
+        fabric,
+        training,
+        make_batches(teaching.parts, config, chosen[0].info.actions, fabric.device),
+        config.loop,
+        run,
+        frames_per_batch=config.batch_size * config.sequence_length,
+        on_checkpoint=teaching.on_checkpoint,
+    )
+    fabric.print(f"odometry in {run.path / NETWORK}, its errors in {run.path / MEASURES_FILE}")
+    return teaching.found
+
+
+@entry("odometry", TrainOdometryConfig)
+def main(config: TrainOdometryConfig) -> None:
+    """Teach odometry."""
+    teach(config)

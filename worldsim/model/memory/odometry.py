@@ -1,0 +1,311 @@
+"""Odometry that is taught: how far the player moves in a frame, from actions and frames, and where that ends.
+
+A displacement is (forward, left, turn) of one frame: map units along and across the heading half-way through
+the frame's turn, and degrees counter-clockwise. A pose is (x, y, heading), as recordings hold it. The game's
+hidden state (how long a key has been held, how fast the player still slides) is the state of a GRU.
+"""
+
+# B batch, F frames, C h w latent size, A action axes, H hidden numbers
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from worldsim.errors import WorldError
+from worldsim.settings import check_settings, setting
+from worldsim.storage.files import shown, write_json
+from worldsim.storage.tensors import (
+    check_file,
+    filling,
+    load_weights,
+    read_shape,
+    save_weights,
+    sha256_of,
+    swap_folder,
+)
+
+WEIGHTS_FILE, SHAPE_FILE, SHAPE = "odometry.safetensors", "odometry.json", "odometry"
+UNITS = (16.0, 16.0, 5.0)
+"""What the network counts a displacement in: about what a frame of walking and of turning are in Doom."""
+TORUS = 8192.0
+"""Map units after which a kept position comes round: more than a Doom map is wide, and exact in fp32."""
+PERIODS = (TORUS, TORUS, 360.0)
+REACH = (1, 2)
+"""Cells of latents, down and to the right, that a picture is shifted by to find out how far it moved."""
+REGIONS = (4, 5)
+"""Rows and columns of a picture's parts, each of which may have moved by another way."""
+SHIFTS = (2 * REACH[0] + 1, 2 * REACH[1] + 1)
+FLOOR = 0.02
+"""Of squared differences of latents: less comes from the compression of video, also at rest."""
+NUM_ENERGIES = math.prod(SHIFTS) * math.prod(REGIONS)
+WIDTH = 128
+LARGEST = 8192
+"""Of any size of a network."""
+
+
+def displacements_between(poses: Tensor) -> Tensor:
+    """Return the displacement from each pose to the next.
+
+    Args:
+        poses: `[..., F + 1, 3]`, x and y in map units (wrapped by `wrap_poses` or not), heading in degrees.
+            A frame must move less than half of what they come round after.
+
+    Returns:
+        `[..., F, 3]` fp64, forward and left in map units, turn in degrees.
+    """
+    poses = poses.double()
+    x, y, turn = wrap_poses(poses[..., 1:, :] - poses[..., :-1, :]).unbind(-1)
+    middle = torch.deg2rad(poses[..., :-1, 2] + turn / 2)
+    forward, left = x * middle.cos() + y * middle.sin(), y * middle.cos() - x * middle.sin()
+    return torch.stack([forward, left, turn], dim=-1)
+
+
+def integrate(displacements: Tensor, origin: Tensor) -> Tensor:
+    """Return the pose after each displacement: the inverse of `displacements_between`.
+
+    It is computed in fp64: after 10,000 frames fp32 would be off by hundredths of a unit and of a degree.
+
+    Args:
+        displacements: `[..., F, 3]`.
+        origin: `[..., 3]`, the pose before the first.
+
+    Returns:
+        `[..., F, 3]` fp64, not wrapped.
+    """
+    origin, (forward, left, turn) = origin.double(), displacements.double().unbind(-1)
+    heading = origin[..., None, 2] + turn.cumsum(-1)
+    middle = torch.deg2rad(heading - turn / 2)
+    x = forward * middle.cos() - left * middle.sin()
+    y = forward * middle.sin() + left * middle.cos()
+    place = origin[..., None, :2] + torch.stack([x, y], dim=-1).cumsum(-2)
+    return torch.cat([place, heading.unsqueeze(-1)], dim=-1)
+
+
+def wrap_poses(poses: Tensor) -> Tensor:
+    """Return poses `[..., 3]` with x and y in [-4096, 4096) on a torus and the heading in [-180, 180)."""
+    periods = torch.tensor(PERIODS, dtype=poses.dtype, device=poses.device)
+    return torch.remainder(poses + periods / 2, periods) - periods / 2
+
+
+def motion_energies(before: Tensor, after: Tensor) -> Tensor:
+    """Return how little each part of a picture differs from the next one, for each way it may have moved.
+
+    The logarithm of the mean squared difference of latents, as in block matching: the part has moved to where
+    it is least.
+
+    Args:
+        before: `[G, C, h, w]`, latents of unit variance.
+        after: Same shape, one frame later.
+
+    Returns:
+        `[G, 3, 5, 4, 5]` fp32, by the shift down and to the right, and by the part's row and column.
+    """
+    rows, columns = before.shape[-2:]
+    down, right = REACH
+    first, second = (
+        before.float(),
+        functional.pad(after.float(), (right, right, down, down), mode="replicate"),
+    )
+    found = []
+    for y in range(SHIFTS[0]):
+        for x in range(SHIFTS[1]):
+            error = (first - second[..., y : y + rows, x : x + columns]).square().mean(1)
+            found.append(functional.adaptive_avg_pool2d(error, REGIONS))
+    return (torch.stack(found, dim=1).unflatten(1, SHIFTS) + FLOOR).log()
+
+
+@dataclass(kw_only=True, slots=True)
+class OdometryConfig:
+    """Shape of an odometry network."""
+
+    latent_shape: list[int] = setting([16, 16, 20], "Channels, height and width of a frame's latents.")
+    num_values: list[int] = setting([3, 3, 3], "Number of values of each action axis.", minimum=1)
+    encoder: str = setting("", "Digest of the encoder whose latents it reads.")
+    hidden: int = setting(64, "Numbers that its recurrent unit keeps.", minimum=1, maximum=LARGEST)
+    features: int = setting(64, "Numbers that it reads from two frames.", minimum=1, maximum=LARGEST)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        sizes = [*self.latent_shape, *self.num_values]
+        is_shape = len(self.latent_shape) == 3 and len(self.num_values) > 0
+        if not is_shape or not all(type(size) is int and 1 <= size <= LARGEST for size in sizes):
+            raise WorldError(
+                f"odometry needs channels, height and width of latents and the values of each action axis, "
+                f"got {shown(self.latent_shape)} and {shown(self.num_values)}"
+            )
+
+    @property
+    def min_weights(self) -> int:
+        """Number of weights of its recurrent unit, and of what reads frames."""
+        return 3 * self.hidden**2 + WIDTH * (NUM_ENERGIES + self.features)
+
+
+class Odometry(nn.Module):
+    """Estimate the displacement of each frame, before it is drawn and after.
+
+    Before: dynamics, a GRU's that knows nothing but actions and how far the player moved so far, say what an
+    action does: how long a key has been held, how much of the last step is kept. After: two frames correct
+    it, since a wall may have stopped the player, by how their parts moved.
+
+    All is computed in fp32 whatever autocast says: displacements add up, and the rounding of bf16 would be
+    degrees after a hundred frames of turning.
+    """
+
+    units: Tensor
+    energy_mean: Tensor
+    energy_std: Tensor
+
+    def __init__(self, config: OdometryConfig) -> None:
+        super().__init__()
+        self.config = config
+        num_buttons, step = sum(config.num_values), len(UNITS)
+        known = config.hidden + step + num_buttons
+        self.gru = nn.GRUCell(num_buttons + step, config.hidden)
+        self.move = Head(known)
+        self.correct = Head(known + step + config.features)
+        self.look = nn.Sequential(
+            nn.Linear(NUM_ENERGIES, WIDTH), nn.SiLU(), nn.Linear(WIDTH, config.features)
+        )
+        self.register_buffer("units", torch.tensor(UNITS), persistent=False)
+        self.register_buffer("energy_mean", torch.zeros(NUM_ENERGIES))
+        self.register_buffer("energy_std", torch.ones(NUM_ENERGIES))
+
+    @torch.no_grad()
+    def calibrate(self, energies: Tensor) -> None:
+        """Take mean and deviation of motion energies `[G, 3, 5, 4, 5]` as those of all video to come."""
+        flat = energies.flatten(1).float()
+        self.energy_mean.copy_(flat.mean(0))
+        self.energy_std.copy_(flat.std(0) + FLOOR)
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        """Return the state `[B, H]` fp32 of a player of whom nothing is known."""
+        return self.units.new_zeros(batch_size, self.config.hidden + len(UNITS))
+
+    def expected(self, state: Tensor, actions: Tensor) -> Tensor:
+        """Return the displacement that an action is expected to make, before its frame is drawn.
+
+        Args:
+            state: `[B, H]` fp32, from `initial_state` or `shown`.
+            actions: `[B, A]` integers, the action that leads to the next frame.
+
+        Returns:
+            `[B, 3]` fp32, forward and left in map units, turn in degrees.
+        """
+        with torch.autocast(state.device.type, enabled=False):
+            return self.units * self.move(torch.cat([state, self._buttons(actions)], dim=-1))
+
+    def shown(self, state: Tensor, actions: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the displacement that a frame shows, and the state after it.
+
+        Args:
+            state: `[B, H]` fp32, before this frame.
+            actions: `[B, A]` integers, the action that led to it.
+            before: `[B, C, h, w]`, latents of the frame before.
+            after: `[B, C, h, w]`, of the frame.
+
+        Returns:
+            Displacement `[B, 3]` fp32 as from `expected`, and the state `[B, H]` fp32.
+        """
+        _, shown, state = self(state, actions.unsqueeze(1), torch.stack([before, after], dim=1))
+        return shown.squeeze(1), state
+
+    def forward(self, state: Tensor, actions: Tensor, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `expected` and `shown` say of each frame of sequences, and the state at their end.
+
+        Args:
+            state: `[B, H]` fp32, before the sequences.
+            actions: `[B, F, A]` integers, the actions that led to the frames after the first.
+            frames: `[B, F + 1, C, h, w]`, latents; the first was seen before.
+
+        Returns:
+            Displacements `[B, F, 3]` fp32 as expected and as shown, and the state `[B, H]` fp32.
+        """
+        energies = motion_energies(frames[:, :-1].flatten(0, 1), frames[:, 1:].flatten(0, 1))
+        return self.follow(state, actions, energies.unflatten(0, actions.shape[:2]))
+
+    def follow(self, state: Tensor, actions: Tensor, energies: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the same as `forward`, of the motion energies `[B, F, 3, 5, 4, 5]` of the frames."""
+        found = []
+        with torch.autocast(state.device.type, enabled=False):
+            buttons = self._buttons(actions)
+            seen = self.look((energies.flatten(2).float() - self.energy_mean) / self.energy_std)
+            for pressed, change in zip(buttons.unbind(1), seen.unbind(1), strict=True):
+                known = torch.cat([state, pressed], dim=-1)
+                expected = self.move(known)
+                shown = expected + self.correct(torch.cat([known, expected, change], dim=-1))
+                state = self._moved(state, pressed, shown)
+                found.append(torch.stack([expected, shown]))
+            expected, shown = (self.units * torch.stack(found, dim=2)).unbind(0)
+            return expected, shown, state
+
+    def dynamics(self, state: Tensor, actions: Tensor, displacements: Tensor) -> Tensor:
+        """Return what is expected of players whose movement so far is known.
+
+        Args:
+            state: `[B, H]` fp32, before the sequences.
+            actions: `[B, F, A]` integers.
+            displacements: `[B, F, 3]`, what came of each; read for the frames after it.
+
+        Returns:
+            `[B, F, 3]` fp32, displacements.
+        """
+        buttons, moved, found = self._buttons(actions), displacements.float() / self.units, []
+        with torch.autocast(state.device.type, enabled=False):
+            for pressed, step in zip(buttons.unbind(1), moved.unbind(1), strict=True):
+                found.append(self.move(torch.cat([state, pressed], dim=-1)))
+                state = self._moved(state, pressed, step)
+        return self.units * torch.stack(found, dim=1)
+
+    def _moved(self, state: Tensor, pressed: Tensor, step: Tensor) -> Tensor:
+        """Return the state after a displacement in units."""
+        hidden = self.gru(torch.cat([pressed, step], dim=-1), state[:, : -len(UNITS)])
+        return torch.cat([hidden, step], dim=-1)
+
+    def _buttons(self, actions: Tensor) -> Tensor:
+        """Return which value each axis has, `[..., sum of values]` fp32 of 0 and 1."""
+        columns = zip(actions.unbind(-1), self.config.num_values, strict=True)
+        return torch.cat([functional.one_hot(column, count) for column, count in columns], dim=-1).float()
+
+
+class Head(nn.Module):
+    """Three numbers from features, by a linear map and a layer between; they begin near 0."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.straight = nn.Linear(features, len(UNITS), bias=False)
+        last = nn.Linear(WIDTH, len(UNITS))
+        self.bent = nn.Sequential(nn.Linear(features, WIDTH), nn.SiLU(), last)
+        for layer in (self.straight, last):
+            nn.init.normal_(layer.weight, std=0.01)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return `[..., 3]` of features `[..., features]`."""
+        return self.straight(features) + self.bent(features)
+
+
+def save_odometry(odometry: Odometry, folder: Path) -> None:
+    """Write an odometry network as a folder, completely or not at all; one that is there is replaced."""
+    with filling(folder) as part:
+        save_weights(odometry, part / WEIGHTS_FILE, torch.float32)
+        files = {WEIGHTS_FILE: sha256_of(part / WEIGHTS_FILE)}
+        write_json(part / SHAPE_FILE, {SHAPE: asdict(odometry.config), "files": files})
+        swap_folder(part, folder)
+
+
+def load_odometry(folder: Path) -> Odometry:
+    """Read an odometry network that `save_odometry` wrote.
+
+    Raises:
+        WorldError: If the folder holds none, or it is damaged.
+    """
+    if not (folder / SHAPE_FILE).is_file():
+        raise WorldError(f"{folder} holds no odometry: it has no {SHAPE_FILE}")
+    config, checksums = read_shape(folder / SHAPE_FILE, SHAPE, OdometryConfig, "odometry")
+    path = check_file(folder, WEIGHTS_FILE, checksums.get(WEIGHTS_FILE))
+    return load_weights(lambda: Odometry(config), path, config.min_weights, SHAPE_FILE).eval()
