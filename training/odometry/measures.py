@@ -64,8 +64,8 @@ def format_measures(found: dict[str, dict[str, float]]) -> str:
     for folder, values in found.items():
         for name in KINDS:
             pairs = [
-                " ".join(f"{values.get(f'{name}_{what}', float('nan')):8.3f}" for what in whats)
-                for whats in (
+                " ".join(f"{values.get(f'{name}_{what}', float('nan')):8.3f}" for what in quantities)
+                for quantities in (
                     [f"heading_{label}_degrees" for label in QUANTILES],
                     [f"place_{label}_share" for label in QUANTILES],
                 )
