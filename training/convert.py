@@ -40,7 +40,7 @@ from training.engine.lock import locked_folder
 from training.engine.run_folder import RunFolder, newest_checkpoint, step_of
 from training.objectives.distillation import LayerDistillation, VelocityDistillation
 from training.objectives.lora import LoraConfig, add_lora, folded, lora_parameters
-from training.world.clips import Footage
+from training.world.clips import Footage, refuse_poses
 from training.world.half_lives import tell_half_lives
 from training.world.train import describe_training
 from worldsim.errors import WorldError
@@ -317,6 +317,7 @@ def settings_of(config: ConvertConfig) -> dict[int, StageSettings]:
 def main(config: ConvertConfig) -> None:
     """Turn a softmax world into a hybrid one."""
     teacher = load_teacher(config.teacher)
+    refuse_poses(teacher.config.denoiser, "training.convert")
     share = DEFAULT_SHARE if config.share is None else config.share
     layers = choose_layers(teacher, list(config.layers), config.selection, share)
     shape = shape_of(config, teacher.config.denoiser, layers)

@@ -26,7 +26,7 @@ from training.sharpen.energy import SelfRolloutEnergy
 from training.sharpen.measurement import History, measure
 from training.sharpen.rollouts import OwnFrames
 from training.sharpen.settings import RolloutConfig, RulesConfig, SharpenConfig
-from training.world.clips import Episodes, Footage, load_footage
+from training.world.clips import Episodes, Footage, load_footage, refuse_poses
 from training.world.half_lives import tell_half_lives
 from training.world.train import add_provenance
 from training.world.validation import ValidationConfig
@@ -323,9 +323,10 @@ def sharpen(config: SharpenConfig, world: World, run: RunFolder, begun_from: str
         begun_from: Its identity.
 
     Raises:
-        WorldError: If its memory grows, or the video holds no clip that is long enough.
+        WorldError: If its memory grows or its keys turn by poses, or the video holds no clip that is long enough.
     """
     check_constant_memory(world.config.denoiser)
+    refuse_poses(world.config.denoiser, "training.sharpen")
     if config.fabric.strategy == "fsdp":
         raise WorldError("fabric.strategy=fsdp spreads weights that each frame needs whole: choose ddp")
     fabric = make_fabric(config.fabric, run.path)

@@ -25,7 +25,17 @@ from worldsim.actions import ActionLayout
 from worldsim.codec import FrameCodec
 from worldsim.data.sequences import EpisodeReference
 from worldsim.errors import WorldError
+from worldsim.model.config import DenoiserConfig, MemoryKeys
 from worldsim.runtime.cores import worker_count
+
+
+def refuse_poses(model: DenoiserConfig, command: str) -> None:
+    """Raise `WorldError` for a model whose keys turn by poses, where a command hands none on."""
+    if model.memory_keys == MemoryKeys.POSE:
+        raise WorldError(
+            f"{command} gives no poses to a world with memory_keys pose, which would remember by places in the "
+            "frame alone; training.finetune and training.pretrain train such a world"
+        )
 
 
 @dataclass(frozen=True, slots=True)

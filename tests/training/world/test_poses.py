@@ -10,17 +10,25 @@ import numpy as np
 import pytest
 import torch
 
-from tests.fakes import save_tiny_world, tiny_world, write_tiny_dataset, write_turning_dataset
+from tests.fakes import (
+    save_tiny_world,
+    tiny_world,
+    write_tiny_dataset,
+    write_turning_dataset,
+)
 from training.data.latents import DataConfig, LatentVideo
 from training.engine.fabric import FabricConfig
 from training.engine.loop import LoopConfig
 from training.finetune import FinetuneConfig, change_keys
 from training.finetune import main as finetune
 from training.objectives.noise import ObjectiveConfig
+from training.sharpen.command import main as sharpen
+from training.sharpen.settings import SharpenConfig
 from training.world.recall import RecallConfig, RecallScores, measure_recall, measure_rollouts
 from training.world.train import TrainWorldConfig, make_batches
 from training.world.validation import ValidationConfig
 from worldsim.errors import WorldError
+from worldsim.model.denoiser import Denoiser
 from worldsim.model.memory.pose import pose_distances
 from worldsim.world import World
 
@@ -181,3 +189,18 @@ def test_views_are_asked_of_the_states_of_the_clip_itself(tmp_path: Path) -> Non
     assert dreams.by_state["kept"].shape == (2, 6) and not dreams.is_watched.any()
     assert np.array_equal(dreams.is_seen[:, :1], [[True]] * 2)
     assert np.abs(dreams.by_state["kept"] - dreams.by_state["emptied"]).max() > 1e-3
+
+
+def test_sharpening_a_world_with_keys_of_poses_is_refused(tmp_path: Path) -> None:
+    world = tiny_world()
+    shape = replace(world.config.denoiser, memory_keys="pose", memory_phase="none")
+    keyed = World(replace(world.config, denoiser=shape), Denoiser(shape), world.codec, world.folder)
+    keyed.save_pretrained(tmp_path / "keyed", starts=[])
+    data = write_tiny_dataset(tmp_path / "data")
+    config = SharpenConfig(
+        out=str(tmp_path / "run"),
+        init=str(tmp_path / "keyed"),
+        data=DataConfig(train=[str(data)], heldout=[str(data)]),
+    )
+    with pytest.raises(WorldError, match=r"^training\.sharpen gives no poses"):
+        sharpen.run(config)
