@@ -323,7 +323,7 @@ def sharpen(config: SharpenConfig, world: World, run: RunFolder, begun_from: str
         begun_from: Its identity.
 
     Raises:
-        WorldError: If its memory grows or its keys turn by poses, or the video holds no clip that is long enough.
+        WorldError: If its memory grows, its keys turn by poses, or the video holds no clip so long.
     """
     check_constant_memory(world.config.denoiser)
     refuse_poses(world.config.denoiser, "training.sharpen")

@@ -33,8 +33,8 @@ def refuse_poses(model: DenoiserConfig, command: str) -> None:
     """Raise `WorldError` for a model whose keys turn by poses, where a command hands none on."""
     if model.memory_keys == MemoryKeys.POSE:
         raise WorldError(
-            f"{command} gives no poses to a world with memory_keys pose, which would remember by places in the "
-            "frame alone; training.finetune and training.pretrain train such a world"
+            f"{command} gives no poses to a world with memory_keys pose, which would remember by places in "
+            "the frame alone; training.finetune and training.pretrain train such a world"
         )
 
 
