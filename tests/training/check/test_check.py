@@ -13,7 +13,7 @@ from tests.public_runs import run_command
 from training.check.findings import Finding, find_all, repeated_every
 from training.check.measures import Measured, changes_of, explained, longest_run, measure_episode
 from worldsim.actions import ActionAxis, ActionLayout
-from worldsim.data.episodes import DatasetInfo, EpisodeWriter, read_episode
+from worldsim.data.episodes import DatasetInfo, Episode, EpisodeWriter, read_episode
 from worldsim.data.sequences import EpisodeReference
 
 TURN = ActionAxis(name="turn", buttons=("left", "right"), keys=(("left",), ("right",)))
@@ -40,14 +40,8 @@ def play(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
 def measured(seed: int, count: int = 150, **changes: np.ndarray) -> Measured:
     frames, actions = play(seed, count)
     frames, actions = changes.get("frames", frames), changes.get("actions", actions)
-    with_frames = EpisodeReference(Path("data"), f"episode-{seed}", count, INFO)
-
-    class Played:
-        pass
-
-    played = Played()
-    played.frames, played.actions = frames, actions  # type: ignore[attr-defined]
-    return measure_episode(with_frames, played)  # type: ignore[arg-type]
+    reference = EpisodeReference(Path("data"), f"episode-{seed}", count, INFO)
+    return measure_episode(reference, Episode(name=reference.name, frames=frames, actions=actions))
 
 
 def split(num_episodes: int = 8) -> dict[str, list[Measured]]:
