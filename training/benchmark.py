@@ -48,7 +48,9 @@ from training.suites.training_cost import (
     time_in_turn,
 )
 from training.suites.training_profile import KINDS, profile_update
-from training.world.train import MAX_SEQUENCES, TrainWorldConfig, begin_training, make_batches, make_passes
+from training.world.batches import make_batches, make_passes
+from training.world.settings import MAX_SEQUENCES, TrainWorldConfig
+from training.world.train import begin_training
 from worldsim.errors import WorldError
 from worldsim.evaluation.report.report import Report, describe_run
 from worldsim.evaluation.report.text import align

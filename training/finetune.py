@@ -9,7 +9,8 @@ import torch
 
 from training.cli.entry import entry
 from training.engine.run_folder import RunFolder
-from training.world.train import TrainWorldConfig, add_provenance, train_world
+from training.world.settings import TrainWorldConfig
+from training.world.train import add_provenance, train_world
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.model.config import FINEST, MemoryKeys, MemoryPhase
 from worldsim.model.denoiser import Denoiser

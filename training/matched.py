@@ -23,7 +23,8 @@ from filelock import FileLock
 
 from training.cli.entry import entry
 from training.engine.lock import LOCK_FILE
-from training.world.train import PretrainConfig, build_world, pretrain
+from training.world.settings import PretrainConfig
+from training.world.train import build_world, pretrain
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
 from worldsim.model.config import DenoiserConfig, MemoryPhase

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from training.cli.entry import entry
-from training.world.train import PretrainConfig, pretrain
+from training.world.settings import PretrainConfig
+from training.world.train import pretrain
 
 
 @entry("pretrain", PretrainConfig)

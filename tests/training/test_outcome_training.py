@@ -32,7 +32,7 @@ from training.finetune import main as finetune
 from training.objectives.noise import ObjectiveConfig
 from training.outcomes.calibration import NEVER, calibrate, predict_outcomes
 from training.pretrain import main as pretrain
-from training.world.train import PretrainConfig
+from training.world.settings import PretrainConfig
 from training.world.validation import ValidationConfig
 from worldsim.codec import FrameCodec, save_codec
 from worldsim.errors import WorldError

@@ -22,9 +22,10 @@ from training.engine.update import Training, prepare
 from training.objectives.distillation import LayerDistillation, VelocityDistillation
 from training.objectives.lora import LoraConfig
 from training.objectives.noise import ObjectiveConfig
+from training.world.batches import make_passes
 from training.world.clips import Episodes, Footage, load_footage
 from training.world.half_lives import log_half_lives
-from training.world.train import MAX_SEQUENCES, TrainWorldConfig, make_passes
+from training.world.settings import MAX_SEQUENCES, TrainWorldConfig
 from training.world.validation import ValidationConfig, validate
 from worldsim.errors import WorldError
 from worldsim.model.config import DenoiserConfig

@@ -13,12 +13,12 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from training.objectives.adversarial import pair_loss
 from training.objectives.noise import mix
 from training.sharpen.critic import Critic, frozen
-from training.sharpen.rollouts import POOL, Clips, OwnFrames, reach_all
+from training.sharpen.energy import EnergyScore
+from training.sharpen.rollouts import Clips, OwnFrames, pooled, reach_all
 from training.sharpen.settings import CriticConfig, RolloutConfig
 from worldsim.model.denoiser import Denoiser
 from worldsim.sampler import SamplerConfig
@@ -27,12 +27,6 @@ from worldsim.sampler import SamplerConfig
 def penalty(logits: Tensor, near: Tensor) -> Tensor:
     """Return the mean squared change of logits `[B]` of clips that changed by little noise."""
     return (logits - near).square().mean()
-
-
-def pooled(latents: Tensor, side: int = POOL) -> Tensor:
-    """Return the means of latents `[..., C, h, w]` over cells; those at the edge may be smaller."""
-    small = functional.avg_pool2d(latents.flatten(0, -4), side, ceil_mode=True)
-    return small.unflatten(0, latents.shape[:-3])
 
 
 def anchor_loss(drawn: Tensor, real: Tensor) -> Tensor:
@@ -58,6 +52,7 @@ class SelfRolloutCritic(OwnFrames):
         config: The clips.
         goals: Weights.
         sampler: The world's.
+        score: The energy score that is added with `goals.energy_weight`; each clip is then drawn twice.
         reaches_all: Whether each parameter needs a gradient; see `reach_all`.
     """
 
@@ -69,13 +64,19 @@ class SelfRolloutCritic(OwnFrames):
         goals: CriticConfig,
         sampler: SamplerConfig,
         *,
+        score: EnergyScore | None = None,
         reaches_all: bool = False,
     ) -> None:
         super().__init__(denoiser, config, sampler)
-        self.critic, self.goals, self.reaches_all = critic, goals, reaches_all
+        self.critic, self.goals, self.score, self.reaches_all = critic, goals, score, reaches_all
 
     def forward(
-        self, latents: Tensor, actions: Tensor, generator: torch.Generator, is_balanced: Tensor
+        self,
+        latents: Tensor,
+        actions: Tensor,
+        generator: torch.Generator,
+        is_balanced: Tensor,
+        poses: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the losses of a batch.
 
@@ -84,18 +85,23 @@ class SelfRolloutCritic(OwnFrames):
             actions: `[B, F + T, A]`.
             generator: Decides all noise.
             is_balanced: 1 where the critic's gradient has the norm of the anchor's, 0 otherwise; fp32.
+            poses: `[B, F + T, 3]`, where frames are seen from; for keys of poses.
 
         Returns:
             `loss`, and for the log its parts and `logit_gap`, by how much real clips are found more real.
         """
-        clips = self.watched(latents, actions, generator)
-        drawn = self.draw(clips, generator).float()
+        clips = self.watched(latents, actions, generator, poses)
+        drawn, *others = self.draw_each(clips, 1 if self.score is None else 2, generator)
         noise = torch.randn(drawn.shape, generator=generator, device=drawn.device)
         levels = torch.rand(len(drawn), generator=generator, device=drawn.device)
         losses, real_logits = self._teach_critic(clips, drawn.detach(), noise, levels, generator)
         anchor = self.goals.anchor_weight * anchor_loss(drawn[:, 0], clips.real[:, 0])
         adversarial = self._ask_critic(clips, drawn, noise, levels, real_logits, anchor, is_balanced)
         losses["loss"] = losses["loss_critic"] + losses["penalty"] + adversarial + anchor
+        if self.score is not None:
+            scored = self.score(clips, drawn, *others, generator)
+            losses["loss"] = losses["loss"] + self.goals.energy_weight * scored.pop("loss")
+            losses |= scored
         if self.reaches_all:
             losses["loss"] = losses["loss"] + reach_all(self)
         losses |= {"loss_generator": adversarial, "loss_anchor": anchor}
@@ -111,7 +117,9 @@ class SelfRolloutCritic(OwnFrames):
         noisy = torch.cat([mix(clips.real, noise, every), mix(drawn, noise, every)])
         near = torch.randn(noisy.shape, generator=generator, device=noisy.device)
         noisy = torch.cat([noisy, noisy + goals.penalty_noise * near])
-        logits = self.critic(torch.cat([clean, clean]), noisy, levels.repeat(4), four.actions, four.memory)
+        logits = self.critic(
+            torch.cat([clean, clean]), noisy, levels.repeat(4), four.actions, four.memory, four.poses
+        )
         real, fake, real_near, fake_near = logits.total().chunk(4)
         losses = {
             "loss_critic": pair_loss(real, fake),
@@ -139,5 +147,5 @@ class SelfRolloutCritic(OwnFrames):
         every = levels[:, None].expand(-1, drawn.shape[1])
         with frozen(self.critic):
             noisy = mix(judged, noise, every)
-            logits = self.critic(judged, noisy, levels, clips.actions, clips.memory).total()
+            logits = self.critic(judged, noisy, levels, clips.actions, clips.memory, clips.poses).total()
         return pair_loss(logits, real_logits)

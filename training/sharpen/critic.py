@@ -93,7 +93,13 @@ class Critic(nn.Module):
         self.video = VideoHead(dim)
 
     def forward(
-        self, latents: Tensor, noisy: Tensor, levels: Tensor, actions: Tensor, memory: MemoryState
+        self,
+        latents: Tensor,
+        noisy: Tensor,
+        levels: Tensor,
+        actions: Tensor,
+        memory: MemoryState,
+        poses: Tensor | None = None,
     ) -> Logits:
         """Judge clips.
 
@@ -103,11 +109,12 @@ class Critic(nn.Module):
             levels: `[B]`, the noise level of a clip.
             actions: `[B, T, A]`.
             memory: State before the first frame.
+            poses: `[B, T, 3]`, where frames are seen from; for keys of poses.
 
         Returns:
             The logits, fp32.
         """
-        tokens = self.tokens(latents, noisy, levels, actions, memory)
+        tokens = self.tokens(latents, noisy, levels, actions, memory, poses)
         with torch.autocast(noisy.device.type, enabled=False):  # differences of logits need their digits
             wide = [each.float() for each in tokens]
             heads = zip(self.patches, wide, strict=True)
@@ -115,14 +122,20 @@ class Critic(nn.Module):
             return Logits(patches, self.video(wide[-1]))
 
     def tokens(
-        self, latents: Tensor, noisy: Tensor, levels: Tensor, actions: Tensor, memory: MemoryState
+        self,
+        latents: Tensor,
+        noisy: Tensor,
+        levels: Tensor,
+        actions: Tensor,
+        memory: MemoryState,
+        poses: Tensor | None = None,
     ) -> list[Tensor]:
         """Return the tokens after each of the depths, `[B, T, N, D]`; arguments as for `forward`."""
         trunk = self.trunk
         action = trunk.embed_actions(actions)  # [B, T, D]
         first = memory.latents.to(noisy.dtype)[:, None]
         clean_before, before = (torch.cat([first, x[:, :-1]], dim=1) for x in (latents.detach(), noisy))
-        phases, arrived = trunk.path_phases(clean_before, latents.detach(), action, memory)
+        phases, arrived = trunk.path_phases(clean_before, latents.detach(), action, memory, poses)
         rotary = trunk.rotary(phases, range(noisy.shape[1]), departures(arrived, memory))
         time = (trunk.embed_time(levels)[:, None] + action).unsqueeze(2)  # [B, T, 1, D]
         conditioning = at_least_fp32(trunk.time_projection(time)).unflatten(-1, (6, -1))

@@ -21,6 +21,7 @@ from worldsim.errors import WorldError
 from worldsim.evaluation.metrics import as_images, psnr, sharpness
 from worldsim.evaluation.quality.distances import fid
 from worldsim.evaluation.quality.features import FeatureNetwork, load_features
+from worldsim.model.config import MemoryKeys
 from worldsim.model.denoiser import Denoiser
 from worldsim.runtime.noise import COMMIT_FRAME, DRAW_FRAME, WATCH_FRAME, draw_noise
 from worldsim.sampler import SamplerConfig
@@ -61,12 +62,17 @@ def measure(
     latents = latents.float()
     shape, rows, device = denoiser.latent_shape, len(places), latents.device
     watched = fixed_noise(rows, prefix_frames, shape, WATCH_FRAME, device)
-    memory = watch_clips(denoiser, latents[:, :prefix_frames], actions[:, :prefix_frames], watched)
+    has_poses = denoiser.config.memory_keys == MemoryKeys.POSE
+    poses = video.pose_sequences(places, prefix_frames + count) if has_poses else None
+    seen, later = (None, None) if poses is None else (poses[:, :prefix_frames], poses[:, prefix_frames:])
+    memory = watch_clips(denoiser, latents[:, :prefix_frames], actions[:, :prefix_frames], watched, seen)
     noise, commit_noise = (
         fixed_noise(rows, count, shape, purpose, device) for purpose in (DRAW_FRAME, COMMIT_FRAME)
     )
     ahead = actions[:, prefix_frames:]
-    drawn = roll_out(denoiser, memory, ahead, noise, commit_noise, sampler, num_watched=prefix_frames)
+    drawn = roll_out(
+        denoiser, memory, ahead, noise, commit_noise, sampler, num_watched=prefix_frames, poses=later
+    )
     last, real = latents[:, prefix_frames - 1 : prefix_frames], latents[:, prefix_frames:]
     network = load_features(device=device)
     own, true = (statistics(codec, network, torch.cat([last, frames], dim=1)) for frames in (drawn, real))

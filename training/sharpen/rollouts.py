@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from training.sharpen.settings import RolloutConfig
 from worldsim.model.denoiser import Denoiser
@@ -19,8 +20,16 @@ POOL = 4
 """Side of the cells over which latents are averaged where only what is coarse counts."""
 
 
+def pooled(latents: Tensor, side: int = POOL) -> Tensor:
+    """Return the means of latents `[..., C, h, w]` over cells; those at the edge may be smaller."""
+    small = functional.avg_pool2d(latents.flatten(0, -4), side, ceil_mode=True)
+    return small.unflatten(0, latents.shape[:-3])
+
+
 @torch.no_grad()
-def watch_clips(denoiser: Denoiser, latents: Tensor, actions: Tensor, noise: Tensor) -> MemoryState:
+def watch_clips(
+    denoiser: Denoiser, latents: Tensor, actions: Tensor, noise: Tensor, poses: Tensor | None = None
+) -> MemoryState:
     """Return the memory after clean frames, all frames at once.
 
     Args:
@@ -28,14 +37,15 @@ def watch_clips(denoiser: Denoiser, latents: Tensor, actions: Tensor, noise: Ten
         latents: `[B, F, C, h, w]`.
         actions: `[B, F, A]` int64, the action that led to each.
         noise: `[B, F, C, h, w]`, what the passes of a recycled model begin from; others ask for none.
+        poses: `[B, F, 3]`, where frames are seen from; for keys of poses.
     """
     check_constant_memory(denoiser.config)
     levels = torch.zeros(*latents.shape[:2], 2, device=latents.device)
     empty = denoiser.initial_memory(len(latents))
     if denoiser.config.recycled:
-        passed = denoiser.run_sequences(latents, None, levels, actions, empty, noise=noise)
+        passed = denoiser.run_sequences(latents, None, levels, actions, empty, noise=noise, poses=poses)
     else:
-        passed = denoiser.run_sequences(latents, latents, levels, actions, empty)
+        passed = denoiser.run_sequences(latents, latents, levels, actions, empty, poses=poses)
     return merge_memory(empty, passed, latents)
 
 
@@ -49,6 +59,7 @@ def roll_out(
     *,
     num_watched: int,
     gradient_frames: int = 1,
+    poses: Tensor | None = None,
 ) -> Tensor:
     """Draw frames as play does, each after those before it.
 
@@ -64,6 +75,7 @@ def roll_out(
         sampler: How a frame is drawn.
         num_watched: Frames committed before, in all rows.
         gradient_frames: Frames through whose state gradients flow; 1 is none beside the frame's own.
+        poses: `[B, T, 3]`, where frames are seen from; for keys of poses.
 
     Returns:
         Latents `[B, T, C, h, w]`, each with the gradient of the pass that drew it.
@@ -73,7 +85,8 @@ def roll_out(
     for index in range(count):
         # Known without asking the device, which would have to finish first.
         is_full = not denoiser.config.window_layers or num_watched + index > denoiser.config.window
-        context = denoiser.observe(actions[:, index], memory, is_full)
+        pose = None if poses is None else poses[:, index]
+        context = denoiser.observe(actions[:, index], memory, is_full, pose)
         latents, context = draw(denoiser, noise[:, index], context, memory, sampler)
         frames.append(latents)
         if index + 1 == count:
@@ -94,16 +107,19 @@ class Clips:
         memory: After those, without gradients.
         real: `[B, T, C, h, w]` fp32, what followed.
         actions: `[B, T, A]`, what led to it.
+        poses: `[B, T, 3]`, where it is seen from; None but for keys of poses.
     """
 
     memory: MemoryState
     real: Tensor
     actions: Tensor
+    poses: Tensor | None = None
 
     def repeat(self, count: int) -> Clips:
         """Return the clips `count` times, one after the other."""
         memory = MemoryState.join([self.memory] * count)
-        return Clips(memory, self.real.repeat(count, 1, 1, 1, 1), self.actions.repeat(count, 1, 1))
+        poses = None if self.poses is None else self.poses.repeat(count, 1, 1)
+        return Clips(memory, self.real.repeat(count, 1, 1, 1, 1), self.actions.repeat(count, 1, 1), poses)
 
 
 class OwnFrames(nn.Module):
@@ -120,13 +136,16 @@ class OwnFrames(nn.Module):
         self.denoiser, self.config = denoiser, config
         self.sampler = replace(sampler, num_steps=1)
 
-    def watched(self, latents: Tensor, actions: Tensor, generator: torch.Generator) -> Clips:
-        """Watch the first frames of clips `[B, F + T, C, h, w]` with actions `[B, F + T, A]`."""
+    def watched(
+        self, latents: Tensor, actions: Tensor, generator: torch.Generator, poses: Tensor | None = None
+    ) -> Clips:
+        """Watch the first frames of clips `[B, F + T, C, h, w]`; actions `[B, F + T, A]`, poses as many."""
         latents, count = latents.float(), self.config.prefix_frames
         real = latents[:, :count]
         noise = torch.randn(real.shape, generator=generator, device=real.device)
-        memory = watch_clips(self.denoiser, real, actions[:, :count], noise)
-        return Clips(memory, latents[:, count:], actions[:, count:])
+        seen, later = (None, None) if poses is None else (poses[:, :count], poses[:, count:])
+        memory = watch_clips(self.denoiser, real, actions[:, :count], noise, seen)
+        return Clips(memory, latents[:, count:], actions[:, count:], later)
 
     def draw(self, clips: Clips, generator: torch.Generator) -> Tensor:
         """Return what is drawn after what was watched, `[B, T, C, h, w]`."""
@@ -142,7 +161,12 @@ class OwnFrames(nn.Module):
             self.sampler,
             num_watched=self.config.prefix_frames,
             gradient_frames=self.config.gradient_frames,
+            poses=clips.poses,
         )
+
+    def draw_each(self, clips: Clips, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Return `count` independent draws of each clip, `[B, T, C, h, w]` fp32 each."""
+        return self.draw(clips.repeat(count), generator).float().chunk(count)
 
 
 def reach_all(module: nn.Module) -> Tensor:

@@ -82,6 +82,12 @@ class CriticConfig:
         "action did is kept, without asking for the blur of a mean.",
         minimum=0,
     )
+    energy_weight: float = setting(
+        0.0,
+        "Weight of the energy score beside the critic, of two draws of each clip: it keeps draws as "
+        "different as futures are, where a critic alone is content with one of them; 0 draws each clip once.",
+        minimum=0,
+    )
     balanced_updates: int = setting(
         50,
         "Updates after the warm-up in which the critic's gradient has the norm of the anchor's at the drawn "

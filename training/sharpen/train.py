@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from training.data.latents import LatentVideo
+from training.data.latents import LatentVideo, check_poses
 from training.engine.export import ExportConfig, export_training, import_training
 from training.engine.fabric import Passes, make_fabric, product_dtype_of, share_passes
 from training.engine.graphs.passes import PassGraph
@@ -22,16 +22,17 @@ from training.engine.step import check_step, computing, replays_passes
 from training.engine.update import Training, prepare
 from training.sharpen.adversarial import SelfRolloutCritic
 from training.sharpen.critic import Critic
-from training.sharpen.energy import SelfRolloutEnergy
+from training.sharpen.energy import EnergyScore, SelfRolloutEnergy
 from training.sharpen.measurement import History, measure
 from training.sharpen.rollouts import OwnFrames
 from training.sharpen.settings import RolloutConfig, RulesConfig, SharpenConfig
-from training.world.clips import Episodes, Footage, load_footage, refuse_poses
+from training.world.clips import Episodes, Footage, load_footage
 from training.world.half_lives import tell_half_lives
 from training.world.train import add_provenance
 from training.world.validation import ValidationConfig
 from worldsim.data.sequences import SequenceIndex
 from worldsim.errors import WorldError
+from worldsim.model.config import MemoryKeys
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.segments import check_constant_memory
 from worldsim.world import World
@@ -69,9 +70,10 @@ def build_objective(config: SharpenConfig, world: World, *, reaches_all: bool) -
     if config.objective == "energy":
         return SelfRolloutEnergy(denoiser, config.rollout, config.energy, sampler, reaches_all=reaches_all)
     torch.manual_seed(config.loop.seed)
-    critic = Critic(denoiser, is_frozen=config.critic.is_frozen)
+    goals, critic = config.critic, Critic(denoiser, is_frozen=config.critic.is_frozen)
+    score = EnergyScore(denoiser, config.energy) if goals.energy_weight else None
     return SelfRolloutCritic(
-        denoiser, critic, config.rollout, config.critic, sampler, reaches_all=reaches_all
+        denoiser, critic, config.rollout, goals, sampler, score=score, reaches_all=reaches_all
     )
 
 
@@ -163,12 +165,12 @@ def world_alone(denoiser: nn.Module, average: nn.Module, step: int = 0, seconds:
 
 
 def make_batches(
-    parts: list[LatentVideo], config: SharpenConfig, passes: Passes
+    parts: list[LatentVideo], config: SharpenConfig, passes: Passes, *, with_poses: bool = False
 ) -> Callable[[int, int], tuple[Any, ...]]:
     """Return the function that draws the clips of an update, for a pass, from its number alone.
 
-    It gives latents `[B, F + T, C, h, w]`, actions `[B, F + T, A]` and a generator; to a critic also whether
-    its gradient is balanced.
+    It gives latents `[B, F + T, C, h, w]`, actions `[B, F + T, A]` and a generator, to a critic also whether
+    its gradient is balanced, and poses `[B, F + T, 3]` on a map turned by chance if they are asked for.
     """
     videos = dict(zip(passes.own, parts, strict=True))
     critic, rollout = config.critic, config.rollout
@@ -181,13 +183,16 @@ def make_batches(
         if (number, count) not in indices:
             indices[number, count] = SequenceIndex(video.lengths, length)
         seed, device = seed_of(config.loop.seed, step, number), video.latents.device
-        starts = indices[number, count].sample(np.random.default_rng(seed), clips // passes.total)
+        rng = np.random.default_rng(seed)
+        starts = indices[number, count].sample(rng, clips // passes.total)
         generator = torch.Generator(device).manual_seed(seed)
+        turns = rng.uniform(0, 360, len(starts))
+        poses = (video.pose_sequences(starts, length, turns=turns),) if with_poses else ()
         batch = *video.sequences(starts, length), generator
         if config.objective != "critic":
-            return batch
+            return *batch, *poses
         is_balanced = float(step in balanced and critic.anchor_weight > 0)
-        return *batch, torch.full((), is_balanced, device=device)
+        return *batch, torch.full((), is_balanced, device=device), *poses
 
     return batch_at
 
@@ -323,10 +328,10 @@ def sharpen(config: SharpenConfig, world: World, run: RunFolder, begun_from: str
         begun_from: Its identity.
 
     Raises:
-        WorldError: If its memory grows, its keys turn by poses, or the video holds no clip so long.
+        WorldError: If its memory grows, or the video holds no clip so long, or no poses where keys turn by
+            them.
     """
     check_constant_memory(world.config.denoiser)
-    refuse_poses(world.config.denoiser, "training.sharpen")
     if config.fabric.strategy == "fsdp":
         raise WorldError("fabric.strategy=fsdp spreads weights that each frame needs whole: choose ddp")
     fabric = make_fabric(config.fabric, run.path)
@@ -342,11 +347,14 @@ def sharpen(config: SharpenConfig, world: World, run: RunFolder, begun_from: str
     episodes = Episodes.of(config.data, heldout, world.config.actions)
     episodes.check_lengths("rollout", config.rollout.length)
     episodes.check_lengths("rules.horizons", heldout.length, heldout_only=True)
+    has_poses = world.config.denoiser.memory_keys == MemoryKeys.POSE
+    if has_poses:
+        check_poses([*episodes.train, *episodes.heldout])
     passes = share_passes(fabric, 1, 0)
     footage = load_footage(world.codec, episodes, config.data, heldout, fabric, passes)
     run.check_inputs(fabric, passes.total, **footage.digests, init=begun_from)
     training = begin_training(config, world, fabric)
-    batch_at = make_batches(footage.parts, config, passes)
+    batch_at = make_batches(footage.parts, config, passes, with_poses=has_poses)
     if is_recorded(config, world, fabric):
         batch_at = with_graphs(batch_at, fabric, training, config)
     sharpening = Sharpening(config, world, run, fabric, footage)

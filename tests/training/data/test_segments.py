@@ -22,7 +22,8 @@ from training.engine.update import prepare, update
 from training.objectives.flow_matching import SegmentFlowMatching, SequenceFlowMatching
 from training.objectives.noise import ObjectiveConfig, add_noise
 from training.pretrain import main as pretrain
-from training.world.train import Batch, PretrainConfig, TrainWorldConfig, make_batches
+from training.world.batches import Batch, make_batches
+from training.world.settings import PretrainConfig, TrainWorldConfig
 from training.world.validation import ValidationConfig
 from worldsim.codec import FrameCodec, save_codec
 from worldsim.errors import WorldError

@@ -31,7 +31,9 @@ from training.objectives.flow_matching import SegmentFlowMatching, SequenceFlowM
 from training.objectives.noise import ObjectiveConfig
 from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig
 from training.suites.training_cost import random_video
-from training.world.train import TrainWorldConfig, begin_training, make_passes
+from training.world.batches import make_passes
+from training.world.settings import TrainWorldConfig
+from training.world.train import begin_training
 from worldsim.errors import WorldError
 from worldsim.model.config import DenoiserConfig, MemoryKeys
 from worldsim.model.denoiser import Denoiser
@@ -39,9 +41,8 @@ from worldsim.outcome import OutcomeConfig
 from worldsim.runtime.cuda_graphs import Recorded, tensors_of
 
 ROOT = Path(__file__).resolve().parents[3]
-ROWS, FRAMES = 4, 4
+ROWS, FRAMES, META = 4, 4, torch.device("meta")
 MODEL = tiny_denoiser_config(outcome_heads=True)
-META = torch.device("meta")
 OWN = ObjectiveConfig(own_context_share=0.5, own_context_depth=2, change_weight=1.0)
 RECALL = ObjectiveConfig(recall_share=0.5, suffix_share=0.25, change_weight=1.0)
 CPU = FabricConfig(accelerator="cpu", precision="32-true")
@@ -396,5 +397,4 @@ def test_two_cards_make_the_updates_of_ddp(tmp_path: Path) -> None:
     script = tmp_path / "compare.py"  # in new processes: CUDA does not survive a fork
     script.write_text(SCRIPT)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    ended = subprocess.run([*launch, str(script)], cwd=tmp_path, timeout=300)
-    assert ended.returncode == 0
+    assert subprocess.run([*launch, str(script)], cwd=tmp_path, timeout=300).returncode == 0

@@ -11,7 +11,7 @@ import pytest
 from training.data.latents import DataConfig
 from training.engine.fabric import FabricConfig, make_fabric
 from training.engine.run_folder import RunFolder
-from training.world.train import PretrainConfig
+from training.world.settings import PretrainConfig
 from worldsim.errors import WorldError
 
 

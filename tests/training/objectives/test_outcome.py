@@ -16,7 +16,8 @@ from training.engine.fabric import FabricConfig, make_fabric
 from training.objectives.flow_matching import SequenceFlowMatching
 from training.objectives.noise import ObjectiveConfig
 from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig, reward_units
-from training.world.train import TrainWorldConfig, end_draws, make_batches
+from training.world.batches import end_draws, make_batches
+from training.world.settings import TrainWorldConfig
 from worldsim.outcome import OutcomeConfig
 
 

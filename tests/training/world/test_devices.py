@@ -29,7 +29,7 @@ from training.engine.loop import LoopConfig
 from training.engine.run_folder import RunFolder
 from training.objectives.noise import ObjectiveConfig
 from training.pretrain import main as pretrain
-from training.world.train import PretrainConfig
+from training.world.settings import PretrainConfig
 from training.world.validation import ValidationConfig
 from worldsim.codec import FrameCodec, save_codec
 from worldsim.errors import WorldError

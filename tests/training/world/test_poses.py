@@ -23,13 +23,18 @@ from training.finetune import FinetuneConfig, change_keys
 from training.finetune import main as finetune
 from training.objectives.noise import ObjectiveConfig
 from training.sharpen.command import main as sharpen
-from training.sharpen.settings import SharpenConfig
+from training.sharpen.rollouts import roll_out, watch_clips
+from training.sharpen.settings import CriticConfig, RolloutConfig, RulesConfig, SharpenConfig
+from training.world.batches import make_batches
+from training.world.integrated_poses import load_fitting, with_integrated_poses
 from training.world.recall import RecallConfig, RecallScores, measure_recall, measure_rollouts
-from training.world.train import TrainWorldConfig, make_batches
+from training.world.settings import TrainWorldConfig
 from training.world.validation import ValidationConfig
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
+from worldsim.model.memory.odometry import Odometry, OdometryConfig, integrate, save_odometry
 from worldsim.model.memory.pose import pose_distances
+from worldsim.sampler import SamplerConfig
 from worldsim.world import World
 
 
@@ -191,16 +196,83 @@ def test_views_are_asked_of_the_states_of_the_clip_itself(tmp_path: Path) -> Non
     assert np.abs(dreams.by_state["kept"] - dreams.by_state["emptied"]).max() > 1e-3
 
 
-def test_sharpening_a_world_with_keys_of_poses_is_refused(tmp_path: Path) -> None:
-    world = tiny_world()
-    shape = replace(world.config.denoiser, memory_keys="pose", memory_phase="none")
-    keyed = World(replace(world.config, denoiser=shape), Denoiser(shape), world.codec, world.folder)
-    keyed.save_pretrained(tmp_path / "keyed", starts=[])
-    data = write_tiny_dataset(tmp_path / "data")
+def test_a_world_with_keys_of_poses_is_sharpened_at_the_recorded_ones(tmp_path: Path) -> None:
+    data = run_config(tmp_path).data
+    world = change_keys(tiny_world(), run_config(tmp_path))
+    world.save_pretrained(tmp_path / "keyed", starts=[])
     config = SharpenConfig(
-        out=str(tmp_path / "run"),
+        out=str(tmp_path / "sharp"),
         init=str(tmp_path / "keyed"),
-        data=DataConfig(train=[str(data)], heldout=[str(data)]),
+        data=data,
+        rollout=RolloutConfig(prefix_frames=4, frames=[3], begins=[0], batch_sizes=[2], single_every=0),
+        critic=CriticConfig(warmup_updates=0, balanced_updates=1, energy_weight=1.0),
+        rules=RulesConfig(every=9, num_rollouts=2, horizons=[1, 3], max_energy=1e6, max_motion=1e6),
+        loop=LoopConfig(num_steps=2, warmup_steps=1, ema_decay=0.0, checkpoint_seconds=1e9),
+        fabric=FabricConfig(accelerator="cpu", precision="32-true"),
     )
-    with pytest.raises(WorldError, match=r"^training\.sharpen gives no poses"):
-        sharpen.run(config)
+    sharpen.run(config)
+    sharp = World.from_pretrained(tmp_path / "sharp" / "world")
+    assert sharp.config.denoiser.memory_keys == "pose" and sharp.config.sampler.num_steps == 1
+    before = world.denoiser.state_dict()
+    assert any(not torch.equal(before[name], value) for name, value in sharp.denoiser.state_dict().items())
+
+
+def test_a_roll_out_at_other_poses_draws_other_frames() -> None:
+    torch.manual_seed(0)
+    shape = replace(tiny_world().config.denoiser, memory_keys="pose", memory_phase="none")
+    denoiser = Denoiser(shape)
+    with torch.no_grad():
+        for parameter in denoiser.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    generator = torch.Generator().manual_seed(1)
+    latents = torch.randn(2, 7, *denoiser.latent_shape, generator=generator)
+    actions = torch.zeros(2, 7, len(shape.num_values), dtype=torch.int64)
+    poses = 100 * torch.randn(2, 7, 3, generator=generator)
+
+    def drawn(poses: torch.Tensor) -> torch.Tensor:
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(2))
+        with torch.no_grad():
+            memory = watch_clips(denoiser, latents[:, :4], actions[:, :4], noise[:, :4], poses[:, :4])
+            given = (denoiser, memory, actions[:, 4:], noise[:, 4:], noise[:, 4:], SamplerConfig(num_steps=1))
+            return roll_out(*given, num_watched=4, poses=poses[:, 4:])
+
+    there = drawn(poses)
+    assert torch.equal(drawn(poses.clone()), there)
+    moved = poses.clone()
+    moved[:, 4:, 2] += 90
+    assert (drawn(moved) - there).abs().max() > 1e-3
+
+
+def test_a_share_of_the_clips_gets_the_poses_that_odometry_integrates(tmp_path: Path) -> None:
+    video = walked_video()
+    assert video.poses is not None
+    torch.manual_seed(0)
+    odometry = Odometry(OdometryConfig(latent_shape=[4, 4, 6], num_values=[60, 60, 60], hidden=4, features=4))
+    integrated = with_integrated_poses(video, odometry)
+    assert integrated.poses is not None
+    for episode in range(2):  # each by itself, from its first pose on, as play would
+        part, state = video.split([1, 1])[episode], odometry.initial_state(1)
+        assert part.poses is not None
+        pose = part.poses[:1].double()
+        for frame in range(1, part.lengths[0]):
+            seen = (part.latents[frame - 1 : frame].float(), part.latents[frame : frame + 1].float())
+            with torch.no_grad():
+                moved, state = odometry.shown(state, part.leading[frame : frame + 1], *seen)
+            pose = integrate(moved[:, None], pose)[:, 0]
+            own = integrated.split([1, 1])[episode].poses
+            assert own is not None
+            torch.testing.assert_close(own[frame : frame + 1], pose.float(), rtol=1e-3, atol=0.2)
+    config = TrainWorldConfig(
+        out="", data=DataConfig(train=[], heldout=[]), batch_size=8, sequence_length=5, integrated_share=0.5
+    )
+    both = make_batches(video, config, 0, with_poses=True, odometry=odometry)
+    true = make_batches(video, config, 0, with_poses=True)
+    is_same = []
+    for step in range(8):
+        found, right = both(step)[-1], true(step)[-1]
+        assert isinstance(found, torch.Tensor) and isinstance(right, torch.Tensor)
+        is_same += (found == right).flatten(1).all(1).tolist()
+    assert 0.25 < np.mean(is_same) < 0.75
+    save_odometry(odometry, tmp_path / "odometry")
+    with pytest.raises(WorldError, match=r"reads axes of \[60, 60, 60\], but the world's are \[3, 3, 3\]"):
+        load_fitting(tmp_path / "odometry", tiny_world())

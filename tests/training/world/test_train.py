@@ -30,8 +30,9 @@ from training.objectives.flow_matching import SequenceFlowMatching
 from training.objectives.noise import ObjectiveConfig, add_noise
 from training.pretrain import main as pretrain
 from training.world.clips import own_shares
+from training.world.settings import PretrainConfig
 from training.world.start_moments import take_starts
-from training.world.train import PretrainConfig, build_world
+from training.world.train import build_world
 from training.world.validation import ValidationConfig
 from worldsim.actions import ActionLayout
 from worldsim.codec import FrameCodec, load_codec, save_codec
