@@ -33,7 +33,7 @@ from worldsim.storage.files import without_litter
 SPLIT_SEEDS = {"heldout": 2_000_000_000, "train": 0}
 SEEDS_PER_RUN = 1_000_000
 PLAYERS = (
-    *("random", "scripted", "returning", "ppo", "to-and-fro"),
+    *("random", "scripted", "still", "returning", "ppo", "to-and-fro"),
     *(*policies.EXCURSIONS, *policies.TOURS, "out-and-back"),
 )
 RETURNING = ("returning", "retrace", "leave-and-return", "tours", "out-and-back")
@@ -56,10 +56,10 @@ class CollectConfig:
     num_workers: int = setting(0, "Worker processes; 0 is one per core.")
     policy: str = setting(
         "scripted",
-        "Who plays: scripted, random, returning (walks out and back: for worlds that are to remember), ppo, "
-        "to-and-fro; look-around and retrace, who look away, or walk away, and come back to the same pose; "
-        "in doom-fresh-rooms tours, of which each is a turn-around, leave-and-return or loop (also policies "
-        "of their own); in grid-recall out-and-back; or mixed, a player for each episode.",
+        "Who plays: scripted, random, still (presses nothing), ppo, to-and-fro; returning, who walks out and "
+        "back, for worlds that are to remember; look-around and retrace, who look away, or walk away, and "
+        "come back to the same pose; in doom-fresh-rooms tours, of which each is a turn-around, "
+        "leave-and-return or loop (also policies of their own); in grid-recall out-and-back; or mixed, a player for each episode.",
         choices=("mixed", *PLAYERS),
     )
     shares: dict[str, float] = setting(

@@ -142,7 +142,9 @@ def describe_error(error: BaseException) -> str:
     if isinstance(error, CONFIG_ERRORS):
         reasons = [_first_line(error)]
         if unknown := re.fullmatch(r"Could not override '(.+)'(\. No match.*)?", reasons[0]):
-            return f"there is no setting '{unknown[1]}' (--cfg job lists every setting)"
+            name, inner = unknown[1], re.search(r"Key '([^']+)' is not in struct", str(error.__cause__))
+            name += f".{inner[1]}" if inner and not name.endswith(inner[1]) else ""
+            return f"there is no setting '{name}' (--cfg job lists every setting)"
         if error.__cause__ is not None:
             reasons.append(_first_line(error.__cause__))
         return f"{': '.join(reasons)} (--cfg job lists every setting)"

@@ -123,6 +123,15 @@ def test_an_unknown_setting_is_named(name: str) -> None:
     assert describe_error(raised.value) == f"there is no setting '{name}' (--cfg job lists every setting)"
 
 
+def test_an_unknown_key_of_a_mapping_is_named_with_the_mapping() -> None:
+    with (
+        initialize_config_dir(str(ROOT / "conf"), version_base="1.3"),
+        pytest.raises(HydraException) as raised,
+    ):
+        compose("collect", overrides=["shares={random:0.5,nobody:0.5}"])
+    assert describe_error(raised.value).startswith("there is no setting 'shares.nobody'")
+
+
 def test_help_says_what_each_setting_is() -> None:
     shown = command_help(main.run, "codec", TrainCodecConfig, ROOT / "conf")
     assert shown.startswith("Training of the frame autoencoder: `python -m training.codec`.\n")
