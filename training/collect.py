@@ -59,7 +59,8 @@ class CollectConfig:
         "Who plays: scripted, random, still (presses nothing), ppo, to-and-fro; returning, who walks out and "
         "back, for worlds that are to remember; look-around and retrace, who look away, or walk away, and "
         "come back to the same pose; in doom-fresh-rooms tours, of which each is a turn-around, "
-        "leave-and-return or loop (also policies of their own); in grid-recall out-and-back; or mixed, a player for each episode.",
+        "leave-and-return or loop (also policies of their own); in grid-recall out-and-back; or mixed, a "
+        "player for each episode.",
         choices=("mixed", *PLAYERS),
     )
     shares: dict[str, float] = setting(

@@ -19,6 +19,7 @@ from tests.public_runs import run_command
 from training.cli.entry import describe_error
 from training.cli.help import command_help
 from training.codec import TrainCodecConfig, main
+from training.collect import main as collect
 from training.convert import main as convert
 from training.evaluate import main as evaluate
 from training.rl import main as rl
@@ -124,6 +125,7 @@ def test_an_unknown_setting_is_named(name: str) -> None:
 
 
 def test_an_unknown_key_of_a_mapping_is_named_with_the_mapping() -> None:
+    assert callable(collect)  # its schema is known
     with (
         initialize_config_dir(str(ROOT / "conf"), version_base="1.3"),
         pytest.raises(HydraException) as raised,
