@@ -27,7 +27,7 @@ def bytes_at(world: World, frame: int) -> int:
     config = world.config.denoiser
     item = torch.finfo(world.dtype).bits // 8
     per_frame = 2 * len(config.full_layers) * config.tokens_per_frame * config.dim * item
-    return world.denoiser.initial_memory(1).nbytes + frame * per_frame
+    return world.initial_memory(1).nbytes + frame * per_frame
 
 
 def rows_that_fit(simulators: Iterable[Simulator], num_frames: int, batch_size: int) -> int:
