@@ -142,8 +142,8 @@ class Simulator:
         )
         leading = torch.cat([torch.zeros_like(actions[:, :1]), actions[:, :-1]], dim=1)
         for index in range(frames.shape[1]):
-            pose = () if poses is None else (poses[:, index],)
-            state = self.commit_frames(state, frames[:, index], leading[:, index], *pose)
+            pose = None if poses is None else poses[:, index]
+            state = self.commit_frames(state, frames[:, index], leading[:, index], pose)
         return replace(state, frame_index=torch.zeros_like(state.frame_index), seed=noise_seeds)
 
     @isolated
@@ -236,9 +236,7 @@ class Simulator:
             Frames `[B, H, W, 3]` uint8 and the state after them.
         """
         if self._is_eager:
-            prediction = (
-                self.predict(state, actions) if poses is None else self.predict(state, actions, poses)
-            )
+            prediction = self.predict(state, actions, poses)
             return prediction.frames, self.commit(state, prediction)
         is_full = self.world.denoiser.window_is_full(state.memory)
         given, noise = self._on_device(actions, poses), self._noise(state, DRAW_FRAME)
