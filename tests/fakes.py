@@ -17,8 +17,10 @@ from worldsim.data.dataset_info import DatasetInfo
 from worldsim.data.episodes import EpisodeWriter
 from worldsim.model.config import DenoiserConfig, MemoryKeys, MemoryPhase
 from worldsim.model.denoiser import Denoiser
+from worldsim.model.memory.odometry import Odometry, OdometryConfig
 from worldsim.outcome import OutcomeConfig
 from worldsim.sampler import SamplerConfig
+from worldsim.world.rewrite import encoder_digest
 from worldsim.world.world import Start, World, WorldConfig
 
 HEIGHT, WIDTH = 32, 48
@@ -63,6 +65,7 @@ def tiny_denoiser_config(
     is_teacher: bool = False,
     outcome_heads: bool = False,
     recycled: bool = False,
+    keys: MemoryKeys = MemoryKeys.AXES,
 ) -> DenoiserConfig:
     """Return the shape of a network of two hybrid layers and one window layer, or of three full layers."""
     return DenoiserConfig(
@@ -74,7 +77,8 @@ def tiny_denoiser_config(
         window_layers=[] if is_teacher else [1],
         full_layers=[0, 1, 2] if is_teacher else [],
         window=2,
-        memory_phase=phase,
+        memory_phase=MemoryPhase.NONE if keys is MemoryKeys.POSE else phase,
+        memory_keys=keys,
         recycled=recycled,
         outcome_heads=outcome_heads,
     )
@@ -138,6 +142,15 @@ def tiny_starts(count: int = 3, length: int = 4) -> list[Start]:
     return starts
 
 
+def tiny_odometry(codec: FrameCodec) -> Odometry:
+    """Return odometry of random weights, by which a frame leads about as far as one in Doom does."""
+    config = OdometryConfig(latent_shape=[4, 4, 6], encoder=encoder_digest(codec), hidden=8, features=4)
+    odometry = Odometry(config)
+    for parameter in odometry.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return odometry
+
+
 def tiny_world(
     *,
     num_starts: int = 3,
@@ -146,14 +159,19 @@ def tiny_world(
     is_teacher: bool = False,
     outcome: OutcomeConfig | None = None,
     recycled: bool = False,
+    has_odometry: bool = False,
 ) -> World:
     """Return a world with random weights that all matter; its frames depend on action, memory and noise.
 
-    It has outcome heads if `outcome` says what their numbers mean.
+    It has outcome heads if `outcome` says what their numbers mean, and keys of poses if it has odometry.
     """
     torch.manual_seed(0)
     shape = tiny_denoiser_config(
-        phase, is_teacher=is_teacher, outcome_heads=outcome is not None, recycled=recycled
+        phase,
+        is_teacher=is_teacher,
+        outcome_heads=outcome is not None,
+        recycled=recycled,
+        keys=MemoryKeys.POSE if has_odometry else MemoryKeys.AXES,
     )
     config = WorldConfig(
         name="tiny",
@@ -170,7 +188,8 @@ def tiny_world(
     for module in (denoiser, codec):
         for parameter in module.parameters():
             parameter.data += 0.1 * torch.randn_like(parameter)
-    world = World(config, denoiser, codec)
+    odometry = tiny_odometry(codec) if has_odometry else None
+    world = World(config, denoiser, codec, odometry=odometry)
     world.starts = tiny_starts(num_starts)
     return world
 

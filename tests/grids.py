@@ -129,7 +129,7 @@ class MapSimulator(Simulator):
         state = WorldState(memory=memory, frame_index=numbers, seed=torch.tensor(list(seeds)), frames=frames)
         return self._written(state, frames)
 
-    def predict(self, state: WorldState, actions: Tensor) -> Prediction:
+    def predict(self, state: WorldState, actions: Tensor, poses: Tensor | None = None) -> Prediction:
         """Draw what the map shows where the action leads to."""
         phase = state.memory.phase + moves_of(actions)
         frames = torch.stack([self._look(state, row, phase[row]) for row in range(len(phase))])
@@ -141,7 +141,9 @@ class MapSimulator(Simulator):
         moved = replace(state, memory=memory, frame_index=state.frame_index + 1, frames=prediction.frames)
         return self._written(moved, prediction.frames)
 
-    def commit_frames(self, state: WorldState, frames: Tensor, actions: Tensor) -> WorldState:
+    def commit_frames(
+        self, state: WorldState, frames: Tensor, actions: Tensor, poses: Tensor | None = None
+    ) -> WorldState:
         """Go there; write what is shown."""
         return self.commit(
             state, Prediction(frames, state.memory.phase + moves_of(actions), cast(FrameContext, None))
@@ -169,7 +171,7 @@ class MapSimulator(Simulator):
 class StillSimulator(MapSimulator):
     """Remembers nothing: it draws the frame shown last again."""
 
-    def predict(self, state: WorldState, actions: Tensor) -> Prediction:
+    def predict(self, state: WorldState, actions: Tensor, poses: Tensor | None = None) -> Prediction:
         """Draw the last frame."""
         drawn = super().predict(state, actions)
         return replace(drawn, frames=state.frames)

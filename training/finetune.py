@@ -87,14 +87,16 @@ def change_keys(world: World, config: FinetuneConfig) -> World:
         biases = {name for name in kept if name.endswith((".self_attn.q.bias", ".self_attn.k.bias"))}
         kept |= {name: kept[name] + fresh[name] for name in biases}
     denoiser.load_state_dict(fresh | kept)
-    return World(replace(world.config, denoiser=shape), denoiser, world.codec, world.folder)
+    odometry = world.odometry if is_pose else None
+    described = replace(world.config, denoiser=shape, odometry=None)
+    return World(described, denoiser, world.codec, world.folder, odometry)
 
 
 def reshaped(world: World, described: WorldConfig) -> World:
     """Return a world of another description with the weights of this one, and fresh ones it has not."""
     denoiser = Denoiser(described.denoiser)
     denoiser.load_state_dict(denoiser.state_dict() | world.denoiser.state_dict())
-    return World(described, denoiser, world.codec, world.folder)
+    return World(described, denoiser, world.codec, world.folder, world.odometry)
 
 
 @entry("finetune", FinetuneConfig)

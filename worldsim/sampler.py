@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import WorldError
+from worldsim.model.belief import commit, observe
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.frame_context import FrameContext
+from worldsim.model.memory.odometry import Odometry
 from worldsim.model.memory.state import MemoryState
 from worldsim.runtime.noise import WATCH_FRAME, draw_noise
 from worldsim.settings import check_settings, setting
@@ -119,6 +121,7 @@ def watch(
     seeds: Tensor,
     frame_index: Tensor,
     pose: Tensor | None = None,
+    odometry: Odometry | None = None,
 ) -> MemoryState:
     """Return the memory after a real frame.
 
@@ -131,9 +134,11 @@ def watch(
             over the frame begins from.
         frame_index: `[B]` int64 on the CPU.
         pose: `[B, 3]`, where it is seen from; see `Denoiser.observe`.
+        odometry: Follows the poses of a network whose keys these are.
     """
-    context = denoiser.observe(actions, memory, pose=pose)
+    context = observe(denoiser, odometry, actions, memory, pose=pose)
     if denoiser.config.recycled:
         noise = draw_noise(seeds, frame_index, denoiser.latent_shape, WATCH_FRAME).to(latents.device)
         context = denoiser.first_pass(noise, context, memory)[1]
-    return denoiser.commit(latents, torch.zeros(len(latents), device=latents.device), context, memory)
+    clean = torch.zeros(len(latents), device=latents.device)
+    return commit(denoiser, odometry, latents, clean, context, memory)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import WorldError
+from worldsim.model import belief
 from worldsim.model.frame_context import FrameContext
 from worldsim.model.inspection import LayerReading, inspect_layers
 from worldsim.model.memory.state import MemoryState
@@ -23,6 +24,7 @@ from worldsim.runtime.device import DeviceChoice, choose_device, set_threads
 from worldsim.runtime.isolation import isolated, ordinary
 from worldsim.runtime.noise import COMMIT_FRAME, DRAW_FRAME, NoiseAhead, draw_noise
 from worldsim.sampler import MAX_NOISE_SCALE, MAX_STEPS, SamplerConfig, draw, watch
+from worldsim.starts import path_of
 from worldsim.state import WorldState
 from worldsim.storage.files import check_integer, check_number, plain
 from worldsim.world.world import Start, World, shipped_worlds
@@ -56,6 +58,9 @@ class Simulator:
         compile: Mode of `worldsim.runtime.cuda_graphs.CompileChoice`: in which way kernels are launched.
         noise_ahead: Draw the next frame's noise while this one is computed.
 
+    Raises:
+        WorldError: If the world's keys are poses, and it has no odometry to follow them.
+
     Attributes:
         device_choice: Where it computes, and why; `open_simulator` says more.
         compile_choice: How its kernels are launched, and why.
@@ -70,6 +75,7 @@ class Simulator:
         compile: str = "none",
         noise_ahead: bool = False,
     ) -> None:
+        world.check_followed()
         self.world = world
         self.sampler = sampler if sampler is not None else world.config.sampler
         self.frames_device = torch.device(frames_device)
@@ -113,7 +119,7 @@ class Simulator:
         """Begin a batch of dreams by watching real frames.
 
         Args:
-            starts: One per dream, all of the same length.
+            starts: One per dream, all of the same length, and either all with poses or none.
             seeds: One per dream, at least 0.
 
         Returns:
@@ -124,27 +130,33 @@ class Simulator:
             raise WorldError(
                 f"a batch needs starts of one length and a seed each, got {lengths} and {len(seeds)}"
             )
+        poses = path_of(starts) if self.world.odometry is not None else None
         frames = torch.stack([start.frames for start in starts])  # [B, T, H, W, 3]
         actions = torch.stack([start.actions for start in starts])
         noise_seeds = torch.tensor(list(seeds), dtype=torch.int64)
         state = WorldState(
-            memory=self.world.denoiser.initial_memory(len(starts)),
+            memory=self.world.initial_memory(len(starts)),
             frame_index=torch.zeros(len(starts), dtype=torch.int64),
             seed=torch.zeros_like(noise_seeds),  # what has been watched depends on no dream's seed
             frames=frames[:, -1].to(self.frames_device),
         )
         leading = torch.cat([torch.zeros_like(actions[:, :1]), actions[:, :-1]], dim=1)
         for index in range(frames.shape[1]):
-            state = self.commit_frames(state, frames[:, index], leading[:, index])
+            pose = None if poses is None else poses[:, index]
+            state = self.commit_frames(state, frames[:, index], leading[:, index], pose)
         return replace(state, frame_index=torch.zeros_like(state.frame_index), seed=noise_seeds)
 
     @isolated
-    def predict(self, state: WorldState, actions: Tensor) -> Prediction:
-        """Draw the frame that `actions` `[B, A]` int64 lead to; reads the memory, never changes it."""
+    def predict(self, state: WorldState, actions: Tensor, poses: Tensor | None = None) -> Prediction:
+        """Draw the frame that `actions` `[B, A]` int64 lead to; reads the memory, never changes it.
+
+        In a world with odometry, `poses` `[B, 3]` say where it is seen from, if that is known (`path_of`).
+        """
         is_full = self.world.denoiser.window_is_full(state.memory)
-        actions, noise = actions.to(self.world.device), self._noise(state, DRAW_FRAME)
+        given = self._on_device(actions, poses)
+        noise = self._noise(state, DRAW_FRAME)
         with torch.inference_mode():
-            frames, latents, context = self._run_predict(state.memory, actions, noise, is_full)
+            frames, latents, context = self._run_predict(state.memory, *given, noise, is_full)
             frames = frames.to(self.frames_device)
         return Prediction(ordinary(frames), ordinary(latents), context)
 
@@ -176,8 +188,8 @@ class Simulator:
             noise_scale: Of the sampler that drew it, if that was another one: a recycled world's memory holds
                 what its first pass made of the noise.
         """
-        denoiser = self.world.denoiser
-        context = denoiser.observe(actions.to(self.world.device), state.memory)
+        denoiser, odometry = self.world.denoiser, self.world.odometry
+        context = belief.observe(denoiser, odometry, actions.to(self.world.device), state.memory)
         if denoiser.config.recycled:
             scale = self.sampler.noise_scale if noise_scale is None else noise_scale
             noise = self._noise(state, DRAW_FRAME) * scale
@@ -210,44 +222,54 @@ class Simulator:
         return inspect_layers(denoiser, latents, level, prediction.context, state.memory)
 
     @isolated
-    def step(self, state: WorldState, actions: Tensor) -> tuple[Tensor, WorldState]:
+    def step(
+        self, state: WorldState, actions: Tensor, poses: Tensor | None = None
+    ) -> tuple[Tensor, WorldState]:
         """Predict, then commit.
 
         Args:
             state: Of B dreams.
             actions: `[B, A]` int64.
+            poses: See `predict`.
 
         Returns:
             Frames `[B, H, W, 3]` uint8 and the state after them.
         """
         if self._is_eager:
-            prediction = self.predict(state, actions)
+            prediction = self.predict(state, actions, poses)
             return prediction.frames, self.commit(state, prediction)
         is_full = self.world.denoiser.window_is_full(state.memory)
-        actions, noise = actions.to(self.world.device), self._noise(state, DRAW_FRAME)
+        given, noise = self._on_device(actions, poses), self._noise(state, DRAW_FRAME)
         commit_noise = self._commit_noise(state)
         with torch.inference_mode():
-            frames, memory = self._run_step(state.memory, actions, noise, commit_noise, is_full)
+            frames, memory = self._run_step(state.memory, *given, noise, commit_noise, is_full)
             frames = frames.to(self.frames_device)
         frames, memory = ordinary(frames), memory.map(lambda _, tensor: ordinary(tensor))
         return frames, replace(state, memory=memory, frame_index=state.frame_index + 1, frames=frames)
 
     @isolated
-    def commit_frames(self, state: WorldState, frames: Tensor, actions: Tensor) -> WorldState:
+    def commit_frames(
+        self, state: WorldState, frames: Tensor, actions: Tensor, poses: Tensor | None = None
+    ) -> WorldState:
         """Remember real frames instead of dreamt ones.
 
         Args:
             state: Of B dreams.
             frames: `[B, H, W, 3]` uint8.
             actions: `[B, A]` int64, the actions that led to them.
+            poses: See `predict`.
         """
         world = self.world
         latents = world.codec.encode(frames.to(world.device)).float()
-        given = (latents, actions.to(world.device), state.memory, state.seed, state.frame_index)
+        actions, poses = self._on_device(actions, poses)
+        given = (latents, actions, state.memory, state.seed, state.frame_index, poses, world.odometry)
         memory = watch(world.denoiser, *given)
         return replace(
             state, memory=memory, frame_index=state.frame_index + 1, frames=frames.to(self.frames_device)
         )
+
+    def _on_device(self, actions: Tensor, poses: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return actions.to(self.world.device), None if poses is None else poses.to(self.world.device)
 
     def _noise(self, state: WorldState, purpose: int) -> Tensor:
         shape = self.world.denoiser.latent_shape
@@ -261,11 +283,16 @@ class Simulator:
     # What follows is compiled: functions of tensors on the device alone, which look at none of their numbers.
 
     def _predict(
-        self, memory: MemoryState, actions: Tensor, noise: Tensor, window_is_full: bool
+        self,
+        memory: MemoryState,
+        actions: Tensor,
+        poses: Tensor | None,
+        noise: Tensor,
+        window_is_full: bool,
     ) -> tuple[Tensor, Tensor, FrameContext]:
         """Return the frames, their latents, and what the commit needs again."""
         denoiser = self.world.denoiser
-        context = denoiser.observe(actions, memory, window_is_full)
+        context = belief.observe(denoiser, self.world.odometry, actions, memory, window_is_full, poses)
         latents, context = draw(denoiser, noise, context, memory, self.sampler)
         return self.world.codec.decode(latents), latents, context
 
@@ -276,17 +303,18 @@ class Simulator:
         if noise is not None:
             latents = (1 - level) * latents + level * noise
         levels = torch.full((len(latents),), level, device=latents.device)
-        return self.world.denoiser.commit(latents, levels, context, memory)
+        return belief.commit(self.world.denoiser, self.world.odometry, latents, levels, context, memory)
 
     def _step(
         self,
         memory: MemoryState,
         actions: Tensor,
+        poses: Tensor | None,
         noise: Tensor,
         commit_noise: Tensor | None,
         window_is_full: bool,
     ) -> tuple[Tensor, MemoryState]:
-        frames, latents, context = self._predict(memory, actions, noise, window_is_full)
+        frames, latents, context = self._predict(memory, actions, poses, noise, window_is_full)
         return frames, self._commit(memory, latents, commit_noise, context)
 
     def _outcome(self, summary: Tensor) -> Tensor:

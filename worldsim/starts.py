@@ -22,6 +22,7 @@ from worldsim.data.episodes import (
     read_episode,
 )
 from worldsim.errors import WorldError
+from worldsim.model.memory.pose import relative_poses
 from worldsim.storage.images import fit_picture, read_picture
 
 MAX_START_BYTES = 2**30
@@ -37,11 +38,28 @@ class Start:
         name: Name for a menu.
         frames: `[T, H, W, 3]` uint8.
         actions: `[T, A]` int64; action i leads from frame i to i + 1, the last one is not used.
+        poses: `[T, 3]`, x, y and heading in degrees where each frame was seen from; None where none are
+            recorded.
     """
 
     name: str
     frames: Tensor
     actions: Tensor
+    poses: Tensor | None = None
+
+
+def path_of(starts: Sequence[Start]) -> Tensor | None:
+    """Return where the frames of start moments were seen from, `[B, T, 3]`; None if none record it.
+
+    Each lies on a map of its own, on which its first frame is seen from x, y and heading 0, as a dream is.
+
+    Raises:
+        WorldError: If some record poses and some do not.
+    """
+    recorded = [start.poses for start in starts if start.poses is not None]
+    if recorded and len(recorded) < len(starts):
+        raise WorldError("a batch needs starts that all record poses, or none that does")
+    return relative_poses(torch.stack(recorded)) if recorded else None
 
 
 def read_starts(folder: Path) -> list[Start]:
@@ -61,7 +79,9 @@ def read_starts(folder: Path) -> list[Start]:
         )
     for name in names:
         episode = read_episode(folder, name, info)
-        starts.append(Start(name, torch.from_numpy(episode.frames), torch.from_numpy(episode.actions)))
+        poses = None if episode.poses is None else torch.from_numpy(episode.poses)
+        frames, actions = torch.from_numpy(episode.frames), torch.from_numpy(episode.actions)
+        starts.append(Start(name, frames, actions, poses))
     return starts
 
 
@@ -162,7 +182,8 @@ def write_starts(folder: Path, starts: list[Start], info: DatasetInfo) -> None:
     """Write start moments as gameplay video."""
     info.save(folder)
     for start in starts:
+        poses = None if start.poses is None else start.poses.tolist()
         with EpisodeWriter(folder, start.name, info) as writer:
-            for frame, action in zip(start.frames[:-1].numpy(), start.actions[:-1].numpy(), strict=True):
-                writer.add(frame, action)
-            writer.add(start.frames[-1].numpy(), None)
+            for index, frame in enumerate(start.frames.numpy()):
+                action = start.actions[index].numpy() if index < len(start.frames) - 1 else None
+                writer.add(frame, action, pose=None if poses is None else (*poses[index],))

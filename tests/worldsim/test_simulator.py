@@ -23,7 +23,9 @@ def begin(simulator: Simulator, seed: int = 7) -> WorldState:
 
 
 all_kinds = pytest.mark.parametrize(
-    "kind", [{}, {"is_teacher": True}, {"recycled": True}], ids=["hybrid", "teacher", "recycled"]
+    "kind",
+    [{}, {"is_teacher": True}, {"recycled": True}, {"has_odometry": True, "recycled": True}],
+    ids=["hybrid", "teacher", "recycled", "poses"],
 )
 
 

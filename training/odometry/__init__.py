@@ -1,4 +1,4 @@
-"""Teaching of odometry on recorded poses: `python -m training.odometry codec=WORLD`."""
+"""Teaching of odometry on recorded poses: `python -m training.odometry world=WORLD`."""
 
 from training.odometry.train import main
 

@@ -44,7 +44,16 @@ class TrainOdometryConfig:
     codec: str = setting(
         REQUIRED, "Whose latents it reads: a world that ships, or the folder of a world or of a codec."
     )
+    world: str = setting(
+        "",
+        "World with memory_keys pose that the network is for: OUT/world is a copy of it that has it, and can "
+        "be played. codec is then the world's own. '' writes no world.",
+    )
     init: str = setting("", "Folder of an odometry network to go on from; '' is none.")
+    teach: bool = setting(
+        True,
+        "Whether to learn at all; false joins the network of init to world as it is, and reads no video.",
+    )
     hidden: int = setting(64, "Numbers that its recurrent unit keeps. Not used with init.", minimum=1)
     features: int = setting(64, "Numbers that it reads from two frames. Not used with init.", minimum=1)
     sequence_length: int = setting(32, "Frames of a clip.", minimum=2)
@@ -72,6 +81,8 @@ class TrainOdometryConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if not self.teach and not (self.init and self.world):
+            raise WorldError("teach=false joins a network to a world: name both, init= and world=")
         if self.summed_frames > self.sequence_length:
             raise WorldError(
                 f"summed_frames must be at most sequence_length, got {self.summed_frames} and "

@@ -1,8 +1,9 @@
-"""Teaching of odometry on recorded poses: `python -m training.odometry codec=WORLD`.
+"""Teaching of odometry on recorded poses: `python -m training.odometry world=WORLD`, or `codec=`.
 
 A small recurrent network learns from actions and latents how far the player moves in each frame, forward,
 sideways and in degrees, on video that records poses. The network whose memory follows the path learns nothing
-here. What it writes is measured on held-out video: errors of heading and place after a hundred frames.
+here. What it writes is measured on held-out video: errors of heading and place after a hundred frames. A
+world whose keys are poses is then written with it, and can be played.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from torch import Tensor
 from training.cli.entry import entry
 from training.data.latents import choose_episodes, digest_of, to_device
 from training.engine.fabric import Passes, make_fabric, share_passes
+from training.engine.lock import locked_folder
 from training.engine.loop import fit, is_done, seed_of
 from training.engine.run_folder import RunFolder
 from training.engine.update import Training, prepare
 from training.odometry.footage import TaughtVideo, load_taught, read_displacements
+from training.odometry.join import MEASURES_FILE, NETWORK, join, open_followed
 from training.odometry.learner import Clips, OdometryLearner, mirror
 from training.odometry.measures import format_measures, measure_odometry
 from training.odometry.settings import TrainOdometryConfig
@@ -34,8 +37,6 @@ from worldsim.model.memory.odometry import Odometry, OdometryConfig, load_odomet
 from worldsim.storage.files import write_json
 from worldsim.world.rewrite import encoder_digest
 from worldsim.world.world import find_codec
-
-MEASURES_FILE, NETWORK = "measures.json", "odometry"
 
 
 def build_odometry(config: TrainOdometryConfig, codec: FrameCodec, actions: ActionLayout) -> Odometry:
@@ -182,9 +183,11 @@ def teach(config: TrainOdometryConfig) -> dict[str, dict[str, float]]:
     """Teach, and return what was measured on each folder of held-out video."""
     if config.fabric.strategy == "fsdp":
         raise WorldError("fabric.strategy=fsdp is for large networks: choose ddp")
+    world = open_followed(config.world, Path(config.out)) if config.world else None
     run = RunFolder(config.out, config)
     fabric = make_fabric(config.fabric, run.path)
-    codec = find_codec(config.codec).eval().requires_grad_(False)
+    codec = find_codec(config.codec) if world is None else world.codec
+    codec.eval().requires_grad_(False)
     chosen = choose_episodes(config.data.train, config.data.max_frames)
     torch.manual_seed(config.loop.seed)
     odometry = build_odometry(config, codec, chosen[0].info.actions)
@@ -204,10 +207,18 @@ def teach(config: TrainOdometryConfig) -> dict[str, dict[str, float]]:
         on_checkpoint=teaching.on_checkpoint,
     )
     fabric.print(f"odometry in {run.path / NETWORK}, its errors in {run.path / MEASURES_FILE}")
+    if world is not None and fabric.global_rank == 0:
+        print(f"world in {join(world, run.path / NETWORK, config.measure, run.path)}")
     return teaching.found
 
 
 @entry("odometry", TrainOdometryConfig)
 def main(config: TrainOdometryConfig) -> None:
-    """Teach odometry."""
-    teach(config)
+    """Teach odometry, or join what was taught to a world."""
+    if config.teach:
+        teach(config)
+        return
+    out = Path(config.out)
+    world = open_followed(config.world, out)
+    with locked_folder(out):
+        print(f"world in {join(world, Path(config.init), config.measure, out)}")

@@ -11,7 +11,7 @@ import numpy as np
 from training.data.latents import DataConfig, check_poses, choose_episodes, fixed_starts, latent_video
 from training.suites.settings import EvaluateConfig
 from training.world.clips import cache_for
-from training.world.recall import RecallConfig, RecallScores, measure_recall, measure_rollouts
+from training.world.recall import GAIN, RecallConfig, RecallScores, measure_recall, measure_rollouts
 from worldsim.errors import WorldError
 from worldsim.evaluation.report.report import Report, describe_run
 from worldsim.evaluation.report.text import align
@@ -66,13 +66,13 @@ def estimates(scores: RecallScores, episodes: list[int]) -> dict[str, Any]:
 
 def table(found: dict[str, dict[str, Any]]) -> str:
     """Return PSNR in dB as a table: a row for each kind of frame, a column for each state."""
-    rows: list[list[str]] = []
-    for name, kinds in found.items():
-        for kind, states in kinds.items():
-            if any(states.values()):
-                told = [f"{each.mean:.2f}" for each in states.values()]
-                gain = states["gain"]
-                ends = "" if gain.low is None else f" ({gain.low:.2f} to {gain.high:.2f})"
-                rows.append([name, kind, str(gain.count), *told[:-1], told[-1] + ends])
-    names = list(next(iter(next(iter(found.values())).values())))
-    return align([["PSNR, dB", "frames", "clips", *names], *rows])
+    asked = [(name, kind, states) for name, kinds in found.items() for kind, states in kinds.items()]
+    names = list(dict.fromkeys(name for *_, states in asked for name in states if name != GAIN))
+    rows = [["PSNR, dB", "frames", "clips", *names, GAIN]]
+    for name, kind, states in asked:
+        if any(states.values()):
+            told = [f"{states[each].mean:.2f}" if each in states else "-" for each in (*names, GAIN)]
+            gain = states[GAIN]
+            ends = "" if gain.low is None else f" ({gain.low:.2f} to {gain.high:.2f})"
+            rows.append([name, kind, str(gain.count), *told[:-1], told[-1] + ends])
+    return align(rows)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from training.data.latents import LatentVideo, fixed_starts
 from worldsim.evaluation.metrics import psnr
+from worldsim.model import belief
 from worldsim.model.memory.pose import pose_distances
 from worldsim.model.memory.state import MemoryState
 from worldsim.runtime.noise import draw_noise
@@ -60,6 +61,7 @@ class RecallScores:
 
     Attributes:
         by_state: Under "kept", "emptied" and "swapped" states, and "copied": the nearest frame of the prefix.
+            Under "followed" roll-outs of a world with odometry that is told no pose, not even of the prefix.
         is_watched: Which frames lie in the prefix.
         is_seen: Which of the others have the pose of a frame in the prefix.
     """
@@ -104,12 +106,18 @@ class Clips:
         actions: `[B, F, A]`.
         poses: `[B, F, 3]`; each clip begins at x, y and heading 0.
         seeds: `[B]` int64 on the CPU, of the noise.
+        are_told: Whether a world is told the poses, or follows them by its odometry.
     """
 
     latents: Tensor
     actions: Tensor
     poses: Tensor
     seeds: Tensor
+    are_told: bool = True
+
+    def told(self, frame: int) -> Tensor | None:
+        """Return the poses `[B, 3]` of a frame; None if they are to be found out."""
+        return self.poses[:, frame] if self.are_told else None
 
     def noise(self, frame: int) -> Tensor:
         """Return what a frame is drawn from, `[B, C, h, w]`, the same whatever the state."""
@@ -119,11 +127,11 @@ class Clips:
 
     def watched(self, world: World, count: int) -> MemoryState:
         """Return a world's memory of the first so many frames."""
-        memory = world.denoiser.initial_memory(len(self.seeds))
+        memory = world.initial_memory(len(self.seeds))
         for frame in range(count):
             number = torch.full_like(self.seeds, frame)
             given = (self.latents[:, frame], self.actions[:, frame], memory, self.seeds, number)
-            memory = watch(world.denoiser, *given, self.poses[:, frame])
+            memory = watch(world.denoiser, *given, self.told(frame), world.odometry)
         return memory
 
 
@@ -181,6 +189,9 @@ def _measure_clips(
     }
     sampler = SamplerConfig(num_steps=config.num_steps)
     drawn = {name: draw_frames(world, clips, each, frames, sampler) for name, each in memories.items()}
+    if draw_frames is _roll_out and world.odometry is not None:
+        own = replace(clips, are_told=False)
+        drawn["followed"] = _roll_out(world, own, own.watched(world, prefix), frames, sampler)
     distance, angle = pose_distances(clips.poses[:, frames, None], clips.poses[:, None, :prefix])
     nearest, best = (distance / NEAR[0]).maximum(angle / NEAR[1]).min(-1)  # [B, Q]
     rows = torch.arange(len(clips.seeds), device=best.device)[:, None]
@@ -213,8 +224,9 @@ def _roll_out(
 ) -> Tensor:
     drawn, clean = [], torch.zeros(len(clips.seeds), device=clips.latents.device)
     for frame in frames.tolist():
-        context = world.denoiser.observe(clips.actions[:, frame], memory, pose=clips.poses[:, frame])
+        given, actions = (world.denoiser, world.odometry), clips.actions[:, frame]
+        context = belief.observe(*given, actions, memory, pose=clips.told(frame))
         dream, context = draw(world.denoiser, clips.noise(frame), context, memory, sampler)
-        memory = world.denoiser.commit(dream, clean, context, memory)
+        memory = belief.commit(*given, dream, clean, context, memory)
         drawn.append(dream)
     return torch.stack(drawn, 1)

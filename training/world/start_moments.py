@@ -42,6 +42,7 @@ def take_starts(
         if group not in found or worth > found[group][0]:
             # Copies: a view would keep the whole episode.
             frames, actions = recording.frames[first:last].copy(), recording.actions[first:last].copy()
-            start = Start(f"start-{group:02d}", torch.from_numpy(frames), torch.from_numpy(actions))
+            poses = None if recording.poses is None else torch.from_numpy(recording.poses[first:last].copy())
+            start = Start(f"start-{group:02d}", torch.from_numpy(frames), torch.from_numpy(actions), poses)
             found[group] = worth, start
     return [start for _, start in found.values()]

@@ -129,7 +129,8 @@ def train_world(
         spent = describe_training(training, config, footage.num_frames, fabric)
         provenance = add_provenance(world.config.provenance, "training", spent)
         provenance = tell_half_lives(provenance, average)
-        exported = World(replace(world.config, provenance=provenance), average, world.codec, world.folder)
+        described = replace(world.config, provenance=provenance)
+        exported = World(described, average, world.codec, world.folder, world.odometry)
         scores: dict[str, float] = {}
         if exported.config.outcome is not None:
             exported.config.outcome, scores = calibrate(exported, footage.heldout, exported.config.outcome)

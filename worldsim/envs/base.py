@@ -195,7 +195,7 @@ def empty_state(world: World, num_dreams: int) -> WorldState:
     """Return a state of dreams before anything happened."""
     config: WorldConfig = world.config
     return WorldState(
-        memory=world.denoiser.initial_memory(num_dreams),
+        memory=world.initial_memory(num_dreams),
         frame_index=torch.zeros(num_dreams, dtype=torch.int64),
         seed=torch.zeros(num_dreams, dtype=torch.int64),
         frames=torch.zeros(num_dreams, config.height, config.width, 3, dtype=torch.uint8),
@@ -299,9 +299,18 @@ def _check_starts(starts: Sequence[Start], config: WorldConfig) -> list[Start]:
                 f"start {start.name!r}: actions must be int64 {[length, len(num_values)]}, "
                 f"got {actions.dtype} {list(actions.shape)}"
             )
+        if start.poses is not None and not _is_path(start.poses, length):
+            raise WorldError(
+                f"start {start.name!r}: poses must be floating-point {[length, 3]} and finite, "
+                f"got {start.poses.dtype} {list(start.poses.shape)}"
+            )
         if bool(((actions < 0) | (actions >= num_values)).any()):
             raise WorldError(f"start {start.name!r}: an action is outside of the world's axes")
     return list(starts)
+
+
+def _is_path(poses: Tensor, length: int) -> bool:
+    return poses.shape == (length, 3) and poses.is_floating_point() and bool(poses.isfinite().all())
 
 
 def check_state(state: Any, empty: WorldState, num_dreams: int, identity: str) -> None:

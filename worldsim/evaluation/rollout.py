@@ -27,7 +27,7 @@ def bytes_at(world: World, frame: int) -> int:
     config = world.config.denoiser
     item = torch.finfo(world.dtype).bits // 8
     per_frame = 2 * len(config.full_layers) * config.tokens_per_frame * config.dim * item
-    return world.denoiser.initial_memory(1).nbytes + frame * per_frame
+    return world.initial_memory(1).nbytes + frame * per_frame
 
 
 def rows_that_fit(simulators: Iterable[Simulator], num_frames: int, batch_size: int) -> int:
@@ -58,11 +58,17 @@ def watch_until(simulator: Simulator, clips: ClipBatch, last: int, seed: int, ba
     return watch(simulator, clips.begin_dreams(simulator, 1, seed), clips, range(1, last + 1), bar)
 
 
-def generate(simulator: Simulator, state: WorldState, actions: Tensor, bar: tqdm) -> Tensor:
-    """Generate frames under actions `[B, K, A]`; returns `[B, K, H, W, 3]` uint8."""
+def generate(
+    simulator: Simulator, state: WorldState, actions: Tensor, bar: tqdm, poses: Tensor | None = None
+) -> Tensor:
+    """Generate frames under actions `[B, K, A]`, from poses `[B, K, 3]` if they are known.
+
+    Returns:
+        `[B, K, H, W, 3]` uint8.
+    """
     frames = []
-    for action in actions.unbind(1):
-        frame, state = simulator.step(state, action)
+    for index, action in enumerate(actions.unbind(1)):
+        frame, state = simulator.step(state, action, None if poses is None else poses[:, index])
         frames.append(frame)
         bar.update(len(frame))
     return torch.stack(frames, dim=1)

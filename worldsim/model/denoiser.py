@@ -266,6 +266,7 @@ class Denoiser(nn.Module):
             num_committed=count + 1,
             past=past.append(full.k, full.v) if past and full else past,
             summary=None if self.outcome is None else self.outcome.pool(tokens),
+            odometry=memory.odometry,
         )
 
     def _take_in(

@@ -45,6 +45,8 @@ class FrameContext:
         previous: `[B, N, D]`, what the frame before adds to each token; 0 where the model does not see it.
         writes: In a recycled model, what the first pass over the frame noted of the frame before, for
             `commit`; None before that pass.
+        actions: `[B, A]` int64, the action itself, where odometry follows the frame.
+        pose: `[B, 3]`, where the frame is seen from, if odometry need not find it out.
     """
 
     action: Tensor
@@ -56,3 +58,5 @@ class FrameContext:
     past_mask: Tensor | None
     previous: Tensor | float
     writes: FrameWrites | None = None
+    actions: Tensor | None = None
+    pose: Tensor | None = None

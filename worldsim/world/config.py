@@ -14,7 +14,8 @@ from worldsim.actions import ActionLayout
 from worldsim.codec import CodecConfig
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
-from worldsim.model.config import DenoiserConfig
+from worldsim.model.config import DenoiserConfig, MemoryKeys
+from worldsim.model.memory.odometry import OdometryConfig
 from worldsim.model.memory.state import empty_memory
 from worldsim.outcome import OutcomeConfig
 from worldsim.sampler import SamplerConfig
@@ -26,6 +27,7 @@ CARD_TITLES = {
     "training": "Training",
     "conversion": "Conversion",
     "memory": "Memory",
+    "odometry": "Odometry",
     "measured": "Measured",
     "calibration": "Calibration",
     "limits": "Limits",
@@ -47,6 +49,8 @@ class WorldConfig:
         codec: Shape of the frame autoencoder.
         sampler: How its frames are best drawn.
         outcome: What the numbers of its outcome heads mean; None in a world without such heads.
+        odometry: Shape of the network that follows poses, in a world whose keys these are; None in one that
+            cannot be played without being told them.
         provenance: Where data and weights came from: data, training, compute; free-form JSON.
     """
 
@@ -60,6 +64,7 @@ class WorldConfig:
     codec: CodecConfig
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     outcome: OutcomeConfig | None = None
+    odometry: OdometryConfig | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -77,6 +82,8 @@ class WorldConfig:
             raise WorldError(
                 f"world {self.name!r}: its network {heads} outcome heads, its description says otherwise"
             )
+        if self.odometry is not None:
+            check_odometry(self, self.odometry)
 
     @property
     def end_threshold(self) -> float:
@@ -96,8 +103,8 @@ class WorldConfig:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads."""
         data = {"format": FORMAT} | asdict(self) | {"actions": self.actions.to_json()}
-        outcome = data.pop("outcome")  # the last entry, where there is one
-        return data if outcome is None else data | {"outcome": outcome}
+        last = {name: data.pop(name) for name in ("outcome", "odometry")}  # where there are such
+        return data | {name: value for name, value in last.items() if value is not None}
 
     def dataset(self, name: str, source: str) -> DatasetInfo:
         """Return the description of gameplay video that this world's frames and buttons make."""
@@ -135,6 +142,9 @@ class WorldConfig:
                 codec=read_record(CodecConfig, data["codec"], "codec"),
                 sampler=read_record(SamplerConfig, data["sampler"], "sampler"),
                 outcome=read_record(OutcomeConfig, data["outcome"], "outcome") if "outcome" in data else None,
+                odometry=read_record(OdometryConfig, data["odometry"], "odometry")
+                if "odometry" in data
+                else None,
                 provenance=data.get("provenance", {}),
             )
         except KeyError as error:
@@ -161,6 +171,21 @@ def check_parts(config: WorldConfig, latents: tuple[int, ...], encoded: tuple[in
         )
 
 
+def check_odometry(config: WorldConfig, odometry: OdometryConfig) -> None:
+    """Raise `WorldError` unless a world's keys are poses, and odometry reads its latents and its buttons."""
+    if config.denoiser.memory_keys != MemoryKeys.POSE:
+        raise WorldError(
+            f"world {config.name!r}: odometry follows the poses of memory_keys pose, but these are "
+            f"{config.denoiser.memory_keys}"
+        )
+    for what, own, read in (
+        ("latents", config.denoiser.latent_shape, odometry.latent_shape),
+        ("actions of values", config.denoiser.num_values, odometry.num_values),
+    ):
+        if list(own) != list(read):
+            raise WorldError(f"world {config.name!r} has {what} {list(own)}, its odometry reads {list(read)}")
+
+
 def _check_memory(config: WorldConfig) -> None:
     """Raise `WorldError` if one dream of a world remembers more than `MAX_MEMORY_BYTES`."""
     memory = empty_memory(config.denoiser, 1, torch.float32, torch.device("meta"))
@@ -177,6 +202,7 @@ def world_card(config: WorldConfig, num_parameters: int) -> str:
     axes = "; ".join(f"{axis.name} ({', '.join(axis.buttons)})" for axis in config.actions.axes)
     tokens = config.denoiser.tokens_per_frame
     size = f"- Size: {num_parameters / 1e6:.1f} M parameters, {tokens} tokens a frame"
+    poses = [] if config.odometry is None else ["- Poses: followed by odometry"]
     facts = [
         f"# {config.name}",
         config.description or "A learned world.",
@@ -186,6 +212,7 @@ def world_card(config: WorldConfig, num_parameters: int) -> str:
                 f"- Buttons: {axes}",
                 size,
                 f"- Memory phase: {config.denoiser.memory_phase}",
+                *poses,
                 f"- Denoising steps: {config.sampler.num_steps}",
                 f"- Reward: {_reward(config)}",
                 f"- Licence: {config.licence or 'not stated'}",

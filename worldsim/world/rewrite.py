@@ -1,6 +1,7 @@
 """Rewriting of a world's description and card, keeping its weights.
 
-Its outcome heads or its decoder may be others, too: all other weights are then copied as they are.
+Its outcome heads, its decoder or its odometry may be others, too: all other weights are then copied as they
+are.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from worldsim.codec import FrameCodec, load_codec
 from worldsim.errors import WorldError
+from worldsim.model.memory.odometry import WEIGHTS_FILE as ODOMETRY_FILE
+from worldsim.model.memory.odometry import Odometry
 from worldsim.model.outcome_heads import OutcomeHeads
 from worldsim.storage.quantization import quantize_weights
-from worldsim.storage.tensors import CODEC_FILE, check_file, filling, write_tensors
+from worldsim.storage.tensors import CODEC_FILE, check_file, filling, save_weights, write_tensors
 from worldsim.world.config import world_card
 from worldsim.world.world import CARD_FILE, MODEL_FILE, World, WorldConfig, read_config, write_config
 
@@ -77,6 +81,7 @@ def save_described(
     *,
     heads: OutcomeHeads | None = None,
     codec: FrameCodec | None = None,
+    odometry: Odometry | None = None,
 ) -> None:
     """Write a loaded world under another description, completely or not at all.
 
@@ -88,6 +93,7 @@ def save_described(
         heads: Outcome heads to take the place of the world's own. A saved state holds what they pooled, so it
             belongs to one of the two worlds only.
         codec: Its decoder takes the place of the world's own; its encoder is the world's, bit for bit.
+        odometry: Takes the place of the world's own, if it has any; `config` describes it.
 
     Raises:
         WorldError: If there is something already, a file of the world is missing or altered, or the encoder
@@ -111,6 +117,10 @@ def save_described(
         if codec is not None:
             _replace_decoder(part / CODEC_FILE, codec)
             num_parameters += _num_parameters(codec) - _num_parameters(world.codec)
+        if odometry is not None:
+            save_weights(odometry, part / ODOMETRY_FILE, torch.float32)
+            num_parameters += _num_parameters(odometry)
+            num_parameters -= 0 if world.odometry is None else _num_parameters(world.odometry)
         (part / CARD_FILE).write_text(world_card(config, num_parameters), encoding="utf-8")
         write_config(part, config)
         part.rename(folder)
@@ -138,5 +148,5 @@ def _replace_decoder(path: Path, codec: FrameCodec) -> None:
     write_tensors(tensors, path)
 
 
-def _num_parameters(codec: FrameCodec) -> int:
-    return sum(parameter.numel() for parameter in codec.parameters())
+def _num_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

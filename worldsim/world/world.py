@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +14,11 @@ import torch
 from worldsim.codec import FrameCodec, load_codec
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
+from worldsim.model.config import MemoryKeys
 from worldsim.model.denoiser import Denoiser
+from worldsim.model.memory.odometry import WEIGHTS_FILE as ODOMETRY_FILE
+from worldsim.model.memory.odometry import Odometry
+from worldsim.model.memory.state import MemoryState
 from worldsim.runtime.isolation import isolated
 from worldsim.starts import Start, read_starts, write_starts
 from worldsim.storage.files import files_below, user_path
@@ -44,13 +49,23 @@ SHIPPED = Path(__file__).resolve().parents[1] / "assets" / "worlds"
 
 
 class World:
-    """A learned game: network, codec, start moments and their description."""
+    """A learned game: network, codec, start moments and their description.
+
+    Where the network's keys are poses, `odometry` follows these; it is computed in fp32 whatever `dtype` is.
+    """
 
     def __init__(
-        self, config: WorldConfig, denoiser: Denoiser, codec: FrameCodec, folder: Path | None = None
+        self,
+        config: WorldConfig,
+        denoiser: Denoiser,
+        codec: FrameCodec,
+        folder: Path | None = None,
+        odometry: Odometry | None = None,
     ) -> None:
         check_parts(config, denoiser.latent_shape, codec.latent_shape)
-        self.config = config
+        shape = None if odometry is None else odometry.config
+        self.config = config if config.odometry == shape else replace(config, odometry=shape)
+        self.odometry = None if odometry is None else odometry.float().eval().requires_grad_(False)
         self.denoiser = denoiser.eval().requires_grad_(False)
         self.codec = codec.eval().requires_grad_(False)
         self.folder = folder
@@ -67,8 +82,9 @@ class World:
 
     @property
     def num_parameters(self) -> int:
-        """Number of weights of network and codec."""
-        return sum(p.numel() for module in (self.denoiser, self.codec) for p in module.parameters())
+        """Number of weights of network, codec and odometry."""
+        modules = [each for each in (self.denoiser, self.codec, self.odometry) if each is not None]
+        return sum(p.numel() for module in modules for p in module.parameters())
 
     @cached_property
     def identity(self) -> str:
@@ -77,6 +93,8 @@ class World:
         for name, tensor in sorted(self.denoiser.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.bfloat16().view(torch.int16).cpu().numpy().tobytes())
+        for name, tensor in sorted(self.odometry.state_dict().items()) if self.odometry is not None else ():
+            digest.update(name.encode() + tensor.cpu().numpy().tobytes())
         return f"{self.config.name}@{digest.hexdigest()[:16]}"
 
     @cached_property
@@ -113,7 +131,24 @@ class World:
         self.denoiser.to(device)
         self.denoiser.pack()
         self.codec.to(device=device, dtype=dtype)
+        if self.odometry is not None:
+            self.odometry.to(device)
         return self
+
+    def initial_memory(self, batch_size: int) -> MemoryState:
+        """Return the memory of so many dreams before anything happened."""
+        memory = self.denoiser.initial_memory(batch_size)
+        if self.odometry is None:
+            return memory
+        return replace(memory, odometry=self.odometry.initial_state(batch_size))
+
+    def check_followed(self) -> None:
+        """Raise `WorldError` if the keys are poses, and nothing follows these in a dream."""
+        if self.config.denoiser.memory_keys == MemoryKeys.POSE and self.odometry is None:
+            raise WorldError(
+                f"world {self.config.name!r} remembers by poses and has no odometry that follows them in a "
+                "dream: python -m training.odometry world=FOLDER teaches it one"
+            )
 
     @classmethod
     @isolated
@@ -138,7 +173,11 @@ class World:
         model, encoder = (check_file(folder, name, checksums.get(name)) for name in (MODEL_FILE, CODEC_FILE))
         denoiser = load_weights(lambda: Denoiser(config.denoiser), model, config.denoiser.min_weights)
         codec = load_weights(lambda: FrameCodec(config.codec), encoder, config.codec.min_weights)
-        return cls(config, denoiser, codec, folder).to(device, dtype)
+        odometry = None
+        if (shape := config.odometry) is not None:
+            path = check_file(folder, ODOMETRY_FILE, checksums.get(ODOMETRY_FILE))
+            odometry = load_weights(lambda: Odometry(shape), path, shape.min_weights)
+        return cls(config, denoiser, codec, folder, odometry).to(device, dtype)
 
     def save_pretrained(
         self,
@@ -155,7 +194,7 @@ class World:
             starts: Start moments; by default those it has.
             dtype: What weights are stored in.
             bits: 8 stores the network's matrices in half the room, and rounds them (docs/decisions/0047);
-                the codec keeps `dtype`.
+                the codec keeps `dtype`. Odometry is stored in fp32.
 
         Raises:
             WorldError: If `bits` is neither 8 nor 16.
@@ -165,6 +204,8 @@ class World:
         with filling(folder) as part:
             save_weights(self.denoiser, part / MODEL_FILE, dtype, bits=bits)
             save_weights(self.codec, part / CODEC_FILE, dtype)
+            if self.odometry is not None:
+                save_weights(self.odometry, part / ODOMETRY_FILE, torch.float32)
             self._save_starts(part / STARTS_FOLDER, starts)
             (part / CARD_FILE).write_text(world_card(self.config, self.num_parameters), encoding="utf-8")
             write_config(part, self.config)

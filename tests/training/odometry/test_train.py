@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from tests.fakes import TINY_ACTIONS, save_tiny_world, write_turning_dataset
+from tests.fakes import TINY_ACTIONS, save_tiny_world, tiny_world, write_turning_dataset
 from training.data.latents import DataConfig
 from training.engine.fabric import FabricConfig
 from training.engine.loop import LoopConfig
 from training.odometry.footage import TaughtVideo, energies_of, read_displacements
 from training.odometry.measures import KINDS, measure_odometry
 from training.odometry.settings import MeasureConfig, TrainOdometryConfig
-from training.odometry.train import teach
+from training.odometry.train import main, teach
 from worldsim.codec import FrameCodec, load_codec, save_codec
 from worldsim.data.sequences import load_episodes
+from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.model.memory.odometry import (
     Odometry,
@@ -30,6 +31,7 @@ from worldsim.model.memory.odometry import (
     save_odometry,
 )
 from worldsim.world.rewrite import encoder_digest
+from worldsim.world.world import World
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -44,11 +46,11 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_turning_dataset(tmp_path_factory.mktemp("video"))
 
 
-def config_of(out: Path, world: Path, video: Path, **changed: Any) -> TrainOdometryConfig:
+def config_of(out: Path, codec: Path, video: Path, /, **changed: Any) -> TrainOdometryConfig:
     settings: dict[str, Any] = {
         "out": str(out),
         "data": DataConfig(train=[str(video)], heldout=[str(video)], num_workers=1),
-        "codec": str(world),
+        "codec": str(codec),
         "hidden": 8,
         "features": 4,
         "sequence_length": 6,
@@ -116,6 +118,62 @@ def test_it_goes_on_from_a_network_of_the_same_latents_and_buttons(
     save_odometry(odometry, tmp_path / "buttons")
     with pytest.raises(WorldError, match="taught with actions"):
         teach(replace(again, init=str(tmp_path / "buttons"), out=str(tmp_path / "third")))
+
+
+def pose_world(folder: Path, world: Path) -> Path:
+    """Write a world whose keys are poses, which nothing follows yet, with the codec of another."""
+    whole = tiny_world(has_odometry=True)
+    bare = World(whole.config, whole.denoiser, load_codec(world))
+    bare.save_pretrained(folder, starts=whole.starts, dtype=torch.float32)
+    return folder
+
+
+def test_a_world_is_written_with_what_it_learned_and_can_be_played(
+    world: Path, video: Path, tmp_path: Path
+) -> None:
+    bare = pose_world(tmp_path / "bare", world)
+    loop = LoopConfig(num_steps=1, warmup_steps=0, checkpoint_seconds=1e9)
+    config = config_of(tmp_path / "run", Path("unread"), video, world=str(bare), loop=loop)
+    teach(config)
+    joined = World.from_pretrained(tmp_path / "run" / "world")
+    env = ARL2WorldEnv(joined)
+    env.reset(seed=0)
+    env.step(TINY_ACTIONS.noop())
+    own = load_odometry(tmp_path / "run" / "odometry")
+    assert joined.odometry is not None
+    for name, tensor in own.state_dict().items():
+        assert torch.equal(joined.odometry.state_dict()[name], tensor), name
+    for file in ("model.safetensors", "codec.safetensors"):
+        assert (bare / file).read_bytes() == (tmp_path / "run" / "world" / file).read_bytes()
+    (entry,) = joined.config.provenance["odometry"]
+    assert "10 frames on the heading is off by" in entry and "4 held-out paths" in entry
+    with pytest.raises(WorldError, match="exists already"):
+        teach(config)
+
+
+def test_what_was_taught_before_is_joined_without_video(
+    taught: Path, world: Path, video: Path, tmp_path: Path
+) -> None:
+    bare, init = pose_world(tmp_path / "bare", world), str(taught / "odometry")
+    settings = {"world": str(bare), "init": init, "teach": False}
+    main.run(config_of(tmp_path / "run", Path("unread"), tmp_path / "none", **settings))
+    assert World.from_pretrained(tmp_path / "run" / "world").odometry is not None
+    again = settings | {"world": str(tmp_path / "run" / "world")}  # in the place of the one that it has
+    main.run(config_of(tmp_path / "other", Path("unread"), tmp_path / "none", **again))
+    assert World.from_pretrained(tmp_path / "other" / "world").num_parameters
+    with pytest.raises(WorldError, match="of memory_keys pose, but these are axes"):
+        main.run(config_of(tmp_path / "third", world, video, **(settings | {"world": str(world)})))
+    with pytest.raises(WorldError, match="name both, init= and world="):
+        config_of(tmp_path / "third", world, video, teach=False, init=init)
+    torch.manual_seed(1)
+    odometry = load_odometry(taught / "odometry")
+    odometry.config.encoder = "another"
+    save_odometry(odometry, tmp_path / "foreign")
+    with pytest.raises(WorldError, match="another encoder"):
+        main.run(
+            config_of(tmp_path / "third", world, video, **(settings | {"init": str(tmp_path / "foreign")}))
+        )
+    assert not (tmp_path / "third" / "world").exists()
 
 
 def test_the_digest_is_of_the_encoder_alone(world: Path) -> None:

@@ -18,11 +18,14 @@ from training.world.recall import RecallScores
 from worldsim.errors import WorldError
 
 
-def config(tmp_path: Path, keys: str, *, has_poses: bool = True) -> EvaluateConfig:
+def config(
+    tmp_path: Path, keys: str, *, has_poses: bool = True, has_odometry: bool = False
+) -> EvaluateConfig:
     """Return the measurement of a tiny world with such keys."""
     world, settings = tiny_world(), FinetuneConfig(init="", out="", data=DataConfig(train=[], heldout=[]))
     settings.memory_keys = keys
     world = world if keys == "axes" else change_keys(world, settings)
+    world = tiny_world(has_odometry=True) if has_odometry else world
     world.save_pretrained(tmp_path / "world", starts=[], dtype=torch.float32)
     data = write_turning_dataset(tmp_path / "data", has_poses=has_poses)
     small = {"num_rollouts": 4, "horizon": 30, "denoising_steps": 1, "device": "cpu", "dtype": "float32"}
@@ -40,6 +43,18 @@ def test_a_world_is_asked_and_rolled_out(tmp_path: Path, capsys: pytest.CaptureF
     assert report["roll-outs"]["watched"]["kept"] is None
     assert report["views asked for"]["watched"]["copied"]["mean"] > 40  # the frame itself
     assert "views asked for  watched  4" in capsys.readouterr().out
+
+
+def test_a_world_with_odometry_is_rolled_out_by_it_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main.run(config(tmp_path, "pose", has_odometry=True))
+    report = json.loads((tmp_path / "out" / "pose_recall.json").read_text())
+    rolled = report["roll-outs"]["later"]
+    assert abs(rolled["followed"]["mean"] - rolled["kept"]["mean"]) > 1e-3
+    assert "followed" not in report["views asked for"]["later"]
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("views asked")]
+    assert lines and all("-" in line for line in lines)
 
 
 @pytest.mark.parametrize(

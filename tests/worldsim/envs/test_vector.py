@@ -28,6 +28,12 @@ NEXT_STEP, SAME_STEP, DISABLED = MODES
 # What products of more rows change in 12 frames of the tiny world, in steps of 1/255. Measured: 1 and 3.
 ROW_TOLERANCE = {torch.float32: 2, torch.bfloat16: 6}
 
+all_kinds = pytest.mark.parametrize(
+    "kind",
+    [{}, {"recycled": True}, {"recycled": True, "has_odometry": True}],
+    ids=["ordinary", "recycled", "poses"],
+)
+
 pytestmark = pytest.mark.filterwarnings("ignore:.*no outcome heads")  # most tests need no rewards
 
 
@@ -65,10 +71,10 @@ def test_spaces_are_batches_of_the_single_ones(world: World) -> None:
     assert rewards.tolist() == [0.0] * N
 
 
-@pytest.mark.parametrize("recycled", [False, True], ids=["ordinary", "recycled"])
+@all_kinds
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_row_is_the_single_environment_with_its_seed(dtype: torch.dtype, recycled: bool) -> None:
-    world = tiny_world(recycled=recycled).to("cpu", dtype)
+def test_row_is_the_single_environment_with_its_seed(dtype: torch.dtype, kind: dict[str, bool]) -> None:
+    world = tiny_world(**kind).to("cpu", dtype)
     envs = make(world)
     first, infos = envs.reset(seed=5)
     frames = play(envs, ACTIONS)
@@ -124,9 +130,9 @@ def test_starts_are_chosen_for_all_or_for_each(world: World) -> None:
     assert infos["start"][[0, 2]].tolist() == drawn[[0, 2]].tolist()
 
 
-@pytest.mark.parametrize("recycled", [False, True], ids=["ordinary", "recycled"])
-def test_partial_reset_touches_only_its_rows(recycled: bool) -> None:
-    world = tiny_world(recycled=recycled)
+@all_kinds
+def test_partial_reset_touches_only_its_rows(kind: dict[str, bool]) -> None:
+    world = tiny_world(**kind)
     envs = make(world)
     envs.reset(seed=0)
     before = play(envs, ACTIONS[:3])[-1]

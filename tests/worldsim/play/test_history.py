@@ -30,9 +30,9 @@ def play(session: PlaySession, num_frames: int, seed: int = 0) -> list[WorldStat
 
 
 def open_session(
-    max_bytes: int = PLENTY, outcome: OutcomeConfig | None = None, *, recycled: bool = False
+    max_bytes: int = PLENTY, outcome: OutcomeConfig | None = None, **kind: bool
 ) -> tuple[PlaySession, History]:
-    world = tiny_world(outcome=outcome, recycled=recycled)
+    world = tiny_world(outcome=outcome, **kind)
     session = PlaySession(ARL2WorldEnv(world), rewind_bytes=max_bytes)
     session.reset(0)
     assert session.history is not None
@@ -55,8 +55,9 @@ def test_every_moment_comes_back_to_the_same_bytes(num_back: int) -> None:
     assert same(history.now()[0], states[-1 - num_back])
 
 
-def test_moments_drawn_from_noise_of_other_scales_come_back_to_the_same_bytes() -> None:
-    session, history = open_session(recycled=True)
+@pytest.mark.parametrize("has_odometry", [False, True], ids=["", "poses"])
+def test_moments_drawn_from_noise_of_other_scales_come_back_to_the_same_bytes(has_odometry: bool) -> None:
+    session, history = open_session(recycled=True, has_odometry=has_odometry)
     states, sampler = [], session.env.simulator.sampler
     for scale in (1.0, 0.5, 1.5):
         session.change_sampler(replace(sampler, noise_scale=scale))

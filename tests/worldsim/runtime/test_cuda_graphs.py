@@ -53,17 +53,21 @@ def replaying(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def windowed_world(outcome: OutcomeConfig, *, recycled: bool = False) -> World:
+def windowed_world(outcome: OutcomeConfig, *, recycled: bool = False, has_odometry: bool = False) -> World:
     """Return a world that commits with noise, and whose windows are not full before the second step."""
-    world = tiny_world(outcome=outcome, recycled=recycled)
+    world = tiny_world(outcome=outcome, recycled=recycled, has_odometry=has_odometry)
     world.config.sampler = SamplerConfig(commit_level=0.2)
     world.starts = tiny_starts(length=1)
     return world
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["ordinary", "recycled"])
+@pytest.fixture(
+    scope="module",
+    params=[{}, {"recycled": True}, {"has_odometry": True}],
+    ids=["ordinary", "recycled", "poses"],
+)
 def world(request: pytest.FixtureRequest) -> World:
-    return windowed_world(OUTCOME, recycled=request.param)
+    return windowed_world(OUTCOME, **request.param)
 
 
 def replayed_envs(world: World, **settings: Any) -> ARL2WorldVectorEnv:
@@ -155,21 +159,33 @@ def test_a_frame_is_shown_before_it_is_committed_in_two_recordings(world: World)
         assert torch.equal(tensor, states[1].tensors()[name]), name
 
 
-@pytest.mark.parametrize("recycled", [False, True], ids=["ordinary", "recycled"])
+@pytest.mark.parametrize(
+    ("kind", "is_told"),
+    [
+        ({}, False),
+        ({"recycled": True}, False),
+        ({"has_odometry": True}, False),
+        ({"has_odometry": True}, True),
+    ],
+    ids=["ordinary", "recycled", "poses", "told"],
+)
 @pytest.mark.parametrize("window_is_full", [True, False])
 def test_a_step_looks_at_no_number_and_fetches_nothing_from_the_host(
-    window_is_full: bool, recycled: bool
+    window_is_full: bool, kind: dict[str, bool], is_told: bool
 ) -> None:
     """A graph cannot be recorded of what does. On a device without numbers, looking at one is an error."""
-    world = tiny_world(outcome=OUTCOME, recycled=recycled)
+    world = tiny_world(outcome=OUTCOME, **kind)
     world.denoiser.to("meta")
     world.codec.to("meta")
+    if world.odometry is not None:
+        world.odometry.to("meta")
     simulator = Simulator(world, SamplerConfig(commit_level=0.2))
     actions = torch.zeros(N, 3, dtype=torch.int64, device="meta")
     noise = torch.zeros(N, *world.denoiser.latent_shape, device="meta")
     with torch.inference_mode(), HostLooks() as looks:
-        memory = world.denoiser.initial_memory(N)
-        frames, after = simulator._step(memory, actions, noise, noise, window_is_full)
+        memory = world.initial_memory(N)
+        poses = torch.zeros(N, 3, device="meta") if is_told else None
+        frames, after = simulator._step(memory, actions, poses, noise, noise, window_is_full)
         assert after.summary is not None
         assert simulator._outcome(after.summary).shape == (2, N)
         assert frames.shape == (N, world.config.height, world.config.width, 3)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ from worldsim.data.dataset_info import DatasetInfo
 from worldsim.data.episodes import Episode, EpisodeTable, read_table
 from worldsim.data.sequences import EpisodeReference, load_episodes
 from worldsim.errors import WorldError
+from worldsim.model.memory.pose import relative_poses
 from worldsim.simulator import Simulator
 from worldsim.starts import Start
 from worldsim.state import WorldState
@@ -45,12 +46,15 @@ class ClipBatch:
         first: Place of the first of them among all that were asked for.
         frames: `[B, T, H, W, 3]` uint8.
         actions: `[B, T, A]` int64; action i leads from frame i to i + 1.
+        poses: `[B, T, 3]`, from where each frame was seen, on maps on which the clips begin at x, y and
+            heading 0; None where they are not recorded.
     """
 
     clips: Sequence[Clip]
     first: int
     frames: Tensor
     actions: Tensor
+    poses: Tensor | None = None
 
     @classmethod
     def of(cls, clips: Sequence[Clip], first: int, episodes: Sequence[Episode], length: int) -> ClipBatch:
@@ -60,15 +64,33 @@ class ClipBatch:
             torch.from_numpy(np.stack([getattr(episode, name)[piece] for episode, piece in pieces]))
             for name in ("frames", "actions")
         )
-        return cls(clips, first, frames, actions)
+        found = [e.poses[piece] for e, piece in pieces if e.poses is not None]
+        return cls(clips, first, frames, actions, paths_of(found) if len(found) == len(pieces) else None)
 
-    def begin_dreams(self, simulator: Simulator, context_frames: int, seed: int) -> WorldState:
-        """Let a batch of dreams watch the first `context_frames` frames; each has its own noise."""
+    def begin_dreams(
+        self, simulator: Simulator, context_frames: int, seed: int, *, are_told: bool = False
+    ) -> WorldState:
+        """Let a batch of dreams watch the first `context_frames` frames; each has its own noise.
+
+        In a world that follows poses they find out from where, unless they `are_told`.
+        """
+        paths = self.poses if are_told and self.poses is not None else [None] * len(self.frames)
+        rows = zip(self.frames, self.actions, paths, strict=True)
         starts = [
-            Start(f"clip-{self.first + row}", frames[:context_frames], actions[:context_frames])
-            for row, (frames, actions) in enumerate(zip(self.frames, self.actions, strict=True))
+            Start(
+                f"clip-{self.first + row}",
+                frames[:context_frames],
+                actions[:context_frames],
+                None if path is None else path[:context_frames],
+            )
+            for row, (frames, actions, path) in enumerate(rows)
         ]
         return simulator.start(starts, [seed + self.first + row for row in range(len(starts))])
+
+
+def paths_of(poses: Sequence[np.ndarray]) -> Tensor:
+    """Return recorded poses `[T, 3]` as paths `[B, T, 3]` that each begin at x, y and heading 0."""
+    return relative_poses(torch.from_numpy(np.stack(poses)))
 
 
 def start_of(episode: Episode, begin: int, end: int) -> Start:
@@ -113,6 +135,11 @@ class Recordings:
     def tables(self) -> list[EpisodeTable]:
         """Read actions and poses of every episode, without frames."""
         return [read_table(e.folder, e.name, e.info.actions) for e in self.episodes]
+
+    @cached_property
+    def have_poses(self) -> bool:
+        """Whether every episode records from where its frames were seen."""
+        return all(table.poses is not None for table in self.tables())
 
     def choose(self, length: int, count: int, seed: int) -> list[Clip]:
         """Choose places of `length` frames at random, all equally likely, sorted by episode.

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from worldsim.data.episodes import Episode, EpisodeTable
 from worldsim.errors import WorldError
-from worldsim.evaluation.inputs.clips import Clip, ClipBatch, Recordings
+from worldsim.evaluation.inputs.clips import Clip, ClipBatch, Recordings, paths_of
 from worldsim.evaluation.inputs.out_and_back import Tolerance
 from worldsim.settings import check_settings, setting
 
@@ -315,10 +315,11 @@ class RevisitSet:
             "chance": self.settings.chance,
         }
 
-    def num_frames(self, rung: str, *, dreamt_times: int) -> int:
-        """Return how many frames are watched and, so many times, dreamt."""
+    def num_frames(self, rung: str, *, watched_times: int, dreamt_times: int) -> int:
+        """Return how many frames are watched and dreamt, so many times each."""
         return sum(
-            one.turn - self._begin(one) + dreamt_times * (one.back - one.turn) for one in self.by_rung[rung]
+            watched_times * (one.turn - self._begin(one)) + dreamt_times * (one.back - one.turn)
+            for one in self.by_rung[rung]
         )
 
     def batches(self, rung: str, batch_size: int) -> Iterator[RevisitBatch]:
@@ -341,14 +342,15 @@ class RevisitSet:
             )
         )
         clips = [Clip(one.episode, begin) for one, begin in zip(chosen, begins, strict=True)]
+        poses = [t.poses[piece] for t, piece in zip(tables, pieces, strict=True) if t.poses is not None]
         pairs = list(zip(episodes, chosen, strict=True))
         return RevisitBatch(
-            ClipBatch(clips, first, frames, actions),
+            ClipBatch(clips, first, frames, actions, paths_of([_padded(path, length) for path in poses])),
             turn=np.array([one.turn for one in chosen]) - begins,
             back=np.array([one.back for one in chosen]) - begins,
             seen=torch.from_numpy(np.stack([episode.frames[one.seen] for episode, one in pairs])),
             others=torch.from_numpy(np.stack([episode.frames[list(one.others)] for episode, one in pairs])),
-            poses=[t.poses[piece] for t, piece in zip(tables, pieces, strict=True) if t.poses is not None],
+            poses=poses,
             game_seeds=[table.game_seed for table in tables],
             names=[self._recordings.episodes[one.episode].name for one in chosen],
         )

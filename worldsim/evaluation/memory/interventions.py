@@ -70,17 +70,19 @@ class IntervenedSimulator(Simulator):
         super().__init__(simulator.world, simulator.sampler, simulator.frames_device)
         self._simulator, self.on_commit = simulator, on_commit
 
-    def predict(self, state: WorldState, actions: Tensor) -> Prediction:
+    def predict(self, state: WorldState, actions: Tensor, poses: Tensor | None = None) -> Prediction:
         """Draw a frame as the other simulator does."""
-        return self._simulator.predict(state, actions)
+        return self._simulator.predict(state, actions, poses)
 
     def commit(self, state: WorldState, prediction: Prediction) -> WorldState:
         """Remember a predicted frame, but for what is changed."""
         return self.on_commit(state, self._simulator.commit(state, prediction))
 
-    def commit_frames(self, state: WorldState, frames: Tensor, actions: Tensor) -> WorldState:
+    def commit_frames(
+        self, state: WorldState, frames: Tensor, actions: Tensor, poses: Tensor | None = None
+    ) -> WorldState:
         """Remember real frames, but for what is changed."""
-        return self.on_commit(state, self._simulator.commit_frames(state, frames, actions))
+        return self.on_commit(state, self._simulator.commit_frames(state, frames, actions, poses))
 
 
 def zeroed(simulator: Simulator) -> IntervenedSimulator:

@@ -30,6 +30,7 @@ from worldsim.evaluation.memory.continuation import (
 from worldsim.evaluation.memory.interventions import Intervention, can_intervene, zero
 from worldsim.evaluation.metrics import psnr
 from worldsim.evaluation.quality.features import FeatureNetwork
+from worldsim.evaluation.quality.rollouts import TRUE_POSES
 from worldsim.evaluation.rollout import join, progress, through_codec
 from worldsim.evaluation.statistics import Estimate, bootstrap, rate
 from worldsim.simulator import Simulator
@@ -72,13 +73,16 @@ def measure_revisits(
 ) -> RevisitScores:
     """Let a world watch the first part of each revisit of a rung, and dream the rest.
 
-    Where a world has recurrent states it dreams once more, with the states emptied at the turn. `find_seen`
-    tells which parts of the dreamt frames were in view before.
+    Where a world has recurrent states it dreams once more, with the states emptied at the turn. Where it
+    follows poses it watches and dreams once more, and is told the recorded ones. `find_seen` tells which
+    parts of the dreamt frames were in view before.
     """
     methods = [KEPT, EMPTIED] if can_intervene(simulator) else [KEPT]
     if simulator.world.config.denoiser.layer_counts["full"]:
         batch_size = 1  # memories that grow can be joined only where they are of one length
-    num_frames = revisits.num_frames(rung, dreamt_times=len(methods))
+    if is_told := simulator.world.odometry is not None:
+        methods.append(TRUE_POSES)
+    num_frames = revisits.num_frames(rung, watched_times=1 + is_told, dreamt_times=len(methods))
     with progress(rung, num_frames) as bar:
         batches = revisits.batches(rung, batch_size)
         return join([_measure_batch(simulator, b, methods, network, find_seen, seed, bar) for b in batches])
@@ -93,11 +97,12 @@ def _measure_batch(
     seed: int,
     bar: tqdm,
 ) -> RevisitScores:
-    state = watch_to_the_turn(simulator, batch, seed, bar)
-    dreams = {
-        method: dream_back(simulator, zero(state) if method == EMPTIED else state, batch, bar)
-        for method in methods
-    }
+    dreams, state = {}, watch_to_the_turn(simulator, batch, seed, bar)
+    for method in methods:
+        if are_told := method == TRUE_POSES:
+            state = watch_to_the_turn(simulator, batch, seed, bar, are_told=True)
+        begun = zero(state) if method == EMPTIED else state
+        dreams[method] = dream_back(simulator, begun, batch, bar, are_told=are_told)
     rows = torch.arange(len(batch.names))
     last = torch.from_numpy(batch.back - batch.turn - 1)
     real, at_turn = (batch.clips.frames[rows, torch.from_numpy(at)] for at in (batch.back, batch.turn))
@@ -118,24 +123,35 @@ def _measure_batch(
     )
 
 
-def watch_to_the_turn(simulator: Simulator, batch: RevisitBatch, seed: int, bar: tqdm) -> WorldState:
-    """Return the state of dreams that have watched their clips, each up to its own turn."""
+def watch_to_the_turn(
+    simulator: Simulator, batch: RevisitBatch, seed: int, bar: tqdm, *, are_told: bool = False
+) -> WorldState:
+    """Return the state of dreams that have watched their clips, each up to its own turn.
+
+    Those that `are_told` know from which poses.
+    """
+    poses = batch.clips.poses if are_told else None
     state, clips, finished = batch.clips.begin_dreams(simulator, 1, seed), batch.clips, []
     for index in range(1, int(batch.turn.max()) + 1):
         count = int((batch.turn >= index).sum())  # they are the first ones
         if count < len(state.seed):
             finished.append(state.rows(range(count, len(state.seed))))
             state = state.rows(range(count))
-        state = simulator.commit_frames(state, clips.frames[:count, index], clips.actions[:count, index - 1])
+        pose = None if poses is None else poses[:count, index]
+        given = clips.frames[:count, index], clips.actions[:count, index - 1], pose
+        state = simulator.commit_frames(state, *given)
         bar.update(count)
     return WorldState.join([state, *reversed(finished)]) if finished else state
 
 
-def dream_back(simulator: Simulator, state: WorldState, batch: RevisitBatch, bar: tqdm) -> Tensor:
+def dream_back(
+    simulator: Simulator, state: WorldState, batch: RevisitBatch, bar: tqdm, *, are_told: bool = False
+) -> Tensor:
     """Return dreamt frames from after the turn to where the pose is back, `[B, F, H, W, 3]` uint8 on the CPU.
 
-    Those of shorter dreams are followed by zeros.
+    Those of shorter dreams are followed by zeros. Dreams that `are_told` know from which poses.
     """
+    poses = batch.clips.poses if are_told else None
     lengths = batch.back - batch.turn
     shown = torch.zeros(len(lengths), int(lengths.max()), *batch.seen.shape[1:], dtype=torch.uint8)
     rows = np.arange(len(lengths))
@@ -144,7 +160,9 @@ def dream_back(simulator: Simulator, state: WorldState, batch: RevisitBatch, bar
         if not goes_on.all():
             state = state.rows(np.flatnonzero(goes_on).tolist())
             rows = rows[goes_on]
-        frame, state = simulator.step(state, batch.clips.actions[rows, batch.turn[rows] + index])
+        now = batch.turn[rows] + index
+        pose = None if poses is None else poses[rows, now + 1]
+        frame, state = simulator.step(state, batch.clips.actions[rows, now], pose)
         shown[rows, index] = frame.cpu()
         bar.update(len(rows))
     return shown

@@ -37,7 +37,7 @@ def forget(simulator: Simulator, state: WorldState) -> WorldState:
     """
     if has_state(simulator.world):
         return zero(state)
-    return replace(state, memory=simulator.world.denoiser.initial_memory(len(state.seed)))
+    return replace(state, memory=simulator.world.initial_memory(len(state.seed)))
 
 
 def spans(world: World, context_frames: int) -> list[int]:

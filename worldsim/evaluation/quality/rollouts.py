@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from worldsim.evaluation.inputs.clips import Clip, Recordings
+from worldsim.evaluation.inputs.clips import Clip, ClipBatch, Recordings
 from worldsim.evaluation.metrics import sequence_psnr, ssim
 from worldsim.evaluation.quality.small_changes import energies, errors
 from worldsim.evaluation.rollout import generate, join, progress, through_codec, watch
@@ -25,6 +26,8 @@ AROUND = 4
 FILM_FRAMES = (1, 2, 4, 8, 16, 32, 64, 128)
 DREAM, COPY, MEAN, CODEC = "dream", "copy_last", "mean_frame", "codec"
 """The world; the last context frame forever; the mean context frame; the real frames through the codec."""
+TRUE_POSES = "true_poses"
+"""The world, told its recorded poses instead of following them."""
 REAL = "real"
 
 
@@ -92,11 +95,16 @@ def roll_out(
     first, parts = settings.context_frames, []
     mean_frame = recordings.mean_frame(clips, first)
     wanted = _example_places(len(clips), settings.num_examples)
-    with progress("roll-outs", len(clips) * settings.horizon) as bar:
+    kinds = {DREAM: False}
+    if simulator.world.odometry is not None and recordings.have_poses:
+        kinds[TRUE_POSES] = True
+    with progress("roll-outs", len(clips) * settings.horizon * len(kinds)) as bar:
         for batch in recordings.batches(clips, settings.length, settings.batch_size):
-            state = batch.begin_dreams(simulator, first, settings.seed)
-            dream = generate(simulator, state, batch.actions[:, first - 1 : -1], bar)
-            predictions = predictions_of(simulator.world, batch.frames, dream, mean_frame, first)
+            dreams = {
+                name: _dream(simulator, batch, settings, bar, are_told) for name, are_told in kinds.items()
+            }
+            dream = dreams[DREAM]
+            predictions = dreams | predictions_of(simulator.world, batch.frames, dream, mean_frame, first)
             last, real = batch.frames[:, first - 1 : first], batch.frames[:, first:]
             # A dream begins where the codec's picture of the last real frame leaves off.
             seen = through_codec(simulator.world, last)
@@ -116,6 +124,16 @@ def roll_out(
             names = [recordings.name(clip) for clip in batch.clips]
             parts.append(FrameScores(names, *score(predictions, real, HORIZONS), examples, changes))
     return join(parts)
+
+
+def _dream(
+    simulator: Simulator, batch: ClipBatch, settings: RolloutSettings, bar: tqdm, are_told: bool
+) -> Tensor:
+    """Return what is dreamt under the recorded actions, `[N, F, H, W, 3]` uint8."""
+    first = settings.context_frames
+    state = batch.begin_dreams(simulator, first, settings.seed, are_told=are_told)
+    path = batch.poses[:, first:] if are_told and batch.poses is not None else None
+    return generate(simulator, state, batch.actions[:, first - 1 : -1], bar, path)
 
 
 def predict_next(

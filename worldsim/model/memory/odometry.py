@@ -10,6 +10,7 @@ hidden state (how long a key has been held, how fast the player still slides) is
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -89,8 +90,10 @@ def integrate(displacements: Tensor, origin: Tensor) -> Tensor:
 
 def wrap_poses(poses: Tensor) -> Tensor:
     """Return poses `[..., 3]` with x and y in [-4096, 4096) on a torus and the heading in [-180, 180)."""
-    periods = torch.tensor(PERIODS, dtype=poses.dtype, device=poses.device)
-    return torch.remainder(poses + periods / 2, periods) - periods / 2
+    pairs = zip(poses.unbind(-1), PERIODS, strict=True)  # no tensor of these: CUDA graphs make none
+    return torch.stack(
+        [torch.remainder(each + period / 2, period) - period / 2 for each, period in pairs], -1
+    )
 
 
 def motion_energies(before: Tensor, after: Tensor) -> Tensor:
@@ -146,6 +149,11 @@ class OdometryConfig:
         return 3 * self.hidden**2 + WIDTH * (NUM_ENERGIES + self.features)
 
 
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which autocast is off; it is anyway on devices that know none."""
+    return torch.autocast(device.type, enabled=False) if device.type in ("cpu", "cuda") else nullcontext()
+
+
 class Odometry(nn.Module):
     """Estimate the displacement of each frame, before it is drawn and after.
 
@@ -197,7 +205,7 @@ class Odometry(nn.Module):
         Returns:
             `[B, 3]` fp32, forward and left in map units, turn in degrees.
         """
-        with torch.autocast(state.device.type, enabled=False):
+        with without_autocast(state.device):
             return self.units * self.move(torch.cat([state, self._buttons(actions)], dim=-1))
 
     def shown(self, state: Tensor, actions: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
@@ -214,6 +222,11 @@ class Odometry(nn.Module):
         """
         _, shown, state = self(state, actions.unsqueeze(1), torch.stack([before, after], dim=1))
         return shown.squeeze(1), state
+
+    def told(self, state: Tensor, actions: Tensor, displacement: Tensor) -> Tensor:
+        """Return the state `[B, H]` fp32 after a frame whose displacement `[B, 3]` is known."""
+        with without_autocast(state.device):
+            return self._moved(state, self._buttons(actions), displacement.float() / self.units)
 
     def forward(self, state: Tensor, actions: Tensor, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what `expected` and `shown` say of each frame of sequences, and the state at their end.
@@ -232,7 +245,7 @@ class Odometry(nn.Module):
     def follow(self, state: Tensor, actions: Tensor, energies: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the same as `forward`, of the motion energies `[B, F, 3, 5, 4, 5]` of the frames."""
         found = []
-        with torch.autocast(state.device.type, enabled=False):
+        with without_autocast(state.device):
             buttons = self._buttons(actions)
             seen = self.look((energies.flatten(2).float() - self.energy_mean) / self.energy_std)
             for pressed, change in zip(buttons.unbind(1), seen.unbind(1), strict=True):
@@ -256,7 +269,7 @@ class Odometry(nn.Module):
             `[B, F, 3]` fp32, displacements.
         """
         buttons, moved, found = self._buttons(actions), displacements.float() / self.units, []
-        with torch.autocast(state.device.type, enabled=False):
+        with without_autocast(state.device):
             for pressed, step in zip(buttons.unbind(1), moved.unbind(1), strict=True):
                 found.append(self.move(torch.cat([state, pressed], dim=-1)))
                 state = self._moved(state, pressed, step)

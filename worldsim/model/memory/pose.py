@@ -98,6 +98,15 @@ def pose_phases(poses: Tensor, head_width: int) -> Tensor:
     return torch.nn.functional.pad(angles, (0, head_width // 2 - angles.shape[-1]))
 
 
+def kept_poses(angles: Tensor) -> Tensor:
+    """Return the poses `[..., 3]` fp64 whose angles `[..., head_width / 2]` are kept (`pose_phases`).
+
+    x and y are in [-4096, 4096) map units, the heading in [-180, 180) degrees.
+    """
+    heading, x, y = (angles[..., :3].double() / (2 * math.pi)).unbind(-1)
+    return torch.stack([CIRCUMFERENCE * x, CIRCUMFERENCE * y, 360 * heading], dim=-1)
+
+
 def pose_coordinates(angles: Tensor) -> tuple[Tensor, ...]:
     """Return the coordinates `[..., 1, 1]` each that keys turn with: azimuth, x, y and row, of kept angles.
 
@@ -118,6 +127,12 @@ def moved_poses(poses: Tensor, origin: Tensor, turn: Tensor) -> Tensor:
     x, y = (poses - origin)[..., :2].unbind(-1)
     cos, sin = turn.deg2rad().cos(), turn.deg2rad().sin()
     return torch.stack([cos * x - sin * y, sin * x + cos * y, poses[..., 2] + turn], dim=-1)
+
+
+def relative_poses(poses: Tensor) -> Tensor:
+    """Return poses `[..., F, 3]` on a map on which the first of them is at x, y and heading 0."""
+    first = poses[..., :1, :]
+    return moved_poses(poses, first, -first[..., 2])
 
 
 def pose_distances(poses: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:

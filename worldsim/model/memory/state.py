@@ -16,7 +16,7 @@ from worldsim.model.config import DenoiserConfig
 from worldsim.model.memory.past_frames import PastFrames
 
 PAST = "past_"
-PER_ROW = ("phase", "latents", "num_committed", "summary")
+PER_ROW = ("phase", "latents", "num_committed", "summary", "odometry")
 """Tensors whose first axis is the batch; the others hold layers first."""
 
 
@@ -41,6 +41,8 @@ class MemoryState:
         past: Keys and values of all past frames for the full layers; None without such layers.
         summary: `[B, D]`, at least fp32, what the outcome heads judge: features of the frame committed last.
             None in a model without such heads.
+        odometry: `[B, H]` fp32, what the odometry of a world whose keys are poses keeps beside the pose,
+            which is the path. None in other worlds.
     """
 
     matrices: Tensor
@@ -51,6 +53,7 @@ class MemoryState:
     num_committed: Tensor
     past: PastFrames | None = None
     summary: Tensor | None = None
+    odometry: Tensor | None = None
 
     @property
     def nbytes(self) -> int:

@@ -27,6 +27,8 @@ from worldsim.evaluation.memory.revisits import (
     summarize_revisits,
 )
 from worldsim.evaluation.quality.features import load_features
+from worldsim.evaluation.quality.rollouts import TRUE_POSES
+from worldsim.model.memory.pose import kept_poses
 from worldsim.simulator import Prediction, Simulator
 from worldsim.state import WorldState
 
@@ -66,7 +68,7 @@ def test_who_remembers_is_always_recognised(revisits: RevisitSet) -> None:
 class GuessingSimulator(MapSimulator):
     """Knows what such places look like, and not which one it is at: it draws any tiles."""
 
-    def predict(self, state: WorldState, actions: Tensor) -> Prediction:
+    def predict(self, state: WorldState, actions: Tensor, poses: Tensor | None = None) -> Prediction:
         """Draw tiles by the seed and the number of the frame."""
         drawn = super().predict(state, actions)
         grids = [
@@ -98,6 +100,34 @@ def test_a_real_world_steps_each_dream_as_if_it_were_alone(revisits: RevisitSet)
     for method, values in one.psnr_db.items():
         np.testing.assert_allclose(values, all_at_once.psnr_db[method], atol=0.05)
     assert not np.allclose(one.psnr_db[KEPT], one.psnr_db[EMPTIED], atol=1e-3)
+
+
+class Counting(Simulator):
+    """Keeps the poses `[B, 3]` that it believed in and those that it was told, frame by frame."""
+
+    dreamt: list[tuple[Tensor, Tensor | None]]
+
+    def commit(self, state: WorldState, prediction: Prediction) -> WorldState:
+        after = super().commit(state, prediction)
+        self.dreamt.append((kept_poses(after.memory.phase), prediction.context.pose))
+        return after
+
+
+def test_a_world_that_follows_poses_dreams_once_more_and_is_told_them(revisits: RevisitSet) -> None:
+    few, simulator = revisits.by_rung[RUNG], Counting(tiny_world(has_odometry=True))
+    simulator.dreamt = []
+    revisits.by_rung[RUNG] = few[:1]
+    try:
+        scores = measure_revisits(simulator, revisits, RUNG, load_features(), batch_size=1, seed=3)
+        (batch,) = revisits.batches(RUNG, 1)
+    finally:
+        revisits.by_rung[RUNG] = few
+    assert set(scores.psnr_db) - {COPY, CODEC, OTHER} == {KEPT, EMPTIED, TRUE_POSES}
+    count = int(batch.back[0] - batch.turn[0])
+    assert [told is None for _, told in simulator.dreamt] == [True] * 2 * count + [False] * count
+    path = batch.poses[0] - batch.poses[0][0]  # who walks in a grid never turns
+    for frame, (believed, _) in enumerate(simulator.dreamt[-count:], int(batch.turn[0]) + 1):
+        np.testing.assert_allclose(believed[0], path[frame], atol=2e-3)
 
 
 def test_a_memory_that_grows_is_measured_without_being_emptied(revisits: RevisitSet) -> None:

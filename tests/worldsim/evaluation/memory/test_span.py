@@ -44,14 +44,16 @@ class Recaller(Simulator):
         super().__init__(tiny_world())
         self.lag = lag
 
-    def commit_frames(self, state: WorldState, frames: Tensor, actions: Tensor) -> WorldState:
+    def commit_frames(
+        self, state: WorldState, frames: Tensor, actions: Tensor, poses: Tensor | None = None
+    ) -> WorldState:
         matrices = state.memory.matrices.clone()  # [L, B, H, K, V]: the K rows of the first head are frames
         matrices[0, :, 0] = matrices[0, :, 0].roll(1, dims=1)
         matrices[0, :, 0, 0] = frames.float().mean(dim=(1, 2, 3))[:, None]
         memory = replace(state.memory, matrices=matrices)
         return replace(state, memory=memory, frame_index=state.frame_index + 1, frames=frames)
 
-    def predict(self, state: WorldState, actions: Tensor) -> Prediction:
+    def predict(self, state: WorldState, actions: Tensor, poses: Tensor | None = None) -> Prediction:
         grey = state.memory.matrices[0, :, 0, self.lag - 1, 0]
         frames = grey[:, None, None, None].expand(-1, HEIGHT, WIDTH, 3).round().to(torch.uint8)
         context = self.world.denoiser.observe(actions, state.memory)

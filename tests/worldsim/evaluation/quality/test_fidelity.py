@@ -62,7 +62,7 @@ class Replay(MapSimulator):
 
     frames: Tensor
 
-    def predict(self, state, actions):
+    def predict(self, state, actions, poses=None):
         """Draw the frame that was recorded."""
         drawn = super().predict(state, actions)
         rows = zip(state.seed.tolist(), state.frame_index.tolist(), strict=True)

@@ -7,15 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world, write_tiny_dataset
+from tests.fakes import HEIGHT, TINY_ACTIONS, WIDTH, tiny_world, write_tiny_dataset, write_turning_dataset
 from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.evaluation.inputs.clips import Clip, Recordings
+from worldsim.evaluation.metrics import sequence_psnr
 from worldsim.evaluation.quality.rollouts import (
     CODEC,
     COPY,
     DREAM,
     MEAN,
     REAL,
+    TRUE_POSES,
     FrameScores,
     RolloutSettings,
     predict_next,
@@ -26,6 +28,7 @@ from worldsim.evaluation.quality.rollouts import (
     summarize_rollouts,
 )
 from worldsim.evaluation.quality.small_changes import energies
+from worldsim.evaluation.report.text import format_horizons
 from worldsim.evaluation.statistics import Estimate
 from worldsim.simulator import Simulator
 
@@ -96,6 +99,25 @@ def test_rollout_equals_stepping_by_hand_and_does_not_depend_on_the_batch(record
         scores.episodes[0],
         scores.episodes[2],
     ]
+
+
+def test_a_world_that_follows_poses_dreams_once_more_and_is_told_them(tmp_path: Path) -> None:
+    turning = write_turning_dataset(tmp_path)
+    recordings = Recordings(turning, TINY_ACTIONS, (HEIGHT, WIDTH))
+    simulator, clips = Simulator(tiny_world(has_odometry=True)), [Clip(0, 5), Clip(1, 20)]
+    scores = roll_out(simulator, recordings, clips, SETTINGS)
+    assert set(scores.psnr) == {DREAM, TRUE_POSES, COPY, MEAN, CODEC}
+    batch = next(recordings.batches(clips, SETTINGS.length, 2))
+    assert batch.poses is not None and not batch.poses[:, 0].any()
+    assert batch.poses[0, :3, 2].tolist() == pytest.approx([0, 30, 60], abs=1e-3)
+    state, told = batch.begin_dreams(simulator, 4, seed=0, are_told=True), []
+    for index in range(8):
+        frame, state = simulator.step(state, batch.actions[:, 3 + index], batch.poses[:, 4 + index])
+        told.append(frame)
+    expected = sequence_psnr(torch.stack(told, dim=1), batch.frames[:, 4:])
+    np.testing.assert_allclose(scores.psnr[TRUE_POSES], expected.numpy(), atol=1e-3)
+    assert not np.allclose(scores.psnr[TRUE_POSES], scores.psnr[DREAM], atol=1e-2)
+    assert "true poses" in format_horizons(summarize_rollouts(scores))
 
 
 def test_next_frames_are_predicted_from_real_ones(recordings: Recordings) -> None:
