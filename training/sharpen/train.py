@@ -302,7 +302,8 @@ class Sharpening:
         # A copy: a world freezes what it holds.
         weights = Denoiser(known.denoiser).to(self.fabric.device)
         weights.load_state_dict(average.state_dict())
-        exported = World(described, weights, self.world.codec, self.world.folder)
+        kept = self.world.codec, self.world.folder, self.world.odometry
+        exported = World(described, weights, *kept)
         exported.save_pretrained(self.run.path / "world")
         alone = world_alone(weights, average, training.step, training.seconds)
         export_training(self.fabric, alone, self.run.path, config.loop.export)
