@@ -37,7 +37,7 @@ from training.outcomes.calibrate_world import (
     open_recordings,
 )
 from training.outcomes.frames import OutcomeFrames, SequencesConfig, draw_along, index_pieces
-from training.world.clips import cache_for, refuse_poses
+from training.world.clips import cache_for
 from training.world.train import add_provenance
 from worldsim.errors import WorldError
 from worldsim.model.outcome_heads import OutcomeHeads
@@ -83,7 +83,6 @@ def main(config: OutcomeHeadsConfig) -> None:
     """Draw, train, calibrate, write the world."""
     simulator, out = load_simulator(config), Path(config.out)
     world = simulator.world
-    refuse_poses(world.config.denoiser, "training.outcome_heads")
     if world.denoiser.outcome is None:
         raise WorldError(
             f"world {world.config.name!r} has no outcome heads; python -m training.finetune "

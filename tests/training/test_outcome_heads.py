@@ -26,6 +26,7 @@ from training.outcome_heads import (
 from training.outcomes.calibrate_world import CalibrationConfig
 from training.outcomes.frames import OutcomeFrames, SequencesConfig, draw_along
 from worldsim.errors import WorldError
+from worldsim.model import belief
 from worldsim.outcome import OutcomeConfig
 from worldsim.simulator import Simulator
 from worldsim.world.world import World, read_config
@@ -118,9 +119,10 @@ def test_the_same_command_gives_the_same_heads(
     )
 
 
-def test_what_is_kept_is_what_the_heads_see_in_play(world: Path, folders: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("has_odometry", [False, True], ids=["", "poses"])
+def test_what_is_kept_is_what_the_heads_see_in_play(has_odometry: bool, folders: tuple[Path, Path]) -> None:
     """Drawn frames that follow recorded ones are those of the simulator, and so is what is said of them."""
-    loaded = World.from_pretrained(world)
+    loaded = tiny_world(outcome=BEFORE, has_odometry=has_odometry)
     video = latent_video(
         loaded.codec, choose_episodes([str(folders[0])], 1), torch.device("cpu"), num_workers=1
     )
@@ -131,10 +133,10 @@ def test_what_is_kept_is_what_the_heads_see_in_play(world: Path, folders: tuple[
     assert heads is not None
     assert type(heads).__name__ == "OutcomeHeads", "put back"
     simulator = Simulator(loaded)
-    memory = loaded.denoiser.initial_memory(1)
+    memory, follows = loaded.initial_memory(1), (loaded.denoiser, loaded.odometry)
     with torch.inference_mode():
         for index in range(length):
-            context = loaded.denoiser.observe(video.leading[index : index + 1], memory)
+            context = belief.observe(*follows, video.leading[index : index + 1], memory)
             if index == length - 2:
                 state = simulator.start([loaded.starts[0]], [5])
                 state = replace(state, memory=memory)
@@ -145,7 +147,7 @@ def test_what_is_kept_is_what_the_heads_see_in_play(world: Path, folders: tuple[
                     kept = heads.pool(frames.tokens[number, 1].float())
                     torch.testing.assert_close(kept, state.memory.summary[0], rtol=0.02, atol=0.02)
             latents = video.latents[index : index + 1].float()
-            memory = loaded.denoiser.commit(latents, torch.zeros(1), context, memory)
+            memory = belief.commit(*follows, latents, torch.zeros(1), context, memory)
         assert memory.summary is not None
         kept = heads.pool(frames.tokens[1, 0].float())
     torch.testing.assert_close(kept, memory.summary[0], rtol=0.02, atol=0.02)

@@ -94,12 +94,13 @@ def _draw_batch(
     simulator: Simulator, video: LatentVideo, starts: np.ndarray, config: OwnLatentsConfig, seed: int
 ) -> Tensor:
     """Return the latents of some roll-outs, `[R, F, C, h, w]` fp16."""
-    denoiser, seeds = simulator.world.denoiser, torch.arange(len(starts)) + seed
-    memory = denoiser.initial_memory(len(starts))
+    world, seeds = simulator.world, torch.arange(len(starts)) + seed
+    memory = world.initial_memory(len(starts))
     latents, actions = video.sequences(starts, config.context_frames + config.horizon)
     for number in range(config.context_frames):
         index = torch.full_like(seeds, number)
-        memory = watch(denoiser, latents[:, number].float(), actions[:, number], memory, seeds, index)
+        given = latents[:, number].float(), actions[:, number], memory, seeds, index
+        memory = watch(world.denoiser, *given, odometry=world.odometry)
     state = WorldState(
         memory=memory,
         frame_index=torch.zeros(len(starts), dtype=torch.int64),

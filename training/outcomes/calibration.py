@@ -14,6 +14,7 @@ from torch import Tensor
 from training.data.latents import LatentVideo
 from worldsim.evaluation.quality.outcome import OperatingPoint, choose_threshold, summarize_outcomes
 from worldsim.evaluation.quality.outcome_predictions import EpisodePredictions
+from worldsim.model.config import MemoryKeys
 from worldsim.outcome import OutcomeConfig
 from worldsim.sampler import watch
 from worldsim.world import World
@@ -54,13 +55,16 @@ def _predict_batch(
     """Return what the heads predict for frames after the first, `[B, length - 1]` fp64 on the CPU each."""
     denoiser, heads = world.denoiser, world.denoiser.outcome
     assert heads is not None
-    memory, seeds = denoiser.initial_memory(len(starts)), torch.from_numpy(starts)
+    memory, seeds = world.initial_memory(len(starts)), torch.from_numpy(starts)
+    is_told = world.config.denoiser.memory_keys == MemoryKeys.POSE and world.odometry is None
     columns: list[tuple[Tensor, Tensor]] = []
     for frame in range(length):
         # Where an episode is over its last frame is repeated; nobody looks at what is said of it.
-        latents, actions, _ = video.sequences_with_outcomes(starts, 1, np.full(len(starts), frame))
-        number = torch.full_like(seeds, frame)
-        memory = watch(denoiser, latents[:, 0].float(), actions[:, 0], memory, seeds, number)
+        skipped, number = np.full(len(starts), frame), torch.full_like(seeds, frame)
+        latents, actions, _ = video.sequences_with_outcomes(starts, 1, skipped)
+        pose = video.pose_sequences(starts, 1, skipped)[:, 0] if is_told else None
+        given = (latents[:, 0].float(), actions[:, 0], memory, seeds, number, pose, world.odometry)
+        memory = watch(denoiser, *given)
         assert memory.summary is not None
         if frame:
             columns.append(heads(memory.summary))

@@ -153,7 +153,7 @@ def _draw_batch(
 ) -> Iterator[OutcomeFrames]:
     """Yield the frames of some pieces, a frame of all of them at a time; those past an end are left out."""
     world = simulator.world
-    memory = world.denoiser.initial_memory(len(starts))
+    memory = world.initial_memory(len(starts))
     no_frames = torch.zeros(len(starts), world.config.height, world.config.width, 3, dtype=torch.uint8)
     index = torch.zeros_like(seeds)
     dream = WorldState(memory=memory, frame_index=index, seed=seeds, frames=no_frames)
@@ -165,7 +165,8 @@ def _draw_batch(
                 dream = replace(dream, memory=memory)
             dream = simulator.step(dream, actions[:, 0])[1]
         at = torch.full_like(seeds, number)
-        memory = watch(world.denoiser, latents[:, 0].float(), actions[:, 0], memory, seeds, at)
+        given = latents[:, 0].float(), actions[:, 0], memory, seeds, at
+        memory = watch(world.denoiser, *given, odometry=world.odometry)
         if past >= 0:
             assert memory.summary is not None
             assert dream.memory.summary is not None

@@ -18,6 +18,7 @@ from worldsim.model.inspection import LayerReading
 from worldsim.play.history import History
 from worldsim.play.recording import Recording
 from worldsim.play.replay import Opening, Replay, play_settings
+from worldsim.play.trail import Trail
 from worldsim.runtime.device import set_threads
 from worldsim.runtime.interrupt import defer_interrupt
 from worldsim.runtime.timing import Percentiles, StepTimes, process_memory_bytes, seconds_since_start
@@ -59,6 +60,7 @@ class PlaySession(AbstractContextManager["PlaySession"]):
         ended: Whether the episode ended with that frame: `reset` comes next.
         score: Sum of the rewards of this episode, as far as they are known; None in a world that gives none.
         start: Name of the start moment of this episode; empty where it is not known.
+        trail: Where the player went in it, as far as the world believes to know.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class PlaySession(AbstractContextManager["PlaySession"]):
         self.observation = np.zeros(env.observation_space.shape or (), dtype=np.uint8)
         self.info: dict[str, Any] = {"frame_index": 0, "start": ""}
         self.start = ""
+        self.trail = Trail()
         self.history = History(env.simulator, rewind_bytes) if rewind_bytes else None
         self._seed: int | None = seed
         self._first_frame_seconds, self._waited_seconds = 0.0, waited_seconds
@@ -145,6 +148,7 @@ class PlaySession(AbstractContextManager["PlaySession"]):
         if self.replay is not None and self.num_frames:
             self.replay.stop()
         before, outcome = self.observation, self._outcome()
+        self.trail.go_to(self.env.get_state())
         self.observation, self.info = observation, info
         self.start, self.ended = info["start"], self.env.has_ended
         self._drawn = self._frozen = self._kept = None
@@ -182,6 +186,7 @@ class PlaySession(AbstractContextManager["PlaySession"]):
         if self._frozen is not None:
             self.env.set_state(self.env.get_state().with_matrices(self._frozen))
         self._last_step_at = time.perf_counter()
+        self.trail.add(self.env.get_state())
         self.times.add(self.latest_predict_seconds, self._last_step_at - started)
         before, outcome = self.observation, self._outcome()
         self.observation, self.ended = frame, ended

@@ -1,9 +1,11 @@
-"""Texts about a game: the strip below the picture, a message for a while, a table of what layers remember."""
+"""Texts about a game: the strip below the picture, a message for a while, and what the memory holds."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
+
+import numpy as np
 
 from worldsim.play.governor import Governor
 from worldsim.play.session import PlaySession
@@ -120,7 +122,7 @@ class Status:
 
 
 class Inspector:
-    """Reads the layers now and then while it is shown."""
+    """Reads the layers now and then while it is shown, and shows the way that is believed in on a map."""
 
     def __init__(self, session: PlaySession) -> None:
         self._session = session
@@ -149,6 +151,13 @@ class Inspector:
             self._rows = [TITLES, *map(tuple, self._read())]
             self._read_again_at = time.perf_counter() + READ_SECONDS
         return self._rows
+
+    def map(self) -> np.ndarray | None:
+        """Return a map `[S, S, 3]` uint8 of where the world believes the player went; None if none is shown.
+
+        It is the same object until the player moves.
+        """
+        return self._session.trail.picture() if self.is_shown else None
 
     def _read(self) -> list[list[str]]:
         readings = self._session.inspect()

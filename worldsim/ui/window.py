@@ -144,6 +144,7 @@ class Window:
         page: Sequence[Row] = (),
         message: str = "",
         corner: Sequence[Row] = (),
+        inset: np.ndarray | None = None,
     ) -> None:
         """Show a frame.
 
@@ -152,12 +153,15 @@ class Window:
             page: Rows to lay over the picture; drawn once, so another page is another object.
             message: A sentence for the bottom of the strip, where it covers nothing of the picture.
             corner: Rows to lay over the upper left of the picture, drawn once like those of a page.
+            inset: A picture `[h, w, 3]` uint8 to lay over its upper right.
         """
         self._check_open()
         pygame.surfarray.blit_array(self._frame, frame.swapaxes(0, 1))
         pygame.transform.scale(self._frame, self._picture.get_size(), self._picture)
         if corner:
             self._draw_corner(corner)
+        if inset is not None:
+            self._draw_inset(inset)
         self._finish(texts, page, message)
 
     def show_panes(
@@ -275,6 +279,15 @@ class Window:
         if self._corner is None or self._corner[0] is not rows:
             self._corner = (rows, self._shrink(self._render_rows(rows)))
         self._picture.blit(self._corner[1], (0, 0))
+
+    def _draw_inset(self, picture: np.ndarray) -> None:
+        """Draw it in whole pixels, and no higher than a third of the picture if it can be."""
+        surface, (width, height) = (
+            pygame.surfarray.make_surface(picture.swapaxes(0, 1)),
+            self._picture.get_size(),
+        )
+        surface = self._shrink(pygame.transform.scale_by(surface, max(1, height // (3 * len(picture)))))
+        self._picture.blit(surface, (width - surface.get_width(), 0))
 
     def _draw_page(self, rows: Sequence[Row]) -> None:
         if self._page is None or self._page[0] is not rows:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
-from training.outcomes.calibration import fit_end_calibration
+from tests.fakes import tiny_world
+from training.data.latents import LatentVideo
+from training.outcomes.calibration import fit_end_calibration, predict_outcomes
 from worldsim.evaluation.quality.outcome import calibration_error
+from worldsim.outcome import OutcomeConfig
+from worldsim.world import World
 
 
 def test_calibration_recovers_scale_and_bias() -> None:
@@ -35,3 +42,21 @@ def test_logits_that_say_the_opposite_are_not_believed() -> None:
     scale, bias = fit_end_calibration(logits, ends)
     assert scale == 0
     assert bias < 0
+
+
+def test_a_world_of_poses_is_told_the_recorded_ones_until_it_follows_them_itself() -> None:
+    generator = torch.Generator().manual_seed(0)
+    whole = tiny_world(outcome=OutcomeConfig(), has_odometry=True)
+    bare = World(whole.config, whole.denoiser, whole.codec)
+    video = LatentVideo(
+        torch.randn(6, 4, 4, 6, generator=generator).half(),
+        torch.randint(3, (6, 3), generator=generator),
+        [4, 2],
+        rewards=torch.zeros(6),
+        ends=torch.arange(6) == 5,
+        poses=torch.randn(6, 3, generator=generator) * 100,
+    )
+    still = replace(video, poses=torch.zeros(6, 3))
+    for world, are_told in ((bare, True), (whole, False)):
+        (found, _), (other, _) = (predict_outcomes(world, each) for each in (video, still))
+        assert torch.equal(found.logits, other.logits) != are_told

@@ -218,7 +218,8 @@ class Viewer:
     def _draw(self, frame: np.ndarray) -> None:
         panes, page, message = self._panes, self._page, self.game.status.message
         if panes is None:
-            self.window.show(frame, self.game.texts(), page, message, self.game.inspector.rows())
+            inspector = self.game.inspector
+            self.window.show(frame, self.game.texts(), page, message, inspector.rows(), inspector.map())
         else:
             texts = self.game.texts("Tab chooses a pane, Enter picks it, Esc leaves")
             self.window.show_panes(panes.frames, panes.labels, panes.chosen, texts, page, message)

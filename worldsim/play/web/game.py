@@ -121,6 +121,7 @@ class ServedGame:
             "frame": self.session.info["frame_index"],
             "score": score if score is not None and math.isfinite(score) else None,  # others are no JSON
             "layers": game.inspector.rows(),
+            "map": "" if (path := game.inspector.map()) is None else _data_url(path),
         }
         self.server.tell({"type": "status"} | state | measured)
 

@@ -39,10 +39,10 @@ def ask(use: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:
     return asyncio.run(run())
 
 
-def serve(folder: Path, outcome: OutcomeConfig | None = None) -> ServedGame:
+def serve(folder: Path, outcome: OutcomeConfig | None = None, **kind: bool) -> ServedGame:
     bindings = bind(TINY_ACTIONS)
     game = Game(
-        PlaySession(ARL2WorldEnv(tiny_world(outcome=outcome)), rewind_bytes=2**26),
+        PlaySession(ARL2WorldEnv(tiny_world(outcome=outcome, **kind)), rewind_bytes=2**26),
         KeyboardPolicy(TINY_ACTIONS.num_values, bindings.buttons),
         {},
         bindings,
@@ -127,6 +127,21 @@ def test_a_score_that_is_no_number_does_not_break_the_page(
     game.session.score = math.nan
     game._tell_status()
     assert told[0]["score"] is None
+
+
+@pytest.mark.parametrize("has_odometry", [False, True])
+def test_a_page_is_told_the_way_while_layers_are_shown(
+    has_odometry: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    game, told = serve(tmp_path, has_odometry=has_odometry), []
+    game.session.reset()
+    monkeypatch.setattr(game.server, "tell", told.append)
+    for _ in range(2):
+        game._tell_again_at = 0.0
+        game._tell_status()
+        game.game.inspector.toggle()
+    assert told[0]["map"] == ""
+    assert told[1]["map"].startswith("data:image/jpeg;base64,") == has_odometry
 
 
 def test_a_lost_connection_pauses_and_a_new_one_finds_everything_as_it_was(tmp_path: Path) -> None:
