@@ -83,7 +83,7 @@ class CriticConfig:
         minimum=0,
     )
     energy_weight: float = setting(
-        0.0,
+        1.0,
         "Weight of the energy score beside the critic, of two draws of each clip: it keeps draws as "
         "different as futures are, where a critic alone is content with one of them; 0 draws each clip once.",
         minimum=0,
