@@ -136,6 +136,18 @@ def test_other_keys_keep_all_weights_but_those_that_write_and_read(tmp_path: Pat
     assert changed.config.denoiser.half_lives == config.half_lives
 
 
+def test_a_world_that_follows_poses_still_does_when_it_has_learned_more(tmp_path: Path) -> None:
+    whole = tiny_world(has_odometry=True)
+    whole.save_pretrained(tmp_path / "whole", dtype=torch.float32)
+    finetune.run(run_config(tmp_path, init=str(tmp_path / "whole"), memory_keys=None))
+    after = World.from_pretrained(tmp_path / "run" / "world")
+    assert after.odometry is not None and whole.odometry is not None
+    for name, tensor in whole.odometry.state_dict().items():
+        assert torch.equal(after.odometry.state_dict()[name], tensor), name
+    assert all(start.poses is not None for start in after.starts)
+    assert change_keys(whole, run_config(tmp_path, memory_keys="plane")).odometry is None
+
+
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
