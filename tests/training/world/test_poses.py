@@ -32,6 +32,8 @@ from worldsim.model.denoiser import Denoiser
 from worldsim.model.memory.pose import pose_distances
 from worldsim.world import World
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def walked_video(length: int = 60) -> LatentVideo:
     """Return video of a player who walks in a circle; frames are their number."""
