@@ -44,6 +44,7 @@ def test_logits_that_say_the_opposite_are_not_believed() -> None:
     assert bias < 0
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_world_of_poses_is_told_the_recorded_ones_until_it_follows_them_itself() -> None:
     generator = torch.Generator().manual_seed(0)
     whole = tiny_world(outcome=OutcomeConfig(), has_odometry=True)

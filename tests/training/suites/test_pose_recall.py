@@ -17,6 +17,8 @@ from training.suites.pose_recall import estimates, table
 from training.world.recall import RecallScores
 from worldsim.errors import WorldError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def config(
     tmp_path: Path, keys: str, *, has_poses: bool = True, has_odometry: bool = False

@@ -37,6 +37,8 @@ from worldsim.model.memory.pose import pose_distances
 from worldsim.sampler import SamplerConfig
 from worldsim.world import World
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def walked_video(length: int = 60) -> LatentVideo:
     """Return video of a player who walks in a circle; frames are their number."""
@@ -139,6 +141,18 @@ def test_other_keys_keep_all_weights_but_those_that_write_and_read(tmp_path: Pat
     eye = torch.eye(16).repeat(2, 1).unsqueeze(-1)
     assert torch.equal(after["blocks.0.self_attn.phi_k.weight"].float(), eye)
     assert changed.config.denoiser.half_lives == config.half_lives
+
+
+def test_a_world_that_follows_poses_still_does_when_it_has_learned_more(tmp_path: Path) -> None:
+    whole = tiny_world(has_odometry=True)
+    whole.save_pretrained(tmp_path / "whole", dtype=torch.float32)
+    finetune.run(run_config(tmp_path, init=str(tmp_path / "whole"), memory_keys=None))
+    after = World.from_pretrained(tmp_path / "run" / "world")
+    assert after.odometry is not None and whole.odometry is not None
+    for name, tensor in whole.odometry.state_dict().items():
+        assert torch.equal(after.odometry.state_dict()[name], tensor), name
+    assert all(start.poses is not None for start in after.starts)
+    assert change_keys(whole, run_config(tmp_path, memory_keys="plane")).odometry is None
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from worldsim.world.config import WorldConfig
 from worldsim.world.rewrite import save_described
 from worldsim.world.world import World
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ACTIONS = torch.randint(3, (12, 2, 3), generator=torch.Generator().manual_seed(3))
 ODOMETRY_FILE = "odometry.safetensors"
 recycled_or_not = pytest.mark.parametrize("recycled", [False, True], ids=["ordinary", "recycled"])

@@ -19,7 +19,11 @@ from worldsim.state import save
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """Return an episode of 5 frames whose recording begins at the third drawn one."""
-    env = ARL2WorldEnv(tiny_world())
+    return record(tmp_path)
+
+
+def record(tmp_path: Path, **kind: bool) -> Path:
+    env = ARL2WorldEnv(tiny_world(**kind))
     session = PlaySession(env)
     session.reset(1)
     for number in range(7):
@@ -31,8 +35,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "walk.mp4"
 
 
-def play(replay: Replay, actions: list[list[int]]) -> str:
-    env = ARL2WorldEnv(tiny_world())
+def play(replay: Replay, actions: list[list[int]], **kind: bool) -> str:
+    env = ARL2WorldEnv(tiny_world(**kind))
     session = PlaySession(env, replay=replay)
     session.reset()
     assert session.info == {"frame_index": 3, "start": "start-01"}
@@ -42,10 +46,14 @@ def play(replay: Replay, actions: list[list[int]]) -> str:
     return replay.result(env)
 
 
-def test_it_begins_where_the_recording_began_and_compares_every_frame(path: Path) -> None:
-    replay = Replay(path)
+@pytest.mark.parametrize("kind", [{}, {"has_odometry": True, "recycled": True}], ids=["", "poses"])
+def test_it_begins_where_the_recording_began_and_compares_every_frame(
+    kind: dict[str, bool], tmp_path: Path
+) -> None:
+    replay = Replay(record(tmp_path, **kind))
     assert replay.num_frames == 4
-    assert "replayed 4 of 4 frames" in play(replay, [[1, 0, number % 3] for number in range(3, 7)])
+    actions = [[1, 0, number % 3] for number in range(3, 7)]
+    assert "replayed 4 of 4 frames" in play(replay, actions, **kind)
 
 
 def test_another_action_ends_the_comparison(path: Path) -> None:

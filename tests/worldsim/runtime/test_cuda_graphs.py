@@ -253,10 +253,11 @@ def test_a_mode_that_cannot_be_had_is_named(world: World, make_env: Any) -> None
         choose_compile("inductor", GPU, grows=True)
 
 
-@pytest.fixture
-def card_world() -> World:
+@pytest.fixture(params=[False, True], ids=["", "poses"])
+def card_world(request: pytest.FixtureRequest) -> World:
     """Give a world on a card whose heads are as wide as Triton's forms take."""
-    return windowed_world(OutcomeConfig(end_threshold=1.0)).to(GPU, torch.bfloat16)
+    world = windowed_world(OutcomeConfig(end_threshold=1.0), has_odometry=request.param)
+    return world.to(GPU, torch.bfloat16)
 
 
 @pytest.mark.gpu

@@ -58,7 +58,7 @@ class PanoramaSimulator:
         frames = torch.from_numpy(np.stack([view(0)] * len(starts)))
         return SimpleNamespace(frames=frames, places=torch.zeros(len(starts), dtype=torch.int64))
 
-    def step(self, state: Any, actions: Tensor) -> tuple[Tensor, Any]:
+    def step(self, state: Any, actions: Tensor, poses: Tensor | None = None) -> tuple[Tensor, Any]:
         direction = torch.tensor([0, -1, 1])[actions[:, 2]]  # turning left shows what lies to the left
         places = state.places + self.sign * STEP * direction
         frames = torch.from_numpy(np.stack([view(int(place)) for place in places]))

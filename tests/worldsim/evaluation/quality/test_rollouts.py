@@ -32,6 +32,7 @@ from worldsim.evaluation.report.text import format_horizons
 from worldsim.evaluation.statistics import Estimate
 from worldsim.simulator import Simulator
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SETTINGS = RolloutSettings(context_frames=4, horizon=8, batch_size=3, num_examples=2)
 
 
