@@ -7,9 +7,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from policies.base import FloorPlan, Navigator, PlayedGame, Policy, ScriptedPlayer
+from policies.base import FloorPlan, Insider, Navigator, PlayedGame, Policy, ScriptedPlayer
 from policies.blind import KeyboardPolicy, RandomPolicy, RecordedPolicy, StillPolicy, ToAndFroPolicy
 from policies.mixed import MixedPolicy
+from policies.own import OwnPolicy
 from policies.scripted.dodge import DodgePolicy
 from policies.scripted.excursions import EXCURSIONS, ExcursionPolicy
 from policies.scripted.explore import ScriptedPolicy, SkirmishPolicy
@@ -27,10 +28,12 @@ __all__ = [
     "ExcursionPolicy",
     "FloorPlan",
     "ForagePolicy",
+    "Insider",
     "KeyboardPolicy",
     "MixedPolicy",
     "Navigator",
     "OutAndBackPolicy",
+    "OwnPolicy",
     "PlayedGame",
     "Policy",
     "RandomPolicy",
@@ -146,6 +149,7 @@ FOR_GAME: dict[str, Callable[..., Policy]] = {
 POLICIES: dict[str, Callable[..., Policy]] = {
     "keyboard": KeyboardPolicy,
     "out-and-back": OutAndBackPolicy,
+    "own": OwnPolicy,
     "ppo": make_learned,
     "random": RandomPolicy,
     "recorded": RecordedPolicy,
@@ -166,7 +170,7 @@ def make(name: str, *, num_values: Sequence[int], game: PlayedGame | None = None
             `hold_frames` for `random`, `folder` and `deterministic` for `ppo`, `period_frames` for
             `to-and-fro`, `player`, `out_frames` and `look_share` for `returning`, `out_frames` for `tours`,
             `leave-and-return` and `retrace`, `out_frames` and `context_frames` for `out-and-back`, `shares`
-            and `options` (by player) for `mixed`.
+            and `options` (by player) for `mixed`, `path` for `own`.
 
     Raises:
         ValueError: If there is no such policy, or the world's axes do not suit it.
