@@ -39,7 +39,7 @@ SPLIT_SEEDS = {"heldout": 2_000_000_000, "train": 0}
 SEEDS_PER_RUN = 1_000_000
 PLAYERS = (
     *("random", "scripted", "returning", "ppo", "to-and-fro"),
-    *(*policies.EXCURSIONS, *policies.TOURS, "out-and-back", "own"),
+    *(*policies.EXCURSIONS, *policies.TOURS, "out-and-back", "own", "sticky"),
 )
 RETURNING = ("returning", "retrace", "leave-and-return", "tours", "out-and-back")
 DEFAULT_SHARES = ("random", "scripted")
@@ -69,16 +69,18 @@ class CollectConfig:
     num_workers: int = setting(0, "Worker processes; 0 is one per core.")
     policy: str | None = setting(
         None,
-        "Who plays: scripted, random, own, returning (walks out and back: for worlds that are to remember), "
-        "ppo, to-and-fro; look-around and retrace, who look away, or walk away, and come back to the same "
-        "pose; in doom-fresh-rooms tours, of which each is a turn-around, leave-and-return or loop (also "
-        "policies of their own); in grid-recall out-and-back; or mixed, a player for each episode. null is "
-        "scripted, own with env and own, random with env alone.",
+        "Who plays: scripted, random, sticky (random, each episode at its own pace), own, returning (walks "
+        "out and back: for worlds that are to remember), ppo, to-and-fro; look-around and retrace, who look "
+        "away, or walk away, and come back to the same pose; in doom-fresh-rooms tours, of which each is a "
+        "turn-around, leave-and-return or loop (also policies of their own); in grid-recall out-and-back; or "
+        "mixed, a player for each episode. null is scripted, or with env own where there is one, else "
+        "sticky.",
         choices=("mixed", *PLAYERS),
     )
     shares: dict[str, float] = setting(
         {name: 0.5 if name in DEFAULT_SHARES else 0.0 for name in PLAYERS},
-        "Of mixed: how large a share of the episodes each player plays; with env, scripted has none.",
+        "Of mixed: how large a share of the episodes each player plays; with env, scripted has none and "
+        "own half where it is named.",
     )
     own: str | None = setting(
         None,
@@ -145,14 +147,17 @@ class CollectConfig:
     @property
     def player(self) -> str:
         """Who plays."""
-        usual = "scripted" if self.env is None else "random" if self.own is None else "own"
+        usual = "scripted" if self.env is None else "sticky" if self.own is None else "own"
         return self.policy or usual
 
     @property
     def players(self) -> dict[str, float]:
         """Shares of those who play, if they are `mixed`."""
-        absent = () if self.env is None else ("scripted",)
-        return {name: share for name, share in self.shares.items() if share and name not in absent}
+        shares = dict(self.shares)
+        if self.env is not None:
+            shares["scripted"] = 0.0
+            shares["own"] = shares["own"] or 0.5 * (self.own is not None)
+        return {name: share for name, share in shares.items() if share}
 
     @property
     def playing(self) -> list[str]:

@@ -16,8 +16,10 @@ from worldsim.settings import check_settings, setting
 class GymConfig:
     """How a Gymnasium environment becomes a game."""
 
-    kwargs: dict[str, Any] = setting(
-        {}, "Keyword arguments of `gymnasium.make`, of the environment's own and max_episode_steps."
+    kwargs: Any = setting(
+        None,
+        "Keyword arguments of `gymnasium.make`, the environment's own and max_episode_steps: "
+        "{name: value, name: value}.",
     )
     wrappers: list[str] = setting(
         [], "Around it, from the inside out, each MODULE:NAME of what takes an environment and returns one."
@@ -75,8 +77,16 @@ class GymConfig:
         check_settings(self, "game.")
         if not self.bins:
             raise WorldError("game.bins needs at least one number")
-        if "render_mode" in self.kwargs:
+        given = self.arguments
+        if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
+            raise WorldError(f"game.kwargs must be {{name: value, name: value}}, got {self.kwargs!r}")
+        if "render_mode" in given:
             raise WorldError("game.kwargs has no render_mode: it follows from game.picture")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments of the environment."""
+        return {} if self.kwargs is None else self.kwargs
 
     def to_json(self) -> dict[str, Any]:
         """Return what differs from the defaults, as a JSON object."""

@@ -76,7 +76,7 @@ class GymGame(RealGame):
     def __init__(self, entry: GymEntry) -> None:
         self.entry: GymEntry = entry  # type: ignore[override] - nobody sets another one
         config = entry.config
-        self.env = open_env(entry.env_id, config.kwargs, config.wrappers, renders=entry.picture == RENDER)
+        self.env = open_env(entry.env_id, config.arguments, config.wrappers, renders=entry.picture == RENDER)
         self.observation: Any = None
         self._reformatter = VideoReformatter()
         self._last: Observation | None = None
@@ -164,12 +164,12 @@ def describe_env(env_id: str, config: GymConfig) -> GymEntry:
     Raises:
         WorldError: If it cannot be made, shows no pictures, or has actions that cannot be made buttons.
     """
-    env = open_env(env_id, config.kwargs, config.wrappers, renders=config.picture == RENDER)
+    env = open_env(env_id, config.arguments, config.wrappers, renders=config.picture == RENDER)
     try:
         source = choose_picture(env.observation_space, config.picture, env_id)
         if source == RENDER and env.render_mode is None:
             env.close()
-            env = open_env(env_id, config.kwargs, config.wrappers, renders=True)
+            env = open_env(env_id, config.arguments, config.wrappers, renders=True)
         names = config.action_names or find_names(env, env_id)
         action_map = map_actions(env.action_space, names, config.bins, config.scale, env_id)
         with told(f"{env_id} fails in reset"):
@@ -206,7 +206,7 @@ def describe_game(
 ) -> str:
     """Return in words how an environment is made, seen and pressed."""
     parts = [
-        env_id + (f" {json.dumps(config.kwargs, sort_keys=True, default=str)}" if config.kwargs else ""),
+        env_id + (f" {json.dumps(config.arguments, sort_keys=True, default=str)}" if config.kwargs else ""),
         f"in {', '.join(config.wrappers)}" if config.wrappers else "",
         f"{config.frame_skip} steps a frame" if config.frame_skip > 1 else "",
         source,
@@ -218,6 +218,6 @@ def describe_game(
 
 def name_of(env_id: str) -> str:
     """Return a name for a game and its world: `car-racing` of `CarRacing-v3`, `pong` of `ALE/Pong-v5`."""
-    last = re.split(r"[:/]", env_id)[-1]
+    last = re.split(r"[:/]", env_id)[-1].replace("MiniGrid", "Minigrid")
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", re.sub(r"-v\d+$", "", last))
     return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-") or "game"

@@ -161,5 +161,5 @@ def test_faults_on_the_way_leave_no_half_episode(fault: str, sentence: str, tmp_
 
 
 def test_names_of_games() -> None:
-    names = ["CarRacing-v3", "ALE/Pong-v5", "my_games:Maze3D-v0", "CliffWalkingSlippery-v1"]
-    assert [name_of(each) for each in names] == ["car-racing", "pong", "maze3-d", "cliff-walking-slippery"]
+    names = ["CarRacing-v3", "ALE/Pong-v5", "MiniGrid-Empty-5x5-v0", "my_games:SnakeWorld"]
+    assert [name_of(each) for each in names] == ["car-racing", "pong", "minigrid-empty-5x5", "snake-world"]
