@@ -34,7 +34,7 @@ from training.learn.plan import (
 from worldsim.data.dataset_info import INFO_FILE
 from worldsim.errors import WorldError
 from worldsim.games.gym.game import name_of
-from worldsim.settings import check_settings, setting
+from worldsim.settings import REQUIRED, check_settings, setting
 from worldsim.storage.files import read_json, user_path, write_json
 
 STATE_FILE = "learn.json"
@@ -48,7 +48,7 @@ Run = Callable[[str, Sequence[str]], None]
 class LearnConfig:
     """What to learn, and in what time."""
 
-    env: str | None = setting(None, "Id of a Gymnasium environment, as training.collect takes it.")
+    env: str = setting(REQUIRED, "Id of a Gymnasium environment, as training.collect takes it.")
     data: str | None = setting(
         None,
         "Instead of env: folder of gameplay video, with train and heldout inside, or of recordings in "
@@ -84,13 +84,11 @@ class LearnConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if (self.env is None) == (self.data is None):
-            raise WorldError("give env=, a game to record, or data=, a folder of recordings")
 
     @property
     def folder(self) -> Path:
         """Where everything goes."""
-        name = name_of(self.env) if self.env is not None else user_path(self.data or "").name
+        name = name_of(self.env) if self.data is None else user_path(self.data).name
         return user_path(self.out or f"runs/learn-{name}")
 
 
@@ -136,7 +134,7 @@ class Learning:
 
     def learn(self) -> None:
         """Run what is not done yet, and say how to play."""
-        data = self.record() if self.config.env is not None else self.take()
+        data = self.record() if self.config.data is None else self.take(user_path(self.config.data))
         self.check(data)
         folders = {split: data / split for split in ("train", "heldout")}
         footage = Footage.of(**folders)
@@ -168,13 +166,12 @@ class Learning:
         self.stage("collect", [*settings, *frame_counts(wanted)])
         return data
 
-    def take(self) -> Path:
-        """Return the folder of what is recorded, imported if it is in another format.
+    def take(self, data: Path) -> Path:
+        """Return the folder of what is recorded, imported from `data` if it is in another format.
 
         Raises:
             WorldError: If nothing of it is held out.
         """
-        data = user_path(self.config.data or "")
         if (data / INFO_FILE).is_file():
             raise WorldError(f"{data} holds episodes itself: data= is a folder with train and heldout inside")
         if not (data / "train" / INFO_FILE).is_file():
@@ -196,7 +193,7 @@ class Learning:
             self.stage("check", [f"data={data}", f"out={self.out / 'check'}"])
         except WorldError as error:
             must_pass = self.config.must_pass
-            if self.config.env is None if must_pass is None else must_pass:
+            if self.config.data is not None if must_pass is None else must_pass:
                 raise WorldError(f"{error}; must_pass=false goes on in spite of it") from error
             print("going on in spite of it")
 

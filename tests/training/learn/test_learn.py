@@ -134,9 +134,8 @@ def test_as_much_is_recorded_as_fits_into_the_minutes() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({}, "give env=, a game to record, or data=, a folder of recordings"),
-        ({"env": "A", "data": "b"}, "give env=, a game to record, or data="),
         ({"env": "A", "minutes": 0.0}, "minutes must be above 0"),
+        ({"env": "A", "device": "tpu"}, "device must be one of auto, cpu, gpu, got 'tpu'"),
     ],
 )
 def test_what_to_learn_is_asked_for(settings: dict[str, object], sentence: str) -> None:
