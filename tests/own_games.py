@@ -14,6 +14,7 @@ ROWS, COLUMNS, TILE = 32, 48, 4
 SPACES = {
     "box": gym.spaces.Box(np.array([-1, 0]), np.array([1, 1]), dtype=np.float32),
     "discrete": gym.spaces.Discrete(4, start=1),
+    "three": gym.spaces.MultiDiscrete([3, 3, 3]),
     "multi": gym.spaces.MultiDiscrete([3, 2]),
     "binary": gym.spaces.MultiBinary(4),
     "dict": gym.spaces.Dict({"move": gym.spaces.Discrete(3)}),

@@ -127,6 +127,8 @@ class CollectConfig:
         """Raise `WorldError` if a player of the user's own is named and doesn't play, or plays unnamed."""
         if ("own" in self.playing) != (self.own is not None):
             raise WorldError("own= and the player own (policy=own, or a share of mixed) go together")
+        if self.env is not None and "scripted" in self.playing:
+            raise WorldError("scripted players are of the scenarios: with env give policy=sticky or own=")
         if self.own is not None and self.env is None:
             raise WorldError("the player own plays environments: give env=")
         if self.hold_frames is not None and "random" not in self.playing:

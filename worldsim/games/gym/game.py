@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from worldsim.games.gym.config import GymConfig
 from worldsim.games.gym.making import Env, open_env, told, version_of
 from worldsim.games.gym.names import find_names
 from worldsim.games.gym.pictures import RENDER, Fitting, as_picture, choose_fitting, choose_picture
+from worldsim.storage.files import shown
 
 DEFAULT_RATE = 30.0
 """Frames per second of an environment that does not say."""
@@ -39,7 +40,7 @@ class GymEntry(GameEntry):
 
     env_id: str
     config: GymConfig
-    action_map: ActionMap
+    action_map: ActionMap = field(compare=False)
     picture: str
     fitting: Fitting
     version: str
@@ -199,6 +200,28 @@ def describe_env(env_id: str, config: GymConfig) -> GymEntry:
         fitting=fitting,
         version=version,
     )
+
+
+def restore_entry(environment: dict[str, Any]) -> GymEntry:
+    """Return the entry of an environment as `GymEntry.environment` describes it, in a world's file say.
+
+    Such a file may be somebody else's: what names code to import is not followed.
+
+    Raises:
+        WorldError: If it does, or is no such description.
+    """
+    settings = dict(environment)
+    env_id = settings.pop("id", None)
+    if not isinstance(env_id, str) or settings.keys() - {field.name for field in fields(GymConfig)}:
+        raise WorldError(f"an environment is an id and settings of game, got {shown(environment)}")
+    if ":" in env_id or settings.get("wrappers"):
+        raise WorldError(
+            f"{env_id} is made by code that its description names, which is not run unasked: register it "
+            "with Gymnasium, wrappers included, under an id of its own"
+        )
+    with told(f"{env_id} cannot be made as it is described"):
+        config = GymConfig(**settings)
+    return describe_env(env_id, config)
 
 
 def describe_game(
