@@ -88,7 +88,7 @@ def codec_settings(footage: Footage, minutes: float, device: str) -> list[str]:
     """Return the settings of the codec's training."""
     size = [f"codec.height={footage.info.height}", f"codec.width={footage.info.width}"]
     how = ["size/codec=laptop"] if device == "cpu" else ["fabric=gpu"]
-    return [*how, *size, *short_run(minutes)]
+    return [*how, *size, *short_run(minutes, device)]
 
 
 def pretrain_settings(footage: Footage, minutes: float, device: str) -> list[str]:
@@ -110,7 +110,7 @@ def pretrain_settings(footage: Footage, minutes: float, device: str) -> list[str
         f"validation.context_frames={watched}",
         f"validation.horizons=[{','.join(map(str, horizons))}]",
         *(["objective.own_context_share=0.25"] if is_long else []),
-        *short_run(minutes),
+        *short_run(minutes, device),
     ]
 
 
@@ -126,7 +126,7 @@ def evaluate_settings(footage: Footage, minutes: float, device: str) -> list[str
         f"horizon={horizon}",
         f"next_frames={horizon}",
         f"parts=[{','.join(parts if minutes >= LONG_MINUTES[device] else ('cost', 'rollout', 'idle'))}]",
-        *(few if minutes < 10 else []),
+        *(few if has_few_updates(minutes, device) else []),
         "startup_runs=0",
     ]
 
@@ -138,6 +138,12 @@ def rollout_frames(footage: Footage, watched: int, horizon: int) -> tuple[int, i
     return watched, min(horizon, longest - watched)
 
 
-def short_run(minutes: float) -> Sequence[str]:
+def short_run(minutes: float, device: str) -> Sequence[str]:
     """Return settings without which a run of few updates would still be warming up."""
-    return ["loop.warmup_steps=10", "loop.ema_decay=0.9"] if minutes < 10 else []
+    few = has_few_updates(minutes, device)
+    return ["loop.warmup_steps=10", "loop.ema_decay=0.9"] if few else []
+
+
+def has_few_updates(minutes: float, device: str) -> bool:
+    """Return whether there is time for a few hundred updates at most."""
+    return minutes < (10 if device == "cpu" else 1)

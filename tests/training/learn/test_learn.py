@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes import TINY_ACTIONS
+from tests.fakes import TINY_ACTIONS, write_tiny_dataset
 from tests.public_runs import run_command
 from training.learn import command
 from training.learn.command import LearnConfig, Learning
@@ -99,6 +99,40 @@ def test_a_stage_that_failed_is_run_again_and_no_other(tmp_path: Path) -> None:
     longer = LearnConfig(env=DOT, out=out, minutes=90, device="cpu", num_frames=60, collect=["num_workers=1"])
     Learning(longer, run).learn()
     assert runs[6:] == ["pretrain", "evaluate"], "more minutes go on with what is there"
+
+
+def test_recordings_are_taken_as_they_are_or_imported(tmp_path: Path) -> None:
+    runs: list[str] = []
+
+    def run(name: str, settings: Sequence[str]) -> None:
+        runs.append(name)
+        if name == "check":
+            raise WorldError("training.check ended with status 1")
+
+    ours = tmp_path / "ours"
+    write_tiny_dataset(ours / "train", episodes=1, frames=12)
+    out = {"env": "unused", "out": str(tmp_path / "out"), "device": "cpu"}
+    with pytest.raises(WorldError, match="ours has no heldout beside train"):
+        Learning(LearnConfig(data=str(ours), **out), run).learn()  # type: ignore[arg-type]
+    with pytest.raises(WorldError, match="train holds episodes itself: data= is a folder with train and"):
+        Learning(LearnConfig(data=str(ours / "train"), **out), run).learn()  # type: ignore[arg-type]
+    write_tiny_dataset(ours / "heldout", episodes=1, frames=12)
+    with pytest.raises(WorldError, match="status 1; must_pass=false goes on in spite of it"):
+        Learning(LearnConfig(data=str(ours), **out), run).learn()  # type: ignore[arg-type]
+    Learning(LearnConfig(data=str(ours), must_pass=False, **out), run).learn()  # type: ignore[arg-type]
+    assert runs == ["check", "check", "codec", "pretrain", "evaluate"]
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    with pytest.raises(WorldError, match="out/data has no heldout"):
+        Learning(LearnConfig(data=str(theirs), **out), run).learn()  # type: ignore[arg-type]
+    assert runs[5:] == ["ingest"]
+
+
+def test_episodes_that_are_too_short_are_named(tmp_path: Path) -> None:
+    for split in ("train", "heldout"):
+        write_tiny_dataset(tmp_path / split, frames=5)
+    with pytest.raises(WorldError, match="have 5 and 5 frames: a world learns from those of at least 8"):
+        Footage.of(tmp_path / "train", tmp_path / "heldout")
 
 
 def footage(*lengths: int, heldout: tuple[int, ...] = (300,), has_outcomes: bool = True) -> Footage:
