@@ -7,9 +7,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from policies.base import FloorPlan, Navigator, PlayedGame, Policy, ScriptedPlayer
-from policies.blind import KeyboardPolicy, RandomPolicy, RecordedPolicy, StillPolicy, ToAndFroPolicy
+from policies.base import FloorPlan, Insider, Navigator, PlayedGame, Policy, ScriptedPlayer
+from policies.blind import (
+    KeyboardPolicy,
+    RandomPolicy,
+    RecordedPolicy,
+    StickyPolicy,
+    StillPolicy,
+    ToAndFroPolicy,
+)
 from policies.mixed import MixedPolicy
+from policies.own import OwnPolicy
 from policies.scripted.dodge import DodgePolicy
 from policies.scripted.excursions import EXCURSIONS, ExcursionPolicy
 from policies.scripted.explore import ScriptedPolicy, SkirmishPolicy
@@ -27,10 +35,12 @@ __all__ = [
     "ExcursionPolicy",
     "FloorPlan",
     "ForagePolicy",
+    "Insider",
     "KeyboardPolicy",
     "MixedPolicy",
     "Navigator",
     "OutAndBackPolicy",
+    "OwnPolicy",
     "PlayedGame",
     "Policy",
     "RandomPolicy",
@@ -38,6 +48,7 @@ __all__ = [
     "ReturningPolicy",
     "ScriptedPolicy",
     "SkirmishPolicy",
+    "StickyPolicy",
     "StillPolicy",
     "ToAndFroPolicy",
     "TourPolicy",
@@ -146,9 +157,11 @@ FOR_GAME: dict[str, Callable[..., Policy]] = {
 POLICIES: dict[str, Callable[..., Policy]] = {
     "keyboard": KeyboardPolicy,
     "out-and-back": OutAndBackPolicy,
+    "own": OwnPolicy,
     "ppo": make_learned,
     "random": RandomPolicy,
     "recorded": RecordedPolicy,
+    "sticky": StickyPolicy,
     "still": StillPolicy,
     "to-and-fro": ToAndFroPolicy,
     **FOR_GAME,
@@ -162,11 +175,11 @@ def make(name: str, *, num_values: Sequence[int], game: PlayedGame | None = None
         name: A key of `POLICIES`, or the path of a `.zip` that Stable-Baselines3 saved.
         num_values: Number of values of each axis of the world's actions.
         game: What is played, or what the world was made from, where it is known.
-        **options: Further arguments of the policy: `keys` for `keyboard`, `path` for `recorded`,
-            `hold_frames` for `random`, `folder` and `deterministic` for `ppo`, `period_frames` for
-            `to-and-fro`, `player`, `out_frames` and `look_share` for `returning`, `out_frames` for `tours`,
-            `leave-and-return` and `retrace`, `out_frames` and `context_frames` for `out-and-back`, `shares`
-            and `options` (by player) for `mixed`.
+        **options: Further arguments of the policy: `keys` for `keyboard`, `path` for `recorded` and `own`,
+            `hold_frames` for `random`, `most_frames` for `sticky`, `folder` and `deterministic` for `ppo`,
+            `period_frames` for `to-and-fro`, `player`, `out_frames` and `look_share` for `returning`,
+            `out_frames` for `tours`, `leave-and-return` and `retrace`, `out_frames` and `context_frames` for
+            `out-and-back`, `shares` and `options` (by player) for `mixed`.
 
     Raises:
         ValueError: If there is no such policy, or the world's axes do not suit it.

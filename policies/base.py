@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -84,6 +84,33 @@ class Navigator(Policy, Protocol):
     @property
     def activity(self) -> str:
         """What the action last returned is part of, in a word or two; empty if it has no name."""
+        ...
+
+
+class RunningGame(Protocol):
+    """A running game that has an environment inside; `worldsim.games.gym.game.GymGame` is one."""
+
+    @property
+    def env(self) -> Any:
+        """The environment, of Gymnasium."""
+        ...
+
+    @property
+    def observation(self) -> Any:
+        """The environment's own, of now."""
+        ...
+
+    def encode(self, action: Any) -> np.ndarray:
+        """Return the action `[axes]` that is nearest to one of the environment's own."""
+        ...
+
+
+@runtime_checkable
+class Insider(Policy, Protocol):
+    """A player that plays from inside of a game, which it is given before the first `reset`."""
+
+    def join(self, game: Any) -> None:
+        """Play this game."""
         ...
 
 

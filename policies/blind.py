@@ -62,6 +62,31 @@ class RandomPolicy(Policy):
         return self._action.copy()
 
 
+class StickyPolicy(RandomPolicy):
+    """Hold actions drawn uniformly, some episodes longer than others.
+
+    Each episode draws how many frames an action is held at most, all orders of magnitude alike: where one
+    wrong move ends a game, short ones go on longest, and where nothing happens in a frame, long ones get
+    somewhere.
+
+    Args:
+        num_values: Number of values of each axis.
+        most_frames: Maximum of these maxima.
+    """
+
+    def __init__(self, num_values: Sequence[int], most_frames: int = 32) -> None:
+        if most_frames < 1:
+            raise ValueError(f"most_frames must be at least 1, got {most_frames}")
+        self._most_frames = most_frames
+        super().__init__(num_values)
+
+    def reset(self, seed: int) -> None:
+        """Start a new episode."""
+        super().reset(seed)
+        most = np.exp(self._rng.uniform(0, np.log(self._most_frames + 1)))
+        self._hold_frames = 1, max(1, int(most))
+
+
 class ToAndFroPolicy(Policy):
     """Hold the first button of an axis for half a period, then the second, and so on.
 

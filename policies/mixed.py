@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from policies import streams
-from policies.base import FloorPlan, Navigator, Policy, Pose
+from policies.base import FloorPlan, Insider, Navigator, Policy, Pose
 
 
 class MixedPolicy:
@@ -37,6 +38,12 @@ class MixedPolicy:
         choice = np.random.default_rng((seed, streams.MIXED)).choice(len(self._players), p=self._shares)
         self.player = self._players[int(choice)]
         self.player.reset(seed)
+
+    def join(self, game: Any) -> None:
+        """Give the game to those who play from inside of it."""
+        for player in self._players:
+            if isinstance(player, Insider):
+                player.join(game)
 
     def enter(self, plan: FloorPlan) -> None:
         """Tell the chosen player its map, if it wants to know."""

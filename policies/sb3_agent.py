@@ -12,7 +12,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -50,26 +50,19 @@ class SB3Policy(Policy):
 
     def __init__(self, num_values: Sequence[int], path: str | Path, *, deterministic: bool = True) -> None:
         self._path, self._num_values, self._deterministic = Path(path), list(num_values), deterministic
-        if not self._path.is_file():
-            raise FileNotFoundError(f"there is no agent {path}")
-        data, weights = _read(self._path)
-        try:
+
+        def spaces(data: Mapping[str, Any]) -> tuple[gym.spaces.Box, gym.Space]:
             actions, frames = _action_space(data["action_space"]), _frame_space(data["observation_space"])
             self._check_actions(actions)
-            with torch.random.fork_rng(devices=[]):  # networks are random before they are filled
-                self._network = _build(data, weights, frames, actions)
-                self._network.load_state_dict(weights)
-        except (KeyError, RuntimeError, TypeError) as error:
-            raise ValueError(f"{path} is not the agent that it describes: {_line(error)}") from error
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-        self._network.set_training_mode(False)
+            return frames, actions
+
+        self._network, frames = load_network(self._path, spaces)
         self._shape = frames.shape
         self.reset(0)
 
     def reset(self, seed: int) -> None:
         """Start a new episode; the seed decides what is drawn."""
-        self._drawing = torch.Generator().manual_seed(seed).get_state()
+        self._draws = Draws(self._network, seed, deterministic=self._deterministic)
 
     def act(self, observation: np.ndarray) -> np.ndarray:
         """Return the next action, `[axes]` int64, for `observation`, `[height, width, 3]` uint8."""
@@ -78,10 +71,7 @@ class SB3Policy(Policy):
                 f"{self._path} learned from observations {list(self._shape)}, but frames here are "
                 f"{list(observation.shape)}: an agent is played from whole frames, without wrappers"
             )
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(self._drawing)
-            action, _ = self._network.predict(observation, deterministic=self._deterministic)
-            self._drawing = torch.get_rng_state()
+        action = self._draws(observation)
         if np.ndim(action) == 0:
             return np.array(np.unravel_index(int(action), self._num_values), dtype=np.int64)
         return np.asarray(action, dtype=np.int64)
@@ -94,6 +84,88 @@ class SB3Policy(Policy):
             fits, found = space.nvec.tolist() == self._num_values, f"axes of {space.nvec.tolist()} values"
         if not fits:
             raise ValueError(f"the agent learned with {found}, but here axes have {self._num_values} values")
+
+
+class Draws:
+    """What an agent's network does, drawn from a stream of its own.
+
+    Args:
+        network: Of SB3.
+        seed: Of the stream.
+        deterministic: Do what is likeliest.
+    """
+
+    def __init__(self, network: Any, seed: int, *, deterministic: bool) -> None:
+        self._network, self._deterministic = network, deterministic
+        self._drawing = torch.Generator().manual_seed(seed).get_state()
+
+    def __call__(self, observation: Any) -> np.ndarray:
+        """Return an action for an observation."""
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self._drawing)
+            action, _ = self._network.predict(observation, deterministic=self._deterministic)
+            self._drawing = torch.get_rng_state()
+        return action
+
+
+def begin_agent(path: str | Path, env: gym.Env[Any, Any]) -> Callable[[Any, int], Draws]:
+    """Return what begins an episode of an environment for the agent that learned in it; it draws its actions.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds no agent, or one that saw or did other things than the environment takes.
+    """
+    seen, done = env.observation_space, env.action_space
+
+    def spaces(data: Mapping[str, Any]) -> tuple[gym.spaces.Box, gym.Space]:
+        shape = tuple(map(int, data["observation_space"].get("_shape") or ()))
+        own = seen.shape or ()
+        is_turned = len(own) == 3 and shape == (own[2], *own[:2])  # SB3 puts the channels of pictures first
+        if not isinstance(seen, gym.spaces.Box) or (shape != own and not is_turned):
+            raise ValueError(
+                f"the agent learned from observations {list(shape)}, but the environment's are "
+                f"{list(own)}: give it the wrappers that the agent learned with"
+            )
+        found = re.sub(r"\W", "", str(data["action_space"].get(":type:")).rpartition(".")[2])
+        if found != type(done).__name__:
+            raise ValueError(f"the agent's actions are {found}, the environment's {type(done).__name__}")
+        if is_turned:
+            return gym.spaces.Box(
+                np.moveaxis(seen.low, -1, 0), np.moveaxis(seen.high, -1, 0), dtype=np.uint8
+            ), done
+        return seen, done
+
+    network, _ = load_network(Path(path), spaces)
+    return lambda _, seed: Draws(network, seed, deterministic=False)
+
+
+def load_network(
+    path: Path, spaces: Callable[[Mapping[str, Any]], tuple[gym.spaces.Box, gym.Space]]
+) -> tuple[Any, gym.spaces.Box]:
+    """Return an agent's network, and what it sees.
+
+    Args:
+        path: The `.zip`.
+        spaces: Returns the spaces of its observations and actions, given what the file says.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds no such agent.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no agent {path}")
+    data, weights = _read(path)
+    try:
+        frames, actions = spaces(data)
+        with torch.random.fork_rng(devices=[]):  # networks are random before they are filled
+            network = _build(data, weights, frames, actions)
+            network.load_state_dict(weights)
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{path} is not the agent that it describes: {_line(error)}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    network.set_training_mode(False)
+    return network, frames
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -201,6 +201,7 @@ def test_the_pages_give_each_command_of_training() -> None:
         "benchmark",
         "collect",
         "features",
+        "learn",
         "calibrate",
         "evaluate",
         "odometry",
@@ -211,10 +212,9 @@ def test_the_pages_give_each_command_of_training() -> None:
     assert named == {f"training.{name}" for name in (*of_worlds, *others)} | {"play"}
 
 
-def test_the_readme_trains_a_world_in_a_few_commands() -> None:
+def test_the_readme_trains_a_world_in_one_command() -> None:
     named = [name for page, name, _ in page_commands() if page == README]
-    in_turn = [f"training.{name}" for name in ("collect", "codec", "pretrain", "evaluate")]
-    assert named == ["play", *in_turn, "play"]
+    assert named == ["play", "training.learn", "play"]
 
 
 def test_python_in_the_pages_compiles_and_json_is_a_dataset() -> None:

@@ -58,7 +58,7 @@ COMMANDS = (
         "matched",
     ),
     *("odometry", "outcome_heads", "play", "pretrain", "report_conversion", "rl", "select_layers", "sharpen"),
-    *("check", "export", "ingest"),
+    *("check", "export", "ingest", "learn"),
 )
 
 

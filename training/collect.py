@@ -1,4 +1,6 @@
-"""Record episodes of a real game: `python -m training.collect scenario=doom-take-cover policy=mixed`.
+"""Record episodes of a game: `python -m training.collect env=CarRacing-v3`, `scenario=doom-rooms`.
+
+`env` is any environment of Gymnasium, `scenario` one of the games that this project knows.
 
 Writes two dataset folders, OUT/train and OUT/heldout, whose episodes come from different seeds. Episode
 number i of a folder depends on the seed and on i alone, not on the workers; the same command continues
@@ -24,6 +26,9 @@ from worldsim.data.episodes import (
     count_episode_frames,
 )
 from worldsim.errors import WorldError
+from worldsim.games.entry import GameEntry
+from worldsim.games.gym.config import GymConfig
+from worldsim.games.gym.game import describe_env
 from worldsim.games.registry import GAMES, find_game
 from worldsim.runtime.cores import check_workers, worker_count
 from worldsim.settings import check_settings, setting
@@ -34,7 +39,7 @@ SPLIT_SEEDS = {"heldout": 2_000_000_000, "train": 0}
 SEEDS_PER_RUN = 1_000_000
 PLAYERS = (
     *("random", "scripted", "still", "returning", "ppo", "to-and-fro"),
-    *(*policies.EXCURSIONS, *policies.TOURS, "out-and-back"),
+    *(*policies.EXCURSIONS, *policies.TOURS, "out-and-back", "own", "sticky"),
 )
 RETURNING = ("returning", "retrace", "leave-and-return", "tours", "out-and-back")
 DEFAULT_SHARES = ("random", "scripted")
@@ -48,24 +53,44 @@ class CollectConfig:
         "doom-rooms",
         f"One of the games of `worldsim.games.registry`: {', '.join(GAMES)}.",
     )
-    out: str | None = setting(None, "Folder of the dataset folders train and heldout; null is data/SCENARIO.")
+    env: str | None = setting(
+        None,
+        "Instead of a scenario: the id of a Gymnasium environment (PACKAGE:ID imports a package first), or "
+        "MODULE:NAME of what makes one.",
+    )
+    game: GymConfig = setting(GymConfig, "How env is made, seen and pressed.")
+    out: str | None = setting(
+        None, "Folder of the dataset folders train and heldout; null is data/ and the game's name."
+    )
     num_frames: int = setting(200_000, "Least number of training frames.", minimum=0)
     heldout_frames: int = setting(20_000, "Least number of held-out frames.", minimum=0)
     episode_frames: int | None = setting(None, "Of the longest episode; null is the game's own.", minimum=2)
     seed: int = setting(0, "Which million of seeds.", minimum=0, maximum=1999)
     num_workers: int = setting(0, "Worker processes; 0 is one per core.")
-    policy: str = setting(
-        "scripted",
-        "Who plays: scripted, random, still (presses nothing), ppo, to-and-fro; returning, who walks out and "
-        "back, for worlds that are to remember; look-around and retrace, who look away, or walk away, and "
-        "come back to the same pose; in doom-fresh-rooms tours, of which each is a turn-around, "
-        "leave-and-return or loop (also policies of their own); in grid-recall out-and-back; or mixed, a "
-        "player for each episode.",
+    policy: str | None = setting(
+        None,
+        "Who plays: scripted, random, sticky (random, each episode at its own pace), still (presses nothing), "
+        "own, ppo, to-and-fro; returning, who walks out and back, for worlds that are to remember; "
+        "look-around and retrace, who look away, or walk away, and come back to the same pose; in "
+        "doom-fresh-rooms tours, of which each is a turn-around, leave-and-return or loop (also policies of "
+        "their own); in grid-recall out-and-back; or mixed, a player for each episode. null is scripted, or with env own where there is one, else "
+        "sticky.",
         choices=("mixed", *PLAYERS),
     )
     shares: dict[str, float] = setting(
         {name: 0.5 if name in DEFAULT_SHARES else 0.0 for name in PLAYERS},
-        "Of mixed: how large a share of the episodes each player plays.",
+        "Of mixed: how large a share of the episodes each player plays; with env, scripted has none and "
+        "own half where it is named.",
+    )
+    own: str | None = setting(
+        None,
+        "Of own, with env: MODULE:NAME of a function begin(env, seed), which returns a function from the "
+        "environment's observations to its actions for an episode; or an agent's .zip of Stable-Baselines3.",
+    )
+    hold_frames: list[int] | None = setting(
+        None,
+        "Of random: minimum and maximum number of frames an action is held; null is 4 to 25, [1,1] draws "
+        "another one each frame.",
     )
     policy_folder: str | None = setting(
         None,
@@ -94,28 +119,62 @@ class CollectConfig:
             raise WorldError(f"out_frames are of {', '.join(RETURNING)}, none of whom plays")
         if self.context_frames is not None and "out-and-back" not in self.returning:
             raise WorldError("context_frames are of out-and-back, who does not play")
-        find_game(self.scenario)
+        if self.env is None:
+            find_game(self.scenario)
+        self.check_own()
+
+    def check_own(self) -> None:
+        """Raise `WorldError` if a player of the user's own is named and doesn't play, or plays unnamed."""
+        if ("own" in self.playing) != (self.own is not None):
+            raise WorldError("own= and the player own (policy=own, or a share of mixed) go together")
+        if self.env is not None and "scripted" in self.playing:
+            raise WorldError("scripted players are of the scenarios: with env give policy=sticky or own=")
+        if self.own is not None and self.env is None:
+            raise WorldError("the player own plays environments: give env=")
+        if self.hold_frames is not None and "random" not in self.playing:
+            raise WorldError("hold_frames are of random, who does not play")
+
+    def find_game(self) -> GameEntry:
+        """Return the game; an environment is looked at once.
+
+        Raises:
+            WorldError: If it cannot be made, or be recorded.
+        """
+        return find_game(self.scenario) if self.env is None else describe_env(self.env, self.game)
+
+    def folder(self, game: GameEntry) -> Path:
+        """Return where the splits are."""
+        return Path(self.out or f"data/{game.name}")
 
     @property
-    def folder(self) -> Path:
-        """Where the splits are."""
-        return Path(self.out or f"data/{self.scenario}")
+    def player(self) -> str:
+        """Who plays."""
+        usual = "scripted" if self.env is None else "sticky" if self.own is None else "own"
+        return self.policy or usual
 
     @property
     def players(self) -> dict[str, float]:
         """Shares of those who play, if they are `mixed`."""
-        return {name: share for name, share in self.shares.items() if share}
+        shares = dict(self.shares)
+        if self.env is not None:
+            shares["scripted"] = 0.0
+            shares["own"] = shares["own"] or 0.5 * (self.own is not None)
+        return {name: share for name, share in shares.items() if share}
+
+    @property
+    def playing(self) -> list[str]:
+        """Who plays, or all of those who do in turn."""
+        return list(self.players) if self.player == "mixed" else [self.player]
 
     @property
     def returning(self) -> list[str]:
         """Those who play that undo a way out."""
-        playing = self.players if self.policy == "mixed" else [self.policy]
-        return [name for name in RETURNING if name in playing]
+        return [name for name in RETURNING if name in self.playing]
 
     @property
     def learned(self) -> Path | None:
         """Folder of the learned player; None if it does not play."""
-        if self.policy != "ppo" and not (self.policy == "mixed" and "ppo" in self.players):
+        if "ppo" not in self.playing:
             return None
         from worldsim.world.world import (
             policy_folder,  # it brings PyTorch, which the others need not wait for
@@ -123,9 +182,13 @@ class CollectConfig:
 
         return policy_folder(self.policy_folder, self.scenario)
 
-    def setup(self) -> Setup:
+    def setup(self, game: GameEntry) -> Setup:
         """Return what is played, and by whom."""
         options: dict[str, dict[str, Any]] = {name: {} for name in self.returning}
+        if self.own is not None:
+            options["own"] = {"path": self.own}
+        if self.hold_frames is not None:
+            options["random"] = {"hold_frames": self.hold_frames}
         if self.learned is not None:
             # It draws its actions: a world has to know what comes of those it takes seldom, too.
             options["ppo"] = {"folder": str(self.learned), "deterministic": False}
@@ -134,50 +197,57 @@ class CollectConfig:
                 options[name]["out_frames"] = self.out_frames
             if self.context_frames is not None and name == "out-and-back":
                 options[name]["context_frames"] = self.context_frames
-        if self.policy == "mixed":
+        if self.player == "mixed":
             given = {name: of_player for name, of_player in options.items() if of_player}
             policy_options = {"shares": self.players, "options": given}
         else:
-            policy_options = options.get(self.policy, {})
+            policy_options = options.get(self.player, {})
         return Setup(
-            scenario=self.scenario,
-            policy=self.policy,
+            scenario=game,
+            policy=self.player,
             policy_options=policy_options,
-            episode_frames=self.episode_frames or find_game(self.scenario).episode_frames,
+            episode_frames=self.episode_frames or game.episode_frames,
         )
 
 
 @entry("collect", CollectConfig)
 def main(config: CollectConfig) -> None:
     """Record both splits and print what they hold."""
-    game = find_game(config.scenario)
-    version, setup = game.engine_version(), config.setup()
+    game = config.find_game()
+    setup, folder = config.setup(game), config.folder(game)
     setup.build_policy(game)  # the workers build theirs; what is wrong with it is said before they start
     wanted = {"heldout": config.heldout_frames, "train": config.num_frames}
     num_workers = worker_count(config.num_workers)
-    with locked_folder(config.folder), Recorders(num_workers, setup) as recorders:
+    with locked_folder(folder), Recorders(num_workers, setup) as recorders:
         for split, num_frames in wanted.items():
             if num_frames:
-                folder = config.folder / split
-                prepare_folder(folder, game.dataset_info(describe_source(config, split, version)))
+                prepare_folder(folder / split, game.dataset_info(describe_source(config, split, game)))
                 first_seed = SPLIT_SEEDS[split] + config.seed * SEEDS_PER_RUN
                 collect_split(
-                    recorders, folder, setup.episode_frames, first_seed, num_frames, paired=config.paired
+                    recorders,
+                    folder / split,
+                    setup.episode_frames,
+                    first_seed,
+                    num_frames,
+                    paired=config.paired,
                 )
     for split, num_frames in wanted.items():
         if num_frames:
-            print(summarize(config.folder / split, game.actions, game.ending))
+            print(summarize(folder / split, game.actions, game.ending))
 
 
-def describe_source(config: CollectConfig, split: str, version: str) -> str:
+def describe_source(config: CollectConfig, split: str, game: GameEntry) -> str:
     """Return how a split is made; equal texts mean that episodes of equal number are equal."""
-    setup, game = config.setup(), find_game(config.scenario).game
     shares = ", ".join(f"{name} {share:g}" for name, share in sorted(config.players.items()))
-    player = f"mixed players ({shares})" if config.policy == "mixed" else f"{config.policy} player"
+    player = f"mixed players ({shares})" if config.player == "mixed" else f"{config.player} player"
     if config.learned is not None:
         from policies.ppo import policy_digest
 
         player += f" (ppo {policy_digest(config.learned)})"
+    if config.own is not None:
+        player += f" (own {config.own})"
+    if config.hold_frames is not None:
+        player += f" (random holds {' to '.join(map(str, config.hold_frames))} frames)"
     if config.out_frames is not None:
         player += f" ({' to '.join(map(str, config.out_frames))} frames out)"
     if config.context_frames is not None:
@@ -185,8 +255,8 @@ def describe_source(config: CollectConfig, split: str, version: str) -> str:
     if config.paired:
         player += " who does the same in two games"
     return (
-        f"{version} {game}, {player}, seed {config.seed} ({split}), "
-        f"up to {setup.episode_frames} frames an episode"
+        f"{game.engine_version()} {game.game}, {player}, seed {config.seed} ({split}), "
+        f"up to {config.episode_frames or game.episode_frames} frames an episode"
     )
 
 

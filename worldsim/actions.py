@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import spaces
 
 from worldsim.errors import WorldError
-from worldsim.storage.files import MAX_NAME, check_text, shown
+from worldsim.storage.files import MAX_NAME, check_number, check_text, shown
 
 OPPOSITES = {("forward", "backward"), ("left", "right"), ("up", "down")}
 
@@ -40,11 +40,14 @@ class ActionAxis:
         name: What the axis does, for example `turn`.
         buttons: Value `i` of the axis presses `buttons[i - 1]`; value 0 presses nothing.
         keys: Default key names for each button, as SDL spells them (`"left"`, `"a"`).
+        centres: Of an analog axis: the number in the game's units that each of its values stands for, value
+            0 first; empty of buttons.
     """
 
     name: str
     buttons: tuple[str, ...]
     keys: tuple[tuple[str, ...], ...]
+    centres: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for text in (self.name, *self.buttons, *(key for keys in self.keys for key in keys)):
@@ -54,6 +57,13 @@ class ActionAxis:
                 f"action axis {self.name!r} needs one list of keys for each of its buttons, "
                 f"got {len(self.buttons)} buttons and {len(self.keys)} lists of keys"
             )
+        if self.centres and len(self.centres) != len(self.buttons) + 1:
+            raise WorldError(
+                f"action axis {self.name!r} needs a centre for each of its {len(self.buttons) + 1} values, "
+                f"got {len(self.centres)}"
+            )
+        for centre in self.centres:
+            check_number(centre, f"a centre of action axis {self.name!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +160,7 @@ class ActionLayout:
         return {
             "axes": [
                 {"name": a.name, "buttons": list(a.buttons), "keys": [list(k) for k in a.keys]}
+                | ({"centres": list(a.centres)} if a.centres else {})
                 for a in self.axes
             ]
         }
@@ -167,6 +178,7 @@ class ActionLayout:
                     name=axis["name"],
                     buttons=tuple(_list(axis["buttons"])),
                     keys=tuple(tuple(_list(keys)) for keys in _list(axis["keys"])),
+                    centres=tuple(_list(axis.get("centres", []))),
                 )
                 for axis in _list(data["axes"])
             )

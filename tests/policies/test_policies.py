@@ -34,7 +34,9 @@ def play(policy: policies.Policy, count: int, seed: int = 0, still: bool = False
     return np.stack([policy.act(changing_picture(0 if still else index)) for index in range(count)])
 
 
-@pytest.mark.parametrize("name", sorted(policies.POLICIES.keys() - {*policies.TOURS, *policies.EXCURSIONS}))
+@pytest.mark.parametrize(
+    "name", sorted(policies.POLICIES.keys() - {"own", *policies.TOURS, *policies.EXCURSIONS})
+)
 def test_policy_keeps_the_protocol(name: str, recording: Path) -> None:
     options = {
         "keyboard": {"keys": KEYS},

@@ -130,13 +130,13 @@ def test_a_learned_player_records_what_it_draws(tmp_path: Path) -> None:
 def test_tours_of_fresh_rooms_are_named_and_as_long_as_asked_for(tmp_path: Path) -> None:
     shares = {"random": 0.0, "leave-and-return": 1.0}
     config = CollectConfig(scenario="doom-fresh-rooms", policy="mixed", shares=shares, out_frames=[50, 50])
-    source = describe_source(config, "train", "1.3.2")
+    source = describe_source(config, "train", config.find_game())
     assert "fresh rooms 1, mixed players (leave-and-return 1) (50 to 50 frames out)" in source
-    setup, info = config.setup(), GAMES["doom-fresh-rooms"].dataset_info(source)
+    setup, info = config.setup(config.find_game()), GAMES["doom-fresh-rooms"].dataset_info(source)
     info.save(tmp_path)
-    player = setup.build_policy(GAMES[setup.scenario])
+    player = setup.build_policy(config.find_game())
     first_frames = []
-    with open_game(setup.scenario) as game:
+    with config.find_game().open() as game:
         for name, seed in (("first", 0), ("heldout", SPLIT_SEEDS["heldout"]), ("again", 0)):
             task = EpisodeTask(folder=tmp_path, name=name, seed=seed)
             assert record_episode(game, player, task, episode_frames=140) == 140
@@ -153,13 +153,14 @@ def test_tours_of_fresh_rooms_are_named_and_as_long_as_asked_for(tmp_path: Path)
 
 
 def test_a_missing_policy_is_named() -> None:
+    rooms = GAMES["doom-rooms"]
     with pytest.raises(
         WorldError, match="the world doom-rooms comes without a learned policy: give policy_fo"
     ):
-        CollectConfig(policy="ppo").setup()
-    setup = CollectConfig(policy="ppo", policy_folder="nowhere").setup()
+        CollectConfig(policy="ppo").setup(rooms)
+    setup = CollectConfig(policy="ppo", policy_folder="nowhere").setup(rooms)
     with pytest.raises(FileNotFoundError, match="nowhere is not the folder of a learned policy"):
-        setup.build_policy(GAMES["doom-rooms"])
+        setup.build_policy(rooms)
 
 
 def test_a_game_that_is_cut_off_has_not_ended(tmp_path: Path) -> None:
@@ -175,9 +176,10 @@ def test_a_game_that_is_cut_off_has_not_ended(tmp_path: Path) -> None:
 
 
 def test_out_is_named_after_the_scenario() -> None:
-    assert CollectConfig().folder == Path("data/doom-rooms")
-    assert CollectConfig(scenario="doom-health").folder == Path("data/doom-health")
-    assert CollectConfig(scenario="doom-health", out="elsewhere").folder == Path("elsewhere")
+    health = GAMES["doom-health"]
+    assert CollectConfig().folder(GAMES["doom-rooms"]) == Path("data/doom-rooms")
+    assert CollectConfig(scenario="doom-health").folder(health) == Path("data/doom-health")
+    assert CollectConfig(scenario="doom-health", out="elsewhere").folder(health) == Path("elsewhere")
 
 
 def test_number_of_workers_changes_nothing(collection: tuple[Path, str], tmp_path: Path) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from training.agents.settings import RLConfig
 from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.errors import WorldError
+from worldsim.games.entry import GameEntry
+from worldsim.games.gym.config import GymConfig
+from worldsim.games.gym.game import describe_env, restore_entry
 from worldsim.games.registry import GAMES
 from worldsim.runtime.config import RuntimeConfig
 from worldsim.simulator import open_world
@@ -58,24 +62,30 @@ def load_dreams(config: RLConfig, num_envs: int = 0) -> ARL2WorldVectorEnv:
     return envs
 
 
-def scenario_of(world: str) -> str:
-    """Return the name of the game that a world was made from; the name of a game is its own.
+def game_of(world: str) -> GameEntry:
+    """Return the game that a world was made from; a game and an environment are named by themselves.
 
     Raises:
         WorldError: If there is no such world, or its game is not one that can be played here.
     """
     if world in GAMES:
-        return world
+        return GAMES[world]
+    if re.search(r"-v\d+$", world) and not Path(world).exists():
+        return describe_env(world, GymConfig())
     described = read_config(find_world(world))[0]
-    if described.name not in GAMES:
+    if described.name in GAMES:
+        game = GAMES[described.name]
+    elif isinstance(environment := described.provenance.get("environment"), dict):
+        game = restore_entry(environment)
+    else:
         raise WorldError(
             f"the world {world} was not made from a game that can be played here; "
-            f"those are {', '.join(sorted(GAMES))}"
+            f"those are environments of Gymnasium and {', '.join(sorted(GAMES))}"
         )
-    found, needed = described.actions.num_values, GAMES[described.name].actions.num_values
+    found, needed = described.actions.num_values, game.actions.num_values
     if found != needed:
         raise WorldError(
             f"the world {world} has axes of {list(found)} values, "
             f"but the game {described.name} of {list(needed)}"
         )
-    return described.name
+    return game

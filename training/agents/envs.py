@@ -17,6 +17,7 @@ from torch import Tensor
 from policies.sight import Sight
 from training.data.game_process import begin_game, interrupts_are_for_the_parent
 from worldsim.envs.vector import ARL2WorldVectorEnv
+from worldsim.games.entry import GameEntry
 from worldsim.sb3 import SB3VecEnv
 
 SEEN = "seen"
@@ -128,7 +129,7 @@ def make_dreams(
 
 
 def make_games(
-    scenario: str,
+    game: GameEntry,
     num_envs: int,
     sight: Sight,
     device: torch.device,
@@ -140,9 +141,9 @@ def make_games(
     """Return real games, each in a process of its own, as SB3 takes them.
 
     Raises:
-        WorldError: If there is no such game, or what plays it is not installed.
+        WorldError: If what plays it is not installed.
     """
-    begin = partial(begin_game, scenario, max_episode_steps)
+    begin = partial(begin_game, game, max_episode_steps)
     with interrupts_are_for_the_parent():
         envs = AsyncVectorEnv(
             [begin] * num_envs, copy=False, context="spawn", autoreset_mode=AutoresetMode.SAME_STEP

@@ -23,8 +23,8 @@ from training.data.game_process import Game, begin_game, interrupts_are_for_the_
 from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.evaluation.report.text import align
 from worldsim.evaluation.statistics import estimate_of
+from worldsim.games.entry import GameEntry
 from worldsim.games.env import EVALUATION_SEEDS
-from worldsim.games.registry import GAMES
 
 DREAM_SEEDS = 4_000_000_000
 """Seed of the first episode that is evaluated in a dream; trainings have smaller ones."""
@@ -36,19 +36,19 @@ class PolicyEntry:
 
     Attributes:
         num_values: Number of values of each axis of the actions.
+        game: What is played, or what the world was made from, where it is known.
         options: Further arguments of `policies.make`.
     """
 
     label: str
     policy: str
     num_values: Sequence[int]
-    scenario: str
+    game: GameEntry | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def build(self) -> Policy:
         """Return it, ready for `reset`."""
-        game = GAMES.get(self.scenario)
-        return policies.make(self.policy, num_values=self.num_values, game=game, **self.options)
+        return policies.make(self.policy, num_values=self.num_values, game=self.game, **self.options)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,7 +107,7 @@ def play_games(
     policy_entries: Sequence[PolicyEntry],
     num_episodes: int,
     *,
-    scenario: str,
+    game: GameEntry,
     max_episode_steps: int,
     num_workers: int,
     first_game: int = 0,
@@ -125,7 +125,7 @@ def play_games(
     context = multiprocessing.get_context("spawn")
     found: dict[tuple[str, int], tuple[float, int, bool]] = {}
     pool = ProcessPoolExecutor(
-        min(num_workers, len(tasks)), context, _begin_worker, (scenario, max_episode_steps)
+        min(num_workers, len(tasks)), context, _begin_worker, (game, max_episode_steps)
     )
     try:
         with interrupts_are_for_the_parent():  # with the first task the processes start
@@ -141,9 +141,9 @@ def play_games(
     }
 
 
-def _begin_worker(scenario: str, max_episode_steps: int) -> None:
+def _begin_worker(game: GameEntry, max_episode_steps: int) -> None:
     torch.set_num_threads(1)  # a process for each core
-    _Worker.game, _Worker.players = begin_game(scenario, max_episode_steps), {}
+    _Worker.game, _Worker.players = begin_game(game, max_episode_steps), {}
     atexit.register(_Worker.game.close)
 
 

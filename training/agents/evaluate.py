@@ -9,12 +9,13 @@ from typing import Any
 
 from policies.ppo import DESCRIPTION_FILE, load_policy
 from training.agents.agreement import agreement_on_ranks, compare, format_agreement
-from training.agents.dreams import load_dreams, scenario_of
+from training.agents.dreams import game_of, load_dreams
 from training.agents.episodes import Episodes, PolicyEntry, format_scores, play_dreams, play_games
 from training.agents.settings import RLConfig
 from training.engine.lock import locked_folder
 from worldsim.errors import WorldError
 from worldsim.evaluation.report.report import describe_run, write_json
+from worldsim.games.entry import GameEntry
 from worldsim.games.registry import GAMES
 from worldsim.runtime.cores import worker_count
 from worldsim.runtime.device import choose_device, set_threads
@@ -47,7 +48,7 @@ def play(
 ) -> dict[str, Episodes]:
     """Let every policy play there; print a table, write the file, and return the episodes by label."""
     played_in, played = (play_real if env == "real" else play_dreamt)(config, policy_entries)
-    entry = GAMES.get(policy_entries[0].scenario)
+    entry = policy_entries[0].game
     scores = {
         policy_entry.label: played[policy_entry.label].summary(entry.tics_per_frame if entry else 1)
         | {"training": training_of(policy_entry)}
@@ -78,16 +79,17 @@ def compare_envs(
 
 def play_real(config: RLConfig, policy_entries: Sequence[PolicyEntry]) -> tuple[str, dict[str, Episodes]]:
     """Play the real game; returns what was played, and the episodes by label."""
-    scenario = policy_entries[0].scenario
+    game = policy_entries[0].game
+    assert game is not None, "was looked for"
     played = play_games(
         policy_entries,
         config.episodes,
-        scenario=scenario,
+        game=game,
         max_episode_steps=config.max_episode_steps,
         num_workers=worker_count(config.num_workers),
         first_game=config.seed,
     )
-    return f"the real game {scenario}", played
+    return f"the real game {game.name}", played
 
 
 def play_dreamt(config: RLConfig, policy_entries: Sequence[PolicyEntry]) -> tuple[str, dict[str, Episodes]]:
@@ -102,19 +104,19 @@ def play_dreamt(config: RLConfig, policy_entries: Sequence[PolicyEntry]) -> tupl
 
 def make_entries(config: RLConfig) -> list[PolicyEntry]:
     """Return the policies that the settings name, each once."""
-    if config.env == "real":
-        name = scenario_of(config.world)
-        num_values = GAMES[name].actions.num_values
+    if config.env != "dream":
+        game: GameEntry | None = game_of(config.world)
+        num_values: Sequence[int] = game.actions.num_values
     else:
         world = read_config(find_world(config.world))[0]
-        name, num_values = world.name, world.actions.num_values
-        if config.env == "both":
-            name = scenario_of(config.world)
+        game, num_values = GAMES.get(world.name), world.actions.num_values
     labels = dict.fromkeys(config.policies or [config.policy])
-    return [make_entry(label, config, name, num_values) for label in labels]
+    return [make_entry(label, config, game, num_values) for label in labels]
 
 
-def make_entry(label: str, config: RLConfig, scenario: str, num_values: Sequence[int]) -> PolicyEntry:
+def make_entry(
+    label: str, config: RLConfig, game: GameEntry | None, num_values: Sequence[int]
+) -> PolicyEntry:
     """Return the policy that a setting names, having built it once.
 
     Raises:
@@ -137,7 +139,7 @@ def make_entry(label: str, config: RLConfig, scenario: str, num_values: Sequence
                 f"the .zip of an agent of Stable-Baselines3, got {label!r}"
             )
         name, options = "ppo", {"folder": label, "deterministic": config.deterministic}
-    policy_entry = PolicyEntry(label, name, num_values, scenario, options)
+    policy_entry = PolicyEntry(label, name, num_values, game, options)
     policy_entry.build()  # what is wrong with it is said here, not by a worker
     return policy_entry
 

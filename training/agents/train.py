@@ -14,7 +14,7 @@ import torch
 
 from policies.ppo import PolicyDescription
 from policies.sight import Sight
-from training.agents.dreams import load_dreams, scenario_of
+from training.agents.dreams import game_of, load_dreams
 from training.agents.settings import RLConfig
 from training.data.latents import digest_of
 from training.engine.run_folder import RunFolder
@@ -22,7 +22,6 @@ from worldsim.actions import ActionLayout
 from worldsim.data.sequences import load_episodes
 from worldsim.errors import WorldError
 from worldsim.evaluation.report.report import git_commit
-from worldsim.games.registry import GAMES
 from worldsim.runtime.cores import worker_count
 from worldsim.runtime.device import choose_device, set_threads
 
@@ -104,11 +103,11 @@ def prepare_envs(config: RLConfig, sight: Sight, device: torch.device) -> Traini
         dreams = load_dreams(config, config.num_envs)
         world, envs = dreams.world.config, make_dreams(dreams, sight, device, **how)
         return TrainingEnvs(envs, world.name, world.actions, f"a dream of {dreams.world.identity}")
-    scenario, num_envs = scenario_of(config.world), worker_count(config.num_envs, "num_envs")
-    print(f"{num_envs} real games of {scenario}; the agent computes on {device}", flush=True)
+    game, num_envs = game_of(config.world), worker_count(config.num_envs, "num_envs")
+    print(f"{num_envs} real games of {game.name}; the agent computes on {device}", flush=True)
     how["max_episode_steps"] = config.max_episode_steps
-    envs = make_games(scenario, num_envs, sight, device, **how)
-    return TrainingEnvs(envs, scenario, GAMES[scenario].actions, f"the real game {scenario}")
+    envs = make_games(game, num_envs, sight, device, **how)
+    return TrainingEnvs(envs, game.name, game.actions, f"the real game {game.name}")
 
 
 def describe_policy(

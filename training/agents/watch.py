@@ -8,7 +8,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 
-from training.agents.dreams import scenario_of
+from training.agents.dreams import game_of
 from training.agents.evaluate import make_entry
 from training.agents.settings import RLConfig
 from worldsim.data.dataset_info import DatasetInfo
@@ -35,7 +35,9 @@ def watch_agent(config: RLConfig) -> None:
     with ExitStack() as stack:
         env, played = begin_env(config)
         stack.enter_context(closing(env))
-        policy_entry = make_entry(config.policy, config, played.name, played.actions.num_values)
+        inner = env.unwrapped
+        game = inner.entry if isinstance(inner, RealGameEnv) else GAMES.get(played.name)
+        policy_entry = make_entry(config.policy, config, game, played.actions.num_values)
         path = Path(config.record) if config.record else None
         if config.record is None and headless:
             path = free_recording(RECORDINGS, played, "rl")
@@ -68,7 +70,7 @@ def watch_agent(config: RLConfig) -> None:
 def begin_env(config: RLConfig) -> tuple[gym.Env[np.ndarray, np.ndarray], WorldConfig | DatasetInfo]:
     """Return the environment, with a limit on its episodes, and a description of what is played."""
     if config.env == "real":
-        entry = GAMES[scenario_of(config.world)]
+        entry = game_of(config.world)
         env: gym.Env[np.ndarray, np.ndarray] = RealGameEnv(entry)
         played: WorldConfig | DatasetInfo = entry.dataset_info(f"the real game, played by {config.policy}")
     else:

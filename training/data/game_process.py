@@ -12,19 +12,20 @@ from contextlib import contextmanager
 import gymnasium as gym
 import numpy as np
 
+from worldsim.games.entry import GameEntry
 from worldsim.games.env import RealGameEnv
 
 Game = gym.Env[np.ndarray, np.ndarray]
 
 
-def begin_game(scenario: str, max_episode_steps: int) -> Game:
+def begin_game(game: GameEntry, max_episode_steps: int) -> Game:
     """Return a real game with a limit on its episodes, for a process that its parent stops.
 
     Raises:
-        WorldError: If there is no such game, or what plays it is not installed.
+        WorldError: If what plays it is not installed.
     """
     leave_the_terminal()
-    return gym.wrappers.TimeLimit(RealGameEnv(scenario), max_episode_steps)
+    return gym.wrappers.TimeLimit(RealGameEnv(game), max_episode_steps)
 
 
 def leave_the_terminal() -> None:

@@ -41,13 +41,13 @@ class Setup:
     """What is played, and by whom: the same for all episodes.
 
     Attributes:
-        scenario: Name of the game.
+        scenario: The game, or its name.
         policy: Name of the policy that plays.
         policy_options: Further arguments of `policies.make`.
         episode_frames: Greatest number of frames of an episode.
     """
 
-    scenario: str
+    scenario: str | GameEntry
     policy: str
     policy_options: dict[str, Any] = field(default_factory=dict)
     episode_frames: int
@@ -139,11 +139,13 @@ def run_worker(connection: Connection, setup: Setup) -> None:
 
     with open_game(setup.scenario) as game, suppress(EOFError, ConnectionError, Stopped):
         policy = setup.build_policy(game.entry)
+        if isinstance(policy, policies.Insider):
+            policy.join(game)
         while True:
             task = connection.recv()
             try:
                 result = record_episode(game, policy, task, setup.episode_frames, stop_if_asked)
-            except OSError as error:  # the disk; the parent reports it
+            except (OSError, ValueError) as error:  # the disk, the game, the player; the parent reports it
                 result = error
             connection.send(result)
 
@@ -165,7 +167,7 @@ def record_episode(
     with EpisodeWriter(task.folder, task.name, info) as writer:
         while True:
             is_last = seen.terminated or seen.truncated or writer.num_frames == episode_frames - 1
-            if navigator is not None:
+            if navigator is not None and seen.pose is not None:
                 navigator.locate(seen.pose)
             action = None if is_last else policy.act(seen.frame)
             writer.add(

@@ -15,15 +15,15 @@ from tqdm import tqdm
 from training.cli.entry import entry
 from training.data.summary import summarize
 from training.engine.lock import locked_folder
-from training.ingest.keys import layout_of
-from training.ingest.layout import SCALES, axes_of, with_limits
-from training.ingest.pictures import FITS, Size, choose_size
 from training.ingest.resampling import is_even, times_of
 from training.ingest.writing import Conversion, Task, split, staged, write_recordings
+from worldsim.data.axes import SCALES, axes_of, with_limits
 from worldsim.data.dataset_info import MAX_FRAME_RATE, MAX_SIDE, MIN_FRAME_RATE, DatasetInfo
+from worldsim.data.default_keys import layout_of
 from worldsim.data.formats.columns import find_channels
 from worldsim.data.formats.registry import FORMATS, open_source
 from worldsim.data.formats.source import ReadOptions, Recording, Source
+from worldsim.data.pictures import FITS, Size, choose_size
 from worldsim.errors import WorldError
 from worldsim.runtime.cores import check_workers, worker_count
 from worldsim.settings import REQUIRED, check_settings, setting

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from training.ingest.layout import Axis
+from worldsim.data.axes import Axis
 from worldsim.data.formats.source import Channel, Kind, SourceTable
 from worldsim.data.video import VideoDescription
 from worldsim.errors import WorldError

@@ -232,7 +232,7 @@ def build_world(config: PretrainConfig, info: DatasetInfo) -> World:
         codec=codec.config,
         sampler=config.sampler,
         outcome=OutcomeConfig() if model.outcome_heads else None,
-        provenance={"data": info.source},
+        provenance={"data": info.source} | ({"environment": info.environment} if info.environment else {}),
     )
     return World(description, Denoiser(model), codec)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class DatasetInfo:
         licence: Licence of the pictures.
         lossless: Whether the video keeps every pixel, for pictures whose small things the usual compression
             would blur.
+        environment: What makes the Gymnasium environment that it was recorded from, as `GymEntry` says it;
+            empty for other video.
     """
 
     name: str
@@ -50,6 +52,7 @@ class DatasetInfo:
     source: str = ""
     licence: str = ""
     lossless: bool = False
+    environment: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("name", "source", "licence"):
@@ -59,6 +62,8 @@ class DatasetInfo:
             check_integer(getattr(self, name), name, 1, MAX_SIDE)
         check_number(self.frame_rate, "frame_rate", MIN_FRAME_RATE, MAX_FRAME_RATE)
         check_bool(self.lossless, "lossless")
+        if not isinstance(self.environment, dict):
+            raise WorldError(f"environment must be an object, got a {type(self.environment).__name__}")
 
     @property
     def shape_and_buttons(self) -> tuple[int, int, tuple[str, ...]]:
@@ -68,8 +73,9 @@ class DatasetInfo:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads."""
         described = {"format": FORMAT} | asdict(self) | {"actions": self.actions.to_json()}
-        if not self.lossless:
-            del described["lossless"]
+        for name in ("lossless", "environment"):
+            if not described[name]:
+                del described[name]
         return described
 
     @classmethod
@@ -91,6 +97,7 @@ class DatasetInfo:
                 source=data.get("source", ""),
                 licence=data.get("licence", ""),
                 lossless=data.get("lossless", False),
+                environment=data.get("environment", {}),
             )
         except KeyError as error:
             raise WorldError(f"dataset description has no field {error}") from error

@@ -25,14 +25,14 @@ class Observation:
     Attributes:
         frame: `[height, width, 3]` uint8; may not be changed.
         pose: x, y in the game's units and the angle in degrees, counter-clockwise from east; belongs to
-            `frame`.
+            `frame`. None where the game does not tell.
         reward: Given by the step that led here.
         terminated: Whether the game ended.
         truncated: Whether it was cut off.
     """
 
     frame: np.ndarray
-    pose: tuple[float, float, float]
+    pose: tuple[float, float, float] | None
     reward: float = 0.0
     terminated: bool = False
     truncated: bool = False
@@ -108,6 +108,11 @@ class GameEntry(ABC):
         return self.actions.one_way
 
     @property
+    def environment(self) -> dict[str, Any]:
+        """What makes an entry like this again, as a JSON object; empty where its name says it all."""
+        return {}
+
+    @property
     def frame_rate(self) -> float:
         """Frames a second at the game's own speed."""
         return self.tics_per_second / self.tics_per_frame
@@ -130,6 +135,6 @@ class GameEntry(ABC):
 
     def dataset_info(self, source: str) -> DatasetInfo:
         """Describe a dataset recorded from this game; `source` says how."""
-        shared = ("name", "width", "height", "frame_rate", "actions", "licence", "lossless")
+        shared = ("name", "width", "height", "frame_rate", "actions", "licence", "lossless", "environment")
         told: dict[str, Any] = {name: getattr(self, name) for name in shared}
         return DatasetInfo(source=source, **told)

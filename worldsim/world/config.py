@@ -24,6 +24,7 @@ from worldsim.storage.files import MAX_NAME, check_number, check_text, read_reco
 FORMAT = 1
 CARD_TITLES = {
     "data": "Data",
+    "environment": "Environment",
     "training": "Training",
     "conversion": "Conversion",
     "memory": "Memory",

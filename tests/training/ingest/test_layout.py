@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.ingest.keys import layout_of
-from training.ingest.layout import Axis, axes_of, axis_of, compress, expand, with_limits
 from training.ingest.resampling import resample, shown_frames
+from worldsim.data.axes import Axis, axes_of, axis_of, compress, expand, with_limits
+from worldsim.data.default_keys import layout_of
 from worldsim.data.formats import counter_strike, vpt
 from worldsim.data.formats.source import Channel, Kind, SourceTable
 from worldsim.errors import WorldError

@@ -153,7 +153,7 @@ def test_collect_knows_the_game_and_names_what_was_recorded() -> None:
     with pytest.raises(WorldError, match="there is no scenario 'chess'; known are .*grid-recall"):
         find_game("chess")
     config = CollectConfig(scenario="grid-recall", policy="out-and-back", out_frames=[16, 16])
-    source = describe_source(config, "train", GAMES["grid-recall"].engine_version())
+    source = describe_source(config, "train", GAMES["grid-recall"])
     assert source.startswith("MiniGrid ")
     assert "out-and-back player (16 to 16 frames out), seed 0 (train)" in source
 

@@ -23,7 +23,7 @@ def test_an_entry_is_all_that_is_needed(name: str) -> None:
     info = entry.dataset_info("a test")
     assert (info.name, info.height, info.width) == (name, entry.height, entry.width)
     assert info.frame_rate == entry.frame_rate and info.licence and entry.game
-    assert CollectConfig(scenario=name).setup().episode_frames == entry.episode_frames
+    assert CollectConfig(scenario=name).setup(entry).episode_frames == entry.episode_frames
 
 
 @pytest.mark.parametrize("name", sorted(GAMES))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,9 @@ from worldsim.data.formats.source import Channel, Kind
 from worldsim.errors import WorldError
 
 SCALES = ("uniform", "mu-law")
+ACROSS = re.compile(r"(^|[._])(x|dx|yaw|steer(ing)?|turn|pan)$", re.IGNORECASE)
+UPRIGHT = re.compile(r"(^|[._])(y|dy|pitch|tilt)$", re.IGNORECASE)
+"""Names of axes that go to the sides, and of those for which down is positive, as on a screen."""
 MU = 10.0
 """Of mu-law bins, as in the agent that VPT released (arXiv 2206.11795)."""
 
@@ -44,7 +48,25 @@ class Axis:
             return (self.channel.name.rpartition(".")[2],)
         if self.channel.kind is Kind.CHOICE:
             return tuple(self.channel.options[place] for place in self.order[1:])
-        return tuple(names_of(self.centres)[place] for place in self.order[1:])
+        names = self._directions() or names_of(self.centres)
+        return tuple(names[place] for place in self.order[1:])
+
+    @property
+    def is_both_ways(self) -> bool:
+        """Whether it is analog and at rest somewhere inside of its range."""
+        return self.channel.kind is Kind.ANALOG and self.rest not in (0, len(self.centres) - 1)
+
+    def _directions(self) -> list[str]:
+        """Return `left-2`, `left-1`, the one at rest, `right-1`, ...; nothing of axes without directions."""
+        name = self.channel.name
+        is_across, is_upright = (bool(pattern.search(name)) for pattern in (ACROSS, UPRIGHT))
+        if not (is_across or is_upright) or not self.scale or not self.is_both_ways:
+            return []
+        ways = ("left", "right") if is_across else ("up", "down")
+        if len(self.centres) == 3:
+            return [ways[0], "", ways[1]]
+        steps = (place - self.rest for place in range(len(self.centres)))
+        return [f"{ways[step > 0]}-{abs(step)}" for step in steps]
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Return the value of the axis for each value of the column, `[T]` int64.
@@ -128,6 +150,7 @@ def axis_of(channel: Channel, num_bins: int, scale: str) -> Axis:
         most = max(abs(low), abs(high))
         first, last = compress(np.array(channel.limits), most)
         centres = expand(np.linspace(first, last, num_bins), most)
+    centres[[0, -1]] = low, high  # exactly: whoever takes them may check
     rest = int(np.abs(centres).argmin())
     if abs(centres[rest]) < 1e-6 * max(abs(low), abs(high)):
         centres[rest] = 0.0

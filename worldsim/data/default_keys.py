@@ -5,13 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from training.ingest.layout import Axis
 from worldsim.actions import ActionAxis, ActionLayout
+from worldsim.data.axes import ACROSS, UPRIGHT, Axis
 from worldsim.data.formats.source import Kind
 
-ACROSS = re.compile(r"(^|[._])(x|dx|yaw|steer(ing)?|turn|pan)$", re.IGNORECASE)
-UPRIGHT = re.compile(r"(^|[._])(y|dy|pitch|tilt)$", re.IGNORECASE)
-"""Names of axes that go to the sides, and of those for which down is positive, as on a screen."""
 PAIRS = (("left", "right"), ("down", "up"), ("a", "d"), ("s", "w"))
 DOWN_PAIRS = (("up", "down"), ("w", "s"))
 NAMED = {
@@ -32,6 +29,9 @@ NAMED = {
     "reload": ("r",),
     "drop": ("q",),
     "inventory": ("e",),
+    "gas": ("up", "w"),
+    "throttle": ("up", "w"),
+    "brake": ("down", "s"),
 }
 OTHERS = ("space", "left ctrl", "left shift", "left alt", *"wasdejyzxcvbfgrt")
 """For other buttons, first those that give no command of the player; what comes after them gets none."""
@@ -64,20 +64,21 @@ def default_keys(axes: Sequence[Axis]) -> list[tuple[tuple[str, ...], ...]]:
     An analog axis has keys at its ends alone: what is between them has no key.
     """
     free = Keys()
-    both_ways = [axis for axis in axes if is_both_ways(axis)]
+    both_ways = [axis for axis in axes if axis.is_both_ways]
     ends = {}
     for axis in sorted(both_ways, key=lambda axis: not ACROSS.search(axis.channel.name)):
         is_upright = UPRIGHT.search(axis.channel.name)
         ends[axis.channel.name] = free.first_free(DOWN_PAIRS if is_upright else PAIRS)
-    named = {axis.channel.name: _named(axis, free) for axis in axes if axis.channel.kind is not Kind.ANALOG}
+    named = {axis.channel.name: _named(axis, free) for axis in axes if not axis.is_both_ways}
     found = []
     for axis in axes:
         last = len(axis.buttons) - 1
-        if is_both_ways(axis):
+        if axis.is_both_ways:
             pair = ends[axis.channel.name]
             keys = {0: pair[:1], last: pair[1:]}
         elif axis.channel.kind is Kind.ANALOG:
-            keys = {last if axis.rest == 0 else 0: free.first_free([(key,) for key in OTHERS])}
+            own = named[axis.channel.name][0] or free.first_free([(key,) for key in OTHERS])
+            keys = {last if axis.rest == 0 else 0: own}
         else:
             own = named[axis.channel.name]
             keys = {i: each or free.first_free([(key,) for key in OTHERS]) for i, each in enumerate(own)}
@@ -89,18 +90,29 @@ def layout_of(axes: Sequence[Axis]) -> ActionLayout:
     """Return the buttons of some axes, with their default keys."""
     pairs = zip(axes, default_keys(axes), strict=True)
     return ActionLayout(
-        tuple(ActionAxis(name=axis.channel.name, buttons=axis.buttons, keys=keys) for axis, keys in pairs)
+        tuple(
+            ActionAxis(
+                name=axis.channel.name,
+                buttons=axis.buttons,
+                keys=keys,
+                centres=tuple(axis.centres[place] for place in axis.order)
+                if axis.channel.kind is Kind.ANALOG
+                else (),
+            )
+            for axis, keys in pairs
+        )
     )
 
 
-def is_both_ways(axis: Axis) -> bool:
-    """Return whether an axis is analog and at rest somewhere inside of its range."""
-    return axis.channel.kind is Kind.ANALOG and axis.rest not in (0, len(axis.centres) - 1)
-
-
 def _named(axis: Axis, free: Keys) -> list[tuple[str, ...]]:
-    """Return the keys of buttons that have them by name; a single letter or digit is a key itself."""
-    names = [button.lower() for button in axis.buttons]
-    return [
-        free.all_free(NAMED.get(name, (name,) if re.fullmatch("[a-z0-9]", name) else ())) for name in names
-    ]
+    """Return the keys of buttons that have them by name, an analog axis by its own.
+
+    A single letter or digit is a key itself; of several words the last one counts: `move_left`.
+    """
+    names = [axis.channel.name] if axis.channel.kind is Kind.ANALOG else axis.buttons
+    return [free.all_free(_keys_of(name.lower())) for name in names]
+
+
+def _keys_of(name: str) -> tuple[str, ...]:
+    last = re.split(r"[\s._-]", name)[-1]
+    return NAMED.get(name) or NAMED.get(last) or ((name,) if re.fullmatch("[a-z0-9]", name) else ())

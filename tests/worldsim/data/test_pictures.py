@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from av.video.reformatter import VideoReformatter
 
-from training.ingest.pictures import Size, choose_size, fit_frame, shrunk_size
+from worldsim.data.pictures import Size, choose_size, fit_frame, shrunk_size
 
 HALVES = np.zeros((30, 60, 3), np.uint8)
 HALVES[:, :30], HALVES[:, 30:] = 200, 100

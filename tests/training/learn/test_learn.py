@@ -1,0 +1,177 @@
+"""A world from a game in one command: every stage is run once, in a size that fits what was recorded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.fakes import TINY_ACTIONS, write_tiny_dataset
+from tests.public_runs import run_command
+from training.learn import command
+from training.learn.command import LearnConfig, Learning
+from training.learn.plan import (
+    SHARES,
+    Footage,
+    codec_settings,
+    evaluate_settings,
+    frames_to_record,
+    pretrain_settings,
+    train_seconds,
+)
+from worldsim.data.dataset_info import DatasetInfo
+from worldsim.errors import WorldError
+from worldsim.world.world import World
+
+DOT = "tests.own_games:Dot-v0"
+TINY = [
+    "model.dim=16",
+    "model.ffn_dim=16",
+    "model.num_heads=1",
+    "model.num_layers=2",
+    "model.window_layers=[1]",
+]
+SMALL = {
+    "collect": ["game.kwargs={lasts:50,max_episode_steps:60}", "num_workers=1"],
+    "codec": ["codec.widths=[4,4,8]", "data.num_workers=1", "fabric.accelerator=cpu"],
+    "pretrain": [
+        *TINY,
+        "validation.num_rollouts=1",
+        "num_starts=2",
+        "data.num_workers=1",
+        "fabric.accelerator=cpu",
+    ],
+    "evaluate": ["device=cpu", "parts=[cost]", "cost_frames=4"],
+}
+
+
+def test_a_game_becomes_a_world_that_can_be_played(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[str] = []
+
+    def run(name: str, settings: Sequence[str]) -> None:
+        runs.append(name)
+        run_command(name, *settings)
+
+    monkeypatch.setattr(command, "PROBE_FRAMES", 60)
+    config = LearnConfig(
+        env=DOT, out=str(tmp_path / "dot"), minutes=0.01, device="cpu", num_frames=80, **SMALL
+    )
+    Learning(config, run).learn()
+    told = capsys.readouterr().out
+    assert runs == ["collect", "check", "codec", "pretrain", "evaluate"]
+    world = tmp_path / "dot/pretrain/world"
+    assert f"play it: python play.py world={world}" in told and "training.rl world=" in told
+    assert f"training.collect env={DOT} out={tmp_path / 'dot/data'} 'game.kwargs={{lasts:50,max" in told
+    config_of_world = World.from_pretrained(world).config
+    assert (config_of_world.name, config_of_world.outcome is not None) == ("dot", True)
+    assert config_of_world.actions.axes[0].centres == (0, -1, -0.5, 0.5, 1), "it knows what its buttons are"
+    assert config_of_world.provenance["environment"] == {
+        "id": DOT,
+        "kwargs": {"lasts": 50, "max_episode_steps": 60},
+    }
+    assert json.loads((tmp_path / "dot/evaluate/report.json").read_text())["cost"]
+    Learning(config, run).learn()
+    assert runs == ["collect", "check", "codec", "pretrain", "evaluate"], "nothing is done twice"
+    run_command("play", f"world={world}", "headless=true", "steps=3", f"record={tmp_path / 'played.mp4'}")
+    assert (tmp_path / "played.mp4").stat().st_size > 500
+
+
+def test_a_stage_that_failed_is_run_again_and_no_other(tmp_path: Path) -> None:
+    runs: list[str] = []
+
+    def run(name: str, settings: Sequence[str]) -> None:
+        runs.append(name)
+        if name == "codec" and runs.count("codec") == 1:
+            raise WorldError("training.codec ended with status 1")
+        if name == "collect":
+            run_command(name, *settings)
+
+    out = str(tmp_path / "out")
+    config = LearnConfig(env=DOT, out=out, minutes=60, device="cpu", num_frames=60, collect=["num_workers=1"])
+    with pytest.raises(WorldError, match="ended with status 1"):
+        Learning(config, run).learn()
+    Learning(config, run).learn()
+    assert runs == ["collect", "check", "codec", "codec", "pretrain", "evaluate"]
+    longer = LearnConfig(env=DOT, out=out, minutes=90, device="cpu", num_frames=60, collect=["num_workers=1"])
+    Learning(longer, run).learn()
+    assert runs[6:] == ["pretrain", "evaluate"], "more minutes go on with what is there"
+
+
+def test_recordings_are_taken_as_they_are_or_imported(tmp_path: Path) -> None:
+    runs: list[str] = []
+
+    def run(name: str, settings: Sequence[str]) -> None:
+        runs.append(name)
+        if name == "check":
+            raise WorldError("training.check ended with status 1")
+
+    ours = tmp_path / "ours"
+    write_tiny_dataset(ours / "train", episodes=1, frames=12)
+    out = {"env": "unused", "out": str(tmp_path / "out"), "device": "cpu"}
+    with pytest.raises(WorldError, match="ours has no heldout beside train"):
+        Learning(LearnConfig(data=str(ours), **out), run).learn()  # type: ignore[arg-type]
+    with pytest.raises(WorldError, match="train holds episodes itself: data= is a folder with train and"):
+        Learning(LearnConfig(data=str(ours / "train"), **out), run).learn()  # type: ignore[arg-type]
+    write_tiny_dataset(ours / "heldout", episodes=1, frames=12)
+    with pytest.raises(WorldError, match="status 1; must_pass=false goes on in spite of it"):
+        Learning(LearnConfig(data=str(ours), **out), run).learn()  # type: ignore[arg-type]
+    Learning(LearnConfig(data=str(ours), must_pass=False, **out), run).learn()  # type: ignore[arg-type]
+    assert runs == ["check", "check", "codec", "pretrain", "evaluate"]
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    with pytest.raises(WorldError, match="out/data has no heldout"):
+        Learning(LearnConfig(data=str(theirs), **out), run).learn()  # type: ignore[arg-type]
+    assert runs[5:] == ["ingest"]
+
+
+def test_episodes_that_are_too_short_are_named(tmp_path: Path) -> None:
+    for split in ("train", "heldout"):
+        write_tiny_dataset(tmp_path / split, frames=5)
+    with pytest.raises(WorldError, match="have 5 and 5 frames: a world learns from those of at least 8"):
+        Footage.of(tmp_path / "train", tmp_path / "heldout")
+
+
+def footage(*lengths: int, heldout: tuple[int, ...] = (300,), has_outcomes: bool = True) -> Footage:
+    info = DatasetInfo(name="game", width=96, height=64, frame_rate=20, actions=TINY_ACTIONS)
+    return Footage(info, lengths, heldout, has_outcomes)
+
+
+def test_sizes_fit_machine_time_and_episodes() -> None:
+    long = footage(1000, 800)
+    assert "codec.height=64" in codec_settings(long, 60, "gpu") and "fabric=gpu" in codec_settings(
+        long, 60, "gpu"
+    )
+    assert "size/codec=laptop" in codec_settings(long, 60, "cpu")
+    on_gpu = pretrain_settings(long, 60, "gpu")
+    assert {"model=base", "sequence_length=32"} <= set(on_gpu)
+    on_cpu = pretrain_settings(long, 2, "cpu")
+    assert {"model=tiny", "sequence_length=16", "loop.warmup_steps=10"} <= set(on_cpu)
+    assert train_seconds("pretrain", 60) == "loop.train_seconds=1800"
+    # Most frames are in episodes of 9; roll-outs are as long as the one held out.
+    short = pretrain_settings(footage(*[9] * 40, 30, heldout=(12,), has_outcomes=False), 60, "gpu")
+    assert {"sequence_length=9", "model.outcome_heads=false", "start_frames=12"} <= set(short)
+    assert {"validation.context_frames=4", "validation.horizons=[1,4,8]"} <= set(short)
+    assert {"context_frames=4", "horizon=8"} <= set(evaluate_settings(footage(9, heldout=(12,)), 60, "cpu"))
+    assert sum(SHARES.values()) == pytest.approx(1)
+
+
+def test_as_much_is_recorded_as_fits_into_the_minutes() -> None:
+    assert frames_to_record(seconds=4, minutes=10, device="gpu") == 400 / 4 * 10 * 60 * SHARES["collect"]
+    assert frames_to_record(seconds=4, minutes=600, device="gpu") == 200_000
+    assert frames_to_record(seconds=40, minutes=0.1, device="cpu") == 400
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"env": "A", "minutes": 0.0}, "minutes must be above 0"),
+        ({"env": "A", "device": "tpu"}, "device must be one of auto, cpu, gpu, got 'tpu'"),
+    ],
+)
+def test_what_to_learn_is_asked_for(settings: dict[str, object], sentence: str) -> None:
+    with pytest.raises(WorldError, match=sentence):
+        LearnConfig(**settings)  # type: ignore[arg-type]

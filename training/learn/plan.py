@@ -1,0 +1,149 @@
+"""Settings of the stages that fit a machine, a time and what was recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from worldsim.data.dataset_info import DatasetInfo
+from worldsim.data.episodes import list_episodes, read_table
+from worldsim.errors import WorldError
+
+SHARES = {"collect": 0.15, "codec": 0.25, "pretrain": 0.5, "evaluate": 0.1}
+"""Of the minutes; the check takes seconds. What a stage leaves over is not given to another."""
+PROBE_FRAMES = 400
+"""Recorded first, to see how fast it goes."""
+MAX_FRAMES = {"cpu": 20_000, "gpu": 200_000}
+"""Recorded at most: more are not seen in an hour or two."""
+LONG_MINUTES = {"cpu": 30.0, "gpu": 20.0}
+"""From which on the larger of two models has the time to learn."""
+MIN_SEQUENCE = 4
+"""Frames of the shortest sequence that still shows what an action does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footage:
+    """What was recorded.
+
+    Attributes:
+        info: Of the folder to learn from.
+        train_lengths: Frames of its episodes.
+        heldout_lengths: Frames of those held out.
+        has_outcomes: Whether every frame tells its reward and whether the game ended.
+    """
+
+    info: DatasetInfo
+    train_lengths: tuple[int, ...]
+    heldout_lengths: tuple[int, ...]
+    has_outcomes: bool
+
+    @classmethod
+    def of(cls, train: Path, heldout: Path) -> Footage:
+        """Look at two folders.
+
+        Raises:
+            FileNotFoundError: If one is missing.
+            WorldError: If there is nothing in them, or no episode is long enough to learn from.
+        """
+        info = DatasetInfo.load(train)
+        tables = [
+            [read_table(each, name, info.actions) for name in list_episodes(each)]
+            for each in (train, heldout)
+        ]
+        lengths, heldout_lengths = (tuple(len(table.actions) for table in found) for found in tables)
+        if min(max(lengths), max(heldout_lengths)) < 2 * MIN_SEQUENCE:
+            raise WorldError(
+                f"the longest episodes of {train} and {heldout} have {max(lengths)} and "
+                f"{max(heldout_lengths)} frames: a world learns from those of at least {2 * MIN_SEQUENCE}"
+            )
+        has_outcomes = all(
+            table.rewards is not None and table.terminated is not None for found in tables for table in found
+        )
+        return cls(info, lengths, heldout_lengths, has_outcomes)
+
+    def sequence_length(self, wanted: int) -> int:
+        """Return those wanted, or so many frames that half of all are in episodes of as many."""
+        long = sorted(self.train_lengths, reverse=True)
+        total, seen = sum(long), 0
+        for length in long:
+            seen += length
+            if 2 * seen >= total:
+                return max(MIN_SEQUENCE, min(wanted, length))
+        return wanted
+
+
+def frames_to_record(seconds: float, minutes: float, device: str) -> int:
+    """Return how many frames to record in their share of the minutes, after `PROBE_FRAMES` took so long."""
+    fitting = PROBE_FRAMES * SHARES["collect"] * minutes * 60 / max(seconds, 1e-3)
+    return int(min(max(fitting, PROBE_FRAMES), MAX_FRAMES[device]))
+
+
+def train_seconds(stage: str, minutes: float) -> str:
+    """Return the setting of a training's length; its start and its last checkpoint come on top."""
+    return f"loop.train_seconds={60 * minutes * SHARES[stage]:g}"
+
+
+def codec_settings(footage: Footage, minutes: float, device: str) -> list[str]:
+    """Return the settings of the codec's training."""
+    size = [f"codec.height={footage.info.height}", f"codec.width={footage.info.width}"]
+    how = ["size/codec=laptop"] if device == "cpu" else ["fabric=gpu"]
+    return [*how, *size, *short_run(minutes, device)]
+
+
+def pretrain_settings(footage: Footage, minutes: float, device: str) -> list[str]:
+    """Return the settings of the world's training."""
+    is_long = minutes >= LONG_MINUTES[device]
+    length = footage.sequence_length(16 if device == "cpu" else 32)
+    if device == "cpu":
+        how = ["size/pretrain=laptop", f"model={'small' if is_long else 'tiny'}"]
+    else:
+        how = ["fabric=gpu", f"model={'base' if is_long else 'medium'}", "batch_size=16"]
+    watched, horizon = rollout_frames(footage, 8, 32 if device == "gpu" else 16)
+    horizons = sorted({1, max(1, horizon // 2), horizon})
+    return [
+        *how,
+        f"name={footage.info.name}",
+        f"model.outcome_heads={str(footage.has_outcomes).lower()}",
+        f"sequence_length={length}",
+        f"start_frames={min(32, watched + horizon)}",
+        f"validation.context_frames={watched}",
+        f"validation.horizons=[{','.join(map(str, horizons))}]",
+        *(["objective.own_context_share=0.25"] if is_long else []),
+        *short_run(minutes, device),
+    ]
+
+
+def evaluate_settings(footage: Footage, minutes: float, device: str) -> list[str]:
+    """Return the settings of the measurement."""
+    watched, horizon = rollout_frames(footage, 32, 128 if device == "gpu" else 32)
+    parts = ["cost", "rollout", "idle", "controllability", *(["outcome"] if footage.has_outcomes else [])]
+    few = ["num_rollouts=2", "num_next_clips=2", "num_idle_starts=1", "idle_frames=20", "cost_frames=50"]
+    return [
+        "profile=quick",
+        "num_episodes=0",
+        f"context_frames={watched}",
+        f"horizon={horizon}",
+        f"next_frames={horizon}",
+        f"parts=[{','.join(parts if minutes >= LONG_MINUTES[device] else ('cost', 'rollout', 'idle'))}]",
+        *(few if has_few_updates(minutes, device) else []),
+        "startup_runs=0",
+    ]
+
+
+def rollout_frames(footage: Footage, watched: int, horizon: int) -> tuple[int, int]:
+    """Return frames watched and drawn of a roll-out: those wanted, or what held-out episodes have."""
+    longest = max(footage.heldout_lengths)
+    watched = min(watched, longest // 3)
+    return watched, min(horizon, longest - watched)
+
+
+def short_run(minutes: float, device: str) -> Sequence[str]:
+    """Return settings without which a run of few updates would still be warming up."""
+    few = has_few_updates(minutes, device)
+    return ["loop.warmup_steps=10", "loop.ema_decay=0.9"] if few else []
+
+
+def has_few_updates(minutes: float, device: str) -> bool:
+    """Return whether there is time for a few hundred updates at most."""
+    return minutes < (10 if device == "cpu" else 1)

@@ -1,0 +1,1 @@
+"""Any Gymnasium environment as a game that can be recorded, played and learned."""
