@@ -173,6 +173,9 @@ def describe_source(config: CollectConfig, split: str, version: str) -> str:
     setup, game = config.setup(), find_game(config.scenario).game
     shares = ", ".join(f"{name} {share:g}" for name, share in sorted(config.players.items()))
     player = f"mixed players ({shares})" if config.policy == "mixed" else f"{config.policy} player"
+    recorded = find_game(config.scenario).recorded_players
+    if recorded and "scripted" in (*config.players, config.policy):
+        player += " (scripted: " + ", ".join(f"{name} {share:g}" for name, share in recorded.items()) + ")"
     if config.learned is not None:
         from policies.ppo import policy_digest
 

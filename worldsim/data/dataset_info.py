@@ -40,6 +40,7 @@ class DatasetInfo:
         licence: Licence of the pictures.
         lossless: Whether the video keeps every pixel, for pictures whose small things the usual compression
             would blur.
+        labels: Names of the numbers that are known of each frame, where they are recorded.
     """
 
     name: str
@@ -50,6 +51,7 @@ class DatasetInfo:
     source: str = ""
     licence: str = ""
     lossless: bool = False
+    labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("name", "source", "licence"):
@@ -59,6 +61,8 @@ class DatasetInfo:
             check_integer(getattr(self, name), name, 1, MAX_SIDE)
         check_number(self.frame_rate, "frame_rate", MIN_FRAME_RATE, MAX_FRAME_RATE)
         check_bool(self.lossless, "lossless")
+        if len(set(self.labels)) < len(self.labels):
+            raise WorldError(f"labels must have different names, got {', '.join(self.labels)}")
 
     @property
     def shape_and_buttons(self) -> tuple[int, int, tuple[str, ...]]:
@@ -68,8 +72,9 @@ class DatasetInfo:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads."""
         described = {"format": FORMAT} | asdict(self) | {"actions": self.actions.to_json()}
-        if not self.lossless:
-            del described["lossless"]
+        for name in ("lossless", "labels"):
+            if not described[name]:
+                del described[name]
         return described
 
     @classmethod
@@ -91,6 +96,7 @@ class DatasetInfo:
                 source=data.get("source", ""),
                 licence=data.get("licence", ""),
                 lossless=data.get("lossless", False),
+                labels=_read_names(data.get("labels", [])),
             )
         except KeyError as error:
             raise WorldError(f"dataset description has no field {error}") from error
@@ -122,3 +128,9 @@ class DatasetInfo:
         """Write `dataset.json`, creating the folder."""
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / INFO_FILE, self.to_json())
+
+
+def _read_names(data: Any) -> tuple[str, ...]:
+    if not isinstance(data, list) or not all(isinstance(name, str) for name in data):
+        raise WorldError(f"labels must be a list of names, got {data!r}")
+    return tuple(data)
