@@ -161,8 +161,11 @@ def record_episode(
     info = DatasetInfo.load(task.folder)
     policy.reset(task.seed if task.player_seed is None else task.player_seed)
     informed = policy if isinstance(policy, policies.Informed) and game.entry.labels else None
-    start = informed.start if informed is not None else ""
-    seen = game.reset(task.seed, start if start in game.entry.starts else "")
+    wanted = informed.start if informed is not None else ""
+    start = wanted if wanted in game.entry.starts else ""
+    seen = game.reset(task.seed, start)
+    # What was drawn from the seed can then be drawn again, and games with labels played again.
+    is_repeatable = game.rooms is not None or bool(seen.labels)
     navigator = policy if isinstance(policy, policies.Navigator) else None
     if navigator is not None and game.rooms is not None:
         navigator.enter(game.rooms)
@@ -182,8 +185,8 @@ def record_episode(
                 pose=seen.pose,
                 labels=seen.labels or None,
                 player=navigator.activity or None if navigator is not None else None,
-                # Its map can then be drawn again.
-                game_seed=task.seed if game.rooms is not None and writer.num_frames == 0 else None,
+                game_seed=task.seed if is_repeatable and writer.num_frames == 0 else None,
+                game_start=start or None if writer.num_frames == 0 else None,
             )
             if action is None:
                 return writer.num_frames

@@ -29,6 +29,7 @@ class EpisodeTable:
         labels: `[T, L]` float32 in the order of the dataset's `labels`, or None if not recorded.
         players: Names of who chose each action, T of them, empty where it is not recorded.
         game_seed: Which game was played, or None if not recorded.
+        game_start: Kind of place that the game was asked to begin at; empty where it was not asked.
     """
 
     actions: np.ndarray
@@ -38,6 +39,7 @@ class EpisodeTable:
     labels: np.ndarray | None = None
     players: tuple[str, ...] = ()
     game_seed: int | None = None
+    game_start: str = ""
 
 
 def check_row(row: Any, actions: ActionLayout, where: str) -> Mapping[str, Any]:
@@ -64,7 +66,7 @@ def check_row(row: Any, actions: ActionLayout, where: str) -> Mapping[str, Any]:
         _check_pose(row["pose"], where)
     if "labels" in row:
         _check_labels(row["labels"], where)
-    for name in ("player", "sha256"):
+    for name in ("player", "sha256", "game_start"):
         if not isinstance(row.get(name, ""), str):
             raise WorldError(f"{where}: {name} must be a text, got a {type(row[name]).__name__}")
     if "game_seed" in row:
@@ -81,6 +83,7 @@ def read_table(folder: Path, name: str, actions: ActionLayout) -> EpisodeTable:
     """
     path = folder / f"{name}.jsonl"
     pressed, rewards, terminated, poses, labels, players, game_seed = [], [], [], [], [], [], None
+    game_start = ""
     for where, data in read_json_lines(path):
         if pressed and pressed[-1] is None:
             raise WorldError(f"{path} line {len(pressed)}: only the last frame of an episode has no action")
@@ -93,6 +96,7 @@ def read_table(folder: Path, name: str, actions: ActionLayout) -> EpisodeTable:
             raise WorldError(f"{where} has {len(labels[-1])} labels, the first line has {len(labels[0])}")
         players.append(row.get("player", ""))
         game_seed = row.get("game_seed", game_seed)
+        game_start = row.get("game_start", game_start)
         pose = row.get("pose")
         poses.append(None if pose is None else [pose[key] for key in POSE_KEYS])
     if pressed and pressed[-1] is None:
@@ -105,6 +109,7 @@ def read_table(folder: Path, name: str, actions: ActionLayout) -> EpisodeTable:
         labels=None if None in labels or not labels else np.array(labels, dtype=np.float32),
         players=tuple(players),
         game_seed=game_seed,
+        game_start=game_start,
     )
 
 

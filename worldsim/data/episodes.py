@@ -9,7 +9,7 @@ Line i of the jsonl is one JSON object about frame i (here broken in two):
 is what the game gave on the way to frame i and `terminated` says that the game ended there; both are
 optional, and so are `pose`, `labels`, numbers whose names `dataset.json` lists, `player`, the name of who
 chose the action, `sha256`, the first digits of the checksum of the frame before it was encoded, and on the
-first line `game_seed`, which decided the game.
+first line `game_seed` and `game_start`, which decided the game.
 """
 
 from __future__ import annotations
@@ -122,6 +122,7 @@ class EpisodeWriter(AbstractContextManager["EpisodeWriter"]):
         player: str | None = None,
         sha256: str | None = None,
         game_seed: int | None = None,
+        game_start: str | None = None,
     ) -> None:
         """Append a frame and the action taken at it.
 
@@ -133,6 +134,7 @@ class EpisodeWriter(AbstractContextManager["EpisodeWriter"]):
             labels: A number for each of the dataset's `labels`.
             sha256: First digits of the SHA-256 of the frame, which the video does not keep exactly.
             game_seed: Which game is played; of the first frame only.
+            game_start: Where it was asked to begin; likewise.
 
         Raises:
             WorldError: If one of them is not what it must be; nothing is appended then.
@@ -144,7 +146,7 @@ class EpisodeWriter(AbstractContextManager["EpisodeWriter"]):
         if action is not None:
             row["action"] = self._info.actions.validate(action).tolist()
         given = {"reward": reward, "terminated": terminated, "player": player, "sha256": sha256}
-        for key, value in (given | {"game_seed": game_seed}).items():
+        for key, value in (given | {"game_seed": game_seed, "game_start": game_start}).items():
             if value is not None:
                 row[key] = plain(value)
         if pose is not None:
