@@ -87,16 +87,32 @@ def read_doors(lumps: Iterable[Lump], map_name: str) -> list[Door]:
     return [_build_door(faces, float(heights[sector][1])) for sector, faces in sorted(leaves.items())]
 
 
-def read_walls(lumps: Iterable[Lump], map_name: str) -> np.ndarray:
+def read_walls(lumps: Iterable[Lump], map_name: str, *, with_shut: bool = False) -> np.ndarray:
     """Return what nobody sees through, `[N, 4]` int64: x, y of both ends of the lines with one side.
+
+    Args:
+        lumps: Of the WAD.
+        map_name: Of the map.
+        with_shut: Also lines between whose sides nothing is open, as those of doors.
 
     Raises:
         WorldError: If there is no such map.
     """
     found = _read_map(lumps, map_name)
     vertices = np.array(list(VERTEX.iter_unpack(found["VERTEXES"])), dtype=np.int64)
-    lines = [row for row in LINE.iter_unpack(found["LINEDEFS"]) if row[-1] == NO_SIDE]
-    return vertices[[row[:2] for row in lines]].reshape(-1, 4)
+    sectors = [row[-1] for row in SIDE.iter_unpack(found["SIDEDEFS"])]
+    heights = [row[:2] for row in SECTOR.iter_unpack(found["SECTORS"])]
+
+    def is_shut(right: int, left: int) -> bool:
+        floors, ceilings = zip(*(heights[sectors[side]] for side in (right, left)), strict=True)
+        return min(ceilings) <= max(floors)
+
+    lines = [
+        ends
+        for *ends, _, _, _, right, left in LINE.iter_unpack(found["LINEDEFS"])
+        if left == NO_SIDE or (with_shut and is_shut(right, left))
+    ]
+    return vertices[lines].reshape(-1, 4)
 
 
 def _read_map(lumps: Iterable[Lump], map_name: str) -> dict[str, bytes]:

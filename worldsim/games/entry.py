@@ -12,6 +12,7 @@ import numpy as np
 
 from worldsim.actions import ActionLayout
 from worldsim.data.dataset_info import DatasetInfo
+from worldsim.games.events import Measures
 from worldsim.games.rooms.map import RoomMap
 
 MAX_SEED = 2**32 - 1
@@ -92,6 +93,7 @@ class GameEntry(ABC):
             nobody wants to watch, idle, run into walls and die. Empty means `players`.
         labels: Names of what is known of each frame beside its pose, numbers all of them.
         starts: Kinds of places where an episode can be asked to begin.
+        measures: What can be measured by its labels; None if nothing.
         ending: What the player did when a game ended, in words.
         height, width: Of a frame, in pixels.
         episode_frames: Frames of the longest recorded episode.
@@ -109,6 +111,7 @@ class GameEntry(ABC):
     recorded_players: Mapping[str, float] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     starts: tuple[str, ...] = ()
+    measures: Measures | None = None
     ending: str = "ended"
     height: int
     width: int

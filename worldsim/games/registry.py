@@ -5,6 +5,7 @@ from __future__ import annotations
 from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.errors import WorldError
 from worldsim.games.doom import DoomEntry, GeneratedRooms, ScenarioFile
+from worldsim.games.doom_events import MEASURES
 from worldsim.games.doom_level import Level
 from worldsim.games.entry import GameEntry, RealGame
 from worldsim.games.grid_recall import GRID_RECALL
@@ -76,6 +77,7 @@ GAMES: dict[str, GameEntry] = {
             episode_frames=1051,
             shows_health=True,
             shows_counts=True,
+            measures=MEASURES,
             shows_weapon=True,
         ),
         GRID_RECALL,
