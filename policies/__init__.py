@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from policies.base import FloorPlan, Insider, Navigator, PlayedGame, Policy, ScriptedPlayer
+from policies.base import FloorPlan, Informed, Insider, Navigator, PlayedGame, Policy, ScriptedPlayer
 from policies.blind import (
     KeyboardPolicy,
     RandomPolicy,
@@ -22,6 +22,14 @@ from policies.scripted.dodge import DodgePolicy
 from policies.scripted.excursions import EXCURSIONS, ExcursionPolicy
 from policies.scripted.explore import ScriptedPolicy, SkirmishPolicy
 from policies.scripted.forage import ForagePolicy
+from policies.scripted.level import (
+    ChargePolicy,
+    DoorPolicy,
+    FightPolicy,
+    IdlePolicy,
+    PushPolicy,
+    TurnPolicy,
+)
 from policies.scripted.out_and_back import OutAndBackPolicy
 from policies.scripted.returning import ReturningPolicy
 from policies.scripted.tours import KINDS, TourPolicy
@@ -34,6 +42,7 @@ __all__ = [
     "DodgePolicy",
     "ExcursionPolicy",
     "FloorPlan",
+    "Informed",
     "ForagePolicy",
     "Insider",
     "KeyboardPolicy",
@@ -57,9 +66,20 @@ __all__ = [
 ]
 
 SCRIPTED: Mapping[str, type[ScriptedPlayer]] = MappingProxyType(
-    {"explore": ScriptedPolicy, "dodge": DodgePolicy, "forage": ForagePolicy, "skirmish": SkirmishPolicy}
+    {
+        "explore": ScriptedPolicy,
+        "dodge": DodgePolicy,
+        "forage": ForagePolicy,
+        "skirmish": SkirmishPolicy,
+        "fight": FightPolicy,
+        "open-doors": DoorPolicy,
+        "push": PushPolicy,
+        "turn-round": TurnPolicy,
+        "charge": ChargePolicy,
+        "idle": IdlePolicy,
+    }
 )
-"""Scripted players, by the names that the entries of games use."""
+"""Scripted players, by the names that the entries of games use; the first that fits is the default."""
 # What each of the players that know their map does over and over; `tours` draws one of these each time.
 TOURS: Mapping[str, tuple[str, ...]] = MappingProxyType({"tours": KINDS} | {kind: (kind,) for kind in KINDS})
 SHARES: Mapping[str, float] = MappingProxyType({"random": 0.5, "scripted": 0.5})

@@ -114,6 +114,20 @@ class Insider(Policy, Protocol):
         ...
 
 
+@runtime_checkable
+class Informed(Policy, Protocol):
+    """A player that while episodes are recorded is told labels of the frame before each `act`."""
+
+    @property
+    def start(self) -> str:
+        """Where an episode should begin for it, one of the game's `starts`; empty if it does not matter."""
+        ...
+
+    def inform(self, labels: Mapping[str, float]) -> None:
+        """Know labels of the frame, by their names; the entries of games say what they mean."""
+        ...
+
+
 class ScriptedPlayer(Policy):
     """A player for the axes of one game.
 

@@ -69,12 +69,12 @@ class CollectConfig:
     num_workers: int = setting(0, "Worker processes; 0 is one per core.")
     policy: str | None = setting(
         None,
-        "Who plays: scripted, random, sticky (random, each episode at its own pace), still (presses nothing), "
-        "own, ppo, to-and-fro; returning, who walks out and back, for worlds that are to remember; "
+        "Who plays: scripted, random, sticky (random, each episode at its own pace), own, ppo, to-and-fro, "
+        "still, who presses nothing; returning, who walks out and back, for worlds that are to remember; "
         "look-around and retrace, who look away, or walk away, and come back to the same pose; in "
         "doom-fresh-rooms tours, of which each is a turn-around, leave-and-return or loop (also policies of "
-        "their own); in grid-recall out-and-back; or mixed, a player for each episode. null is scripted, or with env own where there is one, else "
-        "sticky.",
+        "their own); in grid-recall out-and-back; or mixed, a player for each episode. null is scripted, or "
+        "with env own where there is one, else sticky.",
         choices=("mixed", *PLAYERS),
     )
     shares: dict[str, float] = setting(
@@ -238,8 +238,13 @@ def main(config: CollectConfig) -> None:
 
 def describe_source(config: CollectConfig, split: str, game: GameEntry) -> str:
     """Return how a split is made; equal texts mean that episodes of equal number are equal."""
-    shares = ", ".join(f"{name} {share:g}" for name, share in sorted(config.players.items()))
+    shares, scripted = (
+        ", ".join(f"{name} {share:g}" for name, share in players)
+        for players in (sorted(config.players.items()), game.recorded_players.items())
+    )
     player = f"mixed players ({shares})" if config.player == "mixed" else f"{config.player} player"
+    if scripted and "scripted" in (*config.players, config.player):
+        player += f" (scripted: {scripted})"
     if config.learned is not None:
         from policies.ppo import policy_digest
 

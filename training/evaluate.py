@@ -4,7 +4,7 @@ Writes OUT/report.json, and of the roll-outs a filmstrip, a video and a plot; pr
 beside what it must reach. The report is written anew after each part: a stopped run keeps what it has.
 `benchmark=env` measures how fast environments step instead, `benchmark=endurance` whether they can go on and
 on, `benchmark=step` what a step consists of, `benchmark=pose_recall` what states say of places, and
-`suite=consistency` what worlds remember.
+`suite=consistency` what worlds remember, `suite=level` what buttons, walls and monsters do in dreams.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from training.cli.entry import entry
 from training.engine.lock import locked_folder
 from training.suites.consistency import measure_consistency
 from training.suites.environments import benchmark_endurance, benchmark_env
+from training.suites.level import measure_level
 from training.suites.operators import benchmark_step
 from training.suites.pose_recall import benchmark_pose_recall
 from training.suites.quality import measure_quality
-from training.suites.settings import CONSISTENCY, EvaluateConfig
+from training.suites.settings import CONSISTENCY, LEVEL, EvaluateConfig
 from worldsim.runtime.device import set_threads
 
 SUITES: dict[str, Callable[[EvaluateConfig, Path], None]] = {
@@ -28,6 +29,7 @@ SUITES: dict[str, Callable[[EvaluateConfig, Path], None]] = {
     "step": benchmark_step,
     "pose_recall": benchmark_pose_recall,
     CONSISTENCY: measure_consistency,
+    LEVEL: measure_level,
     "quality": measure_quality,
 }
 

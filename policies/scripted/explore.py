@@ -155,6 +155,11 @@ class SkirmishPolicy(ScriptedPlayer):
             self._acts = OPENING[::-1]
         return np.append(action, self._acts.pop())
 
+    @property
+    def was_stuck(self) -> bool:
+        """Whether it noticed at the last `act` that something stops it."""
+        return self._explorer.was_stuck
+
     def watch(self, observation: np.ndarray) -> None:
         """See a frame at which somebody else acts."""
         self._explorer.watch(observation)

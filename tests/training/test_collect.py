@@ -110,9 +110,16 @@ def test_a_level_is_recorded_by_several_workers_as_by_one(tmp_path: Path) -> Non
     assert "died or left the level" in printed and "attack" in printed
     info = DatasetInfo.load(tmp_path / "1" / "train")
     assert (info.name, info.actions.num_values) == ("doom-level", (3, 3, 3, 3))
-    assert "Freedoom 2 MAP01, skill 3" in info.source and "BSD" in info.licence
+    assert "Freedoom 2 MAP01, skill 4" in info.source and "BSD" in info.licence
     episode = read_episode(tmp_path / "1" / "train", EPISODES[0])
     assert episode.poses is not None and len(np.unique(episode.poses, axis=0)) > 5
+    assert info.labels == GAMES["doom-level"].labels and episode.labels is not None
+    assert episode.labels.shape == (len(episode), len(info.labels))
+    assert episode.players[0] in GAMES["doom-level"].recorded_players and episode.game_start
+    with open_game("doom-level", labelled=True) as game:
+        seen = [game.reset(episode.game_seed or 0, episode.game_start)]
+        seen += [game.step(action) for action in episode.actions[:40]]
+    assert np.allclose([one.labels for one in seen], episode.labels[:41], atol=1e-3), "played again"
 
 
 def test_a_learned_player_records_what_it_draws(tmp_path: Path) -> None:

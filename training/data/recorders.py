@@ -6,7 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -55,6 +55,8 @@ class Setup:
     def build_policy(self, entry: GameEntry) -> policies.Policy:
         """Return the policy, ready for `reset`."""
         num_values = entry.actions.num_values
+        if entry.recorded_players:
+            entry = replace(entry, players=entry.recorded_players)
         return policies.make(self.policy, num_values=num_values, game=entry, **self.policy_options)
 
 
@@ -137,7 +139,7 @@ def run_worker(connection: Connection, setup: Setup) -> None:
         if connection.poll():  # nothing is sent during an episode: the other end has been closed
             raise Stopped
 
-    with open_game(setup.scenario) as game, suppress(EOFError, ConnectionError, Stopped):
+    with open_game(setup.scenario, labelled=True) as game, suppress(EOFError, ConnectionError, Stopped):
         policy = setup.build_policy(game.entry)
         if isinstance(policy, policies.Insider):
             policy.join(game)
@@ -160,7 +162,12 @@ def record_episode(
     """Play one episode, write it, and return its number of frames; `check` runs every few frames."""
     info = DatasetInfo.load(task.folder)
     policy.reset(task.seed if task.player_seed is None else task.player_seed)
-    seen = game.reset(task.seed)
+    informed = policy if isinstance(policy, policies.Informed) and game.entry.labels else None
+    wanted = informed.start if informed is not None else ""
+    start = wanted if wanted in game.entry.starts else ""
+    seen = game.reset(task.seed, start)
+    # What was drawn from the seed can then be drawn again, and games with labels played again.
+    is_repeatable = game.rooms is not None or bool(seen.labels)
     navigator = policy if isinstance(policy, policies.Navigator) else None
     if navigator is not None and game.rooms is not None:
         navigator.enter(game.rooms)
@@ -169,6 +176,8 @@ def record_episode(
             is_last = seen.terminated or seen.truncated or writer.num_frames == episode_frames - 1
             if navigator is not None and seen.pose is not None:
                 navigator.locate(seen.pose)
+            if informed is not None and seen.labels:
+                informed.inform(dict(zip(game.entry.labels, seen.labels, strict=True)))
             action = None if is_last else policy.act(seen.frame)
             writer.add(
                 seen.frame,
@@ -176,9 +185,10 @@ def record_episode(
                 reward=seen.reward,
                 terminated=seen.terminated,
                 pose=seen.pose,
+                labels=seen.labels or None,
                 player=navigator.activity or None if navigator is not None else None,
-                # Its map can then be drawn again.
-                game_seed=task.seed if game.rooms is not None and writer.num_frames == 0 else None,
+                game_seed=task.seed if is_repeatable and writer.num_frames == 0 else None,
+                game_start=start or None if writer.num_frames == 0 else None,
             )
             if action is None:
                 return writer.num_frames

@@ -16,12 +16,13 @@ from worldsim.settings import check_settings, setting
 BENCHMARKS = ("env", "endurance", "step", "pose_recall")
 # The cost is measured before decoded video fills the memory.
 PARTS = ("cost", "rollout", "controllability", "idle", "outcome")
-CONSISTENCY = "consistency"
+CONSISTENCY, LEVEL = "consistency", "level"
 CONSISTENCY_PARTS = (
     *("recall", "interventions", "pairs", "controllability", "drift", "fidelity", "idle"),
     *("continuation", "revisits", "probe", "cost"),
 )
-"""Parts of the two suites, in the order in which they are measured."""
+LEVEL_PARTS = ("events", "walls", "meter", "turn", "played")
+"""Parts of the suites, in the order in which they are measured."""
 
 COUNTS_OF_PARTS: Mapping[str, Sequence[str]] = {
     "interventions": ("num_turns",),
@@ -92,6 +93,24 @@ class ConsistencyConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class LevelConfig:
+    """How much of a game's events is measured."""
+
+    num_situations: int = setting(128, "Situations of each measure, one dream each, at most.", minimum=4)
+    num_played: int = setting(16, "Of part played: dreams that the scripted player plays.", minimum=2)
+    played_frames: int = setting(1000, "Of part played: frames of each.", minimum=4)
+    game: bool = setting(
+        False,
+        "Measure the game itself too, played again from the seeds of the recordings: what a perfect world "
+        "reaches. It needs ViZDoom.",
+    )
+    features: str = setting("", "Folder of the network of features; '' is the one that ships.")
+
+    def __post_init__(self) -> None:
+        check_settings(self, "level.")
+
+
+@dataclass(kw_only=True, slots=True)
 class EnduranceConfig:
     """How many environments for how long."""
 
@@ -129,17 +148,21 @@ class EvaluateConfig(RuntimeSettings):
         "num_rollouts clips of horizon frames (docs/consistency.md).",
     )
     suite: str | None = setting(
-        None, "null measures the parts of a world; consistency what worlds remember (docs/consistency.md)."
+        None,
+        "null measures the parts of a world; consistency what worlds remember (docs/consistency.md); level "
+        "what buttons, walls, monsters and doors do in its dreams (docs/train.md).",
     )
     worlds: Any = setting(
         None, "Of suite=consistency, to compare several: {name: world, name: world}, instead of world."
     )
     consistency: ConsistencyConfig = setting(ConsistencyConfig, "Of suite=consistency.")
+    level: LevelConfig = setting(LevelConfig, "Of suite=level.")
     parts: list[str] | None = setting(
         None,
         "What to measure: cost, rollout, controllability, idle, outcome (of worlds with outcome heads). Of "
         "suite=consistency: recall, interventions, pairs, controllability, drift, fidelity, idle, "
-        "continuation, revisits, probe, cost. null is all of these.",
+        "continuation, revisits, probe, cost. Of suite=level: events, walls, meter, turn, played. "
+        "null is all of these.",
     )
     seed: int = setting(0, "Of the noise, and of all else that is drawn.", minimum=0)
     denoising_steps: int | None = setting(None, "Denoising passes a frame; null is the world's own number.")
@@ -170,12 +193,12 @@ class EvaluateConfig(RuntimeSettings):
     endurance: EnduranceConfig = setting(EnduranceConfig, "Of benchmark=endurance.")
 
     def __post_init__(self) -> None:
-        if self.suite not in (None, CONSISTENCY):
-            raise WorldError(f"suite must be {CONSISTENCY} or null, got {self.suite!r}")
+        if self.suite not in (None, CONSISTENCY, LEVEL):
+            raise WorldError(f"suite must be {CONSISTENCY}, {LEVEL} or null, got {self.suite!r}")
         places = self.worlds.values() if isinstance(self.worlds, dict) else ()
         if self.worlds is not None and not (places and all(isinstance(place, str) for place in places)):
             raise WorldError(f"worlds must be {{name: world, name: world}}, got {self.worlds!r}")
-        if self.worlds and self.suite is None:
+        if self.worlds and self.suite != CONSISTENCY:
             raise WorldError("worlds= belongs to suite=consistency; give world=, the one to measure")
         if self.world and self.worlds:
             raise WorldError("give world= or worlds=, not both")
@@ -198,7 +221,7 @@ class EvaluateConfig(RuntimeSettings):
     @property
     def known_parts(self) -> tuple[str, ...]:
         """What can be measured."""
-        return PARTS if self.suite is None else CONSISTENCY_PARTS
+        return {CONSISTENCY: CONSISTENCY_PARTS, LEVEL: LEVEL_PARTS}.get(self.suite or "", PARTS)
 
     @property
     def chosen_parts(self) -> list[str]:

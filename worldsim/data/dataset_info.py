@@ -42,6 +42,7 @@ class DatasetInfo:
             would blur.
         environment: What makes the Gymnasium environment that it was recorded from, as `GymEntry` says it;
             empty for other video.
+        labels: Names of the numbers that are known of each frame, where they are recorded.
     """
 
     name: str
@@ -53,6 +54,7 @@ class DatasetInfo:
     licence: str = ""
     lossless: bool = False
     environment: dict[str, Any] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("name", "source", "licence"):
@@ -64,6 +66,8 @@ class DatasetInfo:
         check_bool(self.lossless, "lossless")
         if not isinstance(self.environment, dict):
             raise WorldError(f"environment must be an object, got a {type(self.environment).__name__}")
+        if len(set(self.labels)) < len(self.labels):
+            raise WorldError(f"labels must have different names, got {', '.join(self.labels)}")
 
     @property
     def shape_and_buttons(self) -> tuple[int, int, tuple[str, ...]]:
@@ -73,7 +77,7 @@ class DatasetInfo:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads."""
         described = {"format": FORMAT} | asdict(self) | {"actions": self.actions.to_json()}
-        for name in ("lossless", "environment"):
+        for name in ("lossless", "environment", "labels"):
             if not described[name]:
                 del described[name]
         return described
@@ -98,6 +102,7 @@ class DatasetInfo:
                 licence=data.get("licence", ""),
                 lossless=data.get("lossless", False),
                 environment=data.get("environment", {}),
+                labels=_read_names(data.get("labels", [])),
             )
         except KeyError as error:
             raise WorldError(f"dataset description has no field {error}") from error
@@ -129,3 +134,9 @@ class DatasetInfo:
         """Write `dataset.json`, creating the folder."""
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / INFO_FILE, self.to_json())
+
+
+def _read_names(data: Any) -> tuple[str, ...]:
+    if not isinstance(data, list) or not all(isinstance(name, str) for name in data):
+        raise WorldError(f"labels must be a list of names, got {data!r}")
+    return tuple(data)

@@ -26,16 +26,20 @@ class EpisodeTable:
         rewards: `[T]` float32, given on the way to each frame, or None if not recorded.
         terminated: `[T]` bool, or None if not recorded.
         poses: `[T, 3]` float32 x, y, angle in degrees, or None if not recorded.
+        labels: `[T, L]` float32 in the order of the dataset's `labels`, or None if not recorded.
         players: Names of who chose each action, T of them, empty where it is not recorded.
         game_seed: Which game was played, or None if not recorded.
+        game_start: Kind of place that the game was asked to begin at; empty where it was not asked.
     """
 
     actions: np.ndarray
     rewards: np.ndarray | None = None
     terminated: np.ndarray | None = None
     poses: np.ndarray | None = None
+    labels: np.ndarray | None = None
     players: tuple[str, ...] = ()
     game_seed: int | None = None
+    game_start: str = ""
 
 
 def check_row(row: Any, actions: ActionLayout, where: str) -> Mapping[str, Any]:
@@ -60,7 +64,9 @@ def check_row(row: Any, actions: ActionLayout, where: str) -> Mapping[str, Any]:
         check_bool(row["terminated"], f"{where}: terminated")
     if row.get("pose") is not None:
         _check_pose(row["pose"], where)
-    for name in ("player", "sha256"):
+    if "labels" in row:
+        _check_labels(row["labels"], where)
+    for name in ("player", "sha256", "game_start"):
         if not isinstance(row.get(name, ""), str):
             raise WorldError(f"{where}: {name} must be a text, got a {type(row[name]).__name__}")
     if "game_seed" in row:
@@ -76,7 +82,8 @@ def read_table(folder: Path, name: str, actions: ActionLayout) -> EpisodeTable:
         WorldError: If a line is not of the expected form.
     """
     path = folder / f"{name}.jsonl"
-    pressed, rewards, terminated, poses, players, game_seed = [], [], [], [], [], None
+    pressed, rewards, terminated, poses, labels, players, game_seed = [], [], [], [], [], [], None
+    game_start = ""
     for where, data in read_json_lines(path):
         if pressed and pressed[-1] is None:
             raise WorldError(f"{path} line {len(pressed)}: only the last frame of an episode has no action")
@@ -84,8 +91,12 @@ def read_table(folder: Path, name: str, actions: ActionLayout) -> EpisodeTable:
         pressed.append(row["action"])
         rewards.append(row.get("reward"))
         terminated.append(row.get("terminated"))
+        labels.append(row.get("labels"))
+        if labels[-1] is not None and labels[0] is not None and len(labels[-1]) != len(labels[0]):
+            raise WorldError(f"{where} has {len(labels[-1])} labels, the first line has {len(labels[0])}")
         players.append(row.get("player", ""))
         game_seed = row.get("game_seed", game_seed)
+        game_start = row.get("game_start", game_start)
         pose = row.get("pose")
         poses.append(None if pose is None else [pose[key] for key in POSE_KEYS])
     if pressed and pressed[-1] is None:
@@ -95,8 +106,10 @@ def read_table(folder: Path, name: str, actions: ActionLayout) -> EpisodeTable:
         rewards=None if None in rewards else np.array(rewards, dtype=np.float32),
         terminated=None if None in terminated else np.array(terminated, dtype=bool),
         poses=None if None in poses else np.array(poses, dtype=np.float32).reshape(-1, 3),
+        labels=None if None in labels or not labels else np.array(labels, dtype=np.float32),
         players=tuple(players),
         game_seed=game_seed,
+        game_start=game_start,
     )
 
 
@@ -111,6 +124,15 @@ def _check_action(action: Any, actions: ActionLayout, where: str) -> None:
     except ValueError as error:
         raise WorldError(f"{where}: {error}") from error
     raise WorldError(f"{where}: an action is a list of integers, got {action!r}")
+
+
+def _check_labels(labels: Any, where: str) -> None:
+    if not isinstance(labels, list):
+        raise WorldError(f"{where}: labels must be a list of numbers, got a {type(labels).__name__}")
+    for value in labels:
+        # First what almost all of them are: there are many.
+        if not (type(value) in (int, float) and -MAX_NUMBER <= value <= MAX_NUMBER):
+            check_number(value, f"{where}: a label", -MAX_NUMBER, MAX_NUMBER)
 
 
 def _check_pose(pose: Any, where: str) -> None:

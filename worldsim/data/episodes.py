@@ -7,13 +7,15 @@ Line i of the jsonl is one JSON object about frame i (here broken in two):
 
 `action` is the action taken at frame i, which leads to frame i + 1; it is null on the last frame. `reward`
 is what the game gave on the way to frame i and `terminated` says that the game ended there; both are
-optional, and so are `pose`, `player`, the name of who chose the action, `sha256`, the first digits of the
-checksum of the frame before it was encoded, and on the first line `game_seed`, which decided the game.
+optional, and so are `pose`, `labels`, numbers whose names `dataset.json` lists, `player`, the name of who
+chose the action, `sha256`, the first digits of the checksum of the frame before it was encoded, and on the
+first line `game_seed` and `game_start`, which decided the game.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -116,9 +118,11 @@ class EpisodeWriter(AbstractContextManager["EpisodeWriter"]):
         reward: float | None = None,
         terminated: bool | None = None,
         pose: tuple[float, float, float] | None = None,
+        labels: Sequence[float] | None = None,
         player: str | None = None,
         sha256: str | None = None,
         game_seed: int | None = None,
+        game_start: str | None = None,
     ) -> None:
         """Append a frame and the action taken at it.
 
@@ -127,8 +131,10 @@ class EpisodeWriter(AbstractContextManager["EpisodeWriter"]):
             action: `[axes]` whole numbers; None on the last frame only.
             reward: Given on the way to this frame, finite.
             pose: x, y and angle in degrees.
+            labels: A number for each of the dataset's `labels`.
             sha256: First digits of the SHA-256 of the frame, which the video does not keep exactly.
             game_seed: Which game is played; of the first frame only.
+            game_start: Where it was asked to begin; likewise.
 
         Raises:
             WorldError: If one of them is not what it must be; nothing is appended then.
@@ -140,16 +146,24 @@ class EpisodeWriter(AbstractContextManager["EpisodeWriter"]):
         if action is not None:
             row["action"] = self._info.actions.validate(action).tolist()
         given = {"reward": reward, "terminated": terminated, "player": player, "sha256": sha256}
-        for key, value in (given | {"game_seed": game_seed}).items():
+        for key, value in (given | {"game_seed": game_seed, "game_start": game_start}).items():
             if value is not None:
                 row[key] = plain(value)
         if pose is not None:
             row["pose"] = {key: plain(value) for key, value in zip(POSE_KEYS, pose, strict=True)}
+        if labels is not None:
+            row["labels"] = [plain(value) for value in labels]
+            if len(labels) != len(self._info.labels):
+                raise WorldError(
+                    f"{self._video_path.name}: {len(labels)} labels for a dataset of {len(self._info.labels)}"
+                )
         check_row(row, self._info.actions, f"{self._table_path} line {self.num_frames + 1}")
         if reward is not None:
             row["reward"] = round(float(row["reward"]), 6)
         if pose is not None:
             row["pose"] = {key: round(float(value), 3) for key, value in row["pose"].items()}
+        if labels is not None:
+            row["labels"] = [_shorten(value) for value in row["labels"]]
         with defer_interrupt():  # so that video and table never disagree
             self._video.write(frame)
             if self._pending is not None:
@@ -251,6 +265,11 @@ def read_episode(
     """
     info = info or DatasetInfo.load(folder)
     table = read_table(folder, name, info.actions)
+    if table.labels is not None and table.labels.shape[1] != len(info.labels):
+        raise WorldError(
+            f"{folder / name}.jsonl has {table.labels.shape[1]} labels a line, but {INFO_FILE} names "
+            f"{len(info.labels)}"
+        )
     described = _check_video(folder, name, info, len(table.actions))
     frames = read_video(folder / f"{name}.mp4", size=size, described=described)
     _check_lengths(folder, name, len(frames), len(table.actions))
@@ -267,6 +286,12 @@ def verify(folder: Path) -> int:
     """
     info = DatasetInfo.load(folder)
     return sum(len(read_episode(folder, name, info)) for name in list_episodes(folder))
+
+
+def _shorten(value: float) -> float:
+    """Return a number with three digits after the point, or none if they are zeros."""
+    short = round(float(value), 3)
+    return int(short) if short.is_integer() else short
 
 
 def _part(path: Path) -> Path:

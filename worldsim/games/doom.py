@@ -1,7 +1,7 @@
 """The real games behind the Doom worlds, played in ViZDoom, headless.
 
 Nothing of the game's own is drawn over its picture: no HUD, no crosshair, no messages. Where an entry says
-so, the weapon and a bar of health are drawn.
+so, the weapon is drawn, and a bar of health alone or with rounds and kills beside it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -27,11 +27,8 @@ from worldsim.games.rooms.textures import read_textures
 from worldsim.games.rooms.udmf import write_udmf
 from worldsim.games.rooms.view import HEIGHT, WIDTH
 from worldsim.games.rooms.wad import HEADER, encode_wad
+from worldsim.games.status import draw_health, draw_status
 
-# The bar fills one row of the codec's cells of 8 x 8 pixels, so that it shares a cell with nothing else.
-BAR_HEIGHT = 8
-BAR_COLOUR = (64, 224, 64)
-FULL_HEALTH = 100
 MAP, MAP_BYTES = "MAP01", 2**17  # of generated maps; the largest have half as many
 START_TIC = 10  # the player stands still by then, and from then on buttons are obeyed
 BUTTONS = {
@@ -45,8 +42,21 @@ BUTTONS = {
     "act/use": "USE",
 }
 """ViZDoom's name of each button that an entry's actions may have."""
-Begin = Callable[[int], RoomMap | None]
-"""Starts an episode of a seed; returns its map, if it has one of its own."""
+Begin = Callable[[int, str], RoomMap | None]
+"""Starts an episode of a seed and a kind of start; returns its map, if it has one of its own."""
+Pose = tuple[float, float, float]
+
+
+class Watch(Protocol):
+    """Reads labels of each frame from a running engine."""
+
+    def reset(self) -> None:
+        """Begin an episode."""
+        ...
+
+    def watch(self, state: Any, pose: Pose) -> tuple[float, ...]:
+        """Return the labels of a frame; `state` is None after the end."""
+        ...
 
 
 class Place(ABC):
@@ -56,11 +66,15 @@ class Place(ABC):
         game: What is played, as datasets name it.
         licence: Of the pictures.
         hidden_buttons: ViZDoom's names of buttons that the place itself presses before an episode.
+        labels: Names of what is known of each frame beside its pose.
+        starts: Kinds of starts that can be asked for.
     """
 
     game: str
     licence: str
     hidden_buttons: ClassVar[tuple[str, ...]] = ()
+    labels: ClassVar[tuple[str, ...]] = ()
+    starts: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def prepare(self, engine: Any, folder: Path) -> Begin:
@@ -70,6 +84,10 @@ class Place(ABC):
             engine: ViZDoom's game.
             folder: For files that it needs while it runs.
         """
+
+    def watch(self, engine: Any) -> Watch:
+        """Return what reads `labels` from an engine that runs."""
+        raise NotImplementedError(f"{self.game} has no labels")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +108,7 @@ class ScenarioFile(Place):
     def prepare(self, engine: Any, folder: Path) -> Begin:
         """Load it."""
         engine.load_config(str(Path(import_vizdoom().scenarios_path) / f"{self.game}.cfg"))
-        return lambda seed: start_episode(engine, seed)
+        return lambda seed, _: start_episode(engine, seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +125,7 @@ class GeneratedRooms(Place):
         engine.set_doom_map(MAP)
         engine.set_episode_start_time(START_TIC)
 
-        def begin(seed: int) -> RoomMap:
+        def begin(seed: int, _: str) -> RoomMap:
             rooms = maps.write(seed)
             start_episode(engine, seed)
             return rooms
@@ -126,12 +144,15 @@ class DoomEntry(GameEntry):
         max_tics: A game that lasts so long is cut off (truncated, not terminated); 0 means never.
         shows_health: Draw the player's health as a bar over the lowest rows of the picture, and show the
             engine's flashes of damage and pick-ups whatever the scenario's file says.
+        shows_counts: Beside the bar of health, which then takes the left half, show rounds and kills.
         shows_weapon: Draw the weapon; else it would be a part of the picture that never moves.
     """
 
     place: Place
     game: str = field(init=False)
     licence: str = field(init=False)
+    labels: tuple[str, ...] = field(init=False)
+    starts: tuple[str, ...] = field(init=False)
     height: int = HEIGHT
     width: int = WIDTH
     tics_per_second: float = 35.0
@@ -139,10 +160,11 @@ class DoomEntry(GameEntry):
     rewards: Mapping[str, float] = field(default_factory=dict)
     max_tics: int = 0
     shows_health: bool = False
+    shows_counts: bool = False
     shows_weapon: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("game", "licence"):
+        for name in ("game", "licence", "labels", "starts"):
             object.__setattr__(self, name, getattr(self.place, name))
 
     @property
@@ -154,9 +176,9 @@ class DoomEntry(GameEntry):
         """Return ViZDoom's."""
         return f"ViZDoom {import_vizdoom().__version__}"
 
-    def open(self) -> DoomGame:
+    def open(self, *, labelled: bool = False) -> DoomGame:
         """Start the engine."""
-        return DoomGame(self)
+        return DoomGame(self, labelled=labelled)
 
 
 class DoomGame(RealGame):
@@ -168,30 +190,43 @@ class DoomGame(RealGame):
 
     Args:
         entry: What is played.
+        labelled: Read the labels of each frame, where the entry has some: it takes a fifth of the time.
 
     Raises:
         WorldError: If ViZDoom is not installed.
     """
 
-    def __init__(self, entry: DoomEntry) -> None:
+    def __init__(self, entry: DoomEntry, *, labelled: bool = False) -> None:
         self.entry: DoomEntry = entry  # type: ignore[override] - nobody sets another one
         vizdoom = import_vizdoom()
-        self._health = vizdoom.GameVariable.HEALTH
+        variable = vizdoom.GameVariable
+        self._shown = [variable.HEALTH, variable.SELECTED_WEAPON_AMMO, variable.KILLCOUNT]
         self._folder = tempfile.TemporaryDirectory(prefix=f"{entry.name}-")
         self._game = vizdoom.DoomGame()
         # The engine writes its settings as it ends: before its folder goes, also where nobody calls close.
         self._end = weakref.finalize(self, self._game.close)
         self._begin = entry.place.prepare(self._game, Path(self._folder.name))
         self._configure(vizdoom)
+        self._game.set_labels_buffer_enabled(labelled and bool(entry.labels))
         with contextlib.chdir(self._folder.name):  # the engine leaves a folder where it is started
             self._game.init()
+        self._watch = entry.place.watch(self._game) if labelled and entry.labels else None
         self._last: Observation | None = None
         self._tics = 0
 
-    def reset(self, seed: int) -> Observation:
-        """Start an episode; the same seed, 0 to `MAX_SEED`, gives the same place and the same game."""
-        self.rooms = self._begin(seed)
+    def reset(self, seed: int, start: str = "") -> Observation:
+        """Start an episode; the same seed, 0 to `MAX_SEED`, gives the same place and the same game.
+
+        Raises:
+            WorldError: If the game has no such kind of start.
+        """
+        if start and start not in self.entry.starts:
+            known = ", ".join(self.entry.starts) or "none"
+            raise WorldError(f"{self.entry.name} has no start {start!r}; known are {known}")
+        self.rooms = self._begin(seed, start)
         self._tics = 0
+        if self._watch is not None:
+            self._watch.reset()
         self._last = self._observe(0.0)
         return self._last
 
@@ -206,8 +241,8 @@ class DoomGame(RealGame):
         reward = self._game.make_action(press_buttons(self.entry, action), self.entry.tics_per_frame)
         self._tics += self.entry.tics_per_frame
         if self._game.is_episode_finished():
-            frame = self._draw(self._last.frame)
-            self._last = replace(self._last, frame=frame, reward=reward, terminated=True)
+            frame, labels = self._draw(self._last.frame), self._label(None, self._last.pose)
+            self._last = replace(self._last, frame=frame, reward=reward, terminated=True, labels=labels)
         else:
             self._last = self._observe(reward)
         return self._last
@@ -220,7 +255,7 @@ class DoomGame(RealGame):
     @property
     def health(self) -> float:
         """The player's health, 100 when unhurt; at most 0 when dead."""
-        return self._game.get_game_variable(self._health)
+        return self._game.get_game_variable(self._shown[0])
 
     def close(self) -> None:
         """End the engine's process."""
@@ -255,11 +290,17 @@ class DoomGame(RealGame):
         state = self._game.get_state()
         x, y, angle = (float(value) for value in state.game_variables)
         truncated = 0 < self.entry.max_tics <= self._tics
-        return Observation(self._draw(state.screen_buffer), (x, y, angle), reward, False, truncated)
+        picture, labels = self._draw(state.screen_buffer), self._label(state, (x, y, angle))
+        return Observation(picture, (x, y, angle), reward, False, truncated, labels)
+
+    def _label(self, state: Any, pose: Pose) -> tuple[float, ...]:
+        return () if self._watch is None else self._watch.watch(state, pose)
 
     def _draw(self, picture: np.ndarray) -> np.ndarray:
         frame = picture.copy()
-        if self.entry.shows_health:
+        if self.entry.shows_counts:
+            draw_status(frame, *(self._game.get_game_variable(each) for each in self._shown))
+        elif self.entry.shows_health:
             draw_health(frame, self.health)
         return frame
 
@@ -310,13 +351,6 @@ def draw_map(seed: int) -> RoomMap:
 def iwad_path() -> Path:
     """Return where ViZDoom keeps Freedoom."""
     return Path(import_vizdoom().scenarios_path).parent / "freedoom2.wad"
-
-
-def draw_health(frame: np.ndarray, health: float) -> None:
-    """Draw a bar over the lowest 8 rows of `frame` `[height, width, 3]`: the whole width is full health."""
-    length = round(frame.shape[1] * min(max(health, 0.0), FULL_HEALTH) / FULL_HEALTH)
-    frame[-BAR_HEIGHT:] = 0
-    frame[-BAR_HEIGHT + 1 :, :length] = BAR_COLOUR  # a dark line parts it from a floor that may be green
 
 
 def press_buttons(entry: DoomEntry, action: np.ndarray) -> list[bool]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from worldsim.actions import ActionLayout
 from worldsim.data.dataset_info import DatasetInfo
+from worldsim.games.events import Measures
 from worldsim.games.rooms.map import RoomMap
 
 MAX_SEED = 2**32 - 1
@@ -29,6 +30,8 @@ class Observation:
         reward: Given by the step that led here.
         terminated: Whether the game ended.
         truncated: Whether it was cut off.
+        labels: What is known of `frame` beside its pose, in the order of the entry's `labels`; empty where
+            the game was not opened for them.
     """
 
     frame: np.ndarray
@@ -36,6 +39,7 @@ class Observation:
     reward: float = 0.0
     terminated: bool = False
     truncated: bool = False
+    labels: tuple[float, ...] = ()
 
 
 class RealGame(AbstractContextManager["RealGame"]):
@@ -50,8 +54,14 @@ class RealGame(AbstractContextManager["RealGame"]):
     rooms: RoomMap | None = None
 
     @abstractmethod
-    def reset(self, seed: int) -> Observation:
-        """Begin an episode; the same seed, 0 to `MAX_SEED`, gives the same place and the same game."""
+    def reset(self, seed: int, start: str = "") -> Observation:
+        """Begin an episode; the same seed, 0 to `MAX_SEED`, gives the same place and the same game.
+
+        Args:
+            seed: Decides the game.
+            start: One of the entry's `starts`, for a player with something to do there; empty leaves it to
+                the seed.
+        """
 
     @abstractmethod
     def step(self, action: np.ndarray) -> Observation:
@@ -79,6 +89,11 @@ class GameEntry(ABC):
         actions: What a player can press.
         players: Its scripted players, by their names in `policies.SCRIPTED`, with how often each plays an
             episode, relative to the others. Without any there is no policy `scripted`.
+        recorded_players: Those who play instead where episodes are recorded to learn from: they also do what
+            nobody wants to watch, idle, run into walls and die. Empty means `players`.
+        labels: Names of what is known of each frame beside its pose, numbers all of them.
+        starts: Kinds of places where an episode can be asked to begin.
+        measures: What can be measured by its labels; None if nothing.
         ending: What the player did when a game ended, in words.
         height, width: Of a frame, in pixels.
         episode_frames: Frames of the longest recorded episode.
@@ -93,6 +108,10 @@ class GameEntry(ABC):
     licence: str
     actions: ActionLayout
     players: Mapping[str, float] = field(default_factory=dict)
+    recorded_players: Mapping[str, float] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    starts: tuple[str, ...] = ()
+    measures: Measures | None = None
     ending: str = "ended"
     height: int
     width: int
@@ -126,8 +145,11 @@ class GameEntry(ABC):
         """
 
     @abstractmethod
-    def open(self) -> RealGame:
+    def open(self, *, labelled: bool = False) -> RealGame:
         """Return the game, ready for `reset`.
+
+        Args:
+            labelled: Let it read `labels` for each frame, if it has any, at a price in time.
 
         Raises:
             WorldError: If what plays it is not installed.
@@ -136,5 +158,5 @@ class GameEntry(ABC):
     def dataset_info(self, source: str) -> DatasetInfo:
         """Describe a dataset recorded from this game; `source` says how."""
         shared = ("name", "width", "height", "frame_rate", "actions", "licence", "lossless", "environment")
-        told: dict[str, Any] = {name: getattr(self, name) for name in shared}
+        told: dict[str, Any] = {name: getattr(self, name) for name in (*shared, "labels")}
         return DatasetInfo(source=source, **told)

@@ -47,7 +47,7 @@ class GridEntry(GameEntry):
         """Return MiniGrid's."""
         return f"MiniGrid {import_minigrid().__version__}"
 
-    def open(self) -> GridGame:
+    def open(self, *, labelled: bool = False) -> GridGame:
         """Draw the tiles."""
         return GridGame(self)
 
@@ -83,7 +83,7 @@ class GridGame(RealGame):
         self._grid: np.ndarray | None = None
         self._place = np.array([SIDE // 2, SIDE // 2])
 
-    def reset(self, seed: int) -> Observation:
+    def reset(self, seed: int, start: str = "") -> Observation:
         """Begin in the middle of the grid of a seed, 0 to `MAX_SEED`."""
         if not 0 <= seed <= MAX_SEED:
             raise WorldError(f"the seed of a grid must be 0 to {MAX_SEED}, got {seed}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.errors import WorldError
 from worldsim.games.doom import DoomEntry, GeneratedRooms, ScenarioFile
+from worldsim.games.doom_events import MEASURES
 from worldsim.games.doom_level import Level
 from worldsim.games.entry import GameEntry, RealGame
 from worldsim.games.grid_recall import GRID_RECALL
@@ -58,14 +59,25 @@ GAMES: dict[str, GameEntry] = {
         ),
         DoomEntry(
             name="doom-level",
-            place=Level("MAP01", skill=3, shut=((472, -1344), (1320, 704))),
+            place=Level("MAP01", skill=4, shut=((472, -1344), (1320, 704))),
             ending="died or left the level",
             actions=ActionLayout((MOVE, STRAFE, TURN, ACT)),
-            players={"skirmish": 1.0},
-            rewards={"kill": 1.0, "damage_taken": -0.01, "death": -1.0, "map_exit": 1.0},
+            players={"fight": 1.0},
+            recorded_players={
+                "skirmish": 0.18,
+                "fight": 0.25,
+                "open-doors": 0.26,
+                "push": 0.1,
+                "turn-round": 0.12,
+                "charge": 0.06,
+                "idle": 0.03,
+            },
+            rewards={"kill": 1.0, "damage_taken": -0.01, "item": 0.1, "death": -1.0, "map_exit": 1.0},
             max_tics=2100,
             episode_frames=1051,
             shows_health=True,
+            shows_counts=True,
+            measures=MEASURES,
             shows_weapon=True,
         ),
         GRID_RECALL,
@@ -86,10 +98,10 @@ def find_game(game: str | GameEntry) -> GameEntry:
     return GAMES[game]
 
 
-def open_game(game: str | GameEntry) -> RealGame:
-    """Return a game, ready for `reset`.
+def open_game(game: str | GameEntry, *, labelled: bool = False) -> RealGame:
+    """Return a game, ready for `reset`, whose observations have labels if asked for.
 
     Raises:
         WorldError: If there is no such game, or what plays it is not installed.
     """
-    return find_game(game).open()
+    return find_game(game).open(labelled=labelled)

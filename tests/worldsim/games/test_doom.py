@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from worldsim.errors import WorldError
-from worldsim.games.doom import BAR_COLOUR, BAR_HEIGHT, HEIGHT, WIDTH, DoomGame, draw_health
+from worldsim.games.doom import HEIGHT, WIDTH, DoomGame
 from worldsim.games.entry import Observation
 from worldsim.games.registry import GAMES, open_game
+from worldsim.games.status import BAR_COLOUR, BAR_HEIGHT, draw_health
 
 MORTAL = ["doom-take-cover", "doom-health"]
 

@@ -29,7 +29,7 @@ def test_an_entry_is_all_that_is_needed(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(GAMES))
 def test_players_of_an_entry_exist_and_fit_its_buttons(name: str) -> None:
     entry = GAMES[name]
-    for player, share in entry.players.items():
+    for player, share in (*entry.players.items(), *entry.recorded_players.items()):
         assert entry.actions.num_values == policies.SCRIPTED[player].NUM_VALUES and share > 0
     assert policies.find_scripted(entry.actions.num_values, entry) == dict(entry.players)
 

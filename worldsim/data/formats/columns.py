@@ -29,6 +29,8 @@ IGNORED = (
     "infos",
     "sha256",
     "game_seed",
+    "game_start",
+    "labels",
 )
 ACTIONS = ("action", "actions")
 POSES = tuple(f"pose.{key}" for key in POSE_KEYS)

@@ -182,6 +182,37 @@ CONSISTENCY_TARGETS = (
 """Of what a world remembers."""
 
 
+LEVEL_TARGETS = (
+    at_least(
+        "fires when asked: muzzle flash within 3 frames",
+        "events/fires when asked/seen",
+        "%",
+        98.0,
+        factor=100,
+    ),
+    at_most("fires unasked", "events/fires when asked/unasked", "%", 1.0, factor=100),
+    at_least(
+        "a monster hit squarely falls within 20 frames, over the game's rate",
+        *("events/a monster hit squarely falls/over_game", "", 0.7, 0.9),
+    ),
+    at_least("a door opens to `use`", "events/a door opens/seen", "%", 80.0, 95.0, factor=100),
+    at_most("a door opens without", "events/a door opens/unasked", "%", 5.0, factor=100),
+    at_least("walls stop the player: 30 frames of pushing", "walls/stopped", "%", 95.0, factor=100),
+    at_least("it walks where the way is free", "walls/walks", "%", 95.0, factor=100),
+    at_least("walls let go: a room again after 60 frames of pushing", "walls/lets_go", "%", 95.0, factor=100),
+    at_least("health: direction of change over 64 frames", "meter/direction", "%", 80.0, factor=100),
+    at_most("deaths a thousand frames over the game's (0.7 to 1.4)", "meter/deaths_over_game", "", 1.4),
+    at_least("deaths a thousand frames over the game's, not too few", "meter/deaths_over_game", "", 0.7),
+    at_least(
+        "full turn: the view comes back, told from another",
+        *("turn/scores/methods/kept/recognised", "%", 80.0, 95.0),
+        factor=100,
+    ),
+    at_most("scripted player: FID of frames 900-1000 over 1-100", "played/late_over_early", "", 1.5, 1.1),
+)
+"""Of what happens in a level."""
+
+
 def check_memory(data: Mapping[str, Any], world: str, window: str | None) -> list[dict[str, Any]]:
     """Return `check` of `CONSISTENCY_TARGETS` for a world of a report, beside that with a short window."""
     # A shorter measurement says so: it is not what is asked for.

@@ -11,6 +11,7 @@ from worldsim.games.rooms.map import Thing
 
 HEADER = struct.Struct("<4sii")  # kind, number of lumps, where their directory is
 ENTRY = struct.Struct("<ii8s")  # where a lump is, its size, its name
+MULTIPLAYER = 16
 THING = struct.Struct("<hhhhh")  # x, y, angle, editor number, flags
 
 Lump = tuple[str, bytes]
@@ -48,8 +49,13 @@ def read_wad(path: Path) -> list[Lump]:
     ]
 
 
-def read_things(lumps: Iterable[Lump], map_name: str) -> list[Thing]:
-    """Return what stands in a map of Doom's own format, in all kinds of games and at all skills.
+def read_things(lumps: Iterable[Lump], map_name: str, skill: int | None = None) -> list[Thing]:
+    """Return what stands in a map of Doom's own format.
+
+    Args:
+        lumps: Of the WAD.
+        map_name: Of the map.
+        skill: Only what there is for one player at this skill, 1 to 5; None is all kinds of games and skills.
 
     Raises:
         WorldError: If there is no such map.
@@ -58,4 +64,9 @@ def read_things(lumps: Iterable[Lump], map_name: str) -> list[Thing]:
     if not any(name == map_name for name, _ in following):
         raise WorldError(f"there is no map {map_name}")
     content = next(content for name, content in following if name == "THINGS")
-    return [Thing(kind, x, y, angle) for x, y, angle, kind, _ in THING.iter_unpack(content)]
+    wanted = None if skill is None else 1 << max(0, min(skill, 4) - 2)
+    return [
+        Thing(kind, x, y, angle)
+        for x, y, angle, kind, flags in THING.iter_unpack(content)
+        if wanted is None or (flags & wanted and not flags & MULTIPLAYER)
+    ]
