@@ -1,4 +1,4 @@
-"""What a game says of itself for measures: events, how pictures show them, and meters to be read."""
+"""Events of a game, how pictures show them, and meters to be read: what a game says for measures."""
 
 from __future__ import annotations
 
