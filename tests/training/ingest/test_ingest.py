@@ -106,7 +106,8 @@ def test_every_other_format_becomes_episodes(tmp_path: Path) -> None:
     yaw = infos["mine"].actions.axes[-1]
     (name,) = list_episodes(tmp_path / "mine/train")
     pressed = read_episode(tmp_path / "mine/train", name).actions[:, -1]
-    assert [float(yaw.buttons[value - 1]) if value else 0 for value in pressed[:4]] == [0, 3.215, 5.809, 10]
+    assert [round(yaw.centres[value], 3) for value in pressed[:4]] == [0, 3.215, 5.809, 10]
+    assert (yaw.buttons[0], yaw.buttons[-1]) == ("left-5", "right-5")
     folders = [tmp_path / name / "train" for name in sources]
     with pytest.raises(ValueError, match="but .* are needed"):
         load_episodes(folders)
