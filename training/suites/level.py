@@ -64,6 +64,11 @@ class LevelSuite:
         self.game = find_game(recordings.info.name)
         if self.game.measures is None:
             raise WorldError(f"suite=level is of games that name their events, {self.game.name} names none")
+        if (found := (described.height, described.width)) != (self.game.height, self.game.width):
+            raise WorldError(
+                f"suite=level reads pictures of {self.game.width} x {self.game.height} pixels, those of "
+                f"{described.name} have {found[1]} x {found[0]}"
+            )
         self.recordings, self.measures = recordings, self.game.measures
         self.labelled = LabelledRecordings(recordings, config.context_frames)
         self.network = load_features(Path(config.level.features or SHIPPED_FEATURES), choice.device)
@@ -91,14 +96,14 @@ class LevelSuite:
         """Measure the parts that were asked for; where it is wanted, first of the game itself."""
         if self.config.level.game:
             with GameDreams(self.game, self.recordings) as game:
-                ceiling = self.dreams.of(game)
-                self._measure({name: part_of(ceiling, name) for name in ("events", "walls", "meter")}, "game")
-        parts: dict[str, Callable[[], Any]] = {
-            **{name: part_of(self.dreams, name) for name in ("events", "walls", "meter")},
-            "turn": self._turn,
-            "played": self._play,
-        }
-        self._measure({name: parts[name] for name in LEVEL_PARTS}, None)
+                self._measure(self._parts_of(self.dreams.of(game)), "game")
+        self._measure(self._parts_of(self.dreams) | {"turn": self._turn, "played": self._play})
+
+    def _parts_of(self, measures: EventMeasures) -> dict[str, Callable[[], Any]]:
+        def measure_events() -> dict[str, Any]:
+            return {event.name: attempt(partial(measures.event, event)) for event in self.measures.events}
+
+        return {"events": measure_events, "walls": measures.walls, "meter": measures.meter}
 
     def format_detectors(self) -> str:
         """Return the accuracy of the detectors as a table."""
@@ -110,17 +115,15 @@ class LevelSuite:
             cells.append((name, shown, hidden))
         return align(cells)
 
-    def _measure(self, parts: dict[str, Callable[[], Any]], owner: str | None) -> None:
-        keys = [] if owner is None else [owner]
-
+    def _measure(self, parts: dict[str, Callable[[], Any]], *keys: str) -> None:
         def store(part: str, found: Any, seconds: float) -> None:
             self.report.update({part: found}, *keys)
             self.report.update({part: seconds}, "measured_in_seconds", *keys)
             self.report.update(self.dreams.accuracies, "detectors")
             self.report.update({"goals": check(self.report.data, LEVEL_TARGETS)})
 
-        chosen = {name: part for name, part in parts.items() if name in self.config.chosen_parts}
-        self.report.measure(chosen, store)
+        chosen = [part for part in LEVEL_PARTS if part in parts and part in self.config.chosen_parts]
+        self.report.measure({part: partial(attempt, parts[part]) for part in chosen}, store)
 
     def _turn(self) -> Any:
         settings = RevisitSettings(num_others=NUM_OTHERS, context_frames=self.config.context_frames)
@@ -156,6 +159,10 @@ class LevelSuite:
         )
 
 
-def part_of(measures: EventMeasures, part: str) -> Callable[[], Any]:
-    """Return what measures a part of `EventMeasures`."""
-    return getattr(measures, part)
+def attempt(measure: Callable[[], Any]) -> Any:
+    """Return what is measured, or why it cannot be: too few situations of one kind stop no other measure."""
+    try:
+        return measure()
+    except WorldError as error:
+        print(f"not measured: {error}", flush=True)
+        return {"skipped": str(error)}

@@ -18,7 +18,7 @@ from worldsim.games.status import BAR_HEIGHT, read_health, read_kills
 NUM_ROWS = HEIGHT - BAR_HEIGHT
 ATTACK = 1  # value of the axis `act`
 FLASHING = (2, 4)  # pistol to chaingun: fists have no flash, rockets leave after more than three frames
-FLASH_FRAMES = 2  # that a flash lasts at least, the first included
+DARK_FRAMES = 6  # after a shot, from which on its flash is over
 STILL = 1.0  # map units a frame: who moves less stands
 RAYS = (-40.0, -20.0, 0.0, 20.0, 40.0)  # degrees from where the player looks; the view is 90 wide
 WALL_DEPTH, ROOM_DEPTH = 64.0, 220.0  # of the median ray: below, a wall fills the view, above, a room is seen
@@ -44,11 +44,10 @@ def flashes(columns: Columns) -> np.ndarray:
 
 
 def is_quiet(columns: Columns) -> np.ndarray:
-    """Nothing was fired for some frames, and no trigger is pulled."""
+    """Nothing was fired for longer than a flash lasts, though the trigger may be pulled."""
     recent = np.cumsum(fires(columns))
-    pulled = np.cumsum(columns["act"] == ATTACK)
-    ago = np.maximum(np.arange(len(recent)) - 10, 0)
-    return (recent == recent[ago]) & (pulled == pulled[ago]) & (np.arange(len(recent)) > 10)
+    ago = np.maximum(np.arange(len(recent)) - DARK_FRAMES, 0)
+    return (recent == recent[ago]) & (np.arange(len(recent)) > DARK_FRAMES) & can_flash(columns)
 
 
 def can_flash(columns: Columns) -> np.ndarray:

@@ -162,10 +162,6 @@ class EventMeasures:
         """Of the detectors used so far, on recorded frames, by what they detect."""
         return {name: detector.accuracy for name, detector in self._detectors.items()}
 
-    def events(self) -> dict[str, EventScores]:
-        """Return `event` of each of the game's, by its name."""
-        return {event.name: self.event(event) for event in self._measures.events}
-
     def event(self, event: Event) -> EventScores:
         """Press the button of an event, and where it needs the button, dream it once more without.
 
