@@ -241,6 +241,7 @@ class DoomGame(RealGame):
         reward = self._game.make_action(press_buttons(self.entry, action), self.entry.tics_per_frame)
         self._tics += self.entry.tics_per_frame
         if self._game.is_episode_finished():
+            assert self._last.pose is not None, "Doom tells each frame's pose"
             frame, labels = self._draw(self._last.frame), self._label(None, self._last.pose)
             self._last = replace(self._last, frame=frame, reward=reward, terminated=True, labels=labels)
         else:

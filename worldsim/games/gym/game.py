@@ -50,8 +50,8 @@ class GymEntry(GameEntry):
         """Return the versions of the packages that it is from."""
         return self.version
 
-    def open(self) -> GymGame:
-        """Make the environment."""
+    def open(self, *, labelled: bool = False) -> GymGame:
+        """Make the environment; it has no labels."""
         return GymGame(self)
 
     @property
@@ -82,8 +82,8 @@ class GymGame(RealGame):
         self._reformatter = VideoReformatter()
         self._last: Observation | None = None
 
-    def reset(self, seed: int) -> Observation:
-        """Begin an episode of a seed."""
+    def reset(self, seed: int, start: str = "") -> Observation:
+        """Begin an episode of a seed; there are no other starts."""
         with told(f"{self.entry.env_id} fails in reset"):
             self.observation, _ = self.env.reset(seed=seed)
         self._last = Observation(self._frame(), None)
