@@ -149,9 +149,8 @@ def train_world(
             frames_per_batch=config.batch_size * config.sequence_length,
             on_checkpoint=on_checkpoint,
         )
-    can_be_played = not has_poses or world.odometry is not None
-    then = "play it with: python play.py" if can_be_played else "then python -m training.odometry"
-    fabric.print(f"world in {run.path / 'world'}; {then} world={run.path / 'world'}")
+    then = "play.py" if world.odometry is not None or not has_poses else "-m training.odometry"
+    fabric.print(f"world in {run.path / 'world'}; go on with: python {then} world={run.path / 'world'}")
 
 
 def check_objective(config: TrainWorldConfig, model: DenoiserConfig) -> None:

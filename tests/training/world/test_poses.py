@@ -125,7 +125,7 @@ def test_a_world_becomes_one_of_keys_of_poses_and_is_asked_for_views(
     finetune.run(run_config(tmp_path))
     told = capsys.readouterr().out
     assert "recall_watched_kept_db" in told and "recall_seen_gain_se" in told
-    assert f"then python -m training.odometry world={tmp_path / 'run' / 'world'}" in told
+    assert f"go on with: python -m training.odometry world={tmp_path / 'run' / 'world'}" in told
     shape = World.from_pretrained(str(tmp_path / "run" / "world")).config.denoiser
     assert (shape.memory_keys, shape.memory_phase) == ("pose", "none")
 
