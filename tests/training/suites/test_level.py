@@ -37,12 +37,12 @@ assert ENTRY.measures is not None
 MEASURES = ENTRY.measures
 CONTEXT = 6
 SEEDS = {
-    "fight": range(7),
-    "open-doors": (3, 11, 14, 20, 24, 47, 48, 58, 60, 78),  # all before one side of one door
+    "fight": range(6),
+    "open-doors": (3, 11, 14, 20, 24, 47, 48, 58),  # all before one side of one door
     "push": range(6),
-    "skirmish": range(7),
+    "skirmish": range(6),
 }
-FRAMES = {"fight": 80, "open-doors": 64, "push": 110, "skirmish": 90}
+FRAMES = {"fight": 70, "open-doors": 56, "push": 100, "skirmish": 80}
 
 
 class StandsStill(Dreamer):
@@ -120,7 +120,7 @@ def test_the_game_does_what_is_asked_and_what_stands_still_does_not(
     assert game.seen.mean == pytest.approx(game.game.mean, abs=0.2)
     if event.needs_press:
         assert game.unasked is not None and game.unasked.mean is not None
-        assert game.unasked.mean <= 0.25 < game.seen.mean
+        assert game.unasked.mean <= game.seen.mean - 0.4
     else:
         assert game.over_game.mean == pytest.approx(1.0)
 

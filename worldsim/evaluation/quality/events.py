@@ -274,9 +274,9 @@ class EventMeasures:
         opened = []
         for batch, *_ in self._batches(pushes, 1):
             frames = self._dreamer.dream(batch, actions.expand(len(batch.clips), -1, -1))
-            late = range(len(actions) - WALK_FRAMES, len(actions))
-            shown = [detector.detect(frames[:, index], frames[:, index - 1]).numpy() for index in late]
-            opened.append(np.mean(shown, axis=0) > OPEN_SHARE)
+            late, earlier = frames[:, -WALK_FRAMES:], frames[:, -WALK_FRAMES - 1 : -1]
+            shown = detector.detect(late.flatten(0, 1), earlier.flatten(0, 1)).unflatten(0, late.shape[:2])
+            opened.append((shown.float().mean(dim=1) > OPEN_SHARE).numpy())
         return rate(np.concatenate(opened), self._recordings.names(pushes))
 
     def _way_off(self) -> Tensor:
@@ -330,12 +330,9 @@ class EventMeasures:
         detector = self._detector(
             shows.name, lambda: Detector(shows, self._network, self._recordings, self._seed)
         )
-        sequence = [before, *frames.unbind(1)]
-        found = [
-            detector.detect(frame, last).numpy()
-            for last, frame in zip(sequence[:-1], sequence[1:], strict=True)
-        ]
-        return np.sum(found, axis=0) >= event.least_frames
+        earlier = torch.cat([before[:, None], frames[:, :-1]], dim=1)
+        found = detector.detect(frames.flatten(0, 1), earlier.flatten(0, 1))
+        return found.unflatten(0, frames.shape[:2]).sum(dim=1).numpy() >= event.least_frames
 
     def _detector_of(self, measures: Measures) -> Detector:
         sign = measures.open_view
