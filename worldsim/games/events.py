@@ -1,4 +1,4 @@
-"""What a game says of itself for measures: events, how pictures show them, and meters to be read."""
+"""Declarations of a game for measures: its events, how pictures show them, and the meters in them."""
 
 from __future__ import annotations
 
