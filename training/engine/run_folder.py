@@ -36,6 +36,7 @@ FREE_SETTINGS = (
     "out",
     "codec",
     "init",
+    "odometry",
     "data.train",
     "data.heldout",
     "data.num_workers",

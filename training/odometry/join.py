@@ -7,12 +7,12 @@ from pathlib import Path
 
 from training.odometry.measures import QUANTILES
 from training.odometry.settings import MeasureConfig
+from training.world.integrated_poses import load_fitting
 from training.world.train import add_provenance
 from worldsim.errors import WorldError
 from worldsim.model.config import MemoryKeys
-from worldsim.model.memory.odometry import load_odometry
-from worldsim.storage.files import read_json
-from worldsim.world.rewrite import check_described, encoder_digest, save_described
+from worldsim.storage.tensors import read_object
+from worldsim.world.rewrite import check_described, save_described
 from worldsim.world.world import World
 
 MEASURES_FILE, NETWORK, JOINED = "measures.json", "odometry", "world"
@@ -44,13 +44,11 @@ def join(world: World, network: Path, config: MeasureConfig, out: Path) -> Path:
         out: Folder of the run.
 
     Raises:
-        WorldError: If it reads the latents of another encoder, or other buttons.
+        WorldError: If it reads the latents of another encoder, or other buttons, or what was measured is not
+            what `training.odometry` writes.
     """
-    odometry, told = load_odometry(network), describe_errors(network.parent / MEASURES_FILE, config)
-    if odometry.config.encoder != encoder_digest(world.codec):
-        raise WorldError(
-            f"the odometry reads the latents of another encoder than that of world {world.config.name!r}"
-        )
+    odometry, _ = load_fitting(network, world)
+    told = describe_errors(network.parent / MEASURES_FILE, config)
     provenance = add_provenance(world.config.provenance, "odometry", told)
     described = replace(world.config, odometry=odometry.config, provenance=provenance)
     save_described(world, described, out / JOINED, odometry=odometry)
@@ -62,10 +60,13 @@ def describe_errors(path: Path, config: MeasureConfig) -> str:
     told = "taught on recorded poses"
     if not path.is_file():
         return told
-    label = next(iter(QUANTILES))
-    measured = next(each for name, each in read_json(path).items() if name != "steps")
-    told += f"; {config.frames} frames on the heading is off by "
-    told += f"{measured[f'shown_heading_{label}_degrees']:.2f} degrees"
-    if (share := measured.get(f"shown_place_{label}_share")) is not None:
-        told += f", the place by {100 * share:.1f} % of the way"
-    return f"{told} ({label} of {measured['clips']:.0f} held-out paths)"
+    label, told_of = next(iter(QUANTILES)), read_object(path)
+    try:
+        measured = next(each for name, each in told_of.items() if name != "steps")
+        degrees, clips = float(measured[f"shown_heading_{label}_degrees"]), float(measured["clips"])
+        share = measured.get(f"shown_place_{label}_share")
+        place = "" if share is None else f", the place by {100 * float(share):.1f} % of the way"
+    except (StopIteration, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise WorldError(f"{path} holds no measures of odometry: it has to lie elsewhere") from error
+    told += f"; {config.frames} frames on the heading is off by {degrees:.2f} degrees{place}"
+    return f"{told} ({label} of {clips:.0f} held-out paths)"

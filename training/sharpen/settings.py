@@ -174,7 +174,7 @@ class SharpenConfig:
     learning_rate: float = setting(4e-5, "Of the world (Adam), at full height.", above=0)
     rollout: RolloutConfig = setting(RolloutConfig, "The clips.")
     critic: CriticConfig = setting(CriticConfig, "The critic, with objective=critic.")
-    energy: EnergyConfig = setting(EnergyConfig, "The score, with objective=energy.")
+    energy: EnergyConfig = setting(EnergyConfig, "The score, alone or beside the critic.")
     rules: RulesConfig = setting(RulesConfig, "What ends a run.")
     loop: LoopConfig = setting(LoopConfig, "Length and care.")
     fabric: FabricConfig = setting(FabricConfig, "Device, precision, distribution.")

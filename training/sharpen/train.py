@@ -115,8 +115,7 @@ def begin_training(config: SharpenConfig, world: World, fabric: Fabric) -> Train
     if config.objective == "critic":
         training.begins = (config.critic.warmup_updates, 0)
     if config.fabric.compile:
-        for part in objective.children():
-            network = part.trunk if isinstance(part, Critic) else part
+        for network in objective.modules():
             for block in network.layers() if isinstance(network, Denoiser) else ():
                 block.compile(dynamic=False)
     return training
@@ -312,7 +311,9 @@ class Sharpening:
         config, device = self.config, self.fabric.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         frames = ", ".join(map(str, config.rollout.frames))
-        how = "a critic of whole clips" if config.objective == "critic" else "the energy score"
+        how = "the energy score" if config.objective == "energy" else "a critic of whole clips"
+        if config.objective == "critic" and config.critic.energy_weight:
+            how += " with the energy score beside it"
         return (
             f"sharpened for one denoising step: {training.step:,} updates by {how} on its own roll-outs of "
             f"{frames} frames, {training.seconds / 60:.1f} minutes on {self.fabric.world_size} x {name}"

@@ -1,4 +1,8 @@
-"""Poses that odometry integrates of recorded episodes: what a world believes in play, errors and all."""
+"""Poses that odometry integrates of recorded episodes, errors and all, as a world's path has them in play.
+
+They are those that frames show. In play a frame is drawn where its action lets expect it, and the path goes
+on from where the frame shows to be.
+"""
 
 # E episodes, F frames of the longest, T frames of all of them end to end
 
@@ -13,30 +17,44 @@ from torch.nn.utils.rnn import pad_sequence
 
 from training.data.latents import LatentVideo
 from worldsim.errors import WorldError
-from worldsim.model.memory.odometry import Odometry, integrate, load_odometry, motion_energies
+from worldsim.model.memory.odometry import (
+    SHAPE_FILE,
+    WEIGHTS_FILE,
+    Odometry,
+    integrate,
+    load_odometry,
+    motion_energies,
+)
+from worldsim.storage.tensors import sha256_of
 from worldsim.world import World
+from worldsim.world.config import check_odometry
 from worldsim.world.rewrite import encoder_digest
 
+NETWORK = "odometry"
+"""Of a run of `training.odometry`, the folder of the network."""
 CHUNK = 256
 """Frames that are compared with those before them at once."""
 
 
-def load_fitting(folder: Path, world: World) -> Odometry:
-    """Return the odometry network of a folder.
+def load_fitting(folder: Path, world: World) -> tuple[Odometry, str]:
+    """Return an odometry network that follows a world's poses, and a digest of its weights.
+
+    Args:
+        folder: Of the network, or of the run of `training.odometry` that wrote it.
+        world: With keys of poses.
 
     Raises:
         WorldError: If there is none, or it reads other latents or buttons than the world's.
     """
+    if not (folder / SHAPE_FILE).is_file() and (folder / NETWORK / SHAPE_FILE).is_file():
+        folder = folder / NETWORK
     odometry = load_odometry(folder)
-    config, model = odometry.config, world.config.denoiser
-    for what, own, needed in (
-        ("latents of shape", config.latent_shape, model.latent_shape),
-        ("axes of", config.num_values, model.num_values),
-        ("latents of the encoder", config.encoder, encoder_digest(world.codec)),
-    ):
-        if own and own != needed:
-            raise WorldError(f"odometry={folder} reads {what} {own}, but the world's are {needed}")
-    return odometry
+    check_odometry(world.config, odometry.config)
+    if odometry.config.encoder != encoder_digest(world.codec):
+        raise WorldError(
+            f"{folder} reads the latents of another encoder than that of world {world.config.name!r}"
+        )
+    return odometry, sha256_of(folder / WEIGHTS_FILE)
 
 
 @torch.no_grad()
@@ -49,9 +67,9 @@ def with_integrated_poses(video: LatentVideo, odometry: Odometry) -> LatentVideo
     """
     assert video.poses is not None
     odometry = odometry.to(video.latents.device)
-    before = torch.cat([video.latents[:1], video.latents[:-1]])  # an episode's first frame is not asked for
-    chunks = zip(before.split(CHUNK), video.latents.split(CHUNK), strict=True)
-    energies = torch.cat([motion_energies(*chunk).half() for chunk in chunks])
+    pairs = zip(video.latents[:-1].split(CHUNK), video.latents[1:].split(CHUNK), strict=True)
+    compared = [motion_energies(*pair).half() for pair in pairs]
+    energies = torch.cat([compared[0][:1], *compared])  # an episode's first frame is not asked for
     rows = (part.split(video.lengths) for part in (video.leading, energies))
     actions, energies = (pad_sequence(list(each), batch_first=True)[:, 1:] for each in rows)  # [E, F - 1, ..]
     _, shown, _ = odometry.follow(odometry.initial_state(len(actions)), actions, energies)

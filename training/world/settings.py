@@ -37,8 +37,9 @@ class TrainWorldConfig:
     validation: ValidationConfig = setting(ValidationConfig, "What is measured at every checkpoint.")
     odometry: str = setting(
         "",
-        "Folder that training.odometry wrote, for memory_keys=pose: some clips get the poses that it "
-        "integrates, errors and all, as a world has them in play; '' gives all clips the recorded ones.",
+        "OUT of training.odometry, or its network's folder, for memory_keys=pose: some clips get the poses "
+        "that it integrates, errors and all, as a world's path has them in play; '' gives all clips the "
+        "recorded ones.",
     )
     integrated_share: float = setting(0.5, "Share of the clips that get those poses.", minimum=0, maximum=1)
     batch_size: int = setting(

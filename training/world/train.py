@@ -108,6 +108,7 @@ def train_world(
         check_outcomes([*episodes.train, *episodes.heldout])
     has_poses = world.config.denoiser.memory_keys == MemoryKeys.POSE
     check_objective(config, world.config.denoiser)
+    odometry, odometry_digest = load_fitting(Path(config.odometry), world) if config.odometry else (None, "")
     if has_poses:
         check_poses([*episodes.train, *episodes.heldout])
         episodes.check_lengths("validation.recall_frames", config.validation.recall_frames, heldout_only=True)
@@ -115,11 +116,11 @@ def train_world(
     size = (world.config.height, world.config.width)
     if has_new_heads:
         set_reward_units(world, footage, fabric)
-    odometry = load_fitting(Path(config.odometry), world) if config.odometry else None
     told = {"with_outcomes": has_heads, "with_poses": has_poses, "odometry": odometry}
     batch_at = make_passes(footage.parts, config, passes, **told)
     starts = take_starts(episodes.heldout, config.num_starts, config.start_frames, size)
-    run.check_inputs(fabric, passes.total, **footage.digests, **({"init": begun_from} if begun_from else {}))
+    named = {name: digest for name, digest in (("init", begun_from), ("odometry", odometry_digest)) if digest}
+    run.check_inputs(fabric, passes.total, **footage.digests, **named)
 
     training = begin_training(config, world.denoiser, world.config.outcome, footage.parts, passes, fabric)
 

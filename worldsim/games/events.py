@@ -1,4 +1,4 @@
-"""Events of a game, how pictures show them, and meters to be read: what a game says for measures."""
+"""Declarations of a game for measures: its events, how pictures show them, and the meters in them."""
 
 from __future__ import annotations
 

@@ -173,6 +173,17 @@ def test_what_was_taught_before_is_joined_without_video(
         main.run(
             config_of(tmp_path / "third", world, video, **(settings | {"init": str(tmp_path / "foreign")}))
         )
+    (tmp_path / "measures.json").write_text("[1]")
+    save_odometry(load_odometry(taught / "odometry"), tmp_path / "measured")
+    with pytest.raises(WorldError, match="not a JSON object"):
+        main.run(
+            config_of(tmp_path / "third", world, video, **(settings | {"init": str(tmp_path / "measured")}))
+        )
+    (tmp_path / "measures.json").write_text('{"steps": 1}')
+    with pytest.raises(WorldError, match="holds no measures of odometry"):
+        main.run(
+            config_of(tmp_path / "third", world, video, **(settings | {"init": str(tmp_path / "measured")}))
+        )
     assert not (tmp_path / "third" / "world").exists()
 
 

@@ -22,7 +22,7 @@ from training.sharpen.adversarial import (
     scale_gradient,
 )
 from training.sharpen.critic import Critic, Logits, VideoHead, frozen
-from training.sharpen.energy import SelfRolloutEnergy
+from training.sharpen.energy import EnergyScore, SelfRolloutEnergy
 from training.sharpen.rollouts import OwnFrames, watch_clips
 from training.sharpen.settings import CriticConfig, EnergyConfig, RolloutConfig
 from worldsim.model.denoiser import Denoiser
@@ -58,6 +58,22 @@ def judge(critic: Critic, frames: Tensor) -> Logits:
 
 def losses_of(objective: SelfRolloutCritic, balanced: float = 0.0) -> dict[str, Tensor]:
     return objective(*clips(), torch.Generator().manual_seed(5), torch.tensor(balanced))
+
+
+def test_the_score_beside_the_critic_counts_by_its_weight() -> None:
+    plain = losses_of(make_objective())
+    found = {}
+    for weight in (0.0, 2.0):
+        objective = make_objective()
+        objective.score = EnergyScore(objective.denoiser, EnergyConfig(feature_weight=0))
+        objective.goals = replace(objective.goals, energy_weight=weight)
+        found[weight] = losses_of(objective)
+    assert "spread" not in plain and found[2.0]["spread"] > 0
+    for name in ("loss_critic", "penalty", "loss_generator", "loss_anchor"):
+        torch.testing.assert_close(found[2.0][name], found[0.0][name], rtol=1e-4, atol=1e-5)
+    sum_of = sum(found[2.0][name] for name in ("loss_critic", "penalty", "loss_generator", "loss_anchor"))
+    torch.testing.assert_close(found[0.0]["loss"].detach(), sum_of, rtol=1e-4, atol=1e-4)
+    assert float(found[2.0]["loss"] - found[0.0]["loss"]) > 0.1
 
 
 def test_a_clip_has_a_logit_for_each_token_of_three_depths_and_one_of_its_own() -> None:

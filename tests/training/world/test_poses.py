@@ -36,6 +36,7 @@ from worldsim.model.memory.odometry import Odometry, OdometryConfig, integrate, 
 from worldsim.model.memory.pose import pose_distances
 from worldsim.sampler import SamplerConfig
 from worldsim.world import World
+from worldsim.world.rewrite import encoder_digest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -289,5 +290,29 @@ def test_a_share_of_the_clips_gets_the_poses_that_odometry_integrates(tmp_path: 
         is_same += (found == right).flatten(1).all(1).tolist()
     assert 0.25 < np.mean(is_same) < 0.75
     save_odometry(odometry, tmp_path / "odometry")
-    with pytest.raises(WorldError, match=r"reads axes of \[60, 60, 60\], but the world's are \[3, 3, 3\]"):
-        load_fitting(tmp_path / "odometry", tiny_world())
+    with pytest.raises(WorldError, match=r"actions of values \[3, 3, 3\], its odometry reads \[60, 60, 60\]"):
+        load_fitting(tmp_path, tiny_world(has_odometry=True))
+
+
+def test_a_run_with_odometry_resumes_to_the_same_weights_and_notices_another_network(tmp_path: Path) -> None:
+    whole = tiny_world(has_odometry=True)
+    assert whole.odometry is not None
+    begun_from = World.from_pretrained(run_config(tmp_path).init)
+    whole.odometry.config.encoder = encoder_digest(begun_from.codec)
+    save_odometry(whole.odometry, tmp_path / "first")
+    given = {"odometry": str(tmp_path / "first"), "integrated_share": 1.0}
+    finetune.run(run_config(tmp_path, **given))
+    at_once = World.from_pretrained(tmp_path / "run" / "world").denoiser.state_dict()
+    loop = LoopConfig(num_steps=2, warmup_steps=1, decay_fraction=0.0, checkpoint_seconds=1e9)
+    out = {"out": str(tmp_path / "parts")}
+    finetune.run(run_config(tmp_path, **given, **out, loop=replace(loop, num_steps=1)))
+    save_odometry(whole.odometry, tmp_path / "moved")
+    finetune.run(run_config(tmp_path, **(given | {"odometry": str(tmp_path / "moved")}), **out, loop=loop))
+    for name, tensor in World.from_pretrained(tmp_path / "parts" / "world").denoiser.state_dict().items():
+        assert torch.equal(tensor, at_once[name]), name
+    with torch.no_grad():
+        whole.odometry.energy_mean.add_(1)
+    save_odometry(whole.odometry, tmp_path / "moved")
+    given |= {"odometry": str(tmp_path / "moved")}
+    with pytest.raises(WorldError, match="odometry"):
+        finetune.run(run_config(tmp_path, **given, **out, loop=replace(loop, num_steps=3)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.data.episode_table import read_table
-from worldsim.data.episodes import EpisodeWriter
+from worldsim.data.episodes import EpisodeWriter, read_episode
 from worldsim.errors import WorldError
 
 ACTIONS = ActionLayout(
@@ -47,6 +48,11 @@ def write(folder: Path, *lines: str) -> None:
         ('"pose": {"x": "1", "y": 2, "angle_degrees": 0}', "x must be a finite number"),
         ('"pose": {"x": 1, "y": Infinity, "angle_degrees": 0}', "Infinity is not a number of JSON"),
         ('"pose": {"x": 1, "y": 1e300, "angle_degrees": 0}', "y must be a finite number"),
+        ('"labels": 7', "labels must be a list of numbers, got a int"),
+        ('"labels": [1, "2"]', "a label must be a finite number"),
+        ('"labels": [1, true]', "a label must be a finite number"),
+        ('"labels": [1, 1e39]', "a label must be a finite number"),
+        ('"game_start": 7', "game_start must be a text, got a int"),
         ('"player": 7', "player must be a text, got a int"),
         ('"player": null', "player must be a text, got a NoneType"),
         ('"sha256": 7', "sha256 must be a text"),
@@ -138,3 +144,38 @@ def test_numbers_of_numpy_are_written_as_numbers(tmp_path: Path) -> None:
         "game_seed": 7,
         "pose": {"x": 1.0, "y": 2.0, "angle_degrees": 3.0},
     }
+
+
+def test_labels_are_written_in_the_order_of_their_names_and_read(tmp_path: Path) -> None:
+    frame, info = np.zeros((32, 48, 3), np.uint8), replace(INFO, labels=("health", "kills"))
+    with EpisodeWriter(tmp_path, "a", info) as writer:
+        writer.add(frame, np.array([0, 0]), labels=(np.float32(99.5), 2), game_start="door")
+        with pytest.raises(WorldError, match="a.mp4: 1 labels for a dataset of 2"):
+            writer.add(frame, None, labels=(1.0,))
+        writer.add(frame, None, labels=(98.12345, 3.0))
+    assert DatasetInfo.load(tmp_path) == info
+    lines = (tmp_path / "a.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["labels"] == [99.5, 2] and '"labels": [98.123, 3]' in lines[1]
+    episode = read_episode(tmp_path, "a")
+    assert episode.labels is not None and episode.game_start == "door"
+    assert np.allclose(episode.labels, [[99.5, 2], [98.123, 3]])
+    replace(info, labels=("health",)).save(tmp_path)
+    with pytest.raises(WorldError, match=r"a.jsonl has 2 labels a line, but dataset.json names 1"):
+        read_episode(tmp_path, "a")
+    (tmp_path / "a.jsonl").write_text(lines[0] + "\n" + lines[1].replace(", 3]", "]") + "\n")
+    with pytest.raises(WorldError, match="line 2 has 1 labels, the first line has 2"):
+        read_table(tmp_path, "a", ACTIONS)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ("health", "labels must be a list of names"),
+        (["a", 1], "a list of names"),
+        (["a", "a"], "different names"),
+    ],
+)
+def test_names_of_labels_are_checked(labels: Any, message: str) -> None:
+    with pytest.raises(WorldError, match=message):
+        DatasetInfo.from_json(INFO.to_json() | {"labels": labels})
+    assert "labels" not in INFO.to_json()
