@@ -103,24 +103,20 @@ def train_world(
         dtype=product_dtype_of(config.fabric),
     )
     episodes = Episodes.of(config.data, config.validation, world.config.actions)
-    has_heads = world.config.denoiser.outcome_heads
-    if has_heads:
-        check_outcomes([*episodes.train, *episodes.heldout])
-    has_poses = world.config.denoiser.memory_keys == MemoryKeys.POSE
     check_objective(config, world.config.denoiser)
+    check_recorded(config, world.config.denoiser, episodes)
     odometry, odometry_digest = load_fitting(Path(config.odometry), world) if config.odometry else (None, "")
-    if has_poses:
-        check_poses([*episodes.train, *episodes.heldout])
-        episodes.check_lengths("validation.recall_frames", config.validation.recall_frames, heldout_only=True)
     footage = load_footage(world.codec, episodes, config.data, config.validation, fabric, passes)
     size = (world.config.height, world.config.width)
     if has_new_heads:
         set_reward_units(world, footage, fabric)
-    told = {"with_outcomes": has_heads, "with_poses": has_poses, "odometry": odometry}
+    model = world.config.denoiser
+    is_posed = model.memory_keys == MemoryKeys.POSE
+    told = {"with_outcomes": model.outcome_heads, "with_poses": is_posed, "odometry": odometry}
     batch_at = make_passes(footage.parts, config, passes, **told)
     starts = take_starts(episodes.heldout, config.num_starts, config.start_frames, size)
-    named = {name: digest for name, digest in (("init", begun_from), ("odometry", odometry_digest)) if digest}
-    run.check_inputs(fabric, passes.total, **footage.digests, **named)
+    named = {"init": begun_from, "odometry": odometry_digest}
+    run.check_inputs(fabric, passes.total, **footage.digests, **{k: v for k, v in named.items() if v})
 
     training = begin_training(config, world.denoiser, world.config.outcome, footage.parts, passes, fabric)
 
@@ -150,7 +146,7 @@ def train_world(
             frames_per_batch=config.batch_size * config.sequence_length,
             on_checkpoint=on_checkpoint,
         )
-    then = "play.py" if world.odometry is not None or not has_poses else "-m training.odometry"
+    then = "play.py" if world.odometry is not None or not is_posed else "-m training.odometry"
     fabric.print(f"world in {run.path / 'world'}; go on with: python {then} world={run.path / 'world'}")
 
 
@@ -173,6 +169,16 @@ def check_objective(config: TrainWorldConfig, model: DenoiserConfig) -> None:
         raise WorldError(
             f"objective.recall_share needs layers of constant memory, got full_layers {model.full_layers}"
         )
+
+
+def check_recorded(config: TrainWorldConfig, model: DenoiserConfig, episodes: Episodes) -> None:
+    """Raise `WorldError` if episodes lack what the network learns from beside frames; decodes nothing."""
+    every = [*episodes.train, *episodes.heldout]
+    if model.outcome_heads:
+        check_outcomes(every)
+    if model.memory_keys == MemoryKeys.POSE:
+        check_poses(every)
+        episodes.check_lengths("validation.recall_frames", config.validation.recall_frames, heldout_only=True)
 
 
 def begin_training(
