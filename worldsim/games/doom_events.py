@@ -13,7 +13,7 @@ from worldsim.games.doom_doors import read_walls
 from worldsim.games.events import Columns, Count, Event, Measures, Meter, Sign
 from worldsim.games.rooms.view import HEIGHT, WIDTH
 from worldsim.games.rooms.wad import read_wad
-from worldsim.games.status import BAR_HEIGHT, read_health, read_kills
+from worldsim.games.status import BAR_HEIGHT, read_health, read_kills, read_rounds
 
 NUM_ROWS = HEIGHT - BAR_HEIGHT
 ATTACK = 1  # value of the axis `act`
@@ -44,10 +44,11 @@ def flashes(columns: Columns) -> np.ndarray:
 
 
 def is_quiet(columns: Columns) -> np.ndarray:
-    """Nothing was fired for longer than a flash lasts, though the trigger may be pulled."""
+    """Nothing was fired for longer than a flash lasts, though a monster is in view or the trigger pulled."""
     recent = np.cumsum(fires(columns))
     ago = np.maximum(np.arange(len(recent)) - DARK_FRAMES, 0)
-    return (recent == recent[ago]) & (np.arange(len(recent)) > DARK_FRAMES) & can_flash(columns)
+    is_dark = (recent == recent[ago]) & (np.arange(len(recent)) > DARK_FRAMES)
+    return is_dark & can_flash(columns) & ((columns["monsters"] > 0) | (columns["act"] == ATTACK))
 
 
 def can_flash(columns: Columns) -> np.ndarray:
@@ -67,6 +68,11 @@ def is_aimed(columns: Columns) -> np.ndarray:
     is_square = (share >= SQUARE) & (share <= 1 - SQUARE)
     near = columns["monster_distance"] < AIM_DISTANCE
     return (columns["monsters"] > 0) & is_square & near & can_flash(columns)
+
+
+def read_spent(frames: np.ndarray) -> np.ndarray:
+    """Return a number that grows with each round that leaves the weapon, as frames show those left."""
+    return -read_rounds(frames)
 
 
 def kills(columns: Columns) -> np.ndarray:
@@ -164,6 +170,16 @@ MEASURES = Measures(
     events=(
         Event(
             name="fires when asked",
+            axis="act",
+            button="attack",
+            quiet=12,
+            given=can_fire,
+            happens=fires,
+            within=3,
+            shows=Count(name="rounds spent", read=read_spent),
+        ),
+        Event(
+            name="a muzzle flash is seen",
             axis="act",
             button="attack",
             quiet=12,
