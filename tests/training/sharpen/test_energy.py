@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from training.sharpen.adversarial import SelfRolloutCritic
 from training.sharpen.critic import Critic
-from training.sharpen.energy import EnergyScore, SelfRolloutEnergy, distance, energy_score, score_of, vectors
+from training.sharpen.energy import SelfRolloutEnergy, distance, energy_score, score_of, vectors
 from training.sharpen.rollouts import OwnFrames
 from training.sharpen.settings import CriticConfig, EnergyConfig, RolloutConfig
 from worldsim.model.config import DenoiserConfig
@@ -159,17 +159,3 @@ def test_a_critic_makes_a_world_draw_a_future_in_the_place_of_the_mean() -> None
     by_critic = learn(objective, 120, {denoiser: 5e-4, critic: 1e-3})
     assert decided(by_critic) > 0.9
     assert 0.6 < by_critic.abs().mean() < 1.4
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("one_thread")
-def test_with_the_score_beside_it_a_critic_keeps_both_futures() -> None:
-    torch.manual_seed(0)
-    denoiser = Denoiser(MODEL)
-    learn(SquaredError(denoiser, CLIPS, SamplerConfig()), 40, {denoiser: 3e-3})
-    critic, goals = Critic(denoiser), CriticConfig(penalty=10.0, anchor_weight=0.1, energy_weight=4.0)
-    score = EnergyScore(denoiser, EnergyConfig(feature_weight=0))
-    objective = SelfRolloutCritic(denoiser, critic, CLIPS, goals, SamplerConfig(), score=score)
-    drawn = learn(objective, 120, {denoiser: 2e-3, critic: 1e-3})
-    assert decided(drawn) > 0.7
-    assert 0.2 < (drawn > 0).float().mean() < 0.8

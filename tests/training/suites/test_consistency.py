@@ -285,7 +285,7 @@ def test_what_cannot_be_measured_is_said_before_anything_is_written(
     ("changes", "sentence"),
     [
         ({"parts": ["rollout"]}, "parts must be some of recall"),
-        ({"suite": "memory"}, "suite must be consistency or null"),
+        ({"suite": "memory"}, "suite must be consistency, level or null"),
         ({"suite": None}, "worlds= belongs to suite=consistency"),
         ({"world": "doom-rooms"}, "give world= or worlds=, not both"),
         ({"worlds": {}}, "worlds must be {name: world"),
