@@ -92,23 +92,27 @@ class FlowMatchingLoss(nn.Module):
             poses: `[B, F, 3]`, where frames are seen from; for keys of poses.
 
         Returns:
-            `loss`, and for the log the loss at pure noise, `loss_pure`, that of frames drawn by their pose
-            alone, `loss_recall`, and those of the heads; the memory, without gradients.
+            `loss`, and for the log the loss at pure noise, `loss_pure`, those of frames drawn by their pose
+            alone, `loss_recall`, and after misleading ones, `loss_misled`, and those of the heads; the
+            memory, without gradients.
         """
         latents = latents.float()
-        prefixes = self.draw_prefixes(latents, generator)
+        prefixes, context = self.draw_prefixes(latents, generator), None
         if prefixes is not None:
-            latents, actions = prefixes.take(latents), prefixes.take(actions)
+            clips = latents
+            latents, actions = prefixes.take(clips), prefixes.take(actions)
             poses = None if poses is None else prefixes.take(poses)
+            context = prefixes.mislead(latents, clips) if self.config.misled_share else None
         if poses is not None:
             poses = jittered(poses, (self.config.pose_jitter[0], self.config.pose_jitter[1]), generator)
-        batch = self.add_noise(latents, actions, generator, memory, poses, prefixes)
+        batch = self.add_noise(latents, actions, generator, memory, poses, prefixes, context)
         given = (batch.clean, batch.noisy, batch.levels)
-        alone = prefixes.alone if prefixes is not None and self.config.recall_share else None
-        passed, memory_after = self._run(*given, actions, memory, batch.noise, poses, alone)
+        asked = prefixes if self.config.recalls else None
+        recalled, alone = (None, None) if asked is None else (asked.recalled, asked.alone)
+        passed, memory_after = self._run(*given, actions, memory, batch.noise, poses, alone, recalled)
         squared = (passed.velocity.float() - batch.velocity).square()
         ended = None if targets is None else targets.ends
-        error = self.frame_means(squared, latents, ended, alone)  # [B, F]
+        error = self.frame_means(squared, latents, ended, recalled)  # [B, F]
         # A sequence's first frame has nothing to go by; the second is the first that an action led to.
         counted = has_past(latents, memory)
         if targets is not None:
@@ -121,18 +125,20 @@ class FlowMatchingLoss(nn.Module):
             losses["loss_pure"] = masked_mean(error, weight * pure).detach()
         else:
             first = (passed.first_velocity.float() - batch.velocity).square()
-            loss_pure = masked_mean(self.frame_means(first, latents, ended, alone), weight)
+            loss_pure = masked_mean(self.frame_means(first, latents, ended, recalled), weight)
             losses["loss"] = losses["loss"] + self.config.first_pass_weight * loss_pure
             losses["loss_pure"] = loss_pure.detach()
-        if alone is not None:
-            losses["loss_recall"] = masked_mean(squared.mean(dim=(2, 3, 4)), alone).detach()
+        if asked is not None:
+            kinds = {"recall": asked.alone, "misled": asked.misled}
+            means = squared.mean(dim=(2, 3, 4)).detach()
+            losses |= {f"loss_{kind}": masked_mean(means, chosen) for kind, chosen in kinds.items()}
         if self.config.change_weight:  # what runs with other weights are compared by
             losses["loss_unweighted"] = masked_mean(squared.mean(dim=(2, 3, 4)), counted).detach()
         if targets is not None and self.outcome is not None:
             heads, summary = self.denoiser.outcome, passed.summary
             assert heads is not None
             assert summary is not None
-            told = counted if alone is None else counted & ~alone
+            told = counted if recalled is None else counted & ~recalled
             predicted = self.outcome(heads, summary, targets, told)
             losses["loss_picture"] = losses["loss"].detach()
             losses["loss"] = losses["loss"] + predicted.pop("loss_outcome")
@@ -140,13 +146,13 @@ class FlowMatchingLoss(nn.Module):
         return losses, memory_after
 
     def frame_means(
-        self, squared: Tensor, latents: Tensor, ended: Tensor | None = None, alone: Tensor | None = None
+        self, squared: Tensor, latents: Tensor, ended: Tensor | None = None, recalled: Tensor | None = None
     ) -> Tensor:
         """Return the mean of squared errors `[B, F, C, h, w]` over each frame, `[B, F]`.
 
         Cells count as `change_weight` says, by how much the clean `latents` change there; those of frames
         that ended a game, where `ended` `[B, F]` says so, as a cell that does not change does in others, and
-        those of frames that are drawn `alone` all alike: the frame before them is another's.
+        those of frames that are `recalled` all alike: the frame before them is another's.
         """
         config = self.config
         if config.change_weight:
@@ -154,8 +160,8 @@ class FlowMatchingLoss(nn.Module):
             if ended is not None:
                 still = 1 / (1 + config.change_weight)
                 weights = torch.where(ended[..., None, None, None], still, weights)
-            if alone is not None:
-                weights = torch.where(alone[..., None, None, None], 1.0, weights)
+            if recalled is not None:
+                weights = torch.where(recalled[..., None, None, None], 1.0, weights)
             squared = squared * weights
         return squared.mean(dim=(2, 3, 4))
 
@@ -172,10 +178,11 @@ class FlowMatchingLoss(nn.Module):
     def draw_prefixes(self, latents: Tensor, generator: torch.Generator) -> Prefixes | None:
         """Return which frames of clips `[B, F, C, h, w]` follow a prefix; None if none is to."""
         config = self.config
-        if not config.suffix_share and not config.recall_share:
+        shares = (config.suffix_share, config.recall_share, config.misled_share)
+        if not any(shares):
             return None
-        noised, alone = (round(share * len(latents)) for share in (config.suffix_share, config.recall_share))
-        return draw_prefixes(latents, noised, alone, generator)
+        noised, alone, misled = (round(share * len(latents)) for share in shares)
+        return draw_prefixes(latents, noised, alone, generator, misled)
 
     def add_noise(
         self,
@@ -185,9 +192,10 @@ class FlowMatchingLoss(nn.Module):
         memory: MemoryState | None,
         poses: Tensor | None = None,
         prefixes: Prefixes | None = None,
+        context: Tensor | None = None,
     ) -> NoisyBatch:
         """Return a batch with its noise drawn; a share of its clips has the model's own frames as context."""
-        batch = add_noise(latents, self.config, generator, prefixes)
+        batch = add_noise(latents, self.config, generator, prefixes, context)
         num_own = round(self.config.own_context_share * len(latents))
         if not num_own:
             return batch
@@ -207,6 +215,7 @@ class FlowMatchingLoss(nn.Module):
         noise: Tensor,
         poses: Tensor | None = None,
         alone: Tensor | None = None,
+        unwritten: Tensor | None = None,
     ) -> tuple[SequencePass, MemoryState | None]:
         """Run the network over sequences; `noise` is what the first passes of a recycled one begin from."""
         denoiser = self.denoiser
@@ -215,7 +224,7 @@ class FlowMatchingLoss(nn.Module):
         before = denoiser.initial_memory(len(clean)) if memory is None else memory
         first = noise if denoiser.config.recycled else None
         given = (clean, noisy, levels, actions, before)
-        passed = denoiser.run_sequences(*given, noise=first, poses=poses, alone=alone)
+        passed = denoiser.run_sequences(*given, noise=first, poses=poses, alone=alone, unwritten=unwritten)
         return passed, None if memory is None else merge_memory(memory, passed, clean)
 
     @torch.no_grad()

@@ -80,18 +80,31 @@ class ObjectiveConfig:
         minimum=0,
         maximum=1,
     )
+    misled_share: float = setting(
+        0.0,
+        "Share of the clips whose frames after such a place are drawn after frames of another place, of "
+        "another clip or another time, so that the states tell against what is at hand; as recall_share.",
+        minimum=0,
+        maximum=1,
+    )
     pose_jitter: list[float] = setting(
         [8.0, 2.0],
         "Standard deviation of errors that poses are given in training, in map units and degrees.",
         minimum=0,
     )
 
+    @property
+    def recalls(self) -> bool:
+        """Whether the states are asked for frames by their poses."""
+        return self.recall_share > 0 or self.misled_share > 0
+
     def __post_init__(self) -> None:
         check_settings(self, "objective.")
-        if self.own_context_share + self.suffix_share + self.recall_share > 1:
+        if self.own_context_share + self.suffix_share + self.recall_share + self.misled_share > 1:
             raise WorldError(
-                f"objective.own_context_share {self.own_context_share}, suffix_share {self.suffix_share} and "
-                f"recall_share {self.recall_share} are parts of one batch: together at most 1"
+                f"objective.own_context_share {self.own_context_share}, suffix_share {self.suffix_share}, "
+                f"recall_share {self.recall_share} and misled_share {self.misled_share} are parts of one "
+                "batch: together at most 1"
             )
         if len(self.pose_jitter) != 2:
             raise WorldError(f"objective.pose_jitter is a length and an angle, got {self.pose_jitter}")
@@ -123,9 +136,21 @@ def mix(latents: Tensor, noise: Tensor, levels: Tensor) -> Tensor:
 
 
 def add_noise(
-    latents: Tensor, config: ObjectiveConfig, generator: torch.Generator, prefixes: Prefixes | None = None
+    latents: Tensor,
+    config: ObjectiveConfig,
+    generator: torch.Generator,
+    prefixes: Prefixes | None = None,
+    context: Tensor | None = None,
 ) -> NoisyBatch:
-    """Draw noise levels and noise for latents `[B, F, C, h, w]`; frames of prefixes are clean as context."""
+    """Draw noise levels and noise of a batch.
+
+    Args:
+        latents: `[B, F, C, h, w]`, what is to be drawn.
+        config: Levels and shares.
+        generator: Decides them; on the latents' device.
+        prefixes: Whose frames are clean as context.
+        context: `[B, F, C, h, w]`, what is committed; the same latents if None.
+    """
     batch, frames = latents.shape[:2]
     device = latents.device
 
@@ -146,7 +171,7 @@ def add_noise(
     noise = torch.randn(latents.shape, generator=generator, device=device)
     context_noise = torch.randn(latents.shape, generator=generator, device=device)
     return NoisyBatch(
-        clean=mix(latents, context_noise, context_level),
+        clean=mix(latents if context is None else context, context_noise, context_level),
         noisy=mix(latents, noise, level),
         levels=torch.stack([context_level, level], dim=-1),
         velocity=noise - latents,

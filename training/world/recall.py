@@ -61,6 +61,7 @@ class RecallScores:
 
     Attributes:
         by_state: Under "kept", "emptied" and "swapped" states, and "copied": the nearest frame of the prefix.
+            Of views also "misled" and "misled_emptied": the first two after another clip's last frames.
             Under "followed" roll-outs of a world with odometry that is told no pose, not even of the prefix.
         is_watched: Which frames lie in the prefix.
         is_seen: Which of the others have the pose of a frame in the prefix.
@@ -189,6 +190,10 @@ def _measure_clips(
     }
     sampler = SamplerConfig(num_steps=config.num_steps)
     drawn = {name: draw_frames(world, clips, each, frames, sampler) for name, each in memories.items()}
+    if draw_frames is _ask:
+        for name in ("kept", "emptied"):
+            label = {"kept": "misled", "emptied": "misled_emptied"}[name]
+            drawn[label] = _ask(world, clips, _misled(memories[name]), frames, sampler, alone=False)
     if draw_frames is _roll_out and world.odometry is not None:
         own = replace(clips, are_told=False)
         drawn["followed"] = _roll_out(world, own, own.watched(world, prefix), frames, sampler)
@@ -209,10 +214,22 @@ def _decoded_psnr(world: World, latents: Tensor, truth: Tensor) -> np.ndarray:
     return torch.stack([psnr(decode(found), decode(right)) for found, right in pairs], 1).cpu().numpy()
 
 
+def _misled(memory: MemoryState) -> MemoryState:
+    """Return a memory whose last frames are those of the clip before it in the batch."""
+    other = memory.rows(torch.arange(len(memory.latents), device=memory.latents.device).roll(1))
+    return replace(other, matrices=memory.matrices, phase=memory.phase)
+
+
 def _ask(
-    world: World, clips: Clips, memory: MemoryState, frames: np.ndarray, sampler: SamplerConfig
+    world: World,
+    clips: Clips,
+    memory: MemoryState,
+    frames: np.ndarray,
+    sampler: SamplerConfig,
+    *,
+    alone: bool = True,
 ) -> Tensor:
-    states, drawn = memory.states_alone(), []
+    states, drawn = memory.states_alone() if alone else memory, []
     for frame in frames.tolist():
         context = world.denoiser.observe(clips.actions[:, frame], states, pose=clips.poses[:, frame])
         drawn.append(draw(world.denoiser, clips.noise(frame), context, states, sampler)[0])

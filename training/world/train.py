@@ -153,22 +153,22 @@ def train_world(
 def check_objective(config: TrainWorldConfig, model: DenoiserConfig) -> None:
     """Raise `WorldError` if the network can't learn what the objective asks for."""
     objective = config.objective
-    if objective.recall_share and model.memory_keys != MemoryKeys.POSE:
+    kind = "recall_share" if objective.recall_share else "misled_share"
+    named = f"objective.{kind} {getattr(objective, kind)}"
+    if objective.recalls and model.memory_keys != MemoryKeys.POSE:
         raise WorldError(
-            f"objective.recall_share {objective.recall_share} draws frames by their pose alone, which needs "
-            f"memory_keys pose, got {model.memory_keys}"
+            f"{named} asks the states for frames by their pose, which needs memory_keys pose, got "
+            f"{model.memory_keys}"
         )
     if config.odometry and model.memory_keys != MemoryKeys.POSE:
         raise WorldError(f"odometry={config.odometry} needs memory_keys pose, got {model.memory_keys}")
-    if (objective.recall_share or objective.suffix_share) and config.segments > 1:
+    if (objective.recalls or objective.suffix_share) and config.segments > 1:
         raise WorldError(
-            "objective.recall_share and suffix_share need segments=1, whose clips begin with nothing and "
-            f"hand nothing on, got segments {config.segments}"
+            "objective.recall_share, misled_share and suffix_share need segments=1, whose clips begin with "
+            f"nothing and hand nothing on, got segments {config.segments}"
         )
-    if objective.recall_share and model.full_layers:
-        raise WorldError(
-            f"objective.recall_share needs layers of constant memory, got full_layers {model.full_layers}"
-        )
+    if objective.recalls and model.full_layers:
+        raise WorldError(f"{named} needs layers of constant memory, got full_layers {model.full_layers}")
 
 
 def check_recorded(config: TrainWorldConfig, model: DenoiserConfig, episodes: Episodes) -> None:

@@ -161,11 +161,9 @@ class Denoiser(nn.Module):
         """Return what a frame `[G, C, h, w]` adds to the tokens of the next, `[G, N, D]`, at least fp32."""
         return 0.0 if self.previous_embedding is None else embed_patches(latents, self.previous_embedding)
 
-    def rotary(
-        self, phase: Tensor, frames: range, departure: Tensor | None = None, alone: Tensor | None = None
-    ) -> Rotary:
+    def rotary(self, phase: Tensor, frames: range, departure: Tensor | None = None) -> Rotary:
         """Return the angles of tokens of frames of these numbers; see `frame_rotary`."""
-        return frame_rotary(self.config, self.place, self.key_place, frames, phase, departure, alone)
+        return frame_rotary(self.config, self.place, self.key_place, frames, phase, departure)
 
     def observe(
         self,
@@ -351,12 +349,14 @@ class Denoiser(nn.Module):
         noise: Tensor | None = None,
         poses: Tensor | None = None,
         alone: Tensor | None = None,
+        unwritten: Tensor | None = None,
     ) -> SequencePass:
         """Return all that the network says of sequences; see `forward` and `forward_segment`.
 
         Stream 0, which writes, is the clean frame, in a recycled model its first pass. Without `noisy` frames
         a recycled model makes nothing but first passes, at half the cost. Frames where `alone` `[B, F]` bool
-        is True (`Rotary.alone`) are not even given the frame before them.
+        is True (`Rotary.alone`) are not even given the frame before them; those that are `unwritten`
+        (`Rotary`) write nothing.
         """
         assert (noise is not None) == self.config.recycled, "first passes begin from noise, others from none"
         if noise is not None:
@@ -367,7 +367,8 @@ class Denoiser(nn.Module):
         if alone is not None:
             before = before.masked_fill(alone[..., None, None, None], 0.0)
         phases, arrived = self.path_phases(before, clean, action, memory, poses)
-        rotary = self.rotary(phases, range(clean.shape[1]), departures(arrived, memory), alone)
+        rotary = self.rotary(phases, range(clean.shape[1]), departures(arrived, memory))
+        rotary = replace(rotary, alone=alone, unwritten=unwritten)
         time = self.embed_time(levels[..., : len(streams)]) + action.unsqueeze(2)  # [B, F, S, D]
         conditioning = at_least_fp32(self.time_projection(time)).unflatten(-1, (6, -1))
         x = embed_patches(torch.stack(streams, dim=2), self.patch_embedding)

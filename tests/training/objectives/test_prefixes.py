@@ -15,6 +15,7 @@ from training.objectives.prefixes import SUFFIX_NOISE, draw_prefixes, jittered
 from worldsim.errors import WorldError
 from worldsim.model.config import MemoryKeys, MemoryPhase
 from worldsim.model.denoiser import Denoiser
+from worldsim.model.segments import SequencePass
 
 ROWS, FRAMES, PREFIX = 8, 20, 4
 
@@ -43,6 +44,7 @@ def test_the_last_clips_have_prefixes_and_every_clip_counts_as_much() -> None:
         asked = drawn.alone & (taken < length.max())
         assert asked.any()
         assert ((taken == clips) | (taken[:, :] < drawn.prefix.sum(1, keepdim=True))).all()
+    assert not drawn.misled.any()
     assert min(lengths) == FRAMES // 2 and FRAMES * 0.8 <= max(lengths) <= FRAMES * 0.9
 
 
@@ -57,10 +59,54 @@ def test_prefixes_are_clean_and_the_context_of_noised_suffixes_is_noised_strongl
     assert 0 < levels[:2].max() <= config.context_noise
 
 
-def pose_module(**changed: object) -> SequenceFlowMatching:
+def test_misleading_frames_are_of_another_clip_or_another_time() -> None:
+    row, frame = torch.meshgrid(torch.arange(ROWS), torch.arange(FRAMES), indexing="ij")
+    clips = torch.stack([row, frame], dim=-1).float()
+    for seed in range(20):
+        drawn = draw_prefixes(clips, 1, 1, seeded(seed), num_misled=4)
+        assert drawn.misled.any(1).tolist() == [False] * 3 + [True] * 4 + [False]
+        assert torch.equal(drawn.recalled, drawn.misled | drawn.alone)
+        taken = drawn.take(clips)
+        assert (taken[drawn.misled][:, 1] < frame[drawn.misled]).any(), "frames of the prefix are asked for"
+        context = drawn.mislead(taken, clips)
+        assert torch.equal(context[~drawn.misled], taken[~drawn.misled])
+        wrong = context[drawn.misled]
+        own = row[drawn.misled] % 2 == 0
+        assert (wrong[own, 0] == row[drawn.misled][own]).all() and own.any()
+        assert (wrong[~own, 0] == row[drawn.misled][~own] - 1).all() and not own.all()
+        apart = (wrong[:, 1] - frame[drawn.misled]) % FRAMES
+        assert apart.min() >= FRAMES // 4 and apart.max() < 3 * FRAMES // 4
+
+
+def test_misleading_frames_are_the_context_and_never_the_target() -> None:
+    module, (latents, actions, poses) = pose_module(recall_share=0.0, misled_share=0.5), pose_batch()
+    seen = []
+    run = module.denoiser.run_sequences
+
+    def watched(clean: Tensor, noisy: Tensor, *args: Tensor, **told: Tensor) -> SequencePass:
+        seen.append((clean, noisy, told["alone"], told["unwritten"]))
+        return run(clean, noisy, *args, **told)
+
+    module.denoiser.run_sequences = watched
+    module.config = replace(module.config, context_noise_probability=0.0, suffix_share=0.0)
+    losses = module(latents, actions, seeded(3), None, poses)
+    assert losses["loss_misled"] > 0 and losses["loss_recall"] == 0
+    ((clean, noisy, alone, unwritten),) = seen
+    assert not alone.any() and unwritten[4:].any() and not unwritten[:4].any()
+    prefixes = draw_prefixes(latents, 0, 0, seeded(3), 4)
+    assert torch.equal(unwritten, prefixes.misled)
+    torch.testing.assert_close(clean, prefixes.mislead(prefixes.take(latents), latents))
+    apart = (noisy - prefixes.take(latents))[prefixes.misled].flatten(1).norm(dim=1)
+    assert (apart < (noisy - clean)[prefixes.misled].flatten(1).norm(dim=1)).float().mean() > 0.6
+
+
+def pose_module(
+    *, recall_share: float = 0.5, misled_share: float = 0.0, **changed: object
+) -> SequenceFlowMatching:
     shape = replace(tiny_denoiser_config(MemoryPhase.NONE, **changed), memory_keys="pose")
     torch.manual_seed(0)
-    objective = ObjectiveConfig(recall_share=0.5, suffix_share=0.25, change_weight=1.0)
+    shares = {"recall_share": recall_share, "misled_share": misled_share}
+    objective = ObjectiveConfig(**shares, suffix_share=0.25, change_weight=1.0)
     return SequenceFlowMatching(Denoiser(shape), objective)
 
 
@@ -100,6 +146,7 @@ def asked_gradients(denoiser: Denoiser) -> tuple[Tensor, Tensor]:
         noise=noise,
         poses=50 * draw(1, 8, 3, seed=6),
         alone=alone,
+        unwritten=alone,
     )
     found = []
     for chosen in (alone, ~alone):
@@ -130,7 +177,7 @@ def test_frames_that_follow_the_prefix_write_nothing() -> None:
     def states(length: int, alone: Tensor | None) -> list[Tensor]:
         part = [each[:, :length] for each in (clean, clean, levels, actions)]
         memory = denoiser.initial_memory(1)
-        passed = denoiser.run_sequences(*part, memory, poses=poses[:, :length], alone=alone)
+        passed = denoiser.run_sequences(*part, memory, poses=poses[:, :length], unwritten=alone)
         return [state for state in passed.final_states if isinstance(state, Tensor)]
 
     expected, found = states(PREFIX, None), states(8, torch.arange(8)[None] >= PREFIX)
@@ -150,6 +197,7 @@ def test_jitter_has_the_sizes_that_were_asked_for() -> None:
     [
         ({"recall_share": 0.5, "suffix_share": 0.4, "own_context_share": 0.2}, "together at most 1"),
         ({"pose_jitter": [8.0]}, "a length and an angle"),
+        ({"recall_share": 0.5, "misled_share": 0.6}, "misled_share 0.6 are parts of one batch"),
         ({"recall_share": 1.5}, "recall_share"),
     ],
 )

@@ -106,7 +106,9 @@ def run_config(tmp_path: Path, **changed: Any) -> FinetuneConfig:
         "out": str(tmp_path / "run"),
         "memory_keys": "pose",
         "data": DataConfig(train=[str(folder)], heldout=[str(folder)], num_workers=1),
-        "objective": ObjectiveConfig(own_context_share=0.25, suffix_share=0.25, recall_share=0.25),
+        "objective": ObjectiveConfig(
+            own_context_share=0.25, suffix_share=0.25, recall_share=0.25, misled_share=0.25
+        ),
         "loop": LoopConfig(num_steps=2, warmup_steps=1, decay_fraction=0.0, checkpoint_seconds=1e9),
         "fabric": FabricConfig(accelerator="cpu"),
         "validation": ValidationConfig(
@@ -160,8 +162,8 @@ def test_a_world_that_follows_poses_still_does_when_it_has_learned_more(tmp_path
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"memory_keys": None}, "recall_share 0.25 draws frames by their pose alone.*got axes"),
-        ({"segments": 2}, "recall_share and suffix_share need segments=1"),
+        ({"memory_keys": None}, "recall_share 0.25 asks the states for frames.*got axes"),
+        ({"segments": 2}, "recall_share, misled_share and suffix_share need segments=1"),
         ({"validation": ValidationConfig(recall_frames=128)}, "validation.recall_frames: sequences of 128"),
     ],
 )
@@ -204,7 +206,7 @@ def test_views_are_asked_of_the_states_of_the_clip_itself(tmp_path: Path) -> Non
     assert scores.is_watched.sum(1).tolist() == [3] * 2
     assert (scores.is_seen == ~scores.is_watched).all()  # who has turned round has seen every heading
     assert (scores.by_state["copied"][scores.is_watched] > 40).all()
-    for name in ("emptied", "swapped"):
+    for name in ("emptied", "swapped", "misled"):
         assert np.abs(scores.by_state["kept"] - scores.by_state[name]).max() > 1e-3, name
     dreams = measure_rollouts(world, video, replace(asked, length=30, prefix_share=0.8))
     assert dreams.by_state["kept"].shape == (2, 6) and not dreams.is_watched.any()

@@ -152,7 +152,7 @@ def test_all_frames_at_once_equal_play_and_so_do_those_drawn_from_the_states_alo
     noise = draw(2, FRAMES, 4, 8, 8, seed=5) if recycled else None
     memory = denoiser.initial_memory(2)
     together = denoiser.run_sequences(
-        clean, noisy, levels, actions, memory, noise=noise, poses=poses, alone=alone
+        clean, noisy, levels, actions, memory, noise=noise, poses=poses, alone=alone, unwritten=alone
     )
     asked = memory
     for frame in range(FRAMES):

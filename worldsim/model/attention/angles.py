@@ -20,7 +20,6 @@ def frame_rotary(
     frames: range,
     phase: Tensor,
     departure: Tensor | None = None,
-    alone: Tensor | None = None,
 ) -> Rotary:
     """Return the angles of tokens of frames.
 
@@ -31,7 +30,6 @@ def frame_rotary(
         frames: Their numbers.
         phase: `[G, D / 2]`, the path up to each.
         departure: `[G, D / 2]`, the path before each, at whose end a recycled model writes.
-        alone: See `Rotary`.
     """
     time, keys = None, MemoryKeys(config.memory_keys)
     if config.full_layers:
@@ -44,4 +42,4 @@ def frame_rotary(
         return turns(angles) if keys is MemoryKeys.AXES else angles  # others each head turns by itself
 
     written = after(departure) if departure is not None and config.recycled else None
-    return Rotary(turns(place), after(phase), time, written, alone)
+    return Rotary(turns(place), after(phase), time, written)

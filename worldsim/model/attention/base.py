@@ -36,8 +36,10 @@ class Rotary:
             from.
         time: `[..., N, D / 2, 2]`: the place in the frame plus the frame's number, and with `full_path` plus
             the path so far; None if no layer needs it.
-        alone: `[B, F]` bool, which frames of a sequence are drawn from the states alone: they see no window
-            and write nothing. None if no frame is.
+        alone: `[B, F]` bool, which frames of a sequence are drawn from the states alone: they see no window.
+            None if no frame is.
+        unwritten: `[B, F]` bool, which frames of a sequence neither decay the states nor write to them. None
+            if all do.
     """
 
     place: Tensor
@@ -45,6 +47,7 @@ class Rotary:
     time: Tensor | None = None
     written: Tensor | None = None
     alone: Tensor | None = None
+    unwritten: Tensor | None = None
 
 
 class Cached(NamedTuple):

@@ -234,8 +234,8 @@ class HybridAttention(Attention):
         with torch.autocast(x.device.type, enabled=False):
             update = StateUpdate(k[:, :, 0], v[:, :, 0], a[:, :, 0], b[:, :, 0])
             k, v, g, beta = self.write_terms(update, rotary)
-            if rotary.alone is not None:  # neither a decay nor a write
-                g, beta = (t.masked_fill(rotary.alone[..., None, None], 0.0) for t in (g, beta))
+            if rotary.unwritten is not None:
+                g, beta = (t.masked_fill(rotary.unwritten[..., None, None], 0.0) for t in (g, beta))
             states, final = kernels.scan_frames(k, v, g, beta, state)
         out = self.recall(q, gate, states, local, rotary)
         return self.o(out.flatten(-2)), final.detach()
