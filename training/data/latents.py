@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -325,13 +327,32 @@ def _joined(parts: Sequence[np.ndarray | None]) -> Tensor | None:
     return torch.cat(found) if len(found) == len(parts) else None
 
 
+def load_tables(references: Sequence[EpisodeReference]) -> list[EpisodeTable]:
+    """Return what episodes record beside their frames; each file is parsed once, unless it changes.
+
+    A training asks several times, and a million lines take as long as some hundred updates. What it gets is
+    shared: it must not be written to.
+    """
+    return [_load_table(each.folder, each.name, each.info.actions, _changed(each)) for each in references]
+
+
+def _changed(reference: EpisodeReference) -> tuple[int, int]:
+    stat = (reference.folder / f"{reference.name}.jsonl").stat()
+    return stat.st_mtime_ns, stat.st_size
+
+
+@cache
+def _load_table(folder: Path, name: str, actions: ActionLayout, changed: tuple[int, int]) -> EpisodeTable:
+    return read_table(folder, name, actions)
+
+
 def check_outcomes(references: Sequence[EpisodeReference]) -> list[EpisodeTable]:
     """Return what each episode records beside its frames; decodes nothing.
 
     Raises:
         WorldError: For the first episode that lacks rewards or ends.
     """
-    tables = [read_table(each.folder, each.name, each.info.actions) for each in references]
+    tables = load_tables(references)
     for reference, table in zip(references, tables, strict=True):
         if table.rewards is None or table.terminated is None:
             raise WorldError(NO_OUTCOMES.format(reference.folder / f"{reference.name}.jsonl"))
@@ -340,8 +361,8 @@ def check_outcomes(references: Sequence[EpisodeReference]) -> list[EpisodeTable]
 
 def check_poses(references: Sequence[EpisodeReference]) -> None:
     """Raise `WorldError` for the first episode that records no poses; decodes nothing."""
-    for each in references:
-        if read_table(each.folder, each.name, each.info.actions).poses is None:
+    for each, table in zip(references, load_tables(references), strict=True):
+        if table.poses is None:
             raise WorldError(NO_POSES.format(each.folder / f"{each.name}.jsonl"))
 
 
@@ -372,7 +393,7 @@ def latent_video(
     """
     codec.to(device).eval()
     latents = encode_episodes(codec, references, device, num_workers, cache)
-    tables = [read_table(each.folder, each.name, each.info.actions) for each in references]
+    tables = load_tables(references)
     return LatentVideo(
         latents,
         torch.cat([leading_actions(table.actions) for table in tables]),

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import write_tiny_dataset
-from training.data.latents import choose_episodes, digest_of
+from training.data.latents import choose_episodes, digest_of, load_tables
+from worldsim.actions import ActionLayout
+from worldsim.data.episodes import EpisodeTable, read_table
 
 
 def digest(folder: Path) -> str:
@@ -59,3 +61,23 @@ def test_what_says_where_video_is_from_may_be_corrected(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"source": "', '"source": "corrected: '))
     assert "corrected" in path.read_text()
     assert digest(tmp_path) == before
+
+
+def test_an_episode_s_table_is_parsed_once_unless_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_tiny_dataset(tmp_path / "data", frames=20)
+    references = choose_episodes([str(folder)], 0)
+    parsed = []
+
+    def counted(folder: Path, name: str, actions: ActionLayout) -> EpisodeTable:
+        parsed.append(name)
+        return read_table(folder, name, actions)
+
+    monkeypatch.setattr("training.data.latents.read_table", counted)
+    first = load_tables(references)
+    assert load_tables(references)[0] is first[0] and len(parsed) == len(references)
+    alter_action(folder)
+    changed = load_tables(references)
+    assert len(parsed) == len(references) + 1
+    assert any((a.actions != b.actions).any() for a, b in zip(changed, first, strict=True))
