@@ -50,6 +50,15 @@ class SamplerConfig:
         below=1,
     )
 
+    dream_writes: float = setting(
+        1.0,
+        "Strength with which drawn frames are written into the recurrent states, over that of real ones: "
+        "below 1 a dream that comes back does not write its errors over what was seen "
+        "(docs/decisions/0061).",
+        minimum=0,
+        maximum=1,
+    )
+
     def __post_init__(self) -> None:
         if not 1 <= self.num_steps <= MAX_STEPS:  # as those say it who ask for steps without a sampler
             raise WorldError(f"denoising steps must be 1 to {MAX_STEPS}, got {self.num_steps}")

@@ -303,7 +303,8 @@ class Simulator:
         if noise is not None:
             latents = (1 - level) * latents + level * noise
         levels = torch.full((len(latents),), level, device=latents.device)
-        return belief.commit(self.world.denoiser, self.world.odometry, latents, levels, context, memory)
+        given = (latents, levels, context, memory, self.sampler.dream_writes)
+        return belief.commit(self.world.denoiser, self.world.odometry, *given)
 
     def _step(
         self,

@@ -208,3 +208,16 @@ def test_a_runtime_decides_how_a_world_is_opened() -> None:
         open_simulator(world, RuntimeConfig(device="cpu"))
     with pytest.raises(WorldError, match="threads must be at least 0, got -1"):
         open_simulator(world, RuntimeConfig(threads=-1))
+
+
+def test_a_dream_is_written_as_strongly_as_the_sampler_says_and_real_frames_fully() -> None:
+    world = tiny_world(recycled=True)
+    weak, full = (Simulator(world, SamplerConfig(num_steps=1, dream_writes=each)) for each in (0.0, 1.0))
+    state = begin(full)
+    watched = [each.commit_frames(state, state.frames, ACTIONS[0]) for each in (weak, full)]
+    assert torch.equal(watched[0].memory.matrices, watched[1].memory.matrices)
+    changed = []
+    for each in (weak, full):
+        after = each.step(watched[0], ACTIONS[1])[1].memory.matrices
+        changed.append((after - watched[0].memory.matrices).norm())
+    assert changed[0] < 0.5 * changed[1]

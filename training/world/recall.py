@@ -188,7 +188,8 @@ def _measure_clips(
         "emptied": replace(kept, matrices=torch.zeros_like(kept.matrices)),
         "swapped": replace(kept, matrices=kept.matrices.roll(1, 1)),
     }
-    sampler = SamplerConfig(num_steps=config.num_steps)
+    writes = world.config.sampler.dream_writes
+    sampler = SamplerConfig(num_steps=config.num_steps, dream_writes=writes)
     drawn = {name: draw_frames(world, clips, each, frames, sampler) for name, each in memories.items()}
     if draw_frames is _ask:
         for name in ("kept", "emptied"):
@@ -244,6 +245,6 @@ def _roll_out(
         given, actions = (world.denoiser, world.odometry), clips.actions[:, frame]
         context = belief.observe(*given, actions, memory, pose=clips.told(frame))
         dream, context = draw(world.denoiser, clips.noise(frame), context, memory, sampler)
-        memory = belief.commit(*given, dream, clean, context, memory)
+        memory = belief.commit(*given, dream, clean, context, memory, sampler.dream_writes)
         drawn.append(dream)
     return torch.stack(drawn, 1)

@@ -234,7 +234,12 @@ class Denoiser(nn.Module):
         return join_patches(self.head(Residual(x), time), *self.config.grid), writes
 
     def commit(
-        self, latents: Tensor, noise_level: Tensor, context: FrameContext, memory: MemoryState
+        self,
+        latents: Tensor,
+        noise_level: Tensor,
+        context: FrameContext,
+        memory: MemoryState,
+        strength: float = 1.0,
     ) -> MemoryState:
         """Write into the memory: a finished frame, or in a recycled model the one before it, without a pass.
 
@@ -243,6 +248,8 @@ class Denoiser(nn.Module):
             noise_level: `[B]`, how noisy `latents` are taken to be; 0 is clean. A recycled model isn't told.
             context: From `observe` with the same memory; in a recycled model from `first_pass`.
             memory: State before this frame; left as it was.
+            strength: Of the write into the recurrent states, over that of training, 0 to 1
+                (`SamplerConfig.dream_writes`).
 
         Returns:
             State after this frame.
@@ -255,8 +262,9 @@ class Denoiser(nn.Module):
         layers, count = self.layers(), memory.num_committed
         window, full = (cached_of(layers, updates, kind) for kind in (WindowAttention, FullAttention))
         keys, values, past = memory.window_keys, memory.window_values, memory.past
+        how = (self.packed_writes, context.rotary, memory.matrices, strength)
         return MemoryState(
-            matrices=write_matrices(layers, updates, self.packed_writes, context.rotary, memory.matrices),
+            matrices=write_matrices(layers, updates, *how),
             window_keys=push_window(keys, window.k, count) if window else keys,
             window_values=push_window(values, window.v, count) if window else values,
             phase=arrived_phase(self.motion, context.phase, latents, memory),

@@ -50,3 +50,25 @@ def test_modulation_at_once_is_that_of_each_layer(rows: int) -> None:
     for block, together in zip(layers, modulate_all(layers, conditioning), strict=True):
         for alone, part in zip(block.modulate(conditioning), together, strict=True):
             assert torch.equal(alone, part)
+
+
+def test_what_is_written_weakly_lies_between_a_decay_and_a_write() -> None:
+    denoiser = make_denoiser(MemoryPhase.NONE, memory_keys=MemoryKeys.POSE)
+    layers, memory = denoiser.layers(), denoiser.initial_memory(2)
+    states = draw(*memory.matrices.shape)
+    memory = replace(memory, matrices=states, phase=draw(*memory.phase.shape))
+    with torch.no_grad():
+        actions = torch.ones(2, len(denoiser.config.num_values), dtype=torch.int64)
+        context = denoiser.observe(actions, memory)
+        tokens = draw(2, denoiser.config.tokens_per_frame, denoiser.config.dim)
+        updates = run_layers(layers, tokens, draw(2, 6, denoiser.config.dim), context, memory)[1].updates
+        full, half, none = (
+            write_matrices(layers, updates, None, context.rotary, states, s) for s in (1, 0.5, 0)
+        )
+        kept = [update for update in updates if isinstance(update, StateUpdate)]
+        hybrid = [block.self_attn for block in layers if isinstance(block.self_attn, HybridAttention)]
+        for attention, update, before, after in zip(hybrid, kept, states, none, strict=True):
+            decay = attention.write_terms(update, context.rotary)[2].sum(1).exp()  # [B, H]
+            torch.testing.assert_close(after, decay[..., None, None] * before, rtol=0, atol=1e-9)
+    way = (half - none).norm() / (full - none).norm()
+    assert 0.3 < way < 0.9, "repeated writes saturate: half the strength is more than half of the way"
