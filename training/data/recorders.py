@@ -236,7 +236,7 @@ def record_episode(
     navigator = policy if isinstance(policy, policies.Navigator) else None
     if navigator is not None and game.rooms is not None:
         navigator.enter(game.rooms)
-    with EpisodeWriter(task.folder, task.name, info) as writer:
+    with EpisodeWriter(task.folder, task.name, info, in_batches=True) as writer:
         while True:
             is_last = seen.terminated or seen.truncated or writer.num_frames == episode_frames - 1
             if navigator is not None and seen.pose is not None:
