@@ -67,7 +67,8 @@ def describe_apart(env_id: str, config: GymConfig, step_timeout: float = STEP_TI
     Raises:
         WorldError: As from `ApartGame`.
     """
-    with ApartGame(env_id, config, step_timeout) as game:
+    game = ApartGame(env_id, config, step_timeout)
+    with game:
         return game.entry
 
 
