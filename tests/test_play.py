@@ -23,9 +23,8 @@ from hydra.core.global_hydra import GlobalHydra
 import policies
 from play import PlayConfig, default_policy, main, make_policy, wants_picker
 from tests.fakes import save_tiny_world, save_untrained_policy, tiny_starts, tiny_world
-from tests.window import press
 from worldsim.actions import ActionLayout
-from worldsim.data.episodes import DatasetInfo, read_table, verify
+from worldsim.data.episodes import verify
 from worldsim.errors import WorldError
 from worldsim.model.denoiser import Denoiser
 from worldsim.play.session import PlaySession
@@ -207,29 +206,6 @@ def test_what_is_played_is_never_written_over(
     assert result.returncode == 1
     assert "record=play.mp4 would overwrite" in result.stderr
     assert (tmp_path / "play.jsonl").read_bytes() == original
-
-
-def test_a_person_plays_an_environment_and_it_is_recorded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, play_here: Play
-) -> None:
-    from worldsim.play.desktop.recorder import RecorderWindow
-
-    play_for, settings = RecorderWindow.run, ["env=tests.own_games:Dot-v0", "steps=4", "fps=0", "record=mine"]
-
-    def run(window: RecorderWindow, num_frames: int) -> None:
-        press("right")
-        play_for(window, num_frames)
-
-    monkeypatch.setattr(RecorderWindow, "run", run)
-    monkeypatch.setattr("worldsim.ui.display.choose_headless", lambda asked: False)
-    first, second = (play_here(tmp_path, *settings) for _ in range(2))
-    assert first.returncode == 0, first.stderr
-    assert "recorded 1 episodes to learn from and 0 held out, 5 frames: mine\nplay another" in first.stdout
-    assert second.stdout.endswith("learn from it: python -m training.learn data=mine\n"), second.stderr
-    assert verify(tmp_path / "mine/train") == verify(tmp_path / "mine/heldout") == 5
-    layout = DatasetInfo.load(tmp_path / "mine/train").actions
-    table = read_table(tmp_path / "mine/heldout", "episode-000001", layout)
-    assert table.actions[:, 0].tolist() == [3, 4, 4, 4, 0]
 
 
 def test_an_empty_record_records_nothing(world: Path, tmp_path: Path, play_here: Play) -> None:

@@ -10,6 +10,7 @@ import pygame
 import pytest
 
 from policies import KeyboardPolicy
+from tests.public_runs import run_command
 from tests.window import press, release, tap
 from training.learn.plan import Footage
 from worldsim.data.dataset_info import DatasetInfo
@@ -141,3 +142,26 @@ def test_nothing_is_recorded_where_nobody_wants_it(tmp_path: Path) -> None:
     assert window._num_frames == 3 and not window.is_recording
     assert not list(tmp_path.iterdir())
     window.window.close()
+
+
+def test_the_command_records_and_says_what_comes_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    play_for = RecorderWindow.run
+
+    def run(window: RecorderWindow, num_frames: int) -> None:
+        press("right")
+        play_for(window, num_frames)
+
+    monkeypatch.setattr(RecorderWindow, "run", run)
+    monkeypatch.setattr("worldsim.ui.display.choose_headless", lambda asked: False)
+    monkeypatch.chdir(tmp_path)
+    said = []
+    for _ in range(2):
+        run_command("play", f"env={DOT}", "steps=4", "fps=0", "record=mine")
+        said.append(capsys.readouterr().out)
+    assert "recorded 1 episodes to learn from and 0 held out, 5 frames: mine\nplay another" in said[0]
+    assert said[1].endswith("learn from it: python -m training.learn data=mine\n")
+    assert len(read_episode(tmp_path / "mine/train", "episode-000000")) == 5
+    heldout = read_episode(tmp_path / "mine/heldout", "episode-000001")
+    assert heldout.actions[:, 0].tolist() == [3, 4, 4, 4, 0]
