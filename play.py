@@ -5,6 +5,7 @@ Every setting (docs/settings.md) can be given as `name=value`; `--cfg job` lists
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,9 @@ def main(config: PlayConfig) -> None:
     from worldsim.runtime.timing import seconds_since_start
     from worldsim.ui.display import choose_headless
 
+    if config.env is not None:
+        record_env(config)
+        return
     if config.serve:
         require_server()
     headless = not config.serve and choose_headless(config.headless)
@@ -43,6 +47,48 @@ def main(config: PlayConfig) -> None:
             return
         # What was asked for at the beginning was about the world of the beginning.
         wants_choice, config = True, replace(config, policy="auto", recording=None, record=None)
+
+
+def record_env(config: PlayConfig) -> None:
+    """Let a person play an environment in a window, and record it.
+
+    Raises:
+        WorldError: If there is no window, the environment cannot be a game, or nothing can be recorded.
+    """
+    from training.engine.lock import locked_folder
+    from worldsim.games.gym.apart import ApartGame
+    from worldsim.play.dataset import PlayedDataset
+    from worldsim.ui.bindings import bind
+    from worldsim.ui.display import choose_headless
+
+    assert config.env is not None
+    is_of_worlds = config.world or config.start or config.recording or config.serve
+    if is_of_worlds or config.policy not in ("auto", "keyboard"):
+        raise WorldError(
+            "env= is the game itself, which a person plays: without world, start, policy and serve"
+        )
+    if choose_headless(config.headless):
+        raise WorldError(f"a person needs a window; programs record with training.collect env={config.env}")
+    with ExitStack() as stack:
+        game = stack.enter_context(ApartGame(config.env, config.game, config.step_timeout))
+        entry, dataset = game.entry, None
+        bindings = bind(entry.actions, config.keys, config.buttons)
+        actions = entry.actions
+        person = policies.KeyboardPolicy(actions.num_values, bindings.buttons, actions.centres)
+        if config.record != "":
+            folder = Path(config.record or f"data/{entry.name}-played")
+            stack.enter_context(locked_folder(folder))
+            source = f"{entry.engine_version()} {entry.game}, a person at the keys"
+            dataset = PlayedDataset(folder, entry.dataset_info(source))
+        from worldsim.play.desktop.recorder import RecorderWindow
+
+        how = {"frame_rate": config.fps, "scale": config.scale, "full_screen": config.full_screen}
+        window = RecorderWindow(game, person, bindings, dataset, seed=config.seed, **how)
+        print(f"{entry.name}: {entry.width} x {entry.height} at {entry.frame_rate:g} frames/s", flush=True)
+        try:
+            window.run(config.steps)
+        finally:
+            print("\n".join(dataset.summary() if dataset is not None else ()), flush=True)
 
 
 def require_server() -> None:
@@ -74,7 +120,7 @@ def play(config: PlayConfig, *, headless: bool, waited: float) -> bool:
             return False
         actions = session.env.world.config.actions
         bindings = bind(actions, config.keys, config.buttons)
-        person = policies.KeyboardPolicy(actions.num_values, bindings.buttons)
+        person = policies.KeyboardPolicy(actions.num_values, bindings.buttons, actions.centres)
         programs = {
             name: make_policy(name, session, config.policy_folder, config.recording)
             for name in available_policies(config, session)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,18 +126,27 @@ class ToAndFroPolicy(Policy):
 class KeyboardPolicy(Policy):
     """Press what the held keys say; keys of different values of one axis cancel each other.
 
-    Set `held` to the names of the keys that are down before each `act`.
+    Set `held` to the names of the keys that are down before each `act`; of sticks, triggers and the mouse as
+    a mapping to how far they are moved, above 0 to 1 (None of keys). An analog axis goes there at once, by a
+    key one bin a frame, so that a tap is a little and holding it is all.
 
     Args:
         num_values: Number of values of each axis.
         keys: For each axis, for each value from 1, the names of its keys.
+        centres: For each axis the numbers that its values stand for, value 0 first; none of buttons.
 
     Raises:
         ValueError: If the table does not fit the axes or a key has two meanings.
     """
 
-    def __init__(self, num_values: Sequence[int], keys: KeyTable) -> None:
+    def __init__(
+        self, num_values: Sequence[int], keys: KeyTable, centres: Sequence[Sequence[float]] = ()
+    ) -> None:
         self._num_axes = len(num_values)
+        self._centres = [np.asarray(each, dtype=np.float64) for each in centres or [()] * len(num_values)]
+        pairs = zip(self._centres, num_values, strict=True)
+        if any(len(each) not in (0, count) for each, count in pairs):
+            raise ValueError(f"centres are for each value of an axis, or for none of {list(num_values)}")
         self._meaning: dict[str, tuple[int, int]] = {}
         if [len(axis) + 1 for axis in keys] != list(num_values):
             raise ValueError(
@@ -151,6 +160,7 @@ class KeyboardPolicy(Policy):
                         raise ValueError(f"key {name!r} is used twice")
                     self._meaning[name] = (axis, value)
         self.held: Collection[str] = ()
+        self.reset(0)
 
     @property
     def keys(self) -> frozenset[str]:
@@ -158,16 +168,37 @@ class KeyboardPolicy(Policy):
         return frozenset(self._meaning)
 
     def reset(self, seed: int) -> None:
-        """Start a new episode; keys still held stay held."""
+        """Start a new episode; keys still held stay held, analog axes go back to rest."""
+        self._last = np.zeros(self._num_axes, dtype=np.int64)
 
     def act(self, observation: np.ndarray) -> np.ndarray:
         """Return the action of the held keys, `[axes]` int64."""
+        far = dict(self.held) if isinstance(self.held, Mapping) else dict.fromkeys(self.held)
+        pressed: list[dict[int, float | None]] = [{} for _ in range(self._num_axes)]
+        for name in far.keys() & self._meaning.keys():
+            axis, value = self._meaning[name]
+            both = far[name], pressed[axis].get(value, 0.0)
+            pressed[axis][value] = None if None in both else max(both)  # type: ignore[type-var]
         action = np.zeros(self._num_axes, dtype=np.int64)
-        pressed = {self._meaning[name] for name in self.held if name in self._meaning}
-        for axis, value in pressed:
-            if not any(other != value for same, other in pressed if same == axis):
-                action[axis] = value
-        return action
+        for axis, values in enumerate(pressed):
+            if len(values) == 1:
+                value, amount = values.popitem()
+                action[axis] = self._approach(axis, value, amount) if len(self._centres[axis]) else value
+        self._last = action
+        return action.copy()
+
+    def _approach(self, axis: int, value: int, amount: float | None) -> int:
+        """Return the value of an analog axis on the way from rest to another value."""
+        centres = self._centres[axis]
+        if amount is not None:
+            wanted = centres[0] + amount * (centres[value] - centres[0])
+            return int(np.abs(centres - wanted).argmin())
+        order = np.argsort(centres, kind="stable")
+        place = {int(each): number for number, each in enumerate(order)}
+        rest, target, last = place[0], place[value], place[int(self._last[axis])]
+        if (last - rest) * (target - rest) < 0:  # from the other side: through rest at once
+            last = rest
+        return int(order[last + np.sign(target - last)])
 
 
 class RecordedPolicy(Policy):

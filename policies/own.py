@@ -92,8 +92,9 @@ def find_function(path: str) -> Any:
         raise ValueError(f"a player of your own is MODULE:NAME or AGENT.zip, got {path!r}")
     try:
         found = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"there is no player {path}: {error}") from error
+    except Exception as error:  # of the module's own, too
+        reason = " ".join(str(error).split())
+        raise ValueError(f"there is no player {path}: {type(error).__name__}: {reason}") from error
     if not callable(found):
         raise ValueError(f"the player {path} is no function, but a {type(found).__name__}")
     return found

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +34,7 @@ class Dot(gym.Env[Any, Any]):
     Args:
         action: What its actions are.
         seen: Its observations: a picture of so many channels, `vector`, or `both`.
-        fault: What goes wrong at the third step.
+        fault: What goes wrong at the third step, `hang` in the second episode alone.
         lasts: Steps until it terminates.
     """
 
@@ -45,7 +49,7 @@ class Dot(gym.Env[Any, Any]):
         lasts: int = 40,
     ) -> None:
         self.render_mode, self.fault, self.lasts, self.seen = render_mode, fault, lasts, seen
-        self.action_space = SPACES[action]
+        self.action_space, self.episodes = SPACES[action], 0
         picture = gym.spaces.Box(0, 255, self._shown().shape, np.uint8)
         vector = gym.spaces.Box(-np.inf, np.inf, (2,))
         spaces = {"vector": vector, "both": gym.spaces.Dict({"eye": picture, "place": vector})}
@@ -54,6 +58,7 @@ class Dot(gym.Env[Any, Any]):
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self.place, self.steps = int(self.np_random.integers(COLUMNS - TILE)), 0
+        self.episodes += 1
         return self._observe(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -61,10 +66,20 @@ class Dot(gym.Env[Any, Any]):
         number = action if np.ndim(action) == 0 else np.asarray(action).reshape(-1)[0]
         self.place = int(np.clip(self.place + round(4 * float(number)), 0, COLUMNS - TILE))
         self.steps += 1
-        if self.steps >= 3 and self.fault == "crash":
-            raise RuntimeError("the floor\nis lava")
+        if self.steps >= 3:
+            self._fail()
         reward = np.nan if self.steps >= 3 and self.fault == "reward" else 1.0
         return self._observe(), reward, self.steps >= self.lasts, False, {}
+
+    def _fail(self) -> None:
+        if self.fault == "crash":
+            raise RuntimeError("the floor\nis lava")
+        if self.fault == "hang" and self.episodes > 1:
+            time.sleep(1000)
+        if self.fault == "abort":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if self.fault == "exit":
+            sys.exit(3)
 
     def render(self) -> Any:
         return None if self.fault == "blind" else self._shown()
@@ -114,3 +129,8 @@ def to_and_fro(env: gym.Env[Any, Any], seed: int) -> Callable[[Any], np.ndarray]
 def mad(env: gym.Env[Any, Any], seed: int) -> Callable[[Any], np.ndarray]:
     """Return a player whose action is NaN."""
     return lambda observation: np.array([np.nan, 0.0])
+
+
+def stillborn() -> gym.Env[Any, Any]:
+    """End the process instead of making an environment."""
+    os._exit(7)

@@ -227,6 +227,11 @@ def test_an_empty_record_records_nothing(world: Path, tmp_path: Path, play_here:
         (["world={world}", "policy=recorded", "recording=gone.mp4"], "there is no recording gone.jsonl"),
         (["world={world}", "policy=keyboard"], "policy=keyboard needs a window"),
         (["world={world}", "headless=false"], "there is no display"),
+        (["env=CartPole-v1"], "a person needs a window; programs record with training.collect env=CartPole"),
+        (
+            ["env=CartPole-v1", "world={world}"],
+            "env= is the game itself, which a person plays: without world",
+        ),
         (["world={world}", "device=tpu"], "device must be auto"),
         (["world={world}", "dtype=int8"], "dtype must be auto"),
         (["world={world}", "start=gone.png"], "there is no picture gone.png"),

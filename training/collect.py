@@ -27,8 +27,8 @@ from worldsim.data.episodes import (
 )
 from worldsim.errors import WorldError
 from worldsim.games.entry import GameEntry
+from worldsim.games.gym.apart import STEP_TIMEOUT, describe_apart
 from worldsim.games.gym.config import GymConfig
-from worldsim.games.gym.game import describe_env
 from worldsim.games.registry import GAMES, find_game
 from worldsim.runtime.cores import check_workers, worker_count
 from worldsim.settings import check_settings, setting
@@ -106,6 +106,12 @@ class CollectConfig:
         None,
         "Of out-and-back: minimum and maximum frames before each way out; null is the player's own.",
     )
+    step_timeout: float = setting(
+        STEP_TIMEOUT,
+        "Seconds that the game, and who plays it, may take for a frame before it counts as hung; so long may "
+        "env also take to be made.",
+        above=0,
+    )
     paired: bool = setting(
         False, "Let each player play two episodes alike, in two games: other histories, the same actions."
     )
@@ -140,7 +146,9 @@ class CollectConfig:
         Raises:
             WorldError: If it cannot be made, or be recorded.
         """
-        return find_game(self.scenario) if self.env is None else describe_env(self.env, self.game)
+        if self.env is None:
+            return find_game(self.scenario)
+        return describe_apart(self.env, self.game, self.step_timeout)
 
     def folder(self, game: GameEntry) -> Path:
         """Return where the splits are."""
@@ -207,6 +215,7 @@ class CollectConfig:
             policy=self.player,
             policy_options=policy_options,
             episode_frames=self.episode_frames or game.episode_frames,
+            step_timeout=self.step_timeout,
         )
 
 
@@ -271,10 +280,10 @@ def prepare_folder(folder: Path, info: DatasetInfo) -> None:
     Raises:
         WorldError: If the folder was recorded with other settings, or does not say with which.
     """
-    described = (folder / INFO_FILE).exists()
-    if not described and without_litter(folder.glob("*.jsonl")):
+    described, is_empty = (folder / INFO_FILE).exists(), not without_litter(folder.glob("*.jsonl"))
+    if not described and not is_empty:
         raise WorldError(f"{folder} holds episodes but no {INFO_FILE} that says how; give another out")
-    if described and (found := DatasetInfo.load(folder)) != info:
+    if not is_empty and (found := DatasetInfo.load(folder)) != info:
         raise WorldError(
             f"{folder} was recorded with other settings ({found.source}; now: {info.source}); "
             "give another out"

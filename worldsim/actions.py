@@ -65,6 +65,13 @@ class ActionAxis:
         for centre in self.centres:
             check_number(centre, f"a centre of action axis {self.name!r}")
 
+    @property
+    def ends(self) -> tuple[int, int]:
+        """Values of the lowest and of the highest centre; 0 and 0 of buttons."""
+        if not self.centres:
+            return 0, 0
+        return int(np.argmin(self.centres)), int(np.argmax(self.centres))
+
 
 @dataclass(frozen=True, slots=True)
 class ActionLayout:
@@ -86,6 +93,11 @@ class ActionLayout:
     def num_values(self) -> tuple[int, ...]:
         """Number of values of each axis, counting "nothing"."""
         return tuple(len(axis.buttons) + 1 for axis in self.axes)
+
+    @property
+    def centres(self) -> tuple[tuple[float, ...], ...]:
+        """Of each axis, the numbers that its values stand for; none of buttons."""
+        return tuple(axis.centres for axis in self.axes)
 
     @property
     def buttons(self) -> tuple[str, ...]:

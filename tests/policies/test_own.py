@@ -89,8 +89,11 @@ def test_a_driver_stays_on_the_road() -> None:
     ("path", "sentence"),
     [
         ("to_and_fro", "a player of your own is MODULE:NAME or AGENT.zip, got 'to_and_fro'"),
-        ("no_such_module:play", "there is no player no_such_module:play: No module named"),
-        ("tests.own_games:nobody", "there is no player tests.own_games:nobody: module .* has no attribute"),
+        ("no_such_module:play", "there is no player no_such_module:play: ModuleNotFoundError: No module"),
+        (
+            "tests.own_games:nobody",
+            "there is no player .*:nobody: AttributeError: module .* no attribute",
+        ),
         ("tests.own_games:ROWS", "the player tests.own_games:ROWS is no function, but a int"),
         ("nowhere.zip", "there is no agent nowhere.zip"),
     ],

@@ -173,6 +173,35 @@ def test_keyboard_turns_held_keys_into_an_action(held: tuple[str, ...], action: 
     assert policy.act(changing_picture(0)).tolist() == action
 
 
+def analog(*helds: object) -> list[int]:
+    """Return what is played on an axis of numbers -1, -0.5, 0, 0.5, 1, whose values are 1, 2, 0, 3, 4."""
+    keys = ((("left", "stick-"), (), (), ("right", "stick+")),)
+    policy = policies.KeyboardPolicy((5,), keys, ((0.0, -1.0, -0.5, 0.5, 1.0),))
+    played = []
+    for held in helds:
+        policy.held = held  # type: ignore[assignment]
+        played.append(int(policy.act(changing_picture(0))[0]))
+    return played
+
+
+def test_a_key_moves_an_analog_axis_by_a_bin_a_frame() -> None:
+    left, right = {"left"}, {"right": None}
+    assert analog(left, left, left, set(), left) == [2, 1, 1, 0, 2], "a tap is a little, all of it is held"
+    assert analog(left, left, right, right, left) == [2, 1, 3, 4, 2], "not by way of rest"
+    assert analog(left, {"left", "right"}, right) == [2, 0, 3], "they cancel each other"
+
+
+def test_a_stick_moves_an_analog_axis_as_far_as_it_is_moved() -> None:
+    moved = [{"stick+": far} for far in (1.0, 0.1, 0.3, 0.74, 0.76)]
+    assert analog(*moved) == [4, 0, 3, 3, 4]
+    assert analog({"stick-": 0.5}, {"stick-": 1.0}, {"stick-": 0.2, "left": None}) == [2, 1, 1]
+
+
+def test_keyboard_refuses_centres_of_other_axes() -> None:
+    with pytest.raises(ValueError, match="centres are for each value of an axis, or for none of"):
+        policies.KeyboardPolicy((3,), ((("up",), ("down",)),), ((0.0, 1.0),))
+
+
 def test_keyboard_refuses_a_key_with_two_meanings() -> None:
     with pytest.raises(ValueError, match="key 'up' is used twice"):
         policies.KeyboardPolicy((3,), ((("up",), ("up",)),))

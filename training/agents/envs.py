@@ -15,9 +15,10 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor
 from torch import Tensor
 
 from policies.sight import Sight
-from training.data.game_process import begin_game, interrupts_are_for_the_parent
+from training.data.game_process import begin_game
 from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.games.entry import GameEntry
+from worldsim.runtime.child import interrupts_are_for_the_parent
 from worldsim.sb3 import SB3VecEnv
 
 SEEN = "seen"

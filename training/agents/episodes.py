@@ -19,12 +19,13 @@ from tqdm import tqdm
 import policies
 from policies.base import Policy
 from policies.ppo import PPOPolicy
-from training.data.game_process import Game, begin_game, interrupts_are_for_the_parent
+from training.data.game_process import Game, begin_game
 from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.evaluation.report.text import align
 from worldsim.evaluation.statistics import estimate_of
 from worldsim.games.entry import GameEntry
 from worldsim.games.env import EVALUATION_SEEDS
+from worldsim.runtime.child import interrupts_are_for_the_parent
 
 DREAM_SEEDS = 4_000_000_000
 """Seed of the first episode that is evaluated in a dream; trainings have smaller ones."""

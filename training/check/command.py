@@ -18,13 +18,13 @@ from tqdm import tqdm
 from training.check.findings import Finding, find_all
 from training.check.measures import Explained, Measured, measure
 from training.cli.entry import entry
-from training.data.game_process import leave_the_terminal
 from worldsim.actions import ActionLayout
 from worldsim.data.dataset_info import INFO_FILE
 from worldsim.data.episodes import DatasetInfo, count_episode_frames, list_episodes
 from worldsim.data.sequences import EpisodeReference
 from worldsim.errors import WorldError
 from worldsim.evaluation.report.recordings import write_recordings_page
+from worldsim.runtime.child import leave_the_terminal
 from worldsim.runtime.cores import check_workers, worker_count
 from worldsim.settings import REQUIRED, check_settings, setting
 from worldsim.storage.files import user_path, write_json

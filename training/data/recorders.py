@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
@@ -13,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import policies
-from training.data.game_process import interrupts_are_for_the_parent, leave_the_terminal
+from worldsim.data.dataset_info import PART_SUFFIX
 from worldsim.data.episodes import DatasetInfo, EpisodeWriter
+from worldsim.errors import WorldError
 from worldsim.games.entry import GameEntry, RealGame
+from worldsim.games.gym.apart import STEP_TIMEOUT
 from worldsim.games.registry import open_game
+from worldsim.runtime.child import describe_exit, end, interrupts_are_for_the_parent, leave_the_terminal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,12 +49,14 @@ class Setup:
         policy: Name of the policy that plays.
         policy_options: Further arguments of `policies.make`.
         episode_frames: Greatest number of frames of an episode.
+        step_timeout: Seconds that the game and who plays it may take for a frame.
     """
 
     scenario: str | GameEntry
     policy: str
     policy_options: dict[str, Any] = field(default_factory=dict)
     episode_frames: int
+    step_timeout: float = STEP_TIMEOUT
 
     def build_policy(self, entry: GameEntry) -> policies.Policy:
         """Return the policy, ready for `reset`."""
@@ -58,6 +64,39 @@ class Setup:
         if entry.recorded_players:
             entry = replace(entry, players=entry.recorded_players)
         return policies.make(self.policy, num_values=num_values, game=entry, **self.policy_options)
+
+
+@dataclass(slots=True)
+class Worker:
+    """A process that records.
+
+    Attributes:
+        process: Itself.
+        connection: Our end: tasks go in, numbers of frames or errors come out.
+        num_frames: Of the episode under way, counted by the worker in shared memory.
+        task: Of that episode; None while it waits for one.
+        seen: The frames counted when we looked last.
+        since: When these were counted, in seconds of the monotonic clock.
+    """
+
+    process: BaseProcess
+    connection: Connection
+    num_frames: Any
+    task: EpisodeTask | None = None
+    seen: int = 0
+    since: float = 0.0
+
+    def stood_still(self) -> float:
+        """Return for how many seconds it has recorded no frame."""
+        if self.num_frames.value != self.seen:
+            self.seen, self.since = self.num_frames.value, time.monotonic()
+        return time.monotonic() - self.since
+
+    def discard(self) -> None:
+        """Remove what it has left of an episode that it did not finish."""
+        if self.task is not None:
+            for part in self.task.folder.glob(f"{self.task.name}.*{PART_SUFFIX}"):
+                part.unlink()
 
 
 class Recorders(AbstractContextManager["Recorders"]):
@@ -68,88 +107,114 @@ class Recorders(AbstractContextManager["Recorders"]):
     Args:
         num_workers: Number of processes.
         setup: What they play.
+
+    Attributes:
+        step_timeout: Seconds that a frame may take.
     """
 
     def __init__(self, num_workers: int, setup: Setup) -> None:
         context = multiprocessing.get_context("spawn")
-        self._busy: dict[Connection, EpisodeTask] = {}
-        self._idle: list[Connection] = []
-        self._processes: list[BaseProcess] = []
+        self._scenario, self.step_timeout = setup.scenario, setup.step_timeout
+        self._workers: list[Worker] = []
         with interrupts_are_for_the_parent():  # who then stops its workers
             for _ in range(num_workers):
                 ours, theirs = context.Pipe()
-                process = context.Process(target=run_worker, args=(theirs, setup))
+                num_frames = context.Value("q", 0, lock=False)
+                process = context.Process(target=run_worker, args=(theirs, setup, num_frames))
                 process.start()
                 theirs.close()  # only the worker holds it now, so that its death is seen here
-                self._idle.append(ours)
-                self._processes.append(process)
+                self._workers.append(Worker(process, ours, num_frames))
 
     @property
     def num_idle(self) -> int:
         """Workers that wait for a task."""
-        return len(self._idle)
+        return sum(worker.task is None for worker in self._workers)
 
     def submit(self, task: EpisodeTask) -> None:
         """Give a task to an idle worker."""
-        connection = self._idle.pop()
-        self._busy[connection] = task
-        connection.send(task)
+        worker = next(worker for worker in self._workers if worker.task is None)
+        worker.task, worker.since = task, time.monotonic()
+        with suppress(ConnectionError):  # it has died; `wait` says so
+            worker.connection.send(task)
 
     def wait(self) -> list[int]:
         """Wait until at least one task is done; return the numbers of frames recorded.
 
         Raises:
             OSError: If a worker could not write.
-            RuntimeError: If a worker died.
+            WorldError: If the game or its player fails, hangs, or ends its process.
         """
+        busy = {worker.connection: worker for worker in self._workers if worker.task is not None}
+        while not (ready := wait(list(busy), min(1.0, self.step_timeout / 4))):
+            for worker in busy.values():
+                self._check_moving(worker)
         finished = []
-        for connection in wait(list(self._busy)):
+        for connection in ready:
             assert isinstance(connection, Connection)
-            task = self._busy.pop(connection)
+            worker = busy[connection]
             try:
                 result = connection.recv()
-            except EOFError as error:
-                raise RuntimeError(f"the process that recorded {task.folder / task.name} died") from error
-            self._idle.append(connection)
+            except (EOFError, ConnectionError) as error:
+                raise WorldError(f"{self._where(worker)} crashes: {describe_exit(worker.process)}") from error
+            worker.task = None
             if isinstance(result, Exception):
                 raise result
             finished.append(result)
         return finished
 
+    def _check_moving(self, worker: Worker) -> None:
+        if worker.stood_still() > self.step_timeout:
+            worker.process.kill()
+            raise WorldError(
+                f"{self._where(worker)} hangs, or who plays it: there was no other frame for "
+                f"{self.step_timeout:g} s (step_timeout=)"
+            )
+
+    def _where(self, worker: Worker) -> str:
+        """Return what is played, and how far it had come."""
+        assert worker.task is not None
+        scenario = self._scenario
+        game = scenario if isinstance(scenario, str) else getattr(scenario, "env_id", scenario.name)
+        after = f"after {worker.num_frames.value} frames of {worker.task.folder / worker.task.name}"
+        return f"{game}, {after},"
+
     def __exit__(self, *_: object) -> None:
-        for connection in [*self._idle, *self._busy]:
-            connection.close()  # the worker notices within a few frames
-        for process in self._processes:
-            process.join(timeout=10)
-            if process.is_alive():
-                process.terminate()
-                process.join()
+        until = time.monotonic() + 10
+        for worker in self._workers:
+            worker.connection.close()  # the worker notices within a few frames
+        for worker in self._workers:
+            end(worker.process, until - time.monotonic())
+            worker.discard()
 
 
 class Stopped(Exception):
     """The parent wants no more, or is gone."""
 
 
-def run_worker(connection: Connection, setup: Setup) -> None:
-    """Record the episodes that arrive on `connection` until it is closed."""
+def run_worker(connection: Connection, setup: Setup, num_frames: Any) -> None:
+    """Record the episodes that arrive on `connection` until it is closed; count their frames."""
     os.environ["OMP_NUM_THREADS"] = "1"  # of PyTorch, which a learned player brings
     leave_the_terminal()
 
-    def stop_if_asked() -> None:
-        if connection.poll():  # nothing is sent during an episode: the other end has been closed
+    def count_frame() -> None:
+        num_frames.value += 1
+        # Nothing is sent during an episode: the other end has been closed.
+        if num_frames.value % 32 == 0 and connection.poll():
             raise Stopped
 
-    with open_game(setup.scenario, labelled=True) as game, suppress(EOFError, ConnectionError, Stopped):
-        policy = setup.build_policy(game.entry)
-        if isinstance(policy, policies.Insider):
-            policy.join(game)
-        while True:
-            task = connection.recv()
-            try:
-                result = record_episode(game, policy, task, setup.episode_frames, stop_if_asked)
-            except (OSError, ValueError) as error:  # the disk, the game, the player; the parent reports it
-                result = error
-            connection.send(result)
+    with suppress(EOFError, ConnectionError, Stopped):
+        try:
+            with open_game(setup.scenario, labelled=True) as game:
+                policy = setup.build_policy(game.entry)
+                if isinstance(policy, policies.Insider):
+                    policy.join(game)
+                while True:
+                    task = connection.recv()
+                    num_frames.value = 0
+                    connection.send(record_episode(game, policy, task, setup.episode_frames, count_frame))
+        except (OSError, ValueError) as error:  # the disk, the game, the player; the parent reports it
+            connection.send(error)
+            connection.recv()  # until it does not want to know more
 
 
 def record_episode(
@@ -159,7 +224,7 @@ def record_episode(
     episode_frames: int,
     check: Callable[[], None] = lambda: None,
 ) -> int:
-    """Play one episode, write it, and return its number of frames; `check` runs every few frames."""
+    """Play one episode, write it, and return its number of frames; `check` runs after each of them."""
     info = DatasetInfo.load(task.folder)
     policy.reset(task.seed if task.player_seed is None else task.player_seed)
     informed = policy if isinstance(policy, policies.Informed) and game.entry.labels else None
@@ -171,7 +236,7 @@ def record_episode(
     navigator = policy if isinstance(policy, policies.Navigator) else None
     if navigator is not None and game.rooms is not None:
         navigator.enter(game.rooms)
-    with EpisodeWriter(task.folder, task.name, info) as writer:
+    with EpisodeWriter(task.folder, task.name, info, in_batches=True) as writer:
         while True:
             is_last = seen.terminated or seen.truncated or writer.num_frames == episode_frames - 1
             if navigator is not None and seen.pose is not None:
@@ -192,6 +257,5 @@ def record_episode(
             )
             if action is None:
                 return writer.num_frames
-            if writer.num_frames % 32 == 0:
-                check()
+            check()
             seen = game.step(action)

@@ -163,10 +163,10 @@ def plan(config: IngestConfig, source: Source, format_name: str, out: Path) -> C
     source_rate = source.frame_rate
     if source_rate is None and source.recordings[0].table().times is None:
         source_rate = rate
-    first = next(source.recordings[0].frames())
-    size = choose_size(first, config.height, config.width, config.fit)
+    size = choose_size(first_frame(source.recordings[0]), config.height, config.width, config.fit)
     told = [source.about, f"imported from the format {format_name}", *source.notes]
-    told += describe_frames(first, size), describe_rate(source, source_rate, rate)
+    told += dict.fromkeys(describe_frames(first_frame(each), size) for each in source.recordings)
+    told += [describe_rate(source, source_rate, rate)]
     told += [axis.describe() for axis in axes]
     told += [f"{', '.join(unused)} never changes and is left out"] if unused else []
     info = DatasetInfo(
@@ -182,6 +182,17 @@ def plan(config: IngestConfig, source: Source, format_name: str, out: Path) -> C
     return Conversion(
         info=info, axes=tuple(axes), size=size, source_rate=source_rate, episode_frames=config.episode_frames
     )
+
+
+def first_frame(recording: Recording) -> np.ndarray:
+    """Return the frame that a recording begins with, `[height, width, 3]` uint8.
+
+    Raises:
+        WorldError: If there is none, or it cannot be decoded.
+    """
+    for frame in recording.frames():
+        return frame
+    raise WorldError(f"{recording.where} has no frames")
 
 
 def describe_frames(frame: np.ndarray, size: Size) -> str:

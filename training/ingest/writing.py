@@ -15,7 +15,6 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from tqdm import tqdm
 
-from training.data.game_process import leave_the_terminal
 from training.ingest.resampling import is_even, resample, shown_frames, times_of
 from worldsim.data.axes import Axis, encode
 from worldsim.data.dataset_info import INFO_FILE, PART_SUFFIX, DatasetInfo
@@ -23,6 +22,7 @@ from worldsim.data.episodes import EpisodeWriter
 from worldsim.data.formats.source import Recording, Resize, SourceTable, unchanged
 from worldsim.data.pictures import Size, fit_frame, shrunk_size
 from worldsim.errors import WorldError
+from worldsim.runtime.child import leave_the_terminal
 from worldsim.storage.files import sync, sync_tree
 
 

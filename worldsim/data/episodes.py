@@ -74,13 +74,22 @@ class EpisodeWriter(AbstractContextManager["EpisodeWriter"]):
     Args:
         folder: Dataset folder; it and its `dataset.json` are created if missing.
         keep_on_error: Keep the frames so far when an exception (Ctrl-C too) ends the recording.
+        in_batches: Encode frames as `VideoWriter` does in batches: where nobody waits for the next one.
 
     Raises:
         WorldError: If the folder holds episodes of another size or with other buttons.
         OSError: If the folder cannot be written to.
     """
 
-    def __init__(self, folder: Path, name: str, info: DatasetInfo, *, keep_on_error: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        info: DatasetInfo,
+        *,
+        keep_on_error: bool = False,
+        in_batches: bool = False,
+    ) -> None:
         if not (folder / INFO_FILE).exists():
             info.save(folder)
         elif (found := DatasetInfo.load(folder)).shape_and_buttons != info.shape_and_buttons:
@@ -100,6 +109,7 @@ class EpisodeWriter(AbstractContextManager["EpisodeWriter"]):
                 width=info.width,
                 frame_rate=info.frame_rate,
                 lossless=info.lossless,
+                in_batches=in_batches,
             )
         except BaseException:
             self._discard()
@@ -164,7 +174,7 @@ class EpisodeWriter(AbstractContextManager["EpisodeWriter"]):
             row["pose"] = {key: round(float(value), 3) for key, value in row["pose"].items()}
         if labels is not None:
             row["labels"] = [_shorten(value) for value in row["labels"]]
-        with defer_interrupt():  # so that video and table never disagree
+        with defer_interrupt(only_raised=True):  # so that video and table never disagree
             self._video.write(frame)
             if self._pending is not None:
                 self._table.write(json.dumps(self._pending) + "\n")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from worldsim.games.gym.apart import STEP_TIMEOUT
+from worldsim.games.gym.config import GymConfig
 from worldsim.runtime.config import RuntimeSettings
 from worldsim.settings import setting
 
@@ -17,6 +19,16 @@ class PlayConfig(RuntimeSettings):
         "A shipped world's name, a folder, or a Hugging Face id. null lets you choose among the worlds that "
         "ship and their start moments in a window; where nobody is asked (no display, or steps, start or a "
         "program to play are given), it is the first.",
+    )
+    env: str | None = setting(
+        None,
+        "Instead of a world: play the id of a Gymnasium environment, or MODULE:NAME of what makes one, in a "
+        "window, and record it so that training.learn data=FOLDER can learn from it; FOLDER is record=, or "
+        "data/NAME-played.",
+    )
+    game: GymConfig = setting(GymConfig, "Of env: how it is made, seen and pressed.")
+    step_timeout: float = setting(
+        STEP_TIMEOUT, "Of env: seconds that it may take for a step before it counts as hung.", above=0
     )
     start: str | None = setting(
         None,
@@ -43,7 +55,8 @@ class PlayConfig(RuntimeSettings):
     record: str | None = setting(
         None,
         "FILE.mp4 to record to, which must not be there yet; null records to the folder of recordings "
-        "without a display, unless a recording is replayed, and nothing with one; '' never records.",
+        "without a display, unless a recording is replayed, and nothing with one; '' never records. Of env "
+        "a folder, in which train and heldout are made, or added to.",
     )
     denoising_steps: int | None = setting(
         None, "Denoising passes a frame; null is the world's own number. [ and ] change it while playing."
@@ -73,7 +86,7 @@ class PlayConfig(RuntimeSettings):
     buttons: dict[str, list[str]] = setting(
         {},
         "Other keys for the world's buttons: '+buttons={turn/left:[left,j],turn/right:[right,y]}'; they may "
-        "be `mouse left` and `mouse right`.",
+        "be `mouse left`, `mouse right`, `mouse up` and `mouse down`.",
     )
     threads: int = setting(
         0,

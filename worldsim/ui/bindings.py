@@ -6,14 +6,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from worldsim.actions import ActionLayout
+from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.errors import WorldError
 
 SHIFT, PAD, MOUSE = "shift+", "pad ", "mouse "
 """What the name begins with of a key that counts only together with Shift, of a control of a gamepad (then
 SDL's name of it), and of a movement of the mouse. Names of keys are SDL's; they mean the place where a US
 keyboard has the key."""
-MOUSE_MOVEMENTS = ("mouse left", "mouse right")
+MOUSE_MOVEMENTS = ("mouse left", "mouse right", "mouse up", "mouse down")
 DIGITS = tuple("0123456789")
 
 
@@ -79,6 +79,20 @@ PAD_AND_MOUSE: dict[str, tuple[str, ...]] = {
 }
 FREE_PAD_BUTTONS = ("pad a", "pad b", "pad x", "pad y")
 """For a world's other buttons, in their order."""
+STICKS = {
+    "left": (("pad leftx-", "pad leftx+"), ("pad rightx-", "pad rightx+")),
+    "up": (("pad lefty-", "pad lefty+"), ("pad righty-", "pad righty+")),
+    "": (
+        *(("pad leftx-", "pad leftx+"), ("pad lefty+", "pad lefty-")),
+        *(("pad rightx-", "pad rightx+"), ("pad righty+", "pad righty-")),
+    ),
+}
+"""For the two ends of an analog axis, by the direction of its lowest; the first that are free."""
+TRIGGERS = ("pad righttrigger", "pad lefttrigger")
+"""For those with one end."""
+ANALOG_PARTS = ("leftx", "lefty", "rightx", "righty", "lefttrigger", "righttrigger")
+"""Of a gamepad, without the direction."""
+MOUSE_PAIRS = {"left": MOUSE_MOVEMENTS[:2], "up": MOUSE_MOVEMENTS[2:], "": MOUSE_MOVEMENTS[:2]}
 NAMES_IN_HELP = {"return": "Enter", "escape": "Esc", ".": ". (full stop)"}
 
 
@@ -139,9 +153,11 @@ def help_texts(
     layout: ActionLayout, bindings: Bindings, printed: Mapping[str, str] | None = None
 ) -> list[tuple[str, str]]:
     """Return a help page: the controls of each button and command, named by `join_controls`; what for."""
+    analog = {f"{axis.name}/{button}" for axis in layout.axes if axis.centres for button in axis.buttons}
     rows = [
         (join_controls(controls, printed), name.replace("/", " "))
         for name, controls in zip(layout.buttons, _flat(bindings.buttons), strict=True)
+        if controls or name not in analog  # what lies between the ends is reached on the way there
     ]
     rows.append(("", ""))
     rows += [
@@ -185,20 +201,52 @@ def _bind_buttons(
             raise WorldError(f"buttons: there is no {name!r}; this world has {', '.join(layout.buttons)}")
     taken = {control for controls in changes.values() for control in controls}
     free = iter([pad for pad in FREE_PAD_BUTTONS if pad not in taken])
-    bound = []
-    for axis in layout.axes:
-        own = []
-        for button, keys in zip(axis.buttons, axis.keys, strict=True):
+    bound: dict[str, list[tuple[str, ...]]] = {}
+    # Buttons have names, and controls by them; sticks take what is left.
+    for axis in sorted(layout.axes, key=lambda axis: bool(axis.centres)):
+        more = _analog_controls(axis, taken) if axis.centres else {}
+        own = bound[axis.name] = []
+        for value, (button, keys) in enumerate(zip(axis.buttons, axis.keys, strict=True), start=1):
             name = f"{axis.name}/{button}"
             if name in changes:
                 own.append(changes[name])
                 continue
-            more = _pad_and_mouse(name) or (next(free, ""),)
-            more = tuple(control for control in more if control and control not in taken)
-            own.append((*keys, *more))
-            taken.update(more)
-        bound.append(tuple(own))
-    return tuple(bound)
+            found = more.get(value, ()) if axis.centres else _pad_and_mouse(name) or (next(free, ""),)
+            found = tuple(control for control in found if control and control not in taken)
+            own.append((*keys, *found))
+            taken.update(found)
+    return tuple(tuple(bound[axis.name]) for axis in layout.axes)
+
+
+def _analog_controls(axis: ActionAxis, taken: Collection[str]) -> dict[int, tuple[str, ...]]:
+    """Return the stick or trigger, and the movements of the mouse, for the ends of an analog axis."""
+    low, high = axis.ends
+    if not low or not high:
+        trigger = next((each for each in TRIGGERS if each not in taken), "")
+        return {low or high: (trigger,)}
+    way = axis.buttons[low - 1].partition("-")[0]
+    way = way if way in MOUSE_PAIRS else ""
+    pairs = (*STICKS[way], *STICKS[""])
+    first = next((pair for pair in pairs if not {*pair} & {*taken}), ("", ""))
+    moves = MOUSE_PAIRS[way]
+    mouse = moves if not {*moves} & {*taken} else ("", "")
+    return {value: (first[side], mouse[side]) for side, value in enumerate((low, high))}
+
+
+def analog_controls(layout: ActionLayout, bindings: Bindings) -> dict[str, tuple[float, ...]]:
+    """Return the sticks, triggers and movements of the mouse whose distance counts, not only that they moved.
+
+    With each come the distances, above 0 to 1 and ascending, that are those of the bins of its axis.
+    """
+    found = {}
+    for axis, bound in zip(layout.axes, bindings.buttons, strict=True):
+        for value, controls in enumerate(bound if axis.centres else (), start=1):
+            rest, end = axis.centres[0], axis.centres[value]
+            shares = sorted((centre - rest) / (end - rest) for centre in axis.centres)
+            for control in controls:
+                if control.startswith(MOUSE) or control.removeprefix(PAD).startswith(ANALOG_PARTS):
+                    found[control] = tuple(share for share in shares if 0 < share <= 1)
+    return found
 
 
 def _pad_and_mouse(button: str) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
 import pygame
@@ -26,8 +26,10 @@ PAD_CONTROLS = (*PAD_BUTTONS, *(stick + sign for stick in PAD_STICKS for sign in
 KEYPAD_DIGITS = {f"[{digit}]" for digit in DIGITS}
 PRESSED, RELEASED = 0.5, 0.4
 """How far a stick or a trigger must move to count as pressed, and back to count as let go."""
+DEAD = 0.12
+"""How far a stick may be from the middle and still be at rest, where its distance counts."""
 MOUSE_PIXELS = 20
-"""How far the mouse moves for one frame of turning."""
+"""How far the mouse moves for one frame of turning, or for the end of an analog axis."""
 MAX_MOUSE_FRAMES = 6
 """Most frames that a movement turns for: a swing of the mouse is no journey."""
 
@@ -64,10 +66,16 @@ def check_without_window(bindings: Bindings) -> None:
 
 
 class HeldKeys:
-    """Follow some controls through their events. A tap that is over before the next frame still counts."""
+    """Follow some controls through their events. A tap that is over before the next frame still counts.
 
-    def __init__(self, names: Iterable[str]) -> None:
+    Args:
+        names: Of the controls.
+        analog: Those of them that are sticks and triggers whose distance counts.
+    """
+
+    def __init__(self, names: Iterable[str], analog: Iterable[str] = ()) -> None:
         names = tuple(names)
+        self._far = {name: 0.0 for name in analog if name.startswith(PAD)}
         check_controls(names)
         self._controls = frozenset(name for name in names if name.startswith(PAD))
         self._keys = {check_key(name): name for name in names if not name.startswith((PAD, MOUSE))}
@@ -79,9 +87,11 @@ class HeldKeys:
         """Take note of an event; returns whether it was about one of the controls."""
         if event.type in (pygame.WINDOWFOCUSLOST, pygame.CONTROLLERDEVICEREMOVED):
             self._held.clear()  # their release will go to another window, or will never be
+            self._far = dict.fromkeys(self._far, 0.0)
             return False
         if event.type in (pygame.KEYDOWN, pygame.KEYUP):
             return self._handle_key(event, event.type == pygame.KEYDOWN)
+        self._far |= {name: far for name, far in pad_distances(event).items() if name in self._far}
         moved = {name: down for name, down in pad_moves(event, self._held).items() if name in self._controls}
         for name, is_down in moved.items():
             self._note(name, is_down)
@@ -106,6 +116,13 @@ class HeldKeys:
         pressed = self._held | self._tapped
         self._tapped.clear()
         return pressed
+
+    def take_distances(self) -> dict[str, float | None]:
+        """Return the same with how far each is moved, above 0 to 1, where that counts; None of others."""
+        taken: dict[str, float | None] = dict.fromkeys(self.take() - self._far.keys())
+        return taken | {
+            name: min(1.0, (far - DEAD) / (1 - DEAD)) for name, far in self._far.items() if far > DEAD
+        }
 
     def _note(self, name: str, is_down: bool) -> None:
         if not is_down:
@@ -165,28 +182,38 @@ class CommandKeys:
 
 
 class MouseTurn:
-    """Turns movements of the mouse into frames of turning left or right."""
+    """Turns movements of the mouse into frames of turning left or right, up or down.
 
-    def __init__(self) -> None:
-        self._pixels = 0.0
+    Args:
+        distances: By the name of a movement, how far it can go in a frame, ascending to 1; others go all the
+            way or not at all.
+    """
+
+    def __init__(self, distances: Mapping[str, Sequence[float]] | None = None) -> None:
+        self._distances = distances or {}
+        self._pixels = [0.0, 0.0]
 
     def handle(self, event: pygame.event.Event) -> None:
         """Take note of a movement."""
         if event.type == pygame.MOUSEMOTION:
             most = MAX_MOUSE_FRAMES * MOUSE_PIXELS
-            self._pixels = min(max(self._pixels + event.rel[0], -most), most)
+            for axis, moved in enumerate(event.rel):
+                self._pixels[axis] = min(max(self._pixels[axis] + moved, -most), most)
 
-    def take(self) -> set[str]:
-        """Return the movement that counts for the next frame, if any."""
-        if abs(self._pixels) < MOUSE_PIXELS:
-            return set()
-        is_left = self._pixels < 0
-        self._pixels += MOUSE_PIXELS if is_left else -MOUSE_PIXELS
-        return {MOUSE_MOVEMENTS[0 if is_left else 1]}
+    def take(self) -> dict[str, float | None]:
+        """Return the movements that count for the next frame, and how far; what is left waits."""
+        taken: dict[str, float | None] = {}
+        for axis, pixels in enumerate(self._pixels):
+            name = MOUSE_MOVEMENTS[2 * axis + (pixels > 0)]
+            reached = [far for far in self._distances.get(name, (1.0,)) if far * MOUSE_PIXELS <= abs(pixels)]
+            if reached:
+                taken[name] = reached[-1] if name in self._distances else None
+                self._pixels[axis] -= reached[-1] * MOUSE_PIXELS * (1 if pixels > 0 else -1)
+        return taken
 
     def stop(self) -> None:
         """Forget what was not taken yet."""
-        self._pixels = 0.0
+        self._pixels = [0.0, 0.0]
 
 
 class Gamepads:
@@ -218,15 +245,19 @@ def pad_moves(event: pygame.event.Event, held: Iterable[str]) -> dict[str, bool]
         if event.button >= len(PAD_BUTTONS):
             return {}
         return {PAD + PAD_BUTTONS[event.button]: event.type == pygame.CONTROLLERBUTTONDOWN}
+    directions = pad_distances(event)
+    return {name: far > (RELEASED if name in held else PRESSED) for name, far in directions.items()}
+
+
+def pad_distances(event: pygame.event.Event) -> dict[str, float]:
+    """Return how far a gamepad's stick or trigger is moved now, -1 to 1, by the names of its directions."""
     if event.type != pygame.CONTROLLERAXISMOTION or event.axis >= len(PAD_STICKS) + len(PAD_TRIGGERS):
         return {}
     value = event.value / 32767
     if event.axis >= len(PAD_STICKS):
-        directions = {PAD + PAD_TRIGGERS[event.axis - len(PAD_STICKS)]: value}
-    else:
-        stick = PAD + PAD_STICKS[event.axis]
-        directions = {f"{stick}-": -value, f"{stick}+": value}
-    return {name: far > (RELEASED if name in held else PRESSED) for name, far in directions.items()}
+        return {PAD + PAD_TRIGGERS[event.axis - len(PAD_STICKS)]: value}
+    stick = PAD + PAD_STICKS[event.axis]
+    return {f"{stick}-": -value, f"{stick}+": value}
 
 
 def is_shifted(event: pygame.event.Event) -> bool:

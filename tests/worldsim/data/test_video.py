@@ -99,6 +99,22 @@ def put_into(path: Path, boxes: Sequence[bytes], box: bytes) -> None:
 SAMPLE_ENTRY = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1")
 
 
+@pytest.mark.parametrize("bytes_at_once", [1, 3 * 3 * HEIGHT * WIDTH, 10**9], ids=["one", "three", "all"])
+def test_frames_that_are_encoded_at_once_give_the_same_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bytes_at_once: int
+) -> None:
+    monkeypatch.setattr(video, "BATCH_BYTES", bytes_at_once)
+    for name, in_batches in (("alone", False), ("batches", True)):
+        size = {"height": HEIGHT, "width": WIDTH, "frame_rate": RATE, "in_batches": in_batches}
+        frame = quarters()
+        with VideoWriter(tmp_path / name, **size) as writer:  # type: ignore[arg-type]
+            for number in range(10):
+                frame[:] = np.roll(quarters(), number, axis=1)  # the caller's own, written over
+                writer.write(frame)
+                assert writer.num_frames == number + 1
+    assert (tmp_path / "alone").read_bytes() == (tmp_path / "batches").read_bytes()
+
+
 @pytest.mark.parametrize("turn", TURNS)
 def test_a_turned_video_is_read_as_it_is_shown(tmp_path: Path, turn: str) -> None:
     path, (matrix, expected) = tmp_path / "a.mp4", TURNS[turn]

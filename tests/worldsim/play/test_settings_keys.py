@@ -23,7 +23,7 @@ from worldsim.play.replay import Opening, Replay
 from worldsim.play.session import PlaySession
 from worldsim.play.settings import PlayConfig
 from worldsim.ui.bindings import Command, bind
-from worldsim.ui.input import CommandKeys, HeldKeys
+from worldsim.ui.input import CommandKeys, HeldKeys, MouseTurn
 from worldsim.ui.window import Window
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -187,6 +187,40 @@ def test_a_stick_is_held_until_it_is_back_in_the_middle() -> None:
         held.handle(pygame.event.Event(pygame.CONTROLLERAXISMOTION, axis=1, value=value, instance_id=0))
         seen.append(held.take())
     assert seen == [set(), {"pad lefty-"}, {"pad lefty-"}, set(), {"pad lefty+"}, set()]
+
+
+def test_the_distance_of_a_stick_counts_where_its_axis_is_analog() -> None:
+    held = HeldKeys(["pad lefty-", "pad lefty+", "pad righttrigger", "a"], ["pad lefty-", "pad lefty+"])
+    seen = []
+    for axis, value in ((1, -3_000), (1, -32_767), (1, 18_350), (5, 30_000), (1, 0), (5, 0)):
+        held.handle(pygame.event.Event(pygame.CONTROLLERAXISMOTION, axis=axis, value=value, instance_id=0))
+        seen.append(held.take_distances())
+    half = {"pad lefty+": pytest.approx(0.5, abs=0.001)}
+    trigger = {"pad righttrigger": None}
+    assert seen == [{}, {"pad lefty-": 1.0}, half, half | trigger, trigger, {}]
+    held.handle(pygame.event.Event(pygame.CONTROLLERAXISMOTION, axis=1, value=30_000, instance_id=0))
+    held.handle(pygame.event.Event(pygame.WINDOWFOCUSLOST))
+    assert held.take_distances() == {}
+
+
+def test_the_mouse_goes_as_far_as_it_was_moved_and_keeps_the_rest() -> None:
+    def moved(mouse: MouseTurn, *pixels: tuple[int, int]) -> list[dict[str, float | None]]:
+        taken = []
+        for rel in pixels:
+            mouse.handle(pygame.event.Event(pygame.MOUSEMOTION, rel=rel))
+            taken.append(mouse.take())
+        return taken
+
+    right, half = {"mouse right": 1.0}, {"mouse right": 0.5}
+    analog = MouseTurn({"mouse right": (0.5, 1.0), "mouse up": (1.0,)})
+    assert moved(analog, (9, 0), (1, 0), (30, 0), (0, 0), (0, -20)) == [
+        {},
+        half,
+        right,
+        half,
+        {"mouse up": 1.0},
+    ]
+    assert moved(MouseTurn(), (-19, 0), (-21, 0), (0, 0)) == [{}, *[{"mouse left": None}] * 2]
 
 
 def test_a_gamepad_plays_and_commands(tmp_path: Path) -> None:

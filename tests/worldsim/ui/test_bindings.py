@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from tests.fakes import TINY_ACTIONS
 from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.errors import WorldError
-from worldsim.ui.bindings import COMMAND_KEYS, Command, bind, help_texts
+from worldsim.ui.bindings import COMMAND_KEYS, Command, analog_controls, bind, help_texts
 from worldsim.ui.input import check_without_window
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -67,6 +67,36 @@ def test_buttons_without_a_direction_get_the_pad_buttons_that_are_free() -> None
     assert bindings.buttons == ((("space", "pad a"), ("e", "pad b")),)
     assert bindings.commands[Command.QUICK_LOAD] == ("f9", "l")
     assert not bindings.has_mouse
+
+
+def test_ends_of_analog_axes_get_sticks_triggers_and_the_mouse() -> None:
+    steer = ActionAxis(
+        name="steer",
+        buttons=("left-2", "left-1", "right-1", "right-2"),
+        keys=(("left",), (), (), ("right",)),
+        centres=(0, -1, -0.5, 0.5, 1),
+    )
+    gas = ActionAxis(name="gas", buttons=("+0.25", "+1"), keys=((), ("up",)), centres=(0, 0.25, 1))
+    torque = ActionAxis(name="torque", buttons=("-2", "+2"), keys=(("s",), ("w",)), centres=(0, -2, 2))
+    strafe = ActionAxis(name="strafe", buttons=("left", "jump"), keys=(("a",), ("j",)))
+    layout = ActionLayout((steer, gas, torque, strafe))
+    bindings = bind(layout)
+    assert bindings.buttons == (
+        (("left", "pad rightx-", "mouse left"), (), (), ("right", "pad rightx+", "mouse right")),
+        ((), ("up", "pad righttrigger")),
+        (("s", "pad lefty+"), ("w", "pad lefty-")),
+        (("a", "pad leftx-"), ("j", "pad a")),
+    ), "buttons come first, and what is between two ends needs no control"
+    assert analog_controls(layout, bindings) == {
+        **dict.fromkeys(("pad rightx-", "mouse left", "pad rightx+", "mouse right"), (0.5, 1)),
+        "pad righttrigger": (0.25, 1),
+        **dict.fromkeys(("pad lefty+", "pad lefty-"), (1,)),
+    }
+    named = [what for _, what in help_texts(layout, bindings)]
+    assert named[:3] == ["steer left-2", "steer right-2", "gas +1"]
+    chosen = bind(layout, buttons={"steer/left-1": ["mouse left"]})
+    assert chosen.buttons[0][:2] == (("left", "pad rightx-"), ("mouse left",))
+    assert analog_controls(layout, chosen)["mouse left"] == (1,)
 
 
 @pytest.mark.parametrize(

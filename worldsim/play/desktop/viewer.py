@@ -12,7 +12,7 @@ from worldsim.errors import WorldError
 from worldsim.play.desktop.branch_panes import BranchPanes, Kind
 from worldsim.play.game import OVER, Game
 from worldsim.play.session import NUM_WATCHED
-from worldsim.ui.bindings import Command, help_texts
+from worldsim.ui.bindings import Command, analog_controls, help_texts
 from worldsim.ui.display import PAUSE_POLL_MS, saving_when_display_is_lost
 from worldsim.ui.input import CommandKeys, Gamepads, HeldKeys, MouseTurn, is_shifted
 from worldsim.ui.keys import printed_names
@@ -50,10 +50,11 @@ class Viewer:
         game.show = self._draw
         world, bindings = game.session.env.world.config, game.bindings
         # Keys that do not exist are found before a window is opened for them.
-        self._held = HeldKeys(game.person.keys)
+        analog = analog_controls(world.actions, bindings)
+        self._held = HeldKeys(game.person.keys, analog)
         self._commands = CommandKeys(bindings.commands)
         self._rewind_keys = HeldKeys(bindings.commands[Command.REWIND])
-        self._mouse = MouseTurn() if bindings.has_mouse else None
+        self._mouse = MouseTurn(analog) if bindings.has_mouse else None
         self.window = Window(world.width, world.height, title=world.name, scale=scale, has_strip=True)
         if full_screen:
             self.window.toggle_full_screen()
@@ -114,8 +115,8 @@ class Viewer:
         if found is not None:
             self._obey(*found, is_shifted=is_shifted(event))
 
-    def _take_held(self) -> set[str]:
-        return self._held.take() | (self._mouse.take() if self._mouse is not None else set())
+    def _take_held(self) -> dict[str, float | None]:
+        return self._held.take_distances() | (self._mouse.take() if self._mouse is not None else {})
 
     def _advance_while_open(self) -> None:
         """Advance; a window that was taken away in the middle of it ends the game as closing it does."""

@@ -15,7 +15,7 @@ from worldsim.play.game import Game
 from worldsim.play.web.inbox import SERVED_COMMANDS, Inbox, Order
 from worldsim.play.web.lobby import encode_jpeg
 from worldsim.play.web.server import Server
-from worldsim.ui.bindings import Bindings, Command
+from worldsim.ui.bindings import Bindings, Command, analog_controls
 from worldsim.ui.input import check_without_window
 from worldsim.world import WorldConfig
 
@@ -72,7 +72,7 @@ class ServedGame:
             self.game.is_paused = self._waits_for_key = False
         rewinds = self._inbox.take_rewinds()
         is_playing = rewinds or not self.game.is_paused or self.game.wants_step
-        held = self._inbox.take_held() if is_playing else ()
+        held = self._inbox.take_distances() if is_playing else ()
         has_moved = self.game.advance(held, rewinds=rewinds)
         self._tell_status()
         if not has_moved:
@@ -152,7 +152,8 @@ def first_message(world: WorldConfig, bindings: Bindings) -> dict[str, Any]:
     ]
     size = {"name": world.name, "width": world.width, "height": world.height}
     hello = {"type": "hello", "about": world.about or world.description, "world": size}
-    return hello | {"buttons": buttons, "commands": commands}
+    analog = sorted(analog_controls(world.actions, bindings))
+    return hello | {"buttons": buttons, "commands": commands, "analog": analog}
 
 
 def _data_url(picture: np.ndarray) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from worldsim.errors import WorldError
 from worldsim.play.slots import QUICK, SLOTS
-from worldsim.storage.files import check_bool, parse_json
+from worldsim.storage.files import check_bool, check_number, parse_json
 from worldsim.ui.bindings import Command
 
 MAX_COMMANDS = 32
@@ -60,6 +60,7 @@ class Inbox:
         self._keys = frozenset(keys)
         self._changed = threading.Condition()
         self._held: frozenset[str] = frozenset()
+        self._far: dict[str, float] = {}
         self._tapped: set[str] = set()
         self._orders: deque[Order] = deque()
         self._rewinds = self._rewind_tapped = False
@@ -84,10 +85,11 @@ class Inbox:
             has_left, self._has_left = self._has_left, False
             return has_left
 
-    def hold(self, names: Collection[str]) -> None:
-        """Note which keys are down now."""
+    def hold(self, names: Collection[str], far: Mapping[str, float] | None = None) -> None:
+        """Note which keys are down now, and how far, above 0 to 1, sticks and triggers of analog axes."""
         with self._changed:
             held = self._keys.intersection(names)
+            self._far = {name: each for name, each in (far or {}).items() if name in held}
             self._tapped |= held - self._held
             self._held = held
             self._changed.notify_all()
@@ -120,6 +122,12 @@ class Inbox:
             self._tapped.clear()
             return held
 
+    def take_distances(self) -> dict[str, float | None]:
+        """Return the same with how far each is moved; None of those that are pressed or not."""
+        with self._changed:
+            far = dict(self._far)
+        return {name: far.get(name) for name in self.take_held()}
+
     def take_rewinds(self) -> bool:
         """Return whether time is to run backward for the next frame."""
         with self._changed:
@@ -149,6 +157,20 @@ def read_message(text: str) -> dict[str, object]:
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):
         raise WorldError("a message must be an object with a type")
     return message
+
+
+def read_held(message: dict[str, object]) -> tuple[list[str], dict[str, float]]:
+    """Return which keys a message holds down, and how far each of those is moved of which it says so.
+
+    Raises:
+        WorldError: If it says neither.
+    """
+    held, far = message.get("held"), message.get("far", {})
+    if not isinstance(held, list) or not all(isinstance(name, str) for name in held):
+        raise WorldError("keys: held must be a list of names")
+    if not isinstance(far, dict):
+        raise WorldError("keys: far must be an object of numbers")
+    return held, {name: check_number(each, "keys: far", 0, 1) for name, each in far.items()}
 
 
 def read_order(message: dict[str, object]) -> Order:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from worldsim.errors import WorldError
-from worldsim.play.web.inbox import Inbox, read_message, read_order
+from worldsim.play.web.inbox import Inbox, read_held, read_message, read_order
 from worldsim.storage.files import check_bool, check_integer
 
 MAX_CLIENTS = 16
@@ -153,10 +153,7 @@ class Lobby:
             case _ if client is not self._player:
                 return  # who watches presses nothing; a key may have been on its way when the seat was lost
             case "keys":
-                held = message.get("held")
-                if not isinstance(held, list) or not all(isinstance(name, str) for name in held):
-                    raise WorldError("keys: held must be a list of names")
-                self._inbox.hold(held)
+                self._inbox.hold(*read_held(message))
             case "rewind":
                 self._inbox.rewind(check_bool(message.get("on"), "rewind: on"))
             case "command":

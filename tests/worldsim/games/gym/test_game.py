@@ -95,6 +95,8 @@ def test_large_pictures_become_means_of_squares() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (50, 102, 3), dtype=np.uint8)
     squares = picture[:48, :102].reshape(16, 3, 34, 3, 3).mean(axis=(1, 3))
     assert np.array_equal(shrink(picture, 3), np.floor(squares + 0.5))
+    for seen in (picture.swapaxes(0, 1), picture[::-1, ::-1], np.asfortranarray(picture)):
+        assert np.array_equal(shrink(seen, 3), shrink(np.ascontiguousarray(seen), 3)), "however it lies"
     white = np.full((700, 700, 3), 255, dtype=np.uint8)
     assert (shrink(white, 20) == 255).all(), "sums do not overflow"
     fitting = choose_fitting(np.zeros((400, 600, 3), np.uint8), GymConfig())

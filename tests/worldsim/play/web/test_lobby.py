@@ -83,6 +83,8 @@ def test_the_first_plays_and_others_watch() -> None:
         room.handle_message(second, '{"type": "command", "name": "pause"}')
         assert inbox.take_held() == {"up"}
         assert inbox.take_orders() == []
+        room.handle_message(first, '{"type": "keys", "held": ["up", "left"], "far": {"up": 0.25, "down": 1}}')
+        assert inbox.take_distances() == {"up": 0.25, "left": None}, "a stick goes as far as it is moved"
 
     in_room(play)
 
@@ -213,6 +215,8 @@ def test_who_comes_later_sees_the_present() -> None:
         '{"type": "fly"}',
         '{"type": "keys"}',
         '{"type": "keys", "held": [1]}',
+        '{"type": "keys", "held": ["up"], "far": ["up"]}',
+        '{"type": "keys", "held": ["up"], "far": {"up": 2}}',
         '{"type": "ack", "frame": "x"}',
         '{"type": "ack", "frame": true}',
         '{"type": "ack", "frame": -1}',
