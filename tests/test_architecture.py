@@ -240,7 +240,6 @@ ROOTS = {
             "codec",
             "collect",
             "convert",
-        "depth",
             "evaluate",
             "features",
             "finetune",

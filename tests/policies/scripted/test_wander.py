@@ -81,7 +81,8 @@ def test_the_same_seed_and_pictures_give_the_same_actions() -> None:
 def test_it_hardly_faces_a_wall_in_the_real_game() -> None:
     """True depth tells; the explorer faces a wall in half of the frames, for up to 100 in a row."""
     pytest.importorskip("vizdoom")
-    from training.depth import DepthGame, is_wall, longest_run
+    from training.depth.footage import DepthGame
+    from training.depth.train import is_wall, longest_run
     from worldsim.games.registry import GAMES
 
     with DepthGame(GAMES["doom-rooms"]) as game:  # type: ignore[arg-type]
