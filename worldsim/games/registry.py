@@ -101,6 +101,11 @@ def find_game(game: str | GameEntry) -> GameEntry:
     return GAMES[game]
 
 
+def score_name(world: str) -> str:
+    """Return what the sum of rewards is called in a world that was made from the game of its name, if any."""
+    return GAMES[world].score if world in GAMES else "score"
+
+
 def open_game(game: str | GameEntry, *, labelled: bool = False) -> RealGame:
     """Return a game, ready for `reset`, whose observations have labels if asked for.
 

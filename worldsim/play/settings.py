@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from worldsim.runtime.config import RuntimeSettings
+from worldsim.seeds import find_seed
 from worldsim.settings import setting
 
 
@@ -22,7 +23,11 @@ class PlayConfig(RuntimeSettings):
         None,
         "Start moment, by number or name, or a picture of yours, FILE.png; null draws one with the seed.",
     )
-    seed: int = setting(0, "Of the start moment, the frames and the players.", minimum=0)
+    seed: int | str = setting(
+        0,
+        "Of the start moment, the frames and the players; today is that of the date in UTC, and each game "
+        "begins with it: everybody plays the same dream.",
+    )
     policy: str = setting(
         "auto",
         "auto (you, or the scripted player without a display), keyboard, scripted, random, ppo (a learned "
@@ -100,3 +105,13 @@ class PlayConfig(RuntimeSettings):
         "own in there.",
     )
     screenshots: str = setting("screenshots", "Folder of screenshots.")
+    best: str = setting(
+        "best",
+        "Folder of the best games of each world that counts a score: the table and a recording of each; '' "
+        "keeps none.",
+    )
+    clips: str = setting("clips", "Folder of clips, the last 15 seconds of play.")
+
+    def __post_init__(self) -> None:
+        RuntimeSettings.__post_init__(self)
+        find_seed(self.seed)

@@ -45,6 +45,8 @@ class Command(Enum):
     ZERO_MEMORY = "empty the memory", "x"
     RESTORE_MEMORY = "restore the memory as it was before that", "v"
     RECORD = "begin or end a recording", "r", "f8"
+    CLIP = "write the last 15 seconds as a clip", "y"
+    BEST = "show or hide the best games", "j"
     SCREENSHOT = "take a screenshot", "f12"
     MOUSE = "turn with the mouse, or no longer", "c"
     FULL_SCREEN = "full screen, or a window again", "f11", "f"
