@@ -45,8 +45,8 @@ class Command(Enum):
     ZERO_MEMORY = "empty the memory", "x"
     RESTORE_MEMORY = "restore the memory as it was before that", "v"
     RECORD = "begin or end a recording", "r", "f8"
-    CLIP = "write the last 15 seconds as a clip", "y"
-    BEST = "show or hide the best games", "j"
+    CLIP = "write the last 15 seconds as a clip", ","
+    BEST = "show or hide the best games", ";"
     SCREENSHOT = "take a screenshot", "f12"
     MOUSE = "turn with the mouse, or no longer", "c"
     FULL_SCREEN = "full screen, or a window again", "f11", "f"
@@ -81,7 +81,13 @@ PAD_AND_MOUSE: dict[str, tuple[str, ...]] = {
 }
 FREE_PAD_BUTTONS = ("pad a", "pad b", "pad x", "pad y")
 """For a world's other buttons, in their order."""
-NAMES_IN_HELP = {"return": "Enter", "escape": "Esc", ".": ". (full stop)"}
+NAMES_IN_HELP = {
+    "return": "Enter",
+    "escape": "Esc",
+    ".": ". (full stop)",
+    ",": ", (comma)",
+    ";": "; (semicolon)",
+}
 
 
 @dataclass(frozen=True, slots=True)
