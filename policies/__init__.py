@@ -33,6 +33,7 @@ from policies.scripted.level import (
 from policies.scripted.out_and_back import OutAndBackPolicy
 from policies.scripted.returning import ReturningPolicy
 from policies.scripted.tours import KINDS, TourPolicy
+from policies.scripted.wander import PatrolPolicy, WanderPolicy
 
 __all__ = [
     "EXCURSIONS",
@@ -77,6 +78,8 @@ SCRIPTED: Mapping[str, type[ScriptedPlayer]] = MappingProxyType(
         "turn-round": TurnPolicy,
         "charge": ChargePolicy,
         "idle": IdlePolicy,
+        "wander": WanderPolicy,
+        "patrol": PatrolPolicy,
     }
 )
 """Scripted players, by the names that the entries of games use; the first that fits is the default."""

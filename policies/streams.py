@@ -16,5 +16,6 @@ SKIRMISH = 6
 EXCURSIONS = 7
 FIGHT, CHARGE, DOORS, PUSH, TURN_ROUND, IDLE = range(8, 14)
 """What the players of a level do."""
+WANDER = 14
 GAMES = {"worldsim.games.rooms.generate": 3, "worldsim.games.doom_level": 5}
 """Streams that games draw from: `STREAM` of each of these modules, which do not know of this one."""

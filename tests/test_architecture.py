@@ -227,6 +227,7 @@ ROOTS = {
         "outcome",
         "sampler",
         "sb3",
+        "seeds",
         "settings",
         "simulator",
         "starts",

@@ -44,7 +44,8 @@ def tap(name: str) -> None:
 def play_config(folder: Path, fps: float = 0, threads: int = 1, **changes: bool) -> PlayConfig:
     """Everything that is saved goes into a folder; frames come as fast as possible, threads stay."""
     slots, recordings, screenshots = (str(folder / name) for name in ("slots", "video", "shots"))
-    folders = PlayConfig(slots=slots, recordings=recordings, screenshots=screenshots)
+    best, clips = str(folder / "best"), str(folder / "clips")
+    folders = PlayConfig(slots=slots, recordings=recordings, screenshots=screenshots, best=best, clips=clips)
     return replace(folders, fps=fps, threads=threads, **changes)
 
 

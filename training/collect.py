@@ -252,7 +252,8 @@ def describe_source(config: CollectConfig, split: str, game: GameEntry) -> str:
         for players in (sorted(config.players.items()), game.recorded_players.items())
     )
     player = f"mixed players ({shares})" if config.player == "mixed" else f"{config.player} player"
-    if scripted and "scripted" in (*config.players, config.player):
+    is_usual = game.recorded_players == policies.find_scripted(game.actions.num_values)
+    if scripted and not is_usual and "scripted" in (*config.players, config.player):
         player += f" (scripted: {scripted})"
     if config.learned is not None:
         from policies.ppo import policy_digest

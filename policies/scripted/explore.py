@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -137,11 +138,12 @@ class SkirmishPolicy(ScriptedPlayer):
 
     NUM_VALUES = (3, 3, 3, 3)
     NEEDS = "the player of a level needs four axes (move, strafe, turn, act) of three values each"
+    EXPLORER: ClassVar[type[ScriptedPolicy]] = ScriptedPolicy
 
     def reset(self, seed: int) -> None:
         """Start a new episode."""
         self._rng = np.random.default_rng((seed, streams.SKIRMISH))
-        self._explorer = ScriptedPolicy(ScriptedPolicy.NUM_VALUES)
+        self._explorer = self.EXPLORER(self.EXPLORER.NUM_VALUES)
         self._explorer.reset(seed)
         self._acts: list[int] = []  # the next one last
 

@@ -119,7 +119,8 @@ def test_forage_turns_away_where_the_picture_stands_still() -> None:
         ((3,), "doom-take-cover", policies.DodgePolicy),
         ((3,), "doom-rooms", policies.DodgePolicy),
         ((2, 3), "doom-health", policies.ForagePolicy),
-        ((3, 3, 3, 3), "doom-level", policies.SCRIPTED["fight"]),
+        ((3, 3, 3), "doom-rooms", policies.SCRIPTED["wander"]),
+        ((3, 3, 3, 3), "doom-level", policies.SCRIPTED["patrol"]),
     ],
 )
 def test_scripted_is_the_player_that_fits_the_buttons(

@@ -30,6 +30,6 @@ def test_numbers_differ_but_for_the_two_that_never_meet() -> None:
     """Recordings of the same seed would become others if a number changed."""
     numbers = {name: value for name, value in vars(streams).items() if name.isupper() and name != "GAMES"}
     in_use = {"MIXED": 1, "RETURNING": 2, "OUT_AND_BACK": 3, "TOURS": 4, "SKIRMISH": 6, "EXCURSIONS": 7}
-    of_level = {"FIGHT": 8, "CHARGE": 9, "DOORS": 10, "PUSH": 11, "TURN_ROUND": 12, "IDLE": 13}
+    of_level = {"FIGHT": 8, "CHARGE": 9, "DOORS": 10, "PUSH": 11, "TURN_ROUND": 12, "IDLE": 13, "WANDER": 14}
     assert numbers == in_use | of_level
     assert set(streams.GAMES.values()) & set(numbers.values()) == {3}

@@ -95,6 +95,7 @@ class GameEntry(ABC):
         starts: Kinds of places where an episode can be asked to begin.
         measures: What can be measured by its labels; None if nothing.
         ending: What the player did when a game ended, in words.
+        score: What the sum of its rewards is called.
         height, width: Of a frame, in pixels.
         episode_frames: Frames of the longest recorded episode.
         tics_per_second: Steps a second of the game's own.
@@ -113,6 +114,7 @@ class GameEntry(ABC):
     starts: tuple[str, ...] = ()
     measures: Measures | None = None
     ending: str = "ended"
+    score: str = "score"
     height: int
     width: int
     episode_frames: int

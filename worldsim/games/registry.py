@@ -26,14 +26,16 @@ GAMES: dict[str, GameEntry] = {
             place=ScenarioFile("my_way_home"),  # 1 for reaching the goal
             ending="reached the goal",
             actions=ActionLayout((MOVE, STRAFE, TURN)),
-            players={"explore": 1.0},
+            players={"wander": 1.0},
+            recorded_players={"explore": 1.0},
             episode_frames=1050,
         ),
         DoomEntry(
             name="doom-fresh-rooms",
             place=GeneratedRooms(),  # without reward or end
             actions=ActionLayout((MOVE, STRAFE, TURN)),
-            players={"explore": 1.0},
+            players={"wander": 1.0},
+            recorded_players={"explore": 1.0},
             episode_frames=1050,
             tells_map=True,
         ),
@@ -41,6 +43,7 @@ GAMES: dict[str, GameEntry] = {
             name="doom-take-cover",
             place=ScenarioFile("take_cover"),  # 1 for each tic alive
             ending="died",
+            score="tics alive",
             actions=ActionLayout((ONLY_STRAFE,)),
             players={"dodge": 1.0},
             max_tics=2100,
@@ -62,7 +65,7 @@ GAMES: dict[str, GameEntry] = {
             place=Level("MAP01", skill=4, shut=((472, -1344), (1320, 704))),
             ending="died or left the level",
             actions=ActionLayout((MOVE, STRAFE, TURN, ACT)),
-            players={"fight": 1.0},
+            players={"patrol": 1.0},
             recorded_players={
                 "skirmish": 0.18,
                 "fight": 0.25,
@@ -96,6 +99,11 @@ def find_game(game: str | GameEntry) -> GameEntry:
     if game not in GAMES:
         raise WorldError(f"there is no scenario {game!r}; known are {', '.join(sorted(GAMES))}")
     return GAMES[game]
+
+
+def score_name(world: str) -> str:
+    """Return what the sum of rewards is called in a world that was made from the game of its name, if any."""
+    return GAMES[world].score if world in GAMES else "score"
 
 
 def open_game(game: str | GameEntry, *, labelled: bool = False) -> RealGame:

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from worldsim.errors import WorldError
+from worldsim.play.best import Attempt
 from worldsim.play.governor import Governor, ThreadGovernor
 from worldsim.play.players import Players
-from worldsim.play.session import NUM_WATCHED, Player, PlaySession
+from worldsim.play.session import HUMAN, NUM_WATCHED, Player, PlaySession
 from worldsim.play.settings import PlayConfig
 from worldsim.play.slots import QUICK, PlayFiles
 from worldsim.play.status import Inspector, Status
@@ -24,8 +25,8 @@ from worldsim.runtime.interrupt import StopRequest
 from worldsim.runtime.timing import FrameClock, steady_memory
 from worldsim.sampler import MAX_STEPS
 from worldsim.ui.bindings import Bindings, Command, join_controls
+from worldsim.ui.clip import ClipBuffer
 
-HUMAN = "human"
 ENDED_SECONDS = 2.0
 """How long the end of a program's episode is looked at before the next one begins."""
 OVER = "the game is over: there is nothing to go on from"
@@ -57,6 +58,7 @@ class Game:
     Attributes:
         show: Is given each frame `[H, W, 3]` uint8 before it is remembered, and the present one after a jump.
         clock: Holds the frame rate.
+        clip: The last seconds of play.
         is_paused: Whether frames wait for a key.
         wants_step: Whether a single frame was asked for while paused.
         is_rewinding: Whether time runs backward.
@@ -75,9 +77,12 @@ class Game:
         self.session, self.person, self.bindings = session, person, bindings
         self.show: Callable[[np.ndarray], object] = lambda frame: None
         first = HUMAN if config.policy in ("auto", "keyboard") else config.policy
-        self.players = Players({HUMAN: person, **programs}, first, config.seed)
+        self.players = Players({HUMAN: person, **programs}, first, session.seed)
         self.files = PlayFiles(session, config)
         world = session.env.world.config
+        self.clip = ClipBuffer(world.actions, world.frame_rate)
+        if world.outcome is not None and session.replay is None and config.best:
+            session.attempt = Attempt(self.files.best.folder, world)
         self._rate = world.frame_rate if config.fps is None else config.fps
         self.clock = FrameClock(self._rate)
         self._governor = Governor(0.0, session.env.simulator.sampler.num_steps)
@@ -178,6 +183,8 @@ class Game:
                 self._load(slot)
             case Command.RECORD:
                 self.status.say(self.files.toggle_recording())
+            case Command.CLIP:
+                self.status.say(self.files.write_clip(self.clip))
             case Command.FEWER_STEPS | Command.MORE_STEPS:
                 self._change_steps(-1 if command is Command.FEWER_STEPS else 1)
             case Command.NOISE:
@@ -195,6 +202,7 @@ class Game:
     def restart(self, start: int | str | None) -> None:
         """Begin at a start moment; None draws one."""
         self.is_rewinding = False
+        self.status.verdict = ""
         with self.saying_errors():
             self.session.reset(start)
         self.players.begin()
@@ -245,12 +253,15 @@ class Game:
         self.wants_step = False
         self.person.held = held
         action = self.players.act(self.session.observation)
-        self.show(self.session.begin(action, self.players.name))
+        frame = self.session.begin(action, self.players.name)
+        self.show(frame)
         with self.saying_errors():
             self.session.finish()
+        self.clip.add(frame, action)
         self.status.note_frame(is_single=self.is_paused)
         if self.session.ended:
             self._ended_at = time.perf_counter()
+            self.status.verdict = self.files.keep_game()
             self.restart_measuring()
 
     def _is_over(self) -> bool:
@@ -338,7 +349,7 @@ class Game:
         if self._change_threads() or self._threads.is_trying:
             return
         # A recording is cut where the steps change: they only fall while one is made.
-        may_rise = self.session.recording is None
+        may_rise = not self.session.is_recorded
         seconds = self.clock.busy_seconds, self.session.latest_predict_seconds
         if self._governor.note(*seconds, may_rise=may_rise):
             self._draw_with(self._governor.steps)
@@ -346,9 +357,7 @@ class Game:
     def _change_threads(self) -> bool:
         """Take other threads where the frame rate is not held; returns whether their number has changed."""
         was_trying, before = self._threads.is_trying, torch.get_num_threads()
-        has_changed = self._threads.note(
-            self.clock.busy_seconds, is_recording=self.session.recording is not None
-        )
+        has_changed = self._threads.note(self.clock.busy_seconds, is_recording=self.session.is_recorded)
         if has_changed:
             with self.saying_errors():
                 self.session.change_threads(self._threads.threads)

@@ -16,6 +16,7 @@ from worldsim.play.settings import PlayConfig
 from worldsim.runtime.device import set_threads
 from worldsim.runtime.interrupt import StopRequest
 from worldsim.runtime.timing import steady_memory
+from worldsim.seeds import TODAY, find_seed
 from worldsim.starts import is_picture
 from worldsim.ui.bindings import bind
 from worldsim.ui.display import has_display
@@ -32,7 +33,7 @@ def open_session(
 ) -> Iterator[tuple[PlaySession, PlayConfig]]:
     """Give what is played and recorded; however it ends, finish the recording, and say what was measured.
 
-    With it comes the configuration, in which `start` is a start moment of the world.
+    With it comes the configuration, in which `start` is a start moment of the world and `seed` a number.
 
     Args:
         headless: Whether there is no window, and nobody to go back or to change keys.
@@ -55,10 +56,12 @@ def open_session(
     replay = Replay(Path(config.recording)) if config.policy == "recorded" and config.recording else None
     if replay is not None:
         replay.check_world(env)
+    repeats_seed, config = config.seed == TODAY, replace(config, seed=find_seed(config.seed))
     session = PlaySession(
         env,
         Recording(path, world) if path else None,
-        seed=config.seed,
+        seed=find_seed(config.seed),
+        repeats_seed=repeats_seed,
         # Without a window nobody goes back; with one, a player who takes over is shown the latest moments.
         rewind_bytes=0 if headless else max(1, config.rewind_megabytes * 10**6),
         replay=replay,
@@ -117,7 +120,7 @@ def run_headless(config: PlayConfig, session: PlaySession, name: str, player: Pl
     written = "" if session.recording is None else f" and {session.recording.path} is written"
     say(f"{why}: the {name} player walks {num_frames} frames{written}")
     session.reset(config.start)
-    player.reset(config.seed)
+    player.reset(session.seed)
     for _ in tqdm(play_headless(session, player, num_frames, name), total=num_frames, unit="frame"):
         pass
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.model.inspection import LayerReading
+from worldsim.play.best import Attempt
 from worldsim.play.history import History
 from worldsim.play.recording import Recording
 from worldsim.play.replay import Opening, Replay, play_settings
@@ -26,6 +27,8 @@ from worldsim.sampler import SamplerConfig
 from worldsim.simulator import Prediction
 from worldsim.state import WorldState
 
+HUMAN = "human"
+"""What recordings call the person at the keys."""
 NUM_WATCHED = 32
 """Frames that a player who takes over is shown: more than any player looks back."""
 
@@ -51,6 +54,7 @@ class PlaySession(AbstractContextManager["PlaySession"]):
 
     Args:
         seed: Decides everything that the environment draws.
+        repeats_seed: Whether each reset draws the same again; else later ones go on drawing.
         rewind_bytes: Room for the moments to go back to; 0 keeps none.
         replay: A recorded episode: the first one begins where it began, and is compared with it.
         waited_seconds: How long a person took to choose what to play, which is no part of starting up.
@@ -61,6 +65,8 @@ class PlaySession(AbstractContextManager["PlaySession"]):
         score: Sum of the rewards of this episode, as far as they are known; None in a world that gives none.
         start: Name of the start moment of this episode; empty where it is not known.
         trail: Where the player went in it, as far as the world believes to know.
+        seed, game: What decided this episode, and the how many that draws from it, from 1.
+        attempt: Records each game from its beginning, for the table of best games; None does not.
     """
 
     def __init__(
@@ -69,6 +75,7 @@ class PlaySession(AbstractContextManager["PlaySession"]):
         recording: Recording | None = None,
         *,
         seed: int = 0,
+        repeats_seed: bool = False,
         rewind_bytes: int = 0,
         replay: Replay | None = None,
         waited_seconds: float = 0.0,
@@ -85,7 +92,8 @@ class PlaySession(AbstractContextManager["PlaySession"]):
         self.start = ""
         self.trail = Trail()
         self.history = History(env.simulator, rewind_bytes) if rewind_bytes else None
-        self._seed: int | None = seed
+        self.seed, self.game, self._repeats_seed = seed, 0, repeats_seed
+        self.attempt: Attempt | None = None
         self._first_frame_seconds, self._waited_seconds = 0.0, waited_seconds
         self._first_step_at = 0.0
         self._last_step_at = 0.0
@@ -108,14 +116,17 @@ class PlaySession(AbstractContextManager["PlaySession"]):
                 finished: the new one has begun then.
         """
         options = None if start is None else {"start": start}
-        observation, info = self.env.reset(seed=self._seed, options=options)
-        self._seed = None  # later episodes continue the stream
+        is_first = self.game == 0 or self._repeats_seed  # others continue the stream
+        observation, info = self.env.reset(seed=self.seed if is_first else None, options=options)
+        self.game = 1 if is_first else self.game + 1
         opening, self._opening = self._opening, None
         if opening is not None:
             self.go_to(opening.state, opening.start)
             return
         if self.history is not None:
             self.history.begin(self.env.get_state(), info["start"])
+        if self.attempt is not None:
+            self.attempt.begin()
         self._begin_episode(observation, info)
 
     def go_to(
@@ -139,6 +150,8 @@ class PlaySession(AbstractContextManager["PlaySession"]):
                 cannot be finished, and play goes on from the state.
         """
         self.env.set_state(state)
+        if self.attempt is not None:
+            self.attempt.discard()
         info = {"frame_index": int(state.frame_index[0]), "start": start}
         if self.history is not None and not is_rewound:
             self.history.begin(self.env.get_state(), start, before, score=score)
@@ -207,11 +220,22 @@ class PlaySession(AbstractContextManager["PlaySession"]):
             self.replay.check(frame, self._action)
         if prediction is not None:
             self._drawn = self._before, prediction
+        self._record(before, outcome)
+
+    def _record(self, before: np.ndarray, outcome: dict[str, Any]) -> None:
+        """Record a frame `[H, W, 3]` uint8 and the action that led on, in each recording that is made."""
+        assert self._before is not None, "a frame follows from a state"
+        told: dict[str, Any] = {"player": self._player, "opening": None, **outcome}
+        if self._frozen is None:  # of a memory that was held nobody could replay it
+            told["opening"] = Opening(state=self._before, start=self.start, settings=play_settings(self.env))
+        if self.attempt is not None:
+            self.attempt.add(before, self._action, is_person=self._player == HUMAN, **told)
         if self.recording is not None:
-            opening = None  # of a memory that was held nobody could replay it
-            if self._frozen is None:
-                opening = Opening(state=self._before, start=self.start, settings=play_settings(self.env))
-            self.recording.add(before, self._action, player=self._player, opening=opening, **outcome)
+            self.recording.add(before, self._action, **told)
+
+    def finish_attempt(self) -> list[Path]:
+        """Return the recordings of the game that has ended, if it counts; see `Attempt.finish`."""
+        return [] if self.attempt is None else self.attempt.finish(self.observation, **self._outcome())
 
     def change_sampler(self, sampler: SamplerConfig) -> None:
         """Draw later frames in another way; what is recorded goes on in another file, which can be replayed.
@@ -252,6 +276,8 @@ class PlaySession(AbstractContextManager["PlaySession"]):
         self._frozen = matrices if is_frozen else None
         if self.replay is not None:
             self.replay.stop()
+        if self.attempt is not None:
+            self.attempt.discard()
         self._end_episode()
 
     def zero_memory(self) -> None:
@@ -292,6 +318,11 @@ class PlaySession(AbstractContextManager["PlaySession"]):
         finally:
             self._drawn, self._frozen, self._kept = drawn, matrices if is_frozen else None, kept
 
+    @property
+    def is_recorded(self) -> bool:
+        """Whether a recording is made, which ends where settings change."""
+        return self.recording is not None or (self.attempt is not None and self.attempt.counts)
+
     def stop_recording(self) -> None:
         """Finish what is being recorded, with the frame shown last; later frames are not recorded.
 
@@ -325,9 +356,13 @@ class PlaySession(AbstractContextManager["PlaySession"]):
         return "\n".join(lines)
 
     def __exit__(self, *error: object) -> None:
+        if self.attempt is not None:
+            self.attempt.discard()  # it has not ended
         self.stop_recording()
 
     def _end_episode(self) -> None:
+        if self.attempt is not None:
+            self.attempt.cut(self.observation, **self._outcome())
         if self.recording is not None:
             self.recording.end_episode(self.observation, **self._outcome())
 

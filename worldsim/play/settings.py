@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from worldsim.games.gym.apart import STEP_TIMEOUT
 from worldsim.games.gym.config import GymConfig
 from worldsim.runtime.config import RuntimeSettings
+from worldsim.seeds import find_seed
 from worldsim.settings import setting
 
 
@@ -34,7 +35,11 @@ class PlayConfig(RuntimeSettings):
         None,
         "Start moment, by number or name, or a picture of yours, FILE.png; null draws one with the seed.",
     )
-    seed: int = setting(0, "Of the start moment, the frames and the players.", minimum=0)
+    seed: int | str = setting(
+        0,
+        "Of the start moment, the frames and the players; today is that of the date in UTC, and each game "
+        "begins with it: everybody plays the same dream.",
+    )
     policy: str = setting(
         "auto",
         "auto (you, or the scripted player without a display), keyboard, scripted, random, ppo (a learned "
@@ -113,3 +118,13 @@ class PlayConfig(RuntimeSettings):
         "own in there.",
     )
     screenshots: str = setting("screenshots", "Folder of screenshots.")
+    best: str = setting(
+        "best",
+        "Folder of the best games of each world that counts a score: the table and a recording of each; '' "
+        "keeps none.",
+    )
+    clips: str = setting("clips", "Folder of clips, the last 15 seconds of play.")
+
+    def __post_init__(self) -> None:
+        RuntimeSettings.__post_init__(self)
+        find_seed(self.seed)

@@ -1,8 +1,9 @@
-"""Files of a game: save slots, a state beside a small picture of it each; recordings and screenshots."""
+"""Files of a game: save slots, a state beside a small picture of it each; recordings, best games, clips."""
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,12 +15,15 @@ import numpy as np
 
 from worldsim import state as states
 from worldsim.errors import WorldError
-from worldsim.play.recording import Recording, free_path, free_recording
+from worldsim.games.registry import score_name
+from worldsim.play.best import TITLES, BestGame, BestGames, now, remove_recordings
+from worldsim.play.recording import SUFFIX, Recording, free_path, free_recording
 from worldsim.play.session import PlaySession
 from worldsim.play.settings import PlayConfig
 from worldsim.state import WorldState
 from worldsim.storage.files import file_name
 from worldsim.storage.images import read_picture, write_png
+from worldsim.ui.clip import ClipBuffer
 
 P = ParamSpec("P")
 QUICK = "quick"
@@ -149,6 +153,8 @@ class PlayFiles:
         world = session.env.world
         self._session, self._config = session, config
         self._slots = SlotFolder(Path(config.slots), world.config.name, world.identity)
+        self.best = BestGames(Path(config.best), world.config.name, world.identity)
+        self._place: int | None = None  # in the table, of the game that ended last
 
     @_sentence
     def save_slot(self, name: str) -> str:
@@ -177,6 +183,55 @@ class PlayFiles:
         path = free_recording(Path(self._config.recordings), played)
         session.recording = Recording(path, played)
         return f"recording to {path}"
+
+    @_sentence
+    def keep_game(self) -> str:
+        """Keep the game that has ended if it is among the best; says nothing where none are kept."""
+        session, self._place = self._session, None
+        paths, score = session.finish_attempt(), session.score
+        if not paths or score is None or not math.isfinite(score):
+            remove_recordings(paths)
+            return "" if session.attempt is None else session.attempt.problem
+        frames, world = int(session.info["frame_index"]), session.env.world
+        game = BestGame(
+            score=score,
+            frames=frames,
+            seconds=frames / world.config.frame_rate,
+            seed=session.seed,
+            game=session.game,
+            start=session.start,
+            played=now(),
+            world=world.identity,
+            recordings=[path.name for path in paths],
+        )
+        try:
+            self._place = self.best.add(game)
+        except WorldError as error:
+            return f"{error}. The game is recorded in {', '.join(map(str, paths))}."
+        if self._place is None:
+            remove_recordings(paths)
+            return ""
+        return f"Number {self._place} of the best games."
+
+    def best_games(self) -> list[tuple[str, ...]]:
+        """Return the table of best games, its titles first; or a row that says why there is none."""
+        try:
+            games = self.best.read()
+        except WorldError as error:
+            return [(str(error),)]
+        rows = [game.cells(n, is_new=n == self._place) for n, game in enumerate(games, 1)]
+        titles = tuple(
+            title.format(score=score_name(self._session.env.world.config.name)) for title in TITLES
+        )
+        return [titles, *rows] if rows else [("no game has ended yet",)]
+
+    @_sentence
+    def write_clip(self, clip: ClipBuffer) -> str:
+        """Write the last seconds of play."""
+        if not len(clip):
+            return "nothing was played yet"
+        path = free_path(Path(self._config.clips), "clip", SUFFIX)
+        return f"wrote {path}, {clip.write(path)} frames"
 
     @_sentence
     def screenshot(self, picture: np.ndarray) -> str:

@@ -7,6 +7,7 @@ from collections import deque
 
 import numpy as np
 
+from worldsim.games.registry import score_name
 from worldsim.play.governor import Governor
 from worldsim.play.session import PlaySession
 
@@ -25,11 +26,14 @@ class Status:
     Attributes:
         hint: What to say last.
         again: How to begin again after an end.
+        verdict: What came of the game that has ended, in a sentence.
+        score_name: What the score is called.
     """
 
     def __init__(self, session: PlaySession, governor: Governor) -> None:
         self._session, self._governor = session, governor
-        self.hint = self.again = ""
+        self.score_name = score_name(session.env.world.config.name)
+        self.hint = self.again = self.verdict = ""
         self._frame_times: deque[float] = deque(maxlen=30)
         self._texts: list[str] = []
         self._expires = 0.0
@@ -60,10 +64,21 @@ class Status:
     def _ending(self) -> str:
         session = self._session
         frames, score = session.info["frame_index"], session.score
-        seconds = frames / session.env.world.config.frame_rate
-        lasted = f"{frames} {'frame' if frames == 1 else 'frames'} ({seconds:.1f} s)"
-        counted = "" if score is None else f", score {score:.0f}"
-        return f"Game over after {lasted}{counted}. {self.again}".rstrip()
+        lasted = f"{frames} {'frame' if frames == 1 else 'frames'} ({self.seconds_alive:.1f} s)"
+        counted = "" if score is None else f", {self.score_name} {score:.0f}"
+        told = (f"Game over after {lasted}{counted}.", self.verdict, self.again)
+        return " ".join(text for text in told if text)
+
+    @property
+    def seconds_alive(self) -> float:
+        """How long this episode has lasted, in seconds of the world's own."""
+        return self._session.info["frame_index"] / self._session.env.world.config.frame_rate
+
+    def _goal(self) -> list[str]:
+        """Return what a game is about: its score, and how long it has lasted."""
+        if (score := self._session.score) is None:
+            return []
+        return [f"{self.score_name} {score:.0f}", f"alive {self.seconds_alive:.1f} s"]
 
     def texts(self, *, doing: str, who: str) -> list[str]:
         """Return the texts of the strip.
@@ -81,13 +96,13 @@ class Status:
     def _measure(self, doing: str, who: str) -> list[str]:
         session = self._session
         texts = [
+            *self._goal(),
             doing or f"{self._frames_per_second():.1f} frames/s",
             *self._drawing(),
             f"step {session.times.latest_p50_ms():.0f} ms",
             session.env.device_choice.name,
             f"memory {session.env.memory_bytes / 2**20:.2f} MiB{' frozen' if session.is_frozen else ''}",
             f"frame {session.info['frame_index']}",
-            "" if session.score is None else f"score {session.score:.0f}",
             self._rewind_text(),
             who,
             "recording" if session.recording is not None else "",

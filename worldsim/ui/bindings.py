@@ -45,6 +45,8 @@ class Command(Enum):
     ZERO_MEMORY = "empty the memory", "x"
     RESTORE_MEMORY = "restore the memory as it was before that", "v"
     RECORD = "begin or end a recording", "r", "f8"
+    CLIP = "write the last 15 seconds as a clip", ","
+    BEST = "show or hide the best games", ";"
     SCREENSHOT = "take a screenshot", "f12"
     MOUSE = "turn with the mouse, or no longer", "c"
     FULL_SCREEN = "full screen, or a window again", "f11", "f"
@@ -93,7 +95,13 @@ TRIGGERS = ("pad righttrigger", "pad lefttrigger")
 ANALOG_PARTS = ("leftx", "lefty", "rightx", "righty", "lefttrigger", "righttrigger")
 """Of a gamepad, without the direction."""
 MOUSE_PAIRS = {"left": MOUSE_MOVEMENTS[:2], "up": MOUSE_MOVEMENTS[2:], "": MOUSE_MOVEMENTS[:2]}
-NAMES_IN_HELP = {"return": "Enter", "escape": "Esc", ".": ". (full stop)"}
+NAMES_IN_HELP = {
+    "return": "Enter",
+    "escape": "Esc",
+    ".": ". (full stop)",
+    ",": ", (comma)",
+    ";": "; (semicolon)",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ def test_an_end_waits_for_the_player_and_enter_begins_again(tmp_path: Path) -> N
     assert (session.num_frames, session.ended, session.start) == (1, True, "start-00")
     score = session.score
     assert score is not None
-    expected = f"Game over after 1 frame (0.1 s), score {score:.0f}. Enter: again"
+    expected = f"Game over after 1 frame (0.1 s), score {score:.0f}. Number 1 of the best games. Enter: again"
     assert viewer.game.status.message == expected
     tap("f5")
     viewer.advance()

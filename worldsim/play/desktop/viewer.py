@@ -22,7 +22,9 @@ ABOUT_WIDTH = 64
 """Letters in a line of what a world is about."""
 # Any other command leaves the panes first.
 COMMANDS_WITH_PANES = {
+    Command.BEST,
     Command.BRANCH,
+    Command.CLIP,
     Command.FULL_SCREEN,
     Command.HELP,
     Command.NEXT_START,
@@ -61,6 +63,8 @@ class Viewer:
         self._gamepads = Gamepads()
         self._help: list[Row] = []
         self._page: list[Row] = []
+        self._best: list[Row] = []
+        self._was_over = False
         self._name_keys()
         self._panes: BranchPanes | None = None
 
@@ -83,9 +87,21 @@ class Viewer:
         else:
             is_playing = rewinds or not self.game.is_paused or self.game.wants_step
             has_moved = self.game.advance(self._take_held() if is_playing else (), rewinds=rewinds)
+        self._tell_ending()
         if not has_moved:
             self._draw(self.session.observation)
             self.window.wait_for_event(PAUSE_POLL_MS)
+
+    def _tell_ending(self) -> None:
+        """Show the best games once a game of the person's has ended, until the next begins."""
+        was_over, self._was_over = self._was_over, self.session.ended
+        if self._was_over and not was_over and self.game.status.verdict and not self._page:
+            self._page = self._best = self._best_rows()
+        elif was_over and not self._was_over and self._page is self._best:
+            self._page = []
+
+    def _best_rows(self) -> list[Row]:
+        return list(self.game.files.best_games())
 
     def _name_keys(self) -> None:
         """Name the keys in help and strip as the keyboard's layout prints them."""
@@ -187,6 +203,9 @@ class Viewer:
                 self._page = [] if self._page is self._help else self._help
             case Command.SLOTS:
                 self._page = self._slot_rows() if self._page in ([], self._help) else []
+            case Command.BEST:
+                self._page = [] if self._page and self._page is self._best else self._best_rows()
+                self._best = self._page
             case Command.SCREENSHOT:
                 self.game.status.say(self.game.files.screenshot(self.window.screenshot()))
             case Command.FULL_SCREEN:

@@ -96,6 +96,9 @@ class ServedGame:
         if order.command is Command.SLOTS:
             self._tell_slots()
             return
+        if order.command is Command.BEST:
+            self.server.tell({"type": "best", "rows": self.game.files.best_games()})
+            return
         if order.command is Command.PAUSE:
             self._waits_for_key = False
         self.game.obey(order.command, order.slot, is_shifted=order.is_shifted)
@@ -119,6 +122,7 @@ class ServedGame:
         measured = {
             "texts": game.texts(),
             "frame": self.session.info["frame_index"],
+            "score_name": game.status.score_name,
             "score": score if score is not None and math.isfinite(score) else None,  # others are no JSON
             "layers": game.inspector.rows(),
             "map": "" if (path := game.inspector.map()) is None else _data_url(path),

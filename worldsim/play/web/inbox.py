@@ -25,6 +25,8 @@ SERVED_COMMANDS = frozenset(
         Command.SAVE_SLOT,
         Command.LOAD_SLOT,
         Command.SLOTS,
+        Command.BEST,
+        Command.CLIP,
         Command.TAKE_OVER,
         Command.FEWER_STEPS,
         Command.MORE_STEPS,
