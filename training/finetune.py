@@ -64,7 +64,7 @@ def add_outcome_heads(world: World, seed: int) -> World:
 def change_keys(world: World, config: FinetuneConfig) -> World:
     """Return a world whose memory has other keys, and has learned nothing under them.
 
-    A path that led to the old ones is left behind.
+    A path that led to the old ones is left behind. Under keys of poses dreams write what is new alone.
     """
     keys, old = MemoryKeys(config.memory_keys), world.config.denoiser
     is_pose = keys is MemoryKeys.POSE
@@ -88,7 +88,8 @@ def change_keys(world: World, config: FinetuneConfig) -> World:
         kept |= {name: kept[name] + fresh[name] for name in biases}
     denoiser.load_state_dict(fresh | kept)
     odometry = world.odometry if is_pose else None
-    described = replace(world.config, denoiser=shape, odometry=None)
+    sampler = replace(world.config.sampler, write_novelty=1.0 if is_pose else 0.0)
+    described = replace(world.config, denoiser=shape, odometry=None, sampler=sampler)
     return World(described, denoiser, world.codec, world.folder, odometry)
 
 

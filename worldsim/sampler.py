@@ -50,13 +50,13 @@ class SamplerConfig:
         below=1,
     )
 
-    dream_writes: float = setting(
-        1.0,
-        "Strength with which drawn frames are written into the recurrent states, over that of real ones: "
-        "below 1 a dream that comes back does not write its errors over what was seen "
-        "(docs/decisions/0061).",
+    write_novelty: float = setting(
+        0.0,
+        "c of the writes of drawn frames: their strength is multiplied by max(0, 1 - c |S^T k| / |v|), so "
+        "that a dream that comes back does not write its errors over what the states hold already. 0 writes "
+        "them as real frames (docs/decisions/0059).",
         minimum=0,
-        maximum=1,
+        maximum=4,
     )
 
     def __post_init__(self) -> None:

@@ -303,7 +303,7 @@ class Simulator:
         if noise is not None:
             latents = (1 - level) * latents + level * noise
         levels = torch.full((len(latents),), level, device=latents.device)
-        given = (latents, levels, context, memory, self.sampler.dream_writes)
+        given = (latents, levels, context, memory, self.sampler.write_novelty)
         return belief.commit(self.world.denoiser, self.world.odometry, *given)
 
     def _step(

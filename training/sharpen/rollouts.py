@@ -94,7 +94,7 @@ def roll_out(
         clean = (1 - level) * latents.detach() + level * commit_noise[:, index]
         goes_on = (index + 1) % gradient_frames != 0
         with torch.set_grad_enabled(goes_on and torch.is_grad_enabled()):
-            memory = denoiser.commit(clean, levels, context, memory, sampler.dream_writes)
+            memory = denoiser.commit(clean, levels, context, memory, sampler.write_novelty)
         memory = memory if goes_on else memory.map(lambda _, tensor: tensor.detach())
     return torch.stack(frames, dim=1)
 

@@ -188,8 +188,8 @@ def _measure_clips(
         "emptied": replace(kept, matrices=torch.zeros_like(kept.matrices)),
         "swapped": replace(kept, matrices=kept.matrices.roll(1, 1)),
     }
-    writes = world.config.sampler.dream_writes
-    sampler = SamplerConfig(num_steps=config.num_steps, dream_writes=writes)
+    novelty = world.config.sampler.write_novelty
+    sampler = SamplerConfig(num_steps=config.num_steps, write_novelty=novelty)
     drawn = {name: draw_frames(world, clips, each, frames, sampler) for name, each in memories.items()}
     if draw_frames is _ask:
         for name in ("kept", "emptied"):
@@ -245,6 +245,6 @@ def _roll_out(
         given, actions = (world.denoiser, world.odometry), clips.actions[:, frame]
         context = belief.observe(*given, actions, memory, pose=clips.told(frame))
         dream, context = draw(world.denoiser, clips.noise(frame), context, memory, sampler)
-        memory = belief.commit(*given, dream, clean, context, memory, sampler.dream_writes)
+        memory = belief.commit(*given, dream, clean, context, memory, sampler.write_novelty)
         drawn.append(dream)
     return torch.stack(drawn, 1)

@@ -106,8 +106,8 @@ def _roll_out(
     config: ValidationConfig,
     poses: Tensor | None = None,
 ) -> dict[str, float]:
-    writes = world.config.sampler.dream_writes
-    sampler = SamplerConfig(num_steps=config.num_steps, dream_writes=writes)
+    novelty = world.config.sampler.write_novelty
+    sampler = SamplerConfig(num_steps=config.num_steps, write_novelty=novelty)
     seeds = torch.arange(len(truth))
     clean = torch.zeros(len(truth), device=truth.device)
     scores = {}
@@ -116,7 +116,7 @@ def _roll_out(
         context = world.denoiser.observe(actions[:, frame], memory, pose=pose)
         noise = draw_noise(seeds, torch.full_like(seeds, frame), world.denoiser.latent_shape).to(truth.device)
         dream, context = draw(world.denoiser, noise, context, memory, sampler)
-        memory = world.denoiser.commit(dream, clean, context, memory, writes)
+        memory = world.denoiser.commit(dream, clean, context, memory, novelty)
         if frame + 1 in config.horizons:
             seen, expected = world.codec.decode(dream), world.codec.decode(truth[:, frame])
             scores[f"psnr_{frame + 1}_db"] = float(psnr(seen, expected).mean())

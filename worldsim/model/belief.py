@@ -57,7 +57,7 @@ def commit(
     noise_level: Tensor,
     context: FrameContext,
     memory: MemoryState,
-    strength: float = 1.0,
+    novelty: float = 0.0,
 ) -> MemoryState:
     """Write a frame into the memory as `Denoiser.commit` does; the path goes on from where it shows to be.
 
@@ -68,9 +68,9 @@ def commit(
         noise_level: `[B]`, see `Denoiser.commit`.
         context: From `observe` with the same memory; in a recycled model after its first pass.
         memory: State before the frame; left as it was.
-        strength: See `Denoiser.commit`.
+        novelty: See `Denoiser.commit`.
     """
-    after = denoiser.commit(latents, noise_level, context, memory, strength)
+    after = denoiser.commit(latents, noise_level, context, memory, novelty)
     if odometry is None:
         return after
     assert memory.odometry is not None and context.actions is not None

@@ -239,7 +239,7 @@ class Denoiser(nn.Module):
         noise_level: Tensor,
         context: FrameContext,
         memory: MemoryState,
-        strength: float = 1.0,
+        novelty: float = 0.0,
     ) -> MemoryState:
         """Write into the memory: a finished frame, or in a recycled model the one before it, without a pass.
 
@@ -248,8 +248,7 @@ class Denoiser(nn.Module):
             noise_level: `[B]`, how noisy `latents` are taken to be; 0 is clean. A recycled model isn't told.
             context: From `observe` with the same memory; in a recycled model from `first_pass`.
             memory: State before this frame; left as it was.
-            strength: Of the write into the recurrent states, over that of training, 0 to 1
-                (`SamplerConfig.dream_writes`).
+            novelty: c of `SamplerConfig.write_novelty`; 0 writes as training does.
 
         Returns:
             State after this frame.
@@ -262,7 +261,7 @@ class Denoiser(nn.Module):
         layers, count = self.layers(), memory.num_committed
         window, full = (cached_of(layers, updates, kind) for kind in (WindowAttention, FullAttention))
         keys, values, past = memory.window_keys, memory.window_values, memory.past
-        how = (self.packed_writes, context.rotary, memory.matrices, strength)
+        how = (self.packed_writes, context.rotary, memory.matrices, novelty)
         return MemoryState(
             matrices=write_matrices(layers, updates, *how),
             window_keys=push_window(keys, window.k, count) if window else keys,

@@ -13,7 +13,14 @@ import kernels
 from worldsim.model.attention.base import Cached, Rotary
 from worldsim.model.attention.full import FullAttention
 from worldsim.model.attention.hybrid import HybridAttention
-from worldsim.model.attention.writes import StateUpdate, WriteWeights, side_by_side, strengths, write_terms
+from worldsim.model.attention.writes import (
+    StateUpdate,
+    WriteWeights,
+    held_share,
+    side_by_side,
+    strengths,
+    write_terms,
+)
 from worldsim.model.block import AnyAttention, Block, modulate_all, modulated_norm
 from worldsim.model.frame_context import FrameContext, FrameWrites, Update
 from worldsim.model.linear import can_pack
@@ -80,7 +87,7 @@ def write_matrices(
     packed: WriteWeights | None,
     rotary: Rotary,
     matrices: Tensor,
-    strength: float = 1.0,
+    novelty: float = 0.0,
 ) -> Tensor:
     """Return the states of the hybrid layers after one frame, of all layers at once.
 
@@ -90,7 +97,7 @@ def write_matrices(
         packed: From `pack_writes`; without it the weights are put side by side here.
         rotary: Angles of the frame.
         matrices: `[L, B, H, K, V]`, the states before it.
-        strength: What strengths of writes are multiplied by, 0 to 1; decays stay.
+        novelty: c of `SamplerConfig.write_novelty`; decays stay as they are.
     """
     weights = write_weights(layers) if packed is None else packed
     if weights is None:
@@ -100,9 +107,11 @@ def write_matrices(
     k, v, g = write_terms(torch.cat(k, -2), torch.cat(v, -2), torch.cat(a, -1), weights, rotary)
     # One by one: PyTorch's sigmoid of the few strengths of a layer has not the bits of that of many.
     beta = torch.cat([strengths(each) for each in b], -1)  # [B, N, L * H]
-    beta = beta if strength == 1 else strength * beta
     # Layers beside rows, [L * B, ...]; in memory heads before tokens, as the products read them.
     k, v = (t.transpose(1, 2).unflatten(1, (len(kept), -1)).transpose(0, 1).flatten(0, 1) for t in (k, v))
     g, beta = (t.unflatten(-1, (len(kept), -1)).movedim(-2, 0).flatten(0, 1) for t in (g, beta))
+    if novelty:
+        known = held_share(k, v, matrices.flatten(0, 1)).transpose(1, 2)
+        beta = beta * (1 - novelty * known).clamp_min(0)
     written = kernels.commit(k.transpose(1, 2), v.transpose(1, 2), g, beta, matrices.flatten(0, 1))
     return written.unflatten(0, matrices.shape[:2])

@@ -137,6 +137,7 @@ def test_other_keys_keep_all_weights_but_those_that_write_and_read(tmp_path: Pat
     config, world = run_config(tmp_path), tiny_world()
     before = {name: tensor.clone() for name, tensor in world.denoiser.state_dict().items()}
     changed = change_keys(world, config)
+    assert (world.config.sampler.write_novelty, changed.config.sampler.write_novelty) == (0.0, 1.0)
     after = changed.denoiser.state_dict()
     assert not [name for name in after if name.startswith("motion.")]
     assert torch.equal(after["blocks.0.self_attn.v.weight"], before["blocks.0.self_attn.v.weight"])

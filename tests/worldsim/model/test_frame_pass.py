@@ -10,7 +10,7 @@ import torch
 import kernels
 from tests.fakes import draw, make_denoiser
 from worldsim.model.attention.hybrid import HybridAttention
-from worldsim.model.attention.writes import StateUpdate
+from worldsim.model.attention.writes import StateUpdate, held_share
 from worldsim.model.block import modulate_all
 from worldsim.model.config import MemoryKeys, MemoryPhase
 from worldsim.model.frame_pass import run_layers, write_matrices
@@ -52,7 +52,7 @@ def test_modulation_at_once_is_that_of_each_layer(rows: int) -> None:
             assert torch.equal(alone, part)
 
 
-def test_what_is_written_weakly_lies_between_a_decay_and_a_write() -> None:
+def test_what_states_hold_already_is_not_written_over() -> None:
     denoiser = make_denoiser(MemoryPhase.NONE, memory_keys=MemoryKeys.POSE)
     layers, memory = denoiser.layers(), denoiser.initial_memory(2)
     states = draw(*memory.matrices.shape)
@@ -62,13 +62,21 @@ def test_what_is_written_weakly_lies_between_a_decay_and_a_write() -> None:
         context = denoiser.observe(actions, memory)
         tokens = draw(2, denoiser.config.tokens_per_frame, denoiser.config.dim)
         updates = run_layers(layers, tokens, draw(2, 6, denoiser.config.dim), context, memory)[1].updates
-        full, half, none = (
-            write_matrices(layers, updates, None, context.rotary, states, s) for s in (1, 0.5, 0)
-        )
+
+        def written(states: torch.Tensor, novelty: float) -> torch.Tensor:
+            return write_matrices(layers, updates, None, context.rotary, states, novelty)
+
+        nothing = torch.zeros_like(states)
+        assert torch.equal(written(nothing, 1.0), written(nothing, 0.0)), "what is new is written as ever"
         kept = [update for update in updates if isinstance(update, StateUpdate)]
         hybrid = [block.self_attn for block in layers if isinstance(block.self_attn, HybridAttention)]
-        for attention, update, before, after in zip(hybrid, kept, states, none, strict=True):
+        full = written(100 * states, 1.0)
+        for attention, update, before, after in zip(hybrid, kept, 100 * states, full, strict=True):
             decay = attention.write_terms(update, context.rotary)[2].sum(1).exp()  # [B, H]
-            torch.testing.assert_close(after, decay[..., None, None] * before, rtol=0, atol=1e-9)
-    way = (half - none).norm() / (full - none).norm()
-    assert 0.3 < way < 0.9, "repeated writes saturate: half the strength is more than half of the way"
+            torch.testing.assert_close(after, decay[..., None, None] * before, rtol=1e-9, atol=0)
+
+
+def test_the_share_that_a_state_holds_is_that_of_lengths() -> None:
+    k, v = torch.eye(3)[None], torch.tensor([[[3.0, 4.0], [0.0, 2.0], [1.0, 0.0]]])
+    state = torch.tensor([[[6.0, 8.0], [1.0, 0.0], [0.0, 0.0]]])
+    assert held_share(k, v, state).tolist() == [[2.0, 0.5, 0.0]]

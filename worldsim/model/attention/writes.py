@@ -94,6 +94,23 @@ def strengths(b: Tensor) -> Tensor:
     return MAX_BETA * torch.sigmoid(at_least_fp32(b))
 
 
+def held_share(k: Tensor, v: Tensor, state: Tensor) -> Tensor:
+    """Return how long what a state holds under keys is, over the values that are to be written there.
+
+    Args:
+        k: `[..., N, K]`, of unit length.
+        v: `[..., N, V]`.
+        state: `[..., K, V]`.
+
+    Returns:
+        `|S^T k| / |v|`, `[..., N]`: 0 where the state holds nothing under a key.
+    """
+    held = torch.linalg.vector_norm(k.to(state.dtype) @ state, dim=-1)
+    return held / torch.linalg.vector_norm(v.to(state.dtype), dim=-1).clamp_min(
+        torch.finfo(torch.float32).eps
+    )
+
+
 def write_terms(
     k: Tensor, v: Tensor, a: Tensor, weights: WriteWeights, rotary: Rotary
 ) -> tuple[Tensor, Tensor, Tensor]:
