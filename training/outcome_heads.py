@@ -21,13 +21,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training.cli.entry import entry
-from training.data.latents import (
-    DataConfig,
-    LatentVideo,
-    check_outcomes,
-    choose_episodes,
-    latent_video,
-)
+from training.data.latents import DataConfig, LatentVideo, choose_episodes, latent_video
+from training.data.tables import check_outcomes
 from training.engine.lock import locked_folder
 from training.objectives.outcome import OutcomeLoss, OutcomeLossConfig
 from training.outcomes.calibrate_world import (

@@ -12,7 +12,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from training.data.latents import LatentVideo, check_poses
+from training.data.latents import LatentVideo
+from training.data.tables import check_poses
 from training.engine.export import ExportConfig, export_training, import_training
 from training.engine.fabric import Passes, make_fabric, product_dtype_of, share_passes
 from training.engine.graphs.passes import PassGraph

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from training.data.latents import DataConfig, check_poses, choose_episodes, fixed_starts, latent_video
+from training.data.latents import DataConfig, choose_episodes, fixed_starts, latent_video
+from training.data.tables import check_poses
 from training.suites.settings import EvaluateConfig
 from training.world.clips import cache_for
 from training.world.recall import GAIN, RecallConfig, RecallScores, measure_recall, measure_rollouts

@@ -12,11 +12,8 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from training.data.latents import (
-    LatentVideo,
-    check_outcomes,
-    check_poses,
-)
+from training.data.latents import LatentVideo
+from training.data.tables import check_outcomes, check_poses
 from training.engine.carry import Carry
 from training.engine.fabric import Passes, make_fabric, product_dtype_of, share_passes
 from training.engine.graphs.passes import PassGraph

@@ -31,11 +31,10 @@ from worldsim.model.block import (
     RunBlock,
     build_attention,
     initialise_attention,
-    modulated_norm,
 )
 from worldsim.model.config import PATCH, DenoiserConfig
 from worldsim.model.frame_context import FrameContext, FrameWrites
-from worldsim.model.frame_pass import cached_of, pack_writes, run_layers, write_matrices
+from worldsim.model.frame_pass import cached_of, pack_writes, run_layers, take_in, write_matrices
 from worldsim.model.linear import Linear, at_least_fp32, embed_patches, join_patches
 from worldsim.model.memory.keys import given_phases, key_places
 from worldsim.model.memory.motion import (
@@ -257,7 +256,8 @@ class Denoiser(nn.Module):
             assert context.writes is not None, "a recycled model writes what its first pass has noted"
             updates, tokens = context.writes
         else:
-            updates, tokens = self._take_in(latents, noise_level, context, memory)
+            x, _, conditioning = self._enter(latents, noise_level, context)
+            updates, tokens = take_in(self.layers(), x, conditioning, context, memory)
         layers, count = self.layers(), memory.num_committed
         window, full = (cached_of(layers, updates, kind) for kind in (WindowAttention, FullAttention))
         keys, values, past = memory.window_keys, memory.window_values, memory.past
@@ -273,17 +273,6 @@ class Denoiser(nn.Module):
             summary=None if self.outcome is None else self.outcome.pool(tokens),
             odometry=memory.odometry,
         )
-
-    def _take_in(
-        self, latents: Tensor, noise_level: Tensor, context: FrameContext, memory: MemoryState
-    ) -> FrameWrites:
-        """Run a finished frame through the network, but for what the last layer would say of it."""
-        *layers, last = self.layers()
-        x, _, conditioning = self._enter(latents, noise_level, context)
-        x, writes = run_layers(layers, x, conditioning, context, memory)
-        shift, scale, *_ = last.modulate(conditioning)
-        update = last.self_attn.remember(modulated_norm(x, shift, scale), context.rotary)
-        return FrameWrites((*writes.updates, update), x)
 
     def _enter(
         self, latents: Tensor, noise_level: Tensor, context: FrameContext

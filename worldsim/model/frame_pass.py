@@ -61,6 +61,21 @@ def run_layers(
     return x, FrameWrites(tuple(updates), tokens)
 
 
+def take_in(
+    layers: Sequence[Block], x: Tensor, conditioning: Tensor, context: FrameContext, memory: MemoryState
+) -> FrameWrites:
+    """Run a finished frame through the network, but for what the last layer would say of it.
+
+    Args:
+        layers: As of `run_layers`, all of them, and so are `x`, `conditioning`, `context` and `memory`.
+    """
+    *layers, last = layers
+    x, writes = run_layers(layers, x, conditioning, context, memory)
+    shift, scale, *_ = last.modulate(conditioning)
+    update = last.self_attn.remember(modulated_norm(x, shift, scale), context.rotary)
+    return FrameWrites((*writes.updates, update), x)
+
+
 def cached_of(layers: Sequence[Block], updates: Sequence[Update], kind: type[AnyAttention]) -> Cached | None:
     """Return what the layers of one kind keep of a frame, `[L, B, N, H, D]`; None without such layers."""
     pairs = zip(layers, updates, strict=True)

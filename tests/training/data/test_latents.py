@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import write_tiny_dataset
-from training.data.latents import choose_episodes, digest_of, load_tables
+from training.data.latents import choose_episodes, digest_of
+from training.data.tables import load_tables
 from worldsim.actions import ActionLayout
 from worldsim.data.episodes import EpisodeTable, read_table
 
@@ -74,7 +75,7 @@ def test_an_episode_s_table_is_parsed_once_unless_it_changes(
         parsed.append(name)
         return read_table(folder, name, actions)
 
-    monkeypatch.setattr("training.data.latents.read_table", counted)
+    monkeypatch.setattr("training.data.tables.read_table", counted)
     first = load_tables(references)
     assert load_tables(references)[0] is first[0] and len(parsed) == len(references)
     alter_action(folder)

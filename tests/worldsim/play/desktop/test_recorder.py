@@ -18,8 +18,8 @@ from worldsim.data.episodes import list_episodes, read_episode
 from worldsim.errors import WorldError
 from worldsim.games.gym.config import GymConfig
 from worldsim.games.gym.game import GymEntry, describe_env
-from worldsim.play.dataset import PlayedDataset
 from worldsim.play.desktop import recorder
+from worldsim.play.desktop.dataset import PlayedDataset
 from worldsim.play.desktop.recorder import RecorderWindow
 from worldsim.ui.bindings import bind
 
