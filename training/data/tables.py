@@ -1,4 +1,4 @@
-"""What episodes record beside their frames: actions, rewards, ends and poses."""
+"""Tables of episodes: actions, rewards, ends and poses; each file is parsed once."""
 
 from __future__ import annotations
 
