@@ -16,6 +16,7 @@ from training.cli.entry import entry
 from worldsim.errors import WorldError
 from worldsim.games.registry import GAMES
 from worldsim.play.settings import PlayConfig
+from worldsim.seeds import find_seed
 
 if TYPE_CHECKING:  # it brings PyTorch, which a wrong setting need not wait for
     from worldsim.play.session import PlaySession
@@ -57,7 +58,7 @@ def record_env(config: PlayConfig) -> None:
     """
     from training.engine.lock import locked_folder
     from worldsim.games.gym.apart import ApartGame
-    from worldsim.play.dataset import PlayedDataset
+    from worldsim.play.desktop.dataset import PlayedDataset
     from worldsim.ui.bindings import bind
     from worldsim.ui.display import choose_headless
 
@@ -83,7 +84,7 @@ def record_env(config: PlayConfig) -> None:
         from worldsim.play.desktop.recorder import RecorderWindow
 
         how = {"frame_rate": config.fps, "scale": config.scale, "full_screen": config.full_screen}
-        window = RecorderWindow(game, person, bindings, dataset, seed=config.seed, **how)
+        window = RecorderWindow(game, person, bindings, dataset, seed=find_seed(config.seed), **how)
         print(f"{entry.name}: {entry.width} x {entry.height} at {entry.frame_rate:g} frames/s", flush=True)
         try:
             window.run(config.steps)
@@ -141,8 +142,7 @@ def play(config: PlayConfig, *, headless: bool, waited: float) -> bool:
 
 def default_policy(session: PlaySession) -> str:
     """Return who plays when nobody else does."""
-    world = session.env.world.config
-    return "scripted" if policies.find_scripted(world.actions.num_values) else "random"
+    return policies.usual_player(session.env.world.config.actions.num_values)
 
 
 def available_policies(config: PlayConfig, session: PlaySession) -> list[str]:
