@@ -348,8 +348,9 @@ class Game:
     def _govern(self) -> None:
         if self._change_threads() or self._threads.is_trying:
             return
-        # A recording is cut where the steps change: they only fall while one is made.
-        may_rise = not self.session.is_recorded
+        # A recording is cut where the steps change: they only fall while one is made. That of a game for
+        # the table goes on in as many files as it takes: it is always made, and nobody asked for it.
+        may_rise = self.session.recording is None
         seconds = self.clock.busy_seconds, self.session.latest_predict_seconds
         if self._governor.note(*seconds, may_rise=may_rise):
             self._draw_with(self._governor.steps)
@@ -357,7 +358,9 @@ class Game:
     def _change_threads(self) -> bool:
         """Take other threads where the frame rate is not held; returns whether their number has changed."""
         was_trying, before = self._threads.is_trying, torch.get_num_threads()
-        has_changed = self._threads.note(self.clock.busy_seconds, is_recording=self.session.is_recorded)
+        has_changed = self._threads.note(
+            self.clock.busy_seconds, is_recording=self.session.recording is not None
+        )
         if has_changed:
             with self.saying_errors():
                 self.session.change_threads(self._threads.threads)
