@@ -255,14 +255,20 @@ class Game:
         action = self.players.act(self.session.observation)
         frame = self.session.begin(action, self.players.name)
         self.show(frame)
+        problem = self._attempt_problem()
         with self.saying_errors():
             self.session.finish()
+        if (now := self._attempt_problem()) != problem:
+            self.status.say(now)  # at once, not after an hour of play
         self.clip.add(frame, action)
         self.status.note_frame(is_single=self.is_paused)
         if self.session.ended:
             self._ended_at = time.perf_counter()
             self.status.verdict = self.files.keep_game()
             self.restart_measuring()
+
+    def _attempt_problem(self) -> str:
+        return "" if self.session.attempt is None else self.session.attempt.problem
 
     def _is_over(self) -> bool:
         """Return whether an episode that has ended is looked at; after a program's, begin the next one."""

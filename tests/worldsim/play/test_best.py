@@ -104,6 +104,12 @@ def test_a_game_that_is_kept_does_not_hinder_more_denoising_steps(
     assert asked == [True, False]
 
 
+def test_a_game_that_cannot_be_kept_says_so_at_its_first_frame(viewer: Viewer) -> None:
+    viewer.game.files.best.folder.parent.write_text("no folder")
+    play(viewer, 1)
+    assert viewer.game.status.message.startswith("this game is not kept: cannot record to ")
+
+
 def test_recordings_that_cannot_be_removed_end_no_game(
     viewer: Viewer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
