@@ -1,4 +1,4 @@
-"""The command that teaches and measures the sense of depth: what it writes, tells and refuses."""
+"""The command that trains and measures the depth estimator: what it writes, tells and refuses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from policies.scripted.depth import FARTHEST, NEAREST, NUM_STRIPS, WEIGHTS, DepthSense
+from policies.scripted.depth import FARTHEST, NEAREST, NUM_STRIPS, WEIGHTS, DepthEstimator
 from training.depth import main
 from training.depth.footage import record
 from training.depth.train import DepthConfig, longest_run, measure
@@ -39,7 +39,7 @@ def test_a_game_is_learned_and_measured(tmp_path: Path, capsys: pytest.CaptureFi
     assert {name: tensor.shape for name, tensor in tensors.items()} == {
         name: tensor.shape for name, tensor in ours.items()
     }
-    depths = DepthSense({name: tensor.astype(np.float32) for name, tensor in tensors.items()})(
+    depths = DepthEstimator({name: tensor.astype(np.float32) for name, tensor in tensors.items()})(
         np.zeros((120, 160, 3), np.uint8)
     )
     assert depths.shape == (NUM_STRIPS,)
@@ -55,7 +55,7 @@ def test_videos_are_measured_by_what_ships(tmp_path: Path, capsys: pytest.Captur
     assert not (tmp_path / "out").exists()
 
 
-def test_what_cannot_be_measured_is_refused_before_anything_is_taught(tmp_path: Path) -> None:
+def test_what_cannot_be_measured_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     small = write_video(tmp_path / "small.mp4", [np.zeros((8, 8, 3), np.uint8)])
     with pytest.raises(WorldError, match="of 8 x 8: depth is told in frames of at least 20 x 15"):
         main.run(DepthConfig(videos=[small], out=str(tmp_path / "out")))
@@ -71,10 +71,10 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_taught(tmp_path: 
 def test_measures_of_frames_without_a_wall_are_words_too() -> None:
     frames = [np.zeros((120, 160, 3), np.uint8)] * 2
 
-    def sense(frame: np.ndarray) -> np.ndarray:
+    def estimator(frame: np.ndarray) -> np.ndarray:
         return np.full(NUM_STRIPS, 300.0)
 
-    told = measure(sense, frames, np.full((2, NUM_STRIPS), 150.0))  # type: ignore[arg-type]
+    told = measure(estimator, frames, np.full((2, NUM_STRIPS), 150.0))  # type: ignore[arg-type]
     assert "factor of 2.00" in told
     assert told.endswith("is told in 0 frames, and in 0.0% of 2 others")
     assert [longest_run(row) for row in ([], [True], [True, False, True, True])] == [0, 1, 2]

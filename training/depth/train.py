@@ -1,9 +1,9 @@
-"""Teach the sense of depth that players walk by, on games of Doom: `python -m training.depth`.
+"""Train the depth estimator that players walk by, on games of Doom: `python -m training.depth`.
 
 Records frames with the depth that the engine draws them with, fits the network of
 `policies.scripted.depth`, measures it on episodes of other seeds, and writes OUT/depth.safetensors; that
 file beside the module is the one that ships. `videos` are measured with it: how long they face a wall. With
-`games=[]` nothing is taught, and the one that ships measures them.
+`games=[]` nothing is trained, and the one that ships measures them.
 """
 
 # T frames, S strips across a picture, F features of a strip
@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from policies.scripted.depth import NUM_ROWS, NUM_STRIPS, DepthSense, depth_sense, strip_features
+from policies.scripted.depth import NUM_ROWS, NUM_STRIPS, DepthEstimator, depth_estimator, strip_features
 from training.cli.entry import entry
 from training.depth.footage import degrade, record
 from worldsim.data.video import describe_video, stream_video
@@ -59,12 +59,12 @@ class DepthConfig:
 
 @entry("depth", DepthConfig)
 def main(config: DepthConfig) -> None:
-    """Teach, and measure videos."""
-    for video in config.videos:  # before minutes of teaching
+    """Train, and measure videos."""
+    for video in config.videos:  # before minutes of training
         check_video(Path(video))
-    sense = teach(config) if config.games else depth_sense()
+    estimator = train(config) if config.games else depth_estimator()
     for video in config.videos:
-        walls = [bool(is_wall(sense(frame))) for _, frame in stream_video(Path(video))]
+        walls = [bool(is_wall(estimator(frame))) for _, frame in stream_video(Path(video))]
         told = f"{np.mean(walls):.0%} of {len(walls)} frames, {longest_run(walls)} in a row"
         print(f"{video} faces a wall in {told}")
 
@@ -84,8 +84,8 @@ def check_video(path: Path) -> None:
         )
 
 
-def teach(config: DepthConfig) -> DepthSense:
-    """Record, fit, write, measure; returns what was taught."""
+def train(config: DepthConfig) -> DepthEstimator:
+    """Record, fit, write, measure; returns what was trained."""
     path = Path(config.out) / "depth.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(config.seed)
@@ -94,16 +94,16 @@ def teach(config: DepthConfig) -> DepthSense:
     features = np.stack(
         [each for frame in frames for each in map(strip_features, (frame, degrade(frame, rng)))]
     )
-    sense = fit(config, torch.from_numpy(features), torch.from_numpy(np.repeat(depths, 2, axis=0)))
+    estimator = fit(config, torch.from_numpy(features), torch.from_numpy(np.repeat(depths, 2, axis=0)))
     with writing(path) as part:
-        save_file({name: tensor.astype(np.float16) for name, tensor in sense.tensors.items()}, part)
+        save_file({name: tensor.astype(np.float16) for name, tensor in estimator.tensors.items()}, part)
     print(f"wrote {path}")
     for game in config.games:
-        print(f"{game}: {measure(sense, *record([game], config.heldout_frames, HELDOUT_SEEDS))}")
-    return sense
+        print(f"{game}: {measure(estimator, *record([game], config.heldout_frames, HELDOUT_SEEDS))}")
+    return estimator
 
 
-def fit(config: DepthConfig, features: Tensor, depths: Tensor) -> DepthSense:
+def fit(config: DepthConfig, features: Tensor, depths: Tensor) -> DepthEstimator:
     """Fit a network to features `[T, S, F]` and depths `[T, S]`, and to their mirror images."""
     mirrored = features.unflatten(2, (3, -1)).flip(1, 2).flatten(2)
     seen, wanted = torch.cat([features, mirrored]), torch.cat([depths, depths.flip(1)]).log().float()
@@ -126,12 +126,12 @@ def fit(config: DepthConfig, features: Tensor, depths: Tensor) -> DepthSense:
     for number, layer in enumerate(layers):
         tensors[f"weight{number}"] = layer.weight.detach().numpy().T.copy()
         tensors[f"bias{number}"] = layer.bias.detach().numpy()
-    return DepthSense(tensors)
+    return DepthEstimator(tensors)
 
 
-def measure(sense: DepthSense, frames: Sequence[np.ndarray], depths: np.ndarray) -> str:
+def measure(estimator: DepthEstimator, frames: Sequence[np.ndarray], depths: np.ndarray) -> str:
     """Return how well depths `[T, S]` are told, in words."""
-    told = np.stack([sense(frame) for frame in frames])
+    told = np.stack([estimator(frame) for frame in frames])
     error = float(np.abs(np.log(told / depths)).mean())
     found, true = is_wall(told), is_wall(depths)
     right, wrong = (
