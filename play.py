@@ -16,7 +16,6 @@ from training.cli.entry import entry
 from worldsim.errors import WorldError
 from worldsim.games.registry import GAMES
 from worldsim.play.settings import PlayConfig
-from worldsim.seeds import find_seed
 
 if TYPE_CHECKING:  # it brings PyTorch, which a wrong setting need not wait for
     from worldsim.play.session import PlaySession
@@ -58,7 +57,8 @@ def record_env(config: PlayConfig) -> None:
     """
     from training.engine.lock import locked_folder
     from worldsim.games.gym.apart import ApartGame
-    from worldsim.play.desktop.dataset import PlayedDataset
+    from worldsim.play.dataset import PlayedDataset
+    from worldsim.seeds import find_seed
     from worldsim.ui.bindings import bind
     from worldsim.ui.display import choose_headless
 

@@ -18,8 +18,8 @@ from worldsim.data.episodes import list_episodes, read_episode
 from worldsim.errors import WorldError
 from worldsim.games.gym.config import GymConfig
 from worldsim.games.gym.game import GymEntry, describe_env
+from worldsim.play.dataset import PlayedDataset
 from worldsim.play.desktop import recorder
-from worldsim.play.desktop.dataset import PlayedDataset
 from worldsim.play.desktop.recorder import RecorderWindow
 from worldsim.ui.bindings import bind
 
@@ -157,8 +157,8 @@ def test_the_command_records_and_says_what_comes_next(
     monkeypatch.setattr("worldsim.ui.display.choose_headless", lambda asked: False)
     monkeypatch.chdir(tmp_path)
     said = []
-    for seed in ("0", "today"):
-        run_command("play", f"env={DOT}", "steps=4", "fps=0", "record=mine", f"seed={seed}")
+    for _ in range(2):
+        run_command("play", f"env={DOT}", "steps=4", "fps=0", "record=mine")
         said.append(capsys.readouterr().out)
     assert "recorded 1 episodes to learn from and 0 held out, 5 frames: mine\nplay another" in said[0]
     assert said[1].endswith("learn from it: python -m training.learn data=mine\n")
