@@ -142,8 +142,7 @@ def play(config: PlayConfig, *, headless: bool, waited: float) -> bool:
 
 def default_policy(session: PlaySession) -> str:
     """Return who plays when nobody else does."""
-    world = session.env.world.config
-    return "scripted" if policies.find_scripted(world.actions.num_values) else "random"
+    return policies.usual_player(session.env.world.config.actions.num_values)
 
 
 def available_policies(config: PlayConfig, session: PlaySession) -> list[str]:

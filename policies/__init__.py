@@ -64,6 +64,7 @@ __all__ = [
     "TourPolicy",
     "find_scripted",
     "make",
+    "usual_player",
 ]
 
 SCRIPTED: Mapping[str, type[ScriptedPlayer]] = MappingProxyType(
@@ -93,6 +94,11 @@ def find_scripted(num_values: Sequence[int], game: PlayedGame | None = None) -> 
     fitting = [name for name, player in SCRIPTED.items() if tuple(num_values) == player.NUM_VALUES]
     named = {name: share for name, share in game.players.items() if name in fitting} if game else {}
     return named or dict.fromkeys(fitting[:1], 1.0)
+
+
+def usual_player(num_values: Sequence[int]) -> str:
+    """Return who plays where nobody is named: `scripted`, or `random` where no scripted player fits."""
+    return "scripted" if find_scripted(num_values) else "random"
 
 
 def make_scripted(num_values: Sequence[int], *, game: PlayedGame | None = None) -> Policy:
@@ -128,7 +134,7 @@ def make_returning(
             f"the player that walks back needs axes of two opposite buttons: in {game.name!r} those of "
             f"{', '.join(game.one_way)} do not undo each other"
         )
-    name = player or ("scripted" if find_scripted(num_values, game) else "random")
+    name = player or usual_player(num_values)
     return ReturningPolicy(num_values, make(name, num_values=num_values, game=game), **options)
 
 

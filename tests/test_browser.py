@@ -286,5 +286,16 @@ def test_an_ended_episode_says_so_and_waits_for_its_player(tmp_path: Path) -> No
         await page.strike("Enter", "Enter")
         await page.evaluate("document.getElementById('over').click()")
         assert await sent(page, inbox) == [Command.RESET] * 2
+        server.tell({"type": "best", "rows": [["", "score"], ["1", "42"]]})
+        server.tell(status | {"ended": True, "message": "told"})
+        await page.wait_for("document.getElementById('message').textContent === 'told'")
+        is_open, key = "!!document.querySelector('#best[open]')", (";", "Semicolon")
+        assert not await page.evaluate(is_open), "all pages are told: it is shown where somebody asked for it"
+        await page.strike(*key)
+        assert await page.evaluate(is_open)
+        assert "1\t42" in await page.evaluate("document.getElementById('best').innerText")
+        await page.strike(*key)
+        assert not await page.evaluate(is_open)
+        assert await sent(page, inbox) == [Command.BEST]
 
     with_page(tmp_path / "browser", play)

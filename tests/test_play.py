@@ -369,7 +369,7 @@ def test_a_learned_player_plays_from_the_worlds_folder(world: Path, tmp_path: Pa
 
 
 def test_negative_numbers_are_refused() -> None:
-    for name in ("seed", "steps", "scale", "fps", "threads"):
+    for name in ("steps", "scale", "fps", "threads"):
         with pytest.raises(WorldError, match=f"{name} must be at least 0"):
             PlayConfig(**{name: -1})
 

@@ -1,6 +1,6 @@
-"""A sense of depth: from one picture, how far it is to what stands at eye level in each part of its width.
+"""A depth estimator: from one picture, how far it is to what stands at eye level in each part of its width.
 
-A small network over vertical strips, taught on the depth that the engine of Doom knows
+A small network over vertical strips, trained on the depth that the engine of Doom knows
 (`python -m training.depth`). It sees how wall, floor and ceiling meet, not which textures they have.
 """
 
@@ -21,8 +21,8 @@ NEAREST, FARTHEST = 16.0, 512.0
 STEEP = 4.0  # differences of neighbouring pixels are small beside the colours
 
 
-class DepthSense:
-    """Tells depths from pictures.
+class DepthEstimator:
+    """Estimates depths from pictures.
 
     Args:
         tensors: Mean and deviation of the features, `[F]`; weights `[in, out]` and biases of three layers.
@@ -44,9 +44,9 @@ class DepthSense:
 
 
 @cache
-def depth_sense() -> DepthSense:
+def depth_estimator() -> DepthEstimator:
     """Return the one that ships."""
-    return DepthSense({name: tensor.astype(np.float32) for name, tensor in load_file(WEIGHTS).items()})
+    return DepthEstimator({name: tensor.astype(np.float32) for name, tensor in load_file(WEIGHTS).items()})
 
 
 def strip_features(frame: np.ndarray) -> np.ndarray:

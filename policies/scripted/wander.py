@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from policies import streams
-from policies.scripted.depth import NUM_STRIPS, depth_sense
+from policies.scripted.depth import NUM_STRIPS, depth_estimator
 from policies.scripted.explore import ScriptedPolicy, SkirmishPolicy
 
 FORWARD, BACKWARD, LEFT, RIGHT = 1, 2, 1, 2
@@ -43,7 +43,7 @@ class WanderPolicy(ScriptedPolicy):
         """Return the next action, `[3]` int64, for `observation`, `[height, width, 3]` uint8."""
         self.watch(observation)
         self.was_stuck = self._is_stuck()
-        depths = depth_sense()(observation)
+        depths = depth_estimator()(observation)
         ahead = float(np.median(depths[AHEAD]))
         if not self._way:
             if self.was_stuck or self._stroll <= 0:

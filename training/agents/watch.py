@@ -15,8 +15,8 @@ from worldsim.data.dataset_info import DatasetInfo
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.games.env import RealGameEnv
 from worldsim.games.registry import GAMES
+from worldsim.play.desktop.spectator import Spectator
 from worldsim.play.recording import Recording, free_recording
-from worldsim.play.spectator import Spectator
 from worldsim.runtime.device import set_threads
 from worldsim.ui.display import choose_headless
 from worldsim.world import WorldConfig

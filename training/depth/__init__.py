@@ -1,4 +1,4 @@
-"""The sense of depth that players walk by, taught by the engine of Doom: `python -m training.depth`."""
+"""The depth estimator that players walk by, trained on the engine of Doom: `python -m training.depth`."""
 
 from training.depth.train import main
 

@@ -39,13 +39,20 @@ class DepthGame(DoomGame):
 
 
 def record(games: Sequence[str], num_frames: int, seed: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """Return frames `[H, W, 3]` of each game as explorers see them, and their depths `[T, S]`."""
+    """Return frames `[H, W, 3]` of each game as explorers see them, and their depths `[T, S]`.
+
+    Raises:
+        WorldError: If there is no such game, or it is none of Doom.
+    """
     frames, depths = [], []
-    for name in games:
-        if not isinstance(entry := find_game(name), DoomEntry):
-            raise WorldError(f"{name} tells no depth: name games of Doom")
+    entries = [find_game(name) for name in games]  # a wrong name is found before the first is played
+    for entry in entries:
+        if not isinstance(entry, DoomEntry):
+            raise WorldError(f"{entry.name} tells no depth: name games of Doom")
+    for entry in entries:
+        assert isinstance(entry, DoomEntry)
         game = DepthGame(entry)
-        with game, tqdm(total=num_frames, desc=name, unit="frame") as bar:
+        with game, tqdm(total=num_frames, desc=entry.name, unit="frame") as bar:
             for frame, depth in explore(game, seed):
                 frames.append(frame)
                 depths.append(depth)

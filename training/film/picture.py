@@ -12,6 +12,8 @@ import av
 import numpy as np
 
 GAP, GAP_COLOUR = 8, 24
+MAX_SIDE = 16_383
+"""Pixels of a side of a WebP file."""
 
 
 def tile(frames: tuple[np.ndarray, ...], columns: int, scale: int) -> np.ndarray:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -81,12 +82,13 @@ class BestGames:
         self._world, self._identity = world, identity
 
     def read(self) -> list[BestGame]:
-        """Return the games of this world, the best first.
+        """Return the games of this world, the best first, at most `NUM_BEST`.
 
         Raises:
             WorldError: If the file is damaged, or something else.
         """
-        return [game for game in self._read_all() if game.world == self._identity]
+        ours = (game for game in self._read_all() if game.world == self._identity)
+        return sorted(ours, key=_rank)[:NUM_BEST]  # somebody may have edited the file
 
     def add(self, game: BestGame) -> int | None:
         """Keep a game if it is among the best; returns its place, from 1, or None.
@@ -195,10 +197,11 @@ class Attempt:
 
 
 def remove_recordings(paths: Sequence[Path]) -> None:
-    """Remove recordings `.mp4` with what is beside them."""
+    """Remove recordings `.mp4` with what is beside them; what cannot be removed stays."""
     for path in paths:
         for suffix in (SUFFIX, ".jsonl", STATE_SUFFIX):
-            path.with_suffix(suffix).unlink(missing_ok=True)
+            with suppress(OSError):  # no reason to end a game
+                path.with_suffix(suffix).unlink(missing_ok=True)
 
 
 def now() -> str:

@@ -255,14 +255,20 @@ class Game:
         action = self.players.act(self.session.observation)
         frame = self.session.begin(action, self.players.name)
         self.show(frame)
+        problem = self._attempt_problem()
         with self.saying_errors():
             self.session.finish()
+        if (now := self._attempt_problem()) != problem:
+            self.status.say(now)  # at once, not after an hour of play
         self.clip.add(frame, action)
         self.status.note_frame(is_single=self.is_paused)
         if self.session.ended:
             self._ended_at = time.perf_counter()
             self.status.verdict = self.files.keep_game()
             self.restart_measuring()
+
+    def _attempt_problem(self) -> str:
+        return "" if self.session.attempt is None else self.session.attempt.problem
 
     def _is_over(self) -> bool:
         """Return whether an episode that has ended is looked at; after a program's, begin the next one."""
@@ -348,8 +354,9 @@ class Game:
     def _govern(self) -> None:
         if self._change_threads() or self._threads.is_trying:
             return
-        # A recording is cut where the steps change: they only fall while one is made.
-        may_rise = not self.session.is_recorded
+        # A recording is cut where the steps change: they only fall while one is made. That of a game for
+        # the table goes on in as many files as it takes: it is always made, and nobody asked for it.
+        may_rise = self.session.recording is None
         seconds = self.clock.busy_seconds, self.session.latest_predict_seconds
         if self._governor.note(*seconds, may_rise=may_rise):
             self._draw_with(self._governor.steps)
@@ -357,7 +364,9 @@ class Game:
     def _change_threads(self) -> bool:
         """Take other threads where the frame rate is not held; returns whether their number has changed."""
         was_trying, before = self._threads.is_trying, torch.get_num_threads()
-        has_changed = self._threads.note(self.clock.busy_seconds, is_recording=self.session.is_recorded)
+        has_changed = self._threads.note(
+            self.clock.busy_seconds, is_recording=self.session.recording is not None
+        )
         if has_changed:
             with self.saying_errors():
                 self.session.change_threads(self._threads.threads)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from worldsim.play.recording import Recording, free_recording
 from worldsim.play.replay import Replay, recorded_world
 from worldsim.play.session import Player, PlaySession
 from worldsim.play.settings import PlayConfig
+from worldsim.runtime.cores import usable_cores
 from worldsim.runtime.device import set_threads
 from worldsim.runtime.interrupt import StopRequest
 from worldsim.runtime.timing import steady_memory
@@ -44,6 +45,9 @@ def open_session(
     """
     if config.world is None and config.policy == "recorded" and config.recording:
         config = replace(config, world=recorded_world(Path(config.recording)))
+    replay = Replay(Path(config.recording)) if config.policy == "recorded" and config.recording else None
+    if replay is not None:
+        config = as_recorded(config, replay.opening.settings)
     env = open_env(config, say)
     world = env.world.config
     if headless and bind(world.actions, config.keys, config.buttons) != bind(world.actions):
@@ -53,14 +57,13 @@ def open_session(
     if config.start is not None and is_picture(config.start, env.start_names):
         config = replace(config, start=env.add_start_picture(Path(config.start)))
     path = recording_path(config, world, headless=headless)
-    replay = Replay(Path(config.recording)) if config.policy == "recorded" and config.recording else None
     if replay is not None:
         replay.check_world(env)
     repeats_seed, config = config.seed == TODAY, replace(config, seed=find_seed(config.seed))
     session = PlaySession(
         env,
         Recording(path, world) if path else None,
-        seed=find_seed(config.seed),
+        seed=int(config.seed),
         repeats_seed=repeats_seed,
         # Without a window nobody goes back; with one, a player who takes over is shown the latest moments.
         rewind_bytes=0 if headless else max(1, config.rewind_megabytes * 10**6),
@@ -80,6 +83,23 @@ def open_session(
             say(replay.result(env))
 
 
+def as_recorded(config: PlayConfig, then: Mapping[str, str]) -> PlayConfig:
+    """Return settings in which what is not given is as it was recorded: a replay gives the same bytes then.
+
+    Args:
+        then: See `play_settings`; no numbers, and more threads than there are cores, are left.
+    """
+    threads, steps, noise = (then.get(name, "") for name in ("threads", "denoising_steps", "noise_scale"))
+    if not config.threads and threads.isdecimal() and int(threads) <= usable_cores():
+        config = replace(config, threads=int(threads))
+    if config.denoising_steps is None and steps.isdecimal():
+        config = replace(config, denoising_steps=int(steps))
+    if config.noise_scale is None:
+        with suppress(ValueError):
+            config = replace(config, noise_scale=float(noise))
+    return config
+
+
 def open_env(config: PlayConfig, say: Say) -> ARL2WorldEnv:
     """Load the world and say where it computes, and why."""
     num_threads = set_threads(config.threads)
@@ -92,7 +112,7 @@ def open_env(config: PlayConfig, say: Say) -> ARL2WorldEnv:
     )
     world, steps = env.world.config, env.simulator.sampler.num_steps
     size = f"{world.width} x {world.height} at {world.frame_rate:g} frames/s"
-    say(f"world {world.name}: {size}, {steps} denoising steps")
+    say(f"world {world.name}: {size}, {steps} denoising {'step' if steps == 1 else 'steps'}")
     say(f"computing on {env.device_choice}, {num_threads} threads")
     return env
 

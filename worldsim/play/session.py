@@ -318,11 +318,6 @@ class PlaySession(AbstractContextManager["PlaySession"]):
         finally:
             self._drawn, self._frozen, self._kept = drawn, matrices if is_frozen else None, kept
 
-    @property
-    def is_recorded(self) -> bool:
-        """Whether a recording is made, which ends where settings change."""
-        return self.recording is not None or (self.attempt is not None and self.attempt.counts)
-
     def stop_recording(self) -> None:
         """Finish what is being recorded, with the frame shown last; later frames are not recorded.
 

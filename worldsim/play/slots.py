@@ -215,6 +215,10 @@ class PlayFiles:
 
     def best_games(self) -> list[tuple[str, ...]]:
         """Return the table of best games, its titles first; or a row that says why there is none."""
+        if self._session.env.world.config.outcome is None:
+            return [("this world counts no score",)]
+        if not self._config.best:
+            return [("no games are kept: best='' says so",)]
         try:
             games = self.best.read()
         except WorldError as error:
@@ -223,7 +227,7 @@ class PlayFiles:
         titles = tuple(
             title.format(score=score_name(self._session.env.world.config.name)) for title in TITLES
         )
-        return [titles, *rows] if rows else [("no game has ended yet",)]
+        return [titles, *rows] if rows else [("no game that you played in one go has ended yet",)]
 
     @_sentence
     def write_clip(self, clip: ClipBuffer) -> str:

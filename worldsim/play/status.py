@@ -118,7 +118,7 @@ class Status:
             steps = f"{now.num_steps} of {governor.wanted}" if now.num_steps < governor.wanted else "all"
             texts.append(f"holding {governor.frame_rate:g} frames/s with {steps} steps")
         else:
-            texts.append(f"{now.num_steps} steps")
+            texts.append(f"{now.num_steps} {'step' if now.num_steps == 1 else 'steps'}")
         if now.noise_scale != own.noise_scale:
             texts.append(f"noise {now.noise_scale:.2f}")
         return texts

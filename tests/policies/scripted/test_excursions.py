@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
@@ -20,7 +21,8 @@ PICTURE = np.zeros((120, 160, 3), dtype=np.uint8)
 def play(kind: str, game: str, seed: int, frames: int) -> tuple[np.ndarray, np.ndarray, list[Tour]]:
     """Return poses `[T + 1, 3]`, what is pressed, `[T, 3]`, and the excursions of a game."""
     pytest.importorskip("vizdoom", reason='needs ViZDoom: pip install -e ".[doom]"')
-    player = policies.make(kind, num_values=NUM_VALUES, game=GAMES[game])
+    recorded = replace(GAMES[game], players=GAMES[game].recorded_players)  # who plays where it is recorded
+    player = policies.make(kind, num_values=NUM_VALUES, game=recorded)
     assert isinstance(player, policies.Navigator)
     poses, pressed, names = [], [], []
     with open_game(game) as running:

@@ -7,7 +7,7 @@ import pytest
 
 import policies
 from policies.scripted import wander
-from policies.scripted.depth import FARTHEST, NEAREST, NUM_STRIPS, depth_sense
+from policies.scripted.depth import FARTHEST, NEAREST, NUM_STRIPS, depth_estimator
 from policies.scripted.wander import BACKWARD, FORWARD, LEFT, NEAR, RIGHT, WanderPolicy
 from worldsim.starts import read_starts
 from worldsim.world.world import SHIPPED, STARTS_FOLDER
@@ -19,23 +19,23 @@ PICTURE = np.zeros((120, 160, 3), np.uint8)
 def act(player: WanderPolicy, depths: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Act with a picture in which these are the depths."""
     with monkeypatch.context() as patch:
-        patch.setattr(wander, "depth_sense", lambda: lambda frame: depths)
+        patch.setattr(wander, "depth_estimator", lambda: lambda frame: depths)
         return player.act(np.random.default_rng().integers(0, 255, PICTURE.shape, np.uint8)).tolist()
 
 
 def test_start_moments_of_a_world_are_rooms_and_an_enlarged_wall_is_a_wall() -> None:
     """A wall that one stands before is a small part of it, enlarged; its bricks have no floor below them."""
-    rooms, sense = read_starts(SHIPPED / "doom-rooms" / STARTS_FOLDER), depth_sense()
-    far = [sense(start.frames[-1].numpy()) for start in rooms]
+    rooms, estimator = read_starts(SHIPPED / "doom-rooms" / STARTS_FOLDER), depth_estimator()
+    far = [estimator(start.frames[-1].numpy()) for start in rooms]
     assert all(NEAREST <= depth <= FARTHEST for depths in far for depth in depths)
     assert np.median([depths.max() for depths in far]) > 2 * NEAR
     bricks = rooms[0].frames[-1].numpy()[40:55, 70:90].repeat(8, axis=0).repeat(8, axis=1)
-    assert np.median(sense(bricks)) < NEAR
+    assert np.median(estimator(bricks)) < NEAR
 
 
 def test_mirror_images_have_mirrored_depths() -> None:
     picture = read_starts(SHIPPED / "doom-rooms" / STARTS_FOLDER)[0].frames[-1].numpy()
-    seen, mirrored = (np.log(depth_sense()(frame)) for frame in (picture, picture[:, ::-1]))
+    seen, mirrored = (np.log(depth_estimator()(frame)) for frame in (picture, picture[:, ::-1]))
     assert np.abs(seen - mirrored[::-1]).mean() < 0.5 * np.abs(seen - mirrored).mean()
 
 

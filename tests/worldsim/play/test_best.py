@@ -15,7 +15,7 @@ from tests.fakes import tiny_world
 from tests.window import open_viewer, press, release, tap
 from worldsim.errors import WorldError
 from worldsim.outcome import OutcomeConfig
-from worldsim.play.best import NUM_BEST, BestGame, BestGames
+from worldsim.play.best import NUM_BEST, BestGame, BestGames, remove_recordings
 from worldsim.play.desktop.viewer import Viewer
 from worldsim.play.replay import Replay
 from worldsim.play.session import PlaySession
@@ -92,6 +92,46 @@ def test_a_game_that_was_not_played_in_one_go_does_not_count(
     assert not list(viewer.game.files.best.folder.glob("game-*"))
 
 
+def test_a_game_that_is_kept_does_not_hinder_more_denoising_steps(
+    viewer: Viewer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is always recorded: the rate that is held would otherwise never have its steps back."""
+    game, asked = viewer.game, []
+    monkeypatch.setattr(game._governor, "note", lambda *_, may_rise: asked.append(may_rise))
+    play(viewer, 1)
+    tap("r")
+    play(viewer, 1)
+    assert asked == [True, False]
+
+
+def test_a_game_that_cannot_be_kept_says_so_at_its_first_frame(viewer: Viewer) -> None:
+    viewer.game.files.best.folder.parent.write_text("no folder")
+    play(viewer, 1)
+    assert viewer.game.status.message.startswith("this game is not kept: cannot record to ")
+
+
+def test_recordings_that_cannot_be_removed_end_no_game(
+    viewer: Viewer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    play(viewer)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        remove_recordings([viewer.game.files.best.folder / "game-0001.mp4"])
+
+
+def test_a_table_says_why_it_is_empty(tmp_path: Path, viewer: Viewer) -> None:
+    files = viewer.game.files
+    assert files.best_games() == [("no game that you played in one go has ended yet",)]
+    files._config.best = ""
+    assert files.best_games() == [("no games are kept: best='' says so",)]
+    without = open_viewer(tmp_path)
+    assert without.game.files.best_games() == [("this world counts no score",)]
+    without.window.close()
+
+
 def test_a_game_that_is_left_leaves_nothing(viewer: Viewer) -> None:
     play(viewer)
     tap("return")
@@ -139,6 +179,15 @@ def test_the_eleventh_game_falls_out_with_its_recording(tmp_path: Path) -> None:
     assert not (table.folder / "game-0.mp4").exists()
     assert (table.folder / "game-1.mp4").exists()
     assert [row.score for row in other.read()] == [1000.0], "a game of another world by this name is gone"
+
+
+def test_a_table_that_somebody_edited_is_shown_in_order(tmp_path: Path) -> None:
+    table = BestGames(tmp_path, "tiny", "tiny@1")
+    table.add(game(1.0))
+    data = json.loads(table.path.read_text())
+    data["games"] = [data["games"][0] | {"score": score} for score in range(15)]
+    table.path.write_text(json.dumps(data))
+    assert [row.score for row in table.read()] == list(range(14, 4, -1))
 
 
 @pytest.mark.parametrize("name", ["../game.mp4", "/game.mp4", "game.txt", "a\\b.mp4"])

@@ -12,7 +12,9 @@ from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.play.recording import Recording
 from worldsim.play.replay import STATE_SUFFIX, Opening, Replay, recorded_world
+from worldsim.play.run import as_recorded
 from worldsim.play.session import PlaySession
+from worldsim.play.settings import PlayConfig
 from worldsim.state import save
 
 
@@ -92,3 +94,13 @@ def test_a_recording_names_its_world(path: Path) -> None:
     found = Opening.load(opening)
     save(found.state, opening, world="doom-health@0123", start=found.start)
     assert recorded_world(path) == "doom-health"
+
+
+def test_a_replay_computes_as_it_was_recorded_where_nothing_else_is_given() -> None:
+    then = {"threads": "1", "denoising_steps": "3", "noise_scale": "0.5"}
+    found = as_recorded(PlayConfig(), then)
+    assert (found.threads, found.denoising_steps, found.noise_scale) == (1, 3, 0.5)
+    given = PlayConfig(threads=2, denoising_steps=4, noise_scale=1.0)
+    assert as_recorded(given, then) == given
+    for damaged in ({}, {"threads": "4096", "denoising_steps": "", "noise_scale": "many"}):
+        assert as_recorded(PlayConfig(), damaged) == PlayConfig()

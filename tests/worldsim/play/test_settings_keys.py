@@ -65,7 +65,7 @@ def test_brackets_change_the_denoising_steps(viewer: Viewer) -> None:
         tap("[")
     viewer.advance()
     assert viewer.session.env.simulator.sampler.num_steps == 1
-    assert "1 steps" in viewer.game.texts()
+    assert "1 step" in viewer.game.texts()
     assert sampler == viewer.session.env.world.config.sampler, "the world's own way was changed"
 
 

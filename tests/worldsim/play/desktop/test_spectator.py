@@ -16,8 +16,8 @@ from tests.fakes import TINY_ACTIONS, WIDTH, tiny_world
 from worldsim.data.episodes import read_episode
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.outcome import OutcomeConfig
+from worldsim.play.desktop.spectator import Spectator, Watched
 from worldsim.play.recording import Recording
-from worldsim.play.spectator import Spectator, Watched
 from worldsim.runtime.interrupt import Stopped
 from worldsim.ui.window import Window
 
