@@ -58,6 +58,7 @@ def record_env(config: PlayConfig) -> None:
     from training.engine.lock import locked_folder
     from worldsim.games.gym.apart import ApartGame
     from worldsim.play.dataset import PlayedDataset
+    from worldsim.seeds import find_seed
     from worldsim.ui.bindings import bind
     from worldsim.ui.display import choose_headless
 
@@ -83,7 +84,7 @@ def record_env(config: PlayConfig) -> None:
         from worldsim.play.desktop.recorder import RecorderWindow
 
         how = {"frame_rate": config.fps, "scale": config.scale, "full_screen": config.full_screen}
-        window = RecorderWindow(game, person, bindings, dataset, seed=config.seed, **how)
+        window = RecorderWindow(game, person, bindings, dataset, seed=find_seed(config.seed), **how)
         print(f"{entry.name}: {entry.width} x {entry.height} at {entry.frame_rate:g} frames/s", flush=True)
         try:
             window.run(config.steps)
