@@ -89,7 +89,7 @@ def _serve(connection: Connection, env_id: str, config: GymConfig) -> None:
             try:
                 with told(f"{env_id} fails"):  # of other errors some cannot be sent
                     entry = entry or describe_env(env_id, config)
-                    game = game if request is None else game or stack.enter_context(entry.open())
+                    game = game if request is None else game or stack.enter_context(closing(entry.open()))
                     answer: Any = _answer(entry, game, request)
             except WorldError as error:
                 answer = error
