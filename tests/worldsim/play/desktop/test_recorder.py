@@ -96,6 +96,8 @@ def test_it_goes_on_in_a_folder_of_the_same_game_alone(tmp_path: Path) -> None:
     assert sum(path.suffix == ".jsonl" for path in tmp_path.rglob("*")) == 2
     with pytest.raises(WorldError, match="train was recorded with other settings .*; give another record"):
         PlayedDataset(tmp_path, entry.dataset_info("by foot"))
+    with pytest.raises(WorldError, match="record= of env is a folder for its episodes, got the file"):
+        PlayedDataset(tmp_path / "play.mp4", entry.dataset_info("by hand"))
     with pytest.raises(WorldError, match="holds episodes itself, not in train and heldout"):
         PlayedDataset(tmp_path / "train", entry.dataset_info("by hand"))
 
