@@ -57,7 +57,7 @@ def record_env(config: PlayConfig) -> None:
     """
     from training.engine.lock import locked_folder
     from worldsim.games.gym.apart import ApartGame
-    from worldsim.play.dataset import PlayedDataset
+    from worldsim.play.desktop.dataset import PlayedDataset
     from worldsim.seeds import find_seed
     from worldsim.ui.bindings import bind
     from worldsim.ui.display import choose_headless

@@ -9,7 +9,7 @@ import pygame
 
 from worldsim.errors import WorldError
 from worldsim.games.entry import MAX_SEED, RealGame
-from worldsim.play.dataset import PlayedDataset
+from worldsim.play.desktop.dataset import PlayedDataset
 from worldsim.play.game import ENDED_SECONDS, HUMAN, KeyboardPlayer
 from worldsim.play.recording import Recording
 from worldsim.runtime.interrupt import StopRequest

@@ -20,8 +20,8 @@ from worldsim.games.entry import MAX_SEED
 from worldsim.games.env import EVALUATION_SEEDS
 from worldsim.games.gym.config import GymConfig
 from worldsim.games.gym.game import GymEntry, GymGame, describe_env
-from worldsim.play.dataset import PlayedDataset
 from worldsim.play.desktop import recorder
+from worldsim.play.desktop.dataset import PlayedDataset
 from worldsim.play.desktop.recorder import FIRST_SEED, RecorderWindow
 from worldsim.ui.bindings import bind
 
