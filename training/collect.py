@@ -108,8 +108,8 @@ class CollectConfig:
     )
     step_timeout: float = setting(
         STEP_TIMEOUT,
-        "Seconds that the game, and who plays it, may take for a frame before it counts as hung; so long may "
-        "env also take to be made.",
+        "Seconds that the game, and who plays it, may take for a frame before it counts as hung; to be made, "
+        "and for an episode's first frame, there is a minute at least.",
         above=0,
     )
     paired: bool = setting(

@@ -157,6 +157,7 @@ def _listed(names: Sequence[str], most: int = 12) -> str:
 
 def _pictures(episodes: Sequence[Measured]) -> Iterator[Finding]:
     still = np.concatenate([each.is_still for each in episodes])
+    stuck = np.concatenate([each.is_stuck for each in episodes])  # empty where all have one frame
     dead = [each for each in episodes if each.is_still.all() and len(each) > 1]
     if dead:
         yield _finding(False, "dead episodes", f"{len(dead)} of {len(episodes)} episodes never change", dead)
@@ -178,7 +179,7 @@ def _pictures(episodes: Sequence[Measured]) -> Iterator[Finding]:
             f"{rate:g}: import it with frame_rate={rate / every:g}"
         )
         yield _finding(False, "repeated frames", told)
-    elif (share := np.concatenate([each.is_stuck for each in episodes]).mean()) > STILL_SHARE and not dead:
+    elif len(stuck) and (share := stuck.mean()) > STILL_SHARE and not dead:
         told = f"{share:.0%} of all frames are as the one before, though a button was pressed"
         yield _finding(False, "repeated frames", told)
     flat = [each for each in episodes if each.is_flat.mean() > FLAT_SHARE]
@@ -200,7 +201,7 @@ def _frames(each: Measured) -> float:
 
 def repeated_every(still: np.ndarray) -> int | None:
     """Return how often each frame is shown, where that is regular: 2 for a game at half the frame rate."""
-    for every in (2, 3, 4):
+    for every in (2, 3, 4) if len(still) else ():
         share = 1 - 1 / every
         if abs(still.mean() - share) < 0.1:
             # Episodes begin anywhere in the pattern, so new frames need not be at one phase throughout.

@@ -18,7 +18,7 @@ from worldsim.data.dataset_info import PART_SUFFIX
 from worldsim.data.episodes import DatasetInfo, EpisodeWriter
 from worldsim.errors import WorldError
 from worldsim.games.entry import GameEntry, RealGame
-from worldsim.games.gym.apart import STEP_TIMEOUT
+from worldsim.games.gym.apart import MAKING_TIMEOUT, STEP_TIMEOUT
 from worldsim.games.registry import open_game
 from worldsim.runtime.child import describe_exit, end, interrupts_are_for_the_parent, leave_the_terminal
 
@@ -86,6 +86,13 @@ class Worker:
     seen: int = 0
     since: float = 0.0
 
+    def begin(self, task: EpisodeTask) -> None:
+        """Give it a task, while it waits for one."""
+        self.task, self.since = task, time.monotonic()
+        self.num_frames.value = self.seen = 0
+        with suppress(ConnectionError):  # it has died; `Recorders.wait` says so
+            self.connection.send(task)
+
     def stood_still(self) -> float:
         """Return for how many seconds it has recorded no frame."""
         if self.num_frames.value != self.seen:
@@ -96,7 +103,7 @@ class Worker:
         """Remove what it has left of an episode that it did not finish."""
         if self.task is not None:
             for part in self.task.folder.glob(f"{self.task.name}.*{PART_SUFFIX}"):
-                part.unlink()
+                part.unlink(missing_ok=True)
 
 
 class Recorders(AbstractContextManager["Recorders"]):
@@ -109,7 +116,8 @@ class Recorders(AbstractContextManager["Recorders"]):
         setup: What they play.
 
     Attributes:
-        step_timeout: Seconds that a frame may take.
+        step_timeout: Seconds that a frame may take; the first, for which the game is made, has
+            `MAKING_TIMEOUT` at least.
     """
 
     def __init__(self, num_workers: int, setup: Setup) -> None:
@@ -132,10 +140,7 @@ class Recorders(AbstractContextManager["Recorders"]):
 
     def submit(self, task: EpisodeTask) -> None:
         """Give a task to an idle worker."""
-        worker = next(worker for worker in self._workers if worker.task is None)
-        worker.task, worker.since = task, time.monotonic()
-        with suppress(ConnectionError):  # it has died; `wait` says so
-            worker.connection.send(task)
+        next(worker for worker in self._workers if worker.task is None).begin(task)
 
     def wait(self) -> list[int]:
         """Wait until at least one task is done; return the numbers of frames recorded.
@@ -145,9 +150,12 @@ class Recorders(AbstractContextManager["Recorders"]):
             WorldError: If the game or its player fails, hangs, or ends its process.
         """
         busy = {worker.connection: worker for worker in self._workers if worker.task is not None}
-        while not (ready := wait(list(busy), min(1.0, self.step_timeout / 4))):
-            for worker in busy.values():
-                self._check_moving(worker)
+        ready: list[Any] = []
+        while not ready:
+            ready = wait(list(busy), min(1.0, self.step_timeout / 4))
+            for connection, worker in busy.items():
+                if connection not in ready:  # others that are done hide none that hangs
+                    self._check_moving(worker)
         finished = []
         for connection in ready:
             assert isinstance(connection, Connection)
@@ -163,11 +171,13 @@ class Recorders(AbstractContextManager["Recorders"]):
         return finished
 
     def _check_moving(self, worker: Worker) -> None:
-        if worker.stood_still() > self.step_timeout:
-            worker.process.kill()
+        stood_still = worker.stood_still()
+        seconds = self.step_timeout if worker.seen else max(self.step_timeout, MAKING_TIMEOUT)
+        if stood_still > seconds:
+            end(worker.process, 0.0)
             raise WorldError(
                 f"{self._where(worker)} hangs, or who plays it: there was no other frame for "
-                f"{self.step_timeout:g} s (step_timeout=)"
+                f"{seconds:g} s (step_timeout=)"
             )
 
     def _where(self, worker: Worker) -> str:
@@ -182,9 +192,13 @@ class Recorders(AbstractContextManager["Recorders"]):
         until = time.monotonic() + 10
         for worker in self._workers:
             worker.connection.close()  # the worker notices within a few frames
-        for worker in self._workers:
-            end(worker.process, until - time.monotonic())
-            worker.discard()
+        try:
+            for worker in self._workers:
+                worker.process.join(max(until - time.monotonic(), 0.0))
+        finally:  # of the second Ctrl-C, too
+            for worker in self._workers:
+                end(worker.process, 0.0)
+                worker.discard()
 
 
 class Stopped(Exception):
@@ -210,7 +224,6 @@ def run_worker(connection: Connection, setup: Setup, num_frames: Any) -> None:
                     policy.join(game)
                 while True:
                     task = connection.recv()
-                    num_frames.value = 0
                     connection.send(record_episode(game, policy, task, setup.episode_frames, count_frame))
         except (OSError, ValueError) as error:  # the disk, the game, the player; the parent reports it
             connection.send(error)

@@ -165,7 +165,8 @@ def plan(config: IngestConfig, source: Source, format_name: str, out: Path) -> C
         source_rate = rate
     size = choose_size(first_frame(source.recordings[0]), config.height, config.width, config.fit)
     told = [source.about, f"imported from the format {format_name}", *source.notes]
-    told += dict.fromkeys(describe_frames(first_frame(each), size) for each in source.recordings)
+    seen = source.recordings[:1] if source.has_one_size else source.recordings
+    told += dict.fromkeys(describe_frames(first_frame(each), size) for each in seen)
     told += [describe_rate(source, source_rate, rate)]
     told += [axis.describe() for axis in axes]
     told += [f"{', '.join(unused)} never changes and is left out"] if unused else []

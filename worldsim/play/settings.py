@@ -29,7 +29,10 @@ class PlayConfig(RuntimeSettings):
     )
     game: GymConfig = setting(GymConfig, "Of env: how it is made, seen and pressed.")
     step_timeout: float = setting(
-        STEP_TIMEOUT, "Of env: seconds that it may take for a step before it counts as hung.", above=0
+        STEP_TIMEOUT,
+        "Of env: seconds that it may take for a step before it counts as hung; to be made, and to begin an "
+        "episode, it has a minute at least.",
+        above=0,
     )
     start: str | None = setting(
         None,

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -15,6 +15,8 @@ from worldsim.errors import WorldError
 
 LEAVE_SECONDS = 2.0
 """That a process is given to end by itself once nobody asks it any more."""
+LONGEST_WAIT = 1e6
+"""In seconds: the system counts milliseconds in 32 bits."""
 
 
 class Child(AbstractContextManager["Child"]):
@@ -48,8 +50,8 @@ class Child(AbstractContextManager["Child"]):
         """
         try:
             self._connection.send(request)
-            if not self._connection.poll(seconds):
-                self._process.kill()
+            if not self._connection.poll(min(seconds, LONGEST_WAIT)):
+                end(self._process, 0.0)
                 raise WorldError(
                     f"{self._name} hangs {doing}: it has not returned for {seconds:g} s (step_timeout=)"
                 )
@@ -65,29 +67,45 @@ class Child(AbstractContextManager["Child"]):
         end(self._process, LEAVE_SECONDS)
 
 
-def end(process: BaseProcess, seconds: float) -> bool:
-    """Wait until a process has ended, and kill it after so many seconds; returns whether it had to be."""
-    process.join(max(seconds, 0.0))
-    if not (is_late := process.is_alive()):
-        return False
+def end(process: BaseProcess, seconds: float) -> None:
+    """Wait until a process has ended; kill it, and what it has started, after so many seconds.
+
+    So is one that Ctrl-C no longer lets wait for: Python would wait for it for ever before it ends itself.
+    """
+    try:
+        process.join(max(seconds, 0.0))
+    finally:
+        if process.is_alive():
+            _kill(process)
+            process.join()
+
+
+def _kill(process: BaseProcess) -> None:
+    if sys.platform != "win32" and process.pid is not None:
+        with suppress(ProcessLookupError, PermissionError):  # it leads a group once it has left the terminal
+            os.killpg(process.pid, signal.SIGKILL)
     process.kill()
-    process.join()
-    return is_late
 
 
 def describe_exit(process: BaseProcess) -> str:
     """Return in words how a process has ended that is about to."""
     process.join(LEAVE_SECONDS)
     status = process.exitcode
-    if status is None or status >= 0:
+    if status is None:
+        return "its process no longer answers"
+    if status >= 0:
         return f"its process ended with status {status}"
-    return f"its process was ended by {signal.Signals(-status).name}"
+    names = {each.value: each.name for each in signal.Signals}
+    return f"its process was ended by {names.get(-status, f'signal {-status}')}"
 
 
 def leave_the_terminal() -> None:
     """Leave Ctrl-C to the parent of this worker: the engine would end before the parent could say so."""
-    is_worker = multiprocessing.parent_process() is not None
-    if is_worker and sys.platform != "win32" and os.getsid(0) != os.getpid():
+    if multiprocessing.parent_process() is None:
+        return
+    if sys.platform == "win32":  # where a process inherits no signals that are ignored
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    elif os.getsid(0) != os.getpid():
         os.setsid()
 
 

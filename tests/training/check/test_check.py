@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -174,6 +175,9 @@ def test_episodes_that_are_too_short_are_wrong_if_all_are() -> None:
         "heldout has no episode of at least 48 frames, the longest has 40",
     ]
     assert explained(splits["train"], LAYOUT.num_values) is None
+    with warnings.catch_warnings(action="error"):
+        findings, _ = find_all(LAYOUT, {"train": [measured(0, 1)]}, [])
+    assert findings[0].told == "train has no episode of at least 24 frames, the longest has 1"
 
 
 def record(folder: Path, seeds: range, count: int = 60) -> None:

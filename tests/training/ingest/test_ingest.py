@@ -113,14 +113,6 @@ def test_every_other_format_becomes_episodes(tmp_path: Path) -> None:
         load_episodes(folders)
 
 
-def test_a_recording_of_another_shape_than_the_first_is_named(tmp_path: Path) -> None:
-    path = videos(tmp_path / "videos")
-    write_film(path / "c.mp4", [np.rot90(frame) for frame in gradients(12)])
-    ingest(path, tmp_path / "out")
-    told = DatasetInfo.load(tmp_path / "out/train").source
-    assert told.count("frames of") == 1 and "frames of 48 x 64 letterboxed to 64 x 48" in told
-
-
 def test_frames_are_fitted_and_rates_resampled_as_the_dataset_says(tmp_path: Path) -> None:
     path = videos(tmp_path / "videos")
     ingest(path, tmp_path / "out", "frame_rate=10", "width=32", "height=32", "lossless=true")

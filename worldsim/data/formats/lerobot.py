@@ -68,6 +68,7 @@ def read(path: Path, options: ReadOptions) -> Source:
         about=f"{info.get('robot_type') or path.name}, LeRobotDataset {path.name}",
         recordings=list_episodes(layout),
         frame_rate=check_number(info.get("fps"), f"{path / INFO_FILE}: fps"),
+        has_one_size=True,
     )
 
 

@@ -75,7 +75,10 @@ def read(path: Path, options: ReadOptions) -> Source:
         for index in range(count)
     ]
     return Source(
-        about=about(metadata, path), recordings=recordings, channels=channels_of(actions, str(folder))
+        about=about(metadata, path),
+        recordings=recordings,
+        channels=channels_of(actions, str(folder)),
+        has_one_size=True,
     )
 
 

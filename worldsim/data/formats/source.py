@@ -128,6 +128,7 @@ class Source:
         frame_rate: Frames per second; None if the format does not say.
         licence: Of the pictures, if it is known.
         notes: What a user should know of how it is read.
+        has_one_size: Whether the format says that all its frames have the size of the first.
     """
 
     about: str
@@ -136,6 +137,7 @@ class Source:
     frame_rate: float | None = None
     licence: str = ""
     notes: tuple[str, ...] = field(default=())
+    has_one_size: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

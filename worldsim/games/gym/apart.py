@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 
+from worldsim.errors import WorldError
 from worldsim.games.entry import Observation, RealGame
 from worldsim.games.gym.config import GymConfig
 from worldsim.games.gym.game import GymEntry, GymGame, describe_env
+from worldsim.games.gym.making import told
 from worldsim.runtime.child import Child, leave_the_terminal
 
 STEP_TIMEOUT = 60.0
 """Seconds that an environment may take for a step, unless told otherwise."""
+MAKING_TIMEOUT = 60.0
+"""Seconds that there are at least to make a game and begin an episode, however fast its steps are."""
 
 
 class ApartGame(RealGame):
@@ -25,17 +30,19 @@ class ApartGame(RealGame):
     Args:
         env_id: As `describe_env` takes it.
         config: How it is made, seen and pressed.
-        step_timeout: Seconds that it may take to be made, to begin an episode, and for a step.
+        step_timeout: Seconds that it may take for a step; to be made, and to begin an episode, it has
+            `MAKING_TIMEOUT` at least.
 
     Raises:
         WorldError: If it takes longer, crashes, or cannot be a game.
     """
 
     def __init__(self, env_id: str, config: GymConfig, step_timeout: float = STEP_TIMEOUT) -> None:
-        self._timeout = step_timeout
+        self._timeout, self._making = step_timeout, max(step_timeout, MAKING_TIMEOUT)
         self._child = Child(_serve, (env_id, config), env_id)
         try:
-            self.entry: GymEntry = self._child.ask(None, "while it is made", step_timeout)  # type: ignore[override]
+            entry = self._child.ask(None, "while it is made", self._making)
+            self.entry: GymEntry = entry  # type: ignore[override] - nobody sets another one
         except BaseException:
             self.close()
             raise
@@ -46,7 +53,7 @@ class ApartGame(RealGame):
         Raises:
             WorldError: As from `GymGame`, or if it takes too long, or crashes.
         """
-        return self._child.ask(seed, "in reset", self._timeout)
+        return self._child.ask(seed, "in reset", self._making)
 
     def step(self, action: np.ndarray) -> Observation:
         """Take a step with an action `[axes]`.
@@ -67,28 +74,30 @@ def describe_apart(env_id: str, config: GymConfig, step_timeout: float = STEP_TI
     Raises:
         WorldError: As from `ApartGame`.
     """
-    game = ApartGame(env_id, config, step_timeout)
-    with game:
+    with closing(ApartGame(env_id, config, step_timeout)) as game:
         return game.entry
 
 
 def _serve(connection: Connection, env_id: str, config: GymConfig) -> None:
-    """Answer None with the entry, a seed with how its episode begins, an action with what it leads to."""
+    """Answer requests (`_answer`) until the connection is closed, then close the environment."""
     leave_the_terminal()
-    game: GymGame | None = None
-    entry: GymEntry | None = None
-    while True:
-        try:
+    with ExitStack() as stack, suppress(EOFError, OSError):  # once nobody wants to know any more
+        entry: GymEntry | None = None
+        game: GymGame | None = None
+        while True:
             request: Any = connection.recv()
-        except (EOFError, OSError):  # nobody wants to know any more
-            return
-        try:
-            entry = entry or describe_env(env_id, config)
-            if request is None:
-                answer: Any = entry
-            else:
-                game = game or entry.open()
-                answer = game.step(request) if isinstance(request, np.ndarray) else game.reset(request)
-        except Exception as error:
-            answer = error
-        connection.send(answer)
+            try:
+                with told(f"{env_id} fails"):  # of other errors some cannot be sent
+                    entry = entry or describe_env(env_id, config)
+                    game = game if request is None else game or stack.enter_context(closing(entry.open()))
+                    answer: Any = _answer(entry, game, request)
+            except WorldError as error:
+                answer = error
+            connection.send(answer)
+
+
+def _answer(entry: GymEntry, game: GymGame | None, request: int | np.ndarray | None) -> Any:
+    """Return the entry for None, how an episode begins for its seed, for an action what it leads to."""
+    if game is None or request is None:
+        return entry
+    return game.step(request) if isinstance(request, np.ndarray) else game.reset(request)

@@ -29,11 +29,13 @@ class PlayedDataset:
         num_frames: Their frames.
 
     Raises:
-        WorldError: If there is something else.
+        WorldError: If there is something else, or it is named like a video.
     """
 
     def __init__(self, folder: Path, info: DatasetInfo) -> None:
         self.folder, self._info = folder, info
+        if folder.suffix == SUFFIX:
+            raise WorldError(f"record= of env is a folder for its episodes, got the file {folder}")
         names = []
         for split in SPLITS:
             found = [path.stem for path in without_litter((folder / split).glob("*.jsonl"))]

@@ -20,8 +20,9 @@ from worldsim.ui.input import CommandKeys, Gamepads, HeldKeys, MouseTurn
 from worldsim.ui.keys import printed_names
 from worldsim.ui.window import Row, Window
 
-FIRST_SEED, SEEDS_PER_RUN = 3_900_000_000, 10_000
-"""Games of this seed and above are a person's: programs that record, and evaluations, draw others."""
+FIRST_SEED, SEEDS_PER_RUN = 4_100_000_000, 10_000
+"""Games of this seed and above are a person's: programs that record, agents that train, and evaluations have
+smaller ones."""
 COMMANDS = {
     Command.HELP: "show or hide this help",
     Command.PAUSE: "pause, go on",
@@ -97,7 +98,7 @@ class RecorderWindow:
         self.is_closed = self.is_paused = self._wants_step = False
         self.is_recording = dataset is not None
         self._recording: Recording | None = None
-        self._seed = FIRST_SEED + seed * SEEDS_PER_RUN
+        self._seed = seed
         self._num_games = self._num_frames = 0
         self._ended_at = 0.0
         self._is_shown = True  # whether what the action recorded last led to has been seen
@@ -121,9 +122,11 @@ class RecorderWindow:
         """End the episode, and begin the next."""
         self.end_recording()
         before = self._num_games if self._dataset is None else max(self._num_games, self._dataset.number)
-        self._seen = self._game.reset((self._seed + before) % (MAX_SEED + 1))
+        number = self._seed * SEEDS_PER_RUN + before
+        self._seen = self._game.reset(FIRST_SEED + number % (MAX_SEED + 1 - FIRST_SEED))
         self._num_games = before + 1
         self._person.reset(before)
+        self._take_held()  # what was tapped after the end of the last one begins no other
         self._num_steps, self._return = 0, 0.0
         self._waits_for_key = True  # nobody wants to learn from a game that nobody plays
 

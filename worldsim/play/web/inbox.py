@@ -127,8 +127,7 @@ class Inbox:
     def take_distances(self) -> dict[str, float | None]:
         """Return the same with how far each is moved; None of those that are pressed or not."""
         with self._changed:
-            far = dict(self._far)
-        return {name: far.get(name) for name in self.take_held()}
+            return {name: self._far.get(name) for name in self.take_held()}
 
     def take_rewinds(self) -> bool:
         """Return whether time is to run backward for the next frame."""

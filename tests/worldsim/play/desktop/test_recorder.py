@@ -16,11 +16,13 @@ from training.learn.plan import Footage
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.data.episodes import list_episodes, read_episode
 from worldsim.errors import WorldError
+from worldsim.games.entry import MAX_SEED
+from worldsim.games.env import EVALUATION_SEEDS
 from worldsim.games.gym.config import GymConfig
-from worldsim.games.gym.game import GymEntry, describe_env
+from worldsim.games.gym.game import GymEntry, GymGame, describe_env
 from worldsim.play.desktop import recorder
 from worldsim.play.desktop.dataset import PlayedDataset
-from worldsim.play.desktop.recorder import RecorderWindow
+from worldsim.play.desktop.recorder import FIRST_SEED, RecorderWindow
 from worldsim.ui.bindings import bind
 
 DOT = "tests.own_games:Dot-v0"
@@ -38,11 +40,11 @@ def described(**kwargs: object) -> GymEntry:
     return describe_env(DOT, GymConfig(kwargs=kwargs))
 
 
-def open_window(entry: GymEntry, folder: Path | None) -> RecorderWindow:
+def open_window(entry: GymEntry, folder: Path | None, seed: int = 0) -> RecorderWindow:
     bindings = bind(entry.actions)
     person = KeyboardPolicy(entry.actions.num_values, bindings.buttons, entry.actions.centres)
     dataset = PlayedDataset(folder, entry.dataset_info("by hand")) if folder is not None else None
-    return RecorderWindow(entry.open(), person, bindings, dataset, frame_rate=0, scale=2)
+    return RecorderWindow(entry.open(), person, bindings, dataset, seed=seed, frame_rate=0, scale=2)
 
 
 def advance(window: RecorderWindow, count: int) -> None:
@@ -58,7 +60,7 @@ def test_what_is_pressed_is_recorded_and_can_be_learned_from(tmp_path: Path) -> 
     press("right")
     advance(window, 4)
     release("right")
-    advance(window, 8)
+    advance(window, 9)
     assert list_episodes(tmp_path / "mine/train") == ["episode-000000"], "the game has ended"
     for _ in range(2):
         tap("left")
@@ -94,6 +96,8 @@ def test_it_goes_on_in_a_folder_of_the_same_game_alone(tmp_path: Path) -> None:
     assert sum(path.suffix == ".jsonl" for path in tmp_path.rglob("*")) == 2
     with pytest.raises(WorldError, match="train was recorded with other settings .*; give another record"):
         PlayedDataset(tmp_path, entry.dataset_info("by foot"))
+    with pytest.raises(WorldError, match="record= of env is a folder for its episodes, got the file"):
+        PlayedDataset(tmp_path / "play.mp4", entry.dataset_info("by hand"))
     with pytest.raises(WorldError, match="holds episodes itself, not in train and heldout"):
         PlayedDataset(tmp_path / "train", entry.dataset_info("by hand"))
 
@@ -122,6 +126,24 @@ def test_keys_pause_and_stop_the_recording(tmp_path: Path) -> None:
         tap("escape")
     window.run()
     assert window.is_closed and len(read_episode(tmp_path / "heldout", "episode-000001")) == 4
+
+
+def test_what_is_tapped_after_the_end_begins_no_other_game() -> None:
+    window = open_window(described(lasts=2), None)
+    tap("left")
+    advance(window, 2)
+    assert window._num_frames == 2 and window._has_ended
+    tap("left")
+    advance(window, 3)
+    assert window._num_frames == 2 and window._num_games == 2 and not window._has_ended
+    window.window.close()
+
+
+def test_games_of_a_person_are_those_of_nobody_else() -> None:
+    game = open_window(described(), None, seed=20_261_130)._game  # of a day
+    assert isinstance(game, GymGame)
+    assert EVALUATION_SEEDS < FIRST_SEED <= (game.env.unwrapped.np_random_seed or 0) <= MAX_SEED
+    game.close()
 
 
 def test_a_game_that_fails_leaves_what_was_played(tmp_path: Path) -> None:
@@ -158,7 +180,7 @@ def test_the_command_records_and_says_what_comes_next(
     monkeypatch.chdir(tmp_path)
     said = []
     for _ in range(2):
-        run_command("play", f"env={DOT}", "steps=4", "fps=0", "record=mine")
+        run_command("play", f"env={DOT}", "steps=4", "fps=0", "record=mine", "seed=today")
         said.append(capsys.readouterr().out)
     assert "recorded 1 episodes to learn from and 0 held out, 5 frames: mine\nplay another" in said[0]
     assert said[1].endswith("learn from it: python -m training.learn data=mine\n")
