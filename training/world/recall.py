@@ -192,8 +192,7 @@ def _measure_clips(
     sampler = SamplerConfig(num_steps=config.num_steps, write_novelty=novelty)
     drawn = {name: draw_frames(world, clips, each, frames, sampler) for name, each in memories.items()}
     if draw_frames is _ask:
-        for name in ("kept", "emptied"):
-            label = {"kept": "misled", "emptied": "misled_emptied"}[name]
+        for label, name in (("misled", "kept"), ("misled_emptied", "emptied")):
             drawn[label] = _ask(world, clips, _misled(memories[name]), frames, sampler, alone=False)
     if draw_frames is _roll_out and world.odometry is not None:
         own = replace(clips, are_told=False)

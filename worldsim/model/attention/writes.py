@@ -105,10 +105,10 @@ def held_share(k: Tensor, v: Tensor, state: Tensor) -> Tensor:
     Returns:
         `|S^T k| / |v|`, `[..., N]`: 0 where the state holds nothing under a key.
     """
-    held = torch.linalg.vector_norm(k.to(state.dtype) @ state, dim=-1)
-    return held / torch.linalg.vector_norm(v.to(state.dtype), dim=-1).clamp_min(
-        torch.finfo(torch.float32).eps
+    held, written = (
+        torch.linalg.vector_norm(each, dim=-1) for each in (k.to(state.dtype) @ state, v.to(state.dtype))
     )
+    return held / written.clamp_min(torch.finfo(torch.float32).eps)
 
 
 def write_terms(

@@ -174,8 +174,8 @@ class RecorderWindow:
         if self.is_recording and self._dataset is not None:
             if self._recording is None:
                 self._recording, self._num_recorded = self._dataset.open(), 0
-            how = {"reward": self._seen.reward, "terminated": False, "player": HUMAN}
-            self._recording.add(self._seen.frame, action, **how)  # type: ignore[arg-type]
+            reward = self._seen.reward
+            self._recording.add(self._seen.frame, action, reward=reward, terminated=False, player=HUMAN)
             self._num_recorded += 1
         self._is_shown = False
         self._seen = self._game.step(action)
