@@ -73,7 +73,7 @@ class TrainOdometryConfig:
         "World with memory_keys pose that the network is for: OUT/world is a copy of it that has it, and can "
         "be played. codec is then the world's own. '' writes no world.",
     )
-    init: str = setting("", "Folder of an odometry network to go on from; '' is none.")
+    init: str = setting("", "OUT of training.odometry, or its network's folder, to go on from; '' is none.")
     teach: bool = setting(
         True,
         "Whether to learn at all; false joins the network of init to world as it is, and reads no video.",

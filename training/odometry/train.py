@@ -33,6 +33,7 @@ from training.odometry.learner import Clips, OdometryLearner, concatenate, mirro
 from training.odometry.measures import format_measures, measure_odometry
 from training.odometry.settings import MeasureConfig, TrainOdometryConfig
 from training.world.clips import cache_for, own_shares, own_workers
+from training.world.integrated_poses import network_folder
 from worldsim.actions import ActionLayout
 from worldsim.codec import FrameCodec
 from worldsim.data.sequences import EpisodeReference, SequenceIndex
@@ -60,7 +61,7 @@ def build_odometry(config: TrainOdometryConfig, codec: FrameCodec, actions: Acti
     )
     if not config.init:
         return Odometry(wanted)
-    odometry = load_odometry(Path(config.init))
+    odometry = load_odometry(network_folder(Path(config.init)))
     found = odometry.config
     if (found.latent_shape, found.encoder) != (wanted.latent_shape, wanted.encoder):
         raise WorldError(f"init={config.init} reads the latents of another encoder than codec={config.codec}")

@@ -105,7 +105,7 @@ def test_a_resumed_teaching_equals_an_unbroken_one(
 def test_it_goes_on_from_a_network_of_the_same_latents_and_buttons(
     taught: Path, world: Path, video: Path, tmp_path: Path
 ) -> None:
-    init = str(taught / "odometry")
+    init = str(taught)  # of the run, or of the network
     loop = LoopConfig(num_steps=1, warmup_steps=0, checkpoint_seconds=1e9)
     again = config_of(tmp_path / "again", world, video, init=init, learning_rate=1e-9, loop=loop)
     teach(again)
@@ -226,10 +226,11 @@ def test_a_teaching_goes_on_with_dreams_of_the_same_world_alone(
 def test_what_was_taught_before_is_joined_without_video(
     taught: Path, world: Path, video: Path, tmp_path: Path
 ) -> None:
-    bare, init = pose_world(tmp_path / "bare", world), str(taught / "odometry")
+    bare, init = pose_world(tmp_path / "bare", world), str(taught)
     settings = {"world": str(bare), "init": init, "teach": False}
     main.run(config_of(tmp_path / "run", Path("unread"), tmp_path / "none", **settings))
-    assert World.from_pretrained(tmp_path / "run" / "world").odometry is not None
+    joined = World.from_pretrained(tmp_path / "run" / "world")
+    assert joined.odometry is not None and "10 frames on" in joined.config.provenance["odometry"][-1]
     again = settings | {"world": str(tmp_path / "run" / "world")}  # in the place of the one that it has
     main.run(config_of(tmp_path / "other", Path("unread"), tmp_path / "none", **again))
     assert World.from_pretrained(tmp_path / "other" / "world").num_parameters
