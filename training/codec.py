@@ -94,10 +94,21 @@ def export_codec(training: Training, frames: Tensor, folder: Path, *, write: boo
     with torch.no_grad():
         images = frames.movedim(-1, 1).float() / 255
         codec.calibrate(torch.cat([codec.reconstruct(batch)[1].float() for batch in images.split(64)]))
+        codec = round_weights(codec)
         decoded = torch.cat([codec.decode(codec.encode(batch)) for batch in frames.split(64)])
     if write:
         save_codec(codec, folder)
     return float(psnr(decoded, frames).mean())
+
+
+def round_weights(codec: FrameCodec) -> FrameCodec:
+    """Return a codec with the weights that a world stores of this one.
+
+    So what reads its latents, odometry or another decoder, also fits a world that is trained on them.
+    """
+    rounded = FrameCodec(codec.config).to(codec.latent_mean.device).eval()
+    rounded.load_state_dict({name: tensor.bfloat16() for name, tensor in codec.state_dict().items()})
+    return rounded
 
 
 def train_codec(config: TrainCodecConfig) -> float:

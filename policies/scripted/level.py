@@ -33,25 +33,33 @@ CLOSE, FAR = 110.0, 320.0  # steps back, goes nearer
 SIDESTEP: Frames = (6, 20)
 LOST_FRAMES = 4  # without a monster in view, after which it goes on
 # The one that opens doors.
-DOOR_NEAR = 420.0  # walks up to a door so near
-REACH = 52.0  # and stands so near to its middle in the end: `use` reaches 64 from the eye
-APPROACH_FRAMES = 90
+DOOR_NEAR = 320.0  # walks up to a door so near
+REACH = 60.0  # and stands so near to its middle in the end: `use` reaches 64 from the eye
+TOO_NEAR = 32.0  # is in the way of the door, which then does not shut
+GLIDE = 4.5  # frames' worth of its speed it slides on when it stops walking
+APPROACH_FRAMES = 50
 AIM, ASKEW = 5.0, 35.0  # errors of heading above which it turns, and above which it stands meanwhile
-USE_SHARE, KNOCK_SHARE = 0.7, 0.5  # presses `use`; else, pushes against the door
-OPENING_FRAMES: Frames = (14, 30)
+USE_SHARE, KNOCK_SHARE = 0.8, 0.5  # presses `use`; else, pushes against the door
+WAITING_FRAMES: Frames = (14, 30)
+MOVING_FRAMES = 30  # after which a door has opened, or shut
 CLOSING_FRAMES = 100  # after which an open door has shut again, if it does
-THROUGH_SHARE = 0.5  # goes through an open door; else watches it shut
-LEAVE: Frames = (30, 90)
+THROUGH_SHARE = 0.4  # goes through an open door
+SHUT_SHARE = 0.85  # shuts it by `use`; else waits until it shuts by itself, 80 frames
+TRIES: Frames = (3, 9)
+LEAVE: Frames = (16, 60)
+AFTER_ALL: Frames = (60, 240)
+CALM_SHARE = 0.6  # of the episodes, in which no monster takes notice: half of the others end by death
 # The one that runs into walls.
-PUSH: Frames = (20, 110)
+PUSH: Frames = (30, 110)
 MAX_WALK, STOPPED_FRAMES = 80, 3
 BACK_SHARE = 0.8
 BACK: Frames = (3, 18)
 AWAY: Frames = (8, 44)
+ON: Frames = (4, 24)
 # The one that turns round.
 LOOKS = (90.0, HALF_TURN, *(FULL_TURN,) * 6)
 REST: Frames = (2, 12)
-LED: Frames = (8, 40)
+LED: Frames = (4, 24)
 # The one that idles.
 IDLE: Frames = (20, 160)
 SHOTS: Frames = (2, 20)
@@ -207,53 +215,71 @@ class ChargePolicy(LevelPlayer):
 
 
 class DoorPolicy(LevelPlayer):
-    """Walk up to a door, open it and go through, or stand before it without; now and then explore."""
+    """Walk up to a door, open it, go through, shut it, or stand before it without; now and then explore."""
 
     STREAM = streams.DOORS
     NAME = "open-doors"
-    start = "door"
+
+    def reset(self, seed: int) -> None:
+        """Start a new episode, before a door."""
+        super().reset(seed)
+        self.start = "calm-door" if self._rng.random() < CALM_SHARE else "door"
 
     def _play(self) -> Iterator[np.ndarray]:
         while True:
-            tries = int(self._rng.integers(2, 6))
-            # One that does not shut by itself is opened once.
-            while tries and self._is_near_shut_door():
-                tries -= 1
+            for _ in range(self._draw(TRIES)):
+                if not 0 < self._told.get("door_distance", 0.0) < DOOR_NEAR:
+                    break
                 yield from self._approach()
                 if self._told["door_distance"] > 1.5 * REACH:
                     break  # something stands in the way
-                yield from self._try_door()
+                if not self._told["door_open"]:
+                    yield from self._try_door()
+                    continue
+                yield from self._shut()
+                if self._told["door_open"]:
+                    yield from self._explore(AFTER_ALL)  # it is one that opens once
+                    break
             yield from self._explore(LEAVE, fires=not self._told)
 
-    def _is_near_shut_door(self) -> bool:
-        return 0 < self._told.get("door_distance", 0.0) < DOOR_NEAR and not self._told["door_open"]
-
     def _approach(self) -> Iterator[np.ndarray]:
+        """Come to rest where `use` reaches the door and nothing keeps it from shutting."""
+        last = self._told["door_distance"]
         for _ in range(APPROACH_FRAMES):
             distance, bearing = self._told["door_distance"], self._told["door_bearing"]
-            if distance < REACH and abs(bearing) < 2 * AIM:
+            speed, last = last - distance, distance
+            if TOO_NEAR < distance < REACH and abs(speed) < 1.0 and abs(bearing) < 2 * AIM:
                 return
-            turn = self._face(bearing) if abs(bearing) > AIM else 0
-            yield press(NOTHING, move=FORWARD if distance > REACH and abs(bearing) < ASKEW else 0, turn=turn)
+            end, move = distance - GLIDE * speed, 0
+            if abs(bearing) < ASKEW:
+                move = FORWARD if end > REACH else BACKWARD if end < TOO_NEAR else 0
+            yield press(NOTHING, move=move, turn=self._face(bearing) if abs(bearing) > AIM else 0)
 
     def _try_door(self) -> Iterator[np.ndarray]:
         if self._rng.random() < USE_SHARE:
             yield from self._open()
-            yield from self._until(lambda told: told["door_open"] <= 0.0, CLOSING_FRAMES)
             return
         move = FORWARD if self._rng.random() < KNOCK_SHARE else 0
-        yield from self._hold(OPENING_FRAMES, move=move)
+        yield from self._hold(WAITING_FRAMES, move=move)
         yield from self._hold(BACK, move=BACKWARD if move else 0)
 
     def _open(self) -> Iterator[np.ndarray]:
         """Open the door and watch, or go through and turn round."""
         yield from self._hold(REST)
         yield from self._hold((1, 3), act=USE)
-        yield from self._until(lambda told: told["door_open"] >= 1.0, max(OPENING_FRAMES))
+        yield from self._until(lambda told: told["door_open"] >= 1.0, MOVING_FRAMES)
         yield from self._hold(REST)
         if self._rng.random() < THROUGH_SHARE:
             yield from self._hold((12, 26), move=FORWARD)
             yield from self._turn_by(int(self._rng.choice((LEFT, RIGHT))), HALF_TURN)
+
+    def _shut(self) -> Iterator[np.ndarray]:
+        """Shut the door, or wait until it shuts by itself."""
+        frames = CLOSING_FRAMES
+        if self._rng.random() < SHUT_SHARE:
+            yield from self._hold((1, 3), act=USE)
+            frames = MOVING_FRAMES
+        yield from self._until(lambda told: told["door_open"] <= 0.0, frames)
 
     def _until(self, is_so: Callable[[Mapping[str, float]], bool], most: int) -> Iterator[np.ndarray]:
         """Stand still until something is so."""
@@ -278,7 +304,7 @@ class PushPolicy(LevelPlayer):
             if self._rng.random() < BACK_SHARE:
                 yield from self._hold(BACK, move=BACKWARD)
             yield from self._hold(AWAY, turn=int(self._rng.choice((LEFT, RIGHT))))
-            yield from self._hold(AWAY, move=FORWARD)
+            yield from self._hold(ON, move=FORWARD)
 
     def _walk_into(self) -> Iterator[np.ndarray]:
         """Walk until the pose no longer changes; without one, explore until the picture does not."""

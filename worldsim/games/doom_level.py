@@ -17,9 +17,10 @@ from worldsim.games.rooms.wad import read_things, read_wad
 
 # Beside the seed itself, so that where a game begins is independent of what a player draws from it.
 STREAM = 5
-# Where the map begins, where a thing of it lies, before a door, in sight of a monster; `calm` is as at a
-# thing, and no monster takes notice.
-STARTS = {"map": 0.1, "thing": 0.55, "door": 0.15, "monster": 0.2, "calm": 0.0}
+# Where the map begins, where a thing of it lies, before a door, in sight of a monster; where it is `calm`, at
+# a thing or a door, no monster takes notice.
+STARTS = {"map": 0.1, "thing": 0.55, "door": 0.15, "monster": 0.2, "calm": 0.0, "calm-door": 0.0}
+CALM = ("calm", "calm-door")
 MONSTER_DISTANCES = (80.0, 420.0)
 MAX_WALK_TICS = 40  # forward from a thing, wherever that leads: 300 map units at most
 DOOR_DISTANCES = (40.0, 110.0)
@@ -173,7 +174,9 @@ class Places:
         heading, turn = float(rng.integers(360)), float(rng.integers(360))
         walk_tics = int(rng.integers(MAX_WALK_TICS))
         gifts = tuple(draw_gifts(rng))
-        if kind == "door" and self._leaves:
+        if kind in CALM:
+            gifts += ("notarget",)
+        if kind in ("door", "calm-door") and self._leaves:
             return replace(self._before_door(rng), gifts=gifts)
         if kind == "monster" and self._monsters:
             monster, seen_from = self._monsters[rng.integers(len(self._monsters))]
@@ -182,8 +185,6 @@ class Places:
             return Start(place, heading + float(rng.uniform(-ASKEW_DEGREES, ASKEW_DEGREES)), gifts=gifts)
         if kind == "map":
             return Start(None, heading, gifts=gifts)
-        if kind == "calm":
-            gifts += ("notarget",)
         return Start(place, heading, walk_tics, turn, gifts)
 
     def _before_door(self, rng: np.random.Generator) -> Start:

@@ -41,7 +41,7 @@ FLASH = 1
 SEEDS = {
     "fight": range(6),
     "open-doors": (3, 11, 14, 20, 24, 47, 48, 58),  # all before one side of one door
-    "push": range(6),
+    "push": range(14),
     "skirmish": range(6),
 }
 FRAMES = {"fight": 70, "open-doors": 56, "push": 100, "skirmish": 80}

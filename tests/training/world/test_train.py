@@ -46,6 +46,7 @@ from worldsim.sampler import SamplerConfig, draw
 from worldsim.simulator import Simulator
 from worldsim.starts import Start, visible_detail
 from worldsim.world import World
+from worldsim.world.rewrite import is_same_encoder
 
 
 @pytest.fixture
@@ -190,7 +191,12 @@ def test_the_codec_learns_and_is_exported(tmp_path: Path, data: DataConfig) -> N
         )
 
     assert score(60) > score(1) + 1.0
-    assert load_codec(tmp_path / "codec-60" / "codec").latent_shape == (4, 4, 6)
+    codec = load_codec(tmp_path / "codec-60" / "codec")
+    assert codec.latent_shape == (4, 4, 6)
+    config = replace(pretrain_config(tmp_path, data, 1), codec=str(tmp_path / "codec-60" / "codec"))
+    world = build_world(config, choose_episodes(data.train, 0)[0].info)
+    world.save_pretrained(tmp_path / "world", starts=[])
+    assert is_same_encoder(load_codec(tmp_path / "world"), codec), "odometry of its latents fits the world"
 
 
 def test_a_codec_goes_on_from_another(tmp_path: Path, data: DataConfig) -> None:
