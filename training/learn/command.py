@@ -36,6 +36,7 @@ from training.learn.plan import (
     train_seconds,
 )
 from worldsim.data.dataset_info import INFO_FILE
+from worldsim.data.episodes import count_lines, list_episodes
 from worldsim.errors import WorldError
 from worldsim.games.gym.game import name_of
 from worldsim.settings import REQUIRED, check_settings, setting
@@ -164,10 +165,10 @@ class Learning:
         settings = [f"env={config.env}", f"out={data}", *config.collect]
         minutes = self._state.setdefault("sized_for_minutes", config.minutes)
         self.stage("collect", [*settings, *record_settings(config.num_frames, minutes, self.device)])
-        if config.num_frames is None and (data / "train").is_dir():
-            # Of a game so slow that its share of the minutes shows next to nothing.
-            if sum(Footage.of(data / "train", data / "heldout").train_lengths) < LEAST_FRAMES:
-                self.run("collect", [*settings, *frame_counts(LEAST_FRAMES)])
+        recorded = num_recorded(data / "train"), num_recorded(data / "heldout")
+        if config.num_frames is None and (recorded[0] < LEAST_FRAMES or recorded[1] < LEAST_FRAMES // 4):
+            # Of a game so slow, or episodes so short, that a share of the minutes shows next to nothing.
+            self.run("collect", [*settings, *frame_counts(LEAST_FRAMES)])
         return data
 
     def take(self, data: Path) -> Path:
@@ -227,6 +228,11 @@ class Learning:
     def _save(self, **changed: Any) -> None:
         self._state |= changed
         write_json(self.out / STATE_FILE, self._state)
+
+
+def num_recorded(folder: Path) -> int:
+    """Return how many frames there are in a folder."""
+    return sum(count_lines(folder, name) for name in list_episodes(folder))
 
 
 def time_frame(world: Path, device: str) -> float:

@@ -135,7 +135,9 @@ def evaluate_settings(footage: Footage, minutes: float, device: str, frame_secon
     """
     frames = 60 * minutes * SHARES["evaluate"] / frame_seconds * (1 if device == "cpu" else 8)
     is_long = minutes >= LONG_MINUTES[device] and frames >= LONG_MEASUREMENT
-    watched, horizon = rollout_frames(footage, *((32, 128 if device == "gpu" else 32) if is_long else (8, 16)))
+    watched, horizon = rollout_frames(
+        footage, *((32, 128 if device == "gpu" else 32) if is_long else (8, 16))
+    )
 
     def fitting(share: float, frames_each: int, least: int, most: int) -> int:
         return min(most, max(least, int(share * frames / frames_each)))

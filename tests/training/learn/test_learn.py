@@ -178,7 +178,12 @@ def drawn(settings: Sequence[str]) -> int:
     given = dict(each.split("=") for each in settings)
     name = {key: int(value) for key, value in given.items() if value.isdigit()}
     rollouts = name["num_rollouts"] * (name["context_frames"] + name["horizon"])
-    return rollouts + 2 * name["num_next_clips"] * name["next_frames"] + name["idle_frames"] + name["cost_frames"]
+    return (
+        rollouts
+        + 2 * name["num_next_clips"] * name["next_frames"]
+        + name["idle_frames"]
+        + name["cost_frames"]
+    )
 
 
 @pytest.mark.parametrize(
