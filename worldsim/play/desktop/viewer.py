@@ -85,7 +85,9 @@ class Viewer:
             has_moved = self._play_panes(self._panes)
         else:
             is_playing = rewinds or not self.game.is_paused or self.game.wants_step
-            has_moved = self.game.advance(self._held.take_distances(self._mouse) if is_playing else (), rewinds=rewinds)
+            has_moved = self.game.advance(
+                self._held.take_distances(self._mouse) if is_playing else (), rewinds=rewinds
+            )
         self._tell_ending()
         if not has_moved:
             self._draw(self.session.observation)
