@@ -14,6 +14,8 @@ SHARES = {"collect": 0.15, "codec": 0.2, "pretrain": 0.5, "evaluate": 0.05}
 """Of the minutes; the tenth that is left is for starting the stages, and the check."""
 LEAST_FRAMES = 400
 """To record, however long it takes."""
+FRAMES_A_MINUTE = {"cpu": 1_000, "gpu": 20_000}
+"""Recorded at most, since the codec has to encode all of them before the world learns."""
 MAX_FRAMES = {"cpu": 20_000, "gpu": 400_000}
 """Recorded at most: more are not seen in an hour or two."""
 LONG_MINUTES = {"cpu": 30.0, "gpu": 20.0}
@@ -81,7 +83,8 @@ def record_settings(num_frames: int | None, minutes: float, device: str) -> list
     """Return how much is recorded: as much as is asked for, or as fits into its share of the minutes."""
     if num_frames is not None:
         return frame_counts(num_frames)
-    return [*frame_counts(MAX_FRAMES[device]), f"max_seconds={60 * minutes * SHARES['collect']:g}"]
+    most = min(MAX_FRAMES[device], max(LEAST_FRAMES, round(minutes * FRAMES_A_MINUTE[device])))
+    return [*frame_counts(most), f"max_seconds={60 * minutes * SHARES['collect']:g}"]
 
 
 def frame_counts(num_frames: int) -> list[str]:
