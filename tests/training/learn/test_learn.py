@@ -170,7 +170,7 @@ def test_sizes_fit_machine_time_and_episodes() -> None:
 def test_as_much_is_recorded_as_fits_into_the_minutes() -> None:
     in_time = record_settings(None, 20, "gpu")
     assert in_time == ["num_frames=400000", "heldout_frames=40000", "max_seconds=180"]
-    assert record_settings(None, 2, "cpu")[0] == "num_frames=2000", "on a slow processor encoding takes longer"
+    assert record_settings(None, 2, "cpu")[0] == "num_frames=2000", "where encoding is slow"
     assert record_settings(500, 20, "gpu") == ["num_frames=500", "heldout_frames=100"]
 
 
