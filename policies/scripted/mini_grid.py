@@ -17,7 +17,6 @@ LEFT, RIGHT, FORWARD, PICK_UP, DROP, TOGGLE = range(6)
 STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # of looking along 0 to 3, a quarter turn to the right each
 RETURN_SHARE = 0.5  # of the walks
 TURN_SHARE, TOUCH_SHARE, WHIM_SHARE = 0.15, 0.2, 0.1  # of what it does, beside walking
-
 PICK_UP_SHARE = 0.8  # of what it does with a thing; boxes can be opened, too
 
 Cell = tuple[int, int]
@@ -120,13 +119,19 @@ class Walker:
         while ahead:
             here = ahead.popleft()
             for cell in around(here):
-                if cell not in ways and self._lets_through(self._game.grid.get(*cell)):
+                if cell not in ways and self._is_inside(cell) and self._lets_through(cell):
                     ways[cell] = here
                     ahead.append(cell)
         return ways
 
-    def _lets_through(self, thing: Any) -> bool:
+    def _is_inside(self, cell: Cell) -> bool:
+        """Return whether no step leads off the map: beyond a door in its outer wall MiniGrid fails."""
+        x, y = cell
+        return 0 < x < self._game.grid.width - 1 and 0 < y < self._game.grid.height - 1
+
+    def _lets_through(self, cell: Cell) -> bool:
         """Return whether a cell can be entered: nothing that ends the game, no door that is locked."""
+        thing = self._game.grid.get(*cell)
         if thing is None or thing.type == "floor":
             return True
         return thing.type == "door" and not thing.is_locked

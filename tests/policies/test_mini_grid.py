@@ -14,8 +14,10 @@ ROOM = 6
 """Cells from a wall of the playground to the next."""
 
 
-def play(seed: int, steps: int = 400) -> tuple[list[int], list[tuple[int, int]], list[str]]:
-    env = gym.make("MiniGrid-Playground-v0", max_steps=steps + 1)
+def play(
+    seed: int, steps: int = 400, name: str = "MiniGrid-Playground-v0"
+) -> tuple[list[int], list[tuple[int, int]], list[str]]:
+    env = gym.make(name, max_steps=steps + 1)
     env.reset(seed=seed)
     act = wander(env, seed)
     actions, cells, carried = [], [], []
@@ -41,3 +43,9 @@ def test_it_gets_about_comes_back_and_takes_things() -> None:
 
 def test_the_same_seed_does_the_same() -> None:
     assert play(1, 60) == play(1, 60) != play(2, 60)
+
+
+def test_it_stays_on_a_map_with_doors_in_its_outer_wall() -> None:
+    for seed in range(3):
+        _, cells, _ = play(seed, 200, "MiniGrid-GoToDoor-8x8-v0")
+        assert len(set(cells)) > 8, "it goes about"

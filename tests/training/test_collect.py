@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 
 import policies
+import training.collect
 from policies.ppo import policy_digest
 from tests.fakes import save_untrained_policy
 from tests.public_runs import run_command
+from tests.test_your_game import Inline
 from tests.tours import find_tours
 from training.collect import PLAYERS, RETURNING, SPLIT_SEEDS, CollectConfig, describe_source, prepare_folder
 from training.data.recorders import EpisodeTask, record_episode
@@ -203,6 +205,37 @@ def test_same_command_continues(collection: tuple[Path, str], tmp_path: Path) ->
     collect(out, *SMALL, "num_workers=2")
     assert digest(out) == digest(collection[0])
     assert (out / "train" / "episode-000000.mp4").stat().st_mtime_ns == kept, "recorded again"
+
+
+def test_no_episode_begins_after_the_time_is_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of each split is played to its end all the same, and the same folder can be filled later."""
+    monkeypatch.setattr(training.collect, "Recorders", Inline)
+    settings = [f"out={tmp_path}", "env=tests.own_games:Dot-v0", "num_frames=100", "heldout_frames=50"]
+
+    def recorded(*more: str) -> dict[str, list[str]]:
+        run_command("collect", *settings, *more)
+        return {split: list_episodes(tmp_path / split) for split in ("train", "heldout")}
+
+    assert recorded("max_seconds=1e-9") == {"train": EPISODES[:1], "heldout": EPISODES[:1]}
+    before = digest(tmp_path)
+    assert recorded("max_seconds=1e-9") == {"train": EPISODES[:1], "heldout": EPISODES[:1]}
+    assert verify(tmp_path / "train") == 26 and digest(tmp_path) == before
+    assert recorded("max_seconds=600") == {"train": EPISODES, "heldout": EPISODES[:2]}
+    assert before.items() <= digest(tmp_path).items()
+
+
+def test_each_split_has_its_share_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = {}
+    monkeypatch.setattr(training.collect, "Recorders", Inline)
+    monkeypatch.setattr(training.collect, "summarize", lambda *_: "")
+    monkeypatch.setattr(
+        training.collect,
+        "collect_split",
+        lambda recorders, folder, *_, max_seconds, **__: shares.update({folder.name: max_seconds}),
+    )
+    counts = ["num_frames=300", "heldout_frames=100"]
+    run_command("collect", f"out={tmp_path}", "env=tests.own_games:Dot-v0", *counts, "max_seconds=8")
+    assert shares == {"heldout": 2.0, "train": 6.0}
 
 
 def test_other_settings_are_refused_in_the_same_folder(collection: tuple[Path, str]) -> None:

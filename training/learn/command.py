@@ -64,8 +64,8 @@ class LearnConfig:
         60.0,
         "For all of it: "
         + ", ".join(f"{share:.0%} {stage}" for stage, share in SHARES.items())
-        + "; starting the stages comes on top. With more of them the same command trains the world that it "
-        "has made for longer.",
+        + "; the rest is for starting them. With more of them the same command trains the world that it has "
+        "made for longer.",
         above=0,
     )
     device: str = setting(
@@ -238,11 +238,13 @@ def num_recorded(folder: Path) -> int:
 def time_frame(world: Path, device: str) -> float:
     """Return how many seconds a world takes for a frame: the median of five."""
     on = "cuda" if device == "gpu" and torch.cuda.is_available() else "cpu"
+    seconds = []
     with closing(gym.make("ARL2World-v0", world=str(world), device=on)) as env:
         env.reset(seed=0)
-        seconds = []
         for _ in range(6):  # the first is slower
             begin = time.perf_counter()
-            env.step(env.action_space.sample())
+            *_, terminated, _, _ = env.step(env.action_space.sample())
             seconds.append(time.perf_counter() - begin)
+            if terminated:
+                env.reset()
     return round(median(seconds[1:]), 4)

@@ -79,9 +79,8 @@ def fit_frame(frame: np.ndarray, size: Size, reformatter: VideoReformatter) -> n
     if not any(missing):
         return np.ascontiguousarray(inner)
     if max(missing) <= 1:
-        even = np.empty(
-            (size.height, size.width, inner.shape[2]), inner.dtype
-        )  # np.pad takes ten times as long
+        # np.pad takes ten times as long.
+        even = np.empty((size.height, size.width, inner.shape[2]), inner.dtype)
         even[:rows, :columns] = inner
         even[rows:], even[:, columns:] = even[rows - 1], even[:, columns - 1 : columns]
         return even

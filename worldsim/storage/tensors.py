@@ -165,13 +165,19 @@ def save_weights(
     """
     if bits not in (8, 16):
         raise WorldError(f"weights are stored in 8 or 16 bits, not in {bits}")
-    weights = {name: t.detach().cpu() for name, t in module.state_dict().items()}
-    stored = quantize_weights(weights, prefix) if bits == 8 else weights
-    floats = {
+    write_tensors(as_stored(module.state_dict(), dtype, bits=bits, prefix=prefix), path)
+
+
+def as_stored(
+    weights: Mapping[str, Tensor], dtype: torch.dtype, *, bits: int = 16, prefix: str = ""
+) -> dict[str, Tensor]:
+    """Return weights on the CPU as `save_weights` writes them."""
+    there = {name: tensor.detach().cpu() for name, tensor in weights.items()}
+    stored = quantize_weights(there, prefix) if bits == 8 else there
+    return {
         name: t if t.dtype == torch.int8 or name.endswith(SCALES) else t.to(dtype)
         for name, t in stored.items()
     }
-    write_tensors(floats, path)
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:

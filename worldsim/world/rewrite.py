@@ -23,7 +23,7 @@ from worldsim.model.memory.odometry import WEIGHTS_FILE as ODOMETRY_FILE
 from worldsim.model.memory.odometry import Odometry
 from worldsim.model.outcome_heads import OutcomeHeads
 from worldsim.storage.quantization import quantize_weights
-from worldsim.storage.tensors import CODEC_FILE, check_file, filling, save_weights, write_tensors
+from worldsim.storage.tensors import CODEC_FILE, as_stored, check_file, filling, save_weights, write_tensors
 from worldsim.world.config import world_card
 from worldsim.world.world import CARD_FILE, MODEL_FILE, World, WorldConfig, read_config, write_config
 
@@ -140,12 +140,11 @@ def _replace_heads(path: Path, heads: OutcomeHeads) -> None:
 
 def _replace_decoder(path: Path, codec: FrameCodec) -> None:
     """Put a decoder into a file of weights, rounded to the format of the one whose place it takes."""
-    tensors = {name: tensor for name, tensor in load_file(path).items() if not name.startswith(DECODER)}
-    dtype = next(iter(tensors.values())).dtype
-    for name, tensor in codec.state_dict().items():
-        if name.startswith(DECODER):
-            tensors[name] = tensor.detach().to("cpu", dtype)
-    write_tensors(tensors, path)
+    before = load_file(path)
+    tensors = {name: tensor for name, tensor in before.items() if not name.startswith(DECODER)}
+    bits = 8 if any(tensor.dtype == torch.int8 for tensor in before.values()) else 16
+    decoder = {name: tensor for name, tensor in codec.state_dict().items() if name.startswith(DECODER)}
+    write_tensors(tensors | as_stored(decoder, next(iter(tensors.values())).dtype, bits=bits), path)
 
 
 def _num_parameters(module: nn.Module) -> int:

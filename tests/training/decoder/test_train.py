@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.fakes import save_tiny_world, tiny_codec_config, write_tiny_dataset
 from training.codec import TrainCodecConfig, main, train_decoder, write_world
@@ -19,6 +20,7 @@ from worldsim.codec import CodecConfig, FrameCodec, load_codec, save_codec
 from worldsim.data.sequences import load_episodes
 from worldsim.errors import WorldError
 from worldsim.simulator import Simulator
+from worldsim.storage.tensors import CODEC_FILE
 from worldsim.world import World
 from worldsim.world.rewrite import is_same_encoder
 
@@ -158,6 +160,23 @@ def test_a_world_stored_in_bf16_keeps_the_bytes_of_its_encoder(
     with pytest.raises(WorldError, match="another encoder than world 'tiny'"):
         write_world(replace(config, init=str(trained / "codec"), out=str(tmp_path / "other")))
     assert not (tmp_path / "other").exists()
+
+
+def test_a_world_in_8_bits_takes_a_decoder_in_8_bits(tmp_path: Path) -> None:
+    World.from_pretrained("grid-recall").save_pretrained(tmp_path / "half", bits=8)
+    made = load_codec(tmp_path / "half")
+    torch.nn.init.normal_(max(made.decoder.parameters(), key=torch.numel), std=0.02)
+    save_codec(made, tmp_path / "codec")
+    config = settings_of(settings(tmp_path / "new", tmp_path, tmp_path), alone=False, into=f"{tmp_path}/half")
+    write_world(replace(config, init=str(tmp_path / "codec")))
+    stored, before = (load_file(tmp_path / name / CODEC_FILE) for name in ("new", "half"))
+    assert {name: tensor.dtype for name, tensor in stored.items()} == {
+        name: tensor.dtype for name, tensor in before.items()
+    }
+    assert torch.int8 in {tensor.dtype for tensor in stored.values()}
+    found = load_codec(tmp_path / "new").state_dict()
+    for name, tensor in made.state_dict().items():
+        assert (found[name] - tensor).norm() <= 0.01 * tensor.norm(), name
 
 
 @pytest.mark.parametrize(

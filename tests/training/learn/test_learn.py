@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes import TINY_ACTIONS, write_tiny_dataset
+from tests.fakes import TINY_ACTIONS, tiny_world, write_tiny_dataset
 from tests.public_runs import run_command
 from training.learn import command
 from training.learn.command import LearnConfig, Learning
@@ -23,6 +23,7 @@ from training.learn.plan import (
 )
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
+from worldsim.outcome import OutcomeConfig
 from worldsim.world.world import World
 
 DOT = "tests.own_games:Dot-v0"
@@ -196,6 +197,11 @@ def test_measuring_takes_its_share_of_the_minutes(minutes: float, device: str, s
     at_a_time = 1 if device == "cpu" else 8
     assert drawn(settings) * seconds / at_a_time <= 1.1 * 60 * minutes * SHARES["evaluate"]
     assert ("controllability" in " ".join(settings)) == (minutes >= 20 and (minutes, device) != (20, "cpu"))
+
+
+def test_a_world_whose_game_ends_at_once_is_timed(tmp_path: Path) -> None:
+    tiny_world(outcome=OutcomeConfig(end_threshold=1e-6)).save_pretrained(tmp_path / "world")
+    assert 0 < command.time_frame(tmp_path / "world", "cpu") < 5
 
 
 def test_a_game_too_slow_for_its_share_is_recorded_all_the_same(tmp_path: Path) -> None:

@@ -126,9 +126,8 @@ class RecorderWindow:
         self._seen = self._game.reset(FIRST_SEED + number % (MAX_SEED + 1 - FIRST_SEED))
         self._num_games = before + 1
         self._person.reset(before)
-        self._held.take_distances(
-            self._mouse
-        )  # what was tapped after the end of the last one begins no other
+        # What was tapped after the end of the last one begins no other.
+        self._held.take_distances(self._mouse)
         self._num_steps, self._return = 0, 0.0
         self._waits_for_key = True  # nobody wants to learn from a game that nobody plays
 
