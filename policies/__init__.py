@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from policies.base import FloorPlan, Informed, Insider, Navigator, PlayedGame, Policy, ScriptedPlayer
+from policies.base import FloorPlan, Insider, Navigator, PlayedGame, Policy, ScriptedPlayer
 from policies.blind import (
     KeyboardPolicy,
     RandomPolicy,
@@ -43,7 +43,6 @@ __all__ = [
     "DodgePolicy",
     "ExcursionPolicy",
     "FloorPlan",
-    "Informed",
     "ForagePolicy",
     "Insider",
     "KeyboardPolicy",

@@ -107,16 +107,15 @@ class RunningGame(Protocol):
 
 @runtime_checkable
 class Insider(Policy, Protocol):
-    """A player that plays from inside of a game, which it is given before the first `reset`."""
+    """A player that while episodes are recorded knows more of its game than the picture.
+
+    It is given the game before the first `reset`, and labels of the frame before each `act`, where there are
+    some.
+    """
 
     def join(self, game: Any) -> None:
         """Play this game."""
         ...
-
-
-@runtime_checkable
-class Informed(Policy, Protocol):
-    """A player that while episodes are recorded is told labels of the frame before each `act`."""
 
     @property
     def start(self) -> str:
@@ -149,6 +148,9 @@ class ScriptedPlayer(Policy):
         if tuple(num_values) != self.NUM_VALUES:
             raise ValueError(f"{self.NEEDS}, got axes of {list(num_values)} values")
         self.reset(0)
+
+    def join(self, game: Any) -> None:
+        """Play this game, of which rules need no more than they are told."""
 
 
 def check_range(name: str, limits: Sequence[int], floor: int = 1) -> tuple[int, int]:

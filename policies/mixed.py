@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from policies import streams
-from policies.base import FloorPlan, Informed, Insider, Navigator, Policy, Pose
+from policies.base import FloorPlan, Insider, Navigator, Policy, Pose
 
 
 class MixedPolicy:
@@ -58,11 +58,11 @@ class MixedPolicy:
     @property
     def start(self) -> str:
         """Where the episode should begin for the chosen player."""
-        return self.player.start if isinstance(self.player, Informed) else ""
+        return self.player.start if isinstance(self.player, Insider) else ""
 
     def inform(self, labels: Mapping[str, float]) -> None:
         """Tell the chosen player what is known of the frame, if it wants to know."""
-        if isinstance(self.player, Informed):
+        if isinstance(self.player, Insider):
             self.player.inform(labels)
 
     @property

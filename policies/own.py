@@ -6,7 +6,7 @@ the buttons that are nearest to them, so that what is recorded is what was done.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,14 @@ class OwnPolicy(Policy):
             from policies.sb3_agent import begin_agent  # it brings PyTorch
 
             self._begin = begin_agent(self._path, game.env)
+
+    @property
+    def start(self) -> str:
+        """Where an episode should begin: an environment has no such places."""
+        return ""
+
+    def inform(self, labels: Mapping[str, float]) -> None:
+        """Know labels of the frame, of which an environment has none."""
 
     def reset(self, seed: int) -> None:
         """Start a new episode."""

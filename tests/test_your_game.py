@@ -81,6 +81,8 @@ def learn(settings: Sequence[str]) -> list[str]:
         compose_only(f"training.{name}", given)
         if name == "collect":
             run_command(name, *given, *SMALL["training.collect"])
+        elif name == "pretrain":
+            save_tiny_world(config.folder / "pretrain/world")
 
     Learning(config, stage).learn()
     return run
@@ -92,7 +94,6 @@ def test_the_commands_of_the_page_run_in_turn(tmp_path: Path, monkeypatch: pytes
         pytest.importorskip(module, reason='needs all of the page: pip install -e ".[dev]"')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(training.collect, "Recorders", Inline)
-    save_tiny_world(tmp_path / "runs/learn-car-racing/pretrain/world")
     (tmp_path / "recordings").mkdir()
     for number in range(2):
         frames = np.random.default_rng(number).integers(0, 256, (60, 24, 32, 3), dtype=np.uint8)
@@ -120,5 +121,5 @@ def test_the_commands_of_the_page_run_in_turn(tmp_path: Path, monkeypatch: pytes
         "id": "CarRacing-v3",
         "bins": [7, 5, 5],
     }
-    for name in ("car-racing", "pong", "minigrid-four-rooms", "my-game"):
+    for name in ("car-racing", "pong", "minigrid-playground", "my-game"):
         assert list_episodes(tmp_path / "data" / name / "heldout")

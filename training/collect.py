@@ -9,6 +9,8 @@ where it was stopped, and one with more frames goes on from there.
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,12 @@ class CollectConfig:
     num_frames: int = setting(200_000, "Least number of training frames.", minimum=0)
     heldout_frames: int = setting(20_000, "Least number of held-out frames.", minimum=0)
     episode_frames: int | None = setting(None, "Of the longest episode; null is the game's own.", minimum=2)
+    max_seconds: float = setting(
+        0.0,
+        "No episode is begun after so many seconds of recording, of which each split has its share by its "
+        "frames; one is, at least. 0 is no limit.",
+        minimum=0,
+    )
     seed: int = setting(0, "Which million of seeds.", minimum=0, maximum=1999)
     num_workers: int = setting(0, "Worker processes; 0 is one per core.")
     policy: str | None = setting(
@@ -232,6 +240,7 @@ def main(config: CollectConfig) -> None:
             if num_frames:
                 prepare_folder(folder / split, game.dataset_info(describe_source(config, split, game)))
                 first_seed = SPLIT_SEEDS[split] + config.seed * SEEDS_PER_RUN
+                seconds = config.max_seconds * num_frames / sum(wanted.values())
                 collect_split(
                     recorders,
                     folder / split,
@@ -239,6 +248,7 @@ def main(config: CollectConfig) -> None:
                     first_seed,
                     num_frames,
                     paired=config.paired,
+                    max_seconds=seconds,
                 )
     for split, num_frames in wanted.items():
         if num_frames:
@@ -302,13 +312,17 @@ def collect_split(
     num_frames: int,
     *,
     paired: bool = False,
+    max_seconds: float = 0.0,
 ) -> None:
     """Record the first episodes of a split that together have at least `num_frames` frames.
+
+    With `max_seconds` none but the first is begun after these.
 
     An episode is only begun when the ones before it cannot be enough, however long they turn out to be; so
     the number of workers does not change which episodes there are.
     """
     known_frames = running = index = 0
+    until = time.monotonic() + max_seconds if max_seconds else math.inf
     with tqdm(desc=f"recording {folder.name}", total=num_frames, unit="frame", unit_scale=True) as bar:
         while True:
             while recorders.num_idle and known_frames + running * episode_frames < num_frames:
@@ -319,6 +333,8 @@ def collect_split(
                     if not bar.disable:
                         bar.initial += frames  # not counted in frames per second
                     bar.update(frames)
+                elif index and time.monotonic() > until:
+                    break
                 else:
                     seed = first_seed + index
                     player_seed = seed - index % 2 if paired else None

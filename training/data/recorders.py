@@ -240,7 +240,7 @@ def record_episode(
     """Play one episode, write it, and return its number of frames; `check` runs after each of them."""
     info = DatasetInfo.load(task.folder)
     policy.reset(task.seed if task.player_seed is None else task.player_seed)
-    informed = policy if isinstance(policy, policies.Informed) and game.entry.labels else None
+    informed = policy if isinstance(policy, policies.Insider) and game.entry.labels else None
     wanted = informed.start if informed is not None else ""
     start = wanted if wanted in game.entry.starts else ""
     seen = game.reset(task.seed, start)

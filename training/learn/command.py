@@ -13,25 +13,30 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+import gymnasium as gym
 import torch
 
 from training.cli.entry import entry
 from training.engine.lock import locked_folder
 from training.learn.plan import (
-    PROBE_FRAMES,
+    LEAST_FRAMES,
     SHARES,
     Footage,
     codec_settings,
     evaluate_settings,
-    frames_to_record,
+    frame_counts,
     pretrain_settings,
+    record_settings,
     train_seconds,
 )
 from worldsim.data.dataset_info import INFO_FILE
+from worldsim.data.episodes import count_lines, list_episodes
 from worldsim.errors import WorldError
 from worldsim.games.gym.game import name_of
 from worldsim.settings import REQUIRED, check_settings, setting
@@ -148,7 +153,8 @@ class Learning:
         told = [*video, *pretrain_settings(*how), train_seconds("pretrain", minutes)]
         self.stage("pretrain", [f"out={world}", f"codec={codec / 'codec'}", *told, *config.pretrain])
         measured = [f"world={world / 'world'}", f"data={folders['heldout']}", f"out={self.out / 'evaluate'}"]
-        self.stage("evaluate", [*measured, *evaluate_settings(*how), *config.evaluate])
+        measured += evaluate_settings(footage, minutes, self.device, self.frame_seconds(world / "world"))
+        self.stage("evaluate", [*measured, *config.evaluate])
         print(f"\nplay it: python play.py world={world / 'world'}")
         if footage.has_outcomes:
             print(f"let an agent learn in it: python -m training.rl world={world / 'world'}")
@@ -157,13 +163,12 @@ class Learning:
         """Record as many frames as fit into their share of the minutes; return the folder."""
         data, config = self.out / "data", self.config
         settings = [f"env={config.env}", f"out={data}", *config.collect]
-        wanted = config.num_frames or self._state.get("num_frames")
-        if wanted is None:
-            begin = time.monotonic()
-            self.run("collect", [*settings, *frame_counts(PROBE_FRAMES)])
-            wanted = frames_to_record(time.monotonic() - begin, config.minutes, self.device)
-            self._save(num_frames=wanted)
-        self.stage("collect", [*settings, *frame_counts(wanted)])
+        minutes = self._state.setdefault("sized_for_minutes", config.minutes)
+        self.stage("collect", [*settings, *record_settings(config.num_frames, minutes, self.device)])
+        recorded = num_recorded(data / "train"), num_recorded(data / "heldout")
+        if config.num_frames is None and (recorded[0] < LEAST_FRAMES or recorded[1] < LEAST_FRAMES // 4):
+            # Of a game so slow, or episodes so short, that a share of the minutes shows next to nothing.
+            self.run("collect", [*settings, *frame_counts(LEAST_FRAMES)])
         return data
 
     def take(self, data: Path) -> Path:
@@ -214,11 +219,30 @@ class Learning:
         print(f"\n== {name}{share}\npython -m training.{name} {shlex.join(settings)}", flush=True)
         self._run(name, settings)
 
+    def frame_seconds(self, world: Path) -> float:
+        """Return how long a frame of a world takes here, once measured."""
+        if "frame_seconds" not in self._state:
+            self._save(frame_seconds=time_frame(world, self.device))
+        return self._state["frame_seconds"]
+
     def _save(self, **changed: Any) -> None:
         self._state |= changed
         write_json(self.out / STATE_FILE, self._state)
 
 
-def frame_counts(num_frames: int) -> list[str]:
-    """Return how much is recorded: a tenth beside it is held out."""
-    return [f"num_frames={num_frames}", f"heldout_frames={max(num_frames // 10, PROBE_FRAMES // 4)}"]
+def num_recorded(folder: Path) -> int:
+    """Return how many frames there are in a folder."""
+    return sum(count_lines(folder, name) for name in list_episodes(folder))
+
+
+def time_frame(world: Path, device: str) -> float:
+    """Return how many seconds a world takes for a frame: the median of five."""
+    on = "cuda" if device == "gpu" and torch.cuda.is_available() else "cpu"
+    with closing(gym.make("ARL2World-v0", world=str(world), device=on)) as env:
+        env.reset(seed=0)
+        seconds = []
+        for _ in range(6):  # the first is slower
+            begin = time.perf_counter()
+            env.step(env.action_space.sample())
+            seconds.append(time.perf_counter() - begin)
+    return round(median(seconds[1:]), 4)

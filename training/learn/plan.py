@@ -10,14 +10,20 @@ from worldsim.data.dataset_info import DatasetInfo
 from worldsim.data.episodes import list_episodes, read_table
 from worldsim.errors import WorldError
 
-SHARES = {"collect": 0.15, "codec": 0.25, "pretrain": 0.5, "evaluate": 0.1}
-"""Of the minutes; the check takes seconds. What a stage leaves over is not given to another."""
-PROBE_FRAMES = 400
-"""Recorded first, to see how fast it goes."""
-MAX_FRAMES = {"cpu": 20_000, "gpu": 200_000}
+SHARES = {"collect": 0.15, "codec": 0.2, "pretrain": 0.5, "evaluate": 0.05}
+"""Of the minutes; the tenth that is left is for starting the stages, and the check."""
+LEAST_FRAMES = 400
+"""To record, however long it takes."""
+FRAMES_A_MINUTE = {"cpu": 1_000, "gpu": 20_000}
+"""Recorded at most, since the codec has to encode all of them before the world learns."""
+MAX_FRAMES = {"cpu": 20_000, "gpu": 400_000}
 """Recorded at most: more are not seen in an hour or two."""
 LONG_MINUTES = {"cpu": 30.0, "gpu": 20.0}
 """From which on the larger of two models has the time to learn."""
+LONG_MEASUREMENT = 1500
+"""Drawn frames from which on buttons, rewards and ends are measured, too."""
+LONG_RUN = ("loop.warmup_steps=200", "loop.decay_fraction=0.4", "loop.ema_decay=0.998")
+"""Of thousands of updates."""
 MIN_SEQUENCE = 4
 """Frames of the shortest sequence that still shows what an action does."""
 
@@ -73,10 +79,17 @@ class Footage:
         return wanted
 
 
-def frames_to_record(seconds: float, minutes: float, device: str) -> int:
-    """Return how many frames to record in their share of the minutes, after `PROBE_FRAMES` took so long."""
-    fitting = PROBE_FRAMES * SHARES["collect"] * minutes * 60 / max(seconds, 1e-3)
-    return int(min(max(fitting, PROBE_FRAMES), MAX_FRAMES[device]))
+def record_settings(num_frames: int | None, minutes: float, device: str) -> list[str]:
+    """Return how much is recorded: as much as is asked for, or as fits into its share of the minutes."""
+    if num_frames is not None:
+        return frame_counts(num_frames)
+    most = min(MAX_FRAMES[device], max(LEAST_FRAMES, round(minutes * FRAMES_A_MINUTE[device])))
+    return [*frame_counts(most), f"max_seconds={60 * minutes * SHARES['collect']:g}"]
+
+
+def frame_counts(num_frames: int) -> list[str]:
+    """Return so many frames as settings: a tenth beside them is held out."""
+    return [f"num_frames={num_frames}", f"heldout_frames={max(num_frames // 10, LEAST_FRAMES // 4)}"]
 
 
 def train_seconds(stage: str, minutes: float) -> str:
@@ -94,7 +107,7 @@ def codec_settings(footage: Footage, minutes: float, device: str) -> list[str]:
 def pretrain_settings(footage: Footage, minutes: float, device: str) -> list[str]:
     """Return the settings of the world's training."""
     is_long = minutes >= LONG_MINUTES[device]
-    length = footage.sequence_length(16 if device == "cpu" else 32)
+    length = footage.sequence_length(16 if device == "cpu" else 64)
     if device == "cpu":
         how = ["size/pretrain=laptop", f"model={'small' if is_long else 'tiny'}"]
     else:
@@ -109,24 +122,43 @@ def pretrain_settings(footage: Footage, minutes: float, device: str) -> list[str
         f"start_frames={min(32, watched + horizon)}",
         f"validation.context_frames={watched}",
         f"validation.horizons=[{','.join(map(str, horizons))}]",
-        *(["objective.own_context_share=0.25"] if is_long else []),
-        *short_run(minutes, device),
+        *(["objective.own_context_share=0.25"] if is_long or device == "gpu" else []),
+        *(short_run(minutes, device) or (LONG_RUN if device == "gpu" else [])),
     ]
 
 
-def evaluate_settings(footage: Footage, minutes: float, device: str) -> list[str]:
-    """Return the settings of the measurement."""
-    watched, horizon = rollout_frames(footage, 32, 128 if device == "gpu" else 32)
-    parts = ["cost", "rollout", "idle", "controllability", *(["outcome"] if footage.has_outcomes else [])]
-    few = ["num_rollouts=2", "num_next_clips=2", "num_idle_starts=1", "idle_frames=20", "cost_frames=50"]
+def evaluate_settings(footage: Footage, minutes: float, device: str, frame_seconds: float) -> list[str]:
+    """Return the settings of the measurement, of as many frames as the world draws in its share of the time.
+
+    Args:
+        footage: What was recorded.
+        minutes: For all of it.
+        device: The sizes are for.
+        frame_seconds: That a frame of one dream takes; many at a time take less of a GPU.
+    """
+    frames = 60 * minutes * SHARES["evaluate"] / frame_seconds * (1 if device == "cpu" else 8)
+    is_long = minutes >= LONG_MINUTES[device] and frames >= LONG_MEASUREMENT
+    watched, horizon = rollout_frames(
+        footage, *((32, 128 if device == "gpu" else 32) if is_long else (8, 16))
+    )
+
+    def fitting(share: float, frames_each: int, least: int, most: int) -> int:
+        return min(most, max(least, int(share * frames / frames_each)))
+
+    parts = ["cost", "rollout", "idle"]
+    parts += ["controllability", *(["outcome"] if footage.has_outcomes else [])] if is_long else []
     return [
         "profile=quick",
         "num_episodes=0",
         f"context_frames={watched}",
         f"horizon={horizon}",
         f"next_frames={horizon}",
-        f"parts=[{','.join(parts if minutes >= LONG_MINUTES[device] else ('cost', 'rollout', 'idle'))}]",
-        *(few if has_few_updates(minutes, device) else []),
+        f"parts=[{','.join(parts)}]",
+        f"num_rollouts={fitting(0.4, watched + horizon, 2, 16)}",
+        f"num_next_clips={fitting(0.2, 2 * horizon, 1, 4)}",
+        "num_idle_starts=1",
+        f"idle_frames={fitting(0.2, 1, 10, 150)}",
+        f"cost_frames={fitting(0.2, 1, 10, 300)}",
         "startup_runs=0",
     ]
 

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from training.data.latent_cache import LatentCache
-from training.data.latents import latent_video, to_device
-from worldsim.codec import FrameCodec
+from training.data.latents import LatentVideo, to_device
 from worldsim.data.episodes import read_table
 from worldsim.data.sequences import EpisodeReference
 from worldsim.errors import WorldError
@@ -69,36 +68,26 @@ def read_displacements(references: Sequence[EpisodeReference]) -> list[Tensor]:
                 f"{reference.folder / f'{reference.name}.jsonl'} records no poses ('pose' on every line): "
                 "odometry has nothing to be taught by"
             )
-        moved = displacements_between(torch.from_numpy(poses))
-        found.append(torch.cat([moved.new_zeros(1, len(moved[0])), moved]))
+        found.append(moved_to(torch.from_numpy(poses)))
     return found
 
 
-def load_taught(
-    codec: FrameCodec,
-    references: Sequence[EpisodeReference],
-    displacements: Sequence[Tensor],
-    device: torch.device,
-    noise: float,
-    *,
-    num_workers: int,
-    cache: LatentCache | None,
-) -> TaughtVideo:
-    """Encode episodes on a device, or read what was encoded before, and compare frames.
+def moved_to(poses: Tensor) -> Tensor:
+    """Return the displacements on the way to each of the poses `[..., T, 3]`, 0 for the first, as fp64."""
+    return functional.pad(displacements_between(poses.double()), (0, 0, 1, 0))
+
+
+def taught_by(video: LatentVideo, displacements: Sequence[Tensor], noise: float) -> TaughtVideo:
+    """Compare the frames of encoded video.
 
     Args:
-        codec: Its encoder is used.
-        references: The episodes.
+        video: Of some episodes.
         displacements: Of each, from `read_displacements`.
-        device: Where to.
         noise: Largest standard deviation of the noise of noisy latents; it stays the same over some frames.
-        num_workers: Decoding processes.
-        cache: Of latents.
     """
-    video = latent_video(codec, references, device, num_workers=num_workers, cache=cache)
     return TaughtVideo(
         actions=video.leading,
-        displacements=torch.cat(list(displacements)).to(device),
+        displacements=torch.cat(list(displacements)).to(video.latents.device),
         energies=torch.stack([energies_of(video.latents, level) for level in (0.0, noise)]),
         lengths=video.lengths,
     )

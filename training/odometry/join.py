@@ -7,7 +7,7 @@ from pathlib import Path
 
 from training.odometry.measures import QUANTILES
 from training.odometry.settings import MeasureConfig
-from training.world.integrated_poses import load_fitting
+from training.world.integrated_poses import load_fitting, network_folder
 from training.world.train import add_provenance
 from worldsim.errors import WorldError
 from worldsim.model.config import MemoryKeys
@@ -39,7 +39,8 @@ def join(world: World, network: Path, config: MeasureConfig, out: Path) -> Path:
 
     Args:
         world: Loaded from a folder.
-        network: Folder of the odometry that is to follow its poses; what was measured of it lies beside it.
+        network: Of the odometry that is to follow its poses, or of the run that wrote it; what was measured
+            lies in the run.
         config: How it was measured, for the world's card.
         out: Folder of the run.
 
@@ -47,6 +48,7 @@ def join(world: World, network: Path, config: MeasureConfig, out: Path) -> Path:
         WorldError: If it reads the latents of another encoder, or other buttons, or what was measured is not
             what `training.odometry` writes.
     """
+    network = network_folder(network)
     odometry, _ = load_fitting(network, world)
     told = describe_errors(network.parent / MEASURES_FILE, config)
     provenance = add_provenance(world.config.provenance, "odometry", told)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -34,6 +35,16 @@ class Clips(NamedTuple):
     actions: Tensor
     displacements: Tensor
     energies: Tensor | None = None
+
+
+def concatenate(parts: Sequence[Clips]) -> Clips:
+    """Return clips one after the other; all are seen, or none is."""
+    seen = [part.energies for part in parts if part.energies is not None]
+    return Clips(
+        torch.cat([part.actions for part in parts]),
+        torch.cat([part.displacements for part in parts]),
+        torch.cat(seen) if seen else None,
+    )
 
 
 def mirror(clips: Clips, layout: ActionLayout, is_mirrored: Tensor) -> Clips:

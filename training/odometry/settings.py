@@ -34,6 +34,30 @@ class MeasureConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class DreamsConfig:
+    """Clips that the world of `world` dreams at recorded poses, for odometry to learn from as well."""
+
+    num_clips: int = setting(
+        64,
+        "Clips, evenly spread over the video of each pass, and as many held-out ones; 0 is none.",
+        minimum=0,
+    )
+    watched_frames: int = setting(32, "Recorded frames that the world watches first.", minimum=2)
+    frames: int = setting(100, "Frames that it then dreams.", minimum=1)
+    share: float = setting(
+        0.5, "Of the clips of a pass that are seen, so many are of dreams.", minimum=0, maximum=1
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self, "dreams.")
+
+    @property
+    def length(self) -> int:
+        """Frames of a clip."""
+        return self.watched_frames + self.frames
+
+
+@dataclass(kw_only=True, slots=True)
 class TrainOdometryConfig:
     """Settings of `python -m training.odometry`."""
 
@@ -49,7 +73,7 @@ class TrainOdometryConfig:
         "World with memory_keys pose that the network is for: OUT/world is a copy of it that has it, and can "
         "be played. codec is then the world's own. '' writes no world.",
     )
-    init: str = setting("", "Folder of an odometry network to go on from; '' is none.")
+    init: str = setting("", "OUT of training.odometry, or its network's folder, to go on from; '' is none.")
     teach: bool = setting(
         True,
         "Whether to learn at all; false joins the network of init to world as it is, and reads no video.",
@@ -75,6 +99,9 @@ class TrainOdometryConfig:
     summed_frames: int = setting(
         16, "Frames over which errors are also added up in the loss: they are to cancel.", minimum=1
     )
+    dreams: DreamsConfig = setting(
+        DreamsConfig, "What world draws, beside the recorded video. Not used without world."
+    )
     measure: MeasureConfig = setting(MeasureConfig, "What is measured at checkpoints.")
     loop: LoopConfig = setting(LoopConfig, "Length and care.")
     fabric: FabricConfig = setting(FabricConfig, "Device, precision, distribution.")
@@ -83,8 +110,18 @@ class TrainOdometryConfig:
         check_settings(self)
         if not self.teach and not (self.init and self.world):
             raise WorldError("teach=false joins a network to a world: name both, init= and world=")
+        if self.has_dreams and self.dreams.length <= self.sequence_length:
+            raise WorldError(
+                f"dreams.watched_frames and dreams.frames together must be more than sequence_length, got "
+                f"{self.dreams.length} and {self.sequence_length}"
+            )
         if self.summed_frames > self.sequence_length:
             raise WorldError(
                 f"summed_frames must be at most sequence_length, got {self.summed_frames} and "
                 f"{self.sequence_length}"
             )
+
+    @property
+    def has_dreams(self) -> bool:
+        """Whether dreams are learned from."""
+        return bool(self.world) and self.teach and self.dreams.num_clips > 0

@@ -3,13 +3,16 @@
 A small recurrent network learns from actions and latents how far the player moves in each frame, forward,
 sideways and in degrees, on video that records poses. The network whose memory follows the path learns nothing
 here. What it writes is measured on held-out video: errors of heading and place after a hundred frames. A
-world whose keys are poses is then written with it, and can be played.
+world whose keys are poses also dreams, at recorded poses, so that it learns from what it will read in play;
+the world is then written with it, and can be played.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,26 +20,29 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from training.cli.entry import entry
-from training.data.latents import choose_episodes, digest_of, to_device
+from training.data.latents import choose_episodes, digest_of, latent_video, to_device
 from training.engine.fabric import Passes, make_fabric, share_passes
 from training.engine.lock import locked_folder
 from training.engine.loop import fit, is_done, seed_of
 from training.engine.run_folder import RunFolder
 from training.engine.update import Training, prepare
-from training.odometry.footage import TaughtVideo, load_taught, read_displacements
+from training.odometry.dreams import taught_by_dreams
+from training.odometry.footage import TaughtVideo, read_displacements, taught_by
 from training.odometry.join import MEASURES_FILE, NETWORK, join, open_followed
-from training.odometry.learner import Clips, OdometryLearner, mirror
+from training.odometry.learner import Clips, OdometryLearner, concatenate, mirror
 from training.odometry.measures import format_measures, measure_odometry
-from training.odometry.settings import TrainOdometryConfig
+from training.odometry.settings import MeasureConfig, TrainOdometryConfig
 from training.world.clips import cache_for, own_shares, own_workers
+from training.world.integrated_poses import network_folder
 from worldsim.actions import ActionLayout
 from worldsim.codec import FrameCodec
 from worldsim.data.sequences import EpisodeReference, SequenceIndex
 from worldsim.errors import WorldError
 from worldsim.model.memory.odometry import Odometry, OdometryConfig, load_odometry, save_odometry
 from worldsim.storage.files import write_json
+from worldsim.storage.tensors import sha256_of
 from worldsim.world.rewrite import encoder_digest
-from worldsim.world.world import find_codec
+from worldsim.world.world import MODEL_FILE, World, find_codec
 
 
 def build_odometry(config: TrainOdometryConfig, codec: FrameCodec, actions: ActionLayout) -> Odometry:
@@ -55,7 +61,7 @@ def build_odometry(config: TrainOdometryConfig, codec: FrameCodec, actions: Acti
     )
     if not config.init:
         return Odometry(wanted)
-    odometry = load_odometry(Path(config.init))
+    odometry = load_odometry(network_folder(Path(config.init)))
     found = odometry.config
     if (found.latent_shape, found.encoder) != (wanted.latent_shape, wanted.encoder):
         raise WorldError(f"init={config.init} reads the latents of another encoder than codec={config.codec}")
@@ -87,8 +93,20 @@ def check_lengths(references: Sequence[EpisodeReference], length: int, name: str
         raise WorldError(f"{name}: {error}") from error
 
 
+class Lessons(NamedTuple):
+    """What a pass learns from.
+
+    Attributes:
+        recorded: Gameplay video.
+        dreamt: What the world draws; None where odometry learns from recorded video alone.
+    """
+
+    recorded: TaughtVideo
+    dreamt: TaughtVideo | None = None
+
+
 def make_batches(
-    parts: dict[int, TaughtVideo], config: TrainOdometryConfig, layout: ActionLayout, device: torch.device
+    parts: dict[int, Lessons], config: TrainOdometryConfig, layout: ActionLayout, device: torch.device
 ) -> Callable[[int, int], tuple[Clips, Clips, torch.Generator]]:
     """Return the function that draws the clips of a pass of an update from its numbers alone.
 
@@ -99,20 +117,26 @@ def make_batches(
         device: Of the video.
     """
     length = config.sequence_length
-    indices = {number: SequenceIndex(part.lengths, 1 + length) for number, part in parts.items()}
+
+    def clips_of(video: TaughtVideo, count: int, rng: np.random.Generator, is_seen: bool) -> Clips:
+        starts = SequenceIndex(video.lengths, 1 + length).sample(rng, count)
+        noisy = rng.random(count) < config.noisy_share
+        clips = Clips(*video.clips(starts, length), video.seen(starts, length, noisy) if is_seen else None)
+        if not config.mirrored:
+            return clips
+        return mirror(clips, layout, to_device(rng.random(count) < 0.5, device))
 
     def batch_at(step: int, number: int) -> tuple[Clips, Clips, torch.Generator]:
-        seed, part, found = seed_of(config.loop.seed, step, number), parts[number], []
+        seed, part = seed_of(config.loop.seed, step, number), parts[number]
         rng = np.random.default_rng(seed)
-        for count, is_seen in ((config.batch_size, True), (config.unseen_size, False)):
-            starts = indices[number].sample(rng, count)
-            noisy = rng.random(count) < config.noisy_share
-            energies = part.seen(starts, length, noisy) if is_seen else None
-            clips = Clips(*part.clips(starts, length), energies)
-            if config.mirrored:
-                clips = mirror(clips, layout, to_device(rng.random(count) < 0.5, device))
-            found.append(clips)
-        return found[0], found[1], torch.Generator(device).manual_seed(seed)
+        num_dreamt = 0 if part.dreamt is None else round(config.dreams.share * config.batch_size)
+        seen = []
+        if num_dreamt < config.batch_size:
+            seen.append(clips_of(part.recorded, config.batch_size - num_dreamt, rng, True))
+        if part.dreamt is not None and num_dreamt:
+            seen.append(clips_of(part.dreamt, num_dreamt, rng, True))
+        unseen = clips_of(part.recorded, config.unseen_size, rng, False)
+        return concatenate(seen), unseen, torch.Generator(device).manual_seed(seed)
 
     return batch_at
 
@@ -126,6 +150,7 @@ class Teaching:
         run: Where to.
         codec: Whose latents are read.
         chosen: Episodes to learn from.
+        world: Dreams; None if there are to be no dreams.
     """
 
     def __init__(
@@ -135,48 +160,70 @@ class Teaching:
         run: RunFolder,
         codec: FrameCodec,
         chosen: Sequence[EpisodeReference],
+        world: World | None,
     ) -> None:
         self.config, self.fabric, self.run, self.codec = config, fabric, run, codec
+        self.world = None if world is None else world.to(fabric.device, torch.float32)
         heldout = heldout_sets(config, chosen[0].info.actions)
         check_lengths(chosen, 1 + config.sequence_length, "sequence_length")
         self.passes: Passes = share_passes(fabric, config.batch_size, config.loop.global_batch_size)
         shares = dict(zip(self.passes.own, own_shares(chosen, self.passes), strict=True))
+        if world is not None:
+            for name, references in {**shares, **heldout}.items():
+                place = name if isinstance(name, str) else "data.train"
+                check_lengths(references, config.dreams.length, f"dreams.frames: {place}")
         # Poses are looked for before hours of encoding.
         moved = {key: read_displacements(each) for key, each in (heldout | shares).items()}
         every = [each for references in heldout.values() for each in references]
         digests = {"train": digest_of(codec, chosen), "heldout": digest_of(codec, every)}
+        if world is not None and world.folder is not None:
+            digests["world"] = sha256_of(world.folder / MODEL_FILE)
         run.check_inputs(fabric, self.passes.total, **digests)
         self.heldout = {key: self._load(each, moved[key]) for key, each in heldout.items()}
         self.parts = {key: self._load(each, moved[key]) for key, each in shares.items()}
+        self.world = None
         self.found: dict[str, dict[str, float]] = {}
 
-    def _load(self, references: Sequence[EpisodeReference], moved: Sequence[Tensor]) -> TaughtVideo:
-        data, device = self.config.data, self.fabric.device
-        return load_taught(
-            self.codec,
-            references,
-            moved,
-            device,
-            self.config.noise,
-            num_workers=own_workers(data, self.fabric),
-            cache=cache_for(self.codec, data, device),
-        )
+    def _load(self, references: Sequence[EpisodeReference], moved: Sequence[Tensor]) -> Lessons:
+        data, device, noise = self.config.data, self.fabric.device, self.config.noise
+        workers, cache = own_workers(data, self.fabric), cache_for(self.codec, data, device)
+        video = latent_video(self.codec, references, device, num_workers=workers, cache=cache)
+        recorded = taught_by(video, moved, noise)
+        if self.world is None:
+            return Lessons(recorded)
+        return Lessons(recorded, taught_by_dreams(self.world, video, self.config.dreams, noise))
 
     def on_checkpoint(self, training: Training) -> dict[str, float]:
-        """Measure and write the averaged network; returns the numbers of the first folder."""
+        """Measure and write the averaged network; returns the numbers of the first folder, dreams last."""
         learner = training.averaged()
         assert isinstance(learner, OdometryLearner)
         odometry = learner.odometry
         self.found = {
-            folder: measure_odometry(odometry, taught, self.config.measure)
-            for folder, taught in self.heldout.items()
+            folder: measure_odometry(odometry, lessons.recorded, self.config.measure)
+            for folder, lessons in self.heldout.items()
         }
+        for folder, lessons in self.heldout.items():
+            if lessons.dreamt is not None:
+                how = self._measure_of_dreams()
+                self.found[f"{folder}, dreamt"] = measure_odometry(odometry, lessons.dreamt, how)
         if self.fabric.global_rank == 0:
             save_odometry(odometry, self.run.path / NETWORK)
             write_json(self.run.path / MEASURES_FILE, {"steps": training.step, **self.found})
         if is_done(training, self.config.loop):
             self.fabric.print(format_measures(self.found))
-        return next(iter(self.found.values()))
+        folder = next(iter(self.heldout))
+        dreamt = self.found.get(f"{folder}, dreamt", {})
+        return self.found[folder] | {f"dreamt_{name}": value for name, value in dreamt.items()}
+
+    def _measure_of_dreams(self) -> MeasureConfig:
+        """Return how whole dreams are measured, from the last frame that is watched on."""
+        dreams = self.config.dreams
+        return replace(
+            self.config.measure,
+            watched_frames=dreams.watched_frames - 1,
+            frames=dreams.frames,
+            num_clips=dreams.num_clips,
+        )
 
 
 def teach(config: TrainOdometryConfig) -> dict[str, dict[str, float]]:
@@ -191,9 +238,9 @@ def teach(config: TrainOdometryConfig) -> dict[str, dict[str, float]]:
     chosen = choose_episodes(config.data.train, config.data.max_frames)
     torch.manual_seed(config.loop.seed)
     odometry = build_odometry(config, codec, chosen[0].info.actions)
-    teaching = Teaching(config, fabric, run, codec, chosen)
+    teaching = Teaching(config, fabric, run, codec, chosen, world if config.has_dreams else None)
     if not config.init:
-        odometry.calibrate(torch.cat([part.energies[0].cpu() for part in teaching.parts.values()]))
+        odometry.calibrate(torch.cat([part.recorded.energies[0].cpu() for part in teaching.parts.values()]))
     learner = OdometryLearner(odometry, config.summed_frames)
     optimizer = torch.optim.AdamW(odometry.parameters(), lr=config.learning_rate, weight_decay=1e-4)
     training = prepare(fabric, learner, [optimizer], config.loop.ema_decay, teaching.passes)

@@ -36,6 +36,12 @@ CHUNK = 256
 """Frames that are compared with those before them at once."""
 
 
+def network_folder(folder: Path) -> Path:
+    """Return the folder of an odometry network: the one given, or that of the run which it is of."""
+    is_run = not (folder / SHAPE_FILE).is_file() and (folder / NETWORK / SHAPE_FILE).is_file()
+    return folder / NETWORK if is_run else folder
+
+
 def load_fitting(folder: Path, world: World) -> tuple[Odometry, str]:
     """Return an odometry network that follows a world's poses, and a digest of its weights.
 
@@ -46,8 +52,7 @@ def load_fitting(folder: Path, world: World) -> tuple[Odometry, str]:
     Raises:
         WorldError: If there is none, or it reads other latents or buttons than the world's.
     """
-    if not (folder / SHAPE_FILE).is_file() and (folder / NETWORK / SHAPE_FILE).is_file():
-        folder = folder / NETWORK
+    folder = network_folder(folder)
     odometry = load_odometry(folder)
     check_odometry(world.config, odometry.config)
     if odometry.config.encoder != encoder_digest(world.codec):

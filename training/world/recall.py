@@ -159,7 +159,7 @@ def measure_recall(world: World, video: LatentVideo, config: RecallConfig) -> Re
 @torch.no_grad()
 def measure_rollouts(world: World, video: LatentVideo, config: RecallConfig) -> RecallScores:
     """Roll out all that follows the prefix under recorded actions, at true poses; see `measure_recall`."""
-    return _measure(world, video, config, np.arange(config.prefix, config.length), _roll_out)
+    return _measure(world, video, config, np.arange(config.prefix, config.length), roll_out)
 
 
 def _measure(
@@ -194,9 +194,9 @@ def _measure_clips(
     if draw_frames is _ask:
         for label, name in (("misled", "kept"), ("misled_emptied", "emptied")):
             drawn[label] = _ask(world, clips, _misled(memories[name]), frames, sampler, alone=False)
-    if draw_frames is _roll_out and world.odometry is not None:
+    if draw_frames is roll_out and world.odometry is not None:
         own = replace(clips, are_told=False)
-        drawn["followed"] = _roll_out(world, own, own.watched(world, prefix), frames, sampler)
+        drawn["followed"] = roll_out(world, own, own.watched(world, prefix), frames, sampler)
     distance, angle = pose_distances(clips.poses[:, frames, None], clips.poses[:, None, :prefix])
     nearest, best = (distance / NEAR[0]).maximum(angle / NEAR[1]).min(-1)  # [B, Q]
     rows = torch.arange(len(clips.seeds), device=best.device)[:, None]
@@ -236,9 +236,10 @@ def _ask(
     return torch.stack(drawn, 1)
 
 
-def _roll_out(
+def roll_out(
     world: World, clips: Clips, memory: MemoryState, frames: np.ndarray, sampler: SamplerConfig
 ) -> Tensor:
+    """Return `[B, Q, C, h, w]`: what a world dreams under recorded actions, as frames `[Q]` of clips."""
     drawn, clean = [], torch.zeros(len(clips.seeds), device=clips.latents.device)
     for frame in frames.tolist():
         given, actions = (world.denoiser, world.odometry), clips.actions[:, frame]

@@ -103,6 +103,8 @@ def train_world(
     check_objective(config, world.config.denoiser)
     check_recorded(config, world.config.denoiser, episodes)
     odometry, odometry_digest = load_fitting(Path(config.odometry), world) if config.odometry else (None, "")
+    if world.odometry is not None:
+        world.odometry.to(fabric.device)  # it follows where roll-outs are measured
     footage = load_footage(world.codec, episodes, config.data, config.validation, fabric, passes)
     size = (world.config.height, world.config.width)
     if has_new_heads:

@@ -167,7 +167,8 @@ class EpisodeWriter(AbstractContextManager["EpisodeWriter"]):
                 raise WorldError(
                     f"{self._video_path.name}: {len(labels)} labels for a dataset of {len(self._info.labels)}"
                 )
-        check_row(row, self._info.actions, f"{self._table_path} line {self.num_frames + 1}")
+        unchecked = row | {"action": None}  # the action has just been validated
+        check_row(unchecked, self._info.actions, f"{self._table_path} line {self.num_frames + 1}")
         if reward is not None:
             row["reward"] = round(float(row["reward"]), 6)
         if pose is not None:

@@ -48,14 +48,19 @@ def dequantize(values: Tensor, scales: Tensor) -> Tensor:
     return values.float() * scales.repeat_interleave(BLOCK)[: len(values)]
 
 
-def quantize_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def quantize_weights(weights: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
     """Return weights as they are stored: int8 of their shape with scales beside, if they are large matrices.
 
-    A head's own maps are not: near the identity, their few large numbers would leave the others no digits.
+    Kernels of convolutions are matrices of another shape. A head's own maps stay: near the identity, their
+    few large numbers would leave the others no digits.
+
+    Args:
+        weights: By name.
+        prefix: Of the names of those that are stored so; the others stay as they are.
     """
     stored: dict[str, Tensor] = {}
     for name, weight in weights.items():
-        if weight.numel() < SMALL or weight.dim() != 2:
+        if weight.numel() < SMALL or weight.dim() not in (2, 4) or not name.startswith(prefix):
             stored[name] = weight
             continue
         values, stored[name + SCALES] = quantize(weight, 8)

@@ -147,7 +147,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def save_weights(module: nn.Module, path: Path, dtype: torch.dtype, *, bits: int = 16) -> None:
+def save_weights(
+    module: nn.Module, path: Path, dtype: torch.dtype, *, bits: int = 16, prefix: str = ""
+) -> None:
     """Write a module's tensors in `dtype`, or in 8 bits with what is small in `dtype`.
 
     Args:
@@ -155,6 +157,7 @@ def save_weights(module: nn.Module, path: Path, dtype: torch.dtype, *, bits: int
         path: File to write.
         dtype: Of its numbers.
         bits: 8 stores all but small tensors as `worldsim.storage.quantization` does; 16 stores none so.
+        prefix: Of the names of tensors that may be stored in 8 bits.
 
     Raises:
         WorldError: If `bits` is neither.
@@ -163,7 +166,7 @@ def save_weights(module: nn.Module, path: Path, dtype: torch.dtype, *, bits: int
     if bits not in (8, 16):
         raise WorldError(f"weights are stored in 8 or 16 bits, not in {bits}")
     weights = {name: t.detach().cpu() for name, t in module.state_dict().items()}
-    stored = quantize_weights(weights) if bits == 8 else weights
+    stored = quantize_weights(weights, prefix) if bits == 8 else weights
     floats = {
         name: t if t.dtype == torch.int8 or name.endswith(SCALES) else t.to(dtype)
         for name, t in stored.items()

@@ -7,8 +7,10 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Collection
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 
 from worldsim.actions import ActionLayout
@@ -20,6 +22,8 @@ os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 import pygame
 
 SECONDS = 15.0
+MAX_RAW_BYTES = 2**26
+"""Of all frames together, up to which they are kept as they are: larger ones are kept as JPEG."""
 MIN_HEIGHT = 360  # of a clip, which is whole pixels of the frames
 KEY_GAP, KEY_PADDING = 4, 6
 HELD_COLOUR, FREE_COLOUR = (255, 208, 64, 230), (24, 24, 28, 130)
@@ -36,17 +40,24 @@ class ClipBuffer:
 
     def __init__(self, layout: ActionLayout, frame_rate: float) -> None:
         self._layout, self._rate = layout, frame_rate
-        self._shown: deque[tuple[np.ndarray, frozenset[int]]] = deque(
-            maxlen=max(1, round(SECONDS * frame_rate))
-        )
+        length = max(1, round(SECONDS * frame_rate))
+        self._shown: deque[tuple[np.ndarray | bytes, frozenset[int]]] = deque(maxlen=length)
 
     def __len__(self) -> int:
         """Return how many frames it holds."""
         return len(self._shown)
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the frames that it holds."""
+        return sum(len(kept) if isinstance(kept, bytes) else kept.nbytes for kept, _ in self._shown)
+
     def add(self, frame: np.ndarray, action: np.ndarray) -> None:
         """Note a frame `[H, W, 3]` uint8 and the action `[A]` int64 that led to it."""
-        self._shown.append((frame.copy(), held_buttons(self._layout, action)))
+        assert self._shown.maxlen is not None
+        is_large = frame.nbytes * self._shown.maxlen > MAX_RAW_BYTES
+        kept = to_jpeg(frame) if is_large else frame.copy()
+        self._shown.append((kept, held_buttons(self._layout, action)))
 
     def write(self, path: Path) -> int:
         """Write the clip, completely or not at all; returns its number of frames.
@@ -56,18 +67,38 @@ class ClipBuffer:
             WorldError: If frames have a size that no mp4 has.
         """
         shown = list(self._shown)
-        height, width = shown[0][0].shape[:2]
+        height, width = _picture(shown[0][0]).shape[:2]
         scale = 2 * max(1, round(MIN_HEIGHT / height / 2))  # even, as mp4 needs it
         overlays: dict[frozenset[int], tuple[np.ndarray, np.ndarray]] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         size = {"height": height * scale, "width": width * scale}
         with writing(path) as part, VideoWriter(part, frame_rate=self._rate, **size) as video:
-            for frame, held in shown:
+            for kept, held in shown:
+                frame = _picture(kept)
                 if held not in overlays:
                     overlays[held] = _draw_keys(self._layout.buttons, held, width * scale)
                 large = frame.repeat(scale, axis=0).repeat(scale, axis=1)
                 video.write(_lay_over(large, *overlays[held]))
         return len(shown)
+
+
+def to_jpeg(frame: np.ndarray) -> bytes:
+    """Return a frame `[H, W, 3]` uint8 as JPEG, of the best quality."""
+    encoder = av.VideoCodecContext.create("mjpeg", "w")
+    encoder.height, encoder.width = frame.shape[:2]
+    encoder.pix_fmt, encoder.time_base, encoder.thread_count = "yuvj420p", Fraction(1, 25), 1
+    encoder.options = {"qmin": "2", "qmax": "2"}
+    picture = av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(frame), format="rgb24")
+    packets = encoder.encode(picture.reformat(format="yuvj420p", threads=1))
+    return b"".join(bytes(packet) for packet in packets)
+
+
+def _picture(kept: np.ndarray | bytes) -> np.ndarray:
+    """Return a frame as it was added, `[H, W, 3]` uint8, or nearly so."""
+    if isinstance(kept, np.ndarray):
+        return kept
+    [picture] = av.VideoCodecContext.create("mjpeg", "r").decode(av.Packet(kept))
+    return picture.to_ndarray(format="rgb24")
 
 
 def held_buttons(layout: ActionLayout, action: np.ndarray) -> frozenset[int]:

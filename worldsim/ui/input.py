@@ -117,12 +117,15 @@ class HeldKeys:
         self._tapped.clear()
         return pressed
 
-    def take_distances(self) -> dict[str, float | None]:
-        """Return the same with how far each is moved, above 0 to 1, where that counts; None of others."""
+    def take_distances(self, mouse: MouseTurn | None = None) -> dict[str, float | None]:
+        """Return the same with how far each is moved, above 0 to 1, where that counts; None of others.
+
+        Args:
+            mouse: Whose movements are among them.
+        """
         taken: dict[str, float | None] = dict.fromkeys(self.take() - self._far.keys())
-        return taken | {
-            name: min(1.0, (far - DEAD) / (1 - DEAD)) for name, far in self._far.items() if far > DEAD
-        }
+        taken |= {name: min(1.0, (far - DEAD) / (1 - DEAD)) for name, far in self._far.items() if far > DEAD}
+        return taken if mouse is None else taken | mouse.take()
 
     def _note(self, name: str, is_down: bool) -> None:
         if not is_down:

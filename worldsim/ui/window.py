@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -202,6 +202,20 @@ class Window:
         x, y = (int((position[axis] - self._place[axis]) // self.scale) for axis in (0, 1))
         inside = 0 <= x < self._frame_size[0] and 0 <= y < self._frame_size[1]
         return (x, y) if inside else None
+
+    def survives(self, advance: Callable[[], None]) -> bool:
+        """Call what draws in the window; return False if the window was taken away in the middle of it.
+
+        Raises:
+            WorldError: If it is there and cannot be drawn.
+        """
+        try:
+            advance()
+        except pygame.error as error:
+            if self.is_open:
+                raise WorldError(f"the window can no longer be drawn: {error}") from error
+            return False
+        return True
 
     def _check_open(self) -> None:
         if not self.is_open:  # its pixels are gone, and drawing on them would end the process

@@ -193,8 +193,8 @@ class World:
             folder: Where; a world that is there is replaced.
             starts: Start moments; by default those it has.
             dtype: What weights are stored in.
-            bits: 8 stores the network's matrices in half the room, and rounds them (docs/decisions/0047);
-                the codec keeps `dtype`. Odometry is stored in fp32.
+            bits: 8 stores matrices of network and decoder in half the room, and rounds them
+                (docs/decisions/0047); the encoder keeps `dtype`. Odometry is stored in fp32.
 
         Raises:
             WorldError: If `bits` is neither 8 nor 16.
@@ -203,7 +203,7 @@ class World:
         folder = Path(folder)
         with filling(folder) as part:
             save_weights(self.denoiser, part / MODEL_FILE, dtype, bits=bits)
-            save_weights(self.codec, part / CODEC_FILE, dtype)
+            save_weights(self.codec, part / CODEC_FILE, dtype, bits=bits, prefix="decoder.")
             if self.odometry is not None:
                 save_weights(self.odometry, part / ODOMETRY_FILE, torch.float32)
             self._save_starts(part / STARTS_FOLDER, starts)

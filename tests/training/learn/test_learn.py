@@ -17,8 +17,8 @@ from training.learn.plan import (
     Footage,
     codec_settings,
     evaluate_settings,
-    frames_to_record,
     pretrain_settings,
+    record_settings,
     train_seconds,
 )
 from worldsim.data.dataset_info import DatasetInfo
@@ -48,7 +48,7 @@ SMALL = {
 
 
 def test_a_game_becomes_a_world_that_can_be_played(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs: list[str] = []
 
@@ -56,7 +56,6 @@ def test_a_game_becomes_a_world_that_can_be_played(
         runs.append(name)
         run_command(name, *settings)
 
-    monkeypatch.setattr(command, "PROBE_FRAMES", 60)
     config = LearnConfig(
         env=DOT, out=str(tmp_path / "dot"), minutes=0.01, device="cpu", num_frames=80, **SMALL
     )
@@ -80,6 +79,13 @@ def test_a_game_becomes_a_world_that_can_be_played(
     assert (tmp_path / "played.mp4").stat().st_size > 500
 
 
+@pytest.fixture
+def no_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Worlds that are not there take no time."""
+    monkeypatch.setattr(command, "time_frame", lambda world, device: 0.05)
+
+
+@pytest.mark.usefixtures("no_timing")
 def test_a_stage_that_failed_is_run_again_and_no_other(tmp_path: Path) -> None:
     runs: list[str] = []
 
@@ -101,6 +107,7 @@ def test_a_stage_that_failed_is_run_again_and_no_other(tmp_path: Path) -> None:
     assert runs[6:] == ["pretrain", "evaluate"], "more minutes go on with what is there"
 
 
+@pytest.mark.usefixtures("no_timing")
 def test_recordings_are_taken_as_they_are_or_imported(tmp_path: Path) -> None:
     runs: list[str] = []
 
@@ -147,7 +154,7 @@ def test_sizes_fit_machine_time_and_episodes() -> None:
     )
     assert "size/codec=laptop" in codec_settings(long, 60, "cpu")
     on_gpu = pretrain_settings(long, 60, "gpu")
-    assert {"model=base", "sequence_length=32"} <= set(on_gpu)
+    assert {"model=base", "sequence_length=64", "loop.ema_decay=0.998"} <= set(on_gpu)
     on_cpu = pretrain_settings(long, 2, "cpu")
     assert {"model=tiny", "sequence_length=16", "loop.warmup_steps=10"} <= set(on_cpu)
     assert train_seconds("pretrain", 60) == "loop.train_seconds=1800"
@@ -155,14 +162,47 @@ def test_sizes_fit_machine_time_and_episodes() -> None:
     short = pretrain_settings(footage(*[9] * 40, 30, heldout=(12,), has_outcomes=False), 60, "gpu")
     assert {"sequence_length=9", "model.outcome_heads=false", "start_frames=12"} <= set(short)
     assert {"validation.context_frames=4", "validation.horizons=[1,4,8]"} <= set(short)
-    assert {"context_frames=4", "horizon=8"} <= set(evaluate_settings(footage(9, heldout=(12,)), 60, "cpu"))
-    assert sum(SHARES.values()) == pytest.approx(1)
+    few = evaluate_settings(footage(9, heldout=(12,)), 60, "cpu", 0.05)
+    assert {"context_frames=4", "horizon=8"} <= set(few)
+    assert sum(SHARES.values()) == pytest.approx(0.9), "a tenth is for starting"
 
 
 def test_as_much_is_recorded_as_fits_into_the_minutes() -> None:
-    assert frames_to_record(seconds=4, minutes=10, device="gpu") == 400 / 4 * 10 * 60 * SHARES["collect"]
-    assert frames_to_record(seconds=4, minutes=600, device="gpu") == 200_000
-    assert frames_to_record(seconds=40, minutes=0.1, device="cpu") == 400
+    in_time = record_settings(None, 20, "gpu")
+    assert in_time == ["num_frames=400000", "heldout_frames=40000", "max_seconds=180"]
+    assert record_settings(None, 2, "cpu")[0] == "num_frames=2000", "where encoding is slow"
+    assert record_settings(500, 20, "gpu") == ["num_frames=500", "heldout_frames=100"]
+
+
+def drawn(settings: Sequence[str]) -> int:
+    """Return about how many frames a measurement draws and watches."""
+    given = dict(each.split("=") for each in settings)
+    name = {key: int(value) for key, value in given.items() if value.isdigit()}
+    rollouts = name["num_rollouts"] * (name["context_frames"] + name["horizon"])
+    return (
+        rollouts
+        + 2 * name["num_next_clips"] * name["next_frames"]
+        + name["idle_frames"]
+        + name["cost_frames"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("minutes", "device", "seconds"),
+    [(2, "cpu", 0.05), (20, "cpu", 0.2), (60, "cpu", 0.05), (20, "gpu", 0.01)],
+)
+def test_measuring_takes_its_share_of_the_minutes(minutes: float, device: str, seconds: float) -> None:
+    settings = evaluate_settings(footage(300), minutes, device, seconds)
+    at_a_time = 1 if device == "cpu" else 8
+    assert drawn(settings) * seconds / at_a_time <= 1.1 * 60 * minutes * SHARES["evaluate"]
+    assert ("controllability" in " ".join(settings)) == (minutes >= 20 and (minutes, device) != (20, "cpu"))
+
+
+def test_a_game_too_slow_for_its_share_is_recorded_all_the_same(tmp_path: Path) -> None:
+    out = str(tmp_path / "dot")
+    config = LearnConfig(env=DOT, out=out, minutes=1e-4, device="cpu", collect=SMALL["collect"])
+    data = Learning(config, lambda name, settings: run_command(name, *settings)).record()
+    assert 400 <= sum(Footage.of(data / "train", data / "heldout").train_lengths) < 500
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ import pytest
 import torch
 
 from tests.fakes import TINY_ACTIONS, save_tiny_world, tiny_world, write_turning_dataset
-from training.data.latents import DataConfig
+from training.data.latents import DataConfig, fixed_starts, latent_video
 from training.engine.fabric import FabricConfig
 from training.engine.loop import LoopConfig
+from training.odometry.dreams import dream_clips, taught_by_dreams
 from training.odometry.footage import TaughtVideo, energies_of, read_displacements
 from training.odometry.measures import KINDS, measure_odometry
-from training.odometry.settings import MeasureConfig, TrainOdometryConfig
-from training.odometry.train import main, teach
+from training.odometry.settings import DreamsConfig, MeasureConfig, TrainOdometryConfig
+from training.odometry.train import Lessons, main, make_batches, teach
 from worldsim.codec import FrameCodec, load_codec, save_codec
 from worldsim.data.sequences import load_episodes
 from worldsim.envs.single import ARL2WorldEnv
@@ -58,6 +60,7 @@ def config_of(out: Path, codec: Path, video: Path, /, **changed: Any) -> TrainOd
         "batch_size": 4,
         "learning_rate": 1e-2,
         "measure": MeasureConfig(watched_frames=2, frames=10, num_clips=4),
+        "dreams": DreamsConfig(num_clips=3, watched_frames=2, frames=8),
         "loop": LoopConfig(
             num_steps=30, warmup_steps=1, decay_fraction=0, ema_decay=0.5, checkpoint_seconds=1e9
         ),
@@ -102,7 +105,7 @@ def test_a_resumed_teaching_equals_an_unbroken_one(
 def test_it_goes_on_from_a_network_of_the_same_latents_and_buttons(
     taught: Path, world: Path, video: Path, tmp_path: Path
 ) -> None:
-    init = str(taught / "odometry")
+    init = str(taught)  # of the run, or of the network
     loop = LoopConfig(num_steps=1, warmup_steps=0, checkpoint_seconds=1e9)
     again = config_of(tmp_path / "again", world, video, init=init, learning_rate=1e-9, loop=loop)
     teach(again)
@@ -151,13 +154,83 @@ def test_a_world_is_written_with_what_it_learned_and_can_be_played(
         teach(config)
 
 
+def test_dreams_of_the_world_are_learned_from_and_measured(world: Path, video: Path, tmp_path: Path) -> None:
+    """The clips begin as recorded and go on as the world draws; the way is the recorded one."""
+    bare = World.from_pretrained(pose_world(tmp_path / "bare", world))
+    references = load_episodes([str(video)])
+    told = latent_video(bare.codec, references, torch.device("cpu"), num_workers=1)
+    config = DreamsConfig(num_clips=3, watched_frames=2, frames=8)
+    dreamt = dream_clips(bare, told, config)
+    starts = fixed_starts(told.lengths, 10, 3)
+    recorded, actions = told.sequences(starts, 10)
+    drawn = dreamt.latents.unflatten(0, (3, 10))
+    assert dreamt.lengths == [10] * 3
+    assert torch.equal(dreamt.leading, actions.flatten(0, 1))
+    assert torch.equal(drawn[:, :2], recorded[:, :2])
+    assert all(not torch.equal(drawn[:, f], recorded[:, f]) for f in range(2, 10))
+    taught = taught_by_dreams(bare, told, config, 0.3)
+    moved = torch.cat(read_displacements(references))
+    expected = torch.stack([moved[start : start + 10] for start in starts])
+    expected[:, 0] = 0
+    torch.testing.assert_close(taught.displacements.unflatten(0, (3, 10)), expected, atol=1e-3, rtol=0)
+
+
+def test_a_share_of_the_clips_of_a_pass_is_dreamt(world: Path, video: Path, tmp_path: Path) -> None:
+    def numbered(value: int) -> TaughtVideo:
+        return TaughtVideo(
+            torch.zeros(20, 2, dtype=torch.int64),
+            torch.full((20, 3), float(value)),
+            torch.full((2, 20, 3, 5, 4, 5), float(value)),
+            [20],
+        )
+
+    parts = {0: Lessons(numbered(1), numbered(2))}
+    for share, dreamt in ((0.0, 0), (0.25, 1), (1.0, 4)):
+        dreams = DreamsConfig(num_clips=3, watched_frames=2, frames=8, share=share)
+        config = config_of(tmp_path, world, video, dreams=dreams, mirrored=False, unseen_size=3)
+        seen, unseen, _ = make_batches(parts, config, TINY_ACTIONS, torch.device("cpu"))(0, 0)
+        assert seen.energies is not None
+        assert seen.displacements[:, 0, 0].tolist() == [1.0] * (4 - dreamt) + [2.0] * dreamt
+        assert seen.energies[:, 0, 0, 0, 0, 0].tolist() == [1.0] * (4 - dreamt) + [2.0] * dreamt
+        assert unseen.displacements[:, 0, 0].tolist() == [1.0] * 3
+
+
+def test_a_teaching_goes_on_with_dreams_of_the_same_world_alone(
+    world: Path, video: Path, tmp_path: Path
+) -> None:
+    """What was dreamt is dreamt again when a run is resumed; another world's dreams would be other video."""
+    bare = pose_world(tmp_path / "bare", world)
+    settings = {"world": str(bare), "init": "", "loop": LoopConfig(num_steps=2, checkpoint_seconds=1e9)}
+    config = config_of(tmp_path / "run", Path("unread"), video, **settings)
+    whole = replace(config, out=str(tmp_path / "whole"))
+    found = teach(whole)
+    assert set(found) == {str(video), f"{video}, dreamt"}
+    assert found[f"{video}, dreamt"]["clips"] == 3
+    teach(replace(config, loop=replace(config.loop, num_steps=1)))
+    shutil.rmtree(tmp_path / "run" / "world")
+    teach(config)
+    first, second = (load_odometry(tmp_path / run / "odometry") for run in ("whole", "run"))
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name]), name
+    shutil.rmtree(tmp_path / "run" / "world")
+    other = World.from_pretrained(bare)
+    with torch.no_grad():
+        next(other.denoiser.parameters()).add_(1)
+    starts = other.starts
+    shutil.rmtree(bare)
+    other.save_pretrained(bare, starts=starts, dtype=torch.float32)
+    with pytest.raises(WorldError, match="inputs"):
+        teach(replace(config, loop=replace(config.loop, num_steps=3)))
+
+
 def test_what_was_taught_before_is_joined_without_video(
     taught: Path, world: Path, video: Path, tmp_path: Path
 ) -> None:
-    bare, init = pose_world(tmp_path / "bare", world), str(taught / "odometry")
+    bare, init = pose_world(tmp_path / "bare", world), str(taught)
     settings = {"world": str(bare), "init": init, "teach": False}
     main.run(config_of(tmp_path / "run", Path("unread"), tmp_path / "none", **settings))
-    assert World.from_pretrained(tmp_path / "run" / "world").odometry is not None
+    joined = World.from_pretrained(tmp_path / "run" / "world")
+    assert joined.odometry is not None and "10 frames on" in joined.config.provenance["odometry"][-1]
     again = settings | {"world": str(tmp_path / "run" / "world")}  # in the place of the one that it has
     main.run(config_of(tmp_path / "other", Path("unread"), tmp_path / "none", **again))
     assert World.from_pretrained(tmp_path / "other" / "world").num_parameters
@@ -209,6 +282,13 @@ def test_clips_that_fit_into_no_episode_are_refused(world: Path, video: Path, tm
         teach(config_of(tmp_path, world, video, measure=MeasureConfig(watched_frames=2, frames=60)))
     with pytest.raises(WorldError, match="sequence_length: .* sequence of 81 frames"):
         teach(config_of(tmp_path, world, video, sequence_length=80))
+    bare = str(pose_world(tmp_path / "bare", world))
+    long = DreamsConfig(num_clips=3, watched_frames=2, frames=60)
+    with pytest.raises(WorldError, match=r"dreams\.frames: data\.train: .* sequence of 62 frames"):
+        teach(config_of(tmp_path / "long", world, video, world=bare, dreams=long))
+    short = DreamsConfig(num_clips=3, watched_frames=2, frames=4)
+    with pytest.raises(WorldError, match="together must be more than sequence_length, got 6 and 6"):
+        config_of(tmp_path, world, video, world=bare, dreams=short)
     with pytest.raises(WorldError, match="choose ddp"):
         teach(config_of(tmp_path, world, video, fabric=FabricConfig(accelerator="cpu", strategy="fsdp")))
     with pytest.raises(WorldError, match="summed_frames must be at most sequence_length"):

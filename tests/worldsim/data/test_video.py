@@ -104,6 +104,7 @@ def test_frames_that_are_encoded_at_once_give_the_same_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bytes_at_once: int
 ) -> None:
     monkeypatch.setattr(video, "BATCH_BYTES", bytes_at_once)
+    monkeypatch.setattr(video, "BATCH_PRESET", video.PRESET)
     for name, in_batches in (("alone", False), ("batches", True)):
         size = {"height": HEIGHT, "width": WIDTH, "frame_rate": RATE, "in_batches": in_batches}
         frame = quarters()
@@ -113,6 +114,20 @@ def test_frames_that_are_encoded_at_once_give_the_same_file(
                 writer.write(frame)
                 assert writer.num_frames == number + 1
     assert (tmp_path / "alone").read_bytes() == (tmp_path / "batches").read_bytes()
+
+
+def test_frames_that_are_encoded_faster_look_as_well(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    wide = np.kron(rng.integers(0, 256, (6, 30, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    frames = np.stack([wide[:, 2 * step : 2 * step + 96] for step in range(20)])  # blocks that pass by
+    error = {}
+    for in_batches in (False, True):
+        path = tmp_path / f"{in_batches}.mp4"
+        with VideoWriter(path, height=48, width=96, frame_rate=RATE, in_batches=in_batches) as writer:
+            for frame in frames:
+                writer.write(frame)
+        error[in_batches] = np.square(read_video(path) - frames.astype(float)).mean()
+    assert error[True] < 1.1 * error[False]
 
 
 @pytest.mark.parametrize("turn", TURNS)

@@ -218,7 +218,7 @@ def test_players_that_are_told_labels_do_what_they_are_for(
     game: DoomGame, name: str, seed: int, did: Callable[[list[dict[str, float]], np.ndarray], bool]
 ) -> None:
     player = policies.SCRIPTED[name](ENTRY.actions.num_values)
-    assert isinstance(player, policies.Informed) and isinstance(player, policies.Navigator)
+    assert isinstance(player, policies.Insider) and isinstance(player, policies.Navigator)
     player.reset(seed)
     shown = [game.reset(seed, player.start)]
     while len(shown) < 250 and not shown[-1].terminated:

@@ -10,7 +10,7 @@ import pytest
 from tests.fakes import TINY_ACTIONS
 from tests.window import open_viewer, press, release, tap
 from worldsim.data.video import describe_video, read_video
-from worldsim.ui.clip import HELD_COLOUR, SECONDS, ClipBuffer, held_buttons
+from worldsim.ui.clip import HELD_COLOUR, MAX_RAW_BYTES, SECONDS, ClipBuffer, held_buttons
 
 GREEN = np.broadcast_to(np.uint8([0, 90, 0]), (32, 48, 3))
 
@@ -34,6 +34,21 @@ def test_it_holds_the_last_seconds_and_shows_which_keys_were_held(tmp_path: Path
     pixels = yellow_pixels(read_video(tmp_path / "clip.mp4"))
     assert (pixels[:-5] == 0).all()
     assert (pixels[-5:] > 100).all()
+
+
+def test_large_frames_take_little_memory_and_look_the_same(tmp_path: Path) -> None:
+    clip, noop = ClipBuffer(TINY_ACTIONS, 30.0), TINY_ACTIONS.noop()
+    rows, columns = np.mgrid[:480, :832]
+    large = np.stack([rows % 256, columns % 256, (rows + columns) % 256], axis=-1).astype(np.uint8)
+    for _ in range(3):
+        clip.add(large, noop)
+    assert clip.num_bytes / len(clip) < MAX_RAW_BYTES / (30 * SECONDS)
+    clip.write(tmp_path / "clip.mp4")
+    shown = read_video(tmp_path / "clip.mp4", size=large.shape[:2])[1, 100:]  # below the keys
+    assert np.abs(shown.astype(int) - large[100:]).mean() < 4
+    clip = ClipBuffer(TINY_ACTIONS, 30.0)
+    clip.add(GREEN, noop)
+    assert clip.num_bytes == GREEN.size, "small ones are kept as they are"
 
 
 def test_buttons_are_counted_over_all_axes() -> None:

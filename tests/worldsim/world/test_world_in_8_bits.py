@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from tests.fakes import tiny_world
 from worldsim.errors import WorldError
 from worldsim.storage.quantization import BLOCK, SCALES, quantize
+from worldsim.storage.tensors import CODEC_FILE
+from worldsim.world.rewrite import is_same_encoder
 from worldsim.world.world import MODEL_FILE, World, read_config, write_config
 
 
@@ -30,6 +32,14 @@ def test_a_world_in_8_bits_is_half_as_large_and_nearly_the_same(tmp_path: Path) 
     for name, weight in World.from_pretrained(folders[0]).denoiser.state_dict().items():
         found = half.denoiser.state_dict()[name]
         assert (found - weight).norm() <= 0.01 * weight.norm(), name
+    whole = World.from_pretrained(folders[0])
+    stored = load_file(folders[1] / CODEC_FILE)
+    kernels = [name for name in stored if name.startswith("decoder.") and name.endswith(SCALES)]
+    assert kernels and not any(name.endswith(SCALES) for name in stored if not name.startswith("decoder."))
+    assert is_same_encoder(whole.codec, half.codec)
+    for name in (kernel.removesuffix(SCALES) for kernel in kernels):
+        was, found = (each.codec.state_dict()[name] for each in (whole, half))
+        assert 0 < (found - was).norm() <= 0.015 * was.norm(), name
     with pytest.raises(WorldError, match="8 or 16 bits, not in 4"):
         world.save_pretrained(tmp_path / "quarter", bits=4)
 

@@ -16,7 +16,7 @@ from worldsim.games.gym.actions import ActionMap, map_actions
 from worldsim.games.gym.config import GymConfig
 from worldsim.games.gym.making import Env, open_env, told, version_of
 from worldsim.games.gym.names import find_names
-from worldsim.games.gym.pictures import RENDER, Fitting, as_picture, choose_fitting, choose_picture
+from worldsim.games.gym.pictures import RENDER, Fitting, Shrinker, as_picture, choose_fitting, choose_picture
 from worldsim.storage.files import shown
 
 DEFAULT_RATE = 30.0
@@ -79,7 +79,7 @@ class GymGame(RealGame):
         config = entry.config
         self.env = open_env(entry.env_id, config.arguments, config.wrappers, renders=entry.picture == RENDER)
         self.observation: Any = None
-        self._reformatter = VideoReformatter()
+        self._shrinker, self._reformatter = Shrinker(), VideoReformatter()
         self._last: Observation | None = None
 
     def reset(self, seed: int, start: str = "") -> Observation:
@@ -137,7 +137,7 @@ class GymGame(RealGame):
                 f"{self.entry.env_id} shows pictures of {picture.shape[1]} x {picture.shape[0]} after those "
                 f"of {fitting.columns} x {fitting.rows}: a recording has one size"
             )
-        return fitting.fit(picture, self._reformatter)
+        return fitting.fit(picture, self._shrinker, self._reformatter)
 
 
 def take_picture(env: Env, observation: Any, source: str, env_id: str) -> np.ndarray:

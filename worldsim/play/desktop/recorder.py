@@ -7,7 +7,6 @@ from contextlib import closing
 
 import pygame
 
-from worldsim.errors import WorldError
 from worldsim.games.entry import MAX_SEED, RealGame
 from worldsim.play.desktop.dataset import PlayedDataset
 from worldsim.play.game import ENDED_SECONDS, HUMAN, KeyboardPlayer
@@ -114,7 +113,8 @@ class RecorderWindow:
         with StopRequest() as stop, saving_when_display_is_lost(self._save), closing(self.window):
             try:
                 while not (self.is_closed or stop.requested or 0 < num_frames <= self._num_frames):
-                    self._advance_while_open()
+                    if not self.window.survives(self.advance):  # which is as if it had been closed
+                        self.is_closed = True
             finally:
                 self.end_recording()
 
@@ -126,7 +126,9 @@ class RecorderWindow:
         self._seen = self._game.reset(FIRST_SEED + number % (MAX_SEED + 1 - FIRST_SEED))
         self._num_games = before + 1
         self._person.reset(before)
-        self._take_held()  # what was tapped after the end of the last one begins no other
+        self._held.take_distances(
+            self._mouse
+        )  # what was tapped after the end of the last one begins no other
         self._num_steps, self._return = 0, 0.0
         self._waits_for_key = True  # nobody wants to learn from a game that nobody plays
 
@@ -139,7 +141,7 @@ class RecorderWindow:
         if self._has_ended and time.perf_counter() > self._ended_at + ENDED_SECONDS:
             self.begin()
         is_still = self._has_ended or (self.is_paused and not self._wants_step)
-        held = {} if is_still else self._take_held()
+        held = {} if is_still else self._held.take_distances(self._mouse)
         if is_still or (self._waits_for_key and not held):
             self._draw()
             self.window.wait_for_event(PAUSE_POLL_MS)
@@ -165,9 +167,6 @@ class RecorderWindow:
     def _has_ended(self) -> bool:
         return self._seen.terminated or self._seen.truncated
 
-    def _take_held(self) -> dict[str, float | None]:
-        return self._held.take_distances() | (self._mouse.take() if self._mouse is not None else {})
-
     def _play_frame(self, held: dict[str, float | None]) -> None:
         self._person.held = held
         action = self._person.act(self._seen.frame)
@@ -186,15 +185,6 @@ class RecorderWindow:
         if self._has_ended:
             self._ended_at = time.perf_counter()
             self.end_recording()
-
-    def _advance_while_open(self) -> None:
-        """Advance; a window that was taken away in the middle of it ends the game as closing it does."""
-        try:
-            self.advance()
-        except pygame.error as error:
-            if self.window.is_open:
-                raise WorldError(f"the window can no longer be drawn: {error}") from error
-            self.is_closed = True
 
     def _answer(self, event: pygame.event.Event) -> None:
         self._gamepads.handle(event)

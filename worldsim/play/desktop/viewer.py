@@ -8,7 +8,6 @@ from contextlib import closing
 import numpy as np
 import pygame
 
-from worldsim.errors import WorldError
 from worldsim.play.desktop.branch_panes import BranchPanes, Kind
 from worldsim.play.game import OVER, Game
 from worldsim.play.session import NUM_WATCHED
@@ -86,7 +85,9 @@ class Viewer:
             has_moved = self._play_panes(self._panes)
         else:
             is_playing = rewinds or not self.game.is_paused or self.game.wants_step
-            has_moved = self.game.advance(self._take_held() if is_playing else (), rewinds=rewinds)
+            has_moved = self.game.advance(
+                self._held.take_distances(self._mouse) if is_playing else (), rewinds=rewinds
+            )
         self._tell_ending()
         if not has_moved:
             self._draw(self.session.observation)
@@ -131,16 +132,9 @@ class Viewer:
         if found is not None:
             self._obey(*found, is_shifted=is_shifted(event))
 
-    def _take_held(self) -> dict[str, float | None]:
-        return self._held.take_distances() | (self._mouse.take() if self._mouse is not None else {})
-
     def _advance_while_open(self) -> None:
         """Advance; a window that was taken away in the middle of it ends the game as closing it does."""
-        try:
-            self.advance()
-        except pygame.error as error:
-            if self.window.is_open:
-                raise WorldError(f"the window can no longer be drawn: {error}") from error
+        if not self.window.survives(self.advance):
             self.game.is_closed = True
 
     def _save(self) -> str:
@@ -151,7 +145,7 @@ class Viewer:
     def _play_panes(self, panes: BranchPanes) -> bool:
         if not self.game.take_step():
             return False
-        self.game.hold(self._take_held())
+        self.game.hold(self._held.take_distances(self._mouse))
         panes.act()
         self._draw(self.session.observation)
         panes.finish()

@@ -20,7 +20,7 @@ from worldsim.errors import WorldError
 from worldsim.games.env import RealGameEnv
 from worldsim.games.gym.config import GymConfig
 from worldsim.games.gym.game import GymEntry, describe_env, name_of
-from worldsim.games.gym.pictures import choose_fitting, shrink
+from worldsim.games.gym.pictures import Shrinker, choose_fitting
 
 DOT = "tests.own_games:Dot-v0"
 
@@ -94,6 +94,7 @@ def test_a_game_that_waits_stands_still() -> None:
 def test_large_pictures_become_means_of_squares() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (50, 102, 3), dtype=np.uint8)
     squares = picture[:48, :102].reshape(16, 3, 34, 3, 3).mean(axis=(1, 3))
+    shrink = Shrinker().shrink  # whose memory is of another size each time
     assert np.array_equal(shrink(picture, 3), np.floor(squares + 0.5))
     for seen in (picture.swapaxes(0, 1), picture[::-1, ::-1], np.asfortranarray(picture)):
         assert np.array_equal(shrink(seen, 3), shrink(np.ascontiguousarray(seen), 3)), "however it lies"
