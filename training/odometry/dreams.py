@@ -17,7 +17,7 @@ from training.odometry.settings import DreamsConfig
 from training.world.recall import Clips, roll_out
 from worldsim.world.world import World
 
-BATCH = 64
+BATCH = 256
 """Clips that are dreamt at once."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -166,28 +166,20 @@ OPEN_VIEW = Sign(
     is_shown=Depth("MAP01", minimum=ROOM_DEPTH),
     is_hidden=Depth("MAP01", maximum=WALL_DEPTH),
 )
+SHOT = Event(
+    name="fires when asked",
+    axis="act",
+    button="attack",
+    quiet=12,
+    given=can_fire,
+    happens=fires,
+    within=3,
+    shows=Count(name="rounds spent", read=read_spent),
+)
 MEASURES = Measures(
     events=(
-        Event(
-            name="fires when asked",
-            axis="act",
-            button="attack",
-            quiet=12,
-            given=can_fire,
-            happens=fires,
-            within=3,
-            shows=Count(name="rounds spent", read=read_spent),
-        ),
-        Event(
-            name="a muzzle flash is seen",
-            axis="act",
-            button="attack",
-            quiet=12,
-            given=can_fire,
-            happens=fires,
-            within=3,
-            shows=FLASH,
-        ),
+        SHOT,
+        replace(SHOT, name="a muzzle flash is seen", shows=FLASH),
         Event(
             name="a monster hit squarely falls",
             axis="act",

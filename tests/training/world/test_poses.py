@@ -133,6 +133,22 @@ def test_a_world_becomes_one_of_keys_of_poses_and_is_asked_for_views(
     assert (shape.memory_keys, shape.memory_phase) == ("pose", "none")
 
 
+@pytest.mark.parametrize("accelerator", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_world_that_has_odometry_trains_on_and_keeps_it(
+    accelerator: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At checkpoints it follows roll-outs, on the device where these are drawn."""
+    config = run_config(tmp_path, memory_keys=None, fabric=FabricConfig(accelerator=accelerator))
+    whole = tiny_world(has_odometry=True)
+    whole.save_pretrained(tmp_path / "followed", starts=whole.starts, dtype=torch.float32)
+    finetune.run(replace(config, init=str(tmp_path / "followed")))
+    assert "recall_watched_kept_db" in capsys.readouterr().out
+    kept = World.from_pretrained(tmp_path / "run" / "world").odometry
+    assert kept is not None and whole.odometry is not None
+    for name, tensor in whole.odometry.state_dict().items():
+        assert torch.equal(kept.state_dict()[name], tensor), name
+
+
 def test_other_keys_keep_all_weights_but_those_that_write_and_read(tmp_path: Path) -> None:
     config, world = run_config(tmp_path), tiny_world()
     before = {name: tensor.clone() for name, tensor in world.denoiser.state_dict().items()}
