@@ -130,7 +130,7 @@ class FlowMatchingLoss(nn.Module):
             losses["loss_pure"] = loss_pure.detach()
         if asked is not None:
             kinds = {"recall": asked.alone, "misled": asked.misled}
-            means = squared.mean(dim=(2, 3, 4)).detach()
+            means = self.place_means(squared).detach()
             losses |= {f"loss_{kind}": masked_mean(means, chosen) for kind, chosen in kinds.items()}
         if self.config.change_weight:  # what runs with other weights are compared by
             losses["loss_unweighted"] = masked_mean(squared.mean(dim=(2, 3, 4)), counted).detach()
@@ -152,7 +152,8 @@ class FlowMatchingLoss(nn.Module):
 
         Cells count as `change_weight` says, by how much the clean `latents` change there; those of frames
         that ended a game, where `ended` `[B, F]` says so, as a cell that does not change does in others, and
-        those of frames that are `recalled` all alike: the frame before them is another's.
+        those of frames that are `recalled` all alike: the frame before them is another's. Of these
+        `status_rows` do not count at all.
         """
         config = self.config
         if config.change_weight:
@@ -163,7 +164,17 @@ class FlowMatchingLoss(nn.Module):
             if recalled is not None:
                 weights = torch.where(recalled[..., None, None, None], 1.0, weights)
             squared = squared * weights
-        return squared.mean(dim=(2, 3, 4))
+        means = squared.mean(dim=(2, 3, 4))
+        if recalled is None or not config.status_rows:
+            return means
+        return torch.where(recalled, self.place_means(squared), means)
+
+    def place_means(self, squared: Tensor) -> Tensor:
+        """Return the mean of errors `[B, F, C, h, w]` over what a place shows, `[B, F]`.
+
+        The lowest rows show how the player is: the states know how that was when they last saw the place.
+        """
+        return squared[..., : squared.shape[-2] - self.config.status_rows, :].mean(dim=(2, 3, 4))
 
     def frame_weights(self, counted: Tensor, ended: Tensor | None) -> Tensor:
         """Return how much each frame counts, `[B, F]`: those that end a game as often as games end.

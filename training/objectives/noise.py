@@ -87,6 +87,12 @@ class ObjectiveConfig:
         minimum=0,
         maximum=1,
     )
+    status_rows: int = setting(
+        0,
+        "Lowest rows of latents, which show how the player is and not where: health, ammunition. Frames that "
+        "are asked for by their pose are not judged there (docs/decisions/0061); 2 for doom-level.",
+        minimum=0,
+    )
     pose_jitter: list[float] = setting(
         [8.0, 2.0],
         "Standard deviation of errors that poses are given in training, in map units and degrees.",

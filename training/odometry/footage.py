@@ -20,6 +20,9 @@ from worldsim.model.memory.odometry import displacements_between, motion_energie
 
 NOISE_FRAMES = 256
 """Over which noise has the same deviation."""
+LEAP = 128.0
+"""Map units in one frame from which on the game has put the player elsewhere, as a teleporter does: in Doom
+nobody walks, or is thrown, by half as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class TaughtVideo:
         displacements: `[T, 3]` fp64, on the way to each frame; 0 for the first of an episode.
         energies: `[2, T, 3, 5, 4, 5]` fp16, the motion energies of each frame and the one before, of latents
             as they are and with noise; of the first frame of an episode they mean nothing.
-        lengths: Frames of each episode.
+        lengths: Frames of each episode, or of each part of one where a leap divides it.
     """
 
     actions: Tensor
@@ -78,19 +81,32 @@ def moved_to(poses: Tensor) -> Tensor:
 
 
 def taught_by(video: LatentVideo, displacements: Sequence[Tensor], noise: float) -> TaughtVideo:
-    """Compare the frames of encoded video.
+    """Compare the frames of encoded video; where the player leaps, an episode ends and another one begins.
 
     Args:
         video: Of some episodes.
         displacements: Of each, from `read_displacements`.
         noise: Largest standard deviation of the noise of noisy latents; it stays the same over some frames.
     """
+    parts = [part for each in displacements for part in split_at_leaps(each)]
     return TaughtVideo(
         actions=video.leading,
-        displacements=torch.cat(list(displacements)).to(video.latents.device),
+        displacements=torch.cat(parts).to(video.latents.device),
         energies=torch.stack([energies_of(video.latents, level) for level in (0.0, noise)]),
-        lengths=video.lengths,
+        lengths=[len(part) for part in parts],
     )
+
+
+def split_at_leaps(displacements: Tensor) -> list[Tensor]:
+    """Return the parts of an episode's displacements `[T, 3]` between leaps; each begins with 0.
+
+    No action or picture says where a teleporter leads: a clip that crosses one would teach nothing but error,
+    a path that does would be measured by it.
+    """
+    leaps = displacements[:, :2].norm(dim=-1) > LEAP
+    bounds = [0, *leaps.nonzero().flatten().tolist(), len(displacements)]
+    kept = torch.where(leaps[:, None], 0.0, displacements)
+    return [kept[begin:end] for begin, end in zip(bounds[:-1], bounds[1:], strict=True)]
 
 
 @torch.no_grad()

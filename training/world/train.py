@@ -168,6 +168,10 @@ def check_objective(config: TrainWorldConfig, model: DenoiserConfig) -> None:
         )
     if objective.recalls and model.full_layers:
         raise WorldError(f"{named} needs layers of constant memory, got full_layers {model.full_layers}")
+    if objective.status_rows >= (height := model.latent_shape[1]):
+        raise WorldError(
+            f"objective.status_rows {objective.status_rows} must leave some of the {height} rows of latents"
+        )
 
 
 def check_recorded(config: TrainWorldConfig, model: DenoiserConfig, episodes: Episodes) -> None:

@@ -100,6 +100,26 @@ def test_misleading_frames_are_the_context_and_never_the_target() -> None:
     assert (apart < (noisy - clean)[prefixes.misled].flatten(1).norm(dim=1)).float().mean() > 0.6
 
 
+@pytest.mark.parametrize("change_weight", [0.0, 1.0])
+def test_how_the_player_is_is_not_asked_of_a_place(change_weight: float) -> None:
+    module, (latents, actions, poses) = pose_module(misled_share=0.25), pose_batch()
+    module.config = replace(module.config, change_weight=change_weight, status_rows=1)
+    squared = torch.zeros_like(latents)
+    squared[..., -1, :] = 1.0
+    prefixes = draw_prefixes(latents, 0, 4, seeded(3), 2)
+    asked = prefixes.recalled
+    means = module.frame_means(squared, latents, None, asked)
+    assert not means[asked].any() and (means[~asked] > 0).all()
+    squared = 1 - squared  # the rest counts as much as whole frames do
+    torch.testing.assert_close(
+        module.frame_means(squared, latents, None, asked)[asked], torch.ones(()).expand(asked.sum())
+    )
+    losses = module(latents, actions, seeded(3), None, poses)
+    module.config = replace(module.config, status_rows=0)
+    others = module(latents, actions, seeded(3), None, poses)
+    assert all(losses[name] != others[name] for name in ("loss", "loss_recall", "loss_misled"))
+
+
 def pose_module(
     *, recall_share: float = 0.5, misled_share: float = 0.0, **changed: object
 ) -> SequenceFlowMatching:

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from tests.fakes import TINY_ACTIONS, save_tiny_world, tiny_world, write_turning_dataset
-from training.data.latents import DataConfig, fixed_starts, latent_video
+from training.data.latents import DataConfig, LatentVideo, fixed_starts, latent_video
 from training.engine.fabric import FabricConfig
 from training.engine.loop import LoopConfig
 from training.odometry.dreams import dream_clips, taught_by_dreams
-from training.odometry.footage import TaughtVideo, energies_of, read_displacements
+from training.odometry.footage import TaughtVideo, energies_of, read_displacements, split_at_leaps, taught_by
 from training.odometry.measures import KINDS, measure_odometry
 from training.odometry.settings import DreamsConfig, MeasureConfig, TrainOdometryConfig
 from training.odometry.train import Lessons, main, make_batches, teach
@@ -334,3 +334,18 @@ def test_displacements_are_those_on_the_way_to_each_frame(video: Path) -> None:
     assert first.shape == (60, 3) and torch.equal(first, second)
     assert first[0].tolist() == [0.0, 0.0, 0.0]
     torch.testing.assert_close(first[1:, 2], torch.full((59,), 30.0, dtype=torch.float64))
+
+
+def test_no_clip_crosses_a_teleporter_and_none_of_its_leap_is_a_way() -> None:
+    walk = torch.tensor([[0.0, 0, 0], [16, 0, 7], [50, 30, 0], [1800, -300, 84], [12, 0, 0], [14, 0, 0]])
+    before, after = split_at_leaps(walk.double())
+    assert torch.equal(before, walk[:3].double())
+    assert after.tolist() == [[0, 0, 0], [12, 0, 0], [14, 0, 0]]
+    latents = torch.randn(12, 4, 4, 8, generator=torch.Generator().manual_seed(0)).half()
+    video = LatentVideo(latents, torch.arange(12)[:, None], [6, 6])
+    taught = taught_by(video, [walk.double(), torch.zeros(6, 3).double()], 0.3)
+    assert taught.lengths == [3, 3, 6]
+    starts = fixed_starts(taught.lengths, 3, 100)
+    actions, moved = taught.clips(starts, 2)
+    assert set(starts.tolist()) == {0, 3, *range(6, 10)}
+    assert moved.abs().max() == 50 and actions[:, 0, 0].tolist() == (starts + 1).tolist()

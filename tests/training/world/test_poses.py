@@ -181,6 +181,7 @@ def test_a_world_that_follows_poses_still_does_when_it_has_learned_more(tmp_path
     [
         ({"memory_keys": None}, "recall_share 0.25 asks the states for frames.*got axes"),
         ({"segments": 2}, "recall_share, misled_share and suffix_share need segments=1"),
+        ({"objective": ObjectiveConfig(status_rows=4)}, "status_rows 4 must leave some of the 4 rows"),
         ({"validation": ValidationConfig(recall_frames=128)}, "validation.recall_frames: sequences of 128"),
     ],
 )
