@@ -7,8 +7,10 @@ from collections.abc import Iterable
 
 WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
 """Left inside names by sharded, checkpointed and compiled modules."""
-PREFIXES = ("model.diffusion_model.", "diffusion_model.", "module.", "transformer.", "model.")
+PREFIXES = ("diffusion_model.", "module.", "transformer.", "model.")
 """Before all names of a checkpoint, where the transformer was part of something larger."""
+PARTS = ("model.diffusion_model.", "generator_ema.", "generator.")
+"""Before the transformer's names, where a file holds other networks too; the first that is there is read."""
 GROUPS = ("generator_ema", "generator", "model", "state_dict")
 """Entries of a training's checkpoint that may hold the transformer, the first that is there is read."""
 
@@ -65,7 +67,8 @@ def _renamed(name: str, ends: dict[str, str], inner: dict[str, str]) -> str:
 def without_wrappers(names: Iterable[str]) -> dict[str, str]:
     """Return plain names, each with the name it has in the file.
 
-    A prefix is taken away where all names begin with it.
+    Of a file that holds several networks the transformer's names are returned; otherwise a prefix is taken
+    away where all names begin with it.
     """
     plain = {}
     for name in names:
@@ -73,6 +76,8 @@ def without_wrappers(names: Iterable[str]) -> dict[str, str]:
         for wrapper in WRAPPERS:
             short = short.replace(wrapper, "")
         plain[short] = name
+    if part := next((part for part in PARTS if any(name.startswith(part) for name in plain)), None):
+        plain = {name.removeprefix(part): plain[name] for name in plain if name.startswith(part)}
     while prefix := next((p for p in PREFIXES if plain and all(n.startswith(p) for n in plain)), None):
         plain = {name.removeprefix(prefix): given for name, given in plain.items()}
     return plain
