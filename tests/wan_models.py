@@ -1,0 +1,61 @@
+"""Tiny transformers of the Wan family with random weights, ours and the library's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from worldsim.wan.config import WanConfig
+from worldsim.wan.keys import to_diffusers
+from worldsim.wan.transformer import WanTransformer
+
+REASON = 'needs diffusers: pip install -e ".[wan]"'
+
+
+def tiny_config(**changes: Any) -> WanConfig:
+    shape = {"dim": 24, "ffn_dim": 32, "num_heads": 2, "num_layers": 2, "text_dim": 32, "text_len": 12}
+    return WanConfig(**(shape | {"freq_dim": 32} | changes))
+
+
+def randomized(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Fill all parameters, those too that start as ones and zeros: a norm left out would not show."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            width = parameter[0].numel() if parameter.ndim > 1 else 25
+            centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+            parameter.copy_(centre + noise / width**0.5)
+    return module.eval().requires_grad_(False)
+
+
+def tiny_transformer(dtype: torch.dtype = torch.float32, **changes: Any) -> WanTransformer:
+    model = randomized(WanTransformer(tiny_config(**changes)))
+    assert isinstance(model, WanTransformer)
+    return model.to(dtype)
+
+
+def library_transformer(model: WanTransformer) -> Any:
+    """Return diffusers' transformer with the same weights."""
+    diffusers = pytest.importorskip("diffusers", reason=REASON)
+    config = model.config
+    other = diffusers.WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=config.num_heads,
+        attention_head_dim=config.head_width,
+        text_dim=config.text_dim,
+        freq_dim=config.freq_dim,
+        ffn_dim=config.ffn_dim,
+        num_layers=config.num_layers,
+        rope_max_seq_len=64,
+    )
+    weights = {to_diffusers(name): tensor for name, tensor in model.state_dict().items()}
+    other.load_state_dict(weights, strict=True)
+    return other.eval().requires_grad_(False)
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())

@@ -1,0 +1,89 @@
+"""Decoding frame by frame equals decoding the whole, from a state that is a value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.wan_models import REASON
+from worldsim.errors import WorldError
+from worldsim.wan.decoder import DecoderState, StreamingDecoder, load_decoder
+
+diffusers = pytest.importorskip("diffusers", reason=REASON)
+
+
+def tiny_autoencoder(**changes: Any) -> Any:
+    torch.manual_seed(0)
+    shape = {"base_dim": 3, "z_dim": 16, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1}
+    return diffusers.AutoencoderKLWan(**(shape | changes)).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def decoder() -> StreamingDecoder:
+    return StreamingDecoder(tiny_autoencoder())
+
+
+def latents(frames: int = 4) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(2, 16, frames, 4, 6, generator=generator)
+
+
+def decoded(decoder: StreamingDecoder, video: Tensor) -> tuple[list[Tensor], list[DecoderState]]:
+    pictures, states = [], [DecoderState()]
+    for frame in video.unbind(2):
+        shown, state = decoder.decode(frame, states[-1])
+        pictures.append(shown)
+        states.append(state)
+    return pictures, states
+
+
+def test_frame_by_frame_equals_the_whole(decoder: StreamingDecoder) -> None:
+    video = latents()
+    pictures, _ = decoded(decoder, video)
+    config = decoder.autoencoder.config
+    mean, std = (
+        torch.tensor(each).view(1, 16, 1, 1, 1) for each in (config.latents_mean, config.latents_std)
+    )
+    expected = decoder.autoencoder.decode(video * std + mean).sample
+    assert [each.shape for each in pictures] == [(2, 1, 3, 32, 48), *[(2, 4, 3, 32, 48)] * 3]
+    assert expected.std() > 0.05
+    torch.testing.assert_close(torch.cat(pictures, 1).transpose(1, 2), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_state_is_a_value_that_can_be_gone_on_from_twice(decoder: StreamingDecoder) -> None:
+    video = latents()
+    pictures, states = decoded(decoder, video)
+    kept = [each.clone() if isinstance(each, Tensor) else each for each in states[2].features]
+    other, _ = decoder.decode(-video[:, :, 2], states[2])
+    again, _ = decoder.decode(video[:, :, 2], states[2])
+    assert torch.equal(again, pictures[2])
+    assert not torch.allclose(other, again)
+    for before, after in zip(kept, states[2].features, strict=True):
+        assert torch.equal(before, after) if isinstance(before, Tensor) else before == after
+    assert states[3].num_bytes == states[4].num_bytes > 0
+
+
+def test_a_saved_autoencoder_is_loaded(decoder: StreamingDecoder, tmp_path: Path) -> None:
+    decoder.autoencoder.save_pretrained(tmp_path / "vae")
+    frame = latents(1)[:, :, 0]
+    for path in (tmp_path, tmp_path / "vae"):
+        found, _ = load_decoder(path).decode(frame, DecoderState())
+        assert torch.equal(found, decoder.decode(frame, DecoderState())[0])
+
+
+def test_what_does_not_fit_is_named(decoder: StreamingDecoder, tmp_path: Path) -> None:
+    with pytest.raises(WorldError, match=r"latents must be \[batch, 16, h, w\], got \[2, 8, 4, 6\]"):
+        decoder.decode(torch.zeros(2, 8, 4, 6), DecoderState())
+    _, state = decoder.decode(latents()[:, :, 0], DecoderState())
+    with pytest.raises(WorldError, match="do not go on from a video of batch 2, height 4 and width 6"):
+        decoder.decode(torch.zeros(2, 16, 4, 8), state)
+    with pytest.raises(WorldError, match="only Wan 2.1's is supported"):
+        StreamingDecoder(tiny_autoencoder(patch_size=2, in_channels=12, out_channels=12))
+    with pytest.raises(WorldError, match="is no folder"):
+        load_decoder(tmp_path / "none")
+    with pytest.raises(WorldError, match="holds no autoencoder of Wan 2.1"):
+        load_decoder(tmp_path)

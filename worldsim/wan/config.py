@@ -1,0 +1,89 @@
+"""Configuration of a Wan 2.1 text-to-video transformer and of its causal form, checked where it is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from worldsim.errors import WorldError
+from worldsim.settings import check_settings, setting
+
+PATCH = 2
+"""Side of the square of latents that becomes one token; in time a patch is one latent frame."""
+FRAMES_PER_LATENT = 4
+"""Displayed frames of every latent frame but the first, which shows one picture."""
+TIME_SCALE = 1000.0
+"""The network's time of pure noise; 0 is a clean frame."""
+MAX_WIDTH, MAX_LAYERS = 2**16, 1024
+"""Far beyond what has been trained: a damaged description is found before memory is."""
+
+
+@dataclass(kw_only=True, slots=True)
+class WanConfig:
+    """Shape of the transformer; the defaults are those of Wan 2.1 T2V 1.3B."""
+
+    dim: int = setting(1536, "Model width.", minimum=1, maximum=MAX_WIDTH)
+    ffn_dim: int = setting(8960, "Width of the MLP.", minimum=1, maximum=MAX_WIDTH)
+    num_heads: int = setting(12, "Heads per layer.", minimum=1, maximum=1024)
+    num_layers: int = setting(30, "Number of layers.", minimum=1, maximum=MAX_LAYERS)
+    in_dim: int = setting(16, "Channels of a frame's latents.", minimum=1, maximum=1024)
+    out_dim: int = setting(16, "Channels of the velocity.", minimum=1, maximum=1024)
+    text_dim: int = setting(4096, "Width of the text's embedding.", minimum=1, maximum=MAX_WIDTH)
+    text_len: int = setting(
+        512, "Rows that a text's embedding is filled up to, with zeros.", minimum=1, maximum=2**14
+    )
+    freq_dim: int = setting(256, "Sines and cosines that describe a time.", minimum=2, maximum=2**14)
+    eps: float = setting(1e-6, "Added to the mean square in norms.", above=0, maximum=1e-2)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.dim % self.num_heads or self.head_width % 2:
+            raise WorldError(f"dim {self.dim} must be an even multiple of num_heads {self.num_heads}")
+        if self.head_width < 6:
+            raise WorldError(
+                f"dim {self.dim} and num_heads {self.num_heads} make heads of {self.head_width} features; "
+                "time, row and column need two each"
+            )
+        if self.freq_dim % 2:
+            raise WorldError(f"freq_dim must be even, got {self.freq_dim}")
+
+    @property
+    def head_width(self) -> int:
+        """Features of one head."""
+        return self.dim // self.num_heads
+
+
+@dataclass(kw_only=True, slots=True)
+class CausalConfig:
+    """How a causal checkpoint was trained: its blocks, what they see, and the times of its steps.
+
+    The defaults are Self-Forcing's. A block sees itself, the `sink` first latent frames of the video, and as
+    many of the latest as make `window` in all.
+    """
+
+    block: int = setting(3, "Latent frames generated together.", minimum=1, maximum=1024)
+    window: int | None = setting(
+        21, "Latent frames that a block sees, with itself; None for all.", minimum=1, maximum=2**20
+    )
+    sink: int = setting(0, "First latent frames of a video that stay in sight.", minimum=0, maximum=2**20)
+    shift: float = setting(5.0, "How far times are moved towards noise; 1 leaves them.", above=0, maximum=100)
+    steps: list[int] = setting(
+        [1000, 750, 500, 250],
+        "Times of the steps before the shift, falling, from 1000 for noise.",
+        minimum=1,
+        maximum=1000,
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.window is not None and self.window < self.block + self.sink:
+            raise WorldError(
+                f"window {self.window} must hold a block of {self.block} and a sink of {self.sink} frames"
+            )
+        is_falling = all(a > b for a, b in zip(self.steps, self.steps[1:], strict=False))
+        if not self.steps or not is_falling:
+            raise WorldError(f"steps must fall and not be empty, got {self.steps}")
+
+    @property
+    def kept(self) -> int | None:
+        """Number of past latent frames that the next block sees beside the sink; None for all."""
+        return None if self.window is None else self.window - self.sink - self.block

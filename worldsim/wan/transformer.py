@@ -1,0 +1,180 @@
+"""The Wan 2.1 text-to-video transformer: the velocity of noisy latents, given their times and a text."""
+
+# B batch, F latent frames, N tokens per frame, H heads, D head width, L text tokens, C model width
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldsim.errors import WorldError
+from worldsim.model.rotary import frequencies, place_angles, split_width, turns
+from worldsim.wan.config import PATCH, WanConfig
+from worldsim.wan.layers import Pair, WanBlock, modulated, wide
+
+
+@dataclass(frozen=True, slots=True)
+class TextContext:
+    """Keys and values of a text in each layer, `[B, L, H, D]`: they are the same for every frame and step."""
+
+    pairs: tuple[Pair, ...]
+
+
+class WanHead(nn.Module):
+    """Last norm, scaled and shifted by the time, and the projection to a patch's velocity."""
+
+    def __init__(self, config: WanConfig) -> None:
+        super().__init__()
+        self.eps = config.eps
+        self.head = nn.Linear(config.dim, PATCH**2 * config.out_dim)
+        self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """Return `[B, F, N, 4 * channels]` of tokens `[B, F, N, C]` and embedded times `[B, F or 1, C]`."""
+        shift, scale = (wide(self.modulation) + wide(time).unsqueeze(-2)).unsqueeze(-2).unbind(2)
+        return self.head(modulated(x, shift, scale, self.eps))
+
+
+class WanTransformer(nn.Module):
+    """The network; its parameters bear the names of the checkpoints that Wan's authors published."""
+
+    def __init__(self, config: WanConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.dim
+        self.patch_embedding = nn.Conv3d(config.in_dim, dim, (1, PATCH, PATCH), stride=(1, PATCH, PATCH))
+        self.text_embedding = nn.Sequential(
+            nn.Linear(config.text_dim, dim), nn.GELU("tanh"), nn.Linear(dim, dim)
+        )
+        self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.blocks = nn.ModuleList(WanBlock(config) for _ in range(config.num_layers))
+        self.head = WanHead(config)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the parameters are stored in and products are computed in."""
+        return self.patch_embedding.weight.dtype
+
+    def embed_text(self, text: Tensor) -> TextContext:
+        """Return what every pass is given of a text, whose encoder's output is `[B, tokens, text_dim]`.
+
+        Rows of zeros are added up to `text_len`; the network was trained with them in sight.
+
+        Raises:
+            WorldError: If the text has another width, or more tokens than `text_len`.
+        """
+        config = self.config
+        if text.ndim != 3 or text.shape[-1] != config.text_dim or text.shape[1] > config.text_len:
+            raise WorldError(
+                f"a text's embedding must be [batch, at most {config.text_len}, {config.text_dim}], "
+                f"got {list(text.shape)}"
+            )
+        filled = F.pad(text, (0, 0, 0, config.text_len - text.shape[1]))
+        embedded = self.text_embedding(filled.to(self.dtype))
+        return TextContext(tuple(block.text_pair(embedded) for block in self._blocks()))
+
+    def forward(
+        self, latents: Tensor, times: Tensor, text: TextContext, visible: Tensor | None = None
+    ) -> Tensor:
+        """Return the velocity, noise minus clean, of a whole video `[B, channels, F, height, width]`.
+
+        Args:
+            latents: Noisy latents, `[B, channels, F, height, width]`, height and width even.
+            times: 0 for clean to 1000 for noise, `[B]` or, of each frame, `[B, F]`.
+            text: From `embed_text`.
+            visible: `[F, F]` bool, which frames (columns) each frame (row) sees; None for all.
+
+        Raises:
+            WorldError: If shapes do not fit.
+        """
+        if visible is not None:
+            tokens = latents.shape[-2] * latents.shape[-1] // PATCH**2
+            visible = visible.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
+        return self.run(latents, times, text, visible=visible)[0]
+
+    def run(
+        self,
+        latents: Tensor,
+        times: Tensor,
+        text: TextContext,
+        *,
+        first_frame: int = 0,
+        past: tuple[Pair, ...] | None = None,
+        visible: Tensor | None = None,
+    ) -> tuple[Tensor, tuple[Pair, ...]]:
+        """Return the velocity of frames, and their keys and values in each layer.
+
+        Args:
+            latents: `[B, channels, F, height, width]`.
+            times: `[B]` or `[B, F]`.
+            text: From `embed_text`.
+            first_frame: Place of the first of them in the video.
+            past: Keys and values of frames before, of each layer.
+            visible: `[F * N, past tokens + F * N]` bool, which tokens each token sees; None for all.
+
+        Raises:
+            WorldError: If shapes do not fit.
+        """
+        self._check(latents, times)
+        embedded, modulation = self._embed_times(times)
+        turn = self._turns(latents, first_frame)
+        x = self._embed_patches(latents)
+        pairs: list[Pair] = []
+        for index, block in enumerate(self._blocks()):
+            seen = past[index] if past is not None else None
+            x, pair = block(x, modulation, turn, text.pairs[index], seen, visible)
+            pairs.append(pair)
+        return self._from_patches(self.head(x, embedded), latents), tuple(pairs)
+
+    def _blocks(self) -> list[WanBlock]:
+        return [block for block in self.blocks if isinstance(block, WanBlock)]
+
+    def _check(self, latents: Tensor, times: Tensor) -> None:
+        channels = self.config.in_dim
+        fits = latents.ndim == 5 and latents.shape[1] == channels
+        if not fits or any(size % PATCH for size in latents.shape[3:]):
+            raise WorldError(
+                f"latents must be [batch, {channels}, frames, even height, even width], "
+                f"got {list(latents.shape)}"
+            )
+        batch, _, frames = latents.shape[:3]
+        if tuple(times.shape) not in {(batch,), (batch, frames)}:
+            raise WorldError(f"times must be [{batch}] or [{batch}, {frames}], got {list(times.shape)}")
+
+    def _embed_times(self, times: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the embedding of each time, `[B, F or 1, C]`, and the layers' modulation, `[.., 6, C]`."""
+        if times.ndim == 1:
+            times = times[:, None]
+        # In fp64, as checkpoints were trained: a time of 1000 leaves fp32 four digits of its angle.
+        angles = times.double().unsqueeze(-1) * frequencies(self.config.freq_dim).to(times.device)
+        waves = torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.dtype)
+        embedded = self.time_embedding(waves)
+        return embedded, wide(self.time_projection(embedded)).unflatten(-1, (6, -1))
+
+    def _turns(self, latents: Tensor, first_frame: int) -> Tensor:
+        """Return the turns of each token's frame, row and column, `[F * N, D / 2, 2]`, at least fp32."""
+        frames, rows, columns = latents.shape[2], latents.shape[3] // PATCH, latents.shape[4] // PATCH
+        width = self.config.head_width
+        time, _, _ = split_width(width)
+        places = place_angles(rows, columns, width).expand(frames, -1, -1).clone()  # [F, N, D / 2]
+        number = torch.arange(first_frame, first_frame + frames, dtype=torch.float64)
+        places[..., : time // 2] = (number[:, None] * frequencies(time))[:, None]
+        dtype = torch.promote_types(self.dtype, torch.float32)
+        return turns(places.flatten(0, 1)).to(latents.device, dtype)
+
+    def _embed_patches(self, latents: Tensor) -> Tensor:
+        """Return tokens `[B, F, N, C]`: a product, since patches do not overlap."""
+        weight = self.patch_embedding.weight
+        patches = latents.to(weight.dtype).unfold(3, PATCH, PATCH).unfold(4, PATCH, PATCH)
+        patches = patches.permute(0, 2, 3, 4, 1, 5, 6).flatten(4).flatten(2, 3)  # [B, F, N, channels * 4]
+        return F.linear(patches, weight.flatten(1), self.patch_embedding.bias)
+
+    def _from_patches(self, x: Tensor, latents: Tensor) -> Tensor:
+        """Return `[B, F, N, 2 * 2 * channels]` as `[B, channels, F, height, width]`."""
+        rows, columns = latents.shape[3] // PATCH, latents.shape[4] // PATCH
+        x = x.unflatten(-1, (PATCH, PATCH, -1)).unflatten(2, (rows, columns))
+        return x.permute(0, 6, 1, 2, 4, 3, 5).flatten(5).flatten(3, 4)
