@@ -129,7 +129,8 @@ def _file_in(folder: Path) -> Path:
 def _shapes_of(file: Path) -> dict[str, tuple[int, ...]]:
     try:
         with safe_open(file, "pt") as opened:
-            return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+            names = opened.keys()  # it is no mapping
+            return {name: tuple(opened.get_slice(name).get_shape()) for name in names}
     except READ_ERRORS as error:
         raise WorldError(f"{file} is damaged or only part of a download: {_told(error)}") from error
 
