@@ -162,13 +162,14 @@ class Learning:
     def record(self) -> Path:
         """Record as many frames as fit into their share of the minutes; return the folder."""
         data, config = self.out / "data", self.config
-        settings = [f"env={config.env}", f"out={data}", *config.collect]
+        settings = [f"env={config.env}", f"out={data}"]
         minutes = self._state.setdefault("sized_for_minutes", config.minutes)
-        self.stage("collect", [*settings, *record_settings(config.num_frames, minutes, self.device)])
+        sizes = record_settings(config.num_frames, minutes, self.device)
+        self.stage("collect", [*settings, *sizes, *config.collect])
         recorded = num_recorded(data / "train"), num_recorded(data / "heldout")
         if config.num_frames is None and (recorded[0] < LEAST_FRAMES or recorded[1] < LEAST_FRAMES // 4):
             # Of a game so slow, or episodes so short, that a share of the minutes shows next to nothing.
-            self.run("collect", [*settings, *frame_counts(LEAST_FRAMES)])
+            self.run("collect", [*settings, *frame_counts(LEAST_FRAMES), *config.collect])
         return data
 
     def take(self, data: Path) -> Path:

@@ -175,6 +175,13 @@ def test_as_much_is_recorded_as_fits_into_the_minutes() -> None:
     assert record_settings(500, 20, "gpu") == ["num_frames=500", "heldout_frames=100"]
 
 
+def test_what_is_asked_of_a_recording_comes_before_what_fits(tmp_path: Path) -> None:
+    asked = [*SMALL["collect"], "num_frames=60", "heldout_frames=60"]
+    config = LearnConfig(env=DOT, out=str(tmp_path / "dot"), num_frames=900, device="cpu", collect=asked)
+    data = Learning(config, lambda name, settings: run_command(name, *settings)).record()
+    assert 60 <= sum(Footage.of(data / "train", data / "heldout").train_lengths) < 120
+
+
 def drawn(settings: Sequence[str]) -> int:
     """Return about how many frames a measurement draws and watches."""
     given = dict(each.split("=") for each in settings)
