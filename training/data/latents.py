@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -234,26 +235,34 @@ def encode_episodes(
 ) -> Tensor:
     """Return the latents of all episodes end to end, `[T, C, h, w]` fp16 on `device`.
 
-    Those in the cache are read, the others decoded, encoded, and kept there. What other processes encode at
-    the same time, of this run or of others, is waited for.
+    Those in the cache are read, the others decoded, encoded, and kept there, the same video once. What other
+    processes encode at the same time, of this run or of others, is waited for.
     """
     total = sum(reference.num_frames for reference in references)
     latents = torch.empty(total, *codec.latent_shape, dtype=torch.float16, device=device)
     missing: list[tuple[EpisodeReference, slice]] = []
+    repeated: list[tuple[slice, slice]] = []
+    first: dict[Path, slice] = {}
     position = 0
     for reference in references:
         place = slice(position, position := position + reference.num_frames)
         known = cache.load(reference) if cache is not None else None
-        if known is None:
-            missing.append((reference, place))
-        else:
+        if known is not None:
             latents[place] = known.to(device)
+        elif cache is not None and cache.path(reference) in first:  # to wait for itself would be for ever
+            repeated.append((place, first[cache.path(reference)]))
+        else:
+            missing.append((reference, place))
+            if cache is not None:
+                first[cache.path(reference)] = place
     if missing and cache is not None:
         cache.check_writable([reference for reference, _ in missing])
     while missing:
         missing = _encode_missing(codec, missing, latents, num_workers, cache)
         if missing and cache is not None:
             cache.release(cache.claim(missing[0][0], wait=True))
+    for place, same in repeated:
+        latents[place] = latents[same]
     return latents
 
 

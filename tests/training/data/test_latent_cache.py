@@ -227,6 +227,26 @@ def test_what_another_process_encodes_is_waited_for(data: Path, encoded: list[in
     assert list((data / "latents").glob("*/*.lock")) == []
 
 
+def test_an_episode_that_is_there_twice_is_encoded_once_and_not_waited_for(
+    data: Path, encoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has one file and one lock: who waited for the other one would wait for itself."""
+    for suffix in (".jsonl", ".mp4"):
+        (data / f"episode-001-copy{suffix}").write_bytes((data / f"episode-001{suffix}").read_bytes())
+    claims: list[dict[str, bool]] = []
+    claim = LatentCache.claim
+
+    def counting(cache: LatentCache, reference: Any, **options: bool) -> Any:
+        claims.append(options)
+        return claim(cache, reference, **options)
+
+    monkeypatch.setattr(LatentCache, "claim", counting)
+    video = cached(data)
+    assert sorted(encoded) == [24, 25, 26] and claims == [{}] * 3
+    assert video.lengths == [24, 25, 25, 26]
+    assert torch.equal(video.latents[24:49], video.latents[49:74]) and video.latents[49:74].any()
+
+
 def test_what_another_process_began_and_was_killed_in_is_encoded(data: Path, encoded: list[int]) -> None:
     references = choose_episodes([str(data)], 0)
     cache = LatentCache(fresh_codec(), torch.float32)
