@@ -190,15 +190,24 @@ class History:
         """Update of the newest entry; -1 without one."""
         return int(self.entries[-1]["step"]) if self.entries else -1
 
-    def broken(self) -> str:
-        """Return what the newest entry breaks, in words; empty if it keeps all rules, or there is none.
+    def ended(self) -> str:
+        """Return what ends the run, in words: `patience` entries in a row, up to the newest, break a rule."""
+        newest = [self.broken(number) for number in range(self.config.patience)]
+        return newest[0] if all(newest) else ""
+
+    def broken(self, ago: int = 0) -> str:
+        """Return what an entry breaks, in words; empty if it keeps all rules, or there is none.
 
         A rule holds from the first entry that keeps it: a world that moves too little before it is trained
         does not end its training by that.
+
+        Args:
+            ago: Which one: so many before the newest.
         """
-        if not self.entries:
+        entries = self.entries[: len(self.entries) - ago]
+        if not entries:
             return ""
-        *before, last = self.entries
+        *before, last = entries
         for bound in bounds_of(self.config):
             was_kept = any(bound.holds(entry) for entry in before)
             if was_kept and bound.name in last and not bound.holds(last):

@@ -119,6 +119,12 @@ class RulesConfig:
     """Bounds that end a run. Each holds from the first measurement that keeps it."""
 
     every: int = setting(50, "Updates between two measurements.", minimum=1)
+    patience: int = setting(
+        2,
+        "Measurements in a row that break a rule until the run ends: a critic that has just begun overshoots "
+        "and comes back. What breaks a rule is not exported.",
+        minimum=1,
+    )
     num_rollouts: int = setting(
         128, "Held-out clips, from fixed places. With 32 the energy is off by up to a fifth.", minimum=1
     )

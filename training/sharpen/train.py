@@ -243,7 +243,7 @@ class Sharpening:
         self._gaps: list[Tensor] = []
 
     def after_update(self, training: Training, losses: Mapping[str, Tensor]) -> bool:
-        """Measure every so many updates; returns whether a rule is broken.
+        """Measure every so many updates; returns whether the rules end the run.
 
         Before the first update, without losses, it reads what was measured before, or measures the world as
         it is.
@@ -272,9 +272,9 @@ class Sharpening:
             found["logit_gap"] = float(torch.stack(self._gaps).mean())
             self._gaps = []
         found = self.history.add(training.step, self.fabric.broadcast(found))
-        self.stopped_by = self.history.broken()
+        self.stopped_by = self.history.ended()
         if self.fabric.global_rank == 0:
-            if not self.stopped_by:
+            if not self.history.broken():
                 self._export(training, average)
             self.history.save()  # last: what it says was measured has its world
         self.fabric.log_dict({f"rollout/{name}": value for name, value in found.items()}, training.step)
@@ -291,9 +291,9 @@ class Sharpening:
         return {}
 
     def _recall(self, training: Training) -> None:
-        """Read what was measured before this process began, and whether it broke a rule."""
+        """Read what was measured before this process began, and whether that ended the run."""
         self.history.load(training.step)
-        self.stopped_by = self.history.broken()
+        self.stopped_by = self.history.ended()
 
     def _export(self, training: Training, average: Denoiser) -> None:
         config, known = self.config, self.world.config
@@ -373,7 +373,7 @@ def sharpen(config: SharpenConfig, world: World, run: RunFolder, begun_from: str
             on_checkpoint=sharpening.on_checkpoint,
         )
     where = run.path / "world"
-    if sharpening.stopped_by:
-        fabric.print(f"stopped: {sharpening.stopped_by}; {where} holds the last weights before")
+    if broken := sharpening.history.broken():
+        fabric.print(f"stopped: {broken}; {where} holds the last weights before")
     else:
         fabric.print(f"world in {where}; play it with: python play.py world={where}")

@@ -147,7 +147,7 @@ def test_a_broken_rule_ends_the_run_at_the_last_good_weights(
     energies = iter([0.4, 0.9, 1.3])
     numbers = {"energy_3": 0.5, "motion": 1.0, "psnr_1_db": 20.0}
     monkeypatch.setattr(train, "measure", lambda *_: numbers | {"energy_1": next(energies)})
-    rules = RulesConfig(every=2, num_rollouts=2, horizons=[1, 3], max_gap=1e9)
+    rules = RulesConfig(every=2, patience=1, num_rollouts=2, horizons=[1, 3], max_gap=1e9)
     config = config_of(tmp_path, data, 100, rules=rules, objective="energy", learning_rate=1e-2)
     main.run(config)
     found = entries(tmp_path / "run")
@@ -163,6 +163,21 @@ def test_a_broken_rule_ends_the_run_at_the_last_good_weights(
     assert len(entries(tmp_path / "run")) == 3
 
 
+def test_a_rule_that_is_broken_once_does_not_end_a_run_and_is_not_exported(
+    tmp_path: Path, data: DataConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from training.sharpen import train
+
+    energies = iter([0.9, 1.3, 1.0, 1.3, 1.2, 0.9])
+    numbers = {"energy_3": 0.5, "motion": 1.0, "psnr_1_db": 20.0}
+    monkeypatch.setattr(train, "measure", lambda *_: numbers | {"energy_1": next(energies)})
+    rules = RulesConfig(every=1, num_rollouts=2, horizons=[1, 3], max_gap=1e9)
+    main.run(config_of(tmp_path, data, 100, rules=rules, objective="energy"))
+    assert [entry["energy_1"] for entry in entries(tmp_path / "run")] == [0.9, 1.3, 1.0, 1.3, 1.2]
+    assert "2 updates" in World.from_pretrained(tmp_path / "run" / "world").config.provenance["training"][-1]
+    assert "is 1.2, above 1.15" in capsys.readouterr().out
+
+
 def test_a_rule_that_is_broken_at_a_checkpoint_ends_the_run(
     tmp_path: Path, data: DataConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,7 +188,7 @@ def test_a_rule_that_is_broken_at_a_checkpoint_ends_the_run(
     numbers = {"energy_3": 0.5, "motion": 1.0, "psnr_1_db": 20.0}
     monkeypatch.setattr(train, "measure", lambda *_: numbers | {"energy_1": next(energies)})
     config = config_of(tmp_path, data, 4, objective="energy")
-    config.rules = RulesConfig(every=100, num_rollouts=2, horizons=[1, 3])
+    config.rules = RulesConfig(every=100, patience=1, num_rollouts=2, horizons=[1, 3])
     config.loop.checkpoint_seconds = 0.0
     for _ in range(2):
         main.run(config)
