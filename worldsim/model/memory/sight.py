@@ -1,4 +1,4 @@
-"""What two frames say of how the player moved: the flow of the picture's parts, and how each answers a step.
+"""Motion as two frames show it: the flow of the picture's parts, and the step that explains most of it.
 
 Latents hold brightness finely enough to be read out by a linear map, so that parts of the picture are found
 again in the next frame to a fraction of a pixel. How far a part flies for a step of the player depends on
