@@ -34,9 +34,8 @@ def fit_brightness(flow: Flow, codec: FrameCodec, latents: Tensor) -> None:
     Args:
         flow: Changed in place.
         codec: On the device of the latents.
-        latents: `[N, C, h, w]`; of more than `READ_FRAMES` some are left out.
+        latents: `[N, C, h, w]`; `READ_FRAMES` are enough.
     """
-    latents = latents[:: max(1, len(latents) // READ_FRAMES)]
     size = 1 + flow.weight[0].numel()
     gram = torch.zeros(size, size, dtype=torch.float64, device=latents.device)
     right = gram[:, : POINTS**2].clone()

@@ -32,7 +32,7 @@ from training.odometry.join import MEASURES_FILE, NETWORK, join, open_followed
 from training.odometry.learner import Clips, OdometryLearner, concatenate, mirror
 from training.odometry.measures import format_measures, measure_odometry
 from training.odometry.settings import MeasureConfig, TrainOdometryConfig
-from training.odometry.sight import TaughtFrames, fit_brightness, teach_sight
+from training.odometry.sight import READ_FRAMES, TaughtFrames, fit_brightness, teach_sight
 from training.world.clips import cache_for, own_shares, own_workers
 from training.world.integrated_poses import network_folder
 from worldsim.actions import ActionLayout
@@ -209,7 +209,8 @@ class Teaching:
             taught = TaughtFrames(
                 video.latents, frames.to(video.latents.device), steps.to(video.latents.device)
             )
-            fit_brightness(sight.flow, self.codec, video.latents[taught.frames])
+            some = taught.frames[:: max(1, len(taught.frames) // READ_FRAMES)]
+            fit_brightness(sight.flow, self.codec, video.latents[some])
             teach_sight(sight, taught, config.sight.num_steps, config.loop.seed)
         weights = {name: tensor.cpu() for name, tensor in sight.state_dict().items()}
         sight.load_state_dict(self.fabric.broadcast(weights))
