@@ -15,6 +15,7 @@ from training.data.latents import LatentVideo, fixed_starts
 from training.odometry.footage import TaughtVideo, moved_to, taught_by
 from training.odometry.settings import DreamsConfig
 from training.world.recall import Clips, roll_out
+from worldsim.model.memory.odometry import Odometry
 from worldsim.world.world import World
 
 BATCH = 256
@@ -62,9 +63,11 @@ def _go_on(world: World, clips: Clips, config: DreamsConfig) -> torch.Tensor:
     return torch.cat([clips.latents[:, :watched], dreamt], dim=1).half()
 
 
-def taught_by_dreams(world: World, video: LatentVideo, config: DreamsConfig, noise: float) -> TaughtVideo:
+def taught_by_dreams(
+    world: World, video: LatentVideo, odometry: Odometry, config: DreamsConfig, noise: float
+) -> TaughtVideo:
     """Return `dream_clips` with the displacement of each frame; see `taught_by` for the noise."""
     dreamt = dream_clips(world, video, config)
     assert dreamt.poses is not None
     moved = [moved_to(poses) for poses in dreamt.poses.split(dreamt.lengths)]
-    return taught_by(dreamt, moved, noise)
+    return taught_by(dreamt, moved, odometry, noise)

@@ -16,7 +16,7 @@ from training.data.latents import LatentVideo, to_device
 from worldsim.data.episodes import read_table
 from worldsim.data.sequences import EpisodeReference
 from worldsim.errors import WorldError
-from worldsim.model.memory.odometry import displacements_between, motion_energies
+from worldsim.model.memory.odometry import UNITS, Odometry, displacements_between, seen_from_before
 
 NOISE_FRAMES = 256
 """Over which noise has the same deviation."""
@@ -32,14 +32,14 @@ class TaughtVideo:
     Attributes:
         actions: `[T, A]` int64, which lead to each frame.
         displacements: `[T, 3]` fp64, on the way to each frame; 0 for the first of an episode.
-        energies: `[2, T, 3, 5, 4, 5]` fp16, the motion energies of each frame and the one before, of latents
-            as they are and with noise; of the first frame of an episode they mean nothing.
+        compared: `[2, T, ...]` fp16, what odometry reads of each frame and the one before, of latents as they
+            are and with noise; of the first frame of an episode it means nothing.
         lengths: Frames of each episode, or of each part of one where a leap divides it.
     """
 
     actions: Tensor
     displacements: Tensor
-    energies: Tensor
+    compared: Tensor
     lengths: list[int]
 
     def clips(self, starts: np.ndarray, num_frames: int) -> tuple[Tensor, Tensor]:
@@ -48,10 +48,10 @@ class TaughtVideo:
         return self.actions[index], self.displacements[index]
 
     def seen(self, starts: np.ndarray, num_frames: int, noisy: np.ndarray | bool) -> Tensor:
-        """Return motion energies `[B, F, 3, 5, 4, 5]` of the same frames; `noisy` is `[B]` or of all."""
+        """Return what is read of the same frames, `[B, F, ...]`; `noisy` is `[B]` or of all."""
         index = self._index(starts, num_frames)
         chosen = to_device(np.broadcast_to(noisy, starts.shape).astype(np.int64), index.device)
-        return self.energies[chosen[:, None], index]
+        return self.compared[chosen[:, None], index]
 
     def _index(self, starts: np.ndarray, num_frames: int) -> Tensor:
         return to_device(starts[:, None] + np.arange(1, 1 + num_frames), self.actions.device)
@@ -80,19 +80,22 @@ def moved_to(poses: Tensor) -> Tensor:
     return functional.pad(displacements_between(poses.double()), (0, 0, 1, 0))
 
 
-def taught_by(video: LatentVideo, displacements: Sequence[Tensor], noise: float) -> TaughtVideo:
+def taught_by(
+    video: LatentVideo, displacements: Sequence[Tensor], odometry: Odometry, noise: float
+) -> TaughtVideo:
     """Compare the frames of encoded video; where the player leaps, an episode ends and another one begins.
 
     Args:
         video: Of some episodes.
         displacements: Of each, from `read_displacements`.
+        odometry: Compares them.
         noise: Largest standard deviation of the noise of noisy latents; it stays the same over some frames.
     """
     parts = [part for each in displacements for part in split_at_leaps(each)]
     return TaughtVideo(
         actions=video.leading,
         displacements=torch.cat(parts).to(video.latents.device),
-        energies=torch.stack([energies_of(video.latents, level) for level in (0.0, noise)]),
+        compared=torch.stack([compared_of(odometry, video.latents, level) for level in (0.0, noise)]),
         lengths=[len(part) for part in parts],
     )
 
@@ -109,11 +112,29 @@ def split_at_leaps(displacements: Tensor) -> list[Tensor]:
     return [kept[begin:end] for begin, end in zip(bounds[:-1], bounds[1:], strict=True)]
 
 
-@torch.no_grad()
-def energies_of(latents: Tensor, noise: float) -> Tensor:
-    """Return the motion energies `[T, 3, 5, 4, 5]` fp16 of latents `[T, C, h, w]` and those before them.
+def steps_to_learn(displacements: Sequence[Tensor], most: int) -> tuple[Tensor, Tensor]:
+    """Return frames `[N]` of episodes end to end, and the steps `[N, 3]` fp32 in units on the way to them.
+
+    Evenly spread, without the first of an episode and those after a leap.
 
     Args:
+        displacements: Of each episode, from `read_displacements`.
+        most: Frames.
+    """
+    every = torch.cat([each.clone().index_fill_(0, torch.tensor([0]), torch.inf) for each in displacements])
+    frames = (every[:, :2].norm(dim=-1) <= LEAP).nonzero().flatten()
+    frames = frames[
+        torch.linspace(0, len(frames) - 1, min(most, len(frames)), dtype=torch.float64).round().long()
+    ]
+    return frames, seen_from_before(every[frames].float() / torch.tensor(UNITS))
+
+
+@torch.no_grad()
+def compared_of(odometry: Odometry, latents: Tensor, noise: float) -> Tensor:
+    """Return what odometry reads of latents `[T, C, h, w]` and those before them, `[T, ...]` fp16.
+
+    Args:
+        odometry: On the device of the latents.
         latents: At least one frame; the first is compared with itself.
         noise: Standard deviations are drawn from 0 to this, one for each `NOISE_FRAMES`; the same each time.
     """
@@ -125,6 +146,6 @@ def energies_of(latents: Tensor, noise: float) -> Tensor:
             drawn = torch.randn(after.shape, generator=generator, device=after.device)
             level = torch.rand((), generator=generator, device=after.device)
             after = after + noise * level * drawn
-        parts.append(motion_energies(torch.cat([before, after[:-1]]), after).half())
+        parts.append(odometry.compare(torch.cat([before, after[:-1]]), after).half())
         before = after[-1:]
     return torch.cat(parts)

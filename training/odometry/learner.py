@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from worldsim.actions import ActionLayout
-from worldsim.model.memory.odometry import Odometry
+from worldsim.model.memory.odometry import Odometry, mirrored
 
 BETA = 0.1
 """Errors below so many units count by their square, larger ones by their size: most frames are exactly
@@ -29,17 +29,17 @@ class Clips(NamedTuple):
     Attributes:
         actions: `[B, F, A]`.
         displacements: `[B, F, 3]`, the true ones.
-        energies: `[B, F, 3, 5, 4, 5]`; None where nothing is seen.
+        compared: `[B, F, ...]`, what odometry reads of the frames; None where nothing is seen.
     """
 
     actions: Tensor
     displacements: Tensor
-    energies: Tensor | None = None
+    compared: Tensor | None = None
 
 
 def concatenate(parts: Sequence[Clips]) -> Clips:
     """Return clips one after the other; all are seen, or none is."""
-    seen = [part.energies for part in parts if part.energies is not None]
+    seen = [part.compared for part in parts if part.compared is not None]
     return Clips(
         torch.cat([part.actions for part in parts]),
         torch.cat([part.displacements for part in parts]),
@@ -64,13 +64,14 @@ def mirror(clips: Clips, layout: ActionLayout, is_mirrored: Tensor) -> Clips:
             values[left], values[right] = right, left
         columns.append(values[column])
     signs = torch.tensor([1.0, -1.0, -1.0], device=chosen.device)
-    energies = clips.energies
-    if energies is not None:
-        energies = torch.where(chosen[..., None, None, None], energies.flip(-1, -3), energies)
+    compared = clips.compared
+    if compared is not None:
+        shape = (-1, *[1] * (compared.ndim - 1))
+        compared = torch.where(is_mirrored.view(shape), mirrored(compared), compared)
     return Clips(
         torch.where(chosen, torch.stack(columns, dim=-1), clips.actions),
         torch.where(chosen, signs * clips.displacements, clips.displacements),
-        energies,
+        compared,
     )
 
 
@@ -94,13 +95,13 @@ class OdometryLearner(nn.Module):
         """Return the losses of clips that are seen, and of others for the dynamics alone.
 
         Args:
-            seen: With energies, a tenth of which are hidden.
+            seen: With what is read of frames; of energies a tenth is hidden.
             unseen: Others.
             generator: Says which are hidden; on the device.
         """
-        assert seen.energies is not None
+        assert seen.compared is not None
         start = self.odometry.initial_state(len(seen.actions))
-        expected, shown, _ = self.odometry.follow(start, seen.actions, self._hide(seen.energies, generator))
+        expected, shown, _ = self.odometry.follow(start, seen.actions, self._hide(seen.compared, generator))
         start = self.odometry.initial_state(len(unseen.actions))
         free = self.odometry.dynamics(start, unseen.actions, unseen.displacements)
         pairs = {"dynamics": (free, unseen), "expected": (expected, seen), "shown": (shown, seen)}
@@ -116,8 +117,10 @@ class OdometryLearner(nn.Module):
         }
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
-    def _hide(self, energies: Tensor, generator: torch.Generator) -> Tensor:
+    def _hide(self, compared: Tensor, generator: torch.Generator) -> Tensor:
         """Return energies some of which are what they are on average, so that none is relied upon alone."""
-        is_hidden = torch.rand(energies.shape, generator=generator, device=energies.device) < HIDDEN_SHARE
-        usual = self.odometry.energy_mean.unflatten(0, energies.shape[2:])
-        return torch.where(is_hidden, usual, energies.float())
+        if self.odometry.config.sight:
+            return compared
+        is_hidden = torch.rand(compared.shape, generator=generator, device=compared.device) < HIDDEN_SHARE
+        usual = self.odometry.energy_mean.unflatten(0, compared.shape[2:])
+        return torch.where(is_hidden, usual, compared.float())

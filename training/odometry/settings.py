@@ -58,6 +58,19 @@ class DreamsConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class SightConfig:
+    """How sight is taught, before the network that reads it."""
+
+    num_steps: int = setting(
+        1500, "Updates; 0 reads energies of whole cells instead of the flow of parts.", minimum=0
+    )
+    max_frames: int = setting(100_000, "Frames to learn from, evenly spread.", minimum=2)
+
+    def __post_init__(self) -> None:
+        check_settings(self, "sight.")
+
+
+@dataclass(kw_only=True, slots=True)
 class TrainOdometryConfig:
     """Settings of `python -m training.odometry`."""
 
@@ -80,6 +93,9 @@ class TrainOdometryConfig:
     )
     hidden: int = setting(64, "Numbers that its recurrent unit keeps. Not used with init.", minimum=1)
     features: int = setting(64, "Numbers that it reads from two frames. Not used with init.", minimum=1)
+    sight: SightConfig = setting(
+        SightConfig, "What reads how far parts of the picture flew. Not used with init, which has its own."
+    )
     sequence_length: int = setting(32, "Frames of a clip.", minimum=2)
     batch_size: int = setting(32, "Clips of a pass.", minimum=1)
     unseen_size: int = setting(

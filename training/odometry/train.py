@@ -9,7 +9,7 @@ the world is then written with it, and can be played.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -20,18 +20,19 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from training.cli.entry import entry
-from training.data.latents import choose_episodes, digest_of, latent_video, to_device
+from training.data.latents import LatentVideo, choose_episodes, digest_of, latent_video, to_device
 from training.engine.fabric import Passes, make_fabric, share_passes
 from training.engine.lock import locked_folder
 from training.engine.loop import fit, is_done, seed_of
 from training.engine.run_folder import RunFolder
 from training.engine.update import Training, prepare
 from training.odometry.dreams import taught_by_dreams
-from training.odometry.footage import TaughtVideo, read_displacements, taught_by
+from training.odometry.footage import TaughtVideo, read_displacements, steps_to_learn, taught_by
 from training.odometry.join import MEASURES_FILE, NETWORK, join, open_followed
 from training.odometry.learner import Clips, OdometryLearner, concatenate, mirror
 from training.odometry.measures import format_measures, measure_odometry
 from training.odometry.settings import MeasureConfig, TrainOdometryConfig
+from training.odometry.sight import READ_FRAMES, TaughtFrames, fit_brightness, teach_sight
 from training.world.clips import cache_for, own_shares, own_workers
 from training.world.integrated_poses import network_folder
 from worldsim.actions import ActionLayout
@@ -58,6 +59,7 @@ def build_odometry(config: TrainOdometryConfig, codec: FrameCodec, actions: Acti
         encoder=encoder_digest(codec),
         hidden=config.hidden,
         features=config.features,
+        sight=config.sight.num_steps > 0,
     )
     if not config.init:
         return Odometry(wanted)
@@ -151,6 +153,7 @@ class Teaching:
         codec: Whose latents are read.
         chosen: Episodes to learn from.
         world: Dreams; None if there are to be no dreams.
+        odometry: What is taught, moved to the device of the video; what it reads is taught here.
     """
 
     def __init__(
@@ -161,6 +164,7 @@ class Teaching:
         codec: FrameCodec,
         chosen: Sequence[EpisodeReference],
         world: World | None,
+        odometry: Odometry,
     ) -> None:
         self.config, self.fabric, self.run, self.codec = config, fabric, run, codec
         self.world = None if world is None else world.to(fabric.device, torch.float32)
@@ -179,19 +183,45 @@ class Teaching:
         if world is not None and world.folder is not None:
             digests["world"] = sha256_of(world.folder / MODEL_FILE)
         run.check_inputs(fabric, self.passes.total, **digests)
-        self.heldout = {key: self._load(each, moved[key]) for key, each in heldout.items()}
-        self.parts = {key: self._load(each, moved[key]) for key, each in shares.items()}
+        self.odometry = odometry.to(fabric.device)
+        videos = {key: self._encode(each) for key, each in shares.items()}
+        self._teach_sight(videos, moved)
+        self.parts = {key: self._compare(each, moved[key]) for key, each in videos.items()}
+        self.heldout = {key: self._compare(self._encode(each), moved[key]) for key, each in heldout.items()}
         self.world = None
         self.found: dict[str, dict[str, float]] = {}
 
-    def _load(self, references: Sequence[EpisodeReference], moved: Sequence[Tensor]) -> Lessons:
-        data, device, noise = self.config.data, self.fabric.device, self.config.noise
+    def _encode(self, references: Sequence[EpisodeReference]) -> LatentVideo:
+        data, device = self.config.data, self.fabric.device
         workers, cache = own_workers(data, self.fabric), cache_for(self.codec, data, device)
-        video = latent_video(self.codec, references, device, num_workers=workers, cache=cache)
-        recorded = taught_by(video, moved, noise)
+        return latent_video(self.codec, references, device, num_workers=workers, cache=cache)
+
+    def _teach_sight(
+        self, videos: Mapping[int, LatentVideo], moved: Mapping[int | str, list[Tensor]]
+    ) -> None:
+        """Teach sight on the first pass's video; the same one for all devices, since it compares first."""
+        sight, config = self.odometry.sight, self.config
+        if sight is None:
+            return
+        if not config.init and self.fabric.global_rank == 0:
+            key, video = next(iter(videos.items()))
+            frames, steps = steps_to_learn(moved[key], config.sight.max_frames)
+            taught = TaughtFrames(
+                video.latents, frames.to(video.latents.device), steps.to(video.latents.device)
+            )
+            some = taught.frames[:: max(1, len(taught.frames) // READ_FRAMES)]
+            fit_brightness(sight.flow, self.codec, video.latents[some])
+            teach_sight(sight, taught, config.sight.num_steps, config.loop.seed)
+        weights = {name: tensor.cpu() for name, tensor in sight.state_dict().items()}
+        sight.load_state_dict(self.fabric.broadcast(weights))
+        sight.requires_grad_(False)
+
+    def _compare(self, video: LatentVideo, moved: Sequence[Tensor]) -> Lessons:
+        noise, odometry = self.config.noise, self.odometry
+        recorded = taught_by(video, moved, odometry, noise)
         if self.world is None:
             return Lessons(recorded)
-        return Lessons(recorded, taught_by_dreams(self.world, video, self.config.dreams, noise))
+        return Lessons(recorded, taught_by_dreams(self.world, video, odometry, self.config.dreams, noise))
 
     def on_checkpoint(self, training: Training) -> dict[str, float]:
         """Measure and write the averaged network; returns the numbers of the first folder, dreams last."""
@@ -238,11 +268,12 @@ def teach(config: TrainOdometryConfig) -> dict[str, dict[str, float]]:
     chosen = choose_episodes(config.data.train, config.data.max_frames)
     torch.manual_seed(config.loop.seed)
     odometry = build_odometry(config, codec, chosen[0].info.actions)
-    teaching = Teaching(config, fabric, run, codec, chosen, world if config.has_dreams else None)
+    teaching = Teaching(config, fabric, run, codec, chosen, world if config.has_dreams else None, odometry)
     if not config.init:
-        odometry.calibrate(torch.cat([part.recorded.energies[0].cpu() for part in teaching.parts.values()]))
+        odometry.calibrate(torch.cat([part.recorded.compared[0] for part in teaching.parts.values()]))
     learner = OdometryLearner(odometry, config.summed_frames)
-    optimizer = torch.optim.AdamW(odometry.parameters(), lr=config.learning_rate, weight_decay=1e-4)
+    learned = [each for each in odometry.parameters() if each.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=config.learning_rate, weight_decay=1e-4)
     training = prepare(fabric, learner, [optimizer], config.loop.ema_decay, teaching.passes)
     fit(
         fabric,

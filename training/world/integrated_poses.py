@@ -23,7 +23,6 @@ from worldsim.model.memory.odometry import (
     Odometry,
     integrate,
     load_odometry,
-    motion_energies,
 )
 from worldsim.storage.tensors import sha256_of
 from worldsim.world import World
@@ -73,11 +72,11 @@ def with_integrated_poses(video: LatentVideo, odometry: Odometry) -> LatentVideo
     assert video.poses is not None
     odometry = odometry.to(video.latents.device)
     pairs = zip(video.latents[:-1].split(CHUNK), video.latents[1:].split(CHUNK), strict=True)
-    compared = [motion_energies(*pair).half() for pair in pairs]
-    energies = torch.cat([compared[0][:1], *compared])  # an episode's first frame is not asked for
-    rows = (part.split(video.lengths) for part in (video.leading, energies))
-    actions, energies = (pad_sequence(list(each), batch_first=True)[:, 1:] for each in rows)  # [E, F - 1, ..]
-    _, shown, _ = odometry.follow(odometry.initial_state(len(actions)), actions, energies)
+    parts = [odometry.compare(*pair).half() for pair in pairs]
+    compared = torch.cat([parts[0][:1], *parts])  # an episode's first frame is not asked for
+    rows = (part.split(video.lengths) for part in (video.leading, compared))
+    actions, compared = (pad_sequence(list(each), batch_first=True)[:, 1:] for each in rows)  # [E, F - 1, ..]
+    _, shown, _ = odometry.follow(odometry.initial_state(len(actions)), actions, compared)
     first = torch.stack([each[0] for each in video.poses.split(video.lengths)])
     path = torch.cat([first[:, None].double(), integrate(shown, first)], dim=1)
     poses: Tensor = torch.cat([row[:count] for row, count in zip(path, video.lengths, strict=True)])

@@ -112,9 +112,9 @@ def test_in_a_mirror_left_is_right() -> None:
     found = mirror(clips, layout, torch.tensor([True, False]))
     assert found.actions[0].tolist() == [[0, 0], [1, 1], [2, 3], [0, 2]]
     torch.testing.assert_close(found.displacements[0], clips.displacements[0] * torch.tensor([1.0, -1, -1]))
-    assert clips.energies is not None and found.energies is not None
-    assert torch.equal(found.energies[0, 2, 1, 0, 3, 0], clips.energies[0, 2, 1, 4, 3, 4])
-    assert torch.equal(found.energies[0], clips.energies[0].flip(-1, -3))
+    assert clips.compared is not None and found.compared is not None
+    assert torch.equal(found.compared[0, 2, 1, 0, 3, 0], clips.compared[0, 2, 1, 4, 3, 4])
+    assert torch.equal(found.compared[0], clips.compared[0].flip(-1, -3))
     for one, other in zip(found, clips, strict=True):
         assert one is not None and other is not None and torch.equal(one[1], other[1])
-    assert mirror(clips._replace(energies=None), layout, torch.tensor([True, True])).energies is None
+    assert mirror(clips._replace(compared=None), layout, torch.tensor([True, True])).compared is None

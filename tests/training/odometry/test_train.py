@@ -17,9 +17,9 @@ from training.data.latents import DataConfig, LatentVideo, fixed_starts, latent_
 from training.engine.fabric import FabricConfig
 from training.engine.loop import LoopConfig
 from training.odometry.dreams import dream_clips, taught_by_dreams
-from training.odometry.footage import TaughtVideo, energies_of, read_displacements, split_at_leaps, taught_by
+from training.odometry.footage import TaughtVideo, compared_of, read_displacements, split_at_leaps, taught_by
 from training.odometry.measures import KINDS, measure_odometry
-from training.odometry.settings import DreamsConfig, MeasureConfig, TrainOdometryConfig
+from training.odometry.settings import DreamsConfig, MeasureConfig, SightConfig, TrainOdometryConfig
 from training.odometry.train import Lessons, main, make_batches, teach
 from worldsim.codec import FrameCodec, load_codec, save_codec
 from worldsim.data.sequences import load_episodes
@@ -36,6 +36,8 @@ from worldsim.world.rewrite import encoder_digest
 from worldsim.world.world import World
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+ENERGIES = Odometry(OdometryConfig(latent_shape=[4, 4, 8], num_values=[1], hidden=1, features=1))
+"""Compares frames by motion energies."""
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,7 @@ def config_of(out: Path, codec: Path, video: Path, /, **changed: Any) -> TrainOd
         "codec": str(codec),
         "hidden": 8,
         "features": 4,
+        "sight": SightConfig(num_steps=3, max_frames=40),
         "sequence_length": 6,
         "summed_frames": 3,
         "batch_size": 4,
@@ -168,7 +171,7 @@ def test_dreams_of_the_world_are_learned_from_and_measured(world: Path, video: P
     assert torch.equal(dreamt.leading, actions.flatten(0, 1))
     assert torch.equal(drawn[:, :2], recorded[:, :2])
     assert all(not torch.equal(drawn[:, f], recorded[:, f]) for f in range(2, 10))
-    taught = taught_by_dreams(bare, told, config, 0.3)
+    taught = taught_by_dreams(bare, told, ENERGIES, config, 0.3)
     moved = torch.cat(read_displacements(references))
     expected = torch.stack([moved[start : start + 10] for start in starts])
     expected[:, 0] = 0
@@ -189,9 +192,9 @@ def test_a_share_of_the_clips_of_a_pass_is_dreamt(world: Path, video: Path, tmp_
         dreams = DreamsConfig(num_clips=3, watched_frames=2, frames=8, share=share)
         config = config_of(tmp_path, world, video, dreams=dreams, mirrored=False, unseen_size=3)
         seen, unseen, _ = make_batches(parts, config, TINY_ACTIONS, torch.device("cpu"))(0, 0)
-        assert seen.energies is not None
+        assert seen.compared is not None
         assert seen.displacements[:, 0, 0].tolist() == [1.0] * (4 - dreamt) + [2.0] * dreamt
-        assert seen.energies[:, 0, 0, 0, 0, 0].tolist() == [1.0] * (4 - dreamt) + [2.0] * dreamt
+        assert seen.compared[:, 0, 0, 0, 0, 0].tolist() == [1.0] * (4 - dreamt) + [2.0] * dreamt
         assert unseen.displacements[:, 0, 0].tolist() == [1.0] * 3
 
 
@@ -298,8 +301,8 @@ def test_clips_that_fit_into_no_episode_are_refused(world: Path, video: Path, tm
 class Biased(Odometry):
     """Expects what is true, and is shown a twentieth of a degree and a unit to the left more."""
 
-    def follow(self, state: torch.Tensor, actions: torch.Tensor, energies: torch.Tensor) -> Any:
-        moved = energies[..., 0, 0, 0, :3].double()
+    def follow(self, state: torch.Tensor, actions: torch.Tensor, compared: torch.Tensor) -> Any:
+        moved = compared[..., 0, 0, 0, :3].double()
         return moved, moved + torch.tensor([0.0, 1.0, 0.05]), state
 
 
@@ -322,11 +325,11 @@ def test_errors_are_those_of_where_paths_end() -> None:
 
 def test_noise_is_in_noisy_energies_alone_and_a_frame_is_compared_with_the_one_before() -> None:
     latents = torch.randn(300, 4, 4, 8, generator=torch.Generator().manual_seed(0)).half()
-    clean, noisy = energies_of(latents, 0.0), energies_of(latents, 0.5)
+    clean, noisy = compared_of(ENERGIES, latents, 0.0), compared_of(ENERGIES, latents, 0.5)
     expected = motion_energies(latents[:-1], latents[1:]).half()
     assert torch.equal(clean[1:], expected) and clean.shape == (300, 3, 5, 4, 5)
     assert (noisy - clean).abs().mean() > 0.01
-    assert torch.equal(noisy, energies_of(latents, 0.5))
+    assert torch.equal(noisy, compared_of(ENERGIES, latents, 0.5))
 
 
 def test_displacements_are_those_on_the_way_to_each_frame(video: Path) -> None:
@@ -343,7 +346,7 @@ def test_no_clip_crosses_a_teleporter_and_none_of_its_leap_is_a_way() -> None:
     assert after.tolist() == [[0, 0, 0], [12, 0, 0], [14, 0, 0]]
     latents = torch.randn(12, 4, 4, 8, generator=torch.Generator().manual_seed(0)).half()
     video = LatentVideo(latents, torch.arange(12)[:, None], [6, 6])
-    taught = taught_by(video, [walk.double(), torch.zeros(6, 3).double()], 0.3)
+    taught = taught_by(video, [walk.double(), torch.zeros(6, 3).double()], ENERGIES, 0.3)
     assert taught.lengths == [3, 3, 6]
     starts = fixed_starts(taught.lengths, 3, 100)
     actions, moved = taught.clips(starts, 2)

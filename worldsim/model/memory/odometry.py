@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from worldsim.errors import WorldError
+from worldsim.model.memory.sight import NUM_TOLD, Sight, mirrored_told, solve_three, unpack_told
 from worldsim.settings import check_settings, setting
 from worldsim.storage.files import shown, write_json
 from worldsim.storage.tensors import (
@@ -45,6 +46,10 @@ SHIFTS = (2 * REACH[0] + 1, 2 * REACH[1] + 1)
 FLOOR = 0.02
 """Of squared differences of latents: less comes from the compression of video, also at rest."""
 NUM_ENERGIES = math.prod(SHIFTS) * math.prod(REGIONS)
+EXPECTED_INFORMATION = (40.0, 40.0, 10_000.0)
+"""About each part of a displacement, in units, before the frame is seen; where it begins to be learned."""
+TRUST = 0.1
+"""By which information that is seen counts where it begins to be learned: parts of a picture err together."""
 WIDTH = 128
 LARGEST = 8192
 """Of any size of a network."""
@@ -132,6 +137,9 @@ class OdometryConfig:
     encoder: str = setting("", "Digest of the encoder whose latents it reads.")
     hidden: int = setting(64, "Numbers that its recurrent unit keeps.", minimum=1, maximum=LARGEST)
     features: int = setting(64, "Numbers that it reads from two frames.", minimum=1, maximum=LARGEST)
+    sight: bool = setting(
+        False, "Whether it reads the flow of the picture's parts; false reads energies of whole cells."
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -142,11 +150,18 @@ class OdometryConfig:
                 f"odometry needs channels, height and width of latents and the values of each action axis, "
                 f"got {shown(self.latent_shape)} and {shown(self.num_values)}"
             )
+        if self.sight and self.latent_shape[2] < 2:
+            raise WorldError(f"odometry with sight needs latents at least 2 wide, got {self.latent_shape[2]}")
 
     @property
     def min_weights(self) -> int:
         """Number of weights of its recurrent unit, and of what reads frames."""
-        return 3 * self.hidden**2 + WIDTH * (NUM_ENERGIES + self.features)
+        return 3 * self.hidden**2 + WIDTH * (self.num_compared + self.features)
+
+    @property
+    def num_compared(self) -> int:
+        """Numbers that a comparison of two frames makes."""
+        return NUM_TOLD if self.sight else NUM_ENERGIES
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
@@ -159,7 +174,9 @@ class Odometry(nn.Module):
 
     Before: dynamics, a GRU's that knows nothing but actions and how far the player moved so far, say what an
     action does: how long a key has been held, how much of the last step is kept. After: two frames correct
-    it, since a wall may have stopped the player, by how their parts moved.
+    it, since a wall may have stopped the player, by how their parts moved. With `sight` they say a
+    displacement themselves and how well it is known: the two are weighed against each other, as in a Kalman
+    filter whose doubt of the expectation is learned, and a head corrects what is left.
 
     All is computed in fp32 whatever autocast says: displacements add up, and the rounding of bf16 would be
     degrees after a hundred frames of turning.
@@ -172,22 +189,41 @@ class Odometry(nn.Module):
     def __init__(self, config: OdometryConfig) -> None:
         super().__init__()
         self.config = config
-        num_buttons, step = sum(config.num_values), len(UNITS)
+        num_buttons, step, compared = sum(config.num_values), len(UNITS), config.num_compared
         known = config.hidden + step + num_buttons
         self.gru = nn.GRUCell(num_buttons + step, config.hidden)
         self.move = Head(known)
-        self.correct = Head(known + step + config.features)
-        self.look = nn.Sequential(
-            nn.Linear(NUM_ENERGIES, WIDTH), nn.SiLU(), nn.Linear(WIDTH, config.features)
-        )
+        self.correct = Head(known + step + config.features + (2 * step if config.sight else 0))
+        self.look = nn.Sequential(nn.Linear(compared, WIDTH), nn.SiLU(), nn.Linear(WIDTH, config.features))
         self.register_buffer("units", torch.tensor(UNITS), persistent=False)
-        self.register_buffer("energy_mean", torch.zeros(NUM_ENERGIES))
-        self.register_buffer("energy_std", torch.ones(NUM_ENERGIES))
+        self.register_buffer("energy_mean", torch.zeros(compared))
+        self.register_buffer("energy_std", torch.ones(compared))
+        self.sight: Sight | None = None
+        if config.sight:
+            channels, height, width = config.latent_shape
+            self.sight = Sight((channels, height, width))
+            self.sureness = nn.Linear(known, step)  # logarithm of information before a frame is seen
+            nn.init.normal_(self.sureness.weight, std=0.01)
+            self.trust = nn.Parameter(torch.full((step,), math.log(TRUST) / 2))
+            with torch.no_grad():
+                self.sureness.bias.copy_(torch.tensor(EXPECTED_INFORMATION).log())
+
+    def compare(self, before: Tensor, after: Tensor) -> Tensor:
+        """Return what is read of two frames: `[G, 3, 5, 4, 5]`, motion energies; with sight `[G, NUM_TOLD]`.
+
+        Args:
+            before: `[G, C, h, w]`, latents.
+            after: Same shape, one frame later.
+        """
+        if self.sight is None:
+            return motion_energies(before, after)
+        with without_autocast(before.device):
+            return self.sight(before.float(), after.float())
 
     @torch.no_grad()
-    def calibrate(self, energies: Tensor) -> None:
-        """Take mean and deviation of motion energies `[G, 3, 5, 4, 5]` as those of all video to come."""
-        flat = energies.flatten(1).float()
+    def calibrate(self, compared: Tensor) -> None:
+        """Take mean and deviation of what is compared, from `compare`, as those of all video to come."""
+        flat = compared.flatten(1).float()
         self.energy_mean.copy_(flat.mean(0))
         self.energy_std.copy_(flat.std(0) + FLOOR)
 
@@ -239,19 +275,20 @@ class Odometry(nn.Module):
         Returns:
             Displacements `[B, F, 3]` fp32 as expected and as shown, and the state `[B, H]` fp32.
         """
-        energies = motion_energies(frames[:, :-1].flatten(0, 1), frames[:, 1:].flatten(0, 1))
-        return self.follow(state, actions, energies.unflatten(0, actions.shape[:2]))
+        compared = self.compare(frames[:, :-1].flatten(0, 1), frames[:, 1:].flatten(0, 1))
+        return self.follow(state, actions, compared.unflatten(0, actions.shape[:2]))
 
-    def follow(self, state: Tensor, actions: Tensor, energies: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the same as `forward`, of the motion energies `[B, F, 3, 5, 4, 5]` of the frames."""
+    def follow(self, state: Tensor, actions: Tensor, compared: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the same as `forward`, of `[B, F, ...]`, the frames as `compare` reads them."""
         found = []
         with without_autocast(state.device):
             buttons = self._buttons(actions)
-            seen = self.look((energies.flatten(2).float() - self.energy_mean) / self.energy_std)
-            for pressed, change in zip(buttons.unbind(1), seen.unbind(1), strict=True):
+            seen = self.look((compared.flatten(2).float() - self.energy_mean) / self.energy_std)
+            rows = (each.unbind(1) for each in (buttons, seen, compared))
+            for pressed, change, pair in zip(*rows, strict=True):
                 known = torch.cat([state, pressed], dim=-1)
                 expected = self.move(known)
-                shown = expected + self.correct(torch.cat([known, expected, change], dim=-1))
+                shown = expected + self._correction(known, expected, change, pair)
                 state = self._moved(state, pressed, shown)
                 found.append(torch.stack([expected, shown]))
             expected, shown = (self.units * torch.stack(found, dim=2)).unbind(0)
@@ -275,6 +312,18 @@ class Odometry(nn.Module):
                 state = self._moved(state, pressed, step)
         return self.units * torch.stack(found, dim=1)
 
+    def _correction(self, known: Tensor, expected: Tensor, change: Tensor, pair: Tensor) -> Tensor:
+        """Return what a frame shows beyond what was expected, `[B, 3]` in units."""
+        if self.sight is None:
+            return self.correct(torch.cat([known, expected, change], dim=-1))
+        seen, information = unpack_told(pair)
+        trust = self.trust.exp()
+        information = information * trust * trust.unsqueeze(-1)
+        before = torch.diag_embed(self.sureness(known).clamp(-4, 14).exp())
+        news = seen - seen_from_before(expected)
+        weighed = solve_three(information + before, torch.einsum("bij,bj->bi", information, news))
+        return weighed + self.correct(torch.cat([known, expected, change, weighed, news], dim=-1))
+
     def _moved(self, state: Tensor, pressed: Tensor, step: Tensor) -> Tensor:
         """Return the state after a displacement in units."""
         hidden = self.gru(torch.cat([pressed, step], dim=-1), state[:, : -len(UNITS)])
@@ -284,6 +333,24 @@ class Odometry(nn.Module):
         """Return which value each axis has, `[..., sum of values]` fp32 of 0 and 1."""
         columns = zip(actions.unbind(-1), self.config.num_values, strict=True)
         return torch.cat([functional.one_hot(column, count) for column, count in columns], dim=-1).float()
+
+
+def seen_from_before(steps: Tensor) -> Tensor:
+    """Return displacements `[..., 3]` in units, along and across the heading before their turn.
+
+    Args:
+        steps: `[..., 3]` in units, along and across the heading half-way.
+    """
+    forward, left, turn = steps.unbind(-1)
+    half = torch.deg2rad(turn * UNITS[2] / 2)
+    cos, sin = half.cos(), half.sin()
+    return torch.stack([forward * cos - left * sin, forward * sin + left * cos, turn], dim=-1)
+
+
+def mirrored(compared: Tensor) -> Tensor:
+    """Return what `Odometry.compare` would read of the same frames in a mirror, as it does."""
+    is_told = compared.shape[-1] == NUM_TOLD
+    return mirrored_told(compared) if is_told else compared.flip(-1, -3)
 
 
 class Head(nn.Module):
