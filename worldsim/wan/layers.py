@@ -92,10 +92,11 @@ class WanBlock(nn.Module):
             x: `[B, F, N, C]`.
             modulation: `[B, F or 1, 6, C]` from the time, at least fp32: shift, scale and gate of the
                 attention over frames, then of the MLP.
-            turns: `[F * N, D / 2, 2]` of the tokens' places in the video.
+            turns: `[B or 1, F * N, D / 2, 2]` of the tokens' places in the video.
             text: Keys and values of the text, from `text_pair`.
             past: Of frames before, which all tokens see.
-            visible: `[F * N, past tokens + F * N]` bool; None where each token sees all.
+            visible: `[F * N, past tokens + F * N]` bool, or what is broadcast to it for each video and head;
+                None where each token sees all.
         """
         frames = x.shape[1]
         gates = (modulation + self.modulation).unsqueeze(-2).unbind(2)  # six of [B, F or 1, 1, C]

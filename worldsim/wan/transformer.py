@@ -53,6 +53,9 @@ class WanTransformer(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         self.blocks = nn.ModuleList(WanBlock(config) for _ in range(config.num_layers))
         self.head = WanHead(config)
+        self.action_embedding = nn.ModuleList(nn.Embedding(count, dim) for count in config.num_values)
+        for embedding in self.action_embedding:  # a model that is given buttons keeps its video
+            nn.init.zeros_(embedding.weight)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -102,9 +105,10 @@ class WanTransformer(nn.Module):
         times: Tensor,
         text: TextContext,
         *,
-        first_frame: int = 0,
+        first_frame: int | Tensor = 0,
         past: tuple[Pair, ...] | None = None,
         visible: Tensor | None = None,
+        actions: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Pair, ...]]:
         """Return the velocity of frames, and their keys and values in each layer.
 
@@ -112,15 +116,18 @@ class WanTransformer(nn.Module):
             latents: `[B, channels, F, height, width]`.
             times: `[B]` or `[B, F]`.
             text: From `embed_text`.
-            first_frame: Place of the first of them in the video.
+            first_frame: Place of the first of them in the video, of all or of each, `[B]`.
             past: Keys and values of frames before, of each layer.
-            visible: `[F * N, past tokens + F * N]` bool, which tokens each token sees; None for all.
+            visible: `[F * N, past tokens + F * N]` bool, which tokens each token sees, or with sizes of 1
+                before it and for all tokens; None for all.
+            actions: `[B, A]` int64, what is pressed while they are shown; None for a model without buttons,
+                or for pressing nothing that it knows.
 
         Raises:
             WorldError: If shapes do not fit.
         """
         self._check(latents, times)
-        embedded, modulation = self._embed_times(times)
+        embedded, modulation = self._embed_times(times, actions)
         turn = self._turns(latents, first_frame)
         x = self._embed_patches(latents)
         pairs: list[Pair] = []
@@ -145,7 +152,7 @@ class WanTransformer(nn.Module):
         if tuple(times.shape) not in {(batch,), (batch, frames)}:
             raise WorldError(f"times must be [{batch}] or [{batch}, {frames}], got {list(times.shape)}")
 
-    def _embed_times(self, times: Tensor) -> tuple[Tensor, Tensor]:
+    def _embed_times(self, times: Tensor, actions: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the embedding of each time, `[B, F or 1, C]`, and the layers' modulation, `[.., 6, C]`."""
         if times.ndim == 1:
             times = times[:, None]
@@ -153,18 +160,22 @@ class WanTransformer(nn.Module):
         angles = times.double().unsqueeze(-1) * frequencies(self.config.freq_dim).to(times.device)
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.dtype)
         embedded = self.time_embedding(waves)
+        if actions is not None:
+            for embedding, pressed in zip(self.action_embedding, actions.unbind(-1), strict=True):
+                embedded = embedded + embedding(pressed).unsqueeze(1)
         return embedded, wide(self.time_projection(embedded)).unflatten(-1, (6, -1))
 
-    def _turns(self, latents: Tensor, first_frame: int) -> Tensor:
-        """Return the turns of each token's frame, row and column, `[F * N, D / 2, 2]`, at least fp32."""
+    def _turns(self, latents: Tensor, first_frame: int | Tensor) -> Tensor:
+        """Return the turns of each token's frame, row and column, `[B or 1, F * N, D / 2, 2]`, at least fp32."""
         frames, rows, columns = latents.shape[2], latents.shape[3] // PATCH, latents.shape[4] // PATCH
         width = self.config.head_width
         time, _, _ = split_width(width)
-        places = place_angles(rows, columns, width).expand(frames, -1, -1).clone()  # [F, N, D / 2]
-        number = torch.arange(first_frame, first_frame + frames, dtype=torch.float64)
-        places[..., : time // 2] = (number[:, None] * frequencies(time))[:, None]
+        first = torch.as_tensor(first_frame, dtype=torch.float64, device="cpu").reshape(-1, 1)
+        number = first + torch.arange(frames, dtype=torch.float64)  # [B or 1, F]
+        places = place_angles(rows, columns, width).expand(*number.shape, -1, -1).clone()
+        places[..., : time // 2] = (number[..., None] * frequencies(time))[..., None, :]
         dtype = torch.promote_types(self.dtype, torch.float32)
-        return turns(places.flatten(0, 1)).to(latents.device, dtype)
+        return turns(places.flatten(1, 2)).to(latents.device, dtype)
 
     def _embed_patches(self, latents: Tensor) -> Tensor:
         """Return tokens `[B, F, N, C]`: a product, since patches do not overlap."""

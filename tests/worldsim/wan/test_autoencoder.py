@@ -11,7 +11,8 @@ from torch import Tensor
 
 from tests.wan_models import REASON
 from worldsim.errors import WorldError
-from worldsim.wan.decoder import DecoderState, StreamingDecoder, load_decoder
+from worldsim.wan.autoencoder import DecoderState, StreamingAutoencoder
+from worldsim.wan.autoencoder_files import load_autoencoder
 
 diffusers = pytest.importorskip("diffusers", reason=REASON)
 
@@ -23,8 +24,8 @@ def tiny_autoencoder(**changes: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def decoder() -> StreamingDecoder:
-    return StreamingDecoder(tiny_autoencoder())
+def decoder() -> StreamingAutoencoder:
+    return StreamingAutoencoder(tiny_autoencoder())
 
 
 def latents(frames: int = 4) -> Tensor:
@@ -32,7 +33,7 @@ def latents(frames: int = 4) -> Tensor:
     return torch.randn(2, 16, frames, 4, 6, generator=generator)
 
 
-def decoded(decoder: StreamingDecoder, video: Tensor) -> tuple[list[Tensor], list[DecoderState]]:
+def decoded(decoder: StreamingAutoencoder, video: Tensor) -> tuple[list[Tensor], list[DecoderState]]:
     pictures, states = [], [DecoderState()]
     for frame in video.unbind(2):
         shown, state = decoder.decode(frame, states[-1])
@@ -41,7 +42,7 @@ def decoded(decoder: StreamingDecoder, video: Tensor) -> tuple[list[Tensor], lis
     return pictures, states
 
 
-def test_frame_by_frame_equals_the_whole(decoder: StreamingDecoder) -> None:
+def test_frame_by_frame_equals_the_whole(decoder: StreamingAutoencoder) -> None:
     video = latents()
     pictures, _ = decoded(decoder, video)
     config = decoder.autoencoder.config
@@ -54,7 +55,7 @@ def test_frame_by_frame_equals_the_whole(decoder: StreamingDecoder) -> None:
     torch.testing.assert_close(torch.cat(pictures, 1).transpose(1, 2), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_state_is_a_value_that_can_be_gone_on_from_twice(decoder: StreamingDecoder) -> None:
+def test_a_state_is_a_value_that_can_be_gone_on_from_twice(decoder: StreamingAutoencoder) -> None:
     video = latents()
     pictures, states = decoded(decoder, video)
     kept = [each.clone() if isinstance(each, Tensor) else each for each in states[2].features]
@@ -67,23 +68,23 @@ def test_a_state_is_a_value_that_can_be_gone_on_from_twice(decoder: StreamingDec
     assert states[3].num_bytes == states[4].num_bytes > 0
 
 
-def test_a_saved_autoencoder_is_loaded(decoder: StreamingDecoder, tmp_path: Path) -> None:
+def test_a_saved_autoencoder_is_loaded(decoder: StreamingAutoencoder, tmp_path: Path) -> None:
     decoder.autoencoder.save_pretrained(tmp_path / "vae")
     frame = latents(1)[:, :, 0]
     for path in (tmp_path, tmp_path / "vae"):
-        found, _ = load_decoder(path).decode(frame, DecoderState())
+        found, _ = load_autoencoder(path).decode(frame, DecoderState())
         assert torch.equal(found, decoder.decode(frame, DecoderState())[0])
 
 
-def test_what_does_not_fit_is_named(decoder: StreamingDecoder, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_named(decoder: StreamingAutoencoder, tmp_path: Path) -> None:
     with pytest.raises(WorldError, match=r"latents must be \[batch, 16, h, w\], got \[2, 8, 4, 6\]"):
         decoder.decode(torch.zeros(2, 8, 4, 6), DecoderState())
     _, state = decoder.decode(latents()[:, :, 0], DecoderState())
     with pytest.raises(WorldError, match="do not go on from a video of batch 2, height 4 and width 6"):
         decoder.decode(torch.zeros(2, 16, 4, 8), state)
     with pytest.raises(WorldError, match="only Wan 2.1's is supported"):
-        StreamingDecoder(tiny_autoencoder(patch_size=2, in_channels=12, out_channels=12))
-    with pytest.raises(WorldError, match="is no folder"):
-        load_decoder(tmp_path / "none")
-    with pytest.raises(WorldError, match="holds no autoencoder of Wan 2.1"):
-        load_decoder(tmp_path)
+        StreamingAutoencoder(tiny_autoencoder(patch_size=2, in_channels=12, out_channels=12))
+    with pytest.raises(WorldError, match="does not exist"):
+        load_autoencoder(tmp_path / "none")
+    with pytest.raises(WorldError, match="holds no checkpoint"):
+        load_autoencoder(tmp_path)
