@@ -1,4 +1,4 @@
-"""Files of the autoencoder of Wan 2.1: the original layout and that of diffusers, read without running code."""
+"""Files of the autoencoder of Wan 2.1, of both layouts, read without running code."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def find_autoencoder(path: Path) -> Path | None:
 
 
 def load_autoencoder(path: Path, dtype: torch.dtype = torch.float32) -> StreamingAutoencoder:
-    """Load the autoencoder from a file or a folder of either layout, or from `vae` in the folder of a pipeline.
+    """Load the autoencoder from a file or a folder of either layout, or from `vae` in a pipeline's folder.
 
     Without a `config.json` beside it, its shape is the published one.
 

@@ -53,9 +53,10 @@ class WanTransformer(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         self.blocks = nn.ModuleList(WanBlock(config) for _ in range(config.num_layers))
         self.head = WanHead(config)
-        self.action_embedding = nn.ModuleList(nn.Embedding(count, dim) for count in config.num_values)
-        for embedding in self.action_embedding:  # a model that is given buttons keeps its video
-            nn.init.zeros_(embedding.weight)
+        # Zeros at the start: a model that is given buttons keeps its video.
+        self.action_embedding = nn.ModuleList(
+            nn.Embedding(count, dim, _weight=torch.zeros(count, dim)) for count in config.num_values
+        )
 
     @property
     def dtype(self) -> torch.dtype:
@@ -166,7 +167,7 @@ class WanTransformer(nn.Module):
         return embedded, wide(self.time_projection(embedded)).unflatten(-1, (6, -1))
 
     def _turns(self, latents: Tensor, first_frame: int | Tensor) -> Tensor:
-        """Return the turns of each token's frame, row and column, `[B or 1, F * N, D / 2, 2]`, at least fp32."""
+        """Return the turns of tokens by frame, row and column, `[B or 1, F * N, D / 2, 2]`, at least fp32."""
         frames, rows, columns = latents.shape[2], latents.shape[3] // PATCH, latents.shape[4] // PATCH
         width = self.config.head_width
         time, _, _ = split_width(width)
