@@ -61,6 +61,11 @@ class StreamingAutoencoder:
         """What `build_autoencoder` makes it of."""
         return {name: value for name, value in self.autoencoder.config.items() if not name.startswith("_")}
 
+    def to(self, *, dtype: torch.dtype, device: torch.device | str | None = None) -> StreamingAutoencoder:
+        """Move the weights."""
+        nn.Module.to(self.autoencoder, device=device, dtype=dtype)  # the library's own warns of nothing
+        return self
+
     @torch.no_grad()
     def encode(self, pictures: Tensor) -> Tensor:
         """Return the latents of a video, normed as the transformer's: `[B, channels, F, h, w]`.

@@ -54,7 +54,7 @@ def load_autoencoder(path: Path, dtype: torch.dtype = torch.float32) -> Streamin
             raise WorldError(f"{path} is no autoencoder of Wan 2.1: it {told} {name}, not {list(shape)}")
     if unknown := sorted(named.keys() - expected.keys()):
         raise WorldError(f"{path} is no autoencoder of Wan 2.1: {shown(unknown[0], 80)} is of no use")
-    module.to(dtype)
+    streaming.to(dtype=dtype)
     for name, own in module.state_dict().items():
         tensor = tensors.read(named[name])
         if tensor.dtype not in FLOATS or not tensor.isfinite().all():

@@ -59,7 +59,7 @@ def load_transformer(
     tensors = open_tensors(path, group)
     named = ours_by_name(tensors.shapes, path)
     shapes = {name: tensors.shapes[given] for name, given in named.items()}
-    config = config_of(shapes, _described(path), path)
+    config = config_of(shapes, described_beside(path), path)
     check_shapes(shapes, config, path)
     return _filled(config, dtype, tensors, named, path)
 
@@ -172,7 +172,7 @@ def config_of(shapes: Shapes, described: Mapping[str, Any], path: Path) -> WanCo
     return replace(config, **own)
 
 
-def _described(path: Path) -> Mapping[str, Any]:
+def described_beside(path: Path) -> Mapping[str, Any]:
     """Return what the configuration beside a checkpoint says; published ones are called `config.json`."""
     folder = path if path.is_dir() else path.parent
     inner = folder / "transformer" / CONFIG_FILE

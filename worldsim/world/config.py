@@ -23,6 +23,7 @@ from worldsim.storage.files import MAX_NAME, check_number, check_text, read_reco
 
 FORMAT = 1
 CARD_TITLES = {
+    "source": "Source",
     "data": "Data",
     "environment": "Environment",
     "training": "Training",

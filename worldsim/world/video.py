@@ -140,7 +140,7 @@ class VideoWorld(World):
     def to(self, device: torch.device | str, dtype: torch.dtype) -> VideoWorld:
         """Move the weights, and make the text's keys and values there."""
         self.transformer.to(device=device, dtype=dtype)
-        self.autoencoder.autoencoder.to(device=device, dtype=dtype)
+        self.autoencoder.to(device=device, dtype=dtype)
         with torch.no_grad():
             self._context = self.transformer.embed_text(self._text[None].to(device))
         return self
