@@ -84,8 +84,10 @@ class VideoWorld(World):
         raise AttributeError(f"a video world has no {name}")
 
     @classmethod
-    def load(cls, folder: Path, config: VideoWorldConfig, checksums: Mapping[str, str]) -> VideoWorld:
-        """Load the world of a folder whose description was read onto the CPU, in bf16.
+    def load(
+        cls, folder: Path, config: VideoWorldConfig, checksums: Mapping[str, str], dtype: torch.dtype
+    ) -> VideoWorld:
+        """Load the world of a folder, whose description was read, onto the CPU.
 
         Raises:
             WorldError: If a file is missing, altered or of another kind, or diffusers is not installed.
@@ -93,7 +95,7 @@ class VideoWorld(World):
         names = {path.relative_to(folder).as_posix() for path in files_below(folder / TRANSFORMER_FOLDER)}
         for name in sorted(names | {CODEC_FILE, TEXT_FILE}):
             check_file(folder, name, checksums.get(name))
-        weights = read_transformer(config.transformer, folder / TRANSFORMER_FOLDER)
+        weights = read_transformer(config.transformer, folder / TRANSFORMER_FOLDER, dtype)
         module = load_weights(lambda: build_autoencoder(config.autoencoder), folder / CODEC_FILE, 0)
         autoencoder = StreamingAutoencoder(module)
         if autoencoder.channels != config.transformer.in_dim:
@@ -198,7 +200,7 @@ class VideoWorld(World):
         causal = self._causal(sampler)
         latents = self._draw(noise, self._cache(memory), causal, actions, sampler)
         context = self.context_of(memory, latents, actions, noise)
-        return context.pictures[:, 0], latents, context
+        return context.pictures[:, 0].clone(), latents, context  # a saved state holds both
 
     def commit(
         self,
@@ -260,7 +262,7 @@ class VideoWorld(World):
             cache = commit_block(self.transformer, block, text, cache, causal, context.actions)
             memory = self._remembered(memory, cache, block, context)
         assert memory.pictures is not None
-        return memory, frames[:, -1] if total else memory.pictures[:, -1]
+        return memory, frames[:, -1] if total else memory.pictures[:, -1].clone()
 
     def _causal(self, sampler: SamplerConfig) -> CausalConfig:
         """Return the blocks with a sampler's steps: as trained, if there are as many, else evenly spaced."""

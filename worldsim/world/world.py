@@ -251,7 +251,7 @@ class World:
         if isinstance(config, VideoWorldConfig):
             from worldsim.world.video import VideoWorld  # which is made of this class
 
-            return VideoWorld.load(folder, config, checksums).to(device, dtype)
+            return VideoWorld.load(folder, config, checksums, dtype).to(device, dtype)
         model, encoder = (check_file(folder, name, checksums.get(name)) for name in (MODEL_FILE, CODEC_FILE))
         denoiser = load_weights(lambda: Denoiser(config.denoiser), model, config.denoiser.min_weights)
         codec = load_weights(lambda: FrameCodec(config.codec), encoder, config.codec.min_weights)
