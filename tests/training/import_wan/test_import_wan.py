@@ -10,11 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
+from tests.fakes import write_tiny_dataset
 from tests.wan_models import (
     REASON,
     import_tiny_world,
@@ -27,6 +29,7 @@ from training.cli.entry import describe_error
 from training.import_wan.command import ImportWanConfig, main
 from training.import_wan.sources import find_checkpoint, licence_of
 from training.import_wan.text import cleaned, encode_text
+from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
 from worldsim.storage.tensors import CONFIG_FILE
 from worldsim.wan.config import CausalConfig
@@ -163,6 +166,18 @@ def test_a_text_is_encoded_as_the_pipeline_does(checkpoint: Path, tmp_path: Path
         lambda: run(checkpoint, tmp_path / "x", **wrong),
     )
     assert_refused("holds no text encoder", lambda: encode_text("a", tmp_path / "world", config))
+
+
+def test_start_moments_come_from_gameplay_video(checkpoint: Path, tmp_path: Path) -> None:
+    write_tiny_dataset(tmp_path / "video", frames=14)
+    given = {"starts": str(tmp_path / "video"), "actions": "doom-rooms", "num_starts": 2, "start_frames": 8}
+    run(checkpoint, tmp_path / "world", **given)
+    env = ARL2WorldEnv(tmp_path / "world")
+    assert len(env.start_names) == 3 and env.start_names[0] == "from-text"
+    frame, _ = env.reset(seed=0, options={"start": 2})
+    assert np.array_equal(frame, env.world.starts[2].frames[-1])
+    assert env.get_state().memory.num_committed.tolist() == [2], "the latest 5 of 8 frames"
+    assert env.step(np.array([1, 0, 0]))[4]["frames_until_action"] == 3
 
 
 def test_texts_are_cleaned() -> None:
