@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import kernels
 from worldsim.errors import WorldError
 from worldsim.wan.config import PATCH, CausalConfig
-from worldsim.wan.layers import Pair
+from worldsim.wan.layers import Kept, Pair, Past, Writes
 from worldsim.wan.schedule import clean_from, noised, step_sigmas, times
 from worldsim.wan.transformer import TextContext, WanTransformer
 
@@ -27,14 +28,24 @@ class FrameCache:
     """
 
     pairs: tuple[Pair, ...] | None = None
-    """Of each layer, `[B, places * N, H, D]`; None before the first block."""
+    """Of each layer but hybrid ones, `[B, places * N, H, D]`; None before the first block."""
+    matrices: tuple[Tensor, ...] = ()
+    """Of each hybrid layer, `[B, H, D, D]`, at least fp32; none before the first block."""
     frames: Tensor | None = None
     """`[B]` int64, latent frames committed so far, the next one's place in the video; None for none."""
 
     @property
     def num_bytes(self) -> int:
-        """Size of all keys and values."""
-        return sum(tensor.nbytes for pair in self.pairs or () for tensor in pair)
+        """Size of all keys, values and matrices."""
+        pairs = sum(tensor.nbytes for pair in self.pairs or () for tensor in pair)
+        return pairs + sum(matrix.nbytes for matrix in self.matrices)
+
+    def by_layer(self, model: WanTransformer) -> tuple[Past, ...] | None:
+        """Return what each layer sees; None before the first block."""
+        if self.pairs is None:
+            return None
+        pairs, matrices, hybrid = iter(self.pairs), iter(self.matrices), model.config.hybrid_layers
+        return tuple(next(matrices if n in hybrid else pairs) for n in range(model.config.num_layers))
 
 
 def visible_frames(frames: int, config: CausalConfig) -> Tensor:
@@ -88,19 +99,22 @@ def commit_block(
         WorldError: If the block has another number of frames, or other shapes do not fit.
     """
     time = torch.zeros(clean.shape[0], dtype=torch.float64, device=clean.device)
-    pairs = _run(model, clean, time, text, cache, config, actions)[1]
-    frames = clean.shape[2]
-    before = _ages(cache, len(clean))
+    new = _run(model, clean, time, text, cache, config, actions)[1]
+    frames, before = clean.shape[2], _ages(cache, len(clean))
     places = _places(before, frames, config).to(clean.device)
-    past = cache.pairs or (None,) * len(pairs)
-    kept = tuple(
-        (
-            _pushed(None if old is None else old[0], new[0], frames, places, config),
-            _pushed(None if old is None else old[1], new[1], frames, places, config),
-        )
-        for old, new in zip(past, pairs, strict=True)
-    )
-    return FrameCache(kept, before + frames)
+    past = cache.by_layer(model) or (None,) * len(new)
+    pairs: list[Pair] = []
+    matrices: list[Tensor] = []
+    for old, kept in zip(past, new, strict=True):
+        if isinstance(kept, Writes):
+            width = kept.keys.shape[-1]
+            empty = kept.keys.new_zeros(len(clean), kept.keys.shape[2], width, width)
+            matrices.append(kernels.commit(*kept, old if isinstance(old, Tensor) else empty))
+        else:
+            keys, values = old if isinstance(old, tuple) else (None, None)
+            given = (frames, places, config)
+            pairs.append((_pushed(keys, kept[0], *given), _pushed(values, kept[1], *given)))
+    return FrameCache(tuple(pairs), tuple(matrices), before + frames)
 
 
 def generate_block(
@@ -148,7 +162,7 @@ def _run(
     cache: FrameCache,
     config: CausalConfig,
     actions: Tensor | None,
-) -> tuple[Tensor, tuple[Pair, ...]]:
+) -> tuple[Tensor, tuple[Kept, ...]]:
     frames = latents.shape[2] if latents.ndim == 5 else 0
     is_first = cache.pairs is None
     if frames != config.block and not (is_first and 0 < frames < config.block):
@@ -159,7 +173,7 @@ def _run(
     visible = None if is_first else _visible(ages, frames, tokens, config)
     visible = None if visible is None else visible.to(latents.device)
     return model.run(
-        latents, time, text, first_frame=ages, past=cache.pairs, visible=visible, actions=actions
+        latents, time, text, first_frame=ages, past=cache.by_layer(model), visible=visible, actions=actions
     )
 
 

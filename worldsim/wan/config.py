@@ -36,6 +36,9 @@ class WanConfig:
     num_values: list[int] = setting(
         [], "Values of each action axis; none in a model without buttons.", minimum=1, maximum=2**16
     )
+    hybrid_layers: list[int] = setting(
+        [], "Layers that keep a matrix per head in place of past frames' keys and values.", minimum=0
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -46,6 +49,9 @@ class WanConfig:
                 f"dim {self.dim} and num_heads {self.num_heads} make heads of {self.head_width} features; "
                 "time, row and column need two each"
             )
+        layers = self.hybrid_layers
+        if len(set(layers)) != len(layers) or any(layer >= self.num_layers for layer in layers):
+            raise WorldError(f"hybrid_layers must be some of 0 to {self.num_layers - 1}, got {layers}")
         if self.freq_dim % 2:
             raise WorldError(f"freq_dim must be even, got {self.freq_dim}")
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from worldsim.errors import WorldError
 from worldsim.model.rotary import frequencies, place_angles, split_width, turns
 from worldsim.wan.config import PATCH, WanConfig
-from worldsim.wan.layers import Pair, WanBlock, modulated, wide
+from worldsim.wan.layers import Kept, Pair, Past, WanBlock, modulated, wide
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,9 @@ class WanTransformer(nn.Module):
         )
         self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
-        self.blocks = nn.ModuleList(WanBlock(config) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(
+            WanBlock(config, is_hybrid=layer in config.hybrid_layers) for layer in range(config.num_layers)
+        )
         self.head = WanHead(config)
         # Zeros at the start: a model that is given buttons keeps its video.
         self.action_embedding = nn.ModuleList(
@@ -93,8 +95,10 @@ class WanTransformer(nn.Module):
             visible: `[F, F]` bool, which frames (columns) each frame (row) sees; None for all.
 
         Raises:
-            WorldError: If shapes do not fit.
+            WorldError: If shapes do not fit, or the model has hybrid layers, which pass over blocks alone.
         """
+        if self.config.hybrid_layers:
+            raise WorldError("a model with hybrid layers passes over a video block by block")
         if visible is not None:
             tokens = latents.shape[-2] * latents.shape[-1] // PATCH**2
             visible = visible.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
@@ -107,18 +111,18 @@ class WanTransformer(nn.Module):
         text: TextContext,
         *,
         first_frame: int | Tensor = 0,
-        past: tuple[Pair, ...] | None = None,
+        past: tuple[Past, ...] | None = None,
         visible: Tensor | None = None,
         actions: Tensor | None = None,
-    ) -> tuple[Tensor, tuple[Pair, ...]]:
-        """Return the velocity of frames, and their keys and values in each layer.
+    ) -> tuple[Tensor, tuple[Kept, ...]]:
+        """Return the velocity of frames, and what each layer keeps of them.
 
         Args:
             latents: `[B, channels, F, height, width]`.
             times: `[B]` or `[B, F]`.
             text: From `embed_text`.
             first_frame: Place of the first of them in the video, of all or of each, `[B]`.
-            past: Keys and values of frames before, of each layer.
+            past: Of each layer, what it sees of frames before; None for none.
             visible: `[F * N, past tokens + F * N]` bool, which tokens each token sees, or with sizes of 1
                 before it and for all tokens; None for all.
             actions: `[B, A]` int64, what is pressed while they are shown; None for a model without buttons,
@@ -131,12 +135,12 @@ class WanTransformer(nn.Module):
         embedded, modulation = self._embed_times(times, actions)
         turn = self._turns(latents, first_frame)
         x = self._embed_patches(latents)
-        pairs: list[Pair] = []
+        kept: list[Kept] = []
         for index, block in enumerate(self._blocks()):
             seen = past[index] if past is not None else None
-            x, pair = block(x, modulation, turn, text.pairs[index], seen, visible)
-            pairs.append(pair)
-        return self._from_patches(self.head(x, embedded), latents), tuple(pairs)
+            x, own = block(x, modulation, turn, text.pairs[index], seen, visible)
+            kept.append(own)
+        return self._from_patches(self.head(x, embedded), latents), tuple(kept)
 
     def _blocks(self) -> list[WanBlock]:
         return [block for block in self.blocks if isinstance(block, WanBlock)]

@@ -159,14 +159,15 @@ class VideoWorld(World):
         def zeros(*sizes: int, dtype: torch.dtype = self.dtype) -> Tensor:
             return torch.zeros((), dtype=dtype, device=self.device).expand(sizes)
 
+        num_hybrid = len(shape.hybrid_layers)
         channels, *size = config.latent_shape
         features = self.autoencoder.feature_shapes(*size)
         return MemoryState(
             matrices=zeros(
-                0, batch_size, shape.num_heads, shape.head_width, shape.head_width, dtype=torch.float32
+                num_hybrid, batch_size, shape.num_heads, *[shape.head_width] * 2, dtype=torch.float32
             ),
-            window_keys=zeros(shape.num_layers, batch_size, places, *token),
-            window_values=zeros(shape.num_layers, batch_size, places, *token),
+            window_keys=zeros(shape.num_layers - num_hybrid, batch_size, places, *token),
+            window_values=zeros(shape.num_layers - num_hybrid, batch_size, places, *token),
             phase=zeros(batch_size, shape.head_width // 2, dtype=torch.float32),
             latents=zeros(batch_size, channels, causal.block, *size, dtype=torch.float32),
             num_committed=zeros(batch_size, dtype=torch.int64),
@@ -298,27 +299,39 @@ class VideoWorld(World):
 
     def _cache(self, memory: MemoryState) -> FrameCache:
         keys, values = memory.window_keys.flatten(2, 3), memory.window_values.flatten(2, 3)
-        return FrameCache(tuple(zip(keys, values, strict=True)), memory.num_committed)
+        matrices = tuple(memory.matrices)
+        return FrameCache(tuple(zip(keys, values, strict=True)), matrices, memory.num_committed)
 
     def _remembered(
         self, memory: MemoryState, cache: FrameCache, latents: Tensor, context: BlockContext
     ) -> MemoryState:
         """Return the memory behind a block; what a shorter first one leaves free comes before it."""
-        assert cache.pairs is not None and cache.frames is not None
-        keys, values = (torch.stack(each) for each in zip(*cache.pairs, strict=True))
-        tokens, missing = self.config.tokens_per_frame, self.config.causal.block - latents.shape[2]
+        assert cache.frames is not None
+        keys, values = self._stacked(memory, cache)
+        missing = self.config.causal.block - latents.shape[2]
         padded = torch.cat([latents.new_zeros(latents[:, :, :1].shape)] * missing + [latents], dim=2)
         pictures = context.pictures
         free = self.config.action_repeat - pictures.shape[1]
         return replace(
             memory,
-            window_keys=keys.unflatten(2, (-1, tokens)),
-            window_values=values.unflatten(2, (-1, tokens)),
+            matrices=torch.stack(cache.matrices) if cache.matrices else memory.matrices,
+            window_keys=keys,
+            window_values=values,
             latents=padded,
             num_committed=cache.frames.to(self.device),
             pictures=torch.cat([pictures[:, :1]] * free + [pictures], dim=1),
             features=context.features,
         )
+
+    def _stacked(self, memory: MemoryState, cache: FrameCache) -> tuple[Tensor, Tensor]:
+        """Return keys and values of the layers that see frames, as `MemoryState` holds them."""
+        if not cache.pairs:
+            return memory.window_keys, memory.window_values
+        tokens = self.config.tokens_per_frame
+        keys, values = (
+            torch.stack(each).unflatten(2, (-1, tokens)) for each in zip(*cache.pairs, strict=True)
+        )
+        return keys, values
 
     def _pressed(self, actions: Tensor) -> Tensor | None:
         return actions if self.config.transformer.num_values else None

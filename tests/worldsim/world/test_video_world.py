@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium as gym
@@ -23,6 +24,7 @@ from worldsim.runtime.noise import DRAW_FRAME, WATCH_FRAME, draw_noise
 from worldsim.storage.images import write_png
 from worldsim.wan.causal import FrameCache, commit_block, generate_block
 from worldsim.wan.config import CausalConfig
+from worldsim.wan.conversion import with_hybrid_layers
 from worldsim.world import World
 from worldsim.world.video import VideoWorld
 
@@ -212,6 +214,35 @@ def test_play_goes_back_to_the_same_bytes(taught: VideoWorld) -> None:
         found = history.now()[0]
         tensors, others = found.tensors(), expected.tensors()
         assert all(torch.equal(tensors[name], others[name]) for name in others)
+
+
+def test_a_world_with_hybrid_layers_is_stepped_alike(world: VideoWorld) -> None:
+    """Its state holds a matrix per head in place of one layer's window."""
+    torch.manual_seed(0)
+    transformer = with_hybrid_layers(world.transformer, [1], tokens_per_frame=6)
+    config = replace(world.config, transformer=transformer.config)
+    assert world.folder is not None
+    given = (world.autoencoder, world._text, world.folder, world._checksums)
+    env = ARL2WorldEnv(VideoWorld(config, transformer, *given))
+    env.reset(seed=0)
+    before = env.memory_bytes
+    steps(env, [[1, 0, 0]] * (env.action_repeat + 1))
+    state = env.get_state()
+    assert state.nbytes == before < _bytes_of(world)
+    assert state.memory.matrices.shape == (1, 1, 2, 12, 12) and bool(state.memory.matrices.any())
+    assert len(state.memory.window_keys) == 1
+    ahead = [[0, 0, 2]] * (2 * env.action_repeat)
+    expected = steps(env, ahead)
+    env.set_state(state)
+    assert all(np.array_equal(a, b) for a, b in zip(expected, steps(env, ahead), strict=True))
+    env.set_state(state.with_matrices(torch.zeros_like(state.memory.matrices)))
+    assert not np.array_equal(expected, steps(env, ahead)), "what was written is read"
+
+
+def _bytes_of(world: VideoWorld) -> int:
+    env = ARL2WorldEnv(world)
+    env.reset(seed=0)
+    return env.memory_bytes
 
 
 def test_what_it_has_not_is_one_sentence(world: VideoWorld) -> None:
