@@ -38,6 +38,7 @@ ONLY_IN = {
     "pyarrow": ("worldsim/data/formats/*", "training/export/*"),
     "pygame": ("worldsim/ui/*", "worldsim/play/desktop/*"),
     "stable_baselines3": ("worldsim/sb3.py", "training/*", "policies/*"),
+    "transformers": ("training/import_wan/*",),
     "triton": ("kernels/*",),
 }
 

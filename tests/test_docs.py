@@ -197,7 +197,7 @@ def test_the_pages_give_each_command_of_training() -> None:
     named = {name for _, name, _ in page_commands()}
     of_worlds = ("codec", "pretrain", "finetune", "matched", "select_layers", "convert", "outcome_heads")
     others = (
-        *("check", "export", "ingest"),
+        *("check", "export", "import_wan", "ingest"),
         "benchmark",
         "collect",
         "features",

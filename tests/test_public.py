@@ -58,7 +58,7 @@ COMMANDS = (
         "matched",
     ),
     *("odometry", "outcome_heads", "play", "pretrain", "report_conversion", "rl", "select_layers", "sharpen"),
-    *("check", "export", "ingest", "learn"),
+    *("check", "export", "import_wan", "ingest", "learn"),
 )
 
 

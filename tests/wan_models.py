@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from worldsim.wan.config import WanConfig
+from training import import_wan
+from worldsim.wan.config import CausalConfig, WanConfig
 from worldsim.wan.keys import to_diffusers
 from worldsim.wan.transformer import WanTransformer
 
@@ -59,3 +62,30 @@ def library_transformer(model: WanTransformer) -> Any:
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
+
+
+def tiny_autoencoder(**changes: Any) -> Any:
+    diffusers = pytest.importorskip("diffusers", reason=REASON)
+    torch.manual_seed(0)
+    shape = {"base_dim": 3, "z_dim": 16, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1}
+    return diffusers.AutoencoderKLWan(**(shape | changes)).eval().requires_grad_(False)
+
+
+def save_tiny_checkpoint(folder: Path, model: WanTransformer | None = None) -> Path:
+    """Save a training's checkpoint as it is published, with its autoencoder beside it; returns the file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"num_heads": 2, "text_len": 12}))
+    weights = (model or tiny_transformer()).state_dict()
+    torch.save({"generator": {f"model.{name}": each for name, each in weights.items()}}, folder / "model.pt")
+    tiny_autoencoder().save_pretrained(folder / "vae")
+    return folder / "model.pt"
+
+
+def import_tiny_world(folder: Path, *, causal: CausalConfig, **settings: Any) -> Path:
+    """Import a tiny checkpoint by the command, as a world of 32 x 48 in fp32; returns its folder."""
+    given = {"height": 32, "width": 48, "dtype": "float32", "out": str(folder / "world")}
+    path = settings.pop("checkpoint", None) or save_tiny_checkpoint(folder / "checkpoint")
+    import_wan.main.run(
+        import_wan.command.ImportWanConfig(checkpoint=str(path), causal=causal, **(given | settings))
+    )
+    return folder / "world"

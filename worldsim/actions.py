@@ -38,7 +38,8 @@ class ActionAxis:
 
     Attributes:
         name: What the axis does, for example `turn`.
-        buttons: Value `i` of the axis presses `buttons[i - 1]`; value 0 presses nothing.
+        buttons: Value `i` of the axis presses `buttons[i - 1]`; value 0 presses nothing. None where there is
+            nothing to press.
         keys: Default key names for each button, as SDL spells them (`"left"`, `"a"`).
         centres: Of an analog axis: the number in the game's units that each of its values stands for, value
             0 first; empty of buttons.
@@ -52,7 +53,7 @@ class ActionAxis:
     def __post_init__(self) -> None:
         for text in (self.name, *self.buttons, *(key for keys in self.keys for key in keys)):
             check_text(text, "the name of an action axis, a button or a key", MAX_NAME)
-        if not self.buttons or len(self.keys) != len(self.buttons):
+        if len(self.keys) != len(self.buttons):
             raise WorldError(
                 f"action axis {self.name!r} needs one list of keys for each of its buttons, "
                 f"got {len(self.buttons)} buttons and {len(self.keys)} lists of keys"
@@ -71,6 +72,10 @@ class ActionAxis:
         if not self.centres:
             return 0, 0
         return int(np.argmin(self.centres)), int(np.argmax(self.centres))
+
+
+NO_BUTTONS = ActionAxis(name="none", buttons=(), keys=())
+"""Of a world in which nothing can be pressed; it has one value."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import WorldError
-from worldsim.model import belief
-from worldsim.model.frame_context import FrameContext
 from worldsim.model.inspection import LayerReading, inspect_layers
 from worldsim.model.memory.state import MemoryState
 from worldsim.outcome import Outcome, outcome_of
@@ -23,29 +21,16 @@ from worldsim.runtime.cuda_graphs import CompileChoice, choose_compile, compiler
 from worldsim.runtime.device import DeviceChoice, choose_device, set_threads
 from worldsim.runtime.isolation import isolated, ordinary
 from worldsim.runtime.noise import COMMIT_FRAME, DRAW_FRAME, NoiseAhead, draw_noise
-from worldsim.sampler import MAX_NOISE_SCALE, MAX_STEPS, SamplerConfig, draw, watch
+from worldsim.sampler import MAX_NOISE_SCALE, MAX_STEPS, SamplerConfig, watch
 from worldsim.starts import path_of
 from worldsim.state import WorldState
 from worldsim.storage.files import check_integer, check_number, plain
+from worldsim.world.held_frames import PartlyDrawn, Prediction, partly_drawn, rows_due
+from worldsim.world.video import VideoWorld
 from worldsim.world.world import Start, World, shipped_worlds
 
 BUILT = ("_run_predict", "_run_commit", "_run_step", "_run_outcome")
 """What `compile` makes, anew in each process."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """A frame that was drawn but not yet remembered.
-
-    Attributes:
-        frames: `[B, H, W, 3]` uint8, on the simulator's `frames_device`.
-        latents: `[B, C, h, w]`, on the world's device.
-        context: What the passes over this frame share; `commit` needs it again.
-    """
-
-    frames: Tensor
-    latents: Tensor
-    context: FrameContext
 
 
 class Simulator:
@@ -79,11 +64,13 @@ class Simulator:
         self.world = world
         self.sampler = sampler if sampler is not None else world.config.sampler
         self.frames_device = torch.device(frames_device)
-        shape = world.denoiser.latent_shape
-        self._noise_ahead = NoiseAhead(shape, world.device) if noise_ahead else None
+        self._noise_ahead = NoiseAhead(world.noise_shape(self.sampler), world.device) if noise_ahead else None
         self.device_choice = DeviceChoice(world.device, world.dtype, "the world was loaded so")
         self.compile_choice = CompileChoice(compile, "as asked")
         self._is_eager = compile == "none"
+        self._repeat = world.config.action_repeat
+        # What a video world keeps is too large to be copied out of inference mode.
+        self._infers = not isinstance(world, VideoWorld)
         self._build()
 
     def _build(self) -> None:
@@ -98,7 +85,7 @@ class Simulator:
     def __setstate__(self, made_of: dict[str, Any]) -> None:
         self.__dict__.update(made_of)
         if made_of["_noise_ahead"]:
-            self._noise_ahead = NoiseAhead(self.world.denoiser.latent_shape, self.world.device)
+            self._noise_ahead = NoiseAhead(self.world.noise_shape(self.sampler), self.world.device)
         else:
             self._noise_ahead = None
         self._build()
@@ -134,13 +121,17 @@ class Simulator:
         frames = torch.stack([start.frames for start in starts])  # [B, T, H, W, 3]
         actions = torch.stack([start.actions for start in starts])
         noise_seeds = torch.tensor(list(seeds), dtype=torch.int64)
+        leading = torch.cat([torch.zeros_like(actions[:, :1]), actions[:, :-1]], dim=1)
+        if isinstance(self.world, VideoWorld):
+            memory, shown = self.world.begin(frames, leading, noise_seeds, self.sampler)
+            nothing, shown = torch.zeros_like(noise_seeds), shown.to(self.frames_device)
+            return WorldState(memory=memory, frame_index=nothing, seed=noise_seeds, frames=shown)
         state = WorldState(
             memory=self.world.initial_memory(len(starts)),
             frame_index=torch.zeros(len(starts), dtype=torch.int64),
             seed=torch.zeros_like(noise_seeds),  # what has been watched depends on no dream's seed
             frames=frames[:, -1].to(self.frames_device),
         )
-        leading = torch.cat([torch.zeros_like(actions[:, :1]), actions[:, :-1]], dim=1)
         for index in range(frames.shape[1]):
             pose = None if poses is None else poses[:, index]
             state = self.commit_frames(state, frames[:, index], leading[:, index], pose)
@@ -152,10 +143,13 @@ class Simulator:
 
         In a world with odometry, `poses` `[B, 3]` say where it is seen from, if that is known (`path_of`).
         """
-        is_full = self.world.denoiser.window_is_full(state.memory)
+        if (due := rows_due(state, self._repeat)) is not None:
+            drawn = self.predict(state.rows(due), actions[due]) if due else None
+            return partly_drawn(state, self._repeat, due, drawn, self.frames_device)
+        is_full = self.world.window_is_full(state.memory)
         given = self._on_device(actions, poses)
         noise = self._noise(state, DRAW_FRAME)
-        with torch.inference_mode():
+        with torch.inference_mode(self._infers):
             frames, latents, context = self._run_predict(state.memory, *given, noise, is_full)
             frames = frames.to(self.frames_device)
         return Prediction(ordinary(frames), ordinary(latents), context)
@@ -163,8 +157,12 @@ class Simulator:
     @isolated
     def commit(self, state: WorldState, prediction: Prediction) -> WorldState:
         """Remember a predicted frame; returns the state after it and leaves the old one as it was."""
+        if isinstance(part := prediction.context, PartlyDrawn):
+            if part.drawn is not None:
+                state = state.with_rows(part.rows, self.commit(state.rows(part.rows), part.drawn))
+            return replace(state, frame_index=prediction.context.following, frames=prediction.frames)
         noise = self._commit_noise(state)
-        with torch.inference_mode():
+        with torch.inference_mode(self._infers):
             memory = self._run_commit(state.memory, prediction.latents, noise, prediction.context)
         memory = memory.map(lambda _, tensor: ordinary(tensor))
         return replace(state, memory=memory, frame_index=state.frame_index + 1, frames=prediction.frames)
@@ -188,12 +186,13 @@ class Simulator:
             noise_scale: Of the sampler that drew it, if that was another one: a recycled world's memory holds
                 what its first pass made of the noise.
         """
-        denoiser, odometry = self.world.denoiser, self.world.odometry
-        context = belief.observe(denoiser, odometry, actions.to(self.world.device), state.memory)
-        if denoiser.config.recycled:
-            scale = self.sampler.noise_scale if noise_scale is None else noise_scale
-            noise = self._noise(state, DRAW_FRAME) * scale
-            context = denoiser.first_pass(noise, context, state.memory)[1]
+        if (due := rows_due(state, self._repeat)) is not None:
+            if due:
+                raise WorldError("dreams that read their actions at different frames are remembered alone")
+            return self.commit(state, partly_drawn(state, self._repeat, due, None, self.frames_device))
+        scale = self.sampler.noise_scale if noise_scale is None else noise_scale
+        noise = self._noise(state, DRAW_FRAME) * scale
+        context = self.world.context_of(state.memory, latents, actions.to(self.world.device), noise)
         return self.commit(state, Prediction(frames, latents, context))
 
     @isolated
@@ -203,7 +202,7 @@ class Simulator:
         Args:
             state: Of B dreams.
         """
-        if self.world.denoiser.outcome is None or self.world.config.outcome is None:
+        if self.world.config.outcome is None:
             return None
         assert state.memory.summary is not None, "the state belongs to a world without outcome heads"
         return outcome_of(self._run_outcome(state.memory.summary))
@@ -212,10 +211,14 @@ class Simulator:
     def inspect(self, state: WorldState, prediction: Prediction) -> list[LayerReading]:
         """Return what the hybrid layers read from the state before a frame; costs a denoising pass.
 
+        Nothing in a video world, which has no such layers.
+
         Args:
             state: Of one dream, before the frame.
             prediction: The frame.
         """
+        if isinstance(self.world, VideoWorld):
+            return []
         denoiser, latents, level = self.world.denoiser, prediction.latents, 0.0
         if denoiser.config.recycled:
             latents, level = self._noise(state, DRAW_FRAME) * self.sampler.noise_scale, 1.0
@@ -238,7 +241,7 @@ class Simulator:
         if self._is_eager:
             prediction = self.predict(state, actions, poses)
             return prediction.frames, self.commit(state, prediction)
-        is_full = self.world.denoiser.window_is_full(state.memory)
+        is_full = self.world.window_is_full(state.memory)
         given, noise = self._on_device(actions, poses), self._noise(state, DRAW_FRAME)
         commit_noise = self._commit_noise(state)
         with torch.inference_mode():
@@ -258,6 +261,9 @@ class Simulator:
             frames: `[B, H, W, 3]` uint8.
             actions: `[B, A]` int64, the actions that led to them.
             poses: See `predict`.
+
+        Raises:
+            WorldError: In a video world, which watches whole videos at the start alone.
         """
         world = self.world
         latents = world.codec.encode(frames.to(world.device)).float()
@@ -272,7 +278,7 @@ class Simulator:
         return actions.to(self.world.device), None if poses is None else poses.to(self.world.device)
 
     def _noise(self, state: WorldState, purpose: int) -> Tensor:
-        shape = self.world.denoiser.latent_shape
+        shape = self.world.noise_shape(self.sampler)
         if self._noise_ahead is not None:
             return self._noise_ahead.draw(state.seed, state.frame_index, purpose)
         return draw_noise(state.seed, state.frame_index, shape, purpose).to(self.world.device)
@@ -289,22 +295,14 @@ class Simulator:
         poses: Tensor | None,
         noise: Tensor,
         window_is_full: bool,
-    ) -> tuple[Tensor, Tensor, FrameContext]:
+    ) -> tuple[Tensor, Tensor, Any]:
         """Return the frames, their latents, and what the commit needs again."""
-        denoiser = self.world.denoiser
-        context = belief.observe(denoiser, self.world.odometry, actions, memory, window_is_full, poses)
-        latents, context = draw(denoiser, noise, context, memory, self.sampler)
-        return self.world.codec.decode(latents), latents, context
+        return self.world.predict(memory, actions, poses, noise, window_is_full, self.sampler)
 
     def _commit(
-        self, memory: MemoryState, latents: Tensor, noise: Tensor | None, context: FrameContext
+        self, memory: MemoryState, latents: Tensor, noise: Tensor | None, context: Any
     ) -> MemoryState:
-        level = self.sampler.commit_level
-        if noise is not None:
-            latents = (1 - level) * latents + level * noise
-        levels = torch.full((len(latents),), level, device=latents.device)
-        given = (latents, levels, context, memory, self.sampler.write_novelty)
-        return belief.commit(self.world.denoiser, self.world.odometry, *given)
+        return self.world.commit(memory, latents, noise, context, self.sampler)
 
     def _step(
         self,
@@ -375,14 +373,17 @@ def open_simulator(
     """
     world, device_choice = open_world(world, runtime)
     sampler = _change_sampler(world.config.sampler, runtime)
-    launch = choose_compile(runtime.compile, world.device, grows=bool(world.config.denoiser.full_layers))
+    is_video = isinstance(world, VideoWorld)
+    if is_video and runtime.compile not in ("auto", "none"):
+        raise WorldError(f"compile={runtime.compile!r} is not supported by video worlds: leave it out")
+    launch = choose_compile(runtime.compile, world.device, grows=world.config.memory_grows or is_video)
     simulator = Simulator(
         world,
         sampler,
         world.device if frames_on_device else "cpu",
         compile=launch.mode,
         # A CPU has nothing else to do it with, and the few numbers of one dream are drawn at once.
-        noise_ahead=world.device.type == "cuda" and batch_size > 1,
+        noise_ahead=world.device.type == "cuda" and batch_size > 1 and not is_video,
     )
     simulator.device_choice, simulator.compile_choice = device_choice, launch
     return simulator

@@ -126,8 +126,12 @@ class EnvWorld:
         if self._all_watched is not None:
             return replace(self._all_watched.rows(starts), seed=noise_seeds)
         # Each is watched alone: what is kept then depends on nothing that was watched beside it.
-        watched = {start: self._watch(start) for start in dict.fromkeys(starts)}
-        states = [watched[start] for start in starts]
+        watched = {start: self._watch(start) for start in dict.fromkeys(starts) if not self._is_drawn(start)}
+        pairs = zip(starts, seeds, strict=True)
+        states = [
+            self.simulator.start([self._starts[start]], [seed]) if self._is_drawn(start) else watched[start]
+            for start, seed in pairs
+        ]
         joined = states[0] if len(states) == 1 else WorldState.join(states)
         return replace(joined, seed=noise_seeds)
 
@@ -141,11 +145,17 @@ class EnvWorld:
         Raises:
             WorldError: If the start moments are not all of one length.
         """
+        if any(map(self._is_drawn, range(len(self._starts)))):
+            return  # they are another moment for each seed
         chunks = [
             self._starts[first : first + batch_size] for first in range(0, len(self._starts), batch_size)
         ]
         watched = [self.simulator.start(chunk, [0] * len(chunk)) for chunk in chunks]
         self._all_watched = WorldState.join(watched)
+
+    def _is_drawn(self, number: int) -> bool:
+        """Return whether nothing is watched at a start moment, since the network draws it from the seed."""
+        return not len(self._starts[number].frames)
 
     def _watch(self, number: int) -> WorldState:
         if number not in self._watched:
@@ -235,6 +245,8 @@ class DreamEnv:
         self.world, self.simulator = self._env_world.world, self._env_world.simulator
         self.device_choice = self.simulator.device_choice
         self.compile_choice = self.simulator.compile_choice
+        if self.action_repeat > 1:
+            self.metadata = self.metadata | {"action_repeat": self.action_repeat}
         rate = self.world.config.frame_rate
         # An int where it is whole: `gymnasium.utils.play` takes no other.
         self.metadata = self.metadata | {"render_fps": int(rate) if rate == int(rate) else rate}
@@ -245,6 +257,11 @@ class DreamEnv:
     def start_names(self) -> tuple[str, ...]:
         """Names of the start moments, in order."""
         return self._env_world.start_names
+
+    @property
+    def action_repeat(self) -> int:
+        """Displayed frames that an action is held for; 1 where each step reads its own."""
+        return self.world.config.action_repeat
 
     @property
     def memory_bytes(self) -> int:

@@ -38,6 +38,10 @@ class ARL2WorldEnv(DreamEnv, gym.Env[np.ndarray, np.ndarray]):
     dtype give the same bytes. `info` holds `frame_index`, the number of frames dreamt since the start, and
     `start`, the name of the start moment (empty after `set_state`).
 
+    In a video world an action is held for `action_repeat` displayed frames, four of each latent frame of a
+    block: a step shows one of them, and reads its action only where the block before has ended. `info` then
+    holds `frames_until_action`, how many frames are shown before a step reads one; at 0 the next step does.
+
     In a world with outcome heads the reward is the one that is to be expected on the way to the frame, in the
     game's own units, and `terminated` is True once the probability that the game ended there reaches the
     world's `end_threshold`; then only `reset` or `set_state` goes on. Whether an episode has ended is part of
@@ -108,7 +112,8 @@ class ARL2WorldEnv(DreamEnv, gym.Env[np.ndarray, np.ndarray]):
             WorldError: If it is no picture, or there is a start moment of its name.
         """
         config = self.world.config
-        num_frames = len(self.world.starts[0].frames) if self.world.starts else PICTURE_FRAMES
+        watched = [len(start.frames) for start in self.world.starts if len(start.frames)]
+        num_frames = watched[0] if watched else PICTURE_FRAMES
         start = picture_start(path, config.actions, (config.height, config.width), num_frames)
         self._env_world.add_start(start)
         return start.name
@@ -266,7 +271,9 @@ class ARL2WorldEnv(DreamEnv, gym.Env[np.ndarray, np.ndarray]):
         return frames[0].numpy().copy()  # a copy: who changes it must not change what the world remembers
 
     def _info(self) -> dict[str, Any]:
-        return {"frame_index": int(self._current_state("info").frame_index[0]), "start": self._start_name}
+        number = int(self._current_state("info").frame_index[0])
+        held = {"frames_until_action": -number % self.action_repeat} if self.action_repeat > 1 else {}
+        return {"frame_index": number, "start": self._start_name} | held
 
     def _show(self) -> None:
         if self._window is None:

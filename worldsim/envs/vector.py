@@ -50,10 +50,11 @@ class ARL2WorldVectorEnv(DreamEnv, VectorEnv[Array, Array, Array]):
 
     Observations are frames, `[N, H, W, 3]` uint8; actions `[N, A]`, whole numbers of the world's axes;
     rewards `[N]`, terminations and truncations `[N]` bool; `infos` are those of Gymnasium's own vector
-    environments, with `frame_index` and `start`, and in a world with outcome heads with `end_probability` of
-    the frames that were dreamt. Row i with seed s is the dream of the single environment
-    with seed s; products of more rows may round otherwise, and the two then drift apart slowly. The same
-    calls with the same N and number of threads give the same bytes.
+    environments, with `frame_index` and `start`, in a world with outcome heads with `end_probability` of the
+    frames that were dreamt, and in a video world with `frames_until_action`, see the single environment. Row
+    i with seed s is the dream of the single environment with seed s; products of more rows may round
+    otherwise, and the two then drift apart slowly. The same calls with the same N and number of threads give
+    the same bytes.
 
     Without outcome heads every reward is 0 and no episode terminates: the first `reset` warns of that.
 
@@ -117,7 +118,7 @@ class ARL2WorldVectorEnv(DreamEnv, VectorEnv[Array, Array, Array]):
             frames_on_device=output == "torch",
             discrete_actions=discrete_actions,
         )
-        if config.denoiser.full_layers:
+        if config.memory_grows:
             raise WorldError(
                 f"world {config.name!r} keeps all past frames, so its dreams cannot be reset one by one: "
                 "use vectorization_mode='sync'"
@@ -315,7 +316,14 @@ class ARL2WorldVectorEnv(DreamEnv, VectorEnv[Array, Array, Array]):
             "_frame_index": mask.copy(),
             "start": np.where(mask, self._start_of, np.array(None)),
             "_start": mask.copy(),
-        }
+        } | self._held(state, mask)
+
+    def _held(self, state: WorldState, mask: np.ndarray) -> dict[str, Any]:
+        """Return after how many frames actions are read, in a video world."""
+        if self.action_repeat == 1:
+            return {}
+        left = -state.frame_index.numpy() % self.action_repeat
+        return {"frames_until_action": np.where(mask, left, 0), "_frames_until_action": mask.copy()}
 
     def _final(self, state: WorldState, done: np.ndarray, probabilities: np.ndarray | None) -> dict[str, Any]:
         frames = np.full(self.num_envs, None, dtype=object)

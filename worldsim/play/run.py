@@ -113,6 +113,8 @@ def open_env(config: PlayConfig, say: Say) -> ARL2WorldEnv:
     world, steps = env.world.config, env.simulator.sampler.num_steps
     size = f"{world.width} x {world.height} at {world.frame_rate:g} frames/s"
     say(f"world {world.name}: {size}, {steps} denoising {'step' if steps == 1 else 'steps'}")
+    if env.action_repeat > 1:
+        say(f"an action is held for {env.action_repeat} displayed frames, {world.frame_rate:g} a second")
     say(f"computing on {env.device_choice}, {num_threads} threads")
     return env
 

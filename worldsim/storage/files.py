@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path, PurePosixPath
+from types import NoneType
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -226,6 +227,8 @@ def file_name(text: str) -> str:
 def read_record(kind: type[Record], data: Any, name: str) -> Record:
     """Build a dataclass of numbers, texts and lists of them from a JSON object, each of the declared type.
 
+    What may be None, `int | None` say, may be null.
+
     Args:
         kind: The dataclass; ranges are its own to check.
 
@@ -249,6 +252,8 @@ def _of_type(kind: Any, value: Any, name: str) -> Any:
         if not isinstance(value, list):
             raise WorldError(f"{name} is not of the expected form, a list, but {shown(value)}")
         return [_of_type(get_args(kind)[0], item, name) for item in value]
+    if NoneType in get_args(kind):
+        return None if value is None else _of_type(get_args(kind)[0], value, name)
     checks = {int: _any_integer, float: check_number, bool: check_bool, str: check_text}
     return checks[kind](value, name)
 

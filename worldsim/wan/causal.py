@@ -7,11 +7,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+import kernels
 from worldsim.errors import WorldError
-from worldsim.wan.config import CausalConfig
-from worldsim.wan.layers import Pair
+from worldsim.wan.config import PATCH, CausalConfig
+from worldsim.wan.layers import Kept, Pair, Past, Writes
 from worldsim.wan.schedule import clean_from, noised, step_sigmas, times
 from worldsim.wan.transformer import TextContext, WanTransformer
 
@@ -20,18 +22,30 @@ from worldsim.wan.transformer import TextContext, WanTransformer
 class FrameCache:
     """Keys and values that the next block sees, a value: no function writes into one.
 
-    Keys are turned by their frames' places in the video. Frames of the sink come first, the latest last.
+    Keys are turned by their frames' places in the video. Frames of the sink come first, then the latest, the
+    last one last. With a window there are places for all frames that it holds, and rows may be of different
+    ages: what has no frame yet is not seen. Without one the cache grows.
     """
 
     pairs: tuple[Pair, ...] | None = None
-    """Of each layer, `[B, frames * N, H, D]`; None before the first block."""
-    frames: int = 0
-    """Latent frames committed so far; the next one's place in the video."""
+    """Of each layer but hybrid ones, `[B, places * N, H, D]`; None before the first block."""
+    matrices: tuple[Tensor, ...] = ()
+    """Of each hybrid layer, `[B, H, D, D]`, at least fp32; none before the first block."""
+    frames: Tensor | None = None
+    """`[B]` int64, latent frames committed so far, the next one's place in the video; None for none."""
 
     @property
     def num_bytes(self) -> int:
-        """Size of all keys and values."""
-        return sum(tensor.nbytes for pair in self.pairs or () for tensor in pair)
+        """Size of all keys, values and matrices."""
+        pairs = sum(tensor.nbytes for pair in self.pairs or () for tensor in pair)
+        return pairs + sum(matrix.nbytes for matrix in self.matrices)
+
+    def by_layer(self, model: WanTransformer) -> tuple[Past, ...] | None:
+        """Return what each layer sees; None before the first block."""
+        if self.pairs is None:
+            return None
+        pairs, matrices, hybrid = iter(self.pairs), iter(self.matrices), model.config.hybrid_layers
+        return tuple(next(matrices if n in hybrid else pairs) for n in range(model.config.num_layers))
 
 
 def visible_frames(frames: int, config: CausalConfig) -> Tensor:
@@ -54,6 +68,7 @@ def block_velocity(
     text: TextContext,
     cache: FrameCache,
     config: CausalConfig,
+    actions: Tensor | None = None,
 ) -> Tensor:
     """Return the velocity of the next block, `[B, channels, frames, height, width]` as `latents`.
 
@@ -62,11 +77,12 @@ def block_velocity(
         time: 0 to 1000, `[B]` or `[B, frames]`.
         text: From `WanTransformer.embed_text`.
         cache: Of the blocks before.
+        actions: `[B, A]` int64, what is pressed during the block, in a model with buttons.
 
     Raises:
         WorldError: If the block has another number of frames, or other shapes do not fit.
     """
-    return _run(model, latents, time, text, cache, config)[0]
+    return _run(model, latents, time, text, cache, config, actions)[0]
 
 
 def commit_block(
@@ -75,6 +91,7 @@ def commit_block(
     text: TextContext,
     cache: FrameCache,
     config: CausalConfig,
+    actions: Tensor | None = None,
 ) -> FrameCache:
     """Return the cache behind a finished block, `[B, channels, frames, height, width]`: a pass at time 0.
 
@@ -82,13 +99,22 @@ def commit_block(
         WorldError: If the block has another number of frames, or other shapes do not fit.
     """
     time = torch.zeros(clean.shape[0], dtype=torch.float64, device=clean.device)
-    pairs = _run(model, clean, time, text, cache, config)[1]
-    tokens = pairs[0][0].shape[1] // clean.shape[2]
-    if cache.pairs is not None:
-        joined = zip(cache.pairs, pairs, strict=True)
-        pairs = tuple((torch.cat([a[0], b[0]], 1), torch.cat([a[1], b[1]], 1)) for a, b in joined)
-    kept = tuple((_forget(k, tokens, config), _forget(v, tokens, config)) for k, v in pairs)
-    return FrameCache(kept, cache.frames + clean.shape[2])
+    new = _run(model, clean, time, text, cache, config, actions)[1]
+    frames, before = clean.shape[2], _ages(cache, len(clean))
+    places = _places(before, frames, config).to(clean.device)
+    past = cache.by_layer(model) or (None,) * len(new)
+    pairs: list[Pair] = []
+    matrices: list[Tensor] = []
+    for old, kept in zip(past, new, strict=True):
+        if isinstance(kept, Writes):
+            width = kept.keys.shape[-1]
+            empty = kept.keys.new_zeros(len(clean), kept.keys.shape[2], width, width)
+            matrices.append(kernels.commit(*kept, old if isinstance(old, Tensor) else empty))
+        else:
+            keys, values = old if isinstance(old, tuple) else (None, None)
+            given = (frames, places, config)
+            pairs.append((_pushed(keys, kept[0], *given), _pushed(values, kept[1], *given)))
+    return FrameCache(tuple(pairs), tuple(matrices), before + frames)
 
 
 def generate_block(
@@ -98,6 +124,7 @@ def generate_block(
     cache: FrameCache,
     config: CausalConfig,
     fresh: Tensor | None = None,
+    actions: Tensor | None = None,
 ) -> Tensor:
     """Return the next block's clean latents, as `noise` `[B, channels, frames, height, width]`.
 
@@ -107,6 +134,7 @@ def generate_block(
     Args:
         noise: Standard normal; the first step starts from it.
         fresh: Standard normal noise of the later steps, `[steps - 1, *noise.shape]`; none for a single step.
+        actions: See `block_velocity`.
 
     Raises:
         WorldError: If shapes do not fit.
@@ -122,7 +150,7 @@ def generate_block(
         if index and fresh is not None:
             x = noised(clean, fresh[index - 1], sigma)
         time = times(torch.full((x.shape[0],), sigma, dtype=torch.float64, device=x.device))
-        clean = clean_from(x, block_velocity(model, x, time, text, cache, config), sigma)
+        clean = clean_from(x, block_velocity(model, x, time, text, cache, config, actions), sigma)
     return clean
 
 
@@ -133,17 +161,62 @@ def _run(
     text: TextContext,
     cache: FrameCache,
     config: CausalConfig,
-) -> tuple[Tensor, tuple[Pair, ...]]:
+    actions: Tensor | None,
+) -> tuple[Tensor, tuple[Kept, ...]]:
     frames = latents.shape[2] if latents.ndim == 5 else 0
-    if frames != config.block and (cache.frames or not 0 < frames < config.block):
-        first = "" if cache.frames else f"1 to {config.block} of the first, or "
+    is_first = cache.pairs is None
+    if frames != config.block and not (is_first and 0 < frames < config.block):
+        first = f"1 to {config.block} of the first, or " if is_first else ""
         raise WorldError(f"a block has {first}{config.block} latent frames, got {list(latents.shape)}")
-    return model.run(latents, time, text, first_frame=cache.frames, past=cache.pairs)
+    ages = _ages(cache, len(latents))
+    tokens = latents.shape[3] * latents.shape[4] // PATCH**2
+    visible = None if is_first else _visible(ages, frames, tokens, config)
+    visible = None if visible is None else visible.to(latents.device)
+    return model.run(
+        latents, time, text, first_frame=ages, past=cache.by_layer(model), visible=visible, actions=actions
+    )
 
 
-def _forget(tensor: Tensor, tokens: int, config: CausalConfig) -> Tensor:
-    """Return what the next block sees of the `[B, frames * N, H, D]` keys or values of all frames."""
-    sink, kept, held = config.sink, config.kept, tensor.shape[1] // tokens
-    if kept is None or held <= sink + kept:
-        return tensor
-    return torch.cat([tensor[:, : sink * tokens], tensor[:, (held - kept) * tokens :]], dim=1)
+def _ages(cache: FrameCache, batch_size: int) -> Tensor:
+    """Return how many frames each video has, `[B]` int64 on the CPU."""
+    return torch.zeros(batch_size, dtype=torch.int64) if cache.frames is None else cache.frames.cpu()
+
+
+def _visible(ages: Tensor, frames: int, tokens: int, config: CausalConfig) -> Tensor | None:
+    """Return which cached tokens, and the block's own, are seen, `[B, 1, 1, tokens]` bool; None for all."""
+    sink, kept = config.sink, config.kept
+    if kept is None or bool((ages >= sink + kept).all()):
+        return None
+    number = _numbers(ages, kept)
+    filled = torch.cat([torch.arange(sink) < ages[:, None], number >= sink], dim=1)
+    seen = F.pad(filled, (0, frames), value=True).repeat_interleave(tokens, dim=1)
+    return seen[:, None, None]
+
+
+def _numbers(ages: Tensor, kept: int) -> Tensor:
+    """Return the places in the video of the latest frames, `[B, kept]`; below 0 where there is none."""
+    return ages[:, None] - kept + torch.arange(kept)
+
+
+def _places(ages: Tensor, frames: int, config: CausalConfig) -> Tensor:
+    """Return where each cached frame behind a block is, `[B, places]`, among those before it and its own."""
+    sink, kept = config.sink, config.kept
+    if kept is None:
+        return torch.arange(int(ages[0]) + frames).expand(len(ages), -1)
+    number = torch.arange(sink).expand(len(ages), -1)
+    own = sink + kept + number - ages[:, None]
+    first = torch.where((number >= ages[:, None]) & (number < ages[:, None] + frames), own, number)
+    # The latest are those before it moved on, and its own behind them.
+    return torch.cat([first, sink + frames + torch.arange(kept).expand(len(ages), -1)], dim=1)
+
+
+def _pushed(old: Tensor | None, new: Tensor, frames: int, places: Tensor, config: CausalConfig) -> Tensor:
+    """Return keys or values of the cached frames, `[B, places * N, H, D]`, with those of a block."""
+    block = new.unflatten(1, (frames, -1))
+    if old is None:
+        empty = 0 if config.kept is None else config.sink + config.kept
+        cached = block.new_zeros(len(block), empty, *block.shape[2:])
+    else:
+        cached = old.unflatten(1, (-1, block.shape[2]))
+    rows = torch.arange(len(block), device=block.device)[:, None]
+    return torch.cat([cached, block], dim=1)[rows, places].flatten(1, 2)

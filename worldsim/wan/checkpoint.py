@@ -59,13 +59,54 @@ def load_transformer(
     tensors = open_tensors(path, group)
     named = ours_by_name(tensors.shapes, path)
     shapes = {name: tensors.shapes[given] for name, given in named.items()}
-    config = config_of(shapes, _described(path), path)
+    config = config_of(shapes, described_beside(path), path)
+    check_shapes(shapes, config, path)
+    return _filled(config, dtype, tensors, named, path)
+
+
+def read_transformer(config: WanConfig, path: Path, dtype: torch.dtype = torch.bfloat16) -> WanTransformer:
+    """Load a transformer of a known shape, by our names, onto the CPU; see `load_transformer`.
+
+    Raises:
+        WorldError: If it is damaged, a tensor is unknown, missing, of another shape, or holds what is no
+            finite number.
+    """
+    tensors = open_tensors(path)
+    check_shapes(tensors.shapes, config, path)
+    return _filled(config, dtype, tensors, {name: name for name in tensors.shapes}, path)
+
+
+def _filled(
+    config: WanConfig, dtype: torch.dtype, tensors: Tensors, named: Mapping[str, str], path: Path
+) -> WanTransformer:
     with torch.device("meta"):
         model = WanTransformer(config)
-    _check_shapes(shapes, {name: tuple(each.shape) for name, each in model.state_dict().items()}, path)
     model = model.to(dtype).to_empty(device="cpu")
-    _fill(model, tensors, named, path)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(read_finite(tensors, named[name], name, dtype, path))
     return model.eval().requires_grad_(False)
+
+
+def read_finite(tensors: Tensors, given: str, name: str, dtype: torch.dtype, path: Path) -> torch.Tensor:
+    """Return a tensor rounded to `dtype`.
+
+    Args:
+        given: Its name in the file.
+        name: Ours, for errors.
+
+    Raises:
+        WorldError: If it holds no floating-point numbers, or one that is not finite or does not fit.
+    """
+    tensor = tensors.read(given)
+    if tensor.dtype not in FLOATS:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise WorldError(f"{path}: {name} holds {kind} numbers, not 16 to 64 bit floating-point")
+    rounded = tensor.to(dtype)
+    total = rounded.sum(dtype=torch.float32)  # several times as fast as looking at each
+    if not total.isfinite() and not rounded.isfinite().all():
+        raise WorldError(f"{path}: {name} holds NaN, inf, or what {dtype_name(dtype)} cannot hold")
+    return rounded
 
 
 def ours_by_name(shapes: Shapes, path: Path) -> dict[str, str]:
@@ -131,7 +172,7 @@ def config_of(shapes: Shapes, described: Mapping[str, Any], path: Path) -> WanCo
     return replace(config, **own)
 
 
-def _described(path: Path) -> Mapping[str, Any]:
+def described_beside(path: Path) -> Mapping[str, Any]:
     """Return what the configuration beside a checkpoint says; published ones are called `config.json`."""
     folder = path if path.is_dir() else path.parent
     inner = folder / "transformer" / CONFIG_FILE
@@ -139,7 +180,11 @@ def _described(path: Path) -> Mapping[str, Any]:
     return read_object(file) if file.is_file() else {}
 
 
-def _check_shapes(found: Shapes, expected: Shapes, path: Path) -> None:
+def check_shapes(found: Shapes, config: WanConfig, path: Path) -> None:
+    """Raise `WorldError` unless these are the shapes, by our names, of a transformer's tensors."""
+    with torch.device("meta"):
+        model = WanTransformer(config)
+    expected = {name: tuple(each.shape) for name, each in model.state_dict().items()}
     if unknown := sorted(found.keys() - expected.keys()):
         raise WorldError(f"{path} has {len(unknown)} tensors of no use, {shown(unknown[0], 80)} first")
     if missing := sorted(expected.keys() - found.keys()):
@@ -147,21 +192,6 @@ def _check_shapes(found: Shapes, expected: Shapes, path: Path) -> None:
     for name, shape in expected.items():
         if found[name] != shape:
             raise WorldError(f"{path}: {name} has the shape {list(found[name])}, not {list(shape)}")
-
-
-def _fill(model: WanTransformer, tensors: Tensors, named: Mapping[str, str], path: Path) -> None:
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            tensor = tensors.read(named[name])
-            if tensor.dtype not in FLOATS:
-                kind = str(tensor.dtype).removeprefix("torch.")
-                raise WorldError(f"{path}: {name} holds {kind} numbers, not 16 to 64 bit floating-point")
-            parameter.copy_(tensor)
-            total = parameter.sum(dtype=torch.float32)  # several times as fast as looking at each
-            if not total.isfinite() and not parameter.isfinite().all():
-                raise WorldError(
-                    f"{path}: {name} holds NaN, inf, or what {dtype_name(model.dtype)} cannot hold"
-                )
 
 
 def dtype_name(dtype: torch.dtype) -> str:

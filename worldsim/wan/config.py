@@ -33,6 +33,12 @@ class WanConfig:
     )
     freq_dim: int = setting(256, "Sines and cosines that describe a time.", minimum=2, maximum=2**14)
     eps: float = setting(1e-6, "Added to the mean square in norms.", above=0, maximum=1e-2)
+    num_values: list[int] = setting(
+        [], "Values of each action axis; none in a model without buttons.", minimum=1, maximum=2**16
+    )
+    hybrid_layers: list[int] = setting(
+        [], "Layers that keep a matrix per head in place of past frames' keys and values.", minimum=0
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -43,6 +49,9 @@ class WanConfig:
                 f"dim {self.dim} and num_heads {self.num_heads} make heads of {self.head_width} features; "
                 "time, row and column need two each"
             )
+        layers = self.hybrid_layers
+        if len(set(layers)) != len(layers) or any(layer >= self.num_layers for layer in layers):
+            raise WorldError(f"hybrid_layers must be some of 0 to {self.num_layers - 1}, got {layers}")
         if self.freq_dim % 2:
             raise WorldError(f"freq_dim must be even, got {self.freq_dim}")
 
@@ -72,6 +81,12 @@ class CausalConfig:
         minimum=1,
         maximum=1000,
     )
+    first_steps: list[int] = setting(
+        [],
+        "Times of the steps of a video's first block, where they are others; none are the same.",
+        minimum=1,
+        maximum=1000,
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -79,11 +94,16 @@ class CausalConfig:
             raise WorldError(
                 f"window {self.window} must hold a block of {self.block} and a sink of {self.sink} frames"
             )
-        is_falling = all(a > b for a, b in zip(self.steps, self.steps[1:], strict=False))
-        if not self.steps or not is_falling:
+        if not self.steps or not _are_falling(self.steps):
             raise WorldError(f"steps must fall and not be empty, got {self.steps}")
+        if not _are_falling(self.first_steps):
+            raise WorldError(f"first_steps must fall, got {self.first_steps}")
 
     @property
     def kept(self) -> int | None:
         """Number of past latent frames that the next block sees beside the sink; None for all."""
         return None if self.window is None else self.window - self.sink - self.block
+
+
+def _are_falling(numbers: list[int]) -> bool:
+    return all(a > b for a, b in zip(numbers, numbers[1:], strict=False))

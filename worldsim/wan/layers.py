@@ -4,15 +4,38 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldsim.model.attention.base import Rotary
+from worldsim.model.attention.hybrid import HybridAttention
 from worldsim.model.rotary import rotate
 from worldsim.wan.config import WanConfig
 
 Pair = tuple[Tensor, Tensor]
 """Keys and values, `[B, tokens, H, D]` each."""
+HALF_LIVES, TOKENS = (2.0, 256.0), 1560
+"""Latent frames in which heads of a new hybrid layer forget half, and tokens of one of 832 x 480 pixels."""
+
+
+class Writes(NamedTuple):
+    """What a hybrid layer writes of a block, at least fp32; arguments of `kernels.commit`."""
+
+    keys: Tensor
+    """`[B, tokens, H, D]`, of unit length."""
+    values: Tensor
+    decays: Tensor
+    """`[B, tokens, H]`, logarithms."""
+    strengths: Tensor
+
+
+Kept = Pair | Writes
+"""What is kept of a block in a layer of either kind."""
+Past = Pair | Tensor
+"""What a layer sees of the blocks before: keys and values, or a matrix per head, `[B, H, D, D]`."""
 
 
 def wide(x: Tensor) -> Tensor:
@@ -67,10 +90,15 @@ class Projections(nn.Module):
 class WanBlock(nn.Module):
     """A layer; its parameters bear the names of the checkpoints that Wan's authors published."""
 
-    def __init__(self, config: WanConfig) -> None:
+    def __init__(self, config: WanConfig, *, is_hybrid: bool = False) -> None:
         super().__init__()
         self.eps = config.eps
-        self.self_attn, self.cross_attn = Projections(config), Projections(config)
+        self.self_attn = (
+            HybridAttention(config.dim, config.num_heads, TOKENS, HALF_LIVES)
+            if is_hybrid
+            else Projections(config)
+        )
+        self.cross_attn = Projections(config)
         self.norm3 = nn.LayerNorm(config.dim, eps=config.eps)
         self.ffn = nn.Sequential(
             nn.Linear(config.dim, config.ffn_dim), nn.GELU("tanh"), nn.Linear(config.ffn_dim, config.dim)
@@ -83,30 +111,31 @@ class WanBlock(nn.Module):
         modulation: Tensor,
         turns: Tensor,
         text: Pair,
-        past: Pair | None = None,
+        past: Past | None = None,
         visible: Tensor | None = None,
-    ) -> tuple[Tensor, Pair]:
-        """Pass tokens on, and return their keys and values of the attention over frames.
+    ) -> tuple[Tensor, Kept]:
+        """Pass tokens on, and return what is kept of them: keys and values of the attention over frames.
+
+        A hybrid layer attends to its own tokens, reads a state of the blocks before, and returns what it
+        writes there.
 
         Args:
             x: `[B, F, N, C]`.
             modulation: `[B, F or 1, 6, C]` from the time, at least fp32: shift, scale and gate of the
                 attention over frames, then of the MLP.
-            turns: `[F * N, D / 2, 2]` of the tokens' places in the video.
+            turns: `[B or 1, F * N, D / 2, 2]` of the tokens' places in the video.
             text: Keys and values of the text, from `text_pair`.
-            past: Of frames before, which all tokens see.
-            visible: `[F * N, past tokens + F * N]` bool; None where each token sees all.
+            past: Of frames before, which all tokens see; None for none.
+            visible: `[F * N, past tokens + F * N]` bool, or what is broadcast to it for each video and head;
+                None where each token sees all.
         """
         frames = x.shape[1]
         gates = (modulation + self.modulation).unsqueeze(-2).unbind(2)  # six of [B, F or 1, 1, C]
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = gates
 
         inputs = modulated(x, shift, scale, self.eps).flatten(1, 2)
-        new, values = self.self_attn.keys_and_values(inputs)
-        queries = rotate(self.self_attn.queries(inputs), turns).to(x.dtype)
-        new = rotate(new, turns).to(x.dtype)
-        keys, seen = (new, values) if past is None else _behind(past, (new, values))
-        out = self.self_attn.o(attend(queries, keys, seen, visible)).unflatten(1, (frames, -1))
+        out, kept = self._attend_over_frames(inputs, turns, past, visible)
+        out = out.unflatten(1, (frames, -1))
         x = torch.addcmul(wide(x), wide(out), gate).to(x.dtype)
 
         inputs = F.layer_norm(
@@ -116,7 +145,26 @@ class WanBlock(nn.Module):
         x = x + self.cross_attn.o(attend(queries, *text)).unflatten(1, (frames, -1))
 
         out = self.ffn(modulated(x, mlp_shift, mlp_scale, self.eps))
-        return torch.addcmul(wide(x), wide(out), mlp_gate).to(x.dtype), (new, values)
+        return torch.addcmul(wide(x), wide(out), mlp_gate).to(x.dtype), kept
+
+    def _attend_over_frames(
+        self, inputs: Tensor, turns: Tensor, past: Past | None, visible: Tensor | None
+    ) -> tuple[Tensor, Kept]:
+        """Return the attention's output, `[B, tokens, C]`, and what is kept."""
+        if isinstance(self.self_attn, HybridAttention):
+            rotary = Rotary(place=turns, memory=turns)
+            state = past if isinstance(past, Tensor) else self._empty_state(inputs)
+            out, update = self.self_attn(inputs, state, rotary)
+            return out.to(inputs.dtype), Writes(*self.self_attn.write_terms(update, rotary))
+        new, values = self.self_attn.keys_and_values(inputs)
+        queries = rotate(self.self_attn.queries(inputs), turns).to(inputs.dtype)
+        new = rotate(new, turns).to(inputs.dtype)
+        keys, seen = (new, values) if not isinstance(past, tuple) else _behind(past, (new, values))
+        return self.self_attn.o(attend(queries, keys, seen, visible)), (new, values)
+
+    def _empty_state(self, inputs: Tensor) -> Tensor:
+        heads, width = self.cross_attn.heads(inputs).shape[2:]
+        return wide(inputs).new_zeros(len(inputs), heads, width, width)
 
     def text_pair(self, text: Tensor) -> Pair:
         """Return keys and values, `[B, L, H, D]`, of an embedded text `[B, L, C]`."""

@@ -15,6 +15,11 @@ def shifted(sigma: Tensor, shift: float) -> Tensor:
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
+def even_steps(count: int) -> list[int]:
+    """Return so many evenly spaced times of steps: 1000, 750, 500 and 250 of four."""
+    return [NUM_TIMES - NUM_TIMES * step // count for step in range(count)]
+
+
 def step_sigmas(config: CausalConfig) -> Tensor:
     """Return the share of noise at each step, `[steps]` fp64, from 1 for noise; the last step ends at 0.
 

@@ -64,20 +64,27 @@ class SafetensorsFiles:
             raise WorldError(f"{path}: {shown(name)} cannot be read: {_told(error)}") from error
 
 
-@dataclass(frozen=True)
 class PickledTensors:
-    """What a pickle of tensors held; its tensors are mapped into memory, and read where they are used."""
+    """A pickle of tensors, mapped into memory.
 
-    tensors: Mapping[str, Tensor]
+    What is read of a mapped file stays in memory as long as the mapping: it is mapped anew after each
+    sixteenth of it, so that no more than that is there beside what is made of it.
+    """
 
-    @property
-    def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Shape of each tensor."""
-        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+    def __init__(self, file: Path, group: str | None) -> None:
+        self._file, self._group = file, group
+        self._tensors = _group_of(_unpickle(file), file, group)
+        self.shapes: Mapping[str, tuple[int, ...]] = {n: tuple(t.shape) for n, t in self._tensors.items()}
+        self._is_mapped, self._num_read = zipfile.is_zipfile(file), 0
 
     def read(self, name: str) -> Tensor:
-        """Return one tensor."""
-        return self.tensors[name]
+        """Read one tensor onto the CPU."""
+        if self._is_mapped and self._num_read * 16 > self._file.stat().st_size:
+            self._num_read, self._tensors = 0, {}  # unmapped, before it is mapped again
+            self._tensors = _group_of(_unpickle(self._file), self._file, self._group)
+        tensor = self._tensors[name].detach().clone()
+        self._num_read += tensor.nbytes
+        return tensor
 
 
 def open_tensors(path: Path, group: str | None = None) -> Tensors:
@@ -105,7 +112,7 @@ def open_tensors(path: Path, group: str | None = None) -> Tensors:
         shapes = _shapes_of(file)
         return SafetensorsFiles(shapes, dict.fromkeys(shapes, file))
     if file.suffix in PICKLES:
-        return PickledTensors(_group_of(_unpickle(file), file, group))
+        return PickledTensors(file, group)
     endings = ", ".join((SUFFIX, *sorted(PICKLES)))
     raise WorldError(f"{file} is no checkpoint: its name ends in none of {endings}")
 

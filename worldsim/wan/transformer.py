@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from worldsim.errors import WorldError
 from worldsim.model.rotary import frequencies, place_angles, split_width, turns
 from worldsim.wan.config import PATCH, WanConfig
-from worldsim.wan.layers import Pair, WanBlock, modulated, wide
+from worldsim.wan.layers import Kept, Pair, Past, WanBlock, modulated, wide
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,14 @@ class WanTransformer(nn.Module):
         )
         self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
-        self.blocks = nn.ModuleList(WanBlock(config) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(
+            WanBlock(config, is_hybrid=layer in config.hybrid_layers) for layer in range(config.num_layers)
+        )
         self.head = WanHead(config)
+        # Zeros at the start: a model that is given buttons keeps its video.
+        self.action_embedding = nn.ModuleList(
+            nn.Embedding(count, dim, _weight=torch.zeros(count, dim)) for count in config.num_values
+        )
 
     @property
     def dtype(self) -> torch.dtype:
@@ -89,8 +95,10 @@ class WanTransformer(nn.Module):
             visible: `[F, F]` bool, which frames (columns) each frame (row) sees; None for all.
 
         Raises:
-            WorldError: If shapes do not fit.
+            WorldError: If shapes do not fit, or the model has hybrid layers, which pass over blocks alone.
         """
+        if self.config.hybrid_layers:
+            raise WorldError("a model with hybrid layers passes over a video block by block")
         if visible is not None:
             tokens = latents.shape[-2] * latents.shape[-1] // PATCH**2
             visible = visible.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
@@ -102,33 +110,37 @@ class WanTransformer(nn.Module):
         times: Tensor,
         text: TextContext,
         *,
-        first_frame: int = 0,
-        past: tuple[Pair, ...] | None = None,
+        first_frame: int | Tensor = 0,
+        past: tuple[Past, ...] | None = None,
         visible: Tensor | None = None,
-    ) -> tuple[Tensor, tuple[Pair, ...]]:
-        """Return the velocity of frames, and their keys and values in each layer.
+        actions: Tensor | None = None,
+    ) -> tuple[Tensor, tuple[Kept, ...]]:
+        """Return the velocity of frames, and what each layer keeps of them.
 
         Args:
             latents: `[B, channels, F, height, width]`.
             times: `[B]` or `[B, F]`.
             text: From `embed_text`.
-            first_frame: Place of the first of them in the video.
-            past: Keys and values of frames before, of each layer.
-            visible: `[F * N, past tokens + F * N]` bool, which tokens each token sees; None for all.
+            first_frame: Place of the first of them in the video, of all or of each, `[B]`.
+            past: Of each layer, what it sees of frames before; None for none.
+            visible: `[F * N, past tokens + F * N]` bool, which tokens each token sees, or with sizes of 1
+                before it and for all tokens; None for all.
+            actions: `[B, A]` int64, what is pressed while they are shown; None for a model without buttons,
+                or for pressing nothing that it knows.
 
         Raises:
             WorldError: If shapes do not fit.
         """
         self._check(latents, times)
-        embedded, modulation = self._embed_times(times)
+        embedded, modulation = self._embed_times(times, actions)
         turn = self._turns(latents, first_frame)
         x = self._embed_patches(latents)
-        pairs: list[Pair] = []
+        kept: list[Kept] = []
         for index, block in enumerate(self._blocks()):
             seen = past[index] if past is not None else None
-            x, pair = block(x, modulation, turn, text.pairs[index], seen, visible)
-            pairs.append(pair)
-        return self._from_patches(self.head(x, embedded), latents), tuple(pairs)
+            x, own = block(x, modulation, turn, text.pairs[index], seen, visible)
+            kept.append(own)
+        return self._from_patches(self.head(x, embedded), latents), tuple(kept)
 
     def _blocks(self) -> list[WanBlock]:
         return [block for block in self.blocks if isinstance(block, WanBlock)]
@@ -145,7 +157,7 @@ class WanTransformer(nn.Module):
         if tuple(times.shape) not in {(batch,), (batch, frames)}:
             raise WorldError(f"times must be [{batch}] or [{batch}, {frames}], got {list(times.shape)}")
 
-    def _embed_times(self, times: Tensor) -> tuple[Tensor, Tensor]:
+    def _embed_times(self, times: Tensor, actions: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the embedding of each time, `[B, F or 1, C]`, and the layers' modulation, `[.., 6, C]`."""
         if times.ndim == 1:
             times = times[:, None]
@@ -153,18 +165,22 @@ class WanTransformer(nn.Module):
         angles = times.double().unsqueeze(-1) * frequencies(self.config.freq_dim).to(times.device)
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.dtype)
         embedded = self.time_embedding(waves)
+        if actions is not None:
+            for embedding, pressed in zip(self.action_embedding, actions.unbind(-1), strict=True):
+                embedded = embedded + embedding(pressed).unsqueeze(1)
         return embedded, wide(self.time_projection(embedded)).unflatten(-1, (6, -1))
 
-    def _turns(self, latents: Tensor, first_frame: int) -> Tensor:
-        """Return the turns of each token's frame, row and column, `[F * N, D / 2, 2]`, at least fp32."""
+    def _turns(self, latents: Tensor, first_frame: int | Tensor) -> Tensor:
+        """Return the turns of tokens by frame, row and column, `[B or 1, F * N, D / 2, 2]`, at least fp32."""
         frames, rows, columns = latents.shape[2], latents.shape[3] // PATCH, latents.shape[4] // PATCH
         width = self.config.head_width
         time, _, _ = split_width(width)
-        places = place_angles(rows, columns, width).expand(frames, -1, -1).clone()  # [F, N, D / 2]
-        number = torch.arange(first_frame, first_frame + frames, dtype=torch.float64)
-        places[..., : time // 2] = (number[:, None] * frequencies(time))[:, None]
+        first = torch.as_tensor(first_frame, dtype=torch.float64, device="cpu").reshape(-1, 1)
+        number = first + torch.arange(frames, dtype=torch.float64)  # [B or 1, F]
+        places = place_angles(rows, columns, width).expand(*number.shape, -1, -1).clone()
+        places[..., : time // 2] = (number[..., None] * frequencies(time))[..., None, :]
         dtype = torch.promote_types(self.dtype, torch.float32)
-        return turns(places.flatten(0, 1)).to(latents.device, dtype)
+        return turns(places.flatten(1, 2)).to(latents.device, dtype)
 
     def _embed_patches(self, latents: Tensor) -> Tensor:
         """Return tokens `[B, F, N, C]`: a product, since patches do not overlap."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -23,6 +23,7 @@ from worldsim.storage.files import MAX_NAME, check_number, check_text, read_reco
 
 FORMAT = 1
 CARD_TITLES = {
+    "source": "Source",
     "data": "Data",
     "environment": "Environment",
     "training": "Training",
@@ -34,6 +35,7 @@ CARD_TITLES = {
     "limits": "Limits",
 }
 MAX_FRAME_RATE = 1000
+Config = TypeVar("Config", bound="WorldConfig")
 MAX_MEMORY_BYTES = 4 * 2**30
 """Of one dream in fp32: a network of 1.3 billion weights at 832 x 480 with a window of 20 frames has 3."""
 
@@ -69,6 +71,17 @@ class WorldConfig:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.check_texts()
+        if self.denoiser.outcome_heads != (self.outcome is not None):
+            heads = "has" if self.denoiser.outcome_heads else "has no"
+            raise WorldError(
+                f"world {self.name!r}: its network {heads} outcome heads, its description says otherwise"
+            )
+        if self.odometry is not None:
+            check_odometry(self, self.odometry)
+
+    def check_texts(self) -> None:
+        """Raise `WorldError` unless names and texts can be shown, and the frame rate can be held."""
         check_text(self.name, "a world's name", MAX_NAME)
         for name in ("description", "about", "licence"):
             check_text(getattr(self, name), f"a world's {name}")
@@ -78,13 +91,27 @@ class WorldConfig:
             raise WorldError(
                 f"a world's frame_rate must be positive and at most {MAX_FRAME_RATE}, got {self.frame_rate}"
             )
-        if self.denoiser.outcome_heads != (self.outcome is not None):
-            heads = "has" if self.denoiser.outcome_heads else "has no"
-            raise WorldError(
-                f"world {self.name!r}: its network {heads} outcome heads, its description says otherwise"
-            )
-        if self.odometry is not None:
-            check_odometry(self, self.odometry)
+
+    @property
+    def action_repeat(self) -> int:
+        """Frames that an action is held for; 1 where each frame has an action of its own."""
+        return 1
+
+    @property
+    def memory_grows(self) -> bool:
+        """Whether a dream's memory grows from frame to frame."""
+        return bool(self.denoiser.full_layers)
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """Tokens that the network makes of a frame."""
+        return self.denoiser.tokens_per_frame
+
+    @property
+    def card_facts(self) -> list[str]:
+        """What the card says of memory and actions."""
+        poses = [] if self.odometry is None else ["- Poses: followed by odometry"]
+        return [f"- Memory phase: {self.denoiser.memory_phase}", *poses]
 
     @property
     def end_threshold(self) -> float:
@@ -126,19 +153,10 @@ class WorldConfig:
         Raises:
             WorldError: If a field is missing, unknown or of the wrong form.
         """
-        if data.get("format") != FORMAT:
-            raise WorldError(f"world format {shown(data.get('format'))} is not known, expected {FORMAT}")
-        known = {"format", "files", *(each.name for each in fields(cls))}
-        for key in sorted(data.keys() - known):
-            raise WorldError(f"the world's description has an unknown field {shown(key)}")
-        try:
-            config = cls(
-                name=data["name"],
-                description=data.get("description", ""),
-                about=data.get("about", ""),
-                licence=data.get("licence", ""),
-                frame_rate=check_number(data["frame_rate"], "frame_rate"),
-                actions=ActionLayout.from_json(data["actions"]),
+
+        def build(shared: dict[str, Any]) -> WorldConfig:
+            return cls(
+                **shared,
                 denoiser=read_record(DenoiserConfig, data["denoiser"], "denoiser"),
                 codec=read_record(CodecConfig, data["codec"], "codec"),
                 sampler=read_record(SamplerConfig, data["sampler"], "sampler"),
@@ -146,17 +164,48 @@ class WorldConfig:
                 odometry=read_record(OdometryConfig, data["odometry"], "odometry")
                 if "odometry" in data
                 else None,
-                provenance=data.get("provenance", {}),
             )
-        except KeyError as error:
-            raise WorldError(f"the world's description has no field {error}") from error
-        except WorldError:
-            raise
-        except (TypeError, ValueError) as error:
-            raise WorldError(f"the world's description is not of the expected form: {error}") from error
+
+        config = read_description(data, {each.name for each in fields(cls)}, build)
         check_parts(config, tuple(config.denoiser.latent_shape), config.codec.latent_shape)
         _check_memory(config)
         return config
+
+
+def read_description(
+    data: Mapping[str, Any], known: set[str], build: Callable[[dict[str, Any]], Config]
+) -> Config:
+    """Return what a description says.
+
+    Args:
+        known: Fields that it may have beside its format and the checksums.
+        build: Makes the configuration of the fields that worlds of all kinds have, read already, and others.
+
+    Raises:
+        WorldError: If a field is missing, unknown or of the wrong form.
+    """
+    if data.get("format") != FORMAT:
+        raise WorldError(f"world format {shown(data.get('format'))} is not known, expected {FORMAT}")
+    for key in sorted(data.keys() - known - {"format", "files"}):
+        raise WorldError(f"the world's description has an unknown field {shown(key)}")
+    try:
+        return build(
+            {
+                "name": data["name"],
+                "description": data.get("description", ""),
+                "about": data.get("about", ""),
+                "licence": data.get("licence", ""),
+                "frame_rate": check_number(data["frame_rate"], "frame_rate"),
+                "actions": ActionLayout.from_json(data["actions"]),
+                "provenance": data.get("provenance", {}),
+            }
+        )
+    except KeyError as error:
+        raise WorldError(f"the world's description has no field {error}") from error
+    except WorldError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise WorldError(f"the world's description is not of the expected form: {error}") from error
 
 
 def check_parts(config: WorldConfig, latents: tuple[int, ...], encoded: tuple[int, ...]) -> None:
@@ -201,9 +250,7 @@ def _check_memory(config: WorldConfig) -> None:
 def world_card(config: WorldConfig, num_parameters: int) -> str:
     """Return the Markdown of a world's README, with a section for each entry of its `provenance`."""
     axes = "; ".join(f"{axis.name} ({', '.join(axis.buttons)})" for axis in config.actions.axes)
-    tokens = config.denoiser.tokens_per_frame
-    size = f"- Size: {num_parameters / 1e6:.1f} M parameters, {tokens} tokens a frame"
-    poses = [] if config.odometry is None else ["- Poses: followed by odometry"]
+    size = f"- Size: {num_parameters / 1e6:.1f} M parameters, {config.tokens_per_frame} tokens a frame"
     facts = [
         f"# {config.name}",
         config.description or "A learned world.",
@@ -212,8 +259,7 @@ def world_card(config: WorldConfig, num_parameters: int) -> str:
                 f"- Frames: {config.width} x {config.height}, {config.frame_rate:g} a second",
                 f"- Buttons: {axes}",
                 size,
-                f"- Memory phase: {config.denoiser.memory_phase}",
-                *poses,
+                *config.card_facts,
                 f"- Denoising steps: {config.sampler.num_steps}",
                 f"- Reward: {_reward(config)}",
                 f"- Licence: {config.licence or 'not stated'}",

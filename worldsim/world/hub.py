@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from pathlib import Path
 
 from worldsim.errors import WorldError
@@ -19,17 +20,30 @@ def download_world(repo_id: str, patterns: list[str]) -> Path:
     Raises:
         WorldError: If there is no such world, or it cannot be downloaded; it says why and what to do.
     """
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = Path(snapshot_download(repo_id, allow_patterns=patterns))
-    # What the client of the hub raises differs from release to release, and that of its HTTP library, too.
-    except Exception as error:
-        why = _reason(error, repo_id)
-        raise WorldError(f"there is no folder {repo_id}, and the hub gives no such world: {why}") from error
+    folder = download_files(repo_id, patterns, "world")
     if not (folder / CONFIG_FILE).is_file():
         raise WorldError(f"the repository {repo_id} of the hub holds no world: it has no {CONFIG_FILE}")
     return folder
+
+
+def download_files(repo_id: str, patterns: list[str], what: str, ignored: Sequence[str] = ()) -> Path:
+    """Fetch the files of `OWNER/NAME` that match, as far as the hub's cache lacks them; returns their folder.
+
+    Args:
+        what: They are, for errors.
+        ignored: Patterns of files that are left out.
+
+    Raises:
+        WorldError: If they cannot be had; it says why and what to do.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo_id, allow_patterns=patterns, ignore_patterns=list(ignored)))
+    # What the client of the hub raises differs from release to release, and that of its HTTP library, too.
+    except Exception as error:
+        why = _reason(error, repo_id)
+        raise WorldError(f"there is no folder {repo_id}, and the hub gives no such {what}: {why}") from error
 
 
 def _reason(error: BaseException, repo_id: str) -> str:

@@ -8,18 +8,22 @@ import shutil
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from worldsim.codec import FrameCodec, load_codec
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
+from worldsim.model import belief
 from worldsim.model.config import MemoryKeys
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.memory.odometry import WEIGHTS_FILE as ODOMETRY_FILE
 from worldsim.model.memory.odometry import Odometry
 from worldsim.model.memory.state import MemoryState
 from worldsim.runtime.isolation import isolated
+from worldsim.sampler import SamplerConfig, draw
 from worldsim.starts import Start, read_starts, write_starts
 from worldsim.storage.files import files_below, user_path
 from worldsim.storage.tensors import (
@@ -37,19 +41,30 @@ from worldsim.storage.tensors import (
 )
 from worldsim.world.config import WorldConfig, check_parts, world_card
 from worldsim.world.hub import download_world
+from worldsim.world.video_config import KIND, VideoWorldConfig
 
 MAX_START_FILES = 10_000
 MODEL_FILE, CARD_FILE, STARTS_FOLDER = "model.safetensors", "README.md", "starts"
 DEFAULT_WORLD = "doom-rooms"
 POLICY_FOLDER = "policy"
 """Of a world: a policy that learned to play it, if there is one; `policies.ppo` reads it."""
-DOWNLOADED = [CONFIG_FILE, "*.safetensors", CARD_FILE, f"{STARTS_FOLDER}/*", f"{POLICY_FOLDER}/*.json"]
+DOWNLOADED = [
+    CONFIG_FILE,
+    "*.safetensors",
+    "*.safetensors.index.json",
+    CARD_FILE,
+    f"{STARTS_FOLDER}/*",
+    f"{POLICY_FOLDER}/*.json",
+]
 """Of a repository of the hub."""
 SHIPPED = Path(__file__).resolve().parents[1] / "assets" / "worlds"
 
 
 class World:
     """A learned game: network, codec, start moments and their description.
+
+    A simulator draws and remembers frames by `predict`, `commit` and `context_of`, which worlds of other
+    networks have as well: functions of tensors on the device, which look at none of their numbers.
 
     Where the network's keys are poses, `odometry` follows these; it is computed in fp32 whatever `dtype` is.
     """
@@ -150,6 +165,69 @@ class World:
                 "dream: python -m training.odometry world=FOLDER teaches it one"
             )
 
+    def noise_shape(self, sampler: SamplerConfig) -> tuple[int, ...]:
+        """Return the shape of the noise that a frame is drawn from, the batch left out."""
+        return self.denoiser.latent_shape
+
+    def window_is_full(self, memory: MemoryState) -> bool:
+        """Return whether all that is cached is seen, in all rows; waits for the device."""
+        return self.denoiser.window_is_full(memory)
+
+    def predict(
+        self,
+        memory: MemoryState,
+        actions: Tensor,
+        poses: Tensor | None,
+        noise: Tensor,
+        window_is_full: bool,
+        sampler: SamplerConfig,
+    ) -> tuple[Tensor, Tensor, Any]:
+        """Draw a frame; reads the memory, never changes it. All tensors are on the world's device.
+
+        Args:
+            memory: State before the frame.
+            actions: `[B, A]` int64, what leads to it.
+            poses: `[B, 3]`, where it is seen from, if that is known.
+            noise: Standard normal, `[B, *noise_shape]`.
+            window_is_full: Of the memory.
+            sampler: How it is drawn.
+
+        Returns:
+            Frames `[B, H, W, 3]` uint8, their latents, and what `commit` needs again.
+        """
+        context = belief.observe(self.denoiser, self.odometry, actions, memory, window_is_full, poses)
+        latents, context = draw(self.denoiser, noise, context, memory, sampler)
+        return self.codec.decode(latents), latents, context
+
+    def commit(
+        self, memory: MemoryState, latents: Tensor, noise: Tensor | None, context: Any, sampler: SamplerConfig
+    ) -> MemoryState:
+        """Return the memory after a frame that `predict` drew.
+
+        Args:
+            noise: As its latents, where the sampler mixes some in.
+        """
+        level = sampler.commit_level
+        if noise is not None:
+            latents = (1 - level) * latents + level * noise
+        levels = torch.full((len(latents),), level, device=latents.device)
+        given = (latents, levels, context, memory, sampler.write_novelty)
+        return belief.commit(self.denoiser, self.odometry, *given)
+
+    def context_of(self, memory: MemoryState, latents: Tensor, actions: Tensor, noise: Tensor) -> Any:
+        """Return what `commit` needs again of a frame that was drawn before.
+
+        Args:
+            memory: State before it.
+            latents: Of the frame.
+            actions: `[B, A]` int64, what led to it.
+            noise: What it was drawn from, scaled.
+        """
+        context = belief.observe(self.denoiser, self.odometry, actions, memory)
+        if self.denoiser.config.recycled:
+            context = self.denoiser.first_pass(noise, context, memory)[1]
+        return context
+
     @classmethod
     @isolated
     def from_pretrained(
@@ -170,6 +248,10 @@ class World:
         """
         folder = find_world(name_or_path)
         config, checksums = read_config(folder)
+        if isinstance(config, VideoWorldConfig):
+            from worldsim.world.video import VideoWorld  # which is made of this class
+
+            return VideoWorld.load(folder, config, checksums, dtype).to(device, dtype)
         model, encoder = (check_file(folder, name, checksums.get(name)) for name in (MODEL_FILE, CODEC_FILE))
         denoiser = load_weights(lambda: Denoiser(config.denoiser), model, config.denoiser.min_weights)
         codec = load_weights(lambda: FrameCodec(config.codec), encoder, config.codec.min_weights)
@@ -279,8 +361,9 @@ def read_config(folder: Path) -> tuple[WorldConfig, dict[str, str]]:
     path = folder / CONFIG_FILE
     data = read_object(path)
     checksums = read_checksums(data, path)
+    kind = VideoWorldConfig if data.get("kind") == KIND else WorldConfig
     try:
-        return WorldConfig.from_json(data), checksums
+        return kind.from_json(data), checksums
     except WorldError as error:
         raise WorldError(f"{path}: {error}") from error
 

@@ -86,7 +86,7 @@ def test_blocks_equal_a_masked_whole_pass(name: str, model: WanTransformer, text
         expected = model(both, frame_times, text, visible=mask)[:, :, block]
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-11)
         cache = commit_block(model, clean[:, :, block], text, cache, config)
-    assert cache.frames == frames
+    assert cache.frames is not None and cache.frames.tolist() == [frames, frames]
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -128,7 +128,7 @@ def test_a_cache_is_a_value_of_constant_size(model: WanTransformer, text: TextCo
         cache = new
         sizes.append(cache.num_bytes)
     one = 2 * 2 * 2 * TOKENS * 24 * 8  # layers, keys and values, batch, tokens, width, bytes
-    assert sizes == [one, 2 * one] + 6 * [3 * one]
+    assert sizes == 8 * [3 * one]
 
 
 def test_generation_is_the_published_loop(model: WanTransformer, text: TextContext) -> None:

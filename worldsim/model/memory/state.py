@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,13 +16,13 @@ from torch.nn import functional
 from worldsim.model.config import DenoiserConfig
 from worldsim.model.memory.past_frames import PastFrames
 
-PAST = "past_"
-PER_ROW = ("phase", "latents", "num_committed", "summary", "odometry")
-"""Tensors whose first axis is the batch; the others hold layers first."""
+PAST, FEATURE = "past_", "feature_"
+LAYERS_FIRST = ("matrices", "window_keys", "window_values", f"{PAST}keys", f"{PAST}values")
+"""Tensors whose second axis is the batch; of the others it is the first."""
 
 
 def _batch_axis(name: str) -> int:
-    return 0 if name in PER_ROW else 1
+    return 1 if name in LAYERS_FIRST else 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +44,10 @@ class MemoryState:
             None in a model without such heads.
         odometry: `[B, H]` fp32, what the odometry of a world whose keys are poses keeps beside the pose,
             which is the path. None in other worlds.
+        pictures: `[B, P, H, W, 3]` uint8, in worlds that draw several frames at once: those drawn last. None
+            in others.
+        features: Each `[B, ...]`, what the decoder keeps in worlds whose frames are decoded from those
+            before, too; none in others.
     """
 
     matrices: Tensor
@@ -54,6 +59,8 @@ class MemoryState:
     past: PastFrames | None = None
     summary: Tensor | None = None
     odometry: Tensor | None = None
+    pictures: Tensor | None = None
+    features: tuple[Tensor, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -61,12 +68,15 @@ class MemoryState:
         return sum(tensor.nbytes for tensor in self.tensors().values())
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors by name, those of `past` as `past_keys` and `past_values`."""
-        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "past"}
+        """Return the tensors by name, those of `past` as `past_keys` and `past_values`.
+
+        The features are called `feature_000` and so on.
+        """
+        own = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in GROUPS}
         tensors = {name: tensor for name, tensor in own.items() if tensor is not None}
         if self.past is not None:
             tensors |= {PAST + "keys": self.past.keys, PAST + "values": self.past.values}
-        return tensors
+        return tensors | {f"{FEATURE}{number:03d}": each for number, each in enumerate(self.features)}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> MemoryState:
@@ -77,16 +87,14 @@ class MemoryState:
             ValueError: If those of `past` do not belong together.
         """
         past = {name.removeprefix(PAST): t for name, t in tensors.items() if name.startswith(PAST)}
-        others = {name: tensor for name, tensor in tensors.items() if not name.startswith(PAST)}
-        return cls(**others, past=PastFrames.of(**past) if past else None)
+        return cls(**_without_past(tensors), past=PastFrames.of(**past) if past else None)
 
     def map(self, change: Callable[[str, Tensor], Tensor]) -> MemoryState:
         """Return the memory with `change(name, tensor)` in the place of every tensor."""
         before = self.tensors()
         after = {name: change(name, tensor) for name, tensor in before.items()}
         if all(after[name] is tensor for name, tensor in before.items() if name.startswith(PAST)):
-            own = {name: tensor for name, tensor in after.items() if not name.startswith(PAST)}
-            return replace(self, **own)  # goes on sharing the past's buffer
+            return replace(self, **_without_past(after))  # goes on sharing the past's buffer
         return self.from_tensors(after)
 
     def first_rows(self, count: int) -> MemoryState:
@@ -95,7 +103,7 @@ class MemoryState:
 
     def slice_rows(self, rows: slice) -> MemoryState:
         """Return the memory of a piece of the batch, without a copy of it."""
-        return self.map(lambda name, tensor: tensor[rows] if name in PER_ROW else tensor[:, rows])
+        return self.map(lambda name, tensor: tensor[:, rows] if name in LAYERS_FIRST else tensor[rows])
 
     def rows(self, rows: Tensor) -> MemoryState:
         """Return the memory of some rows of the batch, `[R]` int64, in this order; one may come twice."""
@@ -123,11 +131,22 @@ class MemoryState:
         """Return the memory with nothing in the rows where `rows` `[B]` bool is True."""
 
         def cleared(name: str, tensor: Tensor) -> Tensor:
-            mask = rows if name in PER_ROW else rows[None]
+            mask = rows[None] if name in LAYERS_FIRST else rows
             mask = mask.reshape(*mask.shape, *(1,) * (tensor.dim() - mask.dim()))
             return torch.where(mask, torch.zeros_like(tensor), tensor)
 
         return self.map(cleared)
+
+
+GROUPS = ("past", "features")
+"""Fields of several tensors."""
+
+
+def _without_past(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return tensors by the names of the fields, those of `past` left out."""
+    features = tuple(tensors[name] for name in sorted(tensors) if name.startswith(FEATURE))
+    own = {n: t for n, t in tensors.items() if not n.startswith((PAST, FEATURE))}
+    return own | {"features": features}
 
 
 def empty_memory(

@@ -1,0 +1,181 @@
+"""The autoencoder of Wan 2.1, one latent frame after another, with the decoder's caches kept as a value."""
+
+# B batch, T pictures, F latent frames, h w latent height and width
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldsim.errors import WorldError
+from worldsim.storage.files import printable, shown
+from worldsim.wan.config import FRAMES_PER_LATENT
+
+SPATIAL = 8
+"""Pixels of a latent's side."""
+CONVOLUTION = "WanCausalConv3d"
+"""Of the library: what keeps its last inputs, since it convolves over time."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderState:
+    """What the next frame's decoding depends on, a value: no function writes into one."""
+
+    features: tuple[Tensor, ...] = ()
+    """Of each causal convolution its last two inputs, `[B, channels, 2, height, width]`, zeros before the
+    first; of constant shapes from the first frame on, and none before it."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all features."""
+        return sum(each.nbytes for each in self.features)
+
+
+class StreamingAutoencoder:
+    """Diffusers' `AutoencoderKLWan`, which decodes a latent frame at a time.
+
+    The library decodes whole videos only, and clears its caches each time. Here they belong to the caller, so
+    that a video can go on, be saved, rewound and branched.
+    """
+
+    def __init__(self, autoencoder: Any) -> None:
+        config = autoencoder.config
+        if config.patch_size is not None or config.is_residual:
+            raise WorldError("the autoencoder is that of Wan 2.2; only Wan 2.1's is supported")
+        if list(config.temperal_downsample) != [False, True, True]:
+            raise WorldError(
+                f"the autoencoder does not make {FRAMES_PER_LATENT} x {SPATIAL} x {SPATIAL} pixels a latent"
+            )
+        self.autoencoder = autoencoder
+        self.channels: int = config.z_dim
+        self._num_cached = sum(type(each).__name__ == CONVOLUTION for each in autoencoder.decoder.modules())
+        self._shapes: dict[tuple[int, int], list[torch.Size]] = {}
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What `build_autoencoder` makes it of."""
+        return {name: value for name, value in self.autoencoder.config.items() if not name.startswith("_")}
+
+    def to(self, *, dtype: torch.dtype, device: torch.device | str | None = None) -> StreamingAutoencoder:
+        """Move the weights."""
+        nn.Module.to(self.autoencoder, device=device, dtype=dtype)  # the library's own warns of nothing
+        return self
+
+    @torch.no_grad()
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Return the latents of a video, normed as the transformer's: `[B, channels, F, h, w]`.
+
+        Args:
+            pictures: `[B, T, 3, 8 h, 8 w]` in [-1, 1]; T is 1, 5, 9 and so on, F is 1, 2, 3.
+
+        Raises:
+            WorldError: If there are others.
+        """
+        if pictures.ndim != 5 or pictures.shape[1] % FRAMES_PER_LATENT != 1:
+            raise WorldError(f"a video has 1, 5, 9 ... pictures to encode, got {list(pictures.shape)}")
+        video = pictures.transpose(1, 2).to(self.dtype)
+        raw = self.autoencoder.encode(video).latent_dist.mode()
+        mean, std = self._statistics(raw)
+        return (raw - mean) / std
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """Return a latent frame's pictures and the state behind it.
+
+        Args:
+            latents: `[B, channels, h, w]`, normed as the transformer's: mean 0 and variance 1.
+            state: `DecoderState()` for the first frame of a video, then the one returned before.
+
+        Returns:
+            Pictures `[B, pictures, 3, 8 h, 8 w]` in [-1, 1], one for the first latent frame and four for each
+            later one, and the next state.
+
+        Raises:
+            WorldError: If latents have another shape than the autoencoder's or than those before.
+        """
+        if latents.ndim != 4 or latents.shape[1] != self.channels:
+            raise WorldError(f"latents must be [batch, {self.channels}, h, w], got {list(latents.shape)}")
+        is_first = not state.features
+        first = next(iter(state.features), None)
+        if first is not None and (first.shape[0], *first.shape[-2:]) != (
+            latents.shape[0],
+            *latents.shape[-2:],
+        ):
+            raise WorldError(
+                f"latents {list(latents.shape)} do not go on from a video of batch {first.shape[0]}, "
+                f"height {first.shape[-2]} and width {first.shape[-1]}"
+            )
+        # The library writes new tensors into the list, and never into the tensors in it.
+        features: list[Any] = [*state.features, *[None] * (self._num_cached - len(state.features))]
+        latents = latents.to(self.dtype).unsqueeze(2)
+        mean, std = self._statistics(latents)
+        hidden = self.autoencoder.post_quant_conv(latents * std + mean)
+        video = self.autoencoder.decoder(hidden, feat_cache=features, feat_idx=[0], first_chunk=is_first)
+        if is_first:
+            shapes = self.feature_shapes(*latents.shape[-2:])
+            features = [_settled(each, shape, latents) for each, shape in zip(features, shapes, strict=False)]
+        return video.clamp(-1, 1).transpose(1, 2), DecoderState(
+            tuple(features[: len(state.features) or None])
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What weights are stored in and products are computed in."""
+        return self.autoencoder.post_quant_conv.weight.dtype
+
+    def feature_shapes(self, height: int, width: int) -> list[torch.Size]:
+        """Return the shapes `[1, channels, 2, ...]` of the features of latents of a height and width.
+
+        They are those of the second frame, since the library keeps less behind the first.
+        """
+        if (height, width) not in self._shapes:
+            with torch.device("meta"):
+                decoder = build_autoencoder(self.config).decoder
+                features: list[Any] = [None] * self._num_cached
+                for is_first in (True, False):
+                    frame = torch.zeros(1, self.channels, 1, height, width)
+                    decoder(frame, feat_cache=features, feat_idx=[0], first_chunk=is_first)
+            self._shapes[height, width] = [each.shape for each in features if each is not None]
+        return self._shapes[height, width]
+
+    def _statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        config, shape = self.autoencoder.config, (1, self.channels, 1, 1, 1)
+        mean, std = (
+            latents.new_tensor(each).view(shape) for each in (config.latents_mean, config.latents_std)
+        )
+        return mean, std
+
+
+def _settled(feature: Any, shape: torch.Size, like: Tensor) -> Tensor:
+    """Return what is kept behind the first frame in the shape that is kept later: zeros come before it.
+
+    The library keeps one moment, or a mark instead of none; the convolution then pads with the same zeros.
+    """
+    whole = (like.shape[0], *shape[1:])
+    if not isinstance(feature, Tensor):
+        return like.new_zeros(whole)
+    return F.pad(feature, (0, 0, 0, 0, whole[2] - feature.shape[2], 0))
+
+
+def build_autoencoder(config: Mapping[str, Any]) -> Any:
+    """Return diffusers' autoencoder with random weights.
+
+    Raises:
+        WorldError: If diffusers is not installed, or there is no such autoencoder.
+    """
+    try:
+        from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+    except ImportError as error:
+        raise WorldError('the autoencoder of Wan 2.1 needs diffusers: pip install -e ".[wan]"') from error
+    try:
+        built = AutoencoderKLWan(**config)
+    except (TypeError, ValueError, RuntimeError, IndexError, ZeroDivisionError) as error:
+        told = shown(printable(" ".join(str(error).split())), 160)
+        raise WorldError(f"no autoencoder of Wan 2.1 has this description: {told}") from error
+    assert isinstance(built, nn.Module)
+    return built.eval().requires_grad_(False)

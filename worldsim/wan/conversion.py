@@ -1,0 +1,44 @@
+"""Layers of a transformer that attends to past frames, replaced by hybrid ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from worldsim.model.attention.hybrid import HybridAttention
+from worldsim.wan.layers import HALF_LIVES, TOKENS
+from worldsim.wan.transformer import WanTransformer
+
+
+def with_hybrid_layers(
+    model: WanTransformer,
+    layers: Sequence[int],
+    *,
+    tokens_per_frame: int = TOKENS,
+    half_lives: tuple[float, float] = HALF_LIVES,
+) -> WanTransformer:
+    """Return a transformer of which some layers keep a matrix per head; it shares the weights of `model`.
+
+    What a hybrid layer has beside the projections of attention is new, and has to be trained: the gates are
+    random numbers of torch's generator. Until something is written it computes what the layer before did.
+
+    Args:
+        layers: Which.
+        tokens_per_frame: Of a latent frame, for decays.
+        half_lives: Of the first and of the last head in latent frames; the others lie between.
+
+    Raises:
+        WorldError: If there are no such layers.
+    """
+    config = replace(model.config, hybrid_layers=sorted(layers))
+    weights = model.state_dict()
+    for layer in layers:
+        new = HybridAttention(config.dim, config.num_heads, tokens_per_frame, half_lives)
+        named = {f"blocks.{layer}.self_attn.{name}": each for name, each in new.state_dict().items()}
+        weights = {name: each.to(model.patch_embedding.weight) for name, each in named.items()} | weights
+    with torch.device("meta"):
+        hybrid = WanTransformer(config)
+    hybrid.load_state_dict(weights, assign=True)
+    return hybrid.eval().requires_grad_(False)
