@@ -31,7 +31,7 @@ from worldsim.world.world import (
 )
 
 MIN_DETAIL = {"doom-rooms": 10_000, "doom-health": 8_000, "car-racing": 1_200, "minigrid-playground": 800}
-"""Bytes of a start moment's picture: a bare wall of these rooms takes up to 6,000, flat colours next to none."""
+"""Bytes of a start moment's picture: a bare wall of these rooms takes up to 6,000, flat colours few."""
 
 
 def test_a_saved_world_dreams_the_same(tmp_path: Path) -> None:
