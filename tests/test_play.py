@@ -97,7 +97,7 @@ def test_without_a_display_the_scripted_player_walks_and_is_recorded(world: Path
     lines = result.stdout.splitlines()
     assert lines[0] == "world tiny: 48 x 32 at 10 frames/s, 2 denoising steps"
     assert re.fullmatch(r"computing on \w+(:\d)? float32 \(.*dtype as asked\), \d+ threads", lines[1])
-    assert lines[2] == f"no display found: the scripted player walks 300 frames and {MADE} is written"
+    assert lines[2] == f"no display found: the scripted player plays 300 frames and {MADE} is written"
     for measure in ("frames/s", "p50", "p90", "p99", "first frame", "process memory", "world memory"):
         assert measure in result.stdout
     assert verify(tmp_path / "recordings") == 301
@@ -364,7 +364,7 @@ def test_a_learned_player_plays_from_the_worlds_folder(world: Path, tmp_path: Pa
     save_untrained_policy(own / "policy")
     result = play_here(tmp_path, f"world={own}", "policy=ppo", "steps=4")
     assert result.returncode == 0, result.stderr
-    assert "the ppo player walks 4 frames" in result.stdout
+    assert "the ppo player plays 4 frames" in result.stdout
     assert verify(tmp_path / "recordings") == 5
 
 

@@ -43,7 +43,10 @@ from worldsim.starts import draw_starts
 from worldsim.world import World
 
 ROOT = Path(__file__).resolve().parents[1]
-WORLDS = ("doom-health", "doom-rooms", "doom-take-cover", "grid-recall")
+WORLDS = (
+    *("car-racing", "doom-fresh-rooms", "doom-health", "doom-rooms", "doom-take-cover", "grid-recall"),
+    "minigrid-playground",
+)
 COMMANDS = (
     *(
         "benchmark",

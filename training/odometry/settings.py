@@ -94,7 +94,9 @@ class TrainOdometryConfig:
     hidden: int = setting(64, "Numbers that its recurrent unit keeps. Not used with init.", minimum=1)
     features: int = setting(64, "Numbers that it reads from two frames. Not used with init.", minimum=1)
     sight: SightConfig = setting(
-        SightConfig, "What reads how far parts of the picture flew. Not used with init, which has its own."
+        SightConfig,
+        "What reads how far parts of the picture flew. Not used with init, whose network goes on with what "
+        "it reads: one of motion energies has to be taught anew to see flow.",
     )
     sequence_length: int = setting(32, "Frames of a clip.", minimum=2)
     batch_size: int = setting(32, "Clips of a pass.", minimum=1)

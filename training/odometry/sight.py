@@ -133,7 +133,8 @@ def _fit_answers(sight: Sight, flow: Tensor, known: Tensor, steps: Tensor) -> No
     for _ in range(ROUNDS):
         gram = torch.einsum("ncrk,ni,nj->crkij", weight, steps, steps)
         right = torch.einsum("ncrk,ncrk,ni->crki", weight, flow, steps)
-        solved = torch.linalg.solve(gram + 1e-3 * gram.diagonal(dim1=-2, dim2=-1).mean() * ridge, right)
+        usual = gram.diagonal(dim1=-2, dim2=-1).mean().clamp_min(1e-6)  # 0 where nobody moves
+        solved = torch.linalg.solve(gram + 1e-3 * usual * ridge, right)
         errors = flow - torch.einsum("crki,ni->ncrk", solved, steps)
         weight = known.exp() / (1 + (errors / USUAL_ERROR).square())
     sight.answers.copy_(solved[..., :3].permute(0, 3, 1, 2))

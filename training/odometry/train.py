@@ -9,7 +9,7 @@ the world is then written with it, and can be played.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -41,9 +41,12 @@ from worldsim.data.sequences import EpisodeReference, SequenceIndex
 from worldsim.errors import WorldError
 from worldsim.model.memory.odometry import Odometry, OdometryConfig, load_odometry, save_odometry
 from worldsim.storage.files import write_json
-from worldsim.storage.tensors import sha256_of
+from worldsim.storage.tensors import read_weights, save_weights, sha256_of
 from worldsim.world.rewrite import encoder_digest
 from worldsim.world.world import MODEL_FILE, World, find_codec
+
+SIGHT_FILE = "sight.safetensors"
+"""In the run's folder: what was taught before the first update."""
 
 
 def build_odometry(config: TrainOdometryConfig, codec: FrameCodec, actions: ActionLayout) -> Odometry:
@@ -184,9 +187,12 @@ class Teaching:
             digests["world"] = sha256_of(world.folder / MODEL_FILE)
         run.check_inputs(fabric, self.passes.total, **digests)
         self.odometry = odometry.to(fabric.device)
-        videos = {key: self._encode(each) for key, each in shares.items()}
-        self._teach_sight(videos, moved)
-        self.parts = {key: self._compare(each, moved[key]) for key, each in videos.items()}
+        self.parts: dict[int, Lessons] = {}
+        for key, references in shares.items():  # one after the other: each is compared and not kept
+            video = self._encode(references)
+            if not self.parts:
+                self._teach_sight(video, moved[key])
+            self.parts[key] = self._compare(video, moved[key])
         self.heldout = {key: self._compare(self._encode(each), moved[key]) for key, each in heldout.items()}
         self.world = None
         self.found: dict[str, dict[str, float]] = {}
@@ -196,22 +202,30 @@ class Teaching:
         workers, cache = own_workers(data, self.fabric), cache_for(self.codec, data, device)
         return latent_video(self.codec, references, device, num_workers=workers, cache=cache)
 
-    def _teach_sight(
-        self, videos: Mapping[int, LatentVideo], moved: Mapping[int | str, list[Tensor]]
-    ) -> None:
+    def _teach_sight(self, video: LatentVideo, moved: Sequence[Tensor]) -> None:
         """Teach sight on the first pass's video; the same one for all devices, since it compares first."""
         sight, config = self.odometry.sight, self.config
         if sight is None:
             return
-        if not config.init and self.fabric.global_rank == 0:
-            key, video = next(iter(videos.items()))
-            frames, steps = steps_to_learn(moved[key], config.sight.max_frames)
+        file = self.run.path / SIGHT_FILE
+        if config.init:
+            pass  # it sees already
+        elif self.run.latest() is not None:  # a resumed run goes on with the same one, to the bit
+            if not file.is_file():
+                raise WorldError(
+                    f"{self.run.path} holds a run of a network that reads motion energies; choose another "
+                    f"out= folder, or go on from it with init={self.run.path}"
+                )
+            sight.load_state_dict(read_weights(file))
+        elif self.fabric.global_rank == 0:
+            frames, steps = steps_to_learn(moved, config.sight.max_frames)
             taught = TaughtFrames(
                 video.latents, frames.to(video.latents.device), steps.to(video.latents.device)
             )
             some = taught.frames[:: max(1, len(taught.frames) // READ_FRAMES)]
             fit_brightness(sight.flow, self.codec, video.latents[some])
             teach_sight(sight, taught, config.sight.num_steps, config.loop.seed)
+            save_weights(sight, file, torch.float32)
         weights = {name: tensor.cpu() for name, tensor in sight.state_dict().items()}
         sight.load_state_dict(self.fabric.broadcast(weights))
         sight.requires_grad_(False)
@@ -268,6 +282,11 @@ def teach(config: TrainOdometryConfig) -> dict[str, dict[str, float]]:
     chosen = choose_episodes(config.data.train, config.data.max_frames)
     torch.manual_seed(config.loop.seed)
     odometry = build_odometry(config, codec, chosen[0].info.actions)
+    if config.sight.num_steps and not odometry.config.sight:
+        fabric.print(
+            f"init={config.init} reads motion energies and goes on so: flow is seen by networks that are "
+            "taught without init"
+        )
     teaching = Teaching(config, fabric, run, codec, chosen, world if config.has_dreams else None, odometry)
     if not config.init:
         odometry.calibrate(torch.cat([part.recorded.compared[0] for part in teaching.parts.values()]))

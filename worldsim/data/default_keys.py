@@ -11,6 +11,8 @@ from worldsim.data.formats.source import Kind
 
 PAIRS = (("left", "right"), ("down", "up"), ("a", "d"), ("s", "w"))
 DOWN_PAIRS = (("up", "down"), ("w", "s"))
+BESIDE = {"left": "a", "right": "d", "up": "w", "down": "s"}
+"""The other hand's keys, for the only stick there is."""
 NAMED = {
     "forward": ("up", "w"),
     "back": ("down", "s"),
@@ -70,12 +72,15 @@ def default_keys(axes: Sequence[Axis]) -> list[tuple[tuple[str, ...], ...]]:
         is_upright = UPRIGHT.search(axis.channel.name)
         ends[axis.channel.name] = free.first_free(DOWN_PAIRS if is_upright else PAIRS)
     named = {axis.channel.name: _named(axis, free) for axis in axes if not axis.is_both_ways}
+    if len(ends) == 1:
+        ((only, pair),) = ends.items()
+        ends[only] = pair + free.first_free([(BESIDE[pair[0]], BESIDE[pair[1]])])
     found = []
     for axis in axes:
         last = len(axis.buttons) - 1
         if axis.is_both_ways:
             pair = ends[axis.channel.name]
-            keys = {0: pair[:1], last: pair[1:]}
+            keys = {0: pair[::2], last: pair[1::2]}
         elif axis.channel.kind is Kind.ANALOG:
             own = named[axis.channel.name][0] or free.first_free([(key,) for key in OTHERS])
             keys = {last if axis.rest == 0 else 0: own}

@@ -140,7 +140,7 @@ def run_headless(config: PlayConfig, session: PlaySession, name: str, player: Pl
     num_frames = config.steps or (session.replay.num_frames if session.replay else HEADLESS_FRAMES)
     why = "headless" if has_display() else "no display found"
     written = "" if session.recording is None else f" and {session.recording.path} is written"
-    say(f"{why}: the {name} player walks {num_frames} frames{written}")
+    say(f"{why}: the {name} player plays {num_frames} frames{written}")
     session.reset(config.start)
     player.reset(session.seed)
     for _ in tqdm(play_headless(session, player, num_frames, name), total=num_frames, unit="frame"):

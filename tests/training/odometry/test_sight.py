@@ -52,6 +52,16 @@ def test_how_near_a_wall_is_is_told_from_what_it_looks_like() -> None:
     assert known[:, 1, 1].median() > 30 * known[:, 0, 0].median()  # nobody walked ahead
 
 
+def test_a_player_who_never_moves_teaches_that_nothing_flies() -> None:
+    torch.manual_seed(0)
+    latents, steps = walls_that_fly_by(0)
+    sight = Sight((POINTS**2, 4, 12))
+    sight.flow.weight[:, :, 1, 1] = torch.eye(POINTS**2)
+    frames = torch.arange(1, NUM_FRAMES)
+    teach_sight(sight, TaughtFrames(latents, frames, 0 * steps[frames]), 2, 0)
+    assert sight.answers.abs().max() < 0.02 and sight(latents[:9], latents[1:10]).isfinite().all()
+
+
 def test_brightness_is_read_as_a_codec_draws_it(tmp_path: Path) -> None:
     codec = load_codec(save_tiny_world(tmp_path / "world"))
     channels, height, width = codec.latent_shape

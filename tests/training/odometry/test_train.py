@@ -95,23 +95,29 @@ def test_it_learns_a_turn_and_writes_what_it_measured(taught: Path, world: Path,
 
 
 def test_a_resumed_teaching_equals_an_unbroken_one(
-    taught: Path, world: Path, video: Path, tmp_path: Path
+    taught: Path, world: Path, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What it compares frames by is read, not taught again: a GPU would not teach the same to the bit."""
     config = config_of(tmp_path / "run", world, video)
     for steps in (7, 30):
         teach(replace(config, loop=replace(config.loop, num_steps=steps)))
+        monkeypatch.delattr("training.odometry.train.teach_sight", raising=False)
     whole, parts = load_odometry(taught / "odometry"), load_odometry(tmp_path / "run" / "odometry")
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, parts.state_dict()[name]), name
+    (tmp_path / "run" / "sight.safetensors").unlink()  # like a run of before there was sight
+    with pytest.raises(WorldError, match=r"motion energies; choose another out= folder, or .* init="):
+        teach(config)
 
 
 def test_it_goes_on_from_a_network_of_the_same_latents_and_buttons(
-    taught: Path, world: Path, video: Path, tmp_path: Path
+    taught: Path, world: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     init = str(taught)  # of the run, or of the network
     loop = LoopConfig(num_steps=1, warmup_steps=0, checkpoint_seconds=1e9)
     again = config_of(tmp_path / "again", world, video, init=init, learning_rate=1e-9, loop=loop)
     teach(again)
+    assert "motion energies" not in capsys.readouterr().out
     before, after = load_odometry(taught / "odometry"), load_odometry(tmp_path / "again" / "odometry")
     for old, new in zip(before.parameters(), after.parameters(), strict=True):
         torch.testing.assert_close(old, new, atol=1e-6, rtol=0)
@@ -120,6 +126,12 @@ def test_it_goes_on_from_a_network_of_the_same_latents_and_buttons(
     with pytest.raises(WorldError, match="another encoder"):
         teach(replace(again, codec=str(tmp_path / "codec"), out=str(tmp_path / "other")))
     told = json.loads((taught / "odometry" / "odometry.json").read_text())
+    blind = Odometry(OdometryConfig(**(told["odometry"] | {"sight": False})))
+    save_odometry(blind, tmp_path / "blind")
+    capsys.readouterr()
+    teach(replace(again, init=str(tmp_path / "blind"), out=str(tmp_path / "energies")))
+    assert f"init={tmp_path / 'blind'} reads motion energies and goes on so" in capsys.readouterr().out
+    assert not load_odometry(tmp_path / "energies" / "odometry").config.sight
     odometry = Odometry(OdometryConfig(**(told["odometry"] | {"num_values": [2, 2, 2]})))
     save_odometry(odometry, tmp_path / "buttons")
     with pytest.raises(WorldError, match="taught with actions"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from worldsim.errors import WorldError
 from worldsim.model.memory.odometry import (
     UNITS,
     Odometry,
@@ -130,6 +132,45 @@ def test_what_is_told_is_unpacked_again_also_of_halves() -> None:
     found, known = unpack_told(told.half())
     torch.testing.assert_close(found, moved, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(known, information + 0.01 * torch.eye(3), rtol=0.02, atol=1.0)
+
+
+def test_a_turn_that_looks_like_a_step_to_the_left_stays_two_unknowns_in_halves() -> None:
+    """Information that rounding makes negative would throw the displacement far away."""
+    alike = torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 0.99998], [0.0, 0.99998, 1.0]])
+    information = 1e5 * (alike + torch.diag(torch.tensor([1.0, 0.0, 0.0])))
+    for scale in torch.linspace(0.9, 1.0, 20):
+        _, known = unpack_told(pack_told(torch.zeros(1, 3), scale * information[None]).half())
+        assert (torch.linalg.eigvalsh(known.double()) > 10).all()
+
+
+def test_a_description_of_far_more_than_the_file_holds_is_not_built(tmp_path: Path) -> None:
+    save_odometry(seeing(), tmp_path / "odometry")
+    shape = tmp_path / "odometry" / "odometry.json"
+    told = json.loads(shape.read_text())
+    told["odometry"]["latent_shape"] = [8192, 8192, 8192]
+    shape.write_text(json.dumps(told))
+    with pytest.raises(WorldError, match="need at least"):
+        load_odometry(tmp_path / "odometry")
+    assert sum(t.numel() for t in seeing().state_dict().values()) > seeing().config.min_weights
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+def test_a_card_sees_what_the_processor_sees(graph: bool) -> None:
+    odometry, device = seeing(), torch.device("cuda", 0)
+    frames = torch.randn(2, 32, 4, 6, 10)
+    frames[1] = 0.9 * frames[0] + 0.1 * frames[1]
+    expected = odometry.compare(*frames)
+    odometry, (before, after) = odometry.to(device), frames.to(device)
+    found = odometry.compare(before, after)
+    if graph:
+        captured = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(captured):
+            found = odometry.compare(before, after)
+        captured.replay()
+    assert found.device == device and found.dtype == torch.float32
+    off = (found.cpu() - expected).abs()  # a part may be found elsewhere where two places fit alike
+    assert off.median() < 1e-2 and (off < 0.1).float().mean() > 0.9
 
 
 def test_in_a_mirror_left_and_turn_have_the_other_sign() -> None:

@@ -156,7 +156,9 @@ class OdometryConfig:
     @property
     def min_weights(self) -> int:
         """Number of weights of its recurrent unit, and of what reads frames."""
-        return 3 * self.hidden**2 + WIDTH * (self.num_compared + self.features)
+        channels, height, width = self.latent_shape
+        sight = Sight.min_weights((channels, height, width)) if self.sight else 0
+        return 3 * self.hidden**2 + WIDTH * (self.num_compared + self.features) + sight
 
     @property
     def num_compared(self) -> int:

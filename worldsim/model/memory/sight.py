@@ -28,6 +28,8 @@ FREEDOM = 2.0
 LEAST = 1e-2
 """Information about a displacement that is had without looking, in its units."""
 ROUNDS = 4
+ALIKE = 0.999
+"""By which correlations are read: the rounding of fp16 leaves information positive definite then."""
 NUM_TOLD = 9
 
 
@@ -142,6 +144,12 @@ class Sight(nn.Module):
         self.usual = nn.Parameter(torch.zeros(3, rows, columns))
         self.trust = nn.Parameter(torch.zeros(2, 2))
 
+    @staticmethod
+    def min_weights(latent_shape: tuple[int, int, int]) -> int:
+        """Return the number of weights of what reads latents of this shape."""
+        channels, height, _ = latent_shape
+        return channels * (9 * POINTS**2 + height * STRIP_WIDTH * (2 + PART[1]))
+
     def responses(self, before: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """Return the flow of each part for a unit of each displacement, and the error of flows.
 
@@ -243,7 +251,7 @@ def unpack_told(told: Tensor) -> tuple[Tensor, Tensor]:
     moved, known, shared = told.float().split(3, dim=-1)
     root = (known / 2).exp()
     ones = torch.ones_like(shared[..., 0])
-    first, second, third = shared.unbind(-1)
+    first, second, third = (ALIKE * shared).unbind(-1)
     rows = [
         torch.stack([ones, first, second], dim=-1),
         torch.stack([first, ones, third], dim=-1),

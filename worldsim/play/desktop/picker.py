@@ -167,7 +167,7 @@ class Picker:
 
 
 def contact_sheet(pictures: np.ndarray, size: tuple[int, int], chosen: int) -> np.ndarray:
-    """Return pictures beside and below each other, `[*size, 3]` uint8.
+    """Return pictures beside and below each other, each in its shape, `[*size, 3]` uint8.
 
     Args:
         pictures: `[pictures, H, W, 3]` uint8, at most `COLUMNS * ROWS`.
@@ -178,13 +178,23 @@ def contact_sheet(pictures: np.ndarray, size: tuple[int, int], chosen: int) -> n
     for number, picture in enumerate(pictures):
         row, column = divmod(number, COLUMNS)
         cell = sheet[row * height : (row + 1) * height, column * width : (column + 1) * width]
+        place = _fitting(picture.shape[:2], cell.shape[:2])
         if number == chosen:
-            cell[:] = BORDER_COLOUR
-        inner = cell[BORDER:-BORDER, BORDER:-BORDER]
+            cell[tuple(slice(each.start - BORDER, each.stop + BORDER) for each in place)] = BORDER_COLOUR
+        inner = cell[place]
         rows = np.arange(inner.shape[0]) * picture.shape[0] // inner.shape[0]
         columns = np.arange(inner.shape[1]) * picture.shape[1] // inner.shape[1]
         inner[:] = picture[rows[:, None], columns]
     return sheet
+
+
+def _fitting(picture: tuple[int, ...], cell: tuple[int, ...]) -> tuple[slice, slice]:
+    """Return where a picture is shown in the middle of a cell, as large as its shape and a border allow."""
+    room = [size - 2 * BORDER for size in cell]
+    scale = min(size / own for size, own in zip(room, picture, strict=True))
+    shown = [max(1, round(scale * own)) for own in picture]
+    first = [BORDER + (size - own) // 2 for size, own in zip(room, shown, strict=True)]
+    return slice(first[0], first[0] + shown[0]), slice(first[1], first[1] + shown[1])
 
 
 def _sheet_size(pictures: np.ndarray) -> tuple[int, int]:

@@ -77,7 +77,7 @@ def test_analog_axes_have_neutral_bins_and_tell_their_centres() -> None:
     assert steer.buttons == ("left-2", "left-1", "right-1", "right-2")
     assert steer.centres == (0, -1, -0.5, 0.5, 1) and gas.centres == (0, 0.25, 0.5, 0.75, 1)
     assert (steer.keys[0], steer.keys[-1], gas.keys[-1], brake.keys[-1]) == (
-        *(("left",), ("right",)),
+        *(("left", "a"), ("right", "d")),
         *(("up", "w"), ("down", "s")),
     )
     fine, third, half = MAPS[8].layout.axes

@@ -12,7 +12,15 @@ import pytest
 
 from tests.fakes import HEIGHT, WIDTH
 from tests.window import tap
-from worldsim.play.desktop.picker import BORDER, BORDER_COLOUR, COLUMNS, Picker, WorldChoice, contact_sheet
+from worldsim.play.desktop.picker import (
+    BORDER,
+    BORDER_COLOUR,
+    COLUMNS,
+    ROWS,
+    Picker,
+    WorldChoice,
+    contact_sheet,
+)
 
 
 def choice(name: str, count: int) -> WorldChoice:
@@ -75,6 +83,18 @@ def test_the_sheet_shows_each_picture_and_a_border_around_the_chosen_one() -> No
         cell = sheet[row * height : (row + 1) * height, column * width : (column + 1) * width]
         assert np.array_equal(cell[BORDER:-BORDER, BORDER:-BORDER], picture)
         assert (cell[0, 0].tolist() == list(BORDER_COLOUR)) == (number == 4)
+
+
+def test_a_square_picture_stays_square_among_wide_cells() -> None:
+    pictures = np.full((2, 10, 10, 3), 200, np.uint8)
+    sheet = contact_sheet(pictures, (ROWS * (20 + 2 * BORDER), COLUMNS * (40 + 2 * BORDER)), chosen=1)
+    for number in range(2):
+        left = number * (40 + 2 * BORDER)
+        cell = sheet[: 20 + 2 * BORDER, left : left + 40 + 2 * BORDER]
+        is_shown = (cell == 200).all(-1)
+        assert is_shown[BORDER:-BORDER, BORDER + 10 : BORDER + 30].all() and is_shown.sum() == 20 * 20
+        is_border = (cell == BORDER_COLOUR).all(-1)
+        assert is_border.sum() == number * ((20 + 2 * BORDER) ** 2 - 20 * 20)
 
 
 def test_a_shipped_world_is_read_without_its_weights() -> None:
