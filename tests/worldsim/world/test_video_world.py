@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -260,6 +264,29 @@ def test_what_it_has_not_is_one_sentence(world: VideoWorld) -> None:
         )
     assert "\n" not in describe_error(raised.value)
     assert not hasattr(world, "nothing")
+
+
+DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "kind": (lambda data: data.update(kind="sound"), "worlds of the kind sound are not known"),
+    "text": (lambda data: data.update(text="\x1b[31m"), "a world's text must be printable"),
+    "window": (lambda data: data["causal"].update(window=2**20), "GiB: its window of 1048576 latent frames"),
+    "shape": (lambda data: data["autoencoder"].update(base_dim=10**5), "weights, they need at least"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_description_is_found_before_memory_is(
+    name: str, world: VideoWorld, tmp_path: Path
+) -> None:
+    damage, message = DAMAGED[name]
+    assert world.folder is not None
+    data = json.loads((world.folder / "config.json").read_text())
+    data["frame_size"] = [480, 832]
+    damage(data)
+    shutil.copytree(world.folder, tmp_path / "world")
+    (tmp_path / "world" / "config.json").write_text(json.dumps(data))
+    with pytest.raises(WorldError, match=message):
+        World.from_pretrained(tmp_path / "world")
 
 
 def test_a_world_without_buttons_has_one_action(tmp_path: Path) -> None:
