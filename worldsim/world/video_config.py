@@ -84,6 +84,14 @@ class VideoWorldConfig(WorldConfig):
             raise not_of_video(self.name, name)
         raise AttributeError(name)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies and pickles are made of; a copy's own way asks for every field."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in OF_FRAMES}
+
+    def __setstate__(self, made_of: dict[str, Any]) -> None:
+        for name, value in made_of.items():
+            setattr(self, name, value)
+
     @property
     def action_repeat(self) -> int:
         """Displayed frames that an action is held for: those of a block."""

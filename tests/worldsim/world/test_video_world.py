@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -256,7 +258,8 @@ def test_what_it_has_not_is_one_sentence(world: VideoWorld) -> None:
         _ = world.config.codec
     with pytest.raises(WorldError, match="compile='cudagraphs' is not supported by video worlds"):
         ARL2WorldEnv(str(world.folder), compile="cudagraphs")
-    env = ARL2WorldEnv(world)
+    env = ARL2WorldEnv(str(world.folder))
+    assert str(env.compile_choice) == "compile none (a video world is not recorded as graphs yet)"
     env.reset(seed=0)
     with pytest.raises(WorldError, match="is a video transformer") as raised:
         env.simulator.commit_frames(
@@ -264,6 +267,18 @@ def test_what_it_has_not_is_one_sentence(world: VideoWorld) -> None:
         )
     assert "\n" not in describe_error(raised.value)
     assert not hasattr(world, "nothing")
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda whole: pickle.loads(pickle.dumps(whole))])
+def test_a_copy_goes_on_alike(taught: VideoWorld, copied: Callable[[Any], Any]) -> None:
+    env = ARL2WorldEnv(taught)
+    env.reset(seed=0)
+    world, state = copied(taught), env.get_state()
+    assert world.config == taught.config and world.identity == taught.identity
+    other = ARL2WorldEnv(world)
+    other.set_state(state)
+    ahead = [[1, 0, 2]] * 2
+    assert all(np.array_equal(a, b) for a, b in zip(steps(env, ahead), steps(other, ahead), strict=True))
 
 
 DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
