@@ -49,7 +49,8 @@ class ImportWanConfig:
     )
     autoencoder: str = setting(
         "",
-        "File or folder of the autoencoder, of either layout; '' is the one beside the checkpoint.",
+        "File or folder of the autoencoder, of either layout, also of the hub; '' is the one beside the "
+        "checkpoint.",
     )
     text: str = setting("", "What the video is of; needs text_encoder.")
     text_encoder: str = setting("", "Folder of UMT5 and its tokenizer; '' encodes no text.")
