@@ -377,8 +377,7 @@ def open_simulator(
     if is_video and runtime.compile not in ("auto", "none"):
         raise WorldError(f"compile={runtime.compile!r} is not supported by video worlds: leave it out")
     launch = choose_compile(runtime.compile, world.device, grows=world.config.memory_grows)
-    if is_video:
-        launch = CompileChoice("none", "a video world is not recorded as graphs yet")
+    launch = CompileChoice("none", "a video world is not recorded as graphs yet") if is_video else launch
     simulator = Simulator(
         world,
         sampler,
