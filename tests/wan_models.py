@@ -41,6 +41,13 @@ def tiny_transformer(dtype: torch.dtype = torch.float32, **changes: Any) -> WanT
     return model.to(dtype)
 
 
+def zero_weights(**changes: Any) -> dict[str, Tensor]:
+    """Return zeros for a transformer's weights: quickly made, where their size alone counts."""
+    with torch.device("meta"):
+        model = WanTransformer(tiny_config(**changes))
+    return {name: torch.zeros(each.shape) for name, each in model.state_dict().items()}
+
+
 def library_transformer(model: WanTransformer) -> Any:
     """Return diffusers' transformer with the same weights."""
     diffusers = pytest.importorskip("diffusers", reason=REASON)

@@ -376,7 +376,8 @@ def open_simulator(
     is_video = isinstance(world, VideoWorld)
     if is_video and runtime.compile not in ("auto", "none"):
         raise WorldError(f"compile={runtime.compile!r} is not supported by video worlds: leave it out")
-    launch = choose_compile(runtime.compile, world.device, grows=world.config.memory_grows or is_video)
+    launch = choose_compile(runtime.compile, world.device, grows=world.config.memory_grows)
+    launch = CompileChoice("none", "a video world is not recorded as graphs yet") if is_video else launch
     simulator = Simulator(
         world,
         sampler,

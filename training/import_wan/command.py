@@ -16,7 +16,7 @@ from torch import Tensor
 from training.cli.entry import entry
 from training.engine.lock import locked_folder
 from training.import_wan.sources import find_actions, find_checkpoint, licence_of
-from training.import_wan.text import encode_text, no_text, read_embedding
+from training.import_wan.text import cleaned, encode_text, no_text, read_embedding
 from training.import_wan.weights import Checkpoint, open_checkpoint
 from worldsim.actions import NO_BUTTONS, ActionLayout
 from worldsim.errors import WorldError
@@ -49,7 +49,8 @@ class ImportWanConfig:
     )
     autoencoder: str = setting(
         "",
-        "File or folder of the autoencoder, of either layout; '' is the one beside the checkpoint.",
+        "File or folder of the autoencoder, of either layout, also of the hub; '' is the one beside the "
+        "checkpoint.",
     )
     text: str = setting("", "What the video is of; needs text_encoder.")
     text_encoder: str = setting("", "Folder of UMT5 and its tokenizer; '' encodes no text.")
@@ -86,9 +87,8 @@ def main(config: ImportWanConfig) -> None:
     given = find_checkpoint(config.autoencoder) if config.autoencoder else find_autoencoder(path)
     if given is None:
         raise WorldError(f"no autoencoder is beside {path}: name one, autoencoder=FILE_OR_FOLDER")
-    text = _text(config, checkpoint.config)
     description = describe(config, checkpoint.config, actions, path, out)
-    starts = _starts(config, description)
+    starts, text = _starts(config, description), _text(config, checkpoint.config)
     with locked_folder(out, is_new=True), filling(out) as part:
         autoencoder = load_autoencoder(given)
         if autoencoder.channels != checkpoint.config.in_dim:
@@ -152,7 +152,7 @@ def describe(
         transformer=transformer,
         causal=config.causal,
         frame_size=[config.height, config.width],
-        text=config.text,
+        text=cleaned(config.text),
         provenance={"source": source, "limits": limits},
     )
 

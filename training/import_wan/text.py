@@ -30,6 +30,8 @@ def encode_text(text: str, folder: Path, config: WanConfig) -> Tensor:
         from transformers import AutoTokenizer, UMT5EncoderModel
     except ImportError as error:
         raise WorldError('encoding a text needs transformers: pip install -e ".[wan]"') from error
+    if not folder.is_dir():
+        raise WorldError(f"{folder} does not exist; text_encoder names a folder")
     places = [
         inner if (inner := folder / name).is_dir() else folder for name in ("tokenizer", "text_encoder")
     ]
@@ -71,7 +73,7 @@ def read_embedding(path: Path, config: WanConfig) -> Tensor:
     if tensor.ndim != 2 or tensor.shape[1] != config.text_dim or not 0 < rows <= config.text_len:
         raise WorldError(
             f"{path} must hold one tensor [1 to {config.text_len}, {config.text_dim}], "
-            f"got {[list(each.shape) for each in tensors.values()]}"
+            f"got {shown([list(each.shape) for each in tensors.values()])}"
         )
     return tensor
 

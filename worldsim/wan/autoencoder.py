@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -47,10 +48,12 @@ class StreamingAutoencoder:
         config = autoencoder.config
         if config.patch_size is not None or config.is_residual:
             raise WorldError("the autoencoder is that of Wan 2.2; only Wan 2.1's is supported")
-        if list(config.temperal_downsample) != [False, True, True]:
+        is_in_scale = list(config.temperal_downsample) == [False, True, True] and len(config.dim_mult) == 4
+        if not is_in_scale or (config.in_channels, config.out_channels) != (3, 3):
             raise WorldError(
                 f"the autoencoder does not make {FRAMES_PER_LATENT} x {SPATIAL} x {SPATIAL} pixels a latent"
             )
+        _check_statistics(config.latents_mean, config.latents_std, config.z_dim)
         self.autoencoder = autoencoder
         self.channels: int = config.z_dim
         self._num_cached = sum(type(each).__name__ == CONVOLUTION for each in autoencoder.decoder.modules())
@@ -151,6 +154,19 @@ class StreamingAutoencoder:
         return mean, std
 
 
+def _check_statistics(mean: Any, std: Any, channels: int) -> None:
+    """Raise `WorldError` unless there is a mean and a positive deviation of each channel."""
+    for name, given, above in (("latents_mean", mean, -math.inf), ("latents_std", std, 0.0)):
+        numbers = given if isinstance(given, list | tuple) else []
+        if len(numbers) != channels or not all(
+            isinstance(each, int | float) and math.isfinite(each) and each > above for each in numbers
+        ):
+            kind = "finite" if name == "latents_mean" else "positive"
+            raise WorldError(
+                f"the autoencoder's {name} must be {channels} {kind} numbers, got {shown(given)}"
+            )
+
+
 def _settled(feature: Any, shape: torch.Size, like: Tensor) -> Tensor:
     """Return what is kept behind the first frame in the shape that is kept later: zeros come before it.
 
@@ -179,3 +195,9 @@ def build_autoencoder(config: Mapping[str, Any]) -> Any:
         raise WorldError(f"no autoencoder of Wan 2.1 has this description: {told}") from error
     assert isinstance(built, nn.Module)
     return built.eval().requires_grad_(False)
+
+
+def count_weights(config: Mapping[str, Any]) -> int:
+    """Return how many weights diffusers' autoencoder has, without room for them; errors as to build it."""
+    with torch.device("meta"):
+        return sum(each.numel() for each in build_autoencoder(config).state_dict().values())

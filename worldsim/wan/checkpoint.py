@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from worldsim.errors import WorldError
-from worldsim.storage.files import check_integer, shown
+from worldsim.storage.files import check_integer, check_number, shown
 from worldsim.storage.tensors import CONFIG_FILE, FLOATS, read_object
 from worldsim.wan.config import PATCH, WanConfig
 from worldsim.wan.keys import from_diffusers, is_diffusers_layout, without_wrappers
@@ -168,8 +168,11 @@ def config_of(shapes: Shapes, described: Mapping[str, Any], path: Path) -> WanCo
         text_dim=size("text_embedding.0.weight", 1, 2),
         freq_dim=size("time_embedding.0.weight", 1, 2),
     )
-    own = {name: described[name] for name in ("eps", "text_len") if name in described}
-    return replace(config, **own)
+    if "text_len" in described:
+        config = replace(config, text_len=check_integer(described["text_len"], "text_len", 1))
+    if "eps" in described:
+        config = replace(config, eps=check_number(described["eps"], "eps"))
+    return config
 
 
 def described_beside(path: Path) -> Mapping[str, Any]:

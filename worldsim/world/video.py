@@ -24,7 +24,7 @@ from worldsim.sampler import SamplerConfig
 from worldsim.starts import Start
 from worldsim.storage.files import files_below
 from worldsim.storage.tensors import CODEC_FILE, check_file, load_weights, read_weights
-from worldsim.wan.autoencoder import DecoderState, StreamingAutoencoder, build_autoencoder
+from worldsim.wan.autoencoder import DecoderState, StreamingAutoencoder, build_autoencoder, count_weights
 from worldsim.wan.causal import FrameCache, commit_block, generate_block
 from worldsim.wan.checkpoint import read_transformer
 from worldsim.wan.config import FRAMES_PER_LATENT, CausalConfig
@@ -96,7 +96,8 @@ class VideoWorld(World):
         for name in sorted(names | {CODEC_FILE, TEXT_FILE}):
             check_file(folder, name, checksums.get(name))
         weights = read_transformer(config.transformer, folder / TRANSFORMER_FOLDER, dtype)
-        module = load_weights(lambda: build_autoencoder(config.autoencoder), folder / CODEC_FILE, 0)
+        min_weights = count_weights(config.autoencoder)
+        module = load_weights(lambda: build_autoencoder(config.autoencoder), folder / CODEC_FILE, min_weights)
         autoencoder = StreamingAutoencoder(module)
         if autoencoder.channels != config.transformer.in_dim:
             raise WorldError(

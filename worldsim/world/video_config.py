@@ -10,7 +10,7 @@ from worldsim.codec import CodecConfig
 from worldsim.errors import WorldError
 from worldsim.model.config import DenoiserConfig
 from worldsim.sampler import SamplerConfig
-from worldsim.storage.files import check_integer, read_record, shown
+from worldsim.storage.files import check_integer, check_text, read_record, shown
 from worldsim.wan.config import FRAMES_PER_LATENT, PATCH, CausalConfig, WanConfig
 from worldsim.world.config import FORMAT, WorldConfig, read_description
 
@@ -19,6 +19,8 @@ KIND = "video"
 PIXELS = 8 * PATCH
 """Side in pixels of what becomes one token."""
 MAX_SIDE = 4096
+MAX_WINDOW_BYTES = 256 * 2**30
+"""Of one dream in fp32: 1.3 billion weights at 832 x 480 have 9.6 GiB with a window of 21 latent frames."""
 OF_FRAMES = ("denoiser", "codec")
 """Fields of worlds that draw one frame at a time."""
 
@@ -48,6 +50,7 @@ class VideoWorldConfig(WorldConfig):
         # How it was trained is how it is drawn; both are one thing in `config.json`.
         self.sampler = SamplerConfig(num_steps=len(self.causal.steps), shift=self.causal.shift)
         self.check_texts()
+        check_text(self.text, "a world's text")
         if not isinstance(self.frame_size, list) or len(self.frame_size) != 2:
             raise WorldError(f"frame_size must be height and width, got {shown(self.frame_size)}")
         for side in self.frame_size:
@@ -57,6 +60,7 @@ class VideoWorldConfig(WorldConfig):
             raise WorldError(f"autoencoder must be an object, got {shown(self.autoencoder)}")
         if self.causal.window is None:
             raise WorldError("a world's window must be a number: one that sees all frames grows for ever")
+        self._check_window()
         buttons = list(self.actions.num_values)
         if self.transformer.num_values not in ([], buttons):
             raise WorldError(
@@ -64,11 +68,29 @@ class VideoWorldConfig(WorldConfig):
                 f"its buttons make {buttons}"
             )
 
+    def _check_window(self) -> None:
+        shape, causal = self.transformer, self.causal
+        places = (shape.num_layers - len(shape.hybrid_layers)) * (causal.sink + (causal.kept or 0))
+        num_bytes = 2 * 4 * places * self.tokens_per_frame * shape.dim
+        if num_bytes > MAX_WINDOW_BYTES:
+            raise WorldError(
+                f"world {self.name!r} would remember {num_bytes / 2**30:.1f} GiB of each dream, more than "
+                f"{MAX_WINDOW_BYTES / 2**30:g} GiB: its window of {causal.window} latent frames is too long"
+            )
+
     def __getattr__(self, name: str) -> NoReturn:
         """Say what a video world has not; called for what is no attribute."""
         if name in OF_FRAMES:
             raise not_of_video(self.name, name)
         raise AttributeError(name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies and pickles are made of; a copy's own way asks for every field."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in OF_FRAMES}
+
+    def __setstate__(self, made_of: dict[str, Any]) -> None:
+        for name, value in made_of.items():
+            setattr(self, name, value)
 
     @property
     def action_repeat(self) -> int:

@@ -25,7 +25,7 @@ from worldsim.model.memory.state import MemoryState
 from worldsim.runtime.isolation import isolated
 from worldsim.sampler import SamplerConfig, draw
 from worldsim.starts import Start, read_starts, write_starts
-from worldsim.storage.files import files_below, user_path
+from worldsim.storage.files import files_below, shown, user_path
 from worldsim.storage.tensors import (
     CODEC_FILE,
     CONFIG_FILE,
@@ -361,6 +361,8 @@ def read_config(folder: Path) -> tuple[WorldConfig, dict[str, str]]:
     path = folder / CONFIG_FILE
     data = read_object(path)
     checksums = read_checksums(data, path)
+    if data.get("kind", KIND) != KIND:
+        raise WorldError(f"{path}: worlds of the kind {shown(data['kind'])} are not known")
     kind = VideoWorldConfig if data.get("kind") == KIND else WorldConfig
     try:
         return kind.from_json(data), checksums

@@ -24,6 +24,7 @@ from tests.wan_models import (
     save_tiny_checkpoint,
     tiny_autoencoder,
     tiny_transformer,
+    zero_weights,
 )
 from training.cli.entry import describe_error
 from training.import_wan.command import ImportWanConfig, main
@@ -112,9 +113,9 @@ for work in (written, lambda: load_transformer(file)):
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is measured by Linux")
 def test_peak_memory_is_bounded_by_the_file(tmp_path: Path) -> None:
     """Of a .pt of fp32: what is loaded in bf16 is half of it, what is written passes through in parts."""
-    model = tiny_transformer(dim=384, ffn_dim=1536, num_heads=4, num_layers=10)
+    weights = zero_weights(dim=384, ffn_dim=1536, num_heads=4, num_layers=10)
     (tmp_path / "config.json").write_text(json.dumps({"num_heads": 4, "text_len": 12}))
-    torch.save({"generator_ema": model.state_dict()}, tmp_path / "model.pt")
+    torch.save({"generator_ema": weights}, tmp_path / "model.pt")
     assert (tmp_path / "model.pt").stat().st_size > 90e6
     command = [sys.executable, "-c", MEASURE, str(tmp_path / "model.pt"), str(tmp_path / "out")]
     told = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -151,7 +152,7 @@ def test_a_text_is_encoded_as_the_pipeline_does(checkpoint: Path, tmp_path: Path
         found = encode_text(text, tmp_path / "text", config)
         assert found.abs().sum() > 0 and not expected[len(found) :].any()
         torch.testing.assert_close(found, expected[: len(found)])
-    settings = {"text": "a dark room", "text_encoder": str(tmp_path / "text")}
+    settings = {"text": "a dark\n room", "text_encoder": str(tmp_path / "text")}
     run(checkpoint, tmp_path / "world", **settings)
     stored = load_file(tmp_path / "world" / "text.safetensors")["text"]
     assert torch.equal(stored, encode_text("a dark room", tmp_path / "text", config))
@@ -200,6 +201,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no entry": ({"group": "critic"}, "has no entry critic; it has generator"),
     "no autoencoder": ({"autoencoder": "nowhere"}, "nowhere does not exist"),
     "no encoder": ({"text": "a room"}, "text needs the folder of its encoder"),
+    "no encoder's folder": (
+        {"text_encoder": "nowhere"},
+        "nowhere does not exist; text_encoder names a folder",
+    ),
     "both": ({"text_embedding": "a", "text_encoder": "b"}, "give one of them"),
     "no embedding": ({"text_embedding": "nowhere"}, "nowhere does not exist; text_embedding names"),
     "no video": ({"starts": "nowhere"}, "nowhere"),

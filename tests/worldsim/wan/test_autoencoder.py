@@ -79,6 +79,13 @@ def test_what_does_not_fit_is_named(decoder: StreamingAutoencoder, tmp_path: Pat
         decoder.decode(torch.zeros(2, 16, 4, 8), state)
     with pytest.raises(WorldError, match="only Wan 2.1's is supported"):
         StreamingAutoencoder(tiny_autoencoder(patch_size=2, in_channels=12, out_channels=12))
+    for wrong in ({"temperal_downsample": [True] * 3}, {"dim_mult": [1, 1, 1]}, {"out_channels": 4}):
+        with pytest.raises(WorldError, match="does not make 4 x 8 x 8 pixels a latent"):
+            StreamingAutoencoder(tiny_autoencoder(**wrong))
+    with pytest.raises(WorldError, match=r"latents_mean must be 16 finite numbers, got \[0\.0, 0\.0\]"):
+        StreamingAutoencoder(tiny_autoencoder(latents_mean=[0.0] * 2))
+    with pytest.raises(WorldError, match="latents_std must be 16 positive numbers"):
+        StreamingAutoencoder(tiny_autoencoder(latents_std=[1.0] * 15 + [0.0]))
     with pytest.raises(WorldError, match="does not exist"):
         load_autoencoder(tmp_path / "none")
     with pytest.raises(WorldError, match="holds no checkpoint"):

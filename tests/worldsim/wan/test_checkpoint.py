@@ -16,10 +16,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.wan_models import library_transformer, tiny_config, tiny_transformer
+from tests.wan_models import library_transformer, tiny_config, tiny_transformer, zero_weights
 from worldsim.errors import WorldError
 from worldsim.wan.checkpoint import load_transformer
-from worldsim.wan.config import WanConfig
 from worldsim.wan.keys import from_diffusers, to_diffusers
 from worldsim.wan.transformer import WanTransformer
 
@@ -186,6 +185,14 @@ def test_what_does_not_fit_is_named(name: str, folder: Path, weights: Weights) -
     assert "\n" not in str(raised.value)
 
 
+def test_a_described_number_of_another_kind_is_named(folder: Path, weights: Weights) -> None:
+    save_file(weights, folder / "model.safetensors")
+    for wrong, message in {"text_len": "must be an integer", "eps": "must be a finite number"}.items():
+        (folder / "config.json").write_text(json.dumps(ORIGINAL | {wrong: [1.5]}))
+        with pytest.raises(WorldError, match=f"{wrong} {message}"):
+            loaded(folder)
+
+
 def test_a_value_beyond_the_format_is_named(folder: Path, weights: Weights) -> None:
     save_file(weights | {"head.head.bias": torch.full((64,), 1e6)}, folder / "model.safetensors")
     with pytest.raises(WorldError, match=r"head\.head\.bias holds NaN, inf, or what float16 cannot hold"):
@@ -305,10 +312,8 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="units of peak memory differ")
 def test_peak_memory_is_little_more_than_the_model(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = WanTransformer(WanConfig(dim=256, num_heads=2, num_layers=12, ffn_dim=2048, text_dim=64))
     path = tmp_path / "model.safetensors"
-    save_file(model.state_dict(), path)
+    save_file(zero_weights(dim=256, num_layers=12, ffn_dim=2048, text_dim=64), path)
     told = subprocess.run(
         [sys.executable, "-c", MEASURE, str(path)], check=True, capture_output=True, text=True
     )

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import pickle
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -252,7 +258,8 @@ def test_what_it_has_not_is_one_sentence(world: VideoWorld) -> None:
         _ = world.config.codec
     with pytest.raises(WorldError, match="compile='cudagraphs' is not supported by video worlds"):
         ARL2WorldEnv(str(world.folder), compile="cudagraphs")
-    env = ARL2WorldEnv(world)
+    env = ARL2WorldEnv(str(world.folder))
+    assert str(env.compile_choice) == "compile none (a video world is not recorded as graphs yet)"
     env.reset(seed=0)
     with pytest.raises(WorldError, match="is a video transformer") as raised:
         env.simulator.commit_frames(
@@ -260,6 +267,41 @@ def test_what_it_has_not_is_one_sentence(world: VideoWorld) -> None:
         )
     assert "\n" not in describe_error(raised.value)
     assert not hasattr(world, "nothing")
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda whole: pickle.loads(pickle.dumps(whole))])
+def test_a_copy_goes_on_alike(taught: VideoWorld, copied: Callable[[Any], Any]) -> None:
+    env = ARL2WorldEnv(taught)
+    env.reset(seed=0)
+    world, state = copied(taught), env.get_state()
+    assert world.config == taught.config and world.identity == taught.identity
+    other = ARL2WorldEnv(world)
+    other.set_state(state)
+    ahead = [[1, 0, 2]] * 2
+    assert all(np.array_equal(a, b) for a, b in zip(steps(env, ahead), steps(other, ahead), strict=True))
+
+
+DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "kind": (lambda data: data.update(kind="sound"), "worlds of the kind sound are not known"),
+    "text": (lambda data: data.update(text="\x1b[31m"), "a world's text must be printable"),
+    "window": (lambda data: data["causal"].update(window=2**20), "GiB: its window of 1048576 latent frames"),
+    "shape": (lambda data: data["autoencoder"].update(base_dim=10**5), "weights, they need at least"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_description_is_found_before_memory_is(
+    name: str, world: VideoWorld, tmp_path: Path
+) -> None:
+    damage, message = DAMAGED[name]
+    assert world.folder is not None
+    data = json.loads((world.folder / "config.json").read_text())
+    data["frame_size"] = [480, 832]
+    damage(data)
+    shutil.copytree(world.folder, tmp_path / "world")
+    (tmp_path / "world" / "config.json").write_text(json.dumps(data))
+    with pytest.raises(WorldError, match=message):
+        World.from_pretrained(tmp_path / "world")
 
 
 def test_a_world_without_buttons_has_one_action(tmp_path: Path) -> None:
