@@ -65,7 +65,8 @@ def test_a_game_becomes_a_world_that_can_be_played(
     assert runs == ["collect", "check", "codec", "pretrain", "evaluate"]
     world = tmp_path / "dot/pretrain/world"
     assert f"play it: python play.py world={world}" in told and "training.rl world=" in told
-    assert f"training.collect env={DOT} out={tmp_path / 'dot/data'} 'game.kwargs={{lasts:50,max" in told
+    assert f"training.collect env={DOT} out={tmp_path / 'dot/data'} num_frames=" in told
+    assert " 'game.kwargs={lasts:50,max_episode_steps:60}' num_workers=1" in told
     config_of_world = World.from_pretrained(world).config
     assert (config_of_world.name, config_of_world.outcome is not None) == ("dot", True)
     assert config_of_world.actions.axes[0].centres == (0, -1, -0.5, 0.5, 1), "it knows what its buttons are"
