@@ -19,6 +19,7 @@ from worldsim.play.settings import PlayConfig
 
 if TYPE_CHECKING:  # it brings PyTorch, which a wrong setting need not wait for
     from worldsim.play.session import PlaySession
+    from worldsim.world.world import World
 
 
 @entry("play", PlayConfig)
@@ -141,17 +142,23 @@ def play(config: PlayConfig, *, headless: bool, waited: float) -> bool:
 
 
 def default_policy(session: PlaySession) -> str:
-    """Return who plays when nobody else does."""
-    return policies.usual_player(session.env.world.config.actions.num_values)
+    """Return who plays when nobody else does: a scripted player, or else the world's own policy, if any."""
+    world = session.env.world
+    name = policies.usual_player(world.config.actions.num_values)
+    return "ppo" if name == "random" and has_policy(world) else name
+
+
+def has_policy(world: World) -> bool:
+    """Whether a policy that learned to play it ships with a world."""
+    return world.folder is not None and (world.folder / "policy").is_dir()
 
 
 def available_policies(config: PlayConfig, session: PlaySession) -> list[str]:
     """Return the names of the programs that can play: those that fit the world, and those asked for."""
-    world = session.env.world
     names = [default_policy(session), "random"]
     if config.recording:
         names.append("recorded")
-    if config.policy_folder or (world.folder is not None and (world.folder / "policy").is_dir()):
+    if config.policy_folder or has_policy(session.env.world):
         names.append("ppo")
     if config.policy not in ("auto", "keyboard"):
         names.append(config.policy)

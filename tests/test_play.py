@@ -338,10 +338,19 @@ def test_who_plays_depends_on_the_buttons(
     name: str, num_values: tuple[int, ...], player: str, policy: type
 ) -> None:
     world = SimpleNamespace(name=name, actions=SimpleNamespace(num_values=num_values))
-    config = SimpleNamespace(config=world)
+    config = SimpleNamespace(config=world, folder=None)
     session = cast(PlaySession, SimpleNamespace(env=SimpleNamespace(world=config)))
     assert default_policy(session) == player
     assert type(make_policy(player, session)) is policy
+
+
+def test_a_policy_that_ships_plays_where_no_scripted_player_fits(tmp_path: Path) -> None:
+    told = SimpleNamespace(actions=SimpleNamespace(num_values=(7, 5, 5)))
+    world = SimpleNamespace(config=told, folder=tmp_path)
+    session = cast(PlaySession, SimpleNamespace(env=SimpleNamespace(world=world)))
+    assert default_policy(session) == "random"
+    (tmp_path / "policy").mkdir()
+    assert default_policy(session) == "ppo"
 
 
 def test_play_begins_from_a_picture(world: Path, tmp_path: Path, play_here: Play) -> None:

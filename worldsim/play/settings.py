@@ -45,8 +45,9 @@ class PlayConfig(RuntimeSettings):
     )
     policy: str = setting(
         "auto",
-        "auto (you, or the scripted player without a display), keyboard, scripted, random, ppo (a learned "
-        "player), still, to-and-fro, recorded, or a recording's FILE.jsonl.",
+        "auto (you, or without a display the scripted player; where none fits, a policy that ships with the "
+        "world, or else random), keyboard, scripted, random, ppo (a learned player), still, to-and-fro, "
+        "recorded, or a recording's FILE.jsonl.",
     )
     policy_folder: str | None = setting(None, "Of policy=ppo; null is the policy that ships with the world.")
     recording: str | None = setting(
