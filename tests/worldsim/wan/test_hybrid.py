@@ -103,7 +103,8 @@ def parts(layer: HybridAttention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight
 
     q, k = normed(layer.q(x), layer.norm_q.weight), normed(layer.k(x), layer.norm_k.weight)
-    return tuple(each.unflatten(-1, (HEADS, WIDTH)) for each in (q, k, layer.v(x)))  # type: ignore[return-value]
+    q, k, v = (each.unflatten(-1, (HEADS, WIDTH)) for each in (q, k, layer.v(x)))
+    return q, k, v
 
 
 def derived(layer: HybridAttention, x: Tensor, turns: Tensor, state: Tensor) -> Tensor:

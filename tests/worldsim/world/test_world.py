@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -82,6 +83,12 @@ def test_a_shipped_world_says_what_there_is_to_do_and_begins_before_no_bare_wall
         check_file(SHIPPED / name, inside, checksums.get(inside))
     for start in read_starts(SHIPPED / name / STARTS_FOLDER):
         assert visible_detail(start.frames[-1].numpy()) > MIN_DETAIL.get(name, 4_000), start.name
+
+
+@pytest.mark.parametrize("name", shipped_worlds())
+def test_a_shipped_world_names_no_path_of_the_machine_that_made_it(name: str) -> None:
+    for file in (SHIPPED / name).rglob("*.json"):
+        assert not re.search(r"[\s\"=\[]/\w+/", file.read_text(encoding="utf-8")), file
 
 
 def test_a_world_without_a_word_about_it_is_loaded(tmp_path: Path) -> None:
