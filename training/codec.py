@@ -56,6 +56,11 @@ class TrainCodecConfig:
     init: str = setting(
         "", "Folder of a codec or a world, or the name of one that ships, to go on from; '' is none."
     )
+    grow_channels: int = setting(
+        0,
+        "Channels of latents to go on with, more than init has: what those told they still tell. 0 keeps them.",
+        minimum=0,
+    )
     decoder: DecoderConfig = setting(DecoderConfig, "Training of the decoder of init alone.")
 
     def __post_init__(self) -> None:
@@ -64,10 +69,37 @@ class TrainCodecConfig:
             raise WorldError(
                 "decoder.alone and decoder.into need init=, the codec or world whose decoder it is"
             )
+        if self.grow_channels and (not self.init or self.decoder.alone or self.decoder.into):
+            raise WorldError(
+                "grow_channels needs init=, the codec that gets more, whose encoder is trained on"
+            )
         if self.decoder.alone and self.loop.global_batch_size:
             raise WorldError("loop.global_batch_size must be 0 with decoder.alone: an update is one pass")
         if self.decoder.alone and self.decoder.world and self.batch_size < 2:
             raise WorldError("batch_size must be at least 2 with decoder.world, for pairs of both kinds")
+
+
+GROWN_SCALE = 0.05
+"""Of fresh weights that read further channels: the picture is what it was, but they are learned from."""
+
+
+@torch.no_grad()
+def with_channels(codec: FrameCodec, channels: int) -> FrameCodec:
+    """Return a codec with more channels of latents, whose first ones are those of the one given.
+
+    Raises:
+        WorldError: If it has as many already.
+    """
+    has = codec.config.latent_channels
+    if channels <= has:
+        raise WorldError(f"grow_channels must be more than the {has} that init has, got {channels}")
+    grown = FrameCodec(replace(codec.config, latent_channels=channels)).to(codec.latent_mean.device)
+    weights = grown.state_dict()
+    weights["decoder.0.weight"] *= GROWN_SCALE
+    for name, known in codec.state_dict().items():
+        weights[name][tuple(slice(size) for size in known.shape)] = known
+    grown.load_state_dict(weights)
+    return grown
 
 
 class Reconstruction(nn.Module):
@@ -117,6 +149,7 @@ def train_codec(config: TrainCodecConfig) -> float:
     fabric = make_fabric(config.fabric, run.path)
     torch.manual_seed(config.loop.seed)
     codec = find_codec(config.init) if config.init else FrameCodec(config.codec)
+    codec = with_channels(codec, config.grow_channels) if config.grow_channels else codec
     size = (codec.config.height, codec.config.width)
     workers = own_workers(config.data, fabric)
     chosen = choose_episodes(config.data.train, config.data.max_frames)

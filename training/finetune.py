@@ -11,6 +11,7 @@ from training.cli.entry import entry
 from training.engine.run_folder import RunFolder
 from training.world.settings import TrainWorldConfig
 from training.world.train import add_provenance, train_world
+from training.world.transfer import take_over
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.model.config import FINEST, MemoryKeys, MemoryPhase
 from worldsim.model.denoiser import Denoiser
@@ -49,10 +50,6 @@ class FinetuneConfig(TrainWorldConfig):
     )
 
 
-MEMORY_PARTS = ("phi_q.", "phi_k.", "phi_v.", "a_proj.", "b_proj.", "gate_proj.", "A_log", "dt_bias")
-"""Of a hybrid layer, what its state is written and read by."""
-
-
 def add_outcome_heads(world: World, seed: int) -> World:
     """Return a world without outcome heads with untrained ones; it draws the same frames."""
     shape = replace(world.config.denoiser, outcome_heads=True)
@@ -75,18 +72,13 @@ def change_keys(world: World, config: FinetuneConfig) -> World:
         path_odometry=old.path_odometry and not is_pose,
         full_path=old.full_path and not is_pose,
         finest_key=old.finest_key if keys is MemoryKeys.PLANE else FINEST,
+        keyed_places=True,
         half_lives=list(config.half_lives),
         write_biases=list(config.write_biases),
     )
     torch.manual_seed(config.loop.seed)
     denoiser = Denoiser(shape)
-    fresh = denoiser.state_dict()
-    known = {name: tensor for name, tensor in world.denoiser.state_dict().items() if name in fresh}
-    kept = {name: tensor for name, tensor in known.items() if not any(part in name for part in MEMORY_PARTS)}
-    if old.memory_keys == MemoryKeys.AXES:  # a key begins as a place, as in a fresh network of such keys
-        biases = {name for name in kept if name.endswith((".self_attn.q.bias", ".self_attn.k.bias"))}
-        kept |= {name: kept[name] + fresh[name] for name in biases}
-    denoiser.load_state_dict(fresh | kept)
+    take_over(denoiser, world.denoiser)
     odometry = world.odometry if is_pose else None
     sampler = replace(world.config.sampler, write_novelty=1.0 if is_pose else 0.0)
     described = replace(world.config, denoiser=shape, odometry=None, sampler=sampler)

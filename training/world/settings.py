@@ -78,3 +78,9 @@ class PretrainConfig(TrainWorldConfig):
         DenoiserConfig, "Shape of the network; codec and data fill in latent shape and buttons."
     )
     sampler: SamplerConfig = setting(SamplerConfig, "How frames are drawn in play (docs/decisions/0026).")
+    init: str = setting(
+        "",
+        "World whose network this one begins from, of the same width and layers, where both mean the same: a "
+        "shipped name or a folder. Its latents do where codec was trained with init= on from its codec; "
+        "'' begins from random weights.",
+    )

@@ -31,6 +31,7 @@ from training.world.half_lives import log_half_lives, tell_half_lives
 from training.world.integrated_poses import load_fitting
 from training.world.settings import PretrainConfig, TrainWorldConfig
 from training.world.start_moments import take_starts
+from training.world.transfer import same_axes, take_over
 from training.world.validation import validate
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
@@ -227,8 +228,8 @@ def begin_training(
     return training
 
 
-def build_world(config: PretrainConfig, info: DatasetInfo) -> World:
-    """Return an untrained world for a data set."""
+def build_world(config: PretrainConfig, info: DatasetInfo, before: World | None = None) -> World:
+    """Return a world for a data set, untrained or with what a network learned before."""
     codec = find_codec(config.codec)
     model = replace(
         config.model, latent_shape=list(codec.latent_shape), num_values=list(info.actions.num_values)
@@ -245,7 +246,11 @@ def build_world(config: PretrainConfig, info: DatasetInfo) -> World:
         outcome=OutcomeConfig() if model.outcome_heads else None,
         provenance={"data": info.source} | ({"environment": info.environment} if info.environment else {}),
     )
-    return World(description, Denoiser(model), codec)
+    denoiser = Denoiser(model)
+    if before is not None:
+        take_over(denoiser, before.denoiser, same_axes(info.actions, before.config.actions))
+        description.provenance["training"] = [f"begun from the network of {before.config.name}"]
+    return World(description, denoiser, codec)
 
 
 def pretrain(config: PretrainConfig) -> None:
@@ -253,6 +258,8 @@ def pretrain(config: PretrainConfig) -> None:
     if not config.data.train:
         raise WorldError("data.train names no folder of gameplay video")
     info = DatasetInfo.load(Path(config.data.train[0]))
-    world = build_world(config, info)
+    before = World.from_pretrained(config.init) if config.init else None
+    world = build_world(config, info, before)
     run = RunFolder(config.out, config)
-    train_world(config, world, run, has_new_heads=config.model.outcome_heads)
+    begun_from = before.identity if before else ""
+    train_world(config, world, run, has_new_heads=config.model.outcome_heads, begun_from=begun_from)

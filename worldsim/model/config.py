@@ -84,6 +84,12 @@ class DenoiserConfig:
         above=0,
         below=180,
     )
+    keyed_places: bool = setting(
+        True,
+        "Whether keys of poses turn with the place on the map, beside heading and row. Without, they hold "
+        "what lies in each direction, which actions tell where odometry of the place is poor "
+        "(docs/decisions/0068); false is for memory_keys=pose only.",
+    )
     path_odometry: bool = setting(
         False,
         "Whether the path goes on from what committed frames show, instead of from what the action was "
@@ -129,6 +135,8 @@ class DenoiserConfig:
             raise WorldError(
                 f"memory_keys pose needs memory_phase none: poses turn the keys, got {self.memory_phase}"
             )
+        if not self.keyed_places and self.memory_keys != MemoryKeys.POSE:
+            raise WorldError(f"keyed_places false needs memory_keys pose, got {self.memory_keys}")
         if self.full_path and not self.full_layers:
             raise WorldError("full_path needs full_layers, and there are none")
         for name in ("latent_shape", "num_values", "dim", "ffn_dim", "num_heads", "num_layers", "window"):

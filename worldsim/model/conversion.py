@@ -108,6 +108,7 @@ def student_config(
         path_odometry=teacher.path_odometry and hybrid.memory_phase == MemoryPhase.PATH,
         memory_keys=keys,
         finest_key=teacher.finest_key if keys == MemoryKeys.PLANE else FINEST,
+        keyed_places=teacher.keyed_places or keys != MemoryKeys.POSE,
         write_biases=list(hybrid.write_biases or teacher.write_biases),
         half_lives=list(hybrid.half_lives),
     )

@@ -216,6 +216,14 @@ def test_a_codec_goes_on_from_another(tmp_path: Path, data: DataConfig) -> None:
     assert first > score("untrained", 1) + 1.0
     later = score("later", 1, init=str(tmp_path / "first" / "codec"), learning_rate=1e-6)
     assert later == pytest.approx(first, abs=0.2)
+    grown = {"init": str(tmp_path / "first" / "codec"), "grow_channels": 6, "learning_rate": 1e-6}
+    assert score("grown", 1, **grown) == pytest.approx(first, abs=0.5)
+    codec, before = (load_codec(tmp_path / name / "codec") for name in ("grown", "first"))
+    assert codec.latent_shape == (6, 4, 6)
+    frames = torch.randint(256, (4, 32, 48, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    torch.testing.assert_close(codec.encode(frames)[:, :4], before.encode(frames), atol=0.1, rtol=0.1)
+    with pytest.raises(WorldError, match="grow_channels must be more than the 4 that init has, got 4"):
+        score("same", 1, init=str(tmp_path / "first" / "codec"), grow_channels=4)
 
 
 def test_the_world_model_learns_to_predict(tmp_path: Path, data: DataConfig) -> None:

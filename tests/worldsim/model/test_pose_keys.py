@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -51,6 +52,27 @@ def test_a_full_turn_and_a_way_round_the_torus_close_exactly(
     first, second, other = turned(pose, again, (pose[0] + 40, pose[1], pose[2] + 5))
     torch.testing.assert_close(first, second, rtol=0, atol=1e-4)
     assert (first - other).abs().max() > 1
+
+
+def test_without_places_keys_turn_with_heading_and_row_as_before() -> None:
+    with_places, without = (pose_multiples(3, 4, WIDTH, keyed) for keyed in (True, False))
+    assert torch.equal(with_places[..., [0, 3]], without[..., [0, 3]])
+    assert with_places[..., 1:3].abs().max() > 0 and without[..., 1:3].abs().max() == 0
+
+
+def test_without_places_a_network_sees_headings_alone() -> None:
+    *rest, poses = given()
+    moved = poses + torch.tensor([300.0, -70.0, 0.0])
+    turned_away = poses + torch.tensor([0.0, 0.0, 1.0]) * torch.arange(poses.shape[1])[:, None]
+    for keyed, changes in ((True, False), (False, False)):
+        denoiser = make_denoiser(MemoryPhase.NONE, memory_keys=MemoryKeys.POSE)
+        other = Denoiser(replace(denoiser.config, keyed_places=keyed)).double()
+        other.load_state_dict(denoiser.state_dict())
+        here, there, away = (other(*rest, poses=each) for each in (poses, moved, turned_away))
+        torch.testing.assert_close(here, there, rtol=1e-4, atol=1e-4)
+        assert ((here - away).abs().max() > 1e-3) is not changes
+        scaled = other(*rest, poses=poses * torch.tensor([5.0, 5.0, 1.0]))
+        assert torch.allclose(here, scaled, rtol=1e-4, atol=1e-4) is not keyed
 
 
 def test_heads_turn_by_whole_multiples_of_their_own_the_first_by_small_ones() -> None:
@@ -190,5 +212,7 @@ def test_what_poses_cannot_turn_is_said() -> None:
         DenoiserConfig(memory_keys="pose")
     with pytest.raises(WorldError, match="memory_keys pose needs heads of at least 8 features"):
         DenoiserConfig(memory_keys="pose", memory_phase="none", dim=24, num_heads=4)
+    with pytest.raises(WorldError, match="keyed_places false needs memory_keys pose, got axes"):
+        DenoiserConfig(keyed_places=False)
     with pytest.raises(WorldError, match="field_of_view"):
         DenoiserConfig(memory_keys="pose", memory_phase="none", field_of_view=180.0)

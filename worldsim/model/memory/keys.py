@@ -33,7 +33,7 @@ def key_multiples(config: DenoiserConfig, layer: int) -> Tensor | None:
         case MemoryKeys.PLANE:
             return plane_multiples(*shape, config.finest_key)
         case MemoryKeys.POSE:
-            return pose_multiples(*shape)
+            return pose_multiples(*shape, config.keyed_places)
     return None
 
 

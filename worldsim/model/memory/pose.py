@@ -29,7 +29,7 @@ COARSE_WAVELENGTH = 512
 """Shortest of the first head, whose keys know that poses are near each other."""
 
 
-def pose_multiples(layer: int, num_heads: int, head_width: int) -> Tensor:
+def pose_multiples(layer: int, num_heads: int, head_width: int, keyed_places: bool = True) -> Tensor:
     """Return by which multiples of a token's coordinates the pairs of each head of a layer turn.
 
     Multiples of the heading, directions and wavelengths on the map (as many in each octave), and turns per
@@ -40,6 +40,7 @@ def pose_multiples(layer: int, num_heads: int, head_width: int) -> Tensor:
         layer: Number of the layer.
         num_heads: Heads of a layer, H.
         head_width: Features of a head.
+        keyed_places: Whether they turn with x and y at all; the multiples of heading and row are the same.
 
     Returns:
         `[H, head_width / 2, 4]` fp32: for the heading, x and y whole numbers, for the row an angle.
@@ -56,6 +57,7 @@ def pose_multiples(layer: int, num_heads: int, head_width: int) -> Tensor:
     length = CIRCUMFERENCE / (shortest * (WAVELENGTHS[1] / shortest) ** spread[..., 1])
     direction = 2 * math.pi * spread[..., 2]
     per_row = torch.where(is_coarse, math.pi / 2, math.pi) * (2 * spread[..., 3] - 1)
+    length = length * keyed_places
     whole = [heading * (2 * spread[..., 0] - 1), length * direction.cos(), length * direction.sin()]
     return torch.stack([*(each.round() for each in whole), per_row], dim=-1).float()
 
