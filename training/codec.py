@@ -58,7 +58,7 @@ class TrainCodecConfig:
     )
     grow_channels: int = setting(
         0,
-        "Channels of latents to go on with, more than init has: what those told they still tell. 0 keeps them.",
+        "Channels of latents to go on with, more than init has; what its own tell stays. 0 keeps them.",
         minimum=0,
     )
     decoder: DecoderConfig = setting(DecoderConfig, "Training of the decoder of init alone.")

@@ -55,12 +55,12 @@ def test_more_channels_of_latents_are_read_and_drawn_by_fresh_weights_beside_the
 
 
 def test_latents_of_channels_that_say_nothing_leave_the_drawn_ones_as_they_were() -> None:
-    before, after = learned(small()), learned(small(latent_shape=[6, 4, 6]), seed=1)
+    before, after = learned(small()).double(), learned(small(latent_shape=[6, 4, 6]), seed=1).double()
     take_over(after, before)
     draws = torch.Generator().manual_seed(0)
-    latents = torch.randn(2, 3, 4, 4, 6, generator=draws)
-    wide = torch.cat([latents, torch.zeros(2, 3, 2, 4, 6)], dim=2)
-    levels, actions = torch.rand(2, 3, 2, generator=draws), torch.zeros(2, 3, 3, dtype=torch.int64)
+    latents = torch.randn(2, 3, 4, 4, 6, generator=draws, dtype=torch.float64)
+    wide = torch.cat([latents, torch.zeros_like(latents[:, :, :2])], dim=2)
+    levels, actions = torch.rand(2, 3, 2, generator=draws).double(), torch.zeros(2, 3, 3, dtype=torch.int64)
     with torch.no_grad():
         narrow_velocity = before(latents, latents, levels, actions, noise=latents)
         wide_velocity = after(wide, wide, levels, actions, noise=wide)
