@@ -182,7 +182,9 @@ def check_recorded(config: TrainWorldConfig, model: DenoiserConfig, episodes: Ep
         check_outcomes(every)
     if model.memory_keys == MemoryKeys.POSE:
         check_poses(every)
-        episodes.check_lengths("validation.recall_frames", config.validation.recall_frames, heldout_only=True)
+        if config.validation.recall_clips:
+            length = config.validation.recall_frames
+            episodes.check_lengths("validation.recall_frames", length, heldout_only=True)
 
 
 def begin_training(
