@@ -238,6 +238,7 @@ def build_world(config: PretrainConfig, info: DatasetInfo) -> World:
         name=config.name,
         licence=info.licence,
         frame_rate=info.frame_rate,
+        max_episode_steps=info.max_episode_steps,
         actions=info.actions,
         denoiser=model,
         codec=codec.config,
