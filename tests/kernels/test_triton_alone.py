@@ -24,7 +24,18 @@ OPERATORS = (
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_no_operator_leaves_its_tensors(operator: str) -> None:
     """36 tokens, keys in parts of 32 and 16: the frames of car-racing."""
+    run_alone(operator, "36")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("form", ["torch", "training"])
+def test_no_network_leaves_its_tensors(form: str) -> None:
+    """What ends in `torch` is none of our kernels."""
+    run_alone("clips", form)
+
+
+def run_alone(*arguments: str) -> None:
     environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    command = [sys.executable, "-m", "tests.kernels.watching", operator, "36"]
+    command = [sys.executable, "-m", "tests.kernels.watching", *arguments]
     found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr[-4000:]

@@ -1,7 +1,7 @@
 """Runs one operator on a GPU, with the sizes of clips that are watched; `test_triton_alone.py` says why.
 
 `python -m tests.kernels.watching OPERATOR TOKENS`: a process of its own, because an illegal access ends all
-that follows in it.
+that follows in it. `python -m tests.kernels.watching clips FORM` watches them with a whole network.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import kernels
 from kernels import layers
 from kernels.benchmark.inputs import make_attention, make_inputs, make_modulation, make_recall, make_window
 from kernels.selection import using
+from training.sharpen.rollouts import watch_clips
+from worldsim.world import World
 
 CLIPS, FRAMES, HEADS, WIDTH, WINDOW = 128, 32, 5, 64, 6
 TIMES = 20
@@ -66,5 +68,21 @@ def main(operator: str, tokens: int) -> None:
         assert difference < TOLERANCE, f"{operator}, {tokens} tokens: off by {difference:.1e} in {part}"
 
 
+@torch.no_grad()
+def watch(form: str) -> None:
+    """Watch clips with the network of car-racing, as a measurement while sharpening does."""
+    torch.set_float32_matmul_precision("high")  # as training has it
+    denoiser = World.from_pretrained("car-racing").denoiser.float().to("cuda")
+    latents = torch.randn(CLIPS, FRAMES, *denoiser.latent_shape, device="cuda")
+    actions = torch.zeros(CLIPS, FRAMES, len(denoiser.config.num_values), dtype=torch.int64, device="cuda")
+    with using(layers=form, scan_precision="tf32"):
+        memory = watch_clips(denoiser, latents, actions, torch.randn_like(latents))
+    torch.cuda.synchronize()
+    assert all(bool(each.isfinite().all()) for each in memory.tensors().values())
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    if sys.argv[1] == "clips":
+        watch(sys.argv[2])
+    else:
+        main(sys.argv[1], int(sys.argv[2]))
