@@ -160,6 +160,7 @@ def tiny_world(
     outcome: OutcomeConfig | None = None,
     recycled: bool = False,
     has_odometry: bool = False,
+    max_episode_steps: int | None = None,
 ) -> World:
     """Return a world with random weights that all matter; its frames depend on action, memory and noise.
 
@@ -178,6 +179,7 @@ def tiny_world(
         description="random weights",
         licence="Apache-2.0",
         frame_rate=10.0,
+        max_episode_steps=max_episode_steps,
         actions=TINY_ACTIONS,
         denoiser=shape,
         codec=tiny_codec_config(),

@@ -23,6 +23,7 @@ from kernels.gpu import layers as triton_layers
 from kernels.gpu import settings
 from kernels.gpu.attention import frame as triton_attend
 from kernels.selection import using
+from tests.kernels.bounds import keep_to_tensors
 from tests.kernels.candidates import difference, layer_configs
 from tests.kernels.interpreter import count_to_loaded_numbers, round_bf16
 from worldsim.model.config import DenoiserConfig, MemoryKeys
@@ -131,7 +132,7 @@ def heads() -> dict[str, dict[str, float]]:
 
 def frames() -> dict[str, dict[str, float]]:
     """Frames of one part and of two, with keys and queries that fill them and that do not."""
-    sizes = ((1, 32), (20, 64), (40, 32), (60, 32), (80, 64), (96, 32), (128, 32))
+    sizes = ((1, 32), (20, 64), (36, 64), (40, 32), (49, 32), (60, 32), (80, 64), (96, 32), (128, 32))
     results = {f"attend, {n} x {w}": compare(attend, make_attention((1, n, 2, w), "cpu")) for n, w in sizes}
     q, k, v = make_attention((2, 20, 1, 32), "cpu")
     return results | {"attend, large scores": compare(attend, (10 * q, k, v))}
@@ -325,6 +326,7 @@ def networks() -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
+    keep_to_tensors()
     torch.use_deterministic_algorithms(True)  # fills what nothing was written to with NaN
     assert torch.empty(3).isnan().all() and torch.ones(1).new_empty(3).isnan().all()
     round_bf16()

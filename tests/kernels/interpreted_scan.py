@@ -13,13 +13,16 @@ from dataclasses import replace
 os.environ["TRITON_INTERPRET"] = "1"
 
 import torch
+import triton
 from torch import Tensor
+from triton import language as tl
 
 import kernels
 from kernels import reference
 from kernels.benchmark.inputs import REGIMES, make_inputs
 from kernels.gpu import launch as triton_launch
 from kernels.operators import scan_frames_gradient, scan_frames_triton
+from tests.kernels.bounds import keep_to_tensors
 from tests.kernels.candidates import CANDIDATES, difference, steps
 
 SHAPES = {"20 tokens": (20, 16), "33 tokens": (33, 32), "48 tokens": (48, 16)}
@@ -105,7 +108,31 @@ def compiled() -> dict[str, float]:
     return {"compiled": difference(results[1], results[0])}
 
 
+@triton.jit
+def copy(x_pointer, out_pointer, first, read: tl.constexpr, written: tl.constexpr, block: tl.constexpr):
+    at = first + tl.arange(0, block)
+    x = tl.load(x_pointer + at, mask=at < read, other=0.0)
+    tl.store(out_pointer + at, x, mask=at < written)
+
+
+def told_of(x: Tensor, out: Tensor, first: int, read: int, written: int) -> str:
+    """Return what is said of a kernel that copies numbers; nothing if it keeps to its tensors."""
+    try:
+        triton_launch.launch(copy, (1,), x, out, first, read=read, written=written, block=8)
+    except Exception as error:
+        return str(error)
+    return ""
+
+
+def outside() -> dict[str, str]:
+    """What is said of lanes outside of a kernel's tensors, which are parts of larger ones."""
+    x, out = torch.zeros(2, 30)[:, 10:15].unbind(0)
+    given = {"inside": (0, 5, 5), "after": (0, 6, 5), "before": (-1, 5, 5), "stored": (0, 5, 6)}
+    return {name: told_of(x, out, *numbers) for name, numbers in given.items()}
+
+
 def main() -> None:
+    keep_to_tensors()
     report = {
         f"{label}, {regime}": errors(*make_inputs(regime, (batch, 2, tokens, heads, width), "cpu"))
         for label, (tokens, width) in SHAPES.items()
@@ -113,7 +140,7 @@ def main() -> None:
     }
     for check in (widths_differ, only_final_is_used, candidates, opcheck, compiled):
         report[check.__name__] = check()
-    sys.stdout.write(json.dumps(report))
+    sys.stdout.write(json.dumps(report | {"outside": outside()}))
 
 
 if __name__ == "__main__":

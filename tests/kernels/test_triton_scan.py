@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,23 @@ def test_the_operator_holds(interpreted_scan: dict[str, dict[str, float]], case:
     errors = interpreted_scan[case]
     assert errors
     assert all(error < TOLERANCE for error in errors.values()), errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("inside", "^$"),
+        ("after", "loads bytes 0 to 24 of x_pointer, which has 20"),
+        ("before", "loads bytes -4 to 20 of x_pointer, which has 20"),
+        ("stored", "stores bytes 0 to 24 of out_pointer, which has 20"),
+    ],
+)
+def test_lanes_outside_of_the_tensors_of_a_kernel_are_refused(
+    interpreted_scan: dict[str, dict[str, str]], case: str, message: str
+) -> None:
+    """All that runs in the interpreter is held to this, forward and gradient."""
+    assert re.search(message, interpreted_scan["outside"][case])
 
 
 def test_asking_for_triton_on_a_cpu_says_what_to_do() -> None:

@@ -241,6 +241,7 @@ def build_world(config: PretrainConfig, info: DatasetInfo, before: World | None 
         name=config.name,
         licence=info.licence,
         frame_rate=info.frame_rate,
+        max_episode_steps=info.max_episode_steps,
         actions=info.actions,
         denoiser=model,
         codec=codec.config,

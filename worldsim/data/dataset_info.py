@@ -43,6 +43,8 @@ class DatasetInfo:
         environment: What makes the Gymnasium environment that it was recorded from, as `GymEntry` says it;
             empty for other video.
         labels: Names of the numbers that are known of each frame, where they are recorded.
+        max_episode_steps: Frames after which the game cuts an episode off; None where it does not, or nobody
+            knows.
     """
 
     name: str
@@ -55,6 +57,7 @@ class DatasetInfo:
     lossless: bool = False
     environment: dict[str, Any] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    max_episode_steps: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("name", "source", "licence"):
@@ -66,6 +69,8 @@ class DatasetInfo:
         check_bool(self.lossless, "lossless")
         if not isinstance(self.environment, dict):
             raise WorldError(f"environment must be an object, got a {type(self.environment).__name__}")
+        if self.max_episode_steps is not None:
+            check_integer(self.max_episode_steps, "max_episode_steps", 1)
         if len(set(self.labels)) < len(self.labels):
             raise WorldError(f"labels must have different names, got {', '.join(self.labels)}")
 
@@ -77,7 +82,7 @@ class DatasetInfo:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads."""
         described = {"format": FORMAT} | asdict(self) | {"actions": self.actions.to_json()}
-        for name in ("lossless", "environment", "labels"):
+        for name in ("lossless", "environment", "labels", "max_episode_steps"):
             if not described[name]:
                 del described[name]
         return described
@@ -103,6 +108,7 @@ class DatasetInfo:
                 lossless=data.get("lossless", False),
                 environment=data.get("environment", {}),
                 labels=_read_names(data.get("labels", [])),
+                max_episode_steps=data.get("max_episode_steps"),
             )
         except KeyError as error:
             raise WorldError(f"dataset description has no field {error}") from error

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -107,6 +108,11 @@ class EnvWorld:
             return int(start)
         known = f"0 to {len(names) - 1} or one of {', '.join(names)}"
         raise WorldError(f"there is no start {shown(repr(start), MAX_NAME)}: it is {known}")
+
+    def time_is_up(self, state: WorldState) -> np.ndarray:
+        """Return which dreams `[N]` bool have reached the world's longest game."""
+        longest = self.world.config.max_episode_steps
+        return state.frame_index.numpy() >= (math.inf if longest is None else longest)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what it is made of without what it need not watch again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,9 +47,12 @@ class ARL2WorldEnv(DreamEnv, gym.Env[np.ndarray, np.ndarray]):
     game's own units, and `terminated` is True once the probability that the game ended there reaches the
     world's `end_threshold`; then only `reset` or `set_state` goes on. Whether an episode has ended is part of
     the state: one that is restored after its end has still ended. In a world without such heads the reward is
-    always 0 and an episode never ends by itself. `truncated` is always False: see `gym.wrappers.TimeLimit`,
-    which counts the frames of an episode also after `set_state`. With outcome heads `info` of a step also
-    holds `end_probability`, 0 to 1, which `end_threshold` is compared with.
+    always 0 and an episode never ends by itself. With outcome heads `info` of a step also holds
+    `end_probability`, 0 to 1, which `end_threshold` is compared with.
+
+    `truncated` is True from the frame on at which time is up in the world (`WorldConfig.max_episode_steps`),
+    unless a `gym.wrappers.TimeLimit` around it decides: `gym.make(..., max_episode_steps=...)`. Both count
+    the frames of an episode also after `set_state`.
 
     Whatever the process has set of PyTorch (autocast, default dtype and device, gradients) changes nothing.
     It can be pickled and copied: a copy goes on from where this one stands.
@@ -122,6 +126,11 @@ class ARL2WorldEnv(DreamEnv, gym.Env[np.ndarray, np.ndarray]):
     def prediction(self) -> Prediction | None:
         """The frame that `begin_step` drew, until `finish_step` has remembered it."""
         return self._pending
+
+    @property
+    def time_is_up(self) -> bool:
+        """Whether the episode has reached the world's longest game; `step` goes on if it is called."""
+        return bool(self._env_world.time_is_up(self._current_state("time_is_up"))[0])
 
     @property
     def has_ended(self) -> bool:
@@ -206,7 +215,8 @@ class ARL2WorldEnv(DreamEnv, gym.Env[np.ndarray, np.ndarray]):
         self._has_ended, info = bool(ended[0]), self._info()
         if probabilities is not None:
             info["end_probability"] = float(probabilities[0])
-        return self._observation(), float(rewards[0]), self._has_ended, False, info
+        truncated = self.time_is_up and not any(isinstance(each, TimeLimit) for each in _wrappers_of(self))
+        return self._observation(), float(rewards[0]), self._has_ended, truncated, info
 
     def get_state(self) -> WorldState:
         """Return where the world stands: a value to keep, save, and come back to.
@@ -288,15 +298,24 @@ class ARL2WorldEnv(DreamEnv, gym.Env[np.ndarray, np.ndarray]):
 def _count_from(env: gym.Env, num_steps: int) -> None:
     """Let the wrappers that are stepping an environment count this step as the one after `num_steps`.
 
-    `TimeLimit` and `TimeAwareObservation` count the steps since their own reset, and an environment knows
-    nothing of what is wrapped around it. Only while it is stepped its wrappers can be found: they are among
-    the callers.
+    `TimeLimit` and `TimeAwareObservation` count the steps since their own reset.
+    """
+    for wrapper in _wrappers_of(env):
+        if isinstance(wrapper, TimeLimit):
+            wrapper._elapsed_steps = num_steps
+        elif isinstance(wrapper, TimeAwareObservation):
+            wrapper.timesteps = num_steps + 1  # it counts a step before it takes it, a limit afterwards
+
+
+def _wrappers_of(env: gym.Env) -> Iterator[gym.Wrapper]:
+    """Yield the wrappers that are stepping an environment.
+
+    It knows nothing of what is wrapped around it. Only while it is stepped its wrappers can be found: they
+    are among the callers.
     """
     frame = inspect.currentframe()
     while frame is not None:
         wrapper = frame.f_locals.get("self")
-        if isinstance(wrapper, TimeLimit) and wrapper.unwrapped is env:
-            wrapper._elapsed_steps = num_steps
-        elif isinstance(wrapper, TimeAwareObservation) and wrapper.unwrapped is env:
-            wrapper.timesteps = num_steps + 1  # it counts a step before it takes it, a limit afterwards
+        if isinstance(wrapper, gym.Wrapper) and wrapper.unwrapped is env:
+            yield wrapper
         frame = frame.f_back

@@ -63,7 +63,8 @@ class ARL2WorldVectorEnv(DreamEnv, VectorEnv[Array, Array, Array]):
         world: As in `worldsim.envs.single.ARL2WorldEnv`, as are `device`, `dtype`, `denoising_steps` and
             `noise_scale`. Its memory may not grow.
         render_mode: `rgb_array` or None.
-        max_episode_steps: Frames after which an episode is truncated; None for never.
+        max_episode_steps: Frames after which an episode is truncated; None is the world's own longest game,
+            if it has one, else never.
         autoreset_mode: Of Gymnasium: `NextStep`, `SameStep` or `Disabled`.
         output: `numpy`, or `torch` for tensors on the world's device (rewards then fp32); `infos` stay NumPy.
         starts: Start moments to begin from, instead of the world's own; `worldsim.starts.draw_starts` takes
@@ -296,7 +297,7 @@ class ARL2WorldVectorEnv(DreamEnv, VectorEnv[Array, Array, Array]):
 
     def _are_truncated(self, state: WorldState) -> np.ndarray:
         if self.max_episode_steps is None:
-            return np.zeros(self.num_envs, dtype=np.bool_)
+            return self._env_world.time_is_up(state)
         return state.frame_index.numpy() >= self.max_episode_steps
 
     def _observations(self, state: WorldState) -> Array:

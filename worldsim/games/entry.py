@@ -98,6 +98,7 @@ class GameEntry(ABC):
         score: What the sum of its rewards is called.
         height, width: Of a frame, in pixels.
         episode_frames: Frames of the longest recorded episode.
+        max_episode_steps: Frames after which the game itself cuts an episode off; None if it does not.
         tics_per_second: Steps a second of the game's own.
         tics_per_frame: Of these, how many an action is held for; a frame adds up their rewards.
         lossless: Whether recordings keep every pixel.
@@ -118,6 +119,7 @@ class GameEntry(ABC):
     height: int
     width: int
     episode_frames: int
+    max_episode_steps: int | None = None
     tics_per_second: float
     tics_per_frame: int = 1
     lossless: bool = False
@@ -160,5 +162,7 @@ class GameEntry(ABC):
     def dataset_info(self, source: str) -> DatasetInfo:
         """Describe a dataset recorded from this game; `source` says how."""
         shared = ("name", "width", "height", "frame_rate", "actions", "licence", "lossless", "environment")
-        told: dict[str, Any] = {name: getattr(self, name) for name in (*shared, "labels")}
+        told: dict[str, Any] = {
+            name: getattr(self, name) for name in (*shared, "labels", "max_episode_steps")
+        }
         return DatasetInfo(source=source, **told)

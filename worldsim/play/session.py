@@ -62,6 +62,7 @@ class PlaySession(AbstractContextManager["PlaySession"]):
     Attributes:
         observation: The frame shown last, `[H, W, 3]` uint8.
         ended: Whether the episode ended with that frame: `reset` comes next.
+        time_is_up: Whether that is because it reached the world's longest game.
         score: Sum of the rewards of this episode, as far as they are known; None in a world that gives none.
         start: Name of the start moment of this episode; empty where it is not known.
         trail: Where the player went in it, as far as the world believes to know.
@@ -84,7 +85,7 @@ class PlaySession(AbstractContextManager["PlaySession"]):
         self.recording = recording
         self.times = StepTimes()
         self.num_frames = 0
-        self.ended = False
+        self.ended = self.time_is_up = False
         self.score: float | None = None
         self.recorded: list[Path] = []
         self.observation = np.zeros(env.observation_space.shape or (), dtype=np.uint8)
@@ -163,7 +164,8 @@ class PlaySession(AbstractContextManager["PlaySession"]):
         before, outcome = self.observation, self._outcome()
         self.trail.go_to(self.env.get_state())
         self.observation, self.info = observation, info
-        self.start, self.ended = info["start"], self.env.has_ended
+        self.start = info["start"]
+        self._look_for_the_end(self.env.has_ended)
         self._drawn = self._frozen = self._kept = None
         self._reward = 0.0 if self._is_judged else None
         self.score = score if self._is_judged else None
@@ -195,19 +197,20 @@ class PlaySession(AbstractContextManager["PlaySession"]):
         started = time.perf_counter()
         prediction = self.env.prediction
         assert self._before is not None, "finish comes after begin"
-        frame, reward, ended, _, self.info = self.env.finish_step()
+        frame, reward, terminated, _, self.info = self.env.finish_step()
         if self._frozen is not None:
             self.env.set_state(self.env.get_state().with_matrices(self._frozen))
         self._last_step_at = time.perf_counter()
         self.trail.add(self.env.get_state())
         self.times.add(self.latest_predict_seconds, self._last_step_at - started)
         before, outcome = self.observation, self._outcome()
-        self.observation, self.ended = frame, ended
+        self.observation = frame
+        self._look_for_the_end(terminated)
         self._reward = reward if self._is_judged else None
         self.score = None if self.score is None else self.score + reward
         self.num_frames += 1
         # Nothing can be played on from an end.
-        if self.history is not None and prediction is not None and not ended:
+        if self.history is not None and prediction is not None and not self.ended:
             follows = self._frozen is None
             self.history.append(
                 self.env.get_state(),
@@ -361,10 +364,17 @@ class PlaySession(AbstractContextManager["PlaySession"]):
         if self.recording is not None:
             self.recording.end_episode(self.observation, **self._outcome())
 
+    def _look_for_the_end(self, has_ended: bool) -> None:
+        """Note whether the episode has ended in the world, or reached its longest game."""
+        self.time_is_up = self.env.time_is_up and not has_ended
+        self.ended = has_ended or self.time_is_up
+
     @property
     def _is_judged(self) -> bool:
         return self.env.world.config.outcome is not None
 
     def _outcome(self) -> dict[str, Any]:
         """Return what a recording says of the frame shown last, in a world that says something of it."""
-        return {"reward": self._reward, "terminated": self.ended} if self._is_judged else {}
+        if not self._is_judged:
+            return {}
+        return {"reward": self._reward, "terminated": self.ended and not self.time_is_up}

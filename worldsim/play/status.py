@@ -66,7 +66,8 @@ class Status:
         frames, score = session.info["frame_index"], session.score
         lasted = f"{frames} {'frame' if frames == 1 else 'frames'} ({self.seconds_alive:.1f} s)"
         counted = "" if score is None else f", {self.score_name} {score:.0f}"
-        told = (f"Game over after {lasted}{counted}.", self.verdict, self.again)
+        how = "Time is up" if session.time_is_up else "Game over"
+        told = (f"{how} after {lasted}{counted}.", self.verdict, self.again)
         return " ".join(text for text in told if text)
 
     @property

@@ -19,7 +19,14 @@ from worldsim.model.memory.odometry import OdometryConfig
 from worldsim.model.memory.state import empty_memory
 from worldsim.outcome import OutcomeConfig
 from worldsim.sampler import SamplerConfig
-from worldsim.storage.files import MAX_NAME, check_number, check_text, read_record, shown
+from worldsim.storage.files import (
+    MAX_NAME,
+    check_integer,
+    check_number,
+    check_text,
+    read_record,
+    shown,
+)
 
 FORMAT = 1
 CARD_TITLES = {
@@ -49,6 +56,8 @@ class WorldConfig:
         about: What there is to do in it, for who plays: one or two sentences.
         licence: Licence of the weights.
         frame_rate: Frames per second of the game it was learned from.
+        max_episode_steps: Frames after which time is up, as in the game it was learned from; None where a
+            game may go on for ever.
         codec: Shape of the frame autoencoder.
         sampler: How its frames are best drawn.
         outcome: What the numbers of its outcome heads mean; None in a world without such heads.
@@ -62,6 +71,7 @@ class WorldConfig:
     about: str = ""
     licence: str = ""
     frame_rate: float = 17.5
+    max_episode_steps: int | None = None
     actions: ActionLayout
     denoiser: DenoiserConfig
     codec: CodecConfig
@@ -91,6 +101,8 @@ class WorldConfig:
             raise WorldError(
                 f"a world's frame_rate must be positive and at most {MAX_FRAME_RATE}, got {self.frame_rate}"
             )
+        if self.max_episode_steps is not None:
+            check_integer(self.max_episode_steps, "a world's max_episode_steps", 1)
 
     @property
     def action_repeat(self) -> int:
@@ -131,8 +143,8 @@ class WorldConfig:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads."""
         data = {"format": FORMAT} | asdict(self) | {"actions": self.actions.to_json()}
-        last = {name: data.pop(name) for name in ("outcome", "odometry")}  # where there are such
-        return data | {name: value for name, value in last.items() if value is not None}
+        last = {name: data.pop(name) for name in ("outcome", "odometry")}
+        return without_nothing(data | last)
 
     def dataset(self, name: str, source: str) -> DatasetInfo:
         """Return the description of gameplay video that this world's frames and buttons make."""
@@ -144,6 +156,7 @@ class WorldConfig:
             actions=self.actions,
             source=source,
             licence=self.licence,
+            max_episode_steps=self.max_episode_steps,
         )
 
     @classmethod
@@ -172,6 +185,12 @@ class WorldConfig:
         return config
 
 
+def without_nothing(description: dict[str, Any]) -> dict[str, Any]:
+    """Return a description without what a world need not have and has not."""
+    optional = ("max_episode_steps", "outcome", "odometry")
+    return {name: value for name, value in description.items() if name not in optional or value is not None}
+
+
 def read_description(
     data: Mapping[str, Any], known: set[str], build: Callable[[dict[str, Any]], Config]
 ) -> Config:
@@ -196,6 +215,7 @@ def read_description(
                 "about": data.get("about", ""),
                 "licence": data.get("licence", ""),
                 "frame_rate": check_number(data["frame_rate"], "frame_rate"),
+                "max_episode_steps": data.get("max_episode_steps"),
                 "actions": ActionLayout.from_json(data["actions"]),
                 "provenance": data.get("provenance", {}),
             }
@@ -262,6 +282,7 @@ def world_card(config: WorldConfig, num_parameters: int) -> str:
                 *config.card_facts,
                 f"- Denoising steps: {config.sampler.num_steps}",
                 f"- Reward: {_reward(config)}",
+                *_longest(config),
                 f"- Licence: {config.licence or 'not stated'}",
             ]
         ),
@@ -280,6 +301,12 @@ def _section(value: Any) -> str:
     if isinstance(value, list):
         return "\n".join(f"- {entry}" for entry in value)
     return str(value)
+
+
+def _longest(config: WorldConfig) -> list[str]:
+    if (frames := config.max_episode_steps) is None:
+        return []
+    return [f"- Longest game: {frames:,} frames ({frames / config.frame_rate:.4g} s), then time is up"]
 
 
 def _reward(config: WorldConfig) -> str:

@@ -12,7 +12,7 @@ from worldsim.model.config import DenoiserConfig
 from worldsim.sampler import SamplerConfig
 from worldsim.storage.files import check_integer, check_text, read_record, shown
 from worldsim.wan.config import FRAMES_PER_LATENT, PATCH, CausalConfig, WanConfig
-from worldsim.world.config import FORMAT, WorldConfig, read_description
+from worldsim.world.config import FORMAT, WorldConfig, read_description, without_nothing
 
 KIND = "video"
 """What `config.json` says under `kind`; the other worlds say nothing there."""
@@ -137,7 +137,8 @@ class VideoWorldConfig(WorldConfig):
         left_out = {"denoiser", "codec", "sampler", "outcome", "odometry", "actions"}
         own = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in left_out}
         shapes = {name: asdict(own[name]) for name in ("transformer", "causal")}
-        return {"format": FORMAT, "kind": KIND} | own | shapes | {"actions": self.actions.to_json()}
+        data = {"format": FORMAT, "kind": KIND} | own | shapes | {"actions": self.actions.to_json()}
+        return without_nothing(data)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> VideoWorldConfig:

@@ -194,7 +194,10 @@ def test_the_codec_learns_and_is_exported(tmp_path: Path, data: DataConfig) -> N
     codec = load_codec(tmp_path / "codec-60" / "codec")
     assert codec.latent_shape == (4, 4, 6)
     config = replace(pretrain_config(tmp_path, data, 1), codec=str(tmp_path / "codec-60" / "codec"))
-    world = build_world(config, choose_episodes(data.train, 0)[0].info)
+    info = choose_episodes(data.train, 0)[0].info
+    assert build_world(config, info).config.max_episode_steps is None
+    world = build_world(config, replace(info, max_episode_steps=7))
+    assert world.config.max_episode_steps == 7, "that of the game"
     world.save_pretrained(tmp_path / "world", starts=[])
     assert is_same_encoder(load_codec(tmp_path / "world"), codec), "odometry of its latents fits the world"
 

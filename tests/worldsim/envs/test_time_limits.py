@@ -19,10 +19,12 @@ from tests.fakes import tiny_world
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.state import WorldState
+from worldsim.world import World
 
 LIMIT = 3
 WALK = np.array([1, 0, 0])
 WORLD = tiny_world()
+TIMED = tiny_world(max_episode_steps=LIMIT)
 
 
 def made() -> gym.Env:
@@ -36,9 +38,9 @@ def by_hand() -> gym.Env:
 both = pytest.mark.parametrize("make", [made, by_hand])
 
 
-def states() -> list[WorldState]:
+def states(world: World = WORLD) -> list[WorldState]:
     """Return the states after 0 to 4 frames."""
-    env, found = ARL2WorldEnv(WORLD), []
+    env, found = ARL2WorldEnv(world), []
     env.reset(seed=0)
     for _ in range(5):
         found.append(env.get_state())
@@ -111,3 +113,37 @@ def test_a_step_that_is_part_of_observations_is_counted_from_the_state() -> None
     env = TimeAwareObservation(made(), flatten=False, normalize_time=False)
     env.unwrapped.set_state(states()[1])
     assert [int(env.step(WALK)[0]["time"][0]) for _ in range(2)] == [2, 3]
+
+
+def test_an_episode_is_truncated_at_the_worlds_longest_game() -> None:
+    env, (_, first, *_, fourth) = ARL2WorldEnv(TIMED), states(TIMED)
+    env.reset(seed=0)
+    assert cut_off(env, 4) == [False, False, True, True]
+    env.set_state(first)
+    assert not env.time_is_up
+    assert cut_off(env, 2) == [False, True]
+    env.set_state(fourth)
+    assert env.time_is_up and not env.has_ended
+
+
+@pytest.mark.parametrize("limit", [2, 4])
+def test_a_limit_around_it_decides_instead_of_the_worlds_own(limit: int) -> None:
+    for env in (
+        gym.make(worldsim.ENV_ID, max_episode_steps=limit, world=TIMED),
+        GrayscaleObservation(TimeLimit(RecordEpisodeStatistics(ARL2WorldEnv(TIMED)), limit)),
+    ):
+        env.reset(seed=0)
+        assert cut_off(env, limit) == [False] * (limit - 1) + [True]
+
+
+@pytest.mark.parametrize(("limit", "frames"), [(None, LIMIT), (2, 2), (5, 5)])
+def test_many_dreams_are_truncated_there_too(limit: int | None, frames: int) -> None:
+    envs = ARL2WorldVectorEnv(2, TIMED, max_episode_steps=limit, autoreset_mode="SameStep")
+    envs.reset(seed=0)
+    ends = [envs.step(np.stack([WALK] * 2))[3].tolist() for _ in range(frames)]
+    assert ends == [[False, False]] * (frames - 1) + [[True, True]]
+
+
+def test_car_racing_is_cut_off_as_the_game_is() -> None:
+    spec = gym.spec("CarRacing-v3")
+    assert spec.max_episode_steps == World.from_pretrained("car-racing").config.max_episode_steps == 1000

@@ -75,6 +75,24 @@ def test_a_game_is_kept_with_a_recording_that_replays_to_the_same_bytes(
     assert replay.result(session.env).startswith("replayed 4 of 4 frames")
 
 
+def test_a_game_whose_time_is_up_is_over_and_kept(tmp_path: Path) -> None:
+    viewer = open_viewer(tmp_path, tiny_world(outcome=GOES_ON, max_episode_steps=4))
+    play(viewer, 3)
+    assert not viewer.session.ended
+    play(viewer, 2)
+    files, session = viewer.game.files, viewer.session
+    assert session.ended and session.time_is_up and session.num_frames == 4
+    assert viewer.game.status.message.startswith("Time is up after 4 frames (0.4 s), ")
+    assert "Number 1 of the best games." in viewer.game.status.message
+    (kept,) = files.best.read()
+    rows = (files.best.folder / kept.recordings[0]).with_suffix(".jsonl").read_text().splitlines()
+    assert [json.loads(row)["terminated"] for row in rows] == [False] * 5, "nobody is to learn an end of it"
+    viewer.game.restart(None)
+    play(viewer, 1)
+    assert not session.ended and not session.time_is_up
+    viewer.window.close()
+
+
 @pytest.mark.parametrize("key", ["backspace", "f9", "m", "z", "x"])
 def test_a_game_that_was_not_played_in_one_go_does_not_count(
     viewer: Viewer, monkeypatch: pytest.MonkeyPatch, key: str

@@ -163,6 +163,8 @@ def test_weights_that_do_not_fit_the_description_are_refused(tmp_path: Path) -> 
         (("frame_rate",), 10**400, "frame_rate"),
         (("frame_rate",), "10", "frame_rate"),
         (("frame_rate",), 1e9, "frame_rate"),
+        (("max_episode_steps",), 0, "max_episode_steps must be"),
+        (("max_episode_steps",), 10.0, "max_episode_steps must be"),
         (("sampler", "num_steps"), 2.5, "num_steps"),
         (("sampler", "num_steps"), 65, "denoising steps"),
         (("sampler", "noise_scale"), 1e30, "noise_scale"),
@@ -184,7 +186,7 @@ def test_damaged_description_is_named(
     node = {"": data}
     for key, inner in zip(("", *path), path, strict=False):
         node = node[key]
-        assert inner in node or inner == "heads"
+        assert inner in node or inner in ("heads", "max_episode_steps")
     node[path[-1] if path else ""] = value
     (folder / CONFIG_FILE).write_text(json.dumps(data if path else value))
     with pytest.raises(WorldError, match=rf"config\.json.*{message}"):
@@ -373,3 +375,13 @@ def test_a_codec_is_found_by_folder_and_by_the_name_of_a_shipped_world(tmp_path:
     assert torch.equal(by_name.latent_std, by_folder.latent_std)
     with pytest.raises(WorldError, match="nowhere holds no codec"):
         find_codec(tmp_path / "nowhere")
+
+
+def test_the_longest_game_is_kept_told_and_left_out_where_there_is_none(tmp_path: Path) -> None:
+    for longest in (None, 1500):
+        folder = tmp_path / f"{longest}"
+        tiny_world(max_episode_steps=longest).save_pretrained(folder)
+        assert World.from_pretrained(folder).config.max_episode_steps == longest
+        assert ("max_episode_steps" in (folder / CONFIG_FILE).read_text()) == (longest is not None)
+        card = (folder / "README.md").read_text()
+        assert ("- Longest game: 1,500 frames (150 s), then time is up\n" in card) == (longest is not None)

@@ -181,7 +181,7 @@ def describe_env(env_id: str, config: GymConfig) -> GymEntry:
         version = version_of(env)
     finally:
         env.close()
-    frames = MAX_EPISODE_FRAMES if steps is None else -(-steps // config.frame_skip) + 1
+    longest = None if steps is None else -(-steps // config.frame_skip)
     return GymEntry(
         name=config.name or name_of(env_id),
         game=describe_game(env_id, config, action_map, source, fitting),
@@ -189,7 +189,8 @@ def describe_env(env_id: str, config: GymConfig) -> GymEntry:
         actions=action_map.layout,
         height=fitting.size.height,
         width=fitting.size.width,
-        episode_frames=min(frames, MAX_EPISODE_FRAMES),
+        episode_frames=MAX_EPISODE_FRAMES if longest is None else min(longest + 1, MAX_EPISODE_FRAMES),
+        max_episode_steps=longest,
         tics_per_second=rate * config.frame_skip,
         tics_per_frame=config.frame_skip,
         lossless=config.lossless,

@@ -33,6 +33,7 @@ def test_an_environment_is_recorded_as_it_is(tmp_path: Path) -> None:
     entry = described()
     assert pickle.loads(pickle.dumps(entry)).actions == entry.actions, "workers get it"
     assert (entry.name, entry.frame_rate, entry.episode_frames) == ("dot", 20, 26)
+    assert entry.max_episode_steps == 25 and described(frame_skip=3).max_episode_steps == 9
     assert (entry.height, entry.width, entry.picture) == (ROWS, COLUMNS, "observation")
     info = entry.dataset_info("a test")
     info.save(tmp_path)
