@@ -18,6 +18,7 @@ def with_hybrid_layers(
     *,
     tokens_per_frame: int = TOKENS,
     half_lives: tuple[float, float] = HALF_LIVES,
+    memory_phase: str = "time",
 ) -> WanTransformer:
     """Return a transformer of which some layers keep a matrix per head; it shares the weights of `model`.
 
@@ -28,11 +29,12 @@ def with_hybrid_layers(
         layers: Which.
         tokens_per_frame: Of a latent frame, for decays.
         half_lives: Of the first and of the last head in latent frames; the others lie between.
+        memory_phase: What turns the states' keys; see `WanConfig`.
 
     Raises:
         WorldError: If there are no such layers.
     """
-    config = replace(model.config, hybrid_layers=sorted(layers))
+    config = replace(model.config, hybrid_layers=sorted(layers), memory_phase=memory_phase)
     weights = model.state_dict()
     for layer in layers:
         new = HybridAttention(config.dim, config.num_heads, tokens_per_frame, half_lives)
