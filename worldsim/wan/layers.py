@@ -202,12 +202,16 @@ class WanBlock(nn.Module):
         blocks = x.flatten(1, 2)  # [B, K * S, N, C]
         gates = self._gates(modulation.flatten(1, 2))
         entered = self._attention_inputs(blocks, gates).view_as(x)
-        attended = self.attend_sequence(entered, rotary, causal)
+        attended = self._attend_blocks(entered, rotary, causal)
         out = self._behind_attention(blocks, attended.flatten(1, 2), gates, self.text_pair(text))
         return out.view_as(x), entered, attended
 
     def attend_sequence(self, inputs: Tensor, rotary: Rotary, causal: CausalConfig) -> Tensor:
         """Return what attention over frames gives, `[B, K, S, N, C]`; arguments as of `forward_sequence`."""
+        # A door of its own: where weights are spread over devices, each door gathers and frees them.
+        return self._attend_blocks(inputs, rotary, causal)
+
+    def _attend_blocks(self, inputs: Tensor, rotary: Rotary, causal: CausalConfig) -> Tensor:
         attention = self.self_attn
         if isinstance(attention, HybridAttention):
             heads, width = attention.num_heads, self.cross_attn.head_width

@@ -22,6 +22,13 @@ RunBlock = Callable[[WanBlock, Tensor, Tensor, Tensor, Rotary, CausalConfig], Te
 """Calls `WanBlock.forward_sequence`, or what stands in its place."""
 
 
+def run_whole(
+    block: WanBlock, x: Tensor, modulation: Tensor, text: Tensor, rotary: Rotary, causal: CausalConfig
+) -> Tensor:
+    """Call a layer with nothing beside."""
+    return block.forward_sequence(x, modulation, text, rotary, causal)
+
+
 @dataclass(frozen=True, slots=True)
 class TextContext:
     """Keys and values of a text in each layer, `[B, L, H, D]`: they are the same for every frame and step."""
@@ -161,7 +168,7 @@ class WanTransformer(nn.Module):
         text: Tensor,
         causal: CausalConfig,
         actions: Tensor | None = None,
-        run_block: RunBlock = WanBlock.forward_sequence,
+        run_block: RunBlock = run_whole,
     ) -> Tensor:
         """Return the velocity of noisy latents, each block of which sees the clean ones before it.
 

@@ -165,6 +165,6 @@ class VideoWorldConfig(WorldConfig):
 def not_of_video(name: str, part: str) -> WorldError:
     """Return what is said where a video world is asked for what it has not."""
     return WorldError(
-        f"world {name!r} is a video transformer and has no {part} of single frames: it can be played and "
-        "stepped, and nothing else yet"
+        f"world {name!r} is a video transformer and has no {part} of single frames: it can be played, "
+        "stepped, converted and finetuned, and nothing else yet"
     )

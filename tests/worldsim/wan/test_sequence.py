@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 from torch import Tensor
@@ -30,7 +32,8 @@ def random(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
-def model_of(layers: list[int], phase: str = "time") -> WanTransformer:
+@cache
+def model_of(layers: tuple[int, ...], phase: str = "time") -> WanTransformer:
     model = randomized(WanTransformer(tiny_config(num_layers=3, num_values=[3, 2]))).double()
     assert isinstance(model, WanTransformer)
     torch.manual_seed(0)
@@ -58,11 +61,10 @@ def video_of(causal: CausalConfig) -> tuple[Tensor, ...]:
     return clean, noisy, times, random(2, 12, 32, seed=4), actions
 
 
-@pytest.mark.parametrize("phase", ["time", "none"])
-@pytest.mark.parametrize("layers", [[], [0, 2], [0, 1, 2]], ids=["softmax", "hybrid", "all hybrid"])
+@pytest.mark.parametrize("layers", [(), (0, 2)], ids=["softmax", "hybrid"])
 @pytest.mark.parametrize("form", FORMS)
-def test_a_whole_video_equals_block_after_block(form: str, layers: list[int], phase: str) -> None:
-    model, causal = model_of(layers, phase), FORMS[form]
+def test_a_whole_video_equals_block_after_block(form: str, layers: tuple[int, ...]) -> None:
+    model, causal = model_of(layers, "none" if "sink" in form else "time"), FORMS[form]
     video = video_of(causal)
     clean, noisy, times, text, actions = video
     found = model.forward_sequence(clean, noisy, times, text, causal, actions)
@@ -75,7 +77,7 @@ def test_what_turns_the_states_keys_matters_from_the_second_frame_on() -> None:
     causal = FORMS["frames, a window with a sink"]
     clean, noisy, times, text, actions = video_of(causal)
     velocities = [
-        model_of([0, 2], phase).forward_sequence(clean, noisy, times, text, causal, actions)
+        model_of((0, 2), phase).forward_sequence(clean, noisy, times, text, causal, actions)
         for phase in ("time", "none")
     ]
     torch.testing.assert_close(velocities[0][:, :, 0], velocities[1][:, :, 0])
@@ -83,7 +85,7 @@ def test_what_turns_the_states_keys_matters_from_the_second_frame_on() -> None:
 
 
 def test_shapes_that_do_not_fit_are_said() -> None:
-    model, causal = model_of([]), FORMS["chunks, a window"]
+    model, causal = model_of(()), FORMS["chunks, a window"]
     clean, noisy, times, text, actions = video_of(causal)
     for given in ((clean[:, :, :5], noisy[:, :, :5], times), (clean, noisy[:, :, :4], times)):
         with pytest.raises(WorldError, match="blocks of 2 latent frames need clean and noisy ones"):

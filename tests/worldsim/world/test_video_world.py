@@ -71,7 +71,7 @@ def steps(env: ARL2WorldEnv, actions: list[list[int]]) -> list[np.ndarray]:
 
 def expected_frames(world: VideoWorld, num_blocks: int, seed: int) -> Tensor:
     """Return the frames of blocks drawn one by one and decoded as a whole by the library, `[T, H, W, 3]`."""
-    causal, text = world.config.causal, world._texts(1)
+    causal, text = world.config.causal, world.texts(1)
     seeds, cache, clean = torch.tensor([seed]), FrameCache(), []
     for number in range(num_blocks):
         is_first = number == 0
@@ -228,7 +228,7 @@ def test_a_world_with_hybrid_layers_is_stepped_alike(world: VideoWorld) -> None:
     transformer = with_hybrid_layers(world.transformer, [1], tokens_per_frame=6)
     config = replace(world.config, transformer=transformer.config)
     assert world.folder is not None
-    given = (world.autoencoder, world._text, world.folder, world._checksums)
+    given = (world.autoencoder, world.text, world.folder, world._checksums)
     env = ARL2WorldEnv(VideoWorld(config, transformer, *given))
     env.reset(seed=0)
     before = env.memory_bytes
