@@ -13,6 +13,7 @@ from training.conversion.stage import StageConfig
 from training.data.latents import DataConfig
 from training.engine.fabric import FabricConfig
 from training.engine.loop import LoopConfig
+from training.finetune import FinetuneConfig
 from training.objectives.lora import LoraConfig
 from training.world.validation import ValidationConfig
 from worldsim.wan.config import CausalConfig
@@ -60,5 +61,22 @@ def convert_config(root: Path, out: str, num_steps: int = 2, **changes: Any) -> 
         stage2=Stage2Config(loop=loop(num_steps), lora=LoraConfig(rank=2), **stage),
         fabric=ONE,
         validation=ValidationConfig(num_rollouts=2),
+    )
+    return replace(config, **changes)
+
+
+def finetune_config(root: Path, out: str, num_steps: int = 2, **changes: Any) -> FinetuneConfig:
+    """Return a short finetuning of `root / teacher / world`."""
+    config = FinetuneConfig(
+        out=str(root / out),
+        init=str(root / "teacher" / "world"),
+        data=data_of(root),
+        loop=loop(num_steps),
+        fabric=ONE,
+        validation=ValidationConfig(num_rollouts=2),
+        batch_size=2,
+        sequence_length=4,
+        num_starts=1,
+        start_frames=5,
     )
     return replace(config, **changes)

@@ -9,14 +9,17 @@ import torch
 
 from training.cli.entry import entry
 from training.engine.run_folder import RunFolder
+from training.video.finetune import finetune_video
 from training.world.settings import TrainWorldConfig
 from training.world.train import add_provenance, train_world
 from worldsim.data.dataset_info import DatasetInfo
+from worldsim.errors import WorldError
 from worldsim.model.config import FINEST, MemoryKeys, MemoryPhase
 from worldsim.model.denoiser import Denoiser
 from worldsim.outcome import OutcomeConfig
 from worldsim.settings import REQUIRED, setting
 from worldsim.world import World, WorldConfig
+from worldsim.world.video import VideoWorld
 
 
 @dataclass(kw_only=True, slots=True)
@@ -100,6 +103,15 @@ def reshaped(world: World, described: WorldConfig) -> World:
     return World(described, denoiser, world.codec, world.folder, world.odometry)
 
 
+def check_kind(config: FinetuneConfig) -> None:
+    """Raise `WorldError` if a video world is to get what worlds of single frames have."""
+    asked = {"outcome_heads": config.outcome_heads, "recycled": config.recycled}
+    asked["memory_keys"] = config.memory_keys is not None
+    for name, is_asked in asked.items():
+        if is_asked:
+            raise WorldError(f"{name}={getattr(config, name)} says nothing of a video world: leave it out")
+
+
 @entry("finetune", FinetuneConfig)
 def main(config: FinetuneConfig) -> None:
     """Go on training a world."""
@@ -111,6 +123,10 @@ def main(config: FinetuneConfig) -> None:
         learned = f"finetuned on {info.name} ({source}; {licence})"
         world.config.provenance = add_provenance(world.config.provenance, "data", learned)
     world.config.name = config.name or world.config.name
+    if isinstance(world, VideoWorld):
+        check_kind(config)
+        finetune_video(config, world, RunFolder(config.out, config), begun_from)
+        return
     has_new_heads = config.outcome_heads and not world.config.denoiser.outcome_heads
     if has_new_heads:
         world = add_outcome_heads(world, config.loop.seed)

@@ -154,13 +154,13 @@ def roll_out(world: World, footage: Footage, config: ValidationConfig) -> dict[s
 
 @torch.no_grad()
 def heldout_losses(
-    fabric: Fabric, module: nn.Module, footage: Footage, settings: StageSettings
+    fabric: Fabric, module: nn.Module, footage: Footage, settings: TrainWorldConfig
 ) -> dict[str, float]:
-    """Return the losses of a stage on fixed sequences of held-out video, with fixed noise.
+    """Return the losses of a training on fixed sequences of held-out video, with fixed noise.
 
     Args:
         fabric: For its precision.
-        module: The stage's module, not wrapped.
+        module: Of the training, not wrapped.
         footage: The video.
         settings: Length of the sequences; as many as there are roll-outs are taken.
     """

@@ -21,6 +21,8 @@ PIXELS = 8 * PATCH
 MAX_SIDE = 4096
 MAX_WINDOW_BYTES = 256 * 2**30
 """Of one dream in fp32: 1.3 billion weights at 832 x 480 have 9.6 GiB with a window of 21 latent frames."""
+UNTAUGHT_BUTTONS = "Buttons have no effect until they are taught."
+"""What the card of a world says whose buttons have learned nothing."""
 OF_FRAMES = ("denoiser", "codec")
 """Fields of worlds that draw one frame at a time."""
 

@@ -71,7 +71,7 @@ def steps(env: ARL2WorldEnv, actions: list[list[int]]) -> list[np.ndarray]:
 
 def expected_frames(world: VideoWorld, num_blocks: int, seed: int) -> Tensor:
     """Return the frames of blocks drawn one by one and decoded as a whole by the library, `[T, H, W, 3]`."""
-    causal, text = world.config.causal, world.texts(1)
+    causal, text = world.config.causal, world._texts(1)
     seeds, cache, clean = torch.tensor([seed]), FrameCache(), []
     for number in range(num_blocks):
         is_first = number == 0
