@@ -178,4 +178,4 @@ def _scan_spans(
     g, beta = (functional.pad(each, (0, 0, 0, missing)) for each in (g, beta))
     k, v, g, beta = (each.unflatten(2, (spans, width)).flatten(1, 2) for each in (k, v, g, beta))
     before, final = scan_frames(k, v, g, beta, state, form)
-    return before[:, ::spans], final
+    return before[:, ::spans].contiguous(), final

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -33,9 +34,39 @@ class Writes(NamedTuple):
     strengths: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """Keys and values of past tokens with room behind them, for a cache of all frames of a video.
+
+    A pass writes its block's behind what is used, where nothing is read: so the cache is never copied. Of two
+    futures of one cache only the later one is whole.
+    """
+
+    keys: Tensor
+    """`[B, room, H, D]`, as `values`."""
+    values: Tensor
+    used: int
+
+    @property
+    def nbytes(self) -> int:
+        """Size of what is used."""
+        return (self.keys[:, : self.used].nbytes + self.values[:, : self.used].nbytes) if self.used else 0
+
+    def behind(self, new: Pair) -> Pair:
+        """Return all keys and values, those of a block written behind the others."""
+        end = self.used + new[0].shape[1]
+        for room, own in zip((self.keys, self.values), new, strict=True):
+            room[:, self.used : end] = own
+        return self.keys[:, :end], self.values[:, :end]
+
+    def after(self, new: Pair) -> Reserved:
+        """Return the cache behind a block, which a pass has written."""
+        return replace(self, used=self.used + new[0].shape[1])
+
+
 Kept = Pair | Writes
 """What is kept of a block in a layer of either kind."""
-Past = Pair | Tensor
+Past = Pair | Reserved | Tensor
 """What a layer sees of the blocks before: keys and values, or a matrix per head, `[B, H, D, D]`."""
 
 
@@ -255,7 +286,11 @@ class WanBlock(nn.Module):
         new, values = self.self_attn.keys_and_values(inputs)
         queries = rotate(self.self_attn.queries(inputs), rotary.place).to(inputs.dtype)
         new = rotate(new, rotary.place).to(inputs.dtype)
-        keys, seen = (new, values) if not isinstance(past, tuple) else _behind(past, (new, values))
+        keys, seen = new, values
+        if isinstance(past, Reserved):
+            keys, seen = past.behind((new, values))
+        elif isinstance(past, tuple):
+            keys, seen = _behind(past, (new, values))
         return self.self_attn.o(attend(queries, keys, seen, visible)), (new, values)
 
     def _empty_state(self, inputs: Tensor) -> Tensor:

@@ -372,12 +372,11 @@ class VideoWorld(World):
 
     def _stacked(self, memory: MemoryState, cache: FrameCache) -> tuple[Tensor, Tensor]:
         """Return keys and values of the layers that see frames, as `MemoryState` holds them."""
-        if not cache.pairs:
+        pairs = [each for each in cache.pairs or () if isinstance(each, tuple)]
+        if not pairs:
             return memory.window_keys, memory.window_values
         tokens = self.config.tokens_per_frame
-        keys, values = (
-            torch.stack(each).unflatten(2, (-1, tokens)) for each in zip(*cache.pairs, strict=True)
-        )
+        keys, values = (torch.stack(each).unflatten(2, (-1, tokens)) for each in zip(*pairs, strict=True))
         return keys, values
 
     def _pressed(self, actions: Tensor) -> Tensor | None:
