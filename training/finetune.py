@@ -10,10 +10,10 @@ import torch
 from training.cli.entry import entry
 from training.engine.run_folder import RunFolder
 from training.video.finetune import finetune_video
+from training.video.footage import refuse_given
 from training.world.settings import TrainWorldConfig
 from training.world.train import add_provenance, train_world
 from worldsim.data.dataset_info import DatasetInfo
-from worldsim.errors import WorldError
 from worldsim.model.config import FINEST, MemoryKeys, MemoryPhase
 from worldsim.model.denoiser import Denoiser
 from worldsim.outcome import OutcomeConfig
@@ -105,11 +105,13 @@ def reshaped(world: World, described: WorldConfig) -> World:
 
 def check_kind(config: FinetuneConfig) -> None:
     """Raise `WorldError` if a video world is to get what worlds of single frames have."""
-    asked = {"outcome_heads": config.outcome_heads, "recycled": config.recycled}
-    asked["memory_keys"] = config.memory_keys is not None
-    for name, is_asked in asked.items():
-        if is_asked:
-            raise WorldError(f"{name}={getattr(config, name)} says nothing of a video world: leave it out")
+    refuse_given(
+        {
+            "outcome_heads": (config.outcome_heads, False),
+            "recycled": (config.recycled, False),
+            "memory_keys": (config.memory_keys, None),
+        }
+    )
 
 
 @entry("finetune", FinetuneConfig)

@@ -14,7 +14,14 @@ from training.engine.optimizers import make_optimizers
 from training.engine.run_folder import RunFolder
 from training.engine.update import Training, prepare
 from training.objectives.video import VideoFlowMatching
-from training.video.footage import check_fabric, check_sequences, check_unused, describe_frames, load_video
+from training.video.footage import (
+    check_fabric,
+    check_sequences,
+    check_unused,
+    describe_frames,
+    load_video,
+    refuse_given,
+)
 from training.world.batches import make_passes
 from training.world.clips import Episodes
 from training.world.half_lives import log_half_lives, tell_half_lives
@@ -27,9 +34,6 @@ from worldsim.errors import WorldError
 from worldsim.wan.transformer import WanTransformer
 from worldsim.world.video import VideoWorld
 from worldsim.world.video_config import UNTAUGHT_BUTTONS, VideoWorldConfig
-
-UNUSED = {"odometry": "", "segments": 1, "world_bits": 16}
-"""Settings of other worlds' training, with what they must be left at."""
 
 
 def with_buttons(world: VideoWorld, actions: ActionLayout) -> VideoWorld:
@@ -58,9 +62,13 @@ def remade(world: VideoWorld, described: VideoWorldConfig, network: WanTransform
 
 def check_settings_of(config: TrainWorldConfig) -> None:
     """Raise `WorldError` for settings that no video world is trained by."""
-    for name, default in UNUSED.items():
-        if getattr(config, name) != default:
-            raise WorldError(f"{name}={getattr(config, name)} says nothing of a video world: leave it out")
+    refuse_given(
+        {
+            "odometry": (config.odometry, ""),
+            "segments": (config.segments, 1),
+            "world_bits": (config.world_bits, 16),
+        }
+    )
     groups = {"objective": config.objective, "outcome": config.outcome, "step": config.step}
     check_unused(groups | {"validation": config.validation}, {"validation": ("num_rollouts", "max_frames")})
     check_fabric(config.fabric)

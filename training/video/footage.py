@@ -38,6 +38,17 @@ def check_sequences(config: VideoWorldConfig, lengths: Mapping[str, int], episod
         )
 
 
+def refuse_given(settings: Mapping[str, tuple[Any, Any]]) -> None:
+    """Raise `WorldError` for settings that say nothing of a video world and were given.
+
+    Args:
+        settings: By name, what each is, and what it is where it was not given.
+    """
+    for name, (value, default) in settings.items():
+        if value != default:
+            raise WorldError(f"{name}={value} says nothing of a video world: leave it out")
+
+
 def check_unused(given: Mapping[str, Any], allowed: Mapping[str, tuple[str, ...]]) -> None:
     """Raise `WorldError` for settings that say nothing of a video world and are not what they begin as.
 
