@@ -14,6 +14,7 @@ from functools import cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from kernels import frame_maps, reference, selection, torch_scan
 from kernels.checks import check_read, check_write
@@ -31,6 +32,10 @@ ON_CUDA = {
     "read": ("triton", "3 times as fast as the torch form on an H100, at (1024, 160, 6, 64)"),
 }
 """What `auto` means on CUDA, and why."""
+
+LONG_FRAME = 512
+"""Tokens above which a frame is scanned in spans, as `commit` writes it: blocks of video transformers have
+thousands."""
 
 INSIDE_A_GRAPH = {"read": ("torch", "inside a compiled graph: what it fuses there has not been compared yet")}
 """What it means instead in what `torch.compile` compiles."""
@@ -146,6 +151,8 @@ def scan_frames(
     """
     check_write(k, v, g, beta, state, "batch, frames, tokens, heads, width")
     chosen = choose_form("scan_frames", k, form)
+    if chosen != "reference" and k.shape[2] > LONG_FRAME:
+        return _scan_spans(k, v, g, beta, state, form)
     if chosen == "triton":
         check_triton_can_write(k, v, g, beta, state)
         precision = selection.ACTIVE.scan_precision
@@ -154,3 +161,21 @@ def scan_frames(
     k, v, g, beta = (tensor.to(state.dtype) for tensor in (k, v, g, beta))
     module = reference if chosen == "reference" else torch_scan
     return module.scan_frames(k, v, g, beta, state)
+
+
+def _scan_spans(
+    k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor, form: str | None
+) -> tuple[Tensor, Tensor]:
+    """Return what `scan_frames` does, of frames that are scanned as several shorter ones each.
+
+    The products over pairs of tokens grow with the square of a frame's tokens. Tokens of strength and
+    decay 0, which change nothing, fill up the last span.
+    """
+    spans = -(-k.shape[2] // frame_maps.SPAN)
+    width = -(-k.shape[2] // spans)
+    missing = spans * width - k.shape[2]
+    k, v = (functional.pad(each, (0, 0, 0, 0, 0, missing)) for each in (k, v))
+    g, beta = (functional.pad(each, (0, 0, 0, missing)) for each in (g, beta))
+    k, v, g, beta = (each.unflatten(2, (spans, width)).flatten(1, 2) for each in (k, v, g, beta))
+    before, final = scan_frames(k, v, g, beta, state, form)
+    return before[:, ::spans].contiguous(), final

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from tests.fakes import tiny_world
+from training.conversion.settings import ConvertConfig, Stage2Config
 from training.conversion.stage import StageConfig
-from training.convert import ConvertConfig, Stage2Config
 from training.data.latents import DataConfig
 from training.engine.fabric import FabricConfig
 from training.engine.loop import LoopConfig

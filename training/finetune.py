@@ -9,6 +9,8 @@ import torch
 
 from training.cli.entry import entry
 from training.engine.run_folder import RunFolder
+from training.video.finetune import finetune_video
+from training.video.footage import refuse_given
 from training.world.settings import TrainWorldConfig
 from training.world.train import add_provenance, train_world
 from training.world.transfer import take_over
@@ -18,6 +20,7 @@ from worldsim.model.denoiser import Denoiser
 from worldsim.outcome import OutcomeConfig
 from worldsim.settings import REQUIRED, setting
 from worldsim.world import World, WorldConfig
+from worldsim.world.video import VideoWorld
 
 
 @dataclass(kw_only=True, slots=True)
@@ -92,6 +95,17 @@ def reshaped(world: World, described: WorldConfig) -> World:
     return World(described, denoiser, world.codec, world.folder, world.odometry)
 
 
+def check_kind(config: FinetuneConfig) -> None:
+    """Raise `WorldError` if a video world is to get what worlds of single frames have."""
+    refuse_given(
+        {
+            "outcome_heads": (config.outcome_heads, False),
+            "recycled": (config.recycled, False),
+            "memory_keys": (config.memory_keys, None),
+        }
+    )
+
+
 @entry("finetune", FinetuneConfig)
 def main(config: FinetuneConfig) -> None:
     """Go on training a world."""
@@ -103,6 +117,10 @@ def main(config: FinetuneConfig) -> None:
         learned = f"finetuned on {info.name} ({source}; {licence})"
         world.config.provenance = add_provenance(world.config.provenance, "data", learned)
     world.config.name = config.name or world.config.name
+    if isinstance(world, VideoWorld):
+        check_kind(config)
+        finetune_video(config, world, RunFolder(config.out, config), begun_from)
+        return
     has_new_heads = config.outcome_heads and not world.config.denoiser.outcome_heads
     if has_new_heads:
         world = add_outcome_heads(world, config.loop.seed)

@@ -17,6 +17,7 @@ from training.cli.entry import entry
 from training.conversion.selection import LayerScore, Selection, teacher_digest
 from training.conversion.stage import (
     TeacherConfig,
+    averaged,
     heldout_losses,
     list_episodes,
     load_for,
@@ -48,7 +49,7 @@ def swapped(teacher: World, layer: int, candidates: Denoiser, config: SelectLaye
     """Return the teacher with one layer replaced by its candidate."""
     original = teacher.config.denoiser
     shape = student_config(original, [layer], config.hybrid, Rest.FULL, original.window)
-    student = convert(teacher.denoiser, shape, config.hybrid.memory_scale)
+    student = convert(teacher.denoiser, shape, config.hybrid.memory_scale, config.hybrid.gates)
     take_layer(student, layer, candidates)
     return World(
         replace(teacher.config, denoiser=shape), student.to(teacher.device), teacher.codec, teacher.folder
@@ -67,14 +68,14 @@ def train_candidates(
         teacher.config.denoiser, layers, config.hybrid, Rest.FULL, teacher.config.denoiser.window
     )
     torch.manual_seed(settings.loop.seed)
-    student = convert(teacher.denoiser, shape, config.hybrid.memory_scale)
+    student = convert(teacher.denoiser, shape, config.hybrid.memory_scale, config.hybrid.gates)
     module = LayerDistillation(
         teacher.denoiser, student, layers, config.objective, compile=config.fabric.compile
     )
     before = heldout_losses(fabric, module.to(fabric.device), footage, settings)
     training = train_stage(fabric, module, new_parameters(student), settings, run, footage)
     after = heldout_losses(fabric, training.average.module, footage, settings)
-    return student_of(training), footage, before, after
+    return student_of(averaged(training)), footage, before, after
 
 
 def score_swaps(

@@ -19,7 +19,7 @@ from tests.conversions import LAYERS, convert_config, save_tiny_teacher
 from tests.devices import needs_fork, run_on_devices
 from tests.fakes import tiny_world, write_tiny_dataset
 from training.conversion.selection import teacher_digest
-from training.convert import check_out
+from training.conversion.settings import check_out
 from training.convert import main as convert_world
 from training.engine.fabric import FabricConfig
 from training.engine.optimizers import OptimizerConfig, make_partial_optimizers

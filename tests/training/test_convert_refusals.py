@@ -14,9 +14,10 @@ import training.convert
 from tests.conversions import convert_config, save_tiny_teacher
 from tests.fakes import TINY_ACTIONS, save_tiny_world, tiny_world, write_tiny_dataset
 from training.conversion.selection import LayerScore, Selection
+from training.conversion.settings import ConvertConfig
 from training.conversion.stage import StageConfig
-from training.convert import ConvertConfig, shape_of
 from training.convert import main as convert_world
+from training.convert import shape_of
 from training.data.latents import DataConfig
 from training.engine.fabric import FabricConfig
 from training.engine.loop import LoopConfig

@@ -11,14 +11,20 @@ from worldsim.errors import WorldError
 from worldsim.model.conversion import check_layers, spread_layers
 from worldsim.storage.files import write_json
 from worldsim.storage.tensors import read_object, sha256_of
+from worldsim.world.video import VideoWorld
 from worldsim.world.world import MODEL_FILE, World
 
 FORMAT = 1
 
 
 def teacher_digest(teacher: World) -> str:
-    """Return the SHA-256 of a teacher's weights on disk: what a selection and a conversion belong to."""
+    """Return the SHA-256 of a teacher's weights on disk: what a selection and a conversion belong to.
+
+    Of a video world, whose weights are several files, it is a digest of their checksums.
+    """
     assert teacher.folder is not None
+    if isinstance(teacher, VideoWorld):
+        return teacher.identity.rpartition("@")[2]
     return sha256_of(teacher.folder / MODEL_FILE)
 
 
@@ -106,7 +112,8 @@ def choose_layers(teacher: World, layers: list[int], selection: str, share: floa
     Raises:
         WorldError: If they are not the teacher's, or both layers and a selection are given.
     """
-    num_layers = teacher.config.denoiser.num_layers
+    is_video = isinstance(teacher, VideoWorld)
+    num_layers = (teacher.config.transformer if is_video else teacher.config.denoiser).num_layers
     if layers and selection:
         raise WorldError(f"layers {layers} and selection {selection} both say which layers: give one of them")
     if layers:

@@ -20,23 +20,27 @@ from training.engine.optimizers import OptimizerConfig, make_partial_optimizers
 from training.engine.run_folder import RunFolder
 from training.engine.update import Training, prepare
 from training.objectives.distillation import LayerDistillation, VelocityDistillation
-from training.objectives.lora import LoraConfig
+from training.objectives.lora import LoraConfig, lora_parameters
 from training.objectives.noise import ObjectiveConfig
+from training.objectives.video import VideoLayerDistillation, VideoVelocityDistillation
 from training.world.batches import make_passes
 from training.world.clips import Episodes, Footage, load_footage
-from training.world.half_lives import log_half_lives
+from training.world.half_lives import Remembering, log_half_lives
 from training.world.settings import MAX_SEQUENCES, TrainWorldConfig
+from training.world.train import describe_training
 from training.world.validation import ValidationConfig, validate
 from worldsim.errors import WorldError
 from worldsim.model.config import DenoiserConfig
 from worldsim.model.conversion import HybridConfig, check_softmax
 from worldsim.model.denoiser import Denoiser
 from worldsim.settings import REQUIRED, check_settings, setting
+from worldsim.wan.config import PATCH
 from worldsim.world import World
 
 ADDED = ("conversion", "memory", "measured", "limits")
 """Sections in which a converted world's card may differ from that after stage 1; people add the last two."""
-Distillation = LayerDistillation | VelocityDistillation
+VideoDistillation = VideoLayerDistillation | VideoVelocityDistillation
+Distillation = LayerDistillation | VelocityDistillation | VideoDistillation
 
 
 @dataclass(kw_only=True, slots=True)
@@ -150,13 +154,13 @@ def roll_out(world: World, footage: Footage, config: ValidationConfig) -> dict[s
 
 @torch.no_grad()
 def heldout_losses(
-    fabric: Fabric, module: nn.Module, footage: Footage, settings: StageSettings
+    fabric: Fabric, module: nn.Module, footage: Footage, settings: TrainWorldConfig
 ) -> dict[str, float]:
-    """Return the losses of a stage on fixed sequences of held-out video, with fixed noise.
+    """Return the losses of a training on fixed sequences of held-out video, with fixed noise.
 
     Args:
         fabric: For its precision.
-        module: The stage's module, not wrapped.
+        module: Of the training, not wrapped.
         footage: The video.
         settings: Length of the sequences; as many as there are roll-outs are taken.
     """
@@ -173,9 +177,16 @@ def heldout_losses(
     return sums
 
 
-def student_of(training: Training) -> Denoiser:
-    """Return the moving average of a stage's student."""
-    student = training.average.module.denoiser
+def averaged(training: Training) -> Distillation:
+    """Return the moving average of a stage's module, whole on this device; all devices must ask for it."""
+    module = training.averaged()
+    assert isinstance(module, Distillation)
+    return module
+
+
+def student_of(module: Distillation) -> Denoiser:
+    """Return the student of a stage, where it draws one frame at a time."""
+    student = module.denoiser
     assert isinstance(student, Denoiser)
     return student
 
@@ -184,9 +195,14 @@ def measure_student(
     fabric: Fabric, training: Training, settings: StageSettings, footage: Footage
 ) -> dict[str, float]:
     """Return the losses on held-out video and the memory's half-lives."""
-    student = student_of(training)
-    losses = heldout_losses(fabric, training.average.module, footage, settings)
-    return {f"heldout_{name}": value for name, value in losses.items()} | log_half_lives(student)
+    average = averaged(training)
+    losses = heldout_losses(fabric, average, footage, settings)
+    if isinstance(average, VideoDistillation):
+        height, width = footage.heldout.latents.shape[-2:]
+        remembered: Remembering = average.half_lives(height * width // PATCH**2)
+    else:
+        remembered = student_of(average)
+    return {f"heldout_{name}": value for name, value in losses.items()} | log_half_lives(remembered)
 
 
 def train_stage(
@@ -208,7 +224,7 @@ def train_stage(
         footage: The video.
 
     Returns:
-        The finished training; see `student_of`.
+        The finished training; see `averaged`.
     """
     module.requires_grad_(False)
     for parameter in trained.values():
@@ -231,6 +247,45 @@ def train_stage(
         on_checkpoint=lambda training: measure_student(fabric, training, settings, footage),
     )
     return training
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a stage came to.
+
+    Attributes:
+        module: The moving average of what was trained, whole on this device.
+        told: For the card: length, what was trained, held-out loss before and after.
+        is_done: Whether the run was found finished and its world written.
+    """
+
+    module: Distillation
+    told: str
+    is_done: bool
+
+
+def run_stage(
+    fabric: Fabric,
+    footage: Footage,
+    module: Distillation,
+    trained: Mapping[str, nn.Parameter],
+    settings: StageSettings,
+    run: RunFolder,
+    target: Path,
+) -> Outcome:
+    """Train a stage whose world goes to `target`; measures its loss on held-out video before and after."""
+    student = module.denoiser
+    latest, is_exported = run.latest(), run.is_exported(target)  # asked before one process may write
+    before = heldout_losses(fabric, module.to(fabric.device), footage, settings)["loss"]
+    num_added = sum(parameter.numel() for parameter in lora_parameters(student).values())
+    share = describe_share(trained, sum(p.numel() for p in student.parameters()) - num_added)
+    fabric.print(f"{run.path}: {share}; held-out loss before training {before:.4g}")
+    training = train_stage(fabric, module, trained, settings, run, footage)
+    average = averaged(training)
+    after = heldout_losses(fabric, average, footage, settings)["loss"]
+    spent = describe_training(training, settings, footage.num_frames, fabric)
+    told = f"{spent}; {share}; held-out loss {before:.4g} before and {after:.4g} after"
+    return Outcome(average, told, is_exported and run.latest() == latest)
 
 
 def follows_from(provenance: object, before: object) -> bool:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from training.data.video_codec import VideoCodec
 from worldsim.codec import FrameCodec
 from worldsim.data.sequences import EpisodeReference
 from worldsim.errors import WorldError
@@ -55,9 +56,12 @@ class LatentCache:
         folder: Where to; None is `latents` beside each video.
     """
 
-    def __init__(self, codec: FrameCodec, precision: torch.dtype, folder: Path | None = None) -> None:
+    def __init__(
+        self, codec: FrameCodec | VideoCodec, precision: torch.dtype, folder: Path | None = None
+    ) -> None:
         self.folder = folder
         self.latent_shape = tuple(codec.latent_shape)
+        self._num_latents = codec.num_latents if isinstance(codec, VideoCodec) else int
         digest = hashlib.sha256(f"{json.dumps(asdict(codec.config))} {precision}".encode())
         for tensor in codec.state_dict().values():
             digest.update(tensor.cpu().float().numpy().tobytes())
@@ -77,7 +81,7 @@ class LatentCache:
             latents = load_file(path)[NAME]
         except (SafetensorError, KeyError):  # a disk's or a copy's doing: it is encoded anew
             return None
-        is_whole = latents.shape == (reference.num_frames, *self.latent_shape)
+        is_whole = latents.shape == (self._num_latents(reference.num_frames), *self.latent_shape)
         return latents if is_whole and latents.dtype == torch.float16 else None
 
     def claim(self, reference: EpisodeReference, *, wait: bool = False) -> FileLock | None:

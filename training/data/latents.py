@@ -19,6 +19,7 @@ from torch import Tensor
 
 from training.data.latent_cache import LatentCache, video_digest
 from training.data.tables import NO_OUTCOMES, NO_POSES, load_tables
+from training.data.video_codec import VideoCodec
 from worldsim.actions import ActionLayout
 from worldsim.codec import FrameCodec
 from worldsim.data.sequences import EpisodeReference, SequenceIndex, load_episodes, read_episodes
@@ -29,6 +30,7 @@ from worldsim.settings import REQUIRED, check_settings, setting
 from worldsim.storage.tensors import sha256_of
 
 ENCODE_BATCH = 256
+EpisodeCodec = FrameCodec | VideoCodec
 
 
 @dataclass(kw_only=True, slots=True)
@@ -211,14 +213,19 @@ def leading_actions(actions: np.ndarray) -> Tensor:
 
 
 @torch.no_grad()
-def encode_frames(codec: FrameCodec, frames: np.ndarray, device: torch.device) -> Tensor:
-    """Return the latents `[T, C, h, w]` fp16 of frames `[T, H, W, 3]`, on the device of the codec."""
-    precision = precision_on(device)
-    parts = []
-    for chunk in torch.from_numpy(frames).split(ENCODE_BATCH):
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision is torch.bfloat16):
-            parts.append(codec.encode(chunk.to(device)).half())
-    return torch.cat(parts)
+def encode_frames(codec: EpisodeCodec, frames: np.ndarray, device: torch.device) -> Tensor:
+    """Return the latents `[F, C, h, w]` fp16 of an episode's frames `[T, H, W, 3]`, on the codec's device."""
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision_on(device) is torch.bfloat16):
+        if isinstance(codec, VideoCodec):
+            return codec.encode_video(frames, device)
+        chunks = torch.from_numpy(frames).split(ENCODE_BATCH)
+        return torch.cat([codec.encode(chunk.to(device)).half() for chunk in chunks])
+
+
+def num_latents(codec: EpisodeCodec, reference: EpisodeReference) -> int:
+    """Return how many latent frames an episode becomes: one for each frame, or fewer of a video codec."""
+    frames = reference.num_frames
+    return codec.num_latents(frames) if isinstance(codec, VideoCodec) else frames
 
 
 def precision_on(device: torch.device) -> torch.dtype:
@@ -227,25 +234,25 @@ def precision_on(device: torch.device) -> torch.dtype:
 
 
 def encode_episodes(
-    codec: FrameCodec,
+    codec: EpisodeCodec,
     references: Sequence[EpisodeReference],
     device: torch.device,
     num_workers: int,
     cache: LatentCache | None,
 ) -> Tensor:
-    """Return the latents of all episodes end to end, `[T, C, h, w]` fp16 on `device`.
+    """Return the latents of all episodes end to end, `[F, C, h, w]` fp16 on `device`.
 
     Those in the cache are read, the others decoded, encoded, and kept there, the same video once. What other
     processes encode at the same time, of this run or of others, is waited for.
     """
-    total = sum(reference.num_frames for reference in references)
-    latents = torch.empty(total, *codec.latent_shape, dtype=torch.float16, device=device)
+    counts = [num_latents(codec, reference) for reference in references]
+    latents = torch.empty(sum(counts), *codec.latent_shape, dtype=torch.float16, device=device)
     missing: list[tuple[EpisodeReference, slice]] = []
     repeated: list[tuple[slice, slice]] = []
     first: dict[Path, slice] = {}
     position = 0
-    for reference in references:
-        place = slice(position, position := position + reference.num_frames)
+    for reference, count in zip(references, counts, strict=True):
+        place = slice(position, position := position + count)
         known = cache.load(reference) if cache is not None else None
         if known is not None:
             latents[place] = known.to(device)
@@ -267,7 +274,7 @@ def encode_episodes(
 
 
 def _encode_missing(
-    codec: FrameCodec,
+    codec: EpisodeCodec,
     missing: Sequence[tuple[EpisodeReference, slice]],
     latents: Tensor,
     num_workers: int,
@@ -325,7 +332,7 @@ def _joined(parts: Sequence[np.ndarray | None]) -> Tensor | None:
     return torch.cat(found) if len(found) == len(parts) else None
 
 
-def digest_of(codec: FrameCodec | None, references: Sequence[EpisodeReference]) -> str:
+def digest_of(codec: EpisodeCodec | None, references: Sequence[EpisodeReference]) -> str:
     """Return a digest of a codec's weights, if given, and of all that episodes hold."""
     digest = hashlib.sha256()
     for tensor in codec.state_dict().values() if codec else ():
@@ -339,7 +346,7 @@ def digest_of(codec: FrameCodec | None, references: Sequence[EpisodeReference]) 
 
 
 def latent_video(
-    codec: FrameCodec,
+    codec: EpisodeCodec,
     references: Sequence[EpisodeReference],
     device: torch.device,
     *,
@@ -348,15 +355,20 @@ def latent_video(
 ) -> LatentVideo:
     """Encode episodes, or read those that the same codec encoded before, and what happens in them.
 
-    The codec is moved to `device` in either case.
+    The codec is moved to `device` in either case. Of a video codec all is by latent frames, and of what
+    happens there are the actions alone.
     """
     codec.to(device).eval()
     latents = encode_episodes(codec, references, device, num_workers, cache)
     tables = load_tables(references)
+    leading = [leading_actions(table.actions) for table in tables]
+    lengths = [num_latents(codec, reference) for reference in references]
+    if isinstance(codec, VideoCodec):
+        return LatentVideo(latents, torch.cat([codec.leading(each) for each in leading]), lengths).to(device)
     return LatentVideo(
         latents,
-        torch.cat([leading_actions(table.actions) for table in tables]),
-        [reference.num_frames for reference in references],
+        torch.cat(leading),
+        lengths,
         _joined([table.rewards for table in tables]),
         _joined([table.terminated for table in tables]),
         _joined([table.poses for table in tables]),

@@ -17,12 +17,16 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.strategy import _BackwardSyncControl
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_tensor
 from torch.utils._pytree import tree_map
 
 from worldsim.errors import WorldError
 from worldsim.model.block import Block
+from worldsim.wan.layers import WanBlock
+
+DOORS = ("forward_sequence", "attend_sequence")
+"""Of a video transformer's layer, what training calls beside `forward`; each gathers its weights."""
 
 
 class ShardedStrategy(DDPStrategy):
@@ -50,13 +54,15 @@ class ShardedStrategy(DDPStrategy):
         Raises:
             WorldError: If it has no blocks, as a codec: such a network is small.
         """
-        blocks = [part for part in module.modules() if isinstance(part, Block)]
+        blocks = [part for part in module.modules() if isinstance(part, Block | WanBlock)]
         if not blocks:
             raise WorldError("fabric.strategy=fsdp spreads a network's blocks, and this has none: choose ddp")
         names = {id(parameter): name for name, parameter in module.named_parameters()}
         mesh = init_device_mesh(self.root_device.type, (self.world_size,))
         for part in (*blocks, module):
             fully_shard(part, mesh=mesh)
+            for door in DOORS if isinstance(part, WanBlock) else ():
+                register_fsdp_forward_method(part, door)
         shards = dict(module.named_parameters())
         for optimizer in optimizers:
             for group in optimizer.param_groups:

@@ -28,7 +28,7 @@ from worldsim.wan.autoencoder_files import find_autoencoder, load_autoencoder
 from worldsim.wan.config import CausalConfig, WanConfig
 from worldsim.world.config import world_card
 from worldsim.world.video import TEXT_FILE, TEXT_NAME, TRANSFORMER_FOLDER
-from worldsim.world.video_config import VideoWorldConfig
+from worldsim.world.video_config import UNTAUGHT_BUTTONS, VideoWorldConfig
 from worldsim.world.world import CARD_FILE, STARTS_FOLDER, write_config
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -135,7 +135,7 @@ def describe(
         WorldError: If no world has these settings.
     """
     licence = config.licence or licence_of(path)
-    limits = ["Buttons have no effect until they are taught."] if config.actions else []
+    limits = [UNTAUGHT_BUTTONS] if config.actions else []
     limits.append(
         "It is drawn in blocks that see the past alone. A checkpoint that was not trained so, as Wan 2.1 T2V "
         "itself, draws poorly."

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +18,16 @@ from worldsim.model.attention.hybrid import HybridAttention
 from worldsim.model.block import Block, LayerStateIn, Residual
 from worldsim.model.denoiser import Denoiser
 
+Network = TypeVar("Network", bound=nn.Module)
+
 
 @dataclass(frozen=True, slots=True)
-class Frozen:
+class Frozen(Generic[Network]):
     """A teacher that a module asks and does not own: neither saved, averaged nor distributed with it."""
 
-    denoiser: Denoiser
+    denoiser: Network
 
-    def __deepcopy__(self, memo: dict[int, object]) -> Frozen:
+    def __deepcopy__(self, memo: dict[int, object]) -> Frozen[Network]:
         return self
 
 

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from worldsim.model.attention.hybrid import HybridAttention
+from worldsim.model.block import Block
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.linear import Linear
 from worldsim.settings import check_settings, setting
+from worldsim.wan.layers import WanBlock
 
 
 @dataclass(kw_only=True, slots=True)
@@ -47,40 +48,45 @@ class LowRank(nn.Module):
             return torch.addmm(weight, self.B, self.A, alpha=self.scale)
 
 
-def adapted_layers(denoiser: Denoiser) -> Iterator[Linear]:
+def adapted_layers(network: nn.Module) -> Iterator[nn.Linear]:
     """Yield the layers that LoRA changes: q, k, v and the MLP wherever the attention is hybrid."""
-    for block in denoiser.layers():
-        if isinstance(block.self_attn, HybridAttention):
+    for block in network.modules():
+        if isinstance(block, Block | WanBlock) and isinstance(block.self_attn, HybridAttention):
             up, _, down = block.ffn
             for layer in (block.self_attn.q, block.self_attn.k, block.self_attn.v, up, down):
-                assert isinstance(layer, Linear)
+                assert isinstance(layer, nn.Linear)
                 yield layer
 
 
-def add_lora(denoiser: Denoiser, config: LoraConfig) -> None:
+def add_lora(network: nn.Module, config: LoraConfig) -> None:
     """Attach a low-rank change, zero at the start, to each of `adapted_layers`."""
-    for layer in adapted_layers(denoiser):
+    for layer in list(adapted_layers(network)):
         parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, config))
 
 
-def lora_parameters(denoiser: Denoiser) -> dict[str, nn.Parameter]:
+def lora_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters of the low-rank changes by name."""
     return {
         f"{name}.{own}": parameter
-        for name, module in denoiser.named_modules()
+        for name, module in network.named_modules()
         if isinstance(module, LowRank)
         for own, parameter in module.named_parameters()
     }
 
 
 @torch.no_grad()
+def folded_weights(network: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of a network with the low-rank changes in them."""
+    # Not `remove_parametrizations` on a copy: it would take them from the class that both share.
+    state = {k: v.clone() for k, v in network.state_dict().items() if ".parametrizations." not in k}
+    for name, module in network.named_modules():
+        if parametrize.is_parametrized(module, "weight") and isinstance(module, nn.Linear):
+            state[f"{name}.weight"] = module.weight.clone()
+    return state
+
+
 def folded(denoiser: Denoiser) -> Denoiser:
     """Return an ordinary model whose weights hold the low-rank changes; it says the same."""
-    # Not `remove_parametrizations` on a copy: it would take them from the class that both share.
-    state = {k: v.clone() for k, v in denoiser.state_dict().items() if ".parametrizations." not in k}
-    for name, module in denoiser.named_modules():
-        if parametrize.is_parametrized(module, "weight") and isinstance(module, Linear):
-            state[f"{name}.weight"] = module.weight.clone()
     plain = Denoiser(denoiser.config).to(denoiser.patch_embedding.weight.device)
-    plain.load_state_dict(state, strict=True, assign=True)
+    plain.load_state_dict(folded_weights(denoiser), strict=True, assign=True)
     return plain

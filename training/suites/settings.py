@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from worldsim.errors import WorldError
+from worldsim.evaluation.cost.video_shape import VideoShapeConfig
 from worldsim.evaluation.inputs.out_and_back import MIN_EPISODES, Tolerance
 from worldsim.evaluation.inputs.revisits import RUNGS, RevisitSettings
 from worldsim.runtime.config import RuntimeSettings
 from worldsim.runtime.cuda_graphs import COMPILE_MODES
 from worldsim.settings import check_settings, setting
 
-BENCHMARKS = ("env", "endurance", "step", "pose_recall")
+BENCHMARKS = ("env", "endurance", "step", "video", "pose_recall")
 # The cost is measured before decoded video fills the memory.
 PARTS = ("cost", "rollout", "controllability", "idle", "outcome")
 CONSISTENCY, LEVEL = "consistency", "level"
@@ -143,9 +144,10 @@ class EvaluateConfig(RuntimeSettings):
         None,
         "null measures the parts; env measures how many steps a second environments make, endurance whether "
         "memory grows or anything becomes NaN or inf in a great many of them, step what a step consists of: "
-        "operators and milliseconds by kind. None of them needs data. pose_recall measures on data what the "
-        "states alone say of views that are asked for by their pose, and roll-outs at true poses, of "
-        "num_rollouts clips of horizon frames (docs/consistency.md).",
+        "operators and milliseconds by kind, video what long videos of a transformer of the Wan family cost, "
+        "with random weights (docs/paper-scale.md). None of them needs data. pose_recall measures on data "
+        "what the states alone say of views that are asked for by their pose, and roll-outs at true poses, "
+        "of num_rollouts clips of horizon frames (docs/consistency.md).",
     )
     suite: str | None = setting(
         None,
@@ -191,6 +193,7 @@ class EvaluateConfig(RuntimeSettings):
     step_count: int = setting(50, "Of benchmark=step: steps; their median counts.", minimum=1)
     against: str | None = setting(None, "Of benchmark=step: another world, stepped in turn with the first.")
     endurance: EnduranceConfig = setting(EnduranceConfig, "Of benchmark=endurance.")
+    video: VideoShapeConfig = setting(VideoShapeConfig, "Of benchmark=video.")
 
     def __post_init__(self) -> None:
         if self.suite not in (None, CONSISTENCY, LEVEL):

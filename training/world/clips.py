@@ -13,6 +13,7 @@ from lightning_fabric import Fabric
 from training.data.latent_cache import LatentCache
 from training.data.latents import (
     DataConfig,
+    EpisodeCodec,
     LatentVideo,
     choose_episodes,
     digest_of,
@@ -22,7 +23,6 @@ from training.data.latents import (
 from training.engine.fabric import Passes, share_passes
 from training.world.validation import ValidationConfig, validation_places
 from worldsim.actions import ActionLayout
-from worldsim.codec import FrameCodec
 from worldsim.data.sequences import EpisodeReference
 from worldsim.errors import WorldError
 from worldsim.model.config import DenoiserConfig, MemoryKeys
@@ -107,14 +107,14 @@ def own_workers(data: DataConfig, fabric: Fabric) -> int:
     return max(1, worker_count(data.num_workers, "data.num_workers") // fabric.world_size)
 
 
-def cache_for(codec: FrameCodec, data: DataConfig, device: torch.device) -> LatentCache | None:
+def cache_for(codec: EpisodeCodec, data: DataConfig, device: torch.device) -> LatentCache | None:
     """Return where encoded video is kept; None if it is not to be."""
     folder = Path(data.cache_folder) if data.cache_folder else None
     return LatentCache(codec, precision_on(device), folder) if data.cache_latents else None
 
 
 def load_footage(
-    codec: FrameCodec,
+    codec: EpisodeCodec,
     episodes: Episodes,
     data: DataConfig,
     validation: ValidationConfig,

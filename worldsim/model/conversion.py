@@ -16,6 +16,8 @@ from worldsim.model.config import FINEST, DenoiserConfig, MemoryKeys, MemoryPhas
 from worldsim.model.denoiser import Denoiser
 from worldsim.settings import check_settings, setting
 
+GATES = ("spread", "published")
+
 
 class Rest(StrEnum):
     """What becomes of the softmax layers that are not replaced."""
@@ -28,13 +30,25 @@ class Rest(StrEnum):
 class HybridConfig:
     """How the new layers' memory begins."""
 
-    memory_phase: str = setting("path", "What turns the memory's keys: none, time or path (`MemoryPhase`).")
+    memory_phase: str | None = setting(
+        None,
+        "What turns the memory's keys: none, time or path (`MemoryPhase`); null is path, and time in a video "
+        "world, which has no path.",
+    )
     memory_keys: str | None = setting(
         None,
         "Which places its keys tell apart: axes or plane (`MemoryKeys`); null is as the teacher's "
         "description has it, which matters to no softmax layer without full_path.",
     )
-    half_lives: list[float] = setting([4.0, 4096.0], "Shortest and longest half-life, in frames.")
+    gates: str = setting(
+        GATES[0],
+        "How fast heads forget: spread lays their half-lives out between two, published draws decays as the "
+        "release of ARL2 does, with which most forget within a frame.",
+        choices=GATES,
+    )
+    half_lives: list[float] = setting(
+        [4.0, 4096.0], "Shortest and longest half-life, in frames; in a video world, in latent frames."
+    )
     write_biases: list[float] | None = setting(
         None, "How gently it is written (model.write_biases); null as the teacher's description has it."
     )
@@ -97,15 +111,15 @@ def student_config(
         )
     kept = [layer for layer in teacher.full_layers if layer not in layers]
     windows = [layer for layer in teacher.window_layers if layer not in layers]
-    keys = hybrid.memory_keys or teacher.memory_keys
+    keys, phase = hybrid.memory_keys or teacher.memory_keys, hybrid.memory_phase or MemoryPhase.PATH
     return replace(
         teacher,
         window_layers=sorted(windows + kept) if rest is Rest.WINDOW else windows,
         full_layers=kept if rest is Rest.FULL else [],
         full_path=teacher.full_path and bool(kept) and rest is Rest.FULL,
         window=window if rest is Rest.WINDOW else teacher.window,
-        memory_phase=hybrid.memory_phase,
-        path_odometry=teacher.path_odometry and hybrid.memory_phase == MemoryPhase.PATH,
+        memory_phase=phase,
+        path_odometry=teacher.path_odometry and phase == MemoryPhase.PATH,
         memory_keys=keys,
         finest_key=teacher.finest_key if keys == MemoryKeys.PLANE else FINEST,
         keyed_places=teacher.keyed_places or keys != MemoryKeys.POSE,
@@ -115,7 +129,9 @@ def student_config(
 
 
 @torch.no_grad()
-def convert(teacher: Denoiser, config: DenoiserConfig, memory_scale: float) -> Denoiser:
+def convert(
+    teacher: Denoiser, config: DenoiserConfig, memory_scale: float, gates: str = GATES[0]
+) -> Denoiser:
     """Return a student of the shape of `student_config`, with the teacher's weights wherever it has some.
 
     What is new is drawn from PyTorch's global generator, as in a fresh model.
@@ -124,12 +140,12 @@ def convert(teacher: Denoiser, config: DenoiserConfig, memory_scale: float) -> D
         teacher: Left as it is.
         config: The student's shape.
         memory_scale: See `HybridConfig`.
+        gates: See `HybridConfig`.
     """
     student = Denoiser(config)
     for block in student.layers():
         if isinstance(block.self_attn, HybridAttention):
-            # The gate has no bias to begin shut with; the value's map does the same in the same place.
-            block.self_attn.phi_v.weight.mul_(memory_scale)
+            begin_memory(block.self_attn, memory_scale, gates)
     new = set(new_parameters(student))
     has_path = teacher.config.full_path and config.memory_phase == MemoryPhase.PATH
     if has_path and config.memory_keys == teacher.config.memory_keys:  # what the teacher takes a move for
@@ -145,14 +161,29 @@ def convert(teacher: Denoiser, config: DenoiserConfig, memory_scale: float) -> D
     return student
 
 
+@torch.no_grad()
+def begin_memory(attention: HybridAttention, memory_scale: float, gates: str) -> None:
+    """Let a new layer's memory begin as `HybridConfig` says."""
+    # The gate has no bias to begin shut with; the value's map does the same in the same place.
+    attention.phi_v.weight.mul_(memory_scale)
+    if gates != GATES[0]:
+        attention.begin_as_published()
+
+
+def new_names(attention: HybridAttention) -> list[str]:
+    """Return the parameters of a hybrid layer that a softmax layer has not."""
+    taken_over = {name.partition(".")[0] for name, _ in Attention(2, 1).named_parameters()}
+    names = [name for name, _ in attention.named_parameters()]
+    return [name for name in names if name.partition(".")[0] not in taken_over]
+
+
 def new_parameters(student: Denoiser) -> dict[str, nn.Parameter]:
     """Return what a hybrid model has and a softmax model has not: gates, maps, decay, and the path."""
-    taken_over = {name.partition(".")[0] for name, _ in Attention(2, 1).named_parameters()}
     found = {f"motion.{name}": parameter for name, parameter in student.motion.named_parameters()}
     for index, block in enumerate(student.layers()):
-        for name, parameter in block.self_attn.named_parameters():
-            if name.partition(".")[0] not in taken_over:
-                found[f"blocks.{index}.self_attn.{name}"] = parameter
+        if isinstance(attention := block.self_attn, HybridAttention):
+            for name in new_names(attention):
+                found[f"blocks.{index}.self_attn.{name}"] = attention.get_parameter(name)
     return found
 
 

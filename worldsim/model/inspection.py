@@ -74,9 +74,15 @@ def half_lives(denoiser: Denoiser) -> Tensor:
     rows = []
     for block in denoiser.layers():
         if isinstance(attention := block.self_attn, HybridAttention):
-            rate = attention.A_log.double().exp() * functional.softplus(attention.dt_bias.double())
-            rows.append(math.log(2) / (rate * denoiser.config.tokens_per_frame))
+            rows.append(half_lives_of(attention, denoiser.config.tokens_per_frame))
     return torch.stack(rows) if rows else torch.zeros(0, denoiser.config.num_heads)
+
+
+@torch.no_grad()
+def half_lives_of(attention: HybridAttention, tokens_per_frame: int) -> Tensor:
+    """Return a layer's half-lives at the gates' resting point, in frames of so many tokens, `[heads]`."""
+    rate = attention.A_log.double().exp() * functional.softplus(attention.dt_bias.double())
+    return math.log(2) / (rate * tokens_per_frame)
 
 
 def _look(

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,10 +81,24 @@ class StreamingAutoencoder:
         """
         if pictures.ndim != 5 or pictures.shape[1] % FRAMES_PER_LATENT != 1:
             raise WorldError(f"a video has 1, 5, 9 ... pictures to encode, got {list(pictures.shape)}")
-        video = pictures.transpose(1, 2).to(self.dtype)
-        raw = self.autoencoder.encode(video).latent_dist.mode()
-        mean, std = self._statistics(raw)
-        return (raw - mean) / std
+        others = [FRAMES_PER_LATENT] * (pictures.shape[1] // FRAMES_PER_LATENT)
+        return torch.stack(list(self.encode_stream(pictures.split([1, *others], dim=1))), dim=2)
+
+    @torch.no_grad()
+    def encode_stream(self, pictures: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the latent frames of a video, `[B, channels, h, w]`, as `encode` makes them.
+
+        Args:
+            pictures: First one of them, `[B, 1, 3, 8 h, 8 w]` in [-1, 1], then four at a time.
+        """
+        kept = sum(type(each).__name__ == CONVOLUTION for each in self.autoencoder.encoder.modules())
+        features: list[Any] = [None] * kept
+        for chunk in pictures:
+            video = chunk.transpose(1, 2).to(self.dtype)
+            hidden = self.autoencoder.encoder(video, feat_cache=features, feat_idx=[0])
+            raw = self.autoencoder.quant_conv(hidden)[:, : self.channels]  # the rest is a spread: the mode
+            mean, std = self._statistics(raw)
+            yield ((raw - mean) / std).squeeze(2)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:

@@ -13,7 +13,7 @@ from torch import Tensor
 import kernels
 from worldsim.errors import WorldError
 from worldsim.wan.config import PATCH, CausalConfig
-from worldsim.wan.layers import Kept, Pair, Past, Writes
+from worldsim.wan.layers import Kept, Pair, Past, Reserved, Writes, wide
 from worldsim.wan.schedule import clean_from, noised, step_sigmas, times
 from worldsim.wan.transformer import TextContext, WanTransformer
 
@@ -27,7 +27,7 @@ class FrameCache:
     ages: what has no frame yet is not seen. Without one the cache grows.
     """
 
-    pairs: tuple[Pair, ...] | None = None
+    pairs: tuple[Pair | Reserved, ...] | None = None
     """Of each layer but hybrid ones, `[B, places * N, H, D]`; None before the first block."""
     matrices: tuple[Tensor, ...] = ()
     """Of each hybrid layer, `[B, H, D, D]`, at least fp32; none before the first block."""
@@ -37,7 +37,10 @@ class FrameCache:
     @property
     def num_bytes(self) -> int:
         """Size of all keys, values and matrices."""
-        pairs = sum(tensor.nbytes for pair in self.pairs or () for tensor in pair)
+        pairs = sum(
+            pair.nbytes if isinstance(pair, Reserved) else pair[0].nbytes + pair[1].nbytes
+            for pair in self.pairs or ()
+        )
         return pairs + sum(matrix.nbytes for matrix in self.matrices)
 
     def by_layer(self, model: WanTransformer) -> tuple[Past, ...] | None:
@@ -46,6 +49,19 @@ class FrameCache:
             return None
         pairs, matrices, hybrid = iter(self.pairs), iter(self.matrices), model.config.hybrid_layers
         return tuple(next(matrices if n in hybrid else pairs) for n in range(model.config.num_layers))
+
+
+def reserved_cache(model: WanTransformer, frames: int, tokens_per_frame: int) -> FrameCache:
+    """Return the empty cache of one video, with room for so many latent frames, all of which are seen."""
+    config, like = model.config, model.patch_embedding.weight
+    shape = (1, frames * tokens_per_frame, config.num_heads, config.head_width)
+    num_hybrid = len(config.hybrid_layers)
+    pairs = tuple(
+        Reserved(like.new_zeros(shape), like.new_zeros(shape), 0)
+        for _ in range(config.num_layers - num_hybrid)
+    )
+    matrix = wide(like.new_zeros(1, config.num_heads, config.head_width, config.head_width))
+    return FrameCache(pairs, (matrix,) * num_hybrid, torch.zeros(1, dtype=torch.int64))
 
 
 def visible_frames(frames: int, config: CausalConfig) -> Tensor:
@@ -103,13 +119,15 @@ def commit_block(
     frames, before = clean.shape[2], _ages(cache, len(clean))
     places = _places(before, frames, config).to(clean.device)
     past = cache.by_layer(model) or (None,) * len(new)
-    pairs: list[Pair] = []
+    pairs: list[Pair | Reserved] = []
     matrices: list[Tensor] = []
     for old, kept in zip(past, new, strict=True):
         if isinstance(kept, Writes):
             width = kept.keys.shape[-1]
             empty = kept.keys.new_zeros(len(clean), kept.keys.shape[2], width, width)
             matrices.append(kernels.commit(*kept, old if isinstance(old, Tensor) else empty))
+        elif isinstance(old, Reserved):
+            pairs.append(old.after(kept))
         else:
             keys, values = old if isinstance(old, tuple) else (None, None)
             given = (frames, places, config)

@@ -39,6 +39,12 @@ class WanConfig:
     hybrid_layers: list[int] = setting(
         [], "Layers that keep a matrix per head in place of past frames' keys and values.", minimum=0
     )
+    memory_phase: str = setting(
+        "time",
+        "What turns the keys of these matrices beside a token's place in its frame: time, the frame's "
+        "number, as in the published form; none, nothing, so that decays alone tell frames apart.",
+        choices=("time", "none"),
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -1,9 +1,11 @@
 """One layer of the transformer: attention over frames, attention to the text, MLP, gated by the time."""
 
-# B batch, F latent frames, N tokens per frame, H heads, D head width, L text tokens, C model width
+# B batch, F latent frames, N tokens per frame, H heads, D head width, L text tokens, C model width;
+# of sequences K blocks, S streams (clean, noisy), N tokens per block
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 from worldsim.model.attention.base import Rotary
 from worldsim.model.attention.hybrid import HybridAttention
 from worldsim.model.rotary import rotate
-from worldsim.wan.config import WanConfig
+from worldsim.wan.config import CausalConfig, WanConfig
 
 Pair = tuple[Tensor, Tensor]
 """Keys and values, `[B, tokens, H, D]` each."""
@@ -32,9 +34,39 @@ class Writes(NamedTuple):
     strengths: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """Keys and values of past tokens with room behind them, for a cache of all frames of a video.
+
+    A pass writes its block's behind what is used, where nothing is read: so the cache is never copied. Of two
+    futures of one cache only the later one is whole.
+    """
+
+    keys: Tensor
+    """`[B, room, H, D]`, as `values`."""
+    values: Tensor
+    used: int
+
+    @property
+    def nbytes(self) -> int:
+        """Size of what is used."""
+        return (self.keys[:, : self.used].nbytes + self.values[:, : self.used].nbytes) if self.used else 0
+
+    def behind(self, new: Pair) -> Pair:
+        """Return all keys and values, those of a block written behind the others."""
+        end = self.used + new[0].shape[1]
+        for room, own in zip((self.keys, self.values), new, strict=True):
+            room[:, self.used : end] = own
+        return self.keys[:, :end], self.values[:, :end]
+
+    def after(self, new: Pair) -> Reserved:
+        """Return the cache behind a block, which a pass has written."""
+        return replace(self, used=self.used + new[0].shape[1])
+
+
 Kept = Pair | Writes
 """What is kept of a block in a layer of either kind."""
-Past = Pair | Tensor
+Past = Pair | Reserved | Tensor
 """What a layer sees of the blocks before: keys and values, or a matrix per head, `[B, H, D, D]`."""
 
 
@@ -62,6 +94,47 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None
     """
     heads_first = [x.transpose(1, 2) for x in (queries, keys, values)]
     return F.scaled_dot_product_attention(*heads_first, attn_mask=visible).transpose(1, 2).flatten(2)
+
+
+def attend_blocks(queries: Tensor, keys: Tensor, values: Tensor, causal: CausalConfig) -> Tensor:
+    """Return softmax attention of whole videos in two streams, `[B, K, S, N, H * D]`.
+
+    Block by block, without masks: each sees all of what it is given, so that PyTorch's fastest forms serve.
+
+    Args:
+        queries: `[B, K, S, N, H, D]` of K blocks; stream 0 is clean.
+        keys: The same shape, as `values`.
+        causal: The blocks, and which clean ones before them they see.
+    """
+    frames = (causal.block, -1)
+
+    def past(clean: Tensor, end: int) -> Tensor:
+        """Return `[B, tokens, H, D]` of the clean frames that a block behind `end` frames sees."""
+        begin = 0 if causal.kept is None else max(0, end - causal.kept)
+        by_frame = clean[:, : end // causal.block].unflatten(2, frames).flatten(1, 2)
+        return torch.cat([by_frame[:, : min(causal.sink, begin)], by_frame[:, begin:]], dim=1).flatten(1, 2)
+
+    found = []
+    for block in range(queries.shape[1]):
+        before = [past(each[:, :, 0], block * causal.block) for each in (keys, values)]
+        streams = [
+            attend(queries[:, block, stream], *_behind((before[0], before[1]), (own_keys, own_values)))
+            for stream in range(queries.shape[2])
+            for own_keys, own_values in [(keys[:, block, stream], values[:, block, stream])]
+        ]
+        found.append(torch.stack(streams, dim=1))
+    return torch.stack(found, dim=1)
+
+
+class Gates(NamedTuple):
+    """What the time says to a layer, `[B, F or 1, 1, C]` each, at least fp32."""
+
+    shift: Tensor
+    scale: Tensor
+    gate: Tensor
+    mlp_shift: Tensor
+    mlp_scale: Tensor
+    mlp_gate: Tensor
 
 
 class Projections(nn.Module):
@@ -109,7 +182,7 @@ class WanBlock(nn.Module):
         self,
         x: Tensor,
         modulation: Tensor,
-        turns: Tensor,
+        rotary: Rotary,
         text: Pair,
         past: Past | None = None,
         visible: Tensor | None = None,
@@ -123,20 +196,75 @@ class WanBlock(nn.Module):
             x: `[B, F, N, C]`.
             modulation: `[B, F or 1, 6, C]` from the time, at least fp32: shift, scale and gate of the
                 attention over frames, then of the MLP.
-            turns: `[B or 1, F * N, D / 2, 2]` of the tokens' places in the video.
+            rotary: Turns `[B or 1, F * N, D / 2, 2]` of the tokens' places in the video, and of keys of the
+                state.
             text: Keys and values of the text, from `text_pair`.
             past: Of frames before, which all tokens see; None for none.
             visible: `[F * N, past tokens + F * N]` bool, or what is broadcast to it for each video and head;
                 None where each token sees all.
         """
         frames = x.shape[1]
-        gates = (modulation + self.modulation).unsqueeze(-2).unbind(2)  # six of [B, F or 1, 1, C]
-        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = gates
+        gates = self._gates(modulation)
+        inputs = self._attention_inputs(x, gates).flatten(1, 2)
+        out, kept = self._attend_over_frames(inputs, rotary, past, visible)
+        return self._behind_attention(x, out.unflatten(1, (frames, -1)), gates, text), kept
 
-        inputs = modulated(x, shift, scale, self.eps).flatten(1, 2)
-        out, kept = self._attend_over_frames(inputs, turns, past, visible)
-        out = out.unflatten(1, (frames, -1))
-        x = torch.addcmul(wide(x), wide(out), gate).to(x.dtype)
+    def forward_sequence(
+        self, x: Tensor, modulation: Tensor, text: Tensor, rotary: Rotary, causal: CausalConfig
+    ) -> Tensor:
+        """Pass whole videos on, each block of frames in two streams: clean, and noisy.
+
+        Both streams see their own block and the clean ones before it, as a block in play does.
+
+        Args:
+            x: `[B, K, S, N, C]`, K blocks of N tokens; stream 0 is clean.
+            modulation: `[B, K, S, 6, C]`, at least fp32.
+            text: `[B, L, C]`, of `WanTransformer.embed_rows`.
+            rotary: Of the tokens' places: `place` `[N, D / 2, 2]` in their block, `time` and `memory`
+                `[B, K, N, D / 2, 2]` in the video.
+            causal: The blocks, and what they see.
+        """
+        return self.trace_sequence(x, modulation, text, rotary, causal)[0]
+
+    def trace_sequence(
+        self, x: Tensor, modulation: Tensor, text: Tensor, rotary: Rotary, causal: CausalConfig
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `forward_sequence` does, and what its attention over frames is given and gives."""
+        blocks = x.flatten(1, 2)  # [B, K * S, N, C]
+        gates = self._gates(modulation.flatten(1, 2))
+        entered = self._attention_inputs(blocks, gates).view_as(x)
+        attended = self._attend_blocks(entered, rotary, causal)
+        out = self._behind_attention(blocks, attended.flatten(1, 2), gates, self.text_pair(text))
+        return out.view_as(x), entered, attended
+
+    def attend_sequence(self, inputs: Tensor, rotary: Rotary, causal: CausalConfig) -> Tensor:
+        """Return what attention over frames gives, `[B, K, S, N, C]`; arguments as of `forward_sequence`."""
+        # A door of its own: where weights are spread over devices, each door gathers and frees them.
+        return self._attend_blocks(inputs, rotary, causal)
+
+    def _attend_blocks(self, inputs: Tensor, rotary: Rotary, causal: CausalConfig) -> Tensor:
+        attention = self.self_attn
+        if isinstance(attention, HybridAttention):
+            heads, width = attention.num_heads, self.cross_attn.head_width
+            empty = wide(inputs).new_zeros(len(inputs), heads, width, width)
+            return attention.forward_sequence(inputs, empty, rotary)[0].to(inputs.dtype)
+        assert rotary.time is not None
+        keys, values = attention.keys_and_values(inputs)
+        turn = rotary.time.unsqueeze(2)
+        queries = rotate(attention.queries(inputs), turn).to(values.dtype)
+        return attention.o(attend_blocks(queries, rotate(keys, turn).to(values.dtype), values, causal))
+
+    def _gates(self, modulation: Tensor) -> Gates:
+        """Return shift, scale and gate of attention, then of the MLP, `[B, F or 1, 1, C]` each."""
+        return Gates(*(modulation + self.modulation).unsqueeze(-2).unbind(2))
+
+    def _attention_inputs(self, x: Tensor, gates: Gates) -> Tensor:
+        return modulated(x, gates.shift, gates.scale, self.eps)
+
+    def _behind_attention(self, x: Tensor, out: Tensor, gates: Gates, text: Pair) -> Tensor:
+        """Return tokens `[B, F, N, C]` with attention's output added, and passed to the text and the MLP."""
+        frames = x.shape[1]
+        x = torch.addcmul(wide(x), wide(out), gates.gate).to(x.dtype)
 
         inputs = F.layer_norm(
             wide(x), x.shape[-1:], wide(self.norm3.weight), wide(self.norm3.bias), self.eps
@@ -144,22 +272,25 @@ class WanBlock(nn.Module):
         queries = self.cross_attn.queries(inputs.flatten(1, 2))
         x = x + self.cross_attn.o(attend(queries, *text)).unflatten(1, (frames, -1))
 
-        out = self.ffn(modulated(x, mlp_shift, mlp_scale, self.eps))
-        return torch.addcmul(wide(x), wide(out), mlp_gate).to(x.dtype), kept
+        out = self.ffn(modulated(x, gates.mlp_shift, gates.mlp_scale, self.eps))
+        return torch.addcmul(wide(x), wide(out), gates.mlp_gate).to(x.dtype)
 
     def _attend_over_frames(
-        self, inputs: Tensor, turns: Tensor, past: Past | None, visible: Tensor | None
+        self, inputs: Tensor, rotary: Rotary, past: Past | None, visible: Tensor | None
     ) -> tuple[Tensor, Kept]:
         """Return the attention's output, `[B, tokens, C]`, and what is kept."""
         if isinstance(self.self_attn, HybridAttention):
-            rotary = Rotary(place=turns, memory=turns)
             state = past if isinstance(past, Tensor) else self._empty_state(inputs)
             out, update = self.self_attn(inputs, state, rotary)
             return out.to(inputs.dtype), Writes(*self.self_attn.write_terms(update, rotary))
         new, values = self.self_attn.keys_and_values(inputs)
-        queries = rotate(self.self_attn.queries(inputs), turns).to(inputs.dtype)
-        new = rotate(new, turns).to(inputs.dtype)
-        keys, seen = (new, values) if not isinstance(past, tuple) else _behind(past, (new, values))
+        queries = rotate(self.self_attn.queries(inputs), rotary.place).to(inputs.dtype)
+        new = rotate(new, rotary.place).to(inputs.dtype)
+        keys, seen = new, values
+        if isinstance(past, Reserved):
+            keys, seen = past.behind((new, values))
+        elif isinstance(past, tuple):
+            keys, seen = _behind(past, (new, values))
         return self.self_attn.o(attend(queries, keys, seen, visible)), (new, values)
 
     def _empty_state(self, inputs: Tensor) -> Tensor:

@@ -1,9 +1,11 @@
 """The Wan 2.1 text-to-video transformer: the velocity of noisy latents, given their times and a text."""
 
-# B batch, F latent frames, N tokens per frame, H heads, D head width, L text tokens, C model width
+# B batch, F latent frames, N tokens per frame, H heads, D head width, L text tokens, C model width,
+# K blocks of a sequence, S streams (clean, noisy)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +13,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.errors import WorldError
+from worldsim.model.attention.base import Rotary
 from worldsim.model.rotary import frequencies, place_angles, split_width, turns
-from worldsim.wan.config import PATCH, WanConfig
+from worldsim.wan.config import PATCH, CausalConfig, WanConfig
 from worldsim.wan.layers import Kept, Pair, Past, WanBlock, modulated, wide
+
+RunBlock = Callable[[WanBlock, Tensor, Tensor, Tensor, Rotary, CausalConfig], Tensor]
+"""Calls `WanBlock.forward_sequence`, or what stands in its place."""
+
+
+def run_whole(
+    block: WanBlock, x: Tensor, modulation: Tensor, text: Tensor, rotary: Rotary, causal: CausalConfig
+) -> Tensor:
+    """Call a layer with nothing beside."""
+    return block.forward_sequence(x, modulation, text, rotary, causal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +86,11 @@ class WanTransformer(nn.Module):
         Raises:
             WorldError: If the text has another width, or more tokens than `text_len`.
         """
+        rows = self.embed_rows(text)
+        return TextContext(tuple(block.text_pair(rows) for block in self._blocks()))
+
+    def embed_rows(self, text: Tensor) -> Tensor:
+        """Return a text as layers make keys and values of it, `[B, text_len, C]`; see `embed_text`."""
         config = self.config
         if text.ndim != 3 or text.shape[-1] != config.text_dim or text.shape[1] > config.text_len:
             raise WorldError(
@@ -80,8 +98,7 @@ class WanTransformer(nn.Module):
                 f"got {list(text.shape)}"
             )
         filled = F.pad(text, (0, 0, 0, config.text_len - text.shape[1]))
-        embedded = self.text_embedding(filled.to(self.dtype))
-        return TextContext(tuple(block.text_pair(embedded) for block in self._blocks()))
+        return self.text_embedding(filled.to(self.dtype))
 
     def forward(
         self, latents: Tensor, times: Tensor, text: TextContext, visible: Tensor | None = None
@@ -134,13 +151,72 @@ class WanTransformer(nn.Module):
         self._check(latents, times)
         embedded, modulation = self._embed_times(times, actions)
         turn = self._turns(latents, first_frame)
+        rotary = Rotary(place=turn, memory=self._memory_turns(latents, turn))
         x = self._embed_patches(latents)
         kept: list[Kept] = []
         for index, block in enumerate(self._blocks()):
             seen = past[index] if past is not None else None
-            x, own = block(x, modulation, turn, text.pairs[index], seen, visible)
+            x, own = block(x, modulation, rotary, text.pairs[index], seen, visible)
             kept.append(own)
         return self._from_patches(self.head(x, embedded), latents), tuple(kept)
+
+    def forward_sequence(
+        self,
+        clean: Tensor,
+        noisy: Tensor,
+        times: Tensor,
+        text: Tensor,
+        causal: CausalConfig,
+        actions: Tensor | None = None,
+        run_block: RunBlock = run_whole,
+    ) -> Tensor:
+        """Return the velocity of noisy latents, each block of which sees the clean ones before it.
+
+        What training passes over: all blocks of a video at once, equal to one after the other in play, where
+        a clean block is committed at time 0.
+
+        Args:
+            clean: `[B, channels, F, height, width]`, F a multiple of the block.
+            noisy: The same shape.
+            times: `[B, K]`, of each noisy block, 0 to 1000.
+            text: `[B, tokens, text_dim]`, as `embed_text` takes it.
+            causal: The blocks, and what they see.
+            actions: `[B, K, A]` int64, what is pressed during each block; None in a model without buttons.
+            run_block: Calls a layer; for who wants to look into it, or to keep less for the gradient.
+
+        Raises:
+            WorldError: If shapes do not fit.
+        """
+        blocks, rest = divmod(clean.shape[2], causal.block)
+        if clean.shape != noisy.shape or rest or times.shape != (len(clean), blocks):
+            raise WorldError(
+                f"blocks of {causal.block} latent frames need clean and noisy ones of one shape and a time "
+                f"of each block, got {list(clean.shape)}, {list(noisy.shape)} and {list(times.shape)}"
+            )
+        self._check(noisy, times[:, 0])
+        both = torch.stack([torch.zeros_like(times), times], dim=2).flatten(1)  # [B, K * S]
+        pressed = None if actions is None else actions.repeat_interleave(2, dim=1)
+        embedded, modulation = self._embed_times(both, pressed)
+        streams = [
+            self._embed_patches(each).unflatten(1, (blocks, -1)).flatten(2, 3) for each in (clean, noisy)
+        ]
+        x = torch.stack(streams, dim=2)  # [B, K, S, N, C]
+        rows, rotary = self.embed_rows(text), self.sequence_rotary(clean, causal)
+        modulation = modulation.unflatten(1, (blocks, 2))
+        for block in self._blocks():
+            x = run_block(block, x, modulation, rows, rotary, causal)
+        out = self.head(x[:, :, 1], embedded.unflatten(1, (blocks, 2))[:, :, 1])
+        return self._from_patches(out.unflatten(2, (causal.block, -1)).flatten(1, 2), noisy)
+
+    def sequence_rotary(self, latents: Tensor, causal: CausalConfig) -> Rotary:
+        """Return the turns of whole videos' tokens; see `WanBlock.forward_sequence`."""
+        turn = self._turns(latents, 0)
+        by_block = (latents.shape[2] // causal.block, -1)
+        time, memory = (
+            each.unflatten(1, by_block).expand(len(latents), -1, -1, -1, -1)
+            for each in (turn, self._memory_turns(latents, turn))
+        )
+        return Rotary(place=time[0, 0], memory=memory, time=time)
 
     def _blocks(self) -> list[WanBlock]:
         return [block for block in self.blocks if isinstance(block, WanBlock)]
@@ -158,7 +234,10 @@ class WanTransformer(nn.Module):
             raise WorldError(f"times must be [{batch}] or [{batch}, {frames}], got {list(times.shape)}")
 
     def _embed_times(self, times: Tensor, actions: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the embedding of each time, `[B, F or 1, C]`, and the layers' modulation, `[.., 6, C]`."""
+        """Return the embedding of each time, `[B, F or 1, C]`, and the layers' modulation, `[.., 6, C]`.
+
+        Actions are `[B, A]`, or of each time `[B, F, A]`.
+        """
         if times.ndim == 1:
             times = times[:, None]
         # In fp64, as checkpoints were trained: a time of 1000 leaves fp32 four digits of its angle.
@@ -166,8 +245,9 @@ class WanTransformer(nn.Module):
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.dtype)
         embedded = self.time_embedding(waves)
         if actions is not None:
+            actions = actions if actions.ndim == 3 else actions.unsqueeze(1)
             for embedding, pressed in zip(self.action_embedding, actions.unbind(-1), strict=True):
-                embedded = embedded + embedding(pressed).unsqueeze(1)
+                embedded = embedded + embedding(pressed)
         return embedded, wide(self.time_projection(embedded)).unflatten(-1, (6, -1))
 
     def _turns(self, latents: Tensor, first_frame: int | Tensor) -> Tensor:
@@ -181,6 +261,15 @@ class WanTransformer(nn.Module):
         places[..., : time // 2] = (number[..., None] * frequencies(time))[..., None, :]
         dtype = torch.promote_types(self.dtype, torch.float32)
         return turns(places.flatten(1, 2)).to(latents.device, dtype)
+
+    def _memory_turns(self, latents: Tensor, turn: Tensor) -> Tensor:
+        """Return by what keys of the states turn, given the `_turns` of the tokens."""
+        if self.config.memory_phase == "time":
+            return turn
+        time, _, _ = split_width(self.config.head_width)
+        still = turn.clone()
+        still[..., : time // 2, 0], still[..., : time // 2, 1] = 1, 0
+        return still
 
     def _embed_patches(self, latents: Tensor) -> Tensor:
         """Return tokens `[B, F, N, C]`: a product, since patches do not overlap."""

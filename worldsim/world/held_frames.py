@@ -43,6 +43,15 @@ class PartlyDrawn:
     following: Tensor
 
 
+def held_actions(actions: Tensor) -> Tensor:
+    """Return what was pressed longest, `[..., A]`, of actions `[..., T, A]`; of several the first, by axis.
+
+    Recorded play may change its actions while a world holds one.
+    """
+    counts = (actions.unsqueeze(-2) == actions.unsqueeze(-3)).sum(-2)  # [..., T, A]
+    return actions.gather(-2, counts.argmax(-2, keepdim=True)).squeeze(-2)
+
+
 def rows_due(state: WorldState, repeat: int) -> list[int] | None:
     """Return the dreams whose next frame reads an action, which is held for `repeat` frames; None for all."""
     if repeat == 1 or bool((is_due := state.frame_index % repeat == 0).all()):

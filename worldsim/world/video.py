@@ -23,15 +23,26 @@ from worldsim.runtime.noise import WATCH_FRAME, draw_noise
 from worldsim.sampler import SamplerConfig
 from worldsim.starts import Start
 from worldsim.storage.files import files_below
-from worldsim.storage.tensors import CODEC_FILE, check_file, load_weights, read_weights
+from worldsim.storage.tensors import (
+    CODEC_FILE,
+    check_file,
+    filling,
+    load_weights,
+    read_weights,
+    save_weights,
+    swap_folder,
+    write_tensors,
+)
 from worldsim.wan.autoencoder import DecoderState, StreamingAutoencoder, build_autoencoder, count_weights
 from worldsim.wan.causal import FrameCache, commit_block, generate_block
 from worldsim.wan.checkpoint import read_transformer
 from worldsim.wan.config import FRAMES_PER_LATENT, CausalConfig
 from worldsim.wan.schedule import even_steps
 from worldsim.wan.transformer import TextContext, WanTransformer
+from worldsim.world.config import world_card
+from worldsim.world.held_frames import held_actions
 from worldsim.world.video_config import OF_FRAMES, VideoWorldConfig, not_of_video
-from worldsim.world.world import World
+from worldsim.world.world import CARD_FILE, MODEL_FILE, STARTS_FOLDER, World, write_config
 
 TRANSFORMER_FOLDER, TEXT_FILE, TEXT_NAME = "transformer", "text.safetensors", "text"
 FROM_TEXT = "from-text"
@@ -74,8 +85,9 @@ class VideoWorld(World):
     ) -> None:
         self.config, self.folder, self.odometry = config, folder, None
         self.transformer, self.autoencoder = transformer, autoencoder
-        self._text, self._checksums = text, checksums
-        self._context = transformer.embed_text(text[None])
+        self.text, self._checksums = text, checksums
+        with torch.no_grad():
+            self._context = transformer.embed_text(text[None].to(self.device))
 
     def __getattr__(self, name: str) -> NoReturn:
         """Say what a video world has not; called for what is no attribute."""
@@ -145,8 +157,40 @@ class VideoWorld(World):
         self.transformer.to(device=device, dtype=dtype)
         self.autoencoder.to(device=device, dtype=dtype)
         with torch.no_grad():
-            self._context = self.transformer.embed_text(self._text[None].to(device))
+            self._context = self.transformer.embed_text(self.text[None].to(device))
         return self
+
+    def save_pretrained(
+        self,
+        folder: Path | str,
+        *,
+        starts: list[Start] | None = None,
+        dtype: torch.dtype = torch.bfloat16,
+        bits: int = 16,
+    ) -> None:
+        """Write the world as a folder; see `World.save_pretrained`. The autoencoder is stored in fp32.
+
+        Raises:
+            WorldError: If `bits` is not 16.
+            OSError: If it cannot be written; a world that was there stays.
+        """
+        if bits != 16:
+            raise WorldError(f"a video world is stored in 16 bits, not in {bits}")
+        folder = Path(folder)
+        with filling(folder) as part:
+            (part / TRANSFORMER_FOLDER).mkdir()
+            save_weights(self.transformer, part / TRANSFORMER_FOLDER / MODEL_FILE, dtype)
+            save_weights(self.autoencoder.autoencoder, part / CODEC_FILE, torch.float32)
+            write_tensors({TEXT_NAME: self.text}, part / TEXT_FILE)
+            self._save_starts(part / STARTS_FOLDER, starts)
+            (part / CARD_FILE).write_text(world_card(self.config, self.num_parameters), encoding="utf-8")
+            write_config(part, self.config)
+            swap_folder(part, folder)
+
+    def _save_starts(self, target: Path, starts: list[Start] | None) -> None:
+        if starts is None and not self.starts[1:]:  # the first is the network's own
+            return
+        super()._save_starts(target, starts)
 
     def initial_memory(self, batch_size: int) -> MemoryState:
         """Return the memory of so many dreams before anything happened.
@@ -241,7 +285,8 @@ class VideoWorld(World):
             The memory, and the frames shown last, `[B, H, W, 3]` uint8.
         """
         batch, total = frames.shape[:2]
-        memory, cache, causal = self.initial_memory(batch), FrameCache(), self.config.causal
+        config, causal = self.config, self.config.causal
+        memory, cache = self.initial_memory(batch), FrameCache()
         idle = torch.zeros(batch, actions.shape[2], dtype=torch.int64, device=self.device)
         if not total:
             shape = self._noise_shape(self._first(sampler))
@@ -256,8 +301,9 @@ class VideoWorld(World):
         features: tuple[Tensor, ...] = ()
         for begin in (0, *range(first, latents.shape[2], causal.block)):
             block = latents[:, :, begin : begin + (causal.block if begin else first)]
-            # The frame that a block begins with is what its action led to.
-            pressed = actions[:, 1 + FRAMES_PER_LATENT * (begin - 1)] if begin else idle
+            # The frames that a block shows are what its action led to.
+            shown = 1 + FRAMES_PER_LATENT * (begin - 1)
+            pressed = held_actions(actions[:, shown : shown + config.action_repeat]) if begin else idle
             pictures, features = self._decode(block, features)
             context = BlockContext(self._pressed(pressed), pictures, features)
             text = self._texts(batch)
@@ -326,12 +372,11 @@ class VideoWorld(World):
 
     def _stacked(self, memory: MemoryState, cache: FrameCache) -> tuple[Tensor, Tensor]:
         """Return keys and values of the layers that see frames, as `MemoryState` holds them."""
-        if not cache.pairs:
+        pairs = [each for each in cache.pairs or () if isinstance(each, tuple)]
+        if not pairs:
             return memory.window_keys, memory.window_values
         tokens = self.config.tokens_per_frame
-        keys, values = (
-            torch.stack(each).unflatten(2, (-1, tokens)) for each in zip(*cache.pairs, strict=True)
-        )
+        keys, values = (torch.stack(each).unflatten(2, (-1, tokens)) for each in zip(*pairs, strict=True))
         return keys, values
 
     def _pressed(self, actions: Tensor) -> Tensor | None:

@@ -21,6 +21,8 @@ PIXELS = 8 * PATCH
 MAX_SIDE = 4096
 MAX_WINDOW_BYTES = 256 * 2**30
 """Of one dream in fp32: 1.3 billion weights at 832 x 480 have 9.6 GiB with a window of 21 latent frames."""
+UNTAUGHT_BUTTONS = "Buttons have no effect until they are taught."
+"""What the card of a world says whose buttons have learned nothing."""
 OF_FRAMES = ("denoiser", "codec")
 """Fields of worlds that draw one frame at a time."""
 
@@ -166,6 +168,6 @@ class VideoWorldConfig(WorldConfig):
 def not_of_video(name: str, part: str) -> WorldError:
     """Return what is said where a video world is asked for what it has not."""
     return WorldError(
-        f"world {name!r} is a video transformer and has no {part} of single frames: it can be played and "
-        "stepped, and nothing else yet"
+        f"world {name!r} is a video transformer and has no {part} of single frames: it can be played, "
+        "stepped, converted and finetuned, and nothing else yet"
     )

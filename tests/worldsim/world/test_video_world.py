@@ -228,7 +228,7 @@ def test_a_world_with_hybrid_layers_is_stepped_alike(world: VideoWorld) -> None:
     transformer = with_hybrid_layers(world.transformer, [1], tokens_per_frame=6)
     config = replace(world.config, transformer=transformer.config)
     assert world.folder is not None
-    given = (world.autoencoder, world._text, world.folder, world._checksums)
+    given = (world.autoencoder, world.text, world.folder, world._checksums)
     env = ARL2WorldEnv(VideoWorld(config, transformer, *given))
     env.reset(seed=0)
     before = env.memory_bytes

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -175,8 +176,32 @@ class AttentionSpeed:
     fastest: str
 
 
+class AttentionShape(Protocol):
+    """What of a network's shape decides the cost of its attention."""
+
+    @property
+    def num_heads(self) -> int:
+        """Heads of a layer."""
+        ...
+
+    @property
+    def head_width(self) -> int:
+        """Features of a head."""
+        ...
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """Tokens that attend together."""
+        ...
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of a pass."""
+        ...
+
+
 def measure_attention(
-    config: DenoiserConfig, past_frames: int, num_passes: int, device: torch.device, dtype: torch.dtype
+    config: AttentionShape, past_frames: int, num_passes: int, device: torch.device, dtype: torch.dtype
 ) -> AttentionSpeed:
     """Time every backend on the shapes of a model's full attention in play.
 
@@ -189,7 +214,7 @@ def measure_attention(
 
 def time_backend(
     name: str,
-    config: DenoiserConfig,
+    config: AttentionShape,
     past_frames: int,
     num_passes: int,
     device: torch.device,
@@ -219,7 +244,7 @@ def time_backend(
 
 
 def time_calls(
-    config: DenoiserConfig, past_frames: int, device: torch.device, dtype: torch.dtype
+    config: AttentionShape, past_frames: int, device: torch.device, dtype: torch.dtype
 ) -> list[float]:
     """Return the times of successive calls at one length of the cache, in milliseconds."""
     heads, tokens, width = config.num_heads, config.tokens_per_frame, config.head_width

@@ -112,6 +112,17 @@ class HybridAttention(Attention):
         for gate in (self.a_proj, self.b_proj, self.gate_proj):
             nn.init.xavier_uniform_(gate.weight, gain=2**-2.5)
 
+    @torch.no_grad()
+    def begin_as_published(self) -> None:
+        """Draw decays from torch's generator as the release of ARL2 begins with, and write with strength 1.
+
+        Half of the heads then forget half within about 16 tokens.
+        """
+        step = torch.empty_like(self.dt_bias).uniform_(math.log(1e-3), math.log(0.1)).exp()
+        self.dt_bias.copy_(step.expm1().log())  # softplus of it is the step
+        self.A_log.uniform_(0, 16).clamp_min_(1e-4).log_()
+        self.b_proj.bias.zero_()
+
     def pack(self, num_rows: int) -> None:
         """Reorder weights for inference where this machine can; see `worldsim.model.linear`."""
         super().pack(num_rows)

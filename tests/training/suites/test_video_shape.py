@@ -1,0 +1,121 @@
+"""Long videos of a transformer with random weights are measured at each length, model beside model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import worldsim.evaluation.cost.video_shape
+from tests.wan_models import REASON, randomized, tiny_config
+from training.evaluate import main as evaluate
+from training.suites.settings import EvaluateConfig
+from worldsim.errors import WorldError
+from worldsim.evaluation.cost.video_shape import MODELS, Drawing, VideoShapeConfig
+from worldsim.wan.causal import FrameCache, commit_block, generate_block, reserved_cache
+from worldsim.wan.config import CausalConfig
+from worldsim.wan.transformer import WanTransformer
+
+pytest.importorskip("diffusers", reason=REASON)
+CAUSAL = CausalConfig(block=1, window=3, steps=[1000, 500])
+
+
+def tiny_video(**changes: object) -> VideoShapeConfig:
+    config = VideoShapeConfig(
+        shape=tiny_config(num_layers=4),
+        causal=CAUSAL,
+        models=list(MODELS),
+        height=32,
+        width=48,
+        frames=[5, 13],
+        decoder_width=4,
+    )
+    return replace(config, **changes)
+
+
+def config_of(out: Path, **changes: object) -> EvaluateConfig:
+    return EvaluateConfig(
+        benchmark="video", out=str(out), device="cpu", dtype="fp32", threads=1, video=tiny_video(**changes)
+    )
+
+
+@pytest.mark.slow
+def test_each_model_is_measured_at_each_length(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate.run(config_of(tmp_path))
+    report = json.loads((tmp_path / "video.json").read_text())
+    kept = {}
+    for name, measured in report["models"].items():
+        assert [mark["frames"] for mark in measured["marks"]] == [5, 13]
+        seconds = [mark["seconds"] for mark in measured["marks"]]
+        assert 0 < seconds[0] < seconds[1]
+        for mark in measured["marks"]:
+            assert set(mark["block_ms"]) == {"draw", "decode", "commit"}
+            assert mark["frames_per_second"] == pytest.approx(4e3 / sum(mark["block_ms"].values()))
+            assert min(mark["block_ms"].values()) > 0
+        assert measured["block"]["milliseconds"]["products"] > 0
+        kept[name] = [mark["cache_bytes"] for mark in measured["marks"]]
+    # Keys and values of 6 tokens of width 24 in fp32 for a latent frame, or two 12 x 12 matrices.
+    frame, matrices = 2 * 6 * 24 * 4, 2 * 12 * 12 * 4
+    assert kept == {
+        "teacher, full cache": [4 * 2 * frame, 4 * 4 * frame],
+        "teacher, window": [4 * 2 * frame] * 2,
+        "hybrid, window": [3 * matrices + 2 * frame] * 2,
+        "hybrid, full cache": [3 * matrices + 2 * frame, 3 * matrices + 4 * frame],
+    }
+    told = capsys.readouterr().out
+    assert all(name in told for name in MODELS)
+    assert "ms of a block of 4 frames, by kind" in told
+
+
+def test_memory_that_does_not_suffice_is_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, taken = Drawing.step, []
+
+    def limited(drawing: Drawing) -> dict[str, float]:
+        taken.append(drawing)
+        if len(taken) > 5:
+            raise torch.OutOfMemoryError
+        return step(drawing)
+
+    monkeypatch.setattr(worldsim.evaluation.cost.video_shape.Drawing, "step", limited)
+    evaluate.run(config_of(tmp_path, models=["teacher, full cache"]))
+    measured = json.loads((tmp_path / "video.json").read_text())["models"]["teacher, full cache"]
+    assert [mark["seconds"] is None for mark in measured["marks"]] == [False, True]
+    assert "block" not in measured
+
+
+def test_a_cache_with_room_equals_one_that_grows() -> None:
+    model = randomized(WanTransformer(tiny_config(hybrid_layers=[1]))).double()
+    assert isinstance(model, WanTransformer)
+    causal = replace(CAUSAL, window=None)
+    text = model.embed_text(torch.ones(1, 2, 32, dtype=torch.float64))
+    generator = torch.Generator().manual_seed(0)
+
+    def noise() -> Tensor:
+        return torch.randn(2, 1, 16, 1, 4, 6, generator=generator, dtype=torch.float64)
+
+    growing, reserved = FrameCache(), reserved_cache(model, 4, 6)
+    for _ in range(4):
+        drawn = noise()
+        found, expected = (
+            generate_block(model, drawn[0], text, cache, causal, drawn[1:]) for cache in (reserved, growing)
+        )
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-11)
+        reserved, growing = (commit_block(model, found, text, each, causal) for each in (reserved, growing))
+        assert reserved.num_bytes == growing.num_bytes
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"models": ["teacher"]}, r"video\.models must be some of teacher, full cache; .*, got teacher"),
+        ({"height": 40}, r"sides be multiples of 16: got \[5, 13\], 48 x 40"),
+        ({"causal": replace(CAUSAL, window=None)}, r"video\.causal\.window must be a number"),
+    ],
+)
+def test_settings_that_do_not_fit_are_said(changes: dict[str, object], reason: str) -> None:
+    with pytest.raises(WorldError, match=reason):
+        tiny_video(**changes)

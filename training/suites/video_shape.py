@@ -1,0 +1,80 @@
+"""Suite of a video transformer's cost, `benchmark=video`: OUT/video.json holds it by model and length."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.suites.settings import EvaluateConfig
+from training.suites.training_profile import profile_update
+from worldsim.evaluation.cost.video_shape import (
+    FRAMES_PER_LATENT,
+    PARTS,
+    Drawing,
+    MarkCost,
+    VideoShapeConfig,
+    fast_attention,
+    free,
+    measure_video,
+)
+from worldsim.evaluation.report.report import Report, describe_run
+from worldsim.evaluation.report.text import align
+from worldsim.runtime.device import choose_device
+
+VIDEO_REPORT_FILE = "video.json"
+MIN_MS = 0.05
+"""Below which a kind of work is not listed."""
+
+
+def benchmark_video(config: EvaluateConfig, out: Path) -> None:
+    """Measure each model, print tables, write OUT/video.json anew after each."""
+    choice, asked = choose_device(config.device, config.dtype), config.video
+    print(f"random weights on {choice}", flush=True)
+    head = describe_run(choice.device, choice.dtype) | {"settings": asdict(asked), "weights": "random"}
+    models: dict[str, Any] = {}
+    with fast_attention(asked, choice.device, choice.dtype) as backends:
+        for name in asked.models:
+            marks, drawing = measure_video(asked, name, choice.device, choice.dtype)
+            models[name] = {"marks": [asdict(mark) for mark in marks]}
+            if drawing is not None:
+                models[name]["block"] = profile_block(drawing, choice.device)
+            del drawing
+            free(choice.device)
+            report = Report(out / VIDEO_REPORT_FILE, head | {"attention_ms": backends, "models": models})
+            report.write()
+            print(f"\n{format_marks(name, marks)}", flush=True)
+    print(f"\n{format_kinds(asked, models)}\n\nwritten to {out / VIDEO_REPORT_FILE}")
+
+
+@torch.inference_mode()
+def profile_block(drawing: Drawing, device: torch.device) -> dict[str, Any]:
+    """Return kernels and milliseconds by kind of one block more, drawn, decoded and committed."""
+    return profile_update(lambda: sum(drawing.step().values()), device)
+
+
+def format_marks(name: str, marks: list[MarkCost]) -> str:
+    """Return what a model cost at each length, as a table."""
+    parts = [f"{part}, ms" for part in PARTS]
+    rows = [[name, "seconds", "peak, GiB", "kept, GiB", "frames/s", *parts]]
+    for mark in marks:
+        taken = [mark.block_ms.get(part) for part in PARTS]
+        sizes = [None if each is None else each / 2**30 for each in (mark.peak_bytes, mark.cache_bytes)]
+        values = [mark.seconds, *sizes, mark.frames_per_second, *taken]
+        told = ["-" if value is None else f"{value:,.2f}" for value in values]
+        rows.append([f"{mark.frames} frames", *told])
+    return align(rows)
+
+
+def format_kinds(config: VideoShapeConfig, models: dict[str, Any]) -> str:
+    """Return the milliseconds of one block behind the longest video, by kind of work and model."""
+    measured = {name: each["block"]["milliseconds"] for name, each in models.items() if "block" in each}
+    shown = FRAMES_PER_LATENT * config.causal.block
+    rows = [(f"ms of a block of {shown} frames, by kind", *measured)]
+    for kind in sorted({kind for each in measured.values() for kind in each}):
+        values = [each.get(kind, 0.0) for each in measured.values()]
+        if max(values) >= MIN_MS:
+            rows.append((kind, *(f"{value:,.1f}" for value in values)))
+    return align(rows)

@@ -1,0 +1,247 @@
+"""Cost of long videos of a transformer of the Wan family with random weights, decoded frame by frame.
+
+What a pass costs does not depend on what the weights hold. Nothing is read: networks and noise are made on
+the device. The teacher's cache has its room from the start, since one that grows would be held twice for a
+time, and it attends by the fastest of PyTorch's backends: a slow baseline is no baseline.
+"""
+
+# C h w latent size
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import torch
+from tqdm import tqdm
+
+from worldsim.errors import WorldError
+from worldsim.evaluation.cost.paper_shape import fastest_attention, measure_attention
+from worldsim.evaluation.cost.step_time import device_memory, now
+from worldsim.model.conversion import spread_layers
+from worldsim.settings import check_settings, setting
+from worldsim.wan.autoencoder import DecoderState, StreamingAutoencoder, build_autoencoder
+from worldsim.wan.causal import FrameCache, commit_block, generate_block, reserved_cache
+from worldsim.wan.config import FRAMES_PER_LATENT, PATCH, CausalConfig, WanConfig
+from worldsim.wan.transformer import TextContext, WanTransformer
+
+PIXELS = 8
+"""Of a latent's side."""
+MODELS = {
+    "teacher, full cache": (False, False),
+    "teacher, window": (False, True),
+    "hybrid, window": (True, True),
+    "hybrid, full cache": (True, False),
+}
+"""What can be compared: whether a share of the layers is hybrid, and whether the others see a window."""
+PARTS = ("draw", "decode", "commit")
+LATE = 8
+"""Blocks whose mean stands for the time of one."""
+WARM_UP = 2
+"""Blocks that are drawn before any is timed: kernels are chosen and compiled then."""
+
+
+@dataclass(kw_only=True, slots=True)
+class VideoShapeConfig:
+    """Shape of the network, and what is drawn; the defaults are those of a frame-wise model of two steps."""
+
+    shape: WanConfig = setting(WanConfig, "The network; Wan 2.1 T2V 1.3B.")
+    causal: CausalConfig = setting(
+        lambda: CausalConfig(block=1, steps=[1000, 500]), "Blocks, steps, and the window where there is one."
+    )
+    share: float = setting(0.75, "Share of layers that become hybrid, rounded down.", above=0, maximum=1)
+    models: list[str] = setting(lambda: list(MODELS)[:3], f"What is compared, of: {'; '.join(MODELS)}.")
+    height: int = setting(480, "Of a frame in pixels, a multiple of 16.", minimum=16)
+    width: int = setting(832, "Of a frame in pixels, a multiple of 16.", minimum=16)
+    frames: list[int] = setting([81, 405, 921, 1005], "Displayed frames at which all is noted.", minimum=2)
+    decoder_width: int = setting(96, "Of the autoencoder; 0 draws latents alone.", minimum=0)
+
+    def __post_init__(self) -> None:
+        check_settings(self, "video.")
+        if not self.models or not set(self.models) <= set(MODELS):
+            known, given = "; ".join(MODELS), "; ".join(self.models)
+            raise WorldError(f"video.models must be some of {known}, got {given or 'none'}")
+        if not self.frames or self.height % (PIXELS * PATCH) or self.width % (PIXELS * PATCH):
+            raise WorldError(
+                f"video.frames must name some, and sides be multiples of {PIXELS * PATCH}: "
+                f"got {self.frames}, {self.width} x {self.height}"
+            )
+        if self.causal.window is None:
+            raise WorldError("video.causal.window must be a number: video.models names models without one")
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of the longest video."""
+        return self.blocks_of(max(self.frames))
+
+    def blocks_of(self, frames: int) -> int:
+        """Return in how many blocks so many displayed frames are whole."""
+        latents = 1 + -(-(frames - 1) // FRAMES_PER_LATENT)
+        return -(-latents // self.causal.block)
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """Tokens of a latent frame."""
+        return self.height * self.width // (PIXELS * PATCH) ** 2
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionShape:
+    """What the backends of attention are timed on; see `measure_attention`."""
+
+    num_heads: int
+    head_width: int
+    tokens_per_frame: int
+    num_layers: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MarkCost:
+    """What a video of so many displayed frames cost.
+
+    Attributes:
+        seconds: From its first block on; None where the memory did not suffice.
+        peak_bytes: Of a GPU's tensors until then, weights among them.
+        cache_bytes: Of what is kept of past frames.
+        frames_per_second: Displayed frames a second of the blocks before, one at a time.
+        block_ms: Of these blocks, by part: draw, decode, commit.
+    """
+
+    frames: int
+    seconds: float | None = None
+    peak_bytes: int | None = None
+    cache_bytes: int | None = None
+    frames_per_second: float | None = None
+    block_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Drawing:
+    """A video being drawn: networks, and what the next block depends on."""
+
+    model: WanTransformer
+    causal: CausalConfig
+    text: TextContext
+    decoder: StreamingAutoencoder | None
+    cache: FrameCache
+    generator: torch.Generator
+    size: tuple[int, int]
+    decoded: DecoderState
+
+    def step(self) -> dict[str, float]:
+        """Draw, decode and commit a block; returns the milliseconds of each."""
+        device, steps = self.generator.device, len(self.causal.steps)
+        shape = (1, self.model.config.in_dim, self.causal.block, *self.size)
+        noise = torch.randn(steps, *shape, generator=self.generator, device=device)
+        begun = now(device)
+        given = (self.text, self.cache, self.causal)
+        latents = generate_block(self.model, noise[0], *given, noise[1:])
+        drawn = now(device)
+        if self.decoder is not None:
+            for frame in latents.unbind(2):
+                _, self.decoded = self.decoder.decode(frame, self.decoded)
+        shown = now(device)
+        self.cache = commit_block(self.model, latents, *given)
+        done = now(device)
+        times = (drawn - begun, shown - drawn, done - shown)
+        return {part: 1e3 * seconds for part, seconds in zip(PARTS, times, strict=True)}
+
+
+def begin_drawing(
+    config: VideoShapeConfig, name: str, device: torch.device, dtype: torch.dtype, num_blocks: int
+) -> Drawing:
+    """Return a drawing with random weights, and room for so many blocks where all are kept."""
+    is_hybrid, has_window = MODELS[name]
+    layers = spread_layers(config.shape.num_layers, int(config.share * config.shape.num_layers))
+    shape = replace(config.shape, hybrid_layers=layers if is_hybrid else [])
+    causal = config.causal if has_window else replace(config.causal, window=None, sink=0)
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = WanTransformer(shape).to(dtype).eval().requires_grad_(False)
+        decoder = None
+        if config.decoder_width:
+            autoencoder = build_autoencoder({"base_dim": config.decoder_width})
+            decoder = StreamingAutoencoder(autoencoder).to(dtype=dtype)
+    text = model.embed_text(torch.zeros(1, 1, shape.text_dim, device=device))
+    room = (num_blocks + 1) * causal.block  # one block more is profiled
+    cache = FrameCache() if has_window else reserved_cache(model, room, config.tokens_per_frame)
+    generator = torch.Generator(device).manual_seed(0)
+    size = (config.height // PIXELS, config.width // PIXELS)
+    return Drawing(model, causal, text, decoder, cache, generator, size, DecoderState())
+
+
+@torch.inference_mode()
+def measure_video(
+    config: VideoShapeConfig, name: str, device: torch.device, dtype: torch.dtype
+) -> tuple[list[MarkCost], Drawing | None]:
+    """Draw the longest video, and note what each of the lengths cost.
+
+    Returns:
+        The costs, and the drawing at its end; None where the memory did not suffice.
+    """
+    steps: list[dict[str, float]] = []
+    marks = {config.blocks_of(frames): frames for frames in sorted(config.frames)}
+    found: list[MarkCost] = []
+    drawing = None
+    try:
+        warm = begin_drawing(config, name, device, dtype, WARM_UP)
+        for _ in range(WARM_UP):
+            warm.step()
+        del warm
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        drawing = begin_drawing(config, name, device, dtype, config.num_blocks)
+        begun = time.perf_counter()
+        for number in tqdm(range(1, config.num_blocks + 1), desc=name, unit="block"):
+            steps.append(drawing.step())
+            if number in marks:
+                seconds = time.perf_counter() - begun
+                found.append(_noted(config, marks[number], seconds, steps, drawing, device))
+    except torch.OutOfMemoryError:
+        drawing = None  # a result: the marks that are missing say how far it came
+    missing = sorted(set(config.frames) - {each.frames for each in found})
+    return [*found, *(MarkCost(frames=frames) for frames in missing)], drawing
+
+
+def _noted(
+    config: VideoShapeConfig,
+    frames: int,
+    seconds: float,
+    steps: list[dict[str, float]],
+    drawing: Drawing,
+    device: torch.device,
+) -> MarkCost:
+    latest = steps[-LATE:]
+    block_ms = {part: sum(step[part] for step in latest) / len(latest) for part in PARTS}
+    memory = device_memory(device)
+    return MarkCost(
+        frames=frames,
+        seconds=seconds,
+        peak_bytes=memory[1] if memory else None,
+        cache_bytes=drawing.cache.num_bytes,
+        frames_per_second=1e3 * FRAMES_PER_LATENT * config.causal.block / sum(block_ms.values()),
+        block_ms=block_ms,
+    )
+
+
+@contextmanager
+def fast_attention(
+    config: VideoShapeConfig, device: torch.device, dtype: torch.dtype
+) -> Iterator[Mapping[str, float | None]]:
+    """Let PyTorch attend by the fastest backend at half of the longest video; gives their milliseconds."""
+    shape, block = config.shape, config.causal.block
+    tokens = config.tokens_per_frame * block
+    asked = AttentionShape(shape.num_heads, shape.head_width, tokens, shape.num_layers)
+    speed = measure_attention(asked, config.num_blocks // 2, len(config.causal.steps) + 1, device, dtype)
+    with fastest_attention(speed):
+        yield speed.milliseconds
+
+
+def free(device: torch.device) -> None:
+    """Give back what the last model took."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
