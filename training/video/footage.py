@@ -66,7 +66,9 @@ def check_unused(given: Mapping[str, Any], allowed: Mapping[str, tuple[str, ...]
 def check_fabric(config: FabricConfig) -> None:
     """Raise `WorldError` if blocks are to be compiled, which those of video worlds are not."""
     if config.compile:
-        raise WorldError("fabric.compile=true: blocks of a video world are not compiled; leave it out")
+        raise WorldError(
+            "blocks of a video world are not compiled: give fabric.compile=false (fabric=gpu compiles)"
+        )
 
 
 def load_video(

@@ -19,16 +19,17 @@ MEMORY_PARTS = ("phi_q.", "phi_k.", "phi_v.", "a_proj.", "b_proj.", "gate_proj."
 DRAWING_PARTS = ("head.head.weight", "head.head.bias")
 """What draws latents, its first size P P C."""
 
-ACTIONS = "action_embedding"
+ACTIONS, PATH, ODOMETER = "action_embedding", "motion.", "motion.odometer."
 
 
 @torch.no_grad()
 def take_over(denoiser: Denoiser, before: Denoiser, axes: Mapping[int, int] | None = None) -> None:
     """Give a fresh network the weights of another of the same width and layers, as far as they mean the same.
 
-    The states' own weights stay fresh where keys are of another kind, and so does a path that turned them.
-    Latents of more channels are read and drawn by fresh weights beside the old ones. Buttons and outcome
-    heads that the other one has not are as fresh.
+    The states' own weights stay fresh where keys are of another kind, and those of the path where latents are
+    of another size, since it reads them as a whole; its odometry also where they have other channels. Latents
+    of more channels are else read and drawn by fresh weights beside the old ones. Buttons and outcome heads
+    that the other one has not are as fresh.
 
     Args:
         denoiser: Changed in place.
@@ -41,8 +42,11 @@ def take_over(denoiser: Denoiser, before: Denoiser, axes: Mapping[int, int] | No
     """
     old, new = before.config, denoiser.config
     for name in ("dim", "ffn_dim", "num_heads", "num_layers", "window_layers", "full_layers"):
-        if (has := getattr(before.config, name)) != (wanted := getattr(denoiser.config, name)):
-            raise WorldError(f"weights of a network of {name} {has} do not fit one of {name} {wanted}")
+        if (has := getattr(old, name)) != (wanted := getattr(new, name)):
+            raise WorldError(
+                f"weights of a network of {name} {has} do not fit one of {name} {wanted}: "
+                f"give model.{name}={has}"
+            )
     fresh, known = denoiser.state_dict(), before.state_dict()
     if axes is not None:
         buttons = {f"{ACTIONS}.{i}.weight": known[f"{ACTIONS}.{same}.weight"] for i, same in axes.items()}
@@ -50,9 +54,11 @@ def take_over(denoiser: Denoiser, before: Denoiser, axes: Mapping[int, int] | No
     kept = {name: known[name] for name in fresh if name in known}
     if (old.memory_keys, old.keyed_places) != (new.memory_keys, new.keyed_places):
         kept = {name: each for name, each in kept.items() if not any(part in name for part in MEMORY_PARTS)}
-    if (
-        old.memory_keys == MemoryKeys.AXES != new.memory_keys
-    ):  # a key begins as a place, as in a fresh network
+    if old.latent_shape != new.latent_shape:
+        unfit = ODOMETER if old.latent_shape[1:] == new.latent_shape[1:] else PATH
+        kept = {name: each for name, each in kept.items() if not name.startswith(unfit)}
+    if old.memory_keys == MemoryKeys.AXES and new.memory_keys != MemoryKeys.AXES:
+        # A key begins as a place, as in a fresh network.
         biases = {name for name in kept if name.endswith((".self_attn.q.bias", ".self_attn.k.bias"))}
         kept |= {name: kept[name] + fresh[name] for name in biases}
     kept = {name: _widened(name, each, fresh[name]) for name, each in kept.items()}

@@ -15,7 +15,7 @@ from tests.wan_models import REASON, randomized, tiny_config
 from training.evaluate import main as evaluate
 from training.suites.settings import EvaluateConfig
 from worldsim.errors import WorldError
-from worldsim.evaluation.cost.video_shape import MODELS, Drawing, VideoShapeConfig
+from worldsim.evaluation.cost.video_shape import MODELS, Drawing, VideoShapeConfig, measure_video
 from worldsim.wan.causal import FrameCache, commit_block, generate_block, reserved_cache
 from worldsim.wan.config import CausalConfig
 from worldsim.wan.transformer import WanTransformer
@@ -85,6 +85,13 @@ def test_memory_that_does_not_suffice_is_a_result(tmp_path: Path, monkeypatch: p
     measured = json.loads((tmp_path / "video.json").read_text())["models"]["teacher, full cache"]
     assert [mark["seconds"] is None for mark in measured["marks"]] == [False, True]
     assert "block" not in measured
+
+
+def test_lengths_that_end_in_the_same_block_are_all_noted() -> None:
+    config = tiny_video(frames=[5, 4, 5], decoder_width=0)
+    marks, _ = measure_video(config, "hybrid, window", torch.device("cpu"), torch.float32)
+    assert [mark.frames for mark in marks] == [4, 5]
+    assert all(mark.seconds is not None for mark in marks), "the memory did suffice"
 
 
 def test_a_cache_with_room_equals_one_that_grows() -> None:

@@ -67,6 +67,21 @@ def test_latents_of_channels_that_say_nothing_leave_the_drawn_ones_as_they_were(
     torch.testing.assert_close(wide_velocity[:, :, :4], narrow_velocity)
 
 
+@pytest.mark.parametrize(
+    ("latent_shape", "fresh"), [([4, 6, 8], ""), ([6, 4, 6], "odometer.")], ids=["size", "channels"]
+)
+def test_what_reads_a_whole_frame_begins_anew_where_frames_are_others(
+    latent_shape: list[int], fresh: str
+) -> None:
+    before = learned(small(path_odometry=True))
+    after = learned(small(path_odometry=True, latent_shape=latent_shape), seed=1)
+    untouched = {name: each.clone() for name, each in after.motion.state_dict().items()}
+    assert {"view.weight", "odometer.look.weight", "odometer.out.weight"} <= set(untouched)
+    take_over(after, before)
+    for name, tensor in after.motion.state_dict().items():
+        assert torch.equal(tensor, untouched[name]) == name.startswith(fresh), name
+
+
 def test_states_begin_anew_under_other_keys() -> None:
     before = learned(small())
     posed = small(memory_keys=MemoryKeys.POSE, memory_phase=MemoryPhase.NONE)

@@ -29,7 +29,7 @@ from worldsim.wan.config import FRAMES_PER_LATENT, PATCH, CausalConfig, WanConfi
 from worldsim.wan.transformer import TextContext, WanTransformer
 
 PIXELS = 8
-"""Of a latent's side."""
+"""Along the side of what one latent shows."""
 MODELS = {
     "teacher, full cache": (False, False),
     "teacher, window": (False, True),
@@ -183,7 +183,7 @@ def measure_video(
         The costs, and the drawing at its end; None where the memory did not suffice.
     """
     steps: list[dict[str, float]] = []
-    marks = {config.blocks_of(frames): frames for frames in sorted(config.frames)}
+    lengths = sorted(set(config.frames))  # several may be whole with the same block
     found: list[MarkCost] = []
     drawing = None
     try:
@@ -197,13 +197,12 @@ def measure_video(
         begun = time.perf_counter()
         for number in tqdm(range(1, config.num_blocks + 1), desc=name, unit="block"):
             steps.append(drawing.step())
-            if number in marks:
+            for frames in (each for each in lengths if config.blocks_of(each) == number):
                 seconds = time.perf_counter() - begun
-                found.append(_noted(config, marks[number], seconds, steps, drawing, device))
+                found.append(_noted(config, frames, seconds, steps, drawing, device))
     except torch.OutOfMemoryError:
         drawing = None  # a result: the marks that are missing say how far it came
-    missing = sorted(set(config.frames) - {each.frames for each in found})
-    return [*found, *(MarkCost(frames=frames) for frames in missing)], drawing
+    return [*found, *(MarkCost(frames=frames) for frames in lengths[len(found) :])], drawing
 
 
 def _noted(
