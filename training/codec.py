@@ -71,8 +71,8 @@ class TrainCodecConfig:
             )
         if self.grow_channels and (not self.init or self.decoder.alone or self.decoder.into):
             raise WorldError(
-                "grow_channels needs init=, the codec that gets more of them, and decoder.alone and decoder.into "
-                "must not be given: they keep its encoder as it is"
+                "grow_channels needs init=, the codec that gets more of them, without decoder.alone and "
+                "decoder.into, which keep its encoder as it is"
             )
         if self.decoder.alone and self.loop.global_batch_size:
             raise WorldError("loop.global_batch_size must be 0 with decoder.alone: an update is one pass")

@@ -22,6 +22,7 @@ from tests.fakes import (
 )
 from training.codec import TrainCodecConfig, train_codec
 from training.data.latents import DataConfig, choose_episodes
+from training.decoder.settings import DecoderConfig
 from training.engine.fabric import FabricConfig, Passes
 from training.engine.loop import LoopConfig
 from training.finetune import FinetuneConfig
@@ -227,6 +228,11 @@ def test_a_codec_goes_on_from_another(tmp_path: Path, data: DataConfig) -> None:
     torch.testing.assert_close(codec.encode(frames)[:, :4], before.encode(frames), atol=0.1, rtol=0.1)
     with pytest.raises(WorldError, match="grow_channels must be more than the 4 that init has, got 4"):
         score("same", 1, init=str(tmp_path / "first" / "codec"), grow_channels=4)
+
+
+def test_a_decoder_alone_gets_no_more_channels(data: DataConfig) -> None:
+    with pytest.raises(WorldError, match=r"without decoder\.alone and decoder\.into, which keep its encoder"):
+        TrainCodecConfig(data=data, grow_channels=6, init="doom-rooms", decoder=DecoderConfig(alone=True))
 
 
 def test_the_world_model_learns_to_predict(tmp_path: Path, data: DataConfig) -> None:

@@ -114,7 +114,7 @@ def test_buttons_are_those_of_axes_that_both_have() -> None:
 
 def test_other_widths_and_layers_are_refused() -> None:
     with pytest.raises(
-        WorldError, match="weights of a network of num_layers 3 do not fit one of num_layers 2"
+        WorldError, match="num_layers 3 do not fit one of num_layers 2: give model.num_layers=3"
     ):
         take_over(learned(small(num_layers=2)), learned(small()))
     with pytest.raises(WorldError, match=r"window_layers \[1\] do not fit one of window_layers \[2\]"):
