@@ -232,7 +232,8 @@ def test_a_codec_goes_on_from_another(tmp_path: Path, data: DataConfig) -> None:
 
 def test_a_decoder_alone_gets_no_more_channels(data: DataConfig) -> None:
     with pytest.raises(WorldError, match=r"without decoder\.alone and decoder\.into, which keep its encoder"):
-        TrainCodecConfig(data=data, grow_channels=6, init="doom-rooms", decoder=DecoderConfig(alone=True))
+        alone = DecoderConfig(alone=True)
+        TrainCodecConfig(out="", data=data, grow_channels=6, init="doom-rooms", decoder=alone)
 
 
 def test_the_world_model_learns_to_predict(tmp_path: Path, data: DataConfig) -> None:
