@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+import training.conversion.stage
 from tests.fakes import tiny_world
 from training.conversion.settings import ConvertConfig, Stage2Config
 from training.conversion.stage import StageConfig
+from training.convert import main as convert_world
 from training.data.latents import DataConfig
 from training.engine.fabric import FabricConfig
 from training.engine.loop import LoopConfig
@@ -51,3 +55,27 @@ def convert_config(root: Path, out: str, num_steps: int = 4, **changes: Any) -> 
         validation=ValidationConfig(num_rollouts=2, context_frames=2, horizons=[1, 2]),
     )
     return replace(config, **changes)
+
+
+def convert_killed_once(
+    config: ConvertConfig, stage: int, update: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Convert a world, killed before an update of a stage, and convert it again to the end."""
+    make_passes = training.conversion.stage.make_passes
+
+    def killed(parts: Any, settings: Any, passes: Any) -> Callable[[int, int], Any]:
+        batch_at = make_passes(parts, settings, passes)
+
+        def stop_at(step: int, number: int) -> Any:
+            if settings.out.endswith(f"stage{stage}") and step == update:
+                raise KeyboardInterrupt
+            return batch_at(step, number)
+
+        return stop_at
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.conversion.stage, "make_passes", killed)
+        with pytest.raises(KeyboardInterrupt):
+            convert_world.run(config)
+    assert not (Path(config.out) / "world").exists()
+    convert_world.run(config)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor
 
 import training.conversion.stage
 import training.convert
-from tests.conversions import LAYERS, convert_config, save_tiny_teacher
+from tests.conversions import LAYERS, convert_config, convert_killed_once, save_tiny_teacher
 from tests.devices import needs_fork, run_on_devices
 from tests.fakes import tiny_world, write_tiny_dataset
 from training.conversion.selection import teacher_digest
@@ -110,25 +109,8 @@ def fresh_student(seed: int = 0) -> Any:
 def test_a_conversion_killed_in_either_stage_ends_with_the_same_weights(
     root: Path, stage: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_passes = training.conversion.stage.make_passes
-
-    def killed(parts: Any, settings: Any, passes: Any) -> Callable[[int, int], Any]:
-        batch_at = make_passes(parts, settings, passes)
-
-        def stop_at(step: int, number: int) -> Any:
-            if settings.out.endswith(f"stage{stage}") and step == 2:
-                raise KeyboardInterrupt
-            return batch_at(step, number)
-
-        return stop_at
-
     config = convert_config(root, f"killed-{stage}")
-    with monkeypatch.context() as patch:
-        patch.setattr(training.conversion.stage, "make_passes", killed)
-        with pytest.raises(KeyboardInterrupt):
-            convert_world.run(config)
-    assert not (Path(config.out) / "world").exists()
-    convert_world.run(config)
+    convert_killed_once(config, stage, 2, monkeypatch)
     whole, resumed = weights(root / "whole" / "world"), weights(Path(config.out) / "world")
     for name, tensor in whole.items():
         assert torch.equal(tensor, resumed[name]), name

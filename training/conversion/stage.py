@@ -22,7 +22,7 @@ from training.engine.update import Training, prepare
 from training.objectives.distillation import LayerDistillation, VelocityDistillation
 from training.objectives.lora import LoraConfig, lora_parameters
 from training.objectives.noise import ObjectiveConfig
-from training.objectives.video import VideoLayerDistillation, VideoVelocityDistillation
+from training.objectives.video import VideoDistillation
 from training.world.batches import make_passes
 from training.world.clips import Episodes, Footage, load_footage
 from training.world.half_lives import Remembering, log_half_lives
@@ -39,7 +39,6 @@ from worldsim.world import World
 
 ADDED = ("conversion", "memory", "measured", "limits")
 """Sections in which a converted world's card may differ from that after stage 1; people add the last two."""
-VideoDistillation = VideoLayerDistillation | VideoVelocityDistillation
 Distillation = LayerDistillation | VelocityDistillation | VideoDistillation
 
 

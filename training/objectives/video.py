@@ -113,13 +113,13 @@ class VideoObjective(nn.Module):
         return {layer: half_lives_of(each, tokens_per_frame) for layer, each in found.items()}
 
 
-class VideoLayerDistillation(VideoObjective):
-    """Stage 1: each new layer learns to say what the softmax layer it replaces says, on the teacher's inputs.
+class VideoDistillation(VideoObjective):
+    """What both stages have: a frozen teacher beside the student.
 
     Args:
         teacher: On the device of the training.
         teacher_causal: What its blocks see.
-        student: From `worldsim.wan.conversion.with_hybrid_layers`.
+        student: On the same device.
         causal: What the student's blocks see.
         text: As of `VideoObjective`.
     """
@@ -134,6 +134,13 @@ class VideoLayerDistillation(VideoObjective):
     ) -> None:
         super().__init__(student, causal, text)
         self.teacher, self.teacher_causal = Frozen(teacher), teacher_causal
+
+
+class VideoLayerDistillation(VideoDistillation):
+    """Stage 1: each new layer learns to say what the softmax layer it replaces says, on the teacher's inputs.
+
+    The student is from `worldsim.wan.conversion.with_hybrid_layers`; arguments as of `VideoDistillation`.
+    """
 
     def forward(self, latents: Tensor, actions: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the losses of a batch; arguments as of `add_noise`.
@@ -177,7 +184,7 @@ class VideoLayerDistillation(VideoObjective):
         return x
 
 
-class VideoVelocityDistillation(VideoObjective):
+class VideoVelocityDistillation(VideoDistillation):
     """Stage 2: the student learns the velocity that the frozen teacher predicts of the same frames.
 
     Args:
@@ -198,8 +205,8 @@ class VideoVelocityDistillation(VideoObjective):
         text: Tensor,
         data_weight: float,
     ) -> None:
-        super().__init__(student, causal, text)
-        self.teacher, self.teacher_causal, self.data_weight = Frozen(teacher), teacher_causal, data_weight
+        super().__init__(teacher, teacher_causal, student, causal, text)
+        self.data_weight = data_weight
 
     def forward(self, latents: Tensor, actions: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the losses of a batch; arguments as of `add_noise`.

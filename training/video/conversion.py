@@ -14,14 +14,13 @@ from training.conversion.selection import choose_layers, teacher_digest
 from training.conversion.settings import DEFAULT_SHARE, ConvertConfig, check_out, settings_of
 from training.conversion.stage import (
     StageSettings,
-    VideoDistillation,
     run_stage,
 )
 from training.engine.fabric import make_fabric, product_dtype_of
 from training.engine.lock import locked_folder
 from training.engine.run_folder import RunFolder
 from training.objectives.lora import add_lora, folded_weights, lora_parameters
-from training.objectives.video import VideoLayerDistillation, VideoVelocityDistillation
+from training.objectives.video import VideoDistillation, VideoLayerDistillation, VideoVelocityDistillation
 from training.video.footage import check_fabric, check_sequences, check_unused, describe_frames, load_video
 from training.world.clips import Episodes, Footage
 from training.world.half_lives import tell_half_lives
