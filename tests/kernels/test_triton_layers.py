@@ -12,7 +12,7 @@ from kernels import layers
 from kernels.benchmark.inputs import make_attention, make_modulation, make_recall, make_window
 from kernels.selection import using
 
-TOLERANCE = 1e-5  # fp32; the interpreter multiplies in fp32
+TOLERANCE = 1e-5  # fp32
 TOLERANCE_FP16 = 1e-3  # results rounded to 11 bits
 TOLERANCE_BF16 = 2**-8  # operands and results rounded to 8 bits, half of the last at most each
 TOLERANCE_ON_GPU = 1e-3  # fp32 operands, products in three of TF32

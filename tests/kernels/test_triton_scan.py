@@ -14,7 +14,7 @@ import kernels
 from kernels.benchmark.inputs import REGIMES, make_inputs
 
 ROOT = Path(__file__).resolve().parents[2]
-TOLERANCE = 1e-5  # fp32, keys of cosine 0.99 included; the interpreter multiplies in fp32
+TOLERANCE = 1e-5  # fp32, keys of cosine 0.99 included
 TOLERANCE_ON_GPU = 1e-3
 
 

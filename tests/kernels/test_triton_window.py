@@ -21,7 +21,7 @@ from worldsim.model.attention.base import Rotary
 from worldsim.model.attention.window import WindowAttention, WindowBefore
 from worldsim.model.rotary import place_angles, turns
 
-TOLERANCE = 1e-5  # fp32; the interpreter multiplies in fp32
+TOLERANCE = 1e-5  # fp32
 TOLERANCE_FP16 = 1e-3  # operands and results rounded to 11 bits
 TOLERANCE_BF16 = 2**-7  # the same to 8 bits, the turned queries too
 TOLERANCE_ON_GPU = 1e-3  # fp32 operands, products in three of TF32

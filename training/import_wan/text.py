@@ -18,7 +18,8 @@ from worldsim.wan.config import WanConfig
 def encode_text(text: str, folder: Path, config: WanConfig) -> Tensor:
     """Return the encoder's output of a text, `[rows, text_dim]`, without what is padded.
 
-    As the published pipelines do: also an empty text has a row, that of its end.
+    As the published pipelines do: also an empty text has a row, that of its end, and texts are padded before
+    they are encoded, since products in bf16 may be rounded otherwise for another length.
 
     Args:
         folder: Of a pipeline, with `text_encoder` and `tokenizer`, or one that holds both.
@@ -48,9 +49,16 @@ def encode_text(text: str, folder: Path, config: WanConfig) -> Tensor:
         raise WorldError(
             f"the text encoder in {folder} makes {width} numbers a token, the network reads {config.text_dim}"
         )
-    given = tokenizer([cleaned(text)], max_length=config.text_len, truncation=True, return_tensors="pt")
+    given = tokenizer(
+        [cleaned(text)],
+        max_length=config.text_len,
+        padding="max_length",
+        truncation=True,
+        return_tensors="pt",
+    )
     with torch.no_grad():
-        return encoder(given.input_ids, given.attention_mask).last_hidden_state[0]
+        encoded = encoder(given.input_ids, given.attention_mask).last_hidden_state[0]
+    return encoded[: int(given.attention_mask.sum())]
 
 
 def cleaned(text: str) -> str:
