@@ -1,4 +1,4 @@
-"""What Triton's interpreter does otherwise than a card: sums, and products and rounding in bf16."""
+"""Triton's interpreter made to sum, and to multiply and round in bf16, as a card does."""
 
 from __future__ import annotations
 
