@@ -25,7 +25,7 @@ from kernels.gpu.attention import frame as triton_attend
 from kernels.selection import using
 from tests.kernels.bounds import keep_to_tensors
 from tests.kernels.candidates import difference, layer_configs
-from tests.kernels.interpreter import count_to_loaded_numbers, round_bf16, sum_in_double
+from tests.kernels.interpreter import count_to_loaded_numbers, patch_once, round_bf16, sum_in_double
 from worldsim.model.config import DenoiserConfig, MemoryKeys
 from worldsim.model.denoiser import Denoiser
 
@@ -327,6 +327,7 @@ def networks() -> dict[str, dict[str, float]]:
 
 def main() -> None:
     keep_to_tensors()
+    patch_once()
     sum_in_double()
     torch.use_deterministic_algorithms(True)  # fills what nothing was written to with NaN
     assert torch.empty(3).isnan().all() and torch.ones(1).new_empty(3).isnan().all()

@@ -24,7 +24,7 @@ from kernels.gpu import launch as triton_launch
 from kernels.operators import scan_frames_gradient, scan_frames_triton
 from tests.kernels.bounds import keep_to_tensors
 from tests.kernels.candidates import CANDIDATES, difference, steps
-from tests.kernels.interpreter import sum_in_double
+from tests.kernels.interpreter import patch_once, sum_in_double
 
 SHAPES = {"20 tokens": (20, 16), "33 tokens": (33, 32), "48 tokens": (48, 16)}
 LEAD = {regime: (2, 2) if regime == "random" else (1, 1) for regime in REGIMES}
@@ -134,6 +134,7 @@ def outside() -> dict[str, str]:
 
 def main() -> None:
     keep_to_tensors()
+    patch_once()
     sum_in_double()
     report = {
         f"{label}, {regime}": errors(*make_inputs(regime, (batch, 2, tokens, heads, width), "cpu"))

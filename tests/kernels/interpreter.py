@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from triton import language as tl
 from triton.runtime import interpreter
-from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+from triton.runtime.interpreter import GridExecutor, InterpreterBuilder, TensorHandle, _LangPatchScope
 
 
 def widened(operand: TensorHandle) -> TensorHandle:
@@ -59,3 +59,26 @@ def count_to_loaded_numbers() -> None:
         scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
 
     interpreter._patch_lang_tensor = patch_all
+
+
+def patch_once() -> None:
+    """Let the interpreter patch the language once a kernel, and not at each call of a function inside of it.
+
+    For functions of one module it is the same; half of the interpreter's time went there.
+    """
+    patch, run = interpreter._patch_lang, GridExecutor.__call__
+    patched: set[int] = set()
+
+    def run_patched(self: GridExecutor, *arguments: Any, **keywords: Any) -> None:
+        patched.clear()
+        run(self, *arguments, **keywords)
+
+    def patch_new(function: Any) -> Any:
+        module = id(function.__globals__)
+        if module in patched:
+            return _LangPatchScope()
+        patched.add(module)
+        return patch(function)
+
+    GridExecutor.__call__ = run_patched
+    interpreter._patch_lang = patch_new
