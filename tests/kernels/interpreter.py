@@ -25,10 +25,15 @@ def sum_in_double() -> None:
     """
 
     def multiply(
-        self: Any, left: TensorHandle, right: TensorHandle, start: TensorHandle, *_: Any
+        self: Any,
+        a: TensorHandle,
+        b: TensorHandle,
+        d: TensorHandle,
+        input_precision: Any,
+        max_num_imprecise_acc: Any,
     ) -> TensorHandle:
-        total = left.data.astype(np.float64) @ right.data.astype(np.float64) + start.data
-        return TensorHandle(total.astype(start.data.dtype), start.dtype.scalar)
+        total = a.data.astype(np.float64) @ b.data.astype(np.float64) + d.data
+        return TensorHandle(total.astype(d.data.dtype), d.dtype.scalar)
 
     InterpreterBuilder.create_dot = multiply
 
