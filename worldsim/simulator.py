@@ -146,11 +146,12 @@ class Simulator:
         if (due := rows_due(state, self._repeat)) is not None:
             drawn = self.predict(state.rows(due), actions[due]) if due else None
             return partly_drawn(state, self._repeat, due, drawn, self.frames_device)
-        is_full = self.world.window_is_full(state.memory)
+        memory = self.world.in_places(state.memory)
+        is_full = self.world.window_is_full(memory)
         given = self._on_device(actions, poses)
         noise = self._noise(state, DRAW_FRAME)
         with torch.inference_mode(self._infers):
-            frames, latents, context = self._run_predict(state.memory, *given, noise, is_full)
+            frames, latents, context = self._run_predict(memory, *given, noise, is_full)
             frames = frames.to(self.frames_device)
         return Prediction(ordinary(frames), ordinary(latents), context)
 
@@ -161,9 +162,9 @@ class Simulator:
             if part.drawn is not None:
                 state = state.with_rows(part.rows, self.commit(state.rows(part.rows), part.drawn))
             return replace(state, frame_index=prediction.context.following, frames=prediction.frames)
-        noise = self._commit_noise(state)
+        noise, memory = self._commit_noise(state), self.world.in_places(state.memory)
         with torch.inference_mode(self._infers):
-            memory = self._run_commit(state.memory, prediction.latents, noise, prediction.context)
+            memory = self._run_commit(memory, prediction.latents, noise, prediction.context)
         memory = memory.map(lambda _, tensor: ordinary(tensor))
         return replace(state, memory=memory, frame_index=state.frame_index + 1, frames=prediction.frames)
 

@@ -236,7 +236,7 @@ def test_a_world_with_hybrid_layers_is_stepped_alike(world: VideoWorld) -> None:
     state = env.get_state()
     assert state.nbytes == before < _bytes_of(world)
     assert state.memory.matrices.shape == (1, 1, 2, 12, 12) and bool(state.memory.matrices.any())
-    assert len(state.memory.window_keys) == 1
+    assert len(state.tensors()["memory.window_keys"]) == 1
     ahead = [[0, 0, 2]] * (2 * env.action_repeat)
     expected = steps(env, ahead)
     env.set_state(state)
