@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,7 @@ class Simulator:
         self.compile_choice = CompileChoice(compile, "as asked")
         self._is_eager = compile == "none"
         self._repeat = world.config.action_repeat
-        # What a video world keeps is too large to be copied out of inference mode.
-        self._infers = not isinstance(world, VideoWorld)
+        self._is_video = isinstance(world, VideoWorld)
         self._build()
 
     def _build(self) -> None:
@@ -150,8 +150,10 @@ class Simulator:
         is_full = self.world.window_is_full(memory)
         given = self._on_device(actions, poses)
         noise = self._noise(state, DRAW_FRAME)
-        with torch.inference_mode(self._infers):
-            frames, latents, context = self._run_predict(memory, *given, noise, is_full)
+        # The few first blocks of a video are not recorded: what they see grows.
+        run = self._predict if self._is_video and not is_full else self._run_predict
+        with self._inferring():
+            frames, latents, context = run(memory, *given, noise, is_full)
             frames = frames.to(self.frames_device)
         return Prediction(ordinary(frames), ordinary(latents), context)
 
@@ -163,8 +165,10 @@ class Simulator:
                 state = state.with_rows(part.rows, self.commit(state.rows(part.rows), part.drawn))
             return replace(state, frame_index=prediction.context.following, frames=prediction.frames)
         noise, memory = self._commit_noise(state), self.world.in_places(state.memory)
-        with torch.inference_mode(self._infers):
-            memory = self._run_commit(memory, prediction.latents, noise, prediction.context)
+        context = prediction.context
+        run = self._commit if self._is_video and not context.window_is_full else self._run_commit
+        with self._inferring():
+            memory = run(memory, prediction.latents, noise, context)
         memory = memory.map(lambda _, tensor: ordinary(tensor))
         return replace(state, memory=memory, frame_index=state.frame_index + 1, frames=prediction.frames)
 
@@ -239,7 +243,7 @@ class Simulator:
         Returns:
             Frames `[B, H, W, 3]` uint8 and the state after them.
         """
-        if self._is_eager:
+        if self._is_eager or self._is_video:  # whose frames are held, and drawn for some rows alone
             prediction = self.predict(state, actions, poses)
             return prediction.frames, self.commit(state, prediction)
         is_full = self.world.window_is_full(state.memory)
@@ -274,6 +278,10 @@ class Simulator:
         return replace(
             state, memory=memory, frame_index=state.frame_index + 1, frames=frames.to(self.frames_device)
         )
+
+    def _inferring(self) -> AbstractContextManager[None]:
+        # What a video world keeps is too large to be copied out of inference mode.
+        return torch.inference_mode(not self._is_video)
 
     def _on_device(self, actions: Tensor, poses: Tensor | None) -> tuple[Tensor, Tensor | None]:
         return actions.to(self.world.device), None if poses is None else poses.to(self.world.device)
@@ -375,10 +383,9 @@ def open_simulator(
     world, device_choice = open_world(world, runtime)
     sampler = _change_sampler(world.config.sampler, runtime)
     is_video = isinstance(world, VideoWorld)
-    if is_video and runtime.compile not in ("auto", "none"):
-        raise WorldError(f"compile={runtime.compile!r} is not supported by video worlds: leave it out")
+    if is_video and runtime.compile == "inductor":
+        raise WorldError("compile='inductor' is not supported by video worlds: cudagraphs is")
     launch = choose_compile(runtime.compile, world.device, grows=world.config.memory_grows)
-    launch = CompileChoice("none", "a video world is not recorded as graphs yet") if is_video else launch
     simulator = Simulator(
         world,
         sampler,

@@ -16,6 +16,7 @@ from worldsim.model.attention.base import Rotary
 from worldsim.model.attention.hybrid import HybridAttention
 from worldsim.model.rotary import rotate
 from worldsim.wan.config import CausalConfig, WanConfig
+from worldsim.wan.published import PublishedAttention
 
 Pair = tuple[Tensor, Tensor]
 """Keys and values, `[B, tokens, H, D]` each."""
@@ -184,11 +185,7 @@ class WanBlock(nn.Module):
     def __init__(self, config: WanConfig, *, is_hybrid: bool = False) -> None:
         super().__init__()
         self.eps = config.eps
-        self.self_attn = (
-            HybridAttention(config.dim, config.num_heads, TOKENS, HALF_LIVES)
-            if is_hybrid
-            else Projections(config)
-        )
+        self.self_attn = _hybrid_attention(config) if is_hybrid else Projections(config)
         self.cross_attn = Projections(config)
         self.norm3 = nn.LayerNorm(config.dim, eps=config.eps)
         self.ffn = nn.Sequential(
@@ -318,6 +315,12 @@ class WanBlock(nn.Module):
     def text_pair(self, text: Tensor) -> Pair:
         """Return keys and values, `[B, L, H, D]`, of an embedded text `[B, L, C]`."""
         return self.cross_attn.keys_and_values(text)
+
+
+def _hybrid_attention(config: WanConfig) -> HybridAttention:
+    given = (config.dim, config.num_heads, TOKENS, HALF_LIVES)
+    is_published = config.hybrid_form == "published"
+    return PublishedAttention(*given, config.memory_rank) if is_published else HybridAttention(*given)
 
 
 def behind(past: Pair, new: Pair) -> Pair:

@@ -127,7 +127,8 @@ def test_it_is_built_again_of_what_it_shows() -> None:
         for _ in range(3):
             frames = frames + shape.block
             again = FrameRing.of(shape, *shown(ring, frames), frames)
-            assert all(torch.equal(a, b) for a, b in zip(shown(ring, frames), shown(again, frames)))
+            found = (shown(each, frames) for each in (ring, again))
+            assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
             ring, other = (committed(each, frames, shape.block) for each in (ring, again))
             found = (shown(each, frames + shape.block) for each in (ring, other))
             assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

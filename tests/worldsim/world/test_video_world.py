@@ -256,10 +256,11 @@ def test_what_it_has_not_is_one_sentence(world: VideoWorld) -> None:
         _ = world.denoiser
     with pytest.raises(WorldError, match="is a video transformer and has no codec"):
         _ = world.config.codec
-    with pytest.raises(WorldError, match="compile='cudagraphs' is not supported by video worlds"):
+    with pytest.raises(WorldError, match="compile='inductor' is not supported by video worlds"):
+        ARL2WorldEnv(str(world.folder), compile="inductor")
+    with pytest.raises(WorldError, match="compile='cudagraphs' needs a CUDA GPU, but the world is on cpu"):
         ARL2WorldEnv(str(world.folder), compile="cudagraphs")
     env = ARL2WorldEnv(str(world.folder))
-    assert str(env.compile_choice) == "compile none (a video world is not recorded as graphs yet)"
     env.reset(seed=0)
     with pytest.raises(WorldError, match="is a video transformer") as raised:
         env.simulator.commit_frames(
