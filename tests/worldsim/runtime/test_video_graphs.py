@@ -1,4 +1,4 @@
-"""Recorded blocks of a video world: those drawn kernel by kernel, its window in one place, states as values."""
+"""Recorded blocks of a video world are those drawn kernel by kernel; its window stays in place."""
 
 from __future__ import annotations
 
