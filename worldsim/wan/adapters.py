@@ -98,6 +98,6 @@ class FoldedTensors:
 def _check_rank(name: str, shape: tuple[int, ...], path: Path) -> None:
     if len(shape) != 2 or shape[1] != ADAPTER_RANK:
         raise WorldError(
-            f"{path}: the adapter {shown(name, 80)} has the shape {list(shape)}; those of ARL2's release have "
-            f"the rank {ADAPTER_RANK}, and what another is multiplied by is not known"
+            f"{path}: the adapter {shown(name, 80)} has the shape {list(shape)}; those of ARL2's release "
+            f"have the rank {ADAPTER_RANK}, and what another is multiplied by is not known"
         )
