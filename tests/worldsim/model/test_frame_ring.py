@@ -114,7 +114,7 @@ def test_nothing_is_copied_where_nobody_holds_older_states() -> None:
     rooms = set()
     for step in range(1, 12):
         ring = committed(ring, frames + step, 1)
-        rooms.add(ring._room.data.data_ptr())
+        rooms.add(ring._room.keys.data_ptr())
     assert len(rooms) == 1
     ring.claim()
     assert ring.keys.data_ptr() in rooms

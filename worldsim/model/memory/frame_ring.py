@@ -86,15 +86,16 @@ class RingShape:
 
 @dataclass(slots=True, eq=False)
 class _Room:
-    """Keys and values `[2, L, B, P, N, H, D]`, and the rings in it that somebody holds."""
+    """Keys and values `[L, B, P, N, H, D]`, and the rings in it that somebody holds."""
 
-    data: Tensor
+    keys: Tensor
+    values: Tensor
     held: weakref.WeakSet[FrameRing] = field(default_factory=weakref.WeakSet)
 
     def move(self, rings: list[FrameRing]) -> None:
         """Move rings of this room to a copy of it."""
         if rings:
-            other = _Room(self.data.clone())
+            other = _Room(self.keys.clone(), self.values.clone())
             for ring in rings:
                 ring.enter(other)
 
@@ -125,8 +126,8 @@ class FrameRing(Resident):
         """Return a ring of no frames; `sizes` are L, B, N, H and D."""
         layers, batch, *token = sizes
         with torch.inference_mode(False):  # it outlives the call: later blocks are written into it
-            data = torch.zeros(2, layers, batch, shape.places, *token, dtype=dtype, device=device)
-        return cls(_Room(data), shape)
+            keys = torch.zeros(layers, batch, shape.places, *token, dtype=dtype, device=device)
+            return cls(_Room(keys, torch.zeros_like(keys)), shape)
 
     @classmethod
     def of(cls, shape: RingShape, keys: Tensor, values: Tensor, frames: Tensor) -> FrameRing:
@@ -135,24 +136,25 @@ class FrameRing(Resident):
         ring = cls.empty(shape, (layers, batch, token[0], token[1], token[2]), keys.dtype, keys.device)
         places, is_held = shape.in_order(frames)
         rows = torch.arange(batch, device=keys.device)[:, None]
-        for own, given in zip(ring._room.data, (keys, values), strict=True):
+        for own, given in ((ring.keys, keys), (ring.values, values)):
             own[:, rows, places] = torch.where(is_held[..., None, None, None], given, 0)
         return ring
 
     @property
     def keys(self) -> Tensor:
         """Keys in their places, `[L, B, P, N, H, D]`, for reading only; what is not seen is of no meaning."""
-        return self._room.data[0]
+        return self._room.keys
 
     @property
     def values(self) -> Tensor:
         """The values beside them."""
-        return self._room.data[1]
+        return self._room.values
 
     @property
     def nbytes(self) -> int:
         """Size of the frames that the next block sees."""
-        return self._room.data.nbytes // self.shape.places * (self.shape.sink + self.shape.kept)
+        size = self.keys.nbytes + self.values.nbytes
+        return size // self.shape.places * (self.shape.sink + self.shape.kept)
 
     def in_order(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Return copies of keys and values, `[L, B, S + kept, N, H, D]`: the sink, then oldest first.
@@ -163,16 +165,14 @@ class FrameRing(Resident):
         """
         places, is_held = self.shape.in_order(frames)
         rows = torch.arange(len(frames), device=places.device)[:, None]
-        ordered = self._room.data[:, :, rows, places]
-        ordered.masked_fill_(~is_held[..., None, None, None], 0)
-        return ordered[0], ordered[1]
+        is_free = ~is_held[..., None, None, None]
+        keys, values = (each[:, rows, places].masked_fill_(is_free, 0) for each in (self.keys, self.values))
+        return keys, values
 
     def with_tensors(self, keys: Tensor, values: Tensor) -> FrameRing:
-        """Return a ring of other keys and values in the same places; it shares their memory with nobody."""
-        if keys is self.keys and values is self.values:
-            return self
-        with torch.inference_mode(False):
-            return FrameRing(_Room(torch.stack([keys, values])), self.shape)
+        """Return a ring of other keys and values in the same places: these, or copies where they are ours."""
+        ours = {each.untyped_storage().data_ptr() for each in (self.keys, self.values)}
+        return FrameRing(_Room(_owned(keys, ours), _owned(values, ours)), self.shape)
 
     def claim(self) -> FrameRing:
         """Return this ring, which may now be written into behind its frames.
@@ -198,15 +198,15 @@ class FrameRing(Resident):
 
     def signature(self) -> Hashable:
         """Return what a room must be like to take it in."""
-        data = self._room.data
-        return self.shape, data.shape, data.dtype, data.device
+        return self.shape, self.keys.shape, self.keys.dtype, self.keys.device
 
     def settle(self, homes: dict[Hashable, Any]) -> None:
         """Move to the home of rings of its kind, whose places a recording reads and writes, and claim it."""
         home = homes.setdefault(self.signature(), self._room)
         if home is not self._room:
             home.move(list(home.held))
-            home.data.copy_(self._room.data)
+            home.keys.copy_(self.keys)
+            home.values.copy_(self.values)
             self.enter(home)
         self.claim()
 
@@ -224,8 +224,16 @@ class FrameRing(Resident):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Return what a copy, in this process or in another, is made of."""
-        return _again, (self._room.data, self.shape)
+        return _again, (self.keys, self.values, self.shape)
 
 
-def _again(data: Tensor, shape: RingShape) -> FrameRing:
-    return FrameRing(_Room(data), shape)
+def _owned(tensor: Tensor, ours: set[int]) -> Tensor:
+    """Return a tensor that may be written into: itself, unless it is a view of one of `ours`."""
+    if tensor.untyped_storage().data_ptr() not in ours and not tensor.is_inference():
+        return tensor.contiguous()
+    with torch.inference_mode(False):
+        return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _again(keys: Tensor, values: Tensor, shape: RingShape) -> FrameRing:
+    return FrameRing(_Room(keys, values), shape)
