@@ -1,30 +1,27 @@
 """Tables that depend on shapes alone, made once for each device.
 
 Made anew, each would be a copy from the host at every pass, for which a GPU waits, and of which no CUDA graph
-can be recorded.
+can be recorded. They are kept for good, since a graph reads them where they were when it was recorded.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from worldsim.model.rotary import frequencies, place_angles, turns
 
-MAX_TABLES = 16
-"""Shapes, devices and formats that are remembered at once; a world has one of each."""
 
-
-@lru_cache(MAX_TABLES)
+@cache
 def frequencies_on(width: int, device: torch.device) -> Tensor:
     """Return `rotary.frequencies` on a device, `[width / 2]` fp64."""
     with torch.inference_mode(False), torch.device("cpu"):
         return frequencies(width).to(device)
 
 
-@lru_cache(MAX_TABLES)
+@cache
 def place_turns(rows: int, columns: int, head_width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return the turns of tokens' places in a frame, `[rows * columns, head_width / 2, 2]`.
 
@@ -34,7 +31,7 @@ def place_turns(rows: int, columns: int, head_width: int, device: torch.device, 
         return turns(place_angles(rows, columns, head_width)).to(device, dtype)
 
 
-@lru_cache(MAX_TABLES)
+@cache
 def constants(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return numbers as a tensor, `[len(values)]`."""
     with torch.inference_mode(False):

@@ -191,9 +191,9 @@ def measure_video(
         for _ in range(WARM_UP):
             warm.step()
         del warm
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
         drawing = begin_drawing(config, name, device, dtype, config.num_blocks)
+        if device.type == "cuda":  # behind the making of weights, which takes fp32 for a time
+            torch.cuda.reset_peak_memory_stats(device)
         begun = time.perf_counter()
         for number in tqdm(range(1, config.num_blocks + 1), desc=name, unit="block"):
             steps.append(drawing.step())
