@@ -85,8 +85,8 @@ def reserved_cache(model: WanTransformer, frames: int, tokens_per_frame: int) ->
         for _ in range(config.num_layers - num_hybrid)
     )
     matrix = wide(like.new_zeros(1, config.num_heads, config.head_width, config.head_width))
-    frames = torch.zeros(1, dtype=torch.int64, device=like.device)
-    return FrameCache(pairs=pairs, matrices=(matrix,) * num_hybrid, frames=frames)
+    none = torch.zeros(1, dtype=torch.int64, device=like.device)
+    return FrameCache(pairs=pairs, matrices=(matrix,) * num_hybrid, frames=none)
 
 
 def visible_frames(frames: int, config: CausalConfig) -> Tensor:

@@ -235,7 +235,8 @@ class HybridAttention(Attention):
     def remember(self, x: Tensor, rotary: Rotary) -> StateUpdate:
         """Return what `forward` hands on to be written, without attending."""
         qk, v, (_, a, b) = self.project(x)
-        _, k, v = self.for_memory(x, *qk.unbind(-3), v)
+        q, k = qk.unbind(-3)
+        _, k, v = self.for_memory(x, q, k, v)
         return StateUpdate(k, v, a, b)
 
     def forward_sequence(self, x: Tensor, state: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor]:
