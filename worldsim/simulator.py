@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,8 +67,8 @@ class Simulator:
         self._noise_ahead = NoiseAhead(world.noise_shape(self.sampler), world.device) if noise_ahead else None
         self.device_choice = DeviceChoice(world.device, world.dtype, "the world was loaded so")
         self.compile_choice = CompileChoice(compile, "as asked")
-        self._is_eager = compile == "none"
         self._repeat = world.config.action_repeat
+        # What a video world keeps is too large to be copied out of inference mode.
         self._is_video = isinstance(world, VideoWorld)
         self._build()
 
@@ -93,8 +92,7 @@ class Simulator:
     def change_sampler(self, sampler: SamplerConfig) -> None:
         """Draw later frames in another way."""
         self.sampler = sampler
-        if not self._is_eager:
-            self._build()  # the steps are part of what was recorded
+        self._build()  # the steps are part of what was recorded
 
     def close(self) -> None:
         """End the threads that draw noise, if there are any."""
@@ -148,11 +146,10 @@ class Simulator:
             return partly_drawn(state, self._repeat, due, drawn, self.frames_device)
         memory = self.world.in_places(state.memory)
         is_full = self.world.window_is_full(memory)
-        given = self._on_device(actions, poses)
-        noise = self._noise(state, DRAW_FRAME)
+        given, noise = self._on_device(actions, poses), self._noise(state, DRAW_FRAME)
         # The few first blocks of a video are not recorded: what they see grows.
         run = self._predict if self._is_video and not is_full else self._run_predict
-        with self._inferring():
+        with torch.inference_mode(not self._is_video):
             frames, latents, context = run(memory, *given, noise, is_full)
             frames = frames.to(self.frames_device)
         return Prediction(ordinary(frames), ordinary(latents), context)
@@ -160,14 +157,13 @@ class Simulator:
     @isolated
     def commit(self, state: WorldState, prediction: Prediction) -> WorldState:
         """Remember a predicted frame; returns the state after it and leaves the old one as it was."""
-        if isinstance(part := prediction.context, PartlyDrawn):
-            if part.drawn is not None:
-                state = state.with_rows(part.rows, self.commit(state.rows(part.rows), part.drawn))
-            return replace(state, frame_index=prediction.context.following, frames=prediction.frames)
+        if isinstance(context := prediction.context, PartlyDrawn):
+            if context.drawn is not None:
+                state = state.with_rows(context.rows, self.commit(state.rows(context.rows), context.drawn))
+            return replace(state, frame_index=context.following, frames=prediction.frames)
         noise, memory = self._commit_noise(state), self.world.in_places(state.memory)
-        context = prediction.context
         run = self._commit if self._is_video and not context.window_is_full else self._run_commit
-        with self._inferring():
+        with torch.inference_mode(not self._is_video):
             memory = run(memory, prediction.latents, noise, context)
         memory = memory.map(lambda _, tensor: ordinary(tensor))
         return replace(state, memory=memory, frame_index=state.frame_index + 1, frames=prediction.frames)
@@ -243,7 +239,7 @@ class Simulator:
         Returns:
             Frames `[B, H, W, 3]` uint8 and the state after them.
         """
-        if self._is_eager or self._is_video:  # whose frames are held, and drawn for some rows alone
+        if self.compile_choice.mode == "none" or self._is_video:
             prediction = self.predict(state, actions, poses)
             return prediction.frames, self.commit(state, prediction)
         is_full = self.world.window_is_full(state.memory)
@@ -278,10 +274,6 @@ class Simulator:
         return replace(
             state, memory=memory, frame_index=state.frame_index + 1, frames=frames.to(self.frames_device)
         )
-
-    def _inferring(self) -> AbstractContextManager[None]:
-        # What a video world keeps is too large to be copied out of inference mode.
-        return torch.inference_mode(not self._is_video)
 
     def _on_device(self, actions: Tensor, poses: Tensor | None) -> tuple[Tensor, Tensor | None]:
         return actions.to(self.world.device), None if poses is None else poses.to(self.world.device)

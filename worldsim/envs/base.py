@@ -187,7 +187,7 @@ class EnvWorld:
         check_state(state, empty, num_dreams, self.world.identity)
         like = empty.memory.tensors()
         memory = state.memory.map(
-            lambda name, tensor: _detached(tensor.to(like[name].device, like[name].dtype))
+            lambda name, tensor: (tensor.detach() if tensor.requires_grad else tensor).to(like[name])
         )
         memory = self.world.in_places(memory)
         frames = state.frames.to(self.simulator.frames_device)
@@ -335,11 +335,6 @@ def _check_starts(starts: Sequence[Start], config: WorldConfig) -> list[Start]:
 
 def _is_path(poses: Tensor, length: int) -> bool:
     return poses.shape == (length, 3) and poses.is_floating_point() and bool(poses.isfinite().all())
-
-
-def _detached(tensor: Tensor) -> Tensor:
-    """Return a tensor without its gradient: itself, where it has none."""
-    return tensor.detach() if tensor.requires_grad else tensor
 
 
 def check_state(state: Any, empty: WorldState, num_dreams: int, identity: str) -> None:

@@ -262,7 +262,8 @@ class VideoWorld(World):
         """Draw a block, `[B, C, F, h, w]`, and return its first frame; see `World.predict`."""
         causal = self._causal(sampler)
         latents = self._draw(noise, self._cache(memory, window_is_full), causal, actions, sampler)
-        context = self._context_of(memory, latents, actions, window_is_full)
+        shown = self._decode(latents, memory.features)
+        context = BlockContext(self._pressed(actions), *shown, window_is_full)
         return context.pictures[:, 0].clone(), latents, context  # a saved state holds both
 
     def commit(
@@ -283,13 +284,8 @@ class VideoWorld(World):
         self, memory: MemoryState, latents: Tensor, actions: Tensor, noise: Tensor
     ) -> BlockContext:
         """Return a block's pictures, and what its commit needs again; waits for the device."""
-        return self._context_of(memory, latents, actions, self.window_is_full(memory))
-
-    def _context_of(
-        self, memory: MemoryState, latents: Tensor, actions: Tensor, window_is_full: bool
-    ) -> BlockContext:
-        pictures, features = self._decode(latents, memory.features)
-        return BlockContext(self._pressed(actions), pictures, features, window_is_full)
+        is_full = self.window_is_full(memory)
+        return BlockContext(self._pressed(actions), *self._decode(latents, memory.features), is_full)
 
     @isolated
     def begin(
@@ -368,8 +364,7 @@ class VideoWorld(World):
         return frames_of(images.flatten(0, 1)).unflatten(0, images.shape[:2]), state.features
 
     def _cache(self, memory: MemoryState, window_is_full: bool) -> FrameCache:
-        given = {"matrices": tuple(memory.matrices), "frames": memory.num_committed}
-        return FrameCache(memory.ring, is_full=window_is_full, **given)
+        return FrameCache(memory.ring, (), tuple(memory.matrices), memory.num_committed, window_is_full)
 
     def _remembered(
         self, memory: MemoryState, cache: FrameCache, latents: Tensor, context: BlockContext
