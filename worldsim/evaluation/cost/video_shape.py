@@ -170,6 +170,8 @@ def begin_drawing(
     cache = FrameCache() if has_window else reserved_cache(model, room, config.tokens_per_frame)
     generator = torch.Generator(device).manual_seed(0)
     size = (config.height // PIXELS, config.width // PIXELS)
+    if decoder is not None:
+        decoder.feature_shapes(*size)  # asked for once: seconds that are none of the first block's
     return Drawing(model, causal, text, decoder, cache, generator, size, DecoderState())
 
 
