@@ -67,10 +67,9 @@ class Simulator:
         self._noise_ahead = NoiseAhead(world.noise_shape(self.sampler), world.device) if noise_ahead else None
         self.device_choice = DeviceChoice(world.device, world.dtype, "the world was loaded so")
         self.compile_choice = CompileChoice(compile, "as asked")
-        self._is_eager = compile == "none"
         self._repeat = world.config.action_repeat
         # What a video world keeps is too large to be copied out of inference mode.
-        self._infers = not isinstance(world, VideoWorld)
+        self._is_video = isinstance(world, VideoWorld)
         self._build()
 
     def _build(self) -> None:
@@ -93,8 +92,7 @@ class Simulator:
     def change_sampler(self, sampler: SamplerConfig) -> None:
         """Draw later frames in another way."""
         self.sampler = sampler
-        if not self._is_eager:
-            self._build()  # the steps are part of what was recorded
+        self._build()  # the steps are part of what was recorded
 
     def close(self) -> None:
         """End the threads that draw noise, if there are any."""
@@ -146,24 +144,27 @@ class Simulator:
         if (due := rows_due(state, self._repeat)) is not None:
             drawn = self.predict(state.rows(due), actions[due]) if due else None
             return partly_drawn(state, self._repeat, due, drawn, self.frames_device)
-        is_full = self.world.window_is_full(state.memory)
-        given = self._on_device(actions, poses)
-        noise = self._noise(state, DRAW_FRAME)
-        with torch.inference_mode(self._infers):
-            frames, latents, context = self._run_predict(state.memory, *given, noise, is_full)
+        memory = self.world.in_places(state.memory)
+        is_full = self.world.window_is_full(memory)
+        given, noise = self._on_device(actions, poses), self._noise(state, DRAW_FRAME)
+        # The few first blocks of a video are not recorded: what they see grows.
+        run = self._predict if self._is_video and not is_full else self._run_predict
+        with torch.inference_mode(not self._is_video):
+            frames, latents, context = run(memory, *given, noise, is_full)
             frames = frames.to(self.frames_device)
         return Prediction(ordinary(frames), ordinary(latents), context)
 
     @isolated
     def commit(self, state: WorldState, prediction: Prediction) -> WorldState:
         """Remember a predicted frame; returns the state after it and leaves the old one as it was."""
-        if isinstance(part := prediction.context, PartlyDrawn):
-            if part.drawn is not None:
-                state = state.with_rows(part.rows, self.commit(state.rows(part.rows), part.drawn))
-            return replace(state, frame_index=prediction.context.following, frames=prediction.frames)
-        noise = self._commit_noise(state)
-        with torch.inference_mode(self._infers):
-            memory = self._run_commit(state.memory, prediction.latents, noise, prediction.context)
+        if isinstance(context := prediction.context, PartlyDrawn):
+            if context.drawn is not None:
+                state = state.with_rows(context.rows, self.commit(state.rows(context.rows), context.drawn))
+            return replace(state, frame_index=context.following, frames=prediction.frames)
+        noise, memory = self._commit_noise(state), self.world.in_places(state.memory)
+        run = self._commit if self._is_video and not context.window_is_full else self._run_commit
+        with torch.inference_mode(not self._is_video):
+            memory = run(memory, prediction.latents, noise, context)
         memory = memory.map(lambda _, tensor: ordinary(tensor))
         return replace(state, memory=memory, frame_index=state.frame_index + 1, frames=prediction.frames)
 
@@ -238,7 +239,7 @@ class Simulator:
         Returns:
             Frames `[B, H, W, 3]` uint8 and the state after them.
         """
-        if self._is_eager:
+        if self.compile_choice.mode == "none" or self._is_video:
             prediction = self.predict(state, actions, poses)
             return prediction.frames, self.commit(state, prediction)
         is_full = self.world.window_is_full(state.memory)
@@ -374,10 +375,9 @@ def open_simulator(
     world, device_choice = open_world(world, runtime)
     sampler = _change_sampler(world.config.sampler, runtime)
     is_video = isinstance(world, VideoWorld)
-    if is_video and runtime.compile not in ("auto", "none"):
-        raise WorldError(f"compile={runtime.compile!r} is not supported by video worlds: leave it out")
+    if is_video and runtime.compile == "inductor":
+        raise WorldError("compile='inductor' is not supported by video worlds: cudagraphs is")
     launch = choose_compile(runtime.compile, world.device, grows=world.config.memory_grows)
-    launch = CompileChoice("none", "a video world is not recorded as graphs yet") if is_video else launch
     simulator = Simulator(
         world,
         sampler,

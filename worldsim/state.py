@@ -57,7 +57,8 @@ class WorldState:
     @property
     def nbytes(self) -> int:
         """Size of all tensors in bytes."""
-        return sum(tensor.nbytes for tensor in self.tensors().values())
+        own = (self.frame_index, self.seed, self.frames)
+        return self.memory.nbytes + sum(tensor.nbytes for tensor in own)
 
     @isolated
     def to(self, device: torch.device | str) -> WorldState:
@@ -109,10 +110,7 @@ class WorldState:
 
     def shapes(self) -> dict[str, list[int | str]]:
         """Return the shape of every tensor; an axis that grows from frame to frame is called `frames`."""
-        shapes: dict[str, list[int | str]] = {name: list(t.shape) for name, t in self.tensors().items()}
-        for name in GROWING & shapes.keys():
-            shapes[name][FRAMES_AXIS] = "frames"
-        return shapes
+        return shapes_of(self.tensors())
 
     def save(self, path: Path | str, *, world: str = "") -> None:
         """Write the state; see `save`."""
@@ -122,6 +120,14 @@ class WorldState:
     def load(cls, path: Path | str, *, world: str = "") -> WorldState:
         """Read a state; see `load`."""
         return load(path, world=world)
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, list[int | str]]:
+    """Return the shape of every tensor of a state; see `WorldState.shapes`."""
+    shapes: dict[str, list[int | str]] = {name: list(t.shape) for name, t in tensors.items()}
+    for name in GROWING & shapes.keys():
+        shapes[name][FRAMES_AXIS] = "frames"
+    return shapes
 
 
 def save(state: WorldState, path: Path | str, *, world: str = "", **notes: str) -> None:

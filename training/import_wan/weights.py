@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from worldsim.storage.tensors import write_tensors
-from worldsim.wan.checkpoint import check_shapes, config_of, described_beside, ours_by_name, read_finite
+from worldsim.wan.checkpoint import read_finite, recognized
 from worldsim.wan.config import WanConfig
-from worldsim.wan.sources import INDEX_SUFFIX, SUFFIX, Tensors, open_tensors
+from worldsim.wan.sources import INDEX_SUFFIX, SUFFIX, Tensors
 from worldsim.wan.transformer import WanTransformer
 
 NUM_SHARDS = 16
@@ -77,11 +77,7 @@ def open_checkpoint(path: Path, group: str | None) -> Checkpoint:
     Raises:
         WorldError: As `load_transformer`, but for what is wrong with the numbers.
     """
-    tensors = open_tensors(path, group)
-    named = ours_by_name(tensors.shapes, path)
-    shapes = {name: tensors.shapes[given] for name, given in named.items()}
-    config = config_of(shapes, described_beside(path), path)
-    check_shapes(shapes, config, path)
+    tensors, named, config = recognized(path, group)
     return Checkpoint(path, config, tensors, named)
 
 

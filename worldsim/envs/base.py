@@ -24,7 +24,7 @@ from worldsim.runtime.config import RuntimeConfig
 from worldsim.runtime.isolation import isolated
 from worldsim.simulator import open_simulator
 from worldsim.starts import Start
-from worldsim.state import MEMORY_PREFIX, WorldState
+from worldsim.state import MEMORY_PREFIX, WorldState, shapes_of
 from worldsim.storage.files import MAX_NAME, check_bool, plain, shown
 from worldsim.storage.tensors import FLOATS
 from worldsim.world import World, WorldConfig
@@ -187,8 +187,9 @@ class EnvWorld:
         check_state(state, empty, num_dreams, self.world.identity)
         like = empty.memory.tensors()
         memory = state.memory.map(
-            lambda name, tensor: tensor.to(like[name].device, like[name].dtype).detach()
+            lambda name, tensor: (tensor.detach() if tensor.requires_grad else tensor).to(like[name])
         )
+        memory = self.world.in_places(memory)
         frames = state.frames.to(self.simulator.frames_device)
         return replace(
             state, memory=memory, frames=frames, frame_index=state.frame_index.cpu(), seed=state.seed.cpu()
@@ -363,7 +364,7 @@ def _problems(state: WorldState, empty: WorldState) -> Iterator[str]:
     if others:
         yield f"{', '.join(others)} must be tensors"
         return
-    shapes, expected_shapes = state.shapes(), empty.shapes()
+    shapes, expected_shapes = shapes_of(tensors), shapes_of(expected)
     for name in shapes | expected_shapes:
         if shapes.get(name) != expected_shapes.get(name):
             yield f"{name} is {shapes.get(name, 'missing')}, expected {expected_shapes.get(name, 'nothing')}"

@@ -2,6 +2,7 @@
 
 A CUDA graph runs a recorded sequence of kernels on tensors that stay where they are. Here a call copies its
 tensors there, replays the graph, and returns copies of what it left: from outside, values go in and come out.
+What is too large for that stays where it is (`worldsim.runtime.resident`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import WorldError
+from worldsim.runtime.resident import Resident
 
 COMPILE_MODES = ("auto", "none", "cudagraphs", "inductor")
 WARM_UP_CALLS = 2
@@ -23,6 +25,7 @@ MAX_VARIANTS = 64
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 Recorded = tuple[Any, Callable[[], None]]
 """What a recorded function returned, and what runs it again into the same tensors."""
 
@@ -73,14 +76,14 @@ def compiler_of(mode: str, device: torch.device) -> Callable[[Callable[P, R]], C
     """Return what makes functions of tensors cheap to launch in a mode of `CompileChoice`."""
     if mode == "none":
         return lambda function: function
-    pool = torch.cuda.graph_pool_handle()
+    pool, homes = torch.cuda.graph_pool_handle(), {}
 
     def record(function: Callable[[], Any]) -> Recorded:
         return record_cuda_graph(function, device, pool)
 
     def build(function: Callable[P, R]) -> Callable[P, R]:
         fused = fuse(function) if mode == "inductor" else function
-        return Replayed(fused, device, record)
+        return Replayed(fused, device, record, homes)
 
     return build
 
@@ -102,37 +105,54 @@ class Replayed(Generic[P, R]):
 
     It may take and return tensors, tuples and dataclasses of them, and constants, which are part of what is
     recorded. It must not look at a tensor's numbers. What is returned belongs to the caller: no later call
-    changes it.
+    changes it. One argument may hold a `Resident`, which is not copied.
 
     Args:
         function: With positional arguments only.
         device: Where it computes; inputs may be elsewhere and are copied there.
         record: Runs a function and returns what replays it.
+        homes: Rooms of residents, by signature: functions that are given the same dictionary share them.
     """
 
     def __init__(
-        self, function: Callable[P, R], device: torch.device, record: Callable[[Callable[[], Any]], Recorded]
+        self,
+        function: Callable[P, R],
+        device: torch.device,
+        record: Callable[[Callable[[], Any]], Recorded],
+        homes: dict[Hashable, Any] | None = None,
     ) -> None:
         self._function, self._device, self._record = function, device, record
+        self._homes = {} if homes is None else homes
         self._recorded: dict[Hashable, tuple[Any, Any, Callable[[], None]]] = {}
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Return what the function does."""
         assert not kwargs, "what is recorded is told apart by its positional arguments"
+        residents = list(parts_of(args, Resident))
+        assert len(residents) <= 1, "what a recording leaves would follow one of several"
+        for resident in residents:
+            resident.settle(self._homes)
         signature = _signature(args)
         if signature not in self._recorded:
-            function, inputs = cast(Callable[..., R], self._function), map_tensors(self._own, args)
+            function, inputs = cast(Callable[..., R], self._function), map_parts(self._own, args)
             returned, replay = self._record(lambda: function(*inputs))
             self._recorded[signature] = inputs, returned, replay
         inputs, returned, replay = self._recorded[signature]
         for own, given in zip(tensors_of(inputs), tensors_of(args), strict=True):
             own.copy_(given, non_blocking=True)
         replay()
-        return cast(R, map_tensors(torch.clone, returned))
+        return cast(R, map_parts(lambda part: _left(part, residents), returned))
 
-    def _own(self, given: Tensor) -> Tensor:
+    def _own(self, given: Tensor | Resident) -> Tensor | Resident:
+        if isinstance(given, Resident):
+            return given.shadow()
         # Contiguous whatever it is a view of: the kernels are then the same, whoever came first.
         return torch.empty(given.shape, dtype=given.dtype, device=self._device).copy_(given)
+
+
+def _left(part: Tensor | Resident, residents: list[Resident]) -> Tensor | Resident:
+    """Return what a replay left, as the caller's own."""
+    return part.clone() if isinstance(part, Tensor) else residents[0].follow(part)
 
 
 def record_cuda_graph(
@@ -167,33 +187,45 @@ def record_cuda_graph(
 
 def map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
     """Return a value with `change(tensor)` in the place of every tensor in its tuples and dataclasses."""
-    if isinstance(value, Tensor):
+    return map_parts(lambda part: change(part) if isinstance(part, Tensor) else part, value)
+
+
+def map_parts(change: Callable[[Any], Any], value: Any) -> Any:
+    """Return a value with `change(part)` in the place of every tensor and resident in it."""
+    if isinstance(value, Tensor | Resident):
         return change(value)
     if isinstance(value, tuple):
-        items = [map_tensors(change, item) for item in value]
+        items = [map_parts(change, item) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)  # a named one stays one
     if is_dataclass(value) and not isinstance(value, type):
         parts = {field.name: getattr(value, field.name) for field in fields(value)}
-        return replace(value, **{name: map_tensors(change, part) for name, part in parts.items()})
+        return replace(value, **{name: map_parts(change, part) for name, part in parts.items()})
     return value
 
 
 def tensors_of(value: Any) -> Iterator[Tensor]:
     """Yield the tensors of a value in the order of `map_tensors`."""
-    if isinstance(value, Tensor):
+    return parts_of(value, Tensor)
+
+
+def parts_of(value: Any, kind: type[T]) -> Iterator[T]:
+    """Yield the tensors or the residents of a value in the order of `map_parts`."""
+    if isinstance(value, kind):
         yield value
     elif isinstance(value, tuple):
         for item in value:
-            yield from tensors_of(item)
+            yield from parts_of(item, kind)
     elif is_dataclass(value) and not isinstance(value, type):
         for field in fields(value):
-            yield from tensors_of(getattr(value, field.name))
+            yield from parts_of(getattr(value, field.name), kind)
 
 
 def _signature(value: Any) -> Hashable:
     """Return what tells recordings apart: kinds, shapes and dtypes, and constants themselves."""
     if isinstance(value, Tensor):
         return value.shape, value.dtype
+    if isinstance(value, Resident):
+        return value.signature()
     if isinstance(value, tuple):
         return tuple(map(_signature, value))
     if is_dataclass(value) and not isinstance(value, type):

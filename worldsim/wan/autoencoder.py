@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from worldsim.errors import WorldError
 from worldsim.storage.files import printable, shown
 from worldsim.wan.config import FRAMES_PER_LATENT
+from worldsim.wan.tables import constants
 
 SPATIAL = 8
 """Pixels of a latent's side."""
@@ -163,7 +164,8 @@ class StreamingAutoencoder:
     def _statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         config, shape = self.autoencoder.config, (1, self.channels, 1, 1, 1)
         mean, std = (
-            latents.new_tensor(each).view(shape) for each in (config.latents_mean, config.latents_std)
+            constants(tuple(each), latents.device, latents.dtype).view(shape)
+            for each in (config.latents_mean, config.latents_std)
         )
         return mean, std
 

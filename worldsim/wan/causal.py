@@ -4,51 +4,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import kernels
 from worldsim.errors import WorldError
+from worldsim.model.memory.frame_ring import FrameRing, RingShape
 from worldsim.wan.config import PATCH, CausalConfig
-from worldsim.wan.layers import Kept, Pair, Past, Reserved, Writes, wide
+from worldsim.wan.layers import Kept, Pair, Past, Places, Reserved, Writes, behind, wide
 from worldsim.wan.schedule import clean_from, noised, step_sigmas, times
 from worldsim.wan.transformer import TextContext, WanTransformer
 
 
 @dataclass(frozen=True, slots=True)
 class FrameCache:
-    """Keys and values that the next block sees, a value: no function writes into one.
+    """Keys and values that the next block sees, a value: what it shows is never written to.
 
-    Keys are turned by their frames' places in the video. Frames of the sink come first, then the latest, the
-    last one last. With a window there are places for all frames that it holds, and rows may be of different
-    ages: what has no frame yet is not seen. Without one the cache grows.
+    Keys are turned by their frames' places in the video. A window is a ring, whose rows may be of different
+    ages: what has no frame yet is not seen. Without one the cache grows. The empty cache has neither.
     """
 
-    pairs: tuple[Pair | Reserved, ...] | None = None
-    """Of each layer but hybrid ones, `[B, places * N, H, D]`; None before the first block."""
+    ring: FrameRing | None = None
+    """Of all layers but hybrid ones, where there is a window."""
+    pairs: tuple[Pair | Reserved, ...] = ()
+    """Of each layer but hybrid ones, `[B, frames * N, H, D]`, where all frames are seen."""
     matrices: tuple[Tensor, ...] = ()
-    """Of each hybrid layer, `[B, H, D, D]`, at least fp32; none before the first block."""
+    """Of each hybrid layer, `[B, H, D, D]`, at least fp32."""
     frames: Tensor | None = None
     """`[B]` int64, latent frames committed so far, the next one's place in the video; None for none."""
+    is_full: bool | None = None
+    """Whether all rows see all places of the ring; None asks the device, and waits for it."""
 
     @property
     def num_bytes(self) -> int:
-        """Size of all keys, values and matrices."""
+        """Size of all keys, values and matrices that are seen; a ring has room for a block more."""
         pairs = sum(
             pair.nbytes if isinstance(pair, Reserved) else pair[0].nbytes + pair[1].nbytes
-            for pair in self.pairs or ()
+            for pair in self.pairs
         )
-        return pairs + sum(matrix.nbytes for matrix in self.matrices)
+        ring = 0 if self.ring is None else self.ring.nbytes
+        return pairs + ring + sum(matrix.nbytes for matrix in self.matrices)
 
-    def by_layer(self, model: WanTransformer) -> tuple[Past, ...] | None:
-        """Return what each layer sees; None before the first block."""
-        if self.pairs is None:
+    def by_layer(self, model: WanTransformer, count: int) -> tuple[Past, ...] | None:
+        """Return what each layer sees beside a block of `count` frames; None before the first block.
+
+        The pass over the block writes its own keys and values behind it.
+        """
+        if self.frames is None:
             return None
-        pairs, matrices, hybrid = iter(self.pairs), iter(self.matrices), model.config.hybrid_layers
-        return tuple(next(matrices if n in hybrid else pairs) for n in range(model.config.num_layers))
+        seen: Iterator[Past] = iter(self.pairs if self.ring is None else self._places(self.ring, count))
+        matrices, hybrid = iter(self.matrices), model.config.hybrid_layers
+        return tuple(next(matrices) if n in hybrid else next(seen) for n in range(model.config.num_layers))
+
+    def _places(self, ring: FrameRing, count: int) -> Iterator[Places]:
+        assert self.frames is not None, "a ring begins with the first block"
+        ring.claim()
+        own = ring.shape.own_places(self.frames, count)
+        return (Places(*pair, own) for pair in zip(ring.keys, ring.values, strict=True))
+
+    def visible(self, tokens: int) -> Tensor | None:
+        """Return which tokens of the ring are seen, `[B, 1, 1, places * tokens]` bool; None for all."""
+        if self.ring is None or self.frames is None or self.is_full:
+            return None
+        shape = self.ring.shape
+        if self.is_full is None and bool((self.frames >= shape.sink + shape.kept).all()):
+            return None
+        return shape.visible(self.frames)[..., None].expand(-1, -1, tokens).flatten(1)[:, None, None]
 
 
 def reserved_cache(model: WanTransformer, frames: int, tokens_per_frame: int) -> FrameCache:
@@ -61,7 +85,8 @@ def reserved_cache(model: WanTransformer, frames: int, tokens_per_frame: int) ->
         for _ in range(config.num_layers - num_hybrid)
     )
     matrix = wide(like.new_zeros(1, config.num_heads, config.head_width, config.head_width))
-    return FrameCache(pairs, (matrix,) * num_hybrid, torch.zeros(1, dtype=torch.int64))
+    none = torch.zeros(1, dtype=torch.int64, device=like.device)
+    return FrameCache(pairs=pairs, matrices=(matrix,) * num_hybrid, frames=none)
 
 
 def visible_frames(frames: int, config: CausalConfig) -> Tensor:
@@ -115,24 +140,50 @@ def commit_block(
         WorldError: If the block has another number of frames, or other shapes do not fit.
     """
     time = torch.zeros(clean.shape[0], dtype=torch.float64, device=clean.device)
-    new = _run(model, clean, time, text, cache, config, actions)[1]
-    frames, before = clean.shape[2], _ages(cache, len(clean))
-    places = _places(before, frames, config).to(clean.device)
-    past = cache.by_layer(model) or (None,) * len(new)
+    past, new = _run(model, clean, time, text, cache, config, actions)[1:]
+    before = _ages(cache, clean)
     pairs: list[Pair | Reserved] = []
     matrices: list[Tensor] = []
-    for old, kept in zip(past, new, strict=True):
+    window: list[Pair] = []
+    for old, kept in zip(past or (None,) * len(new), new, strict=True):
         if isinstance(kept, Writes):
             width = kept.keys.shape[-1]
             empty = kept.keys.new_zeros(len(clean), kept.keys.shape[2], width, width)
             matrices.append(kernels.commit(*kept, old if isinstance(old, Tensor) else empty))
         elif isinstance(old, Reserved):
             pairs.append(old.after(kept))
+        elif config.kept is None:
+            pairs.append(behind(old, kept) if isinstance(old, tuple) else kept)
         else:
-            keys, values = old if isinstance(old, tuple) else (None, None)
-            given = (frames, places, config)
-            pairs.append((_pushed(keys, kept[0], *given), _pushed(values, kept[1], *given)))
-    return FrameCache(tuple(pairs), tuple(matrices), before + frames)
+            window.append(kept)
+    if cache.ring is not None:
+        ring = cache.ring.after()  # the pass has written into it
+    else:
+        ring = _ring_of(window, before, clean.shape[2], config) if window else None
+    return FrameCache(ring, tuple(pairs), tuple(matrices), before + clean.shape[2], cache.is_full or None)
+
+
+def ring_shape(config: CausalConfig) -> RingShape:
+    """Return the places of a model's window.
+
+    Raises:
+        WorldError: If it sees all frames.
+    """
+    if config.kept is None:
+        raise WorldError("a model that sees all frames keeps them all, and has no window")
+    return RingShape(config.sink, config.kept, config.block)
+
+
+def _ring_of(window: list[Pair], before: Tensor, count: int, config: CausalConfig) -> FrameRing:
+    """Return the ring behind a video's first block, of which the layers' keys and values are given."""
+    like, shape = window[0][0], ring_shape(config)
+    tokens, *head = like.shape[1:]
+    sizes = (len(window), len(like), tokens // count, head[0], head[1])
+    ring = FrameRing.empty(shape, sizes, like.dtype, like.device)
+    own = shape.own_places(before, count)
+    for keys, values, pair in zip(ring.keys, ring.values, window, strict=True):
+        Places(keys, values, own).behind(pair)
+    return ring.after()
 
 
 def generate_block(
@@ -180,61 +231,28 @@ def _run(
     cache: FrameCache,
     config: CausalConfig,
     actions: Tensor | None,
-) -> tuple[Tensor, tuple[Kept, ...]]:
+) -> tuple[Tensor, tuple[Past, ...] | None, tuple[Kept, ...]]:
+    """Return the velocity of a block, and of each layer what it saw and what is kept."""
     frames = latents.shape[2] if latents.ndim == 5 else 0
-    is_first = cache.pairs is None
+    is_first = cache.frames is None
     if frames != config.block and not (is_first and 0 < frames < config.block):
         first = f"1 to {config.block} of the first, or " if is_first else ""
         raise WorldError(f"a block has {first}{config.block} latent frames, got {list(latents.shape)}")
-    ages = _ages(cache, len(latents))
-    tokens = latents.shape[3] * latents.shape[4] // PATCH**2
-    visible = None if is_first else _visible(ages, frames, tokens, config)
-    visible = None if visible is None else visible.to(latents.device)
-    return model.run(
-        latents, time, text, first_frame=ages, past=cache.by_layer(model), visible=visible, actions=actions
+    past = cache.by_layer(model, frames)
+    velocity, kept = model.run(
+        latents,
+        time,
+        text,
+        first_frame=_ages(cache, latents),
+        past=past,
+        visible=cache.visible(latents.shape[3] * latents.shape[4] // PATCH**2),
+        actions=actions,
     )
+    return velocity, past, kept
 
 
-def _ages(cache: FrameCache, batch_size: int) -> Tensor:
-    """Return how many frames each video has, `[B]` int64 on the CPU."""
-    return torch.zeros(batch_size, dtype=torch.int64) if cache.frames is None else cache.frames.cpu()
-
-
-def _visible(ages: Tensor, frames: int, tokens: int, config: CausalConfig) -> Tensor | None:
-    """Return which cached tokens, and the block's own, are seen, `[B, 1, 1, tokens]` bool; None for all."""
-    sink, kept = config.sink, config.kept
-    if kept is None or bool((ages >= sink + kept).all()):
-        return None
-    number = _numbers(ages, kept)
-    filled = torch.cat([torch.arange(sink) < ages[:, None], number >= sink], dim=1)
-    seen = F.pad(filled, (0, frames), value=True).repeat_interleave(tokens, dim=1)
-    return seen[:, None, None]
-
-
-def _numbers(ages: Tensor, kept: int) -> Tensor:
-    """Return the places in the video of the latest frames, `[B, kept]`; below 0 where there is none."""
-    return ages[:, None] - kept + torch.arange(kept)
-
-
-def _places(ages: Tensor, frames: int, config: CausalConfig) -> Tensor:
-    """Return where each cached frame behind a block is, `[B, places]`, among those before it and its own."""
-    sink, kept = config.sink, config.kept
-    if kept is None:
-        return torch.arange(int(ages[0]) + frames).expand(len(ages), -1)
-    number = torch.arange(sink).expand(len(ages), -1)
-    own = sink + kept + number - ages[:, None]
-    first = torch.where((number >= ages[:, None]) & (number < ages[:, None] + frames), own, number)
-    # The latest are those before it moved on, and its own behind them.
-    return torch.cat([first, sink + frames + torch.arange(kept).expand(len(ages), -1)], dim=1)
-
-
-def _pushed(old: Tensor | None, new: Tensor, frames: int, places: Tensor, config: CausalConfig) -> Tensor:
-    """Return keys or values of the cached frames, `[B, places * N, H, D]`, with those of a block."""
-    block = new.unflatten(1, (frames, -1))
-    if old is None:
-        empty = 0 if config.kept is None else config.sink + config.kept
-        cached = block.new_zeros(len(block), empty, *block.shape[2:])
-    else:
-        cached = old.unflatten(1, (-1, block.shape[2]))
-    rows = torch.arange(len(block), device=block.device)[:, None]
-    return torch.cat([cached, block], dim=1)[rows, places].flatten(1, 2)
+def _ages(cache: FrameCache, latents: Tensor) -> Tensor:
+    """Return how many frames each video has, `[B]` int64."""
+    if cache.frames is not None:
+        return cache.frames
+    return torch.zeros(len(latents), dtype=torch.int64, device=latents.device)

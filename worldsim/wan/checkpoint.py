@@ -13,6 +13,7 @@ import torch
 from worldsim.errors import WorldError
 from worldsim.storage.files import check_integer, check_number, shown
 from worldsim.storage.tensors import CONFIG_FILE, FLOATS, read_object
+from worldsim.wan.adapters import FoldedTensors, adapter_rank, hybrid_layers_of
 from worldsim.wan.config import PATCH, WanConfig
 from worldsim.wan.keys import from_diffusers, is_diffusers_layout, without_wrappers
 from worldsim.wan.sources import Tensors, open_tensors
@@ -25,10 +26,10 @@ MAX_DIM = 1536
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+CHANGES = r"lora[_.]|\.(lora|hada|lokr)|\.diff(_b)?$"
 _UNSUPPORTED = {
-    r"self_attn\.(A_log|a_proj|phi_q)": "holds ARL2's hybrid layers, which are not read yet",
-    r"lora[_.]|\.(lora|hada|lokr)|\.diff(_b)?$": "is a LoRA or another change to a model: "
-    "merge it into the model that it changes, and give that one",
+    CHANGES: "is a LoRA or another change to a model: merge it into the model that it changes, and give that "
+    "one",
     r"action_model\.": "is a Matrix-Game model, whose action layers are not supported",
     r"^vace_": "is a VACE model, which is controlled by videos; only text-to-video models are supported",
     r"img_emb\.|image_embedder\.|k_img|add_k_proj": "is an image-to-video model; "
@@ -56,12 +57,28 @@ def load_transformer(
         WorldError: If it is damaged, another model, or a tensor is unknown, missing, of another shape, or
             holds what is no finite number.
     """
+    tensors, named, config = recognized(path, group)
+    return _filled(config, dtype, tensors, named, path)
+
+
+def recognized(path: Path, group: str | None) -> tuple[Tensors, dict[str, str], WanConfig]:
+    """Find out what a checkpoint is, without reading its weights; arguments are those of `load_transformer`.
+
+    Returns:
+        Its tensors, our name of each with that to read it by, and the network's shape.
+
+    Raises:
+        WorldError: As `load_transformer`, but for what is wrong with the numbers.
+    """
     tensors = open_tensors(path, group)
     named = ours_by_name(tensors.shapes, path)
+    if hybrid_layers_of(named):
+        tensors = FoldedTensors(tensors, named, path)
+        named = {name: name for name in tensors.shapes}
     shapes = {name: tensors.shapes[given] for name, given in named.items()}
     config = config_of(shapes, described_beside(path), path)
     check_shapes(shapes, config, path)
-    return _filled(config, dtype, tensors, named, path)
+    return tensors, named, config
 
 
 def read_transformer(config: WanConfig, path: Path, dtype: torch.dtype = torch.bfloat16) -> WanTransformer:
@@ -117,6 +134,8 @@ def ours_by_name(shapes: Shapes, path: Path) -> dict[str, str]:
     """
     plain = without_wrappers(shapes)
     for pattern, told in _UNSUPPORTED.items():
+        if pattern == CHANGES and hybrid_layers_of(plain):
+            continue  # the release's adapters, or tensors of no use
         if found := next((name for name in plain if re.search(pattern, name)), None):
             raise WorldError(f"{path} {told} (it has {shown(found, 80)})")
     is_library = is_diffusers_layout(plain)
@@ -168,6 +187,9 @@ def config_of(shapes: Shapes, described: Mapping[str, Any], path: Path) -> WanCo
         text_dim=size("text_embedding.0.weight", 1, 2),
         freq_dim=size("time_embedding.0.weight", 1, 2),
     )
+    if hybrid := hybrid_layers_of(shapes):
+        rank = adapter_rank(shapes, hybrid, path)
+        config = replace(config, hybrid_layers=hybrid, hybrid_form="published", memory_rank=rank)
     if "text_len" in described:
         config = replace(config, text_len=check_integer(described["text_len"], "text_len", 1))
     if "eps" in described:

@@ -46,8 +46,20 @@ class WanConfig:
         choices=("time", "none"),
     )
 
+    hybrid_form: str = setting(
+        "own",
+        "What hybrid layers compute: own, the worlds' attention; published, that of ARL2's release, whose "
+        "strengths of writing have no bias and whose memories have adapters of their own.",
+        choices=("own", "published"),
+    )
+    memory_rank: int = setting(
+        0, "Rank of these adapters; 0 for none, and in layers of the own form.", minimum=0, maximum=MAX_WIDTH
+    )
+
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.memory_rank and self.hybrid_form == "own":
+            raise WorldError("memory_rank is of hybrid layers of the form published; the own form has none")
         if self.dim % self.num_heads or self.head_width % 2:
             raise WorldError(f"dim {self.dim} must be an even multiple of num_heads {self.num_heads}")
         if self.head_width < 6:

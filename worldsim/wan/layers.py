@@ -16,6 +16,7 @@ from worldsim.model.attention.base import Rotary
 from worldsim.model.attention.hybrid import HybridAttention
 from worldsim.model.rotary import rotate
 from worldsim.wan.config import CausalConfig, WanConfig
+from worldsim.wan.published import PublishedAttention
 
 Pair = tuple[Tensor, Tensor]
 """Keys and values, `[B, tokens, H, D]` each."""
@@ -64,9 +65,27 @@ class Reserved:
         return replace(self, used=self.used + new[0].shape[1])
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Keys and values of a layer in the places of a `FrameRing`, into which a pass writes its block's."""
+
+    keys: Tensor
+    """`[B, places, N, H, D]`, as `values`."""
+    values: Tensor
+    own: Tensor
+    """`[B, F]` int64, the places of the block's frames."""
+
+    def behind(self, new: Pair) -> Pair:
+        """Return all keys and values, those of a block written where they belong."""
+        rows = torch.arange(len(self.own), device=self.own.device)[:, None]
+        for room, own in zip((self.keys, self.values), new, strict=True):
+            room.index_put_((rows, self.own), own.unflatten(1, (self.own.shape[1], -1)))
+        return self.keys.flatten(1, 2), self.values.flatten(1, 2)
+
+
 Kept = Pair | Writes
 """What is kept of a block in a layer of either kind."""
-Past = Pair | Reserved | Tensor
+Past = Pair | Reserved | Places | Tensor
 """What a layer sees of the blocks before: keys and values, or a matrix per head, `[B, H, D, D]`."""
 
 
@@ -118,7 +137,7 @@ def attend_blocks(queries: Tensor, keys: Tensor, values: Tensor, causal: CausalC
     for block in range(queries.shape[1]):
         before = [past(each[:, :, 0], block * causal.block) for each in (keys, values)]
         streams = [
-            attend(queries[:, block, stream], *_behind((before[0], before[1]), (own_keys, own_values)))
+            attend(queries[:, block, stream], *behind((before[0], before[1]), (own_keys, own_values)))
             for stream in range(queries.shape[2])
             for own_keys, own_values in [(keys[:, block, stream], values[:, block, stream])]
         ]
@@ -166,11 +185,7 @@ class WanBlock(nn.Module):
     def __init__(self, config: WanConfig, *, is_hybrid: bool = False) -> None:
         super().__init__()
         self.eps = config.eps
-        self.self_attn = (
-            HybridAttention(config.dim, config.num_heads, TOKENS, HALF_LIVES)
-            if is_hybrid
-            else Projections(config)
-        )
+        self.self_attn = _hybrid_attention(config) if is_hybrid else Projections(config)
         self.cross_attn = Projections(config)
         self.norm3 = nn.LayerNorm(config.dim, eps=config.eps)
         self.ffn = nn.Sequential(
@@ -287,10 +302,10 @@ class WanBlock(nn.Module):
         queries = rotate(self.self_attn.queries(inputs), rotary.place).to(inputs.dtype)
         new = rotate(new, rotary.place).to(inputs.dtype)
         keys, seen = new, values
-        if isinstance(past, Reserved):
+        if isinstance(past, Reserved | Places):
             keys, seen = past.behind((new, values))
         elif isinstance(past, tuple):
-            keys, seen = _behind(past, (new, values))
+            keys, seen = behind(past, (new, values))
         return self.self_attn.o(attend(queries, keys, seen, visible)), (new, values)
 
     def _empty_state(self, inputs: Tensor) -> Tensor:
@@ -302,5 +317,12 @@ class WanBlock(nn.Module):
         return self.cross_attn.keys_and_values(text)
 
 
-def _behind(past: Pair, new: Pair) -> Pair:
+def _hybrid_attention(config: WanConfig) -> HybridAttention:
+    given = (config.dim, config.num_heads, TOKENS, HALF_LIVES)
+    is_published = config.hybrid_form == "published"
+    return PublishedAttention(*given, config.memory_rank) if is_published else HybridAttention(*given)
+
+
+def behind(past: Pair, new: Pair) -> Pair:
+    """Return keys and values with others behind them."""
     return torch.cat([past[0], new[0]], dim=1), torch.cat([past[1], new[1]], dim=1)

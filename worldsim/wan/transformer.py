@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from worldsim.errors import WorldError
 from worldsim.model.attention.base import Rotary
-from worldsim.model.rotary import frequencies, place_angles, split_width, turns
+from worldsim.model.rotary import split_width, turns
 from worldsim.wan.config import PATCH, CausalConfig, WanConfig
 from worldsim.wan.layers import Kept, Pair, Past, WanBlock, modulated, wide
+from worldsim.wan.tables import frequencies_on, place_turns
 
 RunBlock = Callable[[WanBlock, Tensor, Tensor, Tensor, Rotary, CausalConfig], Tensor]
 """Calls `WanBlock.forward_sequence`, or what stands in its place."""
@@ -150,8 +151,7 @@ class WanTransformer(nn.Module):
         """
         self._check(latents, times)
         embedded, modulation = self._embed_times(times, actions)
-        turn = self._turns(latents, first_frame)
-        rotary = Rotary(place=turn, memory=self._memory_turns(latents, turn))
+        rotary = Rotary(*self._turns(latents, first_frame))
         x = self._embed_patches(latents)
         kept: list[Kept] = []
         for index, block in enumerate(self._blocks()):
@@ -210,11 +210,10 @@ class WanTransformer(nn.Module):
 
     def sequence_rotary(self, latents: Tensor, causal: CausalConfig) -> Rotary:
         """Return the turns of whole videos' tokens; see `WanBlock.forward_sequence`."""
-        turn = self._turns(latents, 0)
         by_block = (latents.shape[2] // causal.block, -1)
         time, memory = (
             each.unflatten(1, by_block).expand(len(latents), -1, -1, -1, -1)
-            for each in (turn, self._memory_turns(latents, turn))
+            for each in self._turns(latents, 0)
         )
         return Rotary(place=time[0, 0], memory=memory, time=time)
 
@@ -241,7 +240,7 @@ class WanTransformer(nn.Module):
         if times.ndim == 1:
             times = times[:, None]
         # In fp64, as checkpoints were trained: a time of 1000 leaves fp32 four digits of its angle.
-        angles = times.double().unsqueeze(-1) * frequencies(self.config.freq_dim).to(times.device)
+        angles = times.double().unsqueeze(-1) * frequencies_on(self.config.freq_dim, times.device)
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.dtype)
         embedded = self.time_embedding(waves)
         if actions is not None:
@@ -250,26 +249,28 @@ class WanTransformer(nn.Module):
                 embedded = embedded + embedding(pressed)
         return embedded, wide(self.time_projection(embedded)).unflatten(-1, (6, -1))
 
-    def _turns(self, latents: Tensor, first_frame: int | Tensor) -> Tensor:
-        """Return the turns of tokens by frame, row and column, `[B or 1, F * N, D / 2, 2]`, at least fp32."""
-        frames, rows, columns = latents.shape[2], latents.shape[3] // PATCH, latents.shape[4] // PATCH
-        width = self.config.head_width
-        time, _, _ = split_width(width)
-        first = torch.as_tensor(first_frame, dtype=torch.float64, device="cpu").reshape(-1, 1)
-        number = first + torch.arange(frames, dtype=torch.float64)  # [B or 1, F]
-        places = place_angles(rows, columns, width).expand(*number.shape, -1, -1).clone()
-        places[..., : time // 2] = (number[..., None] * frequencies(time))[..., None, :]
-        dtype = torch.promote_types(self.dtype, torch.float32)
-        return turns(places.flatten(1, 2)).to(latents.device, dtype)
+    def _turns(self, latents: Tensor, first_frame: int | Tensor) -> tuple[Tensor, Tensor]:
+        """Return the turns of tokens by frame, row and column, and those of the states' keys.
 
-    def _memory_turns(self, latents: Tensor, turn: Tensor) -> Tensor:
-        """Return by what keys of the states turn, given the `_turns` of the tokens."""
-        if self.config.memory_phase == "time":
-            return turn
-        time, _, _ = split_width(self.config.head_width)
-        still = turn.clone()
-        still[..., : time // 2, 0], still[..., : time // 2, 1] = 1, 0
-        return still
+        Both are `[B or 1, F * N, D / 2, 2]`, at least fp32. Of the frame's number the angle is computed here,
+        in fp64 on the device; the rest is a table.
+        """
+        frames, rows, columns = latents.shape[2], latents.shape[3] // PATCH, latents.shape[4] // PATCH
+        device, dtype = latents.device, torch.promote_types(self.dtype, torch.float32)
+        width = self.config.head_width
+        pairs = split_width(width)[0] // 2
+        place = place_turns(rows, columns, width, device, dtype)
+        number = torch.arange(frames, dtype=torch.float64, device=device)  # [F]
+        if isinstance(first_frame, Tensor):
+            number = first_frame.to(device, torch.float64).reshape(-1, 1) + number
+        else:
+            number = (number + first_frame)[None]
+        by_time = turns(number[..., None] * frequencies_on(2 * pairs, device)).to(dtype)
+        sizes = (*number.shape, len(place), -1, -1)
+        parts = by_time[:, :, None].expand(sizes), place[:, pairs:].expand(sizes)
+        turn = torch.cat(parts, dim=-2).flatten(1, 2)
+        still = place.expand(sizes).flatten(1, 2)
+        return turn, turn if self.config.memory_phase == "time" else still
 
     def _embed_patches(self, latents: Tensor) -> Tensor:
         """Return tokens `[B, F, N, C]`: a product, since patches do not overlap."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from worldsim.codec import frames_of
 from worldsim.errors import WorldError
+from worldsim.model.memory.frame_ring import FrameRing
 from worldsim.model.memory.state import MemoryState
 from worldsim.runtime.isolation import isolated
 from worldsim.runtime.noise import WATCH_FRAME, draw_noise
@@ -34,7 +35,7 @@ from worldsim.storage.tensors import (
     write_tensors,
 )
 from worldsim.wan.autoencoder import DecoderState, StreamingAutoencoder, build_autoencoder, count_weights
-from worldsim.wan.causal import FrameCache, commit_block, generate_block
+from worldsim.wan.causal import FrameCache, commit_block, generate_block, ring_shape
 from worldsim.wan.checkpoint import read_transformer
 from worldsim.wan.config import FRAMES_PER_LATENT, CausalConfig
 from worldsim.wan.schedule import even_steps
@@ -57,11 +58,13 @@ class BlockContext:
         actions: `[B, A]` int64, what is pressed during it; None in a network without buttons.
         pictures: `[B, P, H, W, 3]` uint8, its frames.
         features: What the decoder keeps behind it.
+        window_is_full: Whether it sees as many frames as ever, in all rows.
     """
 
     actions: Tensor | None
     pictures: Tensor
     features: tuple[Tensor, ...]
+    window_is_full: bool
 
 
 class VideoWorld(World):
@@ -226,8 +229,22 @@ class VideoWorld(World):
         """Do nothing: no poses are followed."""
 
     def window_is_full(self, memory: MemoryState) -> bool:
-        """Return True: the network itself looks at how many frames each dream has."""
-        return True
+        """Return whether all places of the window hold a frame, in all rows; waits for the device."""
+        shape, causal = self.config.transformer, self.config.causal
+        is_all_hybrid = len(shape.hybrid_layers) == shape.num_layers
+        places = causal.sink + (causal.kept or 0)
+        return is_all_hybrid or bool((memory.num_committed >= places).all())
+
+    def in_places(self, memory: MemoryState) -> MemoryState:
+        """Return the memory with its window as a ring: a copy, where it is in order, as in a file."""
+        shape = ring_shape(self.config.causal)
+        if memory.ring is not None and memory.ring.shape != shape:
+            memory = memory.in_order()  # of another world with as many frames in sight
+        if memory.ring is not None or not len(memory.window_keys):
+            return memory
+        window = (memory.window_keys, memory.window_values)
+        ring = FrameRing.of(shape, *window, memory.num_committed)
+        return replace(memory, window_keys=window[0][:0], window_values=window[1][:0], ring=ring)
 
     def noise_shape(self, sampler: SamplerConfig) -> tuple[int, ...]:
         """Return the shape of a block's noise, `[steps, C, F, h, w]`."""
@@ -244,8 +261,9 @@ class VideoWorld(World):
     ) -> tuple[Tensor, Tensor, BlockContext]:
         """Draw a block, `[B, C, F, h, w]`, and return its first frame; see `World.predict`."""
         causal = self._causal(sampler)
-        latents = self._draw(noise, self._cache(memory), causal, actions, sampler)
-        context = self.context_of(memory, latents, actions, noise)
+        latents = self._draw(noise, self._cache(memory, window_is_full), causal, actions, sampler)
+        shown = self._decode(latents, memory.features)
+        context = BlockContext(self._pressed(actions), *shown, window_is_full)
         return context.pictures[:, 0].clone(), latents, context  # a saved state holds both
 
     def commit(
@@ -258,15 +276,16 @@ class VideoWorld(World):
     ) -> MemoryState:
         """Return the memory after a block; see `World.commit`."""
         text, config = self._texts(len(latents)), self.config.causal
-        cache = commit_block(self.transformer, latents, text, self._cache(memory), config, context.actions)
+        cache = self._cache(memory, context.window_is_full)
+        cache = commit_block(self.transformer, latents, text, cache, config, context.actions)
         return self._remembered(memory, cache, latents, context)
 
     def context_of(
         self, memory: MemoryState, latents: Tensor, actions: Tensor, noise: Tensor
     ) -> BlockContext:
-        """Return a block's pictures, and what its commit needs again."""
-        pictures, features = self._decode(latents, memory.features)
-        return BlockContext(self._pressed(actions), pictures, features)
+        """Return a block's pictures, and what its commit needs again; waits for the device."""
+        is_full = self.window_is_full(memory)
+        return BlockContext(self._pressed(actions), *self._decode(latents, memory.features), is_full)
 
     @isolated
     def begin(
@@ -305,7 +324,7 @@ class VideoWorld(World):
             shown = 1 + FRAMES_PER_LATENT * (begin - 1)
             pressed = held_actions(actions[:, shown : shown + config.action_repeat]) if begin else idle
             pictures, features = self._decode(block, features)
-            context = BlockContext(self._pressed(pressed), pictures, features)
+            context = BlockContext(self._pressed(pressed), pictures, features, window_is_full=False)
             text = self._texts(batch)
             cache = commit_block(self.transformer, block, text, cache, causal, context.actions)
             memory = self._remembered(memory, cache, block, context)
@@ -344,17 +363,14 @@ class VideoWorld(World):
         images = torch.cat(shown, dim=1) * 0.5 + 0.5
         return frames_of(images.flatten(0, 1)).unflatten(0, images.shape[:2]), state.features
 
-    def _cache(self, memory: MemoryState) -> FrameCache:
-        keys, values = memory.window_keys.flatten(2, 3), memory.window_values.flatten(2, 3)
-        matrices = tuple(memory.matrices)
-        return FrameCache(tuple(zip(keys, values, strict=True)), matrices, memory.num_committed)
+    def _cache(self, memory: MemoryState, window_is_full: bool) -> FrameCache:
+        return FrameCache(memory.ring, (), tuple(memory.matrices), memory.num_committed, window_is_full)
 
     def _remembered(
         self, memory: MemoryState, cache: FrameCache, latents: Tensor, context: BlockContext
     ) -> MemoryState:
         """Return the memory behind a block; what a shorter first one leaves free comes before it."""
         assert cache.frames is not None
-        keys, values = self._stacked(memory, cache)
         missing = self.config.causal.block - latents.shape[2]
         padded = torch.cat([latents.new_zeros(latents[:, :, :1].shape)] * missing + [latents], dim=2)
         pictures = context.pictures
@@ -362,22 +378,14 @@ class VideoWorld(World):
         return replace(
             memory,
             matrices=torch.stack(cache.matrices) if cache.matrices else memory.matrices,
-            window_keys=keys,
-            window_values=values,
+            window_keys=memory.window_keys[:0],
+            window_values=memory.window_values[:0],
+            ring=cache.ring,
             latents=padded,
-            num_committed=cache.frames.to(self.device),
+            num_committed=cache.frames,
             pictures=torch.cat([pictures[:, :1]] * free + [pictures], dim=1),
             features=context.features,
         )
-
-    def _stacked(self, memory: MemoryState, cache: FrameCache) -> tuple[Tensor, Tensor]:
-        """Return keys and values of the layers that see frames, as `MemoryState` holds them."""
-        pairs = [each for each in cache.pairs or () if isinstance(each, tuple)]
-        if not pairs:
-            return memory.window_keys, memory.window_values
-        tokens = self.config.tokens_per_frame
-        keys, values = (torch.stack(each).unflatten(2, (-1, tokens)) for each in zip(*pairs, strict=True))
-        return keys, values
 
     def _pressed(self, actions: Tensor) -> Tensor | None:
         return actions if self.config.transformer.num_values else None

@@ -127,11 +127,14 @@ class VideoWorldConfig(WorldConfig):
     @property
     def card_facts(self) -> list[str]:
         """What the card says of frames, size and memory."""
-        causal = self.causal
+        causal, shape = self.causal, self.transformer
+        layers = ", ".join(map(str, shape.hybrid_layers))
+        released = [f"- Hybrid layers: {layers}, as in ARL2's release"] if layers else []
         return [
             f"- Actions: held for {self.action_repeat} displayed frames",
             f"- Text: {self.text or 'none'}",
             f"- Window: {causal.window} latent frames, the first {causal.sink} of a video always among them",
+            *(released if shape.hybrid_form == "published" else []),
         ]
 
     def to_json(self) -> dict[str, Any]:

@@ -173,6 +173,10 @@ class World:
         """Return whether all that is cached is seen, in all rows; waits for the device."""
         return self.denoiser.window_is_full(memory)
 
+    def in_places(self, memory: MemoryState) -> MemoryState:
+        """Return the memory as it is stepped; in a world of frames that is how it is saved, too."""
+        return memory
+
     def predict(
         self,
         memory: MemoryState,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import worldsim.evaluation.cost.video_shape
+import worldsim.wan.autoencoder
 from tests.wan_models import REASON, randomized, tiny_config
 from training.evaluate import main as evaluate
 from training.suites.settings import EvaluateConfig
@@ -85,6 +86,16 @@ def test_memory_that_does_not_suffice_is_a_result(tmp_path: Path, monkeypatch: p
     measured = json.loads((tmp_path / "video.json").read_text())["models"]["teacher, full cache"]
     assert [mark["seconds"] is None for mark in measured["marks"]] == [False, True]
     assert "block" not in measured
+
+
+def test_no_network_is_made_while_a_video_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, build = [], worldsim.wan.autoencoder.build_autoencoder
+    monkeypatch.setattr(worldsim.wan.autoencoder, "build_autoencoder", lambda c: made.append(c) or build(c))
+    given = (torch.device("cpu"), torch.float32, 2)
+    drawing = worldsim.evaluation.cost.video_shape.begin_drawing(tiny_video(), "teacher, window", *given)
+    count = len(made)
+    drawing.step()
+    assert count == len(made) > 0
 
 
 def test_lengths_that_end_in_the_same_block_are_all_noted() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, is_tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tests.wan_models import tiny_transformer
 from worldsim.errors import WorldError
@@ -116,19 +120,53 @@ def test_the_mask_hides_what_it_says(model: WanTransformer, text: TextContext) -
         assert torch.equal(moved, mask[:, frame])
 
 
+def shown(cache: FrameCache) -> tuple[Tensor, ...]:
+    if cache.ring is None or cache.frames is None:
+        return ()
+    return cache.ring.in_order(cache.frames)
+
+
 def test_a_cache_is_a_value_of_constant_size(model: WanTransformer, text: TextContext) -> None:
     config = FORMS["frames with a sink"]
     cache, sizes = FrameCache(), []
     for frame in range(8):
-        before = None if cache.pairs is None else [tensor.clone() for pair in cache.pairs for tensor in pair]
+        before = shown(cache)
         new = commit_block(model, video(1, seed=frame), text, cache, config)
-        if before is not None and cache.pairs is not None:
-            kept = [tensor for pair in cache.pairs for tensor in pair]
-            assert all(torch.equal(a, b) for a, b in zip(before, kept, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(before, shown(cache), strict=True))
         cache = new
         sizes.append(cache.num_bytes)
     one = 2 * 2 * 2 * TOKENS * 24 * 8  # layers, keys and values, batch, tokens, width, bytes
     assert sizes == 8 * [3 * one]
+
+
+class MadeTensors(TorchDispatchMode):
+    """Note the sizes of all tensors that operators make; views of others are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves((args, kwargs)) if is_tensor(leaf)}
+        made = [leaf for leaf in tree_leaves(out) if is_tensor(leaf)]
+        self.sizes += [leaf.nbytes for leaf in made if leaf.untyped_storage().data_ptr() not in given]
+        return out
+
+
+def test_nothing_as_large_as_the_window_is_made(model: WanTransformer, text: TextContext) -> None:
+    """Neither a pass nor a commit copies what is cached; a held older state is copied once."""
+    config, cache = CausalConfig(block=1, window=200), FrameCache()
+    for _ in range(2):
+        cache = commit_block(model, video(1), text, cache, config)
+    window = 2 * 199 * TOKENS * 24 * 8  # batch, frames, tokens, width, bytes: of keys, or of values
+    with MadeTensors() as made:
+        block_velocity(model, video(1), torch.full((2,), 600.0), text, cache, config)
+        after = commit_block(model, video(1), text, cache, config)
+    assert 0 < max(made.sizes) < window / 10
+    with MadeTensors() as made:
+        commit_block(model, video(1), text, after, config)
+    assert sum(size >= window for size in made.sizes) == 2, "keys and values of a cache that is held"
 
 
 def test_generation_is_the_published_loop(model: WanTransformer, text: TextContext) -> None:

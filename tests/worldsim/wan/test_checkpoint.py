@@ -155,7 +155,7 @@ REFUSED: dict[str, tuple[Callable[[Weights], Weights], str]] = {
     "image, diffusers": (plus("blocks.0.attn2.add_k_proj.weight", 2), "is an image-to-video model"),
     "LoRA": (lambda _: {"diffusion_model.blocks.0.self_attn.q.lora_A.weight": torch.zeros(2)}, "is a LoRA"),
     "LoRA, Kohya": (lambda _: {"lora_unet_blocks_0_ffn_0.lora_down.weight": torch.zeros(2)}, "is a LoRA"),
-    "hybrid": (plus("blocks.0.self_attn.A_log", 2), "holds ARL2's hybrid layers"),
+    "hybrid": (plus("blocks.0.self_attn.A_log", 2), r"lacks 7 tensors, blocks\.0\.self_attn\.a_proj"),
     "game": (plus("blocks.0.action_model.t_qkv.weight", 2), "is a Matrix-Game model"),
     "control": (plus("vace_blocks.0.before_proj.weight", 2), "is a VACE model"),
     "quantized": (plus("blocks.0.ffn.0.scale_weight", 1), "is quantized"),

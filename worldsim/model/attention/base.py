@@ -114,9 +114,13 @@ class Attention(nn.Module):
         else:
             q, k, v, *gates = (layer(x) for layer in self.inputs())
             qk = torch.cat([q, k], dim=-1)
+        return self.normed(qk), v.unflatten(-1, (self.num_heads, -1)), gates
+
+    def normed(self, qk: Tensor) -> Tensor:
+        """Return q and k `[..., 2 * H * D]`, side by side, as `project` does: `[..., 2, H, D]`."""
         weight = self.norms() if self.packed_norms is None else self.packed_norms
-        qk = _normalise(qk.unflatten(-1, (2, width)), weight, 1e-6)
-        return qk.unflatten(-1, (self.num_heads, -1)), v.unflatten(-1, (self.num_heads, -1)), gates
+        qk = _normalise(qk.unflatten(-1, (2, -1)), weight, 1e-6)
+        return qk.unflatten(-1, (self.num_heads, -1))
 
 
 def project_turned(

@@ -150,7 +150,20 @@ class HybridAttention(Attention):
     def write_terms(self, update: StateUpdate, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the keys, values, log decays and strengths that a frame writes, at least fp32."""
         k, v, a, b = update
-        return *write_terms(k, v, a, self.write_weights(), rotary), strengths(b)
+        return *write_terms(k, v, a, self.write_weights(), rotary), self.strengths(b)
+
+    def strengths(self, b: Tensor) -> Tensor:
+        """Return the strengths that a frame writes with, of what `b_proj` gave."""
+        return strengths(b)
+
+    def for_memory(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the queries, keys and values of the memory, `[..., H, D]`: those of the softmax as well.
+
+        Args:
+            x: `[..., N, H * D]`, the tokens.
+            q: Normed queries of the softmax, `[..., N, H, D]`, k and v likewise.
+        """
+        return q, k, v
 
     def recall(self, q: Tensor, gate: Tensor, state: Tensor, local: Tensor, rotary: Rotary) -> Tensor:
         """Return `local` plus the gated reading of the state, `[G, N, H, D]`.
@@ -195,6 +208,7 @@ class HybridAttention(Attention):
         turned = rotate_both(qk, rotary.place).to(v.dtype)
         heads_first = (part.transpose(-3, -2) for part in (*turned.unbind(-3), v))
         local = attend_in_play(*heads_first).transpose(-3, -2)
+        q, k, v = self.for_memory(x, q, k, v)
         out = self.recall(q, gate, state, local, rotary)
         return self.o(out.flatten(-2)), StateUpdate(k, v, a, b)
 
@@ -214,13 +228,16 @@ class HybridAttention(Attention):
         q, k = qk.unbind(-3)
         local = self.local(qk, v, rotary)
         nothing = torch.zeros_like(local, dtype=torch.promote_types(local.dtype, torch.float32))
+        q, k, v = self.for_memory(x, q, k, v)
         recalled = self.recall(q, gate, state, nothing, rotary)
         return local, recalled, self.write_terms(StateUpdate(k, v, a, b), rotary)[2]
 
     def remember(self, x: Tensor, rotary: Rotary) -> StateUpdate:
         """Return what `forward` hands on to be written, without attending."""
         qk, v, (_, a, b) = self.project(x)
-        return StateUpdate(qk[..., 1, :, :], v, a, b)
+        q, k = qk.unbind(-3)
+        _, k, v = self.for_memory(x, q, k, v)
+        return StateUpdate(k, v, a, b)
 
     def forward_sequence(self, x: Tensor, state: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor]:
         """Do the same for all frames at once; both streams read what the clean frames before them wrote.
@@ -242,6 +259,7 @@ class HybridAttention(Attention):
             qk = qk.to(v.dtype)  # in mixed precision, what is kept for the gradient is then half as large
             q, k = qk.unbind(-3)
             local = self.local(qk, v, rotary)
+        q, k, v = self.for_memory(x, q, k, v)
         with torch.autocast(x.device.type, enabled=False):
             update = StateUpdate(k[:, :, 0], v[:, :, 0], a[:, :, 0], b[:, :, 0])
             k, v, g, beta = self.write_terms(update, rotary)

@@ -14,10 +14,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from worldsim.model.config import DenoiserConfig
+from worldsim.model.memory.frame_ring import FrameRing
 from worldsim.model.memory.past_frames import PastFrames
 
 PAST, FEATURE = "past_", "feature_"
-LAYERS_FIRST = ("matrices", "window_keys", "window_values", f"{PAST}keys", f"{PAST}values")
+WINDOW = ("window_keys", "window_values")
+LAYERS_FIRST = ("matrices", *WINDOW, f"{PAST}keys", f"{PAST}values")
 """Tensors whose second axis is the batch; of the others it is the first."""
 
 
@@ -48,6 +50,8 @@ class MemoryState:
             in others.
         features: Each `[B, ...]`, what the decoder keeps in worlds whose frames are decoded from those
             before, too; none in others.
+        ring: The window in places that stay where they are, in worlds that step so; `window_keys` and
+            `window_values` are then of no layer, and `tensors` returns both in order. None in others.
     """
 
     matrices: Tensor
@@ -61,21 +65,35 @@ class MemoryState:
     odometry: Tensor | None = None
     pictures: Tensor | None = None
     features: tuple[Tensor, ...] = ()
+    ring: FrameRing | None = None
 
     @property
     def nbytes(self) -> int:
-        """Size in bytes of all that is remembered; the buffer of `past` holds up to twice its part of it."""
-        return sum(tensor.nbytes for tensor in self.tensors().values())
+        """Size in bytes of all that is remembered.
+
+        The buffer of `past` holds up to twice its part of it, a ring one block more.
+        """
+        size = sum(tensor.nbytes for tensor in self._held().values())
+        return size if self.ring is None else size + self.ring.nbytes - _size_of(self.ring)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors by name, those of `past` as `past_keys` and `past_values`.
 
-        The features are called `feature_000` and so on.
+        The features are called `feature_000` and so on. A ring's window is copied.
         """
+        tensors = self._held()
+        if self.ring is not None:
+            tensors |= zip(WINDOW, self.ring.in_order(self.num_committed), strict=True)
+        return tensors
+
+    def _held(self) -> dict[str, Tensor]:
+        """Return the tensors by name as they are held: those of a ring in their places."""
         own = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in GROUPS}
         tensors = {name: tensor for name, tensor in own.items() if tensor is not None}
         if self.past is not None:
             tensors |= {PAST + "keys": self.past.keys, PAST + "values": self.past.values}
+        if self.ring is not None:
+            tensors |= zip(WINDOW, (self.ring.keys, self.ring.values), strict=True)
         return tensors | {f"{FEATURE}{number:03d}": each for number, each in enumerate(self.features)}
 
     @classmethod
@@ -90,9 +108,18 @@ class MemoryState:
         return cls(**_without_past(tensors), past=PastFrames.of(**past) if past else None)
 
     def map(self, change: Callable[[str, Tensor], Tensor]) -> MemoryState:
-        """Return the memory with `change(name, tensor)` in the place of every tensor."""
-        before = self.tensors()
+        """Return the memory with `change(name, tensor)` in the place of every tensor.
+
+        Of a ring it is given the places, which it must not move.
+        """
+        before = self._held()
         after = {name: change(name, tensor) for name, tensor in before.items()}
+        if self.ring is not None:
+            same = all(after[name] is before[name] for name in WINDOW)
+            window = [after.pop(name) for name in WINDOW]
+            ring = self.ring if same else self.ring.with_tensors(*window)
+            nothing = {name: getattr(self, name) for name in WINDOW}
+            return replace(self, **_without_past(after | nothing), ring=ring)
         if all(after[name] is tensor for name, tensor in before.items() if name.startswith(PAST)):
             return replace(self, **_without_past(after))  # goes on sharing the past's buffer
         return self.from_tensors(after)
@@ -111,8 +138,13 @@ class MemoryState:
 
     def with_rows(self, rows: Tensor, others: MemoryState) -> MemoryState:
         """Return the memory with the rows of `others`, R of them, in the place of rows `[R]` int64."""
-        theirs = others.tensors()
-        return self.map(lambda name, tensor: tensor.index_copy(_batch_axis(name), rows, theirs[name]))
+        one, other = _alike([self, others])
+        theirs = other._held()
+        return one.map(lambda name, tensor: tensor.index_copy(_batch_axis(name), rows, theirs[name]))
+
+    def in_order(self) -> MemoryState:
+        """Return the memory without a ring: a copy of what is in one."""
+        return self if self.ring is None else self.from_tensors(self.tensors())
 
     def states_alone(self) -> MemoryState:
         """Return what is left without the last frame and the window: the recurrent states, and the path."""
@@ -122,7 +154,8 @@ class MemoryState:
     @staticmethod
     def join(memories: Sequence[MemoryState]) -> MemoryState:
         """Return one memory of the rows of all, in order."""
-        all_tensors = [memory.tensors() for memory in memories]
+        memories = _alike(memories)
+        all_tensors = [memory._held() for memory in memories]
         return memories[0].map(
             lambda name, _: torch.cat([tensors[name] for tensors in all_tensors], dim=_batch_axis(name))
         )
@@ -138,8 +171,18 @@ class MemoryState:
         return self.map(cleared)
 
 
-GROUPS = ("past", "features")
+GROUPS = ("past", "features", "ring")
 """Fields of several tensors."""
+
+
+def _size_of(ring: FrameRing) -> int:
+    return ring.keys.nbytes + ring.values.nbytes
+
+
+def _alike(memories: Sequence[MemoryState]) -> list[MemoryState]:
+    """Return memories whose tensors can be joined: all with rings of the same places, or all without."""
+    shapes = {None if memory.ring is None else memory.ring.shape for memory in memories}
+    return list(memories) if len(shapes) == 1 else [memory.in_order() for memory in memories]
 
 
 def _without_past(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
