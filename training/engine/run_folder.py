@@ -50,6 +50,7 @@ FREE_SETTINGS = (
     "loop.global_batch_size",
     "loop.num_steps",
     "loop.train_seconds",
+    "loop.counts_start",
     "loop.checkpoint_seconds",
     "loop.log_every",
     "loop.export.bits",
