@@ -230,6 +230,12 @@ def begin_training(
     return training
 
 
+def told_by(info: DatasetInfo) -> dict[str, Any]:
+    """Return what a world's provenance keeps of its video, to record more of the same, where it is told."""
+    told = {"environment": info.environment, "recording": info.recording}
+    return {name: value for name, value in told.items() if value}
+
+
 def build_world(config: PretrainConfig, info: DatasetInfo, before: World | None = None) -> World:
     """Return a world for a data set, untrained or with what a network learned before."""
     codec = find_codec(config.codec)
@@ -247,7 +253,7 @@ def build_world(config: PretrainConfig, info: DatasetInfo, before: World | None 
         codec=codec.config,
         sampler=config.sampler,
         outcome=OutcomeConfig() if model.outcome_heads else None,
-        provenance={"data": info.source} | ({"environment": info.environment} if info.environment else {}),
+        provenance={"data": info.source} | told_by(info),
     )
     denoiser = Denoiser(model)
     if before is not None:
