@@ -31,7 +31,7 @@ from training.world.half_lives import log_half_lives, tell_half_lives
 from training.world.integrated_poses import load_fitting
 from training.world.settings import PretrainConfig, TrainWorldConfig
 from training.world.start_moments import take_starts
-from training.world.transfer import same_axes, take_over
+from training.world.transfer import check_latents, same_axes, take_over
 from training.world.validation import validate
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
@@ -237,8 +237,14 @@ def told_by(info: DatasetInfo) -> dict[str, Any]:
 
 
 def build_world(config: PretrainConfig, info: DatasetInfo, before: World | None = None) -> World:
-    """Return a world for a data set, untrained or with what a network learned before."""
+    """Return a world for a data set, untrained or with what a network learned before.
+
+    Raises:
+        WorldError: If the network has another shape, or learned other latents than the codec's.
+    """
     codec = find_codec(config.codec)
+    if before is not None:
+        check_latents(codec, before, config.codec)
     model = replace(
         config.model, latent_shape=list(codec.latent_shape), num_values=list(info.actions.num_values)
     )
