@@ -97,22 +97,21 @@ def reshaped(world: World, described: WorldConfig) -> World:
     return World(described, denoiser, world.codec, world.folder, world.odometry)
 
 
-def continued(before: dict[str, Any], begun_from: str, folders: Sequence[str]) -> dict[str, Any]:
+def continued(before: dict[str, Any], folders: Sequence[str]) -> dict[str, Any]:
     """Return the provenance of a world that goes on from another one with more video.
 
     Args:
         before: Of the other one. What was measured of it, and its limits, are not the new one's.
-        begun_from: Its identity.
         folders: Of the video.
     """
-    provenance = {name: told for name, told in before.items() if name not in ("measured", "limits")}
+    provenance = {name: told for name, told in before.items() if name != "measured"}
     for folder in folders:
         info = DatasetInfo.load(Path(folder))
         source, licence = info.source or "source not stated", info.licence or "licence not stated"
         provenance = add_provenance(
             provenance, "data", f"finetuned on {info.name} ({source}; {licence})"
         ) | told_by(info)
-    return add_provenance(provenance, "training", f"begun from {begun_from}")
+    return provenance
 
 
 def check_kind(config: FinetuneConfig) -> None:
@@ -131,7 +130,9 @@ def main(config: FinetuneConfig) -> None:
     """Go on training a world."""
     world = World.from_pretrained(config.init)
     begun_from = world.identity
-    world.config.provenance = continued(world.config.provenance, begun_from, config.data.train)
+    world.config.provenance = continued(world.config.provenance, config.data.train)
+    if not isinstance(world, VideoWorld):  # whose limits are its kind's, and looked at one by one
+        world.config.provenance.pop("limits", None)
     world.config.name = config.name or world.config.name
     if isinstance(world, VideoWorld):
         check_kind(config)

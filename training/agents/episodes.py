@@ -67,7 +67,7 @@ class Episodes:
     terminated: np.ndarray
 
     def summary(self, game: GameEntry | None) -> dict[str, Any]:
-        """Return a JSON object: returns, and lengths by the game's own clock, in frames if it is not known."""
+        """Return a JSON object: returns, and lengths by the game's own clock, in frames without one."""
         steps, unit = (1, "frames") if game is None else (game.tics_per_frame, game.clock_unit)
         return {
             "episodes": len(self.returns),

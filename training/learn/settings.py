@@ -81,10 +81,6 @@ class LearnConfig:
             raise WorldError(
                 f"a world learns from one of scenario=, env= and data=, got {' and '.join(given)}"
             )
-        if not given and self.init is None:
-            raise WorldError(
-                "say what to learn: scenario=NAME, env=ID or data=FOLDER, or init=WORLD to go on from a world"
-            )
         if self.scenario is not None:
             find_game(self.scenario)
         if self.init is not None and (self.codec or self.pretrain):
@@ -98,8 +94,12 @@ class LearnConfig:
         """Where everything goes.
 
         Raises:
-            WorldError: If there is no world to go on from.
+            WorldError: If nothing says what to learn, or there is no world to go on from.
         """
+        if self.init is None and all(getattr(self, name) is None for name in SOURCES):
+            raise WorldError(
+                "say what to learn: scenario=NAME, env=ID or data=FOLDER, or init=WORLD to go on from a world"
+            )
         if self.out is not None:
             return user_path(self.out)
         if self.init is not None:

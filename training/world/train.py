@@ -124,6 +124,7 @@ def train_world(
         average = training.averaged().denoiser
         assert isinstance(average, Denoiser)
         spent = describe_training(training, config, footage.num_frames, fabric)
+        spent = f"begun from {begun_from}, then {spent}" if begun_from else spent
         provenance = add_provenance(world.config.provenance, "training", spent)
         provenance = tell_half_lives(provenance, average)
         described = replace(world.config, provenance=provenance)
@@ -264,7 +265,6 @@ def build_world(config: PretrainConfig, info: DatasetInfo, before: World | None 
     denoiser = Denoiser(model)
     if before is not None:
         take_over(denoiser, before.denoiser, same_axes(info.actions, before.config.actions))
-        description.provenance["training"] = [f"begun from the network of {before.config.name}"]
     return World(description, denoiser, codec)
 
 

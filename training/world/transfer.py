@@ -106,8 +106,8 @@ def check_latents(codec: FrameCodec, before: World, name: str) -> None:
     if alike < LEAST_ALIKE:
         raise WorldError(
             f"the network of init={before.config.name} has learned other latents than those of codec={name} "
-            f"(they correlate by {alike:.2f} in its start moments): give its own codec, or one that training.codec "
-            "init= went on from it"
+            f"(they correlate by {alike:.2f} in its start moments): give its own codec, or one that "
+            "training.codec init= went on from it"
         )
 
 
