@@ -42,15 +42,18 @@ from worldsim.outcome import OutcomeConfig
 from worldsim.world.world import World, WorldConfig, find_codec
 
 
-def describe_training(training: Training, config: TrainWorldConfig, num_frames: int, fabric: Fabric) -> str:
-    """Return one sentence for the world's card: what this run learned from and what it took."""
+def describe_training(
+    training: Training, config: TrainWorldConfig, num_frames: int, fabric: Fabric, begun_from: str = ""
+) -> str:
+    """Return one sentence for the world's card: where this run began, what it learned from and took."""
+    begun = f"begun from {begun_from}, then " if begun_from else ""
     seen = training.step * training.passes.total * config.batch_size * config.sequence_length
     device = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else fabric.device.type
     length = f"{config.segments * config.sequence_length}"
     if config.segments > 1:
         length += f" (the memory handed on after every {config.sequence_length})"
     return (
-        f"{training.step:,} updates on {seen:,} frames, in sequences of {length}, drawn from "
+        f"{begun}{training.step:,} updates on {seen:,} frames, in sequences of {length}, drawn from "
         f"{num_frames:,} recorded ones: {training.seconds / 60:.1f} minutes on {fabric.world_size} x {device}"
     )
 
@@ -123,8 +126,7 @@ def train_world(
     def on_checkpoint(training: Training) -> dict[str, float]:
         average = training.averaged().denoiser
         assert isinstance(average, Denoiser)
-        spent = describe_training(training, config, footage.num_frames, fabric)
-        spent = f"begun from {begun_from}, then {spent}" if begun_from else spent
+        spent = describe_training(training, config, footage.num_frames, fabric, begun_from)
         provenance = add_provenance(world.config.provenance, "training", spent)
         provenance = tell_half_lives(provenance, average)
         described = replace(world.config, provenance=provenance)
