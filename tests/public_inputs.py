@@ -73,7 +73,7 @@ def main() -> None:
     for left in ("events", "world", "exported", "told", "samples"):
         path = INPUTS / "run" / left
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    (INPUTS / "run" / ".lock").unlink()
+    (INPUTS / "run" / ".lock").unlink(missing_ok=True)
     for path in (INPUTS / "run" / "checkpoints").iterdir():
         path.with_suffix(".xz").write_bytes(lzma.compress(path.read_bytes(), preset=9))
         path.unlink()

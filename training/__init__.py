@@ -1,7 +1,10 @@
 """Commands that record, train and measure; Hydra lives here."""
 
 import os
+import time
 
+STARTED = time.monotonic()
+"""When this process began, but for the start of Python: what a machine lent by the minute counts from."""
 SPIN_COUNT = "30000"
 """How often a waiting thread of PyTorch looks for work before it sleeps (GNU OpenMP's own number is 300,000).
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +188,15 @@ class CollectConfig:
         return [name for name in RETURNING if name in self.playing]
 
     @property
+    def recording(self) -> dict[str, Any]:
+        """Settings that let the same players play again, for `DatasetInfo.recording`."""
+        names = ("own", "hold_frames", "out_frames", "context_frames", "episode_frames", "paired")
+        given = {name: value for name in names if (value := getattr(self, name))}
+        if self.player == "mixed":  # those that play by default are named also where they do not
+            given["shares"] = dict.fromkeys(DEFAULT_SHARES, 0.0) | self.players
+        return {"policy": self.player, **given}
+
+    @property
     def learned(self) -> Path | None:
         """Folder of the learned player; None if it does not play."""
         if "ppo" not in self.playing:
@@ -238,7 +247,8 @@ def main(config: CollectConfig) -> None:
     with locked_folder(folder), Recorders(num_workers, setup) as recorders:
         for split, num_frames in wanted.items():
             if num_frames:
-                prepare_folder(folder / split, game.dataset_info(describe_source(config, split, game)))
+                info = game.dataset_info(describe_source(config, split, game))
+                prepare_folder(folder / split, replace(info, recording=config.recording))
                 first_seed = SPLIT_SEEDS[split] + config.seed * SEEDS_PER_RUN
                 seconds = config.max_seconds * num_frames / sum(wanted.values())
                 collect_split(

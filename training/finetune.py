@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,7 +14,7 @@ from training.engine.run_folder import RunFolder
 from training.video.finetune import finetune_video
 from training.video.footage import refuse_given
 from training.world.settings import TrainWorldConfig
-from training.world.train import add_provenance, train_world
+from training.world.train import add_provenance, told_by, train_world
 from training.world.transfer import take_over
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.model.config import FINEST, MemoryKeys, MemoryPhase
@@ -95,6 +97,23 @@ def reshaped(world: World, described: WorldConfig) -> World:
     return World(described, denoiser, world.codec, world.folder, world.odometry)
 
 
+def continued(before: dict[str, Any], folders: Sequence[str]) -> dict[str, Any]:
+    """Return the provenance of a world that goes on from another one with more video.
+
+    Args:
+        before: Of the other one. What was measured of it, and its limits, are not the new one's.
+        folders: Of the video.
+    """
+    provenance = {name: told for name, told in before.items() if name != "measured"}
+    for folder in folders:
+        info = DatasetInfo.load(Path(folder))
+        source, licence = info.source or "source not stated", info.licence or "licence not stated"
+        provenance = add_provenance(
+            provenance, "data", f"finetuned on {info.name} ({source}; {licence})"
+        ) | told_by(info)
+    return provenance
+
+
 def check_kind(config: FinetuneConfig) -> None:
     """Raise `WorldError` if a video world is to get what worlds of single frames have."""
     refuse_given(
@@ -111,11 +130,9 @@ def main(config: FinetuneConfig) -> None:
     """Go on training a world."""
     world = World.from_pretrained(config.init)
     begun_from = world.identity
-    for folder in config.data.train:
-        info = DatasetInfo.load(Path(folder))
-        source, licence = info.source or "source not stated", info.licence or "licence not stated"
-        learned = f"finetuned on {info.name} ({source}; {licence})"
-        world.config.provenance = add_provenance(world.config.provenance, "data", learned)
+    world.config.provenance = continued(world.config.provenance, config.data.train)
+    if not isinstance(world, VideoWorld):  # whose limits are its kind's, and looked at one by one
+        world.config.provenance.pop("limits", None)
     world.config.name = config.name or world.config.name
     if isinstance(world, VideoWorld):
         check_kind(config)

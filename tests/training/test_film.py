@@ -58,6 +58,12 @@ def test_after_an_end_the_dream_begins_at_the_same_moment() -> None:
     assert (frames[0] == frames[1]).all() and (frames[0] == frames[2]).all()
 
 
+def test_when_time_is_up_the_dream_begins_again() -> None:
+    env = ARL2WorldEnv(tiny_world(max_episode_steps=2))
+    frames = play(env, 6, seed=3, start=1)
+    assert [bool((frame == frames[0]).all()) for frame in frames] == [True, False, True, False, True, False]
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

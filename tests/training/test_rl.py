@@ -243,7 +243,9 @@ def test_policies_are_compared_in_a_dream(
         assert found["return"]["std"] == pytest.approx(np.std(found["returns"], ddof=1))
         assert found["return"]["low"] <= found["return"]["median"] <= found["return"]["high"]
         assert (found["training"] is not None) == (label == folder)
-        assert label in capsys.readouterr().out if label == labels[0] else True
+        assert (found["length"]["mean"], found["length"]["unit"]) == (5, "frames"), "its game is not known"
+    told = capsys.readouterr().out
+    assert folder in told and "mean frames" in told and "tics" not in told
     evaluate_agents(config)
     again = json.loads((tmp_path / "out" / "dream.json").read_text())
     assert again["policies"] == report["policies"], "the same seeds gave other episodes"
@@ -366,6 +368,7 @@ def test_an_agent_is_trained_measured_and_watched_in_the_real_game(
     for found in report.values():
         for total, frames in zip(found["returns"], found["frames"], strict=True):
             assert 2 * frames - 1 <= total <= 2 * frames, "1 for each tic alive"
+        assert found["length"]["mean"] == 2 * np.mean(found["frames"]) and found["length"]["unit"] == "tics"
     assert report["random"]["returns"] != report["scripted"]["returns"]
     later = ["mode=evaluate", "policy=random", "episodes=2", "num_workers=2", "seed=2"]
     run_in(tmp_path, "rl", *game, *later)

@@ -66,13 +66,14 @@ class Episodes:
     frames: np.ndarray
     terminated: np.ndarray
 
-    def summary(self, tics_per_frame: int) -> dict[str, Any]:
-        """Return a JSON object: returns, and lengths in the game's tics."""
+    def summary(self, game: GameEntry | None) -> dict[str, Any]:
+        """Return a JSON object: returns, and lengths by the game's own clock, in frames without one."""
+        steps, unit = (1, "frames") if game is None else (game.tics_per_frame, game.clock_unit)
         return {
             "episodes": len(self.returns),
             "ended": int(self.terminated.sum()),
             "return": _spread(self.returns),
-            "tics": _spread(self.frames * tics_per_frame),
+            "length": _spread(self.frames * steps) | {"unit": unit},
             "returns": self.returns.tolist(),
             "frames": self.frames.tolist(),
             "terminated": self.terminated.tolist(),
@@ -87,13 +88,14 @@ def _spread(values: np.ndarray) -> dict[str, Any]:
 
 def format_scores(scores: dict[str, dict[str, Any]]) -> str:
     """Return the summaries of several policies, by their label, as a table."""
-    rows = [("policy", "episodes", "mean return", "std", "median", "95 % interval", "mean tics")]
+    unit = next(iter(scores.values()))["length"]["unit"]
+    rows = [("policy", "episodes", "mean return", "std", "median", "95 % interval", f"mean {unit}")]
     for label, summary in scores.items():
         found = summary["return"]
         interval = "" if found["low"] is None else f"{found['low']:.1f} to {found['high']:.1f}"
         std = "" if found["std"] is None else f"{found['std']:.1f}"
         numbers = (f"{found['mean']:.1f}", std, f"{found['median']:.1f}", interval)
-        rows.append((label, str(summary["episodes"]), *numbers, f"{summary['tics']['mean']:.1f}"))
+        rows.append((label, str(summary["episodes"]), *numbers, f"{summary['length']['mean']:.1f}"))
     return align(rows)
 
 

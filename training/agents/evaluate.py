@@ -48,9 +48,8 @@ def play(
 ) -> dict[str, Episodes]:
     """Let every policy play there; print a table, write the file, and return the episodes by label."""
     played_in, played = (play_real if env == "real" else play_dreamt)(config, policy_entries)
-    entry = policy_entries[0].game
     scores = {
-        policy_entry.label: played[policy_entry.label].summary(entry.tics_per_frame if entry else 1)
+        policy_entry.label: played[policy_entry.label].summary(policy_entry.game)
         | {"training": training_of(policy_entry)}
         for policy_entry in policy_entries
     }

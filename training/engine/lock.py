@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -77,6 +78,26 @@ def locked_folder(folder: Path, name: str = "folder", *, is_new: bool = False) -
         for each in made:
             with suppress(OSError):  # something is in it, or it was never there
                 each.rmdir()
+
+
+def wait_for_folder(folder: Path, seconds: float) -> None:
+    """Wait until no other process writes into a folder, one that is about to end say; make nothing.
+
+    Raises:
+        WorldError: If it is in use for longer than so many seconds.
+    """
+    until, told = time.monotonic() + seconds, False
+    while (folder / LOCK_FILE).exists():
+        try:
+            lock_folder(folder)
+            return
+        except WorldError:
+            if time.monotonic() > until:
+                raise
+        if not told:
+            print(f"waiting for {folder}, which another process is about to leave", flush=True)
+            told = True
+        time.sleep(0.2)
 
 
 def _first_number(names: tuple[str, ...]) -> int:

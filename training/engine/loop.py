@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
+from training import STARTED
 from training.engine.caches import CACHES, save_caches
 from training.engine.export import ExportConfig, check_can_export, export_training, import_training
 from training.engine.fabric import naming_lost_processes
@@ -55,6 +56,12 @@ class LoopConfig:
         "follows the clock, so such a run does not repeat bit for bit. 0 is off.",
         minimum=0,
     )
+    counts_start: bool = setting(
+        False,
+        "Let train_seconds count from the start of the command, as a machine lent by the minute does: with "
+        "loading, encoding and compiling, which take at most half of what is left of them, and with "
+        "checkpoints, the last one among them.",
+    )
     seed: int = setting(0, "Decides every random number of the run.", minimum=0)
     export: ExportConfig = setting(ExportConfig, "What the training leaves to go on elsewhere.")
 
@@ -79,6 +86,42 @@ def is_done(training: Training, config: LoopConfig) -> bool:
     if config.train_seconds:
         return training.seconds >= config.train_seconds
     return training.step >= config.num_steps
+
+
+class Clock:
+    """The seconds that a run's length counts: those of its updates, or with `counts_start` all of them.
+
+    Args:
+        config: Length.
+        seconds: Counted before, by an earlier process of the run.
+    """
+
+    def __init__(self, config: LoopConfig, seconds: float) -> None:
+        self._config, self._reserve, self._counted = config, 0.0, time.monotonic()
+        self._counts_all = config.counts_start and config.train_seconds > 0
+        start = min(self._counted - STARTED, max(0.0, config.train_seconds - seconds) / 2)
+        self.seconds = seconds + (start if self._counts_all else 0.0)
+
+    def count(self, begun: float) -> None:
+        """Count an update that was begun at a time of `time.monotonic`."""
+        now = time.monotonic()
+        self.seconds += now - (self._counted if self._counts_all else begun)
+        self._counted = now
+
+    def expect(self, checkpoint_seconds: float) -> None:
+        """End so much earlier, for the last checkpoint."""
+        self._reserve = checkpoint_seconds if self._counts_all else 0.0
+
+    @property
+    def config(self) -> LoopConfig:
+        """The length of what is left for updates."""
+        left = max(self._config.train_seconds - self._reserve, min(self._config.train_seconds, 1e-3))
+        return replace(self._config, train_seconds=left) if self._reserve else self._config
+
+    def close(self, training: Training) -> None:
+        """Tell a training that is done how long it took, with the checkpoint that is about to come."""
+        if self._counts_all and is_done(training, self.config):
+            training.seconds = max(training.seconds, self._config.train_seconds)
 
 
 def fit(
@@ -134,7 +177,8 @@ def _fit(
             _tell(fabric, training, run, on_checkpoint)
         return
     is_over = after_update is not None and after_update(training, {})
-    last_save, clock = time.monotonic(), training.seconds
+    last_save, clock = time.monotonic(), Clock(config, training.seconds)
+    training.seconds = fabric.broadcast(clock.seconds)
     # On several devices each would be stopped at another update, and they would wait for each other forever.
     stopping = StopRequest() if fabric.world_size > 1 else nullcontext(None)
     with (
@@ -148,13 +192,13 @@ def _fit(
         ) as bar,
     ):
         try:
-            while not is_over and not is_done(training, config):
+            while not is_over and not is_done(training, clock.config):
                 begun = time.monotonic()
                 with defer_interrupt():  # Ctrl-C between two optimizers would leave half an update
                     batches = [batch_at(training.step, number) for number in training.passes.own]
-                    factor = learning_rate_factor(training.step, training.seconds, config)
+                    factor = learning_rate_factor(training.step, training.seconds, clock.config)
                     losses = update(fabric, training, batches, factor, config.clip_norm)
-                    clock += time.monotonic() - begun
+                    clock.count(begun)
                 bar.update()
                 is_over = after_update is not None and after_update(training, losses)
                 if training.step % config.log_every == 0:
@@ -165,12 +209,14 @@ def _fit(
                 # differ would lead them apart.
                 due = time.monotonic() - last_save > config.checkpoint_seconds
                 stopped_by = stop.number if stop is not None and stop.requested else 0
-                due, training.seconds, stopped_by = fabric.broadcast((due, clock, stopped_by))
+                due, training.seconds, stopped_by = fabric.broadcast((due, clock.seconds, stopped_by))
                 if stopped_by:
                     raise Stopped(stopped_by)
                 if due:
+                    begun = time.monotonic()
                     _checkpoint(fabric, training, config, run, on_checkpoint)
                     last_save = time.monotonic()
+                    clock.expect(fabric.broadcast(last_save - begun))
         except KeyboardInterrupt:
             with (
                 defer_interrupt()
@@ -178,6 +224,7 @@ def _fit(
                 run.save(fabric, training.state(fabric), training.step)
                 export_training(fabric, training, run.path, config.export)
             raise
+    clock.close(training)
     _checkpoint(fabric, training, config, run, on_checkpoint)
 
 

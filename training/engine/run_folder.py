@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
+from weakref import finalize
 
 import torch
+from filelock import FileLock
 from lightning_fabric import Fabric
 
-from training.engine.lock import is_first_process, lock_folder
+from training.engine.lock import LOCK_FILE, is_first_process, lock_folder
 from worldsim.errors import WorldError
 from worldsim.storage.files import (
     MAX_INTEGER,
@@ -50,6 +54,7 @@ FREE_SETTINGS = (
     "loop.global_batch_size",
     "loop.num_steps",
     "loop.train_seconds",
+    "loop.counts_start",
     "loop.checkpoint_seconds",
     "loop.log_every",
     "loop.export.bits",
@@ -127,7 +132,7 @@ class RunFolder:
     """Where a training run lives; the same command finds it again and goes on.
 
     It belongs to one process at a time, as long as this object is kept. What a killed one left half-written
-    is removed.
+    is removed, and so are the folders that were made for a run which was refused before it wrote into them.
 
     Args:
         path: The folder; created if missing.
@@ -145,7 +150,10 @@ class RunFolder:
         self.checkpoints = self.path / CHECKPOINTS
         self._settings: dict[str, Any] = json.loads(json.dumps(asdict(config)))
         self._defaults = _flatten(json.loads(json.dumps(defaults_of(config))))
-        self._lock = lock_folder(self.path, "run folder")
+        place = self.path.absolute()  # where it is when this ends, too
+        made = [path for path in (place, *place.parents) if not path.exists()]
+        lock = lock_folder(self.path, "run folder")
+        finalize(self, _leave, lock, place, [place / CHECKPOINTS, *made], os.getpid())
         self._check_known()
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         if is_first_process():
@@ -292,6 +300,19 @@ class RunFolder:
                 if old != target:
                     _remove(old)
         fabric.barrier()
+
+
+def _leave(lock: FileLock | None, place: Path, made: Sequence[Path], process: int) -> None:
+    """Free a run's folder; of a run that was refused before it wrote anything nothing is left."""
+    if lock is None or os.getpid() != process:  # a forked worker only has a copy of it
+        return
+    if lock.lock_counter == 1:  # nobody else in this process has it
+        with suppress(OSError):  # while it is held: who comes now makes another; Windows keeps it
+            (place / LOCK_FILE).unlink()
+    lock.release()
+    for each in made:
+        with suppress(OSError):  # something is in it
+            each.rmdir()
 
 
 def _devices_of(settings: Mapping[str, Any]) -> int:

@@ -103,8 +103,8 @@ def play(env: ARL2WorldEnv, num_frames: int, seed: int, start: int | None) -> li
     frame = begin(env, start, seed)
     frames = [frame]
     for _ in tqdm(range(num_frames - 1), desc=world.config.name, unit="frame"):
-        frame, _, has_ended, _, _ = env.step(player.act(frame))
-        if has_ended:
+        frame, _, has_ended, time_is_up, _ = env.step(player.act(frame))
+        if has_ended or time_is_up:
             frame = begin(env, start)
             player.reset(seed)
         frames.append(frame)

@@ -1,20 +1,21 @@
 """A world from a game, by all commands in turn: `python -m training.learn env=CarRacing-v3 minutes=60`.
 
 Records (or takes what is recorded, `data=FOLDER`), checks, trains the codec and the world, measures, and says
-how to play. Every stage is one of the other commands, printed as it can be typed; the same command goes on
-where it was stopped, and does no stage twice.
+how to play. `init=WORLD` goes on from a world: it records fresh video of its game, and trains its network on.
+Every stage is one of the other commands, printed as it can be typed; the same command goes on where it was
+stopped, and does no stage twice.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,79 +23,43 @@ from typing import Any
 import gymnasium as gym
 import torch
 
+from training import STARTED
 from training.cli.entry import entry
-from training.engine.lock import locked_folder
+from training.engine.lock import locked_folder, wait_for_folder
+from training.learn.before import Before
 from training.learn.plan import (
     LEAST_FRAMES,
+    MAX_FRAMES,
     SHARES,
     Footage,
+    clock_settings,
     codec_settings,
     evaluate_settings,
+    finetune_settings,
     frame_counts,
+    fresh_frames,
     pretrain_settings,
     record_settings,
-    train_seconds,
+    seconds_left,
 )
-from worldsim.data.dataset_info import INFO_FILE
+from training.learn.settings import LearnConfig
+from worldsim.data.dataset_info import INFO_FILE, DatasetInfo
 from worldsim.data.episodes import count_lines, list_episodes
 from worldsim.errors import WorldError
-from worldsim.games.gym.game import name_of
-from worldsim.settings import REQUIRED, check_settings, setting
+from worldsim.runtime.child import ending_with_parent
 from worldsim.storage.files import read_json, user_path, write_json
 
 STATE_FILE = "learn.json"
-STAGES = ("ingest", "collect", "check", "codec", "pretrain", "evaluate")
+STAGES = ("ingest", "collect", "check", "codec", "pretrain", "finetune", "evaluate")
 """Those that there may be, in turn."""
+FOLDERS = {"ingest": "data", "collect": "data"}
+"""Of stages that do not write where their name says."""
+ENDING_SECONDS = 120.0
+"""That a stage has to end whose learn was killed: it writes its checkpoint."""
+LATENT_BYTES, GPU_PART = 2, 0.25
+"""Of a number of latents; of a GPU's memory, for those of what is recorded."""
 Run = Callable[[str, Sequence[str]], None]
 """Runs a command by its name with its settings."""
-
-
-@dataclass(kw_only=True, slots=True)
-class LearnConfig:
-    """What to learn, and in what time."""
-
-    env: str = setting(REQUIRED, "Id of a Gymnasium environment, as training.collect takes it.")
-    data: str | None = setting(
-        None,
-        "Instead of env: folder of gameplay video, with train and heldout inside, or of recordings in "
-        "another format that training.ingest reads.",
-    )
-    out: str | None = setting(None, "Folder of all that is made; null is runs/learn- and the game's name.")
-    minutes: float = setting(
-        60.0,
-        "For all of it: "
-        + ", ".join(f"{share:.0%} {stage}" for stage, share in SHARES.items())
-        + "; the rest is for starting them. With more of them the same command trains the world that it has "
-        "made for longer.",
-        above=0,
-    )
-    device: str = setting(
-        "auto", "What the sizes are for; auto is gpu if PyTorch finds one.", choices=("auto", "cpu", "gpu")
-    )
-    num_frames: int | None = setting(
-        None, "Training frames to record; null is what fits into the minutes.", minimum=1
-    )
-    must_pass: bool | None = setting(
-        None,
-        "Whether to end where training.check finds something wrong; null is true for data, false for what "
-        "this command records itself (short games of few moves look like one another).",
-    )
-    collect: list[str] = setting(
-        [], "More settings of training.collect: [own=my_game:play,game.frame_skip=2]."
-    )
-    ingest: list[str] = setting([], "More settings of training.ingest, the same way.")
-    codec: list[str] = setting([], "More settings of training.codec.")
-    pretrain: list[str] = setting([], "More settings of training.pretrain.")
-    evaluate: list[str] = setting([], "More settings of training.evaluate.")
-
-    def __post_init__(self) -> None:
-        check_settings(self)
-
-    @property
-    def folder(self) -> Path:
-        """Where everything goes."""
-        name = name_of(self.env) if self.data is None else user_path(self.data).name
-        return user_path(self.out or f"runs/learn-{name}")
 
 
 @entry("learn", LearnConfig)
@@ -110,7 +75,8 @@ def run_command(name: str, settings: Sequence[str]) -> None:
     Raises:
         WorldError: If it fails; it has said why.
     """
-    process = subprocess.Popen([sys.executable, "-m", f"training.{name}", *settings])
+    command = [sys.executable, "-m", f"training.{name}", *settings]
+    process = subprocess.Popen(command, preexec_fn=ending_with_parent())
     try:
         status = process.wait()
     except BaseException:
@@ -127,50 +93,118 @@ class Learning:
     Args:
         config: Settings.
         run: Runs a command.
+        started: When the time began that `minutes` counts, as `time.monotonic` tells it.
     """
 
-    def __init__(self, config: LearnConfig, run: Run) -> None:
-        self.config, self.out, self._run = config, config.folder, run
+    def __init__(self, config: LearnConfig, run: Run, started: float = STARTED) -> None:
+        self.config, self.out, self._run, self._started = config, config.folder, run, started
+        self._before = None if config.init is None else Before.find(config.init)
         found = "gpu" if torch.cuda.is_available() else "cpu"
         self.device = found if config.device == "auto" else config.device
         self.out.mkdir(parents=True, exist_ok=True)
         path = self.out / STATE_FILE
         self._state: dict[str, Any] = read_json(path) if path.is_file() else {"done": {}}
+        self._spent_before: float = self._state.get("spent_seconds", 0.0)
+
+    @property
+    def spent(self) -> float:
+        """Seconds that this command and those before it took for the same world."""
+        return self._spent_before + time.monotonic() - self._started
 
     def learn(self) -> None:
         """Run what is not done yet, and say how to play."""
-        data = self.record() if self.config.data is None else self.take(user_path(self.config.data))
-        self.check(data)
+        config = self.config
+        data = self.record() if config.data is None else self.take(user_path(config.data))
         folders = {split: data / split for split in ("train", "heldout")}
+        if self._before is not None:
+            self._before.check_same(DatasetInfo.load(folders["train"]), str(folders["train"]))
+        self.check(data)
         footage = Footage.of(**folders)
         video = [f"data.{split}=[{json.dumps(str(folder))}]" for split, folder in folders.items()]
-        config, minutes = self.config, self.config.minutes
-        how = footage, self._state.setdefault("sized_for_minutes", minutes), self.device
-        codec, world = self.out / "codec", self.out / "pretrain"
-        told = [*video, *codec_settings(*how), train_seconds("codec", minutes)]
-        # The world that has learned its latents needs it as it is.
-        self.stage("codec", [f"out={codec}", *told, *config.codec], is_kept=True)
-        told = [*video, *pretrain_settings(*how), train_seconds("pretrain", minutes)]
-        self.stage("pretrain", [f"out={world}", f"codec={codec / 'codec'}", *told, *config.pretrain])
-        measured = [f"world={world / 'world'}", f"data={folders['heldout']}", f"out={self.out / 'evaluate'}"]
-        measured += evaluate_settings(footage, minutes, self.device, self.frame_seconds(world / "world"))
+        world = (
+            self.train(footage, video) if self._before is None else self.go_on(footage, video, self._before)
+        )
+        measured = [f"world={world}", f"data={folders['heldout']}", f"out={self.out / 'evaluate'}"]
+        measured += evaluate_settings(footage, config.minutes, self.device, self.frame_seconds(world))
         self.stage("evaluate", [*measured, *config.evaluate])
-        print(f"\nplay it: python play.py world={world / 'world'}")
+        print(f"\nplay it: python play.py world={world}")
         if footage.has_outcomes:
-            print(f"let an agent learn in it: python -m training.rl world={world / 'world'}")
+            print(f"let an agent learn in it: python -m training.rl world={world}")
+        print(f"go on from it: python -m training.learn init={world} minutes={config.minutes:g}")
+
+    def train(self, footage: Footage, video: Sequence[str]) -> Path:
+        """Train a codec and a world from nothing; return the world's folder."""
+        how = footage, self._state.setdefault("sized_for_minutes", self.config.minutes), self.device
+        codec, world = self.out / "codec", self.out / "pretrain"
+        told = [*video, *codec_settings(*how), *self.clock("codec")]
+        # The world that has learned its latents needs it as it is.
+        self.stage("codec", [f"out={codec}", *told, *self.config.codec], is_kept=True)
+        told = [f"codec={codec / 'codec'}", *video, *pretrain_settings(*how), *self.clock("pretrain")]
+        self.stage("pretrain", [f"out={world}", *told, *self.config.pretrain])
+        return world / "world"
+
+    def go_on(self, footage: Footage, video: Sequence[str], before: Before) -> Path:
+        """Train the network of a world on, with the codec that it has; return the new world's folder."""
+        how = footage, self._state.setdefault("sized_for_minutes", self.config.minutes), self.device
+        world, model = self.out / "finetune", before.config.denoiser
+        told = finetune_settings(*how, model, before.config.sampler.num_steps)
+        told = [f"init={before.name}", *video, *told, *self.clock("finetune")]
+        self.stage("finetune", [f"out={world}", *told, *self.config.finetune])
+        return world / "world"
+
+    def clock(self, stage: str) -> list[str]:
+        """Return the settings of a training's length; one that was begun for as many minutes keeps it."""
+        minutes, known = self.config.minutes, self._state.get("trainings", {})
+        begun = known.get(stage)
+        if begun is None or begun["minutes"] != minutes:
+            trained = begun["seconds"] if begun is not None and stage in self._state["done"] else 0.0
+            seconds = trained + seconds_left(stage, minutes, self.spent, self.device)
+            begun = {"minutes": minutes, "seconds": round(seconds, 3)}
+            self._save(trainings=known | {stage: begun})
+        return clock_settings(begun["seconds"])
 
     def record(self) -> Path:
         """Record as many frames as fit into their share of the minutes; return the folder."""
         data, config = self.out / "data", self.config
-        settings = [f"env={config.env}", f"out={data}"]
+        asked = {each.partition("=")[0] for each in config.collect}
+        settings = [*self.game_settings(asked), f"out={data}"]
         minutes = self._state.setdefault("sized_for_minutes", config.minutes)
-        sizes = record_settings(config.num_frames, minutes, self.device)
+        wanted = asked_number("num_frames", config.collect) or config.num_frames
+        sizes = record_settings(wanted, minutes, self.device, self.most_frames(minutes))
         self.stage("collect", [*settings, *sizes, *config.collect])
         recorded = num_recorded(data / "train"), num_recorded(data / "heldout")
-        if config.num_frames is None and (recorded[0] < LEAST_FRAMES or recorded[1] < LEAST_FRAMES // 4):
+        is_short = (
+            recorded[0] < LEAST_FRAMES,
+            recorded[1] < LEAST_FRAMES // 4 and "heldout_frames" not in asked,
+        )
+        if wanted is None and "max_seconds" not in asked and any(is_short):
             # Of a game so slow, or episodes so short, that a share of the minutes shows next to nothing.
             self.run("collect", [*settings, *frame_counts(LEAST_FRAMES), *config.collect])
         return data
+
+    def game_settings(self, asked: set[str]) -> list[str]:
+        """Return what `training.collect` is told to record.
+
+        Raises:
+            WorldError: If a world is gone on from, and its game is not known, or another one.
+        """
+        config, before = self.config, self._before
+        if before is None:
+            return [f"env={config.env}"] if config.env is not None else [f"scenario={config.scenario}"]
+        settings = before.collect_settings(config.scenario, config.env, sorted(asked))
+        if "collect" not in self._state["done"]:
+            before.check_game(settings, sorted(asked))
+        return settings
+
+    def most_frames(self, minutes: float) -> int | None:
+        """Return how many frames are of use to a world that goes on; None for one from nothing."""
+        if self._before is None:
+            return None
+        model, most = self._before.config.denoiser, MAX_FRAMES[self.device]
+        if self.device == "gpu" and torch.cuda.is_available():
+            room = torch.cuda.get_device_properties(0).total_memory * GPU_PART
+            most = int(room / (LATENT_BYTES * math.prod(model.latent_shape)))
+        return fresh_frames(minutes, self.device, model.min_weights, most)
 
     def take(self, data: Path) -> Path:
         """Return the folder of what is recorded, imported from `data` if it is in another format.
@@ -209,6 +243,7 @@ class Learning:
         if before == settings or (is_kept and before is not None):
             print(f"\n== {name}: done", flush=True)
             return
+        wait_for_folder(self.out / FOLDERS.get(name, name), ENDING_SECONDS)
         self.run(name, settings)
         place = STAGES.index(name)  # what was done after it was done with what it made before
         done = {each: how for each, how in self._state["done"].items() if STAGES.index(each) < place}
@@ -227,8 +262,15 @@ class Learning:
         return self._state["frame_seconds"]
 
     def _save(self, **changed: Any) -> None:
-        self._state |= changed
+        self._state |= {**changed, "spent_seconds": round(self.spent, 1)}
         write_json(self.out / STATE_FILE, self._state)
+
+
+def asked_number(name: str, settings: Sequence[str]) -> int | None:
+    """Return the number that a setting is given among others, the last one counts; None if there is none."""
+    given = [value for key, _, value in (each.partition("=") for each in settings) if key == name]
+    text = given[-1].replace("_", "") if given else ""
+    return int(text) if text.isdecimal() else None
 
 
 def num_recorded(folder: Path) -> int:

@@ -106,7 +106,7 @@ def finetune_video(config: TrainWorldConfig, world: VideoWorld, run: RunFolder, 
     def on_checkpoint(training: Training) -> dict[str, float]:
         average = training.averaged()
         assert isinstance(average, VideoFlowMatching)
-        spent = describe_training(training, config, footage.num_frames, fabric)
+        spent = describe_training(training, config, footage.num_frames, fabric, begun_from)
         provenance = add_provenance(world.config.provenance, "training", f"{spent}; {frames}")
         limits = [each for each in provenance.get("limits", []) if each != UNTAUGHT_BUTTONS]
         half_lives = average.half_lives(world.config.tokens_per_frame)

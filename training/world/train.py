@@ -31,7 +31,7 @@ from training.world.half_lives import log_half_lives, tell_half_lives
 from training.world.integrated_poses import load_fitting
 from training.world.settings import PretrainConfig, TrainWorldConfig
 from training.world.start_moments import take_starts
-from training.world.transfer import same_axes, take_over
+from training.world.transfer import check_latents, same_axes, take_over
 from training.world.validation import validate
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
@@ -42,15 +42,18 @@ from worldsim.outcome import OutcomeConfig
 from worldsim.world.world import World, WorldConfig, find_codec
 
 
-def describe_training(training: Training, config: TrainWorldConfig, num_frames: int, fabric: Fabric) -> str:
-    """Return one sentence for the world's card: what this run learned from and what it took."""
+def describe_training(
+    training: Training, config: TrainWorldConfig, num_frames: int, fabric: Fabric, begun_from: str = ""
+) -> str:
+    """Return one sentence for the world's card: where this run began, what it learned from and took."""
+    begun = f"begun from {begun_from}, then " if begun_from else ""
     seen = training.step * training.passes.total * config.batch_size * config.sequence_length
     device = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else fabric.device.type
     length = f"{config.segments * config.sequence_length}"
     if config.segments > 1:
         length += f" (the memory handed on after every {config.sequence_length})"
     return (
-        f"{training.step:,} updates on {seen:,} frames, in sequences of {length}, drawn from "
+        f"{begun}{training.step:,} updates on {seen:,} frames, in sequences of {length}, drawn from "
         f"{num_frames:,} recorded ones: {training.seconds / 60:.1f} minutes on {fabric.world_size} x {device}"
     )
 
@@ -123,7 +126,7 @@ def train_world(
     def on_checkpoint(training: Training) -> dict[str, float]:
         average = training.averaged().denoiser
         assert isinstance(average, Denoiser)
-        spent = describe_training(training, config, footage.num_frames, fabric)
+        spent = describe_training(training, config, footage.num_frames, fabric, begun_from)
         provenance = add_provenance(world.config.provenance, "training", spent)
         provenance = tell_half_lives(provenance, average)
         described = replace(world.config, provenance=provenance)
@@ -230,9 +233,21 @@ def begin_training(
     return training
 
 
+def told_by(info: DatasetInfo) -> dict[str, Any]:
+    """Return what a world's provenance keeps of its video, to record more of the same, where it is told."""
+    told = {"environment": info.environment, "recording": info.recording}
+    return {name: value for name, value in told.items() if value}
+
+
 def build_world(config: PretrainConfig, info: DatasetInfo, before: World | None = None) -> World:
-    """Return a world for a data set, untrained or with what a network learned before."""
+    """Return a world for a data set, untrained or with what a network learned before.
+
+    Raises:
+        WorldError: If the network has another shape, or learned other latents than the codec's.
+    """
     codec = find_codec(config.codec)
+    if before is not None:
+        check_latents(codec, before, config.codec)
     model = replace(
         config.model, latent_shape=list(codec.latent_shape), num_values=list(info.actions.num_values)
     )
@@ -247,12 +262,11 @@ def build_world(config: PretrainConfig, info: DatasetInfo, before: World | None 
         codec=codec.config,
         sampler=config.sampler,
         outcome=OutcomeConfig() if model.outcome_heads else None,
-        provenance={"data": info.source} | ({"environment": info.environment} if info.environment else {}),
+        provenance={"data": info.source} | told_by(info),
     )
     denoiser = Denoiser(model)
     if before is not None:
         take_over(denoiser, before.denoiser, same_axes(info.actions, before.config.actions))
-        description.provenance["training"] = [f"begun from the network of {before.config.name}"]
     return World(description, denoiser, codec)
 
 

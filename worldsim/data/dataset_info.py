@@ -45,6 +45,8 @@ class DatasetInfo:
         labels: Names of the numbers that are known of each frame, where they are recorded.
         max_episode_steps: Frames after which the game cuts an episode off; None where it does not, or nobody
             knows.
+        recording: Who played, as settings of `training.collect`; empty where nobody says. Folders that differ
+            in it alone are equal: `source` says the same in words.
     """
 
     name: str
@@ -58,6 +60,7 @@ class DatasetInfo:
     environment: dict[str, Any] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     max_episode_steps: int | None = None
+    recording: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("name", "source", "licence"):
@@ -67,8 +70,9 @@ class DatasetInfo:
             check_integer(getattr(self, name), name, 1, MAX_SIDE)
         check_number(self.frame_rate, "frame_rate", MIN_FRAME_RATE, MAX_FRAME_RATE)
         check_bool(self.lossless, "lossless")
-        if not isinstance(self.environment, dict):
-            raise WorldError(f"environment must be an object, got a {type(self.environment).__name__}")
+        for name in ("environment", "recording"):
+            if not isinstance(getattr(self, name), dict):
+                raise WorldError(f"{name} must be an object, got a {type(getattr(self, name)).__name__}")
         if self.max_episode_steps is not None:
             check_integer(self.max_episode_steps, "max_episode_steps", 1)
         if len(set(self.labels)) < len(self.labels):
@@ -82,7 +86,7 @@ class DatasetInfo:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object that `from_json` reads."""
         described = {"format": FORMAT} | asdict(self) | {"actions": self.actions.to_json()}
-        for name in ("lossless", "environment", "labels", "max_episode_steps"):
+        for name in ("lossless", "environment", "labels", "max_episode_steps", "recording"):
             if not described[name]:
                 del described[name]
         return described
@@ -109,6 +113,7 @@ class DatasetInfo:
                 environment=data.get("environment", {}),
                 labels=_read_names(data.get("labels", [])),
                 max_episode_steps=data.get("max_episode_steps"),
+                recording=data.get("recording", {}),
             )
         except KeyError as error:
             raise WorldError(f"dataset description has no field {error}") from error

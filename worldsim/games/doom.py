@@ -157,6 +157,7 @@ class DoomEntry(GameEntry):
     width: int = WIDTH
     tics_per_second: float = 35.0
     tics_per_frame: int = 2
+    clock_unit: str = field(default="tics", init=False)
     rewards: Mapping[str, float] = field(default_factory=dict)
     max_tics: int = 0
     shows_health: bool = False

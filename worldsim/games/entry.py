@@ -101,6 +101,7 @@ class GameEntry(ABC):
         max_episode_steps: Frames after which the game itself cuts an episode off; None if it does not.
         tics_per_second: Steps a second of the game's own.
         tics_per_frame: Of these, how many an action is held for; a frame adds up their rewards.
+        clock_unit: What these steps are called, in the plural.
         lossless: Whether recordings keep every pixel.
         tells_map: Whether each episode has a map of its own that players may know, `RealGame.rooms`.
     """
@@ -122,6 +123,7 @@ class GameEntry(ABC):
     max_episode_steps: int | None = None
     tics_per_second: float
     tics_per_frame: int = 1
+    clock_unit: str = "frames"
     lossless: bool = False
     tells_map: bool = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -13,6 +14,8 @@ from typing import Any
 
 from worldsim.errors import WorldError
 
+PR_SET_PDEATHSIG = 1
+"""Of Linux's `prctl`: the signal that a process gets when its parent ends."""
 LEAVE_SECONDS = 2.0
 """That a process is given to end by itself once nobody asks it any more."""
 LONGEST_WAIT = 1e6
@@ -107,6 +110,17 @@ def leave_the_terminal() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     elif os.getsid(0) != os.getpid():
         os.setsid()
+
+
+def ending_with_parent() -> Callable[[], None] | None:
+    """Return what a new process calls first so that it is terminated when its parent is killed.
+
+    None where the system cannot do that: such a process ends by itself.
+    """
+    if sys.platform != "linux":
+        return None
+    control = ctypes.CDLL(None).prctl  # found here: a forked process must not load anything
+    return lambda: control(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @contextmanager

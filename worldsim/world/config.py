@@ -33,6 +33,7 @@ CARD_TITLES = {
     "source": "Source",
     "data": "Data",
     "environment": "Environment",
+    "recording": "Recording",
     "training": "Training",
     "conversion": "Conversion",
     "memory": "Memory",

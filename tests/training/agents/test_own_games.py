@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 
 from tests.fakes import tiny_world
@@ -17,9 +18,12 @@ from worldsim.errors import WorldError
 pytest.importorskip("stable_baselines3", reason='needs Stable-Baselines3: pip install -e ".[rl]"')
 
 from training.agents.dreams import game_of
+from training.agents.episodes import Episodes, format_scores
 from training.agents.evaluate import make_entries
 from training.agents.settings import RLConfig
 from training.data.game_process import begin_game
+from worldsim.games.gym.config import GymConfig
+from worldsim.games.gym.game import describe_env
 
 assert "Dot-v0" in gym.registry, Dot
 
@@ -47,6 +51,12 @@ def test_the_game_of_a_world_is_its_environment(tmp_path: Path) -> None:
         observation, reward, ended, _, _ = env.step(player.act(observation))
         rewards.append(reward)
     assert rewards == [1] * 6
+    played = Episodes(returns=np.ones(2), frames=np.array([4, 6]), terminated=np.ones(2, dtype=np.bool_))
+    skipping = describe_env("Dot-v0", GymConfig(frame_skip=4))
+    for entry, length in ((game, 5), (skipping, 20)):
+        summary = played.summary(entry)
+        assert (summary["length"]["mean"], summary["length"]["unit"]) == (length, "steps")
+    assert "mean steps" in format_scores({"random": summary})
 
 
 def test_an_environment_is_a_game_by_its_id() -> None:

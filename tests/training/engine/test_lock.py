@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from filelock import FileLock, Timeout
 
-from training.engine.lock import LOCK_FILE, lock_folder, locked_folder
+from training.engine.lock import LOCK_FILE, lock_folder, locked_folder, wait_for_folder
 from worldsim.errors import WorldError
 
 HOLD = """\
@@ -80,3 +81,19 @@ def subprocess_lock(folder: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
     if done.returncode:
         raise WorldError(done.stderr.strip().splitlines()[-1])
+
+
+def test_who_waits_for_a_folder_gets_it_when_the_other_process_leaves(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wait_for_folder(tmp_path / "none", 0.0)
+    assert not (tmp_path / "none").exists(), "nothing is made"
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline()
+        with pytest.raises(WorldError, match="is in use by another process"):
+            wait_for_folder(tmp_path, 0.3)
+        threading.Timer(0.5, other.kill).start()
+        wait_for_folder(tmp_path, 30.0)
+        other.wait(timeout=10)
+    assert "another process is about to leave" in capsys.readouterr().out

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.fakes import TINY_ACTIONS, tiny_world, write_tiny_dataset
 from tests.public_runs import run_command
@@ -15,11 +16,13 @@ from training.learn.command import LearnConfig, Learning
 from training.learn.plan import (
     SHARES,
     Footage,
+    clock_settings,
     codec_settings,
     evaluate_settings,
+    fresh_frames,
     pretrain_settings,
     record_settings,
-    train_seconds,
+    seconds_left,
 )
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
@@ -79,6 +82,32 @@ def test_a_game_becomes_a_world_that_can_be_played(
     assert runs == ["collect", "check", "codec", "pretrain", "evaluate"], "nothing is done twice"
     run_command("play", f"world={world}", "headless=true", "steps=3", f"record={tmp_path / 'played.mp4'}")
     assert (tmp_path / "played.mp4").stat().st_size > 500
+    before = World.from_pretrained(world)
+    finetune = [each for each in SMALL["pretrain"] if each not in TINY]
+    config = LearnConfig(
+        init=str(world),
+        env=DOT,
+        out=str(tmp_path / "on"),
+        minutes=0.01,
+        device="cpu",
+        num_frames=80,
+        finetune=finetune,
+        collect=SMALL["collect"],
+        evaluate=SMALL["evaluate"],
+    )
+    runs.clear()
+    Learning(config, run).learn()
+    assert runs == ["collect", "check", "finetune", "evaluate"]
+    after = World.from_pretrained(tmp_path / "on/finetune/world")
+    assert after.identity != before.identity, "it has learned"
+    assert all(map(torch.equal, after.codec.state_dict().values(), before.codec.state_dict().values()))
+    told = after.config.provenance["training"]
+    assert (
+        told[-1].startswith(f"begun from {before.identity}, then ") and "frames, in sequences of" in told[-1]
+    )
+    assert after.config.provenance["recording"] == {"policy": "sticky"}
+    seeds = [DatasetInfo.load(tmp_path / name / "data/train").source for name in ("dot", "on")]
+    assert seeds[0] != seeds[1], "the video is fresh"
 
 
 @pytest.fixture
@@ -120,7 +149,7 @@ def test_recordings_are_taken_as_they_are_or_imported(tmp_path: Path) -> None:
 
     ours = tmp_path / "ours"
     write_tiny_dataset(ours / "train", episodes=1, frames=12)
-    out = {"env": "unused", "out": str(tmp_path / "out"), "device": "cpu"}
+    out = {"out": str(tmp_path / "out"), "device": "cpu"}
     with pytest.raises(WorldError, match="ours has no heldout beside train"):
         Learning(LearnConfig(data=str(ours), **out), run).learn()  # type: ignore[arg-type]
     with pytest.raises(WorldError, match="train holds episodes itself: data= is a folder with train and"):
@@ -159,14 +188,35 @@ def test_sizes_fit_machine_time_and_episodes() -> None:
     assert {"model=base", "sequence_length=64", "loop.ema_decay=0.998"} <= set(on_gpu)
     on_cpu = pretrain_settings(long, 2, "cpu")
     assert {"model=tiny", "sequence_length=16", "loop.warmup_steps=10"} <= set(on_cpu)
-    assert train_seconds("pretrain", 60) == "loop.train_seconds=1800"
     # Most frames are in episodes of 9; roll-outs are as long as the one held out.
     short = pretrain_settings(footage(*[9] * 40, 30, heldout=(12,), has_outcomes=False), 60, "gpu")
     assert {"sequence_length=9", "model.outcome_heads=false", "start_frames=12"} <= set(short)
     assert {"validation.context_frames=4", "validation.horizons=[1,4,8]"} <= set(short)
     few = evaluate_settings(footage(9, heldout=(12,)), 60, "cpu", 0.05)
     assert {"context_frames=4", "horizon=8"} <= set(few)
-    assert sum(SHARES.values()) == pytest.approx(0.9), "a tenth is for starting"
+
+
+def test_a_training_has_what_recording_left_and_measuring_needs() -> None:
+    assert seconds_left("pretrain", 60, spent=900, device="gpu") == 3600 - 900 - 360
+    assert seconds_left("codec", 60, spent=900, device="gpu") == pytest.approx((3600 - 900 - 360) * 2 / 7)
+    assert seconds_left("finetune", 30, spent=100, device="gpu") == 1800 - 100 - 180, "nothing waits"
+    assert seconds_left("finetune", 3, spent=100, device="cpu") == 180 - 100 - 30, "starting costs as much"
+    assert seconds_left("pretrain", 3, spent=170, device="cpu") == 0.25 * 0.5 * 180, "it learns in any case"
+    assert clock_settings(1500) == [
+        "loop.train_seconds=1500",
+        "loop.counts_start=true",
+        "loop.checkpoint_seconds=180",
+    ]
+    assert clock_settings(60)[2] == "loop.checkpoint_seconds=20", "a world before the end"
+
+
+def test_a_network_that_goes_on_sees_a_recorded_frame_some_times() -> None:
+    seen = fresh_frames(30, "gpu", 20_000_000, 2_000_000)
+    assert seen == pytest.approx(30 * 60 * 0.7 * 8_000 / 10)
+    assert fresh_frames(30, "gpu", 20_000_000, 400_000) == 400_000, "what its memory holds"
+    assert fresh_frames(3, "cpu", 20_000_000, 20_000) == 504
+    assert fresh_frames(0.1, "cpu", 20_000_000, 20_000) == 400, "too few show nothing"
+    assert record_settings(None, 30, "gpu", seen)[0] == f"num_frames={seen}"
 
 
 def test_as_much_is_recorded_as_fits_into_the_minutes() -> None:
@@ -193,18 +243,34 @@ def drawn(settings: Sequence[str]) -> int:
         + 2 * name["num_next_clips"] * name["next_frames"]
         + name["idle_frames"]
         + name["cost_frames"]
+        + ("controllability" in given["parts"])
+        * 2
+        * name["num_action_starts"]
+        * (name["context_frames"] + 24)
     )
 
 
 @pytest.mark.parametrize(
     ("minutes", "device", "seconds"),
-    [(2, "cpu", 0.05), (20, "cpu", 0.2), (60, "cpu", 0.05), (20, "gpu", 0.01)],
+    [
+        *((2, "cpu", 0.05), (20, "cpu", 0.2), (60, "cpu", 0.05), (20, "gpu", 0.01)),
+        *((0.7, "cpu", 0.05), (3, "cpu", 0.2), (30, "gpu", 0.01)),
+    ],
 )
 def test_measuring_takes_its_share_of_the_minutes(minutes: float, device: str, seconds: float) -> None:
     settings = evaluate_settings(footage(300), minutes, device, seconds)
     at_a_time = 1 if device == "cpu" else 8
     assert drawn(settings) * seconds / at_a_time <= 1.1 * 60 * minutes * SHARES["evaluate"]
     assert ("controllability" in " ".join(settings)) == (minutes >= 20 and (minutes, device) != (20, "cpu"))
+
+
+def test_reward_and_end_are_judged_on_as_many_episodes_as_there_is_time_for() -> None:
+    many = evaluate_settings(footage(300, heldout=(300,) * 40), 60, "cpu", 0.05)
+    frames = 60 * 60 * SHARES["evaluate"] / 0.05
+    assert "num_episodes=1" in many and 300 <= 0.15 * frames < 600
+    assert "parts=[cost,rollout,idle,controllability,outcome]" in many
+    long = evaluate_settings(footage(300, heldout=(3000,)), 60, "cpu", 0.05)
+    assert "num_episodes=0" in long and "outcome" not in " ".join(long), "one episode takes too long"
 
 
 def test_a_world_whose_game_ends_at_once_is_timed(tmp_path: Path) -> None:
@@ -223,9 +289,18 @@ def test_a_game_too_slow_for_its_share_is_recorded_all_the_same(tmp_path: Path) 
     ("settings", "sentence"),
     [
         ({"env": "A", "minutes": 0.0}, "minutes must be above 0"),
+        ({}, "say what to learn: scenario=NAME, env=ID or data=FOLDER, or init=WORLD"),
+        ({"env": "A", "data": "b"}, "learns from one of scenario=, env= and data=, got env= and data="),
+        ({"scenario": "doom"}, "there is no scenario 'doom'; known are"),
+        ({"init": "a", "scenario": "doom-rooms", "env": "A"}, "got scenario= and env="),
+        (
+            {"init": "a", "codec": ["loop.seed=1"]},
+            "codec= is of a world from nothing: with init= give finetune",
+        ),
+        ({"env": "A", "finetune": ["loop.seed=1"]}, "finetune= is of a world that goes on: give init="),
         ({"env": "A", "device": "tpu"}, "device must be one of auto, cpu, gpu, got 'tpu'"),
     ],
 )
 def test_what_to_learn_is_asked_for(settings: dict[str, object], sentence: str) -> None:
     with pytest.raises(WorldError, match=sentence):
-        LearnConfig(**settings)  # type: ignore[arg-type]
+        _ = LearnConfig(**settings).folder  # type: ignore[arg-type]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,8 +25,10 @@ from tests.fakes import (
 from training.codec import TrainCodecConfig, train_codec
 from training.data.latents import DataConfig, choose_episodes
 from training.decoder.settings import DecoderConfig
+from training.engine import loop
 from training.engine.fabric import FabricConfig, Passes
 from training.engine.loop import LoopConfig
+from training.engine.update import update
 from training.finetune import FinetuneConfig
 from training.finetune import main as finetune
 from training.objectives.flow_matching import SequenceFlowMatching
@@ -43,6 +47,7 @@ from worldsim.data.sequences import load_episodes
 from worldsim.errors import WorldError
 from worldsim.model.config import MemoryPhase
 from worldsim.model.denoiser import Denoiser
+from worldsim.runtime.interrupt import Stopped
 from worldsim.sampler import SamplerConfig, draw
 from worldsim.simulator import Simulator
 from worldsim.starts import Start, visible_detail
@@ -101,6 +106,26 @@ def test_pretraining_writes_a_world_that_can_be_stepped(
     simulator = Simulator(world)
     frames, _ = simulator.step(simulator.start(world.starts[:1], [0]), torch.tensor([[1, 0, 2]]))
     assert frames.shape == (1, world.config.height, world.config.width, 3)
+
+
+def test_the_world_of_a_terminated_training_is_written_without_training(
+    tmp_path: Path, data: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(fabric: Any, training: Any, *rest: Any) -> dict[str, torch.Tensor]:
+        if training.step == 4:
+            raise Stopped(signal.SIGTERM)
+        return update(fabric, training, *rest)
+
+    config = pretrain_config(tmp_path, data, 1000)
+    monkeypatch.setattr(loop, "update", stopped)
+    with pytest.raises(Stopped):
+        pretrain.run(config)
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["step-00000004"]
+    assert not (tmp_path / "run/world").exists(), "there was no time"
+    monkeypatch.setattr(loop, "update", None)  # nothing is trained
+    pretrain.run(replace(config, loop=replace(config.loop, train_seconds=1e-3)))
+    world = World.from_pretrained(tmp_path / "run/world")
+    assert world.config.provenance["training"][0].startswith("4 updates on 48 frames"), "what it has seen"
 
 
 def test_a_resumed_pretraining_ends_with_the_same_weights_bit_for_bit(

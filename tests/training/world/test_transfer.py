@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.fakes import make_denoiser, tiny_denoiser_config
-from training.world.transfer import MEMORY_PARTS, same_axes, take_over
+from tests.fakes import make_denoiser, tiny_codec_config, tiny_denoiser_config, tiny_world
+from training.codec import with_channels
+from training.world.transfer import MEMORY_PARTS, PATH, check_latents, same_axes, take_over
 from worldsim.actions import ActionAxis, ActionLayout
+from worldsim.codec import FrameCodec
 from worldsim.errors import WorldError
 from worldsim.model.config import DenoiserConfig, MemoryKeys, MemoryPhase
 from worldsim.model.denoiser import Denoiser
@@ -119,3 +121,35 @@ def test_other_widths_and_layers_are_refused() -> None:
         take_over(learned(small(num_layers=2)), learned(small()))
     with pytest.raises(WorldError, match=r"window_layers \[1\] do not fit one of window_layers \[2\]"):
         take_over(learned(small(window_layers=[2])), make_denoiser(MemoryPhase.PATH).float())
+
+
+def test_a_path_begins_anew_under_other_keys_as_in_a_conversion() -> None:
+    """Worlds on axes take a full turn of the head for a quarter of the tokens that pass by."""
+    before = learned(small())
+    after = learned(small(memory_keys=MemoryKeys.PLANE, dim=24, num_heads=2), seed=1)
+    before = learned(small(dim=24, num_heads=2))
+    untouched = {name: each.clone() for name, each in after.state_dict().items()}
+    take_over(after, before)
+    path = [name for name in untouched if name.startswith(PATH)]
+    assert path and all(torch.equal(after.state_dict()[name], untouched[name]) for name in path)
+
+
+def test_a_network_begins_on_the_latents_that_it_has_learned_alone() -> None:
+    before = tiny_world()
+    check_latents(before.codec, before, "its own")
+    torch.manual_seed(1)
+    grown = with_channels(before.codec, 6)
+    for parameter in grown.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    check_latents(grown, before, "grown")
+    wide = FrameCodec(replace(before.codec.config, width=64))
+    wide.load_state_dict(before.codec.state_dict())
+    check_latents(wide, before, "of other frames")
+    torch.manual_seed(5)
+    other = FrameCodec(tiny_codec_config())
+    with pytest.raises(
+        WorldError, match=r"init=tiny has learned other latents than those of codec=x \(they corr"
+    ):
+        check_latents(other, before, "x")
+    before.starts = []
+    check_latents(other, before, "x")

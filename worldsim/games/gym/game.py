@@ -45,6 +45,7 @@ class GymEntry(GameEntry):
     fitting: Fitting
     version: str
     ending: str = field(default="ended", init=False)
+    clock_unit: str = field(default="steps", init=False)
 
     def engine_version(self) -> str:
         """Return the versions of the packages that it is from."""
