@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
 BACKENDS = ("gloo", "nccl")
 """What exchanges gradients; an error that names one says that another process is gone."""
+SETTLING_SECONDS = 1.0
+"""That a backend's threads have to end in, before what they work for is freed."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -123,6 +126,9 @@ def naming_lost_processes(fabric: Fabric, advice: str) -> Iterator[None]:
         is_lost = isinstance(error, DistError) or any(name in text.lower() for name in BACKENDS)
         if fabric.world_size == 1 or not is_lost:
             raise
+        # Meanwhile the backend's threads drop what else has failed, for which they need Python's lock: DDP's
+        # destructor waits for them and holds it.
+        time.sleep(SETTLING_SECONDS)
         raise WorldError(
             f"process {fabric.global_rank} of {fabric.world_size} waited for another that is lost: {advice}"
         ) from error
