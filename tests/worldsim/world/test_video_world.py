@@ -282,6 +282,18 @@ def test_a_copy_goes_on_alike(taught: VideoWorld, copied: Callable[[Any], Any]) 
     assert all(np.array_equal(a, b) for a, b in zip(steps(env, ahead), steps(other, ahead), strict=True))
 
 
+def test_what_is_left_without_the_window_leaves_the_state_as_it_is(taught: VideoWorld) -> None:
+    """It begins to count frames anew, and so writes where the state sees some."""
+    env = ARL2WorldEnv(taught)
+    env.reset(seed=0)
+    steps(env, [[1, 0, 0]] * (3 * env.action_repeat))
+    state = env.get_state()
+    before = state.tensors()
+    alone = replace(state, frame_index=torch.tensor([0]), memory=state.memory.states_alone())
+    env.simulator.step(alone, torch.tensor([[1, 0, 0]]))
+    assert all(torch.equal(before[name], tensor) for name, tensor in state.tensors().items())
+
+
 DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "kind": (lambda data: data.update(kind="sound"), "worlds of the kind sound are not known"),
     "text": (lambda data: data.update(text="\x1b[31m"), "a world's text must be printable"),

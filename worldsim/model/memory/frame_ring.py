@@ -223,8 +223,11 @@ class FrameRing(Resident):
         return ring
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Return what a copy, in this process or in another, is made of."""
-        return _again, (self.keys, self.values, self.shape)
+        """Return what a copy, in this process or in another, is made of.
+
+        Copies: between processes PyTorch hands on the memory itself, into which this one goes on writing.
+        """
+        return _again, (self.keys.clone(), self.values.clone(), self.shape)
 
 
 def _owned(tensor: Tensor, ours: set[int]) -> Tensor:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -148,8 +149,10 @@ class MemoryState:
 
     def states_alone(self) -> MemoryState:
         """Return what is left without the last frame and the window: the recurrent states, and the path."""
-        nothing = torch.zeros_like(self.num_committed)
-        return replace(self, latents=torch.zeros_like(self.latents), num_committed=nothing)
+        # By its number of frames it writes into other places than this one, into what this one sees.
+        ring = None if self.ring is None else copy(self.ring)
+        latents, nothing = torch.zeros_like(self.latents), torch.zeros_like(self.num_committed)
+        return replace(self, latents=latents, num_committed=nothing, ring=ring)
 
     @staticmethod
     def join(memories: Sequence[MemoryState]) -> MemoryState:
