@@ -40,7 +40,7 @@ from training.learn.plan import (
     fresh_frames,
     pretrain_settings,
     record_settings,
-    seconds_left,
+    seconds_to_train,
 )
 from training.learn.settings import LearnConfig
 from worldsim.data.dataset_info import INFO_FILE, DatasetInfo
@@ -158,7 +158,7 @@ class Learning:
         begun = known.get(stage)
         if begun is None or begun["minutes"] != minutes:
             trained = begun["seconds"] if begun is not None and stage in self._state["done"] else 0.0
-            seconds = trained + seconds_left(stage, minutes, self.spent, self.device)
+            seconds = seconds_to_train(stage, minutes, self.spent, self.device, trained)
             begun = {"minutes": minutes, "seconds": round(seconds, 3)}
             self._save(trainings=known | {stage: begun})
         return clock_settings(begun["seconds"])
