@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -120,6 +121,8 @@ class Learning:
             self._before.check_same(DatasetInfo.load(folders["train"]), str(folders["train"]))
         self.check(data)
         footage = Footage.of(**folders)
+        if self._before is not None and not self._before.config.denoiser.outcome_heads:
+            footage = replace(footage, has_outcomes=False)
         video = [f"data.{split}=[{json.dumps(str(folder))}]" for split, folder in folders.items()]
         world = (
             self.train(footage, video) if self._before is None else self.go_on(footage, video, self._before)

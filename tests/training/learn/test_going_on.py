@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.fakes import TINY_ACTIONS, tiny_world, write_tiny_dataset
+from tests.fakes import TINY_ACTIONS, tiny_world, write_outcome_dataset, write_tiny_dataset
+from training.collect import CollectConfig
 from training.learn import command
 from training.learn.before import Before
 from training.learn.command import LearnConfig, Learning
@@ -86,6 +87,9 @@ def test_an_environment_is_made_as_it_was_and_by_no_code_that_a_file_names(tmp_p
         slipped = Before.find(saved(tmp_path / name, **{name: {"id": "A-v0", "out": "/somewhere"}}))
         with pytest.raises(WorldError, match=f"has {name} that is not known"):
             slipped.collect_settings(None, "A-v0", [])
+    named = {"id": "${game.name}", "name": "os:system"}  # which Hydra would make one of
+    with pytest.raises(WorldError, match="has environment that is not known"):
+        Before.find(saved(tmp_path / "f", environment=named)).collect_settings(None, None, ["game.bins"])
     with pytest.raises(
         WorldError, match="does not say which game it was recorded from: give scenario=, env="
     ):
@@ -139,6 +143,43 @@ def test_no_codec_is_trained_and_what_was_begun_keeps_its_length(tmp_path: Path)
     longer = float(runs[4][1]["loop.train_seconds"])
     assert longer > seconds + 0.8 * 30 * 60 - 180 - 900, "what came on top is trained on top"
     assert json.loads((tmp_path / "out/learn.json").read_text())["spent_seconds"] > 0
+
+
+def test_the_usual_players_of_its_game_play_where_nobody_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    for world, settings in (("doom-rooms", ["policy=mixed"]), ("grid-recall", [])):
+        before = Before.find(world)
+        seed = f"seed={before.seed}"
+        assert before.collect_settings(None, None, []) == [f"scenario={world}", seed, *settings]
+        assert f"{world} does not say who played: its game's usual players do" in capsys.readouterr().out
+    assert CollectConfig(scenario="grid-recall").player == "out-and-back"
+    assert Before.find("minigrid-playground").collect_settings(None, None, ["own"])[-1].startswith("seed=")
+    assert "random buttons do" in capsys.readouterr().out
+
+
+def test_all_that_is_told_of_players_can_be_asked_for() -> None:
+    played = CollectConfig(policy="ppo", policy_folder="runs/rl/policy", episode_frames=99)
+    assert played.recording == {"policy": "ppo", "policy_folder": "runs/rl/policy", "episode_frames": 99}
+
+
+def test_a_damaged_network_is_found_before_anything_is_recorded(tmp_path: Path) -> None:
+    folder = Path(saved(tmp_path / "world"))
+    (folder / "model.safetensors").write_bytes(b"")
+    with pytest.raises(WorldError, match=r"model.safetensors is damaged or was altered"):
+        _ = LearnConfig(init=str(folder)).folder
+
+
+@pytest.mark.usefixtures("no_timing")
+def test_no_agent_is_promised_a_world_without_outcome_heads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world, data = saved(tmp_path / "world"), tmp_path / "data"
+    for split in ("train", "heldout"):
+        write_outcome_dataset(data / split)
+    assert Footage.of(data / "train", data / "heldout").has_outcomes
+    told = LearnConfig(init=world, data=str(data), out=str(tmp_path / "out"), device="cpu")
+    Learning(told, lambda *_: None).learn()
+    printed = capsys.readouterr().out
+    assert "play it: python play.py" in printed and "training.rl" not in printed
 
 
 def test_a_network_goes_on_as_it_is() -> None:
