@@ -239,4 +239,4 @@ def _owned(tensor: Tensor, ours: set[int]) -> Tensor:
 
 
 def _again(keys: Tensor, values: Tensor, shape: RingShape) -> FrameRing:
-    return FrameRing(_Room(keys, values), shape)
+    return FrameRing(_Room(_owned(keys, set()), _owned(values, set())), shape)
