@@ -294,6 +294,16 @@ def test_what_is_left_without_the_window_leaves_the_state_as_it_is(taught: Video
     assert all(torch.equal(before[name], tensor) for name, tensor in state.tensors().items())
 
 
+def test_play_keeps_no_gradients_of_a_network_that_is_trained(taught: VideoWorld) -> None:
+    """Passes write into the window that the next ones read: what they record would grow from block to block."""
+    world = copy.deepcopy(taught)
+    world.transformer.requires_grad_(True)
+    env = ARL2WorldEnv(world)
+    env.reset(seed=0)
+    steps(env, [[1, 0, 0]] * (2 * env.action_repeat))
+    assert not [name for name, tensor in env.get_state().tensors().items() if tensor.requires_grad]
+
+
 DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "kind": (lambda data: data.update(kind="sound"), "worlds of the kind sound are not known"),
     "text": (lambda data: data.update(text="\x1b[31m"), "a world's text must be printable"),
