@@ -85,10 +85,8 @@ class Simulator:
 
     def __setstate__(self, made_of: dict[str, Any]) -> None:
         self.__dict__.update(made_of)
-        if made_of["_noise_ahead"]:
-            self._noise_ahead = NoiseAhead(self.world.noise_shape(self.sampler), self.world.device)
-        else:
-            self._noise_ahead = None
+        world, is_ahead = self.world, made_of["_noise_ahead"]
+        self._noise_ahead = NoiseAhead(world.noise_shape(self.sampler), world.device) if is_ahead else None
         self._build()
 
     def change_sampler(self, sampler: SamplerConfig) -> None:

@@ -41,7 +41,7 @@ from training.learn.plan import (
     fresh_frames,
     pretrain_settings,
     record_settings,
-    seconds_to_train,
+    train_seconds,
 )
 from training.learn.settings import LearnConfig
 from worldsim.data.dataset_info import INFO_FILE, DatasetInfo
@@ -161,7 +161,7 @@ class Learning:
         begun = known.get(stage)
         if begun is None or begun["minutes"] != minutes:
             trained = begun["seconds"] if begun is not None and stage in self._state["done"] else 0.0
-            seconds = seconds_to_train(stage, minutes, self.spent, self.device, trained)
+            seconds = train_seconds(stage, minutes, self.spent, self.device, trained)
             begun = {"minutes": minutes, "seconds": round(seconds, 3)}
             self._save(trainings=known | {stage: begun})
         return clock_settings(begun["seconds"])

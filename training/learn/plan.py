@@ -150,7 +150,7 @@ def fresh_frames(minutes: float, device: str, num_weights: int, most: int) -> in
     return min(most, max(LEAST_FRAMES, round(seen / TIMES_SEEN)))
 
 
-def seconds_to_train(stage: str, minutes: float, spent: float, device: str, trained: float = 0.0) -> float:
+def train_seconds(stage: str, minutes: float, spent: float, device: str, trained: float = 0.0) -> float:
     """Return the seconds that a training has from its start to its end, its last checkpoint included.
 
     Args:

@@ -295,7 +295,7 @@ def test_what_is_left_without_the_window_leaves_the_state_as_it_is(taught: Video
 
 
 def test_play_keeps_no_gradients_of_a_network_that_is_trained(taught: VideoWorld) -> None:
-    """Passes write into the window that the next ones read: what they record would grow from block to block."""
+    """Passes write into the window that the next ones read: what autograd records would grow without end."""
     world = copy.deepcopy(taught)
     world.transformer.requires_grad_(True)
     env = ARL2WorldEnv(world)
