@@ -103,8 +103,7 @@ class Learning:
         found = "gpu" if torch.cuda.is_available() else "cpu"
         self.device = found if config.device == "auto" else config.device
         self.out.mkdir(parents=True, exist_ok=True)
-        path = self.out / STATE_FILE
-        self._state: dict[str, Any] = read_json(path) if path.is_file() else {"done": {}}
+        self._state = read_state(self.out / STATE_FILE)
         self._spent_before: float = self._state.get("spent_seconds", 0.0)
 
     @property
@@ -267,6 +266,22 @@ class Learning:
     def _save(self, **changed: Any) -> None:
         self._state |= {**changed, "spent_seconds": round(self.spent, 1)}
         write_json(self.out / STATE_FILE, self._state)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Return what an earlier command has noted of its stages; nothing is done where there is no such file.
+
+    Raises:
+        WorldError: If it is no such note.
+    """
+    state = read_json(path) if path.is_file() else {"done": {}}
+    is_ours = isinstance(state, dict) and all(
+        isinstance(state.get(name, kind()), kind)
+        for name, kind in (("done", dict), ("trainings", dict), ("spent_seconds", float))
+    )
+    if not is_ours or "done" not in state:
+        raise WorldError(f"{path} is not what this command writes: without it all stages are run again")
+    return state
 
 
 def asked_number(name: str, settings: Sequence[str]) -> int | None:

@@ -107,4 +107,4 @@ class LearnConfig:
             return Path(f"runs/learn-{before.config.name}-{before.digest[:8]}")
         if self.env is not None:
             return Path(f"runs/learn-{name_of(self.env)}")
-        return Path(f"runs/learn-{self.scenario or user_path(self.data or '').name}")
+        return Path(f"runs/learn-{self.scenario or user_path(self.data or '').resolve().name}")

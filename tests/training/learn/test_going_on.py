@@ -198,7 +198,15 @@ def test_a_network_goes_on_as_it_is() -> None:
     assert "size/finetune=laptop" in plain and not [each for each in plain if each.startswith("objective")]
 
 
+@pytest.mark.parametrize("damage", ["[]", "{}", '{"done": []}', '{"done": {}, "spent_seconds": "long"}'])
+def test_a_damaged_note_of_the_stages_is_one_sentence(tmp_path: Path, damage: str) -> None:
+    (tmp_path / "learn.json").write_text(damage)
+    with pytest.raises(WorldError, match=r"learn.json is not what this command writes"):
+        Learning(LearnConfig(scenario="doom-rooms", out=str(tmp_path)), lambda *_: None)
+
+
 def test_each_world_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    assert LearnConfig(data=".").folder.name == f"learn-{Path.cwd().name}"
     first = LearnConfig(init=LEVEL).folder
     assert first.name == f"learn-doom-level-{Before.find(LEVEL).digest[:8]}"
     assert LearnConfig(scenario="doom-level").folder == Path("runs/learn-doom-level")
