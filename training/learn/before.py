@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
+from training.cli.overrides import quoted
 from training.collect import NUM_RUNS, PLAYER_SETTINGS
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
@@ -109,15 +111,15 @@ class Before:
         if env is None and (not isinstance(own, str) or ":" in own):
             raise WorldError(
                 f"the world {self.name} was recorded from {own}, code named by its file, not run unasked: "
-                f"give env={own} beside init="
+                f"give {shlex.quote(f'env={own}')} beside init="
             )
         if env not in (None, own):
             return [f"env={env}"]
         if made.get("wrappers") and "game.wrappers" not in asked:
-            wrappers = typed(made["wrappers"])
+            wrappers = typed(made["wrappers"]).replace('"', "")
             raise WorldError(
                 f"the world {self.name} was recorded in wrappers, code named by its file, not run unasked: "
-                f"give 'collect=[\"game.wrappers={wrappers}\"]' beside init="
+                f"give {_asked(f'game.wrappers={wrappers}')} beside init="
             )
         return [f"env={own}", *(f"game.{name}={typed(value)}" for name, value in made.items())]
 
@@ -153,7 +155,7 @@ class Before:
         if is_code and "own" not in asked:
             raise WorldError(
                 f"the world {self.name} was recorded with own={own}, code named by its file, not run "
-                f"unasked: give 'collect=[\"own={own}\"]' beside init="
+                f"unasked: give {_asked(f'own={own}')} beside init="
             )
         return [f"{name}={typed(value)}" for name, value in recording.items()]
 
@@ -183,7 +185,12 @@ def typed(value: Any) -> str:
         return "{" + ",".join(f"{name}:{typed(each)}" for name, each in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(typed, value)) + "]"
-    return json.dumps(value)
+    return quoted(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _asked(setting: str) -> str:
+    """Return how a shell is told to give a setting to the recording."""
+    return shlex.quote(f"collect=[{quoted(setting)}]")
 
 
 def _buttons(actions: Any) -> str:

@@ -8,7 +8,6 @@ stopped, and does no stage twice.
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 import subprocess
@@ -26,6 +25,7 @@ import torch
 
 from training import STARTED
 from training.cli.entry import entry
+from training.cli.overrides import quoted
 from training.engine.lock import locked_folder, wait_for_folder
 from training.learn.before import Before
 from training.learn.plan import (
@@ -122,7 +122,7 @@ class Learning:
         footage = Footage.of(**folders)
         if self._before is not None and not self._before.config.denoiser.outcome_heads:
             footage = replace(footage, has_outcomes=False)
-        video = [f"data.{split}=[{json.dumps(str(folder))}]" for split, folder in folders.items()]
+        video = [f"data.{split}=[{quoted(str(folder))}]" for split, folder in folders.items()]
         world = (
             self.train(footage, video) if self._before is None else self.go_on(footage, video, self._before)
         )

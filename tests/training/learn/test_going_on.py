@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from tests.fakes import TINY_ACTIONS, tiny_world, write_outcome_dataset, write_tiny_dataset
+from training.cli.overrides import read_overrides
 from training.collect import CollectConfig
+from training.finetune import FinetuneConfig
 from training.learn import command
-from training.learn.before import Before
+from training.learn.before import Before, typed
 from training.learn.command import LearnConfig, Learning
 from training.learn.plan import Footage, finetune_settings
 from worldsim.actions import ActionAxis, ActionLayout
@@ -78,8 +82,12 @@ def test_an_environment_is_made_as_it_was_and_by_no_code_that_a_file_names(tmp_p
         theirs.collect_settings(None, None, [])
     assert theirs.collect_settings(None, "theirs:Game-v0", [])[0] == "env=theirs:Game-v0"
     wrapped = Before.find(saved(tmp_path / "c", environment={"id": "A-v0", "wrappers": ["theirs:Wrap"]}))
-    with pytest.raises(WorldError, match=r'give \'collect=\["game.wrappers=\["theirs:Wrap"\]"\]\' beside'):
+    with pytest.raises(WorldError, match="code named by its file, not run unasked: give .* beside") as raised:
         wrapped.collect_settings(None, None, [])
+    advice = shlex.split(str(raised.value).rpartition("give ")[2])[0]
+    (given,) = OverridesParser.create().parse_overrides(read_overrides([advice], LearnConfig))
+    assert given.value() == ["game.wrappers=[theirs:Wrap]"], "as it is typed"
+    assert wrapped.collect_settings(None, None, ["game.wrappers", "policy"])[0] == "env=A-v0"
     own = Before.find(saved(tmp_path / "d", environment={"id": "A-v0"}, recording={"own": "theirs:play"}))
     with pytest.raises(WorldError, match="own=theirs:play, code named by its file, not run unasked"):
         own.collect_settings(None, None, [])
@@ -154,6 +162,26 @@ def test_the_usual_players_of_its_game_play_where_nobody_is_named(capsys: pytest
     assert CollectConfig(scenario="grid-recall").player == "out-and-back"
     assert Before.find("minigrid-playground").collect_settings(None, None, ["own"])[-1].startswith("seed=")
     assert "random buttons do" in capsys.readouterr().out
+
+
+def test_texts_reach_a_command_as_they_are() -> None:
+    for text in ("sch\u00f6n", "C:\\games\\\u00e9.zip", 'a "b", c', "it's"):
+        arguments = read_overrides(
+            [f"own={typed(text)}", f"game.kwargs={typed({'x': [text]})}"], CollectConfig
+        )
+        own, kwargs = OverridesParser.create().parse_overrides(arguments)
+        assert own.value() == text and kwargs.value() == {"x": [text]}
+
+
+@pytest.mark.usefixtures("no_timing")
+def test_a_folder_may_be_called_as_people_call_things(tmp_path: Path) -> None:
+    world, data, runs = saved(tmp_path / "world"), tmp_path / "sch\u00f6n, neu", []
+    for split in ("train", "heldout"):
+        write_tiny_dataset(data / split, episodes=1, frames=40)
+    told = LearnConfig(init=world, data=str(data), out=str(tmp_path / "out"), device="cpu")
+    Learning(told, lambda name, settings: runs.append(settings)).learn()
+    given = read_overrides([each for each in runs[1] if each.startswith("data.train=")], FinetuneConfig)
+    assert OverridesParser.create().parse_overrides(given)[0].value() == [str(data / "train")]
 
 
 def test_all_that_is_told_of_players_can_be_asked_for() -> None:
