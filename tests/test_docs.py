@@ -19,6 +19,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from tests.fakes import tiny_world
+from training.cli.overrides import read_overrides
 from worldsim.data.dataset_info import DatasetInfo
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -187,7 +188,8 @@ def test_every_setting_that_a_page_gives_a_command_exists() -> None:
         GlobalHydra.instance().clear()
         try:
             with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-                main.convert(compose(main.config_name, overrides=overrides))
+                read = read_overrides(overrides, main.config_class)
+                main.convert(compose(main.config_name, overrides=read))
         except Exception as error:
             error.add_note(f"{name_of(page)}: {name} {' '.join(overrides)}")
             raise

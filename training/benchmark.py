@@ -14,10 +14,9 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from omegaconf import OmegaConf
 
 from training.cli.entry import entry
@@ -60,6 +59,9 @@ from worldsim.model.segments import check_constant_memory
 from worldsim.outcome import OutcomeConfig
 from worldsim.runtime.timing import seconds_since_start
 from worldsim.settings import check_settings, setting
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 REPORT_FILE = "benchmark.json"
 THIS, AGAINST = "this", "against"

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 
 from training.cli.entry import entry
 from training.conversion.selection import choose_layers, teacher_digest
@@ -47,6 +47,9 @@ from worldsim.model.conversion import Rest, check_softmax, convert, new_paramete
 from worldsim.model.denoiser import Denoiser
 from worldsim.world.video import VideoWorld
 from worldsim.world.world import World
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True, slots=True)

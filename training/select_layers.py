@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from tqdm import tqdm
 
 from training.cli.entry import entry
@@ -36,6 +36,9 @@ from worldsim.model.conversion import Rest, convert, new_parameters, student_con
 from worldsim.model.denoiser import Denoiser
 from worldsim.storage.files import check_number, read_json, write_json
 from worldsim.world import World
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 SELECTION_FILE, SCORES = "selection.json", "scores-{}.json"
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from training.data.latents import DataConfig, fixed_starts
@@ -36,6 +36,9 @@ from worldsim.model.denoiser import Denoiser
 from worldsim.settings import REQUIRED, check_settings, setting
 from worldsim.wan.config import PATCH
 from worldsim.world import World
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 ADDED = ("conversion", "memory", "measured", "limits")
 """Sections in which a converted world's card may differ from that after stage 1; people add the last two."""

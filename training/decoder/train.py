@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 
 from training.decoder.critic import PatchCritic
 from training.decoder.footage import Footage, OwnLatents, PairSource
@@ -26,6 +26,9 @@ from worldsim.simulator import Simulator, open_world
 from worldsim.storage.files import write_json
 from worldsim.world.rewrite import is_same_encoder
 from worldsim.world.world import find_codec
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 BETAS = (0.5, 0.99)
 """Of AdamW for both networks: with a critic, what the gradient was long ago says little."""

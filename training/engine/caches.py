@@ -11,11 +11,14 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 
 from worldsim.storage.files import writing
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 CACHES = "caches"
 KEY, CONTENTS, GRAPHS, KERNELS = "key.json", "contents.json", "graphs/", "kernels/"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from training.engine.fabric import Passes
 from worldsim.model.memory.state import MemoryState
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 class Carry:

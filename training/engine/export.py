@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from training.engine.run_folder import MAX_REASON, progress_of
-from training.engine.sharding import ShardedStrategy
 from worldsim.errors import WorldError
 from worldsim.settings import check_settings, setting
 from worldsim.storage.files import write_json
@@ -34,6 +32,8 @@ from worldsim.storage.tensors import (
 )
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
     from training.engine.update import Training
 
 EXPORT, LIST_FILE = "export", "export.json"
@@ -64,6 +64,8 @@ class ExportConfig:
 
 def check_can_export(fabric: Fabric, config: ExportConfig) -> None:
     """Raise `WorldError` if the weights are not whole on one device."""
+    from training.engine.strategies import ShardedStrategy  # Fabric is slow to import
+
     if (config.bits or config.resume_from) and isinstance(fabric.strategy, ShardedStrategy):
         raise WorldError("loop.export needs whole weights on each device: use strategy auto or ddp, not fsdp")
 

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
-from lightning_fabric.strategies.parallel import ParallelStrategy
-from lightning_fabric.strategies.strategy import Strategy
 from torch.distributed import DistError
 
 from training.engine.caches import CACHES, load_caches
-from training.engine.events import EventLogger
-from training.engine.sharding import ShardedStrategy
 from worldsim.errors import WorldError
 from worldsim.runtime.device import computes_bf16
 from worldsim.settings import check_settings, setting
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
-STRATEGIES: dict[str, type[DDPStrategy]] = {"ddp": DDPStrategy, "fsdp": ShardedStrategy}
 BACKENDS = ("gloo", "nccl")
 """What exchanges gradients; an error that names one says that another process is gone."""
 
@@ -81,19 +77,27 @@ def product_dtype_of(config: FabricConfig) -> torch.dtype:
 
 def make_fabric(config: FabricConfig, folder: Path) -> Fabric:
     """Build and launch Fabric; event files for TensorBoard go to `folder / events`."""
+    # Here, not above: Fabric takes longer to import than PyTorch, and bad settings would be told later.
+    from lightning_fabric import Fabric
+
+    from training.engine.events import EventLogger
+    from training.engine.strategies import check_started, choose_strategy
+
     # Keeps fp32 products (the memory's maps) on tensor cores where there are some; no effect on a CPU.
     torch.set_float32_matmul_precision("high")
     precision = choose_precision(config)
+    is_alone = config.devices == "1" and config.num_nodes == 1
+    timeout = timedelta(seconds=config.timeout_seconds)
     try:
         fabric = Fabric(
             accelerator=config.accelerator,
             devices=int(config.devices) if config.devices.isdigit() else config.devices,
             num_nodes=config.num_nodes,
-            strategy=choose_strategy(config),
+            strategy=choose_strategy(config.strategy, is_alone=is_alone, timeout=timeout),
             precision=precision,  # pyright: ignore[reportArgumentType]
             loggers=EventLogger(folder / "events"),
         )
-        check_started(fabric, config)
+        check_started(fabric, config.devices, config.num_nodes)
         fabric.launch()
     except (ValueError, TypeError, RuntimeError) as error:
         raise WorldError(f"fabric settings can't be used here: {error}") from error
@@ -102,31 +106,6 @@ def make_fabric(config: FabricConfig, folder: Path) -> Fabric:
     if config.compile:
         load_caches(fabric, Path(config.caches) if config.caches else folder / CACHES)
     return fabric
-
-
-def choose_strategy(config: FabricConfig) -> Strategy | str:
-    """Return how several devices share the work; `auto` is DDP where there may be several."""
-    is_alone = config.devices == "1" and config.num_nodes == 1
-    name = "ddp" if config.strategy == "auto" and not is_alone else config.strategy
-    timeout = timedelta(seconds=config.timeout_seconds)
-    return STRATEGIES[name](timeout=timeout) if name in STRATEGIES else name
-
-
-def check_started(fabric: Fabric, config: FabricConfig) -> None:
-    """Raise `ValueError` if torchrun or srun started other processes than the settings say.
-
-    Each would otherwise train by itself, and all would write to one folder.
-    """
-    is_torchrun = torch.distributed.is_torchelastic_launched()
-    started = int(os.environ.get("WORLD_SIZE" if is_torchrun else "SLURM_STEP_NUM_TASKS", "1"))
-    strategy = fabric.strategy
-    devices = strategy.parallel_devices if isinstance(strategy, ParallelStrategy) else None
-    expected = len(devices or [fabric.device]) * config.num_nodes
-    if started not in (1, expected):
-        raise ValueError(
-            f"{started} processes were started, but fabric.devices={config.devices} on fabric.num_nodes="
-            f"{config.num_nodes} machine(s) makes {expected}; fabric.devices is the number on each machine"
-        )
 
 
 @contextmanager

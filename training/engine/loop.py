@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from lightning_fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
@@ -22,6 +21,9 @@ from training.engine.run_folder import TOLD_FILE, RunFolder
 from training.engine.update import Training, update
 from worldsim.runtime.interrupt import Stopped, StopRequest, defer_interrupt
 from worldsim.settings import check_settings, setting
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 AfterUpdate = Callable[[Training, Mapping[str, Tensor]], bool]
 CLOCK_STEPS = 10

@@ -9,12 +9,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import finalize
 
 import torch
 from filelock import FileLock
-from lightning_fabric import Fabric
 
 from training.engine.lock import LOCK_FILE, is_first_process, lock_folder
 from worldsim.errors import WorldError
@@ -28,6 +27,9 @@ from worldsim.storage.files import (
     write_json,
     write_text,
 )
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 CONFIG_FILE, CHECKPOINTS = "run.json", "checkpoints"
 STEP = "step-"

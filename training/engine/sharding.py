@@ -8,79 +8,13 @@ those of DDP. (FSDP's own mixed precision would round the tables of angles to bf
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning_fabric.strategies.ddp import DDPStrategy
-from lightning_fabric.strategies.strategy import _BackwardSyncControl
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_tensor
 from torch.utils._pytree import tree_map
-
-from worldsim.errors import WorldError
-from worldsim.model.block import Block
-from worldsim.wan.layers import WanBlock
-
-DOORS = ("forward_sequence", "attend_sequence")
-"""Of a video transformer's layer, what training calls beside `forward`; each gathers its weights."""
-
-
-class ShardedStrategy(DDPStrategy):
-    """DDP's processes, with the weights of each block gathered when it runs and freed after it."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._backward_sync_control = _ShardedSync()
-
-    def setup_environment(self) -> None:
-        """Start the processes, with an autocast that rounds weights anew in each product.
-
-        A rounded copy that autocast keeps would outlive the gathered weights, and if the pass that predicts
-        its own context made it, its gradient would arrive when the block has handed in its gradients: they
-        would be of the update before.
-        """
-        super().setup_environment()
-        torch.set_autocast_cache_enabled(False)
-
-    def setup_module_and_optimizers(
-        self, module: nn.Module, optimizers: list[torch.optim.Optimizer], scheduler: Any = None
-    ) -> Any:
-        """Shard a module in place, and give its optimizers the shards in the place of the weights.
-
-        Raises:
-            WorldError: If it has no blocks, as a codec: such a network is small.
-        """
-        blocks = [part for part in module.modules() if isinstance(part, Block | WanBlock)]
-        if not blocks:
-            raise WorldError("fabric.strategy=fsdp spreads a network's blocks, and this has none: choose ddp")
-        names = {id(parameter): name for name, parameter in module.named_parameters()}
-        mesh = init_device_mesh(self.root_device.type, (self.world_size,))
-        for part in (*blocks, module):
-            fully_shard(part, mesh=mesh)
-            for door in DOORS if isinstance(part, WanBlock) else ():
-                register_fsdp_forward_method(part, door)
-        shards = dict(module.named_parameters())
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["params"] = [shards[names[id(parameter)]] for parameter in group["params"]]
-        return module, optimizers, scheduler
-
-
-class _ShardedSync(_BackwardSyncControl):
-    """Gradients that add up on each device without being exchanged."""
-
-    @contextmanager
-    def no_backward_sync(self, module: nn.Module, enabled: bool) -> Iterator[None]:
-        assert isinstance(module, FSDPModule)
-        module.set_requires_gradient_sync(not enabled)
-        try:
-            yield
-        finally:
-            module.set_requires_gradient_sync(True)
 
 
 def whole(value: Any) -> Any:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch._dynamo import config as dynamo
 from torch._functorch import config as functorch
 
 from kernels.layer_checks import widths_of
@@ -125,6 +124,8 @@ def computing(config: StepConfig) -> Iterator[None]:
     `kept_share` holds for what is compiled meanwhile, the others also for what was compiled before: it is
     compiled again where they change it.
     """
+    from torch._dynamo import config as dynamo  # slow to import
+
     chosen = using(layers=FORMS[config.kernels], scan_precision=config.scan_precision)
     budget = functorch.patch(activation_memory_budget=config.kept_share)
     with chosen, budget, dynamo.patch(recompile_limit=MAX_COMPILED):

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.profiler import record_function
@@ -27,6 +26,9 @@ from training.engine.sharding import (
     whole_state,
 )
 from worldsim.errors import WorldError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def make_average(module: nn.Module, decay: float, device: torch.device) -> AveragedModel:

@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 from torch.nn import functional
 
@@ -15,6 +15,9 @@ from training.data.latents import LatentVideo, OutcomeTargets
 from worldsim.model.outcome_heads import OutcomeHeads
 from worldsim.outcome import OutcomeConfig
 from worldsim.settings import check_settings, setting
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass(kw_only=True, slots=True)

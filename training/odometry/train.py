@@ -12,11 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from training.cli.entry import entry
@@ -44,6 +43,9 @@ from worldsim.storage.files import write_json
 from worldsim.storage.tensors import read_weights, save_weights, sha256_of
 from worldsim.world.rewrite import encoder_digest
 from worldsim.world.world import MODEL_FILE, World, find_codec
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 SIGHT_FILE = "sight.safetensors"
 """In the run's folder: what was taught before the first update."""

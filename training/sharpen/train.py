@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from training.data.latents import LatentVideo
@@ -37,6 +36,9 @@ from worldsim.model.config import MemoryKeys
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.segments import check_constant_memory
 from worldsim.world import World
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 BETAS = (0.0, 0.99)
 """Of Adam: what a critic asked for an update ago is not what it asks for now."""

@@ -7,11 +7,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
@@ -23,6 +22,9 @@ from worldsim.evaluation.report.report import as_json
 from worldsim.evaluation.statistics import median_ratio
 from worldsim.model.config import DenoiserConfig
 from worldsim.runtime.timing import Percentiles
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 PEAKS = {
     **{"B200": 2250.0, "H200": 989.0, "GH200": 989.0, "H100 PCIe": 756.0, "H100": 989.0, "A100": 312.0},

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from training.conversion.selection import choose_layers, teacher_digest
@@ -33,6 +33,9 @@ from worldsim.wan.transformer import WanTransformer
 from worldsim.world import World
 from worldsim.world.video import VideoWorld
 from worldsim.world.video_config import VideoWorldConfig
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 PHASES = ("time", "none")
 """What keys of a video world's states can turn by."""

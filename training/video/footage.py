@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, replace
-from typing import Any
-
-from lightning_fabric import Fabric
+from typing import TYPE_CHECKING, Any
 
 from training.data.latents import DataConfig
 from training.data.video_codec import VideoCodec, displayed_frames
@@ -16,6 +14,9 @@ from training.world.validation import ValidationConfig
 from worldsim.errors import WorldError
 from worldsim.world.video import VideoWorld
 from worldsim.world.video_config import VideoWorldConfig
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def check_sequences(config: VideoWorldConfig, lengths: Mapping[str, int], episodes: Episodes) -> None:

@@ -5,11 +5,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from training.data.latents import LatentVideo, OutcomeTargets, to_device
@@ -20,6 +19,9 @@ from training.world.integrated_poses import with_integrated_poses
 from training.world.settings import TrainWorldConfig
 from worldsim.data.sequences import SequenceIndex
 from worldsim.model.memory.odometry import Odometry
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 Batch = tuple[Tensor | torch.Generator | OutcomeTargets | None, ...]
 """What a training's module is given at a step."""

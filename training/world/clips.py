@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 
 from training.data.latent_cache import LatentCache
 from training.data.latents import (
@@ -27,6 +27,9 @@ from worldsim.data.sequences import EpisodeReference
 from worldsim.errors import WorldError
 from worldsim.model.config import DenoiserConfig, MemoryKeys
 from worldsim.runtime.cores import worker_count
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def refuse_poses(model: DenoiserConfig, command: str) -> None:

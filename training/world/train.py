@@ -7,10 +7,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 
 from training.data.latents import LatentVideo
 from training.data.tables import check_outcomes, check_poses
@@ -40,6 +39,9 @@ from worldsim.model.denoiser import Denoiser
 from worldsim.model.segments import check_constant_memory
 from worldsim.outcome import OutcomeConfig
 from worldsim.world.world import World, WorldConfig, find_codec
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def describe_training(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 PSNR_CAP_DB = 60.0
 """Equal frames would have infinite PSNR, and one of them would decide a mean."""
@@ -24,6 +23,9 @@ def as_images(frames: Tensor) -> Tensor:
 
 def psnr(frames: Tensor, target: Tensor) -> Tensor:
     """Return the peak signal-to-noise ratio of each frame in dB, at most `PSNR_CAP_DB`."""
+    # Here, not above: it takes as long to import as PyTorch, and every command would wait for it.
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
     ratio = peak_signal_noise_ratio(
         as_images(frames), as_images(target), data_range=1.0, reduction="none", dim=(1, 2, 3)
     )
@@ -38,6 +40,8 @@ def sequence_psnr(frames: Tensor, target: Tensor) -> Tensor:
 
 def ssim(frames: Tensor, target: Tensor) -> Tensor:
     """Return the structural similarity of each frame, at most 1 (Gaussian window of 11 pixels)."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     score = structural_similarity_index_measure(
         as_images(frames), as_images(target), data_range=1.0, reduction="none"
     )

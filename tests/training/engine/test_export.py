@@ -19,7 +19,7 @@ from training.engine.loop import LoopConfig, fit, seed_of
 from training.engine.muon import BatchedMuon
 from training.engine.optimizers import OptimizerConfig, make_optimizers
 from training.engine.run_folder import RunFolder
-from training.engine.sharding import ShardedStrategy
+from training.engine.strategies import ShardedStrategy
 from training.engine.update import Training, prepare
 from training.objectives.flow_matching import SequenceFlowMatching
 from training.objectives.noise import ObjectiveConfig

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def test_the_card_tells_what_was_learned(root: Path) -> None:
     world = load(root / "whole" / "world")
     provenance = world.config.provenance
     (told,) = provenance["training"]
-    assert told.startswith("3 updates on 24 frames, in sequences of 4")
+    assert re.match(r"begun from world@\w{16}, then 3 updates on 24 frames, in sequences of 4", told)
     assert told.endswith("latent frames of four frames each, frames of 48 x 32 scaled to 64 x 32")
     assert UNTAUGHT_BUTTONS not in provenance["limits"]
     assert [start.name for start in world.starts] == ["from-text", "start-00"]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import (
     Tensor,
     _foreach_add_,  # pyright: ignore[reportPrivateImportUsage]
@@ -19,6 +18,9 @@ from training.engine.carry import Carry
 from training.engine.graphs.inputs import StaticInputs
 from worldsim.model.memory.state import MemoryState
 from worldsim.runtime.cuda_graphs import Recorded, record_cuda_graph
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 Record = Callable[[Callable[[], Any], torch.device, Any, Sequence[torch.Generator]], Recorded]
 """Runs a function on a device, and returns what replays it with the generators as they are then."""

@@ -15,8 +15,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
 
 from worldsim.evaluation.statistics import Estimate, jackknife
 
@@ -47,6 +45,8 @@ def fid(features: Tensor, others: Tensor) -> float:
     Raises:
         ValueError: If a set has fewer than two frames, or the numbers of features differ.
     """
+    from torchmetrics.image.fid import FrechetInceptionDistance  # slow to import
+
     _check(features, others)
     metric = FrechetInceptionDistance(_Known(features.shape[1]))
     metric.update(features.double(), real=True)
@@ -64,6 +64,8 @@ def kid(features: Tensor, others: Tensor) -> float:
     Raises:
         ValueError: If a set has fewer than two frames, or the numbers of features differ.
     """
+    from torchmetrics.image.kid import KernelInceptionDistance  # slow to import
+
     _check(features, others)
     count = min(len(features), len(others))
     with warnings.catch_warnings():
