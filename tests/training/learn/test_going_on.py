@@ -235,6 +235,10 @@ def test_a_damaged_note_of_the_stages_is_one_sentence(tmp_path: Path, damage: st
 
 def test_each_world_has_a_folder_of_its_own(tmp_path: Path) -> None:
     assert LearnConfig(data=".").folder.name == f"learn-{Path.cwd().name}"
+    world = tiny_world()
+    world.config.name = "../../elsewhere"
+    world.save_pretrained(tmp_path / "world")
+    assert LearnConfig(init=str(tmp_path / "world")).folder.parent == Path("runs"), "whatever it is called"
     first = LearnConfig(init=LEVEL).folder
     assert first.name == f"learn-doom-level-{Before.find(LEVEL).digest[:8]}"
     assert LearnConfig(scenario="doom-level").folder == Path("runs/learn-doom-level")
