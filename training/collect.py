@@ -38,13 +38,18 @@ from worldsim.storage.files import without_litter
 
 # Each split owns half of the 32-bit seeds, each `seed` a million of them.
 SPLIT_SEEDS = {"heldout": 2_000_000_000, "train": 0}
-SEEDS_PER_RUN = 1_000_000
+SEEDS_PER_RUN, NUM_RUNS = 1_000_000, 2000
 PLAYERS = (
     *("random", "scripted", "still", "returning", "ppo", "to-and-fro"),
     *(*policies.EXCURSIONS, *policies.TOURS, "out-and-back", "own", "sticky"),
 )
 RETURNING = ("returning", "retrace", "leave-and-return", "tours", "out-and-back")
 DEFAULT_SHARES = ("random", "scripted")
+PLAYER_SETTINGS = (
+    *("policy", "shares", "own", "policy_folder", "hold_frames"),
+    *("out_frames", "context_frames", "episode_frames", "paired"),
+)
+"""Who plays, and how."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -73,7 +78,7 @@ class CollectConfig:
         "frames; one is, at least. 0 is no limit.",
         minimum=0,
     )
-    seed: int = setting(0, "Which million of seeds.", minimum=0, maximum=1999)
+    seed: int = setting(0, "Which million of seeds.", minimum=0, maximum=NUM_RUNS - 1)
     num_workers: int = setting(0, "Worker processes; 0 is one per core.")
     policy: str | None = setting(
         None,
@@ -81,8 +86,8 @@ class CollectConfig:
         "still, who presses nothing; returning, who walks out and back, for worlds that are to remember; "
         "look-around and retrace, who look away, or walk away, and come back to the same pose; in "
         "doom-fresh-rooms tours, of which each is a turn-around, leave-and-return or loop (also policies of "
-        "their own); in grid-recall out-and-back; or mixed, a player for each episode. null is scripted, or "
-        "with env own where there is one, else sticky.",
+        "their own); in grid-recall out-and-back; or mixed, a player for each episode. null is scripted, in "
+        "grid-recall out-and-back, with env own where there is one, else sticky.",
         choices=("mixed", *PLAYERS),
     )
     shares: dict[str, float] = setting(
@@ -165,8 +170,11 @@ class CollectConfig:
     @property
     def player(self) -> str:
         """Who plays."""
-        usual = "scripted" if self.env is None else "sticky" if self.own is None else "own"
-        return self.policy or usual
+        if self.policy is not None:
+            return self.policy
+        if self.env is None:
+            return find_game(self.scenario).recorded_by
+        return "sticky" if self.own is None else "own"
 
     @property
     def players(self) -> dict[str, float]:
@@ -190,11 +198,11 @@ class CollectConfig:
     @property
     def recording(self) -> dict[str, Any]:
         """Settings that let the same players play again, for `DatasetInfo.recording`."""
-        names = ("own", "hold_frames", "out_frames", "context_frames", "episode_frames", "paired")
-        given = {name: value for name in names if (value := getattr(self, name))}
+        told: dict[str, Any] = {"policy": self.player}
         if self.player == "mixed":  # those that play by default are named also where they do not
-            given["shares"] = dict.fromkeys(DEFAULT_SHARES, 0.0) | self.players
-        return {"policy": self.player, **given}
+            told["shares"] = dict.fromkeys(DEFAULT_SHARES, 0.0) | self.players
+        others = (name for name in PLAYER_SETTINGS if name not in ("policy", "shares"))
+        return told | {name: value for name in others if (value := getattr(self, name))}
 
     @property
     def learned(self) -> Path | None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,9 @@ class Simulator:
         self.device_choice = DeviceChoice(world.device, world.dtype, "the world was loaded so")
         self.compile_choice = CompileChoice(compile, "as asked")
         self._repeat = world.config.action_repeat
-        # What a video world keeps is too large to be copied out of inference mode.
+        # What a video world keeps is too large to be copied out of inference mode: `isolated` has to do.
         self._is_video = isinstance(world, VideoWorld)
+        self._inferring = nullcontext if self._is_video else torch.inference_mode
         self._build()
 
     def _build(self) -> None:
@@ -83,10 +85,8 @@ class Simulator:
 
     def __setstate__(self, made_of: dict[str, Any]) -> None:
         self.__dict__.update(made_of)
-        if made_of["_noise_ahead"]:
-            self._noise_ahead = NoiseAhead(self.world.noise_shape(self.sampler), self.world.device)
-        else:
-            self._noise_ahead = None
+        world, is_ahead = self.world, made_of["_noise_ahead"]
+        self._noise_ahead = NoiseAhead(world.noise_shape(self.sampler), world.device) if is_ahead else None
         self._build()
 
     def change_sampler(self, sampler: SamplerConfig) -> None:
@@ -149,7 +149,7 @@ class Simulator:
         given, noise = self._on_device(actions, poses), self._noise(state, DRAW_FRAME)
         # The few first blocks of a video are not recorded: what they see grows.
         run = self._predict if self._is_video and not is_full else self._run_predict
-        with torch.inference_mode(not self._is_video):
+        with self._inferring():
             frames, latents, context = run(memory, *given, noise, is_full)
             frames = frames.to(self.frames_device)
         return Prediction(ordinary(frames), ordinary(latents), context)
@@ -163,7 +163,7 @@ class Simulator:
             return replace(state, frame_index=context.following, frames=prediction.frames)
         noise, memory = self._commit_noise(state), self.world.in_places(state.memory)
         run = self._commit if self._is_video and not context.window_is_full else self._run_commit
-        with torch.inference_mode(not self._is_video):
+        with self._inferring():
             memory = run(memory, prediction.latents, noise, context)
         memory = memory.map(lambda _, tensor: ordinary(tensor))
         return replace(state, memory=memory, frame_index=state.frame_index + 1, frames=prediction.frames)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -96,12 +96,18 @@ class Clock:
     Args:
         config: Length.
         seconds: Counted before, by an earlier process of the run.
+
+    Attributes:
+        since: From when on time is not counted yet: the command's start, or the end of a run before this one,
+            of a conversion's first stage say.
     """
+
+    since: ClassVar[float] = STARTED
 
     def __init__(self, config: LoopConfig, seconds: float) -> None:
         self._config, self._reserve, self._counted = config, 0.0, time.monotonic()
         self._counts_all = config.counts_start and config.train_seconds > 0
-        start = min(self._counted - STARTED, max(0.0, config.train_seconds - seconds) / 2)
+        start = min(self._counted - Clock.since, max(0.0, config.train_seconds - seconds) / 2)
         self.seconds = seconds + (start if self._counts_all else 0.0)
 
     def count(self, begun: float) -> None:
@@ -228,6 +234,7 @@ def _fit(
             raise
     clock.close(training)
     _checkpoint(fabric, training, config, run, on_checkpoint)
+    Clock.since = time.monotonic()
 
 
 def resume(fabric: Fabric, training: Training, run: RunFolder) -> None:

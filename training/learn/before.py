@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
+from training.cli.overrides import quoted
+from training.collect import NUM_RUNS, PLAYER_SETTINGS
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
 from worldsim.games.gym.apart import STEP_TIMEOUT, describe_apart
 from worldsim.games.gym.config import GymConfig
 from worldsim.games.registry import GAMES, find_game
 from worldsim.storage.files import shown
+from worldsim.storage.tensors import check_file
 from worldsim.world.config import WorldConfig
 from worldsim.world.video_config import VideoWorldConfig
 from worldsim.world.world import MODEL_FILE, find_world, read_config
 
-NUM_SEEDS = 2000
-"""Of `training.collect`."""
-PLAYER_SETTINGS = (
-    *("policy", "shares", "own", "hold_frames", "out_frames", "context_frames", "episode_frames", "paired"),
-)
-"""Of `training.collect`, that a world's file may tell; see `CollectConfig.recording`."""
 OUR_CODE = "policies."
 """Before the names of players that are part of this project."""
 
@@ -35,7 +33,7 @@ class Before:
     Attributes:
         name: As it was given.
         config: Its description.
-        digest: Of its network's file.
+        digest: SHA-256 of its network's file.
     """
 
     name: str
@@ -44,22 +42,24 @@ class Before:
 
     @classmethod
     def find(cls, name: str) -> Before:
-        """Look for a world; no weights are read.
+        """Look for a world, whose network's file is compared with its checksum.
 
         Raises:
-            WorldError: If there is none, or it is one of a video transformer.
+            WorldError: If there is none, it is damaged, or it is one of a video transformer.
         """
-        config, checksums = read_config(find_world(name))
+        folder = find_world(name)
+        config, checksums = read_config(folder)
         if isinstance(config, VideoWorldConfig):
             raise WorldError(
                 f"{name} is a world of a video transformer, which training.finetune init={name} trains on"
             )
-        return cls(name, config, checksums.get(MODEL_FILE, "0"))
+        check_file(folder, MODEL_FILE, checksums.get(MODEL_FILE))
+        return cls(name, config, checksums[MODEL_FILE])
 
     @property
     def seed(self) -> int:
         """Of recordings that it has not seen: each world has its own, and the same command the same one."""
-        return int(self.digest[:8], 16) % NUM_SEEDS
+        return int(self.digest[:8], 16) % NUM_RUNS
 
     @cached_property
     def environment(self) -> dict[str, Any]:
@@ -73,9 +73,12 @@ class Before:
         return self._told("recording", PLAYER_SETTINGS)
 
     def _told(self, name: str, known: Collection[str]) -> dict[str, Any]:
-        """Return an object of its provenance, {} if there is none; no other settings than these are taken."""
+        """Return an object of its provenance, {} if there is none; no other settings than these are taken.
+
+        Nor is what Hydra would put something else in the place of: `${...}` can stand for code that is named.
+        """
         told = self.config.provenance.get(name, {})
-        if not isinstance(told, dict) or told.keys() - set(known):
+        if not isinstance(told, dict) or told.keys() - set(known) or "${" in json.dumps(told):
             raise WorldError(f"the world {self.name} has {name} that is not known: {shown(told)}")
         return told
 
@@ -108,15 +111,15 @@ class Before:
         if env is None and (not isinstance(own, str) or ":" in own):
             raise WorldError(
                 f"the world {self.name} was recorded from {own}, code named by its file, not run unasked: "
-                f"give env={own} beside init="
+                f"give {shlex.quote(f'env={own}')} beside init="
             )
         if env not in (None, own):
             return [f"env={env}"]
         if made.get("wrappers") and "game.wrappers" not in asked:
-            wrappers = typed(made["wrappers"])
+            wrappers = typed(made["wrappers"]).replace('"', "")
             raise WorldError(
                 f"the world {self.name} was recorded in wrappers, code named by its file, not run unasked: "
-                f"give 'collect=[\"game.wrappers={wrappers}\"]' beside init="
+                f"give {_asked(f'game.wrappers={wrappers}')} beside init="
             )
         return [f"env={own}", *(f"game.{name}={typed(value)}" for name, value in made.items())]
 
@@ -143,18 +146,16 @@ class Before:
             return []
         recording = self.recording
         if not recording:
-            scenario = game.removeprefix("scenario=")
-            has_players = game != scenario and (GAMES[scenario].recorded_players or GAMES[scenario].players)
-            told = ["policy=mixed"] if has_players else []
-            who = "its usual players" if has_players else "random buttons"
+            kind, _, name = game.partition("=")
+            who = "its game's usual players" if kind == "scenario" else "random buttons"
             print(f"{self.name} does not say who played: {who} do ('collect=[policy=...]' says otherwise)")
-            return told
+            return ["policy=mixed"] if kind == "scenario" and GAMES[name].players else []
         own = recording.get("own")
         is_code = isinstance(own, str) and not own.startswith(OUR_CODE) and not own.endswith(".zip")
         if is_code and "own" not in asked:
             raise WorldError(
                 f"the world {self.name} was recorded with own={own}, code named by its file, not run "
-                f"unasked: give 'collect=[\"own={own}\"]' beside init="
+                f"unasked: give {_asked(f'own={own}')} beside init="
             )
         return [f"{name}={typed(value)}" for name, value in recording.items()]
 
@@ -184,7 +185,12 @@ def typed(value: Any) -> str:
         return "{" + ",".join(f"{name}:{typed(each)}" for name, each in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(typed, value)) + "]"
-    return json.dumps(value)
+    return quoted(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _asked(setting: str) -> str:
+    """Return how a shell is told to give a setting to the recording."""
+    return shlex.quote(f"collect=[{quoted(setting)}]")
 
 
 def _buttons(actions: Any) -> str:

@@ -8,7 +8,6 @@ stopped, and does no stage twice.
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 import subprocess
@@ -16,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,6 +25,7 @@ import torch
 
 from training import STARTED
 from training.cli.entry import entry
+from training.cli.overrides import quoted
 from training.engine.lock import locked_folder, wait_for_folder
 from training.learn.before import Before
 from training.learn.plan import (
@@ -40,7 +41,7 @@ from training.learn.plan import (
     fresh_frames,
     pretrain_settings,
     record_settings,
-    seconds_left,
+    train_seconds,
 )
 from training.learn.settings import LearnConfig
 from worldsim.data.dataset_info import INFO_FILE, DatasetInfo
@@ -102,8 +103,7 @@ class Learning:
         found = "gpu" if torch.cuda.is_available() else "cpu"
         self.device = found if config.device == "auto" else config.device
         self.out.mkdir(parents=True, exist_ok=True)
-        path = self.out / STATE_FILE
-        self._state: dict[str, Any] = read_json(path) if path.is_file() else {"done": {}}
+        self._state = read_state(self.out / STATE_FILE)
         self._spent_before: float = self._state.get("spent_seconds", 0.0)
 
     @property
@@ -120,7 +120,9 @@ class Learning:
             self._before.check_same(DatasetInfo.load(folders["train"]), str(folders["train"]))
         self.check(data)
         footage = Footage.of(**folders)
-        video = [f"data.{split}=[{json.dumps(str(folder))}]" for split, folder in folders.items()]
+        if self._before is not None and not self._before.config.denoiser.outcome_heads:
+            footage = replace(footage, has_outcomes=False)
+        video = [f"data.{split}=[{quoted(str(folder))}]" for split, folder in folders.items()]
         world = (
             self.train(footage, video) if self._before is None else self.go_on(footage, video, self._before)
         )
@@ -158,7 +160,7 @@ class Learning:
         begun = known.get(stage)
         if begun is None or begun["minutes"] != minutes:
             trained = begun["seconds"] if begun is not None and stage in self._state["done"] else 0.0
-            seconds = trained + seconds_left(stage, minutes, self.spent, self.device)
+            seconds = train_seconds(stage, minutes, self.spent, self.device, trained)
             begun = {"minutes": minutes, "seconds": round(seconds, 3)}
             self._save(trainings=known | {stage: begun})
         return clock_settings(begun["seconds"])
@@ -264,6 +266,22 @@ class Learning:
     def _save(self, **changed: Any) -> None:
         self._state |= {**changed, "spent_seconds": round(self.spent, 1)}
         write_json(self.out / STATE_FILE, self._state)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Return what an earlier command has noted of its stages; nothing is done where there is no such file.
+
+    Raises:
+        WorldError: If it is no such note.
+    """
+    state = read_json(path) if path.is_file() else {"done": {}}
+    is_ours = isinstance(state, dict) and all(
+        isinstance(state.get(name, kind()), kind)
+        for name, kind in (("done", dict), ("trainings", dict), ("spent_seconds", float))
+    )
+    if not is_ours or "done" not in state:
+        raise WorldError(f"{path} is not what this command writes: without it all stages are run again")
+    return state
 
 
 def asked_number(name: str, settings: Sequence[str]) -> int | None:

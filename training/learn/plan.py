@@ -150,7 +150,7 @@ def fresh_frames(minutes: float, device: str, num_weights: int, most: int) -> in
     return min(most, max(LEAST_FRAMES, round(seen / TIMES_SEEN)))
 
 
-def seconds_left(stage: str, minutes: float, spent: float, device: str) -> float:
+def train_seconds(stage: str, minutes: float, spent: float, device: str, trained: float = 0.0) -> float:
     """Return the seconds that a training has from its start to its end, its last checkpoint included.
 
     Args:
@@ -158,11 +158,12 @@ def seconds_left(stage: str, minutes: float, spent: float, device: str) -> float
         minutes: For all of it.
         spent: Seconds of them that are over.
         device: The sizes are for.
+        trained: Seconds that it had when it was done before: fewer it never has.
     """
     end = max(2 * 60 * minutes * SHARES["evaluate"], END_SECONDS[device])
     part = SHARES["codec"] / (SHARES["codec"] + SHARES["pretrain"]) if stage == "codec" else 1.0
     least = LEAST_PART * 60 * minutes * SHARES[stage]
-    return max(least, part * (60 * minutes - spent - end))
+    return max(trained or least, trained + part * (60 * minutes - spent - end))
 
 
 def clock_settings(seconds: float) -> list[str]:

@@ -104,7 +104,7 @@ class LearnConfig:
             return user_path(self.out)
         if self.init is not None:
             before = Before.find(self.init)
-            return Path(f"runs/learn-{before.config.name}-{before.digest[:8]}")
+            return Path(f"runs/learn-{name_of(before.config.name)}-{before.digest[:8]}")
         if self.env is not None:
             return Path(f"runs/learn-{name_of(self.env)}")
-        return Path(f"runs/learn-{self.scenario or user_path(self.data or '').name}")
+        return Path(f"runs/learn-{self.scenario or user_path(self.data or '').resolve().name}")

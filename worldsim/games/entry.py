@@ -91,6 +91,7 @@ class GameEntry(ABC):
             episode, relative to the others. Without any there is no policy `scripted`.
         recorded_players: Those who play instead where episodes are recorded to learn from: they also do what
             nobody wants to watch, idle, run into walls and die. Empty means `players`.
+        recorded_by: Who plays, of the players of `training.collect`, where nobody is named.
         labels: Names of what is known of each frame beside its pose, numbers all of them.
         starts: Kinds of places where an episode can be asked to begin.
         measures: What can be measured by its labels; None if nothing.
@@ -112,6 +113,7 @@ class GameEntry(ABC):
     actions: ActionLayout
     players: Mapping[str, float] = field(default_factory=dict)
     recorded_players: Mapping[str, float] = field(default_factory=dict)
+    recorded_by: str = "scripted"
     labels: tuple[str, ...] = ()
     starts: tuple[str, ...] = ()
     measures: Measures | None = None

@@ -39,6 +39,7 @@ class GridEntry(GameEntry):
     licence: str = "tiles as MiniGrid draws them (MIT)"
     height: int = VIEW * TILE
     width: int = VIEW * TILE
+    recorded_by: str = "out-and-back"
     episode_frames: int = 401
     tics_per_second: float = 10.0  # for whoever watches: a grid has no time of its own
     lossless: bool = True

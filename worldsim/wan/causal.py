@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +48,10 @@ class FrameCache:
         )
         ring = 0 if self.ring is None else self.ring.nbytes
         return pairs + ring + sum(matrix.nbytes for matrix in self.matrices)
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Keep other threads from the ring inside the block; see `FrameRing.alone`."""
+        return nullcontext() if self.ring is None else self.ring.alone()
 
     def by_layer(self, model: WanTransformer, count: int) -> tuple[Past, ...] | None:
         """Return what each layer sees beside a block of `count` frames; None before the first block.
@@ -140,7 +145,9 @@ def commit_block(
         WorldError: If the block has another number of frames, or other shapes do not fit.
     """
     time = torch.zeros(clean.shape[0], dtype=torch.float64, device=clean.device)
-    past, new = _run(model, clean, time, text, cache, config, actions)[1:]
+    with cache.alone():  # until what was written belongs to a state
+        past, new = _run(model, clean, time, text, cache, config, actions)[1:]
+        ring = None if cache.ring is None else cache.ring.after()  # the pass has written into it
     before = _ages(cache, clean)
     pairs: list[Pair | Reserved] = []
     matrices: list[Tensor] = []
@@ -156,10 +163,8 @@ def commit_block(
             pairs.append(behind(old, kept) if isinstance(old, tuple) else kept)
         else:
             window.append(kept)
-    if cache.ring is not None:
-        ring = cache.ring.after()  # the pass has written into it
-    else:
-        ring = _ring_of(window, before, clean.shape[2], config) if window else None
+    if cache.ring is None and window:
+        ring = _ring_of(window, before, clean.shape[2], config)
     return FrameCache(ring, tuple(pairs), tuple(matrices), before + clean.shape[2], cache.is_full or None)
 
 
@@ -238,16 +243,17 @@ def _run(
     if frames != config.block and not (is_first and 0 < frames < config.block):
         first = f"1 to {config.block} of the first, or " if is_first else ""
         raise WorldError(f"a block has {first}{config.block} latent frames, got {list(latents.shape)}")
-    past = cache.by_layer(model, frames)
-    velocity, kept = model.run(
-        latents,
-        time,
-        text,
-        first_frame=_ages(cache, latents),
-        past=past,
-        visible=cache.visible(latents.shape[3] * latents.shape[4] // PATCH**2),
-        actions=actions,
-    )
+    with cache.alone():
+        past = cache.by_layer(model, frames)
+        velocity, kept = model.run(
+            latents,
+            time,
+            text,
+            first_frame=_ages(cache, latents),
+            past=past,
+            visible=cache.visible(latents.shape[3] * latents.shape[4] // PATCH**2),
+            actions=actions,
+        )
     return velocity, past, kept
 
 

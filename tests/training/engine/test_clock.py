@@ -30,7 +30,7 @@ class Time:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Time:
     clock = Time()
     monkeypatch.setattr(loop, "time", clock)
-    monkeypatch.setattr(loop, "STARTED", clock.now)
+    monkeypatch.setattr(loop.Clock, "since", clock.now)
     return clock
 
 
@@ -95,8 +95,17 @@ def test_a_run_that_was_stopped_goes_on_by_the_same_clock(
     with pytest.raises(KeyboardInterrupt):
         run_timed(tmp_path, clock, start=10.0, update=0.5, stop_at=40, **length)
     spent = clock.now - 1000.0
-    monkeypatch.setattr(loop, "STARTED", clock.now)
+    monkeypatch.setattr(loop.Clock, "since", clock.now)
     begun = clock.now
     training, rates = run_timed(tmp_path, clock, start=10.0, update=0.5, **length)
     assert spent + clock.now - begun == pytest.approx(63.0, abs=1.0), "no checkpoint told how long one takes"
     assert training.step == 80 and rates[-1] < 0.05
+
+
+def test_a_second_run_of_a_command_does_not_pay_for_the_first(tmp_path: Path, clock: Time) -> None:
+    """A conversion's stages, each with a length of its own."""
+    length = {"train_seconds": 60.0, "counts_start": True, "checkpoint_seconds": 20.0}
+    run_timed(tmp_path / "first", clock, start=20.0, update=0.5, **length)
+    begun = clock.now
+    run_timed(tmp_path / "second", clock, start=5.0, update=0.5, **length)
+    assert 58.0 <= clock.now - begun <= 60.5

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,7 @@ from training.learn.plan import (
     fresh_frames,
     pretrain_settings,
     record_settings,
-    seconds_left,
+    train_seconds,
 )
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
@@ -136,6 +138,8 @@ def test_a_stage_that_failed_is_run_again_and_no_other(tmp_path: Path) -> None:
     longer = LearnConfig(env=DOT, out=out, minutes=90, device="cpu", num_frames=60, collect=["num_workers=1"])
     Learning(longer, run).learn()
     assert runs[6:] == ["pretrain", "evaluate"], "more minutes go on with what is there"
+    Learning(replace(longer, minutes=30), run, started=time.monotonic() - 60 * 90).learn()
+    assert runs[8:] == ["evaluate"], "fewer train nothing"
 
 
 @pytest.mark.usefixtures("no_timing")
@@ -197,11 +201,15 @@ def test_sizes_fit_machine_time_and_episodes() -> None:
 
 
 def test_a_training_has_what_recording_left_and_measuring_needs() -> None:
-    assert seconds_left("pretrain", 60, spent=900, device="gpu") == 3600 - 900 - 360
-    assert seconds_left("codec", 60, spent=900, device="gpu") == pytest.approx((3600 - 900 - 360) * 2 / 7)
-    assert seconds_left("finetune", 30, spent=100, device="gpu") == 1800 - 100 - 180, "nothing waits"
-    assert seconds_left("finetune", 3, spent=100, device="cpu") == 180 - 100 - 30, "starting costs as much"
-    assert seconds_left("pretrain", 3, spent=170, device="cpu") == 0.25 * 0.5 * 180, "it learns in any case"
+    assert train_seconds("pretrain", 60, spent=900, device="gpu") == 3600 - 900 - 360
+    assert train_seconds("codec", 60, spent=900, device="gpu") == pytest.approx((3600 - 900 - 360) * 2 / 7)
+    assert train_seconds("finetune", 30, spent=100, device="gpu") == 1800 - 100 - 180, "nothing waits"
+    assert train_seconds("finetune", 3, spent=100, device="cpu") == 180 - 100 - 30, "starting costs as much"
+    assert train_seconds("pretrain", 3, spent=170, device="cpu") == 0.25 * 0.5 * 180, "it learns in any case"
+    more = {"spent": 3600, "device": "gpu", "trained": 2000}
+    assert train_seconds("pretrain", 120, **more) == 2000 + 7200 - 3600 - 720
+    assert train_seconds("pretrain", 61, **more) == 2000, "a minute more leaves nothing to train in"
+    assert train_seconds("pretrain", 30, **more) == 2000, "what was trained stays trained"
     assert clock_settings(1500) == [
         "loop.train_seconds=1500",
         "loop.counts_start=true",

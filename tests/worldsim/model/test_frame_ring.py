@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import pytest
@@ -134,15 +135,24 @@ def test_it_is_built_again_of_what_it_shows() -> None:
             assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda ring: pickle.loads(pickle.dumps(ring))])
+def through_a_pipe(ring: FrameRing) -> FrameRing:
+    """Return what another process is sent: PyTorch would hand on the memory itself."""
+    return pickle.loads(ForkingPickler.dumps(ring))
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda ring: pickle.loads(pickle.dumps(ring)), through_a_pipe]
+)
 def test_a_copy_shares_nothing(copied: Callable[[Any], Any]) -> None:
     shape, frames = SHAPES["frames"], torch.tensor([4, 2])
     ring = committed(empty(shape), frames, 1)
     other = copied(ring)
     before = [each.clone() for each in shown(other, frames + 1)]
-    committed(ring, frames + 1, 1)
-    committed(ring, frames + 5, 1)
+    committed(committed(ring, frames + 1, 1), frames + 2, 1)
     assert all(torch.equal(a, b) for a, b in zip(before, shown(other, frames + 1), strict=True))
+    with torch.inference_mode():
+        made_within = copied(other)
+    committed(made_within, frames + 1, 1)  # which PyTorch forbids for tensors of that mode
     assert ring.with_tensors(ring.keys, ring.values).keys.data_ptr() != ring.keys.data_ptr()
 
 

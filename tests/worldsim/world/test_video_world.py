@@ -8,7 +8,10 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,7 @@ from worldsim.storage.images import write_png
 from worldsim.wan.causal import FrameCache, commit_block, generate_block
 from worldsim.wan.config import CausalConfig
 from worldsim.wan.conversion import with_hybrid_layers
+from worldsim.wan.layers import Pair, Places
 from worldsim.world import World
 from worldsim.world.video import VideoWorld
 
@@ -280,6 +284,54 @@ def test_a_copy_goes_on_alike(taught: VideoWorld, copied: Callable[[Any], Any]) 
     other.set_state(state)
     ahead = [[1, 0, 2]] * 2
     assert all(np.array_equal(a, b) for a, b in zip(steps(env, ahead), steps(other, ahead), strict=True))
+
+
+def test_what_is_left_without_the_window_leaves_the_state_as_it_is(taught: VideoWorld) -> None:
+    """It begins to count frames anew, and so writes where the state sees some."""
+    env = ARL2WorldEnv(taught)
+    env.reset(seed=0)
+    steps(env, [[1, 0, 0]] * (3 * env.action_repeat))
+    state = env.get_state()
+    before = state.tensors()
+    alone = replace(state, frame_index=torch.tensor([0]), memory=state.memory.states_alone())
+    env.simulator.step(alone, torch.tensor([[1, 0, 0]]))
+    assert all(torch.equal(before[name], tensor) for name, tensor in state.tensors().items())
+
+
+def test_threads_may_step_one_state(taught: VideoWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both futures begin in the same places: the second thread waits, or moves to its own."""
+    env = ARL2WorldEnv(taught)
+    env.reset(seed=0)
+    state, step, begun = env.get_state(), env.simulator.step, threading.Event()
+    actions = [torch.tensor([action]) for action in ([1, 0, 0], [2, 1, 2])]
+    alone = [step(state, action)[1].tensors() for action in actions]
+    write = Places.behind
+
+    def slow(places: Places, new: Pair) -> Pair:
+        written = write(places, new)
+        if not begun.is_set():
+            begun.set()
+            time.sleep(0.5)
+        return written
+
+    monkeypatch.setattr(Places, "behind", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(step, state, actions[0])
+        assert begun.wait(60)
+        second = pool.submit(step, state, actions[1])
+        found = [each.result()[1].tensors() for each in (first, second)]
+    for expected, tensors in zip(alone, found, strict=True):
+        assert all(torch.equal(expected[name], tensor) for name, tensor in tensors.items())
+
+
+def test_play_keeps_no_gradients_of_a_network_that_is_trained(taught: VideoWorld) -> None:
+    """Passes write into the window that the next ones read: what autograd records would grow without end."""
+    world = copy.deepcopy(taught)
+    world.transformer.requires_grad_(True)
+    env = ARL2WorldEnv(world)
+    env.reset(seed=0)
+    steps(env, [[1, 0, 0]] * (2 * env.action_repeat))
+    assert not [name for name, tensor in env.get_state().tensors().items() if tensor.requires_grad]
 
 
 DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {

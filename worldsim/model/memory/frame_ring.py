@@ -19,8 +19,10 @@ where nobody holds older states nothing is copied.
 
 from __future__ import annotations
 
+import threading
 import weakref
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,6 +93,7 @@ class _Room:
     keys: Tensor
     values: Tensor
     held: weakref.WeakSet[FrameRing] = field(default_factory=weakref.WeakSet)
+    lock: threading.RLock = field(default_factory=threading.RLock)
 
     def move(self, rings: list[FrameRing]) -> None:
         """Move rings of this room to a copy of it."""
@@ -166,13 +169,25 @@ class FrameRing(Resident):
         places, is_held = self.shape.in_order(frames)
         rows = torch.arange(len(frames), device=places.device)[:, None]
         is_free = ~is_held[..., None, None, None]
-        keys, values = (each[:, rows, places].masked_fill_(is_free, 0) for each in (self.keys, self.values))
+        with self.alone():
+            pair = (each[:, rows, places].masked_fill_(is_free, 0) for each in (self.keys, self.values))
+            keys, values = pair
         return keys, values
 
     def with_tensors(self, keys: Tensor, values: Tensor) -> FrameRing:
         """Return a ring of other keys and values in the same places: these, or copies where they are ours."""
         ours = {each.untyped_storage().data_ptr() for each in (self.keys, self.values)}
         return FrameRing(_Room(_owned(keys, ours), _owned(values, ours)), self.shape)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other threads from its room inside the block, in which it may be written into, or copied."""
+        while True:
+            room = self._room
+            with room.lock:
+                if room is self._room:  # who was there before may have moved it
+                    yield
+                    return
 
     def claim(self) -> FrameRing:
         """Return this ring, which may now be written into behind its frames.
@@ -223,8 +238,12 @@ class FrameRing(Resident):
         return ring
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Return what a copy, in this process or in another, is made of."""
-        return _again, (self.keys, self.values, self.shape)
+        """Return what a copy, in this process or in another, is made of.
+
+        Copies: between processes PyTorch hands on the memory itself, into which this one goes on writing.
+        """
+        with self.alone():
+            return _again, (self.keys.clone(), self.values.clone(), self.shape)
 
 
 def _owned(tensor: Tensor, ours: set[int]) -> Tensor:
@@ -236,4 +255,4 @@ def _owned(tensor: Tensor, ours: set[int]) -> Tensor:
 
 
 def _again(keys: Tensor, values: Tensor, shape: RingShape) -> FrameRing:
-    return FrameRing(_Room(keys, values), shape)
+    return FrameRing(_Room(_owned(keys, set()), _owned(values, set())), shape)

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -112,14 +114,15 @@ class MemoryState:
 
         Of a ring it is given the places, which it must not move.
         """
-        before = self._held()
-        after = {name: change(name, tensor) for name, tensor in before.items()}
-        if self.ring is not None:
-            same = all(after[name] is before[name] for name in WINDOW)
-            window = [after.pop(name) for name in WINDOW]
-            ring = self.ring if same else self.ring.with_tensors(*window)
-            nothing = {name: getattr(self, name) for name in WINDOW}
-            return replace(self, **_without_past(after | nothing), ring=ring)
+        with nullcontext() if self.ring is None else self.ring.alone():
+            before = self._held()
+            after = {name: change(name, tensor) for name, tensor in before.items()}
+            if self.ring is not None:
+                same = all(after[name] is before[name] for name in WINDOW)
+                window = [after.pop(name) for name in WINDOW]
+                ring = self.ring if same else self.ring.with_tensors(*window)
+                nothing = {name: getattr(self, name) for name in WINDOW}
+                return replace(self, **_without_past(after | nothing), ring=ring)
         if all(after[name] is tensor for name, tensor in before.items() if name.startswith(PAST)):
             return replace(self, **_without_past(after))  # goes on sharing the past's buffer
         return self.from_tensors(after)
@@ -148,8 +151,10 @@ class MemoryState:
 
     def states_alone(self) -> MemoryState:
         """Return what is left without the last frame and the window: the recurrent states, and the path."""
-        nothing = torch.zeros_like(self.num_committed)
-        return replace(self, latents=torch.zeros_like(self.latents), num_committed=nothing)
+        # By its number of frames it writes into other places than this one, into what this one sees.
+        ring = None if self.ring is None else copy(self.ring)
+        latents, nothing = torch.zeros_like(self.latents), torch.zeros_like(self.num_committed)
+        return replace(self, latents=latents, num_committed=nothing, ring=ring)
 
     @staticmethod
     def join(memories: Sequence[MemoryState]) -> MemoryState:
