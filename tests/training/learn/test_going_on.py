@@ -23,7 +23,6 @@ from training.learn.plan import Footage, finetune_settings
 from worldsim.actions import ActionAxis, ActionLayout
 from worldsim.data.dataset_info import DatasetInfo
 from worldsim.errors import WorldError
-from worldsim.world.world import read_config
 
 LEVEL = "training/checkpoints/doom-level"
 JUMP = ActionLayout((*TINY_ACTIONS.axes[:-1], ActionAxis(name="jump", buttons=("up",), keys=(("space",),))))
@@ -213,8 +212,7 @@ def test_no_agent_is_promised_a_world_without_outcome_heads(
 def test_a_network_goes_on_as_it_is() -> None:
     info = DatasetInfo(name="game", width=160, height=120, frame_rate=17.5, actions=TINY_ACTIONS)
     footage = Footage(info, (525,) * 8, (525,), True)
-    model = read_config(Path(LEVEL))[0].denoiser
-    settings = finetune_settings(footage, 30, "gpu", model, 1)  # type: ignore[arg-type]
+    settings = finetune_settings(footage, 30, "gpu", Before.find(LEVEL).config.denoiser, 1)
     assert {
         "objective.own_context_depth=2",
         "objective.pose_jitter=[0,1]",

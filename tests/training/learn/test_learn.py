@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -309,6 +310,6 @@ def test_a_game_too_slow_for_its_share_is_recorded_all_the_same(tmp_path: Path) 
         ({"env": "A", "device": "tpu"}, "device must be one of auto, cpu, gpu, got 'tpu'"),
     ],
 )
-def test_what_to_learn_is_asked_for(settings: dict[str, object], sentence: str) -> None:
+def test_what_to_learn_is_asked_for(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(WorldError, match=sentence):
-        _ = LearnConfig(**settings).folder  # type: ignore[arg-type]
+        _ = LearnConfig(**settings).folder
