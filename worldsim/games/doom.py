@@ -42,6 +42,8 @@ BUTTONS = {
     "act/use": "USE",
 }
 """ViZDoom's name of each button that an entry's actions may have."""
+RESOLUTIONS = {1: "RES_160X120", 2: "RES_320X240", 4: "RES_640X480"}
+"""ViZDoom's name of the size that it draws, by samples a pixel across."""
 Begin = Callable[[int, str], RoomMap | None]
 """Starts an episode of a seed and a kind of start; returns its map, if it has one of its own."""
 Pose = tuple[float, float, float]
@@ -85,8 +87,8 @@ class Place(ABC):
             folder: For files that it needs while it runs.
         """
 
-    def watch(self, engine: Any) -> Watch:
-        """Return what reads `labels` from an engine that runs."""
+    def watch(self, engine: Any, supersampling: int) -> Watch:
+        """Return what reads `labels` from an engine that runs and draws so many samples a pixel across."""
         raise NotImplementedError(f"{self.game} has no labels")
 
 
@@ -146,6 +148,9 @@ class DoomEntry(GameEntry):
             engine's flashes of damage and pick-ups whatever the scenario's file says.
         shows_counts: Beside the bar of health, which then takes the left half, show rounds and kills.
         shows_weapon: Draw the weapon; else it would be a part of the picture that never moves.
+        supersampling: Each pixel is the mean of so many by so many that the engine draws, 1, 2 or 4. The engine
+            reads one texel a pixel: at 1, far textures flicker as the player moves, which no frame before
+            foretells (docs/decisions/0074).
     """
 
     place: Place
@@ -163,10 +168,16 @@ class DoomEntry(GameEntry):
     shows_health: bool = False
     shows_counts: bool = False
     shows_weapon: bool = False
+    supersampling: int = 1
 
     def __post_init__(self) -> None:
+        if self.supersampling not in RESOLUTIONS:
+            raise WorldError(f"supersampling is one of {[*RESOLUTIONS]}, got {self.supersampling}")
         for name in ("game", "licence", "labels", "starts"):
             object.__setattr__(self, name, getattr(self.place, name))
+        if self.supersampling > 1:
+            samples = f"{self.supersampling} x {self.supersampling} samples a pixel"
+            object.__setattr__(self, "game", f"{self.place.game}, {samples}")
 
     @property
     def buttons(self) -> tuple[str, ...]:
@@ -211,7 +222,8 @@ class DoomGame(RealGame):
         self._game.set_labels_buffer_enabled(labelled and bool(entry.labels))
         with contextlib.chdir(self._folder.name):  # the engine leaves a folder where it is started
             self._game.init()
-        self._watch = entry.place.watch(self._game) if labelled and entry.labels else None
+        is_watched = labelled and bool(entry.labels)
+        self._watch = entry.place.watch(self._game, entry.supersampling) if is_watched else None
         self._last: Observation | None = None
         self._tics = 0
 
@@ -269,7 +281,8 @@ class DoomGame(RealGame):
         # Freedoom, whatever WAD the environment points to: its pictures may be shared.
         game.set_doom_game_path(str(iwad_path()))
         game.set_doom_config_path(str(Path(self._folder.name) / "vizdoom.ini"))
-        game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
+        resolution = RESOLUTIONS[self.entry.supersampling]
+        game.set_screen_resolution(getattr(vizdoom.ScreenResolution, resolution))
         game.set_screen_format(vizdoom.ScreenFormat.RGB24)
         names = (*self.entry.buttons, *self.entry.place.hidden_buttons)
         game.set_available_buttons([getattr(vizdoom.Button, name) for name in names])
@@ -292,7 +305,8 @@ class DoomGame(RealGame):
         state = self._game.get_state()
         x, y, angle = (float(value) for value in state.game_variables)
         truncated = 0 < self.entry.max_tics <= self._tics
-        picture, labels = self._draw(state.screen_buffer), self._label(state, (x, y, angle))
+        picture = self._draw(average_samples(state.screen_buffer, self.entry.supersampling))
+        labels = self._label(state, (x, y, angle))
         return Observation(picture, (x, y, angle), reward, False, truncated, labels)
 
     def _label(self, state: Any, pose: Pose) -> tuple[float, ...]:
@@ -353,6 +367,21 @@ def draw_map(seed: int) -> RoomMap:
 def iwad_path() -> Path:
     """Return where ViZDoom keeps Freedoom."""
     return Path(import_vizdoom().scenarios_path).parent / "freedoom2.wad"
+
+
+def average_samples(picture: np.ndarray, factor: int) -> np.ndarray:
+    """Return a picture `[H, W, 3]` uint8 of the means of its squares of `factor` by `factor` pixels.
+
+    Args:
+        picture: `[H factor, W factor, 3]` uint8.
+        factor: At most 16; at 1 the picture itself.
+    """
+    if factor == 1:
+        return picture
+    height, width, channels = picture.shape
+    lines = picture.reshape(height // factor, factor, width * channels).astype(np.uint16)
+    rows = lines.sum(axis=1, dtype=np.uint16).reshape(height // factor, width // factor, factor, channels)
+    return ((rows.sum(axis=2, dtype=np.uint16) + factor**2 // 2) // factor**2).astype(np.uint8)
 
 
 def press_buttons(entry: DoomEntry, action: np.ndarray) -> list[bool]:

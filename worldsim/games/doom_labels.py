@@ -44,10 +44,11 @@ class Witness:
         engine: ViZDoom's game.
         vizdoom: The package.
         doors: Of the map; the engine tells of their ceilings in `USER1` and so on.
+        samples: That the engine draws for a pixel of a frame, across and down.
     """
 
-    def __init__(self, engine: Any, vizdoom: ModuleType, doors: Sequence[Door]) -> None:
-        self._engine, self._doors = engine, doors
+    def __init__(self, engine: Any, vizdoom: ModuleType, doors: Sequence[Door], samples: int = 1) -> None:
+        self._engine, self._doors, self._samples = engine, doors, samples
         variable = vizdoom.GameVariable
         self._variables = [getattr(variable, name) for name in VARIABLES]
         self._stores = [getattr(variable, name) for name in STORES]
@@ -75,7 +76,7 @@ class Witness:
         if self._first is None:
             self._first = [0.0, 0.0, 0.0, *counted[3:]]
         if state is not None:
-            self._seen = (*find_monster(state.labels), *self._find_door(pose))
+            self._seen = (*find_monster(state.labels, self._samples), *self._find_door(pose))
         since = [now - before for now, before in zip(counted, self._first, strict=True)]
         return (max(since[0], 0.0), *since[1:], float(self._pick_ups), *self._seen)
 
@@ -96,11 +97,12 @@ class Witness:
         )
 
 
-def find_monster(labels: Sequence[Any]) -> tuple[float, ...]:
+def find_monster(labels: Sequence[Any], samples: int = 1) -> tuple[float, ...]:
     """Return the number of monsters in view; of the one aimed at, distance, left, top, width and height.
 
     Args:
         labels: The engine's, of all things in view.
+        samples: That the engine draws for a pixel of a frame, across and down.
     """
     me = next((each for each in labels if each.object_name == ME), None)
     monsters = [each for each in labels if each.object_category == MONSTER]
@@ -112,7 +114,7 @@ def find_monster(labels: Sequence[Any]) -> tuple[float, ...]:
             monster.object_position_x - me.object_position_x, monster.object_position_y - me.object_position_y
         )
 
-    middle = PIXEL_COLUMNS / 2
+    middle = samples * PIXEL_COLUMNS / 2
     chosen = min(monsters, key=lambda one: (not one.x <= middle < one.x + one.width, distance(one)))
     box = (chosen.x, chosen.y, chosen.width, chosen.height)
-    return (float(len(monsters)), distance(chosen), *(float(number) for number in box))
+    return (float(len(monsters)), distance(chosen), *(number / samples for number in box))

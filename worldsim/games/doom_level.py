@@ -118,10 +118,10 @@ class Level(Place):
 
         return begin
 
-    def watch(self, engine: Any) -> Watch:
+    def watch(self, engine: Any, supersampling: int) -> Watch:
         """Return what reads the labels of each frame."""
         doors = read_doors(read_wad(iwad_path()), self.map_name)
-        return Witness(engine, import_vizdoom(), doors)
+        return Witness(engine, import_vizdoom(), doors, supersampling)
 
 
 @dataclass(frozen=True, slots=True)

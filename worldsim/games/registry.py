@@ -82,6 +82,7 @@ GAMES: dict[str, GameEntry] = {
             shows_counts=True,
             measures=MEASURES,
             shows_weapon=True,
+            supersampling=4,
         ),
         GRID_RECALL,
     )
