@@ -148,9 +148,9 @@ class DoomEntry(GameEntry):
             engine's flashes of damage and pick-ups whatever the scenario's file says.
         shows_counts: Beside the bar of health, which then takes the left half, show rounds and kills.
         shows_weapon: Draw the weapon; else it would be a part of the picture that never moves.
-        supersampling: Each pixel is the mean of so many by so many that the engine draws, 1, 2 or 4. The engine
-            reads one texel a pixel: at 1, far textures flicker as the player moves, which no frame before
-            foretells (docs/decisions/0074).
+        supersampling: Each pixel is the mean of so many by so many that the engine draws, 1, 2 or 4. The
+            engine reads one texel a pixel: at 1, far textures flicker as the player moves, which no frame
+            before foretells (docs/decisions/0074).
     """
 
     place: Place
