@@ -27,7 +27,7 @@ from worldsim.starts import path_of
 from worldsim.state import WorldState
 from worldsim.storage.files import check_integer, check_number, plain
 from worldsim.world.held_frames import PartlyDrawn, Prediction, partly_drawn, rows_due
-from worldsim.world.video import VideoWorld
+from worldsim.world.video import BlockContext, VideoWorld
 from worldsim.world.world import Start, World, shipped_worlds
 
 BUILT = ("_run_predict", "_run_commit", "_run_step", "_run_outcome")
@@ -163,8 +163,14 @@ class Simulator:
             return replace(state, frame_index=context.following, frames=prediction.frames)
         noise, memory = self._commit_noise(state), self.world.in_places(state.memory)
         run = self._commit if self._is_video and not context.window_is_full else self._run_commit
+        features = ()
+        if isinstance(context, BlockContext):  # a commit would hand them on, and its recording copy gigabytes
+            features = context.features
+            memory, context = replace(memory, features=()), replace(context, features=())
         with self._inferring():
             memory = run(memory, prediction.latents, noise, context)
+        if features:
+            memory = replace(memory, features=features)
         memory = memory.map(lambda _, tensor: ordinary(tensor))
         return replace(state, memory=memory, frame_index=state.frame_index + 1, frames=prediction.frames)
 
