@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -143,7 +143,7 @@ def prepare_objective(
             add_lora(student, LoraConfig())
             trained = trained | lora_parameters(student)
         network.to(product_dtype_of(asked.fabric))
-        given: tuple[Any, ...] = (network, shape.causal, student, shape.causal, text)
+        given = (network, shape.causal, student, shape.causal, text)
         is_first = name == "stage1"
         module = VideoLayerDistillation(*given) if is_first else VideoVelocityDistillation(*given, 0.0)
         module.to(device).requires_grad_(False)

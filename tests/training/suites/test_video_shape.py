@@ -28,7 +28,7 @@ from worldsim.evaluation.cost.video_shape import (
 from worldsim.wan.autoencoder import LAYOUTS
 from worldsim.wan.causal import FrameCache, commit_block, generate_block, reserved_cache
 from worldsim.wan.config import CausalConfig
-from worldsim.wan.transformer import WanTransformer
+from worldsim.wan.transformer import TextContext, WanTransformer
 
 pytest.importorskip("diffusers", reason=REASON)
 CAUSAL = CausalConfig(block=1, window=3, steps=[1000, 500])
@@ -114,7 +114,9 @@ def test_a_late_block_is_drawn_at_its_age_and_noted(monkeypatch: pytest.MonkeyPa
     ages = []
     commit = worldsim.evaluation.cost.video_shape.commit_block
 
-    def noted(model: WanTransformer, latents: Tensor, text: object, cache: FrameCache, causal: object):
+    def noted(
+        model: WanTransformer, latents: Tensor, text: TextContext, cache: FrameCache, causal: CausalConfig
+    ) -> FrameCache:
         ages.append(0 if cache.frames is None else int(cache.frames))
         return commit(model, latents, text, cache, causal)
 

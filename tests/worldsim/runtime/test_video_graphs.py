@@ -16,7 +16,7 @@ from tests.wan_models import REASON, import_tiny_world
 from worldsim import simulator as simulator_module
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.envs.vector import ARL2WorldVectorEnv
-from worldsim.runtime.cuda_graphs import tensors_of
+from worldsim.runtime.cuda_graphs import Replayed, tensors_of
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 from worldsim.wan.config import CausalConfig
@@ -118,11 +118,11 @@ def test_the_window_stays_where_it_is_and_states_stay_values(world: VideoWorld, 
 def test_the_decoders_features_are_copied_for_drawing_alone(world: VideoWorld, recorder: Recorder) -> None:
     env = env_of(world, "cudagraphs")
     blocks(env, first_full(world) + 2, [1, 0, 0])
-    drawing, committing = (
-        [inputs for inputs, _, _ in each._recorded.values()]
-        for each in (env.simulator._run_predict, env.simulator._run_commit)
-    )
-    (given,), (remembered,) = drawing, committing
+    inputs = []
+    for run in (env.simulator._run_predict, env.simulator._run_commit):
+        assert isinstance(run, Replayed)
+        inputs += [given for given, _, _ in run._recorded.values()]
+    given, remembered = inputs
     sizes = {each.shape for each in env.get_state().memory.features}
     assert sizes <= {each.shape for each in tensors_of(given)}
     assert not sizes & {each.shape for each in tensors_of(remembered)}

@@ -215,7 +215,7 @@ class Drawing:
             return plain
         if not self.recorded:
             build = compiler_of(self.compile, self.generator.device)
-            self.recorded = tuple(build(each) for each in plain)
+            self.recorded = (build(self._draw), build(self._decode), build(self._commit))
         return self.recorded
 
     def _draw(self, noise: Tensor, cache: FrameCache) -> Tensor:
