@@ -14,7 +14,6 @@ from typing import NoReturn
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from worldsim.codec import frames_of
 from worldsim.errors import WorldError
@@ -37,7 +36,7 @@ from worldsim.storage.tensors import (
 )
 from worldsim.wan.autoencoder import DecoderState, StreamingAutoencoder, build_autoencoder, count_weights
 from worldsim.wan.causal import FrameCache, commit_block, generate_block, ring_shape
-from worldsim.wan.checkpoint import PATIENT, read_transformer
+from worldsim.wan.checkpoint import read_transformer
 from worldsim.wan.config import FRAMES_PER_LATENT, CausalConfig
 from worldsim.wan.schedule import even_steps
 from worldsim.wan.transformer import TextContext, WanTransformer
@@ -319,8 +318,7 @@ class VideoWorld(World):
             latents = self.autoencoder.encode(images).float()
         first = latents.shape[2] % causal.block or causal.block
         features: tuple[Tensor, ...] = ()
-        begins = (0, *range(first, latents.shape[2], causal.block))
-        for begin in tqdm(begins, "first frames", unit="block", **PATIENT):
+        for begin in (0, *range(first, latents.shape[2], causal.block)):
             block = latents[:, :, begin : begin + (causal.block if begin else first)]
             # The frames that a block shows are what its action led to.
             shown = 1 + FRAMES_PER_LATENT * (begin - 1)
