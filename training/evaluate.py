@@ -3,9 +3,9 @@
 Writes OUT/report.json, and of the roll-outs a filmstrip, a video and a plot; prints where the world stands
 beside what it must reach. The report is written anew after each part: a stopped run keeps what it has.
 `benchmark=env` measures how fast environments step instead, `benchmark=endurance` whether they can go on and
-on, `benchmark=step` what a step consists of, `benchmark=video` what long videos cost, `benchmark=pose_recall`
-what states say of places, `suite=consistency` what worlds remember, and `suite=level` what buttons, walls and
-monsters do in dreams.
+on, `benchmark=step` what a step consists of, `benchmark=video` what long videos cost and
+`benchmark=video_training` their training, `benchmark=pose_recall` what states say of places,
+`suite=consistency` what worlds remember, and `suite=level` what buttons, walls and monsters do in dreams.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from training.suites.pose_recall import benchmark_pose_recall
 from training.suites.quality import measure_quality
 from training.suites.settings import CONSISTENCY, LEVEL, EvaluateConfig
 from training.suites.video_shape import benchmark_video
+from training.suites.video_training import benchmark_video_training
 from worldsim.runtime.device import set_threads
 
 SUITES: dict[str, Callable[[EvaluateConfig, Path], None]] = {
@@ -30,6 +31,7 @@ SUITES: dict[str, Callable[[EvaluateConfig, Path], None]] = {
     "endurance": benchmark_endurance,
     "step": benchmark_step,
     "video": benchmark_video,
+    "video_training": benchmark_video_training,
     "pose_recall": benchmark_pose_recall,
     CONSISTENCY: measure_consistency,
     LEVEL: measure_level,

@@ -27,7 +27,7 @@ from worldsim.starts import path_of
 from worldsim.state import WorldState
 from worldsim.storage.files import check_integer, check_number, plain
 from worldsim.world.held_frames import PartlyDrawn, Prediction, partly_drawn, rows_due
-from worldsim.world.video import VideoWorld
+from worldsim.world.video import BlockContext, VideoWorld
 from worldsim.world.world import Start, World, shipped_worlds
 
 BUILT = ("_run_predict", "_run_commit", "_run_step", "_run_outcome")
@@ -68,9 +68,8 @@ class Simulator:
         self._noise_ahead = NoiseAhead(world.noise_shape(self.sampler), world.device) if noise_ahead else None
         self.device_choice = DeviceChoice(world.device, world.dtype, "the world was loaded so")
         self.compile_choice = CompileChoice(compile, "as asked")
-        self._repeat = world.config.action_repeat
         # What a video world keeps is too large to be copied out of inference mode: `isolated` has to do.
-        self._is_video = isinstance(world, VideoWorld)
+        self._repeat, self._is_video = world.config.action_repeat, isinstance(world, VideoWorld)
         self._inferring = nullcontext if self._is_video else torch.inference_mode
         self._build()
 
@@ -144,9 +143,8 @@ class Simulator:
         if (due := rows_due(state, self._repeat)) is not None:
             drawn = self.predict(state.rows(due), actions[due]) if due else None
             return partly_drawn(state, self._repeat, due, drawn, self.frames_device)
-        memory = self.world.in_places(state.memory)
-        is_full = self.world.window_is_full(memory)
-        given, noise = self._on_device(actions, poses), self._noise(state, DRAW_FRAME)
+        memory, noise = self.world.in_places(state.memory), self._noise(state, DRAW_FRAME)
+        is_full, given = self.world.window_is_full(memory), self._on_device(actions, poses)
         # The few first blocks of a video are not recorded: what they see grows.
         run = self._predict if self._is_video and not is_full else self._run_predict
         with self._inferring():
@@ -163,8 +161,10 @@ class Simulator:
             return replace(state, frame_index=context.following, frames=prediction.frames)
         noise, memory = self._commit_noise(state), self.world.in_places(state.memory)
         run = self._commit if self._is_video and not context.window_is_full else self._run_commit
+        if features := context.features if isinstance(context, BlockContext) else ():  # gigabytes to copy
+            memory, context = replace(memory, features=()), replace(context, features=())
         with self._inferring():
-            memory = run(memory, prediction.latents, noise, context)
+            memory = replace(run(memory, prediction.latents, noise, context), features=features)
         memory = memory.map(lambda _, tensor: ordinary(tensor))
         return replace(state, memory=memory, frame_index=state.frame_index + 1, frames=prediction.frames)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -276,6 +277,8 @@ def _tell(
     fabric: Fabric, training: Training, run: RunFolder, on_checkpoint: Callable[[Training], dict[str, float]]
 ) -> None:
     numbers = on_checkpoint(training)
+    if fabric.device.type == "cuda":  # of this device, what has just been measured included
+        numbers |= {"peak_memory_gib": torch.cuda.max_memory_allocated(fabric.device) / 2**30}
     if numbers:
         fabric.log_dict(numbers, training.step)
         shown = {name: value for name, value in numbers.items() if "/" not in name}  # the rest is for plots

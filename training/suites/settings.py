@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from training.engine.fabric import FabricConfig
 from worldsim.errors import WorldError
 from worldsim.evaluation.cost.video_shape import VideoShapeConfig
 from worldsim.evaluation.inputs.out_and_back import MIN_EPISODES, Tolerance
@@ -14,7 +15,7 @@ from worldsim.runtime.config import RuntimeSettings
 from worldsim.runtime.cuda_graphs import COMPILE_MODES
 from worldsim.settings import check_settings, setting
 
-BENCHMARKS = ("env", "endurance", "step", "video", "pose_recall")
+BENCHMARKS = ("env", "endurance", "step", "video", "video_training", "pose_recall")
 # The cost is measured before decoded video fills the memory.
 PARTS = ("cost", "rollout", "controllability", "idle", "outcome")
 CONSISTENCY, LEVEL = "consistency", "level"
@@ -126,6 +127,29 @@ class EnduranceConfig:
         check_settings(self, "endurance.")
 
 
+VIDEO_OBJECTIVES = ("stage1", "stage2", "finetune")
+"""Trainings of a video transformer: both stages of a conversion, and that of all weights with buttons."""
+
+
+@dataclass(kw_only=True, slots=True)
+class VideoTrainingConfig:
+    """Updates of the trainings of a video transformer; its shape is that of `video`."""
+
+    objectives: list[str] = setting(
+        lambda: list(VIDEO_OBJECTIVES), f"Which trainings: {', '.join(VIDEO_OBJECTIVES)}."
+    )
+    sequence_length: int = setting(21, "Latent frames of a sequence, a multiple of the block.", minimum=2)
+    batch_size: int = setting(1, "Sequences per update and device.", minimum=1)
+    num_updates: int = setting(4, "Updates that are timed, behind the first one.", minimum=1)
+    fabric: FabricConfig = setting(FabricConfig, "Device, precision, distribution.")
+
+    def __post_init__(self) -> None:
+        check_settings(self, "video_training.")
+        if not self.objectives or not set(self.objectives) <= set(VIDEO_OBJECTIVES):
+            known, given = ", ".join(VIDEO_OBJECTIVES), ", ".join(self.objectives)
+            raise WorldError(f"video_training.objectives must be some of {known}, got {given or 'none'}")
+
+
 @dataclass(kw_only=True, slots=True)
 class EvaluateConfig(RuntimeSettings):
     """What to measure."""
@@ -145,7 +169,8 @@ class EvaluateConfig(RuntimeSettings):
         "null measures the parts; env measures how many steps a second environments make, endurance whether "
         "memory grows or anything becomes NaN or inf in a great many of them, step what a step consists of: "
         "operators and milliseconds by kind, video what long videos of a transformer of the Wan family cost, "
-        "with random weights (docs/paper-scale.md). None of them needs data. pose_recall measures on data "
+        "and video_training what its trainings do, with random weights (docs/paper-scale.md). None of them "
+        "needs data. pose_recall measures on data "
         "what the states alone say of views that are asked for by their pose, and roll-outs at true poses, "
         "of num_rollouts clips of horizon frames (docs/consistency.md).",
     )
@@ -193,7 +218,10 @@ class EvaluateConfig(RuntimeSettings):
     step_count: int = setting(50, "Of benchmark=step: steps; their median counts.", minimum=1)
     against: str | None = setting(None, "Of benchmark=step: another world, stepped in turn with the first.")
     endurance: EnduranceConfig = setting(EnduranceConfig, "Of benchmark=endurance.")
-    video: VideoShapeConfig = setting(VideoShapeConfig, "Of benchmark=video.")
+    video: VideoShapeConfig = setting(
+        VideoShapeConfig, "Of benchmark=video, and of video_training the shape."
+    )
+    video_training: VideoTrainingConfig = setting(VideoTrainingConfig, "Of benchmark=video_training.")
 
     def __post_init__(self) -> None:
         if self.suite not in (None, CONSISTENCY, LEVEL):

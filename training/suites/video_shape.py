@@ -10,14 +10,17 @@ import torch
 
 from training.suites.settings import EvaluateConfig
 from training.suites.training_profile import profile_update
+from worldsim.evaluation.cost.video_decoding import DecodingCost
 from worldsim.evaluation.cost.video_shape import (
     FRAMES_PER_LATENT,
     PARTS,
     Drawing,
     MarkCost,
     VideoShapeConfig,
+    choose_layout,
     fast_attention,
     free,
+    late_over_early,
     measure_video,
 )
 from worldsim.evaluation.report.report import Report, describe_run
@@ -33,12 +36,18 @@ def benchmark_video(config: EvaluateConfig, out: Path) -> None:
     """Measure each model, print tables, write OUT/video.json anew after each."""
     choice, asked = choose_device(config.device, config.dtype), config.video
     print(f"random weights on {choice}", flush=True)
-    head = describe_run(choice.device, choice.dtype) | {"settings": asdict(asked), "weights": "random"}
+    head = describe_run(choice.device, choice.dtype) | {"weights": "random"}
     models: dict[str, Any] = {}
+    if asked.decoder_width:
+        asked, decoding = choose_layout(asked, choice.device, choice.dtype)
+        head |= {"decoding": {name: asdict(cost) for name, cost in decoding.items()}}
+        print(f"\n{format_decoding(decoding)}", flush=True)
+    head |= {"settings": asdict(asked)}
     with fast_attention(asked, choice.device, choice.dtype) as backends:
         for name in asked.models:
             marks, drawing = measure_video(asked, name, choice.device, choice.dtype)
-            models[name] = {"marks": [asdict(mark) for mark in marks]}
+            ratio = late_over_early(asked, marks)
+            models[name] = {"marks": [asdict(mark) for mark in marks], "late_over_early": ratio}
             if drawing is not None:
                 models[name]["block"] = profile_block(drawing, choice.device)
             del drawing
@@ -46,6 +55,11 @@ def benchmark_video(config: EvaluateConfig, out: Path) -> None:
             report = Report(out / VIDEO_REPORT_FILE, head | {"attention_ms": backends, "models": models})
             report.write()
             print(f"\n{format_marks(name, marks)}", flush=True)
+            if ratio is not None:
+                print(
+                    f"a block at {asked.late:,} frames over one of a window just full: {ratio:.3f}",
+                    flush=True,
+                )
     print(f"\n{format_kinds(asked, models)}\n\nwritten to {out / VIDEO_REPORT_FILE}")
 
 
@@ -55,16 +69,27 @@ def profile_block(drawing: Drawing, device: torch.device) -> dict[str, Any]:
     return profile_update(lambda: sum(drawing.step().values()), device)
 
 
+def format_decoding(costs: dict[str, DecodingCost]) -> str:
+    """Return what decoding costs in each layout, as a table."""
+    rows = [("decoding, ms a latent frame", "whole", "streamed", "streamed over whole", "relative error")]
+    for name, cost in costs.items():
+        ratio = f"{cost.streamed_ms / cost.whole_ms:.3f}"
+        rows.append(
+            (name, f"{cost.whole_ms:.2f}", f"{cost.streamed_ms:.2f}", ratio, f"{cost.relative_error:.1e}")
+        )
+    return align(rows)
+
+
 def format_marks(name: str, marks: list[MarkCost]) -> str:
     """Return what a model cost at each length, as a table."""
     parts = [f"{part}, ms" for part in PARTS]
-    rows = [[name, "seconds", "peak, GiB", "kept, GiB", "frames/s", *parts]]
+    rows = [[name, "seconds", "peak, GiB", "kept, GiB", "frames/s", *parts, "launched"]]
     for mark in marks:
         taken = [mark.block_ms.get(part) for part in PARTS]
         sizes = [None if each is None else each / 2**30 for each in (mark.peak_bytes, mark.cache_bytes)]
         values = [mark.seconds, *sizes, mark.frames_per_second, *taken]
         told = ["-" if value is None else f"{value:,.2f}" for value in values]
-        rows.append([f"{mark.frames} frames", *told])
+        rows.append([f"{mark.frames} frames", *told, mark.launched])
     return align(rows)
 
 

@@ -107,13 +107,20 @@ def causal_of(config: ConvertConfig, teacher: VideoWorld) -> CausalConfig:
 
 def build_student(teacher: VideoWorld, layers: list[int], hybrid: HybridConfig, seed: int) -> WanTransformer:
     """Return a transformer with new layers, and weights of its own."""
+    return hybrid_student(teacher.transformer, layers, hybrid, teacher.config.tokens_per_frame, seed)
+
+
+def hybrid_student(
+    teacher: WanTransformer, layers: list[int], hybrid: HybridConfig, tokens_per_frame: int, seed: int
+) -> WanTransformer:
+    """Return what `build_student` does, of a teacher that is no world."""
     torch.manual_seed(seed)
     shortest, longest = hybrid.half_lives
     first, last = hybrid.write_biases or (0.0, -2.0)
     student = with_hybrid_layers(
-        teacher.transformer,
+        teacher,
         layers,
-        tokens_per_frame=teacher.config.tokens_per_frame,
+        tokens_per_frame=tokens_per_frame,
         half_lives=(shortest, longest),
         memory_phase=hybrid.memory_phase or PHASES[0],
         write_biases=(first, last),

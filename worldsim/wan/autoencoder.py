@@ -20,6 +20,11 @@ from worldsim.wan.tables import constants
 
 SPATIAL = 8
 """Pixels of a latent's side."""
+LAYOUTS = {
+    "contiguous": (torch.contiguous_format, torch.contiguous_format),
+    "channels_last": (torch.channels_last, torch.channels_last_3d),
+}
+"""Of weights of convolutions over pictures, and over time as well; what they compute follows them."""
 CONVOLUTION = "WanCausalConv3d"
 """Of the library: what keeps its last inputs, since it convolves over time."""
 
@@ -68,6 +73,14 @@ class StreamingAutoencoder:
     def to(self, *, dtype: torch.dtype, device: torch.device | str | None = None) -> StreamingAutoencoder:
         """Move the weights."""
         nn.Module.to(self.autoencoder, device=device, dtype=dtype)  # the library's own warns of nothing
+        return self
+
+    def lay_out(self, layout: str) -> StreamingAutoencoder:
+        """Store the weights of convolutions in one of `LAYOUTS`, which is faster on some devices."""
+        for module in self.autoencoder.modules():
+            if isinstance(module, nn.Conv2d | nn.Conv3d):
+                chosen = LAYOUTS[layout][isinstance(module, nn.Conv3d)]
+                module.weight.data = module.weight.data.contiguous(memory_format=chosen)
         return self
 
     @torch.no_grad()

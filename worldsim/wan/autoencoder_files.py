@@ -45,7 +45,10 @@ def load_autoencoder(path: Path, dtype: torch.dtype = torch.float32) -> Streamin
     is_ours = described.get("_class_name") == "AutoencoderKLWan"
     config = {name: value for name, value in described.items() if not name.startswith("_")} if is_ours else {}
     module = build_autoencoder(config)
-    streaming = StreamingAutoencoder(module)  # says it if it is another one
+    try:
+        streaming = StreamingAutoencoder(module)
+    except WorldError as error:
+        raise WorldError(f"{path}: {error}") from error
     expected = {name: tuple(each.shape) for name, each in module.state_dict().items()}
     for name, shape in expected.items():
         found = tensors.shapes.get(named.get(name, ""))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from worldsim.errors import WorldError
 from worldsim.storage.files import check_integer, check_number, shown
@@ -23,6 +24,9 @@ HEAD_WIDTH = 128
 """Of every published checkpoint; another one is read from the configuration beside the file."""
 MAX_DIM = 1536
 """Width of the 1.3 B model, the largest that is supported."""
+
+PATIENT: dict[str, Any] = {"delay": 2.0, "leave": False, "disable": None}
+"""Of a bar that shows once somebody at a terminal has waited for two seconds, and goes when it is done."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -99,8 +103,9 @@ def _filled(
     with torch.device("meta"):
         model = WanTransformer(config)
     model = model.to(dtype).to_empty(device="cpu")
+    parameters = list(model.named_parameters())
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in tqdm(parameters, f"loading {path.name}", unit="tensor", **PATIENT):
             parameter.copy_(read_finite(tensors, named[name], name, dtype, path))
     return model.eval().requires_grad_(False)
 

@@ -12,14 +12,23 @@ from torch import Tensor
 
 import worldsim.evaluation.cost.video_shape
 import worldsim.wan.autoencoder
+from tests.recorder import Recorder
 from tests.wan_models import REASON, randomized, tiny_config
 from training.evaluate import main as evaluate
 from training.suites.settings import EvaluateConfig
 from worldsim.errors import WorldError
-from worldsim.evaluation.cost.video_shape import MODELS, Drawing, VideoShapeConfig, measure_video
+from worldsim.evaluation.cost.video_shape import (
+    MODELS,
+    Drawing,
+    VideoShapeConfig,
+    begin_drawing,
+    late_over_early,
+    measure_video,
+)
+from worldsim.wan.autoencoder import LAYOUTS
 from worldsim.wan.causal import FrameCache, commit_block, generate_block, reserved_cache
 from worldsim.wan.config import CausalConfig
-from worldsim.wan.transformer import WanTransformer
+from worldsim.wan.transformer import TextContext, WanTransformer
 
 pytest.importorskip("diffusers", reason=REASON)
 CAUSAL = CausalConfig(block=1, window=3, steps=[1000, 500])
@@ -67,9 +76,61 @@ def test_each_model_is_measured_at_each_length(tmp_path: Path, capsys: pytest.Ca
         "hybrid, window": [3 * matrices + 2 * frame] * 2,
         "hybrid, full cache": [3 * matrices + 2 * frame, 3 * matrices + 4 * frame],
     }
+    for cost in report["decoding"].values():
+        assert cost["relative_error"] < 1e-5 and min(cost["whole_ms"], cost["streamed_ms"]) > 0
+    assert report["settings"]["decoder_layout"] in report["decoding"].keys() == LAYOUTS.keys()
     told = capsys.readouterr().out
     assert all(name in told for name in MODELS)
     assert "ms of a block of 4 frames, by kind" in told
+
+
+@pytest.mark.parametrize("name", ["teacher, window", "hybrid, window"])
+def test_blocks_of_a_full_window_are_recorded_and_draw_what_others_do(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder()
+    monkeypatch.setattr(worldsim.evaluation.cost.video_shape, "compiler_of", recorder.compiler_of)
+    config = tiny_video(decoder_layout="contiguous")
+    given = (config, name, torch.device("cpu"), torch.float32, 6)
+    eager, recorded = begin_drawing(*given), begin_drawing(*given)
+    recorded.compile = "cudagraphs"
+    launched = []
+    for _ in range(6):
+        eager.step()
+        recorded.step()
+        launched.append(recorded.launched)
+        assert len(recorded.decoded.features) == len(eager.decoded.features) > 0
+        for found, expected in zip(recorded.decoded.features, eager.decoded.features, strict=True):
+            torch.testing.assert_close(found, expected)
+    assert launched == ["none"] * 2 + ["cudagraphs"] * 4, "a window of three is full behind two frames"
+    assert eager.launched == "none" and recorder.num_recorded == 3
+    recorded.go_to(2500)
+    recorded.step()
+    assert recorder.num_recorded == 3 and recorded.cache.frames is not None
+    assert recorded.cache.frames.tolist() == [2501]
+
+
+def test_a_late_block_is_drawn_at_its_age_and_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    ages = []
+    commit = worldsim.evaluation.cost.video_shape.commit_block
+
+    def noted(
+        model: WanTransformer, latents: Tensor, text: TextContext, cache: FrameCache, causal: CausalConfig
+    ) -> FrameCache:
+        ages.append(0 if cache.frames is None else int(cache.frames))
+        return commit(model, latents, text, cache, causal)
+
+    monkeypatch.setattr(worldsim.evaluation.cost.video_shape, "commit_block", noted)
+    config = tiny_video(frames=[13, 45], decoder_width=0, late=10_000)
+    marks, _ = measure_video(config, "hybrid, window", torch.device("cpu"), torch.float32)
+    assert [mark.frames for mark in marks] == [13, 45, 10_000]
+    assert marks[2].seconds is None and marks[2].cache_bytes == marks[0].cache_bytes
+    late, early = (sum(mark.block_ms.values()) for mark in (marks[2], marks[1]))
+    assert late_over_early(config, marks) == late / early, "at 13 frames the window was not full for long"
+    assert late_over_early(config, marks[:2]) is None
+    assert ages[-9:] == list(range(2501, 2510))
+    marks, _ = measure_video(config, "teacher, full cache", torch.device("cpu"), torch.float32)
+    assert [mark.frames for mark in marks] == [13, 45], "a cache that grows is of an age"
 
 
 def test_memory_that_does_not_suffice_is_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +153,7 @@ def test_no_network_is_made_while_a_video_is_timed(monkeypatch: pytest.MonkeyPat
     made, build = [], worldsim.wan.autoencoder.build_autoencoder
     monkeypatch.setattr(worldsim.wan.autoencoder, "build_autoencoder", lambda c: made.append(c) or build(c))
     given = (torch.device("cpu"), torch.float32, 2)
-    drawing = worldsim.evaluation.cost.video_shape.begin_drawing(tiny_video(), "teacher, window", *given)
+    drawing = begin_drawing(tiny_video(), "teacher, window", *given)
     count = len(made)
     drawing.step()
     assert count == len(made) > 0
@@ -132,6 +193,8 @@ def test_a_cache_with_room_equals_one_that_grows() -> None:
         ({"models": ["teacher"]}, r"video\.models must be some of teacher, full cache; .*, got teacher"),
         ({"height": 40}, r"sides be multiples of 16: got \[5, 13\], 48 x 40"),
         ({"causal": replace(CAUSAL, window=None)}, r"video\.causal\.window must be a number"),
+        ({"compile": "inductor"}, r"video\.compile must be auto, none or cudagraphs, got 'inductor'"),
+        ({"decoder_layout": "last"}, r"decoder_layout must be auto or contiguous or channels_last, got"),
     ],
 )
 def test_settings_that_do_not_fit_are_said(changes: dict[str, object], reason: str) -> None:

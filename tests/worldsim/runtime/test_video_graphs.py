@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +11,12 @@ import torch
 from torch import Tensor
 
 from tests.devices import HostLooks
+from tests.recorder import Recorder
 from tests.wan_models import REASON, import_tiny_world
 from worldsim import simulator as simulator_module
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.envs.vector import ARL2WorldVectorEnv
-from worldsim.runtime.cuda_graphs import Recorded, Replayed, tensors_of
+from worldsim.runtime.cuda_graphs import Replayed, tensors_of
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 from worldsim.wan.config import CausalConfig
@@ -46,29 +46,6 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     transformer = with_hybrid_layers(made.transformer, layers, tokens_per_frame=6)
     config = replace(made.config, transformer=transformer.config)
     return VideoWorld(config, transformer, made.autoencoder, made.text, made.folder, made._checksums)
-
-
-class Recorder:
-    """Behave as CUDA graphs do: run again on the same tensors, into the same tensors."""
-
-    def __init__(self) -> None:
-        self.num_recorded = self.num_replayed = 0
-
-    def __call__(self, function: Callable[[], Any]) -> Recorded:
-        self.num_recorded += 1
-        function()  # as a warm-up
-        returned = function()
-
-        def replay() -> None:
-            self.num_replayed += 1
-            for kept, new in zip(tensors_of(returned), tensors_of(function()), strict=True):
-                kept.copy_(new)
-
-        return returned, replay
-
-    def compiler_of(self, mode: str, device: torch.device) -> Any:
-        homes: dict = {}
-        return lambda f: f if mode == "none" else Replayed(f, device, self, homes)
 
 
 @pytest.fixture
@@ -136,6 +113,19 @@ def test_the_window_stays_where_it_is_and_states_stay_values(world: VideoWorld, 
     env.set_state(kept)
     assert np.array_equal(ahead, blocks(env, 3, [0, 1, 2]))
     assert recorder.num_recorded == 2
+
+
+def test_the_decoders_features_are_copied_for_drawing_alone(world: VideoWorld, recorder: Recorder) -> None:
+    env = env_of(world, "cudagraphs")
+    blocks(env, first_full(world) + 2, [1, 0, 0])
+    inputs = []
+    for run in (env.simulator._run_predict, env.simulator._run_commit):
+        assert isinstance(run, Replayed)
+        inputs += [given for given, _, _ in run._recorded.values()]
+    given, remembered = inputs
+    sizes = {each.shape for each in env.get_state().memory.features}
+    assert sizes <= {each.shape for each in tensors_of(given)}
+    assert not sizes & {each.shape for each in tensors_of(remembered)}
 
 
 def test_rows_of_different_ages_are_replayed_alike(world: VideoWorld, recorder: Recorder) -> None:

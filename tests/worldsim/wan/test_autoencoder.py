@@ -50,6 +50,17 @@ def test_frame_by_frame_equals_the_whole(decoder: StreamingAutoencoder) -> None:
     torch.testing.assert_close(torch.cat(pictures, 1).transpose(1, 2), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_channels_may_lie_last(decoder: StreamingAutoencoder) -> None:
+    other = StreamingAutoencoder(tiny_autoencoder()).lay_out("channels_last")
+    kernels = [
+        each.weight for each in other.autoencoder.decoder.modules() if isinstance(each, torch.nn.Conv3d)
+    ]
+    assert any(each.stride() != each.contiguous().stride() for each in kernels)
+    video = latents()
+    for found, expected in zip(decoded(other, video)[0], decoded(decoder, video)[0], strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_state_is_a_value_that_can_be_gone_on_from_twice(decoder: StreamingAutoencoder) -> None:
     video = latents()
     pictures, states = decoded(decoder, video)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from tests.wan_models import library_transformer, tiny_config, tiny_transformer, zero_weights
 from worldsim.errors import WorldError
-from worldsim.wan.checkpoint import load_transformer
+from worldsim.wan.checkpoint import PATIENT, load_transformer
 from worldsim.wan.keys import from_diffusers, to_diffusers
 from worldsim.wan.transformer import WanTransformer
 
@@ -84,6 +85,28 @@ def test_each_layout_loads_to_the_same_tensors(layout: str, folder: Path, weight
     save_file(LAYOUTS[layout](weights), folder / "model.safetensors")
     assert_same(loaded(folder), weights)
     assert_same(loaded(folder / "model.safetensors"), weights)
+
+
+def test_a_bar_shows_how_far_loading_is_to_who_waits(
+    folder: Path, weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+        def write(self, text: str) -> int:
+            shown.append(text)
+            return len(text)
+
+    save_file(weights, folder / "model.safetensors")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    loaded(folder / "model.safetensors")
+    assert not "".join(shown).strip(), "it took less than two seconds"
+    monkeypatch.setitem(PATIENT, "delay", 0)
+    loaded(folder / "model.safetensors")
+    assert f"loading model.safetensors:   0%|          | 0/{len(weights)}" in "".join(shown)
 
 
 def test_names_of_diffusers_are_told_apart_and_back(weights: Weights) -> None:
@@ -303,7 +326,7 @@ def test_an_index_whose_shards_are_not_whole_is_named(listed: dict, message: str
 MEASURE = """
 import resource, sys, torch
 from pathlib import Path
-from worldsim.wan.checkpoint import load_transformer
+from worldsim.wan.checkpoint import PATIENT, load_transformer
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 model = load_transformer(Path(sys.argv[1]), torch.float32)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)

@@ -11,19 +11,23 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from worldsim.errors import WorldError
 from worldsim.evaluation.cost.paper_shape import fastest_attention, measure_attention
 from worldsim.evaluation.cost.step_time import device_memory, now
+from worldsim.evaluation.cost.video_decoding import DecodingCost, measure_decoding
 from worldsim.model.conversion import spread_layers
+from worldsim.runtime.cuda_graphs import COMPILE_MODES, choose_compile, compiler_of
 from worldsim.settings import check_settings, setting
-from worldsim.wan.autoencoder import DecoderState, StreamingAutoencoder, build_autoencoder
+from worldsim.wan.autoencoder import LAYOUTS, DecoderState, StreamingAutoencoder, build_autoencoder
 from worldsim.wan.causal import FrameCache, commit_block, generate_block, reserved_cache
 from worldsim.wan.config import FRAMES_PER_LATENT, PATCH, CausalConfig, WanConfig
 from worldsim.wan.transformer import TextContext, WanTransformer
@@ -57,10 +61,25 @@ class VideoShapeConfig:
     height: int = setting(480, "Of a frame in pixels, a multiple of 16.", minimum=16)
     width: int = setting(832, "Of a frame in pixels, a multiple of 16.", minimum=16)
     frames: list[int] = setting([81, 405, 921, 1005], "Displayed frames at which all is noted.", minimum=2)
+    late: int = setting(
+        0, "Displayed frames at which the clock of a full window is set, to draw on from; 0: none.", minimum=0
+    )
     decoder_width: int = setting(96, "Of the autoencoder; 0 draws latents alone.", minimum=0)
+    decoder_layout: str = setting(
+        "auto", f"Of the decoder's weights in memory: {', '.join(LAYOUTS)}, or the faster of them, auto."
+    )
+    compile: str = setting(
+        "auto", "How blocks are launched once their window is full, as in play: auto, none, cudagraphs."
+    )
 
     def __post_init__(self) -> None:
         check_settings(self, "video.")
+        if self.compile not in COMPILE_MODES[:3]:
+            raise WorldError(f"video.compile must be auto, none or cudagraphs, got {self.compile!r}")
+        if self.decoder_layout not in ("auto", *LAYOUTS):
+            raise WorldError(
+                f"video.decoder_layout must be auto or {' or '.join(LAYOUTS)}, got {self.decoder_layout!r}"
+            )
         if not self.models or not set(self.models) <= set(MODELS):
             known, given = "; ".join(MODELS), "; ".join(self.models)
             raise WorldError(f"video.models must be some of {known}, got {given or 'none'}")
@@ -103,11 +122,13 @@ class MarkCost:
     """What a video of so many displayed frames cost.
 
     Attributes:
-        seconds: From its first block on; None where the memory did not suffice.
+        seconds: From its first block on, recording included; None where the memory did not suffice, and where
+            the clock was set to the length.
         peak_bytes: Of a GPU's tensors until then, weights among them.
         cache_bytes: Of what is kept of past frames.
         frames_per_second: Displayed frames a second of the blocks before, one at a time.
-        block_ms: Of these blocks, by part: draw, decode, commit.
+        block_ms: Of these blocks, by part: draw, decode, commit; but of the one that was recorded.
+        launched: How the latest of them was launched: `none`, kernel by kernel, or `cudagraphs`.
     """
 
     frames: int
@@ -116,11 +137,23 @@ class MarkCost:
     cache_bytes: int | None = None
     frames_per_second: float | None = None
     block_ms: Mapping[str, float] = field(default_factory=dict)
+    launched: str = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A block: how it was launched, and the milliseconds of its parts."""
+
+    launched: str
+    block_ms: Mapping[str, float]
 
 
 @dataclass(slots=True)
 class Drawing:
-    """A video being drawn: networks, and what the next block depends on."""
+    """A video being drawn: networks, and what the next block depends on.
+
+    Once the window is full, blocks are launched as `compile` says, as those of a world that is played.
+    """
 
     model: WanTransformer
     causal: CausalConfig
@@ -130,24 +163,92 @@ class Drawing:
     generator: torch.Generator
     size: tuple[int, int]
     decoded: DecoderState
+    compile: str = "none"
+    drawn: int = 0
+    """Latent frames so far, on the host: nobody waits for the device to know whether the window is full."""
+    recorded: tuple[Callable[..., Any], ...] = ()
+    """Drawing, decoding and committing, once they were recorded."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next block sees a window without free places, so that it can be recorded."""
+        return self.causal.kept is not None and self.drawn >= self.causal.sink + self.causal.kept
+
+    @property
+    def launched(self) -> str:
+        """How the latest block was launched."""
+        return self.compile if self.recorded else "none"
 
     def step(self) -> dict[str, float]:
         """Draw, decode and commit a block; returns the milliseconds of each."""
         device, steps = self.generator.device, len(self.causal.steps)
+        draw, decode, commit = self._functions()
         shape = (1, self.model.config.in_dim, self.causal.block, *self.size)
         noise = torch.randn(steps, *shape, generator=self.generator, device=device)
+        if self.cache.ring is not None:
+            self.cache = replace(self.cache, is_full=self.is_full)
         begun = now(device)
-        given = (self.text, self.cache, self.causal)
-        latents = generate_block(self.model, noise[0], *given, noise[1:])
+        latents = draw(noise, self.cache)
         drawn = now(device)
         if self.decoder is not None:
             for frame in latents.unbind(2):
-                _, self.decoded = self.decoder.decode(frame, self.decoded)
+                _, self.decoded = decode(frame, self.decoded)
         shown = now(device)
-        self.cache = commit_block(self.model, latents, *given)
+        self.cache = commit(latents, self.cache)
         done = now(device)
+        self.drawn += self.causal.block
         times = (drawn - begun, shown - drawn, done - shown)
         return {part: 1e3 * seconds for part, seconds in zip(PARTS, times, strict=True)}
+
+    def go_to(self, frames: int) -> None:
+        """Set the clock of a video whose window is full: its next block is that behind so many latent frames.
+
+        What is kept stays, of the shapes that it has at any age.
+        """
+        assert self.is_full and self.cache.frames is not None, "a window that is not full is of an age"
+        self.drawn = frames
+        self.cache = replace(self.cache, frames=torch.full_like(self.cache.frames, frames))
+
+    def _functions(self) -> tuple[Callable[..., Any], ...]:
+        plain = (self._draw, self._decode, self._commit)
+        if self.compile == "none" or not self.is_full:
+            return plain
+        if not self.recorded:
+            build = compiler_of(self.compile, self.generator.device)
+            self.recorded = (build(self._draw), build(self._decode), build(self._commit))
+        return self.recorded
+
+    def _draw(self, noise: Tensor, cache: FrameCache) -> Tensor:
+        return generate_block(self.model, noise[0], self.text, cache, self.causal, noise[1:])
+
+    def _decode(self, latents: Tensor, decoded: DecoderState) -> tuple[Tensor, DecoderState]:
+        assert self.decoder is not None, "latents alone are drawn without one"
+        return self.decoder.decode(latents, decoded)
+
+    def _commit(self, latents: Tensor, cache: FrameCache) -> FrameCache:
+        return commit_block(self.model, latents, self.text, cache, self.causal)
+
+
+def make_decoder(config: VideoShapeConfig, device: torch.device, dtype: torch.dtype) -> StreamingAutoencoder:
+    """Return a decoder with random weights, in the layout that is asked for."""
+    with torch.device(device):
+        autoencoder = build_autoencoder({"base_dim": config.decoder_width})
+    decoder = StreamingAutoencoder(autoencoder).to(dtype=dtype)
+    return decoder if config.decoder_layout == "auto" else decoder.lay_out(config.decoder_layout)
+
+
+def choose_layout(
+    config: VideoShapeConfig, device: torch.device, dtype: torch.dtype
+) -> tuple[VideoShapeConfig, dict[str, DecodingCost]]:
+    """Measure decoding in each layout, and return the settings with the faster one, if it is to be chosen."""
+    size, asked = (config.height // PIXELS, config.width // PIXELS), config.decoder_layout
+    costs: dict[str, DecodingCost] = {}
+    for name in LAYOUTS if asked == "auto" else (asked,):
+        costs[name] = measure_decoding(
+            make_decoder(replace(config, decoder_layout=name), device, dtype), size
+        )
+        free(device)
+    return replace(config, decoder_layout=min(costs, key=lambda name: costs[name].streamed_ms)), costs
 
 
 def begin_drawing(
@@ -161,10 +262,7 @@ def begin_drawing(
     torch.manual_seed(0)
     with torch.device(device):
         model = WanTransformer(shape).to(dtype).eval().requires_grad_(False)
-        decoder = None
-        if config.decoder_width:
-            autoencoder = build_autoencoder({"base_dim": config.decoder_width})
-            decoder = StreamingAutoencoder(autoencoder).to(dtype=dtype)
+    decoder = make_decoder(config, device, dtype) if config.decoder_width else None
     text = model.embed_text(torch.zeros(1, 1, shape.text_dim, device=device))
     room = (num_blocks + 1) * causal.block  # one block more is profiled
     cache = FrameCache() if has_window else reserved_cache(model, room, config.tokens_per_frame)
@@ -172,7 +270,8 @@ def begin_drawing(
     size = (config.height // PIXELS, config.width // PIXELS)
     if decoder is not None:
         decoder.feature_shapes(*size)  # asked for once: seconds that are none of the first block's
-    return Drawing(model, causal, text, decoder, cache, generator, size, DecoderState())
+    mode = choose_compile(config.compile if has_window else "none", device, grows=not has_window).mode
+    return Drawing(model, causal, text, decoder, cache, generator, size, DecoderState(), mode)
 
 
 @torch.inference_mode()
@@ -184,7 +283,7 @@ def measure_video(
     Returns:
         The costs, and the drawing at its end; None where the memory did not suffice.
     """
-    steps: list[dict[str, float]] = []
+    steps: list[Step] = []
     lengths = sorted(set(config.frames))  # several may be whole with the same block
     found: list[MarkCost] = []
     drawing = None
@@ -198,24 +297,52 @@ def measure_video(
             torch.cuda.reset_peak_memory_stats(device)
         begun = time.perf_counter()
         for number in tqdm(range(1, config.num_blocks + 1), desc=name, unit="block"):
-            steps.append(drawing.step())
+            step = Step(drawing.launched, drawing.step())
+            if drawing.launched == step.launched:  # what is recorded in a block takes longer than any other
+                steps.append(step)
             for frames in (each for each in lengths if config.blocks_of(each) == number):
                 seconds = time.perf_counter() - begun
                 found.append(_noted(config, frames, seconds, steps, drawing, device))
+        if config.late and drawing.is_full:
+            found.append(_late(config, drawing, device))
     except torch.OutOfMemoryError:
         drawing = None  # a result: the marks that are missing say how far it came
-    return [*found, *(MarkCost(frames=frames) for frames in lengths[len(found) :])], drawing
+    missing = lengths[sum(mark.frames in lengths for mark in found) :]
+    return [*found, *(MarkCost(frames=frames) for frames in missing)], drawing
+
+
+def late_over_early(config: VideoShapeConfig, marks: list[MarkCost]) -> float | None:
+    """Return the time of a block at `config.late` over that of the first mark whose windows were full.
+
+    Both are launched in the same way; None where one of them is missing.
+    """
+    full = (config.causal.sink + (config.causal.kept or 0)) // config.causal.block + LATE
+    late = next((mark for mark in marks if mark.frames == config.late and mark.seconds is None), None)
+    if late is None or not late.block_ms:
+        return None
+    early = (mark for mark in marks if mark.seconds is not None and config.blocks_of(mark.frames) > full)
+    first = next((mark for mark in early if mark.launched == late.launched), None)
+    return None if first is None else sum(late.block_ms.values()) / sum(first.block_ms.values())
+
+
+def _late(config: VideoShapeConfig, drawing: Drawing, device: torch.device) -> MarkCost:
+    """Draw on from `config.late` displayed frames, and note what a block costs there."""
+    drawing.go_to(config.blocks_of(config.late) * config.causal.block)
+    drawing.step()  # in which whatever is made once for the new age is made
+    steps = [Step(drawing.launched, drawing.step()) for _ in range(LATE)]
+    return _noted(config, config.late, None, steps, drawing, device)
 
 
 def _noted(
     config: VideoShapeConfig,
     frames: int,
-    seconds: float,
-    steps: list[dict[str, float]],
+    seconds: float | None,
+    steps: list[Step],
     drawing: Drawing,
     device: torch.device,
 ) -> MarkCost:
-    latest = steps[-LATE:]
+    launched = steps[-1].launched if steps else drawing.launched
+    latest = [step.block_ms for step in steps if step.launched == launched][-LATE:]
     block_ms = {part: sum(step[part] for step in latest) / len(latest) for part in PARTS}
     memory = device_memory(device)
     return MarkCost(
@@ -225,6 +352,7 @@ def _noted(
         cache_bytes=drawing.cache.num_bytes,
         frames_per_second=1e3 * FRAMES_PER_LATENT * config.causal.block / sum(block_ms.values()),
         block_ms=block_ms,
+        launched=launched,
     )
 
 
