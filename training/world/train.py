@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from training.cli.overrides import play_command
 from training.data.latents import LatentVideo
 from training.data.tables import check_outcomes, check_poses
 from training.engine.carry import Carry
@@ -151,8 +152,10 @@ def train_world(
             frames_per_batch=config.batch_size * config.sequence_length,
             on_checkpoint=on_checkpoint,
         )
-    then = "play.py" if world.odometry is not None or not is_posed else "-m training.odometry"
-    fabric.print(f"world in {run.path / 'world'}; go on with: python {then} world={run.path / 'world'}")
+    made = run.path / "world"
+    is_playable = world.odometry is not None or not is_posed
+    then = play_command(made) if is_playable else f"python -m training.odometry world={made}"
+    fabric.print(f"world in {made}; go on with: {then}")
 
 
 def check_objective(config: TrainWorldConfig, model: DenoiserConfig) -> None:

@@ -79,9 +79,7 @@ class Shrinker:
             added[: -3 * column] += alone[3 * column :]
         added += factor**2 // 2
         added //= factor**2
-        # As bytes first: what is picked out of larger numbers is turned into bytes one by one.
-        squares = moved.astype(np.uint8).reshape(rows, columns, 3 * factor)
-        means = np.empty((rows, columns, 3), np.uint8)
+        means, squares = np.empty((rows, columns, 3), np.uint8), moved.reshape(rows, columns, 3 * factor)
         for channel in range(3):  # one by one: NumPy is slow where the last axis has three entries
             means[..., channel] = squares[..., channel]
         return means
