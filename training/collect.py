@@ -23,10 +23,7 @@ from training.data.recorders import EpisodeTask, Recorders, Setup
 from training.data.summary import summarize
 from training.engine.lock import locked_folder
 from worldsim.data.dataset_info import INFO_FILE, PART_SUFFIX
-from worldsim.data.episodes import (
-    DatasetInfo,
-    count_episode_frames,
-)
+from worldsim.data.episodes import DatasetInfo, count_episode_frames
 from worldsim.errors import WorldError
 from worldsim.games.entry import GameEntry
 from worldsim.games.gym.apart import STEP_TIMEOUT, describe_apart

@@ -1,4 +1,4 @@
-"""Which episodes workers begin, where several folders are recorded."""
+"""The order in which workers begin episodes, where several folders are recorded."""
 
 from __future__ import annotations
 
