@@ -42,7 +42,8 @@ class Inline:
     """Recorders that play in this process."""
 
     def __init__(self, num_workers: int, setup: Setup) -> None:
-        self._setup, self._done, self.num_idle = setup, [0][:0], 1
+        self._setup, self.num_idle = setup, 1
+        self._done: list[tuple[EpisodeTask, int]] = []
         assert not isinstance(setup.scenario, str)
         self._game = setup.scenario.open()
         self._policy = setup.build_policy(setup.scenario)
@@ -56,10 +57,11 @@ class Inline:
         self._game.close()
 
     def submit(self, task: EpisodeTask) -> None:
-        self._done.append(record_episode(self._game, self._policy, task, self._setup.episode_frames))
+        frames = record_episode(self._game, self._policy, task, self._setup.episode_frames)
+        self._done.append((task, frames))
         self.num_idle = 0
 
-    def wait(self) -> list[int]:
+    def wait(self) -> list[tuple[EpisodeTask, int]]:
         done, self._done, self.num_idle = self._done, [], 1
         return done
 

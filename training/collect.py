@@ -9,8 +9,8 @@ where it was stopped, and one with more frames goes on from there.
 
 from __future__ import annotations
 
-import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,7 @@ from training.data.recorders import EpisodeTask, Recorders, Setup
 from training.data.summary import summarize
 from training.engine.lock import locked_folder
 from worldsim.data.dataset_info import INFO_FILE, PART_SUFFIX
-from worldsim.data.episodes import (
-    DatasetInfo,
-    count_episode_frames,
-)
+from worldsim.data.episodes import DatasetInfo, count_episode_frames
 from worldsim.errors import WorldError
 from worldsim.games.entry import GameEntry
 from worldsim.games.gym.apart import STEP_TIMEOUT, describe_apart
@@ -75,7 +72,7 @@ class CollectConfig:
     max_seconds: float = setting(
         0.0,
         "No episode is begun after so many seconds of recording, of which each split has its share by its "
-        "frames; one is, at least. 0 is no limit.",
+        "frames, heldout the first; one is, at least. 0 is no limit.",
         minimum=0,
     )
     seed: int = setting(0, "Which million of seeds.", minimum=0, maximum=NUM_RUNS - 1)
@@ -253,21 +250,15 @@ def main(config: CollectConfig) -> None:
     wanted = {"heldout": config.heldout_frames, "train": config.num_frames}
     num_workers = worker_count(config.num_workers)
     with locked_folder(folder), Recorders(num_workers, setup) as recorders:
-        for split, num_frames in wanted.items():
+        splits, seconds = [], 0.0
+        for name, num_frames in wanted.items():
             if num_frames:
-                info = game.dataset_info(describe_source(config, split, game))
-                prepare_folder(folder / split, replace(info, recording=config.recording))
-                first_seed = SPLIT_SEEDS[split] + config.seed * SEEDS_PER_RUN
-                seconds = config.max_seconds * num_frames / sum(wanted.values())
-                collect_split(
-                    recorders,
-                    folder / split,
-                    setup.episode_frames,
-                    first_seed,
-                    num_frames,
-                    paired=config.paired,
-                    max_seconds=seconds,
-                )
+                info = game.dataset_info(describe_source(config, name, game))
+                prepare_folder(folder / name, replace(info, recording=config.recording))
+                first_seed = SPLIT_SEEDS[name] + config.seed * SEEDS_PER_RUN
+                seconds += config.max_seconds * num_frames / sum(wanted.values())
+                splits.append(Split(folder / name, num_frames, first_seed, config.paired, seconds))
+        collect_splits(recorders, splits, setup.episode_frames)
     for split, num_frames in wanted.items():
         if num_frames:
             print(summarize(folder / split, game.actions, game.ending))
@@ -322,50 +313,84 @@ def prepare_folder(folder: Path, info: DatasetInfo) -> None:
         part.unlink()
 
 
-def collect_split(
-    recorders: Recorders,
-    folder: Path,
-    episode_frames: int,
-    first_seed: int,
-    num_frames: int,
-    *,
-    paired: bool = False,
-    max_seconds: float = 0.0,
-) -> None:
-    """Record the first episodes of a split that together have at least `num_frames` frames.
-
-    With `max_seconds` none but the first is begun after these.
+@dataclass(slots=True)
+class Split:
+    """The first episodes of a folder that together have at least `num_frames` frames.
 
     An episode is only begun when the ones before it cannot be enough, however long they turn out to be; so
     the number of workers does not change which episodes there are.
+
+    Attributes:
+        folder: Where they are; it has its `dataset.json`.
+        num_frames: How many frames are wanted.
+        first_seed: Of episode 0.
+        paired: Whether each player plays two episodes alike.
+        max_seconds: From the start of all recording on, after which none but the first is begun; 0 is never.
+        known_frames: Of the episodes that are there.
+        running: Episodes under way.
+        index: Of the next episode.
     """
-    known_frames = running = index = 0
-    until = time.monotonic() + max_seconds if max_seconds else math.inf
-    with tqdm(desc=f"recording {folder.name}", total=num_frames, unit="frame", unit_scale=True) as bar:
+
+    folder: Path
+    num_frames: int
+    first_seed: int
+    paired: bool
+    max_seconds: float
+    known_frames: int = 0
+    running: int = 0
+    index: int = 0
+
+    def next_task(self, episode_frames: int, seconds: float, bar: tqdm) -> EpisodeTask | None:
+        """Return the next episode to record, None if there is none now; those that are there are counted.
+
+        Args:
+            episode_frames: Of the longest episode.
+            seconds: Since the start of all recording.
+            bar: Shows what is there.
+        """
+        while self.known_frames + self.running * episode_frames < self.num_frames:
+            name = f"episode-{self.index:06d}"
+            is_there = (self.folder / f"{name}.jsonl").exists()
+            if not is_there and self.index and self.max_seconds and seconds > self.max_seconds:
+                return None
+            seed, self.index = self.first_seed + self.index, self.index + 1
+            if not is_there:
+                self.running += 1
+                player_seed = seed - (seed - self.first_seed) % 2 if self.paired else None
+                return EpisodeTask(folder=self.folder, name=name, seed=seed, player_seed=player_seed)
+            frames = count_episode_frames(self.folder, name)
+            self.known_frames += frames
+            if not bar.disable:
+                bar.initial += frames  # not counted in frames per second
+            bar.update(frames)
+        return None
+
+
+def collect_splits(recorders: Recorders, splits: Sequence[Split], episode_frames: int) -> None:
+    """Record folders, one after the other; workers that one has no episode for begin with the next.
+
+    Args:
+        recorders: Who records.
+        splits: The folders, in turn.
+        episode_frames: Of the longest episode.
+    """
+    begun, by_folder = time.monotonic(), {split.folder: split for split in splits}
+    with tqdm(
+        desc="recording", total=sum(each.num_frames for each in splits), unit="frame", unit_scale=True
+    ) as bar:
         while True:
-            while recorders.num_idle and known_frames + running * episode_frames < num_frames:
-                name = f"episode-{index:06d}"
-                if (folder / f"{name}.jsonl").exists():
-                    frames = count_episode_frames(folder, name)
-                    known_frames += frames
-                    if not bar.disable:
-                        bar.initial += frames  # not counted in frames per second
-                    bar.update(frames)
-                elif index and time.monotonic() > until:
+            while recorders.num_idle:
+                seconds = time.monotonic() - begun
+                tasks = (split.next_task(episode_frames, seconds, bar) for split in splits)
+                task = next(filter(None, tasks), None)
+                if task is None:
                     break
-                else:
-                    seed = first_seed + index
-                    player_seed = seed - index % 2 if paired else None
-                    recorders.submit(
-                        EpisodeTask(folder=folder, name=name, seed=seed, player_seed=player_seed)
-                    )
-                    running += 1
-                index += 1
-            if not running:
+                recorders.submit(task)
+            if not any(split.running for split in splits):
                 return
-            for frames in recorders.wait():
-                known_frames += frames
-                running -= 1
+            for task, frames in recorders.wait():
+                by_folder[task.folder].known_frames += frames
+                by_folder[task.folder].running -= 1
                 bar.update(frames)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from training.cli.entry import entry
+from training.cli.overrides import play_command
 from training.conversion.selection import choose_layers, teacher_digest
 from training.conversion.settings import (
     DEFAULT_SHARE,
@@ -206,7 +207,7 @@ def run_stages(config: ConvertConfig, teacher: World, layers: list[int], shape: 
         else:
             run_stage2(conversion, run, settings_of(config)[stage])
             target = Path(config.out) / "world"
-            fabric.print(f"world in {target}; play it with: python play.py world={target}")
+            fabric.print(f"world in {target}; play it with: {play_command(target)}")
 
 
 if __name__ == "__main__":

@@ -160,9 +160,9 @@ class ActionLayout:
                 else f"{len(self.axes)} whole numbers (one each for {names})"
             )
             raise WorldError(f"an action is {numbers}, got {reprlib.repr(action)}")
-        for axis, value, count in zip(self.axes, array, self.num_values, strict=True):
-            if not 0 <= value < count:
-                raise WorldError(f"action axis {axis.name!r} takes 0 to {count - 1}, got {int(value)}")
+        for axis, value in zip(self.axes, array.tolist(), strict=True):
+            if not 0 <= value <= len(axis.buttons):
+                raise WorldError(f"action axis {axis.name!r} takes 0 to {len(axis.buttons)}, got {value}")
         return array.astype(np.int64)
 
     def describe(self, action: np.ndarray) -> str:

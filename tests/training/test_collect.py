@@ -230,12 +230,12 @@ def test_each_split_has_its_share_of_the_time(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(training.collect, "summarize", lambda *_: "")
     monkeypatch.setattr(
         training.collect,
-        "collect_split",
-        lambda recorders, folder, *_, max_seconds, **__: shares.update({folder.name: max_seconds}),
+        "collect_splits",
+        lambda _, splits, *__: shares.update({each.folder.name: each.max_seconds for each in splits}),
     )
     counts = ["num_frames=300", "heldout_frames=100"]
     run_command("collect", f"out={tmp_path}", "env=tests.own_games:Dot-v0", *counts, "max_seconds=8")
-    assert shares == {"heldout": 2.0, "train": 6.0}
+    assert shares == {"heldout": 2.0, "train": 8.0}
 
 
 def test_other_settings_are_refused_in_the_same_folder(collection: tuple[Path, str]) -> None:

@@ -20,6 +20,8 @@ SETTING = re.compile(r"(?P<name>(?:\+{1,2})?[\w./-]+)=(?P<value>.*)", re.DOTALL)
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 ITEM = re.compile(rf"\s*({QUOTED}|[^,]*?)\s*(?:,|$)")
 MULTIRUN = {"-m", "--multirun"}
+SCRIPT = Path(__file__).resolve().parents[2] / "play.py"
+"""Beside the packages; installed without a checkout there is none."""
 
 
 def read_overrides(arguments: Sequence[str], config_class: type) -> list[str]:
@@ -77,6 +79,14 @@ def quoted(text: str) -> str:
     escaped = re.sub(rf"(\\*){mark}", lambda found: found[1] * 2 + "\\" + mark, text)
     trailing = escaped[len(escaped.rstrip("\\")) :]
     return f"{mark}{escaped}{trailing}{mark}"
+
+
+def play_command(world: str | Path) -> str:
+    """Return what is typed to play a world; `play.py` by its path, if it is not in the working directory."""
+    script = Path("play.py")
+    if not script.is_file() and SCRIPT.is_file():
+        script = SCRIPT
+    return shlex.join(["python", str(script), f"world={world}"])
 
 
 def _example(value: str, kind: Any) -> str:

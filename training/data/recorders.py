@@ -142,8 +142,8 @@ class Recorders(AbstractContextManager["Recorders"]):
         """Give a task to an idle worker."""
         next(worker for worker in self._workers if worker.task is None).begin(task)
 
-    def wait(self) -> list[int]:
-        """Wait until at least one task is done; return the numbers of frames recorded.
+    def wait(self) -> list[tuple[EpisodeTask, int]]:
+        """Wait until at least one task is done; return those that are, with their numbers of frames.
 
         Raises:
             OSError: If a worker could not write.
@@ -164,10 +164,10 @@ class Recorders(AbstractContextManager["Recorders"]):
                 result = connection.recv()
             except (EOFError, ConnectionError) as error:
                 raise WorldError(f"{self._where(worker)} crashes: {describe_exit(worker.process)}") from error
-            worker.task = None
+            task, worker.task = worker.task, None
             if isinstance(result, Exception):
                 raise result
-            finished.append(result)
+            finished.append((task, result))
         return finished
 
     def _check_moving(self, worker: Worker) -> None:

@@ -25,7 +25,7 @@ import torch
 
 from training import STARTED
 from training.cli.entry import entry
-from training.cli.overrides import quoted
+from training.cli.overrides import play_command, quoted
 from training.engine.lock import locked_folder, wait_for_folder
 from training.learn.before import Before
 from training.learn.plan import (
@@ -129,7 +129,7 @@ class Learning:
         measured = [f"world={world}", f"data={folders['heldout']}", f"out={self.out / 'evaluate'}"]
         measured += evaluate_settings(footage, config.minutes, self.device, self.frame_seconds(world))
         self.stage("evaluate", [*measured, *config.evaluate])
-        print(f"\nplay it: python play.py world={world}")
+        print(f"\nplay it: {play_command(world)}")
         if footage.has_outcomes:
             print(f"let an agent learn in it: python -m training.rl world={world}")
         print(f"go on from it: python -m training.learn init={world} minutes={config.minutes:g}")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training.cli.overrides import play_command
 from training.data.latents import LatentVideo
 from training.data.tables import check_poses
 from training.engine.export import ExportConfig, export_training, import_training
@@ -378,4 +379,4 @@ def sharpen(config: SharpenConfig, world: World, run: RunFolder, begun_from: str
     if broken := sharpening.history.broken():
         fabric.print(f"stopped: {broken}; {where} holds the last weights before")
     else:
-        fabric.print(f"world in {where}; play it with: python play.py world={where}")
+        fabric.print(f"world in {where}; play it with: {play_command(where)}")

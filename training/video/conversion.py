@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from training.cli.overrides import play_command
 from training.conversion.selection import choose_layers, teacher_digest
 from training.conversion.settings import DEFAULT_SHARE, ConvertConfig, check_out, settings_of
 from training.conversion.stage import (
@@ -249,4 +250,4 @@ def convert_video(config: ConvertConfig, teacher: VideoWorld) -> None:
             (run_stage1 if stage == 1 else run_stage2)(conversion, run, stages[stage])
             if stage == 2:
                 target = Path(config.out) / "world"
-                fabric.print(f"world in {target}; play it with: python play.py world={target}")
+                fabric.print(f"world in {target}; play it with: {play_command(target)}")

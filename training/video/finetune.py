@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from training.cli.overrides import play_command
 from training.conversion.stage import heldout_losses
 from training.engine.fabric import make_fabric, share_passes
 from training.engine.loop import fit
@@ -126,4 +127,4 @@ def finetune_video(config: TrainWorldConfig, world: VideoWorld, run: RunFolder, 
         frames_per_batch=config.batch_size * config.sequence_length,
         on_checkpoint=on_checkpoint,
     )
-    fabric.print(f"world in {run.path / 'world'}; play it with: python play.py world={run.path / 'world'}")
+    fabric.print(f"world in {run.path / 'world'}; play it with: {play_command(run.path / 'world')}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from training.cli.overrides import play_command
 from training.data.latents import LatentVideo
 from training.data.tables import check_outcomes, check_poses
 from training.engine.carry import Carry
@@ -151,8 +152,14 @@ def train_world(
             frames_per_batch=config.batch_size * config.sequence_length,
             on_checkpoint=on_checkpoint,
         )
-    then = "play.py" if world.odometry is not None or not is_posed else "-m training.odometry"
-    fabric.print(f"world in {run.path / 'world'}; go on with: python {then} world={run.path / 'world'}")
+    fabric.print(f"world in {run.path / 'world'}; go on with: {next_command(world, run.path / 'world')}")
+
+
+def next_command(world: World, folder: Path) -> str:
+    """Return what is typed next for a world in a folder: one of poses has to learn to follow them first."""
+    is_posed = world.config.denoiser.memory_keys == MemoryKeys.POSE
+    needs_odometry = is_posed and world.odometry is None
+    return f"python -m training.odometry world={folder}" if needs_odometry else play_command(folder)
 
 
 def check_objective(config: TrainWorldConfig, model: DenoiserConfig) -> None:

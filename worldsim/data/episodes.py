@@ -65,6 +65,10 @@ class Episode(EpisodeTable):
         return len(self.frames)
 
 
+ROWS_AT_ONCE = 256
+"""Of a table, that are written together: less time for each."""
+
+
 class EpisodeWriter(AbstractContextManager["EpisodeWriter"]):
     """Record one episode; its files appear under their names only when it is whole.
 
@@ -100,7 +104,8 @@ class EpisodeWriter(AbstractContextManager["EpisodeWriter"]):
         self._info = info
         self._keep_on_error = keep_on_error
         self._video_path, self._table_path = folder / f"{name}.mp4", folder / f"{name}.jsonl"
-        self._pending: dict[str, Any] | None = None
+        self._rows: list[dict[str, Any]] = []
+        self._num_written = 0
         self._table = _part(self._table_path).open("w", encoding="utf-8")
         try:
             self._video = VideoWriter(
@@ -150,7 +155,9 @@ class EpisodeWriter(AbstractContextManager["EpisodeWriter"]):
             WorldError: If one of them is not what it must be; nothing is appended then.
             OSError: If the disk is full.
         """
-        if self._pending is not None and self._pending["action"] is None:
+        # A request to stop may have come between a row and its frame: it then has none.
+        del self._rows[self.num_frames - self._num_written :]
+        if self._rows and self._rows[-1]["action"] is None:
             raise WorldError(f"{self._video_path.name}: only the last frame of an episode has no action")
         row: dict[str, Any] = {"action": None}
         if action is not None:
@@ -175,11 +182,11 @@ class EpisodeWriter(AbstractContextManager["EpisodeWriter"]):
             row["pose"] = {key: round(float(value), 3) for key, value in row["pose"].items()}
         if labels is not None:
             row["labels"] = [_shorten(value) for value in row["labels"]]
-        with defer_interrupt(only_raised=True):  # so that video and table never disagree
-            self._video.write(frame)
-            if self._pending is not None:
-                self._table.write(json.dumps(self._pending) + "\n")
-            self._pending = row
+        self._rows.append(row)
+        self._video.write(frame)
+        if len(self._rows) > ROWS_AT_ONCE:
+            with defer_interrupt(only_raised=True):
+                self._write_rows(ROWS_AT_ONCE)
 
     def close(self) -> None:
         """Finish the episode and put its files in place; without frames there is none.
@@ -193,13 +200,20 @@ class EpisodeWriter(AbstractContextManager["EpisodeWriter"]):
             finally:
                 self._discard()  # nothing, once the files are in place
 
+    def _write_rows(self, number: int) -> None:
+        self._table.write("".join(json.dumps(row) + "\n" for row in self._rows[:number]))
+        self._num_written += number
+        del self._rows[:number]
+
     def _finish(self) -> None:
-        if self._pending is not None:
+        left = self.num_frames - self._num_written
+        if left:
             # What the last action led to was never seen.
-            self._table.write(json.dumps(self._pending | {"action": None}) + "\n")
+            self._rows[left - 1]["action"] = None
+            self._write_rows(left)
         self._table.close()
         self._video.close()
-        if self._pending is not None:
+        if self._num_written:
             # The jsonl comes last: it is what makes an episode exist.
             for path in (self._video_path, self._table_path):
                 sync(_part(path))

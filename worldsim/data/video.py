@@ -22,6 +22,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from worldsim.errors import WorldError
+from worldsim.runtime.interrupt import defer_interrupt
 from worldsim.storage.images import (
     ByteSource,
     Turn,
@@ -80,9 +81,13 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
     ) -> None:
         if height % 2 or width % 2:
             raise WorldError(f"mp4 video needs an even height and width, got {height} x {width} for {path}")
-        self.num_frames = 0
+        self._num_encoded = 0
         self._shape = (height, width, 3)
-        self._batch: list[av.VideoFrame] = []
+        self._batch: list[np.ndarray] = []
+        # Of games in which little moves, many frames are as the one before: these are converted once.
+        self._last: np.ndarray | None = None
+        self._converted: np.ndarray | None = None
+        self._picture: av.VideoFrame | None = None
         self._batch_frames = max(1, BATCH_BYTES // (3 * height * width)) if in_batches else 1
         self._path = path
         rate = Fraction(frame_rate).limit_denominator(1001)
@@ -92,7 +97,7 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
             self._container = av.open(f"file:{path}", "w", format="mp4")
         self._stream = self._container.add_stream("libx264", rate=rate)
         self._stream.height, self._stream.width = height, width
-        self._stream.pix_fmt = "yuv444p" if lossless else "yuv420p"
+        self._stream.pix_fmt = self._pix_fmt = "yuv444p" if lossless else "yuv420p"
         # x264 reads memory that it has not written when it weighs blocks by their future (mbtree) across
         # B-frames: the same frames then give other bytes each time.
         crf = "0" if lossless else QUALITY
@@ -102,30 +107,42 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
         self._stream.codec_context.thread_count = 1
         self._reformatter = VideoReformatter()
 
+    @property
+    def num_frames(self) -> int:
+        """Frames written so far, those included that wait to be encoded."""
+        return self._num_encoded + len(self._batch)
+
     def write(self, frame: np.ndarray) -> None:
-        """Append one frame, `[height, width, 3]` uint8."""
+        """Append one frame, `[height, width, 3]` uint8; a request to stop leaves all of it or nothing."""
         if frame.shape != self._shape or frame.dtype != np.uint8:
             raise WorldError(
                 f"{self._path} takes uint8 frames of shape {self._shape}, got {frame.dtype} {frame.shape}"
             )
-        # Of a copy, which the caller does not write over; `from_ndarray` copies row by row.
-        rgb = av.VideoFrame.from_numpy_buffer(frame.copy(), format="rgb24")
-        rgb.pts = self.num_frames
-        self._batch.append(rgb)
-        if len(self._batch) == self._batch_frames:
-            self._encode()
-        self.num_frames += 1
+        if self._last is None or not np.array_equal(frame, self._last):
+            self._last = frame.copy()  # which the caller does not write over
+        self._batch.append(self._last)
+        if len(self._batch) >= self._batch_frames:
+            # Whoever is at the keys waits for the frame to end in any case, and nobody does for a batch.
+            with defer_interrupt(only_raised=True):
+                self._encode()
 
     def _encode(self) -> None:
         batch, self._batch = self._batch, []
-        for rgb in batch:
-            picture = self._reformatter.reformat(
-                rgb, format=self._stream.pix_fmt, interpolation=ENCODE_FLAGS, threads=1
-            )
-            picture.pts, picture.time_base = rgb.pts, self._time_base
-            with self._os_errors():
-                for packet in self._stream.encode(picture):
-                    self._container.mux(packet)
+        with self._os_errors():
+            for frame in batch:
+                if frame is not self._converted or self._picture is None:
+                    # `from_ndarray` copies row by row.
+                    rgb = av.VideoFrame.from_numpy_buffer(frame, format="rgb24")
+                    self._converted, self._picture = (
+                        frame,
+                        self._reformatter.reformat(
+                            rgb, format=self._pix_fmt, interpolation=ENCODE_FLAGS, threads=1
+                        ),
+                    )
+                self._picture.pts, self._picture.time_base = self._num_encoded, self._time_base
+                if packets := self._stream.encode(self._picture):
+                    self._container.mux(packets)
+                self._num_encoded += 1
 
     def close(self) -> None:
         """Write what is still in the encoder and the file's index."""

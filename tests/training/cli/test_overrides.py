@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from training.cli.overrides import quoted, read_overrides, type_of
+from training.cli.overrides import SCRIPT, play_command, quoted, read_overrides, type_of
 from worldsim.errors import WorldError
 
 
@@ -115,3 +116,13 @@ def test_what_to_type_is_of_the_settings_type(argument: str, typed: str) -> None
 def test_keys_in_lists_are_read_as_they_were_typed() -> None:
     eacute = "\N{LATIN SMALL LETTER E WITH ACUTE}"
     assert read(f"keys.step=[{eacute},=,;]") == [eacute, "=", ";"]
+
+
+def test_a_world_is_played_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is printed can be typed where it was printed, whether that is the checkout or not."""
+    monkeypatch.chdir(SCRIPT.parent)
+    assert play_command("runs/a/world") == "python play.py world=runs/a/world"
+    monkeypatch.chdir(tmp_path)
+    name, script, world = shlex.split(play_command(Path("my runs/world")))
+    assert (name, world) == ("python", "world=my runs/world")
+    assert Path(script).is_file() and Path(script).name == "play.py"

@@ -74,8 +74,8 @@ def test_recorders_end_and_leave_no_half_episode(fault: str, sentence: str, tmp_
     setup = Setup(scenario=entry, policy="still", episode_frames=10, step_timeout=LIVELY)
     with Recorders(1, setup) as recorders, pytest.raises(WorldError, match=sentence) as found:
         for name in ("one", "two"):
-            recorders.submit(EpisodeTask(folder=tmp_path, name=name, seed=0))
-            assert recorders.wait() == [10]
+            recorders.submit(task := EpisodeTask(folder=tmp_path, name=name, seed=0))
+            assert recorders.wait() == [(task, 10)]
             recorders.step_timeout = HUNG
     assert "\n" not in str(found.value)
     whole = {"hang": ["dataset.json", "one.jsonl", "one.mp4"]}.get(fault, ["dataset.json"])
