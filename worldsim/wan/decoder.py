@@ -116,6 +116,8 @@ _failures: list[str] = []
 @cache
 def fused(layer: Layer) -> Layer:
     """Return a layer as `torch.compile` makes it, or as it is, with a warning, where it cannot."""
+    from torch._dynamo.exc import FailOnRecompileLimitHit  # takes seconds
+
     # Between kernels PyTorch rounds to bf16: so do fused ones, and pictures stay the same.
     compiled = fuse(layer, options={"emulate_precision_casts": True})
 
@@ -125,6 +127,8 @@ def fused(layer: Layer) -> Layer:
                 return compiled(x, before, weights)
             except torch.OutOfMemoryError:
                 raise
+            except FailOnRecompileLimitHit:
+                pass  # these shapes came behind `MAX_VARIANTS` others, which stay compiled
             except Exception as error:  # of a compiler: of any kind. What is the layer's own comes again.
                 _failures.append(" ".join(str(error).split())[:160])
                 warnings.warn(f"the decoder is not compiled, and slower: {_failures[0]}", stacklevel=2)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.exc import FailOnRecompileLimitHit
 
 from tests.wan_models import REASON, tiny_autoencoder
 from worldsim.evaluation.cost.video_decoding import decode_whole
@@ -66,14 +67,14 @@ def latents_of(dtype: torch.dtype, device: str = "cpu") -> Tensor:
     return torch.randn(2, 16, 4, 4, 6, generator=torch.Generator().manual_seed(1)).to(device, dtype)
 
 
-def assert_equal(decoder: StreamingAutoencoder, latents: Tensor) -> None:
+def assert_equal(decoder: StreamingAutoencoder, latents: Tensor, most: float) -> None:
     """Compare what is streamed, eager and fused, with the library's own decoding."""
     whole = decode_whole(decoder, latents).clamp(-1, 1).float()
     assert whole.std() > 0.05
     for is_fused in (False, True):
         pictures, _ = streamed(decoder, latents, is_fused=is_fused)
         error = (pictures.float() - whole).norm() / whole.norm()
-        assert error < FORMATS[latents.dtype], is_fused
+        assert error < most, is_fused
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
@@ -83,19 +84,21 @@ def test_whole_layers_are_traced_and_show_the_librarys_pictures(
 ) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        assert_equal(tiny(dtype, layout), latents_of(dtype))
+        assert_equal(tiny(dtype, layout), latents_of(dtype), FORMATS[dtype])
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_compiled_layers_round_as_the_library_does() -> None:
-    assert_equal(tiny(torch.bfloat16, "channels_last"), latents_of(torch.bfloat16))
+    assert_equal(tiny(torch.bfloat16, "channels_last"), latents_of(torch.bfloat16), 1e-3)
 
 
 @pytest.mark.gpu
-def test_on_a_card_compiled_layers_show_the_librarys_pictures() -> None:
-    decoder = StreamingAutoencoder(tiny_autoencoder()).to(dtype=torch.bfloat16, device="cuda")
-    assert_equal(decoder.lay_out("channels_last"), latents_of(torch.bfloat16, "cuda"))
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-3), (torch.bfloat16, 1e-2)])
+def test_on_a_card_compiled_layers_show_the_librarys_pictures(dtype: torch.dtype, most: float) -> None:
+    """Of padding by itself a convolution may choose another kernel, which adds up in another order."""
+    decoder = StreamingAutoencoder(tiny_autoencoder()).to(dtype=dtype, device="cuda")
+    assert_equal(decoder.lay_out("channels_last"), latents_of(dtype, "cuda"), most)
 
 
 def test_features_lie_as_the_weights_do_also_behind_a_file(traced: None) -> None:
@@ -125,6 +128,24 @@ def test_where_nothing_can_be_compiled_one_sentence_says_so(monkeypatch: pytest.
     assert len(told) == 1
     assert torch.equal(pictures, streamed(decoder, latents, is_fused=False)[0])
     assert isinstance(pickle.loads(pickle.dumps(decoder)), StreamingAutoencoder)
+
+
+def test_more_shapes_than_are_compiled_run_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(layer: object, options: object) -> Callable[..., Any]:
+        def call(x: Tensor, before: object, weights: object) -> Any:
+            if len(x) > 1:
+                raise FailOnRecompileLimitHit("64 variants")
+            return layer(x, before, weights)  # type: ignore[operator]
+
+        return call
+
+    monkeypatch.setattr(decoder_module, "fuse", full)
+    decoder, latents = tiny(torch.float32, "contiguous"), latents_of(torch.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        found, _ = streamed(decoder, latents, is_fused=True)
+    assert torch.equal(found, streamed(decoder, latents, is_fused=False)[0])
+    assert not decoder_module._failures, "other shapes go on being compiled"
 
 
 def test_a_lack_of_memory_is_no_fault_of_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
