@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ from worldsim.model.memory.odometry import Odometry
 from worldsim.model.memory.state import MemoryState
 from worldsim.runtime.noise import WATCH_FRAME, draw_noise
 from worldsim.settings import check_settings, setting
+from worldsim.storage.files import check_integer, check_number, plain
 
 MAX_STEPS, MAX_SHIFT, MAX_NOISE_SCALE = 64, 1000.0, 100.0
 
@@ -63,6 +64,23 @@ class SamplerConfig:
         if not 1 <= self.num_steps <= MAX_STEPS:  # as those say it who ask for steps without a sampler
             raise WorldError(f"denoising steps must be 1 to {MAX_STEPS}, got {self.num_steps}")
         check_settings(self, "sampler ")
+
+
+def change_sampler(
+    sampler: SamplerConfig, num_steps: int | None = None, noise_scale: float | None = None
+) -> SamplerConfig:
+    """Return a sampler with what is not None in the place of its own.
+
+    Raises:
+        WorldError: If one of them is no number, or out of range.
+    """
+    if num_steps is not None:
+        checked = check_integer(plain(num_steps), "denoising steps", 1, MAX_STEPS)
+        sampler = replace(sampler, num_steps=checked)
+    if noise_scale is not None:
+        scale = check_number(plain(noise_scale), "noise_scale", 0, MAX_NOISE_SCALE)
+        sampler = replace(sampler, noise_scale=scale)
+    return sampler
 
 
 Level = TypeVar("Level", float, Tensor)

@@ -22,10 +22,9 @@ from worldsim.runtime.cuda_graphs import CompileChoice, choose_compile, compiler
 from worldsim.runtime.device import DeviceChoice, choose_device, set_threads
 from worldsim.runtime.isolation import isolated, ordinary
 from worldsim.runtime.noise import COMMIT_FRAME, DRAW_FRAME, NoiseAhead, draw_noise
-from worldsim.sampler import MAX_NOISE_SCALE, MAX_STEPS, SamplerConfig, watch
+from worldsim.sampler import SamplerConfig, change_sampler, watch
 from worldsim.starts import path_of
 from worldsim.state import WorldState
-from worldsim.storage.files import check_integer, check_number, plain
 from worldsim.world.held_frames import PartlyDrawn, Prediction, partly_drawn, rows_due
 from worldsim.world.video import BlockContext, VideoWorld
 from worldsim.world.world import Start, World, shipped_worlds
@@ -74,7 +73,8 @@ class Simulator:
         self._build()
 
     def _build(self) -> None:
-        build = compiler_of(self.compile_choice.mode, self.world.device)
+        self._is_fused = self._is_video and self.compile_choice.mode == "inductor"  # its decoder alone
+        build = compiler_of("cudagraphs" if self._is_fused else self.compile_choice.mode, self.world.device)
         self._run_predict, self._run_commit = build(self._predict), build(self._commit)
         self._run_step, self._run_outcome = build(self._step), build(self._outcome)
 
@@ -148,7 +148,12 @@ class Simulator:
         # The few first blocks of a video are not recorded: what they see grows.
         run = self._predict if self._is_video and not is_full else self._run_predict
         with self._inferring():
-            frames, latents, context = run(memory, *given, noise, is_full)
+            if not self._is_video:
+                frames, latents, context = run(memory, *given, noise, is_full)
+            else:  # decoded outside of what is recorded, which would copy the features: gigabytes
+                latents = run(replace(memory, features=()), *given, noise, is_full)
+                context = self._context_of(memory, latents, given[0], noise, is_full)
+                frames = context.pictures[:, 0].clone()  # a saved state holds both
             frames = frames.to(self.frames_device)
         return Prediction(ordinary(frames), ordinary(latents), context)
 
@@ -193,7 +198,7 @@ class Simulator:
             return self.commit(state, partly_drawn(state, self._repeat, due, None, self.frames_device))
         scale = self.sampler.noise_scale if noise_scale is None else noise_scale
         noise = self._noise(state, DRAW_FRAME) * scale
-        context = self.world.context_of(state.memory, latents, actions.to(self.world.device), noise)
+        context = self._context_of(state.memory, latents, actions.to(self.world.device), noise)
         return self.commit(state, Prediction(frames, latents, context))
 
     @isolated
@@ -275,6 +280,11 @@ class Simulator:
             state, memory=memory, frame_index=state.frame_index + 1, frames=frames.to(self.frames_device)
         )
 
+    def _context_of(self, memory: MemoryState, latents: Tensor, *given: Any) -> Any:
+        if not isinstance(self.world, VideoWorld):
+            return self.world.context_of(memory, latents, *given)
+        return self.world.context_of(memory, latents, *given, is_fused=self._is_fused)
+
     def _on_device(self, actions: Tensor, poses: Tensor | None) -> tuple[Tensor, Tensor | None]:
         return actions.to(self.world.device), None if poses is None else poses.to(self.world.device)
 
@@ -296,8 +306,10 @@ class Simulator:
         poses: Tensor | None,
         noise: Tensor,
         window_is_full: bool,
-    ) -> tuple[Tensor, Tensor, Any]:
-        """Return the frames, their latents, and what the commit needs again."""
+    ) -> Any:
+        """Return the frames, their latents, and what the commit needs again; of a video the latents alone."""
+        if isinstance(self.world, VideoWorld):
+            return self.world.draw(memory, actions, noise, window_is_full, self.sampler)
         return self.world.predict(memory, actions, poses, noise, window_is_full, self.sampler)
 
     def _commit(
@@ -373,14 +385,12 @@ def open_simulator(
         WorldError: If the world, or one of the settings, is not there or not valid.
     """
     world, device_choice = open_world(world, runtime)
-    sampler = _change_sampler(world.config.sampler, runtime)
     is_video = isinstance(world, VideoWorld)
-    if is_video and runtime.compile == "inductor":
-        raise WorldError("compile='inductor' is not supported by video worlds: cudagraphs is")
-    launch = choose_compile(runtime.compile, world.device, grows=world.config.memory_grows)
+    grows = world.config.memory_grows
+    launch = choose_compile(runtime.compile, world.device, grows=grows, is_video=is_video)
     simulator = Simulator(
         world,
-        sampler,
+        change_sampler(world.config.sampler, runtime.denoising_steps, runtime.noise_scale),
         world.device if frames_on_device else "cpu",
         compile=launch.mode,
         # A CPU has nothing else to do it with, and the few numbers of one dream are drawn at once.
@@ -388,13 +398,3 @@ def open_simulator(
     )
     simulator.device_choice, simulator.compile_choice = device_choice, launch
     return simulator
-
-
-def _change_sampler(sampler: SamplerConfig, runtime: RuntimeConfig) -> SamplerConfig:
-    if runtime.denoising_steps is not None:
-        num_steps = check_integer(plain(runtime.denoising_steps), "denoising steps", 1, MAX_STEPS)
-        sampler = replace(sampler, num_steps=num_steps)
-    if runtime.noise_scale is not None:
-        scale = check_number(plain(runtime.noise_scale), "noise_scale", 0, MAX_NOISE_SCALE)
-        sampler = replace(sampler, noise_scale=scale)
-    return sampler

@@ -67,7 +67,8 @@ class ARL2WorldEnv(DreamEnv, gym.Env[np.ndarray, np.ndarray]):
         noise_scale: Standard deviation of the noise that frames are drawn from, instead of the world's own;
             above 1 a dream varies more than the game.
         compile: How a GPU is given its kernels: `none` one by one, `cudagraphs` all of a frame at once,
-            `inductor` those of `torch.compile`, at once; `auto` is `cudagraphs` on a GPU, else `none`.
+            `inductor` those of `torch.compile`, at once; `auto` is `cudagraphs` on a GPU, else `none`. Of a
+            video world `inductor`, its choice on a GPU, compiles the decoder and records the rest.
         discrete_actions: Whether an action is one number (`Discrete`) instead of one for each axis: they are
             counted up, the last axis fastest. For algorithms that know no `MultiDiscrete`.
 

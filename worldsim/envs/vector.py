@@ -70,7 +70,8 @@ class ARL2WorldVectorEnv(DreamEnv, VectorEnv[Array, Array, Array]):
         starts: Start moments to begin from, instead of the world's own; `worldsim.starts.draw_starts` takes
             some from recorded episodes.
         compile: How a GPU is given its kernels: `none` one by one, `cudagraphs` all of a step at once,
-            `inductor` those of `torch.compile`, at once; `auto` is `cudagraphs` on a GPU, else `none`.
+            `inductor` those of `torch.compile`, at once; `auto` is `cudagraphs` on a GPU, else `none`. Of a
+            video world `inductor`, its choice on a GPU, compiles the decoder and records the rest.
         discrete_actions: Whether each action is one number, as in the single environment; `[N]` then.
 
     Raises:

@@ -45,13 +45,15 @@ class CompileChoice:
         return f"compile {self.mode} ({self.reason})"
 
 
-def choose_compile(mode: str, device: torch.device, *, grows: bool) -> CompileChoice:
+def choose_compile(mode: str, device: torch.device, *, grows: bool, is_video: bool = False) -> CompileChoice:
     """Choose what was asked for, or what fits.
 
     Args:
         mode: `auto`, `none`; `cudagraphs`: the kernels of `none`, launched as one graph; `inductor`: those
-            that `torch.compile` makes, launched the same way.
+            that `torch.compile` makes, launched the same way; of a video world the decoder's alone, which are
+            launched one by one.
         grows: Whether the world's memory grows from frame to frame.
+        is_video: Whether a large decoder shows its frames.
 
     Raises:
         WorldError: If there is no such mode, or it cannot be had here.
@@ -69,6 +71,8 @@ def choose_compile(mode: str, device: torch.device, *, grows: bool) -> CompileCh
         return CompileChoice("none", f"on {device.type} launching costs little")
     if grows:
         return CompileChoice("none", "a memory that grows fits no graph")
+    if is_video:
+        return CompileChoice("inductor", "one graph for each part, and a decoder of fused kernels")
     return CompileChoice("cudagraphs", "the same kernels, launched at once")
 
 
@@ -88,9 +92,11 @@ def compiler_of(mode: str, device: torch.device) -> Callable[[Callable[P, R]], C
     return build
 
 
-def fuse(function: Callable[P, R], backend: str = "inductor") -> Callable[P, R]:
+def fuse(
+    function: Callable[P, R], backend: str = "inductor", options: dict[str, Any] | None = None
+) -> Callable[P, R]:
     """Return the function as `torch.compile` makes it, whole, for tensors of fixed shapes."""
-    compiled = torch.compile(function, fullgraph=True, dynamic=False, backend=backend)
+    compiled = torch.compile(function, fullgraph=True, dynamic=False, backend=backend, options=options)
 
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         # Variants are counted over all worlds of a process, and too many are an error.

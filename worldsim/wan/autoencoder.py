@@ -13,9 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldsim.codec import frames_of
 from worldsim.errors import WorldError
 from worldsim.storage.files import printable, shown
 from worldsim.wan.config import FRAMES_PER_LATENT
+from worldsim.wan.decoder import decode_next
 from worldsim.wan.tables import constants
 
 SPATIAL = 8
@@ -115,12 +117,15 @@ class StreamingAutoencoder:
             yield ((raw - mean) / std).squeeze(2)
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+    def decode(
+        self, latents: Tensor, state: DecoderState, *, is_fused: bool = False
+    ) -> tuple[Tensor, DecoderState]:
         """Return a latent frame's pictures and the state behind it.
 
         Args:
             latents: `[B, channels, h, w]`, normed as the transformer's: mean 0 and variance 1.
             state: `DecoderState()` for the first frame of a video, then the one returned before.
+            is_fused: Compile the decoder for all frames but the first; see `decode_next`.
 
         Returns:
             Pictures `[B, pictures, 3, 8 h, 8 w]` in [-1, 1], one for the first latent frame and four for each
@@ -131,7 +136,6 @@ class StreamingAutoencoder:
         """
         if latents.ndim != 4 or latents.shape[1] != self.channels:
             raise WorldError(f"latents must be [batch, {self.channels}, h, w], got {list(latents.shape)}")
-        is_first = not state.features
         first = next(iter(state.features), None)
         if first is not None and (first.shape[0], *first.shape[-2:]) != (
             latents.shape[0],
@@ -141,18 +145,20 @@ class StreamingAutoencoder:
                 f"latents {list(latents.shape)} do not go on from a video of batch {first.shape[0]}, "
                 f"height {first.shape[-2]} and width {first.shape[-1]}"
             )
-        # The library writes new tensors into the list, and never into the tensors in it.
-        features: list[Any] = [*state.features, *[None] * (self._num_cached - len(state.features))]
         latents = latents.to(self.dtype).unsqueeze(2)
         mean, std = self._statistics(latents)
         hidden = self.autoencoder.post_quant_conv(latents * std + mean)
-        video = self.autoencoder.decoder(hidden, feat_cache=features, feat_idx=[0], first_chunk=is_first)
-        if is_first:
+        if state.features:
+            video, kept = decode_next(self.autoencoder.decoder, hidden, state.features, is_fused=is_fused)
+        else:
+            # The library writes new tensors into the list, and never into the tensors in it.
+            features: list[Any] = [None] * self._num_cached
+            video = self.autoencoder.decoder(hidden, feat_cache=features, feat_idx=[0], first_chunk=True)
             shapes = self.feature_shapes(*latents.shape[-2:])
-            features = [_settled(each, shape, latents) for each, shape in zip(features, shapes, strict=False)]
-        return video.clamp(-1, 1).transpose(1, 2), DecoderState(
-            tuple(features[: len(state.features) or None])
-        )
+            kept = tuple(
+                _settled(each, shape, latents) for each, shape in zip(features, shapes, strict=False)
+            )
+        return video.clamp(-1, 1).transpose(1, 2), DecoderState(kept)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -181,6 +187,22 @@ class StreamingAutoencoder:
             for each in (config.latents_mean, config.latents_std)
         )
         return mean, std
+
+
+def show(
+    decoder: StreamingAutoencoder,
+    latents: Tensor,
+    features: tuple[Tensor, ...],
+    *,
+    is_fused: bool = False,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return frames `[B, P, H, W, 3]` uint8 of latent frames `[B, C, F, h, w]`, and the features behind."""
+    pictures, state = [], DecoderState(features)
+    for frame in latents.unbind(2):
+        made, state = decoder.decode(frame, state, is_fused=is_fused)
+        pictures.append(made)
+    images = torch.cat(pictures, dim=1) * 0.5 + 0.5
+    return frames_of(images.flatten(0, 1)).unflatten(0, images.shape[:2]), state.features
 
 
 def _check_statistics(mean: Any, std: Any, channels: int) -> None:

@@ -15,7 +15,6 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from worldsim.codec import frames_of
 from worldsim.errors import WorldError
 from worldsim.model.memory.frame_ring import FrameRing
 from worldsim.model.memory.state import MemoryState
@@ -34,7 +33,7 @@ from worldsim.storage.tensors import (
     swap_folder,
     write_tensors,
 )
-from worldsim.wan.autoencoder import DecoderState, StreamingAutoencoder, build_autoencoder, count_weights
+from worldsim.wan.autoencoder import StreamingAutoencoder, build_autoencoder, count_weights, show
 from worldsim.wan.causal import FrameCache, commit_block, generate_block, ring_shape
 from worldsim.wan.checkpoint import read_transformer
 from worldsim.wan.config import FRAMES_PER_LATENT, CausalConfig
@@ -159,6 +158,7 @@ class VideoWorld(World):
         """Move the weights, and make the text's keys and values there."""
         self.transformer.to(device=device, dtype=dtype)
         self.autoencoder.to(device=device, dtype=dtype)
+        self.autoencoder.lay_out("channels_last" if self.device.type == "cuda" else "contiguous")
         with torch.no_grad():
             self._context = self.transformer.embed_text(self.text[None].to(device))
         return self
@@ -250,21 +250,17 @@ class VideoWorld(World):
         """Return the shape of a block's noise, `[steps, C, F, h, w]`."""
         return self._noise_shape(self._causal(sampler))
 
-    def predict(
+    def draw(
         self,
         memory: MemoryState,
         actions: Tensor,
-        poses: Tensor | None,
         noise: Tensor,
         window_is_full: bool,
         sampler: SamplerConfig,
-    ) -> tuple[Tensor, Tensor, BlockContext]:
-        """Draw a block, `[B, C, F, h, w]`, and return its first frame; see `World.predict`."""
-        causal = self._causal(sampler)
-        latents = self._draw(noise, self._cache(memory, window_is_full), causal, actions, sampler)
-        shown = self._decode(latents, memory.features)
-        context = BlockContext(self._pressed(actions), *shown, window_is_full)
-        return context.pictures[:, 0].clone(), latents, context  # a saved state holds both
+    ) -> Tensor:
+        """Return a block's latents, `[B, C, F, h, w]`, which `context_of` decodes; see `World.predict`."""
+        cache = self._cache(memory, window_is_full)
+        return self._draw(noise, cache, self._causal(sampler), actions, sampler)
 
     def commit(
         self,
@@ -281,11 +277,22 @@ class VideoWorld(World):
         return self._remembered(memory, cache, latents, context)
 
     def context_of(
-        self, memory: MemoryState, latents: Tensor, actions: Tensor, noise: Tensor
+        self,
+        memory: MemoryState,
+        latents: Tensor,
+        actions: Tensor,
+        noise: Tensor | None = None,
+        window_is_full: bool | None = None,
+        *,
+        is_fused: bool = False,
     ) -> BlockContext:
-        """Return a block's pictures, and what its commit needs again; waits for the device."""
-        is_full = self.window_is_full(memory)
-        return BlockContext(self._pressed(actions), *self._decode(latents, memory.features), is_full)
+        """Return a block's pictures, and what its commit needs again; see `World.context_of`.
+
+        Waits for the device, unless it is told whether the window is full. `is_fused` compiles the decoder.
+        """
+        is_full = self.window_is_full(memory) if window_is_full is None else window_is_full
+        shown = show(self.autoencoder, latents, memory.features, is_fused=is_fused)
+        return BlockContext(self._pressed(actions), *shown, is_full)
 
     @isolated
     def begin(
@@ -323,7 +330,7 @@ class VideoWorld(World):
             # The frames that a block shows are what its action led to.
             shown = 1 + FRAMES_PER_LATENT * (begin - 1)
             pressed = held_actions(actions[:, shown : shown + config.action_repeat]) if begin else idle
-            pictures, features = self._decode(block, features)
+            pictures, features = show(self.autoencoder, block, features)
             context = BlockContext(self._pressed(pressed), pictures, features, window_is_full=False)
             text = self._texts(batch)
             cache = commit_block(self.transformer, block, text, cache, causal, context.actions)
@@ -353,15 +360,6 @@ class VideoWorld(World):
         first, fresh = noise[:, 0] * sampler.noise_scale, noise[:, 1:].transpose(0, 1)
         text, pressed = self._texts(len(noise)), self._pressed(actions)
         return generate_block(self.transformer, first, text, cache, causal, fresh, pressed).float()
-
-    def _decode(self, latents: Tensor, features: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return pictures `[B, P, H, W, 3]` uint8 of latent frames `[B, C, F, h, w]`, and the features."""
-        shown, state = [], DecoderState(features)
-        for frame in latents.unbind(2):
-            pictures, state = self.autoencoder.decode(frame, state)
-            shown.append(pictures)
-        images = torch.cat(shown, dim=1) * 0.5 + 0.5
-        return frames_of(images.flatten(0, 1)).unflatten(0, images.shape[:2]), state.features
 
     def _cache(self, memory: MemoryState, window_is_full: bool) -> FrameCache:
         return FrameCache(memory.ring, (), tuple(memory.matrices), memory.num_committed, window_is_full)

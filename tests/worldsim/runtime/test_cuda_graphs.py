@@ -241,6 +241,8 @@ def test_the_mode_is_what_was_asked_for_or_what_fits(
     choice = choose_compile(mode, device, grows=grows)
     assert choice.mode == expected
     assert str(choice).startswith(f"compile {expected} (")
+    if mode == "auto" and expected == "cudagraphs":
+        assert choose_compile(mode, device, grows=grows, is_video=True).mode == "inductor"
 
 
 @pytest.mark.parametrize("make_env", [ARL2WorldEnv, ARL2WorldVectorEnv])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from worldsim.envs.vector import ARL2WorldVectorEnv
 from worldsim.runtime.cuda_graphs import Replayed, tensors_of
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
+from worldsim.wan import decoder as decoder_module
+from worldsim.wan.autoencoder import DecoderState
 from worldsim.wan.config import CausalConfig
 from worldsim.wan.conversion import with_hybrid_layers
 from worldsim.world import World
@@ -115,17 +118,51 @@ def test_the_window_stays_where_it_is_and_states_stay_values(world: VideoWorld, 
     assert recorder.num_recorded == 2
 
 
-def test_the_decoders_features_are_copied_for_drawing_alone(world: VideoWorld, recorder: Recorder) -> None:
-    env = env_of(world, "cudagraphs")
+@pytest.mark.parametrize("compile", ["cudagraphs", "inductor"])
+def test_the_decoders_features_are_passed_on_and_never_copied(
+    world: VideoWorld, recorder: Recorder, compile: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoder_module, "fused", lambda layer: layer)
+    env = env_of(world, compile)
     blocks(env, first_full(world) + 2, [1, 0, 0])
-    inputs = []
-    for run in (env.simulator._run_predict, env.simulator._run_commit):
+    state, simulator, seen = env.get_state(), env.simulator, []
+    sizes = {each.shape for each in state.memory.features}
+    for run in (simulator._run_predict, simulator._run_commit):
         assert isinstance(run, Replayed)
-        inputs += [given for given, _, _ in run._recorded.values()]
-    given, remembered = inputs
-    sizes = {each.shape for each in env.get_state().memory.features}
-    assert sizes <= {each.shape for each in tensors_of(given)}
-    assert not sizes & {each.shape for each in tensors_of(remembered)}
+        for given, returned, _ in run._recorded.values():
+            assert not sizes & {each.shape for each in tensors_of((given, returned))}
+    decode = world.autoencoder.decode
+
+    def noted(latents: Tensor, before: DecoderState, *, is_fused: bool) -> tuple[Tensor, DecoderState]:
+        seen.append((before, is_fused))
+        return decode(latents, before, is_fused=is_fused)
+
+    monkeypatch.setattr(world.autoencoder, "decode", noted)
+    prediction = simulator.predict(state, torch.tensor([[1, 0, 0]]))
+    after = simulator.commit(state, prediction)
+    pairs = zip(seen[0][0].features, state.memory.features, strict=True)
+    assert all(given is own for given, own in pairs), "what the decoder reads is what the state holds"
+    pairs = zip(after.memory.features, prediction.context.features, strict=True)
+    assert all(kept is left for kept, left in pairs), "what it leaves is what the next state holds"
+    assert {is_fused for _, is_fused in seen} == {compile == "inductor"}
+
+
+def test_a_state_is_saved_branched_and_gone_back_to(
+    world: VideoWorld, recorder: Recorder, tmp_path: Path
+) -> None:
+    env, other = env_of(world, "cudagraphs"), env_of(world, "cudagraphs")
+    blocks(env, first_full(world) + 2, [1, 0, 0])
+    kept = env.get_state()
+    kept.save(tmp_path / "state.safetensors")
+    futures = []
+    for action in ([0, 1, 2], [2, 2, 0]):  # branched
+        env.set_state(kept)
+        futures.append(blocks(env, 3, action))
+    assert not np.array_equal(futures[0], futures[1])
+    env.set_state(kept)  # gone back to
+    assert np.array_equal(blocks(env, 3, [0, 1, 2]), futures[0])
+    other.set_state(WorldState.load(tmp_path / "state.safetensors"))
+    assert np.array_equal(blocks(other, 3, [2, 2, 0]), futures[1])
 
 
 def test_rows_of_different_ages_are_replayed_alike(world: VideoWorld, recorder: Recorder) -> None:
@@ -181,14 +218,16 @@ def test_a_block_looks_at_no_number_and_fetches_nothing_from_the_host(
     memory = meta.in_places(meta.initial_memory(2)).map(lambda _, tensor: tensor.contiguous())
     actions = torch.zeros(2, 3, dtype=torch.int64, device="meta")
     noise = torch.zeros(2, *meta.noise_shape(simulator.sampler), device="meta")
-    simulator._predict(memory, actions, None, noise, is_full)  # makes tables
+    latents = simulator._predict(memory, actions, None, noise, is_full)  # makes tables
+    simulator._context_of(memory, latents, actions, noise, is_full)
     with HostLooks() as looks:
-        frames, latents, context = simulator._predict(memory, actions, None, noise, is_full)
+        latents = simulator._predict(memory, actions, None, noise, is_full)
+        context = simulator._context_of(memory, latents, actions, noise, is_full)
         after = simulator._commit(memory, latents, None, context)
         with pytest.raises(RuntimeError, match="meta"):
             meta.window_is_full(memory)  # what is asked before the block does look
     assert looks.mixed == []
-    assert frames.shape == (2, 32, 48, 3)
+    assert context.pictures[:, 0].shape == (2, 32, 48, 3)
     for name, tensor in memory.tensors().items():
         assert after.tensors()[name].shape == tensor.shape, name
 
@@ -198,7 +237,9 @@ def test_on_a_card_recorded_blocks_have_the_bytes_of_eager_ones(world: VideoWorl
     assert world.folder is not None
     card = World.from_pretrained(world.folder, device=GPU, dtype=torch.bfloat16)
     assert isinstance(card, VideoWorld)
-    assert ARL2WorldEnv(card).compile_choice.mode == "cudagraphs"
+    assert ARL2WorldEnv(card).compile_choice.mode == "inductor"
+    kernel = card.autoencoder.autoencoder.decoder.conv_in.weight
+    assert kernel.is_contiguous(memory_format=torch.channels_last_3d) and not kernel.is_contiguous()
     envs = [env_of(card, mode) for mode in ("none", "cudagraphs")]
     for count, action in ((first_full(card) + 1, [1, 0, 0]), (4, [0, 2, 1])):
         assert np.array_equal(*(blocks(env, count, action) for env in envs))

@@ -33,12 +33,15 @@ class DecodingCost:
 
 
 @torch.inference_mode()
-def measure_decoding(decoder: StreamingAutoencoder, size: tuple[int, int]) -> DecodingCost:
+def measure_decoding(
+    decoder: StreamingAutoencoder, size: tuple[int, int], *, is_fused: bool = False
+) -> DecodingCost:
     """Decode one random video both ways.
 
     Args:
         decoder: Where it is, and in its format.
         size: Latent height and width.
+        is_fused: Compile what decodes one latent frame after another.
     """
     like = decoder.autoencoder.post_quant_conv.weight
     generator = torch.Generator(like.device).manual_seed(0)
@@ -46,7 +49,7 @@ def measure_decoding(decoder: StreamingAutoencoder, size: tuple[int, int]) -> De
     latents = torch.randn(shape, generator=generator, device=like.device).to(like.dtype)
     decoder.feature_shapes(*size)  # asked for once: seconds that are no decoding's
     whole_ms, whole = _fastest(lambda: decode_whole(decoder, latents), like.device)
-    streamed_ms, streamed = _fastest(lambda: _decode_streamed(decoder, latents), like.device)
+    streamed_ms, streamed = _fastest(lambda: _decode_streamed(decoder, latents, is_fused), like.device)
     whole = whole.float()
     error = float((streamed.float() - whole).norm() / whole.norm())
     return DecodingCost(whole_ms / LATENTS, streamed_ms / LATENTS, error)
@@ -59,10 +62,10 @@ def decode_whole(decoder: StreamingAutoencoder, latents: Tensor) -> Tensor:
     return decoder.autoencoder.decode(latents * std + mean).sample.transpose(1, 2)
 
 
-def _decode_streamed(decoder: StreamingAutoencoder, latents: Tensor) -> Tensor:
+def _decode_streamed(decoder: StreamingAutoencoder, latents: Tensor, is_fused: bool) -> Tensor:
     state, shown = DecoderState(), []
     for frame in latents.unbind(2):
-        pictures, state = decoder.decode(frame, state)
+        pictures, state = decoder.decode(frame, state, is_fused=is_fused)
         shown.append(pictures)
     return torch.cat(shown, dim=1)
 

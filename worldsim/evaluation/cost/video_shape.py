@@ -69,13 +69,15 @@ class VideoShapeConfig:
         "auto", f"Of the decoder's weights in memory: {', '.join(LAYOUTS)}, or the faster of them, auto."
     )
     compile: str = setting(
-        "auto", "How blocks are launched once their window is full, as in play: auto, none, cudagraphs."
+        "auto",
+        "How blocks are launched once their window is full, as in play: auto, none, cudagraphs, or inductor, "
+        "which also compiles the decoder.",
     )
 
     def __post_init__(self) -> None:
         check_settings(self, "video.")
-        if self.compile not in COMPILE_MODES[:3]:
-            raise WorldError(f"video.compile must be auto, none or cudagraphs, got {self.compile!r}")
+        if self.compile not in COMPILE_MODES:
+            raise WorldError(f"video.compile must be one of {', '.join(COMPILE_MODES)}, got {self.compile!r}")
         if self.decoder_layout not in ("auto", *LAYOUTS):
             raise WorldError(
                 f"video.decoder_layout must be auto or {' or '.join(LAYOUTS)}, got {self.decoder_layout!r}"
@@ -164,10 +166,12 @@ class Drawing:
     size: tuple[int, int]
     decoded: DecoderState
     compile: str = "none"
+    is_fused: bool = False
+    """Whether the decoder is compiled."""
     drawn: int = 0
     """Latent frames so far, on the host: nobody waits for the device to know whether the window is full."""
     recorded: tuple[Callable[..., Any], ...] = ()
-    """Drawing, decoding and committing, once they were recorded."""
+    """Drawing and committing, once they were recorded; decoding is not, as in play."""
 
     @property
     def is_full(self) -> bool:
@@ -182,7 +186,7 @@ class Drawing:
     def step(self) -> dict[str, float]:
         """Draw, decode and commit a block; returns the milliseconds of each."""
         device, steps = self.generator.device, len(self.causal.steps)
-        draw, decode, commit = self._functions()
+        draw, commit = self._functions()
         shape = (1, self.model.config.in_dim, self.causal.block, *self.size)
         noise = torch.randn(steps, *shape, generator=self.generator, device=device)
         if self.cache.ring is not None:
@@ -192,7 +196,7 @@ class Drawing:
         drawn = now(device)
         if self.decoder is not None:
             for frame in latents.unbind(2):
-                _, self.decoded = decode(frame, self.decoded)
+                _, self.decoded = self.decoder.decode(frame, self.decoded, is_fused=self.is_fused)
         shown = now(device)
         self.cache = commit(latents, self.cache)
         done = now(device)
@@ -210,20 +214,16 @@ class Drawing:
         self.cache = replace(self.cache, frames=torch.full_like(self.cache.frames, frames))
 
     def _functions(self) -> tuple[Callable[..., Any], ...]:
-        plain = (self._draw, self._decode, self._commit)
+        plain = (self._draw, self._commit)
         if self.compile == "none" or not self.is_full:
             return plain
         if not self.recorded:
-            build = compiler_of(self.compile, self.generator.device)
-            self.recorded = (build(self._draw), build(self._decode), build(self._commit))
+            build = compiler_of("cudagraphs", self.generator.device)
+            self.recorded = (build(self._draw), build(self._commit))
         return self.recorded
 
     def _draw(self, noise: Tensor, cache: FrameCache) -> Tensor:
         return generate_block(self.model, noise[0], self.text, cache, self.causal, noise[1:])
-
-    def _decode(self, latents: Tensor, decoded: DecoderState) -> tuple[Tensor, DecoderState]:
-        assert self.decoder is not None, "latents alone are drawn without one"
-        return self.decoder.decode(latents, decoded)
 
     def _commit(self, latents: Tensor, cache: FrameCache) -> FrameCache:
         return commit_block(self.model, latents, self.text, cache, self.causal)
@@ -248,7 +248,19 @@ def choose_layout(
             make_decoder(replace(config, decoder_layout=name), device, dtype), size
         )
         free(device)
-    return replace(config, decoder_layout=min(costs, key=lambda name: costs[name].streamed_ms)), costs
+    fastest = min(costs, key=lambda name: costs[name].streamed_ms)
+    config = replace(config, decoder_layout=fastest)
+    if is_compiled(config, device):
+        costs[f"{fastest}, compiled"] = measure_decoding(
+            make_decoder(config, device, dtype), size, is_fused=True
+        )
+        free(device)
+    return config, costs
+
+
+def is_compiled(config: VideoShapeConfig, device: torch.device) -> bool:
+    """Return whether the decoder is compiled: that of all models alike."""
+    return choose_compile(config.compile, device, grows=False, is_video=True).mode == "inductor"
 
 
 def begin_drawing(
@@ -270,8 +282,10 @@ def begin_drawing(
     size = (config.height // PIXELS, config.width // PIXELS)
     if decoder is not None:
         decoder.feature_shapes(*size)  # asked for once: seconds that are none of the first block's
-    mode = choose_compile(config.compile if has_window else "none", device, grows=not has_window).mode
-    return Drawing(model, causal, text, decoder, cache, generator, size, DecoderState(), mode)
+    asked = "cudagraphs" if config.compile == "inductor" else config.compile
+    mode = choose_compile(asked if has_window else "none", device, grows=not has_window).mode
+    given = (model, causal, text, decoder, cache, generator, size, DecoderState())
+    return Drawing(*given, mode, is_compiled(config, device))
 
 
 @torch.inference_mode()
