@@ -47,7 +47,7 @@ class UpdateCost:
     Attributes:
         milliseconds: Of each, behind the first.
         frames_per_second: Displayed frames trained a second, on all devices, at the median of these.
-        peak_bytes: Most that a GPU held, the first update included; None on a CPU.
+        peak_bytes: Most that a GPU held, from the making of the weights on; None on a CPU.
         trained: Parameters that change.
         total: Those of the network, without low-rank changes.
     """

@@ -49,3 +49,5 @@ def test_settings_that_do_not_fit_are_said(tmp_path: Path) -> None:
     config.video = replace(config.video, causal=replace(CAUSAL, block=2))
     with pytest.raises(WorldError, match="must be a multiple of the block of 2 and at least 4, got 3"):
         evaluate.run(config)
+    with pytest.raises(WorldError, match=r"device= and dtype= are not of .*fabric\.accelerator="):
+        EvaluateConfig(benchmark="video_training", device="cpu")

@@ -25,7 +25,7 @@ from worldsim.evaluation.cost.paper_shape import fastest_attention, measure_atte
 from worldsim.evaluation.cost.step_time import device_memory, now
 from worldsim.evaluation.cost.video_decoding import DecodingCost, measure_decoding
 from worldsim.model.conversion import spread_layers
-from worldsim.runtime.cuda_graphs import COMPILE_MODES, choose_compile, compiler_of
+from worldsim.runtime.cuda_graphs import choose_compile, compiler_of
 from worldsim.settings import check_settings, setting
 from worldsim.wan.autoencoder import LAYOUTS, DecoderState, StreamingAutoencoder, build_autoencoder
 from worldsim.wan.causal import FrameCache, commit_block, generate_block, reserved_cache
@@ -66,20 +66,18 @@ class VideoShapeConfig:
     )
     decoder_width: int = setting(96, "Of the autoencoder; 0 draws latents alone.", minimum=0)
     decoder_layout: str = setting(
-        "auto", f"Of the decoder's weights in memory: {', '.join(LAYOUTS)}, or the faster of them, auto."
+        "auto",
+        f"Of the decoder's weights in memory: {', '.join(LAYOUTS)}, or the faster of them, auto.",
+        choices=("auto", *LAYOUTS),
     )
     compile: str = setting(
-        "auto", "How blocks are launched once their window is full, as in play: auto, none, cudagraphs."
+        "auto",
+        "How blocks are launched once their window is full, as in play: auto, none, cudagraphs.",
+        choices=("auto", "none", "cudagraphs"),
     )
 
     def __post_init__(self) -> None:
         check_settings(self, "video.")
-        if self.compile not in COMPILE_MODES[:3]:
-            raise WorldError(f"video.compile must be auto, none or cudagraphs, got {self.compile!r}")
-        if self.decoder_layout not in ("auto", *LAYOUTS):
-            raise WorldError(
-                f"video.decoder_layout must be auto or {' or '.join(LAYOUTS)}, got {self.decoder_layout!r}"
-            )
         if not self.models or not set(self.models) <= set(MODELS):
             known, given = "; ".join(MODELS), "; ".join(self.models)
             raise WorldError(f"video.models must be some of {known}, got {given or 'none'}")
@@ -90,6 +88,17 @@ class VideoShapeConfig:
             )
         if self.causal.window is None:
             raise WorldError("video.causal.window must be a number: video.models names models without one")
+        full = 1 + FRAMES_PER_LATENT * (self.blocks_to_fill * self.causal.block - 1)
+        if self.late and min(self.late, max(self.frames)) < full:
+            raise WorldError(
+                f"video.late and the longest of video.frames must be at least {full}, at which the window is "
+                f"full: got {self.late} and {max(self.frames)}"
+            )
+
+    @property
+    def blocks_to_fill(self) -> int:
+        """Blocks behind which the window has no free places."""
+        return -(-(self.causal.sink + (self.causal.kept or 0)) // self.causal.block)
 
     @property
     def num_blocks(self) -> int:
@@ -240,15 +249,23 @@ def make_decoder(config: VideoShapeConfig, device: torch.device, dtype: torch.dt
 def choose_layout(
     config: VideoShapeConfig, device: torch.device, dtype: torch.dtype
 ) -> tuple[VideoShapeConfig, dict[str, DecodingCost]]:
-    """Measure decoding in each layout, and return the settings with the faster one, if it is to be chosen."""
+    """Measure decoding in each layout, and return the settings with the faster one, if it is to be chosen.
+
+    A layout is missing from the costs where the memory did not suffice.
+    """
     size, asked = (config.height // PIXELS, config.width // PIXELS), config.decoder_layout
+    names = list(LAYOUTS) if asked == "auto" else [asked]
     costs: dict[str, DecodingCost] = {}
-    for name in LAYOUTS if asked == "auto" else (asked,):
-        costs[name] = measure_decoding(
-            make_decoder(replace(config, decoder_layout=name), device, dtype), size
-        )
+    for name in names:
+        try:
+            decoder = make_decoder(replace(config, decoder_layout=name), device, dtype)
+            costs[name] = measure_decoding(decoder, size)
+        except torch.OutOfMemoryError:  # a result, as that of a model
+            pass
+        decoder = None
         free(device)
-    return replace(config, decoder_layout=min(costs, key=lambda name: costs[name].streamed_ms)), costs
+    fastest = min(costs, key=lambda name: costs[name].streamed_ms, default=names[0])
+    return replace(config, decoder_layout=fastest), costs
 
 
 def begin_drawing(
@@ -316,7 +333,7 @@ def late_over_early(config: VideoShapeConfig, marks: list[MarkCost]) -> float | 
 
     Both are launched in the same way; None where one of them is missing.
     """
-    full = (config.causal.sink + (config.causal.kept or 0)) // config.causal.block + LATE
+    full = config.blocks_to_fill + LATE
     late = next((mark for mark in marks if mark.frames == config.late and mark.seconds is None), None)
     if late is None or not late.block_ms:
         return None
