@@ -131,8 +131,9 @@ class Learning:
         self.stage("evaluate", [*measured, *config.evaluate])
         print(f"\nplay it: {play_command(world)}")
         if footage.has_outcomes:
-            print(f"let an agent learn in it: python -m training.rl world={world}")
-        print(f"go on from it: python -m training.learn init={world} minutes={config.minutes:g}")
+            print(f"let an agent learn in it: python -m training.rl {shlex.quote(f'world={world}')}")
+        again = shlex.join([f"init={world}", f"minutes={config.minutes:g}"])
+        print(f"go on from it: python -m training.learn {again}")
 
     def train(self, footage: Footage, video: Sequence[str]) -> Path:
         """Train a codec and a world from nothing; return the world's folder."""

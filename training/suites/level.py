@@ -90,7 +90,7 @@ class LevelSuite:
         }
         self.report = Report(out / REPORT_FILE, head)
         print(f"world {world.identity}, {self.simulator.sampler.num_steps} denoising steps, on {choice}")
-        print(f"{len(recordings.episodes)} episodes of {self.game.game} in {config.data}", flush=True)
+        print(f"{len(recordings.episodes)} episodes of {self.game.name} in {config.data}", flush=True)
 
     def measure(self) -> None:
         """Measure the parts that were asked for; where it is wanted, first of the game itself."""

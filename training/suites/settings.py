@@ -241,6 +241,11 @@ class EvaluateConfig(RuntimeSettings):
             raise WorldError(f"benchmark must be {' or '.join(BENCHMARKS)}, or null, got {self.benchmark!r}")
         if self.against is not None and self.benchmark != "step":
             raise WorldError("against= belongs to benchmark=step")
+        if self.benchmark == "video_training" and (self.device, self.dtype) != ("auto", "auto"):
+            raise WorldError(
+                "device= and dtype= are not of benchmark=video_training: give "
+                "video_training.fabric.accelerator= and video_training.fabric.precision="
+            )
         RuntimeSettings.__post_init__(self)
         if not self.env_counts:
             raise WorldError("env_counts is empty")

@@ -25,6 +25,7 @@ from worldsim.evaluation.cost.video_shape import (
 )
 from worldsim.evaluation.report.report import Report, describe_run
 from worldsim.evaluation.report.text import align
+from worldsim.runtime.cuda_graphs import choose_compile
 from worldsim.runtime.device import choose_device
 
 VIDEO_REPORT_FILE = "video.json"
@@ -35,6 +36,7 @@ MIN_MS = 0.05
 def benchmark_video(config: EvaluateConfig, out: Path) -> None:
     """Measure each model, print tables, write OUT/video.json anew after each."""
     choice, asked = choose_device(config.device, config.dtype), config.video
+    choose_compile(asked.compile, choice.device, grows=False)  # what it lacks is said before hours of work
     print(f"random weights on {choice}", flush=True)
     head = describe_run(choice.device, choice.dtype) | {"weights": "random"}
     models: dict[str, Any] = {}

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 import torch
@@ -47,7 +48,7 @@ class UpdateCost:
     Attributes:
         milliseconds: Of each, behind the first.
         frames_per_second: Displayed frames trained a second, on all devices, at the median of these.
-        peak_bytes: Most that a GPU held, the first update included; None on a CPU.
+        peak_bytes: Most that a GPU held, from the making of the weights on; None on a CPU.
         trained: Parameters that change.
         total: Those of the network, without low-rank changes.
     """
@@ -110,10 +111,9 @@ def measure_updates(
         taken.append(1e3 * (time.perf_counter() - begun))
     timed, memory = taken[1:], device_memory(device)
     frames = displayed_frames(asked.sequence_length) * asked.batch_size * fabric.world_size
-    seconds = sorted(timed)[len(timed) // 2] / 1e3
     return UpdateCost(
         milliseconds=timed,
-        frames_per_second=frames / seconds,
+        frames_per_second=1e3 * frames / median(timed),
         peak_bytes=memory[1] if memory else None,
         trained=trained,
         total=total,
@@ -167,8 +167,14 @@ def format_costs(costs: dict[str, UpdateCost]) -> str:
     for name, cost in costs.items():
         peak = "-" if cost.peak_bytes is None else f"{cost.peak_bytes / 2**30:.1f}"
         share = f"{100 * cost.trained / cost.total:.2f} %"
-        middle = sorted(cost.milliseconds)[len(cost.milliseconds) // 2]
         rows.append(
-            (name, f"{middle:,.1f}", f"{cost.frames_per_second:,.1f}", peak, share, f"{cost.total:,}")
+            (
+                name,
+                f"{median(cost.milliseconds):,.1f}",
+                f"{cost.frames_per_second:,.1f}",
+                peak,
+                share,
+                f"{cost.total:,}",
+            )
         )
     return align(rows)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -159,7 +160,8 @@ def next_command(world: World, folder: Path) -> str:
     """Return what is typed next for a world in a folder: one of poses has to learn to follow them first."""
     is_posed = world.config.denoiser.memory_keys == MemoryKeys.POSE
     needs_odometry = is_posed and world.odometry is None
-    return f"python -m training.odometry world={folder}" if needs_odometry else play_command(folder)
+    learned = shlex.join(["python", "-m", "training.odometry", f"world={folder}"])
+    return learned if needs_odometry else play_command(folder)
 
 
 def check_objective(config: TrainWorldConfig, model: DenoiserConfig) -> None:

@@ -127,9 +127,9 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
                 self._encode()
 
     def _encode(self) -> None:
-        batch, self._batch = self._batch, []
         with self._os_errors():
-            for frame in batch:
+            while self._batch:
+                frame = self._batch[0]
                 if frame is not self._converted or self._picture is None:
                     # `from_ndarray` copies row by row.
                     rgb = av.VideoFrame.from_numpy_buffer(frame, format="rgb24")
@@ -140,9 +140,11 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
                         ),
                     )
                 self._picture.pts, self._picture.time_base = self._num_encoded, self._time_base
+                # What waits is counted as well: after an error there are as many frames as before it.
+                del self._batch[0]
+                self._num_encoded += 1
                 if packets := self._stream.encode(self._picture):
                     self._container.mux(packets)
-                self._num_encoded += 1
 
     def close(self) -> None:
         """Write what is still in the encoder and the file's index."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from training.cli.overrides import SCRIPT, play_command, quoted, read_overrides, type_of
+from training.world.train import next_command
 from worldsim.errors import WorldError
+from worldsim.model.config import MemoryKeys
 
 
 @dataclass(kw_only=True, slots=True)
@@ -126,3 +129,11 @@ def test_a_world_is_played_from_any_folder(tmp_path: Path, monkeypatch: pytest.M
     name, script, world = shlex.split(play_command(Path("my runs/world")))
     assert (name, world) == ("python", "world=my runs/world")
     assert Path(script).is_file() and Path(script).name == "play.py"
+
+
+@pytest.mark.parametrize("odometry", [None, "trained"])
+def test_what_is_typed_next_names_the_world_as_one_argument(odometry: str | None) -> None:
+    config = SimpleNamespace(denoiser=SimpleNamespace(memory_keys=MemoryKeys.POSE))
+    world: Any = SimpleNamespace(config=config, odometry=odometry)
+    typed = shlex.split(next_command(world, Path("my runs/world")))
+    assert typed[-1] == "world=my runs/world" and ("training.odometry" in typed) == (odometry is None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from worldsim.evaluation.quality import events, signs
 from worldsim.evaluation.quality.events import Dreamer, EventMeasures
 from worldsim.evaluation.quality.features import load_features
 from worldsim.evaluation.quality.played import summarize_played
+from worldsim.games.doom import DoomEntry
 from worldsim.games.registry import GAMES, open_game
 from worldsim.model.denoiser import Denoiser
 from worldsim.world.world import World
@@ -57,7 +59,7 @@ class StandsStill(Dreamer):
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Recordings:
     folder = tmp_path_factory.mktemp("level")
-    ENTRY.dataset_info("a test").save(folder)
+    ENTRY.dataset_info(f"{ENTRY.game}, a test").save(folder)
     number = 0
     with open_game("doom-level", labelled=True) as game:
         for name, seeds in SEEDS.items():
@@ -105,6 +107,16 @@ def test_the_game_played_again_is_what_was_recorded(game: GameDreams, labelled: 
     error = (again.float() - frames.float()).abs().mean()
     assert error < 6, "but for the compression of the video"
     assert (again[:, 3].float() - frames[:, 9].float()).abs().mean() > error
+
+
+def test_a_game_that_is_drawn_otherwise_than_it_was_recorded_is_refused(recordings: Recordings) -> None:
+    assert isinstance(ENTRY, DoomEntry)
+    drawn = copy(recordings)
+    drawn.info = replace(ENTRY, supersampling=1).dataset_info("ViZDoom Freedoom 2 MAP01, skill 4, a test")
+    with pytest.raises(
+        WorldError, match=r"recorded of another game than .* 4 samples a pixel \(ViZDoom Freed"
+    ):
+        GameDreams(ENTRY, drawn)
 
 
 @pytest.mark.parametrize("number", range(len(MEASURES.events)), ids=[event.name for event in MEASURES.events])

@@ -17,15 +17,17 @@ from tests.wan_models import REASON, randomized, tiny_config
 from training.evaluate import main as evaluate
 from training.suites.settings import EvaluateConfig
 from worldsim.errors import WorldError
+from worldsim.evaluation.cost.video_decoding import DecodingCost
 from worldsim.evaluation.cost.video_shape import (
     MODELS,
     Drawing,
     VideoShapeConfig,
     begin_drawing,
+    choose_layout,
     late_over_early,
     measure_video,
 )
-from worldsim.wan.autoencoder import LAYOUTS
+from worldsim.wan.autoencoder import LAYOUTS, StreamingAutoencoder
 from worldsim.wan.causal import FrameCache, commit_block, generate_block, reserved_cache
 from worldsim.wan.config import CausalConfig
 from worldsim.wan.transformer import TextContext, WanTransformer
@@ -149,6 +151,33 @@ def test_memory_that_does_not_suffice_is_a_result(tmp_path: Path, monkeypatch: p
     assert "block" not in measured
 
 
+def test_a_layout_for_which_memory_does_not_suffice_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    lacking: set[str] = set()
+    measure = worldsim.evaluation.cost.video_shape.measure_decoding
+
+    def decoding(decoder: StreamingAutoencoder, size: tuple[int, int]) -> DecodingCost:
+        is_contiguous = all(each.is_contiguous() for each in decoder.autoencoder.parameters())
+        if ("contiguous" if is_contiguous else "channels_last") in lacking:
+            raise torch.OutOfMemoryError
+        return measure(decoder, size)
+
+    monkeypatch.setattr(worldsim.evaluation.cost.video_shape, "measure_decoding", decoding)
+    given = (tiny_video(), torch.device("cpu"), torch.float32)
+    lacking.add("contiguous")
+    chosen, costs = choose_layout(*given)
+    assert chosen.decoder_layout == "channels_last" and list(costs) == ["channels_last"]
+    lacking.add("channels_last")
+    assert choose_layout(*given) == (replace(tiny_video(), decoder_layout="contiguous"), {})
+
+
+def test_graphs_without_a_gpu_are_refused_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(WorldError, match="compile='cudagraphs' needs a CUDA GPU"):
+        evaluate.run(config_of(tmp_path, compile="cudagraphs"))
+    assert not capsys.readouterr().out
+
+
 def test_no_network_is_made_while_a_video_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     made, build = [], worldsim.wan.autoencoder.build_autoencoder
     monkeypatch.setattr(worldsim.wan.autoencoder, "build_autoencoder", lambda c: made.append(c) or build(c))
@@ -194,7 +223,9 @@ def test_a_cache_with_room_equals_one_that_grows() -> None:
         ({"height": 40}, r"sides be multiples of 16: got \[5, 13\], 48 x 40"),
         ({"causal": replace(CAUSAL, window=None)}, r"video\.causal\.window must be a number"),
         ({"compile": "fast"}, r"video\.compile must be one of auto, none, cudagraphs, inductor, got 'fast'"),
-        ({"decoder_layout": "last"}, r"decoder_layout must be auto or contiguous or channels_last, got"),
+        ({"decoder_layout": "last"}, r"decoder_layout must be one of auto, contiguous, channels_last, got"),
+        ({"late": 4}, r"video\.late and the longest of video\.frames must be at least 5, .* 4 and 13"),
+        ({"late": 99, "frames": [4]}, r"must be at least 5, at which the window is full: got 99 and 4"),
     ],
 )
 def test_settings_that_do_not_fit_are_said(changes: dict[str, object], reason: str) -> None:

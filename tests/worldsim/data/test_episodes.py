@@ -6,7 +6,6 @@ import json
 import os
 import signal
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from worldsim.data.episodes import (
     read_episode,
     verify,
 )
-from worldsim.data.video import VideoWriter
 from worldsim.errors import WorldError
 
 ACTIONS = ActionLayout(
@@ -108,31 +106,6 @@ def test_recording_without_frames_leaves_no_episode(tmp_path: Path) -> None:
     with EpisodeWriter(tmp_path, "a", INFO):
         pass
     assert files(tmp_path) == {"dataset.json"}
-
-
-@pytest.mark.parametrize("is_late", [False, True], ids=["before the frame", "after it"])
-@pytest.mark.parametrize("in_batches", [False, True])
-def test_a_row_and_its_frame_are_kept_together_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_batches: bool, is_late: bool
-) -> None:
-    monkeypatch.setattr(episodes, "ROWS_AT_ONCE", 2)
-    write, calls = VideoWriter.write, iter(range(10))
-
-    def stopping(self: VideoWriter, frame: np.ndarray) -> None:
-        stops = next(calls) == 3
-        if is_late or not stops:
-            write(self, frame)
-        if stops:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(VideoWriter, "write", stopping)
-    with EpisodeWriter(tmp_path, "a", INFO, in_batches=in_batches) as writer:
-        for number in range(7):
-            with suppress(KeyboardInterrupt):
-                writer.add(smooth_frames(1)[0], some_actions(1)[0], reward=number)
-    rewards = read_episode(tmp_path, "a").rewards  # as many as frames, or it could not be read
-    assert rewards is not None
-    assert rewards.tolist() == [number for number in range(7) if is_late or number != 3]
 
 
 def test_interrupted_recording_is_kept_when_asked(tmp_path: Path) -> None:

@@ -326,7 +326,7 @@ def test_an_index_whose_shards_are_not_whole_is_named(listed: dict, message: str
 MEASURE = """
 import resource, sys, torch
 from pathlib import Path
-from worldsim.wan.checkpoint import PATIENT, load_transformer
+from worldsim.wan.checkpoint import load_transformer
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 model = load_transformer(Path(sys.argv[1]), torch.float32)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)

@@ -66,22 +66,19 @@ class VideoShapeConfig:
     )
     decoder_width: int = setting(96, "Of the autoencoder; 0 draws latents alone.", minimum=0)
     decoder_layout: str = setting(
-        "auto", f"Of the decoder's weights in memory: {', '.join(LAYOUTS)}, or the faster of them, auto."
+        "auto",
+        f"Of the decoder's weights in memory: {', '.join(LAYOUTS)}, or the faster of them, auto.",
+        choices=("auto", *LAYOUTS),
     )
     compile: str = setting(
         "auto",
         "How blocks are launched once their window is full, as in play: auto, none, cudagraphs, or inductor, "
         "which also compiles the decoder.",
+        choices=COMPILE_MODES,
     )
 
     def __post_init__(self) -> None:
         check_settings(self, "video.")
-        if self.compile not in COMPILE_MODES:
-            raise WorldError(f"video.compile must be one of {', '.join(COMPILE_MODES)}, got {self.compile!r}")
-        if self.decoder_layout not in ("auto", *LAYOUTS):
-            raise WorldError(
-                f"video.decoder_layout must be auto or {' or '.join(LAYOUTS)}, got {self.decoder_layout!r}"
-            )
         if not self.models or not set(self.models) <= set(MODELS):
             known, given = "; ".join(MODELS), "; ".join(self.models)
             raise WorldError(f"video.models must be some of {known}, got {given or 'none'}")
@@ -92,6 +89,17 @@ class VideoShapeConfig:
             )
         if self.causal.window is None:
             raise WorldError("video.causal.window must be a number: video.models names models without one")
+        full = 1 + FRAMES_PER_LATENT * (self.blocks_to_fill * self.causal.block - 1)
+        if self.late and min(self.late, max(self.frames)) < full:
+            raise WorldError(
+                f"video.late and the longest of video.frames must be at least {full}, at which the window is "
+                f"full: got {self.late} and {max(self.frames)}"
+            )
+
+    @property
+    def blocks_to_fill(self) -> int:
+        """Blocks behind which the window has no free places."""
+        return -(-(self.causal.sink + (self.causal.kept or 0)) // self.causal.block)
 
     @property
     def num_blocks(self) -> int:
@@ -240,17 +248,24 @@ def make_decoder(config: VideoShapeConfig, device: torch.device, dtype: torch.dt
 def choose_layout(
     config: VideoShapeConfig, device: torch.device, dtype: torch.dtype
 ) -> tuple[VideoShapeConfig, dict[str, DecodingCost]]:
-    """Measure decoding in each layout, and return the settings with the faster one, if it is to be chosen."""
+    """Measure decoding in each layout, and return the settings with the faster one, if it is to be chosen.
+
+    A layout is missing from the costs where the memory did not suffice.
+    """
     size, asked = (config.height // PIXELS, config.width // PIXELS), config.decoder_layout
+    names = list(LAYOUTS) if asked == "auto" else [asked]
     costs: dict[str, DecodingCost] = {}
-    for name in LAYOUTS if asked == "auto" else (asked,):
-        costs[name] = measure_decoding(
-            make_decoder(replace(config, decoder_layout=name), device, dtype), size
-        )
+    for name in names:
+        try:
+            decoder = make_decoder(replace(config, decoder_layout=name), device, dtype)
+            costs[name] = measure_decoding(decoder, size)
+        except torch.OutOfMemoryError:  # a result, as that of a model
+            pass
+        decoder = None
         free(device)
-    fastest = min(costs, key=lambda name: costs[name].streamed_ms)
+    fastest = min(costs, key=lambda name: costs[name].streamed_ms, default=names[0])
     config = replace(config, decoder_layout=fastest)
-    if is_compiled(config, device):
+    if fastest in costs and is_compiled(config, device):
         costs[f"{fastest}, compiled"] = measure_decoding(
             make_decoder(config, device, dtype), size, is_fused=True
         )
@@ -330,7 +345,7 @@ def late_over_early(config: VideoShapeConfig, marks: list[MarkCost]) -> float | 
 
     Both are launched in the same way; None where one of them is missing.
     """
-    full = (config.causal.sink + (config.causal.kept or 0)) // config.causal.block + LATE
+    full = config.blocks_to_fill + LATE
     late = next((mark for mark in marks if mark.frames == config.late and mark.seconds is None), None)
     if late is None or not late.block_ms:
         return None

@@ -25,13 +25,19 @@ class GameDreams:
         recordings: The episodes.
 
     Raises:
-        WorldError: If an episode does not say which game it was, or the game cannot be opened.
+        WorldError: If an episode does not say which game it was, it was drawn in another way then, or it
+            cannot be opened.
     """
 
     def __init__(self, entry: GameEntry, recordings: Recordings) -> None:
         self._tables, self._folder = recordings.tables(), recordings.folder
         if any(table.game_seed is None for table in self._tables):
             raise WorldError(f"{recordings.folder} does not record which games were played")
+        if f"{entry.game}, " not in recordings.info.source:
+            raise WorldError(
+                f"{recordings.folder} was recorded of another game than {entry.game} "
+                f"({recordings.info.source})"
+            )
         self._game = entry.open()
 
     def __enter__(self) -> GameDreams:
