@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from worldsim.evaluation.cost.step_time import now
-from worldsim.wan.autoencoder import DecoderState, StreamingAutoencoder
+from worldsim.wan.autoencoder import DecoderState, StreamingAutoencoder, build_autoencoder
 
 LATENTS = 9
 """Latent frames of the video that is decoded."""
@@ -30,6 +30,14 @@ class DecodingCost:
     whole_ms: float
     streamed_ms: float
     relative_error: float
+
+
+def make_decoder(width: int, layout: str, device: torch.device, dtype: torch.dtype) -> StreamingAutoencoder:
+    """Return a decoder of this base width with random weights, in a layout or, for `auto`, as it is made."""
+    with torch.device(device):
+        autoencoder = build_autoencoder({"base_dim": width})
+    decoder = StreamingAutoencoder(autoencoder).to(dtype=dtype)
+    return decoder if layout == "auto" else decoder.lay_out(layout)
 
 
 @torch.inference_mode()

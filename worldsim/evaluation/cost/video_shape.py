@@ -23,11 +23,11 @@ from tqdm import tqdm
 from worldsim.errors import WorldError
 from worldsim.evaluation.cost.paper_shape import fastest_attention, measure_attention
 from worldsim.evaluation.cost.step_time import device_memory, now
-from worldsim.evaluation.cost.video_decoding import DecodingCost, measure_decoding
+from worldsim.evaluation.cost.video_decoding import DecodingCost, make_decoder, measure_decoding
 from worldsim.model.conversion import spread_layers
 from worldsim.runtime.cuda_graphs import COMPILE_MODES, choose_compile, compiler_of
 from worldsim.settings import check_settings, setting
-from worldsim.wan.autoencoder import LAYOUTS, DecoderState, StreamingAutoencoder, build_autoencoder
+from worldsim.wan.autoencoder import LAYOUTS, DecoderState, StreamingAutoencoder
 from worldsim.wan.causal import FrameCache, commit_block, generate_block, reserved_cache
 from worldsim.wan.config import FRAMES_PER_LATENT, PATCH, CausalConfig, WanConfig
 from worldsim.wan.transformer import TextContext, WanTransformer
@@ -237,14 +237,6 @@ class Drawing:
         return commit_block(self.model, latents, self.text, cache, self.causal)
 
 
-def make_decoder(config: VideoShapeConfig, device: torch.device, dtype: torch.dtype) -> StreamingAutoencoder:
-    """Return a decoder with random weights, in the layout that is asked for."""
-    with torch.device(device):
-        autoencoder = build_autoencoder({"base_dim": config.decoder_width})
-    decoder = StreamingAutoencoder(autoencoder).to(dtype=dtype)
-    return decoder if config.decoder_layout == "auto" else decoder.lay_out(config.decoder_layout)
-
-
 def choose_layout(
     config: VideoShapeConfig, device: torch.device, dtype: torch.dtype
 ) -> tuple[VideoShapeConfig, dict[str, DecodingCost]]:
@@ -257,7 +249,7 @@ def choose_layout(
     costs: dict[str, DecodingCost] = {}
     for name in names:
         try:
-            decoder = make_decoder(replace(config, decoder_layout=name), device, dtype)
+            decoder = make_decoder(config.decoder_width, name, device, dtype)
             costs[name] = measure_decoding(decoder, size)
         except torch.OutOfMemoryError:  # a result, as that of a model
             pass
@@ -266,9 +258,9 @@ def choose_layout(
     fastest = min(costs, key=lambda name: costs[name].streamed_ms, default=names[0])
     config = replace(config, decoder_layout=fastest)
     if fastest in costs and is_compiled(config, device):
-        costs[f"{fastest}, compiled"] = measure_decoding(
-            make_decoder(config, device, dtype), size, is_fused=True
-        )
+        decoder = make_decoder(config.decoder_width, fastest, device, dtype)
+        costs[f"{fastest}, compiled"] = measure_decoding(decoder, size, is_fused=True)
+        decoder = None
         free(device)
     return config, costs
 
@@ -289,7 +281,8 @@ def begin_drawing(
     torch.manual_seed(0)
     with torch.device(device):
         model = WanTransformer(shape).to(dtype).eval().requires_grad_(False)
-    decoder = make_decoder(config, device, dtype) if config.decoder_width else None
+    width, layout = config.decoder_width, config.decoder_layout
+    decoder = make_decoder(width, layout, device, dtype) if width else None
     text = model.embed_text(torch.zeros(1, 1, shape.text_dim, device=device))
     room = (num_blocks + 1) * causal.block  # one block more is profiled
     cache = FrameCache() if has_window else reserved_cache(model, room, config.tokens_per_frame)
