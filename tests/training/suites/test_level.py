@@ -41,9 +41,9 @@ CONTEXT = 6
 FLASH = 1
 """Number of the event that is seen by a flash."""
 SEEDS = {
-    "fight": range(8),
+    "fight": range(16),
     "open-doors": (3, 11, 14, 20, 24, 47, 48, 58),  # all before one side of one door
-    "push": range(14),
+    "push": range(20),
     "skirmish": range(6),
 }
 FRAMES = {"fight": 110, "open-doors": 56, "push": 100, "skirmish": 80}
