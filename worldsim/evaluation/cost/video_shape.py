@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +31,8 @@ from worldsim.wan.causal import FrameCache, commit_block, generate_block, reserv
 from worldsim.wan.config import FRAMES_PER_LATENT, PATCH, CausalConfig, WanConfig
 from worldsim.wan.transformer import TextContext, WanTransformer
 
+Draw = Callable[[Tensor, FrameCache], Tensor]
+Commit = Callable[[Tensor, FrameCache], FrameCache]
 PIXELS = 8
 """Along the side of what one latent shows."""
 MODELS = {
@@ -178,7 +179,7 @@ class Drawing:
     """Whether the decoder is compiled."""
     drawn: int = 0
     """Latent frames so far, on the host: nobody waits for the device to know whether the window is full."""
-    recorded: tuple[Callable[..., Any], ...] = ()
+    recorded: tuple[Draw, Commit] | None = None
     """Drawing and committing, once they were recorded; decoding is not, as in play."""
 
     @property
@@ -221,11 +222,10 @@ class Drawing:
         self.drawn = frames
         self.cache = replace(self.cache, frames=torch.full_like(self.cache.frames, frames))
 
-    def _functions(self) -> tuple[Callable[..., Any], ...]:
-        plain = (self._draw, self._commit)
+    def _functions(self) -> tuple[Draw, Commit]:
         if self.compile == "none" or not self.is_full:
-            return plain
-        if not self.recorded:
+            return self._draw, self._commit
+        if self.recorded is None:
             build = compiler_of("cudagraphs", self.generator.device)
             self.recorded = (build(self._draw), build(self._commit))
         return self.recorded
