@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 from training.collect import Split, collect_splits
-from training.data.recorders import EpisodeTask
+from training.data.recorders import EpisodeTask, Recorders
 
 
 def test_workers_that_one_split_needs_no_more_begin_with_the_next(tmp_path: Path) -> None:
@@ -31,7 +32,7 @@ def test_workers_that_one_split_needs_no_more_begin_with_the_next(tmp_path: Path
 
     together: list[list[str]] = []
     splits = [Split(tmp_path / name, frames, 0, False, 0.0) for name, frames in (("a", 10), ("b", 40))]
-    collect_splits(Late(), splits, 10)  # type: ignore[arg-type]
+    collect_splits(cast(Recorders, Late()), splits, 10)
     assert together == [
         ["a 0", "b 0", "b 1"],
         ["a 0", "b 0", "b 2"],

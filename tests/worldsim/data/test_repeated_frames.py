@@ -35,9 +35,9 @@ def test_they_are_converted_once_and_the_file_is_the_same(
             monkeypatch.setattr(video.np, "array_equal", lambda first, second: False)
         counting = Counting()
         monkeypatch.setattr(video, "VideoReformatter", lambda made=counting: made)
-        size = {"height": 48, "width": 48, "frame_rate": 30.0}
         frame = blocks.copy()
-        with VideoWriter(tmp_path / name, in_batches=in_batches, **size) as writer:  # type: ignore[arg-type]
+        path = tmp_path / name
+        with VideoWriter(path, height=48, width=48, frame_rate=30.0, in_batches=in_batches) as writer:
             for shift in (0, 0, 12, 12, 12, 0, 24):
                 frame[:] = np.roll(blocks, shift, axis=1)  # the caller's own, written over
                 writer.write(frame)

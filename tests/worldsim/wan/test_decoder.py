@@ -131,11 +131,11 @@ def test_where_nothing_can_be_compiled_one_sentence_says_so(monkeypatch: pytest.
 
 
 def test_more_shapes_than_are_compiled_run_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(layer: object, options: object) -> Callable[..., Any]:
+    def full(layer: Callable[..., Any], options: object) -> Callable[..., Any]:
         def call(x: Tensor, before: object, weights: object) -> Any:
             if len(x) > 1:
                 raise FailOnRecompileLimitHit("64 variants")
-            return layer(x, before, weights)  # type: ignore[operator]
+            return layer(x, before, weights)
 
         return call
 
@@ -149,7 +149,7 @@ def test_more_shapes_than_are_compiled_run_as_they_are(monkeypatch: pytest.Monke
 
 
 def test_a_lack_of_memory_is_no_fault_of_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(layer: object, options: object) -> Callable[..., Any]:
+    def full(layer: Callable[..., Any], options: object) -> Callable[..., Any]:
         def call(*_: object) -> Any:
             raise torch.OutOfMemoryError("full")
 
