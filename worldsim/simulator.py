@@ -114,7 +114,7 @@ class Simulator:
             raise WorldError(
                 f"a batch needs starts of one length and a seed each, got {lengths} and {len(seeds)}"
             )
-        poses = path_of(starts) if self.world.odometry is not None else None
+        poses = path_of(starts, self.world.on_level_map) if self.world.odometry is not None else None
         frames = torch.stack([start.frames for start in starts])  # [B, T, H, W, 3]
         actions = torch.stack([start.actions for start in starts])
         noise_seeds = torch.tensor(list(seeds), dtype=torch.int64)

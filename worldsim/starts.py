@@ -48,15 +48,22 @@ class Start:
     poses: Tensor | None = None
 
 
-def path_of(starts: Sequence[Start]) -> Tensor | None:
+def path_of(starts: Sequence[Start], on_map: bool = False) -> Tensor | None:
     """Return where the frames of start moments were seen from, `[B, T, 3]`; None if none record it.
 
-    Each lies on a map of its own, on which its first frame is seen from x, y and heading 0, as a dream is.
+    Each lies on a map of its own, on which its first frame is seen from x, y and heading 0, as a dream is;
+    in a world that is `on_map` they lie on that of its level.
 
     Raises:
-        WorldError: If some record poses and some do not.
+        WorldError: If some record poses and some do not, or one that has to does not.
     """
     recorded = [start.poses for start in starts if start.poses is not None]
+    if on_map:
+        if without := [start.name for start in starts if start.poses is None]:
+            raise WorldError(
+                f"the world draws one level by its map, and {without[0]} says not where on it it is"
+            )
+        return torch.stack(recorded)
     if recorded and len(recorded) < len(starts):
         raise WorldError("a batch needs starts that all record poses, or none that does")
     return relative_poses(torch.stack(recorded)) if recorded else None
@@ -127,6 +134,7 @@ def draw_starts(
     size: tuple[int, int],
     seed: int,
     frames_left: int = 1,
+    with_poses: bool = False,
 ) -> list[Start]:
     """Draw start moments from recorded episodes: an episode first, then a place in it, all equally likely.
 
@@ -138,6 +146,7 @@ def draw_starts(
         size: Height and width of the world's frames; video of another size is scaled.
         seed: Decides which.
         frames_left: Least number of frames that the real episode went on for afterwards.
+        with_poses: Whether they tell where they were seen from, if that is recorded.
 
     Raises:
         FileNotFoundError: If there is no such folder or a file is missing.
@@ -168,13 +177,10 @@ def draw_starts(
             piece = slice(begin, begin + num_frames)
             # A copy: a view would keep the whole episode.
             frames, pressed = episode.frames[piece].copy(), episode.actions[piece].copy()
-            starts.append(
-                Start(
-                    f"{name}-{begin:05d}-{len(starts):04d}",
-                    torch.from_numpy(frames),
-                    torch.from_numpy(pressed),
-                )
-            )
+            recorded = episode.poses if with_poses else None
+            poses = None if recorded is None else torch.from_numpy(recorded[piece].copy())
+            named = f"{name}-{begin:05d}-{len(starts):04d}"
+            starts.append(Start(named, torch.from_numpy(frames), torch.from_numpy(pressed), poses))
     return starts
 
 

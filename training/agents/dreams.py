@@ -43,6 +43,7 @@ def load_dreams(config: RLConfig, num_envs: int = 0) -> ARL2WorldVectorEnv:
             size=(described.height, described.width),
             seed=config.seed,
             frames_left=FRAMES_LEFT,
+            with_poses=world.on_level_map,
         )
     envs = ARL2WorldVectorEnv(
         num_envs or (GPU_ENVS if choice.device.type == "cuda" else CPU_ENVS),

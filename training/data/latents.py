@@ -158,12 +158,15 @@ class LatentVideo:
         length: int,
         skipped: np.ndarray | int = 0,
         turns: np.ndarray | None = None,
+        *,
+        on_map: bool,
     ) -> Tensor:
         """Return the poses `[B, length, 3]` of pieces of sequences, from where each sequence begins.
 
         Args:
             starts: As in `sequences_with_outcomes`, and so are `length` and `skipped`.
             turns: `[B]` in degrees, the heading's turn of each sequence; None lets it begin with heading 0.
+            on_map: Whether they are poses on the level's map instead, as recorded (`level_map`).
 
         Raises:
             WorldError: If poses were not recorded.
@@ -171,6 +174,8 @@ class LatentVideo:
         if self.poses is None:
             raise WorldError(NO_POSES.format("an episode"))
         index, _ = self._places(starts, length, skipped)
+        if on_map:
+            return self.poses[index]
         origin = self.poses[to_device(starts, self.poses.device)][:, None]  # [B, 1, 3]
         turn = -origin[..., 2] if turns is None else to_device(turns, origin.device)[:, None]
         return moved_poses(self.poses[index], origin, turn.float())

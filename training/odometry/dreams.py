@@ -41,11 +41,11 @@ def dream_clips(world: World, video: LatentVideo, config: DreamsConfig) -> Laten
     parts = np.array_split(starts, -(-len(starts) // BATCH))
     for part in parts:
         latents, actions = video.sequences(part, config.length)
-        poses = video.pose_sequences(part, config.length)
+        poses = video.pose_sequences(part, config.length, on_map=world.on_level_map)
         clips = Clips(latents.float(), actions, poses, torch.from_numpy(part.astype(np.int64)))
         drawn.append(_go_on(world, clips, config))
     _, actions = video.sequences(starts, config.length)
-    poses = video.pose_sequences(starts, config.length)
+    poses = video.pose_sequences(starts, config.length, on_map=world.on_level_map)
     return LatentVideo(
         torch.cat(drawn).flatten(0, 1),
         actions.flatten(0, 1),

@@ -62,7 +62,8 @@ def _predict_batch(
         # Where an episode is over its last frame is repeated; nobody looks at what is said of it.
         skipped, number = np.full(len(starts), frame), torch.full_like(seeds, frame)
         latents, actions, _ = video.sequences_with_outcomes(starts, 1, skipped)
-        pose = video.pose_sequences(starts, 1, skipped)[:, 0] if is_told else None
+        on_map = world.on_level_map
+        pose = video.pose_sequences(starts, 1, skipped, on_map=on_map)[:, 0] if is_told else None
         given = (latents[:, 0].float(), actions[:, 0], memory, seeds, number, pose, world.odometry)
         memory = watch(denoiser, *given)
         assert memory.summary is not None

@@ -140,7 +140,7 @@ class Critic(nn.Module):
         time = (trunk.embed_time(levels)[:, None] + action).unsqueeze(2)  # [B, T, 1, D]
         conditioning = at_least_fp32(trunk.time_projection(time)).unflatten(-1, (6, -1))
         x = embed_patches(noisy.unsqueeze(2), trunk.patch_embedding)  # [B, T, 1, N, D]
-        residual = Residual(x + trunk.embed_previous(before.unsqueeze(2)))
+        residual = Residual(x + trunk.embed_given(before.unsqueeze(2), phases.unsqueeze(2)))
         found: list[Tensor] = []
         states = split_memory(trunk.layers(), memory, residual.x)
         for index, (block, state) in enumerate(zip(trunk.layers(), states, strict=True)):

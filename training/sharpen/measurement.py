@@ -63,7 +63,8 @@ def measure(
     shape, rows, device = denoiser.latent_shape, len(places), latents.device
     watched = fixed_noise(rows, prefix_frames, shape, WATCH_FRAME, device)
     has_poses = denoiser.config.memory_keys == MemoryKeys.POSE
-    poses = video.pose_sequences(places, prefix_frames + count) if has_poses else None
+    length, on_map = prefix_frames + count, denoiser.config.level_map > 0
+    poses = video.pose_sequences(places, length, on_map=on_map) if has_poses else None
     seen, later = (None, None) if poses is None else (poses[:, :prefix_frames], poses[:, prefix_frames:])
     memory = watch_clips(denoiser, latents[:, :prefix_frames], actions[:, :prefix_frames], watched, seen)
     noise, commit_noise = (

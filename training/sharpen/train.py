@@ -168,12 +168,18 @@ def world_alone(denoiser: nn.Module, average: nn.Module, step: int = 0, seconds:
 
 
 def make_batches(
-    parts: list[LatentVideo], config: SharpenConfig, passes: Passes, *, with_poses: bool = False
+    parts: list[LatentVideo],
+    config: SharpenConfig,
+    passes: Passes,
+    *,
+    with_poses: bool = False,
+    on_map: bool = False,
 ) -> Callable[[int, int], tuple[Any, ...]]:
     """Return the function that draws the clips of an update, for a pass, from its number alone.
 
     It gives latents `[B, F + T, C, h, w]`, actions `[B, F + T, A]` and a generator, to a critic also whether
-    its gradient is balanced, and poses `[B, F + T, 3]` on a map turned by chance if they are asked for.
+    its gradient is balanced, and poses `[B, F + T, 3]`, if they are asked for: on a map turned by chance, or
+    on the level's own.
     """
     videos = dict(zip(passes.own, parts, strict=True))
     critic, rollout = config.critic, config.rollout
@@ -190,7 +196,7 @@ def make_batches(
         starts = indices[number, count].sample(rng, clips // passes.total)
         generator = torch.Generator(device).manual_seed(seed)
         turns = rng.uniform(0, 360, len(starts))
-        poses = (video.pose_sequences(starts, length, turns=turns),) if with_poses else ()
+        poses = (video.pose_sequences(starts, length, turns=turns, on_map=on_map),) if with_poses else ()
         batch = *video.sequences(starts, length), generator
         if config.objective != "critic":
             return *batch, *poses
@@ -360,7 +366,7 @@ def sharpen(config: SharpenConfig, world: World, run: RunFolder, begun_from: str
     footage = load_footage(world.codec, episodes, config.data, heldout, fabric, passes)
     run.check_inputs(fabric, passes.total, **footage.digests, init=begun_from)
     training = begin_training(config, world, fabric)
-    batch_at = make_batches(footage.parts, config, passes, with_poses=has_poses)
+    batch_at = make_batches(footage.parts, config, passes, with_poses=has_poses, on_map=world.on_level_map)
     if is_recorded(config, world, fabric):
         batch_at = with_graphs(batch_at, fabric, training, config)
     sharpening = Sharpening(config, world, run, fabric, footage)

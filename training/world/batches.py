@@ -46,6 +46,7 @@ def make_passes(
     *,
     with_outcomes: bool = False,
     with_poses: bool = False,
+    on_map: bool = False,
     odometry: Odometry | None = None,
 ) -> Callable[[int, int], Batch]:
     """Return the function that draws the batch of a step and a pass; see `make_batches`.
@@ -58,9 +59,11 @@ def make_passes(
         with_poses: Whether keys are turned by poses.
         odometry: Whose poses some clips get.
     """
-    told: dict[str, Any] = {"with_outcomes": with_outcomes, "with_poses": with_poses, "odometry": odometry}
+    told: dict[str, Any] = {"with_outcomes": with_outcomes, "with_poses": with_poses, "on_map": on_map}
     numbered = zip(passes.own, parts, strict=True)
-    draws = {number: make_batches(video, config, number, **told) for number, video in numbered}
+    draws = {
+        number: make_batches(video, config, number, odometry=odometry, **told) for number, video in numbered
+    }
     return lambda step, number: draws[number](step)
 
 
@@ -71,6 +74,7 @@ def make_batches(
     *,
     with_outcomes: bool = False,
     with_poses: bool = False,
+    on_map: bool = False,
     odometry: Odometry | None = None,
 ) -> Callable[[int], Batch]:
     """Return the function that draws a step's sequences, or segments of longer ones, from its number alone.
@@ -84,7 +88,8 @@ def make_batches(
         config: Settings.
         number: Of the pass: each draws its own.
         with_outcomes: Whether there are outcome heads. Some sequences then hold the end of an episode.
-        with_poses: Whether keys are turned by poses. Every sequence lies on a map turned by chance.
+        with_poses: Whether keys are turned by poses. Every sequence lies on a map turned by chance,
+        on_map: if not on the level's own.
         odometry: Whose poses a share of the sequences get; None gives all the recorded ones.
     """
     batch_size, length, segments = config.batch_size, config.sequence_length, config.segments
@@ -100,10 +105,10 @@ def make_batches(
         return starts, rng.uniform(0, 360, batch_size), rng.random(batch_size) < config.integrated_share
 
     def poses_at(starts: np.ndarray, skipped: np.ndarray, turns: np.ndarray, chosen: np.ndarray) -> Tensor:
-        true = video.pose_sequences(starts, length, skipped, turns)
+        true = video.pose_sequences(starts, length, skipped, turns, on_map=on_map)
         if integrated is None:
             return true
-        believed = integrated.pose_sequences(starts, length, skipped, turns)
+        believed = integrated.pose_sequences(starts, length, skipped, turns, on_map=on_map)
         return torch.where(to_device(chosen, device)[:, None, None], believed, true)
 
     def batch_at(step: int) -> Batch:

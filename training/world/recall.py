@@ -169,7 +169,7 @@ def _measure(
     starts = fixed_starts(video.lengths, config.length, config.num_clips)
     for part in np.array_split(starts, -(-len(starts) // BATCH)):
         latents, actions = video.sequences(part, config.length)
-        poses = video.pose_sequences(part, config.length)
+        poses = video.pose_sequences(part, config.length, on_map=world.on_level_map)
         clips = Clips(latents.float(), actions, poses, torch.from_numpy(part.astype(np.int64)))
         parts.append(_measure_clips(world, clips, config, frames, draw_frames))
     return RecallScores(

@@ -119,8 +119,8 @@ def train_world(
         set_reward_units(world, footage, fabric)
     model = world.config.denoiser
     is_posed = model.memory_keys == MemoryKeys.POSE
-    told = {"with_outcomes": model.outcome_heads, "with_poses": is_posed, "odometry": odometry}
-    batch_at = make_passes(footage.parts, config, passes, **told)
+    told = {"with_outcomes": model.outcome_heads, "with_poses": is_posed, "on_map": model.level_map > 0}
+    batch_at = make_passes(footage.parts, config, passes, odometry=odometry, **told)
     starts = take_starts(episodes.heldout, config.num_starts, config.start_frames, size)
     named = {"init": begun_from, "odometry": odometry_digest}
     run.check_inputs(fabric, passes.total, **footage.digests, **{k: v for k, v in named.items() if v})

@@ -26,6 +26,7 @@ DRAWING_PARTS = ("head.head.weight", "head.head.bias")
 LEAST_ALIKE, NUM_COMPARED = 0.5, 4
 """Correlation of a channel from which on it tells the same; start moments that are looked at."""
 ACTIONS, PATH, ODOMETER = "action_embedding", "motion.", "motion.odometer."
+LEVEL_MAP = "level_map."
 
 
 @torch.no_grad()
@@ -63,6 +64,8 @@ def take_over(denoiser: Denoiser, before: Denoiser, axes: Mapping[int, int] | No
         kept = {name: each for name, each in kept.items() if not any(part in name for part in MEMORY_PARTS)}
     if old.memory_keys != new.memory_keys:  # what a path took a move for turned other keys
         kept = {name: each for name, each in kept.items() if not name.startswith(PATH)}
+    if old.level_map != new.level_map:
+        kept = {name: each for name, each in kept.items() if not name.startswith(LEVEL_MAP)}
     if old.latent_shape != new.latent_shape:
         unfit = ODOMETER if old.latent_shape[1:] == new.latent_shape[1:] else PATH
         kept = {name: each for name, each in kept.items() if not name.startswith(unfit)}

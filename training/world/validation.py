@@ -78,7 +78,8 @@ def validate(
     latents, actions = video.sequences(places, config.length)
     latents = latents.float()
     has_poses = world.config.denoiser.memory_keys == MemoryKeys.POSE
-    poses = video.pose_sequences(places, config.length) if has_poses else None
+    length, on_map = config.length, world.on_level_map
+    poses = video.pose_sequences(places, length, on_map=on_map) if has_poses else None
     memory, seeds = world.denoiser.initial_memory(len(latents)), torch.arange(len(latents))
     for frame in range(config.context_frames):
         number = torch.full_like(seeds, frame)

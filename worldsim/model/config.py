@@ -90,6 +90,13 @@ class DenoiserConfig:
         "what lies in each direction, which actions tell where odometry of the place is poor "
         "(docs/decisions/0068); false is for memory_keys=pose only.",
     )
+    level_map: int = setting(
+        0,
+        "Cells along a side of a learned map of the one level that a world plays on; poses then are those of "
+        "that level. 0 is none; for memory_keys=pose (docs/decisions/0075).",
+        minimum=0,
+        maximum=1024,
+    )
     path_odometry: bool = setting(
         False,
         "Whether the path goes on from what committed frames show, instead of from what the action was "
@@ -137,6 +144,8 @@ class DenoiserConfig:
             )
         if not self.keyed_places and self.memory_keys != MemoryKeys.POSE:
             raise WorldError(f"keyed_places false needs memory_keys pose, got {self.memory_keys}")
+        if self.level_map and self.memory_keys != MemoryKeys.POSE:
+            raise WorldError(f"level_map needs memory_keys pose, got {self.memory_keys}")
         if self.full_path and not self.full_layers:
             raise WorldError("full_path needs full_layers, and there are none")
         for name in ("latent_shape", "num_values", "dim", "ffn_dim", "num_heads", "num_layers", "window"):

@@ -35,6 +35,7 @@ from worldsim.model.block import (
 from worldsim.model.config import PATCH, DenoiserConfig
 from worldsim.model.frame_context import FrameContext, FrameWrites
 from worldsim.model.frame_pass import cached_of, pack_writes, run_layers, take_in, write_matrices
+from worldsim.model.level_map import LevelMap
 from worldsim.model.linear import Linear, at_least_fp32, embed_patches, join_patches
 from worldsim.model.memory.keys import given_phases, key_places
 from worldsim.model.memory.motion import (
@@ -78,6 +79,7 @@ class Denoiser(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), Linear(dim, 6 * dim))
         self.action_embedding = nn.ModuleList(nn.Embedding(count, dim) for count in config.num_values)
         self.motion = build_motion(config)
+        self.level_map = LevelMap(config) if config.level_map else None
         self.blocks = nn.ModuleList(
             Block(dim, config.ffn_dim, build_attention(config, i)) for i in range(config.num_layers)
         )
@@ -95,9 +97,8 @@ class Denoiser(nn.Module):
     def _initialise(self) -> None:
         for block in self.layers():
             initialise_attention(block.self_attn, self.config)
-        for linear in self.time_embedding:
-            if isinstance(linear, Linear):
-                nn.init.normal_(linear.weight, std=0.02)
+        for linear in (each for each in self.time_embedding if isinstance(each, Linear)):
+            nn.init.normal_(linear.weight, std=0.02)
         if self.previous_embedding is not None:  # zero for the same reason as the actions below
             nn.init.zeros_(self.previous_embedding.weight)
         for embedding in self.action_embedding:
@@ -122,8 +123,8 @@ class Denoiser(nn.Module):
         for linear in (m for m in (*self.time_embedding, *self.time_projection) if isinstance(m, Linear)):
             linear.pack(1)
         self.head.head.pack(self.config.tokens_per_frame)
-        if self.outcome is not None:
-            self.outcome.pack(self.config.tokens_per_frame)
+        for part in (each for each in (self.outcome, self.level_map) if each is not None):
+            part.pack(self.config.tokens_per_frame)
 
     def initial_memory(self, batch_size: int) -> MemoryState:
         """Return an empty memory on the model's device: no matrices, no window, the path at its origin."""
@@ -156,9 +157,11 @@ class Denoiser(nn.Module):
         angles = noise_levels.float().unsqueeze(-1) * TIMESTEPS * self.time_frequencies
         return at_least_fp32(self.time_embedding(torch.cat([angles.cos(), angles.sin()], dim=-1)))
 
-    def embed_previous(self, latents: Tensor) -> Tensor | float:
-        """Return what a frame `[G, C, h, w]` adds to the tokens of the next, `[G, N, D]`, at least fp32."""
-        return 0.0 if self.previous_embedding is None else embed_patches(latents, self.previous_embedding)
+    def embed_given(self, latents: Tensor, phase: Tensor) -> Tensor | float:
+        """Return what the frame before and a map at a phase add to tokens, `[G, N, D]`, at least fp32."""
+        previous = self.previous_embedding
+        added = 0.0 if previous is None else embed_patches(latents, previous)
+        return added if self.level_map is None else added + self.level_map(phase)
 
     def rotary(self, phase: Tensor, frames: range, departure: Tensor | None = None) -> Rotary:
         """Return the angles of tokens of frames of these numbers; see `frame_rotary`."""
@@ -182,7 +185,7 @@ class Denoiser(nn.Module):
         keys = rotate(memory.window_keys, self.age).to(memory.window_keys.dtype)
         keys, values = (t.flatten(2, 3).transpose(2, 3).contiguous() for t in (keys, memory.window_values))
         is_full = self.window_is_full(memory) if window_is_full is None else window_is_full
-        tokens, previous = self.config.tokens_per_frame, self.embed_previous(memory.latents)
+        tokens, previous = self.config.tokens_per_frame, self.embed_given(memory.latents, phase)
         mask = None if is_full else window_mask(memory.num_committed, self.config.window, tokens)
         count = 0 if memory.past is None else memory.past.num_frames
         seen = past_mask(memory.num_committed, count, tokens) if memory.past else None
@@ -368,7 +371,7 @@ class Denoiser(nn.Module):
         time = self.embed_time(levels[..., : len(streams)]) + action.unsqueeze(2)  # [B, F, S, D]
         conditioning = at_least_fp32(self.time_projection(time)).unflatten(-1, (6, -1))
         x = embed_patches(torch.stack(streams, dim=2), self.patch_embedding)
-        x = x + self.embed_previous(before.unsqueeze(2))
+        x = x + self.embed_given(before.unsqueeze(2), phases.unsqueeze(2))
         final_states: list[LayerStateOut] = []
         residual, initial_states = Residual(x), split_memory(self.layers(), memory, x)
         entered = residual

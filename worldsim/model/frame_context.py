@@ -42,7 +42,8 @@ class FrameContext:
         window_keys: `[L, B, H, (W + 1) * N, D]`, the cached keys turned by their age, heads first.
         window_values: The values beside them.
         past_mask: `[B, 1, 1, (T + 1) * N]` bool, which tokens a full layer sees; None if it sees all.
-        previous: `[B, N, D]`, what the frame before adds to each token; 0 where the model does not see it.
+        previous: `[B, N, D]`, what the frame before and the level's map add to each token; 0 where the model
+            is given neither.
         writes: In a recycled model, what the first pass over the frame noted of the frame before, for
             `commit`; None before that pass.
         actions: `[B, A]` int64, the action itself, where odometry follows the frame.

@@ -101,6 +101,11 @@ class World:
         modules = [each for each in (self.denoiser, self.codec, self.odometry) if each is not None]
         return sum(p.numel() for module in modules for p in module.parameters())
 
+    @property
+    def on_level_map(self) -> bool:
+        """Whether it plays on one level, whose map says where poses are."""
+        return self.config.denoiser.level_map > 0
+
     @cached_property
     def identity(self) -> str:
         """Name and a digest of the weights: what a saved state belongs to."""

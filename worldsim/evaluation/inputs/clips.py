@@ -23,6 +23,7 @@ from worldsim.model.memory.pose import relative_poses
 from worldsim.simulator import Simulator
 from worldsim.starts import Start
 from worldsim.state import WorldState
+from worldsim.world.world import World
 
 Place = TypeVar("Place")
 CACHE_BYTES = 3 * 2**29
@@ -46,8 +47,7 @@ class ClipBatch:
         first: Place of the first of them among all that were asked for.
         frames: `[B, T, H, W, 3]` uint8.
         actions: `[B, T, A]` int64; action i leads from frame i to i + 1.
-        poses: `[B, T, 3]`, from where each frame was seen, on maps on which the clips begin at x, y and
-            heading 0; None where they are not recorded.
+        poses: `[B, T, 3]`, from where each frame was seen, as recorded; None where they are not.
     """
 
     clips: Sequence[Clip]
@@ -64,16 +64,24 @@ class ClipBatch:
             torch.from_numpy(np.stack([getattr(episode, name)[piece] for episode, piece in pieces]))
             for name in ("frames", "actions")
         )
-        found = [e.poses[piece] for e, piece in pieces if e.poses is not None]
-        return cls(clips, first, frames, actions, paths_of(found) if len(found) == len(pieces) else None)
+        found = [torch.from_numpy(e.poses[piece]) for e, piece in pieces if e.poses is not None]
+        return cls(clips, first, frames, actions, torch.stack(found) if len(found) == len(pieces) else None)
+
+    def path(self, world: World) -> Tensor | None:
+        """Return the recorded poses as a world is told them, `[B, T, 3]` (`path_of`)."""
+        if self.poses is None or world.on_level_map:
+            return self.poses
+        return relative_poses(self.poses)
 
     def begin_dreams(
         self, simulator: Simulator, context_frames: int, seed: int, *, are_told: bool = False
     ) -> WorldState:
         """Let a batch of dreams watch the first `context_frames` frames; each has its own noise.
 
-        In a world that follows poses they find out from where, unless they `are_told`.
+        In a world that follows poses they find out from where, unless they `are_told`; in one that draws a
+        level by its map they always are.
         """
+        are_told |= simulator.world.on_level_map
         paths = self.poses if are_told and self.poses is not None else [None] * len(self.frames)
         rows = zip(self.frames, self.actions, paths, strict=True)
         starts = [
@@ -88,15 +96,12 @@ class ClipBatch:
         return simulator.start(starts, [seed + self.first + row for row in range(len(starts))])
 
 
-def paths_of(poses: Sequence[np.ndarray]) -> Tensor:
-    """Return recorded poses `[T, 3]` as paths `[B, T, 3]` that each begin at x, y and heading 0."""
-    return relative_poses(torch.from_numpy(np.stack(poses)))
-
-
-def start_of(episode: Episode, begin: int, end: int) -> Start:
-    """Return the start of a dream that watches some frames of an episode."""
+def start_of(episode: Episode, begin: int, end: int, world: World) -> Start:
+    """Return the start of a dream of a world that watches some frames of an episode."""
     frames, actions = episode.frames[begin:end], episode.actions[begin:end]
-    return Start(episode.name, torch.from_numpy(frames), torch.from_numpy(actions))
+    recorded = episode.poses if world.on_level_map else None
+    poses = None if recorded is None else torch.from_numpy(recorded[begin:end])
+    return Start(episode.name, torch.from_numpy(frames), torch.from_numpy(actions), poses)
 
 
 class Recordings:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from worldsim.data.episodes import Episode, EpisodeTable
 from worldsim.errors import WorldError
-from worldsim.evaluation.inputs.clips import Clip, ClipBatch, Recordings, paths_of
+from worldsim.evaluation.inputs.clips import Clip, ClipBatch, Recordings
 from worldsim.evaluation.inputs.out_and_back import Tolerance
 from worldsim.settings import check_settings, setting
 
@@ -345,7 +345,13 @@ class RevisitSet:
         poses = [t.poses[piece] for t, piece in zip(tables, pieces, strict=True) if t.poses is not None]
         pairs = list(zip(episodes, chosen, strict=True))
         return RevisitBatch(
-            ClipBatch(clips, first, frames, actions, paths_of([_padded(path, length) for path in poses])),
+            ClipBatch(
+                clips,
+                first,
+                frames,
+                actions,
+                torch.from_numpy(np.stack([_padded(path, length) for path in poses])),
+            ),
             turn=np.array([one.turn for one in chosen]) - begins,
             back=np.array([one.back for one in chosen]) - begins,
             seen=torch.from_numpy(np.stack([episode.frames[one.seen] for episode, one in pairs])),

@@ -130,7 +130,7 @@ def watch_to_the_turn(
 
     Those that `are_told` know from which poses.
     """
-    poses = batch.clips.poses if are_told else None
+    poses = batch.clips.path(simulator.world) if are_told else None
     state, clips, finished = batch.clips.begin_dreams(simulator, 1, seed), batch.clips, []
     for index in range(1, int(batch.turn.max()) + 1):
         count = int((batch.turn >= index).sum())  # they are the first ones
@@ -151,7 +151,7 @@ def dream_back(
 
     Those of shorter dreams are followed by zeros. Dreams that `are_told` know from which poses.
     """
-    poses = batch.clips.poses if are_told else None
+    poses = batch.clips.path(simulator.world) if are_told else None
     lengths = batch.back - batch.turn
     shown = torch.zeros(len(lengths), int(lengths.max()), *batch.seen.shape[1:], dtype=torch.uint8)
     rows = np.arange(len(lengths))

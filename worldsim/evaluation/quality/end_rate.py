@@ -93,7 +93,7 @@ def _dream_batch(
     starts, actions, lengths, ended = [], [], [], []
     for episode, begin in pieces:
         now = begin + context_frames
-        starts.append(start_of(episode, begin, now))
+        starts.append(start_of(episode, begin, now, simulator.world))
         length = min(horizon, len(episode) - now)
         assert episode.terminated is not None, "was looked for"
         has_ended = bool(episode.terminated[now : now + length].any())

@@ -103,7 +103,7 @@ def _predict_batch(
     simulator: Simulator, episodes: Sequence[Episode], seeds: Sequence[int], with_drawn: bool, bar: tqdm
 ) -> dict[str, HeadOutputs]:
     """Return the outputs for each frame after the first, `[T, B]` each; after a row's last it is repeated."""
-    state = simulator.start([start_of(episode, 0, 1) for episode in episodes], seeds)
+    state = simulator.start([start_of(episode, 0, 1, simulator.world) for episode in episodes], seeds)
     outputs: dict[str, list[HeadOutputs]] = {kind: [] for kind in (GIVEN, DRAWN)[: 1 + with_drawn]}
     for index in range(1, max(map(len, episodes))):
         frames = _at(index, [episode.frames for episode in episodes])

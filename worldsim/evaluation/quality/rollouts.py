@@ -132,7 +132,8 @@ def _dream(
     """Return what is dreamt under the recorded actions, `[N, F, H, W, 3]` uint8."""
     first = settings.context_frames
     state = batch.begin_dreams(simulator, first, settings.seed, are_told=are_told)
-    path = batch.poses[:, first:] if are_told and batch.poses is not None else None
+    path = batch.path(simulator.world) if are_told else None
+    path = None if path is None else path[:, first:]
     return generate(simulator, state, batch.actions[:, first - 1 : -1], bar, path)
 
 
