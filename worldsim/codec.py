@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from worldsim.errors import WorldError
+from worldsim.model.pictures import frames_of, move_first
 from worldsim.settings import check_settings, setting
 from worldsim.storage.tensors import (
     CODEC_FILE,
@@ -244,28 +245,33 @@ class FrameCodec(nn.Module):
         """Channels, height and width of one frame's latents."""
         return self.config.latent_shape
 
-    def forward(self, images: Tensor, latent_noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, images: Tensor, latent_noise: Tensor | None = None, shifts: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Do what `reconstruct` does; wrappers that distribute training call this."""
-        return self.reconstruct(images, latent_noise)
+        return self.reconstruct(images, latent_noise, shifts)
 
-    def reconstruct(self, images: Tensor, latent_noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def reconstruct(
+        self, images: Tensor, latent_noise: Tensor | None = None, shifts: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Encode and decode images, with gradients.
 
         Args:
             images: `[B, 3, H, W]`, floating point in [0, 1].
             latent_noise: `[B, C, h, w]`, in units of each channel's standard deviation over this batch;
                 added to the raw latents before they are decoded.
+            shifts: `[S, 2]`, cells of `DOWNSAMPLING` pixels to the right and down by which the raw latents of
+                the first S images are moved (`move_pictures`) before noise is added.
 
         Returns:
-            The images decoded again, fp32, same shape, not clamped; the raw latents `[B, C, h, w]` without
-            the noise.
+            The images again, fp32, same shape, not clamped; the raw latents `[B, C, h, w]` as encoded.
         """
         raw = self._encode_images(images)
-        noisy = raw
+        noisy = raw if shifts is None else move_first(raw, shifts)
         if latent_noise is not None:
             # The scale carries no gradient: shrinking all latents must not look like less noise.
             scale = raw.detach().float().std(dim=(0, 2, 3), keepdim=True)
-            noisy = raw + (latent_noise * scale).to(raw.dtype)
+            noisy = noisy + (latent_noise * scale).to(raw.dtype)
         return self._decode_images(noisy).float(), raw
 
     @torch.no_grad()
@@ -369,12 +375,6 @@ class FrameCodec(nn.Module):
     def _decode_images(self, raw: Tensor) -> Tensor:
         images = self.decoder(raw.contiguous(memory_format=torch.channels_last))
         return images[:, :, : self.config.height, : self.config.width] * 0.5 + 0.5
-
-
-def frames_of(images: Tensor) -> Tensor:
-    """Return images `[B, 3, H, W]`, nominally in [0, 1], as frames `[B, H, W, 3]` uint8."""
-    frames = (images.float() * 255 + 0.5).clamp(0, 255.5).to(torch.uint8)
-    return frames.movedim(1, -1).contiguous()
 
 
 def save_codec(codec: FrameCodec, folder: Path) -> None:

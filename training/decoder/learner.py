@@ -13,8 +13,9 @@ from torch.nn import functional
 from training.decoder.critic import PatchCritic, relativistic_loss, slope_penalty
 from training.decoder.settings import DecoderConfig
 from training.objectives.codec import CodecLossConfig, reconstruction_loss
-from worldsim.codec import DOWNSAMPLING, FrameCodec, frames_of
+from worldsim.codec import DOWNSAMPLING, FrameCodec
 from worldsim.evaluation.metrics import sharpness
+from worldsim.model.pictures import frames_of
 
 HALVES = ("encoded", "own")
 COARSE = 4

@@ -11,6 +11,9 @@ from torch.nn import functional
 from worldsim.errors import WorldError
 from worldsim.settings import check_settings, setting
 
+MAX_SHIFT = (1.0, 0.5)
+"""Cells of latents, to the right and down: turning the view moves pictures sideways."""
+
 
 @dataclass(kw_only=True, slots=True)
 class CodecLossConfig:
@@ -28,6 +31,13 @@ class CodecLossConfig:
         "Largest standard deviation of the noise put on the latents in training, in units of the latents' "
         "own: the size of error that decoding should shrug off.",
         minimum=0,
+    )
+    shift_share: float = setting(
+        0.0,
+        "Of the pictures of a batch: their latents are moved by up to a cell before they are decoded, and "
+        "what is to be decoded as far, so that latents move as pictures do (EQ-VAE, arXiv 2502.09509).",
+        minimum=0,
+        maximum=1,
     )
 
     def __post_init__(self) -> None:
@@ -94,3 +104,28 @@ def sample_latent_noise(
     device = generator.device
     levels = torch.rand(batch_size, 1, 1, 1, generator=generator, device=device) * config.latent_noise
     return torch.randn(batch_size, *latent_shape, generator=generator, device=device) * levels
+
+
+def num_shifted(batch_size: int, config: CodecLossConfig) -> int:
+    """Return how many pictures of a batch are moved: its first ones, which are drawn by chance anyway."""
+    return round(config.shift_share * batch_size)
+
+
+def sample_shifts(batch_size: int, config: CodecLossConfig, generator: torch.Generator) -> Tensor | None:
+    """Draw how far the first pictures of one batch are moved, for `FrameCodec.reconstruct`.
+
+    As in EQ-VAE (Kouzelis et al., arXiv 2502.09509), with translations in the place of scales and rotations.
+
+    Args:
+        batch_size: B.
+        config: Gives the share of them, S.
+        generator: Decides the numbers and, by its device, where they live. Not used where S is 0.
+
+    Returns:
+        `[S, 2]`, fp32, cells to the right and down, uniform within +-`MAX_SHIFT`; None where S is 0.
+    """
+    if not (count := num_shifted(batch_size, config)):
+        return None
+    uniform = torch.rand(count, 2, generator=generator, device=generator.device) * 2 - 1
+    # One number at a time: a tensor of both would be copied to a GPU in each update, which waits for that.
+    return torch.stack([uniform[:, i] * largest for i, largest in enumerate(MAX_SHIFT)], dim=1)

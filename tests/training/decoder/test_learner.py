@@ -10,7 +10,8 @@ from training.decoder.critic import PatchCritic, relativistic_loss, slope_penalt
 from training.decoder.learner import DecoderLearner, PairBatch, energy_ratio
 from training.decoder.settings import DecoderConfig, PatchCriticConfig
 from training.objectives.codec import CodecLossConfig
-from worldsim.codec import CodecConfig, FrameCodec, frames_of
+from worldsim.codec import CodecConfig, FrameCodec
+from worldsim.model.pictures import frames_of
 
 SIDE, CELLS = 16, 2
 
