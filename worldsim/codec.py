@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from worldsim.errors import WorldError
-from worldsim.pictures import frames_of, move_first
+from worldsim.model.pictures import frames_of, move_first
 from worldsim.settings import check_settings, setting
 from worldsim.storage.tensors import (
     CODEC_FILE,
@@ -260,11 +260,11 @@ class FrameCodec(nn.Module):
             images: `[B, 3, H, W]`, floating point in [0, 1].
             latent_noise: `[B, C, h, w]`, in units of each channel's standard deviation over this batch;
                 added to the raw latents before they are decoded.
-            shifts: `[S, 2]`, S at most B, cells to the right and down by which the raw latents of the first
-                S images are moved (`move_pictures`) before noise is added. A cell is `DOWNSAMPLING` pixels.
+            shifts: `[S, 2]`, cells of `DOWNSAMPLING` pixels to the right and down by which the raw latents of
+                the first S images are moved (`move_pictures`) before noise is added.
 
         Returns:
-            The images decoded again, fp32, same shape, not clamped; the raw latents `[B, C, h, w]` as encoded.
+            The images again, fp32, same shape, not clamped; the raw latents `[B, C, h, w]` as encoded.
         """
         raw = self._encode_images(images)
         noisy = raw if shifts is None else move_first(raw, shifts)

@@ -26,7 +26,7 @@ from training.objectives.codec import (
 )
 from worldsim.codec import DOWNSAMPLING, FrameCodec, load_codec
 from worldsim.errors import WorldError
-from worldsim.pictures import move_first, move_pictures
+from worldsim.model.pictures import move_first, move_pictures
 
 
 class PoolingCodec(FrameCodec):
@@ -148,7 +148,7 @@ def test_gradients_pass_through_the_shift_and_bf16_stays_bf16() -> None:
 def test_the_measure_tells_latents_that_move_from_those_that_do_not() -> None:
     codec, ramp = PoolingCodec(), torch.arange(48).mul(4).to(torch.uint8)
     smooth = ramp[None, None, :, None].expand(2, 32, 48, 3).contiguous()
-    assert shifted_psnr(codec, smooth) == pytest.approx(30.9, abs=0.2), "the steps of its own pictures"
+    assert shifted_psnr(codec, smooth) == pytest.approx(28.9, abs=0.1), "its squares, as unmoved"
     stripes = torch.where(torch.arange(48) // 8 % 2 == 0, 0, 255).to(torch.uint8)
     assert shifted_psnr(codec, stripes[None, None, :, None].expand(2, 32, 48, 3).contiguous()) < 10
 

@@ -15,7 +15,7 @@ from training.decoder.settings import DecoderConfig
 from training.objectives.codec import CodecLossConfig, reconstruction_loss
 from worldsim.codec import DOWNSAMPLING, FrameCodec
 from worldsim.evaluation.metrics import sharpness
-from worldsim.pictures import frames_of
+from worldsim.model.pictures import frames_of
 
 HALVES = ("encoded", "own")
 COARSE = 4

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.errors import WorldError
-from worldsim.pictures import frames_of
+from worldsim.model.pictures import frames_of
 from worldsim.storage.files import printable, shown
 from worldsim.wan.config import FRAMES_PER_LATENT
 from worldsim.wan.decoder import decode_next

@@ -11,7 +11,7 @@ from training.decoder.learner import DecoderLearner, PairBatch, energy_ratio
 from training.decoder.settings import DecoderConfig, PatchCriticConfig
 from training.objectives.codec import CodecLossConfig
 from worldsim.codec import CodecConfig, FrameCodec
-from worldsim.pictures import frames_of
+from worldsim.model.pictures import frames_of
 
 SIDE, CELLS = 16, 2
 
