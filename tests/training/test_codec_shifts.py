@@ -98,6 +98,7 @@ def test_the_first_pictures_of_a_batch_are_moved_and_only_those() -> None:
 def test_shifts_are_drawn_within_their_bounds_for_the_share() -> None:
     shifts = sample_shifts(2000, CodecLossConfig(shift_share=0.25), torch.Generator().manual_seed(0))
     assert shifts is not None and shifts.shape == (500, 2)
+    assert torch.equal(shifts * DOWNSAMPLING, (shifts * DOWNSAMPLING).round()), "whole pixels"
     for i, largest in enumerate(MAX_SHIFT):
         assert (
             0.9 * largest < shifts[:, i].max() <= largest and -largest <= shifts[:, i].min() < -0.9 * largest

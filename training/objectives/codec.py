@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from worldsim.codec import DOWNSAMPLING
 from worldsim.errors import WorldError
 from worldsim.settings import check_settings, setting
 
@@ -122,10 +123,12 @@ def sample_shifts(batch_size: int, config: CodecLossConfig, generator: torch.Gen
         generator: Decides the numbers and, by its device, where they live. Not used where S is 0.
 
     Returns:
-        `[S, 2]`, fp32, cells to the right and down, uniform within +-`MAX_SHIFT`; None where S is 0.
+        `[S, 2]`, fp32, cells to the right and down, within +-`MAX_SHIFT` and by whole pixels: a picture that
+        is interpolated would teach to blur. None where S is 0.
     """
     if not (count := num_shifted(batch_size, config)):
         return None
     uniform = torch.rand(count, 2, generator=generator, device=generator.device) * 2 - 1
     # One number at a time: a tensor of both would be copied to a GPU in each update, which waits for that.
-    return torch.stack([uniform[:, i] * largest for i, largest in enumerate(MAX_SHIFT)], dim=1)
+    pixels = [uniform[:, i] * largest * DOWNSAMPLING for i, largest in enumerate(MAX_SHIFT)]
+    return torch.stack(pixels, dim=1).round() / DOWNSAMPLING
