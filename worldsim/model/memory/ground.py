@@ -40,10 +40,14 @@ class Ground(nn.Module):
         """Numbers that are told of a place."""
         return len(self.offsets) * CHANNELS
 
-    def forward(self, pose: Tensor) -> Tensor:
+    def laid_out(self) -> Tensor:
+        """Return the grid as `forward` reads it: once for all frames of a sequence."""
+        return around(self.grid)
+
+    def forward(self, pose: Tensor, grid: Tensor) -> Tensor:
         """Return features `[B, P C]` fp32 of poses `[B, 3]` on the level's map, nearest points first."""
         heading = torch.deg2rad(pose[..., 2])
         cos, sin = heading.cos()[..., None], heading.sin()[..., None]
         ahead, left = self.offsets.to(pose.dtype).unbind(-1)
         turned = torch.stack([cos * ahead - sin * left, sin * ahead + cos * left], dim=-1)  # [B, P, 2]
-        return sample_plane(around(self.grid), pose[..., None, :2] + turned).flatten(-2) * GAIN
+        return sample_plane(grid, pose[..., None, :2] + turned).flatten(-2) * GAIN

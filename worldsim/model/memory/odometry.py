@@ -221,7 +221,7 @@ class Odometry(nn.Module):
             `[B, 3]` fp32, forward and left in map units, turn in degrees.
         """
         with without_autocast(state.device):
-            return self.units * self.move(self._known(state, self._buttons(actions), pose))
+            return self.units * self.move(self._known(state, self._buttons(actions), pose, self._laid_out()))
 
     def shown(
         self, state: Tensor, actions: Tensor, before: Tensor, after: Tensor, pose: Tensor | None = None
@@ -267,13 +267,13 @@ class Odometry(nn.Module):
         self, state: Tensor, actions: Tensor, compared: Tensor, pose: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the same as `forward`, of `[B, F, ...]`, the frames as `compare` reads them."""
-        found = []
+        found, ground = [], self._laid_out()
         with without_autocast(state.device):
             buttons = self._buttons(actions)
             seen = self.look((compared.flatten(2).float() - self.energy_mean) / self.energy_std)
             rows = (each.unbind(1) for each in (buttons, seen, compared))
             for pressed, change, pair in zip(*rows, strict=True):
-                known = self._known(state, pressed, pose)
+                known = self._known(state, pressed, pose, ground)
                 expected = self.move(known)
                 shown = expected + self._correction(known, expected, change, pair)
                 state, pose = self._moved(state, pressed, shown), self._advanced(pose, shown)
@@ -296,21 +296,24 @@ class Odometry(nn.Module):
         Returns:
             `[B, F, 3]` fp32, displacements.
         """
-        buttons, found = self._buttons(actions), []
+        buttons, found, ground = self._buttons(actions), [], self._laid_out()
         moved = None if displacements is None else displacements.float() / self.units
         with without_autocast(state.device):
             for frame, pressed in enumerate(buttons.unbind(1)):
-                found.append(self.move(self._known(state, pressed, pose)))
+                found.append(self.move(self._known(state, pressed, pose, ground)))
                 step = found[-1] if moved is None else moved[:, frame]
                 state, pose = self._moved(state, pressed, step), self._advanced(pose, step)
         return self.units * torch.stack(found, dim=1)
 
-    def _known(self, state: Tensor, pressed: Tensor, pose: Tensor | None) -> Tensor:
+    def _laid_out(self) -> Tensor | None:
+        return None if self.ground is None else self.ground.laid_out()
+
+    def _known(self, state: Tensor, pressed: Tensor, pose: Tensor | None, ground: Tensor | None) -> Tensor:
         """Return what is known before a frame is seen, `[B, ...]`."""
         if self.ground is None:
             return torch.cat([state, pressed], dim=-1)
         assert pose is not None, "with a map of the ground, where the player stands is told"
-        return torch.cat([state, pressed, self.ground(pose)], dim=-1)
+        return torch.cat([state, pressed, self.ground(pose, ground)], dim=-1)
 
     def _advanced(self, pose: Tensor | None, step: Tensor) -> Tensor | None:
         """Return the pose after a displacement in units, where there is a map of the ground."""
