@@ -35,17 +35,23 @@ class TaughtVideo:
         compared: `[2, T, ...]` fp16, what odometry reads of each frame and the one before, of latents as they
             are and with noise; of the first frame of an episode it means nothing.
         lengths: Frames of each episode, or of each part of one where a leap divides it.
+        poses: `[T, 3]` fp32, where each frame was seen from; for a map of the ground.
     """
 
     actions: Tensor
     displacements: Tensor
     compared: Tensor
     lengths: list[int]
+    poses: Tensor | None = None
 
     def clips(self, starts: np.ndarray, num_frames: int) -> tuple[Tensor, Tensor]:
         """Return actions `[B, F, A]` and displacements `[B, F, 3]` of the F frames after frames `starts`."""
         index = self._index(starts, num_frames)
         return self.actions[index], self.displacements[index]
+
+    def begins(self, starts: np.ndarray) -> Tensor | None:
+        """Return the poses `[B, 3]` before those frames, if they are kept."""
+        return None if self.poses is None else self.poses[to_device(starts, self.poses.device)]
 
     def seen(self, starts: np.ndarray, num_frames: int, noisy: np.ndarray | bool) -> Tensor:
         """Return what is read of the same frames, `[B, F, ...]`; `noisy` is `[B]` or of all."""
@@ -97,6 +103,7 @@ def taught_by(
         displacements=torch.cat(parts).to(video.latents.device),
         compared=torch.stack([compared_of(odometry, video.latents, level) for level in (0.0, noise)]),
         lengths=[len(part) for part in parts],
+        poses=video.poses if odometry.ground is not None else None,
     )
 
 

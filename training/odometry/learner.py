@@ -30,25 +30,29 @@ class Clips(NamedTuple):
         actions: `[B, F, A]`.
         displacements: `[B, F, 3]`, the true ones.
         compared: `[B, F, ...]`, what odometry reads of the frames; None where nothing is seen.
+        begins: `[B, 3]`, the poses before them; for a map of the ground.
     """
 
     actions: Tensor
     displacements: Tensor
     compared: Tensor | None = None
+    begins: Tensor | None = None
 
 
 def concatenate(parts: Sequence[Clips]) -> Clips:
     """Return clips one after the other; all are seen, or none is."""
     seen = [part.compared for part in parts if part.compared is not None]
+    begins = [part.begins for part in parts if part.begins is not None]
     return Clips(
         torch.cat([part.actions for part in parts]),
         torch.cat([part.displacements for part in parts]),
         torch.cat(seen) if seen else None,
+        torch.cat(begins) if begins else None,
     )
 
 
 def mirror(clips: Clips, layout: ActionLayout, is_mirrored: Tensor) -> Clips:
-    """Return clips some of which are seen in a mirror: left is right there.
+    """Return clips some of which are seen in a mirror: left is right there. Where they begin is as it was.
 
     Args:
         clips: Any.
@@ -72,14 +76,22 @@ def mirror(clips: Clips, layout: ActionLayout, is_mirrored: Tensor) -> Clips:
         torch.where(chosen, torch.stack(columns, dim=-1), clips.actions),
         torch.where(chosen, signs * clips.displacements, clips.displacements),
         compared,
+        clips.begins,
     )
+
+
+def summed(errors: Tensor, count: int) -> Tensor:
+    """Return errors `[B, F, 3]` added up over each `count` frames, as large as one would be by chance."""
+    sums = functional.pad(errors.cumsum(1), (0, 0, 1, 0))
+    return (sums[:, count:] - sums[:, :-count]) / count**0.5
 
 
 class OdometryLearner(nn.Module):
     """Errors of the displacements that are expected and shown, of sums of what is shown, and of the dynamics.
 
     The dynamics learn from the true movement so far, which no picture is needed for: so clips of theirs cost
-    next to nothing, and there are many.
+    next to nothing, and there are many. With a map of the ground they also go on alone, from the first pose
+    and actions, so that a path that is a little off finds its way along walls.
 
     Args:
         odometry: Learns in place.
@@ -101,16 +113,19 @@ class OdometryLearner(nn.Module):
         """
         assert seen.compared is not None
         start = self.odometry.initial_state(len(seen.actions))
-        expected, shown, _ = self.odometry.follow(start, seen.actions, self._hide(seen.compared, generator))
+        hidden = self._hide(seen.compared, generator)
+        expected, shown, _ = self.odometry.follow(start, seen.actions, hidden, seen.begins)
         start = self.odometry.initial_state(len(unseen.actions))
-        free = self.odometry.dynamics(start, unseen.actions, unseen.displacements)
+        free = self.odometry.dynamics(start, unseen.actions, unseen.displacements, unseen.begins)
         pairs = {"dynamics": (free, unseen), "expected": (expected, seen), "shown": (shown, seen)}
+        if self.odometry.ground is not None:
+            pairs["alone"] = self.odometry.dynamics(start, unseen.actions, None, unseen.begins), unseen
         errors = {
             name: (found - clips.displacements.float()) / self.odometry.units
             for name, (found, clips) in pairs.items()
         }
-        sums, count = functional.pad(errors["shown"].cumsum(1), (0, 0, 1, 0)), self.summed_frames
-        errors["summed"] = (sums[:, count:] - sums[:, :-count]) / count**0.5
+        added = {"shown": "summed"} | ({"alone": "summed_alone"} if "alone" in errors else {})
+        errors |= {name: summed(errors[each], self.summed_frames) for each, name in added.items()}
         losses = {
             name: functional.smooth_l1_loss(error, torch.zeros_like(error), beta=BETA)
             for name, error in errors.items()

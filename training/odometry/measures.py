@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from training.odometry.settings import MeasureConfig
 from worldsim.model.memory.odometry import Odometry, integrate
 
 QUANTILES = {"median": 0.5, "p90": 0.9}
-KINDS = ("shown", "noisy", "expected")
+KINDS = ("shown", "noisy", "expected", "alone")
 
 
 @torch.no_grad()
@@ -26,20 +27,22 @@ def measure_odometry(odometry: Odometry, taught: TaughtVideo, config: MeasureCon
         config: How long paths are, and how many.
 
     Returns:
-        For what was `shown`, for the same with noise in the latents (`noisy`) and for what was `expected`
-        (each frame by what was seen before it), median and 90th percentile of the error of heading in
-        degrees, and of the distance between where a path and the player ended, as a share of his way.
+        For what was `shown`, for the same with noise in the latents (`noisy`), for what was `expected` (each
+        frame by what was seen before it) and for dynamics `alone` (by actions after what is watched), median
+        and 90th percentile of the error of heading in degrees, and of the distance between where a path and
+        the player ended, as a share of his way.
 
     Raises:
         WorldError: If no episode is long enough.
     """
     starts = fixed_starts(taught.lengths, config.length, config.num_clips)
     actions, moved = taught.clips(starts, config.length - 1)
-    state, estimates = odometry.initial_state(len(starts)), {}
+    state, begins, estimates = odometry.initial_state(len(starts)), taught.begins(starts), {}
     for name, is_noisy in (("shown", False), ("noisy", True)):
         energies = taught.seen(starts, config.length - 1, is_noisy)
-        expected, estimates[name], _ = odometry.follow(state, actions, energies)
+        expected, estimates[name], _ = odometry.follow(state, actions, energies, begins)
         estimates.setdefault("expected", expected)
+    estimates["alone"] = go_on_alone(odometry, taught, starts, config)
     moved = moved[:, config.watched_frames :].cpu()
     way = moved[..., :2].norm(dim=-1).sum(-1)
     found = {"clips": float(len(way)), "walked": float((way >= config.min_way).sum())}
@@ -51,6 +54,18 @@ def measure_odometry(odometry: Odometry, taught: TaughtVideo, config: MeasureCon
             if len(shares):
                 found[f"{name}_place_{label}_share"] = float(shares.quantile(quantile))
     return found
+
+
+def go_on_alone(odometry: Odometry, taught: TaughtVideo, starts: np.ndarray, config: MeasureConfig) -> Tensor:
+    """Return what is expected of actions alone after the watched frames, `[K, F, 3]`; those come first."""
+    watched = config.watched_frames
+    actions, moved = taught.clips(starts, config.length - 1)
+    state, begins = odometry.initial_state(len(starts)), taught.begins(starts + watched)
+    energies = taught.seen(starts, config.length - 1, False)[:, :watched]
+    if watched:
+        *_, state = odometry.follow(state, actions[:, :watched], energies, taught.begins(starts))
+    alone = odometry.dynamics(state, actions[:, watched:], None, begins)
+    return torch.cat([moved[:, :watched].float(), alone], dim=1)
 
 
 def end_of(displacements: Tensor) -> Tensor:

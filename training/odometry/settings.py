@@ -93,6 +93,13 @@ class TrainOdometryConfig:
     )
     hidden: int = setting(64, "Numbers that its recurrent unit keeps. Not used with init.", minimum=1)
     features: int = setting(64, "Numbers that it reads from two frames. Not used with init.", minimum=1)
+    ground: int = setting(
+        0,
+        "Cells along a side of a learned map of the ground, which tells where walls stop the player: for "
+        "recordings of one level (model.level_map) and mirrored=false. 0 is none. Not used with init.",
+        minimum=0,
+        maximum=1024,
+    )
     sight: SightConfig = setting(
         SightConfig,
         "What reads how far parts of the picture flew. Not used with init, whose network goes on with what "
@@ -133,6 +140,8 @@ class TrainOdometryConfig:
                 f"dreams.watched_frames and dreams.frames together must be more than sequence_length, got "
                 f"{self.dreams.length} and {self.sequence_length}"
             )
+        if self.ground and self.mirrored:
+            raise WorldError("ground is a map of one level, which has no mirror: it needs mirrored=false")
         if self.summed_frames > self.sequence_length:
             raise WorldError(
                 f"summed_frames must be at most sequence_length, got {self.summed_frames} and "

@@ -65,6 +65,7 @@ def build_odometry(config: TrainOdometryConfig, codec: FrameCodec, actions: Acti
         hidden=config.hidden,
         features=config.features,
         sight=config.sight.num_steps > 0,
+        ground=config.ground,
     )
     if not config.init:
         return Odometry(wanted)
@@ -128,7 +129,8 @@ def make_batches(
     def clips_of(video: TaughtVideo, count: int, rng: np.random.Generator, is_seen: bool) -> Clips:
         starts = SequenceIndex(video.lengths, 1 + length).sample(rng, count)
         noisy = rng.random(count) < config.noisy_share
-        clips = Clips(*video.clips(starts, length), video.seen(starts, length, noisy) if is_seen else None)
+        compared = video.seen(starts, length, noisy) if is_seen else None
+        clips = Clips(*video.clips(starts, length), compared, video.begins(starts))
         if not config.mirrored:
             return clips
         return mirror(clips, layout, to_device(rng.random(count) < 0.5, device))

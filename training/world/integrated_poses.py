@@ -76,8 +76,8 @@ def with_integrated_poses(video: LatentVideo, odometry: Odometry) -> LatentVideo
     compared = torch.cat([parts[0][:1], *parts])  # an episode's first frame is not asked for
     rows = (part.split(video.lengths) for part in (video.leading, compared))
     actions, compared = (pad_sequence(list(each), batch_first=True)[:, 1:] for each in rows)  # [E, F - 1, ..]
-    _, shown, _ = odometry.follow(odometry.initial_state(len(actions)), actions, compared)
     first = torch.stack([each[0] for each in video.poses.split(video.lengths)])
+    _, shown, _ = odometry.follow(odometry.initial_state(len(actions)), actions, compared, first)
     path = torch.cat([first[:, None].double(), integrate(shown, first)], dim=1)
     poses: Tensor = torch.cat([row[:count] for row, count in zip(path, video.lengths, strict=True)])
     return replace(video, poses=poses.float())

@@ -45,7 +45,7 @@ def observe(
     assert memory.odometry is not None, "the memory is one of a world with odometry (`World.initial_memory`)"
     seen_from = pose
     if seen_from is None:
-        seen_from = _advance(memory, odometry.expected(memory.odometry, actions))
+        seen_from = _advance(memory, odometry.expected(memory.odometry, actions, kept_poses(memory.phase)))
     context = denoiser.observe(actions, memory, window_is_full, seen_from)
     return replace(context, actions=actions, pose=pose)
 
@@ -76,8 +76,8 @@ def commit(
     assert memory.odometry is not None and context.actions is not None
     pose = context.pose
     if pose is None:
-        frames = memory.latents, after.latents
-        displacement, state = odometry.shown(memory.odometry, context.actions, *frames)
+        seen = memory.latents, after.latents, kept_poses(memory.phase)
+        displacement, state = odometry.shown(memory.odometry, context.actions, *seen)
         pose = _advance(memory, displacement)
     else:
         way = torch.stack([kept_poses(memory.phase), pose.double()], dim=-2)

@@ -25,11 +25,11 @@ from worldsim.codec import FrameCodec, load_codec, save_codec
 from worldsim.data.sequences import load_episodes
 from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
+from worldsim.model.memory.motion_energies import motion_energies
 from worldsim.model.memory.odometry import (
     Odometry,
     OdometryConfig,
     load_odometry,
-    motion_energies,
     save_odometry,
 )
 from worldsim.world.rewrite import encoder_digest
@@ -313,7 +313,9 @@ def test_clips_that_fit_into_no_episode_are_refused(world: Path, video: Path, tm
 class Biased(Odometry):
     """Expects what is true, and is shown a twentieth of a degree and a unit to the left more."""
 
-    def follow(self, state: torch.Tensor, actions: torch.Tensor, compared: torch.Tensor) -> Any:
+    def follow(
+        self, state: torch.Tensor, actions: torch.Tensor, compared: torch.Tensor, pose: Any = None
+    ) -> Any:
         moved = compared[..., 0, 0, 0, :3].double()
         return moved, moved + torch.tensor([0.0, 1.0, 0.05]), state
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import WorldError
+from worldsim.model.memory.motion_energies import FLOOR, motion_energies
 from worldsim.model.memory.odometry import (
-    FLOOR,
     PERIODS,
     SHAPE_FILE,
     WEIGHTS_FILE,
@@ -20,7 +20,6 @@ from worldsim.model.memory.odometry import (
     displacements_between,
     integrate,
     load_odometry,
-    motion_energies,
     save_odometry,
     wrap_poses,
 )

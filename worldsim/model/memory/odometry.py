@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from worldsim.errors import WorldError
+from worldsim.model.memory.ground import Ground
+from worldsim.model.memory.motion_energies import FLOOR, NUM_ENERGIES, motion_energies
 from worldsim.model.memory.sight import NUM_TOLD, Sight, mirrored_told, solve_three, unpack_told
 from worldsim.settings import check_settings, setting
 from worldsim.storage.files import shown, write_json
@@ -38,14 +40,6 @@ UNITS = (16.0, 16.0, 5.0)
 TORUS = 8192.0
 """Map units after which a kept position comes round: more than a Doom map is wide, and exact in fp32."""
 PERIODS = (TORUS, TORUS, 360.0)
-REACH = (1, 2)
-"""Cells of latents, down and to the right, that a picture is shifted by to find out how far it moved."""
-REGIONS = (4, 5)
-"""Rows and columns of a picture's parts, each of which may have moved by another way."""
-SHIFTS = (2 * REACH[0] + 1, 2 * REACH[1] + 1)
-FLOOR = 0.02
-"""Of squared differences of latents: less comes from the compression of video, also at rest."""
-NUM_ENERGIES = math.prod(SHIFTS) * math.prod(REGIONS)
 EXPECTED_INFORMATION = (40.0, 40.0, 10_000.0)
 """About each part of a displacement, in units, before the frame is seen; where it begins to be learned."""
 TRUST = 0.1
@@ -101,33 +95,6 @@ def wrap_poses(poses: Tensor) -> Tensor:
     )
 
 
-def motion_energies(before: Tensor, after: Tensor) -> Tensor:
-    """Return how little each part of a picture differs from the next one, for each way it may have moved.
-
-    The logarithm of the mean squared difference of latents, as in block matching: the part has moved to where
-    it is least.
-
-    Args:
-        before: `[G, C, h, w]`, latents of unit variance.
-        after: Same shape, one frame later.
-
-    Returns:
-        `[G, 3, 5, 4, 5]` fp32, by the shift down and to the right, and by the part's row and column.
-    """
-    rows, columns = before.shape[-2:]
-    down, right = REACH
-    first, second = (
-        before.float(),
-        functional.pad(after.float(), (right, right, down, down), mode="replicate"),
-    )
-    found = []
-    for y in range(SHIFTS[0]):
-        for x in range(SHIFTS[1]):
-            error = (first - second[..., y : y + rows, x : x + columns]).square().mean(1)
-            found.append(functional.adaptive_avg_pool2d(error, REGIONS))
-    return (torch.stack(found, dim=1).unflatten(1, SHIFTS) + FLOOR).log()
-
-
 @dataclass(kw_only=True, slots=True)
 class OdometryConfig:
     """Shape of an odometry network."""
@@ -139,6 +106,14 @@ class OdometryConfig:
     features: int = setting(64, "Numbers that it reads from two frames.", minimum=1, maximum=LARGEST)
     sight: bool = setting(
         False, "Whether it reads the flow of the picture's parts; false reads energies of whole cells."
+    )
+
+    ground: int = setting(
+        0,
+        "Cells along a side of a learned map of the ground, which tells where walls stop the player: for a "
+        "world of one level (level_map), whose poses are the level's own. 0 is none.",
+        minimum=0,
+        maximum=1024,
     )
 
     def __post_init__(self) -> None:
@@ -192,7 +167,8 @@ class Odometry(nn.Module):
         super().__init__()
         self.config = config
         num_buttons, step, compared = sum(config.num_values), len(UNITS), config.num_compared
-        known = config.hidden + step + num_buttons
+        self.ground = Ground(config.ground) if config.ground else None
+        known = config.hidden + step + num_buttons + (self.ground.features if self.ground else 0)
         self.gru = nn.GRUCell(num_buttons + step, config.hidden)
         self.move = Head(known)
         self.correct = Head(known + step + config.features + (2 * step if config.sight else 0))
@@ -233,20 +209,23 @@ class Odometry(nn.Module):
         """Return the state `[B, H]` fp32 of a player of whom nothing is known."""
         return self.units.new_zeros(batch_size, self.config.hidden + len(UNITS))
 
-    def expected(self, state: Tensor, actions: Tensor) -> Tensor:
+    def expected(self, state: Tensor, actions: Tensor, pose: Tensor | None = None) -> Tensor:
         """Return the displacement that an action is expected to make, before its frame is drawn.
 
         Args:
             state: `[B, H]` fp32, from `initial_state` or `shown`.
             actions: `[B, A]` integers, the action that leads to the next frame.
+            pose: `[B, 3]`, where the player stands before it, if there is a map of the ground.
 
         Returns:
             `[B, 3]` fp32, forward and left in map units, turn in degrees.
         """
         with without_autocast(state.device):
-            return self.units * self.move(torch.cat([state, self._buttons(actions)], dim=-1))
+            return self.units * self.move(self._known(state, self._buttons(actions), pose, self._laid_out()))
 
-    def shown(self, state: Tensor, actions: Tensor, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    def shown(
+        self, state: Tensor, actions: Tensor, before: Tensor, after: Tensor, pose: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the displacement that a frame shows, and the state after it.
 
         Args:
@@ -254,11 +233,12 @@ class Odometry(nn.Module):
             actions: `[B, A]` integers, the action that led to it.
             before: `[B, C, h, w]`, latents of the frame before.
             after: `[B, C, h, w]`, of the frame.
+            pose: As in `expected`.
 
         Returns:
             Displacement `[B, 3]` fp32 as from `expected`, and the state `[B, H]` fp32.
         """
-        _, shown, state = self(state, actions.unsqueeze(1), torch.stack([before, after], dim=1))
+        _, shown, state = self(state, actions.unsqueeze(1), torch.stack([before, after], dim=1), pose)
         return shown.squeeze(1), state
 
     def told(self, state: Tensor, actions: Tensor, displacement: Tensor) -> Tensor:
@@ -266,53 +246,80 @@ class Odometry(nn.Module):
         with without_autocast(state.device):
             return self._moved(state, self._buttons(actions), displacement.float() / self.units)
 
-    def forward(self, state: Tensor, actions: Tensor, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, state: Tensor, actions: Tensor, frames: Tensor, pose: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return what `expected` and `shown` say of each frame of sequences, and the state at their end.
 
         Args:
             state: `[B, H]` fp32, before the sequences.
             actions: `[B, F, A]` integers, the actions that led to the frames after the first.
             frames: `[B, F + 1, C, h, w]`, latents; the first was seen before.
+            pose: `[B, 3]`, where that one was seen from, if there is a map of the ground.
 
         Returns:
             Displacements `[B, F, 3]` fp32 as expected and as shown, and the state `[B, H]` fp32.
         """
         compared = self.compare(frames[:, :-1].flatten(0, 1), frames[:, 1:].flatten(0, 1))
-        return self.follow(state, actions, compared.unflatten(0, actions.shape[:2]))
+        return self.follow(state, actions, compared.unflatten(0, actions.shape[:2]), pose)
 
-    def follow(self, state: Tensor, actions: Tensor, compared: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def follow(
+        self, state: Tensor, actions: Tensor, compared: Tensor, pose: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the same as `forward`, of `[B, F, ...]`, the frames as `compare` reads them."""
-        found = []
+        found, ground = [], self._laid_out()
         with without_autocast(state.device):
             buttons = self._buttons(actions)
             seen = self.look((compared.flatten(2).float() - self.energy_mean) / self.energy_std)
             rows = (each.unbind(1) for each in (buttons, seen, compared))
             for pressed, change, pair in zip(*rows, strict=True):
-                known = torch.cat([state, pressed], dim=-1)
+                known = self._known(state, pressed, pose, ground)
                 expected = self.move(known)
                 shown = expected + self._correction(known, expected, change, pair)
-                state = self._moved(state, pressed, shown)
+                state, pose = self._moved(state, pressed, shown), self._advanced(pose, shown)
                 found.append(torch.stack([expected, shown]))
             expected, shown = (self.units * torch.stack(found, dim=2)).unbind(0)
             return expected, shown, state
 
-    def dynamics(self, state: Tensor, actions: Tensor, displacements: Tensor) -> Tensor:
+    def dynamics(
+        self, state: Tensor, actions: Tensor, displacements: Tensor | None, pose: Tensor | None = None
+    ) -> Tensor:
         """Return what is expected of players whose movement so far is known.
 
         Args:
             state: `[B, H]` fp32, before the sequences.
             actions: `[B, F, A]` integers.
-            displacements: `[B, F, 3]`, what came of each; read for the frames after it.
+            displacements: `[B, F, 3]`, what came of each; read for the frames after it. None takes what is
+                expected for what came of it.
+            pose: `[B, 3]`, before the sequences, if there is a map of the ground.
 
         Returns:
             `[B, F, 3]` fp32, displacements.
         """
-        buttons, moved, found = self._buttons(actions), displacements.float() / self.units, []
+        buttons, found, ground = self._buttons(actions), [], self._laid_out()
+        moved = None if displacements is None else displacements.float() / self.units
         with without_autocast(state.device):
-            for pressed, step in zip(buttons.unbind(1), moved.unbind(1), strict=True):
-                found.append(self.move(torch.cat([state, pressed], dim=-1)))
-                state = self._moved(state, pressed, step)
+            for frame, pressed in enumerate(buttons.unbind(1)):
+                found.append(self.move(self._known(state, pressed, pose, ground)))
+                step = found[-1] if moved is None else moved[:, frame]
+                state, pose = self._moved(state, pressed, step), self._advanced(pose, step)
         return self.units * torch.stack(found, dim=1)
+
+    def _laid_out(self) -> Tensor | None:
+        return None if self.ground is None else self.ground.laid_out()
+
+    def _known(self, state: Tensor, pressed: Tensor, pose: Tensor | None, ground: Tensor | None) -> Tensor:
+        """Return what is known before a frame is seen, `[B, ...]`."""
+        if self.ground is None:
+            return torch.cat([state, pressed], dim=-1)
+        assert pose is not None, "with a map of the ground, where the player stands is told"
+        return torch.cat([state, pressed, self.ground(pose, ground)], dim=-1)
+
+    def _advanced(self, pose: Tensor | None, step: Tensor) -> Tensor | None:
+        """Return the pose after a displacement in units, where there is a map of the ground."""
+        if self.ground is None or pose is None:
+            return None
+        return integrate((self.units * step).unsqueeze(-2), pose)[..., 0, :]
 
     def _correction(self, known: Tensor, expected: Tensor, change: Tensor, pair: Tensor) -> Tensor:
         """Return what a frame shows beyond what was expected, `[B, 3]` in units."""
