@@ -73,7 +73,7 @@ class Simulator:
         self._build()
 
     def _build(self) -> None:
-        self._is_fused = self._is_video and self.compile_choice.mode == "inductor"  # its decoder alone
+        self._is_fused = self._is_video and self.compile_choice.mode == "inductor"  # layer by layer
         build = compiler_of("cudagraphs" if self._is_fused else self.compile_choice.mode, self.world.device)
         self._run_predict, self._run_commit = build(self._predict), build(self._commit)
         self._run_step, self._run_outcome = build(self._step), build(self._outcome)
@@ -309,12 +309,17 @@ class Simulator:
     ) -> Any:
         """Return the frames, their latents, and what the commit needs again; of a video the latents alone."""
         if isinstance(self.world, VideoWorld):
-            return self.world.draw(memory, actions, noise, window_is_full, self.sampler)
+            # The few first blocks, what each of which sees is another shape, are not compiled.
+            is_fused = self._is_fused and window_is_full
+            return self.world.draw(memory, actions, noise, window_is_full, self.sampler, is_fused=is_fused)
         return self.world.predict(memory, actions, poses, noise, window_is_full, self.sampler)
 
     def _commit(
         self, memory: MemoryState, latents: Tensor, noise: Tensor | None, context: Any
     ) -> MemoryState:
+        if isinstance(self.world, VideoWorld):
+            is_fused = self._is_fused and context.window_is_full
+            return self.world.commit(memory, latents, noise, context, self.sampler, is_fused=is_fused)
         return self.world.commit(memory, latents, noise, context, self.sampler)
 
     def _step(

@@ -257,10 +257,15 @@ class VideoWorld(World):
         noise: Tensor,
         window_is_full: bool,
         sampler: SamplerConfig,
+        *,
+        is_fused: bool = False,
     ) -> Tensor:
-        """Return a block's latents, `[B, C, F, h, w]`, which `context_of` decodes; see `World.predict`."""
+        """Return a block's latents, `[B, C, F, h, w]`, which `context_of` decodes; see `World.predict`.
+
+        `is_fused` compiles the layers, for one shape of all that they see.
+        """
         cache = self._cache(memory, window_is_full)
-        return self._draw(noise, cache, self._causal(sampler), actions, sampler)
+        return self._draw(noise, cache, self._causal(sampler), actions, sampler, is_fused=is_fused)
 
     def commit(
         self,
@@ -269,11 +274,13 @@ class VideoWorld(World):
         noise: Tensor | None,
         context: BlockContext,
         sampler: SamplerConfig,
+        *,
+        is_fused: bool = False,
     ) -> MemoryState:
-        """Return the memory after a block; see `World.commit`."""
+        """Return the memory after a block; see `World.commit` and `draw`."""
         text, config = self._texts(len(latents)), self.config.causal
-        cache = self._cache(memory, context.window_is_full)
-        cache = commit_block(self.transformer, latents, text, cache, config, context.actions)
+        cache, pressed = self._cache(memory, context.window_is_full), context.actions
+        cache = commit_block(self.transformer, latents, text, cache, config, pressed, is_fused=is_fused)
         return self._remembered(memory, cache, latents, context)
 
     def context_of(
@@ -355,11 +362,19 @@ class VideoWorld(World):
         return len(causal.steps), channels, causal.block, *size
 
     def _draw(
-        self, noise: Tensor, cache: FrameCache, causal: CausalConfig, actions: Tensor, sampler: SamplerConfig
+        self,
+        noise: Tensor,
+        cache: FrameCache,
+        causal: CausalConfig,
+        actions: Tensor,
+        sampler: SamplerConfig,
+        *,
+        is_fused: bool = False,
     ) -> Tensor:
         first, fresh = noise[:, 0] * sampler.noise_scale, noise[:, 1:].transpose(0, 1)
         text, pressed = self._texts(len(noise)), self._pressed(actions)
-        return generate_block(self.transformer, first, text, cache, causal, fresh, pressed).float()
+        given = (first, text, cache, causal, fresh, pressed)
+        return generate_block(self.transformer, *given, is_fused=is_fused).float()
 
     def _cache(self, memory: MemoryState, window_is_full: bool) -> FrameCache:
         return FrameCache(memory.ring, (), tuple(memory.matrices), memory.num_committed, window_is_full)

@@ -74,7 +74,7 @@ class VideoShapeConfig:
     compile: str = setting(
         "auto",
         "How blocks are launched once their window is full, as in play: auto, none, cudagraphs, or inductor, "
-        "which also compiles the decoder.",
+        "which also compiles the layers and the decoder.",
         choices=COMPILE_MODES,
     )
 
@@ -176,7 +176,7 @@ class Drawing:
     decoded: DecoderState
     compile: str = "none"
     is_fused: bool = False
-    """Whether the decoder is compiled."""
+    """Whether the decoder is compiled, and the layers that see a full window."""
     drawn: int = 0
     """Latent frames so far, on the host: nobody waits for the device to know whether the window is full."""
     recorded: tuple[Draw, Commit] | None = None
@@ -231,10 +231,13 @@ class Drawing:
         return self.recorded
 
     def _draw(self, noise: Tensor, cache: FrameCache) -> Tensor:
-        return generate_block(self.model, noise[0], self.text, cache, self.causal, noise[1:])
+        is_fused = self.is_fused and self.is_full
+        given = (self.text, cache, self.causal, noise[1:])
+        return generate_block(self.model, noise[0], *given, is_fused=is_fused)
 
     def _commit(self, latents: Tensor, cache: FrameCache) -> FrameCache:
-        return commit_block(self.model, latents, self.text, cache, self.causal)
+        is_fused = self.is_fused and self.is_full
+        return commit_block(self.model, latents, self.text, cache, self.causal, is_fused=is_fused)
 
 
 def choose_layout(

@@ -1,0 +1,46 @@
+"""Layers of networks as `torch.compile` makes them, where it can: their numbers and their names stay."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import ParamSpec, TypeVar
+
+import torch
+
+from worldsim.runtime.cuda_graphs import fuse
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_failures: list[str] = []
+"""Why nothing is compiled in this process: a compiler that failed once is not asked again."""
+
+
+@cache
+def fused(layer: Callable[P, R]) -> Callable[P, R]:
+    """Return a function of tensors and modules as `torch.compile` makes it, for tensors of fixed shapes.
+
+    Modules of the same structure share what is compiled: it is given their weights. Where nothing can be
+    compiled the function is called as it is, with one warning for the process.
+    """
+    from torch._dynamo.exc import FailOnRecompileLimitHit  # takes seconds
+
+    # Between kernels PyTorch rounds to bf16: so do fused ones, and pictures stay the same.
+    compiled = fuse(layer, options={"emulate_precision_casts": True})
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not _failures:
+            try:
+                return compiled(*args, **kwargs)
+            except torch.OutOfMemoryError:
+                raise
+            except FailOnRecompileLimitHit:
+                pass  # these shapes came behind `MAX_VARIANTS` others, which stay compiled
+            except Exception as error:  # of a compiler: of any kind. What is the layer's own comes again.
+                _failures.append(" ".join(str(error).split())[:160])
+                warnings.warn(f"layers are not compiled, and slower: {_failures[0]}", stacklevel=2)
+        return layer(*args, **kwargs)
+
+    return call
