@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 
 from training.suites.settings import EvaluateConfig
 from training.suites.training_profile import profile_update
+from worldsim.evaluation.cost.step_time import now
 from worldsim.evaluation.cost.video_decoding import DecodingCost
 from worldsim.evaluation.cost.video_shape import (
     FRAMES_PER_LATENT,
@@ -67,8 +70,14 @@ def benchmark_video(config: EvaluateConfig, out: Path) -> None:
 
 @torch.inference_mode()
 def profile_block(drawing: Drawing, device: torch.device) -> dict[str, Any]:
-    """Return kernels and milliseconds by kind of one block more, drawn, decoded and committed."""
-    return profile_update(lambda: sum(drawing.step().values()), device)
+    """Return kernels and milliseconds by kind of each of `PARTS` of one block more."""
+
+    def waited_for(run: Callable[[], None]) -> float:
+        begun = now(device)
+        run()
+        return now(device) - begun
+
+    return {part: profile_update(partial(waited_for, run), device) for part, run in drawing.parts()}
 
 
 def format_decoding(costs: dict[str, DecodingCost]) -> str:
@@ -97,11 +106,16 @@ def format_marks(name: str, marks: list[MarkCost]) -> str:
 
 def format_kinds(config: VideoShapeConfig, models: dict[str, Any]) -> str:
     """Return the milliseconds of one block behind the longest video, by kind of work and model."""
-    measured = {name: each["block"]["milliseconds"] for name, each in models.items() if "block" in each}
+    measured = {
+        f"{name}: {part}": profiled["milliseconds"]
+        for name, each in models.items()
+        for part, profiled in each.get("block", {}).items()
+    }
     shown = FRAMES_PER_LATENT * config.causal.block
     rows = [(f"ms of a block of {shown} frames, by kind", *measured)]
     for kind in sorted({kind for each in measured.values() for kind in each}):
-        values = [each.get(kind, 0.0) for each in measured.values()]
+        values = [each[kind] for each in measured.values()]
         if max(values) >= MIN_MS:
             rows.append((kind, *(f"{value:,.1f}" for value in values)))
+    rows.append(("sum", *(f"{sum(each.values()):,.1f}" for each in measured.values())))
     return align(rows)

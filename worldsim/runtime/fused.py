@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import ParamSpec, TypeVar
 
@@ -16,6 +18,38 @@ R = TypeVar("R")
 
 _failures: list[str] = []
 """Why nothing is compiled in this process: a compiler that failed once is not asked again."""
+
+
+class _Timing:
+    """How many threads want cuDNN to time its kernels, a setting of the process."""
+
+    lock = threading.Lock()
+    num_inside = 0
+    before = False
+
+
+@contextmanager
+def timed_convolutions(*, is_on: bool = True) -> Iterator[None]:
+    """Let cuDNN choose kernels inside the block by timing them, once for each shape, not by rules of thumb.
+
+    Another process may choose others, which add up in another order, as kernels of `torch.compile` do. Of
+    other threads' convolutions, too, kernels are then timed.
+    """
+    if not is_on:
+        yield
+        return
+    with _Timing.lock:
+        _Timing.num_inside += 1
+        if _Timing.num_inside == 1:
+            _Timing.before = torch.backends.cudnn.benchmark
+            torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        with _Timing.lock:
+            _Timing.num_inside -= 1
+            if not _Timing.num_inside:
+                torch.backends.cudnn.benchmark = _Timing.before
 
 
 @cache

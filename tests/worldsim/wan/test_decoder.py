@@ -17,6 +17,7 @@ from tests.wan_models import REASON, tiny_autoencoder
 from worldsim.evaluation.cost.video_decoding import decode_whole
 from worldsim.runtime import fused as fused_module
 from worldsim.runtime.cuda_graphs import fuse
+from worldsim.wan import autoencoder as autoencoder_module
 from worldsim.wan.autoencoder import DecoderState, StreamingAutoencoder
 
 pytest.importorskip("diffusers", reason=REASON)
@@ -158,3 +159,27 @@ def test_a_lack_of_memory_is_no_fault_of_the_compiler(monkeypatch: pytest.Monkey
     monkeypatch.setattr(fused_module, "fuse", full)
     with pytest.raises(torch.OutOfMemoryError, match="full"):
         streamed(tiny(torch.float32, "contiguous"), latents_of(torch.float32), is_fused=True)
+
+
+def test_cudnn_times_its_kernels_for_a_compiled_decoder_alone(
+    traced: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, latents, seen = tiny(torch.float32, "contiguous"), latents_of(torch.float32), []
+    real = autoencoder_module.decode_next
+
+    def noted(*given: Any, is_fused: bool) -> Any:
+        seen.append((is_fused, torch.backends.cudnn.benchmark))
+        return real(*given, is_fused=is_fused)
+
+    monkeypatch.setattr(autoencoder_module, "decode_next", noted)
+    assert torch.backends.cudnn.benchmark is False
+    for is_timed in (True, False):
+        decoder.is_timed = is_timed
+        for is_fused in (True, False):
+            streamed(decoder, latents[:, :, :2], is_fused=is_fused)
+    assert seen == [(True, True), (False, False), (True, False), (False, False)]
+    with fused_module.timed_convolutions():  # of two threads the last one puts it back
+        with fused_module.timed_convolutions():
+            assert torch.backends.cudnn.benchmark is True
+        assert torch.backends.cudnn.benchmark is True
+    assert torch.backends.cudnn.benchmark is False

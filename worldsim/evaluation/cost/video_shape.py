@@ -71,6 +71,9 @@ class VideoShapeConfig:
         f"Of the decoder's weights in memory: {', '.join(LAYOUTS)}, or the faster of them, auto.",
         choices=("auto", *LAYOUTS),
     )
+    cudnn_benchmark: bool = setting(
+        True, "Let cuDNN choose the kernels of a compiled decoder by timing them, as in play."
+    )
     compile: str = setting(
         "auto",
         "How blocks are launched once their window is full, as in play: auto, none, cudagraphs, or inductor, "
@@ -194,24 +197,36 @@ class Drawing:
 
     def step(self) -> dict[str, float]:
         """Draw, decode and commit a block; returns the milliseconds of each."""
+        device, taken = self.generator.device, {}
+        for part, run in self.parts():
+            begun = now(device)
+            run()
+            taken[part] = 1e3 * (now(device) - begun)
+        return taken
+
+    def parts(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        """Yield the name of each of `PARTS` of the next block, and what does it, which is to be called."""
         device, steps = self.generator.device, len(self.causal.steps)
         draw, commit = self._functions()
         shape = (1, self.model.config.in_dim, self.causal.block, *self.size)
         noise = torch.randn(steps, *shape, generator=self.generator, device=device)
         if self.cache.ring is not None:
             self.cache = replace(self.cache, is_full=self.is_full)
-        begun = now(device)
-        latents = draw(noise, self.cache)
-        drawn = now(device)
-        if self.decoder is not None:
-            for frame in latents.unbind(2):
+        latents: list[Tensor] = []
+
+        def run_draw() -> None:
+            latents.append(draw(noise, self.cache))
+
+        def run_decode() -> None:
+            for frame in latents[0].unbind(2) if self.decoder is not None else ():
+                assert self.decoder is not None
                 _, self.decoded = self.decoder.decode(frame, self.decoded, is_fused=self.is_fused)
-        shown = now(device)
-        self.cache = commit(latents, self.cache)
-        done = now(device)
+
+        def run_commit() -> None:
+            self.cache = commit(latents[0], self.cache)
+
+        yield from zip(PARTS, (run_draw, run_decode, run_commit), strict=True)
         self.drawn += self.causal.block
-        times = (drawn - begun, shown - drawn, done - shown)
-        return {part: 1e3 * seconds for part, seconds in zip(PARTS, times, strict=True)}
 
     def go_to(self, frames: int) -> None:
         """Set the clock of a video whose window is full: its next block is that behind so many latent frames.
@@ -262,6 +277,7 @@ def choose_layout(
     config = replace(config, decoder_layout=fastest)
     if fastest in costs and is_compiled(config, device):
         decoder = make_decoder(config.decoder_width, fastest, device, dtype)
+        decoder.is_timed = config.cudnn_benchmark
         costs[f"{fastest}, compiled"] = measure_decoding(decoder, size, is_fused=True)
         decoder = None
         free(device)
@@ -292,6 +308,7 @@ def begin_drawing(
     generator = torch.Generator(device).manual_seed(0)
     size = (config.height // PIXELS, config.width // PIXELS)
     if decoder is not None:
+        decoder.is_timed = config.cudnn_benchmark
         decoder.feature_shapes(*size)  # asked for once: seconds that are none of the first block's
     asked = "cudagraphs" if config.compile == "inductor" else config.compile
     mode = choose_compile(asked if has_window else "none", device, grows=not has_window).mode
