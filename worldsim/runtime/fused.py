@@ -16,8 +16,8 @@ from worldsim.runtime.cuda_graphs import fuse
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_failures: list[str] = []
-"""Why nothing is compiled in this process: a compiler that failed once is not asked again."""
+_failures: dict[str, str] = {}
+"""Why layers of a module are not compiled in this process: a compiler that failed is not asked again."""
 
 
 class _Timing:
@@ -57,7 +57,7 @@ def fused(layer: Callable[P, R]) -> Callable[P, R]:
     """Return a function of tensors and modules as `torch.compile` makes it, for tensors of fixed shapes.
 
     Modules of the same structure share what is compiled: it is given their weights. Where nothing can be
-    compiled the function is called as it is, with one warning for the process.
+    compiled the functions of its module are called as they are, with one warning.
     """
     from torch._dynamo.exc import FailOnRecompileLimitHit  # takes seconds
 
@@ -65,7 +65,7 @@ def fused(layer: Callable[P, R]) -> Callable[P, R]:
     compiled = fuse(layer, options={"emulate_precision_casts": True})
 
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if not _failures:
+        if layer.__module__ not in _failures:
             try:
                 return compiled(*args, **kwargs)
             except torch.OutOfMemoryError:
@@ -73,8 +73,8 @@ def fused(layer: Callable[P, R]) -> Callable[P, R]:
             except FailOnRecompileLimitHit:
                 pass  # these shapes came behind `MAX_VARIANTS` others, which stay compiled
             except Exception as error:  # of a compiler: of any kind. What is the layer's own comes again.
-                _failures.append(" ".join(str(error).split())[:160])
-                warnings.warn(f"layers are not compiled, and slower: {_failures[0]}", stacklevel=2)
+                _failures[layer.__module__] = reason = " ".join(str(error).split())[:160]
+                warnings.warn(f"layers are not compiled, and slower: {reason}", stacklevel=2)
         return layer(*args, **kwargs)
 
     return call

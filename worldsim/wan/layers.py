@@ -18,6 +18,7 @@ from worldsim.model.rotary import rotate
 from worldsim.runtime.fused import fused
 from worldsim.wan.config import CausalConfig, WanConfig
 from worldsim.wan.published import PublishedAttention
+from worldsim.wan.window_attention import attend_window
 
 Pair = tuple[Tensor, Tensor]
 """Keys and values, `[B, tokens, H, D]` each."""
@@ -282,7 +283,11 @@ class WanBlock(nn.Module):
         before, behind = (fused(each) if is_fused else each for each in (before_attention, behind_attention))
         ready = before(self, x, modulation, rotary, keeps=keeps)
         if ready.reading is None:
-            attended = attend(ready.queries, *seen(past, (ready.keys, ready.values)), visible)
+            pair = seen(past, (ready.keys, ready.values))
+            if is_fused and visible is None:
+                attended = attend_window(ready.queries, *pair)
+            else:
+                attended = attend(ready.queries, *pair, visible)
             return behind(self, x, attended, modulation, rotary, text, None, None), ready[1:3]
         heads_first = (each.transpose(1, 2) for each in ready[:3])
         attended = attend_in_play(*heads_first).transpose(1, 2).flatten(2)

@@ -23,7 +23,7 @@ CAUSAL = CausalConfig(block=1, window=3, sink=1, steps=[1000, 500])
 FULL = 2
 """Frames behind which the window is full."""
 KINDS = 5
-"""What is compiled: behind the attention of either kind, and before it; of a hybrid with writes and without."""
+"""What is compiled: behind the attention of either kind, before it, and before a hybrid's without writes."""
 
 
 @pytest.fixture(autouse=True)
