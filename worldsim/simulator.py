@@ -25,8 +25,8 @@ from worldsim.runtime.noise import COMMIT_FRAME, DRAW_FRAME, NoiseAhead, draw_no
 from worldsim.sampler import SamplerConfig, change_sampler, watch
 from worldsim.starts import path_of
 from worldsim.state import WorldState
-from worldsim.world.held_frames import PartlyDrawn, Prediction, partly_drawn, rows_due
-from worldsim.world.video import BlockContext, VideoWorld
+from worldsim.world.held_frames import BlockContext, PartlyDrawn, Prediction, partly_drawn, rows_due
+from worldsim.world.video import VideoWorld
 from worldsim.world.world import Start, World, shipped_worlds
 
 BUILT = ("_run_predict", "_run_commit", "_run_step", "_run_outcome")
@@ -309,18 +309,16 @@ class Simulator:
     ) -> Any:
         """Return the frames, their latents, and what the commit needs again; of a video the latents alone."""
         if isinstance(self.world, VideoWorld):
-            # The few first blocks, what each of which sees is another shape, are not compiled.
-            is_fused = self._is_fused and window_is_full
-            return self.world.draw(memory, actions, noise, window_is_full, self.sampler, is_fused=is_fused)
+            given, is_fused = (memory, actions, noise, window_is_full), self._is_fused and window_is_full
+            return self.world.draw(*given, self.sampler, is_fused=is_fused)
         return self.world.predict(memory, actions, poses, noise, window_is_full, self.sampler)
 
     def _commit(
         self, memory: MemoryState, latents: Tensor, noise: Tensor | None, context: Any
     ) -> MemoryState:
-        if isinstance(self.world, VideoWorld):
-            is_fused = self._is_fused and context.window_is_full
-            return self.world.commit(memory, latents, noise, context, self.sampler, is_fused=is_fused)
-        return self.world.commit(memory, latents, noise, context, self.sampler)
+        # The few first blocks of a video, what each of which sees is another shape, are not compiled.
+        fused = {"is_fused": True} if self._is_fused and context.window_is_full else {}
+        return self.world.commit(memory, latents, noise, context, self.sampler, **fused)
 
     def _step(
         self,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 from training.suites.settings import EvaluateConfig
 from training.suites.training_profile import profile_update
+from worldsim.evaluation.cost.paper_shape import fastest_attention, measure_attention
 from worldsim.evaluation.cost.step_time import now
 from worldsim.evaluation.cost.video_decoding import DecodingCost
 from worldsim.evaluation.cost.video_shape import (
@@ -21,20 +23,29 @@ from worldsim.evaluation.cost.video_shape import (
     MarkCost,
     VideoShapeConfig,
     choose_layout,
-    fast_attention,
     free,
     late_over_early,
     measure_video,
 )
 from worldsim.evaluation.report.report import Report, describe_run
 from worldsim.evaluation.report.text import align
+from worldsim.model.attention.timed_forms import report_forms
 from worldsim.runtime.cuda_graphs import choose_compile
 from worldsim.runtime.device import choose_device
-from worldsim.wan.window_attention import report_forms
 
 VIDEO_REPORT_FILE = "video.json"
 MIN_MS = 0.05
 """Below which a kind of work is not listed."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionShape:
+    """What the backends of attention are timed on; see `measure_attention`."""
+
+    num_heads: int
+    head_width: int
+    tokens_per_frame: int
+    num_layers: int
 
 
 def benchmark_video(config: EvaluateConfig, out: Path) -> None:
@@ -71,6 +82,19 @@ def benchmark_video(config: EvaluateConfig, out: Path) -> None:
         told = "; ".join(f"{form} {each:.3f}" for form, each in forms.items())
         print(f"\nattention of {shapes}, ms a call: {told}")
     print(f"\n{format_kinds(asked, models)}\n\nwritten to {out / VIDEO_REPORT_FILE}")
+
+
+@contextmanager
+def fast_attention(
+    config: VideoShapeConfig, device: torch.device, dtype: torch.dtype
+) -> Iterator[Mapping[str, float | None]]:
+    """Let PyTorch attend by the fastest backend at half of the longest video; gives their milliseconds."""
+    shape, block = config.shape, config.causal.block
+    tokens = config.tokens_per_frame * block
+    asked = AttentionShape(shape.num_heads, shape.head_width, tokens, shape.num_layers)
+    speed = measure_attention(asked, config.num_blocks // 2, len(config.causal.steps) + 1, device, dtype)
+    with fastest_attention(speed):
+        yield speed.milliseconds
 
 
 @torch.inference_mode()

@@ -7,14 +7,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import ParamSpec, TypeVar
+from typing import Any
 
 import torch
 
 from worldsim.runtime.cuda_graphs import fuse
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 _failures: dict[str, str] = {}
 """Why layers of a module are not compiled in this process: a compiler that failed is not asked again."""
@@ -53,7 +50,7 @@ def timed_convolutions(*, is_on: bool = True) -> Iterator[None]:
 
 
 @cache
-def fused(layer: Callable[P, R]) -> Callable[P, R]:
+def fused(layer: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function of tensors and modules as `torch.compile` makes it, for tensors of fixed shapes.
 
     Modules of the same structure share what is compiled: it is given their weights. Where nothing can be
@@ -64,7 +61,7 @@ def fused(layer: Callable[P, R]) -> Callable[P, R]:
     # Between kernels PyTorch rounds to bf16: so do fused ones, and pictures stay the same.
     compiled = fuse(layer, options={"emulate_precision_casts": True})
 
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+    def call(*args: Any, **kwargs: Any) -> Any:
         if layer.__module__ not in _failures:
             try:
                 return compiled(*args, **kwargs)

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from worldsim.model.attention.base import Rotary, attend_in_play
 from worldsim.model.attention.hybrid import HybridAttention
+from worldsim.model.attention.timed_forms import attend_window
 from worldsim.model.rotary import rotate
 from worldsim.runtime.fused import fused
 from worldsim.wan.config import CausalConfig, WanConfig
 from worldsim.wan.published import PublishedAttention
-from worldsim.wan.window_attention import attend_window
 
 Pair = tuple[Tensor, Tensor]
 """Keys and values, `[B, tokens, H, D]` each."""
@@ -136,11 +136,14 @@ def before_attention(block: WanBlock, x: Tensor, modulation: Tensor, rotary: Rot
     attention = block.self_attn
     if not isinstance(attention, HybridAttention):
         keys, values = attention.keys_and_values(inputs)
-        turned = (rotate(each, rotary.place).to(inputs.dtype) for each in (attention.queries(inputs), keys))
-        return Ready(*turned, values, None, None)
+        queries, keys = (
+            rotate(each, rotary.place).to(inputs.dtype) for each in (attention.queries(inputs), keys)
+        )
+        return Ready(queries, keys, values, None, None)
     given = attention.prepare(inputs, rotary)
     writes = Writes(*attention.write_terms(given.update, rotary)) if keeps else None
-    return Ready(*given.turned.unbind(-3), given.values, (given.queries, given.gate), writes)
+    queries, keys = given.turned.unbind(-3)
+    return Ready(queries, keys, given.values, (given.queries, given.gate), writes)
 
 
 def behind_attention(
@@ -280,17 +283,19 @@ class WanBlock(nn.Module):
             is_fused: Compile what comes before the attention over frames and behind it, where possible. That
                 itself writes into the window, and stays as it is.
         """
-        before, behind = (fused(each) if is_fused else each for each in (before_attention, behind_attention))
+        before, behind = before_attention, behind_attention
+        if is_fused:
+            before, behind = fused(before), fused(behind)
         ready = before(self, x, modulation, rotary, keeps=keeps)
         if ready.reading is None:
-            pair = seen(past, (ready.keys, ready.values))
+            keys, values = seen(past, (ready.keys, ready.values))
             if is_fused and visible is None:
-                attended = attend_window(ready.queries, *pair)
+                attended = attend_window(ready.queries, keys, values)
             else:
-                attended = attend(ready.queries, *pair, visible)
+                attended = attend(ready.queries, keys, values, visible)
             return behind(self, x, attended, modulation, rotary, text, None, None), ready[1:3]
-        heads_first = (each.transpose(1, 2) for each in ready[:3])
-        attended = attend_in_play(*heads_first).transpose(1, 2).flatten(2)
+        q, k, v = (each.transpose(1, 2) for each in (ready.queries, ready.keys, ready.values))
+        attended = attend_in_play(q, k, v).transpose(1, 2).flatten(2)
         state = past if isinstance(past, Tensor) else self._empty_state(x)
         return behind(self, x, attended, modulation, rotary, text, state, ready.reading), ready.writes
 

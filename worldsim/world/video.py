@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
@@ -40,30 +40,13 @@ from worldsim.wan.config import FRAMES_PER_LATENT, CausalConfig
 from worldsim.wan.schedule import even_steps
 from worldsim.wan.transformer import TextContext, WanTransformer
 from worldsim.world.config import world_card
-from worldsim.world.held_frames import held_actions
+from worldsim.world.held_frames import BlockContext, held_actions
 from worldsim.world.video_config import OF_FRAMES, VideoWorldConfig, not_of_video
 from worldsim.world.world import CARD_FILE, MODEL_FILE, STARTS_FOLDER, World, write_config
 
 TRANSFORMER_FOLDER, TEXT_FILE, TEXT_NAME = "transformer", "text.safetensors", "text"
 FROM_TEXT = "from-text"
 """Start moment at which nothing is watched: the network draws the first block, too."""
-
-
-@dataclass(frozen=True, slots=True)
-class BlockContext:
-    """What the passes over a block share.
-
-    Attributes:
-        actions: `[B, A]` int64, what is pressed during it; None in a network without buttons.
-        pictures: `[B, P, H, W, 3]` uint8, its frames.
-        features: What the decoder keeps behind it.
-        window_is_full: Whether it sees as many frames as ever, in all rows.
-    """
-
-    actions: Tensor | None
-    pictures: Tensor
-    features: tuple[Tensor, ...]
-    window_is_full: bool
 
 
 class VideoWorld(World):

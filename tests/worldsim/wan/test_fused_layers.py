@@ -12,6 +12,7 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from tests.wan_models import tiny_transformer
+from worldsim.model.attention.hybrid import HybridAttention
 from worldsim.runtime import fused as fused_module
 from worldsim.runtime.cuda_graphs import fuse
 from worldsim.wan.causal import FrameCache, commit_block, generate_block
@@ -49,7 +50,7 @@ def model_of(dtype: torch.dtype) -> WanTransformer:
     torch.manual_seed(0)
     made = with_hybrid_layers(tiny_transformer(num_layers=4), [0, 2], tokens_per_frame=4)
     for layer in (0, 2):
-        torch.nn.init.normal_(made.get_submodule(f"blocks.{layer}.self_attn.phi_v").weight, std=0.2)
+        torch.nn.init.normal_(made.get_parameter(f"blocks.{layer}.self_attn.phi_v.weight"), std=0.2)
     return made.to(dtype)
 
 
@@ -62,9 +63,10 @@ def drawn(model: WanTransformer, blocks: int, *, is_fused: bool) -> tuple[Tensor
         noise = torch.randn(2, 2, 16, 1, 4, 4, generator=generator).to(model.dtype)
         cache = replace(cache, is_full=number >= FULL or None)
         with torch.no_grad():
-            chosen = {"is_fused": is_fused and number >= FULL}
-            found.append(generate_block(model, noise[0], text, cache, CAUSAL, noise[1:], **chosen))
-            cache = commit_block(model, found[-1], text, cache, CAUSAL, **chosen)
+            chosen = is_fused and number >= FULL
+            given = (text, cache, CAUSAL, noise[1:])
+            found.append(generate_block(model, noise[0], *given, is_fused=chosen))
+            cache = commit_block(model, found[-1], text, cache, CAUSAL, is_fused=chosen)
     return torch.stack(found), cache
 
 
@@ -101,6 +103,7 @@ def test_what_nobody_keeps_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> N
     text = model.embed_text(torch.zeros(2, 1, 32))
     written: list[Tensor] = []
     attention = model.get_submodule("blocks.0.self_attn")
+    assert isinstance(attention, HybridAttention)
     terms = attention.write_terms
 
     def note_terms(*given: Any) -> Any:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -20,7 +19,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from worldsim.errors import WorldError
-from worldsim.evaluation.cost.paper_shape import fastest_attention, measure_attention
 from worldsim.evaluation.cost.step_time import device_memory, now
 from worldsim.evaluation.cost.video_decoding import DecodingCost, make_decoder, measure_decoding
 from worldsim.model.conversion import spread_layers
@@ -119,16 +117,6 @@ class VideoShapeConfig:
     def tokens_per_frame(self) -> int:
         """Tokens of a latent frame."""
         return self.height * self.width // (PIXELS * PATCH) ** 2
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionShape:
-    """What the backends of attention are timed on; see `measure_attention`."""
-
-    num_heads: int
-    head_width: int
-    tokens_per_frame: int
-    num_layers: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -396,19 +384,6 @@ def _noted(
         block_ms=block_ms,
         launched=launched,
     )
-
-
-@contextmanager
-def fast_attention(
-    config: VideoShapeConfig, device: torch.device, dtype: torch.dtype
-) -> Iterator[Mapping[str, float | None]]:
-    """Let PyTorch attend by the fastest backend at half of the longest video; gives their milliseconds."""
-    shape, block = config.shape, config.causal.block
-    tokens = config.tokens_per_frame * block
-    asked = AttentionShape(shape.num_heads, shape.head_width, tokens, shape.num_layers)
-    speed = measure_attention(asked, config.num_blocks // 2, len(config.causal.steps) + 1, device, dtype)
-    with fastest_attention(speed):
-        yield speed.milliseconds
 
 
 def free(device: torch.device) -> None:

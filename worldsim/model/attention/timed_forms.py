@@ -87,12 +87,12 @@ def choose_form(queries: Tensor, keys: Tensor, values: Tensor) -> WindowForm:
 def attend_in_form(queries: Tensor, keys: Tensor, values: Tensor, form: WindowForm) -> Tensor:
     """Return `[B, N, H * D]`; T must be a multiple of the form's parts."""
     if form.operator == WHOLE:
-        heads_first = (each.transpose(1, 2) for each in (queries, keys, values))
-        return F.scaled_dot_product_attention(*heads_first).transpose(1, 2).flatten(2)
+        q, k, v = (each.transpose(1, 2) for each in (queries, keys, values))
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
     cut = (each.unflatten(1, (form.parts, -1)).flatten(0, 1) for each in (keys, values))
     repeated = queries.repeat_interleave(form.parts, 0) if form.parts > 1 else queries
-    heads_first = (each.transpose(1, 2) for each in (repeated, *cut))
-    out, sums = OPERATORS[form.operator](*heads_first)
+    q, k, v = (each.transpose(1, 2) for each in (repeated, *cut))
+    out, sums = OPERATORS[form.operator](q, k, v)
     if form.parts == 1:
         return out.transpose(1, 2).flatten(2)
     return fused(joined)(out, sums.reshape(out.shape[:3]), form.parts)
@@ -137,15 +137,15 @@ def _time_forms(queries: Tensor, keys: Tensor, values: Tensor) -> dict[WindowFor
     return dict(sorted(there, key=lambda item: item[1]))
 
 
-def _milliseconds(form: WindowForm, *given: Tensor) -> float:
+def _milliseconds(form: WindowForm, queries: Tensor, keys: Tensor, values: Tensor) -> float:
     """Return the fastest of some calls, infinite for a form that these shapes or this device do not have."""
     first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     times: list[float] = []
     try:
-        attend_in_form(*given, form)
+        attend_in_form(queries, keys, values, form)
         for _ in range(CALLS):
             first.record()
-            attend_in_form(*given, form)
+            attend_in_form(queries, keys, values, form)
             last.record()
             last.synchronize()
             times.append(first.elapsed_time(last))
