@@ -281,9 +281,8 @@ class Simulator:
         )
 
     def _context_of(self, memory: MemoryState, latents: Tensor, *given: Any) -> Any:
-        if not isinstance(self.world, VideoWorld):
-            return self.world.context_of(memory, latents, *given)
-        return self.world.context_of(memory, latents, *given, is_fused=self._is_fused)
+        fused = {"is_fused": True} if self._is_fused else {}  # a video world's alone
+        return self.world.context_of(memory, latents, *given, **fused)
 
     def _on_device(self, actions: Tensor, poses: Tensor | None) -> tuple[Tensor, Tensor | None]:
         return actions.to(self.world.device), None if poses is None else poses.to(self.world.device)
@@ -316,7 +315,6 @@ class Simulator:
     def _commit(
         self, memory: MemoryState, latents: Tensor, noise: Tensor | None, context: Any
     ) -> MemoryState:
-        # The few first blocks of a video, what each of which sees is another shape, are not compiled.
         fused = {"is_fused": True} if self._is_fused and context.window_is_full else {}
         return self.world.commit(memory, latents, noise, context, self.sampler, **fused)
 
@@ -388,8 +386,7 @@ def open_simulator(
         WorldError: If the world, or one of the settings, is not there or not valid.
     """
     world, device_choice = open_world(world, runtime)
-    is_video = isinstance(world, VideoWorld)
-    grows = world.config.memory_grows
+    is_video, grows = isinstance(world, VideoWorld), world.config.memory_grows
     launch = choose_compile(runtime.compile, world.device, grows=grows, is_video=is_video)
     simulator = Simulator(
         world,

@@ -245,7 +245,7 @@ class VideoWorld(World):
     ) -> Tensor:
         """Return a block's latents, `[B, C, F, h, w]`, which `context_of` decodes; see `World.predict`.
 
-        `is_fused` compiles the layers, for one shape of all that they see.
+        `is_fused` compiles the layers, for the shapes of all that they see: those of a full window are few.
         """
         cache = self._cache(memory, window_is_full)
         return self._draw(noise, cache, self._causal(sampler), actions, sampler, is_fused=is_fused)
