@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from training import import_wan
+from worldsim.model.attention.base import Rotary
+from worldsim.model.attention.hybrid import HybridAttention, Prepared
 from worldsim.wan.config import CausalConfig, WanConfig
 from worldsim.wan.keys import to_diffusers
 from worldsim.wan.transformer import WanTransformer
@@ -96,3 +98,23 @@ def import_tiny_world(folder: Path, *, causal: CausalConfig, **settings: Any) ->
         import_wan.command.ImportWanConfig(checkpoint=str(path), causal=causal, **(given | settings))
     )
     return folder / "world"
+
+
+def note_attention(
+    layer: HybridAttention, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]]]:
+    """Return lists that fill: tokens and turns that a layer is given; states that it reads, and outputs."""
+    entered, read = [], []
+    prepare, join = layer.prepare, layer.join
+
+    def note_input(x: Tensor, rotary: Rotary) -> Prepared:
+        entered.append((x, rotary.place))
+        return prepare(x, rotary)
+
+    def note_output(q: Tensor, gate: Tensor, state: Tensor, local: Tensor, rotary: Rotary) -> Tensor:
+        read.append((state, join(q, gate, state, local, rotary)))
+        return read[-1][1]
+
+    monkeypatch.setattr(layer, "prepare", note_input)
+    monkeypatch.setattr(layer, "join", note_output)
+    return entered, read

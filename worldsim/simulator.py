@@ -25,8 +25,8 @@ from worldsim.runtime.noise import COMMIT_FRAME, DRAW_FRAME, NoiseAhead, draw_no
 from worldsim.sampler import SamplerConfig, change_sampler, watch
 from worldsim.starts import path_of
 from worldsim.state import WorldState
-from worldsim.world.held_frames import PartlyDrawn, Prediction, partly_drawn, rows_due
-from worldsim.world.video import BlockContext, VideoWorld
+from worldsim.world.held_frames import BlockContext, PartlyDrawn, Prediction, partly_drawn, rows_due
+from worldsim.world.video import VideoWorld
 from worldsim.world.world import Start, World, shipped_worlds
 
 BUILT = ("_run_predict", "_run_commit", "_run_step", "_run_outcome")
@@ -73,7 +73,7 @@ class Simulator:
         self._build()
 
     def _build(self) -> None:
-        self._is_fused = self._is_video and self.compile_choice.mode == "inductor"  # its decoder alone
+        self._is_fused = self._is_video and self.compile_choice.mode == "inductor"  # layer by layer
         build = compiler_of("cudagraphs" if self._is_fused else self.compile_choice.mode, self.world.device)
         self._run_predict, self._run_commit = build(self._predict), build(self._commit)
         self._run_step, self._run_outcome = build(self._step), build(self._outcome)
@@ -281,9 +281,8 @@ class Simulator:
         )
 
     def _context_of(self, memory: MemoryState, latents: Tensor, *given: Any) -> Any:
-        if not isinstance(self.world, VideoWorld):
-            return self.world.context_of(memory, latents, *given)
-        return self.world.context_of(memory, latents, *given, is_fused=self._is_fused)
+        fused = {"is_fused": True} if self._is_fused else {}  # a video world's alone
+        return self.world.context_of(memory, latents, *given, **fused)
 
     def _on_device(self, actions: Tensor, poses: Tensor | None) -> tuple[Tensor, Tensor | None]:
         return actions.to(self.world.device), None if poses is None else poses.to(self.world.device)
@@ -309,13 +308,15 @@ class Simulator:
     ) -> Any:
         """Return the frames, their latents, and what the commit needs again; of a video the latents alone."""
         if isinstance(self.world, VideoWorld):
-            return self.world.draw(memory, actions, noise, window_is_full, self.sampler)
+            given, is_fused = (memory, actions, noise, window_is_full), self._is_fused and window_is_full
+            return self.world.draw(*given, self.sampler, is_fused=is_fused)
         return self.world.predict(memory, actions, poses, noise, window_is_full, self.sampler)
 
     def _commit(
         self, memory: MemoryState, latents: Tensor, noise: Tensor | None, context: Any
     ) -> MemoryState:
-        return self.world.commit(memory, latents, noise, context, self.sampler)
+        fused = {"is_fused": True} if self._is_fused and context.window_is_full else {}
+        return self.world.commit(memory, latents, noise, context, self.sampler, **fused)
 
     def _step(
         self,
@@ -385,8 +386,7 @@ def open_simulator(
         WorldError: If the world, or one of the settings, is not there or not valid.
     """
     world, device_choice = open_world(world, runtime)
-    is_video = isinstance(world, VideoWorld)
-    grows = world.config.memory_grows
+    is_video, grows = isinstance(world, VideoWorld), world.config.memory_grows
     launch = choose_compile(runtime.compile, world.device, grows=grows, is_video=is_video)
     simulator = Simulator(
         world,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,8 @@ import torch
 
 from training.suites.settings import EvaluateConfig
 from training.suites.training_profile import profile_update
+from worldsim.evaluation.cost.paper_shape import fastest_attention, measure_attention
+from worldsim.evaluation.cost.step_time import now
 from worldsim.evaluation.cost.video_decoding import DecodingCost
 from worldsim.evaluation.cost.video_shape import (
     FRAMES_PER_LATENT,
@@ -18,19 +23,29 @@ from worldsim.evaluation.cost.video_shape import (
     MarkCost,
     VideoShapeConfig,
     choose_layout,
-    fast_attention,
     free,
     late_over_early,
     measure_video,
 )
 from worldsim.evaluation.report.report import Report, describe_run
 from worldsim.evaluation.report.text import align
+from worldsim.model.attention.timed_forms import report_forms
 from worldsim.runtime.cuda_graphs import choose_compile
 from worldsim.runtime.device import choose_device
 
 VIDEO_REPORT_FILE = "video.json"
 MIN_MS = 0.05
 """Below which a kind of work is not listed."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionShape:
+    """What the backends of attention are timed on; see `measure_attention`."""
+
+    num_heads: int
+    head_width: int
+    tokens_per_frame: int
+    num_layers: int
 
 
 def benchmark_video(config: EvaluateConfig, out: Path) -> None:
@@ -54,7 +69,8 @@ def benchmark_video(config: EvaluateConfig, out: Path) -> None:
                 models[name]["block"] = profile_block(drawing, choice.device)
             del drawing
             free(choice.device)
-            report = Report(out / VIDEO_REPORT_FILE, head | {"attention_ms": backends, "models": models})
+            timed = {"attention_ms": backends, "window_attention_ms": report_forms()}
+            report = Report(out / VIDEO_REPORT_FILE, head | timed | {"models": models})
             report.write()
             print(f"\n{format_marks(name, marks)}", flush=True)
             if ratio is not None:
@@ -62,13 +78,35 @@ def benchmark_video(config: EvaluateConfig, out: Path) -> None:
                     f"a block at {asked.late:,} frames over one of a window just full: {ratio:.3f}",
                     flush=True,
                 )
+    for shapes, forms in report_forms().items():
+        told = "; ".join(f"{form} {each:.3f}" for form, each in forms.items())
+        print(f"\nattention of {shapes}, ms a call: {told}")
     print(f"\n{format_kinds(asked, models)}\n\nwritten to {out / VIDEO_REPORT_FILE}")
+
+
+@contextmanager
+def fast_attention(
+    config: VideoShapeConfig, device: torch.device, dtype: torch.dtype
+) -> Iterator[Mapping[str, float | None]]:
+    """Let PyTorch attend by the fastest backend at half of the longest video; gives their milliseconds."""
+    shape, block = config.shape, config.causal.block
+    tokens = config.tokens_per_frame * block
+    asked = AttentionShape(shape.num_heads, shape.head_width, tokens, shape.num_layers)
+    speed = measure_attention(asked, config.num_blocks // 2, len(config.causal.steps) + 1, device, dtype)
+    with fastest_attention(speed):
+        yield speed.milliseconds
 
 
 @torch.inference_mode()
 def profile_block(drawing: Drawing, device: torch.device) -> dict[str, Any]:
-    """Return kernels and milliseconds by kind of one block more, drawn, decoded and committed."""
-    return profile_update(lambda: sum(drawing.step().values()), device)
+    """Return kernels and milliseconds by kind of each of `PARTS` of one block more."""
+
+    def waited_for(run: Callable[[], None]) -> float:
+        begun = now(device)
+        run()
+        return now(device) - begun
+
+    return {part: profile_update(partial(waited_for, run), device) for part, run in drawing.parts()}
 
 
 def format_decoding(costs: dict[str, DecodingCost]) -> str:
@@ -97,11 +135,16 @@ def format_marks(name: str, marks: list[MarkCost]) -> str:
 
 def format_kinds(config: VideoShapeConfig, models: dict[str, Any]) -> str:
     """Return the milliseconds of one block behind the longest video, by kind of work and model."""
-    measured = {name: each["block"]["milliseconds"] for name, each in models.items() if "block" in each}
+    measured = {
+        f"{name}: {part}": profiled["milliseconds"]
+        for name, each in models.items()
+        for part, profiled in each.get("block", {}).items()
+    }
     shown = FRAMES_PER_LATENT * config.causal.block
     rows = [(f"ms of a block of {shown} frames, by kind", *measured)]
     for kind in sorted({kind for each in measured.values() for kind in each}):
-        values = [each.get(kind, 0.0) for each in measured.values()]
+        values = [each[kind] for each in measured.values()]
         if max(values) >= MIN_MS:
             rows.append((kind, *(f"{value:,.1f}" for value in values)))
+    rows.append(("sum", *(f"{sum(each.values()):,.1f}" for each in measured.values())))
     return align(rows)

@@ -50,8 +50,8 @@ def choose_compile(mode: str, device: torch.device, *, grows: bool, is_video: bo
 
     Args:
         mode: `auto`, `none`; `cudagraphs`: the kernels of `none`, launched as one graph; `inductor`: those
-            that `torch.compile` makes, launched the same way; of a video world the decoder's alone, which are
-            launched one by one.
+            that `torch.compile` makes, launched the same way; of a video world layer by layer, and those of
+            its decoder are launched one by one.
         grows: Whether the world's memory grows from frame to frame.
         is_video: Whether a large decoder shows its frames.
 
@@ -72,7 +72,7 @@ def choose_compile(mode: str, device: torch.device, *, grows: bool, is_video: bo
     if grows:
         return CompileChoice("none", "a memory that grows fits no graph")
     if is_video:
-        return CompileChoice("inductor", "one graph for each part, and a decoder of fused kernels")
+        return CompileChoice("inductor", "one graph for each part, of layers with fused kernels")
     return CompileChoice("cudagraphs", "the same kernels, launched at once")
 
 

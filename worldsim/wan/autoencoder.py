@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from worldsim.errors import WorldError
 from worldsim.model.pictures import frames_of
+from worldsim.runtime.fused import timed_convolutions
 from worldsim.storage.files import printable, shown
 from worldsim.wan.config import FRAMES_PER_LATENT
 from worldsim.wan.decoder import decode_next
@@ -50,6 +51,9 @@ class StreamingAutoencoder:
 
     The library decodes whole videos only, and clears its caches each time. Here they belong to the caller, so
     that a video can go on, be saved, rewound and branched.
+
+    Attributes:
+        is_timed: Whether cuDNN times its kernels where the decoder is compiled.
     """
 
     def __init__(self, autoencoder: Any) -> None:
@@ -64,6 +68,7 @@ class StreamingAutoencoder:
         _check_statistics(config.latents_mean, config.latents_std, config.z_dim)
         self.autoencoder = autoencoder
         self.channels: int = config.z_dim
+        self.is_timed = True
         self._num_cached = sum(type(each).__name__ == CONVOLUTION for each in autoencoder.decoder.modules())
         self._shapes: dict[tuple[int, int], list[torch.Size]] = {}
 
@@ -149,7 +154,8 @@ class StreamingAutoencoder:
         mean, std = self._statistics(latents)
         hidden = self.autoencoder.post_quant_conv(latents * std + mean)
         if state.features:
-            video, kept = decode_next(self.autoencoder.decoder, hidden, state.features, is_fused=is_fused)
+            with timed_convolutions(is_on=is_fused and self.is_timed):
+                video, kept = decode_next(self.autoencoder.decoder, hidden, state.features, is_fused=is_fused)
         else:
             # The library writes new tensors into the list, and never into the tensors in it.
             features: list[Any] = [None] * self._num_cached

@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,9 +16,11 @@ import kernels
 from worldsim.errors import WorldError
 from worldsim.model.memory.frame_ring import FrameRing, RingShape
 from worldsim.wan.config import PATCH, CausalConfig
-from worldsim.wan.layers import Kept, Pair, Past, Places, Reserved, Writes, behind, wide
+from worldsim.wan.layers import Pair, Past, Places, Reserved, Writes, behind, wide
 from worldsim.wan.schedule import clean_from, noised, step_sigmas, times
 from worldsim.wan.transformer import TextContext, WanTransformer
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,8 @@ def block_velocity(
     cache: FrameCache,
     config: CausalConfig,
     actions: Tensor | None = None,
+    *,
+    is_fused: bool = False,
 ) -> Tensor:
     """Return the velocity of the next block, `[B, channels, frames, height, width]` as `latents`.
 
@@ -124,11 +129,13 @@ def block_velocity(
         text: From `WanTransformer.embed_text`.
         cache: Of the blocks before.
         actions: `[B, A]` int64, what is pressed during the block, in a model with buttons.
+        is_fused: Compile layers, where possible, for these shapes; see `WanBlock.forward`.
 
     Raises:
         WorldError: If the block has another number of frames, or other shapes do not fit.
     """
-    return _run(model, latents, time, text, cache, config, actions)[0]
+    given = (latents, time, text, cache, config, actions)
+    return _passed(model.velocity, model, *given, is_fused=is_fused)[0]
 
 
 def commit_block(
@@ -138,15 +145,20 @@ def commit_block(
     cache: FrameCache,
     config: CausalConfig,
     actions: Tensor | None = None,
+    *,
+    is_fused: bool = False,
 ) -> FrameCache:
     """Return the cache behind a finished block, `[B, channels, frames, height, width]`: a pass at time 0.
+
+    `is_fused` is that of `block_velocity`.
 
     Raises:
         WorldError: If the block has another number of frames, or other shapes do not fit.
     """
     time = torch.zeros(clean.shape[0], dtype=torch.float64, device=clean.device)
     with cache.alone():  # until what was written belongs to a state
-        past, new = _run(model, clean, time, text, cache, config, actions)[1:]
+        given = (clean, time, text, cache, config, actions)
+        new, past = _passed(model.remember, model, *given, is_fused=is_fused)
         ring = None if cache.ring is None else cache.ring.after()  # the pass has written into it
     before = _ages(cache, clean)
     pairs: list[Pair | Reserved] = []
@@ -199,6 +211,8 @@ def generate_block(
     config: CausalConfig,
     fresh: Tensor | None = None,
     actions: Tensor | None = None,
+    *,
+    is_fused: bool = False,
 ) -> Tensor:
     """Return the next block's clean latents, as `noise` `[B, channels, frames, height, width]`.
 
@@ -208,7 +222,7 @@ def generate_block(
     Args:
         noise: Standard normal; the first step starts from it.
         fresh: Standard normal noise of the later steps, `[steps - 1, *noise.shape]`; none for a single step.
-        actions: See `block_velocity`.
+        actions: See `block_velocity`, as for `is_fused`.
 
     Raises:
         WorldError: If shapes do not fit.
@@ -224,11 +238,13 @@ def generate_block(
         if index and fresh is not None:
             x = noised(clean, fresh[index - 1], sigma)
         time = times(torch.full((x.shape[0],), sigma, dtype=torch.float64, device=x.device))
-        clean = clean_from(x, block_velocity(model, x, time, text, cache, config, actions), sigma)
+        velocity = block_velocity(model, x, time, text, cache, config, actions, is_fused=is_fused)
+        clean = clean_from(x, velocity, sigma)
     return clean
 
 
-def _run(
+def _passed(
+    run: Callable[..., T],
     model: WanTransformer,
     latents: Tensor,
     time: Tensor,
@@ -236,8 +252,10 @@ def _run(
     cache: FrameCache,
     config: CausalConfig,
     actions: Tensor | None,
-) -> tuple[Tensor, tuple[Past, ...] | None, tuple[Kept, ...]]:
-    """Return the velocity of a block, and of each layer what it saw and what is kept."""
+    *,
+    is_fused: bool,
+) -> tuple[T, tuple[Past, ...] | None]:
+    """Return what one of the model's passes makes of a block, and what each layer sees beside it."""
     frames = latents.shape[2] if latents.ndim == 5 else 0
     is_first = cache.frames is None
     if frames != config.block and not (is_first and 0 < frames < config.block):
@@ -245,7 +263,7 @@ def _run(
         raise WorldError(f"a block has {first}{config.block} latent frames, got {list(latents.shape)}")
     with cache.alone():
         past = cache.by_layer(model, frames)
-        velocity, kept = model.run(
+        made = run(
             latents,
             time,
             text,
@@ -253,8 +271,9 @@ def _run(
             past=past,
             visible=cache.visible(latents.shape[3] * latents.shape[4] // PATCH**2),
             actions=actions,
+            is_fused=is_fused,
         )
-    return velocity, past, kept
+    return made, past
 
 
 def _ages(cache: FrameCache, latents: Tensor) -> Tensor:

@@ -9,16 +9,14 @@ large by way of fp32. Here a convolution pads by itself. Functions are of tensor
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldsim.runtime.cuda_graphs import fuse
+from worldsim.runtime.fused import fused
 
 KEPT = 2
 """Moments that a convolution over three keeps."""
@@ -107,34 +105,6 @@ def larger(x: Tensor, before: tuple[Tensor, ...], weights: Weights) -> tuple[Ten
 def pictured(x: Tensor, before: tuple[Tensor, ...], weights: Weights) -> tuple[Tensor, ...]:
     """Make pictures; of `norm, weight, bias`."""
     return convolved(_activated(x, weights[0]), before, weights[1:])
-
-
-_failures: list[str] = []
-"""Why nothing is compiled in this process: a compiler that failed once is not asked again."""
-
-
-@cache
-def fused(layer: Layer) -> Layer:
-    """Return a layer as `torch.compile` makes it, or as it is, with a warning, where it cannot."""
-    from torch._dynamo.exc import FailOnRecompileLimitHit  # takes seconds
-
-    # Between kernels PyTorch rounds to bf16: so do fused ones, and pictures stay the same.
-    compiled = fuse(layer, options={"emulate_precision_casts": True})
-
-    def call(x: Tensor, before: tuple[Tensor, ...], weights: Weights) -> tuple[Tensor, ...]:
-        if not _failures:
-            try:
-                return compiled(x, before, weights)
-            except torch.OutOfMemoryError:
-                raise
-            except FailOnRecompileLimitHit:
-                pass  # these shapes came behind `MAX_VARIANTS` others, which stay compiled
-            except Exception as error:  # of a compiler: of any kind. What is the layer's own comes again.
-                _failures.append(" ".join(str(error).split())[:160])
-                warnings.warn(f"the decoder is not compiled, and slower: {_failures[0]}", stacklevel=2)
-        return layer(x, before, weights)
-
-    return call
 
 
 def _activated(x: Tensor, scale: Tensor | None) -> Tensor:

@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldsim.model.attention.base import Rotary
+from worldsim.model.attention.base import Rotary, attend_in_play
 from worldsim.model.attention.hybrid import HybridAttention
+from worldsim.model.attention.timed_forms import attend_window
 from worldsim.model.rotary import rotate
+from worldsim.runtime.fused import fused
 from worldsim.wan.config import CausalConfig, WanConfig
 from worldsim.wan.published import PublishedAttention
 
@@ -83,6 +85,19 @@ class Places:
         return self.keys.flatten(1, 2), self.values.flatten(1, 2)
 
 
+class Ready(NamedTuple):
+    """What a layer's attention over frames is given of its block."""
+
+    queries: Tensor
+    """`[B, tokens, H, D]`, turned, as keys are."""
+    keys: Tensor
+    values: Tensor
+    reading: tuple[Tensor, Tensor] | None
+    """Of a hybrid layer queries of the state, and the gate before its sigmoid, `[B, tokens, H]`."""
+    writes: Writes | None
+    """Of a hybrid layer, if they are kept."""
+
+
 Kept = Pair | Writes
 """What is kept of a block in a layer of either kind."""
 Past = Pair | Reserved | Places | Tensor
@@ -113,6 +128,50 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None
     """
     heads_first = [x.transpose(1, 2) for x in (queries, keys, values)]
     return F.scaled_dot_product_attention(*heads_first, attn_mask=visible).transpose(1, 2).flatten(2)
+
+
+def before_attention(block: WanBlock, x: Tensor, modulation: Tensor, rotary: Rotary, *, keeps: bool) -> Ready:
+    """Return what a layer's attention over frames is given; arguments as of `WanBlock.forward`."""
+    inputs = modulated(x, *block.gates(modulation)[:2], block.eps).flatten(1, 2)
+    attention = block.self_attn
+    if not isinstance(attention, HybridAttention):
+        keys, values = attention.keys_and_values(inputs)
+        queries, keys = (
+            rotate(each, rotary.place).to(inputs.dtype) for each in (attention.queries(inputs), keys)
+        )
+        return Ready(queries, keys, values, None, None)
+    given = attention.prepare(inputs, rotary)
+    writes = Writes(*attention.write_terms(given.update, rotary)) if keeps else None
+    queries, keys = given.turned.unbind(-3)
+    return Ready(queries, keys, given.values, (given.queries, given.gate), writes)
+
+
+def behind_attention(
+    block: WanBlock,
+    x: Tensor,
+    attended: Tensor,
+    modulation: Tensor,
+    rotary: Rotary,
+    text: Pair,
+    state: Tensor | None,
+    reading: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """Return a layer's tokens behind its attention over frames.
+
+    Args:
+        attended: `[B, tokens, H * D]`, what `attend` returned.
+        state: Of a hybrid layer, which reads it.
+        reading: See `Ready`.
+        block, x, modulation, rotary, text: As of `WanBlock.forward`.
+    """
+    attention = block.self_attn
+    if isinstance(attention, HybridAttention):
+        assert state is not None and reading is not None, "a hybrid layer reads a state"
+        local = block.cross_attn.heads(attended)
+        out = attention.join(*reading, state, local, rotary).to(x.dtype)
+    else:
+        out = attention.o(attended)
+    return block.pass_on(x, out.unflatten(1, (x.shape[1], -1)), block.gates(modulation), text)
 
 
 def attend_blocks(queries: Tensor, keys: Tensor, values: Tensor, causal: CausalConfig) -> Tensor:
@@ -201,7 +260,10 @@ class WanBlock(nn.Module):
         text: Pair,
         past: Past | None = None,
         visible: Tensor | None = None,
-    ) -> tuple[Tensor, Kept]:
+        *,
+        keeps: bool = True,
+        is_fused: bool = False,
+    ) -> tuple[Tensor, Kept | None]:
         """Pass tokens on, and return what is kept of them: keys and values of the attention over frames.
 
         A hybrid layer attends to its own tokens, reads a state of the blocks before, and returns what it
@@ -217,12 +279,33 @@ class WanBlock(nn.Module):
             past: Of frames before, which all tokens see; None for none.
             visible: `[F * N, past tokens + F * N]` bool, or what is broadcast to it for each video and head;
                 None where each token sees all.
+            keeps: Whether what is kept is wanted; without it a hybrid layer returns None.
+            is_fused: Compile what comes before the attention over frames and behind it, where possible. That
+                itself writes into the window, and stays as it is.
         """
-        frames = x.shape[1]
-        gates = self._gates(modulation)
-        inputs = self._attention_inputs(x, gates).flatten(1, 2)
-        out, kept = self._attend_over_frames(inputs, rotary, past, visible)
-        return self._behind_attention(x, out.unflatten(1, (frames, -1)), gates, text), kept
+        before, behind = before_attention, behind_attention
+        if is_fused:
+            before, behind = fused(before), fused(behind)
+        ready = before(self, x, modulation, rotary, keeps=keeps)
+        if ready.reading is None:
+            keys, values = seen(past, (ready.keys, ready.values))
+            if is_fused and visible is None:
+                attended = attend_window(ready.queries, keys, values)
+            else:
+                attended = attend(ready.queries, keys, values, visible)
+            return behind(self, x, attended, modulation, rotary, text, None, None), ready[1:3]
+        q, k, v = (each.transpose(1, 2) for each in (ready.queries, ready.keys, ready.values))
+        attended = attend_in_play(q, k, v).transpose(1, 2).flatten(2)
+        state = past if isinstance(past, Tensor) else self._empty_state(x)
+        return behind(self, x, attended, modulation, rotary, text, state, ready.reading), ready.writes
+
+    def remember(self, x: Tensor, modulation: Tensor, rotary: Rotary, past: Past | None = None) -> Kept:
+        """Return what `forward` keeps, without attending."""
+        ready = before_attention(self, x, modulation, rotary, keeps=True)
+        if ready.writes is not None:
+            return ready.writes
+        seen(past, ready[1:3])  # which writes it
+        return ready[1:3]
 
     def forward_sequence(
         self, x: Tensor, modulation: Tensor, text: Tensor, rotary: Rotary, causal: CausalConfig
@@ -246,10 +329,10 @@ class WanBlock(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return what `forward_sequence` does, and what its attention over frames is given and gives."""
         blocks = x.flatten(1, 2)  # [B, K * S, N, C]
-        gates = self._gates(modulation.flatten(1, 2))
-        entered = self._attention_inputs(blocks, gates).view_as(x)
+        gates = self.gates(modulation.flatten(1, 2))
+        entered = modulated(blocks, gates.shift, gates.scale, self.eps).view_as(x)
         attended = self._attend_blocks(entered, rotary, causal)
-        out = self._behind_attention(blocks, attended.flatten(1, 2), gates, self.text_pair(text))
+        out = self.pass_on(blocks, attended.flatten(1, 2), gates, self.text_pair(text))
         return out.view_as(x), entered, attended
 
     def attend_sequence(self, inputs: Tensor, rotary: Rotary, causal: CausalConfig) -> Tensor:
@@ -269,14 +352,11 @@ class WanBlock(nn.Module):
         queries = rotate(attention.queries(inputs), turn).to(values.dtype)
         return attention.o(attend_blocks(queries, rotate(keys, turn).to(values.dtype), values, causal))
 
-    def _gates(self, modulation: Tensor) -> Gates:
+    def gates(self, modulation: Tensor) -> Gates:
         """Return shift, scale and gate of attention, then of the MLP, `[B, F or 1, 1, C]` each."""
         return Gates(*(modulation + self.modulation).unsqueeze(-2).unbind(2))
 
-    def _attention_inputs(self, x: Tensor, gates: Gates) -> Tensor:
-        return modulated(x, gates.shift, gates.scale, self.eps)
-
-    def _behind_attention(self, x: Tensor, out: Tensor, gates: Gates, text: Pair) -> Tensor:
+    def pass_on(self, x: Tensor, out: Tensor, gates: Gates, text: Pair) -> Tensor:
         """Return tokens `[B, F, N, C]` with attention's output added, and passed to the text and the MLP."""
         frames = x.shape[1]
         x = torch.addcmul(wide(x), wide(out), gates.gate).to(x.dtype)
@@ -290,27 +370,9 @@ class WanBlock(nn.Module):
         out = self.ffn(modulated(x, gates.mlp_shift, gates.mlp_scale, self.eps))
         return torch.addcmul(wide(x), wide(out), gates.mlp_gate).to(x.dtype)
 
-    def _attend_over_frames(
-        self, inputs: Tensor, rotary: Rotary, past: Past | None, visible: Tensor | None
-    ) -> tuple[Tensor, Kept]:
-        """Return the attention's output, `[B, tokens, C]`, and what is kept."""
-        if isinstance(self.self_attn, HybridAttention):
-            state = past if isinstance(past, Tensor) else self._empty_state(inputs)
-            out, update = self.self_attn(inputs, state, rotary)
-            return out.to(inputs.dtype), Writes(*self.self_attn.write_terms(update, rotary))
-        new, values = self.self_attn.keys_and_values(inputs)
-        queries = rotate(self.self_attn.queries(inputs), rotary.place).to(inputs.dtype)
-        new = rotate(new, rotary.place).to(inputs.dtype)
-        keys, seen = new, values
-        if isinstance(past, Reserved | Places):
-            keys, seen = past.behind((new, values))
-        elif isinstance(past, tuple):
-            keys, seen = behind(past, (new, values))
-        return self.self_attn.o(attend(queries, keys, seen, visible)), (new, values)
-
-    def _empty_state(self, inputs: Tensor) -> Tensor:
-        heads, width = self.cross_attn.heads(inputs).shape[2:]
-        return wide(inputs).new_zeros(len(inputs), heads, width, width)
+    def _empty_state(self, x: Tensor) -> Tensor:
+        heads, width = self.cross_attn.heads(x).shape[-2:]
+        return wide(x).new_zeros(len(x), heads, width, width)
 
     def text_pair(self, text: Tensor) -> Pair:
         """Return keys and values, `[B, L, H, D]`, of an embedded text `[B, L, C]`."""
@@ -321,6 +383,13 @@ def _hybrid_attention(config: WanConfig) -> HybridAttention:
     given = (config.dim, config.num_heads, TOKENS, HALF_LIVES)
     is_published = config.hybrid_form == "published"
     return PublishedAttention(*given, config.memory_rank) if is_published else HybridAttention(*given)
+
+
+def seen(past: Past | None, new: Pair) -> Pair:
+    """Return all keys and values that a softmax layer's block sees, its own `new` ones behind the others."""
+    if isinstance(past, Reserved | Places):
+        return past.behind(new)
+    return behind(past, new) if isinstance(past, tuple) else new
 
 
 def behind(past: Pair, new: Pair) -> Pair:

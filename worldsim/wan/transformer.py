@@ -120,9 +120,9 @@ class WanTransformer(nn.Module):
         if visible is not None:
             tokens = latents.shape[-2] * latents.shape[-1] // PATCH**2
             visible = visible.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1)
-        return self.run(latents, times, text, visible=visible)[0]
+        return self.velocity(latents, times, text, visible=visible)
 
-    def run(
+    def velocity(
         self,
         latents: Tensor,
         times: Tensor,
@@ -132,8 +132,9 @@ class WanTransformer(nn.Module):
         past: tuple[Past, ...] | None = None,
         visible: Tensor | None = None,
         actions: Tensor | None = None,
-    ) -> tuple[Tensor, tuple[Kept, ...]]:
-        """Return the velocity of frames, and what each layer keeps of them.
+        is_fused: bool = False,
+    ) -> Tensor:
+        """Return the velocity of frames; keys and values of softmax layers are written where `past` says.
 
         Args:
             latents: `[B, channels, F, height, width]`.
@@ -145,20 +146,50 @@ class WanTransformer(nn.Module):
                 before it and for all tokens; None for all.
             actions: `[B, A]` int64, what is pressed while they are shown; None for a model without buttons,
                 or for pressing nothing that it knows.
+            is_fused: Compile layers, where possible; see `WanBlock.forward`.
 
         Raises:
             WorldError: If shapes do not fit.
         """
+        x, embedded, given = self._entered(latents, times, first_frame, actions)
+        seen = past or (None,) * len(self.blocks)
+        for block, pair, before in zip(self._blocks(), text.pairs, seen, strict=True):
+            x, _ = block(x, *given, pair, before, visible, keeps=False, is_fused=is_fused)
+        return self._from_patches(self.head(x, embedded), latents)
+
+    def remember(
+        self,
+        latents: Tensor,
+        times: Tensor,
+        text: TextContext,
+        *,
+        first_frame: int | Tensor = 0,
+        past: tuple[Past, ...] | None = None,
+        visible: Tensor | None = None,
+        actions: Tensor | None = None,
+        is_fused: bool = False,
+    ) -> tuple[Kept, ...]:
+        """Return what each layer keeps of frames; arguments and errors as of `velocity`.
+
+        Of the last layer nothing else is computed.
+        """
+        x, _, given = self._entered(latents, times, first_frame, actions)
+        *before, latest = past or (None,) * len(self.blocks)
+        *blocks, last = self._blocks()
+        kept: list[Kept] = []
+        for block, pair, seen in zip(blocks, text.pairs, before, strict=False):  # the last one's is left
+            x, own = block(x, *given, pair, seen, visible, is_fused=is_fused)
+            kept.append(own)
+        return *kept, last.remember(x, *given, latest)
+
+    def _entered(
+        self, latents: Tensor, times: Tensor, first_frame: int | Tensor, actions: Tensor | None
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Rotary]]:
+        """Return tokens, embedded times, and modulation and turns, which are given to each layer."""
         self._check(latents, times)
         embedded, modulation = self._embed_times(times, actions)
         rotary = Rotary(*self._turns(latents, first_frame))
-        x = self._embed_patches(latents)
-        kept: list[Kept] = []
-        for index, block in enumerate(self._blocks()):
-            seen = past[index] if past is not None else None
-            x, own = block(x, modulation, rotary, text.pairs[index], seen, visible)
-            kept.append(own)
-        return self._from_patches(self.head(x, embedded), latents), tuple(kept)
+        return self._embed_patches(latents), embedded, (modulation, rotary)
 
     def forward_sequence(
         self,

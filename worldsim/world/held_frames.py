@@ -14,6 +14,23 @@ from worldsim.state import WorldState
 
 
 @dataclass(frozen=True, slots=True)
+class BlockContext:
+    """What the passes over a block share.
+
+    Attributes:
+        actions: `[B, A]` int64, what is pressed during it; None in a network without buttons.
+        pictures: `[B, P, H, W, 3]` uint8, its frames.
+        features: What the decoder keeps behind it.
+        window_is_full: Whether it sees as many frames as ever, in all rows.
+    """
+
+    actions: Tensor | None
+    pictures: Tensor
+    features: tuple[Tensor, ...]
+    window_is_full: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """A frame that was drawn but not yet remembered.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
@@ -40,30 +40,13 @@ from worldsim.wan.config import FRAMES_PER_LATENT, CausalConfig
 from worldsim.wan.schedule import even_steps
 from worldsim.wan.transformer import TextContext, WanTransformer
 from worldsim.world.config import world_card
-from worldsim.world.held_frames import held_actions
+from worldsim.world.held_frames import BlockContext, held_actions
 from worldsim.world.video_config import OF_FRAMES, VideoWorldConfig, not_of_video
 from worldsim.world.world import CARD_FILE, MODEL_FILE, STARTS_FOLDER, World, write_config
 
 TRANSFORMER_FOLDER, TEXT_FILE, TEXT_NAME = "transformer", "text.safetensors", "text"
 FROM_TEXT = "from-text"
 """Start moment at which nothing is watched: the network draws the first block, too."""
-
-
-@dataclass(frozen=True, slots=True)
-class BlockContext:
-    """What the passes over a block share.
-
-    Attributes:
-        actions: `[B, A]` int64, what is pressed during it; None in a network without buttons.
-        pictures: `[B, P, H, W, 3]` uint8, its frames.
-        features: What the decoder keeps behind it.
-        window_is_full: Whether it sees as many frames as ever, in all rows.
-    """
-
-    actions: Tensor | None
-    pictures: Tensor
-    features: tuple[Tensor, ...]
-    window_is_full: bool
 
 
 class VideoWorld(World):
@@ -257,10 +240,15 @@ class VideoWorld(World):
         noise: Tensor,
         window_is_full: bool,
         sampler: SamplerConfig,
+        *,
+        is_fused: bool = False,
     ) -> Tensor:
-        """Return a block's latents, `[B, C, F, h, w]`, which `context_of` decodes; see `World.predict`."""
+        """Return a block's latents, `[B, C, F, h, w]`, which `context_of` decodes; see `World.predict`.
+
+        `is_fused` compiles the layers, for the shapes of all that they see: those of a full window are few.
+        """
         cache = self._cache(memory, window_is_full)
-        return self._draw(noise, cache, self._causal(sampler), actions, sampler)
+        return self._draw(noise, cache, self._causal(sampler), actions, sampler, is_fused=is_fused)
 
     def commit(
         self,
@@ -269,11 +257,13 @@ class VideoWorld(World):
         noise: Tensor | None,
         context: BlockContext,
         sampler: SamplerConfig,
+        *,
+        is_fused: bool = False,
     ) -> MemoryState:
-        """Return the memory after a block; see `World.commit`."""
+        """Return the memory after a block; see `World.commit` and `draw`."""
         text, config = self._texts(len(latents)), self.config.causal
-        cache = self._cache(memory, context.window_is_full)
-        cache = commit_block(self.transformer, latents, text, cache, config, context.actions)
+        cache, pressed = self._cache(memory, context.window_is_full), context.actions
+        cache = commit_block(self.transformer, latents, text, cache, config, pressed, is_fused=is_fused)
         return self._remembered(memory, cache, latents, context)
 
     def context_of(
@@ -355,11 +345,19 @@ class VideoWorld(World):
         return len(causal.steps), channels, causal.block, *size
 
     def _draw(
-        self, noise: Tensor, cache: FrameCache, causal: CausalConfig, actions: Tensor, sampler: SamplerConfig
+        self,
+        noise: Tensor,
+        cache: FrameCache,
+        causal: CausalConfig,
+        actions: Tensor,
+        sampler: SamplerConfig,
+        *,
+        is_fused: bool = False,
     ) -> Tensor:
         first, fresh = noise[:, 0] * sampler.noise_scale, noise[:, 1:].transpose(0, 1)
         text, pressed = self._texts(len(noise)), self._pressed(actions)
-        return generate_block(self.transformer, first, text, cache, causal, fresh, pressed).float()
+        given = (first, text, cache, causal, fresh, pressed)
+        return generate_block(self.transformer, *given, is_fused=is_fused).float()
 
     def _cache(self, memory: MemoryState, window_is_full: bool) -> FrameCache:
         return FrameCache(memory.ring, (), tuple(memory.matrices), memory.num_committed, window_is_full)

@@ -68,7 +68,8 @@ def test_each_model_is_measured_at_each_length(tmp_path: Path, capsys: pytest.Ca
             assert set(mark["block_ms"]) == {"draw", "decode", "commit"}
             assert mark["frames_per_second"] == pytest.approx(4e3 / sum(mark["block_ms"].values()))
             assert min(mark["block_ms"].values()) > 0
-        assert measured["block"]["milliseconds"]["products"] > 0
+        assert list(measured["block"]) == ["draw", "decode", "commit"]
+        assert all(part["milliseconds"]["products"] > 0 for part in measured["block"].values())
         kept[name] = [mark["cache_bytes"] for mark in measured["marks"]]
     # Keys and values of 6 tokens of width 24 in fp32 for a latent frame, or two 12 x 12 matrices.
     frame, matrices = 2 * 6 * 24 * 4, 2 * 12 * 12 * 4
@@ -117,9 +118,16 @@ def test_a_late_block_is_drawn_at_its_age_and_noted(monkeypatch: pytest.MonkeyPa
     commit = worldsim.evaluation.cost.video_shape.commit_block
 
     def noted(
-        model: WanTransformer, latents: Tensor, text: TextContext, cache: FrameCache, causal: CausalConfig
+        model: WanTransformer,
+        latents: Tensor,
+        text: TextContext,
+        cache: FrameCache,
+        causal: CausalConfig,
+        *,
+        is_fused: bool,
     ) -> FrameCache:
         ages.append(0 if cache.frames is None else int(cache.frames))
+        assert not is_fused, "on a CPU nothing is compiled"
         return commit(model, latents, text, cache, causal)
 
     monkeypatch.setattr(worldsim.evaluation.cost.video_shape, "commit_block", noted)

@@ -21,6 +21,7 @@ from worldsim.runtime.cuda_graphs import Replayed, tensors_of
 from worldsim.simulator import Simulator
 from worldsim.state import WorldState
 from worldsim.wan import decoder as decoder_module
+from worldsim.wan import layers as layers_module
 from worldsim.wan.autoencoder import DecoderState
 from worldsim.wan.config import CausalConfig
 from worldsim.wan.conversion import with_hybrid_layers
@@ -122,7 +123,8 @@ def test_the_window_stays_where_it_is_and_states_stay_values(world: VideoWorld, 
 def test_the_decoders_features_are_passed_on_and_never_copied(
     world: VideoWorld, recorder: Recorder, compile: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoder_module, "fused", lambda layer: layer)
+    for module in (decoder_module, layers_module):
+        monkeypatch.setattr(module, "fused", lambda layer: layer)
     env = env_of(world, compile)
     blocks(env, first_full(world) + 2, [1, 0, 0])
     state, simulator, seen = env.get_state(), env.simulator, []

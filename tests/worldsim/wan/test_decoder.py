@@ -15,8 +15,9 @@ from torch._dynamo.exc import FailOnRecompileLimitHit
 
 from tests.wan_models import REASON, tiny_autoencoder
 from worldsim.evaluation.cost.video_decoding import decode_whole
+from worldsim.runtime import fused as fused_module
 from worldsim.runtime.cuda_graphs import fuse
-from worldsim.wan import decoder as decoder_module
+from worldsim.wan import autoencoder as autoencoder_module
 from worldsim.wan.autoencoder import DecoderState, StreamingAutoencoder
 
 pytest.importorskip("diffusers", reason=REASON)
@@ -29,8 +30,8 @@ def anew() -> Iterator[None]:
     """Let no test use what another one compiled."""
 
     def clear() -> None:
-        decoder_module.fused.cache_clear()
-        decoder_module._failures.clear()
+        fused_module.fused.cache_clear()
+        fused_module._failures.clear()
 
     clear()
     yield
@@ -45,7 +46,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> None:
         assert options == {"emulate_precision_casts": True}
         return fuse(layer, "aot_eager")
 
-    monkeypatch.setattr(decoder_module, "fuse", traced_alone)
+    monkeypatch.setattr(fused_module, "fuse", traced_alone)
 
 
 def tiny(dtype: torch.dtype, layout: str) -> StreamingAutoencoder:
@@ -121,9 +122,9 @@ def test_where_nothing_can_be_compiled_one_sentence_says_so(monkeypatch: pytest.
 
         return call
 
-    monkeypatch.setattr(decoder_module, "fuse", broken)
+    monkeypatch.setattr(fused_module, "fuse", broken)
     decoder, latents = tiny(torch.float32, "contiguous"), latents_of(torch.float32)
-    with pytest.warns(UserWarning, match="decoder is not compiled, and slower: no compiler of any") as told:
+    with pytest.warns(UserWarning, match="layers are not compiled, and slower: no compiler of any") as told:
         pictures, _ = streamed(decoder, latents, is_fused=True)
     assert len(told) == 1
     assert torch.equal(pictures, streamed(decoder, latents, is_fused=False)[0])
@@ -139,13 +140,13 @@ def test_more_shapes_than_are_compiled_run_as_they_are(monkeypatch: pytest.Monke
 
         return call
 
-    monkeypatch.setattr(decoder_module, "fuse", full)
+    monkeypatch.setattr(fused_module, "fuse", full)
     decoder, latents = tiny(torch.float32, "contiguous"), latents_of(torch.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         found, _ = streamed(decoder, latents, is_fused=True)
     assert torch.equal(found, streamed(decoder, latents, is_fused=False)[0])
-    assert not decoder_module._failures, "other shapes go on being compiled"
+    assert not fused_module._failures, "other shapes go on being compiled"
 
 
 def test_a_lack_of_memory_is_no_fault_of_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,6 +156,30 @@ def test_a_lack_of_memory_is_no_fault_of_the_compiler(monkeypatch: pytest.Monkey
 
         return call
 
-    monkeypatch.setattr(decoder_module, "fuse", full)
+    monkeypatch.setattr(fused_module, "fuse", full)
     with pytest.raises(torch.OutOfMemoryError, match="full"):
         streamed(tiny(torch.float32, "contiguous"), latents_of(torch.float32), is_fused=True)
+
+
+def test_cudnn_times_its_kernels_for_a_compiled_decoder_alone(
+    traced: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, latents, seen = tiny(torch.float32, "contiguous"), latents_of(torch.float32), []
+    real = autoencoder_module.decode_next
+
+    def noted(*given: Any, is_fused: bool) -> Any:
+        seen.append((is_fused, torch.backends.cudnn.benchmark))
+        return real(*given, is_fused=is_fused)
+
+    monkeypatch.setattr(autoencoder_module, "decode_next", noted)
+    assert torch.backends.cudnn.benchmark is False
+    for is_timed in (True, False):
+        decoder.is_timed = is_timed
+        for is_fused in (True, False):
+            streamed(decoder, latents[:, :, :2], is_fused=is_fused)
+    assert seen == [(True, True), (False, False), (True, False), (False, False)]
+    with fused_module.timed_convolutions():  # of two threads the last one puts it back
+        with fused_module.timed_convolutions():
+            assert torch.backends.cudnn.benchmark is True
+        assert torch.backends.cudnn.benchmark is True
+    assert torch.backends.cudnn.benchmark is False

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.wan_models import tiny_transformer
+from tests.wan_models import note_attention, tiny_transformer
 from worldsim.errors import WorldError
 from worldsim.model.attention.hybrid import HybridAttention
 from worldsim.model.attention.writes import MAX_BETA
@@ -130,21 +129,21 @@ def written(layer: HybridAttention, x: Tensor, turns: Tensor, state: Tensor) -> 
     return state
 
 
-def test_a_layer_equals_a_derivation_token_by_token(hybrid: WanTransformer) -> None:
-    layer, seen = attention_of(hybrid), []
-
-    def note(_: Any, given: tuple, made: tuple) -> None:
-        seen.append((given[0], given[1], given[2].place, made[0]))
-
-    handle = layer.register_forward_hook(note)
+def test_a_layer_equals_a_derivation_token_by_token(
+    hybrid: WanTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = attention_of(hybrid)
+    entered, read = note_attention(layer, monkeypatch)
     velocities(hybrid, CAUSAL, blocks=2)
-    handle.remove()
+    assert (len(entered), len(read)) == (4, 2), "behind the last layer's keys a commit computes nothing"
     state = torch.zeros(2, HEADS, WIDTH, WIDTH, dtype=torch.float64)
-    for number, (x, given, turns, made) in enumerate(seen):  # velocity and commit, of two blocks
-        torch.testing.assert_close(given, state, rtol=1e-9, atol=1e-11)
-        torch.testing.assert_close(made, derived(layer, x, turns, state), rtol=1e-9, atol=1e-11)
+    for number, (x, turns) in enumerate(entered):  # velocity and commit, of two blocks
         if number % 2:
             state = written(layer, x, turns, state)
+            continue
+        given, made = read[number // 2]
+        torch.testing.assert_close(given, state, rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(made, derived(layer, x, turns, state), rtol=1e-9, atol=1e-11)
     assert state.abs().max() > 0.1
 
 

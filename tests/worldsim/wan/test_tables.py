@@ -64,7 +64,7 @@ def test_a_pass_fetches_nothing_from_the_host() -> None:
     text = model.embed_text(torch.zeros(2, 12, 32, device=META))
     latents, times = torch.zeros(2, 16, 1, 4, 6, device=META), torch.zeros(2, device=META)
     first = torch.zeros(2, dtype=torch.int64, device=META)
-    model.run(latents, times, text, first_frame=first)  # makes the tables
+    model.velocity(latents, times, text, first_frame=first)  # makes the tables
     with HostLooks() as looks:
-        velocity = model.run(latents, times, text, first_frame=first)[0]
+        velocity = model.velocity(latents, times, text, first_frame=first)
     assert velocity.shape == latents.shape and looks.mixed == []

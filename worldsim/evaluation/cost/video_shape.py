@@ -12,7 +12,6 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -20,7 +19,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from worldsim.errors import WorldError
-from worldsim.evaluation.cost.paper_shape import fastest_attention, measure_attention
 from worldsim.evaluation.cost.step_time import device_memory, now
 from worldsim.evaluation.cost.video_decoding import DecodingCost, make_decoder, measure_decoding
 from worldsim.model.conversion import spread_layers
@@ -71,10 +69,13 @@ class VideoShapeConfig:
         f"Of the decoder's weights in memory: {', '.join(LAYOUTS)}, or the faster of them, auto.",
         choices=("auto", *LAYOUTS),
     )
+    cudnn_benchmark: bool = setting(
+        True, "Let cuDNN choose the kernels of a compiled decoder by timing them, as in play."
+    )
     compile: str = setting(
         "auto",
         "How blocks are launched once their window is full, as in play: auto, none, cudagraphs, or inductor, "
-        "which also compiles the decoder.",
+        "which also compiles the layers and the decoder.",
         choices=COMPILE_MODES,
     )
 
@@ -116,16 +117,6 @@ class VideoShapeConfig:
     def tokens_per_frame(self) -> int:
         """Tokens of a latent frame."""
         return self.height * self.width // (PIXELS * PATCH) ** 2
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionShape:
-    """What the backends of attention are timed on; see `measure_attention`."""
-
-    num_heads: int
-    head_width: int
-    tokens_per_frame: int
-    num_layers: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,7 +167,7 @@ class Drawing:
     decoded: DecoderState
     compile: str = "none"
     is_fused: bool = False
-    """Whether the decoder is compiled."""
+    """Whether the decoder is compiled, and the layers that see a full window."""
     drawn: int = 0
     """Latent frames so far, on the host: nobody waits for the device to know whether the window is full."""
     recorded: tuple[Draw, Commit] | None = None
@@ -194,24 +185,36 @@ class Drawing:
 
     def step(self) -> dict[str, float]:
         """Draw, decode and commit a block; returns the milliseconds of each."""
+        device, taken = self.generator.device, {}
+        for part, run in self.parts():
+            begun = now(device)
+            run()
+            taken[part] = 1e3 * (now(device) - begun)
+        return taken
+
+    def parts(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        """Yield the name of each of `PARTS` of the next block, and what does it, which is to be called."""
         device, steps = self.generator.device, len(self.causal.steps)
         draw, commit = self._functions()
         shape = (1, self.model.config.in_dim, self.causal.block, *self.size)
         noise = torch.randn(steps, *shape, generator=self.generator, device=device)
         if self.cache.ring is not None:
             self.cache = replace(self.cache, is_full=self.is_full)
-        begun = now(device)
-        latents = draw(noise, self.cache)
-        drawn = now(device)
-        if self.decoder is not None:
-            for frame in latents.unbind(2):
+        latents: list[Tensor] = []
+
+        def run_draw() -> None:
+            latents.append(draw(noise, self.cache))
+
+        def run_decode() -> None:
+            for frame in latents[0].unbind(2) if self.decoder is not None else ():
+                assert self.decoder is not None
                 _, self.decoded = self.decoder.decode(frame, self.decoded, is_fused=self.is_fused)
-        shown = now(device)
-        self.cache = commit(latents, self.cache)
-        done = now(device)
+
+        def run_commit() -> None:
+            self.cache = commit(latents[0], self.cache)
+
+        yield from zip(PARTS, (run_draw, run_decode, run_commit), strict=True)
         self.drawn += self.causal.block
-        times = (drawn - begun, shown - drawn, done - shown)
-        return {part: 1e3 * seconds for part, seconds in zip(PARTS, times, strict=True)}
 
     def go_to(self, frames: int) -> None:
         """Set the clock of a video whose window is full: its next block is that behind so many latent frames.
@@ -231,10 +234,13 @@ class Drawing:
         return self.recorded
 
     def _draw(self, noise: Tensor, cache: FrameCache) -> Tensor:
-        return generate_block(self.model, noise[0], self.text, cache, self.causal, noise[1:])
+        is_fused = self.is_fused and self.is_full
+        given = (self.text, cache, self.causal, noise[1:])
+        return generate_block(self.model, noise[0], *given, is_fused=is_fused)
 
     def _commit(self, latents: Tensor, cache: FrameCache) -> FrameCache:
-        return commit_block(self.model, latents, self.text, cache, self.causal)
+        is_fused = self.is_fused and self.is_full
+        return commit_block(self.model, latents, self.text, cache, self.causal, is_fused=is_fused)
 
 
 def choose_layout(
@@ -259,6 +265,7 @@ def choose_layout(
     config = replace(config, decoder_layout=fastest)
     if fastest in costs and is_compiled(config, device):
         decoder = make_decoder(config.decoder_width, fastest, device, dtype)
+        decoder.is_timed = config.cudnn_benchmark
         costs[f"{fastest}, compiled"] = measure_decoding(decoder, size, is_fused=True)
         decoder = None
         free(device)
@@ -289,6 +296,7 @@ def begin_drawing(
     generator = torch.Generator(device).manual_seed(0)
     size = (config.height // PIXELS, config.width // PIXELS)
     if decoder is not None:
+        decoder.is_timed = config.cudnn_benchmark
         decoder.feature_shapes(*size)  # asked for once: seconds that are none of the first block's
     asked = "cudagraphs" if config.compile == "inductor" else config.compile
     mode = choose_compile(asked if has_window else "none", device, grows=not has_window).mode
@@ -376,19 +384,6 @@ def _noted(
         block_ms=block_ms,
         launched=launched,
     )
-
-
-@contextmanager
-def fast_attention(
-    config: VideoShapeConfig, device: torch.device, dtype: torch.dtype
-) -> Iterator[Mapping[str, float | None]]:
-    """Let PyTorch attend by the fastest backend at half of the longest video; gives their milliseconds."""
-    shape, block = config.shape, config.causal.block
-    tokens = config.tokens_per_frame * block
-    asked = AttentionShape(shape.num_heads, shape.head_width, tokens, shape.num_layers)
-    speed = measure_attention(asked, config.num_blocks // 2, len(config.causal.steps) + 1, device, dtype)
-    with fastest_attention(speed):
-        yield speed.milliseconds
 
 
 def free(device: torch.device) -> None:

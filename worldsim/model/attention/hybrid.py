@@ -8,6 +8,7 @@ Source of the equations: ARL2 (arXiv 2605.16579), sections 2 and 3 of it; names 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +60,24 @@ class PerHeadLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map `[..., H, D]` to the same shape, whose memory holds heads before tokens."""
         return map_by_head(x, self.maps())
+
+
+class Prepared(NamedTuple):
+    """What the softmax inside a frame and the reading of the state are given.
+
+    Attributes:
+        turned: `[B, N, 2, H, D]`, queries and keys of the softmax, turned.
+        values: `[B, N, H, D]`, of the softmax.
+        queries: `[B, N, H, D]`, of the state.
+        gate: `[B, N, H]`, of what is read.
+        update: What `write_terms` needs.
+    """
+
+    turned: Tensor
+    values: Tensor
+    queries: Tensor
+    gate: Tensor
+    update: StateUpdate
 
 
 class HybridAttention(Attention):
@@ -203,14 +222,22 @@ class HybridAttention(Attention):
         Returns:
             The layer's output, and what `write_terms` needs.
         """
+        given = self.prepare(x, rotary)
+        heads_first = (part.transpose(-3, -2) for part in (*given.turned.unbind(-3), given.values))
+        local = attend_in_play(*heads_first).transpose(-3, -2)
+        return self.join(given.queries, given.gate, state, local, rotary), given.update
+
+    def prepare(self, x: Tensor, rotary: Rotary) -> Prepared:
+        """Return what `forward` does before it attends."""
         qk, v, (gate, a, b) = self.project(x)
         q, k = qk.unbind(-3)
         turned = rotate_both(qk, rotary.place).to(v.dtype)
-        heads_first = (part.transpose(-3, -2) for part in (*turned.unbind(-3), v))
-        local = attend_in_play(*heads_first).transpose(-3, -2)
-        q, k, v = self.for_memory(x, q, k, v)
-        out = self.recall(q, gate, state, local, rotary)
-        return self.o(out.flatten(-2)), StateUpdate(k, v, a, b)
+        queries, keys, values = self.for_memory(x, q, k, v)
+        return Prepared(turned, v, queries, gate, StateUpdate(keys, values, a, b))
+
+    def join(self, q: Tensor, gate: Tensor, state: Tensor, local: Tensor, rotary: Rotary) -> Tensor:
+        """Return the layer's output, `[B, N, H * D]`; arguments as of `recall`."""
+        return self.o(self.recall(q, gate, state, local, rotary).flatten(-2))
 
     def parts(self, x: Tensor, state: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
         """Return what `forward` adds up, for who wants to look into it.
