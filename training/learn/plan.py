@@ -219,7 +219,9 @@ def finetune_settings(
         objective += ["objective.suffix_share=0.125"]
     views = []
     if model.memory_keys == MemoryKeys.POSE:
-        if not model.keyed_places:  # a place that turns no key can't be wrong
+        if model.level_map:
+            objective += ["objective.pose_jitter=[2,0.5]"]
+        elif not model.keyed_places:  # a place that turns no key can't be wrong
             objective += ["objective.pose_jitter=[0,1]"]
         if not model.keyed_places or max(footage.heldout_lengths) < ValidationConfig().recall_frames:
             views = ["validation.recall_clips=0"]

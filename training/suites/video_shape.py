@@ -29,7 +29,6 @@ from worldsim.evaluation.cost.video_shape import (
 )
 from worldsim.evaluation.report.report import Report, describe_run
 from worldsim.evaluation.report.text import align
-from worldsim.model.attention.timed_forms import report_forms
 from worldsim.runtime.cuda_graphs import choose_compile
 from worldsim.runtime.device import choose_device
 
@@ -69,8 +68,8 @@ def benchmark_video(config: EvaluateConfig, out: Path) -> None:
                 models[name]["block"] = profile_block(drawing, choice.device)
             del drawing
             free(choice.device)
-            timed = {"attention_ms": backends, "window_attention_ms": report_forms()}
-            report = Report(out / VIDEO_REPORT_FILE, head | timed | {"models": models})
+            timed = {"attention_ms": backends, "models": models}
+            report = Report(out / VIDEO_REPORT_FILE, head | timed)
             report.write()
             print(f"\n{format_marks(name, marks)}", flush=True)
             if ratio is not None:
@@ -78,9 +77,6 @@ def benchmark_video(config: EvaluateConfig, out: Path) -> None:
                     f"a block at {asked.late:,} frames over one of a window just full: {ratio:.3f}",
                     flush=True,
                 )
-    for shapes, forms in report_forms().items():
-        told = "; ".join(f"{form} {each:.3f}" for form, each in forms.items())
-        print(f"\nattention of {shapes}, ms a call: {told}")
     print(f"\n{format_kinds(asked, models)}\n\nwritten to {out / VIDEO_REPORT_FILE}")
 
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from worldsim.model.attention.base import Rotary, attend_in_play
 from worldsim.model.attention.hybrid import HybridAttention
-from worldsim.model.attention.timed_forms import attend_window
 from worldsim.model.rotary import rotate
 from worldsim.runtime.fused import fused
 from worldsim.wan.config import CausalConfig, WanConfig
@@ -289,10 +288,7 @@ class WanBlock(nn.Module):
         ready = before(self, x, modulation, rotary, keeps=keeps)
         if ready.reading is None:
             keys, values = seen(past, (ready.keys, ready.values))
-            if is_fused and visible is None:
-                attended = attend_window(ready.queries, keys, values)
-            else:
-                attended = attend(ready.queries, keys, values, visible)
+            attended = attend(ready.queries, keys, values, visible)
             return behind(self, x, attended, modulation, rotary, text, None, None), ready[1:3]
         q, k, v = (each.transpose(1, 2) for each in (ready.queries, ready.keys, ready.values))
         attended = attend_in_play(q, k, v).transpose(1, 2).flatten(2)

@@ -249,6 +249,11 @@ def check_odometry(config: WorldConfig, odometry: OdometryConfig) -> None:
             f"world {config.name!r}: odometry follows the poses of memory_keys pose, but these are "
             f"{config.denoiser.memory_keys}"
         )
+    if odometry.ground and not config.denoiser.level_map:
+        raise WorldError(
+            f"world {config.name!r}: odometry with a map of the ground is told where on a level the player "
+            "stands, which a world without level_map does not know"
+        )
     for what, own, read in (
         ("latents", config.denoiser.latent_shape, odometry.latent_shape),
         ("actions of values", config.denoiser.num_values, odometry.num_values),

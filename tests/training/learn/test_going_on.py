@@ -212,13 +212,16 @@ def test_no_agent_is_promised_a_world_without_outcome_heads(
 def test_a_network_goes_on_as_it_is() -> None:
     info = DatasetInfo(name="game", width=160, height=120, frame_rate=17.5, actions=TINY_ACTIONS)
     footage = Footage(info, (525,) * 8, (525,), True)
-    settings = finetune_settings(footage, 30, "gpu", Before.find(LEVEL).config.denoiser, 1)
+    model = Before.find(LEVEL).config.denoiser
+    settings = finetune_settings(footage, 30, "gpu", model, 1)
     assert {
         "objective.own_context_depth=2",
         "objective.pose_jitter=[0,1]",
         "objective.suffix_share=0.125",
     } < set(settings)
     assert {"validation.num_steps=1", "validation.recall_clips=0", "sequence_length=64"} < set(settings)
+    mapped = finetune_settings(footage, 30, "gpu", replace(model, level_map=64), 1)
+    assert "objective.pose_jitter=[2,0.5]" in mapped and "objective.pose_jitter=[0,1]" not in mapped
     assert not [each for each in settings if each.startswith(("model", "codec", "name"))]
     plain = finetune_settings(footage, 30, "cpu", tiny_world().config.denoiser, 2)
     assert "size/finetune=laptop" in plain and not [each for each in plain if each.startswith("objective")]
