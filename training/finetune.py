@@ -78,6 +78,7 @@ def change_keys(world: World, config: FinetuneConfig) -> World:
         full_path=old.full_path and not is_pose,
         finest_key=old.finest_key if keys is MemoryKeys.PLANE else FINEST,
         keyed_places=True,
+        level_map=old.level_map if is_pose else 0,
         half_lives=list(config.half_lives),
         write_biases=list(config.write_biases),
     )

@@ -61,7 +61,7 @@ def path_of(starts: Sequence[Start], on_map: bool = False) -> Tensor | None:
     if on_map:
         if without := [start.name for start in starts if start.poses is None]:
             raise WorldError(
-                f"the world draws one level by its map, and {without[0]} says not where on it it is"
+                f"start {without[0]!r} records no poses, and the world draws one level by its map"
             )
         return torch.stack(recorded)
     if recorded and len(recorded) < len(starts):

@@ -161,7 +161,7 @@ class LatentVideo:
         *,
         on_map: bool,
     ) -> Tensor:
-        """Return the poses `[B, length, 3]` of pieces of sequences, from where each sequence begins.
+        """Return the poses `[B, length, 3]` of pieces of sequences, by default from where each begins.
 
         Args:
             starts: As in `sequences_with_outcomes`, and so are `length` and `skipped`.

@@ -62,7 +62,7 @@ def open_own_world(config: DecoderConfig, codec: FrameCodec, device: torch.devic
     """Return what steps the world whose own latents are learned from; None if there is none.
 
     Raises:
-        WorldError: If there is no such world, or its codec has another encoder.
+        WorldError: If there is no such world, its codec has another encoder, or it draws a level by its map.
     """
     if not config.world:
         return None
@@ -71,7 +71,13 @@ def open_own_world(config: DecoderConfig, codec: FrameCodec, device: torch.devic
             f"decoder.world={config.world} has another encoder than init=: its latents mean something else; "
             "give init= the same world"
         )
-    return Simulator(open_world(config.world, RuntimeConfig(device=str(device)))[0])
+    world = open_world(config.world, RuntimeConfig(device=str(device)))[0]
+    if world.on_level_map:
+        raise WorldError(
+            f"decoder.world={config.world} draws a level by its map: its own latents are not learned from, "
+            "since footage keeps no poses"
+        )
+    return Simulator(world)
 
 
 def check_footage(

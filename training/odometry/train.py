@@ -41,6 +41,7 @@ from worldsim.errors import WorldError
 from worldsim.model.memory.odometry import Odometry, OdometryConfig, load_odometry, save_odometry
 from worldsim.storage.files import write_json
 from worldsim.storage.tensors import read_weights, save_weights, sha256_of
+from worldsim.world.config import check_odometry
 from worldsim.world.rewrite import encoder_digest
 from worldsim.world.world import MODEL_FILE, World, find_codec
 
@@ -73,6 +74,8 @@ def build_odometry(config: TrainOdometryConfig, codec: FrameCodec, actions: Acti
     found = odometry.config
     if (found.latent_shape, found.encoder) != (wanted.latent_shape, wanted.encoder):
         raise WorldError(f"init={config.init} reads the latents of another encoder than codec={config.codec}")
+    if odometry.ground is not None and config.mirrored:
+        raise WorldError(f"init={config.init} has a map of one level, which has no mirror: mirrored=false")
     if found.num_values != wanted.num_values:
         raise WorldError(
             f"init={config.init} was taught with actions of {found.num_values} values, the video has "
@@ -286,6 +289,8 @@ def teach(config: TrainOdometryConfig) -> dict[str, dict[str, float]]:
     chosen = choose_episodes(config.data.train, config.data.max_frames)
     torch.manual_seed(config.loop.seed)
     odometry = build_odometry(config, codec, chosen[0].info.actions)
+    if world is not None:
+        check_odometry(world.config, odometry.config)  # before anything is encoded
     if config.sight.num_steps and not odometry.config.sight:
         fabric.print(
             f"init={config.init} reads motion energies and goes on so: flow is seen by networks that are "

@@ -56,7 +56,8 @@ def _predict_batch(
     denoiser, heads = world.denoiser, world.denoiser.outcome
     assert heads is not None
     memory, seeds = world.initial_memory(len(starts)), torch.from_numpy(starts)
-    is_told = world.config.denoiser.memory_keys == MemoryKeys.POSE and world.odometry is None
+    has_poses = world.config.denoiser.memory_keys == MemoryKeys.POSE
+    is_told = has_poses and (world.odometry is None or world.on_level_map)
     columns: list[tuple[Tensor, Tensor]] = []
     for frame in range(length):
         # Where an episode is over its last frame is repeated; nobody looks at what is said of it.

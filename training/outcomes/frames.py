@@ -166,7 +166,9 @@ def _draw_batch(
             dream = simulator.step(dream, actions[:, 0])[1]
         at = torch.full_like(seeds, number)
         given = latents[:, 0].float(), actions[:, 0], memory, seeds, at
-        memory = watch(world.denoiser, *given, odometry=world.odometry)
+        skipped, on_map = np.full(len(starts), number), world.on_level_map
+        pose = video.pose_sequences(starts, 1, skipped, on_map=True)[:, 0] if on_map else None
+        memory = watch(world.denoiser, *given, pose, world.odometry)
         if past >= 0:
             assert memory.summary is not None
             assert dream.memory.summary is not None

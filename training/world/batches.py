@@ -88,8 +88,8 @@ def make_batches(
         config: Settings.
         number: Of the pass: each draws its own.
         with_outcomes: Whether there are outcome heads. Some sequences then hold the end of an episode.
-        with_poses: Whether keys are turned by poses. Every sequence lies on a map turned by chance,
-        on_map: if not on the level's own.
+        with_poses: Whether keys are turned by poses. Every sequence lies on a map turned by chance.
+        on_map: Whether it lies on the level's own map instead.
         odometry: Whose poses a share of the sequences get; None gives all the recorded ones.
     """
     batch_size, length, segments = config.batch_size, config.sequence_length, config.segments

@@ -105,7 +105,7 @@ class Clips:
     Attributes:
         latents: `[B, F, C, h, w]`, fp32.
         actions: `[B, F, A]`.
-        poses: `[B, F, 3]`; each clip begins at x, y and heading 0.
+        poses: `[B, F, 3]`; each clip begins at x, y and heading 0, or lies on the map of the world's level.
         seeds: `[B]` int64 on the CPU, of the noise.
         are_told: Whether a world is told the poses, or follows them by its odometry.
     """
@@ -127,12 +127,14 @@ class Clips:
         return draw_noise(self.seeds, number, shape).to(self.latents.device)
 
     def watched(self, world: World, count: int) -> MemoryState:
-        """Return a world's memory of the first so many frames."""
-        memory = world.initial_memory(len(self.seeds))
+        """Return a world's memory of the first so many frames; on a level's map it is told their poses."""
+        memory, clips = world.initial_memory(len(self.seeds)), self
+        if world.on_level_map:
+            clips = replace(self, are_told=True)
         for frame in range(count):
             number = torch.full_like(self.seeds, frame)
             given = (self.latents[:, frame], self.actions[:, frame], memory, self.seeds, number)
-            memory = watch(world.denoiser, *given, self.told(frame), world.odometry)
+            memory = watch(world.denoiser, *given, clips.told(frame), world.odometry)
         return memory
 
 

@@ -64,7 +64,7 @@ def take_over(denoiser: Denoiser, before: Denoiser, axes: Mapping[int, int] | No
         kept = {name: each for name, each in kept.items() if not any(part in name for part in MEMORY_PARTS)}
     if old.memory_keys != new.memory_keys:  # what a path took a move for turned other keys
         kept = {name: each for name, each in kept.items() if not name.startswith(PATH)}
-    if old.level_map != new.level_map:
+    if (old.level_map, old.grid) != (new.level_map, new.grid):
         kept = {name: each for name, each in kept.items() if not name.startswith(LEVEL_MAP)}
     if old.latent_shape != new.latent_shape:
         unfit = ODOMETER if old.latent_shape[1:] == new.latent_shape[1:] else PATH

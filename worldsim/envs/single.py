@@ -114,9 +114,12 @@ class ARL2WorldEnv(DreamEnv, gym.Env[np.ndarray, np.ndarray]):
 
         Raises:
             FileNotFoundError: If there is no such file.
-            WorldError: If it is no picture, or there is a start moment of its name.
+            WorldError: If it is no picture, there is a start moment of its name, or the world draws a level
+                by its map, on which a picture lies nowhere.
         """
         config = self.world.config
+        if self.world.on_level_map:
+            raise WorldError(f"world {config.name!r} draws one level by its map: no picture can be its start")
         watched = [len(start.frames) for start in self.world.starts if len(start.frames)]
         num_frames = watched[0] if watched else PICTURE_FRAMES
         start = picture_start(path, config.actions, (config.height, config.width), num_frames)

@@ -1,8 +1,8 @@
 """The pose that is believed in: odometry expects it before a frame is drawn, and corrects it afterwards.
 
 Keys that are poses turn by the path that the memory keeps (`MemoryState.phase`), so the pose that is believed
-in is part of the state, and is relative: a dream begins at x, y and heading 0. Without odometry these are the
-network's own `observe` and `commit`.
+in is part of the state. It is relative, and a dream begins at x, y and heading 0, but in a world that draws a
+level by its map. Without odometry these are the network's own `observe` and `commit`.
 """
 
 # B batch, A action axes, C h w latent size
@@ -38,7 +38,7 @@ def observe(
         memory: State before it; only read.
         window_is_full: See `Denoiser.observe`.
         pose: `[B, 3]`, where the frame is seen from, if that is known: x and y in map units and the heading
-            in degrees, of a map on which the dream began at 0.
+            in degrees, of a map on which the dream began at 0, or of the world's level.
     """
     if odometry is None:
         return denoiser.observe(actions, memory, window_is_full, pose)

@@ -93,7 +93,8 @@ class DenoiserConfig:
     level_map: int = setting(
         0,
         "Cells along a side of a learned map of the one level that a world plays on; poses then are those of "
-        "that level. 0 is none; for memory_keys=pose (docs/decisions/0075).",
+        "that level, and recordings of another one would be written over it. 0 is none; for "
+        "memory_keys=pose (docs/decisions/0075).",
         minimum=0,
         maximum=1024,
     )

@@ -68,9 +68,8 @@ class VideoWorld(World):
         folder: Path,
         checksums: Mapping[str, str],
     ) -> None:
-        self.config, self.folder, self.odometry = config, folder, None
-        self.transformer, self.autoencoder = transformer, autoencoder
-        self.text, self._checksums = text, checksums
+        self.config, self.folder, self.odometry, self.text = config, folder, None, text
+        self.transformer, self.autoencoder, self._checksums = transformer, autoencoder, checksums
         with torch.no_grad():
             self._context = transformer.embed_text(text[None].to(self.device))
 
@@ -105,6 +104,11 @@ class VideoWorld(World):
         if text is None or text.ndim != 2:
             raise WorldError(f"{folder / TEXT_FILE} holds no text's embedding [rows, width]")
         return cls(config, weights, autoencoder, text, folder, checksums)
+
+    @property
+    def on_level_map(self) -> bool:
+        """Never: a video world follows no poses."""
+        return False
 
     @property
     def device(self) -> torch.device:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,14 +14,20 @@ from torch import Tensor
 
 from tests.fakes import draw, make_denoiser, tiny_world, write_turning_dataset
 from training.data.latents import LatentVideo
+from training.outcomes import calibration
+from training.world import recall
 from training.world.transfer import take_over
+from worldsim.envs.single import ARL2WorldEnv
 from worldsim.errors import WorldError
+from worldsim.evaluation.inputs.clips import Clip, ClipBatch
 from worldsim.model.config import DenoiserConfig, MemoryPhase
 from worldsim.model.denoiser import Denoiser
 from worldsim.model.level_map import CHANNELS, GAIN, LevelMap, around, sample_plane
 from worldsim.model.memory.pose import CIRCUMFERENCE, kept_poses, pose_phases, relative_poses
+from worldsim.sampler import watch
 from worldsim.simulator import Simulator
 from worldsim.starts import Start, draw_starts
+from worldsim.world.config import OutcomeConfig
 from worldsim.world.world import World
 
 CELLS, FRAMES = 64, 6
@@ -38,9 +45,9 @@ def mapped(denoiser: Denoiser) -> Denoiser:
     return other.eval().requires_grad_(False)
 
 
-def mapped_world() -> World:
-    """Return a tiny world of a level, whose start moments say where on it they were seen from."""
-    world = tiny_world(has_odometry=True)
+def mapped_world(outcome: OutcomeConfig | None = None) -> World:
+    """Return a tiny world of a level."""
+    world = tiny_world(has_odometry=True, outcome=outcome)
     described = replace(world.config, denoiser=replace(world.config.denoiser, level_map=CELLS))
     other = World(described, mapped(world.denoiser), world.codec, world.folder, world.odometry)
     other.starts = world.starts
@@ -90,7 +97,7 @@ def poses() -> Tensor:
     return (draw(2, FRAMES, 3, seed=5) * torch.tensor([40.0, 40.0, 10.0])).cumsum(1)
 
 
-def run(denoiser: Denoiser, where: Tensor) -> Tensor:
+def run(denoiser: Denoiser, where: Tensor | None) -> Tensor:
     """Return velocities of whole sequences."""
     levels = draw(2, FRAMES, 2, seed=3).sigmoid()
     actions = torch.randint(3, (2, FRAMES, 3), generator=torch.Generator().manual_seed(4))
@@ -144,8 +151,59 @@ def test_a_dream_begins_on_the_level_where_its_start_was_recorded() -> None:
     other = Simulator(tiny_world(has_odometry=True)).start([replace(start, poses=path)], [0])
     told = relative_poses(path[None])[:, -1].double()
     torch.testing.assert_close(kept_poses(other.memory.phase), told, rtol=0, atol=1e-2)
-    with pytest.raises(WorldError, match="start-x says not where on it it is"):
+    with pytest.raises(WorldError, match="start 'start-x' records no poses"):
         simulator.start([Start("start-x", start.frames, start.actions)], [0])
+
+
+def test_dreams_of_a_level_are_told_where_they_begin_whoever_measures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = mapped_world(outcome=OutcomeConfig())
+    where = torch.tensor([[500.0, -20.0, 75.0], [510.0, -20.0, 80.0], [520.0, -18.0, 85.0]])
+    latents, pressed = torch.randn(3, *world.denoiser.latent_shape), torch.zeros(3, 3, dtype=torch.int64)
+    given = latents[None], pressed[None], where[None], torch.zeros(1, dtype=torch.int64)
+    followed = recall.Clips(*given, are_told=False).watched(world, 3)
+    torch.testing.assert_close(kept_poses(followed.phase), where[-1:].double(), rtol=0, atol=1e-2)
+    frames = torch.zeros(1, 3, world.config.height, world.config.width, 3, dtype=torch.uint8)
+    clips = ClipBatch([Clip(0, 0)], 0, frames, pressed[None], where[None])
+    state = clips.begin_dreams(Simulator(world), 2, seed=0)
+    torch.testing.assert_close(kept_poses(state.memory.phase), where[1:2].double(), rtol=0, atol=1e-2)
+    assert torch.equal(clips.path(world), where[None])
+    told: list[Tensor | None] = []
+
+    def spy(*args: Any) -> Any:
+        told.append(args[6])
+        return watch(*args)
+
+    monkeypatch.setattr(calibration, "watch", spy)
+    video = LatentVideo(latents, pressed, [3], torch.zeros(3), torch.zeros(3, dtype=torch.bool), where)
+    calibration._predict_batch(world, video, np.array([0]), 3)
+    assert torch.equal(torch.cat(told), where)
+
+
+def test_a_network_with_a_map_is_never_left_without_poses() -> None:
+    denoiser = mapped(make_denoiser(MemoryPhase.NONE, memory_keys=MAPPED["memory_keys"]))
+    with pytest.raises(WorldError, match="needs to be told poses on its level"):
+        run(denoiser, None)
+    with pytest.raises(WorldError, match="needs to be told poses on its level"):
+        denoiser.observe(torch.zeros(1, 3, dtype=torch.int64), denoiser.initial_memory(1))
+
+
+def test_a_map_is_taken_over_by_networks_of_the_same_view_alone() -> None:
+    denoiser = mapped(make_denoiser(MemoryPhase.NONE, memory_keys=MAPPED["memory_keys"]))
+    same, wider = Denoiser(denoiser.config), Denoiser(replace(denoiser.config, latent_shape=[4, 8, 12]))
+    for other in (same, wider):
+        take_over(other, denoiser)
+    assert torch.equal(same.level_map.fine, denoiser.level_map.fine.float())
+    assert not wider.level_map.write.weight.any(), "it begins without a word"
+
+
+def test_a_picture_cannot_be_the_start_of_a_level(tmp_path: Path) -> None:
+    world = mapped_world()
+    env = ARL2WorldEnv(world)
+    with pytest.raises(WorldError, match="no picture can be its start"):
+        env.add_start_picture(tmp_path / "photo.png")
+    env.close()
 
 
 def test_a_map_needs_keys_of_poses_and_a_sensible_size() -> None:

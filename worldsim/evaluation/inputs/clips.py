@@ -79,7 +79,7 @@ class ClipBatch:
         """Let a batch of dreams watch the first `context_frames` frames; each has its own noise.
 
         In a world that follows poses they find out from where, unless they `are_told`; in one that draws a
-        level by its map they always are.
+        level by its map they always are. That is of these frames; later ones are followed.
         """
         are_told |= simulator.world.on_level_map
         paths = self.poses if are_told and self.poses is not None else [None] * len(self.frames)

@@ -66,6 +66,6 @@ class StartStates:
         for count in batch_sizes(len(self), batch_size):
             clips = self._clips[first : first + count]
             decoded = next(self.recordings.batches(clips, self.turn + 1, count))
-            batch = ClipBatch(clips, first, decoded.frames, decoded.actions)
+            batch = ClipBatch(clips, first, decoded.frames, decoded.actions, decoded.poses)
             yield ReturnBatch(batch, self.turn, np.zeros((count, 0), bool), self.names[first:][:count])
             first += count

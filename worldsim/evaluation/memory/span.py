@@ -37,7 +37,10 @@ def forget(simulator: Simulator, state: WorldState) -> WorldState:
     """
     if has_state(simulator.world):
         return zero(state)
-    return replace(state, memory=simulator.world.initial_memory(len(state.seed)))
+    fresh = simulator.world.initial_memory(len(state.seed))
+    if simulator.world.on_level_map:  # where on the level it is stays known
+        fresh = replace(fresh, phase=state.memory.phase)
+    return replace(state, memory=fresh)
 
 
 def spans(world: World, context_frames: int) -> list[int]:

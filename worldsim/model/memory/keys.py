@@ -45,9 +45,11 @@ def given_phases(config: DenoiserConfig, poses: Tensor | None) -> Tensor | None:
         poses: `[..., 3]`, on any map: x and y in map units, heading in degrees (`pose_phases`).
 
     Raises:
-        WorldError: If poses turn no keys of this network.
+        WorldError: If poses turn no keys of this network, or it has a level's map and is told none.
     """
     if poses is None:
+        if config.level_map:
+            raise WorldError("a network with level_map needs to be told poses on its level, and is told none")
         return None
     if config.memory_keys != MemoryKeys.POSE:
         raise WorldError(f"poses need memory_keys pose, but this world's are {config.memory_keys}")
