@@ -35,9 +35,9 @@ from worldsim.model.block import (
 from worldsim.model.config import PATCH, DenoiserConfig
 from worldsim.model.frame_context import FrameContext, FrameWrites
 from worldsim.model.frame_pass import cached_of, pack_writes, run_layers, take_in, write_matrices
-from worldsim.model.level_map import LevelMap
 from worldsim.model.linear import Linear, at_least_fp32, embed_patches, join_patches
 from worldsim.model.memory.keys import given_phases, key_places
+from worldsim.model.memory.level_map import LevelMap
 from worldsim.model.memory.motion import (
     PathMotion,
     arrived_phase,

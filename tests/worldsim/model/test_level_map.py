@@ -22,7 +22,7 @@ from worldsim.errors import WorldError
 from worldsim.evaluation.inputs.clips import Clip, ClipBatch
 from worldsim.model.config import DenoiserConfig, MemoryPhase
 from worldsim.model.denoiser import Denoiser
-from worldsim.model.level_map import CHANNELS, GAIN, LevelMap, around, sample_plane
+from worldsim.model.memory.level_map import CHANNELS, GAIN, LevelMap, around, sample_plane
 from worldsim.model.memory.pose import CIRCUMFERENCE, kept_poses, pose_phases, relative_poses
 from worldsim.sampler import watch
 from worldsim.simulator import Simulator

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from worldsim.model.level_map import GAIN, INITIAL, around, sample_plane
+from worldsim.model.memory.level_map import GAIN, INITIAL, around, sample_plane
 
 CHANNELS = 8
 """Features of a cell."""
