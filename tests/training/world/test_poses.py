@@ -88,11 +88,11 @@ def test_poses_of_a_batch_are_those_of_its_frames_on_a_map_turned_by_chance(segm
 
 def test_a_sequence_of_its_own_begins_with_heading_0_and_video_without_poses_is_refused() -> None:
     video = walked_video()
-    poses = video.split([1, 1])[1].pose_sequences(np.array([0, 7]), 4)
+    poses = video.split([1, 1])[1].pose_sequences(np.array([0, 7]), 4, on_map=False)
     assert poses[:, 0].abs().max() < 1e-3
     torch.testing.assert_close(poses[:, 1, 2], torch.tensor([10.0, 10.0]), rtol=0, atol=1e-3)
     with pytest.raises(WorldError, match="records no poses"):
-        replace(video, poses=None).pose_sequences(np.array([0]), 4)
+        replace(video, poses=None).pose_sequences(np.array([0]), 4, on_map=False)
 
 
 def run_config(tmp_path: Path, **changed: Any) -> FinetuneConfig:

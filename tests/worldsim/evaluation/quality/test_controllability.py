@@ -52,7 +52,7 @@ class PanoramaSimulator:
     def __init__(self, sign: int) -> None:
         self.sign = sign
         config = SimpleNamespace(actions=TINY_ACTIONS)
-        self.world: Any = SimpleNamespace(config=config, device=torch.device("cpu"))
+        self.world: Any = SimpleNamespace(config=config, device=torch.device("cpu"), on_level_map=False)
 
     def start(self, starts: list[Any], seeds: list[int]) -> Any:
         frames = torch.from_numpy(np.stack([view(0)] * len(starts)))

@@ -109,11 +109,13 @@ def test_a_world_that_follows_poses_dreams_once_more_and_is_told_them(tmp_path: 
     scores = roll_out(simulator, recordings, clips, SETTINGS)
     assert set(scores.psnr) == {DREAM, TRUE_POSES, COPY, MEAN, CODEC}
     batch = next(recordings.batches(clips, SETTINGS.length, 2))
-    assert batch.poses is not None and not batch.poses[:, 0].any()
-    assert batch.poses[0, :3, 2].tolist() == pytest.approx([0, 30, 60], abs=1e-3)
+    poses = batch.path(simulator.world)
+    assert poses is not None and batch.poses is not None and not poses[:, 0].any()
+    assert batch.poses[:, 0, 2].tolist() == [150.0, 240.0], "as recorded"
+    assert poses[0, :3, 2].tolist() == pytest.approx([0, 30, 60], abs=1e-3)
     state, told = batch.begin_dreams(simulator, 4, seed=0, are_told=True), []
     for index in range(8):
-        frame, state = simulator.step(state, batch.actions[:, 3 + index], batch.poses[:, 4 + index])
+        frame, state = simulator.step(state, batch.actions[:, 3 + index], poses[:, 4 + index])
         told.append(frame)
     expected = sequence_psnr(torch.stack(told, dim=1), batch.frames[:, 4:])
     np.testing.assert_allclose(scores.psnr[TRUE_POSES], expected.numpy(), atol=1e-3)
